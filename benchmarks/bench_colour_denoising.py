@@ -33,7 +33,7 @@ def pictures():
 
 
 def methods(level):
-    learner = load_denoiser()
+    learner = load_denoiser(shift_average=True)
 
     def by_channel(noisy):
         channels = learner.denoise(list(np.moveaxis(noisy, -1, 0)), noise_std=level)

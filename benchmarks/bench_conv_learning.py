@@ -65,6 +65,10 @@ def sporco_atoms(images, n_iter=200):
     return np.moveaxis(learner.solve().squeeze(), -1, 0)
 
 
+# no step along the gradient: codes of the given atoms
+STILL = partial(torch.optim.SGD, lr=1e-12)
+
+
 def our_atoms(images, seed=0):
     options = dict(atom_shape=(8, 8), stride=1, alpha=PENALTY, dict_init="search")
     return ConvPUDLEDictionaryLearning(64, random_state=seed, **options).fit(images).components_
@@ -77,7 +81,7 @@ def random_atoms(images):
 def objective(atoms, image):
     options = dict(atom_shape=atoms.shape[1:], stride=1, alpha=PENALTY, gradient="dec")
     learner = ConvPUDLEDictionaryLearning(
-        len(atoms), dict_init=atoms, n_unfoldings=None, learning_rate=1e-12, max_iter=1, tol=None,
+        len(atoms), dict_init=atoms, n_unfoldings=None, optimizer=STILL, max_iter=1, tol=None,
         **options,
     ).fit(image[None])  # fmt: skip
     codes = learner.transform(image[None])

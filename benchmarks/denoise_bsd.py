@@ -66,7 +66,7 @@ import torch
 from common import circumstances, write, write_report
 from denoisers import crops_of
 
-from skpudle import ConvPUDLEDictionaryLearning
+from skpudle import ConvDenoiser
 from skpudle.datasets import load_gray_images
 from skpudle.pretrained import save_denoiser
 
@@ -94,7 +94,7 @@ def psnr(image, target, peak):
 
 def learner_of(options):
     step = options.step_size if options.step_size == "auto" else float(options.step_size)
-    return ConvPUDLEDictionaryLearning(
+    return ConvDenoiser(
         options.n_components,
         atom_shape=(options.atom_size,) * 2,
         stride=options.stride,

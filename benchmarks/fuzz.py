@@ -45,6 +45,7 @@ from sklearn.ensemble import BaggingClassifier
 from skpudle import (
     Checkpoint,
     ConsensusDictionary,
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -777,19 +778,14 @@ def checkpointed(rng):
         X = rng.normal(size=(6, 12, 12))
         X[rng.random(X.shape) < pick(rng, 0.0, 0.1)] = np.nan
         X[rng.random(6) < 0.2] = 1.0
-        return ConvPUDLEDictionaryLearning(
-            int(rng.integers(3, 12)),
-            atom_shape=(3, 3),
-            stride=2,
-            alpha=pick(rng, 0.1, 3.0),
-            dict_init=pick(rng, "data", "search"),
-            n_unfoldings=4,
-            crop_size=9,
-            noise_std=0.0 if np.isnan(X).any() else pick(rng, 0.0, 0.1),
-            batch_size=2,
-            max_iter=4,
-            **common,
-        ), (X,)
+        common |= dict(atom_shape=(3, 3), stride=2, n_unfoldings=4, batch_size=2, max_iter=4)
+        common |= dict(alpha=pick(rng, 0.1, 3.0))
+        n_components = int(rng.integers(3, 12))
+        if np.isnan(X).any() or rng.integers(2):
+            start = pick(rng, "data", "search")
+            return ConvPUDLEDictionaryLearning(n_components, dict_init=start, **common), (X,)
+        options = dict(dict_init="data", crop_size=9, noise_std=pick(rng, 0.0, 0.1))
+        return ConvDenoiser(n_components, **options, **common), (X,)
     X = rng.normal(size=(80, 6))
     if kind == "classifier":
         early = bool(rng.integers(2))
@@ -821,18 +817,19 @@ def opened(rng):
     if rng.random() < 0.2:
         X = rng.normal(size=(4, 12, 12)) * (rng.random((4, 12, 12)) < 0.1)
         X = X + np.roll(X, 1, axis=2) + pick(rng, 0.02, 0.3) * rng.normal(size=X.shape)
+        common |= dict(atom_shape=(3, 3), stride=pick(rng, 1, 2))
         options = pick(
             rng,
-            dict(),
-            dict(shrinkage="hard", n_unfoldings=3, max_iter=2),
-            dict(separate_atoms="unfolding", atom_norm=None, n_unfoldings=2, max_iter=2),
-            dict(learn_threshold="atom", n_unfoldings=2, max_iter=2),
+            None,
+            dict(shrinkage="hard"),
+            dict(separate_atoms="unfolding", atom_norm=None),
+            dict(learn_threshold="atom"),
         )
-        common |= dict(dict_init="search", crop_size=9)
-        learner = ConvPUDLEDictionaryLearning(
-            pick(rng, 3, "auto"), atom_shape=(3, 3), stride=pick(rng, 1, 2), **options, **common
-        )
-        return learner, (X,)
+        if options is None:
+            common |= pick(rng, dict(), dict(n_unfoldings=2, max_iter=2, dict_init="search"))
+            return ConvPUDLEDictionaryLearning(pick(rng, 3, "auto"), **common), (X,)
+        options |= dict(n_unfoldings=2, max_iter=2, crop_size=9)
+        return ConvDenoiser(3, **options, **common), (X,)
     codes = rng.normal(size=(400, 6)) * (rng.random((400, 6)) < 0.4)
     X = codes @ rng.normal(size=(6, 8))
     X = X + pick(rng, 0.02, 0.3, 1.0) * rng.normal(size=X.shape)
@@ -1186,13 +1183,12 @@ def convolutions(rng):
         stride=pick(rng, 1, 2),
         alpha=pick(rng, "auto", "auto", 0.1, 1e6),
         n_unfoldings=pick(rng, "auto", 3),
-        shrinkage=pick(rng, "soft", "soft", "hard"),
         positive_code=bool(rng.integers(2)),
         max_iter=int(rng.integers(1, 3)),
         tol=None,
         random_state=int(rng.integers(100)),
     )
-    if learner.shrinkage == "hard" or (missing and rng.integers(2)):
+    if missing and rng.integers(2):
         learner.set_params(n_unfoldings=3)
     yield f"{X.shape}, {missing=}\n  {learner}"
     data = X[..., None] if signals else X

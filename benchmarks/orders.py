@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -44,6 +45,8 @@ OF_ROWS = {
 OF_IMAGES = {
     "default": dict(),
     "unfolded": dict(n_unfoldings=3, max_iter=1),
+}
+OF_DENOISERS = {
     "thresholds": dict(n_unfoldings=3, max_iter=1, learn_threshold="atom"),
     "encoder": dict(n_unfoldings=2, max_iter=1, separate_atoms="analysis"),
 }
@@ -73,9 +76,10 @@ def random_learner(rng):
     if kind == "spectra":
         return PoissonNMF(N_COMPONENTS, max_iter=5, **seed), kind
     if kind == "images":
-        name = pick(rng, *OF_IMAGES)
-        small = dict(atom_shape=(3, 3), stride=1, crop_size=8) | seed
-        return ConvPUDLEDictionaryLearning(N_COMPONENTS, **OF_IMAGES[name], **small), name
+        name, small = pick(rng, *OF_IMAGES, *OF_DENOISERS), dict(atom_shape=(3, 3), stride=1) | seed
+        if name in OF_IMAGES:
+            return ConvPUDLEDictionaryLearning(N_COMPONENTS, **OF_IMAGES[name], **small), name
+        return ConvDenoiser(N_COMPONENTS, crop_size=8, **OF_DENOISERS[name], **small), name
     if kind == "task":
         supervision = pick(rng, 0.0, 0.5)
         options = dict(supervision=supervision, max_iter=2, n_unfoldings=3, tol=None)
@@ -101,7 +105,7 @@ class Order:
     def __init__(self, rng):
         self.rng = rng
         self.learner, self.name = random_learner(rng)
-        self.images = isinstance(self.learner, ConvPUDLEDictionaryLearning)
+        self.images = isinstance(self.learner, ConvDenoiser | ConvPUDLEDictionaryLearning)
         self.task = isinstance(self.learner, PUDLEClassifier)
         self.penalty = "threshold" if self.name == "noodl" else "alpha"
         self.calls = []

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from denoisers import Muon, add_options, crops_of, psnr, report, resume, train
 
-from skpudle import ConvPUDLEDictionaryLearning
+from skpudle import ConvDenoiser
 from skpudle.datasets import load_gray_images
 from skpudle.pretrained import save_denoiser
 
@@ -34,7 +34,7 @@ LEVELS = (15, 25, 50)  # levels of published comparisons, for pixels to 255
 def learner_of(options):
     size = options.atom_size
     noise_std = (5 / 255, 55 / 255) if options.only is None else options.only / 255
-    return ConvPUDLEDictionaryLearning(
+    return ConvDenoiser(
         options.n_components,
         atom_shape=(size, size),
         stride=options.stride,

@@ -25,7 +25,7 @@ import torch
 from common import write_report
 from denoisers import RESULTS, Muon, add_options, crops_of, psnr, report, resume, train
 
-from skpudle import ConvPUDLEDictionaryLearning
+from skpudle import ConvDenoiser
 from skpudle.datasets import load_gray_images
 from skpudle.pretrained import save_denoiser
 
@@ -35,7 +35,7 @@ RANGE = (0.9, 4.5)  # of the peaks of training, low ones more often, since they 
 
 def learner_of(options):
     size = options.atom_size
-    return ConvPUDLEDictionaryLearning(
+    return ConvDenoiser(
         options.n_components,
         atom_shape=(size, size),
         stride=options.stride,

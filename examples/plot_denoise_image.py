@@ -5,7 +5,7 @@ Train a convolutional denoiser
 Trained on one photograph, it denoises another.
 
 A photograph is a sum of small atoms at every fourth pixel.
-:class:`~skpudle.ConvPUDLEDictionaryLearning` is trained to remove noise, drawn anew for every
+:class:`~skpudle.ConvDenoiser` is trained to remove noise, drawn anew for every
 update. It learns the atoms, a threshold for each, and the step of its encoder.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from skimage.restoration import denoise_nl_means
 from sklearn.datasets import load_sample_images
 
-from skpudle import ConvPUDLEDictionaryLearning
+from skpudle import ConvDenoiser
 from skpudle.pretrained import load_denoiser
 
 SIGMA = 25 / 255
@@ -27,7 +27,7 @@ tiles = [china[i : i + 100, j : j + 100] for i in range(0, 400, 100) for j in ra
 # refines the reconstruction. Which pixels the atoms sit on is arbitrary: ``shift_average`` denoises
 # by the mean over all 16 grids, and training averages over four that change from update to update.
 
-learner = ConvPUDLEDictionaryLearning(
+learner = ConvDenoiser(
     64,
     atom_shape=(8, 8),
     alpha=0.1,
@@ -59,7 +59,7 @@ def quality(image):
 
 target = flower[100:300, 200:420]
 noisy = target + SIGMA * np.random.default_rng(0).normal(size=target.shape).astype(np.float32)
-packaged = load_denoiser()
+packaged = load_denoiser(shift_average=True)
 denoised = learner.denoise([noisy])[0]
 better = packaged.denoise([noisy], noise_std=SIGMA)[0]
 options = dict(patch_size=5, patch_distance=6, h=0.7 * SIGMA, sigma=SIGMA)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from skpudle._consensus import ConsensusDictionary
 from skpudle._imputer import DictionaryImputer
+from skpudle._learners.convolutional.denoiser import ConvDenoiser
 from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.noodl import NOODLDictionaryLearning
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
 __all__ = [
     "Checkpoint",
     "ConsensusDictionary",
+    "ConvDenoiser",
     "ConvPUDLEDictionaryLearning",
     "DictionaryImputer",
     "NOODLDictionaryLearning",

@@ -122,10 +122,11 @@ def find_events(
     found = find_learner(estimator)
     learner = found.learner
     kernel = sizes(getattr(learner, "atom_shape", (0, 0)), 1)
-    if len(kernel) != 1:
+    if len(kernel) != 1 or hasattr(learner, "denoise"):
         raise ValueError(
-            f"Events have times, and atoms of this {type(learner).__name__} have none. Pass a "
-            "fitted ConvPUDLEDictionaryLearning with one number for atom_shape, for signals."
+            "Events are codes of a sparse dictionary of signals, which this "
+            f"{type(learner).__name__} is not. Pass a fitted ConvPUDLEDictionaryLearning with one "
+            "number for atom_shape, for signals."
         )
     if not (isinstance(least, Real) and 0 <= least <= 1):
         raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1.")

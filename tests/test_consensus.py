@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpudle import (
     ConsensusDictionary,
-    ConvPUDLEDictionaryLearning,
+    ConvDenoiser,
     PUDLEDictionaryLearning,
 )
 from skpudle.datasets import make_dictionary_data
@@ -144,9 +144,9 @@ def planted_images():
         (PUDLEDictionaryLearning, {"separate_atoms": True}),
         (PUDLEDictionaryLearning, {"separate_atoms": "unfolding"}),
         (PUDLEDictionaryLearning, {"separate_atoms": True, "n_components": "auto"}),
-        (ConvPUDLEDictionaryLearning, {"separate_atoms": "both"}),
-        (ConvPUDLEDictionaryLearning, {"separate_atoms": "unfolding", "atom_norm": None}),
-        (ConvPUDLEDictionaryLearning, {"learn_threshold": "atom"}),
+        (ConvDenoiser, {"separate_atoms": "both"}),
+        (ConvDenoiser, {"separate_atoms": "unfolding", "atom_norm": None}),
+        (ConvDenoiser, {"learn_threshold": "atom"}),
     ],
     ids=str,
 )
@@ -157,6 +157,7 @@ def test_learned_encoders_belong_to_the_consensus(kind, params, resample):
     else:
         X, small = planted_images(), dict(n_components=3, atom_shape=(4, 4), stride=1)
         small |= dict(n_unfoldings=3, max_iter=20, tol=None, learning_rate=0.03, dict_init="data")
+        small |= dict(noise_std=0.0)
     learner = kind(**small | params, random_state=0)
     consensus = ConsensusDictionary(learner, 3, resample=resample, random_state=0).fit(X)
 

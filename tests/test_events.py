@@ -7,7 +7,7 @@ import torch
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.events import find_events
 
 WAVE = np.exp(-(((np.arange(16) - 5) / 2.0) ** 2)) - 0.4 * np.exp(
@@ -59,8 +59,6 @@ def test_every_form_of_signals_has_the_same_events(kind):
     signals = signals_with_events()
     expected = find_events(learner_of(alpha=0.1).fit(signals), signals)
     options = dict(alpha=0.1)
-    if kind == "rows":
-        options["image_shape"] = (160, 1)
     if kind in ("first", "one"):
         options["channels_first"] = True
     forms = {
@@ -117,5 +115,8 @@ def test_wrong_calls_are_refused():
     with pytest.raises(ValueError, match="sampling_rate=-1 is no number"):
         find_events(learner, signals, sampling_rate=-1)
     rows = np.random.default_rng(0).normal(size=(30, 5))
-    with pytest.raises(ValueError, match="Events have times, and atoms of this PUDLEDict"):
-        find_events(PUDLEDictionaryLearning(3, random_state=0).fit(rows), rows)
+    of_rows = PUDLEDictionaryLearning(3, random_state=0).fit(rows)
+    denoiser = ConvDenoiser(2, atom_shape=3, n_unfoldings=2, max_iter=1, tol=None).fit(rows)
+    for other in (of_rows, denoiser):
+        with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):
+            find_events(other, rows)

@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 from sklearn.preprocessing import FunctionTransformer
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle import images as images_module
 from skpudle.datasets import extract_patches
 from skpudle.images import denoise_patches, extract, inpaint, reconstruct
@@ -500,7 +500,7 @@ def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, options, tmp_path):
     noisy = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     shared = dict(n_unfoldings=3, max_iter=1, tol=None, random_state=0)
     options = options | dict(lambda_decay=0.9, atom_norm=None)
-    learner = ConvPUDLEDictionaryLearning(6, **sizes, **options, **shared).fit(noisy)
+    learner = ConvDenoiser(6, **sizes, **options, **shared).fit(noisy)
     save_denoiser(learner, tmp_path / "denoiser.npz")
     loaded = load_denoiser(tmp_path / "denoiser.npz", shift_average=False)
     found, expected = loaded.get_params(), learner.get_params()
@@ -537,15 +537,18 @@ def test_unsigned_integers_are_fractions_wherever_there_are_images():
 
 
 def test_what_is_not_fitted_is_not_saved(tmp_path):
+    for fitted in (PUDLEDictionaryLearning(), ConvPUDLEDictionaryLearning()):
+        with pytest.raises(TypeError, match="Files hold denoisers.*Pass a ConvDenoiser"):
+            save_denoiser(fitted, tmp_path / "nothing.npz")
     with pytest.raises(NotFittedError):
-        save_denoiser(ConvPUDLEDictionaryLearning(4), tmp_path / "nothing.npz")
+        save_denoiser(ConvDenoiser(4), tmp_path / "nothing.npz")
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_denoiser_keeps_the_stride_that_its_default_is(tmp_path):
     noisy = np.random.default_rng(0).normal(size=(3, 30))[..., None]
     options = dict(atom_shape=7, n_unfoldings=3, max_iter=1, tol=None, random_state=0)
-    learner = ConvPUDLEDictionaryLearning(6, noise_std=0.1, **options).fit(noisy)
+    learner = ConvDenoiser(6, noise_std=0.1, **options).fit(noisy)
     save_denoiser(learner, tmp_path / "denoiser.npz")
     loaded = load_denoiser(tmp_path / "denoiser.npz", shift_average=False)
     assert (learner.stride, loaded.stride) == ("auto", (1,))

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
@@ -229,9 +230,10 @@ def test_skops_stores_without_a_pickle(X):
     )
 
 
-def test_skops_stores_a_convolutional_learner(X):
+@pytest.mark.parametrize("kind", [ConvDenoiser, ConvPUDLEDictionaryLearning])
+def test_skops_stores_a_convolutional_learner(kind, X):
     skops = pytest.importorskip("skops.io")
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(2, 2), stride=1, image_shape=(2, 5))
+    learner = kind(3, atom_shape=3, stride=1)
     learner.set_params(n_unfoldings=3, max_iter=1, tol=None, random_state=0).fit(X)
     stored = skops.dumps(learner)
     trusted = skops.get_untrusted_types(data=stored)
@@ -275,10 +277,12 @@ def test_data_frames_go_in_and_come_out(library, X):
     )
 
 
-@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, ConvPUDLEDictionaryLearning])
+@pytest.mark.parametrize(
+    "kind", [PUDLEDictionaryLearning, ConvDenoiser, ConvPUDLEDictionaryLearning]
+)
 def test_an_array_after_a_frame_warns_once_that_it_has_no_names(kind, X):
     frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
-    conv = dict(atom_shape=3, stride=1) if kind is ConvPUDLEDictionaryLearning else {}
+    conv = dict(atom_shape=3, stride=1) if kind is not PUDLEDictionaryLearning else {}
     learner = kind(4, n_unfoldings=5, **conv, **SETTINGS).fit(frame)
     for method in ("transform", "score", "partial_fit"):
         with pytest.warns(UserWarning, match="valid feature names") as warned:
@@ -330,6 +334,7 @@ def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
     "kind",
     [
         PUDLEDictionaryLearning,
+        ConvDenoiser,
         ConvPUDLEDictionaryLearning,
         NOODLDictionaryLearning,
         SporcoDictionaryLearning,
@@ -372,7 +377,7 @@ HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5
         (PUDLEDictionaryLearning, "optimizer"),
         (ConvPUDLEDictionaryLearning, "atom_shape"),
         (ConvPUDLEDictionaryLearning, "stride"),
-        (ConvPUDLEDictionaryLearning, "image_shape"),
+        (ConvDenoiser, "noise_std"),
     ],
 )
 def test_a_huge_value_makes_no_huge_error(kind, name, value, X):

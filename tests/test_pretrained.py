@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle import ConvPUDLEDictionaryLearning
+from skpudle import ConvDenoiser
 from skpudle.pretrained import load_denoiser, save_denoiser
 
 
@@ -17,7 +17,7 @@ from skpudle.pretrained import load_denoiser, save_denoiser
 def learner():
     """Six atoms of 5 x 4 pixels with everything that a file may hold, and noise of any level."""
     images = np.random.default_rng(0).uniform(size=(4, 13, 16)).astype(np.float32)
-    learner = ConvPUDLEDictionaryLearning(
+    learner = ConvDenoiser(
         6,
         atom_shape=(5, 4),
         stride=2,
@@ -139,7 +139,7 @@ def test_arrays_of_no_denoiser_are_refused(change, file):
 def test_a_denoiser_that_could_not_be_read_is_not_written(changes, reason, tmp_path):
     images = np.random.default_rng(0).uniform(size=(2, 8, 8))
     params = dict(atom_shape=(4, 4), stride=2, n_unfoldings=2, noise_std=0.1, max_iter=1, tol=None)
-    learner = ConvPUDLEDictionaryLearning(2, random_state=0, **params).fit(images)
+    learner = ConvDenoiser(2, random_state=0, **params).fit(images)
     vars(learner).update(changes)
     with pytest.raises(ValueError, match=f"{reason}.*cannot be stored"):
         save_denoiser(learner, tmp_path / "denoiser.npz")

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 import skpudle
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -210,6 +211,14 @@ def test_convolutional_learners_have_one(atom_shape, samples):
     assert len(check(skpudle.report(learner.fit(samples), samples).page)) == 6
 
 
+@pytest.mark.parametrize("noise_std", ["auto", (0.1, 1.0), "poisson"])
+def test_denoisers_have_one(noise_std):
+    samples = np.abs(NOISE[..., 0].round())
+    options = dict(learn_threshold="one", max_iter=1, n_unfoldings=3, tol=None, random_state=0)
+    learner = ConvDenoiser(6, atom_shape=(4, 4), noise_std=noise_std, **options).fit(samples)
+    assert len(check(skpudle.report(learner, samples).page)) == 6
+
+
 def share_not_explained(page):
     return re.search("not explained</td><td>(.*?)<", page)[1]
 
@@ -232,13 +241,11 @@ def test_images_are_what_the_learner_takes_them_for(container):
     assert share_not_explained(page) == f"{expected:.2%}"
 
 
-@pytest.mark.parametrize("image_shape", [None, (13, 16)])
-def test_images_that_are_rows_have_one(image_shape):
-    """Without a shape a row is one line of pixels."""
+def test_images_that_are_rows_have_one():
+    """A row is one line of pixels."""
     rows = NOISE[:, :13, :16, 0].reshape(4, -1)
     options = dict(max_iter=1, n_unfoldings=3, tol=None, random_state=0, stride=1)
-    options |= dict(atom_shape=(4 if image_shape else 1, 4), image_shape=image_shape)
-    learner = ConvPUDLEDictionaryLearning(6, **options)
+    learner = ConvPUDLEDictionaryLearning(6, atom_shape=(1, 4), **options)
     assert len(check(skpudle.report(learner.fit(rows), rows).page)) == 6
 
 

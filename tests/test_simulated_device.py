@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from skpudle import (
     Checkpoint,
-    ConvPUDLEDictionaryLearning,
+    ConvDenoiser,
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
 )
@@ -287,7 +287,7 @@ def test_convolutions_on_a_device(options):
     images = np.random.default_rng(0).standard_normal((4, 12, 12))
     options = dict(max_iter=2, tol=None, random_state=0, n_unfoldings=5, crop_size=8) | options
     options |= dict(stride=2) if "n_train_shifts" in options else {}
-    make_conv = partial(ConvPUDLEDictionaryLearning, 6, atom_shape=(4, 4), **options)
+    make_conv = partial(ConvDenoiser, 6, noise_std=0.0, atom_shape=(4, 4), **options)
     cpu = make_conv(device="cpu").fit(images)
     expected = cpu.components_, cpu.transform(images), cpu.denoise(images)
     with simulated_gpu():

@@ -53,8 +53,8 @@ def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
     return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
 
 
-def check_sizes(kernel, stride, image_shape):
-    """Raise ValueError unless sizes of atoms, strides and images of rows fit together."""
+def check_sizes(kernel, stride):
+    """Raise ValueError unless sizes of atoms and strides fit together."""
 
     def positive(numbers):
         return all(isinstance(n, Integral) and n >= 1 for n in numbers)
@@ -64,14 +64,6 @@ def check_sizes(kernel, stride, image_shape):
         raise ValueError(
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
             "positive integers, one for each of one or two axes of an atom."
-        )
-    if image_shape is not None and not (
-        len(image_shape) - n_axes in (0, 1) and positive(image_shape)
-    ):
-        raise ValueError(
-            f"image_shape={image_shape!r:.80} is no image for atom_shape={kernel!r}. Pass {n_axes} "
-            "positive integers, and the number of channels after them if there is an axis of "
-            "channels."
         )
 
 
@@ -274,8 +266,8 @@ def check_atoms_fit(images, kernel):
         if len(size) == 2 and size[0] == 1 < kernel[0]:
             warnings.warn(
                 f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, "
-                f"and atoms are {kernel[0]} lines high. Pass one image as [image], and with rows "
-                "their image_shape.",
+                f"and atoms are {kernel[0]} lines high. Pass one image as [image], and rows of "
+                "pixels as X.reshape(-1, height, width).",
                 stacklevel=users_level(),
             )
         return
@@ -355,8 +347,7 @@ def read_images(
     n_axes : int
         Number of axes of an image: 1 for signals, 2 for pictures.
     image_shape : tuple of int, default=None
-        Shape of the image in a row, with channels last if there are any; by default the features
-        are one line.
+        Shape of the code maps in a row, with channels last; by default the features are one line.
     n_channels : int, default=None
         Known number of channels. If it is more than one, an array of ``n_axes + 1`` dimensions with
         this length of the last is a single image.
@@ -420,8 +411,8 @@ def read_images(
         shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
         if prod(shape) != x.shape[1]:
             raise ValueError(
-                f"Rows have {x.shape[1]} features, but image_shape={image_shape} has "
-                f"{prod(shape)} pixels. Pass the shape of the images in the rows."
+                f"Rows have {x.shape[1]} numbers, and {prod(shape)} are expected, of the shape "
+                f"{shape}. Pass rows of this length."
             )
         x = x.reshape(len(x), *shape)
         channel_axis = len(shape) > n_axes

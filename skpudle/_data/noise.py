@@ -20,8 +20,10 @@ from skpudle._losses import Poisson
 
 __all__ = [
     "Noise",
+    "deviation_of",
     "estimate_noise",
     "extent_of",
+    "given_channel_noise",
     "noise_of_channels",
     "with_noise",
     "with_photons",
@@ -185,6 +187,27 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
+def given_channel_noise(given, images):  # array-like or "auto", Images -> (n_channels,)
+    """Return the noise of the channels of images, given or by `noise_of_channels`.
+
+    Raises
+    ------
+    ValueError
+        If it is not one positive number for each channel.
+    """
+    if isinstance(given, str):
+        return noise_of_channels(images.tensors)
+    noise = np.asarray(given)
+    positive = noise.dtype.kind in "iuf" and (noise > 0).all() and np.isfinite(noise).all()
+    if noise.shape != (images.n_channels,) or not positive:
+        raise ValueError(
+            f"channel_noise={given!r:.80} is not one positive number for each of "
+            f"{images.n_channels} channels. Pass their standard deviations of the noise, 'auto' or "
+            "'equal'."
+        )
+    return to_tensor(noise.astype(np.float64)).to(images.tensors[0])
+
+
 def with_noise(image, noise):
     """Add typical `Noise` to an image, the same for all images of this size."""
     generator = torch.Generator().manual_seed(0)
@@ -228,6 +251,13 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
     smooth = 1 - _BELOW * (1 - 1 / medians.shape[1])  # approximately, for white noise
     deviation = medians.quantile(0.25, dim=1) / (_MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
+
+
+def deviation_of(images):  # list of (..., *size) -> float
+    """Return the standard deviation of the pixels of images from their common mean."""
+    n = sum(image.numel() for image in images)
+    mean = sum(float(image.double().sum()) for image in images) / n
+    return sqrt(sum(float((image.double() - mean).square().sum()) for image in images) / n)
 
 
 def extent_of(x):  # (n, ...) -> (n,)

@@ -5,6 +5,7 @@ from functools import partial
 from math import log, pi, prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from skpudle._data.arrays import check_range
@@ -13,7 +14,14 @@ from skpudle._data.images import extend, split_gaps
 from skpudle._data.noise import with_photons
 from skpudle._operators import atom_norms
 
-__all__ = ["Cropping", "Crops", "Geometry", "TrainingImages", "initial_kernels"]
+__all__ = [
+    "Cropping",
+    "Crops",
+    "Geometry",
+    "TrainingImages",
+    "initial_kernels",
+    "patches_by_energy",
+]
 
 # Draw up to this many patches of an image, which may be mostly black, until one is not zero.
 _N_TRIES = 8
@@ -182,6 +190,48 @@ def initial_kernels(images, shape, n_components, method, generator):
         cosines = _cosines(shape)[:n_components]
         atoms[: len(cosines)] = cosines.to(atoms)
     return atoms / atom_norms(atoms)
+
+
+def patches_by_energy(images, shape, n_components, generator):
+    """Return random patches of norm 1, more often those of more energy.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images at least as large as an atom.
+    shape : tuple of int
+        (n_channels, *kernel).
+    n_components : int
+        Number of patches; if too few are not zero, random directions complete it.
+    generator : torch.Generator
+        Random numbers, on the CPU.
+
+    Returns
+    -------
+    Tensor of shape (n_components, *shape)
+        The patches, of the dtype and on the device of the images.
+    """
+    kernel, energies = shape[1:], []
+    for image in images:
+        squares = image.detach().double().square().sum(0)
+        for axis, k in enumerate(kernel):
+            squares = squares.unfold(axis, k, 1).sum(-1)
+        energies.append(squares.cpu())
+    options = dict(generator=generator, dtype=torch.float64, device="cpu")
+    atoms = torch.randn(n_components, *shape, **options).to(images[0])
+    total = torch.cat([energy.flatten() for energy in energies]).cumsum(0)
+    drawn = torch.rand(4 * n_components, **options) * total[-1]
+    places = torch.searchsorted(total, drawn, right=True).clamp_max(len(total) - 1)
+    places = list(dict.fromkeys(places.tolist()))[:n_components] if total[-1] > 0 else []
+    for k, place in enumerate(places):
+        i = 0
+        while place >= energies[i].numel():
+            place, i = place - energies[i].numel(), i + 1
+        starts = np.unravel_index(place, energies[i].shape)
+        window = (slice(a, a + n) for a, n in zip(starts, kernel, strict=True))
+        atoms[k] = images[i][(..., *window)]
+    norms = atom_norms(atoms)
+    return atoms / torch.where(norms > 0, norms, 1.0)
 
 
 class Geometry(NamedTuple):

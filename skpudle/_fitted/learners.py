@@ -172,8 +172,8 @@ def _read(learner, X):
     """Return X, as the learner reads it, as a list of arrays."""
     if not hasattr(learner, "atom_shape"):
         return as_arrays(check_rows(X, allow_nan=True))
-    known = dict(image_shape=learner.image_shape, channels_first=learner.channels_first)
-    images = read_images(X, np.size(learner.atom_shape), **known)
+    first = learner.channels_first
+    images = read_images(X, np.size(learner.atom_shape), channels_first=first)
     return as_arrays(images.hand_back(images.tensors))
 
 

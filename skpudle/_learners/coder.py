@@ -352,8 +352,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             if codes.ndim != 2:
                 raise ValueError(
                     f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
-                    "array has rows and columns only. Pass images as rows, with image_shape, or "
-                    "use transform_into."
+                    "array has rows and columns only. Use transform_into."
                 )
             return sparse.csr_array(codes)
 

@@ -434,5 +434,6 @@ class DenseModel:
             self.name_of_baseline: 0.0 if intercept is None else to_numpy(intercept),
             "n_components_": len(atoms),
             "alpha_": self.alpha,
+            "debias_": self.encoder.debias,
             "step_size_": self.step(atoms),
         }

@@ -111,7 +111,7 @@ class Fitted:
     def attributes(self):
         """Return the fitted attributes that do not depend on the course of the fit."""
         found = self.model.attributes(self.rows)
-        alpha, debias, noise_std = self.coding or (found["alpha_"], self.model.encoder.debias, None)
+        alpha, debias, noise_std = self.coding or (found["alpha_"], found["debias_"], None)
         return found | {
             "alpha_": alpha,
             "debias_": debias,

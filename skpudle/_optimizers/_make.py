@@ -11,6 +11,9 @@ from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 __all__ = ["make_optimizer"]
 
+# The learning rate of learners without this parameter, unless a callable has its own.
+_LEARNING_RATE = 1e-3
+
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -23,8 +26,9 @@ def _raise_interrupt(error):
 
 
 @contextmanager
-def _named(name):
+def _named(name, learning_rate):
     """Name the optimiser in errors about it."""
+    own = "" if learning_rate is None else ", with its learning rate as learning_rate"
     try:
         yield
     except Exception as error:  # any class: users pass optimisers of their own
@@ -32,7 +36,7 @@ def _named(name):
         raise ValueError(
             f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
             "callable that takes parameters and lr, such as partial(torch.optim.Adam, "
-            "betas=(0.5, 0.9)), with its learning rate as learning_rate, or 'adam'."
+            f"betas=(0.5, 0.9)){own}, or 'adam'."
         ) from error
 
 
@@ -57,8 +61,8 @@ def make_optimizer(
         Initial atoms.
     project : callable
         Returns the nearest atoms inside the constraints.
-    learning_rate : float
-        Learning rate; the surrogate has none.
+    learning_rate : float or None
+        Learning rate; the surrogate has none. None is that of the callable, or else 1e-3.
     data_scale : float
         Mean squared norm of a sample. Gradients are proportional to it. Adam sees them in this
         unit, so training does not depend on the units of the data.
@@ -81,8 +85,11 @@ def make_optimizer(
     make = _NAMED[name] if isinstance(name, str) else name
     kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
     extra = {}
-    with _named(name):
-        if "lr" in given:
+    with _named(name, learning_rate):
+        rate = learning_rate
+        if rate is None:
+            rate = given.get("lr", _LEARNING_RATE)
+        elif "lr" in given:
             raise TypeError("its lr is the learner's learning_rate")
         if kind is torch.optim.Adam:
             # in their own units squares of gradients would leave the range of float32; fused is
@@ -103,5 +110,5 @@ def make_optimizer(
             f"optimizer={kind.__name__} evaluates the loss by itself (its step needs a "
             "closure). Pass an optimiser that takes one gradient at a time, such as 'adam'."
         )
-    with _named(name):
-        return GradientOptimizer(atoms, make, project, learning_rate=learning_rate, **extra)
+    with _named(name, learning_rate):
+        return GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)

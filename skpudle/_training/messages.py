@@ -147,7 +147,8 @@ def warn_of_step(step_size, dictionaries, curvature=1.0):
 
 def warn_of_early_end(learner, *, has_rate):
     """Warn that training, with a learning rate or without, ended too early to have converged."""
-    more = "max_iter or learning_rate" if has_rate else "max_iter"
+    rate = "learning_rate" if hasattr(learner, "learning_rate") else "lr in optimizer"
+    more = f"max_iter or {rate}" if has_rate else "max_iter"
     warnings.warn(
         f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
         f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
@@ -204,8 +205,10 @@ def warn_of_unused(learner, unused, where="in this fit"):
 
 def _smaller_steps(learner, has_rate):
     """Name the parameter in use that makes updates smaller."""
-    rate = f"lower learning_rate (now {learner.learning_rate})"
-    return rate if has_rate else "larger batch_size"
+    if not has_rate:
+        return "larger batch_size"
+    rate = getattr(learner, "learning_rate", None)
+    return "lower lr in optimizer" if rate is None else f"lower learning_rate (now {rate})"
 
 
 def _lower_step(learner):

@@ -156,7 +156,7 @@ class ActivationsDisplay:
         (sample,), kernel = look.samples, sizes(learner.atom_shape, 1)
         if sample.ndim == 1:  # a row
             line = (1,) * (len(kernel) - 1)
-            sample = sample.reshape(learner.image_shape or (*line, len(sample)))
+            sample = sample.reshape(*line, len(sample))
         stride = stride_of(learner)
         positions = covering_positions(sample.shape[: len(kernel)], kernel, stride)
         codes = to_numpy(to_tensor(look.raw[0])).reshape(*positions, -1)

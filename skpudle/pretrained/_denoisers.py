@@ -16,15 +16,15 @@ from skpudle._data.arrays import resolve_device
 from skpudle._data.files import MOST_UNFOLDINGS, named_errors, replace_file
 from skpudle._data.images import check_sizes, sizes
 from skpudle._learners.base import KEPT
-from skpudle._learners.convolutional.parameters import depth_of, stride_of
-from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
+from skpudle._learners.convolutional.denoiser import ConvDenoiser
+from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._shrinkage import SHRINKAGES
 from skpudle._training.archive import read_arrays
 
 __all__ = ["load_denoiser", "save_denoiser"]
 
 # parameters of `denoise` that a file holds in addition to the arrays
-_PARAMETERS = ("atom_shape", "stride", "n_unfoldings", "shrinkage", "positive_code", "noise_std")
+_PARAMETERS = ("atom_shape", "n_unfoldings", "shrinkage", "positive_code")
 _OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_components_")
 _ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
 _OPTIONAL = {*_OWN_ATOMS, "alpha_slope_"}
@@ -45,7 +45,7 @@ _PACKAGED = {
     "gaussian-small": "denoiser_gray_small.npz",
     "poisson": "denoiser_photons.npz",
 }
-_KNOWN = {*_PARAMETERS, *_ARRAYS, *_NUMBERS}
+_KNOWN = {*_PARAMETERS, "stride", "noise_std", *_ARRAYS, *_NUMBERS}
 _SEPARATE = {
     (): None,
     ("analysis",): "analysis",
@@ -78,7 +78,7 @@ def _check(values):
             raise ValueError(f"{name} is no number from {least:.6g} to {largest:.6g}")
     kernel = sizes(_sizes(values["atom_shape"]), 1)
     stride = sizes(_sizes(values["stride"]), len(kernel))
-    check_sizes(kernel, stride, None)
+    check_sizes(kernel, stride)
     if any(s > k for s, k in zip(stride, kernel, strict=True)):
         raise ValueError(f"a stride of {stride} leaves gaps between atoms of {kernel}")
     atoms = values["components_"]
@@ -119,37 +119,38 @@ def _separate(values):  # -> the names of atoms that are separate
     return tuple(names)
 
 
-def save_denoiser(
-    learner: ConvPUDLEDictionaryLearning, file: str | PathLike[str] | IO[bytes]
-) -> None:
-    """Write a fitted learner's denoiser to an npz file, without pickling.
+def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) -> None:
+    """Write a fitted denoiser to an npz file, without pickling.
 
     Parameters
     ----------
-    learner : ConvPUDLEDictionaryLearning
-        A fitted learner.
+    learner : ConvDenoiser
+        A fitted denoiser.
     file : str, path-like or file object
         File to write; ".npz" is appended to a name without it. An older file of that name is
         replaced when the new one is complete.
 
     Raises
     ------
+    TypeError
+        If it is no `ConvDenoiser`.
     NotFittedError
         If the learner is not fitted.
     ValueError
-        If its loss is not "gaussian"; if its codes are converged instead of unfolded; or if it has
-        more than 1000 unfoldings, a stride larger than its atoms, or numbers beyond float32.
+        If it has more than 1000 unfoldings, a stride larger than its atoms, or numbers beyond
+        float32.
     """
+    if not isinstance(learner, ConvDenoiser):
+        raise TypeError(
+            f"Files hold denoisers, and this is a {type(learner).__name__}. Pass a ConvDenoiser, "
+            "or write the learner by skops or pickle."
+        )
     check_is_fitted(learner)
-    if learner.loss != "gaussian":
-        raise ValueError(f"Files hold no baseline, which loss={learner.loss!r} has; pickle it.")
     values = {name: np.asarray(getattr(learner, name)) for name in _PARAMETERS}
-    depth = depth_of(learner)
-    if depth is None:
-        raise ValueError("Converged codes are no denoiser; set n_unfoldings, for example to 15.")
-    values["n_unfoldings"] = np.asarray(depth)
-    if learner.stride == "auto":
-        values["stride"] = np.asarray(stride_of(learner))
+    given = learner.noise_std
+    values["noise_std"] = np.asarray(learner.training_noise_std_ if given == "auto" else given)
+    stride = stride_of(learner) if learner.stride == "auto" else learner.stride
+    values["stride"] = np.asarray(stride)
     for name in (*_ARRAYS, *_NUMBERS):
         if getattr(learner, name, None) is not None:
             value = np.asarray(getattr(learner, name))
@@ -171,10 +172,10 @@ def save_denoiser(
 def load_denoiser(
     file: Literal["gaussian", "gaussian-small", "poisson"] | PathLike[str] | IO[bytes] = "gaussian",
     *,
-    shift_average: bool = True,
+    shift_average: bool = False,
     device: str = "auto",
-) -> ConvPUDLEDictionaryLearning:
-    """Return a fitted learner that denoises images.
+) -> ConvDenoiser:
+    """Return a fitted denoiser of images.
 
     Three come with the package. They are for grey images and have atoms of 7 x 7 pixels every 2
     pixels; every unfolding has its own atoms for analysis and for synthesis.
@@ -191,15 +192,16 @@ def load_denoiser(
     ----------
     file : {"gaussian", "gaussian-small", "poisson"}, path-like or file, default="gaussian"
         One of these, or a file of `save_denoiser`.
-    shift_average : bool, default=True
-        Whether `denoise` averages over all grids of positions.
+    shift_average : bool, default=False
+        Whether `denoise` averages over all grids of positions: at most 0.1 dB better on 68
+        photographs, in two to four times the time.
     device : str, default="auto"
         Device to compute on.
 
     Returns
     -------
-    ConvPUDLEDictionaryLearning
-        The learner; it can be trained further by `partial_fit`.
+    ConvDenoiser
+        The denoiser; it can be trained further by `partial_fit`.
 
     Raises
     ------
@@ -233,7 +235,7 @@ def load_denoiser(
 def _learner_of(values, shift_average, device):
     """Return the fitted learner of arrays by name."""
     atoms, noise_std = values["components_"], values["noise_std"].tolist()
-    learner = ConvPUDLEDictionaryLearning(
+    learner = ConvDenoiser(
         len(atoms),
         atom_shape=_sizes(values["atom_shape"]),
         stride=_sizes(values["stride"]),
@@ -254,7 +256,7 @@ def _learner_of(values, shift_average, device):
     vars(learner).update({name: values[name] for name in _ARRAYS if name in values})
     vars(learner).update(
         alpha_=alpha if alpha.ndim else float(alpha),
-        debias_=0.0,
+        training_noise_std_=learner.noise_std,
         **{name: float(values[name]) for name in _NUMBERS},
         n_components_=len(values["components_"]),
         device_=str(resolve_device(learner.device, None)),

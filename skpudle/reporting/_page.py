@@ -107,8 +107,6 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
     rows = [row for row in rows if samples[row].shape == samples[rows[0]].shape]
     pairs = np.stack([arrays[row] for arrays in (samples, reconstructions) for row in rows])
     pairs = found.to_data(np.nan_to_num(pairs))
-    if look.is_convolutional and pairs.ndim == 2 and look.learner.image_shape is not None:
-        pairs = pairs.reshape(-1, *look.learner.image_shape)
     kind, pictures = found.pictures(pairs, **shape)
 
     def draw_images(ax):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle import ConvPUDLEDictionaryLearning
+from skpudle import ConvDenoiser
 
 SMALL = dict(atom_shape=(5, 4), stride=3, n_unfoldings=4, max_iter=2, tol=None, random_state=0)
 
 
 def learner_of(**options):
-    return ConvPUDLEDictionaryLearning(6, **SMALL | options)
+    return ConvDenoiser(6, **SMALL | options)
 
 
 RGB = np.random.default_rng(0).random((21, 18, 3)).astype(np.float32)

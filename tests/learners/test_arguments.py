@@ -19,6 +19,7 @@ from sklearn.base import clone
 
 import skpudle
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -62,7 +63,7 @@ LEARNERS = {
         ConvPUDLEDictionaryLearning(3, atom_shape=3, stride=1, **SHORT),
         dict(X=ROWS),
     ),
-    "denoiser": (ConvPUDLEDictionaryLearning(3, noise_std=0.1, **CONV), dict(X=IMAGES)),
+    "denoiser": (ConvDenoiser(3, noise_std=0.1, **CONV), dict(X=IMAGES)),
     "images of counts": (
         ConvPUDLEDictionaryLearning(3, loss="poisson", **CONV),
         dict(X=np.abs(IMAGES.round())),

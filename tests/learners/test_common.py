@@ -14,6 +14,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -52,11 +53,13 @@ VARIANTS = [
     ),
     PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
     ConvPUDLEDictionaryLearning(**SMALL_CONV),
-    ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, shrinkage="hard", **SMALL_CONV),
-    ConvPUDLEDictionaryLearning(
+    ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, gradient="dec", **SMALL_CONV),
+    ConvDenoiser(**SMALL_CONV),
+    ConvDenoiser(atom_shape=3, stride=1, shrinkage="hard", **SMALL_CONV),
+    ConvDenoiser(
         atom_shape=(1, 3), stride=2, learn_threshold="atom", separate_atoms="both", **SMALL_CONV
     ),
-    ConvPUDLEDictionaryLearning(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
+    ConvDenoiser(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
     NOODLDictionaryLearning(**SMALL),
     PUDLEDictionaryLearning(loss="poisson", **SMALL),
     PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),

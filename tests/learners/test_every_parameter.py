@@ -10,6 +10,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from small import make_data
 
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -82,17 +83,23 @@ OWN = {
         "atom_shape": (3, 2),
         "channel_noise": [2.0],
         "channels_first": True,  # one image with the channels that were images
+        "rank": 1,
+        "stride": 1,
+    },
+    ConvDenoiser: {
+        "atom_norm": None,
+        "atom_shape": (3, 2),
+        "channels_first": True,
         "crop_size": 5,
         "flip": False,
-        "image_shape": (8, 9),
         "learn_step": True,
         "learn_threshold": "atom",
         "n_train_shifts": 2,
         "noise_std": 0.1,
-        "rank": 1,
         "separate_atoms": "both",
         "shift_average": True,
         "stride": 1,
+        "tol": None,
     },
     SporcoDictionaryLearning: {"dict_init": "random", "options": {"BPDN": {"rho": 3.0}}},
 }
@@ -103,15 +110,25 @@ SMALL = {
     PUDLERegressor: {"n_components": 6, "tol": 1e-2},
     NOODLDictionaryLearning: {"n_components": 6},
     ConvPUDLEDictionaryLearning: {"n_components": 2, "atom_shape": (3, 3), "stride": 2},
+    ConvDenoiser: {
+        "n_components": 2,
+        "atom_shape": (3, 3),
+        "stride": 2,
+        "n_unfoldings": 3,
+        "batch_size": 64,
+        "max_iter": 28,  # seven checks, of 256 crops each
+        "tol": 0.5,
+    },
     SporcoDictionaryLearning: {"n_components": 6, "max_iter": 5},
 }
 CASES = [(kind, name) for kind in OWN for name in signature(kind).parameters if name not in _EXEMPT]
 
 
 def data_for(learner):
+    if isinstance(learner, ConvDenoiser):
+        return np.tile(IMAGES, (16, 1, 1)), None
     if isinstance(learner, ConvPUDLEDictionaryLearning):
-        images = IMAGES if learner.image_shape is None else IMAGES.reshape(4, -1)
-        return (np.abs(images).round() if learner.loss != "gaussian" else images), None
+        return (np.abs(IMAGES).round() if learner.loss != "gaussian" else IMAGES), None
     rows = X if getattr(learner, "loss", "gaussian") == "gaussian" else np.abs(X).round()
     y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
     return rows, y
@@ -122,7 +139,7 @@ def outcome(learner):
     rows, y = data_for(learner)
     learner.fit(rows, y)
     seen = [learner.components_, learner.transform(rows), learner.n_iter_]
-    if isinstance(learner, ConvPUDLEDictionaryLearning) and learner.loss == "gaussian":
+    if isinstance(learner, ConvDenoiser):
         seen.append(learner.denoise(rows))
     return seen + [getattr(learner, name, None) for name in ("coef_", "validation_scores_")]
 

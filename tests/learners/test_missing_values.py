@@ -165,9 +165,6 @@ def test_masked_images_are_those_with_nan(dtype):
     images.data[images.mask] = 200
     for masked in (images, [*images]):
         np.testing.assert_array_equal(learner.fit(masked).components_, expected)
-    several = learner.set_params(stride=2, n_train_shifts=2)  # its margins have no mask
-    with pytest.raises(ValueError, match="NaN"):
-        several.fit(images)
 
 
 def test_infinity_is_refused(learner, gaps):

@@ -11,6 +11,7 @@ from sklearn.base import clone
 
 from skpudle import (
     ConsensusDictionary,
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     DictionaryImputer,
     NOODLDictionaryLearning,
@@ -75,6 +76,7 @@ LEARNERS = {
     "regressor": PUDLERegressor(4, max_iter=1, tol=None, random_state=0),
     "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, **SHORT),
     "converged images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0),
+    "denoiser": ConvDenoiser(2, atom_shape=3, stride=1, **SHORT),
     "consensus": ConsensusDictionary(ROWS, 2, random_state=0),
     "halves": ConsensusDictionary(ROWS, 2, resample="halves", random_state=0),
     "imputer": DictionaryImputer(ROWS),

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from small import make_data
 
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -29,7 +30,9 @@ TRAINED = dict(n_unfoldings=3, max_iter=2) | SEED
 Rows = partial(PUDLEDictionaryLearning, 6, **SEED)
 # atoms that are put there are in the units of rows as they are
 Plain = partial(Rows, noise="equal", fit_intercept=False)
-Convolved = partial(ConvPUDLEDictionaryLearning, 3, atom_shape=(3, 3), stride=1, **SEED)
+CONVOLVED = dict(n_components=3, atom_shape=(3, 3), stride=1) | SEED
+Convolved = partial(ConvPUDLEDictionaryLearning, **CONVOLVED)
+Denoiser = partial(ConvDenoiser, crop_size=9, **CONVOLVED | TRAINED)
 LEARNERS = {
     "rows": Plain(),
     "trained": Plain(gradient="ae-ls", **TRAINED),
@@ -42,14 +45,15 @@ LEARNERS = {
     "classifier": PUDLEClassifier(6, **TRAINED),
     "regressor": PUDLERegressor(6, **TRAINED),
     "convolution": Convolved(),
-    "convolution, trained": Convolved(crop_size=9, **TRAINED),
-    "convolution, thresholds": Convolved(crop_size=9, learn_threshold="atom", **TRAINED),
+    "convolution, trained": Convolved(**TRAINED),
+    "denoiser": Denoiser(),
+    "denoiser, thresholds": Denoiser(learn_threshold="atom"),
 }
 
 
 def data_of(learner):
     """Return counts, which every learner takes, and targets."""
-    if isinstance(learner, ConvPUDLEDictionaryLearning):
+    if isinstance(learner, ConvDenoiser | ConvPUDLEDictionaryLearning):
         rng = np.random.default_rng(0)
         pulses = np.where(rng.random((4, 12, 12)) < 0.05, 4.0, 0.0)
         return (pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2),)
@@ -237,7 +241,9 @@ def test_partial_fit_takes_another_number_of_atoms(case, begins, n):
 def test_nothing_is_chosen_as_long_as_data_are_zero(learner):
     """Silence before a signal leaves the penalty and the atoms open."""
     X, *targets = data_of(learner)
-    if not isinstance(learner, ConvPUDLEDictionaryLearning) and learner.__dict__.get("loss") in (
+    if not isinstance(learner, ConvDenoiser | ConvPUDLEDictionaryLearning) and learner.__dict__.get(
+        "loss"
+    ) in (
         None,
         "gaussian",
     ):

@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.base import clone
 
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -168,9 +169,7 @@ OF_IMAGES = {
     "unfolded": ConvPUDLEDictionaryLearning(
         3, stride=2, n_unfoldings=9, max_iter=2, tol=None, **SMALL
     ),
-    "hard": ConvPUDLEDictionaryLearning(
-        3, stride=2, shrinkage="hard", max_iter=2, tol=None, **SMALL
-    ),
+    "hard": ConvDenoiser(3, stride=2, shrinkage="hard", max_iter=2, tol=None, **SMALL),
     "poisson": ConvPUDLEDictionaryLearning(
         3, stride=2, loss="poisson", n_unfoldings=9, max_iter=2, tol=None, **SMALL
     ),

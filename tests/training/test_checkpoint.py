@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 
 from skpudle import (
     Checkpoint,
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -109,7 +110,7 @@ CASES = {
     ),
     "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
     "convolution": (
-        ConvPUDLEDictionaryLearning(
+        ConvDenoiser(
             5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, n_train_shifts=2,
             crop_size=9, batch_size=2, max_iter=3, **FIXED,
         ),
@@ -124,9 +125,9 @@ GOES_ON = {
     if name not in ("staircase", "stops")  # their updates depend on the number of all
 } | {
     "convolution with unused atoms": (
-        ConvPUDLEDictionaryLearning(
+        ConvDenoiser(
             12, atom_shape=(3, 3), stride=2, alpha=3.0, crop_size=9, batch_size=4, max_iter=4,
-            dict_init="data", tol=None, **FIXED,
+            noise_std=0.0, dict_init="data", tol=None, **FIXED,
         ),
         lambda: IMAGES,
     ),
@@ -1261,17 +1262,21 @@ COMPLETE = {
     "classifier of found codes": (PUDLEClassifier(6, supervision=0, **SEED), labelled),
     "convolution": (Convolved(3), lambda: (pictures(),)),
     "convolution, number from the data": (Convolved("auto"), lambda: (pictures(),)),
-    "convolution, hard": (
-        Convolved(3, shrinkage="hard", n_unfoldings=3, max_iter=1, crop_size=9),
+    "convolution, trained": (
+        Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1),
         lambda: (pictures(),),
     ),
-    "convolution, trained": (
-        Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1, separate_atoms="unfolding",
-                  atom_norm=None, crop_size=9),
+    "denoiser, hard": (
+        ConvDenoiser(3, shrinkage="hard", n_unfoldings=3, max_iter=1, crop_size=9, **SMALL),
+        lambda: (pictures(),),
+    ),
+    "denoiser": (
+        ConvDenoiser(3, n_unfoldings=3, max_iter=1, separate_atoms="unfolding", atom_norm=None,
+                     crop_size=9, **SMALL),
         lambda: (pictures(),),
     ),
     "convolution of counts": (
-        Convolved(3, loss="poisson", n_unfoldings=3, max_iter=1, crop_size=9),
+        Convolved(3, loss="poisson", n_unfoldings=3, max_iter=1),
         lambda: (np.abs(pictures()).round(),),
     ),
 }  # fmt: skip

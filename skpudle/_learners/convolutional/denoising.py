@@ -178,8 +178,8 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
 class DenoiserModule(nn.Module):
     """A denoiser as a module of torch: channels first, batches, and gradients in the images.
 
-    `skpudle.ConvPUDLEDictionaryLearning.to_module` makes one. It returns the same images as
-    `~skpudle.ConvPUDLEDictionaryLearning.denoise`. Its numbers are buffers, which ``to(device)``
+    `skpudle.ConvDenoiser.to_module` makes one. It returns the same images as
+    `~skpudle.ConvDenoiser.denoise`. Its numbers are buffers, which ``to(device)``
     moves and no optimiser trains. ``module(x, sigma)`` is called as by libraries of inverse
     problems, such as deepinv.
 
@@ -209,7 +209,7 @@ class DenoiserModule(nn.Module):
     --------
     >>> import torch
     >>> from skpudle.pretrained import load_denoiser
-    >>> module = load_denoiser("gaussian-small", shift_average=False).to_module()
+    >>> module = load_denoiser("gaussian-small").to_module()
     >>> x = torch.rand(2, 3, 24, 24, requires_grad=True)
     >>> module(x, 0.1).square().sum().backward()
     >>> x.grad.shape

@@ -35,7 +35,13 @@ from skpudle._training.messages import warn_of_step
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.search._maps import combine_channels, map_directions
 
-__all__ = ["ConvModel", "ConvNetwork", "RowLayout", "all_shifts"]
+__all__ = [
+    "ConvModel",
+    "ConvNetwork",
+    "DenoiserModel",
+    "RowLayout",
+    "all_shifts",
+]
 
 # Unit of the step in a row: learning rates that suit atoms then change it slowly, and the encoder
 # does not diverge.
@@ -347,9 +353,11 @@ class ConvNetwork:
         return unfold(dictionary, x, levels, step, analysis=analysis, mask=mask, **options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConvModel:
     """The model that a convolutional learner trains; see `skpudle._training.loop`.
+
+    `DenoiserModel` adds noise and grids.
 
     Parameters
     ----------
@@ -369,14 +377,8 @@ class ConvModel:
         The penalty or threshold at the start of training.
     data_scale : float
         The mean squared norm of a crop.
-    peak : float
-        The largest magnitude of a clean pixel, of earlier training too.
     part_size : int
         Crops that are evaluated at a time.
-    n_train_shifts : int, default=1
-        Grids that an update draws.
-    generator : torch.Generator, default=None
-        Generator of the grids.
     """
 
     rule: Callable
@@ -387,29 +389,17 @@ class ConvModel:
     decay: Callable
     alpha: float
     data_scale: float
-    peak: float
     part_size: int
-    n_train_shifts: int = 1
-    generator: torch.Generator | None = None
 
     curvature = 1.0  # of least squares
     n_constant_codes = 0  # all rows are atoms
 
-    def network(self, rows, update):
-        """Return the network of an update, on random grids, its encoder and the penalty."""
-        decay, stride = self.decay(update), self.images.stride
-        options = {"lambda_decay": decay}
+    def network(self, rows, update, **grids):
+        """Return the network of an update, its encoder and the penalty."""
+        options = {"lambda_decay": self.decay(update)}
         penalty = self.encoder.at(self.alpha, **options).penalty
-        options["noise"] = Noise.of(self.images.noise_std)
-        if any(self.images.margin):
-            grids = [(0,) * len(stride)]
-            if self.n_train_shifts > 1:
-                grids = all_shifts(stride)
-                order = torch.randperm(len(grids), generator=self.generator, device="cpu")
-                grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
-                penalty /= len(grids)  # for the mean over grids
-            options |= dict(shifts=grids, room=self.images.room)
-        network = ConvNetwork(self.layout.unpack(rows), stride, self.encoder, **options)
+        options |= grids
+        network = ConvNetwork(self.layout.unpack(rows), self.images.stride, self.encoder, **options)
         return network, ConvNetwork.encode, penalty
 
     def project(self, rows):
@@ -433,8 +423,11 @@ class ConvModel:
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
-        memory = {"alpha": self.alpha, "image_size": self.geometry.image_size}
-        return memory | {"threshold_unit": self.layout.threshold_unit}
+        return {
+            "alpha": self.alpha,
+            "image_size": self.geometry.image_size,
+            "threshold_unit": self.layout.threshold_unit,
+        }
 
     def pack(self):
         """Return the numbers that data have decided, for a checkpoint."""
@@ -446,7 +439,7 @@ class ConvModel:
         Raises
         ------
         ValueError
-            If no fit decides these values.
+            If no fit decides these numbers.
         """
         fixed = {name: values[name] for name in _FIXED}
         check_numbers(fixed.values())
@@ -462,4 +455,45 @@ class ConvModel:
             values = values._replace(step=step)
         options = dict(shared_threshold=self.layout.shared_threshold, rank=self.layout.rank)
         attributes = fitted_values(values, len(stride), self.geometry, **options)
-        return attributes | {"n_components_": len(rows), "peak_": self.peak}
+        return attributes | {"n_components_": len(rows), "debias_": self.encoder.debias}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserModel(ConvModel):
+    """The model of a denoiser, which sees noisy crops on several grids.
+
+    Parameters
+    ----------
+    peak : float
+        The largest magnitude of a clean pixel, of earlier training too.
+    n_train_shifts : int
+        Grids that an update draws.
+    generator : torch.Generator
+        Generator of the grids.
+    """
+
+    peak: float
+    n_train_shifts: int
+    generator: torch.Generator
+
+    def network(self, rows, update):
+        """Return the network of an update, on random grids, its encoder and the penalty."""
+        options = {"noise": Noise.of(self.images.noise_std)}
+        if not any(self.images.margin):
+            return super().network(rows, update, **options)
+        grids = [(0,) * len(self.images.stride)]
+        if self.n_train_shifts > 1:
+            grids = all_shifts(self.images.stride)
+            order = torch.randperm(len(grids), generator=self.generator, device="cpu")
+            grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
+        options |= dict(shifts=grids, room=self.images.room)
+        network, encode, penalty = super().network(rows, update, **options)
+        return network, encode, penalty / len(grids)  # for the mean over grids
+
+    def attributes(self, rows):
+        """Return the fitted attributes."""
+        return super().attributes(rows) | {
+            "training_noise_std_": self.images.noise_std,
+            "peak_": self.peak,
+            "debias_": None,
+        }

@@ -1,25 +1,42 @@
-"""The search for atoms of images: pieces of images as a problem, and initial patches."""
+"""The search for atoms of images: pieces of images as a problem, and its steps in a fit."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
-import numpy as np
 import torch
 
-from skpudle._operators import atom_norms
+from skpudle._data.arrays import unit_of
+from skpudle._learners.convolutional.values import (
+    auto_penalty,
+    baseline,
+    initial_atoms,
+    initial_parameters,
+    noise_of,
+    responses,
+    universal_threshold,
+)
+from skpudle._learners.counts import settled_baseline
+from skpudle._learners.record import Fitted
+from skpudle._operators import project_atoms
+from skpudle.search._coding import choose_coding
 from skpudle.search._conv_epoch import ConvProblem
+from skpudle.search._descent import refit_atoms
 from skpudle.search._epoch import spread_rows
-from skpudle.search._maps import combine_channels, principal_directions, refine_products
+from skpudle.search._held_out import hold_out
+from skpudle.search._level import search_above_noise
+from skpudle.search._maps import (
+    combine_channels,
+    principal_directions,
+    refine_products,
+    spread_channels,
+)
+from skpudle.search._penalty import penalty_path
+from skpudle.search._search import is_done, searched
+from skpudle.search._size import try_sizes
 
-__all__ = [
-    "Pieces",
-    "as_pictures",
-    "patches_by_energy",
-    "products_of",
-    "search_problem",
-    "windows_of",
-]
+__all__ = ["AtomSearch", "Pieces", "as_pictures", "pieces_of", "problem_of", "windows_of"]
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
@@ -96,40 +113,42 @@ def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
     return x if x.ndim == 4 else x[:, :, None]
 
 
-def search_problem(x, mask, kernel, stride, *, alpha, positive_code, unit):
+def pieces_of(images, kernel, stride):  # -> Pieces
+    """Return pieces of training images."""
+    return Pieces(images.images, windows_of(images.images, kernel, stride))
+
+
+def problem_of(plan, images, alpha, intercept=None):  # -> ConvProblem
     """Return the problem of a search for atoms of images.
 
     Parameters
     ----------
-    x, mask : Tensor of shape (n, n_channels, *size), mask or None
-        Pieces of images, and masks, 1 for known pixels.
-    kernel, stride : tuple of int
-        Size and distance of atoms.
+    plan : DictionaryPlan
+        The plan of the fit.
+    images : TrainingImages
+        The images.
     alpha : float
         Penalty.
-    positive_code : bool
-        Whether codes are non-negative.
-    unit : float
-        A power of two, which divides data and penalty in the search.
-
-    Returns
-    -------
-    ConvProblem
-        The problem.
+    intercept : Tensor of shape (n_channels,), default=None
+        The `baseline`.
     """
-    flat = (1,) * (2 - len(kernel))
+    pieces, flat = pieces_of(images, plan.kernel, plan.stride), (1,) * (2 - len(plan.kernel))
+    mask = None if images.masks is None else as_pictures(pieces.stacked(images.masks))
+    seen = torch.stack(responses(plan.encoder.loss, pieces, intercept))
+    # a power of two, which divides data and penalty in the search
+    unit = unit_of(float(seen.double().square().mean()) * prod(plan.kernel))
     return ConvProblem(
-        as_pictures(x.double() / unit),
-        (*flat, *kernel),
-        (*flat, *stride),
+        as_pictures(seen.double() / unit),
+        (*flat, *plan.kernel),
+        (*flat, *plan.stride),
         alpha / unit,
-        positive_code,
-        mask=None if mask is None else as_pictures(mask),
+        plan.given.positive_code,
+        mask=mask,
         unit=unit,
     )
 
 
-def products_of(problem, state, pieces, directions):  # -> (n_components, n_channels, h, w)
+def _products_of(problem, state, pieces, directions):  # -> (n_components, n_channels, h, w)
     """Return the atoms of rank one next to the atoms of a search.
 
     Parameters
@@ -148,43 +167,133 @@ def products_of(problem, state, pieces, directions):  # -> (n_components, n_chan
     return refine_products(part, state.found[0], pieces.part(rows, problem.unit), directions)
 
 
-def patches_by_energy(images, shape, n_components, generator):
-    """Return random patches of norm 1, more often those of more energy.
+class AtomSearch:
+    """Find the dictionary of a fit: initial atoms, their number, a search and its refinements.
 
     Parameters
     ----------
-    images : list of Tensor of shape (n_channels, *size)
-        Images at least as large as an atom.
-    shape : tuple of int
-        (n_channels, *kernel).
-    n_components : int
-        Number of patches; if too few are not zero, random directions complete it.
+    plan : DictionaryPlan
+        The plan of the fit.
+    images : TrainingImages
+        The images.
     generator : torch.Generator
-        Random numbers, on the CPU.
-
-    Returns
-    -------
-    Tensor of shape (n_components, *shape)
-        The patches, of the dtype and on the device of the images.
+        Random numbers.
+    n_components : int
+        Number of initial atoms.
+    searches : bool
+        Whether a search follows, and atoms of rank one are first found in combinations of channels.
     """
-    kernel, energies = shape[1:], []
-    for image in images:
-        squares = image.detach().double().square().sum(0)
-        for axis, k in enumerate(kernel):
-            squares = squares.unfold(axis, k, 1).sum(-1)
-        energies.append(squares.cpu())
-    options = dict(generator=generator, dtype=torch.float64, device="cpu")
-    atoms = torch.randn(n_components, *shape, **options).to(images[0])
-    total = torch.cat([energy.flatten() for energy in energies]).cumsum(0)
-    drawn = torch.rand(4 * n_components, **options) * total[-1]
-    places = torch.searchsorted(total, drawn, right=True).clamp_max(len(total) - 1)
-    places = list(dict.fromkeys(places.tolist()))[:n_components] if total[-1] > 0 else []
-    for k, place in enumerate(places):
-        i = 0
-        while place >= energies[i].numel():
-            place, i = place - energies[i].numel(), i + 1
-        starts = np.unravel_index(place, energies[i].shape)
-        window = (slice(a, a + n) for a, n in zip(starts, kernel, strict=True))
-        atoms[k] = images[i][(..., *window)]
-    norms = atom_norms(atoms)
-    return atoms / torch.where(norms > 0, norms, 1.0)
+
+    def __init__(self, plan, images, generator, n_components, *, searches):
+        loss, rank = plan.encoder.loss, plan.given.rank
+        self._plan, self._images, self._generator = plan, images, generator
+        self._of_loss = loss, baseline(loss, images)
+        self._intercept = self._of_loss[1]
+        self._directions, self._seen, self._size_path = None, images, None
+        if rank is not None and searches and images.masks is None and self._intercept is None:
+            self._directions = self._pieces.principal_directions(n_components)
+        if self._directions is not None:
+            self._seen = images.mapped(
+                lambda image: combine_channels(image[None], self._directions)[0]
+            )
+        shape = n_components, self._seen.images[0].shape[0], *plan.kernel
+        atoms = initial_atoms(self._seen, plan.start, shape, generator, *self._of_loss)
+        self.atoms = project_atoms(atoms.contiguous())
+        self._penalty = self._initial_penalty()
+        self._search_alpha = float(self._penalty) if searches else None
+
+    @property
+    def _pieces(self):
+        return pieces_of(self._images, self._plan.kernel, self._plan.stride)
+
+    def _initial_penalty(self):
+        alpha = self._plan.given.alpha
+        if alpha != "auto":
+            return alpha
+        alpha = auto_penalty(self._seen, self.atoms, 0.0, *self._of_loss)
+        if not self._plan.codes_follow_data or self._intercept is not None:
+            return alpha
+        return max(alpha, universal_threshold(self._images, self._plan.kernel))
+
+    def fitted(self, atoms, intercept=None, **found):  # (n, n_channels, *kernel) -> Fitted
+        """Return the record of a fit with these atoms, also in combinations of channels."""
+        plan, images = self._plan, self._images
+        atoms = atoms.reshape(len(atoms), -1, *plan.kernel).to(self.atoms)
+        if atoms.shape[1] != len(images.images[0]):
+            atoms = spread_channels(atoms, self._directions.to(atoms))
+        atoms = project_atoms(atoms, atom_norm=None, rank=plan.given.rank)
+        intercept = self._intercept if intercept is None else intercept
+        parameters = initial_parameters(plan, atoms, self._penalty, intercept=intercept)
+        model, rows = plan.model(parameters, images, images.geometry, alpha=parameters.alpha)
+        known = dict(search_alpha=self._search_alpha, size_path=self._size_path)
+        return Fitted(model=model, rows=rows, **known | found)
+
+    def _problem(self):
+        alpha = float(self._penalty) / noise_of(*self._of_loss)
+        return problem_of(self._plan, self._seen, alpha, self._intercept)
+
+    def choose_number(self, run):
+        """Choose the number of atoms, and go on from the atoms of that number."""
+
+        def start(n):
+            shape = (n, *self.atoms.shape[1:])
+            begun = initial_atoms(self._seen, "search", shape, self._generator, *self._of_loss)
+            return as_pictures(begun)
+
+        def attributes_of(trial):
+            return run.attributes_of(self.fitted(trial.atoms, size_path=trial.path))
+
+        trials = try_sizes(self._problem(), self._generator, start=start)
+        trial = run.choose_size(trials, attributes_of)
+        self._size_path = trial.path
+        self.atoms = trial.atoms.reshape(-1, *self.atoms.shape[1:]).to(self.atoms)
+
+    def find(self, run):  # -> Fitted
+        """Search, refine what is found, and choose the penalty of codes."""
+        given, unbiased = self._plan.given, self._intercept is None
+        problem = hold_out(self._problem(), fixed=given.alpha != "auto")
+
+        def attributes_of(state):
+            return run.attributes_of(self.fitted(state.found[0], losses=state.losses))
+
+        start = as_pictures(self.atoms)
+        state = run.search(problem, start, attributes_of)
+        complete = unbiased and self._images.masks is None
+        of_noise = given.alpha == "auto" and len(self._plan.kernel) == 1 and complete
+        if of_noise and is_done(state):
+            level = partial(search_above_noise, problem, start, state)
+            now = partial(attributes_of, state)
+            problem, state = run.make_step("level of the noise", level, now)
+        make_step = partial(run.make_step, attributes=partial(attributes_of, state))
+        fitted = self.fitted(self._refined(problem, state, make_step))
+        if not unbiased:
+            fitted = self._settled(fitted)
+        unit = problem.unit * noise_of(*self._of_loss)
+        path = penalty_path(problem, state.path, unit)
+        fitted = replace(fitted, search_alpha=state.alpha * unit, penalty_path=path)
+        if is_done(state) and problem.held_out is not None and self._plan.codes_follow_data:
+            fitted = replace(fitted, coding=self._coding(problem, state, make_step))
+        return fitted
+
+    def _refined(self, problem, state, make_step):  # -> atoms
+        if self._plan.given.rank is not None:
+            refine = partial(_products_of, problem, state, self._pieces, self._directions)
+            return make_step("maps and waveforms", refine)
+        if state.is_unbiased:
+            refine = partial(refit_atoms, searched(problem, state), *state.found)
+            return make_step("unbiased atoms", refine)
+        return state.found[0]
+
+    def _settled(self, fitted):  # -> Fitted, with the best baseline
+        pieces, masks = self._pieces, self._images.masks
+        known = pieces.stacked(), None if masks is None else pieces.stacked(masks)
+        atoms = fitted.model.layout.unpack(fitted.rows).atoms
+        network, *_ = fitted.model.network(fitted.rows, 0)
+        return self.fitted(atoms, settled_baseline(network, *known))
+
+    def _coding(self, problem, state, make_step):  # -> penalty, share of the bias, noise
+        plan = self._plan
+        unseen = project_atoms(state.unseen, rank=plan.given.rank)
+        options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
+        choose = partial(choose_coding, problem.held_out, unseen, **options)
+        return make_step("penalty of codes", choose).summary(problem.unit)

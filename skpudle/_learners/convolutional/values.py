@@ -10,9 +10,8 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
-from skpudle._data.noise import Noise, estimate_noise
-from skpudle._data.training_images import initial_kernels
-from skpudle._learners.convolutional.search import patches_by_energy
+from skpudle._data.noise import estimate_noise
+from skpudle._data.training_images import initial_kernels, patches_by_energy
 from skpudle._learners.counts import least_penalty
 from skpudle._operators import ConvDictionary, factor_atoms
 from skpudle.encoding._unfold import default_step
@@ -346,7 +345,7 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     return max(noise * alpha, least_penalty(noise, atoms[0].numel()))
 
 
-def initial_parameters(plan, atoms, stride, alpha, intercept):  # -> ConvParameters
+def initial_parameters(plan, atoms, alpha, *, noise_unit=None, intercept=None):
     """Return the parameters that training starts from; a step of None follows the atoms.
 
     Parameters
@@ -355,21 +354,26 @@ def initial_parameters(plan, atoms, stride, alpha, intercept):  # -> ConvParamet
         The plan of the fit.
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         Initial atoms, inside of the constraint.
-    stride : tuple of int
-        Distance of their positions.
     alpha : float
         The penalty, or the threshold of hard shrinkage.
-    intercept : Tensor of shape (n_channels,) or None
+    noise_unit : float, default=None
+        Unit of the noise, if thresholds follow it.
+    intercept : Tensor of shape (n_channels,), default=None
         The `baseline`.
+
+    Returns
+    -------
+    ConvParameters
+        The parameters.
     """
     given, step_size = plan.given, plan.step_size
     in_layers = given.separate_atoms == "unfolding"  # atoms of an unfolding include its step
     if step_size is None and (given.learn_step or in_layers):
-        step_size = float(default_step(ConvDictionary(atoms, stride)))
+        step_size = float(default_step(ConvDictionary(atoms, plan.stride)))
     if in_layers:  # its square root in both sides makes their numbers equally large
         alpha *= step_size**0.5 if given.shrinkage == "soft" else step_size**-0.5
         atoms, step_size = atoms * step_size**0.5, 1.0
-    slope, noise_unit = None, Noise.of(given.noise_std).unit
+    slope = None
     if noise_unit is not None:
         alpha, slope = 0.0, float(alpha) / noise_unit
     return ConvParameters(
