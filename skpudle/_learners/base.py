@@ -13,6 +13,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -63,6 +64,8 @@ class Data(NamedTuple):
         Samples for early stopping, which are not trained on.
     task : object or None
         The task.
+    places : Tensor of shape (n_rows,) or None
+        For each row of the input the place of its copy among ``samples``, -1 for none.
     """
 
     source: object
@@ -71,6 +74,7 @@ class Data(NamedTuple):
     inputs: dict
     held_out: object = None
     task: object = None
+    places: object = None
 
 
 def _stopping(plan, trainer, data, n_updates):  # -> Stopping
@@ -82,6 +86,10 @@ def _stopping(plan, trainer, data, n_updates):  # -> Stopping
         return HeldOut(score, *samples, *rule, n_updates=n_updates)
     annealed = isinstance(plan.given.lambda_decay, tuple)
     return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
+
+
+def _unless_none(**given):  # -> dict
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _interruption(outcome):
@@ -171,7 +179,7 @@ class GradientLearner(CallbackSupportMixin):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X: Any, y: None = None) -> Self:
+    def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -182,6 +190,10 @@ class GradientLearner(CallbackSupportMixin):
             float64. NaN marks missing entries, which are ignored.
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
+            default all rows count the same.
 
         Returns
         -------
@@ -206,7 +218,7 @@ class GradientLearner(CallbackSupportMixin):
         UserWarning
             If there are fewer samples than atoms, or features without a known value.
         """
-        return self._fit(X, y)
+        return self._fit(X, y, **_unless_none(sample_weight=sample_weight))
 
     def _fit(self, X, y, **of_samples):
         """Read the data, run the phases, set the attributes."""
@@ -289,7 +301,7 @@ class GradientLearner(CallbackSupportMixin):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X: Any, y: None = None) -> Self:
+    def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and
@@ -306,6 +318,8 @@ class GradientLearner(CallbackSupportMixin):
             Data as for `fit`, cut into batches of ``batch_size``.
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`, also next to the rows of other calls: their unit is one row.
 
         Returns
         -------
@@ -319,7 +333,7 @@ class GradientLearner(CallbackSupportMixin):
             ``n_components``, was set to another value since, which leaves the estimator unchanged;
             or if training diverges twice.
         """
-        return self._partial_fit(X, y)
+        return self._partial_fit(X, y, **_unless_none(sample_weight=sample_weight))
 
     def _partial_fit(self, X, y, **of_samples):
         """Read the data, train through them once, set the attributes."""

@@ -28,6 +28,12 @@ from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
+from skpudle._data.weights import (
+    check_sample_weight,
+    known_samples,
+    merge_samples,
+    merge_sparse,
+)
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
@@ -69,6 +75,9 @@ _JUDGES = 200
 # Atoms for each feature, and rows for each atom, that tell the noise before their number is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 8
 
+# Weights that differ by less, relative to their mean, are equal but for rounding.
+_SAME = 1e-12
+
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
 
@@ -80,11 +89,13 @@ DICT_INIT = [
 ]
 
 
-def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", positive=False):
+def choose_atoms(
+    dict_init, n_components, x, generator, *, atom_norm="unit", positive=False, weight=None
+):
     """Return initial atoms, by name or given ones, within the constraints."""
     if isinstance(dict_init, str):
         n_components = x.shape[1] if n_components is None else n_components
-        atoms = initial_atoms(x, n_components, dict_init, generator)
+        atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
         atoms = directions(atoms, positive=positive)
     else:
         atoms = given_atoms(dict_init, n_components, x)
@@ -154,16 +165,17 @@ def _search_penalty(plan, model, penalty, noise):  # -> float
     return alpha / noise if alpha > 0 else float(penalty)
 
 
-def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
+def _problem(model, samples, penalty, unit, team=ALONE):  # -> Problem
     """Return the search's problem for stabilised data, divided by a unit."""
     return Problem(
-        x if unit == 1 else x.double() / unit,
+        samples.x if unit == 1 else samples.x.double() / unit,
         penalty / unit,
         positive_code=bool(model.encoder.positive_code),
         positive_atoms=model.positive,
-        mask=mask,
+        mask=samples.mask,
         total=team.sum,
         unit=unit,
+        weight=samples.weight,
     )
 
 
@@ -185,9 +197,9 @@ def _energies(problem, state):
     problem, (atoms, codes) = searched(problem, state), state.found
     places = torch.arange(codes.index.shape[1], device=codes.index.device)
     used = places < codes.count[:, None]
-    energy = codes.value.new_zeros(len(atoms))
-    energy.index_add_(0, codes.index[used].long(), codes.value[used].square())
-    energy, n = problem.total(energy.cpu().double(), atoms.new_tensor([problem.n_samples]))
+    energy, squares = codes.value.new_zeros(len(atoms)), problem.weighted(codes.value.square())
+    energy.index_add_(0, codes.index[used].long(), squares[used])
+    energy, n = problem.total(energy.cpu().double(), atoms.new_tensor([problem.total_weight]))
     mean = state.best_objective / float(n)
     return {"energy": to_numpy(energy / n), "mean": mean}
 
@@ -260,9 +272,9 @@ def _raw_problem(plan, samples):  # -> Problem
     """Return the rows of a fit as they are, with the signs of codes and atoms."""
     signs = dict(positive_code=bool(plan.encoder.positive_code))
     signs["positive_atoms"] = bool(plan.given.positive_dict)
-    unit = unit_of(mean_square(samples.x))
+    unit = unit_of(mean_square(samples.x, samples.weight))
     x = samples.x if unit == 1 else samples.x.double() / unit
-    return Problem(x, 1.0, mask=samples.mask, unit=unit, **signs)
+    return Problem(x, 1.0, mask=samples.mask, unit=unit, weight=samples.weight, **signs)
 
 
 def _learn_noise(plan, samples, generator, run):  # -> Noise
@@ -285,7 +297,8 @@ def _learn_noise(plan, samples, generator, run):  # -> Noise
         return last.noise
 
     def fitted(trial):
-        model = plan.model(alpha=trial.alpha, data_scale=mean_square(samples.x), noise=trial.noise)
+        scale = mean_square(samples.x, samples.weight)
+        model = plan.model(alpha=trial.alpha, data_scale=scale, noise=trial.noise)
         return run.fitted(model, trial.atoms.to(samples.x))
 
     return run.learn_noise(trials, fitted).noise
@@ -324,17 +337,18 @@ def start(plan, data, generator, run=None):  # -> model, rows
         samples = in_units(units, samples)
     # gradients of the loss are gradients for stabilised data times the noise
     x, intercept, noise, least, curvature = stabilised(plan.encoder.loss, samples)
-    mask = samples.mask
-    square = mean_square(x)
+    samples = replace(samples, x=x)
+    given = dict(mask=samples.mask, weight=samples.weight)
+    square = mean_square(x, samples.weight)
     model = plan.model(data_scale=noise**2 * square, curvature=curvature, noise=units)
-    penalty, unit = max(auto_alpha(x, mask=mask), least / noise), unit_of(square)
+    penalty, unit = max(auto_alpha(x, **given), least / noise), unit_of(square)
     decides = plan.given.n_components == "auto" and run is not None
 
     def rows_of(atoms):
         return atoms if intercept is None else torch.cat([atoms, intercept[None]])
 
     if decides and not resumes:
-        problem = _problem(model, x, mask, _search_penalty(plan, model, penalty, noise), unit)
+        problem = _problem(model, samples, _search_penalty(plan, model, penalty, noise), unit)
 
         def fitted(trial):
             atoms = trial.atoms.to(x)
@@ -349,13 +363,13 @@ def start(plan, data, generator, run=None):  # -> model, rows
     else:
         mixes = plan.n_components and plan.mixes_few(plan.n_components, x.shape[1])
         first = ("vertices" if mixes else "data") if plan.searches else plan.given.dict_init
-        inside = dict(atom_norm=model.atom_norm, positive=model.positive)
+        inside = dict(atom_norm=model.atom_norm, positive=model.positive, weight=samples.weight)
         n_components = plan.n_components
         if decides:
             n_components = run.recorder.n_rows - model.n_constant_codes
         atoms = choose_atoms(first, n_components, x, generator, **inside)
     if run is not None:  # partial_fit may see any number of samples
-        known = x.new_ones(len(x), 1) if mask is None else mask
+        known = x.new_ones(len(x), 1) if samples.mask is None else samples.mask
         warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
         if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
             warn_of_few_samples(int(known.any(1).sum()), len(atoms))
@@ -369,11 +383,12 @@ def start(plan, data, generator, run=None):  # -> model, rows
     penalty = _search_penalty(plan, model, penalty, noise)
     model = replace(model, curvature=plan.curvature_share * curvature, search_alpha=penalty)
     if not team.is_alone:  # initial values are from samples of all, and the search sums over all
-        own = in_units(units, data.samples)
-        x, mask = stabilised(plan.encoder.loss, replace(own, mask=None)).x, own.mask
-    problem = _problem(model, x, mask, penalty, unit, run.team)
+        samples = in_units(units, data.samples)
+        x = stabilised(plan.encoder.loss, replace(samples, mask=None)).x
+        samples = replace(samples, x=x)
+    problem = _problem(model, samples, penalty, unit, run.team)
     if units.spread is not None and isinstance(data.source, Rows):
-        model = replace(model, outliers=_outliers(data.samples.mask, mask))
+        model = replace(model, outliers=_outliers(data.samples.mask, samples.mask))
     model, found = _search(plan, model, problem, rows_of, atoms, data, run)
     if plan.learns_noise:
         model = _refined_noise(plan, model, problem, found, samples_given, run)
@@ -404,9 +419,9 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     model = replace(model, noise=noise)
     if not seen:  # the first data after `from_components`, or after zeros
         samples = in_units(noise, current_team().collect(data.samples))
-        model = replace(model, data_scale=mean_square(samples.x))
+        model = replace(model, data_scale=mean_square(samples.x, samples.weight))
         if given == "auto":
-            penalty = auto_alpha(samples.x, mask=samples.mask)
+            penalty = auto_alpha(samples.x, mask=samples.mask, weight=samples.weight)
             alpha = _chosen_alpha(plan, model, atoms, penalty)
             model = replace(model, alpha=alpha)
     if intercept is None:
@@ -414,20 +429,39 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     return model, torch.cat([atoms, to_tensor(intercept, data.device)[None]])
 
 
-def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=None):  # -> Data
+def _of_mean_one(samples, team):  # -> Samples, divisor of the weights
+    """Return samples whose weights have the mean 1 over all processes, None if all are equal."""
+    (weighted,) = team.any(samples.weight is not None)
+    if not weighted:
+        return samples, 1.0
+    weight = samples.x.new_ones(len(samples)) if samples.weight is None else samples.weight
+    total, n = team.sum(*weight.new_tensor([[float(weight.sum())], [float(len(weight))]]))
+    mean = float(total / n)
+    (differ,) = team.any(bool(((weight / mean - 1).abs() > _SAME).any()))
+    return replace(samples, weight=weight / mean if differ else None), mean
+
+
+def read_rows(
+    learner, plan, X, y=None, *, known=False, part=False, exposure=None, sample_weight=None
+):  # -> Data
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
-    ``part`` says that they are one part of several, of `partial_fit`.
+    ``part`` says that they are one part of several, of `partial_fit`. The weights of a `fit` have
+    the mean 1 afterwards, so that their unit does not matter.
     """
     device, in_memory = resolve_device(learner.device, X), is_array(X)
     X = X if in_memory else loaded(X)
     largest = loss_named(learner.loss, learner.n_trials).largest
     options = dict(allow_nan=True, largest=largest)
-    source = offset = None
+    source = offset = weight = places = None
+    if sample_weight is not None:
+        weight = check_sample_weight(sample_weight, X, learner)
     if exposure is not None:
         offset = to_tensor(check_exposure(exposure, X, learner.loss), device).log()[:, None]
     if not in_memory:
         sparse = accepts(learner, X)
+        if sparse and not part and X.dtype.kind in "iufb":
+            X, offset, weight = merge_sparse(csr_array(X), offset, weight)
         reading = dict(accept_sparse=sparse, offset=offset, learner=learner, known=known)
         source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
     if source is None:
@@ -435,27 +469,37 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
             _check_feature_names(learner, X, reset=False)
         rows = check_rows(X, estimator=learner, **options)
         x, mask = split_missing(to_tensor(rows, device))
-        samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
-        source, seen = Rows(samples), X
+        samples = Samples(x, mask, None if offset is None else offset.to(x.dtype), weight=weight)
+        samples, places = (known_samples(samples), None) if part else merge_samples(samples)
+        n_seen = round(samples.total_weight)
+        samples, _ = (samples, 1.0) if part else _of_mean_one(samples, current_team())
+        source, seen = Rows(samples, n_seen=n_seen), X
     else:
         if part:
-            seen = source.first(plan.n_components)
+            seed, seen = 0, source.first(plan.n_components)
         else:
             seed = learner.random_state if isinstance(learner.random_state, Integral) else 0
             seen = source.sample(plan.n_components, int(seed))
-        if offset is not None:
-            offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
+        if offset is not None or weight is not None:
+            at = source.sampled_positions(plan.n_components, int(seed))
+            offset = None if offset is None else offset[at].to(seen.dtype)
         samples = Samples(*split_missing(seen), offset)
+        if weight is not None:
+            whole = Samples(weight[:, None], weight=weight)
+            whole, _ = (whole, 1.0) if part else _of_mean_one(whole, current_team())
+            if whole.weight is not None:
+                source.weight = whole.weight
+                samples = known_samples(replace(samples, weight=whole.weight[at]))
     if not known:
         inputs = input_attributes(seen)
         if not isinstance(source, Rows):
             inputs["feature_names_in_"] = source.reader.names
-        return Data(source, samples, device, inputs)
+        return Data(source, samples, device, inputs, places=places)
     _check_n_features(learner, seen, reset=False)
     if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
         raise wrong_atoms(learner, samples.x.shape[1])
     source = source.to(to_tensor(learner.components_).dtype)
-    return Data(source, samples, device, {})
+    return Data(source, samples, device, {}, places=places)
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -552,9 +596,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         fitted = super()._attributes(plan, outcome, data, unused) | {"outliers_": None}
         outliers = getattr(outcome.model, "outliers", None)
         if outliers is not None and len(outliers):
-            shape, places = (len(data.samples), outcome.rows.shape[1]), to_numpy(outliers).T
-            values = np.ones(places.shape[1], bool)
-            fitted["outliers_"] = csr_array((values, places), shape=shape)
+            shape = len(data.samples) + 1, outcome.rows.shape[1]  # the last for rows without weight
+            values = np.ones(len(outliers), bool), to_numpy(outliers).T
+            fitted["outliers_"] = csr_array(values, shape=shape)[to_numpy(data.places)]
         return fitted
 
     def _in_units(self, plan, model, data, run=None):  # -> Data
@@ -582,5 +626,4 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _coding_problem(self, outcome, data, run):  # -> Problem, atoms
         model = outcome.model
         unit = unit_of(model.data_scale)
-        x, mask = data.samples.x, data.samples.mask
-        return _problem(model, x, mask, model.alpha, unit, run.team), outcome.rows
+        return _problem(model, data.samples, model.alpha, unit, run.team), outcome.rows

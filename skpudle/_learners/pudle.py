@@ -599,12 +599,18 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     # ------------------------------------------------------------------ fit, codes and score
 
-    # scikit-learn routes ``exposure`` through pipelines and searches, see its guide of metadata
-    # routing
+    # scikit-learn routes ``exposure`` and ``sample_weight`` through pipelines and searches, see its
+    # guide of metadata routing
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -623,6 +629,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             With ``loss="poisson"``, factors of the expectations of each
             sample: times of observation, volumes, or totals such as the lengths of texts,
             ``X.sum(axis=1)``. By default 1 for all.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
+            default all rows count the same.
 
         Returns
         -------
@@ -648,11 +658,17 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        return self._fit(X, y, exposure=exposure)
+        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self,
+        X: Any,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and
@@ -676,6 +692,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
             As for `fit`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`, also next to the rows of other calls: their unit is one row.
 
         Returns
         -------
@@ -689,10 +707,14 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             ``n_components``, was set to another value since, which leaves the estimator unchanged;
             or if training diverges twice.
         """
-        return self._partial_fit(X, y, exposure=exposure)
+        return self._partial_fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     def score(
-        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+        self,
+        X: ArrayLike | Tensor,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Return the explained share of the deviance of held-out features.
 
@@ -710,7 +732,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             Data, or a dataset, batches or a sparse array as for `fit`.
         y : None
             Ignored.
-        exposure : array-like of shape (n_samples,), default=None
+        exposure, sample_weight : array-like of shape (n_samples,), default=None
             As for `fit`.
 
         Returns
@@ -722,7 +744,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             nothing to infer codes from: its score is the explained share of the reconstruction. A
             column that equals another one may be predicted from it, noise included.
         """
-        return self._score(X, exposure)
+        return self._score(X, exposure, sample_weight)
 
     @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:

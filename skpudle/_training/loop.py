@@ -208,16 +208,18 @@ class Trainer:
                 with threads_for(dictionary.atoms, batch.x, stride):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
-            size = torch.full_like(found.objective, len(batch.x))
-            total = torch.stack([losses.sum(), found.objective * size, size])
+            weight = batch.weigh(torch.ones_like(losses)).sum()
+            total = torch.stack([batch.weigh(losses).sum(), found.objective * len(losses), weight])
+            if batch.weight is not None:  # sums of products of codes are weighted, too
+                codes = codes * batch.weight.to(codes).sqrt().view(-1, *[1] * (codes.ndim - 1))
         if team.is_alone:  # the gradient is the batch's as it is, and needs no exchange
             with threads_for(rows, rows):
                 self.optimizer.update(gradient, codes, loss=total[0] / total[2])
         else:
-            n_samples = 0 if batch is None else len(batch.x)
-            gradient, total = team.sum(gradient * n_samples, total)
+            n_samples = total.new_tensor(0.0 if batch is None else float(len(batch.x)))
+            gradient, n_samples, total = team.sum(gradient * n_samples, n_samples, total)
             loss = total[0] / total[2]
-            self.optimizer.update(gradient / total[2], codes, loss=loss, total=team.sum)
+            self.optimizer.update(gradient / n_samples, codes, loss=loss, total=team.sum)
         self.n_steps += 1
         used = codes.abs().sum([0, *range(2, codes.ndim)]) != 0  # several times as fast as any()
         return total, used, losses
@@ -237,7 +239,7 @@ class Trainer:
             losses=losses[:n_unused],
             keys=keys[:n_unused],
             n_batches=before.n_batches + n_batches,
-            n_samples=before.n_samples + int(n_samples),
+            n_samples=before.n_samples + n_samples,
             loss=before.loss + loss,
         )
 

@@ -1,0 +1,120 @@
+"""Weights of samples: how often each counts in sums over samples.
+
+A sample of weight 2 is a sample that is there twice, and one of weight 0 is absent, to the bits and
+in any order of samples: before a `fit` equal rows in memory become one, with the sum of their
+weights, and unless all rows count the same, they come in an order that depends on their contents
+alone. Then all later draws agree. Rows that are all different and count the same stay as they are.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_sample_weight, _num_samples
+
+from skpudle._data.arrays import host_array, to_tensor
+from skpudle.search._held_out import hash_rows
+
+__all__ = [
+    "check_sample_weight",
+    "known_samples",
+    "merge_samples",
+    "merge_sparse",
+]
+
+# An odd factor of 64 bits, which combines the keys of data and of their targets.
+_FACTOR = -0x61C8864680B583EB
+# Entries of a sparse array that are dense at a time.
+_NUMBERS_AT_A_TIME = 2**20
+
+
+def check_sample_weight(sample_weight, X, learner):  # -> Tensor (n_samples,), float64
+    """Check the weights of samples.
+
+    Raises
+    ------
+    ValueError
+        If they are not one finite number for each row that is not negative, or if all are zero.
+    """
+    try:
+        rows = np.empty((_num_samples(X), 0))
+    except TypeError:  # it has no length
+        raise ValueError(
+            f"sample_weight is for numbered rows, but X is a {type(X).__name__}. Pass its batches "
+            "to partial_fit, each with its weights, or an array, a table or a dataset."
+        ) from None
+    weight = _check_sample_weight(host_array(sample_weight), rows, ensure_non_negative=True)
+    if not (weight > 0).any():
+        raise ValueError(
+            f"{type(learner).__name__} got a sample_weight of zero for all samples. Pass a "
+            "positive weight for some of them."
+        )
+    return to_tensor(weight.astype(np.float64))
+
+
+def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,) or None, places (n,)
+    """Merge rows with equal keys, and drop rows without weight.
+
+    Parameters
+    ----------
+    keys : Tensor of shape (n_samples,)
+        Numbers that depend on the contents of rows alone; see `hash_rows`.
+    weight : Tensor of shape (n_samples,), default=None
+        Weights, not negative; None if all are 1.
+
+    Returns
+    -------
+    rows : Tensor of shape (k,)
+        Places of the first copies, in the order of their keys, or in their own order if all have
+        the same weight.
+    weight : Tensor of shape (k,)
+        Sums of the weights of all copies.
+    places : Tensor of shape (n_samples,)
+        For each row the place of its copy among ``rows``, and -1 for a row without weight.
+    """
+    n = len(keys)
+    weight = torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
+    (known,) = (weight > 0).nonzero(as_tuple=True)
+    values, number = keys[known].unique(return_inverse=True)
+    sums = weight.new_zeros(len(values)).index_add_(0, number, weight[known])
+    rows = torch.full_like(values, n).scatter_reduce(0, number, known, "amin")
+    if bool((sums == sums[:1]).all()):
+        rows, order = rows.sort()
+        number = order.argsort()[number]
+    places = torch.full((n,), -1, device="cpu")
+    places[known] = number
+    return rows, sums, places
+
+
+def merge_samples(samples):  # -> Samples, places (n,)
+    """Return samples that differ, with their weights, and for each sample its place among them."""
+    keys = hash_rows(samples.x, samples.mask)
+    for part in (samples.offset, samples.target):
+        if part is not None:
+            keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
+    rows, weight, places = merge_copies(keys, samples.weight)
+    if len(rows) < len(samples) or samples.weight is not None:
+        samples = samples[rows.to(samples.x.device)]
+    return replace(samples, weight=weight), places
+
+
+def merge_sparse(X, offset=None, weight=None):  # -> the same, of rows that differ
+    """Merge the rows of a sparse array, see `merge_copies`."""
+    dtype = X.dtype if X.dtype == np.float32 else np.float64
+    size = max(1, _NUMBERS_AT_A_TIME // max(X.shape[1], 1))
+    parts = (X[i : i + size].toarray().astype(dtype) for i in range(0, X.shape[0], size))
+    keys = torch.cat([hash_rows(torch.as_tensor(part)) for part in parts])
+    if offset is not None:
+        keys = _FACTOR * keys + hash_rows(offset.cpu())
+    rows, weight, _ = merge_copies(keys, weight)
+    if len(rows) < X.shape[0]:
+        X, offset = X[rows.numpy()], None if offset is None else offset[rows.to(offset.device)]
+    return X, offset, weight
+
+
+def known_samples(samples):  # -> Samples
+    """Return the samples whose weight is not zero, without weights if all count once."""
+    if samples.weight is None:
+        return samples
+    samples = samples[samples.weight > 0]
+    return replace(samples, weight=None) if bool((samples.weight == 1).all()) else samples
