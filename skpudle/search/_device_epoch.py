@@ -215,7 +215,7 @@ class DeviceEpoch:
     @property
     def uses(self):  # -> (p,)
         """The number of samples that use each atom, of this process; a sum of weights."""
-        return self._uses[: len(self.atoms)].cpu()
+        return self._uses[: len(self.atoms)].cpu().double()
 
     @in_own_precision
     def improved_atoms(self, earlier=None):
@@ -287,7 +287,7 @@ class DeviceEpoch:
         rows = order[place.clamp_max(len(order) - 1)] // longest
         weights = (number < n_asked) * (n_users.to(z.dtype) / n_asked.clamp_min(1))
         rows = rows.flatten()
-        return rows, weights.flatten() * self._weight[rows]
+        return rows, weights.flatten() * pad(self._weight, (0, 1))[rows]
 
     @in_own_precision
     def costs(self):  # -> (p,), (p, n)

@@ -206,8 +206,8 @@ def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
 def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weights (k,) or None
     """Draw rows by their weights, one in each of equal parts of the sum of weights.
 
-    A row that is drawn k times is returned once, with the weight k. Rows of equal weight are those
-    of `spread_rows`. If there are no more rows than places, all rows keep their weights.
+    A row that is drawn k times is returned once, with the weight k. Without weights the rows are
+    those of `spread_rows`. If there are no more rows than places, all rows keep their weights.
 
     Parameters
     ----------
@@ -316,7 +316,8 @@ class Epoch:
         self._root = None if weight is None else np.sqrt(self._weight)
         count, index, value = self.fitting.arrays()
         # Sums of products of codes, rows and residuals are weighted where each has the root.
-        self._values = value if weight is None else value * self._root[:, None]
+        used = np.arange(value.shape[1]) < count[:, None]
+        self._values = value if weight is None else np.where(used, value, 0) * self._root[:, None]
         self._x = self._rooted(self._x) if self._few else self._x
         self._residual = None if self._few else self._rooted(self._residual)
         row, place = np.empty((2, int(count.sum())), np.int32)
@@ -438,8 +439,6 @@ class Epoch:
     @property
     def uses(self):  # -> (p,)
         """The number of samples that use each atom, of this process; a sum of weights."""
-        if self._root is None:
-            return torch.as_tensor(np.diff(self._entries[0]))
         sums = np.concatenate([[0.0], self._weight[self._entries[1]].cumsum()])
         return torch.as_tensor(np.diff(sums[self._entries[0]]))
 
