@@ -82,7 +82,8 @@ def _stopping(plan, trainer, data, n_updates):  # -> Stopping
     rule = plan.given.tol, plan.given.n_iter_no_change
     if data.held_out is not None:
         score = partial(trainer.model.score, data.held_out)
-        samples = trainer.optimizer.atoms.detach, len(data.samples)
+        # all of an epoch, whose weights are summed by batches
+        samples = trainer.optimizer.atoms.detach, data.samples.total_weight * (1 - 1e-9)
         return HeldOut(score, *samples, *rule, n_updates=n_updates)
     annealed = isinstance(plan.given.lambda_decay, tuple)
     return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)

@@ -67,7 +67,15 @@ from skpudle.search._penalty import penalty_of_mixtures, penalty_path
 from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
 
-__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "read_rows", "start"]
+__all__ = [
+    "DICT_INIT",
+    "DenseLearner",
+    "choose_atoms",
+    "known_model",
+    "read_rows",
+    "scale_weights",
+    "start",
+]
 
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
@@ -429,7 +437,7 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     return model, torch.cat([atoms, to_tensor(intercept, data.device)[None]])
 
 
-def _of_mean_one(samples, team):  # -> Samples, divisor of the weights
+def scale_weights(samples, team):  # -> Samples, divisor of the weights
     """Return samples whose weights have the mean 1 over all processes, None if all are equal."""
     (weighted,) = team.any(samples.weight is not None)
     if not weighted:
@@ -472,7 +480,7 @@ def read_rows(
         samples = Samples(x, mask, None if offset is None else offset.to(x.dtype), weight=weight)
         samples, places = (known_samples(samples), None) if part else merge_samples(samples)
         n_seen = round(samples.total_weight)
-        samples, _ = (samples, 1.0) if part else _of_mean_one(samples, current_team())
+        samples, _ = (samples, 1.0) if part else scale_weights(samples, current_team())
         source, seen = Rows(samples, n_seen=n_seen), X
     else:
         if part:
@@ -486,7 +494,7 @@ def read_rows(
         samples = Samples(*split_missing(seen), offset)
         if weight is not None:
             whole = Samples(weight[:, None], weight=weight)
-            whole, _ = (whole, 1.0) if part else _of_mean_one(whole, current_team())
+            whole, _ = (whole, 1.0) if part else scale_weights(whole, current_team())
             if whole.weight is not None:
                 source.weight = whole.weight
                 samples = known_samples(replace(samples, weight=whole.weight[at]))
