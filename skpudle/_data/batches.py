@@ -144,13 +144,13 @@ class Rows(Indexed):
         All samples.
     batch_size, generator
         As in `Indexed`; without a generator batches come in the order of the samples.
-    n_seen : int, default=None
+    n_given : int, default=None
         Number of samples that were given, a sum of weights; None is the number of ``given``.
     """
 
-    def __init__(self, given, batch_size=1, *, generator=None, n_seen=None):
+    def __init__(self, given, batch_size=1, *, generator=None, n_given=None):
         super().__init__(min(batch_size, len(given)), generator)
-        self.given, self.n_seen = given, len(given) if n_seen is None else n_seen
+        self.given, self.n_given = given, len(given) if n_given is None else n_given
 
     def __len__(self):
         return len(self.given)

@@ -421,7 +421,8 @@ class GradientLearner(CallbackSupportMixin):
         }
         n_seen = None  # without data
         if data.source is not None:
-            n_seen = getattr(data.source, "n_seen", len(data.samples))
+            n_given = getattr(data.source, "n_given", len(data.samples))  # of rows in memory
+            n_seen = getattr(data.source, "n_seen", n_given)
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
         return fitted | {
             "n_iter_": max(len(curve), 1),

@@ -479,9 +479,9 @@ def read_rows(
         x, mask = split_missing(to_tensor(rows, device))
         samples = Samples(x, mask, None if offset is None else offset.to(x.dtype), weight=weight)
         samples, places = (known_samples(samples), None) if part else merge_samples(samples)
-        n_seen = round(samples.total_weight)
+        n_given = round(samples.total_weight)
         samples, _ = (samples, 1.0) if part else scale_weights(samples, current_team())
-        source, seen = Rows(samples, n_seen=n_seen), X
+        source, seen = Rows(samples, n_given=n_given), X
     else:
         if part:
             seed, seen = 0, source.first(plan.n_components)

@@ -1002,6 +1002,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             penalised=self.gradient != "ae-ls",
             positive_code=self.positive_code,
             mask=samples.mask,
+            weight=samples.weight,
             batch_size=plan.batch_size(len(samples)),
             stopped=stopped,
             **options,
