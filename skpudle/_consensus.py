@@ -89,7 +89,7 @@ def _weights_for(estimator, X, sample_weight):  # -> dict of ndarray, keyword ar
             f"sample_weight is for estimators whose fit takes it, and {type(estimator).__name__} "
             "takes none. Pass another estimator, or no weights."
         )
-    return {"sample_weight": to_numpy(check_sample_weight(sample_weight, X, estimator))}
+    return {"sample_weight": to_numpy(check_sample_weight(sample_weight, X))}
 
 
 def _isolation(replicates, share):  # -> list of (n_components,)

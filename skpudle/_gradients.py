@@ -69,8 +69,10 @@ def _evaluate(
 
 
 def _mean(values, weight):  # (n,), weights (n,) or None -> scalar
-    """Return the sum of weighted values divided by their number."""
-    return values.mean() if weight is None else (values * weight).mean()
+    """Return the weighted mean of values; 0 if all weights are."""
+    if weight is None:
+        return values.mean()
+    return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _penalties(z, penalty):  # -> (n,)
@@ -112,7 +114,7 @@ def ae_ls(
     offset : Tensor of shape (n_samples, 1), default=None
         Number to add to the reconstruction of each sample; the encoder gets it too.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts. Sums of weighted terms are divided by the number of samples.
+        How often each sample counts in the means over samples.
 
     Returns
     -------
@@ -183,9 +185,10 @@ def noodl(
         expected = loss.mean(natural if offset is None else natural + offset)
         residual = expected - (x if target is None else target)
         residual = residual if mask is None else residual * mask
-        if weight is not None:
-            residual = residual * weight.view(-1, *[1] * (residual.ndim - 1))
-    surrogate = (residual * dictionary.synthesis(z.sign())).sum() / len(x)
+    entries = residual * dictionary.synthesis(z.sign())
+    surrogate = entries.sum() / len(x)
+    if weight is not None:
+        surrogate = _mean(entries.flatten(1).sum(1), weight)
     return Evaluation(surrogate, _mean(losses, weight), losses, z)
 
 
@@ -246,7 +249,7 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     known = _known(rule, encoder, atoms, batch, settings["penalty"])
     if known is not None:
         return known
-    n = len(batch.x)
+    n, whole = len(batch.x), batch.weigh(batch.x.new_ones(len(batch.x))).sum()
     size, gradient, evaluations = min(part_size or n, n), 0, []
     for first in range(0, n, size):
         rows = slice(first, first + size)
@@ -258,6 +261,8 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
             told = partial(encoder, noise_std=part.noise_std)
         evaluation = rule(dictionary, part.x, encoder=told, **given, **settings)
         share, is_last = len(part.x) / n, rows.stop >= n
+        if part.weight is not None:
+            share = part.weight.sum() / whole.clamp_min(torch.finfo(part.x.dtype).tiny)
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
         gradient = gradient + share * term
         surrogate, objective, *of_samples = evaluation

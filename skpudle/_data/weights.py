@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 
-from skpudle._data.arrays import host_array, to_tensor
+from skpudle._data.arrays import host_array, split_missing, to_tensor, with_gaps
 from skpudle.search._held_out import hash_rows
 
 __all__ = [
@@ -28,7 +28,7 @@ _FACTOR = -0x61C8864680B583EB
 _NUMBERS_AT_A_TIME = 2**20
 
 
-def check_sample_weight(sample_weight, X, learner):  # -> Tensor (n_samples,), float64
+def check_sample_weight(sample_weight, X):  # -> Tensor (n_samples,), float64
     """Check the weights of samples.
 
     Raises
@@ -44,11 +44,6 @@ def check_sample_weight(sample_weight, X, learner):  # -> Tensor (n_samples,), f
             "to partial_fit, each with its weights, or an array, a table or a dataset."
         ) from None
     weight = _check_sample_weight(host_array(sample_weight), rows, ensure_non_negative=True)
-    if not (weight > 0).any():
-        raise ValueError(
-            f"{type(learner).__name__} got a sample_weight of zero for all samples. Pass a "
-            "positive weight for some of them."
-        )
     return to_tensor(weight.astype(np.float64))
 
 
@@ -92,24 +87,43 @@ def merge_samples(samples):  # -> Samples, places (n,)
     for part in (samples.offset, samples.target):
         if part is not None:
             keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
-    rows, weight, places = merge_copies(keys, samples.weight)
-    if len(rows) < len(samples) or samples.weight is not None:
-        samples = samples[rows.to(samples.x.device)]
-    return replace(samples, weight=weight), places
+    often = None if samples.weight is None else samples.weight.cpu().double()
+    rows, weight, places = merge_copies(keys, often)
+    if len(rows) == len(samples) and samples.weight is None:
+        return samples, places
+    samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))
+    if samples.mask is not None:  # gaps hold means of the rows that were there
+        x, mask = split_missing(with_gaps(samples.x, samples.mask))
+        samples = replace(samples, x=x, mask=mask)
+    return samples, places
 
 
-def merge_sparse(X, offset=None, weight=None):  # -> the same, of rows that differ
-    """Merge the rows of a sparse array, see `merge_copies`."""
+def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that differ
+    """Merge the rows of a sparse array, see `merge_copies`.
+
+    Parameters
+    ----------
+    X : csr_array of shape (n_samples, n_features)
+        Data.
+    exposure : array-like of shape (n_samples,), default=None
+        Exposures; rows of other exposures differ.
+    weight : Tensor of shape (n_samples,), default=None
+        Weights.
+    """
+    if X.dtype.kind not in "iufb" or not X.shape[0]:  # the reader refuses it
+        return X, exposure, weight
     dtype = X.dtype if X.dtype == np.float32 else np.float64
     size = max(1, _NUMBERS_AT_A_TIME // max(X.shape[1], 1))
     parts = (X[i : i + size].toarray().astype(dtype) for i in range(0, X.shape[0], size))
     keys = torch.cat([hash_rows(torch.as_tensor(part)) for part in parts])
-    if offset is not None:
-        keys = _FACTOR * keys + hash_rows(offset.cpu())
-    rows, weight, _ = merge_copies(keys, weight)
-    if len(rows) < X.shape[0]:
-        X, offset = X[rows.numpy()], None if offset is None else offset[rows.to(offset.device)]
-    return X, offset, weight
+    if exposure is not None:
+        exposure = np.asarray(host_array(exposure), dtype=np.float64)
+        keys = _FACTOR * keys + hash_rows(torch.as_tensor(exposure)[:, None])
+    rows, sums, _ = merge_copies(keys, weight)
+    if len(rows) == X.shape[0] and weight is None:
+        return X, exposure, None
+    rows = rows.numpy()
+    return X[rows], None if exposure is None else exposure[rows], sums
 
 
 def known_samples(samples):  # -> Samples

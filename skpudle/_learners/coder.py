@@ -431,7 +431,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _score(self, X, exposure=None, sample_weight=None):
         loss, error, sums, left = self._loss(), 0.0, [], None
         if sample_weight is not None:
-            left = check_sample_weight(sample_weight, X, self)
+            left = check_sample_weight(sample_weight, X)
         for samples, dictionary in self._checked_parts(X, exposure):
             if left is not None:
                 weight, left = left[: len(samples)], left[len(samples) :]

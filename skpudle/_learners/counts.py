@@ -177,8 +177,9 @@ def objectives(model, rows, batch, update):  # -> float, float
     given |= {} if batch.weight is None else {"weight": batch.weight}
     fitted = model.rule(dictionary, batch.x, encoder=encoder, penalty=penalty, **given)
     # the penalty in the rule's objective, if any; an intercept has none
-    n, left = batch.total_weight, batch.weigh(fitted.losses).sum()
-    penalties = (fitted.objective * len(x) - left) / n
+    n = batch.total_weight
+    left = batch.weigh(fitted.losses).sum() / n
+    penalties = fitted.objective - left
     penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
     known = batch.weigh(torch.ones_like(x) if batch.mask is None else batch.mask)
     natural = x.new_zeros(())
@@ -189,7 +190,7 @@ def objectives(model, rows, batch, update):  # -> float, float
         natural = loss.natural(rates)
         natural = natural if batch.offset is None else natural + batch.offset
     baseline = (known * loss.half_deviance(natural, x)).sum() / n
-    return float(left / n + penalties), float(baseline)
+    return float(left + penalties), float(baseline)
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ _JUDGES = 200
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 8
 
 # Weights that differ by less, relative to their mean, are equal but for rounding.
-_SAME = 1e-12
+_SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
@@ -443,10 +443,27 @@ def scale_weights(samples, team):  # -> Samples, divisor of the weights
     if not weighted:
         return samples, 1.0
     weight = samples.x.new_ones(len(samples)) if samples.weight is None else samples.weight
-    total, n = team.sum(*weight.new_tensor([[float(weight.sum())], [float(len(weight))]]))
-    mean = float(total / n)
-    (differ,) = team.any(bool(((weight / mean - 1).abs() > _SAME).any()))
-    return replace(samples, weight=weight / mean if differ else None), mean
+    sums = torch.tensor([float(weight.double().sum()), float(len(weight))], dtype=torch.float64)
+    total, n = team.sum(sums)[0].tolist()
+    weight = weight * (n / total)
+    (differ,) = team.any(bool(((weight - 1).abs() > _SAME[weight.dtype]).any()))
+    return replace(samples, weight=weight if differ else None), total / n
+
+
+def _merge_rows(data):  # -> Data
+    """Return the data of a `fit`: weights have the mean 1, and copies in memory are one row."""
+    source, samples, team = data.source, data.samples, current_team()
+    if isinstance(source, Rows):
+        n_given = round(samples.total_weight)
+        samples, places = merge_samples(samples)
+        samples, _ = scale_weights(samples, team)
+        return data._replace(source=Rows(samples, n_given=n_given), samples=samples, places=places)
+    if samples.weight is None:
+        return data
+    whole, mean = scale_weights(Samples(source.weight[:, None], weight=source.weight), team)
+    source.weight = whole.weight
+    weight = None if whole.weight is None else samples.weight / mean
+    return data._replace(samples=replace(samples, weight=weight))
 
 
 def read_rows(
@@ -454,22 +471,19 @@ def read_rows(
 ):  # -> Data
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
-    ``part`` says that they are one part of several, of `partial_fit`. The weights of a `fit` have
-    the mean 1 afterwards, so that their unit does not matter.
+    ``part`` says that they are one part of several, of `partial_fit`.
     """
     device, in_memory = resolve_device(learner.device, X), is_array(X)
     X = X if in_memory else loaded(X)
     largest = loss_named(learner.loss, learner.n_trials).largest
     options = dict(allow_nan=True, largest=largest)
-    source = offset = weight = places = None
+    source = offset = weight = None
     if sample_weight is not None:
-        weight = check_sample_weight(sample_weight, X, learner)
+        weight = check_sample_weight(sample_weight, X)
     if exposure is not None:
         offset = to_tensor(check_exposure(exposure, X, learner.loss), device).log()[:, None]
     if not in_memory:
         sparse = accepts(learner, X)
-        if sparse and not part and X.dtype.kind in "iufb":
-            X, offset, weight = merge_sparse(csr_array(X), offset, weight)
         reading = dict(accept_sparse=sparse, offset=offset, learner=learner, known=known)
         source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
     if source is None:
@@ -477,37 +491,33 @@ def read_rows(
             _check_feature_names(learner, X, reset=False)
         rows = check_rows(X, estimator=learner, **options)
         x, mask = split_missing(to_tensor(rows, device))
-        samples = Samples(x, mask, None if offset is None else offset.to(x.dtype), weight=weight)
-        samples, places = (known_samples(samples), None) if part else merge_samples(samples)
-        n_given = round(samples.total_weight)
-        samples, _ = (samples, 1.0) if part else scale_weights(samples, current_team())
-        source, seen = Rows(samples, n_given=n_given), X
+        samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
+        if weight is not None:
+            samples = replace(samples, weight=weight.to(x))
+        samples = known_samples(samples) if part else samples
+        source, seen = Rows(samples, n_given=round(samples.total_weight)), X
     else:
         if part:
             seed, seen = 0, source.first(plan.n_components)
         else:
             seed = learner.random_state if isinstance(learner.random_state, Integral) else 0
             seen = source.sample(plan.n_components, int(seed))
+        source.weight, at = weight, slice(None)
         if offset is not None or weight is not None:
             at = source.sampled_positions(plan.n_components, int(seed))
-            offset = None if offset is None else offset[at].to(seen.dtype)
-        samples = Samples(*split_missing(seen), offset)
-        if weight is not None:
-            whole = Samples(weight[:, None], weight=weight)
-            whole, _ = (whole, 1.0) if part else scale_weights(whole, current_team())
-            if whole.weight is not None:
-                source.weight = whole.weight
-                samples = known_samples(replace(samples, weight=whole.weight[at]))
+        offset = None if offset is None else offset[at].to(seen.dtype)
+        weight = None if weight is None else weight[at].to(seen)
+        samples = known_samples(Samples(*split_missing(seen), offset, weight=weight))
     if not known:
         inputs = input_attributes(seen)
         if not isinstance(source, Rows):
             inputs["feature_names_in_"] = source.reader.names
-        return Data(source, samples, device, inputs, places=places)
+        return Data(source, samples, device, inputs)
     _check_n_features(learner, seen, reset=False)
     if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
         raise wrong_atoms(learner, samples.x.shape[1])
     source = source.to(to_tensor(learner.components_).dtype)
-    return Data(source, samples, device, {}, places=places)
+    return Data(source, samples, device, {})
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -584,7 +594,16 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner._take(learner._attributes(plan, Outcome(model, rows), data))
         return learner
 
-    _read = read_rows
+    def _read(self, plan, X, y=None, *, part=False, exposure=None, sample_weight=None, **known):
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, X)
+        if exposure is not None:
+            exposure = check_exposure(exposure, X, self.loss)
+        if not part and accepts(self, X):
+            X, exposure, sample_weight = merge_sparse(csr_array(X), exposure, sample_weight)
+        given = dict(exposure=exposure, sample_weight=sample_weight)
+        data = read_rows(self, plan, X, part=part, **given, **known)
+        return data if part else _merge_rows(data)
 
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]

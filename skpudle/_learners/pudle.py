@@ -28,7 +28,7 @@ from skpudle._data.batches import Samples
 from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss
-from skpudle._learners.dense import DenseLearner
+from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.models import Learned, Pursuit, learned_encoder, units_of
 from skpudle._learners.plan import DensePlan
 from skpudle._learners.units import InUnits, in_units
@@ -877,7 +877,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
                 "criterion='support' takes negative codes for mistakes, and positive_code=False "
                 "allows them. Pass criterion='prediction', or l0."
             )
-        data, team = self._read(plan, X, None, known=True), current_team()
+        data, team = read_rows(self, plan, X, known=True), current_team()
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)

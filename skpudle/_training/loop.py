@@ -208,18 +208,18 @@ class Trainer:
                 with threads_for(dictionary.atoms, batch.x, stride):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
-            weight = batch.weigh(torch.ones_like(losses)).sum()
-            total = torch.stack([batch.weigh(losses).sum(), found.objective * len(losses), weight])
-            if batch.weight is not None:  # sums of products of codes are weighted, too
-                codes = codes * batch.weight.to(codes).sqrt().view(-1, *[1] * (codes.ndim - 1))
+            size = batch.weigh(torch.ones_like(losses)).sum()
+            total = torch.stack([batch.weigh(losses).sum(), found.objective * size, size])
         if team.is_alone:  # the gradient is the batch's as it is, and needs no exchange
             with threads_for(rows, rows):
-                self.optimizer.update(gradient, codes, loss=total[0] / total[2])
+                loss = total[0] / total[2].clamp_min(torch.finfo(total.dtype).tiny)
+                self.optimizer.update(gradient, codes, weight=batch.weight, loss=loss)
         else:
-            n_samples = total.new_tensor(0.0 if batch is None else float(len(batch.x)))
-            gradient, n_samples, total = team.sum(gradient * n_samples, n_samples, total)
-            loss = total[0] / total[2]
-            self.optimizer.update(gradient / n_samples, codes, loss=loss, total=team.sum)
+            gradient, total = team.sum(gradient * total[2], total)
+            size = total[2].clamp_min(torch.finfo(total.dtype).tiny)
+            options = dict(loss=total[0] / size, total=team.sum)
+            weight = None if batch is None else batch.weight
+            self.optimizer.update(gradient / size, codes, weight=weight, **options)
         self.n_steps += 1
         used = codes.abs().sum([0, *range(2, codes.ndim)]) != 0  # several times as fast as any()
         return total, used, losses

@@ -89,7 +89,7 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None, weight=None):
     seen = b * z + (1 - b) * z.detach()
     task = model.task.loss(dictionary.decide(seen), target) / model.mean_weight
     ridge = 0.5 * model.ridge * dictionary.head.weights.square().sum()
-    weighted = losses if weight is None else losses * weight
+    weighted = losses if weight is None else losses * weight  # of mean 1 in a `fit`
     surrogate = ((1 - b) * weighted + unit * task).mean() + unit * ridge
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
