@@ -249,7 +249,7 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     known = _known(rule, encoder, atoms, batch, settings["penalty"])
     if known is not None:
         return known
-    n, whole = len(batch.x), batch.weigh(batch.x.new_ones(len(batch.x))).sum()
+    n = len(batch.x)
     size, gradient, evaluations = min(part_size or n, n), 0, []
     for first in range(0, n, size):
         rows = slice(first, first + size)
@@ -262,7 +262,8 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
         evaluation = rule(dictionary, part.x, encoder=told, **given, **settings)
         share, is_last = len(part.x) / n, rows.stop >= n
         if part.weight is not None:
-            share = part.weight.sum() / whole.clamp_min(torch.finfo(part.x.dtype).tiny)
+            tiny = torch.finfo(part.x.dtype).tiny
+            share = part.weight.sum() / batch.weight.sum().clamp_min(tiny)
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
         gradient = gradient + share * term
         surrogate, objective, *of_samples = evaluation

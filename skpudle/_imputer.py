@@ -20,8 +20,7 @@ from skpudle._data.arrays import (
     with_gaps,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.weights import check_sample_weight, merge_samples
-from skpudle._learners.dense import scale_weights
+from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._training.team import ALONE
 
@@ -39,9 +38,9 @@ def _names_of_weights(estimator):  # -> list of str, parameters of fit
 
 def _merge_rows(X, weight):  # -> rows that differ, weights of mean 1 or None
     merged, _ = merge_samples(Samples(*split_missing(to_tensor(X)), weight=weight))
-    merged, _ = scale_weights(merged, ALONE)
+    weight, _ = scale_weights(merged.weight, len(merged), ALONE)
     rows = to_numpy(with_gaps(merged.x, merged.mask))
-    return rows, None if merged.weight is None else to_numpy(merged.weight)
+    return rows, None if weight is None else to_numpy(weight)
 
 
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):

@@ -33,7 +33,13 @@ from torch.utils.data import (
 )
 
 from skpudle._data import tables
-from skpudle._data.arrays import host_array, refuse_batches, split_missing, with_gaps
+from skpudle._data.arrays import (
+    host_array,
+    refuse_batches,
+    split_missing,
+    to_tensor,
+    with_gaps,
+)
 from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.callers import users_level
 from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
@@ -163,7 +169,7 @@ class TableRows(_Source):
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
             wanted = np.unique(starts[:, None] + np.arange(length))[:n_rows]
-        return torch.as_tensor(wanted, device="cpu")
+        return to_tensor(wanted)
 
     def sample(self, n_components, seed):
         """Return the rows at `sampled_positions`."""

@@ -20,10 +20,13 @@ __all__ = [
     "known_samples",
     "merge_samples",
     "merge_sparse",
+    "scale_weights",
 ]
 
 # An odd factor of 64 bits, which combines the keys of data and of their targets.
 _FACTOR = -0x61C8864680B583EB
+# Weights that differ by less, relative to their mean, are equal but for rounding.
+_SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 # Entries of a sparse array that are dense at a time.
 _NUMBERS_AT_A_TIME = 2**20
 
@@ -115,15 +118,45 @@ def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that di
     dtype = X.dtype if X.dtype == np.float32 else np.float64
     size = max(1, _NUMBERS_AT_A_TIME // max(X.shape[1], 1))
     parts = (X[i : i + size].toarray().astype(dtype) for i in range(0, X.shape[0], size))
-    keys = torch.cat([hash_rows(torch.as_tensor(part)) for part in parts])
+    keys = torch.cat([hash_rows(to_tensor(part)) for part in parts])
     if exposure is not None:
         exposure = np.asarray(host_array(exposure), dtype=np.float64)
-        keys = _FACTOR * keys + hash_rows(torch.as_tensor(exposure)[:, None])
+        keys = _FACTOR * keys + hash_rows(to_tensor(exposure)[:, None])
     rows, sums, _ = merge_copies(keys, weight)
     if len(rows) == X.shape[0] and weight is None:
         return X, exposure, None
     rows = rows.numpy()
     return X[rows], None if exposure is None else exposure[rows], sums
+
+
+def scale_weights(weight, n, team):  # -> Tensor (n,) or None, mean of the given weights or None
+    """Divide weights by their mean over all processes.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n,) or None
+        Weights of this process; None if all are 1.
+    n : int
+        Number of samples of this process.
+    team : Team
+        The processes.
+
+    Returns
+    -------
+    weight : Tensor of shape (n,) or None
+        Weights of mean 1; None if all are equal.
+    mean : float or None
+        The divisor; None if no process has weights.
+    """
+    (weighted,) = team.any(weight is not None)
+    if not weighted:
+        return None, None
+    weight = torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
+    sums = [float(weight.double().sum()), float(n)]
+    total, n = team.sum(torch.tensor(sums, dtype=torch.float64, device="cpu"))[0].tolist()
+    weight = weight * (n / total)
+    (differ,) = team.any(bool(((weight - 1).abs() > _SAME[weight.dtype]).any()))
+    return weight if differ else None, total / n
 
 
 def known_samples(samples):  # -> Samples

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -28,6 +28,7 @@ from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
+from skpudle._data.validation import fit_context
 from skpudle._data.weights import (
     check_sample_weight,
     known_samples,
@@ -45,6 +46,7 @@ from skpudle._learners.score import hidden_deviance
 from skpudle._learners.units import SourceInUnits, in_units
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._precision import training_mode
 from skpudle._training.fit import Training
 from skpudle._training.loop import Trainer
 from skpudle._training.messages import (
@@ -73,7 +75,6 @@ __all__ = [
     "choose_atoms",
     "known_model",
     "read_rows",
-    "scale_weights",
     "start",
 ]
 
@@ -82,9 +83,6 @@ _JUDGES = 200
 
 # Atoms for each feature, and rows for each atom, that tell the noise before their number is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 8
-
-# Weights that differ by less, relative to their mean, are equal but for rounding.
-_SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
@@ -380,7 +378,8 @@ def start(plan, data, generator, run=None):  # -> model, rows
         known = x.new_ones(len(x), 1) if samples.mask is None else samples.mask
         warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
         if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
-            warn_of_few_samples(int(known.any(1).sum()), len(atoms))
+            n_copies = max(0, getattr(data.source, "n_given", 0) - len(data.samples))
+            warn_of_few_samples(int(known.any(1).sum()) + n_copies, len(atoms))
     model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty, noise))
     if resumes:
         return run.recorder.restore_model(model, rows_of(atoms)), rows_of(atoms)
@@ -435,35 +434,6 @@ def known_model(plan, data, fitted, intercept=None):  # -> model, rows
     if intercept is None:
         return model, atoms
     return model, torch.cat([atoms, to_tensor(intercept, data.device)[None]])
-
-
-def scale_weights(samples, team):  # -> Samples, divisor of the weights
-    """Return samples whose weights have the mean 1 over all processes, None if all are equal."""
-    (weighted,) = team.any(samples.weight is not None)
-    if not weighted:
-        return samples, 1.0
-    weight = samples.x.new_ones(len(samples)) if samples.weight is None else samples.weight
-    sums = torch.tensor([float(weight.double().sum()), float(len(weight))], dtype=torch.float64)
-    total, n = team.sum(sums)[0].tolist()
-    weight = weight * (n / total)
-    (differ,) = team.any(bool(((weight - 1).abs() > _SAME[weight.dtype]).any()))
-    return replace(samples, weight=weight if differ else None), total / n
-
-
-def _merge_rows(data):  # -> Data
-    """Return the data of a `fit`: weights have the mean 1, and copies in memory are one row."""
-    source, samples, team = data.source, data.samples, current_team()
-    if isinstance(source, Rows):
-        n_given = round(samples.total_weight)
-        samples, places = merge_samples(samples)
-        samples, _ = scale_weights(samples, team)
-        return data._replace(source=Rows(samples, n_given=n_given), samples=samples, places=places)
-    if samples.weight is None:
-        return data
-    whole, mean = scale_weights(Samples(source.weight[:, None], weight=source.weight), team)
-    source.weight = whole.weight
-    weight = None if whole.weight is None else samples.weight / mean
-    return data._replace(samples=replace(samples, weight=weight))
 
 
 def read_rows(
@@ -599,11 +569,94 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             sample_weight = check_sample_weight(sample_weight, X)
         if exposure is not None:
             exposure = check_exposure(exposure, X, self.loss)
-        if not part and accepts(self, X):
+        if not part and issparse(X):
             X, exposure, sample_weight = merge_sparse(csr_array(X), exposure, sample_weight)
         given = dict(exposure=exposure, sample_weight=sample_weight)
         data = read_rows(self, plan, X, part=part, **given, **known)
-        return data if part else _merge_rows(data)
+        if part or not isinstance(data.source, Rows):
+            return data
+        n_given = round(data.samples.total_weight)
+        samples, places = merge_samples(data.samples)
+        return data._replace(source=Rows(samples, n_given=n_given), samples=samples, places=places)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
+            again (a list is an array). Computations are in float32 for float32, otherwise in
+            float64. NaN marks missing entries, which are ignored.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
+            default all rows count the same.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, which leaves the estimator unchanged; or if
+            training diverges twice: it then holds the last finite dictionary.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
+            training raised the objective above its value without a dictionary.
+        RuntimeWarning
+            If ``step_size`` is too large for the dictionary.
+        UserWarning
+            If there are fewer samples than atoms, or features without a known value.
+        """
+        return self._fit(X, y, sample_weight=sample_weight)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Update the dictionary by one pass over the data, in their order.
+
+        The first call with data that are not all zero chooses the initial dictionary and
+        ``alpha_``. A penalty that you set later, as a number, takes its place. The state of the
+        optimiser persists from call to call, also through pickling, and after `fit`, unless you
+        change the optimiser, or put other atoms into ``components_``, from which training goes on.
+        ``lambda_decay`` has its last value throughout.
+        Atoms that no code has used for ten samples per atom are replaced by the samples that were
+        reconstructed worst.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data as for `fit`, cut into batches of ``batch_size``.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`, also next to the rows of other calls: their unit is one row.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit or have another number of features than before, or if ``loss``, or
+            ``n_components``, was set to another value since, which leaves the estimator unchanged;
+            or if training diverges twice.
+        """
+        return self._partial_fit(X, y, sample_weight=sample_weight)
 
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]

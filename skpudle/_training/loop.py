@@ -208,8 +208,9 @@ class Trainer:
                 with threads_for(dictionary.atoms, batch.x, stride):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
-            size = batch.weigh(torch.ones_like(losses)).sum()
-            total = torch.stack([batch.weigh(losses).sum(), found.objective * size, size])
+            weight = torch.ones_like(losses) if batch.weight is None else batch.weight.to(losses)
+            size = weight.sum()
+            total = torch.stack([(weight * losses).sum(), found.objective * size, size])
         if team.is_alone:  # the gradient is the batch's as it is, and needs no exchange
             with threads_for(rows, rows):
                 loss = total[0] / total[2].clamp_min(torch.finfo(total.dtype).tiny)

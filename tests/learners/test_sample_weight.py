@@ -268,7 +268,9 @@ def test_a_weighted_update_is_that_of_repeated_rows(optimizer):
     X, _ = planted(n=40)
     often, _ = weighted(n=40)
     params = dict(gradient="dec", n_unfoldings=5, batch_size=1000, optimizer=optimizer, alpha=0.1)
-    learner = PUDLEDictionaryLearning(P, dict_init=X[:P], max_iter=2, tol=None, **params)
+    learner = PUDLEDictionaryLearning(
+        P, dict_init=X[:P], random_state=0, max_iter=2, tol=None, **params
+    )
     one, other = (fitted(learner, X) for _ in range(2))
     one.partial_fit(np.repeat(X, often, axis=0))
     other.partial_fit(X, sample_weight=often)

@@ -17,6 +17,7 @@ from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
 from skpudle._data.noise import Noise, with_noise
+from skpudle._data.validation import fit_context
 from skpudle._learners.coder import decode_sparse
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner
@@ -27,6 +28,7 @@ from skpudle._learners.convolutional.parameters import (
     targets_of,
 )
 from skpudle._learners.score import deviance_of_pixels, sums_of
+from skpudle._precision import training_mode
 from skpudle._training.messages import warn_of_l0
 from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
 from skpudle.search._maps import combine_channels
@@ -456,6 +458,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def _allows_nan(self):  # margins and several grids have no masks
         return self.n_train_shifts == 1 and self.separate_atoms != "unfolding"
 
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
     def fit(
         self,
         X: ArrayLike | Tensor | Sequence[ArrayLike],
@@ -482,8 +486,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             If the data or parameters are unfit, or if training diverges twice; the estimator then
             holds the last finite dictionary.
         """
-        return super().fit(X, y)
+        return self._fit(X, y)
 
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Update the dictionary by one random crop of each image.
 
@@ -500,7 +506,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self
             The estimator.
         """
-        return super().partial_fit(X, y)
+        return self._partial_fit(X, y)
 
     # ------------------------------------------------------------------ using the dictionary
 

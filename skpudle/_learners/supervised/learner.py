@@ -36,7 +36,7 @@ from skpudle._data.validation import fit_context
 from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.dense import known_model, scale_weights, start
+from skpudle._learners.dense import known_model, start
 from skpudle._learners.models import DenseModel
 from skpudle._learners.plan import DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
@@ -44,7 +44,7 @@ from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.messages import nothing_known, wrong_atoms
-from skpudle._training.team import ALONE, current_team
+from skpudle._training.team import current_team
 from skpudle.encoding import EncoderModule
 
 __all__ = ["TaskLearner"]
@@ -366,7 +366,7 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         if self.supervision or sample_weight is not None:
             often = to_tensor(weights, x.device).to(x.dtype)
             samples = distinct(replace(samples, weight=often))
-            samples = known_samples(samples) if part else scale_weights(samples, ALONE)[0]
+            samples = known_samples(samples) if part else samples
         held_out = None
         if not part and self.early_stopping and self.supervision:
             random_state = check_random_state(self.random_state)
