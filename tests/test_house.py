@@ -21,19 +21,19 @@ from skpudle import (
 
 # name: (bound, goal). A call passes files and functions of the package; see each test for the rest.
 RATCHETS = {
-    "files of a default fit": (31, 24),
+    "files of a default fit": (32, 24),
     "functions of a default fit": (290, 150),
     "files of a transform": (16, 13),
     "functions of a transform": (63, 50),
-    "files of a training": (41, 26),
+    "files of a training": (42, 26),
     "functions of a training": (347, 160),
-    "files of a classifier": (42, 36),
+    "files of a classifier": (43, 36),
     "functions of a classifier": (372, 240),
-    "files of a convolution": (34, 30),
+    "files of a convolution": (35, 30),
     "functions of a convolution": (267, 210),
     "classes of a learner": (5, 5),
     "names of a learner": (65, 75),
-    "functions of more than 8 parameters": (7, 0),
+    "functions of more than 8 parameters": (11, 0),
     "underscored attributes of others": (1, 0),
     "public names": (72, 70),
 }

@@ -37,6 +37,7 @@ from skpudle._data.arrays import (
     host_array,
     refuse_batches,
     split_missing,
+    to_numpy,
     to_tensor,
     with_gaps,
 )
@@ -173,7 +174,7 @@ class TableRows(_Source):
 
     def sample(self, n_components, seed):
         """Return the rows at `sampled_positions`."""
-        wanted = self.sampled_positions(n_components, seed).numpy()
+        wanted = to_numpy(self.sampled_positions(n_components, seed))
         together = min(self.data.chunk, self._most) if self.data.chunk > 1 else self._block
         sample, at = None, 0
         cuts = np.flatnonzero((np.diff(wanted) > 1) & (self.data.chunk == 1)) + 1

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 
-from skpudle._data.arrays import host_array, split_missing, to_tensor, with_gaps
+from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor, with_gaps
 from skpudle.search._held_out import hash_rows
 
 __all__ = [
@@ -125,7 +125,7 @@ def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that di
     rows, sums, _ = merge_copies(keys, weight)
     if len(rows) == X.shape[0] and weight is None:
         return X, exposure, None
-    rows = rows.numpy()
+    rows = to_numpy(rows)
     return X[rows], None if exposure is None else exposure[rows], sums
 
 
