@@ -25,11 +25,17 @@ from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexabl
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _num_samples,
+    check_is_fitted,
+    has_fit_parameter,
+    validate_data,
+)
 
-from skpudle._data.arrays import host_array, to_tensor
+from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._data.validation import fit_context
+from skpudle._data.weights import check_sample_weight
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle.encoding._unfold import default_step
@@ -67,9 +73,23 @@ def _seeded(estimator, random_state):
     return estimator.set_params(**dict(zip(names, map(int, seeds), strict=True)))
 
 
-def _fitted(estimator, X, rows):
+def _fitted(estimator, X, weight, rows):
     """Fit to all samples, or to some of them."""
-    return estimator.fit(X if rows is None else _safe_indexing(X, rows))
+    if rows is not None:
+        X = _safe_indexing(X, rows)
+        weight = {name: values[rows] for name, values in weight.items()}
+    return estimator.fit(X, **weight)
+
+
+def _weights_for(estimator, X, sample_weight):  # -> dict of ndarray, keyword arguments of fit
+    if sample_weight is None:
+        return {}
+    if not has_fit_parameter(estimator, "sample_weight"):
+        raise ValueError(
+            f"sample_weight is for estimators whose fit takes it, and {type(estimator).__name__} "
+            "takes none. Pass another estimator, or no weights."
+        )
+    return {"sample_weight": to_numpy(check_sample_weight(sample_weight, X))}
 
 
 def _isolation(replicates, share):  # -> list of (n_components,)
@@ -288,7 +308,7 @@ class ConsensusDictionary(
     }
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: None = None) -> Self:
+    def fit(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the replicates, and match their atoms.
 
         Parameters
@@ -298,6 +318,10 @@ class ConsensusDictionary(
             frame, a sparse array or a list.
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each sample counts, for estimators whose `fit` takes it. With
+            ``resample="bootstrap"`` and "halves" samples are drawn without regard to it, and a
+            replicate fits the weights of the samples that were drawn.
 
         Returns
         -------
@@ -308,6 +332,8 @@ class ConsensusDictionary(
         ------
         TypeError
             If a fitted estimator has no ``components_``.
+        ValueError
+            If there are weights, and the estimator takes none.
 
         Warns
         -----
@@ -317,8 +343,9 @@ class ConsensusDictionary(
         random_state = check_random_state(self.random_state)
         if self.resample != "seeds":
             (X,) = indexable(X if issparse(X) else host_array(X))
+        weight = _weights_for(self.estimator, X, sample_weight)
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)(_seeded(self.estimator, random_state), X, rows)
+            delayed(_fitted)(_seeded(self.estimator, random_state), X, weight, rows)
             for rows in self._samples(X, random_state)
         )
         name = type(self.estimator).__name__
@@ -348,7 +375,8 @@ class ConsensusDictionary(
         ]
         components = units * np.nanmedian(norms, axis=0)[:, None]
         components = components.reshape(self.replicates_[medoid].shape).astype(first.dtype)
-        self.estimator_ = self._with_components(fitted[medoid], components, X, random_state)
+        given = X, weight, random_state
+        self.estimator_ = self._with_components(fitted[medoid], components, *given)
         self.components_ = self.estimator_.components_
         validate_data(self, X, skip_check_array=True)
         return self
@@ -364,15 +392,16 @@ class ConsensusDictionary(
                 n = _num_samples(X)
                 yield random_state.permutation(n)[: (n + 1) // 2]
 
-    def _with_components(self, estimator, components, X, random_state):
+    def _with_components(self, estimator, components, X, weight, random_state):
         """Return an estimator that was fitted to all samples, with other components."""
         if any(getattr(estimator, name, None) for name in _OF_ATOMS):
             given = dict(dict_init=components, n_components=len(components))
-            return _seeded(self.estimator, random_state).set_params(**given).fit(X)
+            return _seeded(self.estimator, random_state).set_params(**given).fit(X, **weight)
         if self.resample != "seeds":
-            estimator = _seeded(self.estimator, random_state).fit(X)
+            estimator = _seeded(self.estimator, random_state).fit(X, **weight)
             if len(estimator.components_) != len(components):
-                estimator = clone(estimator).set_params(n_components=len(components)).fit(X)
+                estimator = clone(estimator).set_params(n_components=len(components))
+                estimator = estimator.fit(X, **weight)
         estimator.components_ = components
         if hasattr(estimator, "mixing_"):  # of FastICA
             estimator.mixing_ = np.linalg.pinv(components)
@@ -423,7 +452,7 @@ class ConsensusDictionary(
         return self.estimator_.inverse_transform(X)
 
     @_has("score")
-    def score(self, X: ArrayLike, y: None = None) -> float:
+    def score(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> float:
         """Return the score of data by the consensus, which is the estimator's own.
 
         Parameters
@@ -432,13 +461,16 @@ class ConsensusDictionary(
             Data.
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts, for estimators whose `score` takes it.
 
         Returns
         -------
         float
             The score.
         """
-        return self.estimator_.score(self._checked(X))
+        given = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return self.estimator_.score(self._checked(X), **given)
 
     @property
     def _n_features_out(self):

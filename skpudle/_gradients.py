@@ -68,13 +68,29 @@ def _evaluate(
     return z, (losses if mask is None else losses * mask).flatten(1).sum(1)
 
 
+def _mean(values, weight):  # (n,), weights (n,) or None -> scalar
+    """Return the weighted mean of values; 0 if all weights are."""
+    if weight is None:
+        return values.mean()
+    return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
+
+
 def _penalties(z, penalty):  # -> (n,)
     return penalty * z.abs().flatten(1).sum(1)
 
 
 @in_own_precision
 def ae_ls(
-    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+    dictionary,
+    x,
+    *,
+    encoder,
+    penalty,
+    target=None,
+    mask=None,
+    loss=_LEAST_SQUARES,
+    offset=None,
+    weight=None,
 ):
     r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
 
@@ -97,6 +113,8 @@ def ae_ls(
         Loss of the reconstruction.
     offset : Tensor of shape (n_samples, 1), default=None
         Number to add to the reconstruction of each sample; the encoder gets it too.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each sample counts in the means over samples.
 
     Returns
     -------
@@ -104,34 +122,61 @@ def ae_ls(
         The scalar, the figures to report, and the codes.
     """
     z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
-    surrogate = losses.mean()
+    surrogate = _mean(losses, weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @in_own_precision
 def ae_lasso(
-    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+    dictionary,
+    x,
+    *,
+    encoder,
+    penalty,
+    target=None,
+    mask=None,
+    loss=_LEAST_SQUARES,
+    offset=None,
+    weight=None,
 ):
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
     z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
-    surrogate = (losses + _penalties(z, penalty)).mean()
+    surrogate = _mean(losses + _penalties(z, penalty), weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @in_own_precision
 def dec(
-    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+    dictionary,
+    x,
+    *,
+    encoder,
+    penalty,
+    target=None,
+    mask=None,
+    loss=_LEAST_SQUARES,
+    offset=None,
+    weight=None,
 ):
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
     given = target, mask, loss, offset
     z, losses = _evaluate(dictionary, x, encoder, *given, through_encoder=False)
-    objective = (losses.detach() + _penalties(z, penalty)).mean()
-    return Evaluation(losses.mean(), objective, losses.detach(), z)
+    objective = _mean(losses.detach() + _penalties(z, penalty), weight)
+    return Evaluation(_mean(losses, weight), objective, losses.detach(), z)
 
 
 @in_own_precision
 def noodl(
-    dictionary, x, *, encoder, penalty, target=None, mask=None, loss=_LEAST_SQUARES, offset=None
+    dictionary,
+    x,
+    *,
+    encoder,
+    penalty,
+    target=None,
+    mask=None,
+    loss=_LEAST_SQUARES,
+    offset=None,
+    weight=None,
 ):
     r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
@@ -140,8 +185,11 @@ def noodl(
         expected = loss.mean(natural if offset is None else natural + offset)
         residual = expected - (x if target is None else target)
         residual = residual if mask is None else residual * mask
-    surrogate = (residual * dictionary.synthesis(z.sign())).sum() / len(x)
-    return Evaluation(surrogate, losses.mean(), losses, z)
+    entries = residual * dictionary.synthesis(z.sign())
+    surrogate = entries.sum() / len(x)
+    if weight is not None:
+        surrogate = _mean(entries.flatten(1).sum(1), weight)
+    return Evaluation(surrogate, _mean(losses, weight), losses, z)
 
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
@@ -154,7 +202,7 @@ _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
     """Return the derivative without a graph, if the encoder offers it; else None."""
     offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
-    others = batch.target, batch.offset, batch.noise_std
+    others = batch.target, batch.offset, batch.noise_std, batch.weight
     if offered is None or through is None or any(data is not None for data in others):
         return None
     found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
@@ -183,7 +231,7 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     atoms : Tensor
         The atoms to differentiate in.
     batch : Samples
-        The data, with ``x``, ``target``, ``mask``, ``offset`` and ``noise_std``.
+        The data, with ``x``, ``target``, ``mask``, ``offset``, ``noise_std`` and ``weight``.
     part_size : int, default=None
         Number of samples to evaluate at a time; by default all.
     encoder : callable
@@ -207,12 +255,15 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
         rows = slice(first, first + size)
         part = batch if size == n else batch[rows]
         given = dict(target=part.target, mask=part.mask)
-        given |= {} if part.offset is None else {"offset": part.offset}
+        given |= {n: d for n in ("offset", "weight") if (d := getattr(part, n)) is not None}
         told = encoder
         if part.noise_std is not None:
             told = partial(encoder, noise_std=part.noise_std)
         evaluation = rule(dictionary, part.x, encoder=told, **given, **settings)
         share, is_last = len(part.x) / n, rows.stop >= n
+        if part.weight is not None:
+            tiny = torch.finfo(part.x.dtype).tiny
+            share = part.weight.sum() / batch.weight.sum().clamp_min(tiny)
         (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
         gradient = gradient + share * term
         surrogate, objective, *of_samples = evaluation

@@ -4,16 +4,43 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import config_context
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
-from skpudle._data.arrays import check_rows, host_array
+from skpudle._data.arrays import (
+    check_rows,
+    host_array,
+    split_missing,
+    to_numpy,
+    to_tensor,
+    with_gaps,
+)
+from skpudle._data.batches import Samples
+from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._training.team import ALONE
 
 __all__ = ["DictionaryImputer"]
+
+
+def _names_of_weights(estimator):  # -> list of str, parameters of fit
+    if has_fit_parameter(estimator, "sample_weight"):
+        return ["sample_weight"]
+    steps = getattr(estimator, "steps", ())
+    takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
+    is_last = takes and takes[-1] == steps[-1][0]
+    return [f"{name}__sample_weight" for name in takes] if is_last else []
+
+
+def _merge_rows(X, weight):  # -> rows that differ, weights of mean 1 or None
+    merged, _ = merge_samples(Samples(*split_missing(to_tensor(X)), weight=weight))
+    weight, _ = scale_weights(merged.weight, len(merged), ALONE)
+    rows = to_numpy(with_gaps(merged.x, merged.mask))
+    return rows, None if weight is None else to_numpy(weight)
 
 
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -79,7 +106,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         validate_data(self, X, reset=reset, skip_check_array=True)
         return rows
 
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn the dictionary.
 
         Parameters
@@ -88,6 +115,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Samples, NaN where a value is missing.
         y : object
             Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each sample counts, in the scales of features and in the dictionary. Weights
+            equal repetitions, and a weight of zero equals absence.
 
         Returns
         -------
@@ -97,22 +127,35 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a feature has no known value.
+            If a feature has no known value, or if there are weights, and the estimator takes none.
         """
         self._validate_params()
         X = self._read(X, reset=True)
+        if self.estimator is None:
+            learner = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
+        else:
+            learner = clone(self.estimator)
+        names, weight = _names_of_weights(learner), None
+        if sample_weight is not None:
+            weight = check_sample_weight(sample_weight, X)
+            if not names:
+                raise ValueError(
+                    f"sample_weight is for estimators whose fit takes it, and {learner!r:.80} "
+                    "takes none. Pass another estimator, or no weights."
+                )
+        if names:  # equal rows become one before rounding makes them differ
+            X, weight = _merge_rows(X, weight)
         unknown = np.flatnonzero(np.isnan(X).all(axis=0))
         if len(unknown):
             raise ValueError(
                 f"Features {unknown[:10].tolist()}{' ...' if len(unknown) > 10 else ''} have no "
                 "known value, from which nothing is learned. Leave them out."
             )
-        if self.estimator is None:
-            learner = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
-        else:
-            learner = clone(self.estimator)
-        self.estimator_ = learner.fit(X)
-        self.means_ = np.nanmean(X, axis=0, dtype=np.float64)
+        given = {} if weight is None else dict.fromkeys(names, weight)
+        with config_context(enable_metadata_routing=False):  # weights go to steps by name
+            self.estimator_ = learner.fit(X, **given)
+        known, counts = ~np.isnan(X), np.ones(len(X)) if weight is None else weight
+        self.means_ = counts @ np.where(known, X, 0.0) / (counts @ known)
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:

@@ -205,8 +205,8 @@ def check_range(square, tensors):
     )
 
 
-def mean_square(x):  # (n, m) -> float
-    """Return the mean squared norm of rows, the unit of training.
+def mean_square(x, weight=None):  # (n, m), (n,) -> float
+    """Return the mean squared norm of rows, the unit of training; rows may have weights.
 
     Raises
     ------
@@ -215,7 +215,8 @@ def mean_square(x):  # (n, m) -> float
     """
     n_rows = max(1, _NUMBERS_AT_A_TIME // x.shape[1])
     squares = torch.cat([rows.square().sum(1) for rows in x.split(n_rows)])
-    return check_range(float(squares.mean()), [x])
+    mean = squares.mean() if weight is None else (weight * squares).sum() / weight.sum()
+    return check_range(float(mean), [x])
 
 
 def unit_of(square):

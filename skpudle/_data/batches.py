@@ -41,6 +41,8 @@ class Samples:
         Target of each sample: a clean one, or a response.
     noise_std : Tensor of shape (n_samples,), default=None
         Standard deviation of their noise.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each sample counts in sums over samples; None is once. Their mean is 1 in a `fit`.
     keys : Tensor of shape (n_samples, ...), default=None
         Keys of the samples of a batch, by which ``source.samples`` finds them.
     """
@@ -50,6 +52,7 @@ class Samples:
     offset: Tensor | None = None
     target: Tensor | None = None
     noise_std: Tensor | None = None
+    weight: Tensor | None = None
     keys: Tensor | None = None
 
     def __len__(self):
@@ -57,8 +60,19 @@ class Samples:
 
     def map(self, function, keys=None):
         """Return the samples with all tensors but the keys changed by a function."""
-        parts = self.x, self.mask, self.offset, self.target, self.noise_std
+        parts = self.x, self.mask, self.offset, self.target, self.noise_std, self.weight
         return Samples(*(None if part is None else function(part) for part in parts), keys)
+
+    @property
+    def total_weight(self):
+        """The sum of weights, the number of samples that all count once."""
+        return float(len(self.x) if self.weight is None else self.weight.sum())
+
+    def weigh(self, values):  # (n_samples, ...) -> the same
+        """Return values times the weights of their samples."""
+        if self.weight is None:
+            return values
+        return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
     def __getitem__(self, rows):
         return self.map(lambda part: part[rows])
@@ -130,11 +144,13 @@ class Rows(Indexed):
         All samples.
     batch_size, generator
         As in `Indexed`; without a generator batches come in the order of the samples.
+    n_given : int, default=None
+        Number of samples that were given, a sum of weights; None is the number of ``given``.
     """
 
-    def __init__(self, given, batch_size=1, *, generator=None):
+    def __init__(self, given, batch_size=1, *, generator=None, n_given=None):
         super().__init__(min(batch_size, len(given)), generator)
-        self.given = given
+        self.given, self.n_given = given, len(given) if n_given is None else n_given
 
     def __len__(self):
         return len(self.given)

@@ -33,7 +33,14 @@ from torch.utils.data import (
 )
 
 from skpudle._data import tables
-from skpudle._data.arrays import host_array, refuse_batches, split_missing, with_gaps
+from skpudle._data.arrays import (
+    host_array,
+    refuse_batches,
+    split_missing,
+    to_numpy,
+    to_tensor,
+    with_gaps,
+)
 from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.callers import users_level
 from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
@@ -77,6 +84,7 @@ class _Source(Indexed):
     def __init__(self, data, reader):
         super().__init__()
         self.data, self.reader, self._seen = data, reader, {"n": 0}  # copies count together
+        self.weight = None  # Tensor of shape (n_samples,): how often each sample counts
 
     def to(self, dtype):
         """Return this source; its next batches have another dtype."""
@@ -102,6 +110,9 @@ class _Source(Indexed):
         for batch in batches:
             n_before += len(batch.x)
             self._seen["n"] = max(self._seen["n"], n_before)
+            if self.weight is not None:
+                weight = self.weight[batch.keys.cpu()].to(batch.x)
+                batch = replace(batch, weight=weight)
             yield batch
 
     def sample(self, n_components, seed):  # -> (n, n_features) on the device
@@ -148,8 +159,8 @@ class TableRows(_Source):
     def __len__(self):
         return len(self.data)
 
-    def sample(self, n_components, seed):
-        """Return rows from random places of equal parts of the table."""
+    def sampled_positions(self, n_components, seed):  # -> (n,)
+        """Return random places of equal parts of the table."""
         self._read(0, 1)
         n_rows = min(self._n_sampled(n_components), len(self))
         wanted = np.arange(n_rows)
@@ -159,6 +170,11 @@ class TableRows(_Source):
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
             wanted = np.unique(starts[:, None] + np.arange(length))[:n_rows]
+        return to_tensor(wanted)
+
+    def sample(self, n_components, seed):
+        """Return the rows at `sampled_positions`."""
+        wanted = to_numpy(self.sampled_positions(n_components, seed))
         together = min(self.data.chunk, self._most) if self.data.chunk > 1 else self._block
         sample, at = None, 0
         cuts = np.flatnonzero((np.diff(wanted) > 1) & (self.data.chunk == 1)) + 1
@@ -243,12 +259,12 @@ class _Samples(_Source):
 
     def sample(self, n_components, seed):
         """Return samples at random places of equal parts."""
-        sample = self._rows(self.sampled_positions(n_components))
+        sample = self._rows(self.sampled_positions(n_components, seed))
         self._seen["n"] = max(self._seen["n"], len(sample))
         return sample.to(self.reader.device)
 
-    def sampled_positions(self, n_components):  # -> (n,)
-        """Return the positions of the samples of `sample`."""
+    def sampled_positions(self, n_components, seed):  # -> (n,)
+        """Return the positions of the samples of `sample`, for any seed."""
         if not len(self):
             raise ValueError("X has no samples, its length is 0. Pass a dataset with samples.")
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))

@@ -59,7 +59,7 @@ def leading_directions(x, n):  # (n_samples, n_features) -> (n_features, n)
     return torch.linalg.eigh(x.mT @ x).eigenvectors[:, -n:]
 
 
-def vertices(x, n_components):
+def vertices(x, n_components, weight=None):
     """Return the samples at the edges of the cone of all samples, in their leading subspace.
 
     Parameters
@@ -68,19 +68,22 @@ def vertices(x, n_components):
         Data.
     n_components : int
         Number of atoms, at most the number of samples and of features.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each sample counts in the subspace, the noise and the mean sample; None is once.
 
     Returns
     -------
     Tensor of shape (n, n_features)
         Atoms of any norm, up to ``n_components`` of them.
     """
-    n, m = x.shape
-    basis = leading_directions(x.double(), n_components)
-    rows = x.double() @ basis
+    (n, m), given = x.shape, x.double()
+    weight = given.new_ones(n) if weight is None else weight.to(given) / weight.to(given).mean()
+    basis = leading_directions(weight[:, None].sqrt() * given, n_components)
+    rows = given @ basis
     squares = rows.square().sum(1)
-    outside = float(x.double().square().sum() - squares.sum())
+    outside = float(weight @ given.square().sum(1) - weight @ squares)
     noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
-    along = (rows @ torch.nn.functional.normalize(rows.sum(0), dim=0)).square() + _DIM * noise
+    along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + _DIM * noise
     along = torch.maximum(along, _SAME**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
     taken = successive_projections(seen, n_components, torch.ones_like(squares))

@@ -8,7 +8,7 @@ parameters, or from fitted attributes.
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -17,11 +17,11 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
-from skpudle._data.validation import fit_context
+from skpudle._data.batches import Rows
+from skpudle._data.weights import scale_weights
 from skpudle._learners.coder import check_loss, check_number
 from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
-from skpudle._precision import training_mode
 from skpudle._training.fit import FitRun, Interrupts, Training
 from skpudle._training.identity import task_of
 from skpudle._training.loop import Diverged, Interrupted, Trainer
@@ -62,6 +62,8 @@ class Data(NamedTuple):
         Samples for early stopping, which are not trained on.
     task : object or None
         The task.
+    places : Tensor of shape (n_rows,) or None
+        For each row of the input the place of its copy among ``samples``, -1 for none.
     """
 
     source: object
@@ -70,6 +72,25 @@ class Data(NamedTuple):
     inputs: dict
     held_out: object = None
     task: object = None
+    places: object = None
+
+    def scaled(self, team):  # -> Data
+        """Return the data with weights of mean 1 over all processes, without if all are equal."""
+        source, samples = self.source, self.samples
+        if isinstance(source, Rows):
+            weight, mean = scale_weights(samples.weight, len(samples), team)
+            if mean is None:
+                return self
+            given = replace(source.given, weight=weight)
+            source = Rows(given, n_given=source.n_given)
+            return self._replace(source=source, samples=replace(samples, weight=weight))
+        of_all = getattr(source, "weight", None)
+        weight, mean = scale_weights(of_all, getattr(source, "n_samples", None), team)
+        if mean is None:
+            return self
+        source.weight = weight
+        weight = None if weight is None else samples.weigh(torch.ones_like(samples.x[:, 0])) / mean
+        return self._replace(samples=replace(samples, weight=weight))
 
 
 def _interruption(fitted):
@@ -169,51 +190,14 @@ class GradientLearner(CallbackSupportMixin):
 
     # ------------------------------------------------------------------ fitting
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def fit(self, X: Any, y: None = None) -> Self:
-        """Learn a dictionary.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
-            again (a list is an array). Computations are in float32 for float32, otherwise in
-            float64. NaN marks missing entries, which are ignored.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data or parameters are unfit, which leaves the estimator unchanged; or if
-            training diverges twice: it then holds the last finite dictionary.
-        TypeError
-            If ``X`` can be iterated only once.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
-            training raised the objective above its value without a dictionary.
-        RuntimeWarning
-            If ``step_size`` is too large for the dictionary.
-        UserWarning
-            If there are fewer samples than atoms, or features without a known value.
-        """
-        return self._fit(X, y)
-
     def _fit(self, X, y, **of_samples):
         """Read the data, run the phases, set the attributes."""
         with FitRun(self, X, y) as run:
             plan = self._plan()
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
+            run.team.check_agreement(partial(task_of, self, "fit", data))
+            data = data.scaled(run.team)
             run.open(data, plan, partial(self._attributes, plan, data))
             with run.interrupts:
                 try:
@@ -281,7 +265,8 @@ class GradientLearner(CallbackSupportMixin):
         if data.held_out is not None:
             held_out = self._in_units(trainer.fitted, data.held_out)
             score = partial(trainer.model.score, held_out)
-            samples = trainer.optimizer.atoms.detach, len(data.samples)
+            # all of an epoch, whose weights are summed by batches
+            samples = trainer.optimizer.atoms.detach, data.samples.total_weight * (1 - 1e-9)
             return HeldOut(score, *samples, *rule, n_updates=n_updates)
         annealed = isinstance(plan.given.lambda_decay, tuple)
         return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
@@ -291,40 +276,6 @@ class GradientLearner(CallbackSupportMixin):
         self._take(attributes)
         if isinstance(error, Diverged):
             raise divergence(self, error.update, error.trainer.optimizer) from error
-
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(self, X: Any, y: None = None) -> Self:
-        """Update the dictionary by one pass over the data, in their order.
-
-        The first call with data that are not all zero chooses the initial dictionary and
-        ``alpha_``. A penalty that you set later, as a number, takes its place. The state of the
-        optimiser persists from call to call, also through pickling, and after `fit`, unless you
-        change the optimiser, or put other atoms into ``components_``, from which training goes on.
-        ``lambda_decay`` has its last value throughout.
-        Atoms that no code has used for ten samples per atom are replaced by the samples that were
-        reconstructed worst.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data as for `fit`, cut into batches of ``batch_size``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self
-            The estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit or have another number of features than before, or if ``loss``, or
-            ``n_components``, was set to another value since, which leaves the estimator unchanged;
-            or if training diverges twice.
-        """
-        return self._partial_fit(X, y)
 
     def _partial_fit(self, X, y, **of_samples):
         """Read the data, train through them once, set the attributes."""
@@ -414,7 +365,8 @@ class GradientLearner(CallbackSupportMixin):
         }
         n_seen = None  # without data
         if data.source is not None:
-            n_seen = getattr(data.source, "n_seen", len(data.samples))
+            n_given = getattr(data.source, "n_given", len(data.samples))  # of rows in memory
+            n_seen = getattr(data.source, "n_seen", n_given)
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),

@@ -4,6 +4,7 @@
 for data of any size.
 """
 
+from dataclasses import replace
 from functools import cache, partial, reduce
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from skpudle._data.foreign import baseline_of, make_sparse_coder
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
 from skpudle._data.tables import loaded
+from skpudle._data.weights import check_sample_weight
 from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
@@ -400,7 +402,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         chunks = in_chunks(decode, Samples(codes), atoms.device, PART)
         return _in_one_piece(chunks, len(codes), X)
 
-    def score(self, X: ArrayLike | Tensor, y: None = None) -> float:
+    def score(
+        self, X: ArrayLike | Tensor, y: None = None, sample_weight: ArrayLike | None = None
+    ) -> float:
         """Return R^2 of predicting held-out features from the others.
 
         See `skpudle.PUDLEDictionaryLearning.score` with ``loss="gaussian"``.
@@ -411,6 +415,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Data, or a dataset or batches as for `fit`.
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts.
 
         Returns
         -------
@@ -419,11 +425,16 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             most 1, larger is better, comparable across alpha. 0 for constant data. With a single
             feature, the R^2 of the reconstruction.
         """
-        return self._score(X)
+        return self._score(X, None, sample_weight)
 
-    def _score(self, X, exposure=None):
-        loss, error, sums = self._loss(), 0.0, []
+    def _score(self, X, exposure=None, sample_weight=None):
+        loss, error, sums, left = self._loss(), 0.0, [], None
+        if sample_weight is not None:
+            left = check_sample_weight(sample_weight, X)
         for samples, dictionary in self._checked_parts(X, exposure):
+            if left is not None:
+                weight, left = left[: len(samples)], left[len(samples) :]
+                samples = replace(samples, weight=weight.to(samples.x.device))
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
             deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
@@ -627,13 +638,17 @@ class ExposedTransformer(DictionaryTransformer):
         return self._transform_sparse(X, exposure)
 
     def fit_transform(
-        self, X: Any, y: Any = None, exposure: ArrayLike | None = None
+        self,
+        X: Any,
+        y: Any = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> np.ndarray | Tensor:
         """Learn atoms, and return the codes of the same data.
 
         Parameters
         ----------
-        X, y, exposure
+        X, y, exposure, sample_weight
             As for `fit`.
 
         Returns
@@ -643,4 +658,5 @@ class ExposedTransformer(DictionaryTransformer):
         """
         refuse_shuffled(X)
         given = {} if exposure is None else {"exposure": exposure}
-        return self.fit(X, y, **given).transform(X, **given)
+        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return self.fit(X, y, **given, **weight).transform(X, **given)

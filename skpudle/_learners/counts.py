@@ -119,22 +119,24 @@ def stabilised(loss, samples):
     if not loss.has_baseline:
         return Stabilised(x, None, 1.0, 0.0, loss.curvature)
     known = torch.ones_like(x) if mask is None else mask
-    size = known if offset is None else known * offset.exp()
+    counts = samples.weigh(known)
+    size = counts if offset is None else counts * offset.exp()
     # half an event more keeps the parameter of no events finite
-    intercept = loss.natural(((known * x).sum(0) + 0.5) / (size.sum(0) + 1))
+    intercept = loss.natural(((counts * x).sum(0) + 0.5) / (size.sum(0) + 1))
     natural = intercept if offset is None else intercept + offset
     expected = loss.mean(natural).expand_as(x)
     response = known * (loss.response(x) - loss.response(expected))
-    response = response - response.sum(0) / known.sum(0).clamp_min(1)
-    n_known = known.sum().clamp_min(1)
-    noise = float(((known * loss.variance(expected)).sum() / n_known).sqrt())
+    response = response - samples.weigh(response).sum(0) / counts.sum(0).clamp_min(1)
+    n_known = counts.sum().clamp_min(1)
+    noise = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
     curvature = loss.curvature
     if not isfinite(curvature):
         # Weigh entries by their curvature: with the plain mean training raised the loss of widely
         # varying counts.
-        variance = known * loss.variance(x)
-        curvature = float((variance.square().sum() / variance.sum()).nan_to_num(1.0))
-    least = least_penalty(noise, float(n_known) / max(len(x), 1))
+        variance = loss.variance(x)
+        sums = (counts * variance.square()).sum(), (counts * variance).sum()
+        curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
+    least = least_penalty(noise, float(n_known) / max(samples.total_weight, 1.0))
     return Stabilised(response, intercept, noise, least, curvature)
 
 
@@ -172,11 +174,14 @@ def objectives(model, rows, batch, update):  # -> float, float
     given |= {} if batch.offset is None else {"offset": batch.offset}
     if batch.noise_std is not None:
         encoder = partial(encoder, noise_std=batch.noise_std)
+    given |= {} if batch.weight is None else {"weight": batch.weight}
     fitted = model.rule(dictionary, batch.x, encoder=encoder, penalty=penalty, **given)
     # the penalty in the rule's objective, if any; an intercept has none
-    penalties = fitted.objective - fitted.losses.mean()
+    n = batch.total_weight
+    left = batch.weigh(fitted.losses).sum() / n
+    penalties = fitted.objective - left
     penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
-    known = torch.ones_like(x) if batch.mask is None else batch.mask
+    known = batch.weigh(torch.ones_like(x) if batch.mask is None else batch.mask)
     natural = x.new_zeros(())
     if loss.has_baseline:
         rest = [i for i in range(x.ndim) if i != 1]
@@ -184,8 +189,8 @@ def objectives(model, rows, batch, update):  # -> float, float
         rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
         natural = loss.natural(rates)
         natural = natural if batch.offset is None else natural + batch.offset
-    baseline = (known * loss.half_deviance(natural, x)).sum() / len(x)
-    return float(fitted.losses.mean() + penalties), float(baseline)
+    baseline = (known * loss.half_deviance(natural, x)).sum() / n
+    return float(left + penalties), float(baseline)
 
 
 @torch.no_grad()
@@ -214,6 +219,7 @@ def settle(model, rows, samples, team):
             known = torch.ones_like(x) if mask is None else mask
             natural = dictionary.synthesis(encoder(dictionary, x, mask=mask, offset=offset))
             mean = loss.mean(natural if offset is None else natural + offset)
+            known = part.weigh(known)
             counted = counted + (known * x).sum(0)
             expected = expected + (known * mean).sum(0)
             n_known = n_known + known.sum(0)

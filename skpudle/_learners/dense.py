@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -28,6 +28,13 @@ from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
+from skpudle._data.validation import fit_context
+from skpudle._data.weights import (
+    check_sample_weight,
+    known_samples,
+    merge_samples,
+    merge_sparse,
+)
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
@@ -45,6 +52,7 @@ from skpudle._learners.units import (
 )
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._precision import training_mode
 from skpudle._training.fit import Training
 from skpudle._training.loop import Trainer
 from skpudle._training.messages import (
@@ -92,11 +100,13 @@ DICT_INIT = [
 ]
 
 
-def choose_atoms(dict_init, n_components, x, generator, *, atom_norm="unit", positive=False):
+def choose_atoms(
+    dict_init, n_components, x, generator, *, atom_norm="unit", positive=False, weight=None
+):
     """Return initial atoms, by name or given ones, within the constraints."""
     if isinstance(dict_init, str):
         n_components = x.shape[1] if n_components is None else n_components
-        atoms = initial_atoms(x, n_components, dict_init, generator)
+        atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
         atoms = directions(atoms, positive=positive)
     else:
         atoms = given_atoms(dict_init, n_components, x)
@@ -159,16 +169,17 @@ def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
     return penalty * float(step) ** 0.5
 
 
-def _problem(model, x, mask, penalty, unit, team=ALONE):  # -> Problem
+def _problem(model, samples, penalty, unit, team=ALONE):  # -> Problem
     """Return the search's problem for stabilised data, divided by a unit."""
     return Problem(
-        x if unit == 1 else x.double() / unit,
+        samples.x if unit == 1 else samples.x.double() / unit,
         penalty / unit,
         positive_code=bool(model.encoder.positive_code),
         positive_atoms=model.positive,
-        mask=mask,
+        mask=samples.mask,
         total=team.sum,
         unit=unit,
+        weight=samples.weight,
     )
 
 
@@ -192,11 +203,12 @@ class _Beginning:
         samples = in_units(noise, samples)
         loss = plan.encoder.loss
         # gradients of the loss are gradients for stabilised data times the noise
-        self.x, self.intercept, self.noise, least, self.curvature = stabilised(loss, samples)
-        self.mask, self.units = samples.mask, noise
-        square = mean_square(self.x)
+        x, self.intercept, self.noise, least, self.curvature = stabilised(loss, samples)
+        self.samples, self.units = replace(samples, x=x), noise
+        square = mean_square(x, samples.weight)
         self.data_scale, self.unit = self.noise**2 * square, unit_of(square)
-        self.penalty = max(auto_alpha(self.x, mask=self.mask), least / self.noise)
+        penalty = auto_alpha(x, mask=samples.mask, weight=samples.weight)
+        self.penalty = max(penalty, least / self.noise)
         self._plan = plan
 
     def model(self):
@@ -205,9 +217,10 @@ class _Beginning:
 
     def first_atoms(self, n_components, generator, start):
         """Return initial atoms, by the name of a start or given ones."""
-        given = self._plan.given
+        given, samples = self._plan.given, self.samples
         inside = dict(atom_norm=given.atom_norm, positive=given.positive_dict)
-        return choose_atoms(start, n_components, self.x, generator, **inside)
+        how = inside | {"weight": samples.weight}
+        return choose_atoms(start, n_components, samples.x, generator, **how)
 
     def fitted(self, model, atoms, **found):  # -> FittedRows
         """Return the record of a fit with these atoms, and the penalty for them."""
@@ -243,16 +256,18 @@ def begin_in_part(plan, data, generator):  # -> FittedRows
 
 
 def _start_of_search(plan, begun):
-    n_components, n_features = plan.n_components, begun.x.shape[1]
+    n_components, n_features = plan.n_components, begun.samples.x.shape[1]
     mixes = n_components and plan.mixes_few(n_components, n_features)
     return "vertices" if mixes else "data"
 
 
-def _warn_of_samples(plan, begun, n_components):
-    known = begun.x.new_ones(len(begun.x), 1) if begun.mask is None else begun.mask
+def _warn_of_samples(plan, begun, data, n_components):
+    x, mask = begun.samples.x, begun.samples.mask
+    known = x.new_ones(len(x), 1) if mask is None else mask
     warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
     if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
-        warn_of_few_samples(int(known.any(1).sum()), n_components)
+        n_copies = max(0, getattr(data.source, "n_given", 0) - len(data.samples))
+        warn_of_few_samples(int(known.any(1).sum()) + n_copies, n_components)
 
 
 # ------------------------------------------------------------------ phases before training
@@ -274,7 +289,7 @@ def find_atoms(plan, data, run):  # -> FittedRows
         start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
         atoms = begun.first_atoms(n_components, run.generator, start)
         fitted = begun.fitted(model, atoms)
-    _warn_of_samples(plan, begun, len(fitted.model.parts(fitted.rows)[0]))
+    _warn_of_samples(plan, begun, data, len(fitted.model.parts(fitted.rows)[0]))
     if recorder.in_training:
         return recorder.restore(fitted)
     if not plan.searches:
@@ -293,9 +308,9 @@ def _raw_problem(plan, samples):  # -> Problem
     """Return the rows of a fit as they are, with the signs of codes and atoms."""
     signs = dict(positive_code=bool(plan.encoder.positive_code))
     signs["positive_atoms"] = bool(plan.given.positive_dict)
-    unit = unit_of(mean_square(samples.x))
+    unit = unit_of(mean_square(samples.x, samples.weight))
     x = samples.x if unit == 1 else samples.x.double() / unit
-    return Problem(x, 1.0, mask=samples.mask, unit=unit, **signs)
+    return Problem(x, 1.0, mask=samples.mask, unit=unit, weight=samples.weight, **signs)
 
 
 def _trials_of_noise(plan, samples, generator):  # yields NoiseTrial
@@ -317,7 +332,8 @@ def _trials_of_noise(plan, samples, generator):  # yields NoiseTrial
 
 def _learn_noise(plan, samples, run):  # -> Noise
     def attributes_of(trial):
-        model = plan.model(alpha=trial.alpha, data_scale=mean_square(samples.x))
+        scale = mean_square(samples.x, samples.weight)
+        model = plan.model(alpha=trial.alpha, data_scale=scale)
         atoms = trial.atoms.to(samples.x)
         return run.attributes_of(FittedRows(model=model, rows=atoms, noise=trial.noise))
 
@@ -328,10 +344,10 @@ def _learn_noise(plan, samples, run):  # -> Noise
 def _choose_size(plan, begun, model, run):  # -> FittedRows
     """Choose the number of atoms, see `skpudle.search._size`."""
     penalty = begun.search_penalty(model)
-    problem = _problem(model, begun.x, begun.mask, penalty, begun.unit)
+    problem = _problem(model, begun.samples, penalty, begun.unit)
 
     def fitted(trial):
-        return begun.fitted(model, trial.atoms.to(begun.x), size_path=trial.path)
+        return begun.fitted(model, trial.atoms.to(begun.samples.x), size_path=trial.path)
 
     trials = try_sizes(problem, run.generator, fixed=plan.given.alpha != "auto")
     trial = run.choose_size(trials, lambda trial: run.attributes_of(fitted(trial)))
@@ -365,9 +381,9 @@ def _energies(problem, state):
     problem, (atoms, codes) = searched(problem, state), state.found
     places = torch.arange(codes.index.shape[1], device=codes.index.device)
     used = places < codes.count[:, None]
-    energy = codes.value.new_zeros(len(atoms))
-    energy.index_add_(0, codes.index[used].long(), codes.value[used].square())
-    energy, n = problem.total(energy.cpu().double(), atoms.new_tensor([problem.n_samples]))
+    energy, squares = codes.value.new_zeros(len(atoms)), problem.weighted(codes.value.square())
+    energy.index_add_(0, codes.index[used].long(), squares[used])
+    energy, n = problem.total(energy.cpu().double(), atoms.new_tensor([problem.total_weight]))
     mean = state.best_objective / float(n)
     return {"energy": to_numpy(energy / n), "mean": mean}
 
@@ -381,13 +397,14 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     curvature = plan.curvature_share * begun.curvature
     fitted = replace(fitted.with_model(curvature=curvature), search_alpha=penalty)
     atoms, _ = fitted.model.parts(fitted.rows)
-    x, mask, noise = begun.x, begun.mask, fitted.noise
+    samples, noise = begun.samples, fitted.noise
     if not run.team.is_alone:  # initial values are from samples of all; the search sums over all
         own = in_units(noise, data.samples)
-        x, mask = stabilised(plan.encoder.loss, replace(own, mask=None)).x, own.mask
-    problem = _problem(fitted.model, x, mask, penalty, begun.unit, run.team)
-    if noise.spread is not None and isinstance(data.source, Rows):
-        fitted = replace(fitted, outliers=_outliers(data.samples.mask, mask))
+        x = stabilised(plan.encoder.loss, replace(own, mask=None)).x
+        samples = replace(own, x=x)
+    problem = _problem(fitted.model, samples, penalty, begun.unit, run.team)
+    if noise.spread is not None and data.places is not None:
+        fitted = replace(fitted, outliers=_outliers(data.samples.mask, samples.mask))
     if run.trains:
         plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
 
@@ -484,9 +501,9 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
     noise = replace(noise, atoms=atoms)
     if not seen:  # the first data after `from_components`, or after zeros
         samples = in_units(noise, current_team().collect(data.samples))
-        model = replace(model, data_scale=mean_square(samples.x))
+        model = replace(model, data_scale=mean_square(samples.x, samples.weight))
         if given == "auto":
-            penalty = auto_alpha(samples.x, mask=samples.mask)
+            penalty = auto_alpha(samples.x, mask=samples.mask, weight=samples.weight)
             model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty))
     rows = atoms
     if intercept is not None:
@@ -506,7 +523,9 @@ def without_row_noise(fitted):  # -> FittedRows
 # ------------------------------------------------------------------ learners
 
 
-def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=None):  # -> Data
+def read_rows(
+    learner, plan, X, y=None, *, known=False, part=False, exposure=None, sample_weight=None
+):  # -> Data
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
     ``part`` says that they are one part of several, of `partial_fit`.
@@ -515,7 +534,9 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
     X = X if in_memory else loaded(X)
     largest = loss_named(learner.loss, learner.n_trials).largest
     options = dict(allow_nan=True, largest=largest)
-    source = offset = None
+    source = offset = weight = None
+    if sample_weight is not None:
+        weight = check_sample_weight(sample_weight, X)
     if exposure is not None:
         offset = to_tensor(check_exposure(exposure, X, learner.loss), device).log()[:, None]
     if not in_memory:
@@ -528,16 +549,22 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
         rows = check_rows(X, estimator=learner, **options)
         x, mask = split_missing(to_tensor(rows, device))
         samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
-        source, seen = Rows(samples), X
+        if weight is not None:
+            samples = replace(samples, weight=weight.to(x))
+        samples = known_samples(samples) if part else samples
+        source, seen = Rows(samples, n_given=round(samples.total_weight)), X
     else:
         if part:
-            seen = source.first(plan.n_components)
+            seed, seen = 0, source.first(plan.n_components)
         else:
             seed = learner.random_state if isinstance(learner.random_state, Integral) else 0
             seen = source.sample(plan.n_components, int(seed))
-        if offset is not None:
-            offset = offset[source.sampled_positions(plan.n_components)].to(seen.dtype)
-        samples = Samples(*split_missing(seen), offset)
+        source.weight, at = weight, slice(None)
+        if offset is not None or weight is not None:
+            at = source.sampled_positions(plan.n_components, int(seed))
+        offset = None if offset is None else offset[at].to(seen.dtype)
+        weight = None if weight is None else weight[at].to(seen)
+        samples = known_samples(Samples(*split_missing(seen), offset, weight=weight))
     if not known:
         inputs = input_attributes(seen)
         if not isinstance(source, Rows):
@@ -632,7 +659,99 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner._take(learner._attributes(plan, data, fitted))
         return learner
 
-    _read = read_rows
+    def _read(self, plan, X, y=None, *, part=False, exposure=None, sample_weight=None, **known):
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, X)
+        if exposure is not None:
+            exposure = check_exposure(exposure, X, self.loss)
+        if not part and issparse(X):
+            X, exposure, sample_weight = merge_sparse(csr_array(X), exposure, sample_weight)
+        given = dict(exposure=exposure, sample_weight=sample_weight)
+        data = read_rows(self, plan, X, part=part, **given, **known)
+        if part or not isinstance(data.source, Rows):
+            return data
+        n_given = round(data.samples.total_weight)
+        samples, places = merge_samples(data.samples)
+        return data._replace(source=Rows(samples, n_given=n_given), samples=samples, places=places)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
+            again (a list is an array). Computations are in float32 for float32, otherwise in
+            float64. NaN marks missing entries, which are ignored.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
+            default all rows count the same.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, which leaves the estimator unchanged; or if
+            training diverges twice: it then holds the last finite dictionary.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
+            training raised the objective above its value without a dictionary.
+        RuntimeWarning
+            If ``step_size`` is too large for the dictionary.
+        UserWarning
+            If there are fewer samples than atoms, or features without a known value.
+        """
+        return self._fit(X, y, sample_weight=sample_weight)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Update the dictionary by one pass over the data, in their order.
+
+        The first call with data that are not all zero chooses the initial dictionary and
+        ``alpha_``. A penalty that you set later, as a number, takes its place. The state of the
+        optimiser persists from call to call, also through pickling, and after `fit`, unless you
+        change the optimiser, or put other atoms into ``components_``, from which training goes on.
+        ``lambda_decay`` has its last value throughout.
+        Atoms that no code has used for ten samples per atom are replaced by the samples that were
+        reconstructed worst.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data as for `fit`, cut into batches of ``batch_size``.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`, also next to the rows of other calls: their unit is one row.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit or have another number of features than before, or if ``loss``, or
+            ``n_components``, was set to another value since, which leaves the estimator unchanged;
+            or if training diverges twice.
+        """
+        return self._partial_fit(X, y, sample_weight=sample_weight)
 
     def _in_units(self, fitted, samples):  # -> Samples
         return in_units(fitted.noise, samples)
@@ -654,9 +773,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _attributes(self, plan, data, fitted, unused=None):
         attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
         if fitted.outliers is not None and len(fitted.outliers):
-            places = to_numpy(fitted.outliers).T
-            shape, values = data.samples.x.shape, np.ones(places.shape[1], bool)
-            attributes["outliers_"] = csr_array((values, places), shape=tuple(shape))
+            shape = len(data.samples) + 1, data.samples.x.shape[1]  # the last: rows without weight
+            values = np.ones(len(fitted.outliers), bool), to_numpy(fitted.outliers).T
+            attributes["outliers_"] = csr_array(values, shape=shape)[to_numpy(data.places)]
         return attributes
 
     def _encoder(self):
@@ -682,5 +801,5 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _coding_problem(self, fitted, data, run):  # -> Problem, atoms
         model, samples = fitted.model, self._in_units(fitted, data.samples)
         unit = unit_of(model.data_scale)
-        found = _problem(model, samples.x, samples.mask, model.alpha, unit, run.team)
+        found = _problem(model, samples, model.alpha, unit, run.team)
         return found, fitted.rows

@@ -9,6 +9,7 @@ from math import ceil
 import torch
 
 from skpudle._data.arrays import split_missing, tensors_of, to_numpy, unit_of, with_gaps
+from skpudle._data.batches import Samples
 from skpudle._training.fit import Pass
 from skpudle.search import Problem
 from skpudle.search._stream import (
@@ -73,7 +74,8 @@ def go_on(run, problem, state, source, attributes_of):
         if batch is None:
             return nothing
         x = batch.x if problem.unit == 1 else batch.x.double() / problem.unit
-        return replace(problem, x=x, mask=batch.mask, alpha=state.alpha, held_out=None)
+        given = dict(mask=batch.mask, weight=batch.weight, alpha=state.alpha)
+        return replace(problem, x=x, **given, held_out=None)
 
     blocks = source.blocks(size, torch.Generator().manual_seed(own.initial_seed()))
     phase = Pass(
@@ -127,7 +129,7 @@ def _resumed(memory, atoms, n_seen, *, replaced):  # -> StreamState, recent rows
         recent, energy, n_rows = None, memory["energy"], float(n_seen)
         n_held = n_seen / (_FORGETTING + 1)
     else:
-        recent = memory.pop("recent")
+        recent = Samples(memory.pop("recent"), weight=memory.pop("recent_weight"))
         sums = Memory(*(memory.pop(name) for name in Memory._fields))
         if not replaced:
             options = dict(forgetting=_FORGETTING, **memory)
@@ -141,12 +143,13 @@ def _resumed(memory, atoms, n_seen, *, replaced):  # -> StreamState, recent rows
     return begin_stream(atoms, held, **options), recent
 
 
-def _kept(state, recent):  # -> dict of arrays and numbers
+def _kept(state, recent):  # recent: Samples -> dict of arrays and numbers
     """Return the state for a pickle; the atoms are in ``components_``."""
     names = "n_rows", "n_splits", "mean", "loss", "n_blocks"
     sums = {name: to_numpy(value) for name, value in state.memory._asdict().items()}
     numbers = {name: getattr(state, name) for name in names}
-    return sums | numbers | {"recent": to_numpy(recent)}
+    rows = {"recent": to_numpy(recent.x), "recent_weight": to_numpy(recent.weight)}
+    return sums | numbers | rows
 
 
 def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
@@ -183,7 +186,8 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
     rows = model.project(rows.contiguous()) if replaced else rows
     atoms = rows.detach().to("cpu", torch.float64)
     state, recent = _resumed(fitted.stream, atoms, n_seen, replaced=replaced)
-    recent = rows[:0].cpu() if recent is None else recent.to(rows.dtype)
+    x = rows[:0].cpu()
+    recent = Samples(x, weight=x.new_ones(0)) if recent is None else recent.to(x.dtype)
     size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0
     blocks = iter(source.blocks(size, None))
     while True:
@@ -191,16 +195,22 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
         is_more, stopped = team.any(block is not None, interrupts.pending)
         if stopped or not is_more:
             break
-        n_new = 0 if block is None else len(block.x)
+        n_new = 0.0 if block is None else block.total_weight
         if n_new:
-            recent = torch.cat([recent, with_gaps(block.x, block.mask).cpu()])
-        x, mask = split_missing(recent.to(rows.device))
+            weight = block.weigh(block.x.new_ones(len(block)))
+            new = with_gaps(block.x, block.mask).cpu(), weight.cpu()
+            both = zip((recent.x, recent.weight), new, strict=True)
+            x, weight = map(torch.cat, both)
+            recent = Samples(x, weight=weight)
+        x, mask = split_missing(recent.x.to(rows.device))
         x = x if unit == 1 else x.double() / unit
-        problem = Problem(x, model.alpha / unit, mask=mask, unit=unit, **options)
+        weight = None if bool((recent.weight == 1).all()) else recent.weight
+        given = dict(mask=mask, unit=unit, weight=weight)
+        problem = Problem(x, model.alpha / unit, **given, **options)
         (full,) = team.any(len(recent) >= size)
         state, over = advance_stream(problem, state, final=full)
         loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
-        recent = recent[:0] if over else recent
-    curve = (*fitted.loss_curve, loss / max(n_rows, 1))
+        recent = recent[slice(0)] if over else recent
+    curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
     found = replace(fitted, rows=state.atoms.to(rows), stream=_kept(state, recent), losses=())
     return replace(found, loss_curve=curve), stopped

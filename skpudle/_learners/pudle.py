@@ -28,7 +28,7 @@ from skpudle._data.batches import Samples
 from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss
-from skpudle._learners.dense import DenseLearner
+from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
@@ -638,12 +638,18 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     # ------------------------------------------------------------------ fit, codes and score
 
-    # scikit-learn routes ``exposure`` through pipelines and searches, see its guide of metadata
-    # routing
+    # scikit-learn routes ``exposure`` and ``sample_weight`` through pipelines and searches, see its
+    # guide of metadata routing
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -662,6 +668,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             With ``loss="poisson"``, factors of the expectations of each
             sample: times of observation, volumes, or totals such as the lengths of texts,
             ``X.sum(axis=1)``. By default 1 for all.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
+            default all rows count the same.
 
         Returns
         -------
@@ -687,11 +697,17 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        return self._fit(X, y, exposure=exposure)
+        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self,
+        X: Any,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and
@@ -715,6 +731,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
             As for `fit`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`, also next to the rows of other calls: their unit is one row.
 
         Returns
         -------
@@ -728,10 +746,14 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             ``n_components``, was set to another value since, which leaves the estimator unchanged;
             or if training diverges twice.
         """
-        return self._partial_fit(X, y, exposure=exposure)
+        return self._partial_fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     def score(
-        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+        self,
+        X: ArrayLike | Tensor,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Return the explained share of the deviance of held-out features.
 
@@ -749,7 +771,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             Data, or a dataset, batches or a sparse array as for `fit`.
         y : None
             Ignored.
-        exposure : array-like of shape (n_samples,), default=None
+        exposure, sample_weight : array-like of shape (n_samples,), default=None
             As for `fit`.
 
         Returns
@@ -761,7 +783,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             nothing to infer codes from: its score is the explained share of the reconstruction. A
             column that equals another one may be predicted from it, noise included.
         """
-        return self._score(X, exposure)
+        return self._score(X, exposure, sample_weight)
 
     @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:
@@ -873,7 +895,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         self._validate_params()
         plan = self._plan()
         _check_choice(self, plan.codes, l0, criterion)
-        data, team = self._read(plan, X, None, known=True), current_team()
+        data, team = read_rows(self, plan, X, known=True), current_team()
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
@@ -969,6 +991,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             penalised=self.gradient != "ae-ls",
             positive_code=self.positive_code,
             mask=samples.mask,
+            weight=samples.weight,
             batch_size=plan.batch_size(len(samples)),
             stopped=stopped,
             **options,

@@ -60,6 +60,7 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
                 natural = codes @ dictionary.atoms[:, hidden]
             natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
             entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
+            entries = samples.weigh(entries)
             total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
         return float(total)  # once for all groups, since the host waits for a device here
 
@@ -103,19 +104,20 @@ class _Moments(NamedTuple):
         x, mask = samples.x, samples.mask
         if mask is None:
             mask, origin = torch.ones_like(x[:1]), x[0]
-            n_known = len(x) * mask[0]
+            n_known = samples.total_weight * mask[0]
         else:
             origin = x.masked_fill(mask == 0, torch.inf).amin(0)
-            origin, n_known = origin.masked_fill(origin.isinf(), 0), mask.sum(0)
+            origin, n_known = origin.masked_fill(origin.isinf(), 0), samples.weigh(mask).sum(0)
         centred = (x - origin) * mask  # exactly zero for constant columns, even with a rounded mean
-        mean = centred.sum(0) / n_known.clamp_min(1)
-        squares = ((centred - mean) * mask).square().sum(0)
+        mean = samples.weigh(centred).sum(0) / torch.where(n_known > 0, n_known, 1.0)
+        squares = samples.weigh(((centred - mean) * mask).square()).sum(0)
         return cls(n_known.cpu(), (origin + mean).cpu(), squares.cpu())
 
     def with_part(self, other):
         """Return the moments of both parts; the difference of their means adds variation."""
         n_known = self.n_known + other.n_known
-        share, apart = other.n_known / n_known.clamp_min(1), other.mean - self.mean
+        share = other.n_known / torch.where(n_known > 0, n_known, 1.0)
+        apart = other.mean - self.mean
         squares = self.squares + other.squares + apart.square() * self.n_known * share
         return _Moments(n_known, self.mean + apart * share, squares)
 
@@ -136,7 +138,7 @@ class _Rates(NamedTuple):
     def of(cls, samples, loss):
         """Return the sums of known entries; offsets hold the logarithms of exposures."""
         x, mask = samples.x, samples.mask
-        mask = torch.ones_like(x) if mask is None else mask
+        mask = samples.weigh(torch.ones_like(x) if mask is None else mask)
         exposure = x.new_zeros(()) if samples.offset is None else samples.offset
         parts = exposure.exp(), x, loss.saturated(x), x * exposure
         return cls(*((mask * part).sum(0).cpu() for part in parts))

@@ -19,11 +19,14 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
 )
+from skpudle._data.batches import Samples
 from skpudle._data.validation import fit_context
+from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
 from skpudle._learners.models import Converged
 from skpudle._training.messages import warn_of_few_samples, warn_of_unused
+from skpudle._training.team import ALONE
 from skpudle.search import auto_alpha
 
 __all__ = ["SporcoDictionaryLearning"]
@@ -158,7 +161,12 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     }
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike | Tensor, y: None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike | Tensor,
+        y: None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -167,6 +175,9 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             Data; computed in float32 or float64 as they are, everything else in float64.
         y : None
             Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts. SPORCO gets rows and penalties times the roots of weights,
+            whose codes are those of the rows times these roots.
 
         Returns
         -------
@@ -185,12 +196,17 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         overridden = tuple(name for name, option in names.items() if option in own)
         warn_of_unused(self, [(overridden, "options without MaxMainIter and Verbose")])
         mean_square(x)  # refuses values that would overflow in SPORCO too
-        generator = make_generator(self.random_state)
-        atoms = choose_atoms(self.dict_init, self.n_components, x, generator)
+        n_given, weight = len(x), None
+        if sample_weight is not None:
+            weight = check_sample_weight(sample_weight, x).to(x)
+        merged, _ = merge_samples(Samples(x, weight=weight))
+        weight, _ = scale_weights(merged.weight, len(merged), ALONE)
+        x, generator = merged.x, make_generator(self.random_state)
+        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
         if isinstance(self.dict_init, str):
-            warn_of_few_samples(len(x), len(atoms))
+            warn_of_few_samples(n_given, len(atoms))
         alpha = self.alpha
-        alpha = auto_alpha(x) if alpha == "auto" else float(alpha)
+        alpha = auto_alpha(x, weight=weight) if alpha == "auto" else float(alpha)
         inputs = input_attributes(X)
 
         options = bpdndl.BPDNDictLearn.Options()
@@ -202,6 +218,10 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
                 f"SPORCO takes no such options={self.options!r:.200} ({error}). Pass nested "
                 "dictionaries of options in its BPDNDictLearn.Options."
             ) from error
+        if weight is not None:
+            root = weight.sqrt()
+            x = x * root[:, None]
+            options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * to_numpy(root)
         own_callback, max_iter = options["Callback"], options["MaxMainIter"]
         root = self._init_callback_context(max_subtasks=max_iter)
         task, stop = None, False

@@ -98,7 +98,7 @@ class GradientOptimizer(Optimizer):
         self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, loss=None, total=None):  # the surrogate uses the others
+    def update(self, gradient, *_, **of_surrogates):
         """Take one step along the gradient."""
         self.atoms.grad = (gradient / self._gradient_unit).contiguous()
         self._optimizer.step()

@@ -69,16 +69,20 @@ class SurrogateOptimizer(Optimizer):
         self._trend = self.atoms.new_zeros(0)  # running mean of the loss, and its least value
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, loss=None, total=None):
+    def update(self, gradient, codes, *, weight=None, loss=None, total=None):
         """Refine the model by a batch, then minimise it, starting at the current atoms.
 
-        Processes that share a batch pass ``total``, a function that sums tensors over all of them.
+        The gradient is a mean over the samples of the batch, which may have weights. Processes that
+        share a batch pass ``total``, a function that sums tensors over all of them.
         """
         atoms = self.atoms
         if self._curvature is None:
             self._curvature = atoms.new_zeros(len(atoms), len(atoms))
             self._pull = torch.zeros_like(atoms)
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
+        if weight is not None:
+            n_samples, n_used = weight.sum(), (weight[:, None] * (codes != 0)).sum()
+            codes = codes * weight[:, None].sqrt()
         energy = codes.square().sum()
         curvature = None
         if total is not None:

@@ -312,9 +312,11 @@ def _check(state, trainer, source, stopping, n_now):
     counters, generators = [n for *_, n in starts], [state["generator"]]
     numbers = [*state["loss_curve"], *state["searched"]]
     if progress is not None:  # after the first epoch began
-        counters += progress["n_batches"], progress["n_samples"]
+        counters.append(progress["n_batches"])
         generators.append(progress["plan_state"])
-        numbers.append(progress["loss"])
+        numbers += progress["loss"], progress["n_samples"]
+        if progress["n_samples"] < 0:
+            raise ValueError(f"it has seen {progress['n_samples']!r:.50} samples")
         unused, losses, keys = (progress[name] for name in ("unused", "losses", "keys"))
         if unused.shape != atoms.shape[:1] or unused.dtype != torch.bool:
             raise ValueError(f"it counts the use of {len(unused)} of {len(atoms)} atoms")

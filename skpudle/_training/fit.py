@@ -25,7 +25,6 @@ import torch
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
 from skpudle._training.checkpoint import Recorder
-from skpudle._training.identity import task_of
 from skpudle._training.messages import (
     print_noise,
     print_pass,
@@ -403,7 +402,6 @@ class FitRun(AbstractContextManager):
         """
         self.attributes_of = attributes_of
         team, generator = self.team, make_generator(self.learner.random_state)
-        team.check_agreement(lambda: task_of(self.learner, "fit", data))
         self.recorder.open(generator, team)
         self.generator = team.agree(generator)
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None

@@ -100,6 +100,8 @@ def data_of(source, samples):
         parts = chain(parts, [samples.offset])
     if samples.target is not None:
         parts = chain(parts, [samples.target])
+    if samples.weight is not None:
+        parts = chain(parts, [samples.weight])
     first = getattr(source, "first_batch", None)
     batch = "" if first is None else f", the first batch of {first}"
     return f"{kind} of {len(samples)} samples{batch}, checksum {_checksum(parts)}"

@@ -201,16 +201,19 @@ class Trainer:
                 with threads_for(dictionary.atoms, batch.x, stride):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
-            size = torch.full_like(found.objective, len(batch.x))
-            total = torch.stack([losses.sum(), found.objective * size, size])
+            weight = torch.ones_like(losses) if batch.weight is None else batch.weight.to(losses)
+            size = weight.sum()
+            total = torch.stack([(weight * losses).sum(), found.objective * size, size])
         if team.is_alone:  # the gradient is the batch's as it is, and needs no exchange
             with threads_for(rows, rows):
-                self.optimizer.update(gradient, codes, loss=total[0] / total[2])
+                loss = total[0] / total[2].clamp_min(torch.finfo(total.dtype).tiny)
+                self.optimizer.update(gradient, codes, weight=batch.weight, loss=loss)
         else:
-            n_samples = 0 if batch is None else len(batch.x)
-            gradient, total = team.sum(gradient * n_samples, total)
-            loss = total[0] / total[2]
-            self.optimizer.update(gradient / total[2], codes, loss=loss, total=team.sum)
+            gradient, total = team.sum(gradient * total[2], total)
+            size = total[2].clamp_min(torch.finfo(total.dtype).tiny)
+            options = dict(loss=total[0] / size, total=team.sum)
+            weight = None if batch is None else batch.weight
+            self.optimizer.update(gradient / size, codes, weight=weight, **options)
         self.n_steps += 1
         used = codes.abs().sum([0, *range(2, codes.ndim)]) != 0  # several times as fast as any()
         return total, used, losses
@@ -230,7 +233,7 @@ class Trainer:
             losses=losses[:n_unused],
             keys=keys[:n_unused],
             n_batches=before.n_batches + n_batches,
-            n_samples=before.n_samples + int(n_samples),
+            n_samples=before.n_samples + n_samples,
             loss=before.loss + loss,
         )
 

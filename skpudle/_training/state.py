@@ -22,8 +22,10 @@ class Progress:
         The largest losses, in descending order, at most as many as atoms are unused.
     keys : Tensor of shape (n, ...)
         Keys of the samples with these losses.
-    n_batches, n_samples : int
-        Numbers of batches and samples seen.
+    n_batches : int
+        Number of batches seen.
+    n_samples : float
+        Number of samples seen, a sum of weights.
     loss : float
         The sum of all losses.
     done : bool
@@ -35,7 +37,7 @@ class Progress:
     losses: Tensor
     keys: Tensor
     n_batches: int = 0
-    n_samples: int = 0
+    n_samples: float = 0.0
     loss: float = 0.0
     done: bool = False
 

@@ -70,8 +70,8 @@ class HeldOut(Stopping):
         ``score(rows)`` returns the score of rows of parameters, larger for better ones.
     rows : callable
         Returns the present rows.
-    n_samples : int
-        Number of samples in an epoch.
+    n_samples : float
+        Number of samples in an epoch, a sum of weights.
     tol : float or None
         Improvement that counts; None never stops.
     patience : int

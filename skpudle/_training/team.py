@@ -173,6 +173,9 @@ class Team:
 
         Gaps are not told from known entries.
         """
+        (weighted,) = self.any(samples.weight is not None)
+        if weighted:
+            samples = replace(samples, weight=samples.weigh(torch.ones_like(samples.x[:, 0])))
         some = replace(samples, mask=None)[spread_rows(len(samples), _ROWS)]
         return some.map(lambda part: torch.cat(self.gather(part)))
 

@@ -356,6 +356,7 @@ def learn_encoder(
     batch_size: int = 256,
     generator: torch.Generator | None = None,
     stopped: Callable = bool,
+    weight: Tensor | None = None,
 ) -> LearnedEncoder:
     r"""Train an encoder of few unfoldings for a dictionary that stays as it is.
 
@@ -395,6 +396,8 @@ def learn_encoder(
         Draws batches and noise; by default one with seed 0.
     stopped : callable, default=bool
         Is asked before each update, and ends training by a true value.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each row counts: rows are drawn by it.
 
     Returns
     -------
@@ -455,7 +458,10 @@ def learn_encoder(
                 break
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * min(1.0, 2 * (1 - update / n_updates))
-            rows = torch.randint(len(x), (batch_size,), generator=generator, device=x.device)
+            if weight is None:
+                rows = torch.randint(len(x), (batch_size,), generator=generator, device=x.device)
+            else:
+                rows = weight.multinomial(batch_size, replacement=True, generator=generator)
             batch, known = _noisy(x[rows], generator), None if mask is None else mask[rows]
             batch = batch if known is None else batch * known
             optimizer.zero_grad()

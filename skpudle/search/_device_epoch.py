@@ -72,14 +72,18 @@ class DeviceEpoch:
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, n_zero)).to(x.device)
         self._room = min(p, m + ROOM)
         self._objectives = x.new_zeros(n)
-        self._uses = torch.zeros(len(self._dictionary), dtype=torch.int64, device=x.device)
+        self._weight = problem.weighted(x.new_ones(n))
+        self._users = torch.zeros(len(self._dictionary), dtype=torch.int64, device=x.device)
+        self._uses = x.new_zeros(len(self._dictionary))
         a, b = x.new_zeros(len(self._dictionary), len(self._dictionary)), x.new_zeros(p + n_zero, m)
-        sums, found = x.new_zeros(3), []
+        sums, found = x.new_zeros(5), []
         for rows in self._blocks(n, codes.index.shape[1]):
             data, known, *places = self._at(rows, codes)
             support, z, slope, inner = self._solved(data, known, *places, SWEEPS_OF_CODES)
             fitted = self._dense(support, z)
-            self._uses += (fitted != 0).sum(0)
+            used, weight = fitted != 0, self._weight[rows]
+            self._users += used.sum(0)
+            self._uses += weight @ used.to(x.dtype)
             loss = self._losses(data, known, fitted)
             size = z.abs().sum(1)
             self._objectives[rows] = loss + problem.alpha * size
@@ -88,15 +92,16 @@ class DeviceEpoch:
             if refit:
                 fitted = self._dense(support, self._refitted(inner, slope, z))
                 unbiased = self._losses(data, known, fitted)
-            sums += torch.stack([loss.sum(), size.sum(), unbiased.sum()])
+            of_rows = loss, size, unbiased, used.sum(1).to(x.dtype), torch.ones_like(loss)
+            sums += torch.stack([weight @ part for part in of_rows])
             if known is not None:  # completed by D z: touches the masked objective from above
                 data = torch.where(known > 0, data, fitted @ self._dictionary)
-            a.addmm_(fitted.mT, fitted)
-            b.addmm_(fitted.mT, data)
+            weighted = fitted if problem.weight is None else fitted * weight[:, None]
+            a.addmm_(weighted.mT, fitted)
+            b.addmm_(weighted.mT, data)
         self.codes = _joined(found, x)
         self._a, self._b = problem.total(a[:p, :p], b[:p])
-        n_entries = int(self.codes.count.sum())
-        sums = torch.tensor([*sums.tolist(), n_entries, n], dtype=torch.float64)
+        sums = torch.tensor(sums.tolist(), dtype=torch.float64)
         loss, size, unbiased, self.n_entries, self._n = problem.total(sums)[0].tolist()
         self.objective = loss + problem.alpha * size
         self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
@@ -209,8 +214,8 @@ class DeviceEpoch:
 
     @property
     def uses(self):  # -> (p,)
-        """The number of samples that use each atom, of this process."""
-        return self._uses[: len(self.atoms)].cpu()
+        """The number of samples that use each atom, of this process; a sum of weights."""
+        return self._uses[: len(self.atoms)].cpu().double()
 
     @in_own_precision
     def improved_atoms(self, earlier=None):
@@ -241,7 +246,10 @@ class DeviceEpoch:
         atoms, blocks = self._dictionary, []
         for rows in self._blocks(len(self.problem.x), self.codes.index.shape[1]):
             data, known, support, z = self._at(rows, self.codes)
-            blocks.append((support, self._residuals(data, known, self._dense(support, z))))
+            residuals = self._residuals(data, known, self._dense(support, z))
+            if self.problem.weight is not None:
+                residuals = residuals * self._weight[rows, None].sqrt()
+            blocks.append((support, residuals))
         generator = torch.Generator().manual_seed(seed)
         image = torch.randn(self.atoms.shape, generator=generator, dtype=torch.float64)
         image = pad(image.to(atoms.dtype), (0, 0, 0, len(atoms) - len(image))).to(atoms.device)
@@ -267,23 +275,24 @@ class DeviceEpoch:
             near.append(order.topk(min(p - 1, NEAR)).indices)
         return torch.cat(near)
 
-    def _users(self):  # -> (p * USERS,) rows, and their weights
+    def _asked(self):  # -> (p * USERS,) rows, and their weights
         """Return some users of each atom, evenly spaced; places of too few have weight zero."""
         _, _, support, z = self._at(slice(None), self.codes)
         p, longest = len(self.atoms), max(support.shape[1], 1)
         order = pad(support.flatten().argsort(stable=True), (0, 1))
-        n_users = self._uses[:p, None]
+        n_users = self._users[:p, None]
         n_asked = n_users.clamp_max(USERS)
         number = torch.arange(USERS, device=order.device)
         place = n_users.cumsum(0) - n_users + number * n_users // n_asked.clamp_min(1)
         rows = order[place.clamp_max(len(order) - 1)] // longest
         weights = (number < n_asked) * (n_users.to(z.dtype) / n_asked.clamp_min(1))
-        return rows.flatten(), weights.flatten()
+        rows = rows.flatten()
+        return rows, weights.flatten() * pad(self._weight, (0, 1))[rows]
 
     @in_own_precision
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
-        near, (users, weights), x = self._near(), self._users(), self.problem.x
+        near, (users, weights), x = self._near(), self._asked(), self.problem.x
         who = torch.arange(len(near), device=x.device).repeat_interleave(USERS)
         rise, growth = x.new_zeros(len(who)), x.new_zeros(len(who), near.shape[1])
         n_pairs = len(who) if len(x) else 0  # this process may have no rows

@@ -28,6 +28,7 @@ __all__ = [
     "USERS",
     "Codes",
     "Epoch",
+    "draw_rows",
     "own",
     "spread_rows",
 ]
@@ -202,6 +203,32 @@ def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
     return edges[:-1] + (drawn * edges.diff()).long()
 
 
+def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weights (k,) or None
+    """Draw rows by their weights, one in each of equal parts of the sum of weights.
+
+    A row that is drawn k times is returned once, with the weight k. Without weights the rows are
+    those of `spread_rows`. If there are no more rows than places, all rows keep their weights.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    n_places : int
+        Number of draws.
+    weight : Tensor of shape (n_rows,), default=None
+        Weights; None if they are equal.
+    """
+    if weight is None or n_places >= n_rows:
+        return spread_rows(n_rows, n_places), weight
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
+    edges = weight.double().cpu().cumsum(0)
+    places = (torch.arange(n_places, device="cpu") + drawn) / n_places * edges[-1]
+    rows = torch.searchsorted(edges, places, right=True).clamp_max(n_rows - 1)
+    rows, counts = rows.unique_consecutive(return_counts=True)
+    return rows, counts.to(weight)
+
+
 def own(*tensors):
     """Return sums of one process."""
     return tensors
@@ -284,18 +311,29 @@ class Epoch:
         self._by_rows(solve, codes, min(p, m + ROOM), turn=turn)
         self.codes = _packed(found, n)
         self.fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
-        count, index, _ = self.fitting.arrays()
+        weight = problem.weight
+        self._weight = np.ones(n) if weight is None else np.asarray(weight)
+        self._root = None if weight is None else np.sqrt(self._weight)
+        count, index, value = self.fitting.arrays()
+        # Sums of products of codes, rows and residuals are weighted where each has the root.
+        used = np.arange(value.shape[1]) < count[:, None]
+        self._values = value if weight is None else np.where(used, value, 0) * self._root[:, None]
+        self._x = self._rooted(self._x) if self._few else self._x
+        self._residual = None if self._few else self._rooted(self._residual)
         row, place = np.empty((2, int(count.sum())), np.int32)
         self._entries = np.zeros(p + 1, np.int64), row, place  # sorted by atom, then by row
         loops().sort_by_atom(count, index, *self._entries)
         self._gathering = 4 * len(row) / p  # operations of an atom, which gathers its users
-        n_entries = int(self.codes.count.sum())
-        sums = [self._loss.sum(), self._size.sum(), unbiased.sum(), n_entries, n]
+        of_rows = self._loss, self._size, unbiased, np.asarray(self.codes.count), np.ones(n)
+        sums = [part.sum() if weight is None else self._weight @ part for part in of_rows]
         (sums,) = problem.total(self.atoms.new_tensor(sums))
         loss, size, unbiased, self.n_entries, n = sums.tolist()
         self.objective = loss + problem.alpha * size
         # means of |x - D z|^2 / 2, before and after a refit
         self.loss, self.unbiased_loss = loss / n, unbiased / n
+
+    def _rooted(self, rows):  # (n, m) -> the same
+        return rows if self._root is None else rows * self._root[:, None].astype(rows.dtype)
 
     def _refit(self, rows, known, residual, count, index, value, loss):
         """Turn codes into least squares on their supports, non-negative if they are."""
@@ -372,8 +410,8 @@ class Epoch:
         return np.asarray(*self.problem.total(torch.as_tensor(sums)))
 
     def _moments(self, x, first, last):  # -> (last - first, m)
-        """Return rows of ``Z^T X``."""
-        m, arrays = x.shape[1], (*self._entries, np.asarray(self.fitting.value), x)
+        """Return rows of ``Z^T X``; codes and ``x`` have the roots of the weights."""
+        m, arrays = x.shape[1], (*self._entries, self._values, x)
         return self._sums(loops().add_moments, first, last, m, m, *arrays)
 
     @property
@@ -387,24 +425,25 @@ class Epoch:
     def products(self, first, last, among=None):  # -> (last - first, p) or the columns among
         """Return rows of ``A = Z^T Z``."""
         low, high = among or (0, len(self.atoms))
-        arrays = low, *self._entries, *self.fitting.arrays()
+        arrays = low, *self._entries, *self.fitting.arrays()[:2], self._values
         n_used = len(self._entries[1]) / max(len(self._x), 1)  # atoms of a row
         return self._sums(loops().add_products, first, last, high - low, n_used, *arrays)
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
-        count, index, value = self.fitting.arrays()
+        count, index, _ = self.fitting.arrays()
         used = np.arange(index.shape[1]) < count[:, None]
-        sums = np.bincount(index[used], np.square(value[used]), minlength=len(self.atoms))
+        sums = np.bincount(index[used], np.square(self._values[used]), minlength=len(self.atoms))
         return self.problem.total(torch.as_tensor(sums))[0]
 
     @property
     def uses(self):  # -> (p,)
-        """The number of samples that use each atom, of this process."""
-        return torch.as_tensor(np.diff(self._entries[0]))
+        """The number of samples that use each atom, of this process; a sum of weights."""
+        sums = np.concatenate([[0.0], self._weight[self._entries[1]].cumsum()])
+        return torch.as_tensor(np.diff(sums[self._entries[0]]))
 
     def _residuals(self):  # -> (n, m)
-        """Return the residuals of the codes that atoms adapt to."""
+        """Return the residuals of the codes that atoms adapt to, times the roots of weights."""
         if self._residual is not None:
             return self._residual
         residuals = np.empty_like(np.asarray(self.problem.x))
@@ -413,7 +452,7 @@ class Epoch:
             residuals[rows] = residual
 
         self._by_rows(keep, self.fitting, 0, screen=False)
-        return residuals
+        return self._rooted(residuals)
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
@@ -452,7 +491,7 @@ class Epoch:
 
     def _follow(self, first, change, residual):
         """Subtract from residuals what the atoms from ``first`` on have changed."""
-        arrays = *self._entries, np.asarray(self.fitting.value), change, residual
+        arrays = *self._entries, self._values, change, residual
 
         def subtract(low, high):
             loops().subtract_changes(low, high, first, *arrays)
@@ -540,6 +579,9 @@ class Epoch:
                 rise[some] = loss[:n] - self._loss[row[some]]
                 rise[some] += alpha * (size[:n] - self._size[row[some]])
                 loops().compare(near, who[some], at, *codes, *own, none, growth[some])
+                if self._root is not None:
+                    rise[some] *= self._weight[row[some]]
+                    growth[some] *= self._weight[row[some], None].astype(growth.dtype)
 
         self._by_rows(remove, self.codes, 0, rows)
         back = np.argsort(order)

@@ -28,6 +28,7 @@ __all__ = [
     "Prediction",
     "best_shares",
     "errors_at",
+    "hash_rows",
     "hide_in_turn",
     "hold_out",
     "match_equal_rows",
@@ -71,8 +72,7 @@ def match_equal_rows(x, mask=None):  # -> (n,)
     """Return for each row the place of the first row with the same known entries.
 
     What holds rows out holds out their copies, too: a copy among the other rows would tell the
-    noise of the row. Rows are compared by sums of their bits times random odd numbers, modulo
-    ``2**64``, in which rows that differ are equal with probability ``2**-32`` at most.
+    noise of the row.
 
     Parameters
     ----------
@@ -86,6 +86,18 @@ def match_equal_rows(x, mask=None):  # -> (n,)
     Tensor of shape (n_samples,)
         Places, on the CPU. A row that equals no row before it has its own place.
     """
+    _, number = hash_rows(x, mask).unique(return_inverse=True)
+    places = torch.arange(len(x), device="cpu")
+    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
+
+
+def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
+    """Return a number for each row that depends on nothing but the known entries of the row.
+
+    It is the sum of the bits of entries times random odd numbers, modulo ``2**64``, each product
+    with its upper bits added to the lower ones: rows that differ are equal with a probability of
+    about ``2**-64``. See `match_equal_rows` for the parameters.
+    """
     x = x.flatten(1)
     n_numbers = x.shape[1] * x.element_size() // 4
     generator, sums = torch.Generator().manual_seed(0), []
@@ -98,12 +110,9 @@ def match_equal_rows(x, mask=None):  # -> (n,)
         known += 0.0  # a negative zero equals a positive one
         if mask is not None:
             known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
-        sums.append((known.view(torch.int32) * factors).sum(1).cpu())
-    if not sums:
-        return torch.arange(0, device="cpu")
-    _, number = torch.cat(sums).unique(return_inverse=True)
-    places = torch.arange(len(x), device="cpu")
-    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
+        products = known.view(torch.int32) * factors
+        sums.append(products.bitwise_xor_(products >> 32).sum(1).cpu())
+    return torch.cat(sums) if sums else torch.arange(0, device="cpu")
 
 
 def hide_in_turn(places, n_groups=_GROUPS):
@@ -300,9 +309,11 @@ class HeldOut(_Hidden):
         self._n_codings = _n_codings(self.problem) if n_codings is None else n_codings
         self.alpha, self.total = problem.alpha, problem.total
         self.x, self.known = self.problem.x.double(), self.problem.mask
-        n_known = self.x.numel() if self.known is None else float(self.known.sum())
-        counts = self.x.new_tensor([n_known, len(self.x)])
-        square, counts = self.total(self.x.square().sum(), counts)
+        ones = self.x.new_ones(len(self.x))
+        n_of_rows = ones * self.x.shape[1] if self.known is None else self.known.sum(1)
+        self._weight = self.problem.weighted(ones)
+        counts = torch.stack([self._weight @ n_of_rows, ones.sum()])
+        square, counts = self.total(self._weight @ self.x.square().sum(1), counts)
         self.n_known, self.n_rows = counts.tolist()
         self.mean_square = float(square) / max(self.n_known, 1.0)
         known = None if self.known is None else self.known.mT
@@ -347,10 +358,11 @@ class HeldOut(_Hidden):
             counts = torch.ones_like(x[:, hidden]) if known is None else known[:, hidden]
             error = (x[:, hidden] - codes @ part) * counts
             step = (refits - codes) @ part * counts
-            pairs = (error, error), (error, step), (step, step)
-            sums[:, rows] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
-            entries += torch.stack([(z != 0).double().sum((1, 2)) for z in (codes, refits)], 1)
-            counted += counted.new_tensor([float(counts.sum()), len(rows)])
+            pairs, weight = ((error, error), (error, step), (step, step)), self._weight[rows]
+            products = torch.stack([(a * b).sum(2) for a, b in pairs], 2)
+            sums[:, rows] += products * weight[:, None]
+            entries += torch.stack([(z != 0).double().sum(2) @ weight for z in (codes, refits)], 1)
+            counted += torch.stack([weight @ counts.sum(1), weight.sum()])
         entries, counted = self.total(entries, counted)
         n_hidden, n_codings = counted.tolist()
         return sums, entries / max(n_codings, 1.0), n_hidden
@@ -364,14 +376,14 @@ class HeldOut(_Hidden):
     def deviations(self):  # -> (n_rows,)
         """The sum of squares of the hidden entries of each row, less the column means."""
         known = torch.ones_like(self.x) if self.known is None else self.known
-        sums, counts = self.total((known * self.x).sum(0), known.sum(0))
+        sums, counts = self.total(self._weight @ (known * self.x), self._weight @ known)
         return self._of_hidden(known * (self.x - sums / counts.clamp_min(1)).square())
 
     def _of_hidden(self, squares):
         sums = self.x.new_zeros(len(self.x))
         for rows, _, hidden in self._turns():
             sums[rows] += squares[rows][:, hidden].sum(1)
-        return sums
+        return sums * self._weight
 
     def noise(self, atoms, alpha, debias):  # -> float
         """Return the variance of residuals, for each known entry without a code."""
@@ -384,7 +396,8 @@ class HeldOut(_Hidden):
         residual = residual if self.known is None else residual * self.known
         n_known = x.shape[1] if self.known is None else self.known.sum(1)
         left = (n_known - (codes != 0).sum(1)).clamp_min(0).to(x)
-        sums = torch.stack([(residual.square().sum(1) * (left > 0)).sum(), left.sum()])
+        counted = residual.square().sum(1) * (left > 0), left
+        sums = torch.stack([self._weight @ part for part in counted])
         (sums,) = self.total(sums)
         squares, left = sums.tolist()
         return squares / left if left > 0 else 0.0
@@ -503,7 +516,7 @@ def _n_pixels(problem):
 
 def measure_evenness(problem):  # -> float, float
     """Return the number of rows, and the share that would tell as much with equal energies."""
-    squares = problem.squares()
+    squares = problem.weighted(problem.squares())
     (sums,) = problem.total(torch.stack([squares.sum(), squares.square().sum()]))
     (n,) = problem.total(squares.new_tensor([float(len(squares))]))
     n, (energy, fourth) = float(n), sums.tolist()

@@ -34,6 +34,7 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ from skpudle._initialization import initial_atoms
 from skpudle._operators import atom_norms
 from skpudle.lasso._solve import lasso_path
 from skpudle.search._descent import solve_codes
-from skpudle.search._epoch import spread_rows
+from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._held_out import hide_in_turn, match_equal_rows
 from skpudle.search._search import Problem, advance, auto_alpha, begin
 
@@ -318,9 +319,16 @@ def _root_mean_square(x, known):  # -> (n,)
     return ((x * known).square().sum(1) / known.sum(1).clamp_min(1)).sqrt()
 
 
-def _median(x, known):  # -> (n_features,)
-    medians = torch.where(known > 0, x, torch.nan).nanmedian(0).values
-    return medians.nan_to_num()
+def _median(x, counts):  # (n, k), weights (n, k) -> (k,)
+    """Return the least value that at least half of the weight does not exceed; 0 without weight."""
+    if bool(((counts == 0) | (counts == 1)).all()):
+        medians = torch.where(counts > 0, x, torch.nan).nanmedian(0).values
+        return medians.nan_to_num()
+    order = torch.where(counts > 0, x, torch.inf).argsort(0)
+    sums = counts.gather(0, order).cumsum(0)
+    middle = (sums < sums[-1] / 2).sum(0).clamp_max(len(x) - 1)
+    values = x.gather(0, order).gather(0, middle[None])[0]
+    return torch.where(sums[-1] > 0, values, 0.0)
 
 
 def _screen(x, known, spread):  # -> entries that count, rows that are outliers as a whole
@@ -331,27 +339,48 @@ def _screen(x, known, spread):  # -> entries that count, rows that are outliers 
     return known * ~(far & ~whole[:, None]), whole
 
 
-def _spread_of(x, known):  # -> (2, n_features)
+def _quantile(values, often, share):  # (n,), weights (n,) -> float
+    """Return the weighted quantile, interpolated between values; see `torch.quantile`."""
+    values, order = values.sort()
+    places = often[order].cumsum(0) - often[order]
+    return float(np.interp(share * float(places[-1]), places, values))
+
+
+def _spread_of(x, counts):  # (n, n_features), weights of entries -> (2, n_features)
     """Return medians of columns, and robust deviations: infinite where most values are one."""
-    middle = _median(x, known)
-    deviation = _median((x - middle).abs(), known) / _MEDIAN
-    root = (((x - middle) * known).square().sum(0) / known.sum(0).clamp_min(1)).sqrt()
+    middle = _median(x, counts)
+    deviation = _median((x - middle).abs(), counts) / _MEDIAN
+    root = ((counts * (x - middle).square()).sum(0) / counts.sum(0).clamp_min(1e-300)).sqrt()
     return torch.stack([middle, torch.where(deviation > _MOSTLY_ONE * root, deviation, torch.inf)])
 
 
-def _pool(variances, free):  # -> relative deviations, of geometric mean 1; mean, variance of logs
-    """Shrink the logarithms of variances to their mean by their sampling error."""
-    usual = (free > 1) & (variances > _CONSTANT * variances.mean())
+def _pool(variances, free, often=None):
+    """Shrink the logarithms of variances to their mean by their sampling error.
+
+    Parameters
+    ----------
+    variances, free : Tensor of shape (n,)
+        Variances, and their degrees of freedom.
+    often : Tensor of shape (n,), default=None
+        How often each variance counts; None is once.
+
+    Returns
+    -------
+    scales, mean, variance
+        Relative deviations, of geometric mean 1; mean and variance of the logarithms of variances.
+    """
+    often = torch.ones_like(variances) if often is None else often
+    usual = (free > 1) & (variances > _CONSTANT * (often * variances).sum() / often.sum())
     scales = torch.ones_like(variances)
     if int(usual.sum()) < 2:
         return scales, 0.0, 0.0
-    logs, error = variances[usual].log(), 2 / free[usual]
-    weights = 1 / (error + 1e-3)
+    logs, error, often = variances[usual].log(), 2 / free[usual], often[usual]
+    weights = often / (error + 1e-3)
     weights = weights / weights.sum()
     mean = (weights * logs).sum()
     variance = (weights * ((logs - mean).square() - error)).sum().clamp_min(0)
     found = 0.5 * variance / (variance + error) * (logs - mean)
-    scales[usual] = (found - found.mean()).exp()
+    scales[usual] = (found - (often * found).sum() / often.sum()).exp()
     return scales, float(mean), float(variance)
 
 
@@ -375,25 +404,29 @@ def _leverages(atoms, codes, known):  # -> (n, n_features)
 
 
 def _residuals(problem, atoms, x, counts, known):  # -> _Residuals
+    weighted = problem.weighted(counts)
     codes = solve_codes(problem, atoms, _CODES, refit=True).fitting
     fitted = codes.dense(len(atoms)) @ atoms
     some = spread_rows(len(x), _LEVERAGES)
-    fits = _leverages(atoms, codes.of_rows(some), counts[some]).sum(0)
-    fits *= counts.sum(0) / counts[some].sum(0).clamp_min(1)
-    return _Residuals((x - fitted) * known, counts.sum(1) - codes.count, counts.sum(0) - fits)
+    fits = _leverages(atoms, codes.of_rows(some), counts[some])
+    fits = fits.sum(0) if problem.weight is None else problem.weight[some] @ fits
+    of_features = weighted.sum(0)
+    fits *= of_features / weighted[some].sum(0).clamp_min(1e-300)
+    return _Residuals((x - fitted) * known, counts.sum(1) - codes.count, of_features - fits)
 
 
-def _pool_rows(residuals, counts, rows):  # -> (n, 1), mean, variance
+def _pool_rows(residuals, counts, rows, often):  # -> (n, 1), mean, variance
     squares, free = (residuals.values.square() * counts).sum(1), residuals.of_rows
     variances = squares / free.clamp_min(1) * rows[:, 0].square()
-    scales, mean, variance = _pool(variances, free)
+    scales, mean, variance = _pool(variances, free, often)
     return scales[:, None], mean, variance
 
 
-def _standard_errors(differences):  # (n,) -> float
-    """Return a mean in units of its standard error."""
-    error = differences.std() / len(differences) ** 0.5
-    return float(differences.mean() / error.clamp_min(1e-300))
+def _standard_errors(differences, often):  # (n,), weights (n,) -> float
+    """Return a weighted mean in units of its standard error."""
+    n, mean = len(differences), (often * differences).sum() / often.sum()
+    squares = (often * (differences - mean)).square().sum() * n / max(n - 1, 1)
+    return float(mean / (squares.sqrt() / often.sum()).clamp_min(1e-300))
 
 
 class _Judged:
@@ -402,8 +435,9 @@ class _Judged:
     A problem for other units has the same data and signs.
     """
 
-    def __init__(self, x, mask, n_components, problem, generator):
+    def __init__(self, x, mask, often, n_components, problem, generator):
         self.x = x.double()
+        self.often, self._weight = torch.ones_like(self.x[:, 0]) if often is None else often, often
         self.known = torch.ones_like(self.x) if mask is None else mask.double()
         self.x = torch.where(self.known > 0, self.x, 0.0)
         self._signs = dict(
@@ -428,7 +462,8 @@ class _Judged:
         """Return the problem in other units."""
         x = (self.x - units.intercept) / (units.features * units.rows)
         mask = None if bool(units.counts.all()) else units.counts
-        return Problem(x, auto_alpha(x, mask=mask), mask=mask, **self._signs)
+        given = dict(mask=mask, weight=self._weight)
+        return Problem(x, auto_alpha(x, **given), **given, **self._signs)
 
     def settle(self, units, atoms=None, n_epochs=inf, *, phases=("settle",)):
         """Return atoms that have settled in some units, from given atoms or from rows.
@@ -438,7 +473,8 @@ class _Judged:
         problem = self.problem(units).of_rows(self._learning)
         if atoms is None:
             generator = torch.Generator().manual_seed(self._generator.initial_seed())
-            atoms = initial_atoms(problem.x, self._n_components, "data", generator)
+            given = problem.x, self._n_components, "data", generator
+            atoms = initial_atoms(*given, weight=problem.weight)
             norms = atom_norms(atoms)
             atoms = problem.project(atoms / torch.where(norms > 0, norms, 1.0))
         state = begin(problem, atoms)
@@ -456,16 +492,19 @@ class _Judged:
         left = (residuals.values * units.counts).square().sum(1)
         x = (self.x - units.intercept) / (units.features * units.rows)
         fitted = ((x * units.counts).square().sum(1) - left).clamp_min(0)
-        usual = (left > 0) & (fitted > _CONSTANT * fitted.mean())
+        usual = (left > 0) & (fitted > _CONSTANT * self.mean(fitted))
         if int(usual.sum()) < _LEAST_ROWS // 2:
             return False
         scale = 2 * units.rows[usual, 0].log()
         noise = (left / residuals.of_rows.clamp_min(1))[usual].log() + scale
         signal = fitted[usual].log() + scale
-        hidden, shortened = noise - signal, scale > 0
+        hidden, shortened, often = noise - signal, scale > 0, self.often[usual]
         if self.shortens and 0 < int(shortened.sum()) < len(hidden):
-            return bool(hidden[shortened].median() > hidden[~shortened].median())
-        return bool(torch.corrcoef(torch.stack([noise, hidden]))[0, 1] > _HIDES)
+            parts = torch.stack([shortened, ~shortened], 1) * often[:, None]
+            longer, rest = _median(hidden[:, None].expand(-1, 2), parts)
+            return bool(longer > rest)
+        (one, both), (_, other) = torch.cov(torch.stack([noise, hidden]), aweights=often)
+        return bool(both > _HIDES * (one * other).sqrt())
 
     @property
     def shortens(self):
@@ -485,7 +524,7 @@ class _Judged:
 
     def scales_of_features(self, residuals):  # -> (n_features,), variance
         """Return the scales of features, and the variance of their logarithms."""
-        squares = (residuals.values.square() * self.units.counts).sum(0)
+        squares = self.weigh(residuals.values.square() * self.units.counts).sum(0)
         free = residuals.of_features
         variances = squares / free.clamp_min(1) * self.units.features.square()
         scales, _, variance = _pool(variances, free)
@@ -493,12 +532,26 @@ class _Judged:
 
     def scales_of_rows(self, residuals):  # -> (n, 1), mean, variance
         """Return the scales of rows, and mean and variance of the logarithms of variances."""
-        return _pool_rows(residuals, self.units.counts, self.units.rows)
+        return _pool_rows(residuals, self.units.counts, self.units.rows, self.often)
+
+    def weigh(self, entries):  # (n, n_features) -> the same
+        """Return entries times the weights of their rows."""
+        return entries if self._weight is None else entries * self.often[:, None]
+
+    def usual_size(self, size):  # (n,) -> float
+        """Return the median of sizes of rows that are not zero; 1 if all are."""
+        counts = (self.often * (size > 0))[:, None]
+        return float(_median(size[:, None], counts)) or 1.0
+
+    def mean(self, values):  # (n,) -> scalar
+        """Return the weighted mean of values of rows."""
+        return (self.often * values).sum() / self.often.sum()
 
     def limit(self, residuals, rows):  # -> float
         """Return the residual of an outlier, if rows have these scales."""
-        values = (residuals.values * self.units.rows / rows)[self.known > 0]
-        return _DEVIATIONS * float(values.abs().median()) / _MEDIAN
+        values = (residuals.values * self.units.rows / rows).abs().flatten()[:, None]
+        middle = _median(values, self.weigh(self.known).flatten()[:, None])
+        return _DEVIATIONS * float(middle) / _MEDIAN
 
     def errors(self, units, atoms):  # -> (n_judges,), (n_judges,)
         """Return errors of hidden entries at the penalty of the best mean logarithm, and sum."""
@@ -523,7 +576,8 @@ class _Judged:
                 error = (x[:, hidden] - rows * (found @ atoms[:, hidden])) * known
                 sums[i] += error.square().sum(1)
         logs = (sums + torch.finfo(x.dtype).tiny).log()
-        return logs[int(logs.mean(1).argmin())], sums[int(sums.sum(1).argmin())]
+        often = self.often[self.judges]
+        return logs[int((logs @ often).argmin())], sums[int((sums @ often).argmin())]
 
     def take(self, units, atoms):
         """Go on with these units and the atoms that settled there."""
@@ -546,28 +600,35 @@ class _Judged:
             self._errors = self.errors(self.units, self.atoms)
         errors = self.errors(units, atoms)
         (logs, sums), (before, sums_before) = errors, self._errors
-        gain, loss = before - logs, _standard_errors(sums - sums_before)
-        n_errors = _standard_errors(gain)
+        often, gain = self.often[self.judges], before - logs
+        loss = _standard_errors(sums - sums_before, often)
+        mean, n_errors = float(often @ gain / often.sum()), _standard_errors(gain, often)
         is_sure = n_errors > _SURE or (n_errors > _BOTH and loss < -_BOTH)
-        is_sure &= float(gain.mean()) > _LEAST_GAIN
+        is_sure &= mean > _LEAST_GAIN
         if not (is_sure and loss < _CHANCE if gains else loss < _SURE):
             return False
         self.units, self.atoms, self._errors = units, atoms, errors
         return True
 
 
-def _is_far(mean, deviations, known):
-    """Return whether a mean is far from zero, given that features correlate."""
-    variances = deviations.square().sum(0) / known.sum(0).clamp_min(1)
+def _is_far(mean, deviations, counts, often):
+    """Return whether a mean is far from zero, given that features correlate.
+
+    ``counts`` (n_features,) are sums of weights, and ``often`` (n,) has those of rows.
+    """
+    squares = often @ deviations.square()
+    variances = squares / counts.clamp_min(1e-300)
     usual = variances > _CONSTANT * variances.mean()
     if not bool(usual.any()):
         return False
-    energy = (mean.square() * known.sum(0)).sum()
-    if not energy > _SUBSTANTIAL * (energy + deviations.square().sum()):
+    energy = (mean.square() * counts).sum()
+    if not energy > _SUBSTANTIAL * (energy + squares.sum()):
         return False
-    statistic = (known.sum(0) * mean.square() / variances)[usual].sum()
-    standard = deviations[:, usual] / variances[usual].sqrt()
-    correlations = standard.mT @ standard / len(standard)
+    # Rows of unequal weight tell as much of a mean as fewer rows of equal weight.
+    n_equal = counts * (often.sum() / often.square().sum())
+    statistic = (n_equal * mean.square() / variances)[usual].sum()
+    standard = deviations[:, usual] / variances[usual].sqrt() * often[:, None].sqrt()
+    correlations = standard.mT @ standard / often.sum()
     spread = (2 * correlations.square().sum()).sqrt()
     return bool(statistic > usual.sum() + _FAR * spread)
 
@@ -578,8 +639,10 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     The mean of non-negative codes is far from zero without a baseline: it has to bring ``gains``.
     """
     known, units = judged.known, judged.units
-    mean = (judged.x * known).sum(0) / known.sum(0).clamp_min(1)
-    if asked is not True and not _is_far(mean, (judged.x - mean) * known, known):
+    counts = judged.weigh(known).sum(0)
+    mean = judged.weigh(judged.x * known).sum(0) / counts.clamp_min(1e-300)
+    deviations = (judged.x - mean) * known
+    if asked is not True and not _is_far(mean, deviations, counts, judged.often):
         return
     units = units._replace(intercept=mean)
     atoms = judged.settle(units)
@@ -593,23 +656,24 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
 def _learn_outliers(judged):  # a generator, which returns whether entries are screened
     """Treat entries that are far off as missing, shorten long rows, and scale columns, if any."""
     units, known = judged.units, judged.known
-    spread = _spread_of(judged.x, known)
+    spread, weigh = _spread_of(judged.x, judged.weigh(known)), judged.weigh
     counts, whole = _screen(judged.x, known, spread)
-    if float(known.sum() - counts.sum()) > _MOST * float(known.sum()):
+    if float(weigh(known - counts).sum()) > _MOST * float(weigh(known).sum()):
         counts = known
     deviation = torch.where(spread[1].isinf() | (spread[1] == 0), torch.nan, spread[1])
-    root = (((judged.x - spread[0]) * counts).square().sum(0) / counts.sum(0).clamp_min(1)).sqrt()
+    squares = weigh(((judged.x - spread[0]) * counts).square()).sum(0)
+    root = (squares / weigh(counts).sum(0).clamp_min(1e-300)).sqrt()
     columns = torch.where(deviation.isnan(), root, deviation)
     columns = torch.where(columns > 0, columns, 1.0)
     differ = bool(columns.max() > _UNITS * columns.min())
     scale = columns / columns.log().mean().exp() if differ else torch.ones_like(columns)
-    usual = counts * ~whole[:, None]
-    mean = (judged.x * usual).sum(0) / usual.sum(0).clamp_min(1)
+    usual = weigh(counts * ~whole[:, None])
+    mean = (judged.x * usual).sum(0) / usual.sum(0).clamp_min(1e-300)
     intercept = mean if bool(units.intercept.any()) else units.intercept
     size = _root_mean_square((judged.x - intercept) / scale, counts)
-    norm = size[size > 0].median() if bool((size > 0).any()) else size.new_ones(())
+    norm = judged.usual_size(size)
     rows = torch.where(size > _LONG * norm, size / norm, 1.0)[:, None]
-    squares = ((judged.x - intercept) / scale * known).square()
+    squares = weigh(((judged.x - intercept) / scale * known).square())
     squares = squares / squares.sum().clamp_min(1e-300)
     screens = float((squares * (1 - counts) * (rows == 1)).sum()) > _OUTLYING
     if not (screens or float((squares * (rows > 1)).sum()) > _OUTLYING or differ):
@@ -632,7 +696,7 @@ def _learn_features(judged, asked):  # a generator
         return
     before = judged.units, judged.atoms
     for i in range(_ROUNDS["features"]):
-        if _change(scales, judged.units.features, torch.max) < _STILL:
+        if float(_change(scales, judged.units.features).max()) < _STILL:
             break
         atoms = judged.atoms * judged.units.features / scales
         units = judged.units._replace(features=scales)
@@ -646,8 +710,8 @@ def _learn_features(judged, asked):  # a generator
         judged.keeps(before, i)
 
 
-def _change(scales, before, largest):
-    return float(largest((scales / before).log().abs()))
+def _change(scales, before):  # -> Tensor of the shape of scales
+    return (scales / before).log().abs()
 
 
 def _learn_rows(judged, asked, screens):  # a generator, which returns whether rows differ
@@ -669,7 +733,8 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
             return False
     first = judged.units, judged.atoms
     for i in range(_ROUNDS["rows"]):
-        if _change(scales, judged.units.rows, torch.mean) < _STILL and (i or not asked):
+        change = float(judged.mean(_change(scales, judged.units.rows)[:, 0]))
+        if change < _STILL and (i or not asked):
             break
         units = judged.units._replace(rows=scales, noise=_rows_of(judged, residuals, scales))
         if screens:
@@ -690,13 +755,15 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
     return i > 0 and (asked or judged.keeps(first, 1))
 
 
-def _sample(problem, n_components):  # -> x, mask
+def _sample(problem, n_components):  # -> x, mask, weights of mean 1 or None
     m = problem.x.shape[1]
     wanted = min(max(_ROWS, _ROWS_PER_ATOM * max(n_components, m)), max(_ENTRIES // m, 1024))
     distinct = match_equal_rows(problem.x, problem.mask).unique()  # a judge has no copies
-    rows = distinct[spread_rows(len(distinct), wanted)]
+    weight = None if problem.weight is None else problem.weight[distinct].cpu().double()
+    drawn, weight = draw_rows(len(distinct), wanted, weight)
+    rows = distinct[drawn]
     mask = None if problem.mask is None else problem.mask[rows].cpu()
-    return problem.x[rows].cpu(), mask
+    return problem.x[rows].cpu(), mask, weight if weight is None else weight / weight.mean()
 
 
 def refine_noise(noise, problem, atoms, alpha):  # -> Noise
@@ -721,21 +788,22 @@ def refine_noise(noise, problem, atoms, alpha):  # -> Noise
     if noise.intercept is None and noise.rows is None:
         return noise
     atoms = atoms.cpu().double()
-    given, mask = _sample(problem, len(atoms))
+    given, mask, often = _sample(problem, len(atoms))
     x, counts, rows = noise.enter(given.double() * problem.unit, mask)
     x, alpha = x / problem.unit, alpha / problem.unit
-    problem = replace(problem, x=x, alpha=alpha, mask=counts, held_out=None, held_rows=None)
+    changed = dict(x=x, alpha=alpha, mask=counts, weight=often)
+    problem = replace(problem, **changed, held_out=None, held_rows=None)
     counts = torch.ones_like(x) if counts is None else counts
     rows = torch.ones_like(x[:, :1]) if rows is None else rows
     residuals = _residuals(problem, atoms, x, counts, counts)
     scale = torch.ones_like(x[0]) if noise.scale is None else noise.scale
     changes = {}
     if noise.intercept is not None:
-        weights = counts / rows.square()
+        weights = problem.weighted(counts) / rows.square()
         errors = (weights * residuals.values * rows * scale).sum(0) * problem.unit
         changes["intercept"] = noise.intercept + errors / weights.sum(0).clamp_min(1e-300)
     if noise.rows is not None:
-        _, mean, variance = _pool_rows(residuals, counts, rows)
+        _, mean, variance = _pool_rows(residuals, counts, rows, often)
         changes["rows"] = noise.rows._replace(mean=mean, variance=variance)
         changes |= dict(atoms=atoms, alpha=alpha)
     return replace(noise, **changes)
@@ -745,7 +813,7 @@ def _screen_residuals(judged):  # a generator
     """Treat entries as missing that are far from the fit of their row."""
     residuals, units = judged.residuals(), judged.units
     far = residuals.values.abs() > judged.limit(residuals, units.rows)
-    if float(far.sum()) < _MOST * float(judged.known.sum()):
+    if float(judged.weigh(far).sum()) < _MOST * float(judged.weigh(judged.known).sum()):
         units = units._replace(counts=judged.known * ~far)
         judged.take(units, judged.settle(units, judged.atoms, _AGAIN))
         yield judged.trial()
@@ -774,14 +842,16 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     NoiseTrial
         The last one has the noise.
     """
-    x, mask = _sample(problem, n_components)
+    x, mask, often = _sample(problem, n_components)
     n, m = x.shape
     scale, noise = (None, noise) if isinstance(noise, str) else (noise.cpu(), "equal")
     if n < _LEAST_ROWS or m < 2 or not bool(x.any()):
-        noise = _of_few_rows(x * problem.unit, mask, intercept, scale)
+        counts = torch.ones_like(x) if mask is None else mask
+        counts = counts if often is None else counts * often[:, None]
+        noise = _of_few_rows(x * problem.unit, counts, intercept, scale)
         yield NoiseTrial(noise, x[: min(n_components, n)].double(), 1.0, is_last=True)
         return
-    judged = _Judged(x, mask, min(n_components, _ATOMS), problem, generator)
+    judged = _Judged(x, mask, often, min(n_components, _ATOMS), problem, generator)
     if scale is not None:
         judged.units = judged.units._replace(features=scale)
     judged.take(judged.units, judged.settle(judged.units))
@@ -803,12 +873,12 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     yield judged.trial(_found(judged, differ, screens, problem.positive_code))
 
 
-def _of_few_rows(x, mask, intercept, scale):
+def _of_few_rows(x, counts, intercept, scale):  # counts: weights of entries
     """Return the noise of rows that are too few to judge: only what is asked for."""
     if intercept is not True:
         return CENTRED if scale is None else Noise(scale=scale)
-    known = torch.ones_like(x) if mask is None else mask
-    mean = (x * known).sum(0) / known.sum(0).clamp_min(1)
+    total = counts.sum(0)
+    mean = (x * counts).sum(0) / torch.where(total > 0, total, 1.0)
     return Noise(intercept=mean.double(), scale=scale)
 
 
@@ -830,7 +900,7 @@ def _found(judged, differ, screens, positive_code):  # -> Noise
     parts["positive_code"] = positive_code
     if screens:
         centred = (judged.x - units.intercept) / units.features
-        parts["spread"] = _spread_of(centred, judged.known)
+        parts["spread"] = _spread_of(centred, judged.weigh(judged.known))
         parts["limit"] = judged.limit(residuals, units.rows)
     noise = Noise(**parts)
     return noise if not differ else replace(noise, rows=_rows_of(judged, residuals, units.rows))
@@ -840,5 +910,5 @@ def _rows_of(judged, residuals, scales):  # -> RowNoise
     units = judged.units
     _, mean, variance = judged.scales_of_rows(residuals)
     size = _root_mean_square((judged.x - units.intercept) / units.features, units.counts)
-    norm = float(size[size > 0].median()) if bool((size > 0).any()) else 1.0
-    return RowNoise(mean, variance, norm, float(scales.quantile(_LEAST_SCALE)))
+    least = _quantile(scales[:, 0], judged.often, _LEAST_SCALE)
+    return RowNoise(mean, variance, judged.usual_size(size), least)

@@ -197,6 +197,7 @@ def penalty_of_mixtures(problem, n_components):  # -> float
         The penalty.
     """
     x = problem.x.double()
+    x = x if problem.weight is None else x * problem.weight.to(x)[:, None].sqrt()
     squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
     left = float(squares[:-n_components].clamp_min(0).sum())
     n_left = (len(x) - n_components) * (x.shape[1] - n_components)

@@ -51,7 +51,7 @@ from skpudle.search._descent import (
     split,
 )
 from skpudle.search._device_epoch import DeviceEpoch
-from skpudle.search._epoch import MANY, Codes, Epoch, own, spread_rows
+from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
 from skpudle.search._held_out import HeldOut, Prediction, hold_out
 from skpudle.search._penalty import (
     Trial,
@@ -166,6 +166,9 @@ class Problem:
         freed of its bias; see `hold_out`.
     held_rows : Tensor of shape (n_samples,), bool, default=None
         Their places among the data, which the atoms adapt to in the end.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each sample counts in sums over samples; None is once. The penalty of a sample is
+        not weighted on its own: weights leave codes alone.
     """
 
     x: Tensor
@@ -177,6 +180,7 @@ class Problem:
     unit: float = 1.0
     held_out: HeldOut | None = None
     held_rows: Tensor | None = None
+    weight: Tensor | None = None
     _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last one
 
     n_positions = 1  # of an atom; rows have one
@@ -190,6 +194,10 @@ class Problem:
             mask = self.mask.detach().to(x.device).to(dtype).contiguous()
             object.__setattr__(self, "mask", mask)
             x = torch.where(mask > 0, x, 0.0)
+        if self.weight is not None:
+            weight = self.weight.detach().to(x.device)
+            weight = weight.double() if x.device.type == "cpu" else weight.to(x)
+            object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "x", x.contiguous())
 
     def thinned(
@@ -197,7 +205,7 @@ class Problem:
     ) -> Self:
         """Return the problem with one of ``stride`` samples and another penalty.
 
-        Places are those of `spread_rows`. Without the ``whole`` the samples are those that are not
+        Places are those of `draw_rows`. Without the ``whole`` the samples are those that are not
         held out.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
@@ -207,19 +215,33 @@ class Problem:
         if key not in self._thinned:
             self._thinned.clear()
             rows = torch.arange(len(self.x)) if whole else (~self.held_rows).nonzero().flatten()
-            rows = rows[spread_rows(len(rows), -(-len(rows) // stride))]
-            self._thinned[key] = replace(self.of_rows(rows), alpha=alpha)
+            weight = None if self.weight is None else self.weight[rows]
+            drawn, weight = draw_rows(len(rows), -(-len(rows) // stride), weight)
+            part = replace(self.of_rows(rows[drawn]), alpha=alpha, weight=weight)
+            self._thinned[key] = part
         return self._thinned[key]
 
     def of_rows(self, rows: Tensor) -> Self:  # a mask, indices or a slice
         """Return the problem for these samples, with nothing held out."""
-        mask = None if self.mask is None else self.mask[rows]
-        return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
+        parts = {name: getattr(self, name) for name in ("mask", "weight")}
+        parts = {name: part if part is None else part[rows] for name, part in parts.items()}
+        return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
 
     @property
     def n_samples(self) -> int:
         """The number of samples of this process."""
         return len(self.x)
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights of this process's samples."""
+        return float(len(self.x) if self.weight is None else self.weight.sum())
+
+    def weighted(self, values: Tensor) -> Tensor:  # (n_samples, ...) -> the same
+        """Return values times the weights of their samples."""
+        if self.weight is None:
+            return values
+        return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
     def no_codes(self) -> Codes:
         """Return zero codes."""
@@ -483,7 +505,13 @@ class SearchState:
             check_trial(trial, problem)
 
 
-def auto_alpha(x: Tensor, *, mask: Tensor | None = None, total: Callable = own) -> float:
+def auto_alpha(
+    x: Tensor,
+    *,
+    mask: Tensor | None = None,
+    total: Callable = own,
+    weight: Tensor | None = None,
+) -> float:
     """Return a penalty that gives sparse codes and loses no atoms.
 
     Parameters
@@ -494,6 +522,8 @@ def auto_alpha(x: Tensor, *, mask: Tensor | None = None, total: Callable = own) 
         1 for known entries, 0 for missing ones.
     total : callable, default=own
         ``total(*tensors)`` returns their sums over processes that have other samples.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each sample counts; None is once.
 
     Returns
     -------
@@ -501,8 +531,10 @@ def auto_alpha(x: Tensor, *, mask: Tensor | None = None, total: Callable = own) 
         0.07 times the root mean square norm of the samples that are not zero; 1 if all are zero,
         where any penalty will do.
     """
-    squares = Problem(x, 0.0, mask=mask).squares()
-    squares, n = total(squares.sum().reshape(1), (squares > 0).double().sum().reshape(1))
+    problem = Problem(x, 0.0, mask=mask, weight=weight)
+    squares = problem.squares()
+    sums = (problem.weighted(part).sum() for part in (squares, (squares > 0).double()))
+    squares, n = total(*(part.reshape(1) for part in sums))
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0
 
 

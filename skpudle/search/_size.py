@@ -152,8 +152,8 @@ class _Judge:
 
     @property
     def n_few(self):
-        """The number of samples that epochs look at."""
-        return len(self._some.x)
+        """The number of samples that epochs look at, a sum of weights."""
+        return getattr(self._some, "total_weight", len(self._some.x))
 
     def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
         """Choose the atoms that are missed least each time that they are used."""
@@ -211,7 +211,8 @@ class _Rows(_Judge):
         (codes,), (refits,) = lasso_path(atoms, x, alphas, **options)
         codes = codes + self._found.share * (refits - codes)
         residual = x - codes @ atoms
-        return codes, (residual if mask is None else residual * mask).square().sum(1)
+        squares = (residual if mask is None else residual * mask).square().sum(1)
+        return codes, squares if problem.weight is None else squares * problem.weight[rows]
 
     def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
         """Remove the atoms whose removal leaves the least of the rows unexplained, one by one."""
@@ -249,6 +250,12 @@ class _Rows(_Judge):
         return kept
 
 
+def _samples_of(problem, n_components, generator):  # -> (n_components, n_features)
+    """Return samples as initial atoms."""
+    x, weight = problem.x.cpu().double(), problem.weight
+    return initial_atoms(x, n_components, "data", generator, weight=weight)
+
+
 class _Sizes:
     """Dictionaries of several sizes, and what held-out rows say of them."""
 
@@ -257,15 +264,10 @@ class _Sizes:
         chosen = torch.zeros(n, dtype=torch.bool)
         n_held_out = min(n // _HELD_OUT, _MOST_HELD_OUT)
         chosen[torch.randperm(n, generator=generator)[:n_held_out]] = True
-        parts = (self._part(problem, rows) for rows in (~chosen, chosen))
+        parts = (problem.of_rows(rows) for rows in (~chosen, chosen))
         self.training, held_out = parts if n_held_out else (problem, problem)
         self.held_out = (_Rows if start is None else _Pixels)(held_out)
         self._generator, self._start, self._best = generator, start, {}
-
-    @staticmethod
-    def _part(problem, rows):
-        mask = None if problem.mask is None else problem.mask[rows]
-        return replace(problem, x=problem.x[rows], mask=mask)
 
     def _judge(self, atoms, codes, state, *, first=False):
         problem = self.training.thinned(state.stride)
@@ -280,9 +282,7 @@ class _Sizes:
     def settled(self, n_components):
         """Try what descent makes of samples."""
         if self._start is None:
-            atoms = initial_atoms(
-                self.training.x.cpu().double(), n_components, "data", self._generator
-            )
+            atoms = _samples_of(self.training, n_components, self._generator)
         else:
             atoms = self._start(n_components)
         state, rows = begin(self.training, atoms), self._start is None
@@ -400,7 +400,7 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
         chosen: of fewer than 20 samples as many as there are features or samples.
     """
     if start is None and not fixed:
-        begun = initial_atoms(problem.x, problem.x.shape[1], "data", generator)
+        begun = _samples_of(problem, problem.x.shape[1], generator)
         problem = replace(problem, alpha=noise_penalty(problem, begun))
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
@@ -411,7 +411,7 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
         number = max(1, min(n, m, largest or m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
         if start is None:
-            atoms = initial_atoms(problem.x.cpu().double(), number, "data", generator)
+            atoms = _samples_of(problem, number, generator)
         else:
             atoms = start(number)
         yield SizeTrial(atoms, SizePath(torch.tensor([number]), unknown, unknown), alpha, True)

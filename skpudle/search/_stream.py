@@ -209,7 +209,7 @@ class StreamState:
     forgetting : float
         The exponent rho.
     n_rows : float
-        Rows of all processes so far.
+        Rows of all processes so far, a sum of weights.
     n_splits : int
         Largest number of splits in the next round.
     mean : float
@@ -268,7 +268,8 @@ def objective(problem, atoms, *, unbiased=False):
     if unbiased:
         return solve_codes(problem, atoms, _REPEATS, refit=True).unbiased_loss
     epoch = solve_codes(problem, atoms, _REPEATS)
-    return epoch.objective / max(_total(problem, problem.n_samples), 1)
+    n = _total(problem, problem.total_weight)
+    return epoch.objective / n if n else 0.0
 
 
 def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
@@ -315,7 +316,7 @@ def after_search(problem, state):
         Mean number of atoms that a row uses.
     """
     problem = searched(problem, state)
-    epoch, n = problem.epoch(*state.found), _total(problem, problem.n_samples)
+    epoch, n = problem.epoch(*state.found), _total(problem, problem.total_weight)
     memory = Memory.none(epoch.atoms).with_block(epoch, n)
     if memory.pairs:
         cost = epoch.costs()[0]
@@ -404,7 +405,7 @@ def advance_stream(problem, state, *, final=False):
         Whether the block is over. If not, the state has new atoms and nothing else, and the rows
         have to come again, together with more.
     """
-    p, n = len(state.atoms), _total(problem, problem.n_samples)
+    p, n = len(state.atoms), _total(problem, problem.total_weight)
     n_rows = state.n_rows + n
     memory = state.memory.faded((1 - n / n_rows) ** state.forgetting)
     n_epochs = _REPEATS if memory.pairs else _REPEATS_WITHOUT_MOVES

@@ -17,7 +17,9 @@ from skpudle.search._epoch import Epoch
 from skpudle.search._search import SearchState, advance, begin, is_done
 
 
-def make_problem(n=300, m=16, p=24, *, dtype=torch.float64, positive=False, masked=False, seed=0):
+def make_problem(
+    n=300, m=16, p=24, *, dtype=torch.float64, positive=False, masked=False, weighted=False, seed=0
+):
     """Return a problem with three of the planted atoms in each row, and these atoms."""
     generator = torch.Generator().manual_seed(seed)
     options = dict(generator=generator, dtype=torch.float64)
@@ -30,8 +32,10 @@ def make_problem(n=300, m=16, p=24, *, dtype=torch.float64, positive=False, mask
     codes = torch.zeros(n, p, dtype=torch.float64).scatter_(1, supports, values)
     x = codes @ truth + 0.02 * torch.randn(n, m, **options)
     mask = (torch.rand(n, m, generator=generator) < 0.8).to(dtype) if masked else None
-    signs = dict(positive_code=positive, positive_atoms=positive)
-    return Problem(x.to(dtype), 0.1, mask=mask, **signs), truth
+    given = dict(positive_code=positive, positive_atoms=positive, mask=mask)
+    if weighted:
+        given["weight"] = torch.rand(n, generator=generator, dtype=torch.float64) * 2
+    return Problem(x.to(dtype), 0.1, **given), truth
 
 
 def first_rows(problem, p):
@@ -62,6 +66,8 @@ KINDS = [
     dict(positive=True),
     dict(masked=True),
     dict(positive=True, masked=True, dtype=torch.float32),
+    dict(weighted=True),
+    dict(weighted=True, masked=True, dtype=torch.float32),
 ]
 
 
@@ -81,12 +87,12 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
         codes, atoms = compiled.codes, compiled.improved_atoms()
         assert found.objective == pytest.approx(compiled.objective, rel=digits)
         assert found.loss == pytest.approx(compiled.loss, rel=digits)
-        assert found.n_entries == compiled.n_entries
+        assert found.n_entries == pytest.approx(compiled.n_entries, rel=digits)
         torch.testing.assert_close(dense(found.codes, p), dense(codes, p), **close)
         if refit:  # descent where atoms depend on each other ends at a tolerance
             assert found.unbiased_loss == pytest.approx(compiled.unbiased_loss, rel=1e-5)
             continue
-        torch.testing.assert_close(found.uses, compiled.uses)
+        torch.testing.assert_close(found.uses, compiled.uses, **close)
         torch.testing.assert_close(found.b, compiled.b, **close)
         torch.testing.assert_close(found.energies(), compiled.energies(), **close)
         np.testing.assert_allclose(found.products(2, 9), compiled.products(2, 9), **close)

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +15,8 @@ from skpudle.metrics import recovery_rate
 from skpudle.search import Problem, _epoch, _search, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._descent import descend, refit_atoms, solve_codes, split
-from skpudle.search._epoch import Codes, Epoch, spread_rows
-from skpudle.search._held_out import hide_in_turn, hold_out, match_equal_rows
+from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
+from skpudle.search._held_out import HeldOut, hide_in_turn, hold_out, match_equal_rows
 from skpudle.search._search import advance, begin, is_done
 from skpudle.search._stream import Memory
 
@@ -526,6 +527,82 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies):
         sizes = {len(part) for part in groups}
         assert len(groups) == min(n_groups, 23)
         assert max(sizes) - min(sizes) <= 1
+
+
+def repeated(problem, often):
+    """Return the problem with copies of rows, which all count once."""
+    return replace(problem.of_rows(torch.arange(len(often)).repeat_interleave(often)), weight=None)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("refit", [False, True])
+def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
+    monkeypatch.setattr(_epoch, "MANY", 1 if many else 10**6)
+    problem = Problem(make_problem(90, 8, 12)[0], 0.1)
+    generator = torch.Generator().manual_seed(1)
+    often = torch.randint(0, 4, (90,), generator=generator)
+    if masked:
+        known = torch.rand(problem.x.shape, generator=generator) < 0.8
+        problem = replace(problem, mask=known.double())
+    whole, weighted = repeated(problem, often), replace(problem, weight=often.double())
+    atoms, codes = start(problem.x, 12), [whole.no_codes(), weighted.no_codes()]
+    close = dict(rtol=1e-9, atol=1e-9)
+    for _ in range(3):
+        one, other = (
+            Epoch(each, atoms, z, refit=refit) for each, z in zip((whole, weighted), codes)
+        )
+        atoms, codes = one.improved_atoms(), [one.codes, other.codes]
+        torch.testing.assert_close(other.improved_atoms(), atoms, **close)
+        for name in ("objective", "loss", "unbiased_loss", "n_entries"):
+            assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9)
+        one, other = (Epoch(each, atoms, z) for each, z in zip((whole, weighted), codes))
+        for name in ("uses", "b"):
+            torch.testing.assert_close(getattr(other, name), getattr(one, name), **close)
+        torch.testing.assert_close(other.energies(), one.energies(), **close)
+        np.testing.assert_allclose(other.products(2, 7), one.products(2, 7), **close)
+        torch.testing.assert_close(other.common_directions(0), one.common_directions(0), **close)
+    monkeypatch.setattr(_epoch, "USERS", 10**3)  # of few of them, others would be asked
+    torch.testing.assert_close(other.costs()[0], one.costs()[0], **close)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_of_held_out_rows_are_repetitions(masked):
+    x, truth = make_problem(60, 12, 16)
+    problem = Problem(x, 0.1)
+    generator = torch.Generator().manual_seed(1)
+    often = torch.randint(1, 4, (60,), generator=generator)
+    if masked:
+        known = torch.rand(problem.x.shape, generator=generator) < 0.8
+        problem = replace(problem, mask=known.double())
+    weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
+    whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
+    alphas = [0.3, 0.1, 0.03]
+    found, expected = weighted.sums(truth, alphas), whole.sums(truth, alphas)
+    torch.testing.assert_close(found[0].sum(1), expected[0].sum(1))
+    torch.testing.assert_close(found[1], expected[1])
+    assert found[2] == expected[2] == weighted.n_known == whole.n_known
+    assert weighted.mean_square == pytest.approx(whole.mean_square)
+    for name in ("energies", "deviations"):
+        torch.testing.assert_close(getattr(weighted, name).sum(), getattr(whole, name).sum())
+    noise = whole.noise(truth, 0.1, 0.5)
+    assert weighted.noise(truth, 0.1, 0.5) == pytest.approx(noise)
+
+
+@pytest.mark.parametrize("n_places", [1, 7, 40])
+def test_rows_are_drawn_by_their_weight(n_places):
+    """A row is drawn as often as it fills parts of the weight, up to one."""
+    weight = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    weight[::5] = 0.0
+    rows, counts = draw_rows(50, n_places, weight)
+    assert counts.sum() == n_places
+    assert (rows.diff() > 0).all()
+    assert (weight[rows] > 0).all()
+    drawn = torch.zeros_like(weight).index_add_(0, rows, counts)
+    assert ((drawn - weight / weight.sum() * n_places).abs() < 2).all()
+    equal, none = draw_rows(50, n_places)
+    assert none is None
+    assert torch.equal(equal, spread_rows(50, n_places))
 
 
 def test_processes_with_their_own_samples_end_with_the_same_bits():

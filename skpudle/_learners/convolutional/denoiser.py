@@ -16,6 +16,7 @@ from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.images import is_one_image, read_targets
 from skpudle._data.noise import Noise, deviation_of, with_noise
 from skpudle._data.training_images import Cropping, TrainingImages
+from skpudle._data.validation import fit_context
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner, parts_of_images
@@ -28,6 +29,7 @@ from skpudle._learners.convolutional.values import (
 )
 from skpudle._learners.record import Fitted
 from skpudle._operators import ConvDictionary, project_atoms
+from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding._unfold import default_step
 
@@ -452,6 +454,8 @@ class ConvDenoiser(ConvLearner):
         counts = {"largest": inf} if self.noise_std == "poisson" else {}
         return super()._reading() | counts
 
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
     def fit(
         self,
         X: ArrayLike | Tensor | Sequence[ArrayLike],
@@ -478,8 +482,10 @@ class ConvDenoiser(ConvLearner):
             If the data or parameters are unfit, or if training diverges twice; the estimator then
             holds the last finite network.
         """
-        return super().fit(X, y)
+        return self._fit(X, y)
 
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train by one random crop of each image.
 
@@ -496,7 +502,7 @@ class ConvDenoiser(ConvLearner):
         self
             The estimator.
         """
-        return super().partial_fit(X, y)
+        return self._partial_fit(X, y)
 
     def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
         targets = read_targets(y, images, **self._reading())

@@ -18,12 +18,14 @@ from skpudle._data.arrays import to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.noise import given_channel_noise
 from skpudle._data.training_images import Cropping, TrainingImages
+from skpudle._data.validation import fit_context
 from skpudle._learners.convolutional.learner import ConvLearner, covered, parts_of_images
 from skpudle._learners.convolutional.model import ConvModel
 from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of, stride_of
 from skpudle._learners.convolutional.search import AtomSearch, as_pictures, problem_of
 from skpudle._learners.score import deviance_of_pixels, sums_of
 from skpudle._losses import LOSSES
+from skpudle._precision import training_mode
 from skpudle._training.messages import warn_of_l0
 from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
 from skpudle.search._maps import combine_channels
@@ -418,6 +420,8 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     def _plan(self):
         return DictionaryPlan.of(self)
 
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
     def fit(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> Self:
         """Learn a dictionary.
 
@@ -439,8 +443,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             If the data or parameters are unfit, or if training diverges twice; the estimator then
             holds the last finite dictionary.
         """
-        return super().fit(X, y)
+        return self._fit(X, y)
 
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
     def partial_fit(self, X: Any, y: None = None) -> Self:
         """Update the dictionary by one random crop of each image.
 
@@ -457,7 +463,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self
             The estimator.
         """
-        return super().partial_fit(X, y)
+        return self._partial_fit(X, y)
 
     def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
         noise = None

@@ -34,6 +34,7 @@ from skpudle._data.batches import Rows, Samples
 from skpudle._data.sources import is_stream
 from skpudle._data.tables import is_dataset, loaded
 from skpudle._data.validation import fit_context
+from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data
 from skpudle._learners.dense import DenseLearner, resume_rows, without_row_noise
 from skpudle._learners.plan import CodePlan, DensePlan
@@ -184,7 +185,8 @@ class TaskLearner(DenseLearner):
         y : array-like or Tensor of shape (n_samples,)
             Labels of a classifier; numbers of a regressor, also of shape (n_samples, n_outputs).
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights in the loss of the task, not negative.
+            How often each sample counts, in the dictionary and in the loss of the task. Weights
+            equal repetitions, and a weight of zero equals absence.
 
         Returns
         -------
@@ -359,7 +361,9 @@ class TaskLearner(DenseLearner):
             task.check_target(target, name)
         samples = Samples(x, mask, target=target)
         if self.supervision or sample_weight is not None:
-            samples = distinct(samples)
+            often = to_tensor(weights, x.device).to(x.dtype)
+            samples = distinct(replace(samples, weight=often))
+            samples = known_samples(samples) if part else samples
         held_out = None
         if not part and self.early_stopping and self.supervision:
             random_state = check_random_state(self.random_state)

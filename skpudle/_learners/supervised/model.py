@@ -71,7 +71,7 @@ class _TaskDictionary(DenseDictionary):
 
 
 @in_own_precision
-def joint(dictionary, x, *, encoder, penalty, target, mask=None):
+def joint(dictionary, x, *, encoder, penalty, target, mask=None, weight=None):
     r"""Reconstruction and task, both differentiated through the encoder.
 
     With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes
@@ -79,8 +79,9 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None):
 
     .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
-    and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. See
-    `skpudle._gradients.ae_ls` for arguments and results.
+    and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. Samples
+    have weights in both terms, those of the second in the target. See `skpudle._gradients.ae_ls`
+    for arguments and results.
     """
     model = dictionary.model
     b, unit = model.supervision, model.data_scale or 1.0
@@ -93,7 +94,8 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None):
     seen = b * z + (1 - b) * z.detach()
     task = model.task.loss(dictionary.decide(seen), target) / model.mean_weight
     ridge = 0.5 * model.ridge * dictionary.head.weights.square().sum()
-    surrogate = ((1 - b) * losses + unit * task).mean() + unit * ridge
+    weighted = losses if weight is None else losses * weight  # of mean 1 in a `fit`
+    surrogate = ((1 - b) * weighted + unit * task).mean() + unit * ridge
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 

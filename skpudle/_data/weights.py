@@ -1,0 +1,167 @@
+"""Weights of samples: how often each counts in sums over samples.
+
+A sample of weight 2 is a sample that is there twice, and one of weight 0 is absent, to the bits and
+in any order of samples: before a `fit` equal rows in memory become one, with the sum of their
+weights, and unless all rows count the same, they come in an order that depends on their contents
+alone. Then all later draws agree. Rows that are all different and count the same stay as they are.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_sample_weight, _num_samples
+
+from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor, with_gaps
+from skpudle.search._held_out import hash_rows
+
+__all__ = [
+    "check_sample_weight",
+    "known_samples",
+    "merge_samples",
+    "merge_sparse",
+    "scale_weights",
+]
+
+# An odd factor of 64 bits, which combines the keys of data and of their targets.
+_FACTOR = -0x61C8864680B583EB
+# Weights that differ by less, relative to their mean, are equal but for rounding.
+_SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
+# Entries of a sparse array that are dense at a time.
+_NUMBERS_AT_A_TIME = 2**20
+
+
+def check_sample_weight(sample_weight, X):  # -> Tensor (n_samples,), float64
+    """Check the weights of samples.
+
+    Raises
+    ------
+    ValueError
+        If they are not one finite number for each row that is not negative, or if all are zero.
+    """
+    try:
+        rows = np.empty((_num_samples(X), 0))
+    except TypeError:  # it has no length
+        raise ValueError(
+            f"sample_weight is for numbered rows, but X is a {type(X).__name__}. Pass its batches "
+            "to partial_fit, each with its weights, or an array, a table or a dataset."
+        ) from None
+    weight = _check_sample_weight(host_array(sample_weight), rows, ensure_non_negative=True)
+    return to_tensor(weight.astype(np.float64))
+
+
+def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,) or None, places (n,)
+    """Merge rows with equal keys, and drop rows without weight.
+
+    Parameters
+    ----------
+    keys : Tensor of shape (n_samples,)
+        Numbers that depend on the contents of rows alone; see `hash_rows`.
+    weight : Tensor of shape (n_samples,), default=None
+        Weights, not negative; None if all are 1.
+
+    Returns
+    -------
+    rows : Tensor of shape (k,)
+        Places of the first copies, in the order of their keys, or in their own order if all have
+        the same weight.
+    weight : Tensor of shape (k,)
+        Sums of the weights of all copies.
+    places : Tensor of shape (n_samples,)
+        For each row the place of its copy among ``rows``, and -1 for a row without weight.
+    """
+    n = len(keys)
+    weight = torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
+    (known,) = (weight > 0).nonzero(as_tuple=True)
+    values, number = keys[known].unique(return_inverse=True)
+    sums = weight.new_zeros(len(values)).index_add_(0, number, weight[known])
+    rows = torch.full_like(values, n).scatter_reduce(0, number, known, "amin")
+    if bool((sums == sums[:1]).all()):
+        rows, order = rows.sort()
+        number = order.argsort()[number]
+    places = torch.full((n,), -1, device="cpu")
+    places[known] = number
+    return rows, sums, places
+
+
+def merge_samples(samples):  # -> Samples, places (n,)
+    """Return samples that differ, with their weights, and for each sample its place among them."""
+    keys = hash_rows(samples.x, samples.mask)
+    for part in (samples.offset, samples.target):
+        if part is not None:
+            keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
+    often = None if samples.weight is None else samples.weight.cpu().double()
+    rows, weight, places = merge_copies(keys, often)
+    if len(rows) == len(samples) and samples.weight is None:
+        return samples, places
+    samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))
+    if samples.mask is not None:  # gaps hold means of the rows that were there
+        x, mask = split_missing(with_gaps(samples.x, samples.mask))
+        samples = replace(samples, x=x, mask=mask)
+    return samples, places
+
+
+def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that differ
+    """Merge the rows of a sparse array, see `merge_copies`.
+
+    Parameters
+    ----------
+    X : csr_array of shape (n_samples, n_features)
+        Data.
+    exposure : array-like of shape (n_samples,), default=None
+        Exposures; rows of other exposures differ.
+    weight : Tensor of shape (n_samples,), default=None
+        Weights.
+    """
+    if X.dtype.kind not in "iufb" or not X.shape[0]:  # the reader refuses it
+        return X, exposure, weight
+    dtype = X.dtype if X.dtype == np.float32 else np.float64
+    size = max(1, _NUMBERS_AT_A_TIME // max(X.shape[1], 1))
+    parts = (X[i : i + size].toarray().astype(dtype) for i in range(0, X.shape[0], size))
+    keys = torch.cat([hash_rows(to_tensor(part)) for part in parts])
+    if exposure is not None:
+        exposure = np.asarray(host_array(exposure), dtype=np.float64)
+        keys = _FACTOR * keys + hash_rows(to_tensor(exposure)[:, None])
+    rows, sums, _ = merge_copies(keys, weight)
+    if len(rows) == X.shape[0] and weight is None:
+        return X, exposure, None
+    rows = to_numpy(rows)
+    return X[rows], None if exposure is None else exposure[rows], sums
+
+
+def scale_weights(weight, n, team):  # -> Tensor (n,) or None, mean of the given weights or None
+    """Divide weights by their mean over all processes.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n,) or None
+        Weights of this process; None if all are 1.
+    n : int
+        Number of samples of this process.
+    team : Team
+        The processes.
+
+    Returns
+    -------
+    weight : Tensor of shape (n,) or None
+        Weights of mean 1; None if all are equal.
+    mean : float or None
+        The divisor; None if no process has weights.
+    """
+    (weighted,) = team.any(weight is not None)
+    if not weighted:
+        return None, None
+    weight = torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
+    sums = [float(weight.double().sum()), float(n)]
+    total, n = team.sum(torch.tensor(sums, dtype=torch.float64, device="cpu"))[0].tolist()
+    weight = weight * (n / total)
+    (differ,) = team.any(bool(((weight - 1).abs() > _SAME[weight.dtype]).any()))
+    return weight if differ else None, total / n
+
+
+def known_samples(samples):  # -> Samples
+    """Return the samples whose weight is not zero, without weights if all count once."""
+    if samples.weight is None:
+        return samples
+    samples = samples[samples.weight > 0]
+    return replace(samples, weight=None) if bool((samples.weight == 1).all()) else samples

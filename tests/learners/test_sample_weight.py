@@ -1,0 +1,432 @@
+"""Weights of samples: a weight of two is a repetition, and a weight of zero is absence."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn import config_context
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skpudle import (
+    Checkpoint,
+    ConsensusDictionary,
+    DictionaryImputer,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+)
+from skpudle._data import tables
+from skpudle._data.arrays import split_missing
+from skpudle._data.batches import Samples
+from skpudle._data.weights import merge_copies, merge_samples
+from skpudle._gradients import GRADIENT_RULES, differentiate
+from skpudle._learners.models import Converged, Unfolded
+from skpudle._learners.models import Encoder as Choice
+from skpudle._operators import DenseDictionary
+from skpudle.metrics import recovery_rate
+
+N, M, P = 90, 8, 6
+
+
+def planted(seed=0, n=N, m=M, p=P, noise=0.02):
+    """Return rows with two planted atoms each, and the atoms."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(p, m))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((n, p))
+    np.put_along_axis(codes, rng.random((n, p)).argsort(1)[:, :2], rng.normal(size=(n, 2)) * 2, 1)
+    return codes @ atoms + noise * rng.normal(size=(n, m)), atoms
+
+
+def weighted(seed=0, most=4, n=N):
+    """Return numbers of repetitions, some of them zero, and an order."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, most, n), rng.permutation(n)
+
+
+LEARNERS = {
+    "default": PUDLEDictionaryLearning(P, random_state=0),
+    "non-negative": PUDLEDictionaryLearning(P, positive_code=True, random_state=0),
+    "size": PUDLEDictionaryLearning("auto", random_state=0),
+    "alpha": PUDLEDictionaryLearning(P, alpha=0.1, random_state=0),
+    "training": PUDLEDictionaryLearning(
+        P, gradient="ae-lasso", max_iter=2, tol=None, random_state=0
+    ),
+    "batches": PUDLEDictionaryLearning(
+        P, gradient="dec", n_unfoldings=5, batch_size=16, max_iter=2, tol=None, random_state=0
+    ),
+    "samples": PUDLEDictionaryLearning(
+        P, gradient="ae-ls", dict_init="data", max_iter=2, tol=None, random_state=0
+    ),
+    "encoder": PUDLEDictionaryLearning(
+        P, n_unfoldings=2, separate_atoms="unfolding", max_iter=2, random_state=0
+    ),
+    "noise": PUDLEDictionaryLearning(P, noise="both", fit_intercept=True, random_state=0),
+    "noodl": NOODLDictionaryLearning(P, max_iter=2, tol=None, n_unfoldings=5, random_state=0),
+}
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one.components_, other.components_)
+    for name in ("alpha_", "intercept_", "noise_std_", "debias_", "loss_curve_", "n_samples_seen_"):
+        if hasattr(one, name):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+
+
+def fitted(learner, *given, **weights):
+    return type(learner)(**learner.get_params(deep=False)).fit(*given, **weights)
+
+
+# ---------------------------------------------------------------------------- fit
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+def test_weights_are_repetitions_in_any_order(learner, gaps):
+    X, _ = planted()
+    often, order = weighted()
+    if gaps:
+        X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
+    repeated = np.repeat(X, often, axis=0)
+    repeated = repeated[np.random.default_rng(2).permutation(len(repeated))]
+    one = fitted(learner, repeated)
+    other = fitted(learner, X[order], sample_weight=often[order])
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("kind", [np.float32, torch.tensor, sparse.csr_array], ids=str)
+def test_weights_of_other_arrays_are_repetitions(kind):
+    X, _ = planted()
+    often, order = weighted()
+    one = fitted(LEARNERS["default"], kind(np.repeat(X, often, axis=0)))
+    weight = torch.tensor(often[order]) if kind is torch.tensor else often[order]
+    other = fitted(LEARNERS["default"], kind(X[order]), sample_weight=weight)
+    np.testing.assert_array_equal(one.components_, other.components_)
+
+
+def test_weights_of_counts_with_exposures_are_repetitions():
+    rng = np.random.default_rng(0)
+    X, exposure = rng.poisson(3.0, (N, M)).astype(float), rng.uniform(0.5, 2, N)
+    often, order = weighted()
+    learner = PUDLEDictionaryLearning(P, loss="poisson", max_iter=2, tol=None, random_state=0)
+    one = fitted(learner, np.repeat(X, often, axis=0), exposure=np.repeat(exposure, often))
+    given = dict(exposure=exposure[order], sample_weight=often[order])
+    assert_same(one, fitted(learner, X[order], **given))
+    np.testing.assert_array_equal(one.intercept_, fitted(learner, X[order], **given).intercept_)
+
+
+def test_a_weight_of_zero_is_absence():
+    X, _ = planted()
+    kept = np.random.default_rng(0).random(N) < 0.7
+    assert_same(
+        fitted(LEARNERS["default"], X[kept]), fitted(LEARNERS["default"], X, sample_weight=kept)
+    )
+
+
+@pytest.mark.parametrize("weight", [1, 3.7, np.full(N, 0.1), [2] * N], ids=str)
+def test_equal_weights_are_none(weight):
+    X, _ = planted()
+    one, other = (
+        fitted(LEARNERS["default"], X),
+        fitted(LEARNERS["default"], X, sample_weight=weight),
+    )
+    np.testing.assert_array_equal(one.components_, other.components_)
+
+
+def test_the_unit_of_weights_does_not_matter():
+    X, _ = planted()
+    weight = np.random.default_rng(0).random(N)
+    one, other = (fitted(LEARNERS["default"], X, sample_weight=w) for w in (weight, 8 * weight))
+    np.testing.assert_array_equal(one.components_, other.components_)
+    assert one.alpha_ == other.alpha_
+
+
+def test_heavy_rows_have_their_atoms():
+    """Rows of one population with nine tenths of the weight, and few atoms for both."""
+    (X, _), (Y, atoms) = planted(0, 400, p=4), planted(1, 400, p=4)
+    weight = np.repeat([1e-4, 1.0], 400)
+    learner = PUDLEDictionaryLearning(4, noise="equal", fit_intercept=False, random_state=0)
+    found = fitted(learner, np.concatenate([X, Y]), sample_weight=weight).components_
+    assert recovery_rate(atoms, found) == 1
+    found = fitted(learner, np.concatenate([X, Y]), sample_weight=weight[::-1]).components_
+    assert recovery_rate(atoms, found) < 1
+
+
+def test_rows_that_differ_and_count_the_same_stay_as_they_are():
+    samples = Samples(torch.tensor(planted()[0]))
+    merged, places = merge_samples(samples)
+    assert merged.x is samples.x
+    assert merged.weight is None
+    assert torch.equal(places, torch.arange(N))
+
+
+def test_copies_are_one_row_with_the_sum_of_their_weights():
+    x = torch.tensor(planted(n=5)[0])
+    places = torch.tensor([3, 0, 3, 1, 4, 0, 2])
+    weight = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.0, 1.0, 0.25], dtype=torch.float64)
+    merged, found = merge_samples(Samples(x[places], weight=weight))
+    assert torch.equal(found < 0, weight == 0)
+    assert torch.equal(merged.x[found[found >= 0]], x[places[weight > 0]])
+    expected = torch.zeros(5, dtype=torch.float64).index_add_(0, places, weight)
+    assert torch.equal(merged.weight[found[:2]], expected[[3, 0]])
+    assert len(merged) == 4
+
+
+def test_copies_with_other_targets_or_gaps_are_other_rows():
+    x, mask = split_missing(torch.tensor([[1.0, 2.0], [1.0, torch.nan], [1.0, 2.0], [1.0, 2.0]]))
+    target = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
+    merged, places = merge_samples(Samples(x, mask, target=target))
+    assert len(merged) == 3
+    assert places[0] == places[2]
+    assert torch.equal(merged.weight[places], torch.tensor([2.0, 1, 2, 1]))
+
+
+def test_rows_come_in_an_order_of_their_contents_unless_all_count_the_same():
+    keys = torch.tensor([5, 3, 5, 9, 3, 9])
+    rows, weight, places = merge_copies(keys)
+    assert rows.tolist() == [0, 1, 3]
+    assert weight.tolist() == [2, 2, 2]
+    assert places.tolist() == [0, 1, 0, 2, 1, 2]
+    rows, weight, places = merge_copies(keys[:5])
+    assert rows.tolist() == [1, 0, 3]
+    assert weight.tolist() == [2, 2, 1]
+    assert places.tolist() == [1, 0, 1, 2, 0]
+
+
+def test_outliers_are_at_all_copies_of_their_row():
+    X, _ = planted(0, 600, 12, 8)
+    spikes = np.random.default_rng(0).random(X.shape) < 0.01
+    X = np.where(spikes, 30.0, X)
+    often = np.random.default_rng(1).integers(0, 3, len(X))
+    learner = PUDLEDictionaryLearning(8, random_state=0)
+    repeated = fitted(learner, np.repeat(X, often, axis=0)).outliers_
+    found = fitted(learner, X, sample_weight=often).outliers_
+    assert found.shape == X.shape
+    assert repeated.nnz > 0
+    assert (np.repeat(found.toarray(), often, axis=0) == repeated.toarray()).all()
+    assert not found.toarray()[often == 0].any()
+
+
+def test_a_checkpoint_is_of_its_weights(tmp_path):
+    X, _ = planted()
+    often, _ = weighted()
+    path = tmp_path / "fit.npz"
+
+    def learner():
+        params = dict(gradient="dec", max_iter=2, tol=None, random_state=0)
+        return PUDLEDictionaryLearning(P, **params).set_callbacks(Checkpoint(path))
+
+    first = learner().fit(X, sample_weight=often + 1)
+    assert_same(first, learner().fit(np.repeat(X, often + 1, axis=0)))
+    with pytest.raises(ValueError, match="belongs to another fit"):
+        learner().fit(X, sample_weight=often[::-1] + 1)
+
+
+# ---------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("rule", GRADIENT_RULES.values(), ids=GRADIENT_RULES)
+@pytest.mark.parametrize("part_size", [None, 7])
+@pytest.mark.parametrize("converged", [False, True])
+def test_a_weighted_gradient_is_that_of_repeated_rows(rule, part_size, converged):
+    X, atoms = planted(n=20)
+    often = torch.tensor(weighted(n=20)[0])
+    x, atoms = torch.tensor(X), torch.tensor(atoms, requires_grad=True)
+    encoder = Converged(0.1) if converged else Unfolded(Choice(5), 0.1, 5)
+    given = dict(encoder=encoder, penalty=0.1)
+    whole = Samples(x.repeat_interleave(often, 0))
+    expected, one = differentiate(rule, DenseDictionary(atoms), atoms, whole, **given)
+    batch = Samples(x, weight=often.double())
+    found, other = differentiate(
+        rule, DenseDictionary(atoms), atoms, batch, part_size=part_size, **given
+    )
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(other.objective, one.objective)
+
+
+# ---------------------------------------------------------------------------- parts
+
+
+def test_weights_of_partial_fit_are_repetitions():
+    X, _ = planted(n=300)
+    often, _ = weighted(n=300)
+    one, other = (fitted(LEARNERS["default"], X) for _ in range(2))
+    for part in range(2):
+        rows = slice(150 * part, 150 * (part + 1))
+        one.partial_fit(np.repeat(X[rows], often[rows], axis=0))
+        other.partial_fit(X[rows], sample_weight=often[rows])
+    np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-8)
+    assert one.n_samples_seen_ == other.n_samples_seen_ == len(X) + often.sum()
+    assert one.loss_curve_[-1] == pytest.approx(other.loss_curve_[-1])
+
+
+@pytest.mark.parametrize("optimizer", ["surrogate", "sgd"])
+def test_a_weighted_update_is_that_of_repeated_rows(optimizer):
+    X, _ = planted(n=40)
+    often, _ = weighted(n=40)
+    params = dict(gradient="dec", n_unfoldings=5, batch_size=1000, optimizer=optimizer, alpha=0.1)
+    learner = PUDLEDictionaryLearning(
+        P, dict_init=X[:P], random_state=0, max_iter=2, tol=None, **params
+    )
+    one, other = (fitted(learner, X) for _ in range(2))
+    one.partial_fit(np.repeat(X, often, axis=0))
+    other.partial_fit(X, sample_weight=often)
+    np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-8)
+    assert one.loss_curve_[-1] == pytest.approx(other.loss_curve_[-1])
+
+
+class Numbered(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, number):
+        return self.rows[number]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "table", "sparse"])
+def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
+    """Rows of weight zero have no atoms, wherever they lie among the others."""
+    (X, atoms), (Y, others) = planted(0, 900, p=6), planted(1, 900, p=6)
+    rows = np.stack([X, Y], axis=1).reshape(-1, M)
+    weight = np.tile([1.0, 0.0], 900)
+    if kind == "dataset":
+        rows = Numbered(torch.tensor(rows))
+    elif kind == "sparse":
+        rows = sparse.csr_array(rows)
+    else:
+        np.save(tmp_path / "rows.npy", rows)
+        rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
+        monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 100)
+    params = dict(noise="equal", fit_intercept=False, random_state=0)
+    found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=weight).components_
+    assert recovery_rate(atoms, found) == 1
+    found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=1 - weight).components_
+    assert recovery_rate(others, found) == 1
+
+
+def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
+    """The search sees a sample of all rows, and the pass the rest."""
+    monkeypatch.setattr("skpudle._data.sources._Source._n_sampled", lambda *_: 400)
+    (X, atoms), (Y, _) = planted(0, 1200, p=6), planted(1, 1200, p=6)
+    rows = np.stack([X, Y], axis=1).reshape(-1, M)
+    learner = PUDLEDictionaryLearning(6, noise="equal", fit_intercept=False, random_state=0)
+    learner.fit(Numbered(torch.tensor(rows)), sample_weight=np.tile([1.0, 1e-3], 1200))
+    assert "pass" in learner.fit_seconds_
+    assert recovery_rate(atoms, learner.components_) == 1
+
+
+# ---------------------------------------------------------------------------- score
+
+
+@pytest.mark.parametrize("loss", ["gaussian", "poisson"])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_of_a_score_are_repetitions(loss, gaps):
+    rng = np.random.default_rng(0)
+    X = planted()[0] if loss == "gaussian" else rng.poisson(3.0, (N, M)).astype(float)
+    learner = PUDLEDictionaryLearning(P, alpha=0.3, loss=loss, random_state=0).fit(X)
+    if gaps:
+        X[rng.random(X.shape) < 0.1] = np.nan
+    often, _ = weighted()
+    expected = learner.score(np.repeat(X, often, axis=0))
+    assert learner.score(X, sample_weight=often) == pytest.approx(expected)
+    assert learner.score(X, sample_weight=0.1 * often) == pytest.approx(expected)
+    assert learner.score(X) != pytest.approx(expected, rel=1e-4)
+
+
+# ---------------------------------------------------------------------------- other estimators
+
+
+def test_weights_of_an_imputer_are_repetitions():
+    X, _ = planted()
+    X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+    X[0] = np.nan  # gets the means
+    often, order = weighted()
+    one = DictionaryImputer().fit(np.repeat(X, often, axis=0)).transform(X)
+    other = DictionaryImputer().fit(X[order], sample_weight=often[order]).transform(X)
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+    with pytest.raises(ValueError, match="takes none"):
+        DictionaryImputer(FunctionTransformer()).fit(X, sample_weight=often)
+
+
+def test_weights_reach_all_replicates():
+    X, _ = planted()
+    often, order = weighted()
+    consensus = ConsensusDictionary(PUDLEDictionaryLearning(P), 3, random_state=0)
+    one = fitted(consensus, np.repeat(X, often, axis=0))
+    other = fitted(consensus, X[order], sample_weight=often[order])
+    np.testing.assert_array_equal(one.components_, other.components_)
+    expected = one.score(np.repeat(X, often, axis=0))
+    assert other.score(X, sample_weight=often) == pytest.approx(expected)
+    halves = ConsensusDictionary(PUDLEDictionaryLearning(P), 3, resample="halves", random_state=0)
+    assert np.isfinite(fitted(halves, X, sample_weight=often + 1).components_).all()
+    with pytest.raises(ValueError, match="takes none"):
+        ConsensusDictionary(FunctionTransformer()).fit(X, sample_weight=often)
+
+
+@pytest.mark.parametrize("supervision", [0.0, 0.5])
+@pytest.mark.parametrize("kind", [PUDLEClassifier, PUDLERegressor])
+def test_weights_of_a_task_reach_its_dictionary(kind, supervision):
+    """A population of hardly any weight has no atoms, whatever its task."""
+    (X, atoms), (Y, _) = planted(0, 300, p=4), planted(1, 300, p=4)
+    rows, targets = np.concatenate([X, Y]), np.random.default_rng(0).integers(0, 2, 600)
+    params = dict(supervision=supervision, random_state=0)
+    params |= dict(max_iter=1, tol=None) if supervision else {}
+    weight = np.repeat([1.0, 1e-4], 300)
+    found = kind(4, **params).fit(rows, targets, sample_weight=weight).components_
+    assert recovery_rate(atoms, found) == 1
+
+
+# ---------------------------------------------------------------------------- scikit-learn
+
+
+def test_weights_are_routed():
+    X, _ = planted()
+    often, _ = weighted()
+    with config_context(enable_metadata_routing=True):
+        learner = PUDLEDictionaryLearning(P, random_state=0)
+        learner.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        pipeline = make_pipeline(FunctionTransformer(), learner).fit(X, sample_weight=often)
+        expected = fitted(LEARNERS["default"], X, sample_weight=often)
+        np.testing.assert_array_equal(pipeline[-1].components_, expected.components_)
+        search = GridSearchCV(learner, {"alpha": [0.1, 0.3]}, cv=2).fit(X, sample_weight=often + 1)
+        assert np.isfinite(search.best_score_)
+    codes = PUDLEDictionaryLearning(P, random_state=0).fit_transform(X, sample_weight=often)
+    np.testing.assert_array_equal(codes, expected.transform(X))
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (-np.ones(N), "[Nn]egative"),
+        (np.full(N, np.nan), "NaN"),
+        (np.full(N, np.inf), "infinity"),
+        (np.zeros(N), "at least one non-zero"),
+        (np.ones(N - 1), "shape"),
+        (np.ones((N, 2)), "1D"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "score"])
+def test_weights_that_are_none_are_refused(weight, message, method):
+    X, _ = planted()
+    learner = PUDLEDictionaryLearning.from_components(np.eye(M), alpha=0.1)
+    with pytest.raises(ValueError, match=message):
+        getattr(learner, method)(X, sample_weight=weight)
+    np.testing.assert_array_equal(learner.components_, np.eye(M))
+
+
+def test_weights_beside_a_stream_are_refused():
+    X, _ = planted()
+
+    class Stream:
+        def __iter__(self):
+            return iter([X])
+
+    with pytest.raises(ValueError, match="numbered rows, but X is a Stream"):
+        PUDLEDictionaryLearning(P).fit(Stream(), sample_weight=np.ones(N))
