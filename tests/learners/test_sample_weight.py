@@ -97,7 +97,9 @@ def test_weights_are_repetitions_in_any_order(learner, gaps):
     assert_same(one, other)
 
 
-@pytest.mark.parametrize("kind", [np.float32, torch.tensor, sparse.csr_array], ids=str)
+@pytest.mark.parametrize(
+    "kind", [np.float32, torch.tensor, sparse.csr_array], ids=["float32", "tensor", "sparse"]
+)
 def test_weights_of_other_arrays_are_repetitions(kind):
     X, _ = planted()
     often, order = weighted()
