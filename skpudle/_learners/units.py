@@ -47,7 +47,7 @@ def units_of(learner):  # -> Noise
 
 def encoder_in_units(learner, encoder):  # -> encoder
     """Return an encoder of rows in units of their noise as one of rows without their baseline."""
-    noise = replace(units_of(learner), intercept=None)
+    noise = replace(units_of(learner), intercept=None, norm=None)
     if noise.is_equal:
         return encoder
     return InUnits(encoder, noise, noise.gains(to_tensor(learner.components_)))
