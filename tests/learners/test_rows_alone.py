@@ -182,7 +182,8 @@ def test_codes_of_an_image_depend_on_that_image_alone(name, with_gaps):
     rng = np.random.default_rng(0)
     images = rng.poisson(3.0, size=(5, 14, 16)).astype(float)
     learner = clone(OF_IMAGES[name]).fit(images)
-    if with_gaps:
+    takes_gaps = not isinstance(learner, ConvDenoiser)
+    if with_gaps and takes_gaps:
         images[2:4][rng.random((2, 14, 16)) < 0.1] = np.nan
     expected = learner.transform(images)
     assert expected.any()
@@ -190,5 +191,5 @@ def test_codes_of_an_image_depend_on_that_image_alone(name, with_gaps):
     assert_same_rows(learner.transform(images[order]), expected[order])
     alone = [learner.transform(images[i : i + 1]) for i in range(len(images))]
     assert_same_rows(np.concatenate(alone), expected)
-    images[0, 3, 4] = np.nan
+    images[0, 3, 4] = np.nan if takes_gaps else 99.0
     assert_same_rows(learner.transform(images)[1:], expected[1:])

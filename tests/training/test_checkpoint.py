@@ -33,7 +33,7 @@ from skpudle import (
 )
 from skpudle._data import sources, tables
 from skpudle._learners import base, dense, pudle
-from skpudle._learners.convolutional import learner as conv_learner
+from skpudle._learners.convolutional import search as conv_search
 from skpudle._optimizers import GradientOptimizer
 from skpudle._training.archive import MARK
 from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
@@ -1338,8 +1338,8 @@ def test_a_complete_file_makes_nothing_anew(case, tmp_path, monkeypatch):
         (base, "choose_coding"),
         (dense, "refit_atoms"),
         (dense, "try_sizes"),
-        (conv_learner, "refit_atoms"),
-        (conv_learner, "try_sizes"),
+        (conv_search, "refit_atoms"),
+        (conv_search, "try_sizes"),
         (pudle, "learn_encoder"),
         (FitRun, "search"),
         (Trainer, "_update"),

@@ -508,7 +508,8 @@ class ConvDenoiser(ConvLearner):
         targets = read_targets(y, images, **self._reading())
         given = self.noise_std
         if given == "auto":
-            given = self.training_noise_std_ if known else _found_noise(images, targets)
+            chosen = known and not self._training_state["is_open"]  # data were not all zero
+            given = self.training_noise_std_ if chosen else _found_noise(images, targets)
         noise = Noise.of(given)
         if not known:
             images = images.map(noise.enter)

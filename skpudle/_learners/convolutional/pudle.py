@@ -331,7 +331,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     ...     signal[start : start + 20] += np.hanning(20)
     >>> learner = ConvPUDLEDictionaryLearning(1, atom_shape=20, random_state=0).fit(signals)
     >>> learner.components_.shape, learner.transform(signals).shape
-    ((1, 20), (10, 181, 1))
+    ((1, 20), (10, 181))
     """
 
     spatial_components_: np.ndarray
