@@ -159,8 +159,8 @@ class Noise:
         Noise of rows; None if it is equal.
     spread : Tensor of shape (2, n_features), default=None
         Median and robust deviation of the columns, without which no entry is an outlier.
-    limit : float, default=inf
-        The residual of an outlier, in units of the noise.
+    limit : Tensor of shape (n_features,), default=None
+        The residual of an outlier, in units of the noise; None without ``spread``.
     norm : float, default=None
         Root mean square entry of the median row, to which a fit shortens long rows whose noise is
         equal. `transform` does not.
@@ -178,7 +178,7 @@ class Noise:
     scale: Tensor | None = None
     rows: RowNoise | None = None
     spread: Tensor | None = None
-    limit: float = inf
+    limit: Tensor | None = None
     norm: float | None = None
     unit: float = 1.0
     atoms: Tensor | None = None
@@ -244,7 +244,7 @@ class Noise:
             squares = (residual / scale * counts).square().sum(1)
             scale = self.rows.update(scale, squares, free)
         if self.spread is not None:
-            counts = known * ((residual / scale).abs() <= self.limit)
+            counts = known * ((residual / scale).abs() <= self.limit.to(x))
         x = x / scale * self.unit
         return x.to(dtype), counts.to(dtype), scale.to(dtype)
 
@@ -567,11 +567,16 @@ class _Judged:
         """Return the weighted mean of values of rows."""
         return (self.often * values).sum() / self.often.sum()
 
-    def limit(self, residuals, rows):  # -> float
-        """Return the residual of an outlier, if rows have these scales."""
-        values = (residuals.values * self.units.rows / rows).abs().flatten()[:, None]
-        middle = _median(values, self.weigh(self.known).flatten()[:, None])
-        return _DEVIATIONS * float(middle) / _MEDIAN
+    def limit(self, residuals, rows):  # -> (n_features,)
+        """Return the residual of an outlier in each feature, if rows have these scales.
+
+        At most a tenth of a feature is outliers: where a missing atom leaves more, it would never
+        be found without them.
+        """
+        values = (residuals.values * self.units.rows / rows).abs()
+        counts = self.weigh(self.known).flatten()[:, None]
+        middle = float(_median(values.flatten()[:, None], counts))
+        return values.quantile(1 - _MOST, dim=0).clamp_min(_DEVIATIONS * middle / _MEDIAN)
 
     def errors(self, units, atoms, usual=None):  # -> (n_judges,), (n_judges,)
         """Return errors of hidden entries at the penalty of the best mean logarithm, and sum.
