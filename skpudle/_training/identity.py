@@ -172,9 +172,9 @@ def check_same(stored, present, path):
     n_then, n_now = stored.get("processes"), present["processes"]
     if n_then != n_now:
         raise ValueError(
-            f"The checkpoint {path} is of a fit with {n_then} processes, and there are {n_now} now. "
-            "It holds the place of each process in its own share of the data, so only as many can "
-            f"go on: start {n_then}, or pass resume=False to train from the start."
+            f"The checkpoint {path} is of a fit with {n_then} processes, and there are {n_now} "
+            "now. It holds the place of each process in its own share of the data, so only as many "
+            f"can go on: start {n_then}, or pass resume=False to train from the start."
         )
     differ = [name for name in present if present[name] != stored.get(name)]
     if differ:
