@@ -9,6 +9,11 @@ PYTEST_ARGS ?=
 SKIPS ?=
 LOOPS := additive encoding lasso omp operators search
 
+# One extra for all targets instead of one each, as CI has it: an installation instead of three.
+EXTRA ?=
+installed = $(VENV)/installed-$(or $(EXTRA),$1)
+comma := ,
+
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -19,39 +24,39 @@ BIN := $(VENV)/bin
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
-demo: $(VENV)/installed-plot,images ## Learn from and denoise two photographs
+demo: $(call installed,plot$(comma)images) ## Learn from and denoise two photographs
 	$(BIN)/python examples/denoise_photographs.py
 
 # The array API switch is read when scipy is imported, and without it scikit-learn skips
 # checks. One thread a worker: threads that outnumber cores wait for each other. Machine code leaves
 # no trace, so the coverage of compiled loops is from test-uncompiled, which PYTEST_ARGS leaves out.
-test: $(VENV)/installed-test,interop ## Run the tests and report coverage (PYTEST_ARGS="-k name --no-cov")
+test: $(call installed,test$(comma)interop) ## Run the tests and report coverage (PYTEST_ARGS="-k name --no-cov")
 	@$(if $(PYTEST_ARGS),:,$(MAKE) --no-print-directory test-uncompiled); uncompiled=$$?; \
 	SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
 		-n $(WORKERS) --cov --cov-append --cov-report=term $(SKIPS) $(PYTEST_ARGS) && exit $$uncompiled
 
-test-uncompiled: $(VENV)/installed-test,interop ## Run the tests of compiled loops as plain Python
+test-uncompiled: $(call installed,test$(comma)interop) ## Run the tests of compiled loops as plain Python
 	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LOOPS:%=tests/%) \
 		-n $(WORKERS) -m uncompiled --cov --cov-report= --cov-fail-under=0
 
-lint: $(VENV)/installed-lint ## Check rules, format, types, spelling, and the workflows of CI
+lint: $(call installed,lint) ## Check rules, format, types, spelling, and the workflows of CI
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/zizmor --offline --quiet --no-progress .github
 	$(BIN)/python -m mypy --strict tools/typed_usage.py
 
-format: $(VENV)/installed-lint ## Apply ruff's safe fixes and format
+format: $(call installed,lint) ## Apply ruff's safe fixes and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed-docs ## Build the documentation, warnings are errors
+docs: $(call installed,docs) ## Build the documentation, warnings are errors
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-gpu: $(VENV)/installed-test ## Test and measure on a CUDA device, in nine minutes, to gpu.json
+gpu: $(call installed,test) ## Test and measure on a CUDA device, in nine minutes, to gpu.json
 	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
-dist: $(VENV)/installed-release ## Build the wheel and the sdist into dist, and check them
+dist: $(call installed,release) ## Build the wheel and the sdist into dist, and check them
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
