@@ -107,8 +107,9 @@ class SizePathDisplay:
 
     The choice is the smallest number whose loss counts as chance, a standard error within bounds:
     a grey band. (Numbers that the growth tried are compared by more samples than the score is of,
-    so that now and then one of these lies in the band and is smaller.) Losses in the band are on a linear scale and larger ones on a logarithmic one,
-    since the first atoms improve the score hundreds of times as much.
+    so that now and then one of these lies in the band and is smaller.) Losses in the band are on a
+    linear scale and larger ones on a logarithmic one, since the first atoms improve the score
+    hundreds of times as much.
 
     Parameters
     ----------
