@@ -68,7 +68,7 @@ def new_grid(n_rows, n_columns, **kwargs):  # -> ndarray of Axes, Figure
 def tick_whole_numbers(*axes):
     """Tick axes that count, of atoms or epochs, at whole numbers only."""
     for axis in axes:
-        axis.set_major_locator(_matplotlib().ticker.MaxNLocator(integer=True))
+        axis.set_major_locator(_matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _as_images(atoms, image_shape):  # -> (n, height, width) or (n, height, width, 3)
