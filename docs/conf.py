@@ -61,6 +61,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(denoise_photographs|convergence)\.py",
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
+    "parallel": 2,  # examples at a time, with one thread each
     "doc_module": ("skpudle",),
     "backreferences_dir": "generated/backreferences",
     "remove_config_comments": True,

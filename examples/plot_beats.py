@@ -35,15 +35,19 @@ print(f"{len(events)} events, true beats: 48")
 print("samples of the beats:", *np.unique(events["time"]))
 
 # %%
-# The atom is the beat; its largest excursion gives the time of an event.
+# The atom is the beat. Its largest excursion, the R peak, gives the time of an event.
 
-AtomsDisplay.from_estimator(learner, signals, sampling_rate=RATE)
+display = AtomsDisplay.from_estimator(learner, signals, sampling_rate=RATE)
+display.ax_.set_title("The atom")
 plt.show()
 
 # %%
-# Codes above the signal that they explain.
+# The signal, and below it the codes of the atom, whose waveform is on the right. A bar is where the
+# atom's copy has its R peak, and as high as the code. A beat between two samples has two bars side
+# by side, which `find_events` takes for one event.
 
-ActivationsDisplay.from_estimator(learner, signals, sampling_rate=RATE)
+display = ActivationsDisplay.from_estimator(learner, signals, sampling_rate=RATE)
+display.ax_.set_title("A bar marks the R peak of a beat")
 plt.show()
 
 # %%

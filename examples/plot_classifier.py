@@ -40,4 +40,5 @@ for ax, supervision in zip(axes, (0.0, 0.5, 1.0)):
     classifier = classifiers[16, supervision]
     AtomsDisplay.from_estimator(classifier, image_shape=(8, 8), ax=ax)
     ax.set_title(f"supervision {supervision}")
+figure.get_layout_engine().set(wspace=0.15)
 plt.show()

@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle.plotting import AtomsDisplay
 
 rng = np.random.default_rng(0)
 X = load_digits().data
@@ -72,11 +73,12 @@ axes["curve"].plot(*np.transpose(curve), "o-", label="loss='poisson'")
 axes["curve"].plot(*rival, "s", label="NMF, Kullback-Leibler")
 axes["curve"].set(xlabel="Share of the codes that is not zero", ylabel="Deviance explained")
 axes["curve"].legend()
-for name, atoms in (("ours", learner.components_), ("theirs", factors.components_)):
-    limit = np.abs(atoms).max(axis=1).reshape(-1, 1, 1)
-    tiles = (atoms.reshape(-1, 8, 8) / limit).reshape(4, 6, 8, 8)
-    axes[name].imshow(tiles.swapaxes(1, 2).reshape(32, 48), cmap="RdBu_r", vmin=-1, vmax=1)
-    axes[name].set(title={"ours": "Atoms", "theirs": "Factors"}[name], xticks=[], yticks=[])
+models = {"ours": (learner, "Atoms (zero is grey)"), "theirs": (factors, "Factors of NMF")}
+for name, (model, title) in models.items():
+    options = dict(image_shape=(8, 8), ax=axes[name], n_columns=6)
+    AtomsDisplay.from_atoms(model.components_, **options)
+    axes[name].set_title(title)
+figure.get_layout_engine().set(wspace=0.1)
 plt.show()
 
 # %%

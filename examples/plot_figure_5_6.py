@@ -56,7 +56,7 @@ for name, learner in learners.items():
 
 # %%
 
-figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
 for name, error in errors.items():
     axis.semilogy(updates, error, label=name)
 axis.set(
@@ -64,7 +64,7 @@ axis.set(
     ylabel=r"$|D - \tilde D|_F \, / \, |\tilde D|_F$",
     title="Figures 5 and 6, at a seventh of the size",
 )
-axis.legend()
+axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 plt.show()
 
 # %%

@@ -47,9 +47,11 @@ for n in (1, 2, 4, 8):
     print()
 
 # %%
-# The atoms, in the order of their use by the unseen windows.
+# The atoms, in the order of their use by the unseen windows. The recording has 360 samples a
+# second, and an atom is a window of 0.18 seconds.
 
-AtomsDisplay.from_estimator(learner, test)
+display = AtomsDisplay.from_estimator(learner, test, sampling_rate=360)
+display.ax_.set_title("Atoms, most used first, row by row")
 plt.show()
 
 # %%

@@ -39,17 +39,20 @@ for name, model in models.items():
 shown = slice(0, 9)
 halves = [lower_test[shown], *(model.predict(upper_test[shown]) for model in models.values())]
 images = np.concatenate([np.hstack([upper_test[shown], half]) for half in halves])
-AtomsDisplay.from_atoms(images - 8, image_shape=(8, 8), n_columns=9)
+row_labels = ["truth", *models]
+AtomsDisplay.from_atoms(images - 8, image_shape=(8, 8), n_columns=9, row_labels=row_labels)
 plt.show()
 
 # %%
 # An atom is a pattern of the upper half, and its weights are the pattern of the lower half that
-# goes with it: the twelve with the largest weights, of positive codes.
+# goes with it, both for a positive code. Here are the twelve atoms with the largest weights: the
+# atom above, its weights below.
 
 regressor = models["supervision 0.5"]
 weights = regressor.coef_[:, :48].T
 largest = np.argsort(-np.linalg.norm(weights, axis=1))[:12]
-scale = np.abs(weights).max(axis=1, keepdims=True) / np.abs(regressor.components_).max()
-together = np.hstack([regressor.components_, weights / scale])[largest]
-AtomsDisplay.from_atoms(together, image_shape=(8, 8), n_columns=6)
+parts = regressor.components_[largest], weights[largest]
+together = np.hstack([part / np.abs(part).max(axis=1, keepdims=True) for part in parts])
+row_labels = ["atoms 1-6", "atoms 7-12"]
+AtomsDisplay.from_atoms(together, image_shape=(8, 8), n_columns=6, row_labels=row_labels)
 plt.show()

@@ -17,7 +17,7 @@ import numpy as np
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.images import sizes
-from skpudle._fitted.learners import find_learner
+from skpudle._fitted.learners import find_learner, find_peaks
 from skpudle._learners.convolutional.parameters import stride_of
 
 __all__ = ["find_events"]
@@ -143,9 +143,8 @@ def find_events(
         is_row = getattr(learner, "n_features_in_", None) is not None
         maps = maps.reshape(len(maps) if is_row else 1, -1, len(atoms))
     events = []
-    for number, atom in enumerate(atoms):
+    for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
         correlation = _autocorrelation(atom, stride)
-        peak = int(np.square(atom).sum(1).argmax())
         own = []
         for signal, map_ in enumerate(maps):
             column = np.asarray(to_numpy(to_tensor(map_)), dtype=np.float64)[:, number]

@@ -2,10 +2,45 @@
 
 import random
 import signal
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+
+# Reasons of skips that --refuse-skips allows. Whatever else is skipped there is a test that ran
+# on no machine: install what it needs, by .ci/run or an extra of pyproject.toml.
+ALLOWED_SKIPS = {
+    "needs a CUDA device": "machines of CI have none; make gpu tests on one",
+    "the processor has no bfloat16": "half of the processors have none",
+    "needs Chromium": "apt could not install it, without root or a network",
+}
+
+
+def pytest_addoption(parser):
+    """Add the option of CI."""
+    parser.addoption("--refuse-skips", action="store_true", help="fail if other tests are skipped")
+
+
+def reason_of(report):
+    """Return the reason of a skip, as a test or a module gave it."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    """Fail with the option if a test was skipped for a reason that is not allowed."""
+    if not session.config.getoption("refuse_skips"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    refused = Counter(map(reason_of, skipped)) - Counter(dict.fromkeys(ALLOWED_SKIPS, 10**6))
+    if refused:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line("\nSkipped, but not in ALLOWED_SKIPS of tests/conftest.py:", red=True)
+        for reason, n in refused.items():
+            reporter.write_line(f"{n} tests: {reason}", red=True)
 
 
 def pytest_collection_modifyitems(items):

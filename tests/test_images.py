@@ -435,15 +435,15 @@ def _pictures():  # by name, parts of photographs and what is drawn
     from skimage import data
     from sklearn.datasets import load_sample_image
 
-    row, column = np.mgrid[:96, :96]
+    row, column = np.mgrid[:64, :64]
     return {
-        "china": load_sample_image("china.jpg")[200:296, 300:396] / 255,
-        "flower": load_sample_image("flower.jpg").mean(axis=2)[150:246, 200:296] / 255,
-        "camera": data.camera()[80:176, 200:296] / 255,
-        "astronaut": data.astronaut()[0:96, 180:276] / 255,
-        "text": data.text()[20:116, 40:136] / 255,
-        "flat": np.full((96, 96), 0.6),
-        "cartoon": np.kron(np.random.default_rng(0).uniform(size=(6, 6)), np.ones((16, 16))),
+        "china": load_sample_image("china.jpg")[216:280, 316:380] / 255,
+        "flower": load_sample_image("flower.jpg").mean(axis=2)[166:230, 216:280] / 255,
+        "camera": data.camera()[96:160, 216:280] / 255,
+        "astronaut": data.astronaut()[16:80, 196:260] / 255,
+        "text": data.text()[36:100, 56:120] / 255,
+        "flat": np.full((64, 64), 0.6),
+        "cartoon": np.kron(np.random.default_rng(0).uniform(size=(6, 6)), np.ones((11, 11))),
         "checkerboard": ((row + column) % 2).astype(float),
         "tiny": load_sample_image("china.jpg").mean(axis=2)[200:208, 300:308] / 255,
     }

@@ -30,6 +30,7 @@ from skpudle import (
 )
 from skpudle._fitted.learners import find_learner
 from skpudle.datasets import make_dictionary_data
+from skpudle.events import find_events
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
@@ -127,10 +128,13 @@ def test_convolutional_atoms_and_codes_are_drawn(n_channels):
     images = AtomsDisplay.from_estimator(learner).atoms
     np.testing.assert_array_equal(images, learner.components_)
     maps = learner.transform(pictures)  # one code for each position
-    usage = (maps != 0).mean(axis=(0, 1, 2))
+    usage = (maps != 0).sum(axis=(1, 2)).mean(axis=0)  # copies in an image
     for samples in (pictures, list(pictures)):
         display = CodesDisplay.from_estimator(learner, samples)
         np.testing.assert_allclose(display.heights_, np.sort(usage)[::-1])
+        assert display.ax_.get_ylabel() == "Mean number of copies in a sample"
+        display.plot(kind="count")
+        assert display.heights_.sum() == len(pictures)
     first = AtomsDisplay.from_estimator(learner, pictures, n_atoms=1).atoms[0]
     np.testing.assert_array_equal(first, learner.components_[usage.argmax()])
 
@@ -188,7 +192,7 @@ def test_a_bar_below_lines_is_as_long_as_it_says(rate, seconds):
 
 def test_pictures_have_no_sampling_rate():
     maps, image = np.zeros((4, 5, 2)), np.ones((9, 11))
-    options = dict(atom_shape=(3, 3), stride=2, sampling_rate=20)
+    options = dict(components=np.ones((2, 3, 3)), stride=2, sampling_rate=20)
     with pytest.raises(ValueError, match="sampling_rate=20.*pictures"):
         ActivationsDisplay.from_codes(maps, image, **options)
     with pytest.raises(ValueError, match="sampling_rate=20.*pictures"):
@@ -454,10 +458,27 @@ def test_contributions_show_what_makes_an_atom(learner, X):
     for image, row in zip(drawn, [learner.components_[4], found.estimates[4], first]):
         np.testing.assert_allclose(image.ravel(), row / np.abs(row).max())
     assert display.ax_.texts[0].get_text() == f"{found.values[4, 0]:+.2g}"
+    names = [[text.get_text() for text in axis.get_ticklabels()] for axis in axes_of(display)]
+    assert names == [["atom", "estimate", "largest", "2", "3"], ["atom 4", "atom 2"]]
+
+
+def axes_of(display):
+    return display.ax_.xaxis, display.ax_.yaxis
+
+
+def test_rows_of_atoms_have_names(learner):
+    atoms = learner.components_
+    display = AtomsDisplay.from_atoms(atoms, n_columns=4, row_labels=["a", "b", "c"])
+    _, rows = axes_of(display)
+    assert [text.get_text() for text in rows.get_ticklabels()] == ["a", "b", "c"]
+    np.testing.assert_array_equal(rows.get_ticklocs(), [0.5, 1.5, 2.5])
+    with pytest.raises(ValueError, match="2 row_labels for 3 rows of atoms. Pass one label"):
+        AtomsDisplay.from_atoms(atoms, n_columns=4, row_labels=["a", "b"])
 
 
 def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     display = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(3, 4))
+    assert [text.get_text() for text in display.ax_.get_yticklabels()] == ["sample 0", "sample 1"]
     drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
     np.testing.assert_allclose(drawn[0].ravel(), X[0] / np.abs(X[0]).max())
     colours = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(2, 2, 3))
@@ -500,8 +521,10 @@ def test_scores_of_held_out_samples_are_drawn_against_the_size_too(learner):
 def copies(display, atoms, size):  # the sum of atoms at the places and with the codes of a display
     total = np.zeros(size)
     shape = np.array(atoms.shape[1:])
+    middles = np.tile((shape - 1) / 2, (len(atoms), 1))
+    marked = np.abs(atoms).argmax(axis=1)[:, None] if len(shape) == 1 else middles
     for place, atom, value in zip(display.places, display.atoms, display.values):
-        start = (place - (shape - 1) / 2).astype(int)
+        start = (place - marked[atom]).astype(int)
         total[tuple(slice(a, a + n) for a, n in zip(start, shape))] += value * atoms[atom]
     return total
 
@@ -527,24 +550,44 @@ def test_atoms_at_their_places_are_the_reconstruction(atom_shape, stride, size):
     assert strongest == np.argmax(sums)
 
 
-def test_bars_are_as_high_as_codes_and_dots_in_the_middle_of_atoms():
-    codes = np.zeros((20, 2))
+def test_bars_are_as_high_as_codes_at_peaks_and_dots_in_the_middle_of_atoms():
+    codes, waves = np.zeros((20, 2)), np.zeros((2, 5))
     codes[3, 0], codes[8, 1] = 2.0, -1.0
-    display = ActivationsDisplay.from_codes(codes, np.ones(24), atom_shape=5)
+    waves[0, [1, 3]], waves[1, [0, 4]] = (1.0, -3.0), (-2.0, 1.0)
+    display = ActivationsDisplay.from_codes(codes, np.ones(24), waves)
     (first, second) = (bars.get_segments()[0] for bars in display.marks_)
-    np.testing.assert_allclose(first, [[5, -1], [5, -1 + 0.45]])
-    np.testing.assert_allclose(second, [[10, -2], [10, -2 - 0.225]])
+    np.testing.assert_allclose(first, [[3 + 3, -1], [3 + 3, -1 + 0.45]])
+    np.testing.assert_allclose(second, [[8 + 0, -2], [8 + 0, -2 - 0.225]])
+    for row, (thumbnail, wave) in enumerate(zip(display.thumbnails_, waves), start=1):
+        (line,) = thumbnail
+        np.testing.assert_allclose(line.get_ydata(), 0.4 * wave / np.abs(wave).max() - row)
+        assert min(line.get_xdata()) > 1  # beside the axes
     display.plot(sampling_rate=20)
-    np.testing.assert_allclose(display.marks_[0].get_segments()[0][:, 0], 5 / 20)
+    np.testing.assert_allclose(display.marks_[0].get_segments()[0][:, 0], 6 / 20)
     assert display.ax_.get_xlim() == (0, 23 / 20)
     assert display.ax_.get_xlabel() == "Seconds"
-    maps = np.zeros((4, 5, 2))
+    maps, options = np.zeros((4, 5, 2)), dict(components=np.eye(3)[None] * [[[1]], [[2]]], stride=2)
     maps[1, 2, 1] = 3.0
-    display = ActivationsDisplay.from_codes(maps, np.ones((9, 11)), atom_shape=(3, 3), stride=2)
+    display = ActivationsDisplay.from_codes(maps, np.ones((9, 11)), **options)
     (dots,) = display.marks_
     np.testing.assert_allclose(dots.get_offsets(), [[2 * 2 + 1, 2 * 1 + 1]])
-    nothing = ActivationsDisplay.from_codes(0 * maps, np.ones((9, 11)), atom_shape=(3, 3), stride=2)
+    nothing = ActivationsDisplay.from_codes(0 * maps, np.ones((9, 11)), **options)
     assert nothing.marks_ == []
+
+
+def test_the_bar_of_an_event_is_at_its_time():
+    rng = np.random.default_rng(0)
+    signal, starts = 0.02 * rng.normal(size=(300, 2)), np.array([40, 130, 220])
+    wave = np.hanning(30)[:, None] * np.exp(-np.arange(30) / 5)[:, None] * [1.0, -2.0]
+    for start in starts:
+        signal[start : start + 30] += wave
+    options = dict(atom_shape=40, positive_code=True, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(1, **options).fit([signal])
+    display = ActivationsDisplay.from_estimator(learner, [signal])
+    times = find_events(learner, [signal])["time"]
+    assert set(times) <= set(display.places[:, 0])
+    np.testing.assert_allclose(times, starts + np.square(wave).sum(1).argmax(), atol=2)
+    assert [len(lines) for lines in display.thumbnails_] == [2]  # a line for each channel
 
 
 @pytest.mark.parametrize("one", [False, True])
@@ -558,8 +601,9 @@ def test_activations_of_signals_with_channels_first(one):
     np.testing.assert_array_equal(display.sample, signals[1].T)
     codes = learner.transform(signals)[1]
     assert len(display.values) == np.count_nonzero(codes)
-    assert (np.diff(display.places[:, 0]) >= 0).all()
-    np.testing.assert_array_equal(display.places[:, 0], np.nonzero(codes)[0] + 2)
+    positions, atoms = np.nonzero(codes)
+    peaks = np.square(learner.components_).sum(axis=2).argmax(axis=1)
+    np.testing.assert_array_equal(display.places[:, 0], positions + peaks[atoms])
 
 
 def test_maps_are_bars_or_topographies_beside_their_waveforms():
@@ -596,8 +640,9 @@ def test_maps_need_atoms_of_rank_one(learner):
 def test_activations_need_positions(learner, X):
     with pytest.raises(ValueError, match="have no positions in a sample. Pass a fitted Conv"):
         ActivationsDisplay.from_estimator(learner, X)
-    with pytest.raises(ValueError, match="not of one image for atoms of"):
-        ActivationsDisplay.from_codes(np.zeros((2, 5, 5, 3)), np.zeros((9, 9)), atom_shape=(5, 5))
+    for codes, atoms in [((2, 5, 5, 3), (3, 5, 5)), ((5, 5, 3), (4, 5, 5)), ((5, 5, 3), (3, 5))]:
+        with pytest.raises(ValueError, match="not of one image. Pass"):
+            ActivationsDisplay.from_codes(np.zeros(codes), np.zeros((9, 9)), np.zeros(atoms))
     signals = np.random.default_rng(0).normal(size=(2, 30, 1))
     found = ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, random_state=0)
     with pytest.raises(ValueError, match="There is no sample 2 of 2. Pass a smaller index"):

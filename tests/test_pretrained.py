@@ -2,8 +2,10 @@
 
 import errno
 import io
+import json
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,6 +234,25 @@ def test_the_module_moves_and_is_saved_as_any_other():
     other.load_state_dict(module.state_dict())
     x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     np.testing.assert_allclose(other(x, 0.1), module(x, 0.1), atol=1e-6)
+
+
+def test_model_cards_have_the_measured_figures():
+    root = Path(__file__).parents[1]
+    card = (root / "docs" / "guide" / "model_cards.rst").read_text(encoding="utf-8")
+    results = {
+        name: json.loads((root / f"benchmarks/results/denoisers/{name}.json").read_text())
+        for name in ("any-noise", "any-noise-small", "low-light")
+    }
+    for name, result in results.items():
+        assert f"{result['n_parameters']:,}" in card
+        assert f"{result['crops']:,} crops" in card
+        for kind in ("one_grid", "all_grids", "noise_estimated"):
+            figures = dict(result.get(kind, {}))
+            figures.pop("cpu_seconds_an_image", None)
+            if name == "low-light":
+                figures = {peak: measured["first_12"] for peak, measured in figures.items()}
+            row = "".join(f"     - {figure:.2f}\n" for figure in figures.values())
+            assert row in card, (name, kind)
 
 
 def test_counts_have_no_module():

@@ -225,6 +225,17 @@ def test_global_state_is_left_alone(path):
     assert not found, f"{path.name} changes global state: {found}."
 
 
+def test_the_owner_of_the_repository_is_named_in_one_place():
+    """Of the files that name a repository's address, only pyproject.toml is to be changed."""
+    names = ("README.md", "CITATION.cff", "SECURITY.md", "CONTRIBUTING.md", "recipe/recipe.yaml")
+    texts = [ROOT / name for name in names] + sorted((ROOT / "docs").rglob("*.rst"))
+    texts += sorted((ROOT / ".github").rglob("*.yml"))
+    assert [path.name for path in texts if "OWNER" in path.read_text(encoding="utf-8")] == []
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert urls["Issues"] == f"{urls['Repository']}/issues"
+    assert urls["Changelog"].startswith(urls["Documentation"])
+
+
 @pytest.mark.parametrize("path", files(PACKAGE))
 def test_module_says_what_it_is_and_what_is_public(path):
     tree = parse(path)

@@ -219,6 +219,34 @@ def test_denoisers_have_one(noise_std):
     assert len(check(skpudle.report(learner, samples).page)) == 6
 
 
+def test_copies_of_atoms_are_counted_in_samples_not_in_positions():
+    """One signal is one sample, whether it comes alone, in a list or in an array."""
+    options = dict(atom_shape=5, stride=1, max_iter=1, n_unfoldings=3, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(2, **options)
+    for signals in (SIGNALS[..., None], list(SIGNALS)):
+        codes = learner.fit(signals).transform(signals)
+        facts = skpudle.report(learner, signals).facts
+        n_copies = np.mean([np.count_nonzero(maps) for maps in codes])
+        assert facts["mean number of copies of atoms in a sample"] == f"{n_copies:.4g}"
+        assert facts["samples that fit read"] == facts["samples"] == len(signals)
+    one = clone(learner).set_params(channels_first=True).fit(NOISE[0, :3, :, 0])
+    facts = skpudle.report(one, NOISE[0, :3, :, 0]).facts
+    assert facts["samples"] == 1
+
+
+def test_the_score_names_its_unit_and_what_is_wrong():
+    options = dict(atom_shape=(4, 4), max_iter=1, n_unfoldings=3, tol=None, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(6, alpha=1e-3, **options).fit(NOISE[..., 0])
+    report, score = skpudle.report(learner, NOISE[..., 0]), learner.score(NOISE[..., 0])
+    assert report.facts["score of the first 4 samples (R² of hidden pixels)"] == f"{score:.4g}"
+    assert score < -0.01
+    assert report.findings[-1].startswith(f"The score is {score:.4g}: ")
+    images = 255 * np.random.default_rng(0).random((3, 12, 12))
+    learner = ConvDenoiser(6, noise_std=25.0, **options).fit(images)
+    (score,) = (v for k, v in skpudle.report(learner, images).facts.items() if "PSNR in dB" in k)
+    assert float(score) == pytest.approx(learner.score(images, peak=images.max()), abs=0.01)
+
+
 def share_not_explained(page):
     return re.search("not explained</td><td>(.*?)<", page)[1]
 
@@ -297,7 +325,8 @@ addEventListener("load", () => {{
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_shows_it_without_complaint(learner, X, tmp_path):
     page = tmp_path / "page.html"
-    page.write_text(PAGE.format(skpudle.report(learner, X)._repr_html_()), encoding="utf-8")
+    report = skpudle.report(learner, X)
+    page.write_text(PAGE.format(report._repr_html_()), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom"]
     run = subprocess.run(
@@ -306,6 +335,6 @@ def test_a_browser_shows_it_without_complaint(learner, X, tmp_path):
     assert "CONSOLE" not in run.stderr, run.stderr
     seen = json.loads(html.unescape(re.search("<pre>(.*?)</pre>", run.stdout, re.DOTALL)[1]))
     assert seen["title"] == "PUDLEDictionaryLearning"
-    assert len(seen["widths"]) == 6
+    assert len(seen["widths"]) == len(check(report.page))
     assert min(seen["widths"]) > 0
     assert seen["overflow"] <= 0

@@ -47,11 +47,15 @@ class SizePath(NamedTuple):
         Explained share of the deviance of hidden entries of held-out rows, against mean rates.
     objective : ndarray of shape (n_sizes,)
         Objective of the alternation, mean over the rows to learn from.
+    tolerance : ndarray of shape (n_sizes,)
+        The loss against the best score that counts as chance: the standard error of the difference
+        over held-out rows, and at least ``_EXPLAINED``.
     """
 
     n_components: np.ndarray
     score: np.ndarray
     objective: np.ndarray
+    tolerance: np.ndarray
 
 
 class _HeldOut:
@@ -118,10 +122,14 @@ def _without(codes, gone):
     return left + _SHARE * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
 
 
+def _tolerance(errors, best, n_errors, least=0.0):
+    """Return the mean loss of rows that counts as chance: some standard errors, at least this."""
+    return max(n_errors * (errors - best).std(ddof=1) / len(best) ** 0.5, least)
+
+
 def _is_worse(errors, best, n_errors, least=0.0):
-    """Return whether rows are worse than in the best by some standard errors, and at least this."""
-    loss = errors - best
-    return loss.mean() > max(n_errors * loss.std(ddof=1) / len(loss) ** 0.5, least)
+    """Return whether rows are worse than in the best beyond chance."""
+    return (errors - best).mean() > _tolerance(errors, best, n_errors, least)
 
 
 def first_atoms(events, n_components, dispersion=0.0):  # -> (n_components, n_features)
@@ -205,6 +213,8 @@ def choose_size(events, smoothing, rng, dispersion=0.0, fixed=None):  # -> atoms
     gain = held_out.least_gain
     chosen = next(s for s in sizes if not _is_worse(tried[s][0], tried[best][0], 1.0, gain))
     errors = np.array([tried[size][0].sum() for size in sizes])
+    chance = [_tolerance(tried[size][0], tried[best][0], 1.0, gain) for size in sizes]
+    tolerance = np.array(chance) * n_held / (most - least) if most > least else np.zeros(len(sizes))
     score = 1 - (errors - least) / (most - least) if most > least else np.zeros(len(sizes))
     objectives = np.array([tried[size][1].objectives[-1] for size in sizes])
-    return tried[chosen][1].atoms, SizePath(np.array(sizes), score, objectives)
+    return tried[chosen][1].atoms, SizePath(np.array(sizes), score, objectives, tolerance)

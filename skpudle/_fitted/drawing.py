@@ -13,6 +13,8 @@ __all__ = [
     "axes_to_draw_on",
     "draw_grid",
     "draw_seconds",
+    "draw_steps",
+    "label_rows",
     "new_figure",
     "new_grid",
     "refuse_sampling_rate",
@@ -66,7 +68,7 @@ def new_grid(n_rows, n_columns, **kwargs):  # -> ndarray of Axes, Figure
 def tick_whole_numbers(*axes):
     """Tick axes that count, of atoms or epochs, at whole numbers only."""
     for axis in axes:
-        axis.set_major_locator(_matplotlib().ticker.MaxNLocator(integer=True))
+        axis.set_major_locator(_matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _as_images(atoms, image_shape):  # -> (n, height, width) or (n, height, width, 3)
@@ -181,6 +183,20 @@ def draw_seconds(ax, length, sampling_rate):
     ax.plot(ends, (bottom, bottom), color="0.3", linewidth=1.5, clip_on=False)
     place = {"xytext": (0, -4), "textcoords": "offset points", "va": "top", "fontsize": "small"}
     ax.annotate(f"{bar:g} s", (margin, bottom), annotation_clip=False, **place)
+
+
+def draw_steps(ax, heights):
+    """Draw a step for each atom, from number 1."""
+    ax.stairs(heights, np.arange(len(heights) + 1) + 0.5, fill=True)
+    tick_whole_numbers(ax.xaxis)
+
+
+def label_rows(ax, labels):
+    """Name the rows of a grid of `draw_grid` on their left, without ticks or a frame."""
+    ax.set_yticks(np.arange(len(labels)) + 0.5, labels)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.set_frame_on(False)
 
 
 def _draw_images(ax, images, n_rows, n_columns, style):  # -> AxesImage

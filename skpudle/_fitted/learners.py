@@ -13,7 +13,18 @@ from skpudle._data.images import read_images
 from skpudle._data.sources import part_of, parts_of
 from skpudle._fitted.drawing import as_pictures
 
-__all__ = ["Found", "Look", "as_arrays", "encode_parts", "find_learner", "look_at", "signed_codes"]
+__all__ = [
+    "Found",
+    "Look",
+    "as_arrays",
+    "as_samples",
+    "encode_parts",
+    "find_learner",
+    "find_peaks",
+    "look_at",
+    "sample_numbers",
+    "signed_codes",
+]
 
 
 class Found(NamedTuple):
@@ -136,6 +147,26 @@ def signed_codes(estimator, codes):  # -> (n_codes, n_components)
     return codes.reshape(-1, n_components)
 
 
+def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
+    """Return where each waveform has its largest magnitude, of channels their norm."""
+    energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
+    return energy.argmax(axis=1)
+
+
+def as_samples(learner, X):
+    """Return samples as they are, and one recording with channels first as the only sample."""
+    channels_first = getattr(learner, "channels_first", False)
+    return X[None] if channels_first and np.ndim(X) == np.size(learner.atom_shape) + 1 else X
+
+
+def sample_numbers(learner, raw):  # -> (n_codes,) int, or None for rows
+    """Return the sample of each row of `signed_codes`, where a sample has several positions."""
+    if not hasattr(learner, "atom_shape"):
+        return None
+    n_positions = [np.prod(maps.shape) // len(learner.components_) for maps in raw]
+    return np.repeat(np.arange(len(raw)), n_positions)
+
+
 class Look(NamedTuple):
     """A learner, samples, and their codes."""
 
@@ -180,7 +211,7 @@ def _read(learner, X):
 def look_at(estimator, X):  # -> Look
     """Look at an estimator, by samples as its `transform` takes them."""
     found = find_learner(estimator)
-    X = found.prepare(X)
+    X = as_samples(found.learner, found.prepare(X))
     raw = found.learner.transform(X)
     return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))
 

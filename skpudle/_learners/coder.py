@@ -34,6 +34,7 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
+from skpudle._data.blocks import is_blocked, map_rows
 from skpudle._data.foreign import baseline_of, make_sparse_coder
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
@@ -255,7 +256,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         -------
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts.
+            ``split_sign=True`` positive parts come first, then negative parts. Of an array of dask
+            they are an array of dask, which is computed block by block when it is needed.
 
         Raises
         ------
@@ -265,8 +267,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform(X)
 
     def _transform(self, X, exposure=None):
-        if not is_array(X) and comes_in_parts(X, self):
-            return np.concatenate(list(self._codes_by_parts(X, exposure)))
+        if not is_array(X):
+            if is_blocked(X):
+                given = {} if exposure is None else {"exposure": exposure}
+                given = {name: check_exposure(one, X, self.loss) for name, one in given.items()}
+                return map_rows(self._transform, X, **given)
+            if comes_in_parts(X, self):
+                return np.concatenate(list(self._codes_by_parts(X, exposure)))
         samples, dictionary = self._check_new_data(X, exposure)
         encoder = self._transform_encoder()
 
@@ -378,6 +385,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_loss(self, getattr(self, "_training_state", {}))
         if sparse.issparse(X):
             return decode_sparse(self, X)
+        if is_blocked(X):
+            return map_rows(self.inverse_transform, X)
         codes = check_rows(X)
         codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
         if codes.shape[1] != self._n_features_out:
@@ -576,7 +585,8 @@ class ExposedTransformer(DictionaryTransformer):
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts. Of `PoissonNMF`
-            they are numbers of events.
+            they are numbers of events. Of an array of dask they are an array of dask, which is
+            computed block by block when it is needed.
 
         Raises
         ------

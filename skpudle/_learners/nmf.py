@@ -556,8 +556,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
-        ``score`` (explained share of the deviance of hidden entries of held-out samples) and
-        ``objective`` (of the alternation). Not there after `partial_fit`.
+        ``score`` (explained share of the deviance of hidden entries of held-out samples),
+        ``objective`` (of the alternation) and ``tolerance`` (the loss against the best score that
+        counts as chance: a standard error, at least .0005). Not there after `partial_fit`.
 
     n_features_in_ : int
         Number of features seen in `fit`.

@@ -334,8 +334,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays
-        ``n_components``, ``score`` (R^2 of hidden entries of held-out samples) and ``objective``
-        (of the search, mean over held-out samples). Not there after `partial_fit`.
+        ``n_components``, ``score`` (R^2 of hidden entries of held-out samples), ``objective``
+        (of the search, mean over held-out samples) and ``tolerance`` (the loss against the best
+        score that counts as chance: a standard error, between .001 and .002). Not there after
+        `partial_fit`.
 
     penalty_path_ : Bunch
         The penalties that a search tried, in its order: arrays ``alpha``, ``score`` (share of the

@@ -171,6 +171,13 @@ def identity_of(estimator, data, team):
 
 def check_same(stored, present, path):
     """Raise ValueError if a checkpoint belongs to another fit."""
+    n_then, n_now = stored.get("processes"), present["processes"]
+    if n_then != n_now:
+        raise ValueError(
+            f"The checkpoint {path} is of a fit with {n_then} processes, and there are {n_now} "
+            "now. It holds the place of each process in its own share of the data, so only as many "
+            f"can go on: start {n_then}, or pass resume=False to train from the start."
+        )
     differ = [name for name in present if present[name] != stored.get(name)]
     if differ:
         pairs = "; ".join(f"{name}: {stored.get(name)}, now {present[name]}" for name in differ)

@@ -144,8 +144,8 @@ class Run:
         From the last block to the first; the latter codes are of shape (n_iterations, n, k).
         """
         stop = self._start + sum(len(block.levels) for block in self._blocks)
-        befores = [self._first, *(block.last for block in self._blocks)]
-        for before, block in reversed(list(zip(befores, self._blocks, strict=False))):
+        earlier = [self._first, *(block.last for block in self._blocks)]
+        for before, block in reversed(list(zip(earlier, self._blocks, strict=False))):
             codes, _, *arguments = block
             yield stop, before, self.iterate(before, *arguments) if codes is None else codes
             stop -= len(block.levels)

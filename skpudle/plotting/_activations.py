@@ -9,33 +9,39 @@ from numpy.typing import ArrayLike
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.images import covering_positions, sizes
 from skpudle._fitted.drawing import axes_to_draw_on, refuse_sampling_rate
-from skpudle._fitted.learners import find_learner, look_at
+from skpudle._fitted.learners import as_samples, find_learner, find_peaks, look_at
 from skpudle._learners.convolutional.parameters import stride_of
 
 __all__ = ["ActivationsDisplay"]
 
 # area of the largest dot in points squared
 _DOT = 120
+# ends of the thumbnails of atoms, beside a signal, in widths of the axes
+_THUMBNAIL = 1.02, 1.17
 
 
 class ActivationsDisplay:
     """Where in a signal or image the atoms of a convolutional learner are active.
 
-    A signal is drawn in the first row, and each atom has a row below, with a bar in the middle of
-    each of its copies: as high as the code, downwards where it is negative. Over an image the
-    middle of each copy has a dot in the colour of the atom, with an area in proportion to the size
-    of the code.
+    A signal is drawn in the first row, and each atom has a row below, with its waveform on the
+    right. A bar marks the peak of each of its copies, where the waveform has its largest magnitude
+    (with several channels, its largest norm), as in `skpudle.events.find_events`. The bar is as
+    high as the code, downwards where the code is negative. Over an image a dot in the colour of the
+    atom marks the middle of each copy, with an area in proportion to the size of the code.
 
     Parameters
     ----------
     sample : ndarray of shape (length, n_channels), (height, width) or (height, width, 3)
         The signal or image.
     places : ndarray of shape (n_uses, n_axes)
-        Middles of the copies of atoms, in samples or pixels.
+        Peaks of the copies of atoms in a signal, middles of those in an image, in samples or
+        pixels.
     atoms : ndarray of shape (n_uses,)
         The atom of each copy.
     values : ndarray of shape (n_uses,)
         Their codes.
+    components : ndarray of shape (n_components, length[, n_channels]), default=None
+        The atoms of signals, to draw their waveforms. None: they are not drawn.
 
     Attributes
     ----------
@@ -43,20 +49,28 @@ class ActivationsDisplay:
         Axes drawn on, and their figure.
     marks_ : list of matplotlib Collection
         Bars or dots, one object for each atom, in the order of their numbers.
+    thumbnails_ : list of list of matplotlib Line2D
+        The waveforms of these atoms, a line for each channel; of signals only.
     """
 
     def __init__(
-        self, sample: np.ndarray, places: np.ndarray, atoms: np.ndarray, values: np.ndarray
+        self,
+        sample: np.ndarray,
+        places: np.ndarray,
+        atoms: np.ndarray,
+        values: np.ndarray,
+        components: np.ndarray | None = None,
     ) -> None:
         self.sample, self.places, self.atoms, self.values = sample, places, atoms, values
+        self.components = components
 
     @classmethod
     def from_codes(
         cls,
         codes: ArrayLike,
         sample: ArrayLike,
+        components: ArrayLike,
         *,
-        atom_shape: int | tuple[int, ...],
         stride: int | tuple[int, ...] = 1,
         n_atoms: int = 10,
         ax: Any = None,
@@ -70,8 +84,11 @@ class ActivationsDisplay:
             Code maps, as the `transform` of a convolutional learner returns them for one image.
         sample : array-like of shape (length[, n_channels]) or (height, width[, 3])
             The signal or image.
-        atom_shape, stride : int or tuple of int
-            Size of an atom and distance of neighbouring positions, as of the learner.
+        components : array-like of shape (n_components, length[, n_channels]) or \
+                (n_components, height, width[, 3])
+            The atoms, as ``components_`` of the learner.
+        stride : int or tuple of int, default=1
+            Distance of neighbouring positions, as of the learner.
         n_atoms : int, default=10
             Draw the atoms with the largest sums of absolute codes, at most so many.
         ax : matplotlib Axes, default=None
@@ -87,24 +104,35 @@ class ActivationsDisplay:
         Raises
         ------
         ValueError
-            If the codes do not have as many axes as an atom, and one more.
+            If codes, sample and atoms are not those of one signal or image.
         """
-        codes, sample = np.asarray(host_array(codes)), np.asarray(host_array(sample))
-        kernel = sizes(atom_shape, 1)
-        stride = np.asarray(sizes(stride, len(kernel)))
-        if codes.ndim != len(kernel) + 1 or sample.ndim - len(kernel) not in (0, 1):
+        arrays = [np.asarray(host_array(array)) for array in (codes, sample, components)]
+        codes, sample, components = arrays
+        n_axes = codes.ndim - 1
+        if (
+            n_axes not in (1, 2)
+            or not {sample.ndim, components.ndim - 1} <= {n_axes, n_axes + 1}
+            or len(components) != codes.shape[-1]
+        ):
             raise ValueError(
-                f"Codes of shape {codes.shape} and a sample of shape {sample.shape} are not of one "
-                f"image for atoms of {kernel}. Pass transform([image])[0], and the image."
+                f"Codes of shape {codes.shape}, a sample of shape {sample.shape} and atoms of "
+                f"shape {components.shape} are not of one image. Pass transform([image])[0], the "
+                "image, and components_."
             )
-        if len(kernel) == 1:
+        kernel = components.shape[1 : n_axes + 1]
+        stride = np.asarray(sizes(stride, n_axes))
+        if n_axes == 1:
             sample = sample.reshape(len(sample), -1)
         sums = np.abs(codes).sum(axis=tuple(range(len(kernel))))
         shown = np.argsort(-sums, kind="stable")[:n_atoms]
         shown = shown[sums[shown] > 0]
         *positions, atoms = np.nonzero(codes * np.isin(np.arange(codes.shape[-1]), shown))
-        places = np.stack(positions, axis=1) * stride + (np.asarray(kernel) - 1) / 2
-        display = cls(sample, places, atoms, codes[(*positions, atoms)])
+        places = np.stack(positions, axis=1) * stride
+        if n_axes == 1:
+            places = places + find_peaks(components)[atoms, None]
+        else:
+            places = places + (np.asarray(kernel) - 1) / 2
+        display = cls(sample, places, atoms, codes[(*positions, atoms)], components)
         return display.plot(ax=ax, **plot_params)
 
     @classmethod
@@ -147,8 +175,7 @@ class ActivationsDisplay:
                 f"Atoms of {type(learner).__name__} have no positions in a sample. Pass a fitted "
                 "ConvPUDLEDictionaryLearning, or draw its codes by CodesDisplay."
             )
-        if learner.channels_first and np.ndim(X) == np.size(learner.atom_shape) + 1:
-            X = X[None]  # one recording
+        X = as_samples(learner, X)
         if not -len(X) <= index < len(X):
             raise ValueError(f"There is no sample {index} of {len(X)}. Pass a smaller index.")
         index %= len(X)
@@ -160,8 +187,8 @@ class ActivationsDisplay:
         stride = stride_of(learner)
         positions = covering_positions(sample.shape[: len(kernel)], kernel, stride)
         codes = to_numpy(to_tensor(look.raw[0])).reshape(*positions, -1)
-        options = dict(atom_shape=kernel, stride=stride, n_atoms=n_atoms, ax=ax)
-        return cls.from_codes(codes, sample, **options, **plot_params)
+        options = dict(stride=stride, n_atoms=n_atoms, ax=ax)
+        return cls.from_codes(codes, sample, learner.components_, **options, **plot_params)
 
     def plot(
         self, *, ax: Any = None, sampling_rate: float | None = None, **mark_kwargs: Any
@@ -203,16 +230,26 @@ class ActivationsDisplay:
         times, places = np.arange(len(self.sample)) / rate, self.places[:, 0] / rate
         for channel in (0.45 * self.sample / scale).T:
             self.ax_.plot(times, channel, color="0.3", linewidth=0.8)
-        names, marks = np.unique(self.atoms), []
+        names, marks, self.thumbnails_ = np.unique(self.atoms), [], []
         for row, atom in enumerate(names, start=1):
             own = self.atoms == atom
             heights = 0.45 * values[own] - row
             style = {"color": f"C{row - 1}", "linewidth": 1.5} | mark_kwargs
             self.ax_.axhline(-row, color="0.8", linewidth=0.5)
             marks.append(self.ax_.vlines(places[own], -row, heights, **style))
+            if self.components is not None:
+                self.thumbnails_.append(self._draw_waveform(atom, -row, f"C{row - 1}"))
         self.ax_.set_yticks(-np.arange(len(names) + 1), ["signal", *(f"atom {k}" for k in names)])
         self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
         return marks
+
+    def _draw_waveform(self, atom, height, color):  # -> list of Line2D
+        wave = self.components[atom].reshape(self.components.shape[1], -1)
+        wave = height + 0.4 * wave / (np.abs(wave).max() or 1.0)
+        times = np.linspace(*_THUMBNAIL, len(wave))
+        beside = self.ax_.get_yaxis_transform()  # x in widths of the axes
+        style = {"color": color, "linewidth": 0.8, "transform": beside, "clip_on": False}
+        return self.ax_.plot(times, wave, scalex=False, scaley=False, **style)
 
     def _plot_image(self, values, mark_kwargs):
         sample, marks = self.sample, []

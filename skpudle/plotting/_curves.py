@@ -1,5 +1,6 @@
 """Draw curves of training; see `skpudle.plotting`."""
 
+from itertools import cycle
 from typing import Any, Self
 
 import numpy as np
@@ -8,6 +9,9 @@ from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 from skpudle._fitted.learners import find_learner
 
 __all__ = ["LossCurveDisplay"]
+
+# styles of one curve after the other: a curve shows through the gaps of one that lies on it
+_DASHES = "-", (0, (4, 4)), (0, (1, 3))
 
 
 class _CurvesDisplay:
@@ -35,9 +39,10 @@ class _CurvesDisplay:
         """
         self.ax_, self.figure_ = axes_to_draw_on(ax)
         self.lines_ = []
-        for label, x, y in self._curves():
+        for (label, x, y), dashes in zip(self._curves(), cycle(_DASHES)):
             low, median, high = np.percentile(y.reshape(len(y), -1), [10, 50, 90], axis=1)
-            (line,) = self.ax_.semilogy(x, median, label=label, **line_kwargs)
+            style = {"linestyle": dashes, "label": label} | line_kwargs
+            (line,) = self.ax_.semilogy(x, median, **style)
             self.lines_.append(line)
             if y.ndim > 1:
                 band = dict(color=line.get_color(), alpha=0.2, linewidth=0)

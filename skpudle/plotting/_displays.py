@@ -1,5 +1,7 @@
 """Displays of atoms and codes."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -12,11 +14,13 @@ from skpudle._fitted.drawing import (
     axes_to_draw_on,
     draw_grid,
     draw_seconds,
+    draw_steps,
+    label_rows,
     refuse_sampling_rate,
     size_of_grid,
     tick_whole_numbers,
 )
-from skpudle._fitted.learners import find_learner
+from skpudle._fitted.learners import as_samples, find_learner, sample_numbers, signed_codes
 from skpudle.metrics import atom_importance, match_atoms
 from skpudle.metrics._dictionaries import atom_cosines
 from skpudle.plotting._curves import LossCurveDisplay
@@ -162,6 +166,7 @@ class AtomsDisplay:
         ax: Any = None,
         n_columns: int | None = None,
         sampling_rate: float | None = None,
+        row_labels: Sequence[str] | None = None,
         **style: Any,
     ) -> Self:
         """Draw.
@@ -174,6 +179,8 @@ class AtomsDisplay:
             Atoms in a row; by default the grid is about a square.
         sampling_rate : float, default=None
             Numbers in a second of an atom, of lines: a bar below them then shows a length of time.
+        row_labels : sequence of str, default=None
+            Names of the rows of the grid, on their left.
         **style : dict
             Passed to `matplotlib.axes.Axes.imshow`, or `matplotlib.axes.Axes.plot` for lines.
 
@@ -185,41 +192,61 @@ class AtomsDisplay:
         Raises
         ------
         ValueError
-            If pictures are given a sampling rate.
+            If pictures are given a sampling rate, or there is not one label for every row.
         """
         if self.kind != "lines":
             refuse_sampling_rate(sampling_rate)
         n_columns, size = size_of_grid(self.kind, self.atoms, n_columns)
+        n_rows = math.ceil(len(self.atoms) / n_columns)
+        if row_labels is not None and len(row_labels) != n_rows:
+            raise ValueError(
+                f"{len(row_labels)} row_labels for {n_rows} rows of atoms. Pass one label for "
+                "every row, or another n_columns."
+            )
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
         drawn = draw_grid(self.ax_, self.kind, self.atoms, n_columns, **style)
         if sampling_rate is not None and self.atoms.shape[1] > 1:
             draw_seconds(self.ax_, self.atoms.shape[1], sampling_rate)
         setattr(self, "image_" if self.kind == "images" else "lines_", drawn)
-        self.ax_.set_axis_off()
+        if row_labels is None:
+            self.ax_.set_axis_off()
+        else:
+            label_rows(self.ax_, row_labels)
         return self
+
+
+# the most bins of a histogram, of numbers of atoms nearly
+_BINS = 50
 
 
 class CodesDisplay:
     """Which atoms samples use, how many, and how strongly.
 
+    A sample of a convolutional learner, a signal or an image, has codes at many positions: copies
+    of an atom are counted.
+
     Parameters
     ----------
-    codes : ndarray of shape (n_samples, n_components)
+    codes : ndarray of shape (n_codes, n_components)
         Codes.
+    samples : ndarray of shape (n_codes,), default=None
+        The number of the sample of each row of codes, if samples have several. None: every row is
+        a sample.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     heights_ : ndarray
-        Drawn values: for "usage" the share of samples that use each atom, in falling order; for
-        "count" and "magnitude" the number of samples, or of nonzero entries, in each bin.
+        Drawn values: for "usage" the share of samples that use each atom, or its mean number of
+        copies in a sample, in falling order; for "count" and "magnitude" the number of samples, or
+        of nonzero entries, in each bin.
     """
 
     heights_: np.ndarray
 
-    def __init__(self, codes: np.ndarray) -> None:
-        self.codes = codes
+    def __init__(self, codes: np.ndarray, samples: np.ndarray | None = None) -> None:
+        self.codes, self.samples = codes, samples
 
     @classmethod
     def from_codes(cls, codes: ArrayLike, *, kind: Any = "usage", ax: Any = None) -> Self:
@@ -251,8 +278,7 @@ class CodesDisplay:
             Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with
             one.
         X : array-like
-            Samples, as `transform` takes them. Codes of a convolutional learner count each position
-            on its own.
+            Samples, as `transform` takes them.
         kind, ax
             As in `plot`.
 
@@ -261,7 +287,10 @@ class CodesDisplay:
         CodesDisplay
             The display, drawn.
         """
-        return cls.from_codes(find_learner(estimator).codes(X), kind=kind, ax=ax)
+        found = find_learner(estimator)
+        raw = found.learner.transform(as_samples(found.learner, found.prepare(X)))
+        codes = signed_codes(found.learner, raw)
+        return cls(codes, sample_numbers(found.learner, raw)).plot(kind=kind, ax=ax)
 
     def plot(
         self, *, kind: Literal["usage", "count", "magnitude"] = "usage", ax: Any = None
@@ -271,8 +300,9 @@ class CodesDisplay:
         Parameters
         ----------
         kind : {"usage", "count", "magnitude"}, default="usage"
-            The share of samples that use each atom; a histogram of the number of atoms that a
-            sample uses; or a histogram of the moduli of nonzero entries.
+            The share of samples that use each atom, or its mean number of copies in a sample; a
+            histogram of the number of atoms, or copies, that a sample uses; or a histogram of the
+            moduli of nonzero entries.
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
 
@@ -289,24 +319,27 @@ class CodesDisplay:
         kinds = ("usage", "count", "magnitude")
         if kind not in kinds:
             raise ValueError(f"kind is {kind!r}; it must be one of {kinds}.")
-        used = self.codes != 0
+        used, own = self.codes != 0, self.samples is None
+        samples = np.arange(len(used)) if own else self.samples
         self.ax_, self.figure_ = axes_to_draw_on(ax)
         if kind == "usage":
-            self.heights_ = np.sort(used.mean(axis=0))[::-1]
-            self.ax_.fill_between(np.arange(1, len(self.heights_) + 1), self.heights_, step="mid")
-            self.ax_.set(xlabel="Atom, most used first", ylabel="Share of samples that use it")
+            self.heights_ = np.sort(used.sum(axis=0) / (samples[-1] + 1))[::-1]
+            draw_steps(self.ax_, self.heights_)
+            name = "Share of samples that use it" if own else "Mean number of copies in a sample"
+            self.ax_.set(xlabel="Atom, most used first", ylabel=name)
             self.ax_.set_ylim(bottom=0)
-            tick_whole_numbers(self.ax_.xaxis)
-            return self
-        values = used.sum(axis=1) if kind == "count" else np.abs(self.codes[used])
-        bins = np.arange(values.max() + 2) - 0.5 if kind == "count" else 50
-        self.heights_, _, _ = self.ax_.hist(values, bins=bins)
-        labels = {
-            "count": ("Atoms that a sample uses", "Samples"),
-            "magnitude": ("Modulus of a nonzero entry", "Entries"),
-        }
-        self.ax_.set(**dict(zip(("xlabel", "ylabel"), labels[kind])))
-        tick_whole_numbers(self.ax_.yaxis, *[self.ax_.xaxis] * (kind == "count"))
+        elif kind == "count":
+            counts = np.bincount(samples, used.sum(axis=1)).astype(int)
+            step = max(1, counts.max() // _BINS)
+            bins = np.arange(0, counts.max() + step + 1, step) - 0.5
+            self.heights_, _, _ = self.ax_.hist(counts, bins=bins)
+            name = "Atoms that a sample uses" if own else "Copies of atoms in a sample"
+            self.ax_.set(xlabel=name, ylabel="Samples")
+            tick_whole_numbers(self.ax_.xaxis, self.ax_.yaxis)
+        else:
+            self.heights_, _, _ = self.ax_.hist(np.abs(self.codes[used]), bins=_BINS)
+            self.ax_.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
+            tick_whole_numbers(self.ax_.yaxis)
         return self
 
 

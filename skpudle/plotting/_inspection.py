@@ -11,6 +11,7 @@ from skpudle._fitted.drawing import (
     as_pictures,
     axes_to_draw_on,
     draw_grid,
+    label_rows,
     tick_whole_numbers,
 )
 from skpudle._fitted.learners import find_learner, signed_codes
@@ -36,6 +37,8 @@ class ContributionsDisplay:
         The contributions.
     labels : list of str
         Names of the first two columns.
+    row_labels : list of str
+        Names of the rows.
     kind : {"images", "lines"}, default="images"
         Whether pictures are images or lines.
 
@@ -52,9 +55,11 @@ class ContributionsDisplay:
         pictures: np.ndarray,
         values: np.ndarray,
         labels: list[str],
+        row_labels: list[str],
         kind: Literal["images", "lines"] = "images",
     ) -> None:
-        self.pictures, self.values, self.labels, self.kind = pictures, values, labels, kind
+        self.pictures, self.values, self.kind = pictures, values, kind
+        self.labels, self.row_labels = labels, row_labels
 
     @classmethod
     def from_estimator(
@@ -116,15 +121,16 @@ class ContributionsDisplay:
         else:
             X = found.prepare(X)
             made = reconstruction_contributions(learner, X_train, X, **options)
-            rows, labels = slice(None), ["sample", "estimate"]
             targets = check_array(host_array(X), input_name="X")
+            rows, labels = np.arange(len(targets)), ["sample", "estimate"]
         values = made.values[rows]
         made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]
         together = np.concatenate([targets[:, None], made.estimates[rows][:, None], made_of], 1)
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = as_pictures(flat, kind=kind, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        return cls(pictures, values, labels, kind).plot(ax=ax)
+        row_labels = [f"{labels[0]} {row}" for row in rows]
+        return cls(pictures, values, labels, row_labels, kind).plot(ax=ax)
 
     def plot(self, *, ax: Any = None, **style: Any) -> Self:
         """Draw.
@@ -142,15 +148,15 @@ class ContributionsDisplay:
             This object.
         """
         n_rows, n_columns = self.pictures.shape[:2]
-        self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=(0.9 * n_columns, 0.95 * n_rows + 0.3))
+        size = 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # inches, with the names
+        self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
         flat = self.pictures.reshape(-1, *self.pictures.shape[2:])
         drawn = draw_grid(self.ax_, self.kind, flat, n_columns, **style)
         setattr(self, "image_" if self.kind == "images" else "lines_", drawn)
-        names = [*self.labels, *map(str, range(1, n_columns - 1))]
+        label_rows(self.ax_, self.row_labels)
+        names = [*self.labels, *["largest", *map(str, range(2, n_columns - 1))][: n_columns - 2]]
         self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
-        self.ax_.tick_params(length=0)
-        self.ax_.set_yticks([])
         alpha = 0.8 if self.kind == "images" else 0  # keep lines visible
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):

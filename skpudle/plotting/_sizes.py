@@ -103,14 +103,22 @@ class ConsensusDisplay:
 
 
 class SizePathDisplay:
-    """The score of held-out samples against the number of atoms, and the number that was chosen.
+    """The loss of score against the best number of atoms, and the number that was chosen.
+
+    The choice is the smallest number whose loss counts as chance, a standard error within bounds:
+    a grey band. (Numbers that the growth tried are compared by more samples than the score is of,
+    so that now and then one of these lies in the band and is smaller.) Losses in the band are on a
+    linear scale and larger ones on a logarithmic one, since the first atoms improve the score
+    hundreds of times as much.
 
     Parameters
     ----------
     n_components : ndarray of shape (n_sizes,)
         Numbers of atoms that were tried, increasing.
     score : ndarray of shape (n_sizes,)
-        R^2 of hidden entries of held-out samples.
+        Scores of held-out samples, as in ``size_path_``.
+    tolerance : ndarray of shape (n_sizes,)
+        The loss against the best score that counts as chance, as in ``size_path_``.
     chosen : int
         The number that was chosen.
 
@@ -119,11 +127,16 @@ class SizePathDisplay:
     ax_, figure_ : matplotlib Axes and Figure
         What was drawn on.
     line_, chosen_line_ : matplotlib Line2D
-        The scores, and the chosen number.
+        The losses, and the chosen number.
+    band_ : matplotlib PolyCollection
+        The losses that count as chance.
     """
 
-    def __init__(self, n_components: np.ndarray, score: np.ndarray, chosen: int) -> None:
+    def __init__(
+        self, n_components: np.ndarray, score: np.ndarray, tolerance: np.ndarray, chosen: int
+    ) -> None:
         self.n_components, self.score, self.chosen = n_components, score, chosen
+        self.tolerance = tolerance
 
     @classmethod
     def from_estimator(cls, estimator: Any, *, ax: Any = None, **line_kwargs: Any) -> Self:
@@ -143,7 +156,8 @@ class SizePathDisplay:
         """
         check_is_fitted(estimator, "size_path_")
         path, chosen = estimator.size_path_, estimator.n_components_
-        return cls(path.n_components, path.score, chosen).plot(ax=ax, **line_kwargs)
+        display = cls(path.n_components, path.score, path.tolerance, chosen)
+        return display.plot(ax=ax, **line_kwargs)
 
     def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
         """Draw.
@@ -153,7 +167,7 @@ class SizePathDisplay:
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
         **line_kwargs : dict
-            Passed to `matplotlib.axes.Axes.plot` for the scores.
+            Passed to `matplotlib.axes.Axes.plot` for the losses.
 
         Returns
         -------
@@ -161,14 +175,22 @@ class SizePathDisplay:
             This object.
         """
         self.ax_, self.figure_ = axes_to_draw_on(ax)
-        style = {"marker": "."} | line_kwargs
-        (self.line_,) = self.ax_.plot(self.n_components, self.score, **style)
+        best = self.score.max()
+        style = {"marker": ".", "zorder": 3} | line_kwargs
+        (self.line_,) = self.ax_.plot(self.n_components, best - self.score, **style)
+        self.band_ = self.ax_.fill_between(
+            self.n_components, self.tolerance, color="0.85", label="counts as chance"
+        )
         self.chosen_line_ = self.ax_.axvline(self.chosen, color="grey", linestyle=":")
         self.ax_.set(
             xlabel="Number of atoms",
-            ylabel="Score of held-out samples",
+            ylabel=f"Loss of score against the best, {best:.3g}",
             title=f"{self.chosen} atoms",
         )
+        # fewer than 20 samples have no scores, and exact ones no tolerance
+        self.ax_.set_yscale("symlog", linthresh=np.nanmax(self.tolerance, initial=1e-9))
+        self.ax_.set_ylim(bottom=0)
+        self.ax_.legend()
         tick_whole_numbers(self.ax_.xaxis)
         return self
 

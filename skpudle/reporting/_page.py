@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skpudle._data.foreign import drop_names
-from skpudle._fitted.drawing import new_figure, tick_whole_numbers
-from skpudle._fitted.learners import as_arrays, look_at
+from skpudle._fitted.drawing import draw_steps, new_figure
+from skpudle._fitted.learners import as_arrays, look_at, sample_numbers
 from skpudle.metrics import atom_importance
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
@@ -38,6 +38,8 @@ td { padding: 0.15rem 1rem 0.15rem 0; }
 _SAMPLES_OF_IMPORTANCE = 500
 # Samples of the score, which hides entries of each several times.
 _SAMPLES_OF_SCORE = 500
+# A score below is worse than chance: codes that are zero are off by the means of a few samples.
+_BAD_SCORE = -0.01
 
 
 class Report:
@@ -121,7 +123,8 @@ def _worst(look, samples, reconstructions, errors, n_worst, shape):
                 ax.plot(x - i * step, color=f"C{channel}", linewidth=1)
                 ax.plot(y - i * step, ":", color="black", linewidth=1.5)
         ax.set_yticks(-step * np.arange(len(rows[:3])), [f"sample {row}" for row in rows[:3]])
-        ax.set(xlabel="Feature", title="dotted: reconstructions")
+        name = "Position" if look.is_convolutional else "Feature"
+        ax.set(xlabel=name, title="dotted: reconstructions")
 
     return draw_images if kind == "images" else draw_lines
 
@@ -133,9 +136,8 @@ def _importance(look):
     losses = np.sort(atom_importance(drop_names(look.learner), samples).r2_loss)[::-1]
 
     def draw(ax):
-        ax.fill_between(np.arange(1, len(losses) + 1), losses, step="mid")
+        draw_steps(ax, losses)
         ax.set(xlabel="Atom, most important first", ylabel="Loss of $R^2$ without it")
-        tick_whole_numbers(ax.xaxis)
 
     return draw
 
@@ -168,17 +170,37 @@ def _seconds_of_codes(look):  # of all samples, once more: the first time may co
     return perf_counter() - start
 
 
-def _score(learner, X):  # -> str, empty for learners without a score, or without one of X alone
+def _score(look):  # -> name, float; None for learners without a score, or without one of X alone
+    """Return the score of the first samples: a share of what is hidden, or of denoising in dB."""
+    X, options = look.X[:_SAMPLES_OF_SCORE], {}
+    name = f"score of the first {min(len(look.samples), _SAMPLES_OF_SCORE)} samples"
+    if hasattr(look.learner, "denoise"):
+        options["peak"] = float(max(np.nanmax(np.abs(sample)) for sample in look.samples))
+        name += f" (denoised, PSNR in dB for a peak of {options['peak']:.4g})"
+    elif look.is_convolutional:
+        name += " (R² of hidden pixels)"
     try:
-        return f"{learner.score(X):.4g}"
+        return name, look.learner.score(X, **options)
     except (AttributeError, TypeError, ValueError):
-        return ""
+        return name, None
 
 
-def _facts(look, samples, errors, energies):  # -> dict of a name to its value
+def _bad_score(name, score):  # -> list of str
+    if score is None or "PSNR" in name or score > _BAD_SCORE:
+        return []
+    return [
+        f"The score is {score:.4g}: codes of known entries predict hidden ones worse than their "
+        "mean does. The codes follow noise, or these samples differ from those of fit: raise alpha "
+        "or learn fewer atoms, and pass samples in the units of fit."
+    ]
+
+
+def _facts(look, samples, errors, energies, score):  # -> dict of a name to its value
     learner, codes = look.learner, look.codes
     ended_by = getattr(learner, "ended_by_", None)
     phases = getattr(learner, "phases_", {}).items()
+    of_score, score = score
+    n_copies = f"{np.count_nonzero(codes) / len(look.samples):.4g}" if look.is_convolutional else ""
     facts = {
         "samples": len(look.samples),
         "atoms": len(learner.components_),
@@ -187,29 +209,29 @@ def _facts(look, samples, errors, energies):  # -> dict of a name to its value
         "alpha of the search": _number(learner, "search_alpha_"),
         "share of the lasso's bias that is removed": _number(learner, "debias_"),
         "estimated noise of an entry": _number(learner, "noise_std_"),
-        "rows that fit read": getattr(learner, "n_samples_seen_", ""),
+        f"{'samples' if look.is_convolutional else 'rows'} that fit read": getattr(
+            learner, "n_samples_seen_", ""
+        ),
         "seconds of fit": _seconds_of_fit(learner),
         "epochs": getattr(learner, "n_iter_", ""),
         "phases": ", then ".join(f"{name}: {n_epochs} epochs" for name, n_epochs in phases),
         "training ended": ENDINGS.get(ended_by, ""),
         "entries of the codes that are not zero": f"{(codes != 0).mean():.1%}",
+        "mean number of copies of atoms in a sample": n_copies,
         "atoms that no sample uses": int((~codes.any(axis=0)).sum()),
         "share of the energy not explained": f"{errors.sum() / max(energies.sum(), 1e-300):.2%}",
         "R² of the reconstruction": _r_squared(look, samples, errors),
-        f"score of the first {min(len(look.samples), _SAMPLES_OF_SCORE)} samples": _score(
-            learner, look.X[:_SAMPLES_OF_SCORE]
-        ),
+        of_score: "" if score is None else f"{score:.4g}",
         "seconds for the codes of all samples": f"{_seconds_of_codes(look):.2g}",
     }
     return {name: value for name, value in facts.items() if value != ""}
 
 
-def _page(estimator, look, facts, pictures):  # -> Report
+def _page(estimator, look, facts, found, pictures):  # -> Report
     rows = "".join(
         f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
         for name, value in facts.items()
     )
-    found = sentences(look)
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in found)
     said = f"<ul>{said}</ul>" if said else "<p>Nothing.</p>"
     sections = "".join(
@@ -264,11 +286,11 @@ def report(
     -------
     Report
         The page as `page`, its numbers as `facts`, a method `save`, and a display of its own in
-        notebooks. The page says
-        what is wrong (`skpudle.reporting.findings`) and how training ended. It shows the atoms,
-        how often they are used and how many a sample uses, the loss of R^2 without each of them
-        (of rows), the loss curve, the distribution of the reconstruction error, and the samples
-        with the worst reconstructions.
+        notebooks. The page says what is wrong (`skpudle.reporting.findings`, and a negative score)
+        and how training ended. It shows the atoms, how often they are used and how many a sample
+        uses, the loss of R^2 without each of them (of rows), the loss curve, the distribution of
+        the reconstruction error, and the samples with the worst reconstructions. Signals and images
+        of convolutional learners are samples, and copies of atoms in them are counted.
 
     Raises
     ------
@@ -292,6 +314,7 @@ def report(
     errors = np.array([np.nansum(np.square(x - y)) for x, y in zip(samples, reconstructions)])
     energies = np.array([np.nansum(np.square(x)) for x in samples])
     shares = errors[energies > 0] / energies[energies > 0]
+    used = CodesDisplay(codes, sample_numbers(learner, look.raw))
     order = np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")[:n_atoms]
     kind, atoms = look.found.pictures(look.found.atoms()[order], **shape)
     atoms = AtomsDisplay(atoms, kind)
@@ -302,8 +325,8 @@ def report(
 
     pictures = {
         "Atoms, most used first": lambda ax: atoms.plot(ax=ax),
-        "Usage of the atoms": lambda ax: CodesDisplay.from_codes(codes, ax=ax),
-        "Atoms per sample": lambda ax: CodesDisplay.from_codes(codes, kind="count", ax=ax),
+        "Usage of the atoms": lambda ax: used.plot(ax=ax),
+        "Atoms per sample": lambda ax: used.plot(kind="count", ax=ax),
         "Reconstruction error": draw_errors,
         "Worst samples": _worst(look, samples, reconstructions, errors, n_worst, shape),
     }
@@ -311,4 +334,6 @@ def report(
         pictures["Loss of R² without each atom"] = _importance(look)
     if hasattr(learner, "loss_curve_"):
         pictures["Loss"] = lambda ax: LossCurveDisplay.from_estimator(learner, ax=ax)
-    return _page(estimator, look, _facts(look, samples, errors, energies), pictures)
+    score = _score(look)
+    facts = _facts(look, samples, errors, energies, score)
+    return _page(estimator, look, facts, sentences(look) + _bad_score(*score), pictures)

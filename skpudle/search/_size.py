@@ -87,11 +87,15 @@ class SizePath(NamedTuple):
         R^2 of hidden entries of held-out rows, against the column means.
     objective : Tensor of shape (n_sizes,)
         Mean objective of the search, over held-out rows.
+    tolerance : Tensor of shape (n_sizes,)
+        The loss against the best score that counts as chance: the standard error of the difference
+        over held-out rows, within the bounds of ``_TOLERANCE``.
     """
 
     n_components: Tensor
     score: Tensor
     objective: Tensor
+    tolerance: Tensor
 
 
 class SizeTrial(NamedTuple):
@@ -140,15 +144,24 @@ class _Judge:
     ``energy`` is that of hidden entries of the judges, ``asked_energy`` that of the rows asked.
     """
 
+    def compare(self, one, other):  # -> gain, tolerance
+        """Return what one dictionary predicts better than another, and how much is chance.
+
+        Both are shares of the energy of the rows that compare them.
+        """
+        gains, energy = other.errors - one.errors, self.energy
+        if one.asked_errors is not None and other.asked_errors is not None:
+            gains = torch.cat([gains, other.asked_errors - one.asked_errors])
+            energy += self.asked_energy
+        gains = gains / (energy or 1.0)
+        chance = float(gains.std(correction=0)) * len(gains) ** 0.5
+        least, most = _TOLERANCE
+        return float(gains.sum()), min(max(chance, least), most)
+
     def predicts_better(self, one, other):  # -> bool
         """Return whether a dictionary predicts better than another, beyond chance."""
-        gain, energy = other.errors - one.errors, self.energy
-        if one.asked_errors is not None and other.asked_errors is not None:
-            gain = torch.cat([gain, other.asked_errors - one.asked_errors])
-            energy += self.asked_energy
-        chance = float(gain.std(correction=0)) * len(gain) ** 0.5
-        least, most = (share * energy for share in _TOLERANCE)
-        return float(gain.sum()) > min(max(chance, least), most)
+        gain, tolerance = self.compare(one, other)
+        return gain > tolerance
 
     @property
     def n_few(self):
@@ -325,8 +338,11 @@ class _Sizes:
         tried = [self._best[number] for number in numbers]
         errors = torch.tensor([one.error for one in tried], dtype=torch.float64)
         objectives = torch.tensor([one.epoch.objective for one in tried], dtype=torch.float64)
-        energy, n = self.held_out.energy, self.held_out.n_few
-        return SizePath(torch.tensor(numbers), 1 - errors / (energy or 1.0), objectives / n)
+        energy, n = self.held_out.energy or 1.0, self.held_out.n_few
+        best = tried[int(errors.argmin())]
+        chance = [self.held_out.compare(best, one)[1] for one in tried]
+        tolerance = torch.tensor(chance, dtype=torch.float64)
+        return SizePath(torch.tensor(numbers), 1 - errors / energy, objectives / n, tolerance)
 
 
 def _grow(sizes, first, largest):  # yields the best dictionary so far
@@ -414,7 +430,8 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
             atoms = _samples_of(problem, number, generator)
         else:
             atoms = start(number)
-        yield SizeTrial(atoms, SizePath(torch.tensor([number]), unknown, unknown), alpha, True)
+        path = SizePath(torch.tensor([number]), unknown, unknown, unknown)
+        yield SizeTrial(atoms, path, alpha, True)
         return
     largest = min(n // 2, _LARGEST * m) if largest is None else largest
     first = int(_FIRST * m) if start is None else _FIRST_OF_IMAGES

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -450,6 +451,40 @@ def test_a_small_table_gives_the_bits_of_its_array(kind, X, tmp_path, monkeypatc
     assert_array_equal(learner.transform_into(data, np.empty((70, 8))), learner.transform(X))
     assert_array_equal(learner.transform_sparse(data).toarray(), learner.transform(X))
     assert learner.score(data) == pytest.approx(learner.score(X), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_codes_of_a_dask_array_are_one(dtype, X):
+    """Lazy, of the same blocks of rows, also where their number is unknown or zero."""
+    da, X = pytest.importorskip("dask.array"), X.astype(dtype)
+    learner = make_learner().fit(X)
+    for data in (of_dask(X), da.from_array(X, chunks=(30, -1)), of_dask(X)[of_dask(X)[:, 0] > 0]):
+        codes = learner.transform(data)
+        assert isinstance(codes, da.Array)
+        assert codes.dtype == codes.compute().dtype == dtype
+        assert isinstance(codes._meta, np.ndarray)
+        assert codes.shape[1] == 8
+        rows = data.compute()
+        np.testing.assert_allclose(codes.compute(), learner.transform(rows), rtol=1e-5, atol=1e-6)
+        copies = learner.inverse_transform(codes)
+        assert isinstance(copies, da.Array)
+        expected = learner.inverse_transform(learner.transform(rows))
+        np.testing.assert_allclose(copies.compute(), expected, rtol=1e-4, atol=1e-5)
+        assert learner.transform(np.zeros((1, X.shape[1]), dtype)).shape == (1, 8)  # dask-ml asks
+    with pytest.raises(ValueError, match="5 features"):
+        learner.transform(of_dask(X)[:, :5])
+    blocked = [da.from_array(np.zeros((0, 6)), chunks=(1, 6)), data]
+    assert learner.transform(da.concatenate(blocked)).compute().shape == (len(rows), 8)
+
+
+def test_exposures_of_a_dask_array_are_those_of_its_rows():
+    da, rng = pytest.importorskip("dask.array"), np.random.default_rng(0)
+    X, exposure = rng.poisson(3.0, (40, 6)).astype(float), rng.uniform(1, 3, 40)
+    for kind in (PoissonNMF, partial(PUDLEDictionaryLearning, loss="poisson")):
+        learner = kind(2, random_state=0).fit(X, exposure=exposure)
+        codes = learner.transform(da.from_array(X, chunks=(13, 4)), exposure=exposure)
+        expected = learner.transform(X, exposure=exposure)
+        np.testing.assert_allclose(codes.compute(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", LARGE)

@@ -104,9 +104,10 @@ def test_the_number_is_the_smallest_that_is_as_good_as_the_best():
     assert (np.diff(path.n_components) > 0).all()
     chosen = path.n_components == learner.n_components_
     assert chosen.sum() == 1
-    assert path.score[chosen] >= path.score.max() - 2e-3
-    assert (path.score[path.n_components < learner.n_components_] < path.score.max()).all()
-    assert path.objective.shape == path.score.shape == path.n_components.shape
+    loss = path.score.max() - path.score
+    assert loss[chosen] <= path.tolerance[chosen]
+    assert (loss > path.tolerance)[path.n_components < learner.n_components_].all()
+    assert {values.shape for values in path.values()} == {path.n_components.shape}
 
 
 def test_objectives_of_the_path_are_of_solved_codes():
@@ -220,6 +221,9 @@ def test_the_display_shows_the_path_and_the_choice():
     X, _ = planted(**PROBLEMS["no noise"])
     learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
     display = SizePathDisplay.from_estimator(learner)
-    np.testing.assert_array_equal(display.line_.get_xdata(), learner.size_path_.n_components)
-    np.testing.assert_array_equal(display.line_.get_ydata(), learner.size_path_.score)
+    path = learner.size_path_
+    np.testing.assert_array_equal(display.line_.get_xdata(), path.n_components)
+    np.testing.assert_array_equal(display.line_.get_ydata(), path.score.max() - path.score)
+    (band,) = display.band_.get_paths()
+    assert band.vertices[:, 1].max() == path.tolerance.max()
     assert set(display.chosen_line_.get_xdata()) == {learner.n_components_}

@@ -612,7 +612,10 @@ MODELS_BY_HAND = {
     "uses without a mean": dict(stream=dict(energy=torch.ones(10))),
     "numbers of atoms without scores": dict(size_path=dict(n_components=torch.ones(2))),
     "fewer scores than numbers": dict(
-        size_path=dict(n_components=torch.ones(2), score=torch.ones(1), objective=torch.ones(2))
+        size_path={
+            name: torch.ones(1 if name == "score" else 2)
+            for name in ("n_components", "score", "objective", "tolerance")
+        }
     ),
     "an encoder of other atoms": dict(learned=encoder_of(analysis=(1, 9, 6))),
     "an encoder of three matrices": dict(learned=encoder_of(analysis=(3, 10, 6))),

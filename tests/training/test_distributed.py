@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from skpudle import Checkpoint, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning, data_parallel
 from skpudle._training.checkpoint import read_checkpoint
+from skpudle._training.identity import check_same
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -316,6 +317,13 @@ def alone(tmp_path):
     dist.init_process_group("gloo", **options)
     yield
     dist.destroy_process_group()
+
+
+def test_another_number_of_processes_is_told_why_it_cannot_go_on():
+    fit = {"learner": "A", "data": "B", "processes": 4}
+    check_same(fit, fit, "fit.npz")
+    with pytest.raises(ValueError, match="with 4 processes, and there are 2 now.*start 4, or"):
+        check_same(fit, fit | {"processes": 2, "data": "C"}, "fit.npz")
 
 
 def test_a_team_of_one_learns_the_same_bits(alone, X, tmp_path):
