@@ -1,6 +1,5 @@
 """What the documentation says exists, is complete, and runs."""
 
-import ast
 import importlib
 import inspect
 import json
@@ -119,18 +118,6 @@ def test_links_between_pages_resolve(page):
 def test_every_example_is_in_the_gallery():
     order = runpy.run_path(str(DOCS / "_ext" / "gallery_order.py"))["EXAMPLES"]
     assert set(order) == {path.name for path in (ROOT / "examples").glob("plot_*.py")}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_code_on_pages_is_code(page):
-    text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"(?:::|code-block:: python)\n\n((?:    .*\n|   .*\n|\n)+)", text)
-    for block in blocks:
-        lines = block.strip("\n").splitlines()
-        indent = len(lines[0]) - len(lines[0].lstrip())
-        code = "\n".join(line[indent:] for line in lines)
-        if not code.startswith(("$", ":", "*", ".. ")) and "import" in code:
-            ast.parse(code)
 
 
 # ---------------------------------------------------------------------------- a newcomer's path
