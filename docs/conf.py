@@ -1,7 +1,6 @@
 """How Sphinx builds the pages; nothing here needs the network."""
 
 import sys
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -61,6 +60,8 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(denoise_photographs|convergence)\.py",
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
+    "reset_modules": ("matplotlib", "gallery_warnings.refuse_warnings"),
+    "reset_modules_order": "both",
     "doc_module": ("skpudle",),
     "backreferences_dir": "generated/backreferences",
     "remove_config_comments": True,
@@ -68,8 +69,6 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,  # that page fetches scripts from the network
 }
-# Examples train for a few epochs and say so with `tol=None`; codes of the lasso may be truncated.
-warnings.filterwarnings("ignore", message=".*non-interactive", category=UserWarning)
 
 # ---------------------------------------------------------------- pages
 

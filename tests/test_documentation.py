@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,21 @@ def test_links_between_pages_resolve(page):
 def test_every_example_is_in_the_gallery():
     order = runpy.run_path(str(DOCS / "_ext" / "gallery_order.py"))["EXAMPLES"]
     assert set(order) == {path.name for path in (ROOT / "examples").glob("plot_*.py")}
+
+
+def test_an_example_that_warns_fails_the_build():
+    refuse = runpy.run_path(str(DOCS / "_ext" / "gallery_warnings.py"))["refuse_warnings"]
+    before = warnings.filters[:]
+    refuse({}, None, "before")
+    assert warnings.filters == before
+    refuse({}, "plot_first_atoms.py", "before")
+    try:
+        warnings.warn("FigureCanvasAgg is non-interactive, and thus cannot be shown", stacklevel=1)
+        with pytest.raises(RuntimeWarning, match="no effect"):
+            warnings.warn("a parameter has no effect", RuntimeWarning, stacklevel=1)
+    finally:
+        refuse({}, "plot_first_atoms.py", "after")
+    assert warnings.filters == before
 
 
 # ---------------------------------------------------------------------------- a newcomer's path
