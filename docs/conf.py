@@ -23,6 +23,7 @@ extensions = [
     "result_tables",
     "learner_tables",
     "denoiser_tables",
+    "depth_tables",
 ]
 
 default_role = "py:obj"

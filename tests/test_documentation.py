@@ -328,6 +328,30 @@ def test_scores_of_concepts_are_means_beside_published_ones(learner_tables, tmp_
         assert part in page
 
 
+@pytest.fixture
+def depth_tables(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    return runpy.run_path(str(DOCS / "_ext" / "depth_tables.py"))
+
+
+def test_the_best_gradient_of_each_depth_is_bold(depth_tables, tmp_path):
+    shared = {"noise": "none", "unfoldings": 5, "smallest error": 0.1, "largest error": 0.3}
+    rows = [
+        shared | {"gradient": "dec", "error": 0.125, "explained": 0.5},
+        shared | {"gradient": "ae-ls", "error": 0.25, "explained": 0.75},
+    ]
+    path = tmp_path / "depth.json"
+    path.write_text(json.dumps({"results": rows, "circumstances": {"threads": 1}}))
+    page = depth_tables["depths"](path)
+    for part in ("- **0.125**", "- 0.250", "- 0.500", "- **0.750**", "threads 1"):
+        assert part in page
+    pytest.importorskip("matplotlib")
+    depth_tables["draw"](tmp_path, path)
+    assert (tmp_path / "depth.svg").exists()
+    assert "No measurement" in depth_tables["depths"](tmp_path / "missing.json")
+    assert "No measurement" not in depth_tables["depths"]()
+
+
 def test_without_results_of_learners_the_pages_say_so(learner_tables, tmp_path):
     missing = tmp_path / "missing.json"
     assert "No measurement" in learner_tables["learners"](missing)

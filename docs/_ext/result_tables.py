@@ -14,7 +14,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 # Files that `learner_tables` shows.
 LARGE = "large", "large_epochs", "large_ksvd"
-ELSEWHERE = "learners", "concepts", "photographs", "conv_learning", "waveforms", *LARGE
+ELSEWHERE = "learners", "concepts", "depth", "photographs", "conv_learning", "waveforms", *LARGE
 
 # Names of experiments begin like this; the texts are titles, in the order of the page.
 FAMILIES = {
