@@ -39,7 +39,6 @@ suppress_warnings = ["config.cache"]  # the order of the gallery is a function
 
 autosummary_generate = True
 autodoc_typehints = "none"
-maximum_signature_line_length = 80  # longer ones have a parameter a line
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": True}
 numpydoc_show_class_members = False
@@ -81,7 +80,7 @@ html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 toc_object_entries_show_parents = "hide"
 # Pages without pages below them use the room of the sidebar.
-PLAIN = "index install quick_start coming_from performance changelog contributing search genindex"
+PLAIN = "index install quick_start coming_from changelog contributing search genindex"
 html_sidebars = {page: [] for page in PLAIN.split()}
 html_context = {"default_mode": "auto"}
 html_theme_options = {

@@ -19,9 +19,10 @@ __all__ = ["DictionaryImputer"]
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill missing values by patterns that samples share.
 
-    A dictionary is learned from the known values. The codes of a sample come from its known values,
-    and their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay
-    as they are. A sample without known values gets the means of the features.
+    By default a dictionary of as many atoms as features is learned from the known values, in units
+    of the features' standard deviations. The codes of a sample come from its known values, and
+    their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay as
+    they are. A sample without known values gets the means of the features.
 
     Parameters
     ----------

@@ -18,7 +18,9 @@ import skpudle
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])
+PAGES = sorted(
+    path for folder in ("", "guide/", "performance/") for path in DOCS.glob(f"{folder}*.rst")
+)
 MODULES = sorted(
     path.stem
     for path in (ROOT / "skpudle").iterdir()
@@ -65,6 +67,30 @@ def test_every_public_name_says_what_it_is(name):
     ]
     # torch calls these by convention; what they do is in the docstring of the class
     assert set(silent) <= {"forward", "backward"}, f"{name} has methods without a docstring."
+
+
+LEARNERS = [
+    name
+    for name, value in vars(skpudle).items()
+    if inspect.isclass(value) and hasattr(value, "fit_transform") and not name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_says_what_it_does_by_default_before_its_parameters(name):
+    text = inspect.getdoc(getattr(skpudle, name))
+    opening, _, rest = text.partition("Parameters\n----------")
+    assert "y default" in opening
+    assert "Examples\n--------" in rest  # which pages show before the parameters
+
+
+def test_pages_of_the_api_show_examples_before_parameters():
+    template = (DOCS / "_templates" / "numpydoc_docstring.rst").read_text(encoding="utf-8")
+    sections = re.findall(r"{{(\w+)}}", template)
+    assert sections.index("examples") < sections.index("parameters")
+    numpydoc = pytest.importorskip("numpydoc")
+    shipped = Path(numpydoc.__file__).parent / "templates" / "numpydoc_docstring.rst"
+    assert set(sections) == set(re.findall(r"{{(\w+)}}", shipped.read_text(encoding="utf-8")))
 
 
 def functions_of(value):
@@ -250,6 +276,20 @@ def test_a_table_is_made_of_whatever_a_benchmark_wrote(tables, tmp_path):
         assert part in page
     assert "gpu" not in page
     assert "[1, 2]" not in page
+
+
+def test_every_measurement_is_on_one_page():
+    """Files of several directives: ``learner-results``, ``benchmark-table:: NAME`` and so on."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    shown = [
+        name for names in re.findall(r"benchmark-tables:: (.+)", text) for name in names.split()
+    ]
+    shown += re.findall(r"benchmark-table:: (.+)", text)
+    shown += ["learners", "concepts", "depth", "waveforms", "large", "large_epochs", "large_ksvd"]
+    folder = ROOT / "benchmarks" / "results"
+    files = {path.stem for path in folder.glob("*.json")}
+    assert files <= set(shown)
+    assert set(shown) <= files | {"photographs"}  # which `make demo` measures
 
 
 def test_without_results_the_pages_say_so(tables, tmp_path):
