@@ -60,14 +60,14 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(denoise_photographs|convergence)\.py",
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
-    "reset_modules": ("matplotlib", "gallery_warnings.refuse_warnings"),
-    "reset_modules_order": "both",
     "doc_module": ("skpudle",),
     "backreferences_dir": "generated/backreferences",
     "remove_config_comments": True,
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,  # that page fetches scripts from the network
+    "reset_modules": ("matplotlib", "gallery_warnings.refuse_warnings"),
+    "reset_modules_order": "both",
 }
 
 # ---------------------------------------------------------------- pages

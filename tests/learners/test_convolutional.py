@@ -885,13 +885,6 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
     assert [warning.filename for warning in [*record, *more, *told]] == [__file__] * 3
 
 
-def test_noise_that_nobody_told_has_the_units_of_the_images():
-    """A network for a range of levels estimates the noise: images may have any unit."""
-    images = np.random.default_rng(0).uniform(size=(2, 13, 16))
-    learner = learner_of(noise_std=(0.05, 0.2), learn_threshold="unfolding").fit(images)
-    np.testing.assert_allclose(learner.denoise(255 * images), 255 * learner.denoise(images))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
