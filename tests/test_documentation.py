@@ -269,10 +269,12 @@ def tables():
 def test_a_table_is_made_of_whatever_a_benchmark_wrote(tables, tmp_path):
     by_name = {"results": {"a": {"seconds": 0.25, "runs": 3}}, "machine": {"cpu": "X", "gpu": None}}
     rows = {"title": "Rows", "results": [{"name": "b", "gap": 1e-9, "all": [1, 2]}], "threads": 2}
-    for name, content in {"by_name": by_name, "rows": rows}.items():
+    lists = {"results": {"first_list": [{"gap": 0.75}], "seeds": [0, 1]}}
+    for name, content in {"by_name": by_name, "rows": rows, "lists": lists}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     page = tables["performance"](tmp_path)
-    for part in ("By name", "Rows", "- a", "- 0.25", "- 1e-09", "cpu X", "threads 2"):
+    tables_shown = "By name", "Rows", "- a", "- 0.25", "- 1e-09", "Lists", "First list", "- 0.75"
+    for part in (*tables_shown, "cpu X", "threads 2"):
         assert part in page
     assert "gpu" not in page
     assert "[1, 2]" not in page

@@ -170,21 +170,31 @@ def conditions(result):
     return f"Conditions: {'; '.join(said)}." if said else ""
 
 
+def tables_of(entries):
+    """Return the tables of a list of rows, of named rows, or of named lists of rows."""
+    if isinstance(entries, dict):
+        named = [{"name": key} | row for key, row in entries.items() if isinstance(row, dict)]
+        lists = {key: rows for key, rows in entries.items() if isinstance(rows, list)}
+        groups = {"": named} | lists
+    else:
+        groups = {"": entries}
+    return [
+        table([scalars(row) for row in rows], title=key.replace("_", " ").capitalize())
+        for key, rows in groups.items()
+        if rows and all(isinstance(row, dict) for row in rows)
+    ]
+
+
 def performance(folder=RESULTS, names=None):
     """Return the tables of benchmarks, by default of all, in reStructuredText."""
     parts, results = [], read(folder)
     for name in names or results:
         result = results.get(name, {"results": []})
-        entries = result.get("results", result)
-        if isinstance(entries, dict):
-            entries = [
-                {"name": key} | value for key, value in entries.items() if isinstance(value, dict)
-            ]
-        rows = [scalars(entry) for entry in entries]
+        tables = tables_of(result.get("results", result))
         plain = name.replace("_", " ").replace("-", " ").capitalize()
         title = TITLES.get(name, result.get("title", plain))
-        if rows:
-            heading = [title, "-" * len(title), "", *note(name), table(rows)]
+        if tables:
+            heading = [title, "-" * len(title), "", *note(name), *tables]
             said = conditions(result)
             parts += [*heading, *([".. rst-class:: conditions", "", said, ""] if said else [])]
     return "\n".join(parts) or "No measurement is stored yet."
