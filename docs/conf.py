@@ -1,7 +1,6 @@
 """How Sphinx builds the pages; nothing here needs the network."""
 
 import sys
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -24,6 +23,7 @@ extensions = [
     "result_tables",
     "learner_tables",
     "denoiser_tables",
+    "depth_tables",
 ]
 
 default_role = "py:obj"
@@ -39,7 +39,6 @@ suppress_warnings = ["config.cache"]  # the order of the gallery is a function
 
 autosummary_generate = True
 autodoc_typehints = "none"
-maximum_signature_line_length = 80  # longer ones have a parameter a line
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": True}
 numpydoc_show_class_members = False
@@ -68,9 +67,9 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,  # that page fetches scripts from the network
+    "reset_modules": ("matplotlib", "gallery_warnings.refuse_warnings"),
+    "reset_modules_order": "both",
 }
-# Examples train for a few epochs and say so with `tol=None`; codes of the lasso may be truncated.
-warnings.filterwarnings("ignore", message=".*non-interactive", category=UserWarning)
 
 # ---------------------------------------------------------------- pages
 
@@ -82,7 +81,7 @@ html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 toc_object_entries_show_parents = "hide"
 # Pages without pages below them use the room of the sidebar.
-PLAIN = "index install quick_start coming_from performance changelog contributing search genindex"
+PLAIN = "index install quick_start coming_from changelog contributing search genindex"
 html_sidebars = {page: [] for page in PLAIN.split()}
 html_context = {"default_mode": "auto"}
 html_theme_options = {

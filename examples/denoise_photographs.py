@@ -108,7 +108,6 @@ through_encoder = PUDLEDictionaryLearning(
     n_unfoldings=5,
     step_size=step_size,
     dict_init="svd",
-    learning_rate=5e-3,
     max_iter=1,  # one pass
     tol=None,
     random_state=FIT_SEED,

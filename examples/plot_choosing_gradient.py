@@ -24,7 +24,6 @@ start = perturb_dictionary(truth, 0.5, random_state=1)
 
 shared = dict(
     n_unfoldings=50,
-    learning_rate=3e-3,
     dict_init=start,
     max_iter=25,
     tol=None,

@@ -42,7 +42,6 @@ learner = PUDLEDictionaryLearning(
     n_unfoldings=5,
     step_size=step_size,
     dict_init="svd",
-    learning_rate=5e-3,
     max_iter=1,
     tol=None,
     random_state=0,

@@ -27,7 +27,9 @@ SETS = {
 fillers = {
     "means": lambda X, k: np.where(np.isnan(X), np.nanmean(X, axis=0), X),
     "KNNImputer": lambda X, k: KNNImputer().fit_transform(X),
-    "IterativeImputer": lambda X, k: IterativeImputer(random_state=0, max_iter=20).fit_transform(X),
+    "IterativeImputer": lambda X, k: IterativeImputer(random_state=0, max_iter=200).fit_transform(
+        X
+    ),
     "DictionaryImputer": lambda X, k: DictionaryImputer().fit_transform(X),
     "DictionaryImputer, k atoms": lambda X, k: DictionaryImputer(
         PUDLEDictionaryLearning(k, random_state=0)

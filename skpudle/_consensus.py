@@ -173,9 +173,10 @@ class ConsensusDictionary(
 ):
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
-    Fits of a dictionary end in local minima, and some of their atoms are accidents of the seed or
-    of the samples. This fits replicates, matches their atoms up to order and sign, and takes the
-    median of every set of matched atoms. Codes are those of the estimator's own `transform`.
+    By default `fit` makes 20 replicates from other seeds, matches their atoms up to order and sign,
+    and takes the median of every set of matched atoms. Codes are those of the estimator's own
+    `transform`. Fits of a dictionary end in local minima, and some of their atoms are accidents of
+    the seed or of the samples.
 
     Parameters
     ----------

@@ -46,9 +46,10 @@ def _merge_rows(X, weight):  # -> rows that differ, weights of mean 1 or None
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill missing values by patterns that samples share.
 
-    A dictionary is learned from the known values. The codes of a sample come from its known values,
-    and their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay
-    as they are. A sample without known values gets the means of the features.
+    By default a dictionary of as many atoms as features is learned from the known values, in units
+    of the features' standard deviations. The codes of a sample come from its known values, and
+    their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay as
+    they are. A sample without known values gets the means of the features.
 
     Parameters
     ----------

@@ -1,6 +1,5 @@
 """What the documentation says exists, is complete, and runs."""
 
-import ast
 import importlib
 import inspect
 import json
@@ -9,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ import skpudle
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])
+PAGES = sorted(
+    path for folder in ("", "guide/", "performance/") for path in DOCS.glob(f"{folder}*.rst")
+)
 MODULES = sorted(
     path.stem
     for path in (ROOT / "skpudle").iterdir()
@@ -65,6 +67,30 @@ def test_every_public_name_says_what_it_is(name):
     ]
     # torch calls these by convention; what they do is in the docstring of the class
     assert set(silent) <= {"forward", "backward"}, f"{name} has methods without a docstring."
+
+
+LEARNERS = [
+    name
+    for name, value in vars(skpudle).items()
+    if inspect.isclass(value) and hasattr(value, "fit_transform") and not name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_says_what_it_does_by_default_before_its_parameters(name):
+    text = inspect.getdoc(getattr(skpudle, name))
+    opening, _, rest = text.partition("Parameters\n----------")
+    assert "y default" in opening
+    assert "Examples\n--------" in rest  # which pages show before the parameters
+
+
+def test_pages_of_the_api_show_examples_before_parameters():
+    template = (DOCS / "_templates" / "numpydoc_docstring.rst").read_text(encoding="utf-8")
+    sections = re.findall(r"{{(\w+)}}", template)
+    assert sections.index("examples") < sections.index("parameters")
+    numpydoc = pytest.importorskip("numpydoc")
+    shipped = Path(numpydoc.__file__).parent / "templates" / "numpydoc_docstring.rst"
+    assert set(sections) == set(re.findall(r"{{(\w+)}}", shipped.read_text(encoding="utf-8")))
 
 
 def functions_of(value):
@@ -121,16 +147,19 @@ def test_every_example_is_in_the_gallery():
     assert set(order) == {path.name for path in (ROOT / "examples").glob("plot_*.py")}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_code_on_pages_is_code(page):
-    text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"(?:::|code-block:: python)\n\n((?:    .*\n|   .*\n|\n)+)", text)
-    for block in blocks:
-        lines = block.strip("\n").splitlines()
-        indent = len(lines[0]) - len(lines[0].lstrip())
-        code = "\n".join(line[indent:] for line in lines)
-        if not code.startswith(("$", ":", "*", ".. ")) and "import" in code:
-            ast.parse(code)
+def test_an_example_that_warns_fails_the_build():
+    refuse = runpy.run_path(str(DOCS / "_ext" / "gallery_warnings.py"))["refuse_warnings"]
+    before = warnings.filters[:]
+    refuse({}, None, "before")
+    assert warnings.filters == before
+    refuse({}, "plot_first_atoms.py", "before")
+    try:
+        warnings.warn("FigureCanvasAgg is non-interactive, and thus cannot be shown", stacklevel=1)
+        with pytest.raises(RuntimeWarning, match="no effect"):
+            warnings.warn("a parameter has no effect", RuntimeWarning, stacklevel=1)
+    finally:
+        refuse({}, "plot_first_atoms.py", "after")
+    assert warnings.filters == before
 
 
 # ---------------------------------------------------------------------------- a newcomer's path
@@ -240,13 +269,29 @@ def tables():
 def test_a_table_is_made_of_whatever_a_benchmark_wrote(tables, tmp_path):
     by_name = {"results": {"a": {"seconds": 0.25, "runs": 3}}, "machine": {"cpu": "X", "gpu": None}}
     rows = {"title": "Rows", "results": [{"name": "b", "gap": 1e-9, "all": [1, 2]}], "threads": 2}
-    for name, content in {"by_name": by_name, "rows": rows}.items():
+    lists = {"results": {"first_list": [{"gap": 0.75}], "seeds": [0, 1]}}
+    for name, content in {"by_name": by_name, "rows": rows, "lists": lists}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     page = tables["performance"](tmp_path)
-    for part in ("By name", "Rows", "- a", "- 0.25", "- 1e-09", "cpu X", "threads 2"):
+    tables_shown = "By name", "Rows", "- a", "- 0.25", "- 1e-09", "Lists", "First list", "- 0.75"
+    for part in (*tables_shown, "cpu X", "threads 2"):
         assert part in page
     assert "gpu" not in page
     assert "[1, 2]" not in page
+
+
+def test_every_measurement_is_on_one_page():
+    """Files of several directives: ``learner-results``, ``benchmark-table:: NAME`` and so on."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    shown = [
+        name for names in re.findall(r"benchmark-tables:: (.+)", text) for name in names.split()
+    ]
+    shown += re.findall(r"benchmark-table:: (.+)", text)
+    shown += ["learners", "concepts", "depth", "waveforms", "large", "large_epochs", "large_ksvd"]
+    folder = ROOT / "benchmarks" / "results"
+    files = {path.stem for path in folder.glob("*.json")}
+    assert files <= set(shown)
+    assert set(shown) <= files | {"photographs"}  # which `make demo` measures
 
 
 def test_without_results_the_pages_say_so(tables, tmp_path):
@@ -323,6 +368,30 @@ def test_scores_of_concepts_are_means_beside_published_ones(learner_tables, tmp_
     page = learner_tables["concepts"](path)
     for part in ("published: SAE\n     - 0.125", "search, 2500 samples\n     - 0.750", "- 50.0%"):
         assert part in page
+
+
+@pytest.fixture
+def depth_tables(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    return runpy.run_path(str(DOCS / "_ext" / "depth_tables.py"))
+
+
+def test_the_best_gradient_of_each_depth_is_bold(depth_tables, tmp_path):
+    shared = {"noise": "none", "unfoldings": 5, "smallest error": 0.1, "largest error": 0.3}
+    rows = [
+        shared | {"gradient": "dec", "error": 0.125, "explained": 0.5},
+        shared | {"gradient": "ae-ls", "error": 0.25, "explained": 0.75},
+    ]
+    path = tmp_path / "depth.json"
+    path.write_text(json.dumps({"results": rows, "circumstances": {"threads": 1}}))
+    page = depth_tables["depths"](path)
+    for part in ("- **0.125**", "- 0.250", "- 0.500", "- **0.750**", "threads 1"):
+        assert part in page
+    pytest.importorskip("matplotlib")
+    depth_tables["draw"](tmp_path, path)
+    assert (tmp_path / "depth.svg").exists()
+    assert "No measurement" in depth_tables["depths"](tmp_path / "missing.json")
+    assert "No measurement" not in depth_tables["depths"]()
 
 
 def test_without_results_of_learners_the_pages_say_so(learner_tables, tmp_path):

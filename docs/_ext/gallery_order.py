@@ -8,6 +8,8 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_stability.py",
     "plot_how_many_atoms.py",
     "plot_noise.py",
+    "plot_anomalies.py",
+    "plot_callback.py",
     # Images
     "plot_denoising.py",
     "plot_denoise_image.py",
@@ -29,6 +31,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_classifier.py",
     "plot_regressor.py",
     "plot_contributions.py",
+    "plot_concepts.py",
     # Streams, tensors, other packages
     "plot_online.py",
     "plot_tensors.py",

@@ -11,6 +11,7 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
+BARS = re.compile("<mo[^>]*>([\u2016\u2225|])</mo>")
 SYNONYMS = {r"\dots": r"\ldots"}
 
 
@@ -22,7 +23,9 @@ def convert(node, *, as_block):
     if as_block and ("\\\\" in text or "&" in text):  # several lines
         text = rf"\begin{{aligned}}{text}\end{{aligned}}"
     try:
-        return tex2mathml(text, as_block=as_block)
+        # Bars stretch to what is between them, but a power of a norm ends the group: the closing
+        # bar would be taller than the opening one.
+        return BARS.sub(r'<mo stretchy="false">\1</mo>', tex2mathml(text, as_block=as_block))
     except MathError as error:
         logging.getLogger(__name__).warning("%s in %r", error, text, location=node)
         return f"<code>{html.escape(text)}</code>"

@@ -1,7 +1,7 @@
 """Make tables and pictures from the JSON results of `benchmarks/` when pages are built.
 
-Three directives. ``benchmark-tables`` makes one table of each ``benchmarks/results/*.json``, with
-any columns. ``paper-results`` shows the curves and the last errors of
+Three directives. ``benchmark-tables:: NAME NAME`` makes a table of each of these files in
+``benchmarks/results``, with any columns. ``paper-results`` shows the curves and the last errors of
 ``benchmarks/results/paper/*.json``. ``denoising-results`` compares the denoisers of
 ``benchmarks/results/denoise/*.json`` with published ones. Missing measurements have no row.
 """
@@ -12,9 +12,6 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
-# Files that `learner_tables` shows.
-LARGE = "large", "large_epochs", "large_ksvd"
-ELSEWHERE = "learners", "concepts", "photographs", "conv_learning", "waveforms", *LARGE
 
 # Names of experiments begin like this; the texts are titles, in the order of the page.
 FAMILIES = {
@@ -173,23 +170,33 @@ def conditions(result):
     return f"Conditions: {'; '.join(said)}." if said else ""
 
 
-def performance(folder=RESULTS):
-    """Return the tables of all benchmarks in reStructuredText."""
-    parts = []
-    for name, result in read(folder).items():
-        if name in ELSEWHERE:
-            continue
-        entries = result.get("results", result)
-        if isinstance(entries, dict):
-            entries = [
-                {"name": key} | value for key, value in entries.items() if isinstance(value, dict)
-            ]
-        rows = [scalars(entry) for entry in entries]
+def tables_of(entries):
+    """Return the tables of a list of rows, of named rows, or of named lists of rows."""
+    if isinstance(entries, dict):
+        named = [{"name": key} | row for key, row in entries.items() if isinstance(row, dict)]
+        lists = {key: rows for key, rows in entries.items() if isinstance(rows, list)}
+        groups = {"": named} | lists
+    else:
+        groups = {"": entries}
+    return [
+        table([scalars(row) for row in rows], title=key.replace("_", " ").capitalize())
+        for key, rows in groups.items()
+        if rows and all(isinstance(row, dict) for row in rows)
+    ]
+
+
+def performance(folder=RESULTS, names=None):
+    """Return the tables of benchmarks, by default of all, in reStructuredText."""
+    parts, results = [], read(folder)
+    for name in names or results:
+        result = results.get(name, {"results": []})
+        tables = tables_of(result.get("results", result))
         plain = name.replace("_", " ").replace("-", " ").capitalize()
         title = TITLES.get(name, result.get("title", plain))
-        if rows:
-            heading = [title, "-" * len(title), "", *note(name), table(rows)]
-            parts += [*heading, ".. rst-class:: conditions", "", conditions(result), ""]
+        if tables:
+            heading = [title, "-" * len(title), "", *note(name), *tables]
+            said = conditions(result)
+            parts += [*heading, *([".. rst-class:: conditions", "", said, ""] if said else [])]
     return "\n".join(parts) or "No measurement is stored yet."
 
 
@@ -332,22 +339,27 @@ def draw(output, folder=RESULTS / "paper"):
 def setup(app):
     from sphinx.util.docutils import SphinxDirective
 
-    class Tables(SphinxDirective):
-        make, folder = staticmethod(performance), RESULTS
-
+    class FolderTables(SphinxDirective):
         def run(self):
             for path in Path(self.folder).glob("*.json"):
                 self.env.note_dependency(str(path))
             return self.parse_text_to_nodes(self.make(), allow_section_headings=True)
 
-    class PaperTables(Tables):
+    class Tables(FolderTables):
+        folder = RESULTS
+        required_arguments, optional_arguments = 1, 100
+
+        def make(self):
+            return performance(names=self.arguments)
+
+    class PaperTables(FolderTables):
         make, folder = staticmethod(paper), RESULTS / "paper"
 
-    class ReliabilityTables(Tables):
+    class ReliabilityTables(FolderTables):
         folder = RESULTS / "reliability"
         make = staticmethod(lambda: performance(RESULTS / "reliability"))
 
-    class DenoisingTables(Tables):
+    class DenoisingTables(FolderTables):
         make, folder = staticmethod(denoising), RESULTS / "denoise"
 
     app.add_directive("benchmark-tables", Tables)

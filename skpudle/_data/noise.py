@@ -155,12 +155,15 @@ class Noise(NamedTuple):
             )
         return levels.expand(len(images)).split([len(x) for x in images.tensors])
 
-    def warn_of_units(self, images, levels=(None,)):  # images: tensors
+    def warn_of_units(self, images, levels=None):  # images: tensors
         """Warn if the noise, told as `levels` or of training, has other units than images."""
         if self.of_photons:  # counts have no unit
             return
         largest = max(float(image.abs().max()) for image in images)
-        told = max((float(level.max()) for level in levels if level is not None), default=None)
+        known = [] if levels is None else [level for level in levels if level is not None]
+        if levels is not None and not known and self.is_range:  # estimated, in units of the images
+            return
+        told = max((float(level.max()) for level in known), default=None)
         level = self.typical if told is None else told
         least = largest / _RANGE if told is None else 0.0  # one may know how small the noise is
         if level and largest and not least <= level <= largest:

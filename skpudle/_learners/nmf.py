@@ -464,7 +464,9 @@ def _update(learner, data, fitted, exposure):  # -> dict
 class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     r"""Non-negative matrix factorization of counts whose sources add.
 
-    Every entry is a count of events, with Poisson's distribution and the expectation
+    By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
+    say how much more than Poisson's counts vary. `transform` returns how many events of a row come
+    from each atom. Every entry is a count of events, with the expectation
 
     .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj}
 

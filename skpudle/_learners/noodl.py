@@ -16,13 +16,13 @@ __all__ = ["NOODLDictionaryLearning"]
 class NOODLDictionaryLearning(DenseLearner):
     r"""Dictionary learning with iterative hard thresholding and a sign gradient (NOODL).
 
-    The encoder of `PUDLEDictionaryLearning` with hard shrinkage, without a gradient through it:
+    By default a search finds the first atoms, and up to 100 epochs of training follow. `transform`
+    has the encoder of `PUDLEDictionaryLearning` with hard shrinkage; no gradient goes through it:
 
     .. math:: z_{t+1} = \mathrm{HT}_b(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta (D z_T - x)\,\mathrm{sign}(z_T)^T .
 
-    The method is local: it needs an initial dictionary near the one that generated the data. A
-    search finds one by default.
+    The method is local: it needs an initial dictionary near the one that generated the data.
 
     Parameters
     ----------

@@ -155,11 +155,17 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
 
 
 class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
-    r"""Dictionary learning by backpropagation through an unfolded sparse encoder (PUDLE).
+    r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
-    The encoder makes ``n_unfoldings`` iterations of (soft- or hard-) thresholded gradient descent;
-    the dictionary descends the error of the reconstruction from its codes, and the gradient goes
-    through the encoder:
+    By default `fit` searches for atoms that make the lasso objective small. Held-out rows, whose
+    entries are hidden, choose the penalties, a baseline and the noise. `transform` solves the lasso
+    for each row, and takes off a share of its bias. Nothing is trained by a gradient.
+
+    Training follows the search if a ``gradient`` or an unfolded encoder (``n_unfoldings``,
+    ``shrinkage="hard"``, ``lambda_decay``) is named: dictionary learning by backpropagation through
+    the encoder (PUDLE). The encoder makes ``n_unfoldings`` iterations of (soft- or hard-)
+    thresholded gradient descent. The dictionary descends the error of the reconstruction from its
+    codes, and the gradient goes through the encoder:
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 \|x - D z_T(D)\|^2 .

@@ -46,9 +46,10 @@ def _import_sporco():
 class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
 
-    `fit` runs ``sporco.dictlrn.bpdndl.BPDNDictLearn``, which alternates steps of the method of
-    multipliers (ADMM) for the codes of all samples and for the dictionary. `transform` solves the
-    lasso for the learned dictionary, so that the code of a sample is independent of the others.
+    By default `fit` runs 200 iterations of ``sporco.dictlrn.bpdndl.BPDNDictLearn``. It alternates
+    steps of the method of multipliers (ADMM) for the codes of all samples and for the dictionary.
+    `transform` solves the lasso for the learned dictionary, so that the code of a sample is
+    independent of the others.
 
     Parameters
     ----------

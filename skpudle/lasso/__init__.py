@@ -14,9 +14,9 @@ Near a solution with support S the codes are a smooth function of all arguments,
 is implicit: from ``delta = dLoss/dz``,
 
 .. math::
-    u_S = G_{SS}^+ \delta_S, \qquad \frac{dL}{dx} = D u, \qquad
-    \frac{dL}{d\alpha_j} = - \operatorname{sign}(z_j)\, u_j, \qquad
-    \frac{dL}{d\,\text{atoms}} = \text{outer}(u, x - D z) - \text{outer}(z, D u).
+    u_S &= G_{SS}^+ \delta_S, \qquad \frac{dL}{dx} = D u, \qquad
+    \frac{dL}{d\alpha_j} = - \operatorname{sign}(z_j)\, u_j, \\
+    \frac{dL}{d\,\text{atoms}} &= \text{outer}(u, x - D z) - \text{outer}(z, D u).
 
 Where a row misses entries, its mask :math:`m` multiplies :math:`x - D z`, :math:`D u` and the terms
 of :math:`G_{SS} = D_S^T \operatorname{diag}(m) D_S`, so the known entries alone decide its codes.

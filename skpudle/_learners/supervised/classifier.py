@@ -22,9 +22,9 @@ __all__ = ["PUDLEClassifier"]
 class PUDLEClassifier(ClassifierMixin, TaskLearner):
     r"""A linear classifier of sparse codes, and a dictionary learned for it.
 
-    The dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, the classifier as
-    logistic regression on its codes. Both are then trained together, and the gradient of the
-    classification passes through the encoder to the atoms:
+    By default the dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, and the
+    classifier as logistic regression on its codes. Both are then trained together, and the gradient
+    of the classification passes through the encoder to the atoms:
 
     .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
         (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),

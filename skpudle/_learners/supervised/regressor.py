@@ -21,9 +21,9 @@ __all__ = ["PUDLERegressor"]
 class PUDLERegressor(RegressorMixin, TaskLearner):
     r"""A linear regression on sparse codes, and a dictionary learned for it.
 
-    The dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, the regression as
-    ridge regression on its codes. Both are then trained together, and the gradient of the squared
-    error passes through the encoder to the atoms:
+    By default the dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, and the
+    regression as ridge regression on its codes. Both are then trained together, and the gradient of
+    the squared error passes through the encoder to the atoms:
 
     .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
         (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \tfrac12 \|W z(D) + w_0 - y\|^2 \right),
