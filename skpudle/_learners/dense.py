@@ -378,8 +378,10 @@ def start(plan, data, generator, run=None):  # -> model, rows
         known = x.new_ones(len(x), 1) if samples.mask is None else samples.mask
         warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
         if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
-            n_copies = max(0, getattr(data.source, "n_given", 0) - len(data.samples))
-            warn_of_few_samples(int(known.any(1).sum()) + n_copies, len(atoms))
+            has_values = known.any(1)
+            if data.places is not None and team.is_alone:  # with copies
+                has_values = has_values[data.places[data.places >= 0].to(x.device)]
+            warn_of_few_samples(int(has_values.sum()), len(atoms))
     model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty, noise))
     if resumes:
         return run.recorder.restore_model(model, rows_of(atoms)), rows_of(atoms)
