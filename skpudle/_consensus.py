@@ -94,6 +94,9 @@ def _weights_for(estimator, X, sample_weight=None):  # -> dict of ndarray, keywo
 
 def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit
     """Merge equal rows, so that draws of rows do not tell weights from repetitions."""
+    values = X if issparse(X) else np.asarray(X)
+    if values.ndim != 2 or values.dtype.kind not in "iufb":  # the estimator refuses it
+        return X, weight
     often = to_tensor(weight["sample_weight"]) if weight else None
     rows, sums, _ = merge_copies(hash_array(X), often)
     if len(rows) == _num_samples(X) and not weight:
