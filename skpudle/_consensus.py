@@ -35,7 +35,7 @@ from sklearn.utils.validation import (
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._data.validation import fit_context
-from skpudle._data.weights import check_sample_weight
+from skpudle._data.weights import check_sample_weight, hash_array, merge_copies
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle.encoding._unfold import default_step
@@ -81,7 +81,7 @@ def _fitted(estimator, X, weight, rows):
     return estimator.fit(X, **weight)
 
 
-def _weights_for(estimator, X, sample_weight):  # -> dict of ndarray, keyword arguments of fit
+def _weights_for(estimator, X, sample_weight=None):  # -> dict of ndarray, keyword arguments of fit
     if sample_weight is None:
         return {}
     if not has_fit_parameter(estimator, "sample_weight"):
@@ -90,6 +90,18 @@ def _weights_for(estimator, X, sample_weight):  # -> dict of ndarray, keyword ar
             "takes none. Pass another estimator, or no weights."
         )
     return {"sample_weight": to_numpy(check_sample_weight(sample_weight, X))}
+
+
+def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit
+    """Merge equal rows, so that draws of rows do not tell weights from repetitions."""
+    values = X if issparse(X) else np.asarray(X)
+    if values.ndim != 2 or values.dtype.kind not in "iufb":  # the estimator refuses it
+        return X, weight
+    often = to_tensor(weight["sample_weight"]) if weight else None
+    rows, sums, _ = merge_copies(hash_array(X), often)
+    if len(rows) == _num_samples(X) and not weight:
+        return X, weight
+    return _safe_indexing(X, to_numpy(rows)), {"sample_weight": to_numpy(sums)}
 
 
 def _isolation(replicates, share):  # -> list of (n_components,)
@@ -309,7 +321,7 @@ class ConsensusDictionary(
     }
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike, y: None = None, **of_samples: Any) -> Self:
         """Fit the replicates, and match their atoms.
 
         Parameters
@@ -319,10 +331,10 @@ class ConsensusDictionary(
             frame, a sparse array or a list.
         y : None
             Ignored.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each sample counts, for estimators whose `fit` takes it. With
-            ``resample="bootstrap"`` and "halves" samples are drawn without regard to it, and a
-            replicate fits the weights of the samples that were drawn.
+        **of_samples : dict
+            ``sample_weight``, how often each sample counts, for estimators whose `fit` takes it.
+            With ``resample="bootstrap"`` and "halves" samples that differ are drawn without regard
+            to it, and a replicate fits the weights of the samples that were drawn.
 
         Returns
         -------
@@ -342,9 +354,11 @@ class ConsensusDictionary(
             If all replicates are the same, so that their agreement says nothing.
         """
         random_state = check_random_state(self.random_state)
+        weight = _weights_for(self.estimator, X, **of_samples)
         if self.resample != "seeds":
             (X,) = indexable(X if issparse(X) else host_array(X))
-        weight = _weights_for(self.estimator, X, sample_weight)
+            if has_fit_parameter(self.estimator, "sample_weight"):
+                X, weight = _merge_rows(X, weight)
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(_fitted)(_seeded(self.estimator, random_state), X, weight, rows)
             for rows in self._samples(X, random_state)
@@ -453,7 +467,7 @@ class ConsensusDictionary(
         return self.estimator_.inverse_transform(X)
 
     @_has("score")
-    def score(self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: ArrayLike, y: None = None, **of_samples: Any) -> float:
         """Return the score of data by the consensus, which is the estimator's own.
 
         Parameters
@@ -462,16 +476,15 @@ class ConsensusDictionary(
             Data.
         y : None
             Ignored.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts, for estimators whose `score` takes it.
+        **of_samples : dict
+            What `score` of the estimator takes for samples, such as ``sample_weight``.
 
         Returns
         -------
         float
             The score.
         """
-        given = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return self.estimator_.score(self._checked(X), **given)
+        return self.estimator_.score(self._checked(X), **of_samples)
 
     @property
     def _n_features_out(self):

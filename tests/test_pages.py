@@ -25,7 +25,12 @@ PAGES = {
 NOT_RUN = {
     "guide/concepts.rst": ["a network of yours"],
     "guide/images.rst": ["needs deepinv"],
-    "guide/large_data.rst": ["started by torchrun", "needs a cluster"],
+    "guide/large_data.rst": [
+        "started by torchrun",
+        "needs a cluster",
+        "needs a cluster",
+        "needs a cluster",
+    ],
     "guide/other_tools.rst": ["needs nilearn", "needs HyperSpy", "needs HyperSpy", "needs scanpy"],
 }
 OTHER_LANGUAGES = "console", "bash"

@@ -7,9 +7,11 @@ alone. Then all later draws agree. Rows that are all different and count the sam
 """
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.utils.validation import _check_sample_weight, _num_samples
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor, with_gaps
@@ -17,7 +19,9 @@ from skpudle.search._held_out import hash_rows
 
 __all__ = [
     "check_sample_weight",
+    "hash_array",
     "known_samples",
+    "merge_copies",
     "merge_samples",
     "merge_sparse",
     "scale_weights",
@@ -101,6 +105,16 @@ def merge_samples(samples):  # -> Samples, places (n,)
     return samples, places
 
 
+def hash_array(X):  # array-like or sparse array (n_samples, ...) -> (n_samples,), see `hash_rows`
+    """Return a number for each row that depends on its contents alone."""
+    X = sparse.csr_array(X) if sparse.issparse(X) else np.asarray(X)
+    dtype = X.dtype if X.dtype == np.float32 else np.float64
+    size = max(1, _NUMBERS_AT_A_TIME // max(prod(X.shape[1:]), 1))
+    parts = (X[i : i + size] for i in range(0, X.shape[0], size))
+    dense = (part.toarray() if sparse.issparse(part) else part for part in parts)
+    return torch.cat([hash_rows(to_tensor(part.astype(dtype))) for part in dense])
+
+
 def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that differ
     """Merge the rows of a sparse array, see `merge_copies`.
 
@@ -115,10 +129,7 @@ def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that di
     """
     if X.dtype.kind not in "iufb" or not X.shape[0]:  # the reader refuses it
         return X, exposure, weight
-    dtype = X.dtype if X.dtype == np.float32 else np.float64
-    size = max(1, _NUMBERS_AT_A_TIME // max(X.shape[1], 1))
-    parts = (X[i : i + size].toarray().astype(dtype) for i in range(0, X.shape[0], size))
-    keys = torch.cat([hash_rows(to_tensor(part)) for part in parts])
+    keys = hash_array(X)
     if exposure is not None:
         exposure = np.asarray(host_array(exposure), dtype=np.float64)
         keys = _FACTOR * keys + hash_rows(to_tensor(exposure)[:, None])

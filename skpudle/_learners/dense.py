@@ -266,8 +266,10 @@ def _warn_of_samples(plan, begun, data, n_components):
     known = x.new_ones(len(x), 1) if mask is None else mask
     warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
     if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
-        n_copies = max(0, getattr(data.source, "n_given", 0) - len(data.samples))
-        warn_of_few_samples(int(known.any(1).sum()) + n_copies, n_components)
+        has_values = known.any(1)
+        if data.places is not None and current_team().is_alone:  # with copies
+            has_values = has_values[data.places[data.places >= 0].to(x.device)]
+        warn_of_few_samples(int(has_values.sum()), n_components)
 
 
 # ------------------------------------------------------------------ phases before training

@@ -167,8 +167,8 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
         Processes with other rows.
     interrupts : Interrupts
         Its ``pending`` tells of a Ctrl-C.
-    n_seen : int, default=0
-        Rows of earlier calls.
+    n_seen : float, default=0
+        Rows of earlier calls of this process, a sum of weights.
     replaced : bool, default=False
         Whether the atoms are others than those of earlier calls.
 
@@ -185,7 +185,8 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
     options = signs | {"total": team.sum}
     rows = model.project(rows.contiguous()) if replaced else rows
     atoms = rows.detach().to("cpu", torch.float64)
-    state, recent = _resumed(fitted.stream, atoms, n_seen, replaced=replaced)
+    (n_seen,) = team.sum(torch.tensor([float(n_seen)], dtype=torch.float64))
+    state, recent = _resumed(fitted.stream, atoms, float(n_seen), replaced=replaced)
     x = rows[:0].cpu()
     recent = Samples(x, weight=x.new_ones(0)) if recent is None else recent.to(x.dtype)
     size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0

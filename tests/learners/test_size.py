@@ -39,9 +39,15 @@ def test_copies_of_samples_do_not_count(gaps):
     X, _ = planted(15, 12, 2, 150, decibels=15)
     if gaps:
         X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
-    expected = PUDLEDictionaryLearning("auto", alpha=0.15, random_state=0).fit(X).size_path_
-    for copies in (np.repeat(X, 5, axis=0), np.tile(X, (20, 1)), np.concatenate([X, X[:40]])):
-        found = PUDLEDictionaryLearning("auto", alpha=0.15, random_state=0).fit(copies).size_path_
+    learner = PUDLEDictionaryLearning("auto", alpha=0.15, random_state=0)
+    weight = np.where(np.arange(len(X)) < 40, 2, 1)
+    for copies, often in (
+        (np.repeat(X, 5, axis=0), None),
+        (np.tile(X, (20, 1)), None),
+        (np.concatenate([X, X[:40]]), weight),
+    ):
+        expected = learner.fit(X, sample_weight=often).size_path_
+        found = learner.fit(copies).size_path_
         np.testing.assert_array_equal(found.n_components, expected.n_components)
         np.testing.assert_allclose(found.score, expected.score)
 

@@ -64,6 +64,15 @@ SCRIPT = textwrap.dedent(
         learner = PUDLEDictionaryLearning(8, gradient="dec", batch_size=16, max_iter=2, tol=None)
         learner.fit(uneven)  # of a seed that processes have to agree on
         np.savez(f"{folder}/uneven-{team.rank}.npz", components=learner.components_)
+        weight, share = np.arange(len(X)) % 3, slice(team.rank, None, team.size)
+        learner = PUDLEDictionaryLearning(**cases["adam"], alpha=0.3, batch_size=100)
+        learner.fit(X[share], sample_weight=weight[share])
+        searched = PUDLEDictionaryLearning(8, random_state=0).fit(uneven)
+        searched.partial_fit(X[share], sample_weight=None if team.rank else weight[share])
+        np.savez(
+            f"{folder}/weights-{team.rank}.npz",
+            components=learner.components_, searched=searched.components_,
+        )
     # what names it here, and the argument
     np.savez(f"{folder}/group-{team.rank}.npz", kept=sys.getrefcount(group) - 2)
     del group
@@ -134,6 +143,16 @@ def test_shares_may_differ_in_size(several):
     for other in others:
         np.testing.assert_array_equal(first["components"], other["components"])
     assert np.isfinite(first["components"]).all()
+
+
+def test_weights_are_those_of_all_processes(several, X):
+    learner = PUDLEDictionaryLearning(**FIXED, alpha=0.3, batch_size=100)
+    expected = learner.fit(X, sample_weight=np.arange(len(X)) % 3).components_
+    first, *others = several("weights")
+    np.testing.assert_allclose(first["components"], expected, rtol=0, atol=1e-8)
+    for other in others:
+        np.testing.assert_array_equal(other["components"], first["components"])
+        np.testing.assert_array_equal(other["searched"], first["searched"])
 
 
 def test_nothing_keeps_the_group_that_was_left(several):

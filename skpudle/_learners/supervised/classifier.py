@@ -137,10 +137,10 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     Notes
     -----
     Samples that are equal and of equal class count as one with the sum of their weights, and their
-    order does not matter: a weight of two is the same as a repetition. The dictionary counts
-    samples by ``sample_weight`` alone, the loss of the task also by ``class_weight``; samples of
-    weight zero are ignored. Without supervision and weights the dictionary sees samples as they
-    are.
+    order does not matter: a weight of two is the same as a repetition. The dictionary and the loss
+    of the task count samples by their weights, which are ``sample_weight`` times ``class_weight``;
+    samples of weight zero are ignored. Without supervision and ``sample_weight`` the dictionary
+    sees samples as they are.
 
     A class without samples of positive weight keeps its place in ``classes_``. Its intercept starts
     at -30, a probability below 1e-12.

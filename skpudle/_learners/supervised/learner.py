@@ -361,8 +361,7 @@ class TaskLearner(DenseLearner):
             task.check_target(target, name)
         samples = Samples(x, mask, target=target)
         if self.supervision or sample_weight is not None:
-            often = to_tensor(weights, x.device).to(x.dtype)
-            samples = distinct(replace(samples, weight=often))
+            samples = distinct(samples)
             samples = known_samples(samples) if part else samples
         held_out = None
         if not part and self.early_stopping and self.supervision:

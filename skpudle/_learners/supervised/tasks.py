@@ -330,10 +330,9 @@ def distinct(samples):  # -> Samples, sorted
     parts = [x, target[:, :-1]] if mask is None else [x, target[:, :-1], mask]
     rows, which = torch.unique(torch.cat(parts, dim=1), dim=0, return_inverse=True)
     x, values, *mask = (part.contiguous() for part in rows.split([p.shape[1] for p in parts], 1))
-    weights = target[:, -1], samples.weight
-    weights, often = (target.new_zeros(len(rows)).index_add_(0, which, part) for part in weights)
+    weights = target.new_zeros(len(rows)).index_add_(0, which, target[:, -1])
     target = torch.cat([values, weights[:, None]], dim=1)
-    return Samples(x, mask[0] if mask else None, target=target, weight=often)
+    return Samples(x, mask[0] if mask else None, target=target, weight=weights)
 
 
 def hold_out(samples, fraction, random_state, strata=None):  # -> Samples, Samples
