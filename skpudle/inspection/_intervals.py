@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,6 +15,7 @@ from skpudle._data.sources import part_of, parts_of, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
 from skpudle._learners.models import units_of
 from skpudle.inspection._posterior import Rows, sample_atoms, sample_noise
+from skpudle.inspection._rates import sample_rates
 from skpudle.metrics import code_intervals as bootstrap_codes
 from skpudle.search._epoch import spread_rows
 
@@ -174,6 +175,23 @@ def _noise(learner, rows, atoms, codes, units, rng):  # -> (n_features,)
     return sample_noise(rows, atoms, codes[some], variances, rng, positive=positive)
 
 
+def _atoms_of_counts(learner, X, level, exposure, rng):  # -> Intervals
+    given = {} if exposure is None else {"exposure": np.asarray(exposure, dtype=np.float64)}
+    codes = np.asarray(host_array(learner.transform(X, **given)), dtype=np.float64)
+    rows = host_array(X.toarray() if sparse.issparse(X) else X)
+    x, known = split_missing(to_tensor(check_rows(rows, allow_nan=True)).double())
+    counts, known = to_numpy(x), None if known is None else to_numpy(known) > 0
+    exposure = given.get("exposure", np.ones(len(counts)))[:, None]
+    atoms = np.asarray(learner.components_, dtype=np.float64)
+    sums = atoms.sum(1, keepdims=True)
+    how = learner.dispersion_, learner.min_gain_ > 0, rng
+    found = sample_rates(counts, known, exposure, atoms / sums, codes * sums.T, *how)
+    unit = np.maximum(np.linalg.norm(found.atoms, axis=1, keepdims=True), np.finfo(float).tiny)
+    relative = found._replace(atoms=found.atoms / unit, variances=found.variances / unit**2)
+    errors = np.sqrt(found.variances) * sums
+    return _ends(found.atoms * sums, errors, _supported(relative), level, True)
+
+
 def _of_counts(learner, X, level, random_state):  # -> Intervals
     """Return the intervals of the parametric bootstrap."""
     codes, low, high = bootstrap_codes(learner, X, level=level, random_state=random_state)
@@ -195,6 +213,7 @@ def atom_intervals(
     X: Any,
     level: float = 0.9,
     *,
+    exposure: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Intervals:
     r"""Return intervals of the entries of atoms, from one fit and its data.
@@ -214,6 +233,8 @@ def atom_intervals(
         codes are drawn, 80,000 rows of 100 atoms: of more rows one in each of equal parts counts.
     level : float, default=0.9
         Probability, between 0 and 1.
+    exposure : array-like of shape (n_samples,), default=None
+        As for `fit` of a `skpudle.PoissonNMF`.
     random_state : int, RandomState instance or None, default=None
         Determines the draws.
 
@@ -228,8 +249,8 @@ def atom_intervals(
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner's ``loss`` is not "gaussian", or if X comes from a
-        loader that shuffles.
+        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", or if X comes
+        from a loader that shuffles.
 
     Examples
     --------
@@ -244,6 +265,15 @@ def atom_intervals(
     """
     _check(learner, X, level)
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
+    loss = getattr(learner, "loss", "gaussian")
+    if loss == "kullback-leibler":
+        return _atoms_of_counts(learner, X, level, exposure, rng)
+    if loss != "gaussian" or exposure is not None:
+        raise ValueError(
+            f"Intervals of atoms exist for normal noise and for counts that add, got loss={loss!r}"
+            f"{'' if exposure is None else ' and exposure'}. Pass a learner with loss='gaussian', "
+            "without exposure, or a PoissonNMF."
+        )
     rows, codes = _read(learner, X)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(rows), wanted))

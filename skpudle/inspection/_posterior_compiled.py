@@ -1,4 +1,4 @@
-"""Gibbs sampling of sparse codes, compiled by numba.
+"""Gibbs sampling of sparse codes and of rates, compiled by numba.
 
 The functions are plain Python until `loops` compiles them. They release the GIL and work on a slice
 of rows that no other slice writes to.
@@ -100,7 +100,45 @@ def draw_codes(first, last, correlations, gram, prior, limits, positive, states,
                     left[j] -= gram[k, j] * (new - old)
 
 
-_FUNCTIONS = _uniform, _normal, _positive_normal, _log_of_tail, draw_codes
+def draw_rates(first, last, x, weights, atoms, prior, spike, states, z, squares):
+    """Draw each code of rows ``x = z @ atoms``, not negative, given the row's other codes.
+
+    Entries have the precisions ``weights``. A code has the exponential distribution of the rate
+    ``prior[0]``; with a ``spike`` it may be 0 instead, with the odds against it ``exp(prior[1])``.
+    ``squares`` becomes the precision of a code given the row's other codes.
+    """
+    n_features, n_components = x.shape[1], z.shape[1]
+    left, state = np.empty(n_features), np.empty(2, np.int64)
+    for i in range(first, last):
+        state[0], state[1] = states[i, 0], states[i, 1]
+        for j in range(n_features):
+            left[j] = x[i, j]
+            for k in range(n_components):
+                left[j] -= z[i, k] * atoms[k, j]
+        for k in range(n_components):
+            precision, correlation = 0.0, 0.0
+            for j in range(n_features):
+                weighted = weights[i, j] * atoms[k, j]
+                precision += weighted * atoms[k, j]
+                correlation += weighted * left[j]
+            squares[i, k] = precision
+            if precision <= 0:
+                continue
+            mean = (correlation + precision * z[i, k] - prior[0, k]) / precision
+            deviation, new = 1 / np.sqrt(precision), -1.0
+            if spike:  # 0.919 is half the logarithm of 2 pi
+                odds = prior[1, k] + np.log(prior[0, k] * deviation) + 0.9189385332046727
+                odds += _log_of_tail(mean / deviation) + 0.5 * precision * mean * mean
+                if _uniform(state) * (1 + np.exp(-min(max(odds, -700.0), 700.0))) > 1:
+                    new = 0.0
+            if new < 0:
+                new = _positive_normal(state, mean, deviation)
+            for j in range(n_features):
+                left[j] -= (new - z[i, k]) * atoms[k, j]
+            z[i, k] = new
+
+
+_FUNCTIONS = _uniform, _normal, _positive_normal, _log_of_tail, draw_codes, draw_rates
 
 
 @cache
