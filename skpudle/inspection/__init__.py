@@ -6,6 +6,8 @@
 `code_saliency`                 the derivatives of codes in the data
 `atom_intervals`                intervals of the entries of atoms
 `code_intervals`                intervals of codes
+`error_bound`                   the least error of atoms that any method can have
+`samples_needed`                the number of rows for an error of atoms
 ==============================  ===============================================================
 """
 
@@ -15,11 +17,14 @@ from skpudle.inspection._contributions import (
     reconstruction_contributions,
 )
 from skpudle.inspection._intervals import atom_intervals, code_intervals
+from skpudle.inspection._limits import error_bound, samples_needed
 
 __all__ = [
     "atom_contributions",
     "atom_intervals",
     "code_intervals",
     "code_saliency",
+    "error_bound",
     "reconstruction_contributions",
+    "samples_needed",
 ]

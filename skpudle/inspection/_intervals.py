@@ -19,14 +19,14 @@ from skpudle.inspection._rates import sample_rates
 from skpudle.metrics import code_intervals as bootstrap_codes
 from skpudle.search._epoch import spread_rows
 
-__all__ = ["Intervals", "atom_intervals", "code_intervals"]
+__all__ = ["AtomIntervals", "CodeIntervals", "atom_intervals", "code_intervals"]
 
 
-class Intervals(NamedTuple):
-    """Intervals of the entries of atoms, or of codes."""
+class AtomIntervals(NamedTuple):
+    """Intervals of the entries of atoms; see `atom_intervals`."""
 
     estimate: NDArray
-    """The estimates, in the shape of ``components_`` or of codes."""
+    """Estimates, (n_components, n_features)."""
     lower: NDArray
     """Lower ends of the intervals, of the same shape."""
     upper: NDArray
@@ -34,7 +34,38 @@ class Intervals(NamedTuple):
     standard_error: NDArray
     """Standard errors of the estimates, of the same shape."""
     supported: NDArray
-    """Which atoms, or which codes, the data support; bool, (n_components,) or as codes."""
+    """Which atoms the data support, bool, (n_components,)."""
+    limit: NDArray
+    """The least squared error of the direction of each atom, (n_components,), of any method."""
+
+    def __str__(self) -> str:
+        """Return how sure the atoms are, in words."""
+        norms = np.maximum(np.linalg.norm(self.estimate, axis=1), np.finfo(float).tiny)
+        errors = np.square(self.standard_error).sum(1) / norms**2
+        some = self.supported
+        words = f"The data support {np.count_nonzero(some)} of {len(some)} atoms."
+        if not some.any():
+            return words
+        ratio = errors[some].sum() / self.limit[some].sum()
+        return (
+            f"{words} Their expected squared error is {errors[some].mean():.2g}, "
+            f"{ratio:.2f} times the limit of any method."
+        )
+
+
+class CodeIntervals(NamedTuple):
+    """Intervals of codes; see `code_intervals`."""
+
+    estimate: NDArray
+    """Estimates, (n_samples, n_components)."""
+    lower: NDArray
+    """Lower ends of the intervals, of the same shape."""
+    upper: NDArray
+    """Upper ends of the intervals, of the same shape."""
+    standard_error: NDArray
+    """Standard errors of the estimates, of the same shape."""
+    supported: NDArray
+    """The support, bool, of the same shape."""
 
 
 # Codes, or entries of rows, that a sweep draws. Of more rows one in each of equal parts stays.
@@ -107,6 +138,13 @@ def _codes_in_units(learner, codes, scale, units):  # -> unit atoms, codes
     return atoms / norms[:, None], codes
 
 
+def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upper, the error
+    reach = stats.norm.ppf(0.5 + level / 2) * standard_error
+    ends = estimate, estimate - reach, estimate + reach
+    ends = (np.maximum(part, 0.0) for part in ends) if positive else ends
+    return *ends, standard_error
+
+
 def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
     """Leave out rows, and entries, that are far off and that their codes do not explain."""
     x, residual = rows.x, np.abs(rows.x - codes @ atoms)
@@ -124,14 +162,6 @@ def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
     variances = np.maximum(variances / max(free, 0.1), np.finfo(float).tiny)
     missing = missing[kept] if missing[kept].any() else None
     return rows._replace(x=x[kept], missing=missing), codes[kept], variances
-
-
-def _ends(estimate, standard_error, supported, level, positive):  # -> Intervals
-    reach = stats.norm.ppf(0.5 + level / 2) * standard_error
-    ends = estimate - reach, estimate + reach
-    if positive:
-        estimate, *ends = (np.maximum(part, 0.0) for part in (estimate, *ends))
-    return Intervals(estimate, *ends, standard_error, supported)
 
 
 def _least_squares(rows, atoms, codes, noise):  # -> codes, their variances
@@ -175,7 +205,7 @@ def _noise(learner, rows, atoms, codes, units, rng):  # -> (n_features,)
     return sample_noise(rows, atoms, codes[some], variances, rng, positive=positive)
 
 
-def _atoms_of_counts(learner, X, level, exposure, rng):  # -> Intervals
+def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
     given = {} if exposure is None else {"exposure": np.asarray(exposure, dtype=np.float64)}
     codes = np.asarray(host_array(learner.transform(X, **given)), dtype=np.float64)
     rows = host_array(X.toarray() if sparse.issparse(X) else X)
@@ -189,14 +219,15 @@ def _atoms_of_counts(learner, X, level, exposure, rng):  # -> Intervals
     unit = np.maximum(np.linalg.norm(found.atoms, axis=1, keepdims=True), np.finfo(float).tiny)
     relative = found._replace(atoms=found.atoms / unit, variances=found.variances / unit**2)
     errors = np.sqrt(found.variances) * sums
-    return _ends(found.atoms * sums, errors, _supported(relative), level, True)
+    ends = _ends(found.atoms * sums, errors, level, True)
+    return AtomIntervals(*ends, _supported(relative), found.limit / unit[:, 0] ** 2)
 
 
-def _of_counts(learner, X, level, random_state):  # -> Intervals
+def _of_counts(learner, X, level, random_state):  # -> CodeIntervals
     """Return the intervals of the parametric bootstrap."""
     codes, low, high = bootstrap_codes(learner, X, level=level, random_state=random_state)
     errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
-    return Intervals(codes, low, high, errors, codes > 0)
+    return CodeIntervals(codes, low, high, errors, codes > 0)
 
 
 def _supported(found):  # AtomPosterior -> (n_components,) bool
@@ -215,7 +246,7 @@ def atom_intervals(
     *,
     exposure: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
-) -> Intervals:
+) -> AtomIntervals:
     r"""Return intervals of the entries of atoms, from one fit and its data.
 
     Atoms, supports and codes are drawn from their posterior distribution, from the fit on. An
@@ -240,11 +271,12 @@ def atom_intervals(
 
     Returns
     -------
-    Intervals
+    AtomIntervals
         Named tuple of `estimate`, `lower`, `upper` and `standard_error`, in the shape and units of
-        ``components_``, and `supported`, (n_components,). An atom is supported if the expected
-        squared error of its direction is at most 0.1, and if no more frequent atom is the same to
-        the errors of both.
+        ``components_``, and `supported` and `limit`, (n_components,). An atom is supported if the
+        expected squared error of its direction is at most 0.1, and if no more frequent atom is the
+        same to the errors of both. The limit is the least squared error with known supports (see
+        `error_bound`) or, for counts, with known sources of events. ``str`` compares both.
 
     Raises
     ------
@@ -285,7 +317,8 @@ def atom_intervals(
     norms = np.linalg.norm(learner.components_, axis=1, keepdims=True)
     errors = np.sqrt(found.variances) * norms
     positive = bool(getattr(learner, "positive_dict", False))
-    return _ends(found.atoms * norms, errors, _supported(found), level, positive)
+    ends = _ends(found.atoms * norms, errors, level, positive)
+    return AtomIntervals(*ends, _supported(found), found.limit)
 
 
 def code_intervals(
@@ -294,7 +327,7 @@ def code_intervals(
     level: float = 0.9,
     *,
     random_state: int | np.random.RandomState | None = None,
-) -> Intervals:
+) -> CodeIntervals:
     r"""Return intervals of codes, for the supports that `transform` finds and the learner's atoms.
 
     The estimates are least squares on these supports, which are free of the bias of penalties, and
@@ -315,7 +348,7 @@ def code_intervals(
 
     Returns
     -------
-    Intervals
+    CodeIntervals
         Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples,
         n_components), and `supported`, the support. Codes outside of it are 0 with an error of 0:
         the intervals hold if the support is right, and do not say whether it is.
@@ -339,4 +372,4 @@ def code_intervals(
     norms = np.linalg.norm(learner.components_ / units, axis=1)
     size = np.where(norms > 0, norms, 1.0) if rows.scale is None else norms / rows.scale
     positive = bool(getattr(learner, "positive_code", False))
-    return _ends(values / size, errors / size, found != 0, level, positive)
+    return CodeIntervals(*_ends(values / size, errors / size, level, positive), found != 0)

@@ -85,6 +85,8 @@ class AtomPosterior(NamedTuple):
         Expected number of rows with a code of each atom.
     noise_std : ndarray of shape (n_features,)
         Noise of features.
+    limit : ndarray of shape (n_components,)
+        Squared error of each atom for known supports.
     hidden : float
         Share of the variance that slow changes of the chain may still hide.
     """
@@ -93,6 +95,7 @@ class AtomPosterior(NamedTuple):
     variances: np.ndarray
     uses: np.ndarray
     noise_std: np.ndarray
+    limit: np.ndarray
     hidden: float
 
 
@@ -184,7 +187,7 @@ def _between(chain):  # (K, p, m) -> (p, m), float, float
     return factor * found, kept, (1 + per_sweep) / (1 - per_sweep) / len(chain)
 
 
-def _summary(sweeps, noise):  # -> AtomPosterior
+def _summary(sweeps, noise, n_rows):  # -> AtomPosterior
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
     within = within.mean(0)
     between, kept, error = _between(atoms)
@@ -192,7 +195,12 @@ def _summary(sweeps, noise):  # -> AtomPosterior
     mean = atoms.mean(0)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     variances = within + between * (1 + error)
-    return AtomPosterior(mean, variances, uses.mean(0), np.sqrt(noise), share * kept / (1 - kept))
+    n_uses, n_features = uses.mean(0), atoms.shape[2]
+    # codes that are profiled out take the share of a row's atoms from the information
+    taken = min(n_uses.sum() / n_rows, n_features - 1)
+    limit = within.sum(1) * (n_features - 1) / (n_features - taken)
+    hidden = share * kept / (1 - kept)
+    return AtomPosterior(mean, variances, n_uses, np.sqrt(noise), limit, hidden)
 
 
 def sample_noise(rows, atoms, codes, variances, rng, *, positive=False):
@@ -266,6 +274,6 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         sweeps.append(_Sweep(*_in_units(*given), np.bincount(codes.indices, minlength=p)))
         n_sweeps = len(sweeps) - _FIRST
         if n_sweeps in _ENDS:
-            found = _summary(sweeps[_FIRST + n_sweeps // 3 :], variances)
+            found = _summary(sweeps[_FIRST + n_sweeps // 3 :], variances, n)
             if found.hidden < _HIDDEN or n_sweeps == _ENDS[-1]:
                 return found

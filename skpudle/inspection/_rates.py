@@ -37,11 +37,14 @@ class RatePosterior(NamedTuple):
         Variances of their entries; of an entry that may be 0, the least that an entry has.
     uses : ndarray of shape (n_components,)
         Expected number of rows with a code of each atom.
+    limit : ndarray of shape (n_components,)
+        Squared error of each atom, if the source of every event were known.
     """
 
     atoms: np.ndarray
     variances: np.ndarray
     uses: np.ndarray
+    limit: np.ndarray
 
 
 def _draw(x, weights, atoms, z, spike, rng):  # -> precisions; changes z
@@ -105,4 +108,6 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)
-    return RatePosterior(chain.mean(0), variances, np.mean(uses, 0))
+    atoms, n_events = chain.mean(0), np.maximum((z * exposure).sum(0), 1.0)
+    limit = (atoms * (1 - atoms)).sum(1) / n_events
+    return RatePosterior(atoms, variances, np.mean(uses, 0), limit)
