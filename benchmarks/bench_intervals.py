@@ -16,6 +16,7 @@ have an offset of 3 N(0, 1), and one of them is a hundred times as long.
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from time import process_time
 
@@ -28,7 +29,7 @@ from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import atom_intervals, code_intervals, error_bound
 
 N_NONZERO = {20: 3, 50: 4, 100: 5, 200: 8}
-ROWS_PER_ATOM = 60
+ROWS_PER_ATOM = 50
 COUNTS = [
     {"n_features": 40, "n_components": 3, "n_samples": 200, "events": 100, "flat": 0.2, "used": 1},
     {"n_features": 40, "n_components": 3, "n_samples": 200, "events": 100, "flat": 1.0, "used": 1},
@@ -149,30 +150,25 @@ def measured_counts(problem):
 
 
 def problems(n_seeds):
-    """Yield the kind of each problem, and its parameters."""
-    for m, factor, seed in [
-        (m, factor, seed)
-        for seed in range(n_seeds)
-        for m in N_NONZERO
-        for factor in (1.5, 2)
-        if m < 200 or seed == 0
-    ]:
-        p = int(factor * m)
-        kinds = [("uniform", "equal"), ("uniform", "features"), ("normal", "equal")]
-        kinds += [("positive", "equal"), ("uniform", "raw")]
-        for snr_db in (20, 10, 5):
-            for codes, noise in kinds if m < 200 else kinds[:2]:
-                sizes = {"n": ROWS_PER_ATOM * p, "m": m, "p": p, "n_nonzero": N_NONZERO[m]}
-                rest = {"snr_db": snr_db, "kind": codes, "noise": noise, "seed": seed}
-                yield "coverage", sizes | rest
+    """Yield the kind of each problem, and its parameters; the longest are last."""
+    for seed in range(3 * n_seeds):
+        for counts in COUNTS:
+            yield "counts", counts | {"seed": seed}
     for seed in range(n_seeds):
         for rows in (10, 20, 50, 100, 200, 500, 1000):
             sizes = {"n": rows * 60, "m": 40, "p": 60, "n_nonzero": 4}
             rest = {"snr_db": 20, "kind": "uniform", "noise": "equal", "seed": 100 + seed}
             yield "curve", sizes | rest
-    for seed in range(3 * n_seeds):
-        for counts in COUNTS:
-            yield "counts", counts | {"seed": seed}
+    kinds = [("uniform", "equal"), ("uniform", "features"), ("normal", "equal")]
+    kinds += [("positive", "equal"), ("uniform", "raw")]
+    for m, seed in sorted(product(N_NONZERO, range(n_seeds))):
+        for factor, snr_db in product((1.5, 2), (20, 10, 5)):
+            p = int(factor * m)
+            sizes = {"n": ROWS_PER_ATOM * p, "m": m, "p": p, "n_nonzero": N_NONZERO[m]}
+            is_short = m < 100 and seed == 0
+            for kind, noise in kinds if is_short else kinds[:2] if m < 200 or not seed else ():
+                rest = {"snr_db": snr_db, "kind": kind, "noise": noise, "seed": seed}
+                yield "coverage", sizes | rest
 
 
 def main():

@@ -1,5 +1,6 @@
 """Intervals of atoms and codes from one fit; see :doc:`/guide/how_sure`."""
 
+import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
+from skpudle._data.callers import users_level
 from skpudle._data.foreign import baseline_of
 from skpudle._data.sources import part_of, parts_of, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
 from skpudle._learners.models import units_of
-from skpudle.inspection._posterior import Rows, sample_atoms, sample_noise
+from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
 from skpudle.metrics import code_intervals as bootstrap_codes
 from skpudle.search._epoch import spread_rows
@@ -74,6 +76,8 @@ _ENTRIES = 2**23
 # true one. It is .16 and more for atoms of pure noise. Two atoms are one if their squared distance
 # is at most this multiple of the sum of their squared errors.
 _SUPPORTED, _REPEATED = 0.1, 4.0
+# The share of the variance in slow changes of the draws that is worth a warning.
+_SLOW = 0.15
 # Rows of five times the length of 95 % of the rows are left out: a single one may have an atom of
 # its own. Entries are left out that are eight deviations from the median of their feature, and
 # from the fit.
@@ -159,7 +163,7 @@ def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
     variances = np.nanmean(np.where(missing, np.nan, residual)[kept] ** 2, axis=0)
     variances = np.nan_to_num(variances, nan=noise**2)
     free = 1 - np.count_nonzero(codes[kept]) / max(np.count_nonzero(~missing[kept]), 1)
-    variances = np.maximum(variances / max(free, 0.1), np.finfo(float).tiny)
+    variances = keep_above_rounding(variances / max(free, 0.1))
     missing = missing[kept] if missing[kept].any() else None
     return rows._replace(x=x[kept], missing=missing), codes[kept], variances
 
@@ -284,6 +288,11 @@ def atom_intervals(
         If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", or if X comes
         from a loader that shuffles.
 
+    Warns
+    -----
+    UserWarning
+        If atoms have not settled in their posterior distribution after the last draws.
+
     Examples
     --------
     >>> from skpudle import PUDLEDictionaryLearning
@@ -314,6 +323,13 @@ def atom_intervals(
     rows, codes, variances = _without_outliers(rows, atoms, codes)
     how = dict(scale=units, positive=bool(getattr(learner, "positive_code", False)))
     found = sample_atoms(rows, atoms, codes, variances, rng, **how)
+    if found.hidden > _SLOW:
+        warnings.warn(
+            f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
+            "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
+            "fit fewer atoms.",
+            stacklevel=users_level(),
+        )
     norms = np.linalg.norm(learner.components_, axis=1, keepdims=True)
     errors = np.sqrt(found.variances) * norms
     positive = bool(getattr(learner, "positive_dict", False))

@@ -26,13 +26,14 @@ from sklearn.utils import check_scalar
 __all__ = ["error_bound", "samples_needed"]
 
 
-def _check(n_features, n_components, n_nonzero, snr_db, rarest):
+def _check(n_features, n_components, n_nonzero, snr_db, relative_uses):
     check_scalar(n_features, "n_features", int, min_val=2)
     check_scalar(n_components, "n_components", int, min_val=1)
     number = (int, float)
     check_scalar(snr_db, "snr_db", number)
-    check_scalar(rarest, "rarest", number, min_val=0, max_val=1, include_boundaries="right")
-    check_scalar(n_nonzero, "n_nonzero", number, min_val=0, include_boundaries="neither")
+    positive = dict(min_val=0, include_boundaries="neither")
+    check_scalar(relative_uses, "relative_uses", number, **positive)
+    check_scalar(n_nonzero, "n_nonzero", number, **positive)
     if n_nonzero >= min(n_features, n_components + 1):
         raise ValueError(
             f"n_nonzero={n_nonzero} atoms in a row of {n_features} features, of {n_components} "
@@ -47,7 +48,7 @@ def error_bound(
     *,
     n_nonzero: float,
     snr_db: float,
-    rarest: float = 1.0,
+    relative_uses: float = 1.0,
 ) -> float:
     r"""Return the least expected squared error of an atom that any unbiased method can have.
 
@@ -66,8 +67,8 @@ def error_bound(
         Mean number of atoms in a row, s, smaller than m.
     snr_db : float
         Signal-to-noise ratio in decibels: of all entries together, 20 for a tenth of the amplitude.
-    rarest : float, default=1.0
-        Uses of the atom as a share of the mean over atoms: 0.1 for an atom of a tenth of the uses.
+    relative_uses : float, default=1.0
+        Uses of the atom by the mean over atoms: 0.1 for a rare one, with a tenth of the uses.
 
     Returns
     -------
@@ -85,9 +86,9 @@ def error_bound(
     >>> round(error_bound(1000, 20, 40, n_nonzero=3, snr_db=20), 4)
     0.0004
     """
-    _check(n_features, n_components, n_nonzero, snr_db, rarest)
+    _check(n_features, n_components, n_nonzero, snr_db, relative_uses)
     check_scalar(n_samples, "n_samples", int, min_val=1)
-    n_uses = n_samples * n_nonzero / n_components * rarest
+    n_uses = n_samples * n_nonzero / n_components * relative_uses
     share = (n_features - 1) ** 2 / (n_features * (n_features - n_nonzero))
     return share * n_nonzero / (10 ** (snr_db / 10) * n_uses)
 
@@ -99,7 +100,7 @@ def samples_needed(
     *,
     n_nonzero: float,
     snr_db: float,
-    rarest: float = 1.0,
+    relative_uses: float = 1.0,
 ) -> int:
     """Return the number of rows without which no unbiased method has this error.
 
@@ -110,7 +111,7 @@ def samples_needed(
     ----------
     error : float
         Expected squared distance of the unit atoms: 0.02 for a cosine of 0.99.
-    n_features, n_components, n_nonzero, snr_db, rarest
+    n_features, n_components, n_nonzero, snr_db, relative_uses
         As in `error_bound`.
 
     Returns
@@ -130,5 +131,5 @@ def samples_needed(
     2092
     """
     check_scalar(error, "error", (int, float), min_val=0, include_boundaries="neither")
-    options = dict(n_nonzero=n_nonzero, snr_db=snr_db, rarest=rarest)
+    options = dict(n_nonzero=n_nonzero, snr_db=snr_db, relative_uses=relative_uses)
     return ceil(error_bound(1, n_features, n_components, **options) / error)

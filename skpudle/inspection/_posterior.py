@@ -31,15 +31,16 @@ from scipy import sparse, stats
 from skpudle._compilation import in_parts
 from skpudle.inspection._posterior_compiled import loops
 
-__all__ = ["AtomPosterior", "Rows", "sample_atoms", "sample_noise"]
+__all__ = ["AtomPosterior", "Rows", "keep_above_rounding", "sample_atoms", "sample_noise"]
 
 # Sweeps before the first one that counts, and all sweeps at which the chain may end; its last two
 # thirds count.
 _FIRST, _ENDS = 6, (27, 54, 108)
 # Sweeps that tell the noise for given atoms.
 _OF_NOISE = 10
-# The share of the variance that slow changes of the chain may still hide when it ends.
-_HIDDEN = 0.1
+# The share of the variance in changes slower than a quarter of the chain, when it ends; and the
+# largest correlation at that distance, of a chain that drifts.
+_HIDDEN, _MOST_KEPT = 0.1, 0.9
 # Logarithm of the odds below which an atom stays out of a row without a draw.
 _NEGLIGIBLE = -10.0
 # Codes to begin with are those above this many deviations of the noise.
@@ -47,6 +48,8 @@ _SURE = 3.0
 # The most that the sizes of codes are alike: the share of their mean square in the square of the
 # mean.
 _ALIKE = 0.98
+# The least noise of a feature, in mean variances: constant features would decide everything.
+_LEAST = 1e-3
 # rows that are worth a thread
 _ROWS = 64
 
@@ -88,7 +91,7 @@ class AtomPosterior(NamedTuple):
     limit : ndarray of shape (n_components,)
         Squared error of each atom for known supports.
     hidden : float
-        Share of the variance that slow changes of the chain may still hide.
+        Share of the variance in changes slower than a quarter of the chain.
     """
 
     atoms: np.ndarray
@@ -104,6 +107,11 @@ def _sparse(z):  # -> csr_array, in a fifth of the time of scipy's constructor
     rows, columns = np.divmod(places, z.shape[1])
     starts = np.searchsorted(rows, np.arange(len(z) + 1))
     return sparse.csr_array((z.ravel()[places], columns, starts), shape=z.shape)
+
+
+def keep_above_rounding(variances):
+    """Return variances of features of which none has less than a thousandth of the mean noise."""
+    return np.maximum(variances, max(_LEAST * variances.mean(), np.finfo(float).tiny))
 
 
 def _strong(codes, variances):  # -> CSR
@@ -172,34 +180,35 @@ def _in_units(means, inverse, variances, scale):
     return atoms, tangent * inverse[:, None] / norms**2
 
 
-def _between(chain):  # (K, p, m) -> (p, m), float, float
-    """Return the variance of a stationary chain, and its correlation after a quarter of its length.
+def _between(chain):  # (K, p, m) -> (p, m), (p,), (p,)
+    """Return the variance of a stationary chain, and each atom's correlation at a distance.
 
-    Half the mean squared difference of entries at a distance grows to the variance, which a short
-    chain does not show. The last number is the variance of the chain's mean, in variances.
+    Half the mean squared difference of sweeps at a distance grows to the variance, which a short
+    chain does not show. The distance is a quarter of the chain. The last part is the variance of
+    the chain's mean, in variances.
     """
-    lag = max(1, len(chain) // 4)
-    near, far = (0.5 * float(np.square(chain[h:] - chain[:-h]).mean()) for h in (lag, 2 * lag))
-    kept = min(max(far / near - 1, 0.0), 0.9) if near > 0 else 0.0
+    lag, tiny = max(1, len(chain) // 4), np.finfo(float).tiny
+    near, far = (np.square(chain[h:] - chain[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
+    kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, _MOST_KEPT)
     found = chain.var(0, ddof=1)
-    factor = max(1.0, near / (1 - kept) / max(float(found.mean()), 1e-300))
+    factor = np.maximum(1.0, near / (1 - kept) / np.maximum(found.mean(1), tiny))
     per_sweep = kept ** (1 / lag)
-    return factor * found, kept, (1 + per_sweep) / (1 - per_sweep) / len(chain)
+    error = (1 + per_sweep) / (1 - per_sweep) / len(chain)
+    return factor[:, None] * found, kept, error
 
 
 def _summary(sweeps, noise, n_rows):  # -> AtomPosterior
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
     within = within.mean(0)
     between, kept, error = _between(atoms)
-    share = between.mean() / (between.mean() + within.mean())
     mean = atoms.mean(0)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
-    variances = within + between * (1 + error)
+    variances = within + between * (1 + error[:, None])
     n_uses, n_features = uses.mean(0), atoms.shape[2]
     # codes that are profiled out take the share of a row's atoms from the information
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
-    hidden = share * kept / (1 - kept)
+    hidden = float((between.sum(1) * kept).sum() / variances.sum())
     return AtomPosterior(mean, variances, n_uses, np.sqrt(noise), limit, hidden)
 
 
@@ -215,7 +224,7 @@ def sample_noise(rows, atoms, codes, variances, rng, *, positive=False):
         squares = np.square(rows.x - codes @ atoms)
         if rows.missing is not None:
             squares = np.where(rows.missing, variances, squares)
-        variances = np.maximum(squares.mean(0), np.finfo(float).tiny)
+        variances = keep_above_rounding(squares.mean(0))
     return variances
 
 
@@ -263,7 +272,8 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         pull = regressors.T @ x
         pull[:p] += prior[:p, None] * first
         means = inverse @ pull
-        variances = np.square(x - regressors @ means).sum(0) / max(n - len(means), n / 2)
+        squares = np.square(x - regressors @ means).sum(0)
+        variances = keep_above_rounding(squares / max(n - len(means), n / 2))
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(inverse) @ drawn
         atoms, baseline = drawn[:p], drawn[p:]
