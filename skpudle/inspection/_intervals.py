@@ -100,6 +100,16 @@ def _check(learner, X, level):
             f"The codes of {type(learner).__name__} are maps, in which neighbours stand for each "
             "other. Pass a learner of rows."
         )
+    loss = getattr(learner, "loss", "gaussian")
+    if loss in ("poisson", "binomial"):
+        raise ValueError(
+            f"Intervals exist for normal noise and for counts that add, got loss={loss!r}, whose "
+            "effects multiply. Pass a learner with loss='gaussian', or a PoissonNMF."
+        )
+
+
+def _generator(random_state):
+    return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
 def _read(learner, X):  # -> rows with NaN for gaps, signed codes
@@ -188,7 +198,7 @@ def _least_squares(rows, atoms, codes, noise):  # -> codes, their variances
     return values, variances
 
 
-def _noise(learner, rows, atoms, codes, units, rng):  # -> (n_features,)
+def _noise(learner, rows, atoms, codes, units, random_state):  # -> (n_features,)
     """Return the variances of the noise of features: of X if it has many rows, else of the fit."""
     if len(rows.x) < _ROWS_OF_NOISE and getattr(learner, "noise_std_", None) is not None:
         return np.broadcast_to(np.square(learner.noise_std_ / units), rows.x.shape[1])
@@ -206,6 +216,7 @@ def _noise(learner, rows, atoms, codes, units, rng):  # -> (n_features,)
     missing = None if rows.missing is None else rows.missing[some]
     rows = rows._replace(x=rows.x[some], missing=missing)
     positive = bool(getattr(learner, "positive_code", False))
+    rng = _generator(random_state)
     return sample_noise(rows, atoms, codes[some], variances, rng, positive=positive)
 
 
@@ -305,15 +316,12 @@ def atom_intervals(
     True
     """
     _check(learner, X, level)
-    rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    loss = getattr(learner, "loss", "gaussian")
-    if loss == "kullback-leibler":
+    rng = _generator(random_state)
+    if getattr(learner, "loss", "gaussian") == "kullback-leibler":
         return _atoms_of_counts(learner, X, level, exposure, rng)
-    if loss != "gaussian" or exposure is not None:
+    if exposure is not None:
         raise ValueError(
-            f"Intervals of atoms exist for normal noise and for counts that add, got loss={loss!r}"
-            f"{'' if exposure is None else ' and exposure'}. Pass a learner with loss='gaussian', "
-            "without exposure, or a PoissonNMF."
+            f"{type(learner).__name__} has no exposure. Leave it out, or pass a PoissonNMF."
         )
     rows, codes = _read(learner, X)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
@@ -381,8 +389,7 @@ def code_intervals(
     rows, found = _read(learner, X)
     rows, units = _in_units(learner, rows)
     atoms, codes = _codes_in_units(learner, found, rows.scale, units)
-    rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    noise = _noise(learner, rows, atoms, codes, units, rng)
+    noise = _noise(learner, rows, atoms, codes, units, random_state)
     values, variances = _least_squares(rows, atoms, codes, noise)
     errors = np.sqrt(variances)
     norms = np.linalg.norm(learner.components_ / units, axis=1)
