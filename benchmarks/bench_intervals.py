@@ -66,6 +66,7 @@ def planted(n, m, p, n_nonzero, *, snr_db, kind, noise, seed):
 def matched(found, atoms):
     """Return the number and sign of the atom that matches each planted one, and its cosine."""
     cosines = found @ atoms.T / np.linalg.norm(found, axis=1)[:, None]
+    cosines /= np.linalg.norm(atoms, axis=1)
     rows, columns = linear_sum_assignment(-np.abs(cosines))
     rows = rows[np.argsort(columns)]
     best = cosines[rows, np.arange(len(atoms))]

@@ -333,8 +333,13 @@ def test_one_code_has_its_posterior_distribution(positive):
     prior = np.array([[precision], [pull], [constant[0]], [constant[1]], [tail]])
     limits, z = np.array([[-np.inf], [-np.inf]]), np.zeros((n, 1))
     states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
-    given = np.full((n, 1), seen), np.ones((1, 1)), prior, limits, positive, states, z
+    counts = np.empty(n, np.int64)
+    given = np.full((n, 1), seen), np.ones((1, 1)), prior, limits, positive, states, z, counts
     loops().draw_codes(0, n, *given)
+    np.testing.assert_array_equal(counts, np.count_nonzero(z, axis=1))
+    columns, values = np.empty(counts.sum(), np.int64), np.empty(counts.sum())
+    loops().collect_codes(z, np.concatenate([[0], counts.cumsum()]), columns, values)
+    np.testing.assert_array_equal(values, z[z != 0])
     grid = np.linspace(-12, 12, 20001)
     density = sum(
         np.exp(odd) * stats.norm.pdf(grid, sign * mean, np.sqrt(variance))

@@ -76,6 +76,10 @@ _ENTRIES = 2**23
 # true one. It is .16 and more for atoms of pure noise. Two atoms are one if their squared distance
 # is at most this multiple of the sum of their squared errors.
 _SUPPORTED, _REPEATED = 0.1, 4.0
+# Rows may lack atoms of counts if this share of codes is below a thousandth of the mean. The share
+# is .03 to .22 where all rows have all atoms, in exponential amounts, and .25 to .55 where 0.7 to
+# 0.3 of the rows have an atom.
+_NO_CODE, _SPARSE = 1e-3, 0.24
 # The share of the variance in slow changes of the draws that is worth a warning.
 _SLOW = 0.15
 # Rows of five times the length of 95 % of the rows are left out: a single one may have an atom of
@@ -229,7 +233,8 @@ def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
     exposure = given.get("exposure", np.ones(len(counts)))[:, None]
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
-    how = learner.dispersion_, learner.min_gain_ > 0, rng
+    lacks = codes < _NO_CODE * codes.mean(0)
+    how = learner.dispersion_, bool(lacks.mean() > _SPARSE), rng
     found = sample_rates(counts, known, exposure, atoms / sums, codes * sums.T, *how)
     unit = np.maximum(np.linalg.norm(found.atoms, axis=1, keepdims=True), np.finfo(float).tiny)
     relative = found._replace(atoms=found.atoms / unit, variances=found.variances / unit**2)

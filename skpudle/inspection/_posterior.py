@@ -35,7 +35,7 @@ __all__ = ["AtomPosterior", "Rows", "keep_above_rounding", "sample_atoms", "samp
 
 # Sweeps before the first one that counts, and all sweeps at which the chain may end; its last two
 # thirds count.
-_FIRST, _ENDS = 6, (27, 54, 108)
+_FIRST, _ENDS = 5, (21, 54, 108)
 # Sweeps that tell the noise for given atoms.
 _OF_NOISE = 10
 # The share of the variance in changes slower than a quarter of the chain, when it ends; and the
@@ -102,11 +102,13 @@ class AtomPosterior(NamedTuple):
     hidden: float
 
 
-def _sparse(z):  # -> csr_array, in a fifth of the time of scipy's constructor
-    places = np.flatnonzero(z)
-    rows, columns = np.divmod(places, z.shape[1])
-    starts = np.searchsorted(rows, np.arange(len(z) + 1))
-    return sparse.csr_array((z.ravel()[places], columns, starts), shape=z.shape)
+def _sparse(z, counts):  # -> csr_array
+    """Return codes as a sparse array, from their numbers in each row."""
+    starts = np.zeros(len(z) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    columns, values = np.empty(starts[-1], np.int64), np.empty(starts[-1])
+    loops().collect_codes(z, starts, columns, values)
+    return sparse.csr_array((values, columns, starts), shape=z.shape)
 
 
 def keep_above_rounding(variances):
@@ -116,7 +118,7 @@ def keep_above_rounding(variances):
 
 def _strong(codes, variances):  # -> CSR
     """Return the codes to begin with, which are well above the noise."""
-    return _sparse(np.where(np.abs(codes) > _SURE * np.sqrt(variances.mean()), codes, 0.0))
+    return sparse.csr_array(np.where(np.abs(codes) > _SURE * np.sqrt(variances.mean()), codes, 0.0))
 
 
 def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of odds (2, p)
@@ -155,10 +157,11 @@ def _draw_codes(residual, codes, atoms, variances, positive, rng):  # -> CSR
     prior, limits = _prior(codes, np.diag(gram), positive)
     states = rng.integers(1, 2147483398, (len(residual), 2))
     correlations, z = residual @ weighted.T.astype(residual.dtype), codes.toarray()
-    given = correlations, gram, prior, limits, positive, states, z
+    counts = np.empty(len(z), np.int64)
+    given = correlations, gram, prior, limits, positive, states, z, counts
     draw = loops().draw_codes
     in_parts(lambda first, last: draw(first, last, *given), len(z), _ROWS)
-    return _sparse(z)
+    return _sparse(z, counts)
 
 
 class _Sweep(NamedTuple):
@@ -268,11 +271,13 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         # before data a unit atom's entries have the variance 1 / m, around the atoms of the fit
         prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
         regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
-        inverse = np.linalg.inv((regressors.T @ regressors).toarray() + np.diag(prior))
-        pull = regressors.T @ x
-        pull[:p] += prior[:p, None] * first
-        means = inverse @ pull
-        squares = np.square(x - regressors @ means).sum(0)
+        gram, pull = (regressors.T @ regressors).toarray(), regressors.T @ x
+        inverse = np.linalg.inv(gram + np.diag(prior))
+        centre = pull.copy()
+        centre[:p] += prior[:p, None] * first
+        means = inverse @ centre
+        # of x - z D, without another pass over the rows
+        squares = np.einsum("ij,ij->j", x, x) + ((gram @ means - 2 * pull) * means).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2))
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(inverse) @ drawn

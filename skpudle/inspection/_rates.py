@@ -4,7 +4,7 @@ Counts have the expectations :math:`\mu_i = e_i z_i D`, and the variances
 :math:`\mu_{ij} + \phi \mu_{ij}^2` of Poisson's or a negative binomial distribution. Sums over many
 entries are what tells atoms and codes, so a sweep draws from normal distributions of these two
 moments: codes given atoms, and entries of atoms given codes, none of them negative. Both have the
-exponential distribution before data. Either may be 0: codes where the fit has rows of few atoms,
+exponential distribution before data. Either may be 0: codes where many codes of the fit are 0,
 and otherwise entries of atoms, which then tell where mixtures end. Variances follow a moving
 average of the rates.
 """
