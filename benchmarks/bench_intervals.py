@@ -151,7 +151,7 @@ def measured_counts(problem):
 
 
 def problems(n_seeds):
-    """Yield the kind of each problem, and its parameters; the longest are last."""
+    """Yield the kind of each problem, and its parameters."""
     for seed in range(3 * n_seeds):
         for counts in COUNTS:
             yield "counts", counts | {"seed": seed}
@@ -172,6 +172,12 @@ def problems(n_seeds):
                 yield "coverage", sizes | rest
 
 
+def size(problem):
+    """Return the number of products of rows and atoms, by which the shortest come first."""
+    names = ("n_samples", "n_features", "n_components") if "events" in problem else ("n", "m", "p")
+    return int(np.prod([problem[name] for name in names], dtype=np.int64))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -183,7 +189,7 @@ def main():
     facts = found.pop("circumstances", None) or circumstances()
     for kind in sorted({kind for kind, _ in problems(1)}):
         found.setdefault(kind, [])
-    for kind, problem in problems(arguments.seeds):
+    for kind, problem in sorted(problems(arguments.seeds), key=lambda pair: size(pair[1])):
         if any(problem.items() <= done.items() for done in found[kind]):
             continue
         measure = measured_counts if kind == "counts" else measured

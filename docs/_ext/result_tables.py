@@ -12,9 +12,9 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
-# Files that `learner_tables` shows.
+# Files that `learner_tables` and pages of the guide show.
 LARGE = "large", "large_epochs", "large_ksvd"
-ELSEWHERE = "learners", "concepts", "photographs", "conv_learning", "waveforms", *LARGE
+ELSEWHERE = "learners", "concepts", "photographs", "conv_learning", "waveforms", "intervals", *LARGE
 
 # Names of experiments begin like this; the texts are titles, in the order of the page.
 FAMILIES = {

@@ -11,7 +11,7 @@ has a smaller expected squared error of the atom than
 
 in :math:`n_k` rows with the atom, for codes of one mean square. The minimax bound of Jung, Eldar
 and Goertz [1]_ has the same dependence on n, p, m and the signal-to-noise ratio, without known
-supports, but a constant that is hundreds of times smaller; so this one is the limit here.
+supports, but a constant that is much smaller; so this one is the limit here.
 
 References
 ----------
