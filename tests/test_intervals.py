@@ -259,7 +259,7 @@ def test_what_has_no_intervals_is_refused():
     for intervals in (atom_intervals, code_intervals):
         with pytest.raises(ValueError, match="loss='poisson'.*PoissonNMF"):
             intervals(log_rates, np.round(np.abs(X)))
-    conv = ConvPUDLEDictionaryLearning.from_components(np.eye(4)[:2, None], alpha=0.1)
+    conv = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).fit(X[:4])
     with pytest.raises(ValueError, match="are maps.*Pass a learner of rows"):
         atom_intervals(conv, X)
     tiny = known(np.eye(3), alpha=1e-3)

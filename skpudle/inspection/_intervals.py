@@ -321,9 +321,8 @@ def atom_intervals(
     True
     """
     _check(learner, X, level)
-    rng = _generator(random_state)
     if getattr(learner, "loss", "gaussian") == "kullback-leibler":
-        return _atoms_of_counts(learner, X, level, exposure, rng)
+        return _atoms_of_counts(learner, X, level, exposure, _generator(random_state))
     if exposure is not None:
         raise ValueError(
             f"{type(learner).__name__} has no exposure. Leave it out, or pass a PoissonNMF."
@@ -335,7 +334,7 @@ def atom_intervals(
     atoms, codes = _codes_in_units(learner, codes[spread], rows.scale, units)
     rows, codes, variances = _without_outliers(rows, atoms, codes)
     how = dict(scale=units, positive=bool(getattr(learner, "positive_code", False)))
-    found = sample_atoms(rows, atoms, codes, variances, rng, **how)
+    found = sample_atoms(rows, atoms, codes, variances, _generator(random_state), **how)
     if found.hidden > _SLOW:
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
