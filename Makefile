@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
-LOOPS := additive encoding lasso omp operators search
+LOOPS := additive encoding lasso omp operators search test_intervals.py
 
 BIN := $(VENV)/bin
 

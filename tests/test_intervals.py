@@ -379,6 +379,19 @@ def test_a_rate_has_its_posterior_distribution():
 
 
 def test_a_constant_feature_does_not_decide():
-    variances = keep_above_rounding(np.array([1.0, 1.0, 0.0]))
+    variances = keep_above_rounding(np.array([1.0, 1.0, 0.0]), np.ones(3))
     assert variances[2] > 1e-4
     np.testing.assert_array_equal(variances[:2], 1.0)
+
+
+def test_data_without_noise_have_tiny_intervals_and_dead_atoms_and_features_none():
+    _, atoms, codes = planted(n=300)
+    X = np.concatenate([codes @ atoms, np.zeros((300, 1))], axis=1)
+    given = np.zeros((25, 17))
+    given[:24, :16] = atoms
+    found = atom_intervals(known(given, alpha=0.05), X, random_state=0)
+    np.testing.assert_allclose(found.estimate, given, atol=1e-3)
+    assert found.standard_error[:24].max() < 1e-2
+    assert not found.standard_error[24].any()
+    assert found.supported[:24].all()
+    assert not found.supported[24]

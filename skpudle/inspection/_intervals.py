@@ -151,6 +151,7 @@ def _in_units(learner, rows):  # -> Rows, units of features
 def _codes_in_units(learner, codes, scale, units):  # -> unit atoms, codes
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
     norms = np.linalg.norm(atoms, axis=1)
+    atoms = np.where(norms[:, None] > 0, atoms, atoms.shape[1] ** -0.5)  # of zeros: any direction
     norms = np.where(norms > 0, norms, 1.0)
     codes = codes * norms if scale is None else codes * norms / scale
     return atoms / norms[:, None], codes
@@ -174,10 +175,11 @@ def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
     spread = np.median(np.abs(x - np.median(x, axis=0)), axis=0) / _MEDIAN
     far = np.abs(x - np.median(x, axis=0)) > _FAR * np.maximum(spread, noise)
     missing = missing | (far & (residual > _FAR * noise))
-    variances = np.nanmean(np.where(missing, np.nan, residual)[kept] ** 2, axis=0)
-    variances = np.nan_to_num(variances, nan=noise**2)
-    free = 1 - np.count_nonzero(codes[kept]) / max(np.count_nonzero(~missing[kept]), 1)
-    variances = keep_above_rounding(variances / max(free, 0.1))
+    known = ~missing[kept]
+    squares = np.where(known, residual[kept] ** 2, 0.0).sum(0)
+    variances = np.where(known.any(0), squares / np.maximum(known.sum(0), 1), noise**2)
+    free = 1 - np.count_nonzero(codes[kept]) / max(np.count_nonzero(known), 1)
+    variances = keep_above_rounding(variances / max(free, 0.1), x[kept])
     missing = missing[kept] if missing[kept].any() else None
     return rows._replace(x=x[kept], missing=missing), codes[kept], variances
 

@@ -48,8 +48,9 @@ _SURE = 3.0
 # The most that the sizes of codes are alike: the share of their mean square in the square of the
 # mean.
 _ALIKE = 0.98
-# The least noise of a feature, in mean variances: constant features would decide everything.
-_LEAST = 1e-3
+# The least noise of a feature, in mean variances: constant features would decide everything. And
+# the least in mean squares of the data, for data without noise.
+_LEAST, _ROUNDING = 1e-3, 1e-10
 # rows that are worth a thread
 _ROWS = 64
 
@@ -111,9 +112,10 @@ def _sparse(z, counts):  # -> csr_array
     return sparse.csr_array((values, columns, starts), shape=z.shape)
 
 
-def keep_above_rounding(variances):
-    """Return variances of features of which none has less than a thousandth of the mean noise."""
-    return np.maximum(variances, max(_LEAST * variances.mean(), np.finfo(float).tiny))
+def keep_above_rounding(variances, x):
+    """Return variances that are not negligible beside the mean one, and beside the data."""
+    least = max(_LEAST * variances.mean(), _ROUNDING * float(np.square(x).mean()))
+    return np.maximum(variances, max(least, np.finfo(float).tiny))
 
 
 def _strong(codes, variances):  # -> CSR
@@ -227,7 +229,7 @@ def sample_noise(rows, atoms, codes, variances, rng, *, positive=False):
         squares = np.square(rows.x - codes @ atoms)
         if rows.missing is not None:
             squares = np.where(rows.missing, variances, squares)
-        variances = keep_above_rounding(squares.mean(0))
+        variances = keep_above_rounding(squares.mean(0), rows.x)
     return variances
 
 
@@ -278,7 +280,7 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         means = inverse @ centre
         # of x - z D, without another pass over the rows
         squares = np.einsum("ij,ij->j", x, x) + ((gram @ means - 2 * pull) * means).sum(0)
-        variances = keep_above_rounding(squares / max(n - len(means), n / 2))
+        variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(inverse) @ drawn
         atoms, baseline = drawn[:p], drawn[p:]
