@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 # --refuse-skips, as CI has it: a skip that tests/conftest.py does not allow is a failure
 SKIPS ?=
-LOOPS := additive encoding lasso omp operators search
+LOOPS := additive encoding lasso omp operators search test_intervals.py
 
 # One extra for all targets instead of one each, as CI has it: an installation instead of three.
 EXTRA ?=

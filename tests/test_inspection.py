@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
-from skpudle import ConsensusDictionary, PUDLEDictionaryLearning, inspection
+from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
 from skpudle._operators import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.inspection import (
@@ -90,7 +90,7 @@ def test_an_atom_made_by_ten_samples_names_these_first():
 def test_parts_change_nothing(learner, kind, monkeypatch):
     X = samples()
     whole = atom_contributions(learner, X)
-    monkeypatch.setattr(inspection, "_PART", 9)
+    monkeypatch.setattr("skpudle.inspection._contributions._PART", 9)
     data = kind(X)
     if isinstance(data, list):
         parts = data

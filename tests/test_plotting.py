@@ -32,6 +32,7 @@ from skpudle._fitted.learners import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.events import find_events
 from skpudle.inspection import atom_contributions, reconstruction_contributions
+from skpudle.inspection._intervals import AtomIntervals
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     ActivationsDisplay,
@@ -705,3 +706,45 @@ def test_spectra_of_a_learner_are_its_atoms():
         SpectraDisplay.from_estimator(learner, groups=["A", "B"], colors=["red"])
     with pytest.raises(ValueError, match="least entry of spectra is -1. Pass spectra that are not"):
         SpectraDisplay.from_spectra(-np.eye(2))
+
+
+# ---------------------------------------------------------------------------- intervals
+
+
+def intervals(n_features=4):
+    """Return three atoms that are not negative, the second one not supported."""
+    rng = np.random.default_rng(0)
+    estimate = rng.uniform(1, 2, (3, n_features))
+    error = np.where(np.arange(n_features) < n_features // 2, 2.0, 0.1) * np.ones((3, 1))
+    ends = estimate, estimate - error, estimate + error, error
+    return AtomIntervals(*ends, np.array([True, False, True]), np.zeros(3))
+
+
+def test_bands_hold_the_ends_of_intervals_and_atoms_without_support_are_covered():
+    found = intervals()
+    drawn = AtomsDisplay.from_intervals(found, n_columns=2)
+    assert len(drawn.bands_) == 3
+    largest = np.abs(found.estimate).max(1)
+    for atom, band in enumerate(drawn.bands_):
+        row, heights = atom // 2, band.get_paths()[0].vertices[:, 1]
+        expected = row + 0.5 - 0.45 * found.upper[atom].max() / largest[atom]
+        np.testing.assert_allclose(heights.min(), expected)
+    (cover,) = drawn.ax_.patches
+    assert cover.get_xy() == (1, 0)
+
+
+def test_entries_whose_interval_holds_zero_are_empty_in_images():
+    found = intervals()
+    drawn = AtomsDisplay.from_intervals(found, image_shape=(2, 2), n_atoms=1)
+    picture = np.ma.filled(drawn.image_.get_array(), np.nan)
+    np.testing.assert_array_equal(picture[0], 0)
+    assert (picture[1] > 0).all()
+    assert not drawn.ax_.patches  # the first atom is supported
+
+
+def test_spectra_have_ends_and_bars_without_support_fade():
+    drawn = SpectraDisplay.from_intervals(intervals())
+    assert len(drawn.bars_) == 3
+    for bars in drawn.bars_:
+        opacities = [bar.get_alpha() for bar in bars]
+        assert opacities[0] == opacities[1] < opacities[2] == opacities[3] == 1

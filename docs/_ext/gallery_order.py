@@ -7,6 +7,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_choosing_alpha.py",
     "plot_stability.py",
     "plot_how_many_atoms.py",
+    "plot_intervals.py",
     "plot_noise.py",
     "plot_anomalies.py",
     "plot_callback.py",

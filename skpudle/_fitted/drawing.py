@@ -11,6 +11,8 @@ import numpy as np
 __all__ = [
     "as_pictures",
     "axes_to_draw_on",
+    "cover_atoms",
+    "draw_bands",
     "draw_grid",
     "draw_seconds",
     "draw_steps",
@@ -29,6 +31,9 @@ GREYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
 # height over width of a cell of lines, and the share of both that lines fill
 _FLATNESS, _FILLED = 0.5, 0.9
 
+# opacity of bands, and of what covers atoms that the data do not support
+_BAND, _COVER = 0.3, 0.75
+
 # after these matplotlib's colours repeat
 _N_COLOURS = 10
 
@@ -36,6 +41,7 @@ _N_COLOURS = 10
 def _matplotlib():
     try:
         import matplotlib.figure
+        import matplotlib.patches
         import matplotlib.pyplot
         import matplotlib.ticker
     except ImportError as error:
@@ -162,6 +168,30 @@ def draw_grid(ax, kind, pictures, n_columns, **style):  # -> AxesImage, or list 
     return (_draw_images if kind == "images" else _draw_lines)(
         ax, scaled, math.ceil(n_atoms / n_columns), n_columns, style
     )
+
+
+def draw_bands(ax, lower, upper, pictures, n_columns):  # -> list of FillBetweenPolyCollection
+    """Draw bands around the lines of `draw_grid`; ends have the shape of pictures."""
+    n_atoms, length, _ = pictures.shape
+    largest = np.abs(pictures).max(axis=(1, 2), keepdims=True)
+    largest = np.where(largest > 0, largest, 1)
+    margin, drawn = (1 - _FILLED) / 2, []
+    for atom in range(n_atoms):
+        row, column = divmod(atom, n_columns)
+        x = column + np.linspace(margin, 1 - margin, length)
+        ends = (row + 0.5 - _FILLED / 2 * part[atom] / largest[atom] for part in (lower, upper))
+        for channel, (low, high) in enumerate(zip(*(part.T for part in ends), strict=True)):
+            style = dict(color=f"C{channel}", alpha=_BAND, linewidth=0)
+            drawn.append(ax.fill_between(x, low, high, **style))
+    return drawn
+
+
+def cover_atoms(ax, numbers, n_columns):
+    """Fade atoms in a grid of `draw_grid`."""
+    for row, column in zip(*np.divmod(np.asarray(numbers, int), n_columns), strict=True):
+        patch = _matplotlib().patches.Rectangle
+        style = dict(facecolor="white", alpha=_COVER, linewidth=0, zorder=3)
+        ax.add_patch(patch((column, row), 1, 1, **style))
 
 
 def refuse_sampling_rate(sampling_rate):

@@ -12,6 +12,8 @@ from skpudle._data.arrays import host_array
 from skpudle._fitted.drawing import (
     as_pictures,
     axes_to_draw_on,
+    cover_atoms,
+    draw_bands,
     draw_grid,
     draw_seconds,
     draw_steps,
@@ -46,6 +48,10 @@ class AtomsDisplay:
         The atoms in the order of drawing, row by row.
     kind : {"images", "lines"}, default="images"
         Whether atoms are drawn as images or as lines.
+    lower, upper : ndarray of the shape of atoms, default=None
+        Ends of intervals: bands around lines, and images lose entries whose interval holds 0.
+    supported : ndarray of shape (n_atoms,), bool, default=None
+        False for the atoms to fade.
 
     Attributes
     ----------
@@ -57,10 +63,21 @@ class AtomsDisplay:
         The grid of images.
     lines_ : list of matplotlib Line2D
         The lines, one object for each channel of all atoms.
+    bands_ : list of matplotlib PolyCollection
+        The bands, one for each atom and channel.
     """
 
-    def __init__(self, atoms: np.ndarray, kind: Literal["images", "lines"] = "images") -> None:
+    def __init__(
+        self,
+        atoms: np.ndarray,
+        kind: Literal["images", "lines"] = "images",
+        *,
+        lower: np.ndarray | None = None,
+        upper: np.ndarray | None = None,
+        supported: np.ndarray | None = None,
+    ) -> None:
         self.atoms, self.kind = atoms, kind
+        self.lower, self.upper, self.supported = lower, upper, supported
 
     @classmethod
     def from_atoms(
@@ -160,6 +177,46 @@ class AtomsDisplay:
         kind, pictures = found.pictures(atoms, kind=kind, image_shape=image_shape)
         return cls(pictures[:n_atoms], kind).plot(ax=ax, **plot_params)
 
+    @classmethod
+    def from_intervals(
+        cls,
+        intervals: Any,
+        *,
+        kind: Any = "auto",
+        image_shape: tuple[int, ...] | None = None,
+        n_atoms: int | None = None,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> Self:
+        """Draw atoms with their intervals; atoms and entries that data do not support fade.
+
+        Lines have bands. Of images entries stay whose interval does not hold 0.
+
+        Parameters
+        ----------
+        intervals : AtomIntervals
+            The result of `skpudle.inspection.atom_intervals`.
+        kind, image_shape, n_atoms, ax, **plot_params
+            As in `from_atoms`.
+
+        Returns
+        -------
+        AtomsDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the atoms' shape does not fit `kind`.
+        """
+        pictures = []
+        for part in (intervals.estimate, intervals.lower, intervals.upper):
+            how, picture = as_pictures(part, kind=kind, image_shape=image_shape)
+            pictures.append(picture[:n_atoms])
+        atoms, lower, upper = pictures
+        ends = dict(lower=lower, upper=upper, supported=intervals.supported[:n_atoms])
+        return cls(atoms, how, **ends).plot(ax=ax, **plot_params)
+
     def plot(
         self,
         *,
@@ -204,7 +261,14 @@ class AtomsDisplay:
                 "every row, or another n_columns."
             )
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
-        drawn = draw_grid(self.ax_, self.kind, self.atoms, n_columns, **style)
+        atoms, has_ends = self.atoms, self.lower is not None and self.upper is not None
+        if has_ends and self.kind == "images":
+            atoms = np.where((self.lower > 0) | (self.upper < 0), atoms, 0.0)
+        drawn = draw_grid(self.ax_, self.kind, atoms, n_columns, **style)
+        if has_ends and self.kind == "lines":
+            self.bands_ = draw_bands(self.ax_, self.lower, self.upper, self.atoms, n_columns)
+        if self.supported is not None:
+            cover_atoms(self.ax_, np.flatnonzero(~self.supported), n_columns)
         if sampling_rate is not None and self.atoms.shape[1] > 1:
             draw_seconds(self.ax_, self.atoms.shape[1], sampling_rate)
         setattr(self, "image_" if self.kind == "images" else "lines_", drawn)

@@ -12,6 +12,8 @@ from skpudle._fitted.learners import find_learner
 
 __all__ = ["SpectraDisplay"]
 
+# opacity of bars whose interval holds 0
+_FADED = 0.25
 # height of the tallest bar, in distances of two spectra, and inches of a spectrum and of all
 _HEIGHT, _INCHES, _WIDTH = 0.85, 0.9, 8.0
 
@@ -38,6 +40,8 @@ class SpectraDisplay:
         The label of the group of each channel; by default all channels are one group without name.
     colors : dict or sequence, default=None
         Colours of groups by label, or in their order; by default matplotlib's cycle.
+    lower, upper : ndarray of shape (n_spectra, n_channels), default=None
+        Ends of intervals, drawn as error bars. Bars whose interval holds 0 fade.
 
     Attributes
     ----------
@@ -48,9 +52,17 @@ class SpectraDisplay:
     """
 
     def __init__(
-        self, spectra: np.ndarray, names: Any = None, groups: Any = None, colors: Any = None
+        self,
+        spectra: np.ndarray,
+        names: Any = None,
+        groups: Any = None,
+        colors: Any = None,
+        *,
+        lower: np.ndarray | None = None,
+        upper: np.ndarray | None = None,
     ) -> None:
         self.spectra, self.names, self.groups, self.colors = spectra, names, groups, colors
+        self.lower, self.upper = lower, upper
 
     @classmethod
     def from_spectra(
@@ -122,6 +134,42 @@ class SpectraDisplay:
         options = dict(names=names, groups=groups, colors=colors, ax=ax)
         return cls.from_spectra(find_learner(estimator).atoms(), **options, **bar_kwargs)
 
+    @classmethod
+    def from_intervals(
+        cls,
+        intervals: Any,
+        *,
+        names: Any = None,
+        groups: Any = None,
+        colors: Any = None,
+        ax: Any = None,
+        **bar_kwargs: Any,
+    ) -> Self:
+        """Draw atoms that are not negative with their intervals.
+
+        Parameters
+        ----------
+        intervals : AtomIntervals
+            The result of `skpudle.inspection.atom_intervals`.
+        names, groups, colors
+            As of the class.
+        ax, **bar_kwargs
+            As in `plot`.
+
+        Returns
+        -------
+        SpectraDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            As from `from_spectra`.
+        """
+        ends = dict(lower=intervals.lower, upper=intervals.upper)
+        display = cls(intervals.estimate, names, groups, colors, **ends)
+        return display.plot(ax=ax, **bar_kwargs)
+
     def plot(self, *, ax: Any = None, **bar_kwargs: Any) -> Self:
         """Draw.
 
@@ -164,6 +212,8 @@ class SpectraDisplay:
             self.ax_.bar(np.arange(n_channels), heights, bottom=bottom, **style)
             for heights, bottom in zip(_HEIGHT * self.spectra / largest, bottoms, strict=True)
         ]
+        if self.lower is not None and self.upper is not None:
+            self._draw_ends(bottoms, _HEIGHT / largest)
         for bottom in bottoms:
             self.ax_.axhline(bottom, color="black", linewidth=0.5)
         for label, first, last in _consecutive(groups):
@@ -174,6 +224,16 @@ class SpectraDisplay:
         self.ax_.set(xlim=(-1, n_channels), ylim=(0, n_spectra), xlabel="Channel")
         self.ax_.tick_params(left=False)
         return self
+
+    def _draw_ends(self, bottoms, unit):
+        channels = np.arange(self.spectra.shape[1])
+        parts = bottoms, self.bars_, self.lower * unit, self.upper * unit
+        for bottom, bars, low, high in zip(*parts, strict=True):
+            high = np.minimum(high, 1.0)  # the next spectrum begins
+            style = dict(color="0.3", linewidth=0.8)
+            self.ax_.vlines(channels, bottom + np.maximum(low, 0), bottom + high, **style)
+            for bar, end in zip(bars, low, strict=True):
+                bar.set_alpha(1.0 if end > 0 else _FADED)
 
     def _colors(self, labels):  # -> dict
         if isinstance(self.colors, dict):

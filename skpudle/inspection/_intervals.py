@@ -1,0 +1,404 @@
+"""Intervals of atoms and codes from one fit; see :doc:`/guide/how_sure`."""
+
+import warnings
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse, stats
+from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils.validation import check_is_fitted
+
+from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
+from skpudle._data.callers import users_level
+from skpudle._data.foreign import baseline_of
+from skpudle._data.sources import part_of, parts_of, refuse_shuffled
+from skpudle._fitted.learners import signed_codes
+from skpudle._learners.models import units_of
+from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
+from skpudle.inspection._rates import sample_rates
+from skpudle.metrics import code_intervals as bootstrap_codes
+from skpudle.search._epoch import spread_rows
+
+__all__ = ["AtomIntervals", "CodeIntervals", "atom_intervals", "code_intervals"]
+
+
+class AtomIntervals(NamedTuple):
+    """Intervals of the entries of atoms; see `atom_intervals`."""
+
+    estimate: NDArray
+    """Estimates, (n_components, n_features)."""
+    lower: NDArray
+    """Lower ends of the intervals, of the same shape."""
+    upper: NDArray
+    """Upper ends of the intervals, of the same shape."""
+    standard_error: NDArray
+    """Standard errors of the estimates, of the same shape."""
+    supported: NDArray
+    """Which atoms the data support, bool, (n_components,)."""
+    limit: NDArray
+    """The least squared error of the direction of each atom, (n_components,), of any method."""
+
+    def __str__(self) -> str:
+        """Return how sure the atoms are, in words."""
+        norms = np.maximum(np.linalg.norm(self.estimate, axis=1), np.finfo(float).tiny)
+        errors = np.square(self.standard_error).sum(1) / norms**2
+        some = self.supported
+        words = f"The data support {np.count_nonzero(some)} of {len(some)} atoms."
+        if not some.any():
+            return words
+        ratio = errors[some].sum() / self.limit[some].sum()
+        return (
+            f"{words} Their expected squared error is {errors[some].mean():.2g}, "
+            f"{ratio:.2f} times the limit of any method."
+        )
+
+
+class CodeIntervals(NamedTuple):
+    """Intervals of codes; see `code_intervals`."""
+
+    estimate: NDArray
+    """Estimates, (n_samples, n_components)."""
+    lower: NDArray
+    """Lower ends of the intervals, of the same shape."""
+    upper: NDArray
+    """Upper ends of the intervals, of the same shape."""
+    standard_error: NDArray
+    """Standard errors of the estimates, of the same shape."""
+    supported: NDArray
+    """The support, bool, of the same shape."""
+
+
+# Codes, or entries of rows, that a sweep draws. Of more rows one in each of equal parts stays.
+_ENTRIES = 2**23
+# The largest expected squared error of the direction of a supported atom: a cosine of .95 with the
+# true one. It is .16 and more for atoms of pure noise. Two atoms are one if their squared distance
+# is at most this multiple of the sum of their squared errors.
+_SUPPORTED, _REPEATED = 0.1, 4.0
+# Rows may lack atoms of counts if this share of codes is below a thousandth of the mean. The share
+# is .03 to .22 where all rows have all atoms, in exponential amounts, and .25 to .55 where 0.7 to
+# 0.3 of the rows have an atom.
+_NO_CODE, _SPARSE = 1e-3, 0.24
+# The share of the variance in slow changes of the draws that is worth a warning.
+_SLOW = 0.15
+# Rows of five times the length of 95 % of the rows are left out: a single one may have an atom of
+# its own. Entries are left out that are eight deviations from the median of their feature, and
+# from the fit.
+_LONG, _USUAL, _FAR = 5.0, 0.95, 8.0
+# the median modulus of a standard normal variable
+_MEDIAN = 0.6745
+# Rows that tell the noise better than the rows that a fit held out; and the most rows that tell it.
+_ROWS_OF_NOISE, _MOST_OF_NOISE = 200, 2000
+# entries of arrays of atoms on supports at a time
+_BLOCK = 2**22
+
+
+def _check(learner, X, level):
+    check_is_fitted(learner, "components_")
+    bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
+    check_scalar(level, "level", (float, np.floating), **bounds)
+    refuse_shuffled(X)
+    if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
+        raise ValueError(
+            f"The codes of {type(learner).__name__} are maps, in which neighbours stand for each "
+            "other. Pass a learner of rows."
+        )
+    loss = getattr(learner, "loss", "gaussian")
+    if loss in ("poisson", "binomial"):
+        raise ValueError(
+            f"Intervals exist for normal noise and for counts that add, got loss={loss!r}, whose "
+            "effects multiply. Pass a learner with loss='gaussian', or a PoissonNMF."
+        )
+
+
+def _generator(random_state):
+    return np.random.default_rng(check_random_state(random_state).randint(2**31))
+
+
+def _read(learner, X):  # -> rows with NaN for gaps, signed codes
+    """Return rows and codes in float64."""
+    rows, codes = [], []
+    for where, part in parts_of(X, 8192):
+        with part_of(where):
+            read = host_array(check_rows(part, allow_nan=True)).astype(np.float64)
+        if read.shape[1:] != learner.components_.shape[1:]:
+            raise ValueError(
+                f"{where.capitalize()} of X has {read.shape[1]} features, but atoms have the shape "
+                f"{learner.components_.shape[1:]}. Pass rows with the features of the atoms."
+            )
+        found = signed_codes(learner, learner.transform(part))
+        rows.append(read)
+        codes.append(np.asarray(found, dtype=np.float64))
+    return np.concatenate(rows), np.concatenate(codes)
+
+
+def _in_units(learner, rows):  # -> Rows, units of features
+    """Return rows in units of their noise, without the baseline."""
+    baseline, noise = baseline_of(learner), units_of(learner)
+    x, mask = split_missing(to_tensor(rows))
+    noise = replace(noise, intercept=None if baseline is None else to_tensor(baseline).double())
+    if noise.looks_at_rows:
+        atoms = noise.from_user(to_tensor(learner.components_))
+        noise = replace(noise, atoms=atoms, alpha=learner.alpha_ / noise.unit)
+    x, known, scale = noise.enter(x, mask)
+    known = None if known is None or bool(known.all()) else to_numpy(known) == 0
+    scale = None if scale is None else to_numpy(scale)
+    units = 1.0 if noise.scale is None else to_numpy(noise.scale)
+    return Rows(to_numpy(x), known, scale, baseline is not None), units
+
+
+def _codes_in_units(learner, codes, scale, units):  # -> unit atoms, codes
+    atoms = np.asarray(learner.components_, dtype=np.float64) / units
+    norms = np.linalg.norm(atoms, axis=1)
+    atoms = np.where(norms[:, None] > 0, atoms, atoms.shape[1] ** -0.5)  # of zeros: any direction
+    norms = np.where(norms > 0, norms, 1.0)
+    codes = codes * norms if scale is None else codes * norms / scale
+    return atoms / norms[:, None], codes
+
+
+def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upper, the error
+    reach = stats.norm.ppf(0.5 + level / 2) * standard_error
+    ends = estimate, estimate - reach, estimate + reach
+    ends = (np.maximum(part, 0.0) for part in ends) if positive else ends
+    return *ends, standard_error
+
+
+def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
+    """Leave out rows, and entries, that are far off and that their codes do not explain."""
+    x, residual = rows.x, np.abs(rows.x - codes @ atoms)
+    missing = np.zeros(x.shape, bool) if rows.missing is None else rows.missing
+    residual = np.where(missing, np.nan, residual)
+    noise = np.nanmedian(residual) / _MEDIAN
+    sizes = np.linalg.norm(x, axis=1)
+    kept = sizes <= _LONG * np.quantile(sizes, _USUAL)
+    spread = np.median(np.abs(x - np.median(x, axis=0)), axis=0) / _MEDIAN
+    far = np.abs(x - np.median(x, axis=0)) > _FAR * np.maximum(spread, noise)
+    missing = missing | (far & (residual > _FAR * noise))
+    known = ~missing[kept]
+    squares = np.where(known, residual[kept] ** 2, 0.0).sum(0)
+    variances = np.where(known.any(0), squares / np.maximum(known.sum(0), 1), noise**2)
+    free = 1 - np.count_nonzero(codes[kept]) / max(np.count_nonzero(known), 1)
+    variances = keep_above_rounding(variances / max(free, 0.1), x[kept])
+    missing = missing[kept] if missing[kept].any() else None
+    return rows._replace(x=x[kept], missing=missing), codes[kept], variances
+
+
+def _least_squares(rows, atoms, codes, noise):  # -> codes, their variances
+    """Return least squares on the supports of codes, for the noise of features."""
+    values, variances = np.zeros_like(codes), np.zeros_like(codes)
+    sizes = np.count_nonzero(codes, axis=1)
+    known = None if rows.missing is None else ~rows.missing
+    for size in np.unique(sizes[sizes > 0]):
+        same = np.flatnonzero(sizes == size)
+        n_rows = max(1, _BLOCK // (size * max(size, atoms.shape[1])))
+        for start in range(0, len(same), n_rows):
+            part = same[start : start + n_rows]
+            support = np.nonzero(codes[part])[1].reshape(-1, size)
+            chosen = atoms[support]
+            seen = chosen if known is None else chosen * known[part, None]
+            inverse = np.linalg.pinv(seen @ chosen.swapaxes(1, 2), hermitian=True) @ seen
+            found = inverse @ rows.x[part, :, None]
+            values[part[:, None], support] = found[..., 0]
+            variances[part[:, None], support] = inverse**2 @ noise
+    return values, variances
+
+
+def _noise(learner, rows, atoms, codes, units, random_state):  # -> (n_features,)
+    """Return the variances of the noise of features: of X if it has many rows, else of the fit."""
+    if len(rows.x) < _ROWS_OF_NOISE and getattr(learner, "noise_std_", None) is not None:
+        return np.broadcast_to(np.square(learner.noise_std_ / units), rows.x.shape[1])
+    known = np.ones(rows.x.shape) if rows.missing is None else ~rows.missing
+    free = np.count_nonzero(known) - np.count_nonzero(codes)
+    if free <= 0:
+        raise ValueError(
+            f"The fit did not estimate the noise, and X has {np.count_nonzero(known)} entries for "
+            f"{np.count_nonzero(codes)} codes. Pass more rows, or fit with alpha='auto'."
+        )
+    rows, codes, variances = _without_outliers(rows, atoms, codes)
+    if len(rows.x) < _ROWS_OF_NOISE:
+        return np.full(rows.x.shape[1], variances.mean())
+    some = np.asarray(spread_rows(len(rows.x), _MOST_OF_NOISE))
+    missing = None if rows.missing is None else rows.missing[some]
+    rows = rows._replace(x=rows.x[some], missing=missing)
+    positive = bool(getattr(learner, "positive_code", False))
+    rng = _generator(random_state)
+    return sample_noise(rows, atoms, codes[some], variances, rng, positive=positive)
+
+
+def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
+    given = {} if exposure is None else {"exposure": np.asarray(exposure, dtype=np.float64)}
+    codes = np.asarray(host_array(learner.transform(X, **given)), dtype=np.float64)
+    rows = host_array(X.toarray() if sparse.issparse(X) else X)
+    x, known = split_missing(to_tensor(check_rows(rows, allow_nan=True)).double())
+    counts, known = to_numpy(x), None if known is None else to_numpy(known) > 0
+    exposure = given.get("exposure", np.ones(len(counts)))[:, None]
+    atoms = np.asarray(learner.components_, dtype=np.float64)
+    sums = atoms.sum(1, keepdims=True)
+    lacks = codes < _NO_CODE * codes.mean(0)
+    how = learner.dispersion_, bool(lacks.mean() > _SPARSE), rng
+    found = sample_rates(counts, known, exposure, atoms / sums, codes * sums.T, *how)
+    unit = np.maximum(np.linalg.norm(found.atoms, axis=1, keepdims=True), np.finfo(float).tiny)
+    relative = found._replace(atoms=found.atoms / unit, variances=found.variances / unit**2)
+    errors = np.sqrt(found.variances) * sums
+    ends = _ends(found.atoms * sums, errors, level, True)
+    return AtomIntervals(*ends, _supported(relative), found.limit / unit[:, 0] ** 2)
+
+
+def _of_counts(learner, X, level, random_state):  # -> CodeIntervals
+    """Return the intervals of the parametric bootstrap."""
+    codes, low, high = bootstrap_codes(learner, X, level=level, random_state=random_state)
+    errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
+    return CodeIntervals(codes, low, high, errors, codes > 0)
+
+
+def _supported(found):  # AtomPosterior -> (n_components,) bool
+    """Mark atoms that are known well, and that differ from every more frequent one."""
+    errors = found.variances.sum(1)
+    distances = 2 - 2 * np.abs(found.atoms @ found.atoms.T)
+    repeats = distances <= _REPEATED * (errors[:, None] + errors)
+    order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()  # the most frequent first
+    return (errors <= _SUPPORTED) & ~(repeats & (order < order[:, None])).any(1)
+
+
+def atom_intervals(
+    learner: Any,
+    X: Any,
+    level: float = 0.9,
+    *,
+    exposure: ArrayLike | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> AtomIntervals:
+    r"""Return intervals of the entries of atoms, from one fit and its data.
+
+    Atoms, supports and codes are drawn from their posterior distribution, from the fit on. An
+    interval holds the true entry of an atom with the probability `level`, if the data are sparse
+    combinations of atoms with normal noise, and if the fit has found the atom. The estimate is the
+    posterior mean. It is free of the bias of penalties, and so more exact than ``components_``.
+    See :doc:`/guide/how_sure`.
+
+    Parameters
+    ----------
+    learner : estimator
+        Fitted, with ``components_`` of rows and ``transform``, of this package or another.
+    X : array-like, memory map, dataset or iterable of batches
+        The training samples, (n_samples, n_features); NaN marks missing entries. At most 8 million
+        codes are drawn, 80,000 rows of 100 atoms: of more rows one in each of equal parts counts.
+    level : float, default=0.9
+        Probability, between 0 and 1.
+    exposure : array-like of shape (n_samples,), default=None
+        As for `fit` of a `skpudle.PoissonNMF`.
+    random_state : int, RandomState instance or None, default=None
+        Determines the draws.
+
+    Returns
+    -------
+    AtomIntervals
+        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, in the shape and units of
+        ``components_``, and `supported` and `limit`, (n_components,). An atom is supported if the
+        expected squared error of its direction is at most 0.1, and if no more frequent atom is the
+        same to the errors of both. The limit is the least squared error with known supports (see
+        `error_bound`) or, for counts, with known sources of events. ``str`` compares both.
+
+    Raises
+    ------
+    ValueError
+        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", or if X comes
+        from a loader that shuffles.
+
+    Warns
+    -----
+    UserWarning
+        If atoms have not settled in their posterior distribution after the last draws.
+
+    Examples
+    --------
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.datasets import make_dictionary_data
+    >>> from skpudle.inspection import atom_intervals
+    >>> X, atoms, codes = make_dictionary_data(1000, 16, 24, 2, snr_db=10, random_state=0)
+    >>> learner = PUDLEDictionaryLearning(24, random_state=0).fit(X)
+    >>> found = atom_intervals(learner, X, random_state=0)
+    >>> bool(found.supported.all())
+    True
+    """
+    _check(learner, X, level)
+    if getattr(learner, "loss", "gaussian") == "kullback-leibler":
+        return _atoms_of_counts(learner, X, level, exposure, _generator(random_state))
+    if exposure is not None:
+        raise ValueError(
+            f"{type(learner).__name__} has no exposure. Leave it out, or pass a PoissonNMF."
+        )
+    rows, codes = _read(learner, X)
+    wanted = max(1, _ENTRIES // max(learner.components_.shape))
+    spread = np.asarray(spread_rows(len(rows), wanted))
+    rows, units = _in_units(learner, rows[spread])
+    atoms, codes = _codes_in_units(learner, codes[spread], rows.scale, units)
+    rows, codes, variances = _without_outliers(rows, atoms, codes)
+    how = dict(scale=units, positive=bool(getattr(learner, "positive_code", False)))
+    found = sample_atoms(rows, atoms, codes, variances, _generator(random_state), **how)
+    if found.hidden > _SLOW:
+        warnings.warn(
+            f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
+            "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
+            "fit fewer atoms.",
+            stacklevel=users_level(),
+        )
+    norms = np.linalg.norm(learner.components_, axis=1, keepdims=True)
+    errors = np.sqrt(found.variances) * norms
+    positive = bool(getattr(learner, "positive_dict", False))
+    ends = _ends(found.atoms * norms, errors, level, positive)
+    return AtomIntervals(*ends, _supported(found), found.limit)
+
+
+def code_intervals(
+    learner: Any,
+    X: ArrayLike,
+    level: float = 0.9,
+    *,
+    random_state: int | np.random.RandomState | None = None,
+) -> CodeIntervals:
+    r"""Return intervals of codes, for the supports that `transform` finds and the learner's atoms.
+
+    The estimates are least squares on these supports, which are free of the bias of penalties, and
+    their covariance is the noise's times the inverse Gram matrix of the atoms of the support. For
+    counts that add (`skpudle.PoissonNMF`) intervals are those of
+    `skpudle.metrics.code_intervals`.
+
+    Parameters
+    ----------
+    learner : estimator
+        As in `atom_intervals`.
+    X : array-like of shape (n_samples, n_features)
+        Samples, as `transform` takes them; NaN marks missing entries.
+    level : float, default=0.9
+        Probability, between 0 and 1.
+    random_state : int, RandomState instance or None, default=None
+        Determines the draws that tell the noise of 200 samples or more, and draws of counts.
+
+    Returns
+    -------
+    CodeIntervals
+        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples,
+        n_components), and `supported`, the support. Codes outside of it are 0 with an error of 0:
+        the intervals hold if the support is right, and do not say whether it is.
+
+    Raises
+    ------
+    ValueError
+        If atoms are not rows, or if the noise is neither known from the fit nor from X, since codes
+        have as many entries as rows.
+    """
+    _check(learner, X, level)
+    if getattr(learner, "loss", "gaussian") == "kullback-leibler":
+        return _of_counts(learner, X, level, random_state)
+    rows, found = _read(learner, X)
+    rows, units = _in_units(learner, rows)
+    atoms, codes = _codes_in_units(learner, found, rows.scale, units)
+    noise = _noise(learner, rows, atoms, codes, units, random_state)
+    values, variances = _least_squares(rows, atoms, codes, noise)
+    errors = np.sqrt(variances)
+    norms = np.linalg.norm(learner.components_ / units, axis=1)
+    size = np.where(norms > 0, norms, 1.0) if rows.scale is None else norms / rows.scale
+    positive = bool(getattr(learner, "positive_code", False))
+    return CodeIntervals(*_ends(values / size, errors / size, level, positive), found != 0)

@@ -1,0 +1,168 @@
+"""Gibbs sampling of sparse codes and of rates, compiled by numba.
+
+The functions are plain Python until `loops` compiles them. They release the GIL and work on a slice
+of rows that no other slice writes to.
+"""
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from skpudle._compilation import compile_together
+
+__all__ = ["loops"]
+
+
+def _uniform(state):
+    """Advance the two states of L'Ecuyer's combined generator; return a number in (0, 1).
+
+    Integers stay below 2**47, so that plain Python and compiled loops draw the same.
+    """
+    state[0] = 40014 * state[0] % 2147483563
+    state[1] = 40692 * state[1] % 2147483399
+    return ((state[0] - state[1]) % 2147483562 + 0.5) / 2147483562
+
+
+def _normal(state):
+    radius = np.sqrt(-2 * np.log(_uniform(state)))
+    return radius * np.cos(2 * np.pi * _uniform(state))
+
+
+def _positive_normal(state, mean, deviation):
+    """Draw a normal number above 0; far in the tail by the exponential distribution."""
+    least = -mean / deviation
+    if least < 1:
+        for _ in range(200):
+            drawn = _normal(state)
+            if drawn > least:
+                return mean + deviation * drawn
+    for _ in range(200):  # Robert, "Simulation of truncated normal variables", 1995
+        excess = -np.log(_uniform(state)) / least
+        if np.log(_uniform(state)) <= -0.5 * excess * excess:
+            return deviation * excess
+    return deviation / max(least, 1.0)
+
+
+def _log_of_tail(x):
+    """Return the logarithm of the probability that a normal number exceeds ``-x``."""
+    if x > 30:
+        return 0.0
+    if x > -8:  # 1 plus Abramowitz and Stegun's 26.2.17, to 1e-7
+        t = 1 / (1 + 0.2316419 * abs(x))
+        powers = 1.781477937 + t * (-1.821255978 + t * 1.330274429)
+        powers = t * (0.319381530 + t * (-0.356563782 + t * powers))
+        tail = 0.3989422804014327 * np.exp(-0.5 * x * x) * powers
+        return np.log(1 - tail) if x > 0 else np.log(tail)
+    return -0.5 * x * x - np.log(-2.5066282746310002 * x)
+
+
+def draw_codes(first, last, correlations, gram, prior, limits, positive, states, z, counts):
+    """Draw each code of rows given the row's other codes, one atom after the other.
+
+    ``correlations`` are of residuals and atoms, both divided by the noise. A code is 0, or normal
+    around a mean or its negative. ``prior`` has five rows: the precision of a code given the
+    residual, the mean times its own precision, the logarithms of the odds of both signs against 0,
+    for a correlation of 0, and the logarithm of the tail of positive codes. A code of 0 whose
+    correlation is within the ``limits`` stays 0: the caller neglects the rest.
+    """
+    n_components = z.shape[1]
+    left, state = np.empty(n_components), np.empty(2, np.int64)
+    for i in range(first, last):
+        state[0], state[1] = states[i, 0], states[i, 1]
+        counts[i] = 0
+        for k in range(n_components):
+            left[k] = correlations[i, k]
+        for k in range(n_components):
+            old = z[i, k]
+            if old == 0 and limits[0, k] < left[k] < limits[1, k]:
+                continue
+            precision, pull = prior[0, k], prior[1, k]
+            correlation = left[k] + gram[k, k] * old
+            deviation = 1 / np.sqrt(precision)
+            above, below = (correlation + pull) / precision, (correlation - pull) / precision
+            plus = prior[2, k] + 0.5 * precision * above * above
+            minus = prior[3, k] + 0.5 * precision * below * below
+            if positive:
+                plus += _log_of_tail(above / deviation) - prior[4, k]
+                minus = -np.inf
+            largest = max(plus, minus, 0.0)
+            plus, minus = np.exp(plus - largest), np.exp(minus - largest)
+            drawn = _uniform(state) * (plus + minus + np.exp(-largest))
+            if drawn >= plus + minus:
+                new = 0.0
+            elif positive:
+                new = _positive_normal(state, above, deviation)
+            else:
+                new = (above if drawn < plus else below) + deviation * _normal(state)
+            counts[i] += new != 0
+            if new != old:
+                z[i, k] = new
+                for j in range(n_components):
+                    left[j] -= gram[k, j] * (new - old)
+
+
+def collect_codes(z, starts, columns, values):
+    """Write the nonzero codes of each row to their places in compressed rows."""
+    for i in range(len(z)):
+        place = starts[i]
+        for k in range(z.shape[1]):
+            if z[i, k] != 0:
+                columns[place] = k
+                values[place] = z[i, k]
+                place += 1
+
+
+def draw_rates(first, last, x, weights, atoms, prior, spike, states, z, squares):
+    """Draw each code of rows ``x = z @ atoms``, not negative, given the row's other codes.
+
+    Entries have the precisions ``weights``. A code has the exponential distribution of the rate
+    ``prior[0]``; with a ``spike`` it may be 0 instead, with the odds against it ``exp(prior[1])``.
+    ``squares`` becomes the precision of a code given the row's other codes.
+    """
+    n_features, n_components = x.shape[1], z.shape[1]
+    left, state = np.empty(n_features), np.empty(2, np.int64)
+    for i in range(first, last):
+        state[0], state[1] = states[i, 0], states[i, 1]
+        for j in range(n_features):
+            left[j] = x[i, j]
+            for k in range(n_components):
+                left[j] -= z[i, k] * atoms[k, j]
+        for k in range(n_components):
+            precision, correlation = 0.0, 0.0
+            for j in range(n_features):
+                weighted = weights[i, j] * atoms[k, j]
+                precision += weighted * atoms[k, j]
+                correlation += weighted * left[j]
+            squares[i, k] = precision
+            if precision <= 0:
+                continue
+            mean = (correlation + precision * z[i, k] - prior[0, k]) / precision
+            deviation, new = 1 / np.sqrt(precision), -1.0
+            if spike:  # 0.919 is half the logarithm of 2 pi
+                odds = prior[1, k] + np.log(prior[0, k] * deviation) + 0.9189385332046727
+                odds += _log_of_tail(mean / deviation) + 0.5 * precision * mean * mean
+                if _uniform(state) * (1 + np.exp(-min(max(odds, -700.0), 700.0))) > 1:
+                    new = 0.0
+            if new < 0:
+                new = _positive_normal(state, mean, deviation)
+            for j in range(n_features):
+                left[j] -= (new - z[i, k]) * atoms[k, j]
+            z[i, k] = new
+
+
+_FUNCTIONS = (
+    _uniform,
+    _normal,
+    _positive_normal,
+    _log_of_tail,
+    draw_codes,
+    collect_codes,
+    draw_rates,
+)
+
+
+@cache
+def loops():
+    """Return the functions, compiled."""
+    return SimpleNamespace(**compile_together(_FUNCTIONS))

@@ -1,0 +1,397 @@
+"""Intervals of atoms and codes, the bound of their errors, and the draws that they come from."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from skpudle import ConvPUDLEDictionaryLearning, PoissonNMF, PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data
+from skpudle.inspection import atom_intervals, code_intervals, error_bound, samples_needed
+from skpudle.inspection._posterior import keep_above_rounding
+from skpudle.inspection._posterior_compiled import loops
+from skpudle.metrics import code_intervals as bootstrap_codes
+
+
+def planted(n=800, m=16, p=24, n_nonzero=2, snr_db=10, seed=0):
+    return make_dictionary_data(n, m, p, n_nonzero, snr_db=snr_db, random_state=seed)
+
+
+def known(atoms, alpha=0.5, **params):
+    """Return a learner that has the true atoms."""
+    return PUDLEDictionaryLearning.from_components(atoms, alpha=alpha, debias=1, **params)
+
+
+def coverage(found, atoms):
+    return ((found.lower <= atoms) & (atoms <= found.upper)).mean()
+
+
+# ---------------------------------------------------------------------------- atoms
+
+
+@pytest.mark.parametrize("snr_db", [20, 10, 5])
+def test_intervals_of_90_percent_hold_90_percent_of_the_entries(snr_db):
+    X, atoms, _ = planted(snr_db=snr_db, seed=1)
+    found = atom_intervals(known(atoms), X, random_state=0)
+    assert 0.86 <= coverage(found, atoms) <= 0.94  # 384 entries have a deviation of .015
+    assert found.supported.all()
+
+
+def test_fitted_atoms_lose_their_bias_within_their_intervals():
+    X, atoms, _ = planted(seed=2)
+    learner = PUDLEDictionaryLearning(24, random_state=0).fit(X)
+    found = atom_intervals(learner, X, random_state=0)
+    cosines = found.estimate @ atoms.T
+    order = np.abs(cosines).argmax(0)
+    signs = np.sign(cosines[order, np.arange(24)])[:, None]
+    errors = (found.estimate[order] * signs - atoms) / found.standard_error[order]
+    assert 0.85 <= (np.abs(errors) < 1.645).mean() <= 0.95
+    of_fit = np.square(learner.components_[order] * signs - atoms).sum()
+    assert np.square(found.estimate[order] * signs - atoms).sum() < of_fit
+
+
+def test_with_little_noise_errors_are_those_of_known_supports():
+    """The Fisher information of one-sparse rows is sum(z^2) / sigma^2 on the tangent space."""
+    X, atoms, codes = planted(n_nonzero=1, snr_db=26)
+    found = atom_intervals(known(atoms, alpha=0.2), X, random_state=0)
+    variance = np.square(X - codes @ atoms).mean()
+    expected = (atoms.shape[1] - 1) * variance / np.square(codes).sum(0)
+    np.testing.assert_allclose(np.square(found.standard_error).sum(1), expected, rtol=0.15)
+    np.testing.assert_allclose(found.limit, expected, rtol=0.15)
+    # the norm is known, and so an entry's variance is sigma^2 (1 - d^2) / sum(z^2)
+    entries = variance * (1 - atoms**2) / np.square(codes).sum(0)[:, None]
+    np.testing.assert_allclose(found.standard_error**2, entries, rtol=0.25)
+
+
+def test_units_of_the_data_change_no_atom():
+    X, atoms, _ = planted(n=300)
+    one = atom_intervals(known(atoms), X, random_state=0)
+    other = atom_intervals(known(atoms, alpha=4.0), 8 * X, random_state=0)
+    for part, same in zip(one, other, strict=True):
+        np.testing.assert_allclose(part, same, rtol=1e-9)
+
+
+def test_atoms_of_other_norms_have_intervals_of_their_norm():
+    X, atoms, _ = planted(n=300)
+    one = atom_intervals(known(atoms), X, random_state=0)
+    norms = np.full((24, 1), 4.0)
+    other = atom_intervals(known(4 * atoms, alpha=2.0), X, random_state=0)
+    np.testing.assert_allclose(other.estimate, norms * one.estimate, rtol=1e-9)
+    np.testing.assert_allclose(other.standard_error, norms * one.standard_error, rtol=1e-9)
+
+
+def test_a_higher_level_widens_intervals_and_moves_nothing():
+    X, atoms, _ = planted(n=300)
+    narrow, wide = (atom_intervals(known(atoms), X, level, random_state=3) for level in (0.5, 0.99))
+    np.testing.assert_array_equal(narrow.estimate, wide.estimate)
+    assert (wide.lower < narrow.lower).all()
+    assert (wide.upper > narrow.upper).all()
+    reach = stats.norm.ppf(0.75) * narrow.standard_error
+    np.testing.assert_allclose(narrow.upper - narrow.estimate, reach, rtol=1e-9)
+
+
+def test_features_with_more_noise_have_wider_intervals():
+    X, atoms, codes = planted()
+    rng = np.random.default_rng(0)
+    noise = np.where(np.arange(16) < 8, 0.05, 0.4)
+    X = codes @ atoms + noise * rng.standard_normal(X.shape)
+    found = atom_intervals(known(atoms), X, random_state=0)
+    quiet, loud = np.split(found.standard_error, 2, axis=1)
+    assert loud.mean() > 4 * quiet.mean()
+    assert coverage(found, atoms) > 0.85
+
+
+def test_missing_entries_widen_intervals():
+    X, atoms, _ = planted()
+    rng = np.random.default_rng(0)
+    gaps = np.where(rng.random(X.shape) < 0.3, np.nan, X)
+    whole, found = (atom_intervals(known(atoms), data, random_state=0) for data in (X, gaps))
+    assert found.standard_error.mean() > 1.1 * whole.standard_error.mean()
+    assert 0.85 <= coverage(found, atoms) <= 0.95
+
+
+def test_outlying_rows_and_entries_have_no_say():
+    X, atoms, _ = planted()
+    spoiled = np.concatenate([X, 100 * X[:1]])
+    spoiled[5, 3] = 1e4
+    found = atom_intervals(known(atoms), spoiled, random_state=0)
+    assert 0.85 <= coverage(found, atoms) <= 0.95
+
+
+def test_a_baseline_that_is_not_known_widens_intervals():
+    """Positive codes shift all atoms with the baseline, so that their errors are common."""
+    X, atoms, _ = make_dictionary_data(800, 16, 24, 2, sign=None, snr_db=10, random_state=0)
+    offset = np.random.default_rng(0).standard_normal(16)
+    without = atom_intervals(known(atoms, positive_code=True), X, random_state=0)
+    assert 0.85 <= coverage(without, atoms) <= 0.95
+    learner = known(atoms, positive_code=True, intercept=offset)
+    found = atom_intervals(learner, X + offset, random_state=0)
+    assert coverage(found, atoms) >= 0.75
+    assert found.standard_error.mean() > 1.1 * without.standard_error.mean()
+
+
+def test_atoms_of_pure_noise_are_not_supported():
+    X = np.random.default_rng(0).standard_normal((500, 16))
+    learner = PUDLEDictionaryLearning(20, random_state=0).fit(X)
+    with pytest.warns(UserWarning, match="may stand for each other.*Pass more rows"):
+        found = atom_intervals(learner, X, random_state=0)
+    assert found.supported.mean() <= 0.05
+
+
+def test_of_two_equal_atoms_one_is_supported_and_an_idle_one_is_not():
+    X, atoms, _ = planted(n_nonzero=1, snr_db=20)
+    idle = np.random.default_rng(0).standard_normal((1, 16))
+    idle -= (idle @ atoms[:1].T) * atoms[:1]
+    X = X[np.abs(X @ atoms[-1]) < 0.98 * np.linalg.norm(X, axis=1)]  # without the last atom
+    given = np.concatenate([atoms[:1], atoms])
+    found = atom_intervals(known(given), X, random_state=0)
+    assert found.supported[:2].sum() == 1
+    assert found.supported[2:-1].all()
+    assert not found.supported[-1]
+
+
+def test_the_same_seed_gives_the_same_intervals_in_words_too():
+    X, atoms, _ = planted(n=200)
+    one, other = (atom_intervals(known(atoms), X, random_state=5) for _ in range(2))
+    for part, same in zip(one, other, strict=True):
+        np.testing.assert_array_equal(part, same)
+    n = np.count_nonzero(one.supported)
+    assert str(one).startswith(f"The data support {n} of 24 atoms. Their expected squared error")
+    assert str(one._replace(supported=np.zeros(24, bool))) == "The data support 0 of 24 atoms."
+
+
+@pytest.mark.parametrize("used", [1.0, 0.4])
+def test_intervals_of_counts_hold_spectra(used):
+    rng = np.random.default_rng(1)
+    spectra = rng.dirichlet(np.full(30, 0.5), size=3)
+    codes = 100 * rng.gamma(1.0, 1.0, (300, 3)) * (rng.random((300, 3)) < used)
+    X = rng.poisson(codes @ spectra)
+    learner = PoissonNMF(3, random_state=0).fit(X)
+    found = atom_intervals(learner, X, random_state=0)
+    order = (found.estimate @ spectra.T).argmax(0)
+    ends = found.lower[order], found.upper[order]
+    assert 0.8 <= ((ends[0] <= spectra) & (spectra <= ends[1])).mean() <= 0.99
+    np.testing.assert_allclose(found.estimate.sum(1), 1)
+    assert (found.lower >= 0).all()
+    assert found.supported.all()
+
+
+def test_exposure_and_missing_counts():
+    rng = np.random.default_rng(0)
+    spectra = rng.dirichlet(np.full(20, 1.0), size=2)
+    codes, exposure = 200 * rng.gamma(1.0, 1.0, (200, 2)), rng.uniform(0.5, 2, 200)
+    X = rng.poisson(exposure[:, None] * (codes @ spectra)).astype(float)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    learner = PoissonNMF(2, random_state=0).fit(X, exposure=exposure)
+    found = atom_intervals(learner, X, exposure=exposure, random_state=0)
+    order = (found.estimate @ spectra.T).argmax(0)
+    ends = found.lower[order], found.upper[order]
+    assert ((ends[0] <= spectra) & (spectra <= ends[1])).mean() >= 0.75
+
+
+# ---------------------------------------------------------------------------- codes
+
+
+def test_codes_are_least_squares_on_their_supports():
+    X, atoms, _ = planted(n=40)
+    learner = known(atoms)
+    found, codes = code_intervals(learner, X, random_state=0), learner.transform(X)
+    np.testing.assert_array_equal(found.supported, codes != 0)
+    for row, estimate, support in zip(X, found.estimate, found.supported, strict=True):
+        expected = np.linalg.lstsq(atoms[support].T, row, rcond=None)[0]
+        np.testing.assert_allclose(estimate[support], expected, atol=1e-10)
+        assert not estimate[~support].any()
+    assert not found.standard_error[~found.supported].any()
+
+
+def test_intervals_of_codes_hold_them_where_the_support_is_right():
+    X, atoms, codes = planted(n=2000, n_nonzero=2, snr_db=15)
+    found = code_intervals(known(atoms, alpha=0.3), X, random_state=0)
+    right = (found.supported == (codes != 0)).all(1)
+    assert right.mean() > 0.3
+    inside = (found.lower <= codes) & (codes <= found.upper)
+    assert 0.87 <= inside[right][codes[right] != 0].mean() <= 0.93
+
+
+def test_errors_of_codes_of_orthonormal_atoms_are_the_noise():
+    rng = np.random.default_rng(0)
+    codes = np.where(rng.random((1000, 8)) < 0.3, 3.0, 0.0)
+    X = codes + 0.2 * rng.standard_normal(codes.shape)
+    found = code_intervals(known(np.eye(8), alpha=1.0), X, random_state=0)
+    errors = found.standard_error[found.supported]
+    np.testing.assert_allclose(errors, 0.2, rtol=0.1)
+
+
+def test_few_rows_have_the_noise_of_the_fit():
+    X, _, _ = planted()
+    learner = PUDLEDictionaryLearning(24, random_state=0).fit(X)
+    one = code_intervals(learner, X[:1])
+    gram = learner.components_[one.supported[0]]
+    expected = learner.noise_std_ * np.sqrt(np.diag(np.linalg.inv(gram @ gram.T)))
+    np.testing.assert_allclose(one.standard_error[0][one.supported[0]], expected, rtol=1e-9)
+
+
+def test_codes_of_counts_have_intervals_of_the_bootstrap():
+    rng = np.random.default_rng(0)
+    learner = PoissonNMF.from_components([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
+    X = rng.poisson([[50, 60, 40]], (5, 3))
+    found = code_intervals(learner, X, 0.8, random_state=0)
+    codes, low, high = bootstrap_codes(learner, X, level=0.8, random_state=0)
+    for part, same in zip(found[:3], (codes, low, high), strict=True):
+        np.testing.assert_array_equal(part, same)
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+def test_what_has_no_intervals_is_refused():
+    X, atoms, _ = planted(n=100)
+    learner = known(atoms)
+    for level in (0.0, 1.0, 90):
+        with pytest.raises((ValueError, TypeError), match="level"):
+            atom_intervals(learner, X, level)
+    with pytest.raises(ValueError, match="has no exposure.*pass a PoissonNMF"):
+        atom_intervals(learner, X, exposure=np.ones(100))
+    with pytest.raises(ValueError, match="has 5 features.*Pass rows"):
+        atom_intervals(learner, X[:, :5])
+    log_rates = PUDLEDictionaryLearning.from_components(
+        atoms, loss="poisson", alpha=1.0, intercept=np.zeros(16)
+    )
+    for intervals in (atom_intervals, code_intervals):
+        with pytest.raises(ValueError, match="loss='poisson'.*PoissonNMF"):
+            intervals(log_rates, np.round(np.abs(X)))
+    conv = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).fit(X[:4])
+    with pytest.raises(ValueError, match="are maps.*Pass a learner of rows"):
+        atom_intervals(conv, X)
+    tiny = known(np.eye(3), alpha=1e-3)
+    with pytest.raises(ValueError, match="did not estimate the noise.*Pass more rows"):
+        code_intervals(tiny, np.ones((2, 3)))
+
+
+# ---------------------------------------------------------------------------- limits
+
+
+def test_the_bound_is_the_inverse_of_the_information():
+    """For one-sparse rows the information of the tangent space is a multiple of the identity."""
+    m, p, n, snr_db = 12, 5, 1000, 7.0
+    energy, noise = n / p, 1 / m / 10 ** (snr_db / 10)  # codes of modulus 1
+    found = error_bound(n, m, p, n_nonzero=1, snr_db=snr_db)
+    np.testing.assert_allclose(found, (m - 1) * noise / energy)
+
+
+def test_no_support_has_more_information_than_the_bound_says():
+    rng = np.random.default_rng(0)
+    m, p, s, n = 8, 6, 3, 400
+    atoms = rng.standard_normal((p, m))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    information = np.zeros((p * m, p * m))
+    for _ in range(n):
+        support = rng.choice(p, s, replace=False)
+        chosen = atoms[support].T
+        left = np.eye(m) - chosen @ np.linalg.pinv(chosen)
+        code = np.zeros(p)
+        code[support] = rng.choice([-1.0, 1.0], s)
+        information += np.kron(np.outer(code, code), left)
+    variances = np.diag(np.linalg.pinv(information, rcond=1e-9)).sum() / p
+    noise = s / m / 10  # 10 dB, for atoms without correlation on average
+    found = error_bound(n, m, p, n_nonzero=s, snr_db=10)
+    assert found < noise * variances < 2 * found
+
+
+def test_twice_the_rows_halve_the_error_and_rare_atoms_need_more():
+    options = dict(n_nonzero=3, snr_db=10)
+    one, two = (error_bound(n, 20, 40, **options) for n in (1000, 2000))
+    np.testing.assert_allclose(one, 2 * two)
+    assert error_bound(1000, 20, 40, relative_uses=0.1, **options) == pytest.approx(10 * one)
+    n = samples_needed(0.001, 20, 40, **options)
+    assert error_bound(n, 20, 40, **options) <= 0.001 < error_bound(n - 1, 20, 40, **options)
+
+
+def test_the_bound_refuses_codes_without_information():
+    with pytest.raises(ValueError, match="leave nothing.*Pass a smaller"):
+        error_bound(100, 5, 20, n_nonzero=5, snr_db=10)
+    with pytest.raises(ValueError, match="relative_uses"):
+        error_bound(100, 5, 20, n_nonzero=1, snr_db=10, relative_uses=0)
+
+
+# ---------------------------------------------------------------------------- draws
+
+
+def test_the_tail_is_that_of_scipy():
+    x = np.linspace(-30, 40, 500)
+    found = [loops()._log_of_tail(value) for value in x]
+    np.testing.assert_allclose(found, stats.norm.logcdf(x), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("positive", [False, True])
+def test_one_code_has_its_posterior_distribution(positive):
+    """A code of 0, or normal around +-mu, seen with noise of variance 1."""
+    n, seen, mean, variance, odds = 3000, 1.2, 1.0, 0.5, np.array([-0.5, -1.0])
+    precision, pull = 1 + 1 / variance, mean / variance
+    constant = odds - 0.5 * np.log(variance * precision) - 0.5 * mean * pull
+    tail = stats.norm.logcdf(mean / np.sqrt(variance)) if positive else 0.0
+    prior = np.array([[precision], [pull], [constant[0]], [constant[1]], [tail]])
+    limits, z = np.array([[-np.inf], [-np.inf]]), np.zeros((n, 1))
+    states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
+    counts = np.empty(n, np.int64)
+    given = np.full((n, 1), seen), np.ones((1, 1)), prior, limits, positive, states, z, counts
+    loops().draw_codes(0, n, *given)
+    np.testing.assert_array_equal(counts, np.count_nonzero(z, axis=1))
+    columns, values = np.empty(counts.sum(), np.int64), np.empty(counts.sum())
+    loops().collect_codes(z, np.concatenate([[0], counts.cumsum()]), columns, values)
+    np.testing.assert_array_equal(values, z[z != 0])
+    grid = np.linspace(-12, 12, 20001)
+    density = sum(
+        np.exp(odd) * stats.norm.pdf(grid, sign * mean, np.sqrt(variance))
+        for odd, sign in zip(odds, (1, -1), strict=True)
+    )
+    if positive:
+        density = np.exp(odds[0] - tail) * stats.norm.pdf(grid, mean, np.sqrt(variance))
+        density *= grid > 0
+    density *= np.exp(seen * grid - 0.5 * grid**2)
+    total = density.sum() * (grid[1] - grid[0])
+    share = total / (1 + total)
+    assert abs((z != 0).mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
+    expected = (density * grid).sum() / density.sum()
+    spread = np.sqrt((density * grid**2).sum() / density.sum() - expected**2)
+    drawn = z[z != 0]
+    assert abs(drawn.mean() - expected) < 4 * spread / np.sqrt(len(drawn))
+    np.testing.assert_allclose(drawn.std(), spread, rtol=0.1)
+    assert not positive or (drawn > 0).all()
+
+
+@pytest.mark.uncompiled
+def test_a_rate_has_its_posterior_distribution():
+    """An exponential code, or 0, seen with noise of precision 2 by one feature."""
+    n, seen, rate, odds = 3000, 0.8, 1.5, 0.3
+    x, weights, z = np.full((n, 1), seen), np.full((n, 1), 2.0), np.zeros((n, 1))
+    states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
+    prior, squares = np.array([[rate], [odds]]), np.empty((n, 1))
+    loops().draw_rates(0, n, x, weights, np.ones((1, 1)), prior, True, states, z, squares)
+    grid = np.linspace(0, 10, 20001)
+    density = np.exp(odds) * rate * np.exp(-rate * grid + 2 * seen * grid - grid**2)
+    total = density.sum() * (grid[1] - grid[0])
+    share = total / (1 + total)
+    assert abs((z > 0).mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
+    expected = (density * grid).sum() / density.sum()
+    np.testing.assert_allclose(z[z > 0].mean(), expected, rtol=0.05)
+    np.testing.assert_array_equal(squares, 2.0)
+
+
+def test_a_constant_feature_does_not_decide():
+    variances = keep_above_rounding(np.array([1.0, 1.0, 0.0]), np.ones(3))
+    assert variances[2] > 1e-4
+    np.testing.assert_array_equal(variances[:2], 1.0)
+
+
+def test_data_without_noise_have_tiny_intervals_and_dead_atoms_and_features_none():
+    _, atoms, codes = planted(n=300)
+    X = np.concatenate([codes @ atoms, np.zeros((300, 1))], axis=1)
+    given = np.zeros((25, 17))
+    given[:24, :16] = atoms
+    found = atom_intervals(known(given, alpha=0.05), X, random_state=0)
+    np.testing.assert_allclose(found.estimate, given, atol=1e-3)
+    assert found.standard_error[:24].max() < 1e-2
+    assert not found.standard_error[24].any()
+    assert found.supported[:24].all()
+    assert not found.supported[24]
