@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm
-from sklearn.base import clone
 from sklearn.utils import Bunch, check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.metrics._dictionaries import match_atoms, unit_atoms
 from skpudle.metrics._stability import chance_coherence
@@ -51,8 +49,6 @@ _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept",
 
 def _searcher(learner, seed):
     """Return a search that chooses its number of atoms, with the constraints of a learner."""
-    if isinstance(learner, PoissonNMF):
-        return clone(learner).set_params(n_components="auto", dict_init="search", random_state=seed)
     shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
     return PUDLEDictionaryLearning("auto", random_state=seed, **shared)
 
@@ -154,7 +150,7 @@ def atom_support(
     Raises
     ------
     ValueError
-        If atoms are convolved, the features differ, or the level is not between 0 and 1.
+        If atoms are convolved, counts add, features differ, or the level is not in (0, 1).
 
     See Also
     --------
@@ -176,6 +172,11 @@ def atom_support(
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
             "learner of rows."
+        )
+    if getattr(learner, "loss", None) == "kullback-leibler":
+        raise ValueError(
+            f"Codes of {type(learner).__name__} need not be sparse, by which atoms are told from "
+            "noise here. Compare halves, by ConsensusDictionary(learner, resample='halves')."
         )
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}. Pass a probability between 0 and 1.")
