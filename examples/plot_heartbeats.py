@@ -53,7 +53,8 @@ AtomsDisplay.from_estimator(learner, test)
 plt.show()
 
 # %%
-# Is anything wrong with them? With twice as many atoms, yes; `skpudle.report` would say so too.
+# Which of them do the windows support? Of twice as many atoms, not more; `skpudle.report` would say
+# so too.
 
 for n_components in (32, 64):
     larger = PUDLEDictionaryLearning(n_components, random_state=0).fit(train)
