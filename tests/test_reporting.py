@@ -103,7 +103,8 @@ def test_a_report_says_what_it_is_in_a_terminal(learner, X):
     report = skpudle.report(learner, X)
     head, *lines = repr(report).splitlines()
     assert head.startswith("<Report on PUDLEDictionaryLearning, 0.")
-    assert lines == [f"{name}: {value}" for name, value in report.facts.items()]
+    facts = [f"{name}: {value}" for name, value in report.facts.items()]
+    assert lines == [*report.findings, *facts]
     zero = skpudle.report(clone(learner).set_params(alpha=9.0).fit(X), X)
     assert repr(zero).splitlines()[1].startswith("All codes are zero")
 

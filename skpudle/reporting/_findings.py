@@ -230,8 +230,8 @@ def _unsupported_atoms(look):
         )
     return (
         f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: searches "
-        "of both halves do not find them, or find them once and they are copies or sums of others. "
-        "Learn fewer atoms (n_components='auto' chooses the number), or from more samples."
+        "of both halves do not find such atoms, or find what other atoms of the learner are nearer "
+        "to. Learn fewer atoms (n_components='auto' chooses the number), or from more samples."
     )
 
 
