@@ -135,8 +135,6 @@ def test_the_page_says_what_is_wrong_and_how_training_ended(learner, X):
     assert f"<td>phases</td><td>search: {n_search} epochs, then ae-ls: 3 epochs</td>" in page
     nothing = "<h2>What is wrong</h2><p>Nothing.</p>"
     assert (nothing in page) == (not findings(learner, X))
-    given = PUDLEDictionaryLearning.from_components(learner.components_, alpha=0.2)
-    assert nothing in skpudle.report(given, X).page
     zero = clone(learner).set_params(alpha=9.0).fit(X)
     page = html.unescape(skpudle.report(zero, X).page)
     assert [f"<li>{found}</li>" in page for found in findings(zero, X)] == [True]
