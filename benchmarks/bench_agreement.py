@@ -1,7 +1,8 @@
 """Do two seeds find the same atoms? Dictionary learning and autoencoders, trained for as long.
 
 The cosine of matched atoms (Hungarian algorithm), its mean and the share above .9: of two seeds on
-the same half of the rows, and of two seeds on different halves. Data:
+the same half of the rows, and of two seeds on different halves; and by chance, of random atoms with
+the second moments of the dictionary of the first seed, against that of different rows. Data:
 
 - digits: 1797 images of 64 pixels; 64 atoms.
 - patches: 20,000 of 8 x 8 grey pixels of a photograph (china.jpg), without their means; 128 atoms.
@@ -44,7 +45,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_coherence, unexplained_variance
+from skpudle.metrics import atom_coherence, chance_coherence, unexplained_variance
 
 KINDS = {
     "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
@@ -163,8 +164,9 @@ def left(atoms, test, active):
 
 
 def agreement(first, second):
-    cosines = atom_coherence(first, second)
-    return round(float(cosines.mean()), 3), round(float((cosines > 0.9).mean()), 3)
+    cosines, by_chance = atom_coherence(first, second), chance_coherence(first, second)
+    numbers = cosines.mean(), (cosines > 0.9).mean(), by_chance.mean(), (by_chance > 0.9).mean()
+    return [round(float(number), 3) for number in numbers]
 
 
 def run(name, arguments):
@@ -191,6 +193,7 @@ def run(name, arguments):
             "method": method, "cpu_seconds": round(float(np.mean(cpu)), 1),
             "same rows, cosine": same[0], "same rows, above .9": same[1],
             "other rows, cosine": other[0], "other rows, above .9": other[1],
+            "by chance, cosine": other[2], "by chance, above .9": other[3],
         }  # fmt: skip
         if shown:
             result |= {"times": arguments.times, "rows shown": int(np.mean(shown))}

@@ -39,6 +39,7 @@ from skpudle._data.weights import check_sample_weight, hash_array, merge_copies
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle.encoding._unfold import default_step
+from skpudle.metrics._stability import recombine_atoms
 
 __all__ = ["ConsensusDictionary"]
 
@@ -230,6 +231,11 @@ class ConsensusDictionary(
     stability_ : ndarray of shape (n_components,)
         Mean modulus of the cosine between the matched atoms of two replicates, from 0 to 1.
 
+    chance_stability_ : float
+        Mean of ``stability_`` if the atoms of each replicate were random, with the second moments
+        of its atoms. ``stability_ - chance_stability_`` is above chance. Seeds on the same samples
+        agree above chance on noise too; `skpudle.metrics.atom_support` tells which atoms are real.
+
     n_agreeing_ : ndarray of shape (n_components,)
         How many replicates an atom is the median of: those whose atom is no outlier.
 
@@ -254,6 +260,7 @@ class ConsensusDictionary(
     See Also
     --------
     skpudle.metrics.dictionary_stability : Agreement of dictionaries without a consensus.
+    skpudle.metrics.atom_support : Which atoms the samples support.
     skpudle.plotting.ConsensusDisplay : Stability of each atom, as a picture.
 
     Notes
@@ -284,6 +291,7 @@ class ConsensusDictionary(
 
     components_: np.ndarray
     stability_: np.ndarray
+    chance_stability_: float
     n_agreeing_: np.ndarray
     replicates_: list[np.ndarray]
     matches_: np.ndarray
@@ -378,11 +386,13 @@ class ConsensusDictionary(
                 stacklevel=users_level(),
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
-        medoid, units, self.matches_, dense, self.stability_ = _consensus(
-            [_unit(atoms) for atoms in flat],
-            density_threshold=self.density_threshold,
-            neighborhood=self.neighborhood,
-        )
+        units_of_fits = [_unit(atoms) for atoms in flat]
+        options = dict(density_threshold=self.density_threshold, neighborhood=self.neighborhood)
+        medoid, units, self.matches_, dense, self.stability_ = _consensus(units_of_fits, **options)
+        rng = check_random_state(0)  # of its own: replicates are those of random_state alone
+        drawn = [recombine_atoms(atoms, rng) for atoms in units_of_fits]
+        *_, by_chance = _consensus(drawn, **options)
+        self.chance_stability_ = float(by_chance.mean())
         self.n_agreeing_ = dense.sum(axis=0)
         norms = [
             np.where(i < 0, np.nan, np.linalg.norm(atoms, axis=1)[i])

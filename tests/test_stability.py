@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from skpudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_coherence, dictionary_stability
+from skpudle import ConsensusDictionary, PoissonNMF, PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data
+from skpudle.metrics import (
+    atom_coherence,
+    atom_support,
+    chance_coherence,
+    dictionary_stability,
+)
 
 
 def test_it_is_the_mean_coherence_with_the_other_dictionaries():
@@ -63,3 +69,121 @@ def test_it_is_largest_at_the_number_of_atoms_of_the_data(
         stability[size] = dictionary_stability(fits).stability
     best = max(stability, key=stability.get)
     assert abs(best - n_components) <= 0.05 * n_components
+
+
+def smooth(n, n_features, rng):
+    """Return Gaussian rows whose neighbouring features have a correlation of .9."""
+    rows = rng.standard_normal((n, n_features))
+    for j in range(1, n_features):
+        rows[:, j] = 0.9 * rows[:, j - 1] + 0.19**0.5 * rows[:, j]
+    return rows
+
+
+DRAWS = {
+    "equal": lambda n, m, rng: rng.standard_normal((n, m)),
+    "smooth": smooth,
+    "non-negative": lambda n, m, rng: rng.random((n, m)),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("n_components", [24, 60])
+def test_random_dictionaries_agree_by_chance(draw, n_components):
+    rng = np.random.default_rng(0)
+    pairs = [[draw(n_components, 40, rng) for _ in range(2)] for _ in range(4)]
+    above = [atom_coherence(*pair).mean() - chance_coherence(*pair).mean() for pair in pairs]
+    assert abs(np.mean(above)) < 0.03
+    found = dictionary_stability([atoms for pair in pairs for atoms in pair])
+    assert abs(found.above_chance) < 0.03
+    assert found.by_chance == pytest.approx(found.stability - found.above_chance)
+
+
+def test_chance_does_not_depend_on_order_signs_or_lengths_of_the_reference():
+    rng = np.random.default_rng(0)
+    atoms, reference = rng.standard_normal((2, 30, 12))
+    order, factors = rng.permutation(30), rng.uniform(1, 2, (30, 1)) * rng.choice([-1, 1], (30, 1))
+    plain = chance_coherence(atoms, reference).mean(axis=0)
+    moved = chance_coherence(atoms, (factors * reference)[order]).mean(axis=0)
+    np.testing.assert_allclose(moved, plain[order], atol=0.02)
+
+
+def test_no_atoms_have_no_chance():
+    assert not chance_coherence(np.zeros((3, 4)), np.eye(4)).any()
+
+
+def test_the_consensus_of_random_dictionaries_is_at_chance():
+    class Random(PUDLEDictionaryLearning):
+        def fit(self, X, y=None):
+            super().fit(X)
+            draw = np.random.default_rng(self.random_state).standard_normal
+            self.components_ = draw(self.components_.shape)
+            return self
+
+    X = np.random.default_rng(0).standard_normal((100, 10))
+    consensus = ConsensusDictionary(Random(20), 4, random_state=0).fit(X)
+    assert abs(consensus.stability_.mean() - consensus.chance_stability_) < 0.05
+
+
+def test_superfluous_atoms_are_not_supported():
+    X, atoms, _ = make_dictionary_data(600, 20, 8, 2, snr_db=20, random_state=1)
+    X[0, 0] += 100  # an outlier
+    X += 3
+    learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
+    support = atom_support(learner, X)
+    assert support.found.shape == (8, 20)
+    assert atom_coherence(support.found, atoms).min() > 0.98
+    assert support.supported.sum() == 8
+    assert atom_coherence(learner.components_[support.supported], atoms).min() > 0.95
+    np.testing.assert_array_equal(support.supported, support.coherence >= 0.8)
+
+
+NOISE = {
+    "Gaussian": lambda rng: rng.standard_normal((300, 12)),
+    "smooth": lambda rng: smooth(300, 12, rng),
+    "independent": lambda rng: rng.laplace(size=(300, 12)),
+    "rows of unequal length": lambda rng: (
+        rng.standard_normal((300, 12)) * rng.exponential(size=(300, 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", NOISE.values(), ids=NOISE)
+def test_noise_supports_no_atom(draw):
+    X = draw(np.random.default_rng(0))
+    learner = PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1.0)
+    support = atom_support(learner, X)
+    assert support.found.shape == (0, 12)
+    assert not support.supported.any()
+    assert not support.coherence.any()
+
+
+def test_support_by_rows_with_missing_values():
+    rng = np.random.default_rng(0)
+    X, atoms, _ = make_dictionary_data(600, 20, 8, 2, snr_db=20, random_state=1)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0)
+    assert atom_support(learner, X).supported.all()
+
+
+@pytest.mark.parametrize(
+    ("X", "options", "message"),
+    [
+        (np.ones((9, 3)), {}, "X has 3 features, but atoms have 4. Pass"),
+        (np.ones((9, 4)), {"level": 1.0}, "level is 1.0. Pass"),
+    ],
+)
+def test_support_refuses(X, options, message):
+    learner = PUDLEDictionaryLearning.from_components(np.eye(4), alpha=1.0)
+    with pytest.raises(ValueError, match=message):
+        atom_support(learner, X, **options)
+
+
+def test_support_refuses_counts_that_add():
+    learner = PoissonNMF.from_components(np.full((2, 4), 0.25))
+    with pytest.raises(ValueError, match="PoissonNMF need not be sparse"):
+        atom_support(learner, np.ones((9, 4)))
+
+
+def test_one_sample_supports_nothing():
+    learner = PUDLEDictionaryLearning.from_components(np.eye(4), alpha=1.0)
+    assert not atom_support(learner, np.ones((1, 4))).supported.any()

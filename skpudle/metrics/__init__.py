@@ -17,7 +17,6 @@ from skpudle.metrics._codes import (
 from skpudle.metrics._dictionaries import (
     atom_coherence,
     dictionary_error,
-    dictionary_stability,
     make_dictionary_recovery_scorer,
     match_atoms,
     match_components,
@@ -26,10 +25,14 @@ from skpudle.metrics._dictionaries import (
 )
 from skpudle.metrics._importance import atom_importance
 from skpudle.metrics._intervals import code_intervals
+from skpudle.metrics._stability import chance_coherence, dictionary_stability
+from skpudle.metrics._support import atom_support
 
 __all__ = [
     "atom_coherence",
     "atom_importance",
+    "atom_support",
+    "chance_coherence",
     "code_intervals",
     "dictionary_error",
     "dictionary_stability",

@@ -1,4 +1,4 @@
-"""Compare dictionaries: errors, recovery, coherence, and stability over several fits."""
+"""Compare two dictionaries: errors, recovery, coherence."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,22 +20,23 @@ __all__ = [
     "ComponentMatch",
     "atom_coherence",
     "atom_cosines",
+    "check_dictionaries",
     "dictionary_error",
-    "dictionary_stability",
     "make_dictionary_recovery_scorer",
     "match_atoms",
     "match_components",
     "recovery_rate",
     "support_recovery",
+    "unit_atoms",
 ]
 
 # rise of the cosine by which a reference joins a mixture
 _GAIN = 0.01
 
-_check_dictionaries = partial(check_pair, names=("dictionary", "reference"))
+check_dictionaries = partial(check_pair, names=("dictionary", "reference"))
 
 
-def _unit_atoms(dictionary):
+def unit_atoms(dictionary):
     """Return the atoms as rows of unit norm; zero atoms stay zero."""
     atoms = dictionary.reshape(len(dictionary), -1)
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
@@ -62,8 +63,8 @@ def atom_cosines(dictionary, reference):
     ValueError
         If the atoms have different shapes.
     """
-    dictionary, reference = _check_dictionaries(dictionary, reference)
-    return _unit_atoms(reference) @ _unit_atoms(dictionary).T
+    dictionary, reference = check_dictionaries(dictionary, reference)
+    return unit_atoms(reference) @ unit_atoms(dictionary).T
 
 
 class AtomMatch(NamedTuple):
@@ -134,7 +135,7 @@ def match_atoms(
     >>> match.indices, match.signs
     (array([1, 0]), array([ 1, -1]))
     """
-    dictionary, reference = _check_dictionaries(dictionary, reference)
+    dictionary, reference = check_dictionaries(dictionary, reference)
     if by not in ("coherence", "distance"):
         raise ValueError(f"by is {by!r}; it must be 'coherence' or 'distance'.")
     cosines = atom_cosines(dictionary, reference)
@@ -224,7 +225,7 @@ def match_components(
     >>> match.nearest, {name: round(share, 2) for name, share in match.shares.items()}
     ('A', {'A': 0.7, 'B': 0.3})
     """
-    components, reference = _check_dictionaries(components, reference)
+    components, reference = check_dictionaries(components, reference)
     least = min(components.min(), reference.min())
     if least < 0:
         raise ValueError(f"The least entry is {least:.3g}. Pass atoms that are not negative.")
@@ -275,7 +276,7 @@ def dictionary_error(
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
        backpropagation", arXiv:2106.00058, appendix B.
     """
-    dictionary, reference = _check_dictionaries(dictionary, reference, same_length=True)
+    dictionary, reference = check_dictionaries(dictionary, reference, same_length=True)
     if match:
         dictionary = match_atoms(dictionary, reference, by="distance").align_dictionary(dictionary)
     error = np.linalg.norm((dictionary - reference).ravel())
@@ -435,66 +436,3 @@ def make_dictionary_recovery_scorer(
     reference = host_array(reference)
     reference = check_array(reference, dtype=FLOATS, allow_nd=True, input_name="reference")
     return partial(_recovery_score, reference=reference, measure=measure, threshold=threshold)
-
-
-def dictionary_stability(dictionaries: Sequence[ArrayLike], *, threshold: float = 0.9) -> Bunch:
-    """Return how well dictionaries that were learned independently agree, atom by atom.
-
-    Fit a learner several times, with other seeds or, better, on bootstrap samples: atoms that the
-    data determine recur, accidental ones do not. Stability is largest where the learner has as many
-    atoms as the data: `stability` helps to choose ``n_components``, and `n_stable` of a dictionary
-    that is too large counts the atoms of the data.
-
-    Parameters
-    ----------
-    dictionaries : list of array-like of shape (n_components, ...)
-        ``components_`` of at least two fits, of the same shape.
-    threshold : float, default=0.9
-        Mean coherence from which an atom counts as stable.
-
-    Returns
-    -------
-    Bunch
-        With these entries:
-
-        - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
-          its match by `match_atoms` in another dictionary, averaged over the others, from 0 to 1;
-        - ``stability``, the mean of them;
-        - ``n_stable``, how many atoms of a dictionary reach the threshold, on average.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two dictionaries, or their shapes differ.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skpudle.metrics import dictionary_stability
-    >>> atoms = np.eye(3)
-    >>> agreement = dictionary_stability([atoms[:2], -atoms[1::-1], atoms[[0, 2]]])
-    >>> agreement.atoms.tolist()
-    [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
-    """
-    dictionaries = [host_array(dictionary) for dictionary in dictionaries]
-    if len(dictionaries) < 2:
-        raise ValueError(
-            f"Stability compares dictionaries, got {len(dictionaries)}; pass the components_ of "
-            "two fits or more."
-        )
-    for other in dictionaries[1:]:
-        check_pair(
-            other, dictionaries[0], names=("a dictionary", "the first one"), same_length=True
-        )
-    n = len(dictionaries)
-    total = np.zeros((n, len(dictionaries[0])))
-    for i in range(n):
-        for j in range(n):
-            if i != j:
-                total[i] += atom_coherence(dictionaries[j], dictionaries[i])
-    atoms = total / (n - 1)
-    return Bunch(
-        atoms=atoms,
-        stability=float(atoms.mean()),
-        n_stable=float((atoms >= threshold).sum(axis=1).mean()),
-    )

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skpudle._data.foreign import centre, drop_names
+from skpudle._data.foreign import centre
 from skpudle._fitted.learners import look_at
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.search._epoch import spread_rows
+from skpudle.metrics import atom_support
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 
@@ -26,14 +26,16 @@ _SAME = 0.99
 # nine tenths of the energy of the atom.
 _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 
-# Atoms are redundant if without them, and with new codes of the others, R^2 falls by less than this
-# share of the fall for as many average atoms. With 12 atoms for 8 it is 0.0003 to 0.03, for 4 atoms
-# of noisy data; where none is redundant, 0.025 (digits) to 0.9. Samples that decide.
-_REDUNDANT, _SAMPLES = 0.02, 500
+# The largest number of entries of samples whose halves are searched, of which each search of digits
+# (115,000) takes 7 s of one core.
+_MOST_NUMBERS = 1_000_000
 
 # An offset has half of the energy of samples. Noise of features is unequal if the logarithms of
 # variances deviate by half: of equal noise they deviate by .07.
 _OFFSET, _UNEQUAL = 0.5, 0.5
+
+# Ends of a fit that did not come to its end, which another finding reports.
+_BROKEN = "interrupt", "divergence"
 
 ENDINGS = {
     "search": "the search ended by itself, and nothing was trained after it",
@@ -203,54 +205,33 @@ def _same_atoms(look):
     return f"Atoms {j} and {i} are the same{up_to}{others}: {fix} fewer atoms."
 
 
-def _unexplained(look, X, without):  # -> squared error, where some atoms are zero
-    learner = drop_names(look.learner)
-    learner.components_ = np.array(learner.components_)
-    learner.components_[without] = 0  # no code uses them
-    left = X - np.asarray(learner.inverse_transform(learner.transform(X)))
-    return float(np.nansum(np.square(left), dtype=np.float64))
+def _unsupported_atoms(look):
+    """Report atoms that searches of halves of the samples do not both find.
 
-
-def _redundant_atoms(look):
-    """Report atoms that the others replace, such as parts and sums of other atoms.
-
-    The atoms with the least energy are removed together, as many as possible.
+    These are atoms of noise, or of too few samples, and superfluous ones: copies, and sums of two.
     """
     learner, p = look.learner, look.codes.shape[1]
     if (
         look.is_convolutional
         or type(learner) is not PUDLEDictionaryLearning
+        or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # given atoms have none
         or learner.loss != "gaussian"
-        or learner.separate_atoms
-        or _few_samples(look)
-        or _same_atoms(look)  # which reports them, as the next reports codes of any others
-        or _dense_codes(look)
+        or _few_samples(look)  # which reports them
+        or len(look.samples) * learner.n_features_in_ > _MOST_NUMBERS
     ):
         return None
-    X = np.stack([look.samples[i] for i in spread_rows(len(look.samples), _SAMPLES)])
-    order = np.argsort(np.square(look.codes).sum(axis=0), kind="stable")
-    error = _unexplained(look, X, order[:0])
-    known = X[:, ~np.isnan(X).all(axis=0)]
-    total = float(np.nansum(np.square(known - np.nanmean(known, axis=0)), dtype=np.float64))
-
-    def are_redundant(k):
-        lost = _unexplained(look, X, order[:k]) - error
-        return lost <= _REDUNDANT * k / p * (total - error)
-
-    low, high = int((~look.codes.any(axis=0)).sum()), p
-    unused = low
-    if total <= error or not are_redundant(min(unused + 1, p - 1)):
+    unsupported = np.flatnonzero(~atom_support(learner, np.stack(look.samples)).supported)
+    if not len(unsupported):
         return None
-    while high - low > 1:  # bisection: the energies of atoms are sorted
-        k = (low + high) // 2
-        low, high = (k, high) if are_redundant(k) else (low, k)
-    n = low - unused
-    if n < 1:
-        return None
+    if len(unsupported) == p:
+        return (
+            f"None of the {p} atoms is supported by these samples: searches of both halves find no "
+            "atoms in common above chance that noise would not have. Learn from more samples."
+        )
     return (
-        f"{n} of {p} atoms {'is' if n == 1 else 'are'} redundant: without "
-        f"{'it' if n == 1 else 'them'} the others explain these samples as well. "
-        f"n_components={p - low} would do; 'auto' chooses the number."
+        f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: searches "
+        "of both halves do not find such atoms, or find what other atoms of the learner are nearer "
+        "to. Learn fewer atoms (n_components='auto' chooses the number), or from more samples."
     )
 
 
@@ -388,7 +369,7 @@ _FINDINGS = (
     _unused_atoms,
     _single_samples,
     _same_atoms,
-    _redundant_atoms,
+    _unsupported_atoms,
     _dense_codes,
     _no_better_than_the_baseline,
     _offset,
@@ -424,10 +405,16 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
         Sentences, none if nothing is wrong. They report: samples or features without known values;
         codes that are all zero, or more than half as long as samples; fewer samples than atoms;
         atoms that are unused (more than chance leaves), copy single samples, equal others (a cosine
-        above 0.99), or are redundant (the others explain as much without them); a fit that explains
+        above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that explains
         no more than its baseline; an offset or unequal residuals of features where
         ``fit_intercept=False`` or ``noise="equal"`` ignores them; entries that `fit` treated as
         outliers; training that ended before it had converged.
+
+    Notes
+    -----
+    The support of atoms takes two searches, as long as a fit with ``n_components="auto"``. It is
+    tested after `fit` of `skpudle.PUDLEDictionaryLearning` with the loss "gaussian", for samples of
+    up to 1,000,000 numbers. Call `skpudle.metrics.atom_support` for larger ones.
 
     Examples
     --------

@@ -1,0 +1,173 @@
+"""Agreement of dictionaries that were learned independently, and agreement by chance.
+
+Random atoms are random combinations of the atoms of a dictionary. They have the mean and the
+second moments of these atoms, and nothing else. Atoms of smooth images, or of data with few large
+principal components, resemble each other even where no data determined them; random atoms do so
+too.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import Bunch, check_random_state
+
+from skpudle._data.arrays import host_array
+from skpudle.metrics._codes import check_pair
+from skpudle.metrics._dictionaries import atom_coherence, check_dictionaries, unit_atoms
+
+__all__ = ["chance_coherence", "dictionary_stability", "recombine_atoms"]
+
+# Number of random matches that a mean is taken of: coherences of random atoms vary by 0.1, and
+# their mean over this number by 0.002. The least number of draws.
+_MATCHES, _DRAWS = 2500, 4
+
+# Steps of the power iteration for the direction that signs are aligned with. Any direction near
+# the leading one will do.
+_POWER_STEPS = 10
+
+
+def recombine_atoms(atoms, rng):  # (n_components, n_features) -> the same shape
+    """Return Gaussian combinations of unit atoms, with their mean and second moments, and norm 1.
+
+    Signs of atoms are aligned with the leading direction of all, since a mean needs signs.
+    """
+    direction = atoms.sum(axis=0)
+    for _ in range(_POWER_STEPS):
+        direction = atoms.T @ (atoms @ direction)
+        direction /= np.linalg.norm(direction) or 1.0
+    aligned = atoms * np.where(atoms @ direction < 0, -1, 1)[:, None]
+    mean, n = aligned.mean(axis=0), len(atoms)
+    return unit_atoms(rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean)
+
+
+def chance_coherence(
+    dictionary: ArrayLike,
+    reference: ArrayLike,
+    *,
+    random_state: int | np.random.RandomState | None = 0,
+) -> np.ndarray:
+    """Return how well random atoms would recover each atom of a reference.
+
+    This is what `atom_coherence` would be if the atoms of the dictionary had nothing to do with
+    the reference. ``atom_coherence(a, b).mean() - chance_coherence(a, b).mean()`` is the agreement
+    above chance, and ``(chance_coherence(a, b) >= 0.9).mean()`` the `recovery_rate` by chance.
+
+    Parameters
+    ----------
+    dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
+        Atoms of the same shape, one per entry of the first axis.
+    random_state : int, RandomState instance or None, default=0
+        Determines the random atoms.
+
+    Returns
+    -------
+    ndarray of shape (n_draws, n_reference)
+        The `atom_coherence` of the reference in random dictionaries, each of as many atoms as
+        `dictionary`. There are enough draws for a mean that is exact to 0.005.
+
+    Raises
+    ------
+    ValueError
+        If the atoms have different shapes.
+
+    Notes
+    -----
+    Random atoms are Gaussian combinations of the atoms of `dictionary`, with the mean (up to signs)
+    and the second moments of these, and norm 1. Combinations of few atoms lie in their span and
+    match a little worse than independent atoms. If the reference is combined too they lose as much
+    again, and the difference is added.
+
+    Random atoms know the second moments and nothing else: fits of noise to the same samples, or
+    from one start, agree beyond this chance. Fit disjoint halves of the samples, from different
+    seeds, or ask `atom_support`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle.metrics import atom_coherence, chance_coherence
+    >>> first, second = np.random.default_rng(0).standard_normal((2, 50, 20))
+    >>> above = atom_coherence(first, second).mean() - chance_coherence(first, second).mean()
+    >>> bool(abs(above) < 0.02)
+    True
+    """
+    dictionary, reference = map(unit_atoms, check_dictionaries(dictionary, reference))
+    used, rng = dictionary[dictionary.any(axis=1)], check_random_state(random_state)
+    n_draws = max(_DRAWS, ceil(_MATCHES / max(1, min(len(used), len(reference)))))
+    if not len(used):
+        return np.zeros((n_draws, len(reference)))
+    draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
+    found = np.stack([atom_coherence(drawn, reference) for drawn in draws])
+    both = [atom_coherence(drawn, recombine_atoms(reference, rng)) for drawn in draws]
+    return np.clip(found + found.mean() - np.mean(both), 0, 1)
+
+
+def dictionary_stability(dictionaries: Sequence[ArrayLike], *, threshold: float = 0.9) -> Bunch:
+    """Return how well dictionaries that were learned independently agree, atom by atom.
+
+    Fit a learner several times, with other seeds or, better, on bootstrap samples: atoms that the
+    data determine recur, accidental ones do not. Stability is largest where the learner has as many
+    atoms as the data: `stability` helps to choose ``n_components``, and `n_stable` of a dictionary
+    that is too large counts the atoms of the data.
+
+    Parameters
+    ----------
+    dictionaries : list of array-like of shape (n_components, ...)
+        ``components_`` of at least two fits, of the same shape.
+    threshold : float, default=0.9
+        Mean coherence from which an atom counts as stable.
+
+    Returns
+    -------
+    Bunch
+        With these entries:
+
+        - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
+          its match by `match_atoms` in another dictionary, averaged over the others, from 0 to 1;
+        - ``stability``, the mean of them;
+        - ``by_chance``, the stability of random atoms by `chance_coherence`, and ``above_chance``,
+          the difference;
+        - ``n_stable``, how many atoms of a dictionary reach the threshold, on average.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two dictionaries, or their shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle.metrics import dictionary_stability
+    >>> atoms = np.eye(3)
+    >>> agreement = dictionary_stability([atoms[:2], -atoms[1::-1], atoms[[0, 2]]])
+    >>> agreement.atoms.tolist()
+    [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
+    """
+    dictionaries = [host_array(dictionary) for dictionary in dictionaries]
+    if len(dictionaries) < 2:
+        raise ValueError(
+            f"Stability compares dictionaries, got {len(dictionaries)}; pass the components_ of "
+            "two fits or more."
+        )
+    for other in dictionaries[1:]:
+        check_pair(
+            other, dictionaries[0], names=("a dictionary", "the first one"), same_length=True
+        )
+    n = len(dictionaries)
+    total = np.zeros((n, len(dictionaries[0])))
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                total[i] += atom_coherence(dictionaries[j], dictionaries[i])
+    atoms = total / (n - 1)
+    following = [*dictionaries[1:], dictionaries[0]]
+    pairs = zip(following, dictionaries, strict=True)
+    by_chance = float(np.mean([chance_coherence(*pair).mean() for pair in pairs]))
+    return Bunch(
+        atoms=atoms,
+        stability=float(atoms.mean()),
+        by_chance=by_chance,
+        above_chance=float(atoms.mean()) - by_chance,
+        n_stable=float((atoms >= threshold).sum(axis=1).mean()),
+    )
