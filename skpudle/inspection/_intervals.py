@@ -1,7 +1,6 @@
 """Intervals of atoms and codes from one fit; see :doc:`/guide/how_sure`."""
 
 import warnings
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
 from skpudle._data.callers import users_level
-from skpudle._data.foreign import baseline_of
 from skpudle._data.sources import part_of, parts_of, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
-from skpudle._learners.models import units_of
+from skpudle._learners.units import units_of
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
 from skpudle.metrics import code_intervals as bootstrap_codes
@@ -135,17 +133,12 @@ def _read(learner, X):  # -> rows with NaN for gaps, signed codes
 
 def _in_units(learner, rows):  # -> Rows, units of features
     """Return rows in units of their noise, without the baseline."""
-    baseline, noise = baseline_of(learner), units_of(learner)
-    x, mask = split_missing(to_tensor(rows))
-    noise = replace(noise, intercept=None if baseline is None else to_tensor(baseline).double())
-    if noise.looks_at_rows:
-        atoms = noise.from_user(to_tensor(learner.components_))
-        noise = replace(noise, atoms=atoms, alpha=learner.alpha_ / noise.unit)
+    noise, (x, mask) = units_of(learner), split_missing(to_tensor(rows))
     x, known, scale = noise.enter(x, mask)
     known = None if known is None or bool(known.all()) else to_numpy(known) == 0
     scale = None if scale is None else to_numpy(scale)
     units = 1.0 if noise.scale is None else to_numpy(noise.scale)
-    return Rows(to_numpy(x), known, scale, baseline is not None), units
+    return Rows(to_numpy(x), known, scale, noise.intercept is not None), units
 
 
 def _codes_in_units(learner, codes, scale, units):  # -> unit atoms, codes
