@@ -5,7 +5,7 @@ directions, each active with a constant probability (or unequal ones, falling wi
 rank), with log-normal strengths; there is no noise. A feature is found if an atom has a cosine of
 .8 with it. Random atoms find none.
 
-Method: iterative thresholding and K residual means (ITKrM, arXiv:1401.6354 and 1704.00227). Each
+Method: iterative thresholding and K residual means (ITKrM, Schnass, arXiv:1503.07027). Each
 row chooses the 20 atoms of the largest products, and is projected on them; each atom moves to the
 mean of its rows' residuals, with its own part put back. Atoms begin as rows. Every row is new: rows
 are seen once, and an update has 65,536 of them.
