@@ -54,7 +54,9 @@ for ax, atom, sign, wave, name in zip(axes.flat, order, signs, waves, uses.sum(0
     ax.set_title(f"in {name} rows", fontsize="medium")
     inside += np.count_nonzero((lower <= wave) & (wave <= upper))
 share = inside / waves.size
-figure.suptitle(f"Bands of 90 % hold {share:.0%} of the true waveforms; rare ones have wider bands")
+figure.suptitle(
+    f"Bands of 90 % hold {100 * share:.0f} % of the true waveforms; rare ones have wider bands"
+)
 plt.show()
 
 # %%
@@ -82,7 +84,7 @@ ax.loglog(rows, bounds, "k--", label="limit of any method")
 ax.set(
     xlabel="Rows",
     ylabel="Squared error of an atom",
-    title="With 200 rows and more the error is near the limit",
+    title="The error of atoms is near the limit of any method",
 )
 ax.legend()
 plt.show()
