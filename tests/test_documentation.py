@@ -287,7 +287,16 @@ def test_every_measurement_is_on_one_page():
         name for names in re.findall(r"benchmark-tables:: (.+)", text) for name in names.split()
     ]
     shown += re.findall(r"benchmark-table:: (.+)", text)
-    shown += ["learners", "concepts", "depth", "waveforms", "large", "large_epochs", "large_ksvd"]
+    shown += [
+        "learners",
+        "concepts",
+        "depth",
+        "intervals",
+        "waveforms",
+        "large",
+        "large_epochs",
+        "large_ksvd",
+    ]
     folder = ROOT / "benchmarks" / "results"
     files = {path.stem for path in folder.glob("*.json")}
     assert files <= set(shown)

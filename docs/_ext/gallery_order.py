@@ -8,6 +8,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_stability.py",
     "plot_how_many_atoms.py",
     "plot_intervals.py",
+    "plot_raw_data.py",
     "plot_noise.py",
     "plot_anomalies.py",
     "plot_callback.py",

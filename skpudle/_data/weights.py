@@ -54,7 +54,7 @@ def check_sample_weight(sample_weight, X):  # -> Tensor (n_samples,), float64
     return to_tensor(weight.astype(np.float64))
 
 
-def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,) or None, places (n,)
+def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,), places (n,)
     """Merge rows with equal keys, and drop rows without weight.
 
     Parameters
@@ -63,12 +63,13 @@ def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,) or None, place
         Numbers that depend on the contents of rows alone; see `hash_rows`.
     weight : Tensor of shape (n_samples,), default=None
         Weights, not negative; None if all are 1.
+    heights : Tensor of shape (n_samples,), default=None
+        Numbers that order the rows; see `_project`. By default they have the order of their keys.
 
     Returns
     -------
     rows : Tensor of shape (k,)
-        Places of the first copies, in the order of their keys, or in their own order if all have
-        the same weight.
+        Places of the first copies in order, or in their own order if all have the same weight.
     weight : Tensor of shape (k,)
         Sums of the weights of all copies.
     places : Tensor of shape (n_samples,)
@@ -80,12 +81,31 @@ def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,) or None, place
     values, number = keys[known].unique(return_inverse=True)
     sums = weight.new_zeros(len(values)).index_add_(0, number, weight[known])
     rows = torch.full_like(values, n).scatter_reduce(0, number, known, "amin")
+    order = None
     if bool((sums == sums[:1]).all()):
-        rows, order = rows.sort()
-        number = order.argsort()[number]
+        order = rows.argsort()
+    elif heights is not None:
+        order = heights[rows].argsort(stable=True)
+    if order is not None:
+        rows, sums, number = rows[order], sums[order], order.argsort()[number]
     places = torch.full((n,), -1, device="cpu")
     places[known] = number
     return rows, sums, places
+
+
+def _project(x, mask=None):  # (n, n_features) -> (n,)
+    """Return combinations of the known entries, whose order no change of units or offset changes.
+
+    (So data that are scaled, or clipped from 0 and 1 to 0.01 and 0.99, are learned alike.)
+    """
+    generator, sums = torch.Generator().manual_seed(0), []
+    factors = torch.rand(x.shape[1], generator=generator, dtype=torch.float64, device="cpu")
+    size = max(1, _NUMBERS_AT_A_TIME // max(x.shape[1], 1))
+    for start in range(0, len(x), size):
+        part = x[start : start + size].cpu().double()
+        part = part if mask is None else part * mask[start : start + size].cpu()
+        sums.append((part * factors).sum(1))
+    return torch.cat(sums) if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
 
 
 def merge_samples(samples):  # -> Samples, places (n,)
@@ -95,7 +115,7 @@ def merge_samples(samples):  # -> Samples, places (n,)
         if part is not None:
             keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
     often = None if samples.weight is None else samples.weight.cpu().double()
-    rows, weight, places = merge_copies(keys, often)
+    rows, weight, places = merge_copies(keys, often, _project(samples.x, samples.mask))
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places
     samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))
@@ -133,7 +153,9 @@ def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that di
     if exposure is not None:
         exposure = np.asarray(host_array(exposure), dtype=np.float64)
         keys = _FACTOR * keys + hash_rows(to_tensor(exposure)[:, None])
-    rows, sums, _ = merge_copies(keys, weight)
+    generator = np.random.default_rng(0)
+    heights = to_tensor(np.asarray(X @ generator.random(X.shape[1]), dtype=np.float64))
+    rows, sums, _ = merge_copies(keys, weight, heights)
     if len(rows) == X.shape[0] and weight is None:
         return X, exposure, None
     rows = to_numpy(rows)

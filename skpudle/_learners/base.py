@@ -197,7 +197,8 @@ class GradientLearner(CallbackSupportMixin):
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.team.check_agreement(partial(task_of, self, "fit", data))
-            data = data.scaled(run.team)
+            if plan.encoder.loss.is_quadratic:  # counts are as many as were seen
+                data = data.scaled(run.team)
             run.open(data, plan, partial(self._attributes, plan, data))
             with run.interrupts:
                 try:

@@ -67,7 +67,7 @@ from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._coding import choose_coding
 from skpudle.search._descent import refit_atoms
-from skpudle.search._epoch import spread_rows
+from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._held_out import hold_out, match_equal_rows
 from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
 from skpudle.search._penalty import penalty_of_mixtures, penalty_path
@@ -142,7 +142,8 @@ def _held_out_deviance(fitted, samples, team, alpha):  # -> float
     """Return the deviance of held-out entries of some samples, for codes with a penalty."""
     model = fitted.model
     atoms, intercept = model.parts(fitted.rows)
-    some = samples[spread_rows(len(samples), _JUDGES)]
+    drawn, weight = draw_rows(len(samples), _JUDGES, samples.weight)
+    some = replace(samples[drawn], weight=weight)
     options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
     encoder = model.encoder.at(alpha, **options)
     deviance = hidden_deviance(

@@ -13,6 +13,7 @@ atoms of its own. An atom is supported if three things hold.
   two, which a dictionary with too many atoms has, are near and not the nearest.
 """
 
+import warnings
 from math import exp, lgamma, pi, sqrt
 from typing import Any
 
@@ -51,6 +52,16 @@ def _searcher(learner, seed):
     """Return a search that chooses its number of atoms, with the constraints of a learner."""
     shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
     return PUDLEDictionaryLearning("auto", random_state=seed, **shared)
+
+
+def _fill(X):  # (n, m) -> the same, with means for gaps, and 0 in a column of gaps
+    known = ~np.isnan(X)
+    means = np.where(known, X, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(known, X, means)
+
+
+def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
+    return unit_atoms(_searcher(learner, seed).fit(X).components_.astype(np.float64))
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
@@ -196,15 +207,10 @@ def atom_support(
     rows = rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
-        fits = [
-            unit_atoms(
-                _searcher(learner, int(rng.integers(2**31)))
-                .fit(half)
-                .components_.astype(np.float64)
-            )
-            for half in halves
-        ]
-        filled = [np.where(np.isnan(h), np.nanmean(h, axis=0), h) for h in halves]
+        with warnings.catch_warnings():  # halves that are poor are no news
+            warnings.simplefilter("ignore", UserWarning)
+            fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
+        filled = list(map(_fill, halves))
         found = _found_twice(filled, fits, level, rng)
     if len(found):
         match = match_atoms(found, atoms)

@@ -131,7 +131,8 @@ class ConvDenoiser(ConvLearner):
 
     The network unfolds a sparse convolutional encoder and decodes the codes. It is trained on clean
     images, to which every update adds noise, or on pairs of noisy and clean images, and `denoise`
-    removes noise from images of any size. `skpudle.pretrained.load_denoiser` returns trained ones.
+    removes noise from images of any size. By default it has 64 atoms of 9 x 9 pixels, and begins at
+    random ones. `skpudle.pretrained.load_denoiser` returns trained ones.
 
     Parameters
     ----------
