@@ -29,6 +29,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
+from skpudle._data.names import explain_names
 from skpudle._data.validation import fit_context
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
@@ -258,6 +259,7 @@ class ConsensusDictionary(
     n_features_in_: int
     feature_names_in_: np.ndarray
 
+    @explain_names
     def __init__(
         self,
         estimator: Any,

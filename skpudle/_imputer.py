@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpudle._data.arrays import check_rows, host_array
+from skpudle._data.names import explain_names
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 __all__ = ["DictionaryImputer"]
@@ -71,6 +72,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "estimator": [HasMethods(["fit", "transform", "inverse_transform"]), None]
     }
 
+    @explain_names
     def __init__(self, estimator: Any = None) -> None:
         self.estimator = estimator
 

@@ -12,7 +12,7 @@ returned have the dtype of the input again.
 from collections.abc import Callable
 from functools import cache, partial
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
+from skpudle._data.names import place_of
 from skpudle._operators import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
@@ -38,6 +39,13 @@ _PATCHES = {"cpu": 4096, "cuda": 2**17}
 _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
 # side of the patches of cosines, and about how many known pixels measure the error of interpolation
 _SIDE, _HIDDEN = 8, 500
+
+
+if not TYPE_CHECKING:  # to a type checker every name would be here
+
+    def __getattr__(name):
+        place = "" if name.startswith("_") else place_of(name, [__name__])
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. {place}".rstrip())
 
 
 def _read(images, like):  # -> (n, c, height, width), on the device of `like`
@@ -379,6 +387,11 @@ def _read_damaged(image, mask):  # -> (height, width, c), NaN where a pixel is m
     x = host_array(_read_image(image)[0][0].movedim(0, -1))
     if mask is None:
         return x
+    if callable(mask):
+        raise TypeError(
+            f"mask is a {type(mask).__name__}, which is to be called. Pass a function that "
+            "denoises by its name, denoise=."
+        )
     mask = np.asarray(host_array(mask)) != 0
     if mask.shape not in (x.shape[:2], tuple(np.shape(image))):
         raise ValueError(
@@ -424,9 +437,9 @@ def _iterate_cosines(filled, known, errors, levels):  # -> (height, width, c)
 
 def inpaint(
     image: ArrayLike | Tensor,
-    denoise: Callable | None = None,
-    *,
     mask: ArrayLike | None = None,
+    *,
+    denoise: Callable | None = None,
     n_iter: int = 20,
 ) -> np.ndarray | Tensor:
     """Fill in the missing pixels of an image.
@@ -440,14 +453,14 @@ def inpaint(
     ----------
     image : array-like or Tensor of shape (height, width[, 3])
         The image, NaN where a pixel is missing, or a masked array.
+    mask : array-like of shape (height, width) or of the image's shape, default=None
+        True, or any number other than 0, where a pixel is missing, in addition to NaN: as for
+        scikit-image's ``inpaint_biharmonic``.
     denoise : callable, default=None
         ``denoise(image, noise_std)`` removes noise of this standard deviation from an image, which
         it gets as numbers in float32 or float64, and returns one of the same shape. The default
         codes patches of 8 x 8 pixels by cosines with a hard threshold, without learning. The
         examples have others.
-    mask : array-like of shape (height, width) or of the image's shape, default=None
-        True, or any number other than 0, where a pixel is missing, in addition to NaN: as for
-        scikit-image's ``inpaint_biharmonic``.
     n_iter : int, default=20
         Number of times to denoise; 0 is linear interpolation.
 
@@ -459,8 +472,9 @@ def inpaint(
     Raises
     ------
     ValueError
-        If the image has other channels, the mask another shape, no pixel is known, ``n_iter`` is
-        not a number of iterations, or ``denoise`` returns an image of another shape.
+        If the image has other channels, the mask another shape, no pixel is known or none is
+        missing, ``n_iter`` is not a number of iterations, or ``denoise`` returns an image of
+        another shape.
 
     Notes
     -----
@@ -498,11 +512,15 @@ def inpaint(
             "No pixel is known: every one has NaN or is masked. Pass an image with some values; "
             "channels with gaps of their own one by one."
         )
-    if gap.any():
-        errors = _errors_of_interpolation(x, gap)
-        filled = np.where(known, x, _interpolate(x, gap))
-        levels = np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter)
-        x = (_iterate_cosines if denoise is None else partial(_iterate, image, denoise))(
-            filled, known, errors, levels
+    if not gap.any():
+        raise ValueError(
+            "No pixel is missing: none has NaN or is masked. Pass mask, true where a pixel is "
+            "missing, or an image with NaN there."
         )
+    errors = _errors_of_interpolation(x, gap)
+    filled = np.where(known, x, _interpolate(x, gap))
+    levels = np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter)
+    x = (_iterate_cosines if denoise is None else partial(_iterate, image, denoise))(
+        filled, known, errors, levels
+    )
     return _image_of(to_tensor(x).movedim(-1, 0)[None], image)

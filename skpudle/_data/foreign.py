@@ -59,8 +59,8 @@ def dictionary_of(source):
     if hasattr(source, "fit"):
         raise ValueError(
             f"{type(source).__name__} has no atoms: it learns none or is not fitted (`clone` "
-            "unfits parameters, also in GridSearchCV and cross_validate). Pass its components_, or "
-            "wrap it in sklearn.frozen.FrozenEstimator."
+            "unfits parameters, also in GridSearchCV and cross_validate). Fit it, pass its "
+            "components_, or wrap it in sklearn.frozen.FrozenEstimator."
         )
     return source
 

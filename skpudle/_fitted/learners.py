@@ -108,6 +108,12 @@ def find_learner(estimator, attribute="components_"):  # -> Found
             f"{type(estimator).__name__} has no best_estimator_, since refit={estimator.refit!r}; "
             "pass refit=True, or a learner that you have fitted."
         )
+    if not hasattr(estimator, "fit") and not hasattr(estimator, attribute):
+        shape = f" of shape {np.shape(estimator)}" if hasattr(estimator, "shape") else ""
+        raise TypeError(
+            f"A fitted learner is expected, got a {type(estimator).__name__}{shape}. Pass the "
+            "learner first and the data second, as report(learner, X)."
+        )
     if not isinstance(estimator, Pipeline):
         check_is_fitted(estimator, attribute)
         return Found(estimator, ())
@@ -180,6 +186,11 @@ def _read(learner, X):
 def look_at(estimator, X):  # -> Look
     """Look at an estimator, by samples as its `transform` takes them."""
     found = find_learner(estimator)
+    if X is None:
+        raise TypeError(
+            f"{type(found.learner).__name__} came without samples to look at. Pass the learner "
+            "first and the data second, as report(learner, X)."
+        )
     X = found.prepare(X)
     raw = found.learner.transform(X)
     return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))

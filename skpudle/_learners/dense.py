@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import (
+    check_no_picture,
     check_rows,
     host_array,
     input_attributes,
@@ -421,6 +422,8 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
     """
     device, in_memory = resolve_device(learner.device, X), is_array(X)
     X = X if in_memory else loaded(X)
+    if not known:
+        check_no_picture(X)
     largest = loss_named(learner.loss, learner.n_trials).largest
     options = dict(allow_nan=True, largest=largest)
     source = offset = None

@@ -44,6 +44,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
+from skpudle._data.names import explain_names
 from skpudle._data.sources import check_exposure
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_number
@@ -636,6 +637,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     phases_: dict[str, int]
     fit_seconds_: dict[str, float]
 
+    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,

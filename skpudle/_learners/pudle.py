@@ -26,6 +26,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import baseline_of, penalty_of
+from skpudle._data.names import explain_names
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss
 from skpudle._learners.dense import DenseLearner
@@ -505,6 +506,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     lambda_decay_: float
     device_: str
 
+    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,

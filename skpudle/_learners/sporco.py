@@ -19,6 +19,7 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
 )
+from skpudle._data.names import explain_names
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
@@ -128,6 +129,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     ended_by_: str
     alpha_: float
 
+    @explain_names
     def __init__(
         self,
         n_components: int | None = None,

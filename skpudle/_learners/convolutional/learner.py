@@ -188,7 +188,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:
             images = images_of(self, X, resolve_device(self.device, _first(X)), **gaps)
-            check_atoms_fit(images, self._kernel)
+            meaning = dict(image_shape=self.image_shape, channels_first=self.channels_first)
+            check_atoms_fit(images, self._kernel, **meaning)
         targets, noise = targets_of(self, y, images), None
         if known:  # as fitted, and the images are in these units already
             noise = getattr(self, "channel_noise_", None)

@@ -16,6 +16,7 @@ from torch import Tensor
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.images import covering_positions, is_one_image, read_images, split_gaps
+from skpudle._data.names import explain_names
 from skpudle._data.noise import Noise, with_noise
 from skpudle._learners.coder import decode_sparse
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
@@ -374,6 +375,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     fit_seconds_: dict[str, float]
     n_features_in_: int
 
+    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] = 64,
