@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skpudle._data.arrays import check_rows, host_array
 from skpudle._data.names import explain_names
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._training.messages import listed
 
 __all__ = ["DictionaryImputer"]
 
@@ -105,9 +106,10 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X = self._read(X, reset=True)
         unknown = np.flatnonzero(np.isnan(X).all(axis=0))
         if len(unknown):
+            names = getattr(self, "feature_names_in_", None)
             raise ValueError(
-                f"Features {unknown[:10].tolist()}{' ...' if len(unknown) > 10 else ''} have no "
-                "known value, from which nothing is learned. Leave them out."
+                f"Features {listed(unknown.tolist(), names)} have no known value, from which "
+                "nothing is learned. Leave them out."
             )
         if self.estimator is None:
             learner = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))

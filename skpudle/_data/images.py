@@ -232,7 +232,7 @@ def of_colours(shape):
 
 def is_one_image(X, n_axes):
     """Whether an array holds a single image, which is no row and no stack."""
-    shape = tuple(getattr(X, "shape", ()))
+    shape = tuple(getattr(unpacked(X), "shape", ()))
     return len(shape) == n_axes or (n_axes == 2 and of_colours(shape))
 
 
@@ -257,7 +257,7 @@ def check_axes(images):
             f"An array of shape {(n, *size)} means {n} grey images of {size[0]} x {size[1]} "
             "pixels. Pass one image with channels as [image]."
         )
-    if images.kind != "rows" and size[0] <= _CHANNELS < min(n_channels, *size[1:]):
+    if images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]]):
         raise ValueError(
             f"Images of shape {(*size, n_channels)} have their channels first, and they are "
             "expected last. Pass channels_first=True, or np.moveaxis(image, 0, -1) for each."

@@ -30,6 +30,7 @@ from skpudle._training.messages import (
     warn_of_early_end,
     warn_of_rise,
     warn_of_unused,
+    warn_of_zero_codes,
 )
 from skpudle._training.state import Outcome
 from skpudle._training.stopping import HeldOut, Stopping
@@ -167,6 +168,10 @@ class GradientLearner(CallbackSupportMixin):
         """Return samples that show whether training has raised the objective."""
         raise NotImplementedError
 
+    def _has_codes(self, data):  # -> bool
+        """Return whether codes of some samples, in the units of the input, are not all zero."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ fitting
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -204,7 +209,8 @@ class GradientLearner(CallbackSupportMixin):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         UserWarning
-            If there are fewer samples than atoms, or features without a known value.
+            If there are fewer samples than atoms, features without a known value, or if all codes
+            are zero.
         """
         return self._fit(X, y)
 
@@ -212,7 +218,7 @@ class GradientLearner(CallbackSupportMixin):
         """Read the data, run the phases, set the attributes."""
         with FitRun(self, X, y) as run:
             plan = self._plan()
-            data = self._read(plan, X, y, **of_samples)
+            data = given = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.open(data, plan, partial(self._attributes, plan, data=data))
             with run.interrupts:
@@ -246,6 +252,8 @@ class GradientLearner(CallbackSupportMixin):
                     if not ended <= baseline:
                         began, _ = objectives(outcome.model, rows, *how)
                         warn_of_rise(self, began, ended, baseline, has_rate=has_rate)
+                if not any(run.team.any(self._has_codes(given))):
+                    warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
         # "auto" promises no other end
         if outcome.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":

@@ -24,9 +24,10 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
     unit_of,
+    with_gaps,
 )
 from skpudle._data.batches import Rows, Samples, count_batches
-from skpudle._data.foreign import dictionary_of, given_atoms
+from skpudle._data.foreign import baseline_of, dictionary_of, drop_names, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
@@ -69,6 +70,10 @@ _JUDGES = 200
 
 # Atoms for each feature, and rows for each atom, that tell the noise before their number is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 8
+
+# An atom has a code if its correlation with a row is above the penalty. Units of unequal noise
+# change the correlation by less than this factor, and a smaller one asks for codes.
+_SURELY = 4.0
 
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
@@ -357,7 +362,8 @@ def start(plan, data, generator, run=None):  # -> model, rows
         atoms = choose_atoms(first, n_components, x, generator, **inside)
     if run is not None:  # partial_fit may see any number of samples
         known = x.new_ones(len(x), 1) if mask is None else mask
-        warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
+        unknown = (~known.any(0)).nonzero().flatten().tolist()
+        warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
             warn_of_few_samples(int(known.any(1).sum()), len(atoms))
     model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty, noise))
@@ -539,6 +545,19 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]
+
+    def _has_codes(self, data):
+        samples = data.samples[spread_rows(len(data.samples), _SAMPLES)]
+        if not samples.x.any() or getattr(self, "transform_algorithm", None) == "omp":
+            return True  # zeros have no codes, and a pursuit has no penalty
+        if self.loss == "gaussian" and np.ndim(self.alpha_) == 0:
+            atoms, baseline = to_tensor(self.components_), baseline_of(self)
+            rows = samples.x.cpu() if baseline is None else samples.x.cpu() - to_tensor(baseline)
+            if (rows @ atoms.to(rows).mT).abs().max() > _SURELY * self.alpha_:
+                return True
+        exposure = None if samples.offset is None else samples.offset[:, 0].exp()
+        rows = with_gaps(samples.x, samples.mask)
+        return bool(drop_names(self)._transform(rows, exposure).any())
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
         mask = data.samples.mask

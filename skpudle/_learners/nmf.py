@@ -272,12 +272,12 @@ def _begin(learner, events, atoms, chosen):  # -> Events, Progress
     return events, begin(events, atoms, _n_fixed(learner))
 
 
-def _check_data(learner, events, atoms):
+def _check_data(learner, events, atoms, names):
     unknown = []
     n_samples = events.counts.shape[0]
     if events.missing is not None:
         unknown = np.flatnonzero(events.missing.sum(0) == n_samples).tolist()
-    warn_of_unknown_features(unknown)
+    warn_of_unknown_features(unknown, names)
     if isinstance(learner.dict_init, str):
         warn_of_few_samples(n_samples, len(atoms))
 
@@ -743,7 +743,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             with run.interrupts:
                 events = _read_events(data.source, exposure)
                 atoms, size_path = _first_atoms(self, data, events, run.generator)
-                _check_data(self, events, atoms)
+                _check_data(self, events, atoms, data.inputs.get("feature_names_in_"))
                 chosen, atoms = _choose(self, events, atoms, run.generator)
                 events, state = _begin(self, events, atoms, chosen)
                 phase = _Alternation(self, plan.most_steps, data, events, state, chosen)

@@ -231,6 +231,14 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
 
+    def _has_codes(self, data):
+        batch = self._some_samples(data)
+        if not batch.x.any():
+            return True  # zeros have no codes
+        network = self._network(self._plan(), batch.x)
+        pictures = (batch[i : i + 1] for i in range(len(batch.x)))
+        return any(network.encode(part.x, mask=part.mask).any() for part in pictures)
+
     def _new_model(self, plan, data, generator, run=None):  # -> ConvModel, rows
         images, step = data.samples, plan.step_size
         decides = isinstance(self.n_components, str)
