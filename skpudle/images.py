@@ -11,6 +11,7 @@ returned have the dtype of the input again.
 
 from collections.abc import Callable
 from functools import cache, partial
+from math import isqrt
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -259,6 +260,22 @@ def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1,
     return (total / count)[..., :height, :width]
 
 
+def _check_patches(learner, n_channels, patch_shape):
+    if not hasattr(learner, "transform"):
+        raise TypeError(
+            f"A fitted learner is expected, got a {type(learner).__name__}. Pass the learner first "
+            "and the image second, denoise_patches(learner, image)."
+        )
+    n_pixels, n_features = patch_shape[0] * patch_shape[1], _n_features(learner)
+    if n_features not in (None, n_pixels, n_channels * n_pixels):
+        side = isqrt(n_features)
+        mend = f"patch_shape={side}" if side * side == n_features else "the patch_shape of its rows"
+        raise ValueError(
+            f"Patches of {patch_shape} pixels have {n_pixels} features, and "
+            f"{type(learner).__name__} was fitted on rows of {n_features}. Pass {mend}."
+        )
+
+
 def denoise_patches(
     learner: Any,
     image: ArrayLike | Tensor,
@@ -321,6 +338,7 @@ def denoise_patches(
         raise ValueError(f"Unknown weights {weights!r:.80}; pass 'sparsity' or 'equal'.")
     patch_shape = _patch_shape(patch_shape)
     x, _ = _read_image(image)
+    _check_patches(learner, x.shape[1], patch_shape)
     options = dict(stride=stride, center=center, weights=weights)
     if x.shape[1] > 1 and _n_features(learner) != x.shape[1] * patch_shape[0] * patch_shape[1]:
         parts = [_denoise_whole(learner, c, image, patch_shape, **options) for c in x.split(1, 1)]

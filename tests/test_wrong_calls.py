@@ -127,8 +127,8 @@ REFUSED = {
         r"files are not opened.*pandas\.read_csv",
     ),
     "names of files": (
-        lambda: Conv(4).fit("a.png", "b.png"),
-        "list of texts such as 'a.png'",
+        lambda: Conv(4).fit(["a.png", "b.png"]),
+        "X holds the text 'a.png'",
         r"numpy\.asarray\(PIL",
     ),
     "a path": (lambda: fit(Path("x.npy")), r"'x\.npy'", r"numpy\.load\(path\)"),

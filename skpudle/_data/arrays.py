@@ -269,14 +269,13 @@ def _refuse_no_numbers(X):
     if first is None:
         raise TypeError(
             f"X is {'None' if X is None else 'a list of None'}, which holds no data. Pass an array "
-            "of shape (n_samples, n_features); a function that changes an array in place, such as "
-            "numpy.random.shuffle, returns None."
+            "of shape (n_samples, n_features), or a list of images."
         )
     if isinstance(first, str | bytes | PathLike):
         raise TypeError(
-            f"X is {'' if first is X else 'a list of texts such as '}{str(first)!r:.80}, and files "
-            "are not opened here. Pass what they hold: numpy.load(path), pandas.read_csv(path), or "
-            "numpy.asarray(PIL.Image.open(path)) for a picture."
+            f"X holds the text {str(first)!r:.80}, and files are not opened here. Pass what they "
+            "hold: numpy.load(path), pandas.read_csv(path), or numpy.asarray(PIL.Image.open(path)) "
+            "for a picture."
         )
     if isinstance(X, dict):
         raise TypeError(
@@ -400,6 +399,8 @@ def _check_array(X, estimator, *, copy, allow_nan):
                 f"X has columns of equal names, {equal!r:.200}. Give each column a name of its "
                 "own, or pass an array, X.to_numpy()."
             ) from error
+        if "at least one array" in str(error):
+            raise ValueError("X has no columns. Pass a frame with columns of numbers.") from error
         if "could not convert string" in str(error):
             raise _of_texts(X) from error
         if len(str(error)) > _LONGEST:

@@ -53,7 +53,8 @@ _LARGEST = float(np.nextafter(2.0**64, 0))
 
 # An axis up to this length holds channels (colours and transparency) if all others are longer.
 _CHANNELS = 4
-# Pictures of an array have sides that differ by less than this factor, as panoramas do not.
+# Pictures of an array have sides that differ by less than this factor, as panoramas do not, and
+# signals have at most this multiple of their samples as channels.
 _FLAT = 4
 # A matrix with this many rows and columns is a picture, not rows, where atoms have two axes.
 _LEAST_PICTURE = 32
@@ -330,6 +331,13 @@ def _check_signals(images, kernel, *, channels_first):
             f"Signals of {n_samples} samples and {n_channels} channels are read, since channels "
             "are the last axis. For arrays (n_signals, n_channels, n_samples) pass "
             "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9)."
+        )
+    if channels_first and n_channels > _FLAT * n_samples:
+        warnings.warn(
+            f"Signals of {n_samples} samples and {n_channels} channels are read, since "
+            "channels_first=True. For arrays (n_signals, n_samples, n_channels) pass "
+            "channels_first=False.",
+            stacklevel=users_level(),
         )
     first = images.source[0]
     if getattr(first, "dtype", None) in _PIXELS:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
-from skpudle._data.foreign import centre
+from skpudle._data.foreign import centre, check_learner
 from skpudle._data.images import read_images
 from skpudle._data.sources import part_of, parts_of
 from skpudle._fitted.drawing import as_pictures
@@ -108,14 +107,8 @@ def find_learner(estimator, attribute="components_"):  # -> Found
             f"{type(estimator).__name__} has no best_estimator_, since refit={estimator.refit!r}; "
             "pass refit=True, or a learner that you have fitted."
         )
-    if not hasattr(estimator, "fit") and not hasattr(estimator, attribute):
-        shape = f" of shape {np.shape(estimator)}" if hasattr(estimator, "shape") else ""
-        raise TypeError(
-            f"A fitted learner is expected, got a {type(estimator).__name__}{shape}. Pass the "
-            "learner first and the data second, as report(learner, X)."
-        )
     if not isinstance(estimator, Pipeline):
-        check_is_fitted(estimator, attribute)
+        check_learner(estimator, attribute)
         return Found(estimator, ())
     steps = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
     for i in reversed(range(len(steps))):

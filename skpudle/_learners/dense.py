@@ -63,7 +63,15 @@ from skpudle.search._penalty import penalty_of_mixtures, penalty_path
 from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
 
-__all__ = ["DICT_INIT", "DenseLearner", "choose_atoms", "known_model", "read_rows", "start"]
+__all__ = [
+    "DICT_INIT",
+    "DenseLearner",
+    "choose_atoms",
+    "known_model",
+    "read_rows",
+    "rows_have_codes",
+    "start",
+]
 
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
@@ -467,6 +475,21 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
     return Data(source, samples, device, {})
 
 
+def rows_have_codes(learner, samples):  # -> bool
+    """Return whether codes of some rows are not all zero; rows of zeros count as if they had."""
+    samples = samples[spread_rows(len(samples), _SAMPLES)]
+    if not samples.x.any() or getattr(learner, "transform_algorithm", None) == "omp":
+        return True  # a pursuit has no penalty
+    if learner.loss == "gaussian":
+        atoms, baseline = to_tensor(learner.components_), baseline_of(learner)
+        rows = samples.x.cpu() if baseline is None else samples.x.cpu() - to_tensor(baseline)
+        if (rows @ atoms.to(rows).mT).abs().max() > _SURELY * learner.alpha_:
+            return True
+    exposure = None if samples.offset is None else samples.offset[:, 0].exp()
+    rows = with_gaps(samples.x, samples.mask)
+    return bool(drop_names(learner)._transform(rows, exposure).any())
+
+
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
@@ -547,17 +570,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
     def _has_codes(self, data):
-        samples = data.samples[spread_rows(len(data.samples), _SAMPLES)]
-        if not samples.x.any() or getattr(self, "transform_algorithm", None) == "omp":
-            return True  # zeros have no codes, and a pursuit has no penalty
-        if self.loss == "gaussian" and np.ndim(self.alpha_) == 0:
-            atoms, baseline = to_tensor(self.components_), baseline_of(self)
-            rows = samples.x.cpu() if baseline is None else samples.x.cpu() - to_tensor(baseline)
-            if (rows @ atoms.to(rows).mT).abs().max() > _SURELY * self.alpha_:
-                return True
-        exposure = None if samples.offset is None else samples.offset[:, 0].exp()
-        rows = with_gaps(samples.x, samples.mask)
-        return bool(drop_names(self)._transform(rows, exposure).any())
+        return rows_have_codes(self, data.samples)
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
         mask = data.samples.mask

@@ -484,11 +484,13 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     >>> agreement.atoms.tolist()
     [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
     """
+    if hasattr(dictionaries, "fit"):
+        dictionaries = [dictionaries]
     dictionaries = [dictionary_of(dictionary) for dictionary in dictionaries]
     if len(dictionaries) < 2:
         raise ValueError(
-            f"Stability compares dictionaries, got {len(dictionaries)}; pass the components_ of "
-            "two fits or more."
+            f"Stability compares dictionaries, got {len(dictionaries)}. Pass a list of two fitted "
+            "learners or more, or of their components_."
         )
     for other in dictionaries[1:]:
         check_pair(

@@ -149,6 +149,11 @@ class ActivationsDisplay:
             )
         if learner.channels_first and np.ndim(X) == np.size(learner.atom_shape) + 1:
             X = X[None]  # one recording
+        if np.ndim(X[0]) == 0:
+            raise ValueError(
+                f"X has one axis, of {len(X)} numbers, and its samples would be numbers. Pass a "
+                "list of signals, [X]."
+            )
         if not -len(X) <= index < len(X):
             raise ValueError(f"There is no sample {index} of {len(X)}. Pass a smaller index.")
         index %= len(X)
