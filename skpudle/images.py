@@ -261,11 +261,6 @@ def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1,
 
 
 def _check_patches(learner, n_channels, patch_shape):
-    if not hasattr(learner, "transform"):
-        raise TypeError(
-            f"A fitted learner is expected, got a {type(learner).__name__}. Pass the learner first "
-            "and the image second, denoise_patches(learner, image)."
-        )
     n_pixels, n_features = patch_shape[0] * patch_shape[1], _n_features(learner)
     if n_features not in (None, n_pixels, n_channels * n_pixels):
         side = isqrt(n_features)
@@ -336,6 +331,11 @@ def denoise_patches(
     """
     if weights not in ("sparsity", "equal"):
         raise ValueError(f"Unknown weights {weights!r:.80}; pass 'sparsity' or 'equal'.")
+    if not hasattr(learner, "transform"):
+        raise TypeError(
+            f"A fitted learner is expected, got a {type(learner).__name__}. Pass the learner first "
+            "and the image second, denoise_patches(learner, image)."
+        )
     patch_shape = _patch_shape(patch_shape)
     x, _ = _read_image(image)
     _check_patches(learner, x.shape[1], patch_shape)
