@@ -897,7 +897,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """Return the fitted encoder and decoder as a module of torch.
 
         Its codes equal the codes of `transform` to rounding. It can be trained further, or exported
-        by `torch.export` and to ONNX, which needs neither this package nor Python.
+        by `torch.export`, and by its ``to_onnx(file)``, whose file needs neither this package nor
+        Python.
 
         Returns
         -------
