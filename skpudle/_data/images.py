@@ -325,6 +325,13 @@ def _check_lines(n, height, width, kernel):
 
 
 def _check_signals(images, kernel, *, channels_first):
+    first = images.source[0]
+    if getattr(first, "dtype", None) in _PIXELS:
+        raise ValueError(
+            f"atom_shape={kernel[0]} is one number, for signals, but X has the dtype "
+            f"{first.dtype} of pictures. Pass two numbers, such as atom_shape=(9, 9), or "
+            "signals of another dtype."
+        )
     n_channels, n_samples = images.tensors[0].shape[1:]
     if n_channels >= max(n_samples, 2) and not channels_first:
         raise ValueError(
@@ -338,13 +345,6 @@ def _check_signals(images, kernel, *, channels_first):
             "channels_first=True. For arrays (n_signals, n_samples, n_channels) pass "
             "channels_first=False.",
             stacklevel=users_level(),
-        )
-    first = images.source[0]
-    if getattr(first, "dtype", None) in _PIXELS:
-        raise ValueError(
-            f"atom_shape={kernel[0]} is one number, for signals, but X has the dtype "
-            f"{first.dtype} of pictures. Pass two numbers, such as atom_shape=(9, 9), or "
-            "signals of another dtype."
         )
     if looks_like_picture(first):
         warnings.warn(

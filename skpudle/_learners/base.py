@@ -168,10 +168,6 @@ class GradientLearner(CallbackSupportMixin):
         """Return samples that show whether training has raised the objective."""
         raise NotImplementedError
 
-    def _has_codes(self, data):  # -> bool
-        """Return whether codes of some samples, in the units of the input, are not all zero."""
-        raise NotImplementedError
-
     # ------------------------------------------------------------------ fitting
 
     @fit_context(prefer_skip_nested_validation=True)

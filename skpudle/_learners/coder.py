@@ -42,6 +42,7 @@ from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
+from skpudle.search._epoch import spread_rows
 
 __all__ = [
     "PART",
@@ -62,6 +63,11 @@ _CHUNK = {"cpu": 1024, "cuda": 65536}
 # Codes or features of more, shorter rows: 1 MiB in float64. Of 218,567 rows of 3 features and 2
 # atoms 1024 at a time double the time.
 _CHUNK_ENTRIES = 2**17
+
+# Rows of a fit that show whether there are codes. An atom has a code if its correlation with a row
+# is above the penalty. Units of unequal noise change the correlation by less than the factor; below
+# it rows are encoded.
+_ROWS, _SURELY = 1024, 4.0
 
 # arrays of codes in the encoder at a time
 _N_COPIES = 8
@@ -278,6 +284,23 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         device = dictionary.atoms.device
         chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
         return _in_one_piece(chunks, len(samples.x), X)
+
+    def _has_codes(self, data):  # -> bool
+        """Return whether some rows of a fit have codes; rows of zeros count as if they had."""
+        samples = data.samples[spread_rows(len(data.samples), _ROWS)]
+        x, baseline = samples.x, baseline_of(self)
+        if not x.any() or getattr(self, "transform_algorithm", None) == "omp":
+            return True  # a pursuit has no penalty
+        x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
+        atoms = to_tensor(self.components_, x.device, x.dtype)
+        if self.loss == "gaussian":
+            found = x @ atoms.mT
+            found = found if getattr(self, "positive_code", False) else found.abs()
+            if found.max() > _SURELY * self.alpha_:
+                return True
+        offset = self._offset(samples)
+        encoder = self._transform_encoder()
+        return bool(encoder(DenseDictionary(atoms), x, mask=samples.mask, offset=offset).any())
 
     def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Encode data part by part, and write the codes into an array.

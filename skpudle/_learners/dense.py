@@ -24,10 +24,9 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
     unit_of,
-    with_gaps,
 )
 from skpudle._data.batches import Rows, Samples, count_batches
-from skpudle._data.foreign import baseline_of, dictionary_of, drop_names, given_atoms
+from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.sources import accepts, check_exposure, open_source
 from skpudle._data.tables import loaded
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
@@ -69,7 +68,6 @@ __all__ = [
     "choose_atoms",
     "known_model",
     "read_rows",
-    "rows_have_codes",
     "start",
 ]
 
@@ -78,10 +76,6 @@ _JUDGES = 200
 
 # Atoms for each feature, and rows for each atom, that tell the noise before their number is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 8
-
-# An atom has a code if its correlation with a row is above the penalty. Units of unequal noise
-# change the correlation by less than this factor, and a smaller one asks for codes.
-_SURELY = 4.0
 
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
@@ -475,21 +469,6 @@ def read_rows(learner, plan, X, y=None, *, known=False, part=False, exposure=Non
     return Data(source, samples, device, {})
 
 
-def rows_have_codes(learner, samples):  # -> bool
-    """Return whether codes of some rows are not all zero; rows of zeros count as if they had."""
-    samples = samples[spread_rows(len(samples), _SAMPLES)]
-    if not samples.x.any() or getattr(learner, "transform_algorithm", None) == "omp":
-        return True  # a pursuit has no penalty
-    if learner.loss == "gaussian":
-        atoms, baseline = to_tensor(learner.components_), baseline_of(learner)
-        rows = samples.x.cpu() if baseline is None else samples.x.cpu() - to_tensor(baseline)
-        if (rows @ atoms.to(rows).mT).abs().max() > _SURELY * learner.alpha_:
-            return True
-    exposure = None if samples.offset is None else samples.offset[:, 0].exp()
-    rows = with_gaps(samples.x, samples.mask)
-    return bool(drop_names(learner)._transform(rows, exposure).any())
-
-
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows; see the subclasses for its parameters."""
 
@@ -568,9 +547,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]
-
-    def _has_codes(self, data):
-        return rows_have_codes(self, data.samples)
 
     def _new_model(self, plan, data, generator, run=None):  # -> model, rows
         mask = data.samples.mask

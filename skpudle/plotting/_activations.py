@@ -149,7 +149,7 @@ class ActivationsDisplay:
             )
         if learner.channels_first and np.ndim(X) == np.size(learner.atom_shape) + 1:
             X = X[None]  # one recording
-        if np.ndim(X[0]) == 0:
+        if len(np.shape(X)) == 1 and not isinstance(X, list | tuple):
             raise ValueError(
                 f"X has one axis, of {len(X)} numbers, and its samples would be numbers. Pass a "
                 "list of signals, [X]."

@@ -232,12 +232,18 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return next(iter(source.batches(source.plan())))
 
     def _has_codes(self, data):
-        batch = self._some_samples(data)
-        if not batch.x.any():
+        pictures = [data.samples.covered(image)[None] for image in data.samples.images]
+        if not any(x.any() for x in pictures):
             return True  # zeros have no codes
-        network = self._network(self._plan(), batch.x)
-        pictures = (batch[i : i + 1] for i in range(len(batch.x)))
-        return any(network.encode(part.x, mask=part.mask).any() for part in pictures)
+        plan = self._plan()
+        network = self._network(plan, pictures[0])
+        alpha = network.parameters.alpha
+        if plan.encoder.n_unfoldings is not None:
+            return any(network.encode(x).any() for x in pictures)
+        # codes of the lasso are zero where no correlation is above the penalty
+        dictionary = ConvDictionary(network.parameters.atoms, self._stride)
+        found = (dictionary.analysis(x) for x in pictures)
+        return any(((z if self.positive_code else z.abs()) > alpha).any() for z in found)
 
     def _new_model(self, plan, data, generator, run=None):  # -> ConvModel, rows
         images, step = data.samples, plan.step_size

@@ -36,7 +36,7 @@ from skpudle._data.tables import is_dataset, loaded
 from skpudle._data.validation import fit_context
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.dense import known_model, rows_have_codes, start
+from skpudle._learners.dense import known_model, start
 from skpudle._learners.models import DenseModel
 from skpudle._learners.plan import DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
@@ -325,9 +325,6 @@ class TaskLearner(GradientLearner, DictionaryTransformer):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return self._plan().encoder.at(self.alpha_, **options)
-
-    def _has_codes(self, data):
-        return rows_have_codes(self, data.samples)
 
     def _check_head(self):
         """Raise ValueError unless the weights fit the present number of features of codes."""
