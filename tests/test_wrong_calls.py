@@ -158,7 +158,7 @@ REFUSED = {
         r"two numbers as atom_shape",
     ),
     "one number for atoms of bytes": (
-        lambda: Conv(4, atom_shape=8).fit([grey().T]),
+        lambda: Conv(4, atom_shape=8).fit([grey()]),
         "dtype uint8 of pictures",
         "Pass two numbers",
     ),
