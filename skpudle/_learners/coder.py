@@ -33,7 +33,7 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.foreign import baseline_of, make_sparse_coder
+from skpudle._data.foreign import baseline_of, make_sparse_coder, thresholds_hard
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
 from skpudle._data.tables import loaded
@@ -64,9 +64,9 @@ _CHUNK = {"cpu": 1024, "cuda": 65536}
 # atoms 1024 at a time double the time.
 _CHUNK_ENTRIES = 2**17
 
-# Rows of a fit that show whether there are codes. An atom has a code if its correlation with a row
-# is above the penalty. Units of unequal noise change the correlation by less than the factor; below
-# it rows are encoded.
+# Rows of a fit that show whether there are codes. The lasso has codes if a correlation of an atom
+# and a row is above the penalty. Units of unequal noise change the correlation by less than the
+# factor; below it rows are encoded.
 _ROWS, _SURELY = 1024, 4.0
 
 # arrays of codes in the encoder at a time
@@ -293,7 +293,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             return True  # a pursuit has no penalty
         x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
         atoms = to_tensor(self.components_, x.device, x.dtype)
-        if self.loss == "gaussian":
+        if self.loss == "gaussian" and not thresholds_hard(self):
             found = x @ atoms.mT
             found = found if getattr(self, "positive_code", False) else found.abs()
             if found.max() > _SURELY * self.alpha_:

@@ -171,7 +171,7 @@ def save_denoiser(
 def load_denoiser(
     file: Literal["gaussian", "gaussian-small", "poisson"] | PathLike[str] | IO[bytes] = "gaussian",
     *,
-    shift_average: bool = True,
+    shift_average: bool = False,
     device: str = "auto",
 ) -> ConvPUDLEDictionaryLearning:
     """Return a fitted learner that denoises images.
@@ -191,8 +191,9 @@ def load_denoiser(
     ----------
     file : {"gaussian", "gaussian-small", "poisson"}, path-like or file, default="gaussian"
         One of these, or a file of `save_denoiser`.
-    shift_average : bool, default=True
-        Whether `denoise` averages over all grids of positions.
+    shift_average : bool, default=False
+        Whether `denoise` averages over all grids of positions, which takes 2.4 times as long
+        and is 0.03 to 0.1 dB better on photographs.
     device : str, default="auto"
         Device to compute on.
 
