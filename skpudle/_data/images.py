@@ -58,6 +58,8 @@ _CHANNELS = 4
 _FLAT = 4
 # A matrix with this many rows and columns is a picture, not rows, where atoms have two axes.
 _LEAST_PICTURE = 32
+# Shorter rows are a table: scikit-learn's checks fit rows of 1 to 10 features, whatever the atoms.
+_LEAST_SIGNAL = 16
 
 
 def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
@@ -288,7 +290,8 @@ def check_atoms_fit(images, kernel, *, image_shape=None, channels_first=False):
     Warns
     -----
     UserWarning
-        If a row is an image of one line, and atoms are higher; or if signals look like pictures.
+        If a row is an image of one line, and atoms are higher; if atoms are longer than rows of
+        few features; or if signals look like pictures.
     """
     n, _, *size = images.tensors[0].shape
     if images.kind == "rows" and len(kernel) == 2 and image_shape is None:
@@ -305,10 +308,13 @@ def check_atoms_fit(images, kernel, *, image_shape=None, channels_first=False):
     for size in (tuple(x.shape[2:]) for x in images.tensors):
         if any(n < k for n, k in zip(size, kernel, strict=True)):
             kind = "a signal" if len(kernel) == 1 else "an image"
-            raise ValueError(
+            text = (
                 f"Atoms of the size {kernel} are larger than {kind} of the size {size}. Pass a "
                 "smaller atom_shape."
             )
+            if images.kind != "rows" or image_shape is not None or max(size) >= _LEAST_SIGNAL:
+                raise ValueError(text)
+            warnings.warn(text, stacklevel=users_level())
 
 
 def _check_lines(n, height, width, kernel):
