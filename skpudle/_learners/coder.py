@@ -286,11 +286,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return _in_one_piece(chunks, len(samples.x), X)
 
     def _has_codes(self, data):  # -> bool
-        """Return whether some rows of a fit have codes; rows of zeros count as if they had."""
+        """Return whether some rows of a fit have codes; constant rows count as if they had."""
         samples = data.samples[spread_rows(len(data.samples), _ROWS)]
         x, baseline = samples.x, baseline_of(self)
-        if not x.any() or getattr(self, "transform_algorithm", None) == "omp":
-            return True  # a pursuit has no penalty
+        constant = not x.any() or (len(x) > 1 and (x == x[0]).all())
+        if constant or getattr(self, "transform_algorithm", None) == "omp":
+            return True  # a baseline explains constant rows, and a pursuit has no penalty
         x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
         atoms = to_tensor(self.components_, x.device, x.dtype)
         if self.loss == "gaussian" and not thresholds_hard(self):
