@@ -233,8 +233,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _has_codes(self, data):
         pictures = [data.samples.covered(image)[None] for image in data.samples.images]
-        if not any(x.any() for x in pictures):
-            return True  # zeros have no codes
+        if all((x == x.flatten()[0]).all() for x in pictures):
+            return True  # a baseline explains constant pictures
         plan = self._plan()
         network = self._network(plan, pictures[0])
         alpha = network.parameters.alpha
