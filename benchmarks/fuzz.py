@@ -1318,7 +1318,7 @@ RIGHT = {
         solve_omp(torch.eye(4).double(), 1e200 * torch.ones(1, 4).double(), n_nonzero_coefs=2)
     ),
     "square patches": lambda: denoise_patches(fitted("patches"), grey(), 8),
-    "inpainting of bytes": lambda: inpaint((255 * grey()).astype(np.uint8)),
+    "inpainting of bytes": lambda: inpaint((255 * grey()).astype(np.uint8), np.isnan(grey(1))),
     "counts by parts": lambda: fitted("poisson").transform_sparse(rows()).toarray(),
 }  # fmt: skip
 

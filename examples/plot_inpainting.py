@@ -60,7 +60,7 @@ for row, (name, clean) in zip(axes, pictures.items()):
     damaged = np.where(lost, np.nan, clean)
     inpainted, learner = by_learned_atoms(damaged)
     images = {
-        "linear interpolation": inpaint(damaged, unchanged, n_iter=1),
+        "linear interpolation": inpaint(damaged, denoise=unchanged, n_iter=1),
         "biharmonic": inpaint_biharmonic(np.where(lost, 0, clean), lost),
         "learned atoms": inpainted,
         "inpaint": inpaint(damaged),

@@ -34,6 +34,7 @@ from sklearn.utils.validation import (
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.callers import users_level
+from skpudle._data.names import explain_names
 from skpudle._data.validation import fit_context
 from skpudle._data.weights import check_sample_weight, hash_array, merge_copies
 from skpudle._losses import loss_named
@@ -299,6 +300,7 @@ class ConsensusDictionary(
     n_features_in_: int
     feature_names_in_: np.ndarray
 
+    @explain_names
     def __init__(
         self,
         estimator: Any,

@@ -20,8 +20,10 @@ from skpudle._data.arrays import (
     with_gaps,
 )
 from skpudle._data.batches import Samples
+from skpudle._data.names import explain_names
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._training.messages import listed
 from skpudle._training.team import ALONE
 
 __all__ = ["DictionaryImputer"]
@@ -99,6 +101,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "estimator": [HasMethods(["fit", "transform", "inverse_transform"]), None]
     }
 
+    @explain_names
     def __init__(self, estimator: Any = None) -> None:
         self.estimator = estimator
 
@@ -148,9 +151,10 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X, weight = _merge_rows(X, weight)
         unknown = np.flatnonzero(np.isnan(X).all(axis=0))
         if len(unknown):
+            names = getattr(self, "feature_names_in_", None)
             raise ValueError(
-                f"Features {unknown[:10].tolist()}{' ...' if len(unknown) > 10 else ''} have no "
-                "known value, from which nothing is learned. Leave them out."
+                f"Features {listed(unknown.tolist(), names)} have no known value, from which "
+                "nothing is learned. Leave them out."
             )
         given = {} if weight is None else dict.fromkeys(names, weight)
         with config_context(enable_metadata_routing=False):  # weights go to steps by name

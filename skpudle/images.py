@@ -11,8 +11,9 @@ returned have the dtype of the input again.
 
 from collections.abc import Callable
 from functools import cache, partial
+from math import isqrt
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
+from skpudle._data.names import place_of
 from skpudle._operators import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
@@ -38,6 +40,13 @@ _PATCHES = {"cpu": 4096, "cuda": 2**17}
 _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
 # side of the patches of cosines, and about how many known pixels measure the error of interpolation
 _SIDE, _HIDDEN = 8, 500
+
+
+if not TYPE_CHECKING:  # to a type checker every name would be here
+
+    def __getattr__(name):
+        place = "" if name.startswith("_") else place_of(name, [__name__])
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. {place}".rstrip())
 
 
 def _read(images, like):  # -> (n, c, height, width), on the device of `like`
@@ -251,6 +260,17 @@ def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1,
     return (total / count)[..., :height, :width]
 
 
+def _check_patches(learner, n_channels, patch_shape):
+    n_pixels, n_features = patch_shape[0] * patch_shape[1], _n_features(learner)
+    if n_features not in (None, n_pixels, n_channels * n_pixels):
+        side = isqrt(n_features)
+        mend = f"patch_shape={side}" if side * side == n_features else "the patch_shape of its rows"
+        raise ValueError(
+            f"Patches of {patch_shape} pixels have {n_pixels} features, and "
+            f"{type(learner).__name__} was fitted on rows of {n_features}. Pass {mend}."
+        )
+
+
 def denoise_patches(
     learner: Any,
     image: ArrayLike | Tensor,
@@ -311,8 +331,14 @@ def denoise_patches(
     """
     if weights not in ("sparsity", "equal"):
         raise ValueError(f"Unknown weights {weights!r:.80}; pass 'sparsity' or 'equal'.")
+    if not hasattr(learner, "transform"):
+        raise TypeError(
+            f"A fitted learner is expected, got a {type(learner).__name__}. Pass the learner first "
+            "and the image second, denoise_patches(learner, image)."
+        )
     patch_shape = _patch_shape(patch_shape)
     x, _ = _read_image(image)
+    _check_patches(learner, x.shape[1], patch_shape)
     options = dict(stride=stride, center=center, weights=weights)
     if x.shape[1] > 1 and _n_features(learner) != x.shape[1] * patch_shape[0] * patch_shape[1]:
         parts = [_denoise_whole(learner, c, image, patch_shape, **options) for c in x.split(1, 1)]
@@ -379,6 +405,11 @@ def _read_damaged(image, mask):  # -> (height, width, c), NaN where a pixel is m
     x = host_array(_read_image(image)[0][0].movedim(0, -1))
     if mask is None:
         return x
+    if callable(mask):
+        raise TypeError(
+            f"mask is a {type(mask).__name__}, which is to be called. Pass a function that "
+            "denoises by its name, denoise=."
+        )
     mask = np.asarray(host_array(mask)) != 0
     if mask.shape not in (x.shape[:2], tuple(np.shape(image))):
         raise ValueError(
@@ -424,9 +455,9 @@ def _iterate_cosines(filled, known, errors, levels):  # -> (height, width, c)
 
 def inpaint(
     image: ArrayLike | Tensor,
-    denoise: Callable | None = None,
-    *,
     mask: ArrayLike | None = None,
+    *,
+    denoise: Callable | None = None,
     n_iter: int = 20,
 ) -> np.ndarray | Tensor:
     """Fill in the missing pixels of an image.
@@ -440,14 +471,14 @@ def inpaint(
     ----------
     image : array-like or Tensor of shape (height, width[, 3])
         The image, NaN where a pixel is missing, or a masked array.
+    mask : array-like of shape (height, width) or of the image's shape, default=None
+        True, or any number other than 0, where a pixel is missing, in addition to NaN: as for
+        scikit-image's ``inpaint_biharmonic``.
     denoise : callable, default=None
         ``denoise(image, noise_std)`` removes noise of this standard deviation from an image, which
         it gets as numbers in float32 or float64, and returns one of the same shape. The default
         codes patches of 8 x 8 pixels by cosines with a hard threshold, without learning. The
         examples have others.
-    mask : array-like of shape (height, width) or of the image's shape, default=None
-        True, or any number other than 0, where a pixel is missing, in addition to NaN: as for
-        scikit-image's ``inpaint_biharmonic``.
     n_iter : int, default=20
         Number of times to denoise; 0 is linear interpolation.
 
@@ -459,8 +490,9 @@ def inpaint(
     Raises
     ------
     ValueError
-        If the image has other channels, the mask another shape, no pixel is known, ``n_iter`` is
-        not a number of iterations, or ``denoise`` returns an image of another shape.
+        If the image has other channels, the mask another shape, no pixel is known or none is
+        missing, ``n_iter`` is not a number of iterations, or ``denoise`` returns an image of
+        another shape.
 
     Notes
     -----
@@ -498,11 +530,15 @@ def inpaint(
             "No pixel is known: every one has NaN or is masked. Pass an image with some values; "
             "channels with gaps of their own one by one."
         )
-    if gap.any():
-        errors = _errors_of_interpolation(x, gap)
-        filled = np.where(known, x, _interpolate(x, gap))
-        levels = np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter)
-        x = (_iterate_cosines if denoise is None else partial(_iterate, image, denoise))(
-            filled, known, errors, levels
+    if not gap.any():
+        raise ValueError(
+            "No pixel is missing: none has NaN or is masked. Pass mask, true where a pixel is "
+            "missing, or an image with NaN there."
         )
+    errors = _errors_of_interpolation(x, gap)
+    filled = np.where(known, x, _interpolate(x, gap))
+    levels = np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter)
+    x = (_iterate_cosines if denoise is None else partial(_iterate, image, denoise))(
+        filled, known, errors, levels
+    )
     return _image_of(to_tensor(x).movedim(-1, 0)[None], image)

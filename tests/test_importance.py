@@ -121,8 +121,8 @@ def test_learners_of_scikit_learn(data, learner):
 
 
 def test_convolved_atoms_are_refused():
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0)
-    learner.fit(np.random.default_rng(0).standard_normal((2, 9, 9)))
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 3), stride=1, random_state=0)
+    learner.fit(np.sin(np.arange(162.0)).reshape(2, 9, 9))
     with pytest.raises(ValueError, match="pass a learner of rows"):
         atom_importance(learner, np.zeros((1, 9, 9)))
 

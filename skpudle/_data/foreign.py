@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._data.arrays import to_numpy, to_tensor
 
 __all__ = [
+    "check_learner",
     "dictionary_of",
     "drop_names",
     "given_atoms",
@@ -59,10 +60,29 @@ def dictionary_of(source):
     if hasattr(source, "fit"):
         raise ValueError(
             f"{type(source).__name__} has no atoms: it learns none or is not fitted (`clone` "
-            "unfits parameters, also in GridSearchCV and cross_validate). Pass its components_, or "
-            "wrap it in sklearn.frozen.FrozenEstimator."
+            "unfits parameters, also in GridSearchCV and cross_validate). Fit it, pass its "
+            "components_, or wrap it in sklearn.frozen.FrozenEstimator."
         )
     return source
+
+
+def check_learner(learner, attribute="components_"):
+    """Raise an error unless this is a fitted learner, with an attribute.
+
+    Raises
+    ------
+    TypeError
+        If it is no estimator, for example data.
+    NotFittedError
+        If it is not fitted.
+    """
+    if not hasattr(learner, "fit"):
+        shape = f" of shape {np.shape(learner)}" if hasattr(learner, "shape") else ""
+        raise TypeError(
+            f"A fitted learner is expected, got a {type(learner).__name__}{shape}. Pass the "
+            "learner first and the data second, as report(learner, X)."
+        )
+    check_is_fitted(learner, attribute)
 
 
 def drop_names(learner):

@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, like_input, refuse_sparse, to_numpy, to_tensor
+from skpudle._data.arrays import (
+    check_rows,
+    like_input,
+    looks_like_picture,
+    refuse_sparse,
+    to_numpy,
+    to_tensor,
+    unpacked,
+)
 from skpudle._data.callers import users_level
 from skpudle._data.sources import is_stream
 
@@ -29,6 +37,7 @@ __all__ = [
     "cut_tiles",
     "extend",
     "is_one_image",
+    "largest_unsigned",
     "of_colours",
     "read_images",
     "read_targets",
@@ -44,8 +53,13 @@ _LARGEST = float(np.nextafter(2.0**64, 0))
 
 # An axis up to this length holds channels (colours and transparency) if all others are longer.
 _CHANNELS = 4
-# Signals with more channels than this multiple of their samples have their channels first.
-_FLAT = 8
+# Pictures of an array have sides that differ by less than this factor, as panoramas do not, and
+# signals have at most this multiple of their samples as channels.
+_FLAT = 4
+# A matrix with this many rows and columns is a picture, not rows, where atoms have two axes.
+_LEAST_PICTURE = 32
+# Shorter rows are a table: scikit-learn's checks fit rows of 1 to 10 features, whatever the atoms.
+_LEAST_SIGNAL = 16
 
 
 def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
@@ -152,12 +166,21 @@ def _n_dimensions(value):
     return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
 
 
+def largest_unsigned(X):
+    """Return the largest integer of the dtype of an array or tensor, None if it has a sign."""
+    if isinstance(X, torch.Tensor):
+        return torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else None
+    dtype = np.asanyarray(X).dtype
+    return np.iinfo(dtype).max if dtype.kind == "u" else None
+
+
 def as_fractions(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
+    largest = largest_unsigned(X)
     if isinstance(X, torch.Tensor):
-        return X.to(torch.float32) / torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else X
+        return X if largest is None else X.to(torch.float32) / largest
     X = np.asanyarray(X)  # keeps a mask
-    return (X / np.iinfo(X.dtype).max).astype(np.float32) if X.dtype.kind == "u" else X
+    return X if largest is None else (X / largest).astype(np.float32)
 
 
 def as_pixels(tensor, X):
@@ -181,19 +204,15 @@ def as_pixels(tensor, X):
     ValueError
         If a number is not finite, for which unsigned integers have no value.
     """
-    if isinstance(X, torch.Tensor):
-        dtype, unsigned = X.dtype, X.dtype in _UNSIGNED
-    else:
-        dtype = np.asanyarray(X).dtype
-        unsigned = dtype.kind == "u"
-    if not unsigned:
+    largest = largest_unsigned(X)
+    if largest is None:
         return like_input(tensor, X)
+    dtype = X.dtype if isinstance(X, torch.Tensor) else np.asanyarray(X).dtype
     if not torch.isfinite(tensor).all():
         raise ValueError(
             f"Some pixels have no value, which {dtype} cannot hold. Pass fractions, image / "
             "largest value, to get NaN there."
         )
-    largest = (torch if isinstance(X, torch.Tensor) else np).iinfo(dtype).max
     limit = min(float(largest), _LARGEST)
     pixels = (tensor.double() * largest).round().clamp(0, limit)
     if isinstance(X, torch.Tensor):
@@ -208,7 +227,7 @@ def of_colours(shape):
 
 def is_one_image(X, n_axes):
     """Whether an array holds a single image, which is no row and no stack."""
-    shape = tuple(getattr(X, "shape", ()))
+    shape = tuple(getattr(unpacked(X), "shape", ()))
     return len(shape) == n_axes or (n_axes == 2 and of_colours(shape))
 
 
@@ -233,14 +252,14 @@ def check_axes(images):
             f"An array of shape {(n, *size)} means {n} grey images of {size[0]} x {size[1]} "
             "pixels. Pass one image with channels as [image]."
         )
-    if images.kind != "rows" and size[0] <= _CHANNELS < min(n_channels, *size[1:]):
+    if images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]]):
         raise ValueError(
             f"Images of shape {(*size, n_channels)} have their channels first, and they are "
             "expected last. Pass channels_first=True, or np.moveaxis(image, 0, -1) for each."
         )
 
 
-def check_atoms_fit(images, kernel):
+def check_atoms_fit(images, kernel, *, channels_first=False):
     """Refuse images that are smaller than an atom, or that must have another meaning.
 
     Parameters
@@ -249,49 +268,87 @@ def check_atoms_fit(images, kernel):
         The images as read.
     kernel : tuple of int
         Size of an atom.
+    channels_first : bool, default=False
+        As in `read_images`.
 
     Raises
     ------
     ValueError
-        If atoms are larger than an image; if signals have their channels first; or if pictures
-        are given for atoms of signals.
+        If atoms are larger than an image; if signals have their channels first, or are given for
+        atoms of pictures; or if pictures are given for atoms of signals or as rows.
 
     Warns
     -----
     UserWarning
-        If a row is an image of one line, and atoms are higher.
+        If a row is an image of one line, and atoms are higher; if atoms are longer than rows of
+        few features; or if signals look like pictures.
     """
-    n, n_channels, *size = images.tensors[0].shape
-    if images.kind == "rows":  # which may be lines of images of any size
-        if len(size) == 2 and size[0] == 1 < kernel[0]:
-            warnings.warn(
-                f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, "
-                f"and atoms are {kernel[0]} lines high. Pass one image as [image], and rows of "
-                "pixels as X.reshape(-1, height, width).",
-                stacklevel=users_level(),
-            )
+    n, _, *size = images.tensors[0].shape
+    if images.kind == "rows" and len(kernel) == 2:
+        _check_lines(n, *size, kernel)
         return
-    if len(kernel) == 1:
-        if size[0] < kernel[0] <= n_channels or n_channels > _FLAT * size[0]:
-            raise ValueError(
-                f"Signals of {size[0]} samples and {n_channels} channels are read, since channels "
-                "are the last axis. For arrays (n_signals, n_channels, n_samples) pass "
-                "channels_first=True."
-            )
-        source = images.source[0] if images.kind == "list" else images.source
-        if getattr(source, "dtype", None) in _PIXELS:
-            raise ValueError(
-                f"atom_shape={kernel[0]} is one number, for signals, but X has the dtype "
-                f"{source.dtype} of pictures. Pass two numbers, such as atom_shape=(9, 9), or "
-                "signals of another dtype."
-            )
+    if len(kernel) == 1 and images.kind != "rows":
+        _check_signals(images, kernel, channels_first=channels_first)
+    elif images.kind == "array" and not images.channel_axis and max(size) >= _FLAT * min(size):
+        raise ValueError(
+            f"An array of shape {(n, *size)} means {n} grey pictures of {size[0]} x {size[1]} "
+            f"pixels. For signals with {size[0]} channels pass channels_first=True and one number "
+            "as atom_shape, such as 25; for pictures as long as these pass a list, list(X)."
+        )
     for size in (tuple(x.shape[2:]) for x in images.tensors):
         if any(n < k for n, k in zip(size, kernel, strict=True)):
             kind = "a signal" if len(kernel) == 1 else "an image"
-            raise ValueError(
+            text = (
                 f"Atoms of the size {kernel} are larger than {kind} of the size {size}. Pass a "
                 "smaller atom_shape."
             )
+            if images.kind != "rows" or max(size) >= _LEAST_SIGNAL:
+                raise ValueError(text)
+            warnings.warn(text, stacklevel=users_level())
+
+
+def _check_lines(n, height, width, kernel):
+    """Refuse rows that are images of one line, if they may be lines of one picture."""
+    if height == 1 < kernel[0]:
+        text = (
+            f"Two-dimensional input means rows: {n} images of one line of {width} pixels, "
+            f"and atoms are {kernel[0]} lines high. Pass one image as [image], and rows of "
+            "pixels as X.reshape(-1, height, width)."
+        )
+        if min(n, width) >= _LEAST_PICTURE:
+            raise ValueError(text)
+        warnings.warn(text, stacklevel=users_level())
+
+
+def _check_signals(images, kernel, *, channels_first):
+    first = images.source[0]
+    if getattr(first, "dtype", None) in _PIXELS:
+        raise ValueError(
+            f"atom_shape={kernel[0]} is one number, for signals, but X has the dtype "
+            f"{first.dtype} of pictures. Pass two numbers, such as atom_shape=(9, 9), or "
+            "signals of another dtype."
+        )
+    n_channels, n_samples = images.tensors[0].shape[1:]
+    if n_channels >= max(n_samples, 2) and not channels_first:
+        raise ValueError(
+            f"Signals of {n_samples} samples and {n_channels} channels are read, since channels "
+            "are the last axis. For arrays (n_signals, n_channels, n_samples) pass "
+            "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9)."
+        )
+    if channels_first and n_channels > _FLAT * n_samples:
+        warnings.warn(
+            f"Signals of {n_samples} samples and {n_channels} channels are read, since "
+            "channels_first=True. For arrays (n_signals, n_samples, n_channels) pass "
+            "channels_first=False.",
+            stacklevel=users_level(),
+        )
+    if looks_like_picture(first):
+        warnings.warn(
+            f"X[0], of shape {tuple(first.shape)}, looks like one grey picture, and atom_shape="
+            f"{kernel[0]} is one number, for signals with channels. Pass two numbers for pictures, "
+            f"such as atom_shape={2 * kernel}.",
+            stacklevel=users_level(),
+        )
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
@@ -373,6 +430,7 @@ def read_images(
     ValueError, TypeError
         If the input is no such images.
     """
+    X = unpacked(X)
     if is_stream(X):
         raise TypeError(
             f"X is a {type(X).__name__}, but images are taken as one array or as a list of images. "

@@ -15,7 +15,7 @@ import torch
 
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.callers import users_level
-from skpudle._data.images import split_gaps
+from skpudle._data.images import largest_unsigned, split_gaps
 from skpudle._losses import Poisson
 
 __all__ = [
@@ -148,6 +148,14 @@ class Noise(NamedTuple):
         known = levels.isfinite() & (levels >= 0)
         if levels.shape not in ((), (len(images),)) or not known.all():
             raise refusal
+        first = images.source[0] if images.kind == "list" else images.source
+        largest = None if images.kind == "rows" else largest_unsigned(first)
+        if largest is not None and (levels > 1).any():
+            raise ValueError(
+                f"noise_std={noise_std!r:.50}, but images of {first.dtype} become fractions of "
+                f"{largest}, their largest value. Pass the noise as such a fraction, noise_std / "
+                f"{largest}."
+            )
         if not self.high:
             raise ValueError(
                 f"noise_std={noise_std!r:.50}, but the thresholds are for no noise. Train with "

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
-from skpudle._data.foreign import centre
+from skpudle._data.foreign import centre, check_learner
 from skpudle._data.images import read_images
 from skpudle._data.sources import part_of, parts_of
 from skpudle._fitted.drawing import as_pictures
@@ -120,7 +119,7 @@ def find_learner(estimator, attribute="components_"):  # -> Found
             "pass refit=True, or a learner that you have fitted."
         )
     if not isinstance(estimator, Pipeline):
-        check_is_fitted(estimator, attribute)
+        check_learner(estimator, attribute)
         return Found(estimator, ())
     steps = [step for _, step in estimator.steps if step is not None and step != "passthrough"]
     for i in reversed(range(len(steps))):
@@ -211,6 +210,11 @@ def _read(learner, X):
 def look_at(estimator, X):  # -> Look
     """Look at an estimator, by samples as its `transform` takes them."""
     found = find_learner(estimator)
+    if X is None:
+        raise TypeError(
+            f"{type(found.learner).__name__} came without samples to look at. Pass the learner "
+            "first and the data second, as report(learner, X)."
+        )
     X = as_samples(found.learner, found.prepare(X))
     raw = found.learner.transform(X)
     return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))

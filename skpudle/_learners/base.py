@@ -30,6 +30,7 @@ from skpudle._training.messages import (
     warn_of_early_end,
     warn_of_rise,
     warn_of_unused,
+    warn_of_zero_codes,
 )
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
@@ -228,6 +229,8 @@ class GradientLearner(CallbackSupportMixin):
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
                     samples = self._in_units(fitted, self._some_samples(data))
                     _warn_of_training(self, fitted, begun, samples, has_rate=has_rate)
+                if not any(run.team.any(self._has_codes(data))):
+                    warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
         # "auto" promises no other end
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":

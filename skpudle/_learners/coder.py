@@ -35,7 +35,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.blocks import is_blocked, map_rows
-from skpudle._data.foreign import baseline_of, make_sparse_coder
+from skpudle._data.foreign import baseline_of, make_sparse_coder, thresholds_hard
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
 from skpudle._data.tables import loaded
@@ -45,6 +45,7 @@ from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
+from skpudle.search._epoch import spread_rows
 
 __all__ = [
     "PART",
@@ -65,6 +66,11 @@ _CHUNK = {"cpu": 1024, "cuda": 65536}
 # Codes or features of more, shorter rows: 1 MiB in float64. Of 218,567 rows of 3 features and 2
 # atoms 1024 at a time double the time.
 _CHUNK_ENTRIES = 2**17
+
+# Rows of a fit that show whether there are codes. The lasso has codes if a correlation of an atom
+# and a row is above the penalty. Units of unequal noise change the correlation by less than the
+# factor; below it rows are encoded.
+_ROWS, _SURELY = 1024, 4.0
 
 # arrays of codes in the encoder at a time
 _N_COPIES = 8
@@ -287,6 +293,24 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         device = dictionary.atoms.device
         chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
         return _in_one_piece(chunks, len(samples.x), X)
+
+    def _has_codes(self, data):  # -> bool
+        """Return whether some rows of a fit have codes; constant rows count as if they had."""
+        samples = data.samples[spread_rows(len(data.samples), _ROWS)]
+        x, baseline = samples.x, baseline_of(self)
+        constant = not x.any() or (len(x) > 1 and (x == x[0]).all())
+        if constant or getattr(self, "transform_algorithm", None) == "omp":
+            return True  # a baseline explains constant rows, and a pursuit has no penalty
+        x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
+        atoms = to_tensor(self.components_, x.device, x.dtype)
+        if self.loss == "gaussian" and not thresholds_hard(self):
+            found = x @ atoms.mT
+            found = found if getattr(self, "positive_code", False) else found.abs()
+            if found.max() > _SURELY * self.alpha_:
+                return True
+        offset = self._offset(samples)
+        encoder = self._transform_encoder()
+        return bool(encoder(DenseDictionary(atoms), x, mask=samples.mask, offset=offset).any())
 
     def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Encode data part by part, and write the codes into an array.

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import (
+    check_no_picture,
     check_rows,
     host_array,
     input_attributes,
@@ -265,7 +266,8 @@ def _start_of_search(plan, begun):
 def _warn_of_samples(plan, begun, data, n_components):
     x, mask = begun.samples.x, begun.samples.mask
     known = x.new_ones(len(x), 1) if mask is None else mask
-    warn_of_unknown_features((~known.any(0)).nonzero().flatten().tolist())
+    unknown = (~known.any(0)).nonzero().flatten().tolist()
+    warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
     if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
         has_values = known.any(1)
         if data.places is not None and current_team().is_alone:  # with copies
@@ -535,6 +537,8 @@ def read_rows(
     """
     device, in_memory = resolve_device(learner.device, X), is_array(X)
     X = X if in_memory else loaded(X)
+    if not known:
+        check_no_picture(X)
     largest = loss_named(learner.loss, learner.n_trials).largest
     options = dict(allow_nan=True, largest=largest)
     source = offset = weight = None

@@ -44,6 +44,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
+from skpudle._data.names import explain_names
 from skpudle._data.sources import check_exposure
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_number
@@ -271,12 +272,12 @@ def _begin(learner, events, atoms, chosen):  # -> Events, Progress
     return events, begin(events, atoms, _n_fixed(learner))
 
 
-def _check_data(learner, events, atoms):
+def _check_data(learner, events, atoms, names):
     unknown = []
     n_samples = events.counts.shape[0]
     if events.missing is not None:
         unknown = np.flatnonzero(events.missing.sum(0) == n_samples).tolist()
-    warn_of_unknown_features(unknown)
+    warn_of_unknown_features(unknown, names)
     if isinstance(learner.dict_init, str):
         warn_of_few_samples(n_samples, len(atoms))
 
@@ -639,6 +640,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     phases_: dict[str, int]
     fit_seconds_: dict[str, float]
 
+    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -744,7 +746,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             with run.interrupts:
                 events = _read_events(data.source, exposure)
                 atoms, size_path = _first_atoms(self, data, events, run.generator)
-                _check_data(self, events, atoms)
+                _check_data(self, events, atoms, data.inputs.get("feature_names_in_"))
                 chosen, atoms = _choose(self, events, atoms, run.generator)
                 events, state = _begin(self, events, atoms, chosen)
                 phase = _Alternation(self, plan.most_steps, data, events, state, chosen)

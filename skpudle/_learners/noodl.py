@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skpudle._data.names import explain_names
 from skpudle._learners.dense import DenseLearner, without_row_noise
 from skpudle._learners.plan import CodePlan, DensePlan
 
@@ -100,6 +101,7 @@ class NOODLDictionaryLearning(DenseLearner):
     step_size_: float
     device_: torch.device
 
+    @explain_names
     def __init__(
         self,
         n_components: int | None = None,

@@ -26,6 +26,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import baseline_of, penalty_of
+from skpudle._data.names import explain_names
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss
 from skpudle._learners.dense import DenseLearner, read_rows
@@ -552,6 +553,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     lambda_decay_: float
     device_: str
 
+    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -933,7 +935,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """Return the fitted encoder and decoder as a module of torch.
 
         Its codes equal the codes of `transform` to rounding. It can be trained further, or exported
-        by `torch.export` and to ONNX, which needs neither this package nor Python.
+        by `torch.export`, and by its ``to_onnx(file)``, whose file needs neither this package nor
+        Python.
 
         Returns
         -------

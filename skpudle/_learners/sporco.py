@@ -20,6 +20,7 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
+from skpudle._data.names import explain_names
 from skpudle._data.validation import fit_context
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.coder import DictionaryTransformer
@@ -132,6 +133,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     ended_by_: str
     alpha_: float
 
+    @explain_names
     def __init__(
         self,
         n_components: int | None = None,

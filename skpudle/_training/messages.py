@@ -13,6 +13,7 @@ from skpudle._optimizers import SurrogateOptimizer
 __all__ = [
     "any_named",
     "divergence",
+    "listed",
     "nothing_known",
     "print_encoder",
     "print_noise",
@@ -27,6 +28,7 @@ __all__ = [
     "warn_of_step",
     "warn_of_unknown_features",
     "warn_of_unused",
+    "warn_of_zero_codes",
     "wrong_atoms",
 ]
 
@@ -50,12 +52,18 @@ def wrong_atoms(learner, n_features):
     )
 
 
-def warn_of_unknown_features(features):
-    """Warn of features, by number, without a known value in any sample."""
+def listed(features, names=None):
+    """Return a list of features in words: their names, if there are some, or their numbers."""
+    features = features if names is None else [str(names[i]) for i in features]
+    return f"{features[:10]}{' ...' if len(features) > 10 else ''}"
+
+
+def warn_of_unknown_features(features, names=None):
+    """Warn of features, by number, without a known value in any sample; say their names."""
     if features:
         warnings.warn(
-            f"Features {features[:10]}{' ...' if len(features) > 10 else ''} of X have no known "
-            "value in any sample, so that atoms learn nothing there. Leave these features out.",
+            f"Features {listed(features, names)} of X have no known value in any sample, so that "
+            "atoms learn nothing there. Leave these features out.",
             stacklevel=users_level(),
         )
 
@@ -201,6 +209,21 @@ def warn_of_unused(learner, unused, where="in this fit"):
     )
     if is_news(text):
         warnings.warn(text, UserWarning, stacklevel=users_level())
+
+
+def warn_of_zero_codes(learner):
+    """Warn that a fitted learner has no codes for its own data."""
+    name = getattr(learner, "_penalty", "alpha")
+    given, used = getattr(learner, name), float(np.max(learner.alpha_))
+    mend = f"a number below it as {name}, or more samples"
+    if given != "auto":
+        mend = f"a smaller {name} (now {given!r:.50}), or 'auto', which follows the data"
+    warnings.warn(
+        f"All codes of {type(learner).__name__} are zero: alpha_={used:.3g} leaves nothing of "
+        f"these data, or they are noise alone. Pass {mend}.",
+        UserWarning,
+        stacklevel=users_level(),
+    )
 
 
 def _smaller_steps(learner, has_rate):

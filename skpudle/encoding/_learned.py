@@ -10,9 +10,13 @@ with :math:`D_t = D` and one ``W`` for all it is the coupled form of Chen et al.
 unfolding is a sparse autoencoder; three to five do the work of a solver.
 """
 
+import logging
+import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import frexp
+from os import PathLike
 from typing import Literal
 
 import torch
@@ -146,6 +150,20 @@ def _hard(z, threshold):
 _SHRINK = {"soft": _soft, "hard": _hard}
 
 
+@contextmanager
+def _quiet_exporter():
+    """Silence what torch's exporter says about its own code, and about torchvision's operators."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        log.setLevel(level)
+
+
 class EncoderModule(torch.nn.Module):
     """An encoder and its decoder as one module, for `torch.export`, ONNX or further training.
 
@@ -222,6 +240,37 @@ class EncoderModule(torch.nn.Module):
             z = positive - negative
         x = z @ self.decoder
         return x if self.intercept is None else x + self.intercept
+
+    def to_onnx(self, file: str | PathLike[str]) -> None:
+        """Write the encoder to one file of ONNX, which runs without this package and torch.
+
+        The graph has the input ``"x"`` of shape (n_samples, n_features), with any number of rows,
+        and the output ``"codes"`` of shape (n_samples, n_features_out), both in the dtype of the
+        atoms.
+
+        Parameters
+        ----------
+        file : str or path-like
+            File to write.
+
+        Raises
+        ------
+        ImportError
+            If onnx or onnxscript is not installed.
+        """
+        try:
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                f"Writing ONNX needs {error.name}, which is not installed. Install it with "
+                "`pip install onnx onnxscript`."
+            ) from error
+        rows = self.decoder.new_zeros(2, self.decoder.shape[1])
+        names = dict(input_names=["x"], output_names=["codes"])
+        options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)
+        with _quiet_exporter():
+            torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment, nnls
 from sklearn.utils import Bunch, check_array
 
 from skpudle._data.arrays import host_array
+from skpudle._data.foreign import dictionary_of
 from skpudle.metrics._codes import (
     FLOATS,
     check_pair,
@@ -33,7 +34,11 @@ __all__ = [
 # rise of the cosine by which a reference joins a mixture
 _GAIN = 0.01
 
-check_dictionaries = partial(check_pair, names=("dictionary", "reference"))
+
+def check_dictionaries(dictionary, reference, *, same_length=False):
+    """Return the atoms of two arrays, or fitted learners, that can be compared."""
+    given = dictionary_of(dictionary), dictionary_of(reference)
+    return check_pair(*given, names=("dictionary", "reference"), same_length=same_length)
 
 
 def unit_atoms(dictionary):
@@ -84,7 +89,7 @@ class AtomMatch(NamedTuple):
 
     def align_dictionary(self, dictionary):
         """Return the matched atoms in the order and with the signs of the reference."""
-        atoms = np.asarray(host_array(dictionary))[self.indices]
+        atoms = np.asarray(dictionary_of(dictionary))[self.indices]
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
 
     def align_code(self, code):
@@ -94,8 +99,8 @@ class AtomMatch(NamedTuple):
 
 
 def match_atoms(
-    dictionary: ArrayLike,
-    reference: ArrayLike,
+    dictionary: Any,
+    reference: Any,
     *,
     by: Literal["coherence", "distance"] = "coherence",
 ) -> AtomMatch:
@@ -103,9 +108,9 @@ def match_atoms(
 
     Parameters
     ----------
-    dictionary : array-like of shape (n_components, ...)
-        Atoms, one per entry of the first axis.
-    reference : array-like of shape (n_reference, ...)
+    dictionary : array-like of shape (n_components, ...), or learner
+        Atoms, one per entry of the first axis, or a fitted learner.
+    reference : array-like of shape (n_reference, ...), or learner
         Atoms of the same shape; there may be more or fewer of them.
     by : {"coherence", "distance"}, default="coherence"
         "coherence" maximises the sum of the matched coherences, "distance" minimises the sum of the
@@ -187,7 +192,7 @@ def _mix(atom, reference):  # -> shares, cosine of the mixture
 
 
 def match_components(
-    components: ArrayLike, reference: ArrayLike, names: Sequence | None = None, max_terms: int = 3
+    components: Any, reference: Any, names: Sequence | None = None, max_terms: int = 3
 ) -> list[ComponentMatch]:
     """Name components by the nearest reference, and by a mixture of few of them.
 
@@ -196,9 +201,9 @@ def match_components(
 
     Parameters
     ----------
-    components : array-like of shape (n_components, n_features)
-        Non-negative atoms, such as ``components_`` of `skpudle.PoissonNMF`.
-    reference : array-like of shape (n_reference, n_features)
+    components : array-like of shape (n_components, n_features), or learner
+        Non-negative atoms, such as ``components_`` of `skpudle.PoissonNMF`, or the learner itself.
+    reference : array-like of shape (n_reference, n_features), or learner
         Non-negative atoms with names, such as a catalogue of known spectra.
     names : sequence of length n_reference, default=None
         Names of the references; by default their positions.
@@ -242,15 +247,15 @@ def match_components(
 
 
 def dictionary_error(
-    dictionary: ArrayLike, reference: ArrayLike, *, relative: bool = True, match: bool = False
+    dictionary: Any, reference: Any, *, relative: bool = True, match: bool = False
 ) -> float:
     r"""Return the Frobenius norm of the difference of two dictionaries.
 
     Parameters
     ----------
-    dictionary : array-like of shape (n_components, ...)
-        Atoms, one per entry of the first axis.
-    reference : array-like of the same shape
+    dictionary : array-like of shape (n_components, ...), or learner
+        Atoms, one per entry of the first axis, or a fitted learner.
+    reference : array-like of the same shape, or learner
         Atoms to compare with.
     relative : bool, default=True
         Whether to divide by the norm of `reference`:
@@ -290,13 +295,14 @@ def dictionary_error(
     return float(error / norm)
 
 
-def atom_coherence(dictionary: ArrayLike, reference: ArrayLike) -> np.ndarray:
+def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:
     """Return how well each atom of a reference is recovered.
 
     Parameters
     ----------
-    dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
-        Atoms of the same shape, one per entry of the first axis.
+    dictionary, reference : array-like of shape (n, ...), or learner
+        Atoms of the same shape, n_components and n_reference of them, one per entry of the first
+        axis, or fitted learners.
 
     Returns
     -------
@@ -304,19 +310,21 @@ def atom_coherence(dictionary: ArrayLike, reference: ArrayLike) -> np.ndarray:
         Modulus of the cosine between the atom and its match by `match_atoms`, from 0 to 1. No atom
         of `dictionary` counts twice: an atom without a match has coherence 0.
     """
+    dictionary, reference = check_dictionaries(dictionary, reference)
     match = match_atoms(dictionary, reference)
     coherences = np.zeros(len(reference), dtype=match.coherences.dtype)
     coherences[match.reference_indices] = match.coherences
     return coherences
 
 
-def recovery_rate(dictionary: ArrayLike, reference: ArrayLike, *, threshold: float = 0.9) -> float:
+def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) -> float:
     """Return the share of a reference's atoms that are recovered.
 
     Parameters
     ----------
-    dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
-        Atoms of the same shape, one per entry of the first axis.
+    dictionary, reference : array-like of shape (n, ...), or learner
+        Atoms of the same shape, n_components and n_reference of them, one per entry of the first
+        axis, or fitted learners.
     threshold : float, default=0.9
         Coherence from which an atom counts as recovered: 0.99 is common for learned dictionaries,
         0.9 for initial ones.

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Bunch, check_array
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import drop_names
+from skpudle._data.foreign import check_learner, drop_names
 
 __all__ = ["atom_importance"]
 
@@ -78,7 +77,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     >>> atom_importance(learner, X).r2_loss.round(2)
     array([1.6, 0.4])
     """
-    check_is_fitted(learner, "components_")
+    check_learner(learner)
     learner = getattr(learner, "estimator_", learner)  # that a consensus encodes with
     if np.ndim(learner.components_) != 2:
         raise ValueError(

@@ -8,12 +8,14 @@ too.
 
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Bunch, check_random_state
 
 from skpudle._data.arrays import host_array
+from skpudle._data.foreign import dictionary_of
 from skpudle.metrics._codes import check_pair
 from skpudle.metrics._dictionaries import atom_coherence, check_dictionaries, unit_atoms
 
@@ -103,7 +105,7 @@ def chance_coherence(
     return np.clip(found + found.mean() - np.mean(both), 0, 1)
 
 
-def dictionary_stability(dictionaries: Sequence[ArrayLike], *, threshold: float = 0.9) -> Bunch:
+def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9) -> Bunch:
     """Return how well dictionaries that were learned independently agree, atom by atom.
 
     Fit a learner several times, with other seeds or, better, on bootstrap samples: atoms that the
@@ -113,8 +115,8 @@ def dictionary_stability(dictionaries: Sequence[ArrayLike], *, threshold: float 
 
     Parameters
     ----------
-    dictionaries : list of array-like of shape (n_components, ...)
-        ``components_`` of at least two fits, of the same shape.
+    dictionaries : list of array-like of shape (n_components, ...), or of learners
+        At least two fitted learners, or their ``components_``, of the same shape.
     threshold : float, default=0.9
         Mean coherence from which an atom counts as stable.
 
@@ -144,11 +146,13 @@ def dictionary_stability(dictionaries: Sequence[ArrayLike], *, threshold: float 
     >>> agreement.atoms.tolist()
     [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
     """
-    dictionaries = [host_array(dictionary) for dictionary in dictionaries]
+    if hasattr(dictionaries, "fit"):
+        dictionaries = [dictionaries]
+    dictionaries = [host_array(dictionary_of(dictionary)) for dictionary in dictionaries]
     if len(dictionaries) < 2:
         raise ValueError(
-            f"Stability compares dictionaries, got {len(dictionaries)}; pass the components_ of "
-            "two fits or more."
+            f"Stability compares dictionaries, got {len(dictionaries)}. Pass a list of two fitted "
+            "learners or more, or of their components_."
         )
     for other in dictionaries[1:]:
         check_pair(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from skpudle._compilation import entries_of_block, threads_for
+from skpudle._precision import check_tensors
 from skpudle.omp._compiled import solve as solve_compiled
 
 __all__ = ["solve_omp"]
@@ -334,6 +335,7 @@ def solve_omp(
     >>> solve_omp(torch.eye(3), x, tol=0.4)
     tensor([[1., 0., 0.]])
     """
+    check_tensors(atoms, x)
     room, tol = _checked_stop(atoms, n_nonzero_coefs, tol)
     solve = _solver(solver, x.device)
     if mask is not None and mask.shape != x.shape:

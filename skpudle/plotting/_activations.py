@@ -176,6 +176,11 @@ class ActivationsDisplay:
                 "ConvPUDLEDictionaryLearning, or draw its codes by CodesDisplay."
             )
         X = as_samples(learner, X)
+        if len(np.shape(X)) == 1 and not isinstance(X, list | tuple):
+            raise ValueError(
+                f"X has one axis, of {len(X)} numbers, and its samples would be numbers. Pass a "
+                "list of signals, [X]."
+            )
         if not -len(X) <= index < len(X):
             raise ValueError(f"There is no sample {index} of {len(X)}. Pass a smaller index.")
         index %= len(X)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
+from skpudle._data.foreign import dictionary_of
 from skpudle._fitted.drawing import (
     as_pictures,
     axes_to_draw_on,
@@ -95,8 +96,8 @@ class AtomsDisplay:
         Parameters
         ----------
         atoms : array-like of shape (n_components, n_features), (n_components, height, width[, 3]) \
-                or (n_components, length, n_channels)
-            Atoms as rows, or with their shape.
+                or (n_components, length, n_channels), or learner
+            Atoms as rows, or with their shape, or a fitted learner.
         kind : {"auto", "images", "lines"}, default="auto"
             "auto": rows are lines, unless ``image_shape`` says otherwise; arrays of more axes are
             images. "images": rows without ``image_shape`` become squares.
@@ -120,7 +121,7 @@ class AtomsDisplay:
         ValueError
             If the atoms' shape does not fit `kind`.
         """
-        atoms = check_array(host_array(atoms), allow_nd=True, input_name="atoms")
+        atoms = check_array(dictionary_of(atoms), allow_nd=True, input_name="atoms")
         kind, pictures = as_pictures(atoms, kind=kind, image_shape=image_shape)
         return cls(pictures[:n_atoms], kind).plot(ax=ax, **plot_params)
 

@@ -224,6 +224,11 @@ def load_denoiser(
         with (resources.files("skpudle.pretrained") / _PACKAGED[file]).open("rb") as packaged:
             return load_denoiser(packaged, shift_average=shift_average, device=device)
     opened = hasattr(file, "read")
+    if not opened and not Path(file).exists():
+        raise FileNotFoundError(
+            f"There is no denoiser and no file {str(file)!r:.80}. Pass one of {[*_PACKAGED]}, or a "
+            "file of save_denoiser."
+        )
     content = file.read() if opened else Path(file).read_bytes()
     name = getattr(file, "name", file) if opened else file
     with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):

@@ -253,7 +253,7 @@ def _page(estimator, look, facts, found, pictures):  # -> Report
 
 def report(
     estimator: Any,
-    X: ArrayLike,
+    X: ArrayLike | None = None,  # so that its lack has an error of our own
     *,
     kind: Literal["auto", "images", "lines"] = "auto",
     image_shape: tuple[int, ...] | None = None,
@@ -296,6 +296,8 @@ def report(
     ------
     ValueError
         If ``n_atoms`` or ``n_worst`` is below 1, or if atoms do not have `image_shape`.
+    TypeError
+        If there is no learner, or no ``X``.
 
     Examples
     --------

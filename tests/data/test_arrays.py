@@ -248,7 +248,7 @@ def test_nan_alone_is_let_through_on_demand(make, array, device):
     [
         (np.zeros(3), "Expected 2D array, got 1D array"),
         (torch.zeros(3), r"signal.*ConvPUDLEDictionaryLearning.*sliding_window_view"),
-        (np.zeros((2, 2, 2)), "Found array with dim 3"),
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\).*reshape\(len\(X\), -1\)"),
         (np.zeros((0, 3)), r"0 sample\(s\)"),
         (np.zeros((3, 0)), r"0 feature\(s\)"),
         (np.ones((2, 2), dtype=complex), "Complex data not supported"),
@@ -274,7 +274,7 @@ def test_sparse_rows_are_refused_with_a_way_out(rows):
 def test_objects_that_are_no_numbers_are_refused():
     with pytest.raises((TypeError, ValueError), match=r"dict|could not convert"):
         check_rows(np.array([[{}, 1.0]], dtype=object))
-    with pytest.raises(ValueError, match="could not convert string to float"):
+    with pytest.raises(ValueError, match="text in the columns '0', such as 'a'"):
         check_rows(np.array([["a", 1.0]], dtype=object))
 
 

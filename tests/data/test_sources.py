@@ -811,6 +811,7 @@ def test_a_stream_that_ends_for_good_is_refused(X):
         make_learner().fit(Twice())
 
 
+@pytest.mark.filterwarnings("ignore:All codes of .* are zero:UserWarning")
 def test_unused_atoms_become_rows_of_a_map(memory_map, small_windows, device):
     """Their positions come back from wherever the losses are."""
     learner = make_learner(alpha=1e3, max_iter=2, device=device).fit(memory_map)

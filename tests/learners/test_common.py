@@ -32,6 +32,8 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
     # rows for a convolutional learner of default parameters are images of one line
     pytest.mark.filterwarnings("ignore:Two-dimensional input means rows:UserWarning"),
+    # rows for another one have fewer features than its atoms
+    pytest.mark.filterwarnings("ignore:Atoms of the size:UserWarning"),
     # atoms that learn rows of few pixels come close to one another, so that their norm grows
     pytest.mark.filterwarnings("ignore:step_size=0.1 is beyond:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),

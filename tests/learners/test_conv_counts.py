@@ -199,6 +199,7 @@ def test_what_is_fitted_encodes_scores_and_goes_on(gradient, loss):
     assert same.components_.dtype == same.intercept_.dtype == np.float32
 
 
+@pytest.mark.filterwarnings("ignore:All codes of .* are zero:UserWarning")
 def test_score_is_the_deviance_that_is_explained(loss):
     """Nothing is by atoms that no code uses, and their baseline is the mean."""
     x = spikes(loss)

@@ -442,6 +442,7 @@ def test_exposures_have_a_unit(counts):
     np.testing.assert_allclose(codes, learner.transform(X, exposure=exposure), rtol=0, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:All codes of .* are zero:UserWarning")
 def test_null_deviance_is_of_rates(counts):
     X, exposure = counts
     learner = make("poisson", alpha=1e6, dict_init="data", max_iter=1).fit(X, exposure=exposure)

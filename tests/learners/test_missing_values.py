@@ -185,7 +185,7 @@ def test_data_without_a_known_value_are_refused(name, X):
 
 
 def test_so_are_images_without_a_known_pixel():
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1)
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 3), stride=1)
     with pytest.raises(ValueError, match="All values of X are NaN.*Pass data with known values"):
         learner.fit(np.full((3, 8, 8), np.nan))
 

@@ -238,7 +238,8 @@ def test_a_hard_threshold_is_that_times_the_root_of_the_step(atoms, X):
 
 def test_a_given_alpha_is_absolute(X):
     assert make(alpha=0.25).fit(X).alpha_ == 0.25
-    assert not make(alpha=1e3).fit(X).transform(X).any()
+    with pytest.warns(UserWarning, match=r"All codes .* zero.* Pass a smaller alpha \(now 1000"):
+        assert not make(alpha=1e3).fit(X).transform(X).any()
 
 
 def test_step_size_is_that_of_the_learned_dictionary(X):

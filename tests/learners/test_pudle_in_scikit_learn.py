@@ -89,12 +89,12 @@ BAD_DATA = {
     "empty": (np.zeros((0, 8)), r"0 sample\(s\)"),
     "without features": (np.zeros((8, 0)), r"0 feature\(s\)"),
     "1-D": (np.ones(8), "Expected 2D array, got 1D array"),
-    "3-D": (np.ones((2, 2, 8)), "Found array with dim 3"),
+    "3-D": (np.ones((2, 2, 8)), r"shape \(2, 2, 8\).*reshape"),
     "complex": (np.eye(8) * 1j, "Complex data not supported"),
     "sparse tensor": (torch.eye(8).to_sparse(), "dense tensor is required"),
     "objects": (np.full((3, 8), {}, dtype=object), "dict"),
-    "words": (np.full((3, 8), "a"), "could not convert string to float"),
-    "None": (None, "Expected 2D array, got scalar array"),
+    "words": (np.full((3, 8), "a"), "text in the columns .0."),
+    "None": (None, "X is None.*Pass an array"),
 }
 
 

@@ -24,6 +24,7 @@ from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
+    pytest.mark.filterwarnings("ignore:All codes of .* are zero:UserWarning"),
     pytest.mark.filterwarnings("ignore:Parameters of .* have no effect:UserWarning"),
 ]
 

@@ -219,7 +219,7 @@ def test_atoms_of_images_and_signals(shape, size):
 def test_images_need_a_search_too():
     with pytest.raises(ValueError, match="is chosen by a search"):
         ConvPUDLEDictionaryLearning(
-            "auto", atom_shape=3, stride=1, dict_init="random", random_state=0
+            "auto", atom_shape=(3, 3), stride=1, dict_init="random", random_state=0
         ).fit(np.ones((2, 8, 8)))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.images import is_one_image, read_targets
+from skpudle._data.names import explain_names
 from skpudle._data.noise import Noise, deviation_of, with_noise
 from skpudle._data.training_images import Cropping, TrainingImages
 from skpudle._data.validation import fit_context
@@ -345,6 +346,7 @@ class ConvDenoiser(ConvLearner):
     fit_seconds_: dict[str, float]
     n_features_in_: int
 
+    @explain_names
     def __init__(
         self,
         n_components: int = 64,

@@ -29,6 +29,7 @@ from skpudle._learners.convolutional.model import ConvNetwork
 from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._learners.convolutional.values import known_parameters
 from skpudle._learners.record import Fitted
+from skpudle._operators import ConvDictionary
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 
@@ -261,7 +262,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:
             images = self._read_new(X, resolve_device(self.device, _first(X)), **gaps)
-            check_atoms_fit(images, self._kernel)
+            check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
         check_gaps(images.tensors, self._kernel, stride_of(self))
         same = images.kind != "list"
         image_size = tuple(images.tensors[0].shape[2:]) if same else None
@@ -279,6 +280,20 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         own = make_generator(0)  # leave the generator of training's crops as it is
         source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
         return next(iter(source.batches(source.plan())))
+
+    def _has_codes(self, data):
+        pictures = [data.samples.covered(image)[None] for image in data.samples.images]
+        if all((x == x.flatten()[0]).all() for x in pictures):
+            return True  # a baseline explains constant pictures
+        plan = self._plan()
+        network = self._network(plan, pictures[0])
+        if plan.encoder.n_unfoldings is not None:
+            return any(network.encode(x).any() for x in pictures)
+        # codes of the lasso are zero where no correlation is above the penalty
+        dictionary = ConvDictionary(network.parameters.atoms, stride_of(self))
+        found = (dictionary.analysis(x) for x in pictures)
+        alpha = network.parameters.alpha
+        return any(((z if self.positive_code else z.abs()) > alpha).any() for z in found)
 
     def _resume(self, plan, data):  # -> Fitted, generator
         generator = make_generator(self.random_state)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_tensor
 from skpudle._data.batches import Samples
+from skpudle._data.names import explain_names
 from skpudle._data.noise import given_channel_noise
 from skpudle._data.training_images import Cropping, TrainingImages
 from skpudle._data.validation import fit_context
@@ -357,6 +358,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     fit_seconds_: dict[str, float]
     n_features_in_: int
 
+    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] = 64,

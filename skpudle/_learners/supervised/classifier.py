@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
+from skpudle._data.names import explain_names
 from skpudle._data.validation import fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
@@ -183,6 +184,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     n_features_in_: int
     feature_names_in_: np.ndarray
 
+    @explain_names
     def __init__(
         self,
         n_components: int | None = None,

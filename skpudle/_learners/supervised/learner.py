@@ -31,6 +31,7 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Rows, Samples
+from skpudle._data.names import explain_names
 from skpudle._data.sources import is_stream
 from skpudle._data.tables import is_dataset, loaded
 from skpudle._data.validation import fit_context
@@ -130,6 +131,7 @@ class TaskLearner(DenseLearner):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     }
 
+    @explain_names
     def __init__(
         self,
         n_components: int | None = None,
@@ -174,7 +176,10 @@ class TaskLearner(DenseLearner):
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def fit(
-        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike | Tensor,
+        y: ArrayLike | Tensor | None = None,  # so that its lack has an error of our own
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Learn a dictionary, and the decisions from its codes.
 
@@ -222,7 +227,9 @@ class TaskLearner(DenseLearner):
         """
         return self._transform(X)
 
-    def fit_transform(self, X: Any, y: Any, sample_weight: Any = None) -> np.ndarray | Tensor:
+    def fit_transform(
+        self, X: Any, y: Any = None, sample_weight: Any = None
+    ) -> np.ndarray | Tensor:
         """Learn a dictionary and the decisions from its codes, and return the codes.
 
         Parameters
@@ -331,7 +338,10 @@ class TaskLearner(DenseLearner):
     def _read(self, plan, X, y, *, known=False, part=False, classes=None, sample_weight=None):
         name = type(self).__name__
         if y is None:
-            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+            raise ValueError(
+                f"{name} requires y to be passed, but the target y is None. Pass one target for "
+                "each row, fit(X, y), or learn without targets by PUDLEDictionaryLearning."
+            )
         X = X if (given := is_array(X)) else loaded(X, whole=True)
         streams = not given and (is_stream(X) or is_dataset(X))
         if streams or not current_team().is_alone:

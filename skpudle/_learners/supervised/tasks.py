@@ -257,7 +257,15 @@ class Regression:
     def check(y, estimator):  # -> (n_samples,) or (n_samples, n_outputs)
         """Return numbers, or raise ValueError."""
         options = dict(ensure_2d=False, dtype=np.float64, input_name="y", estimator=estimator)
-        return check_array(y, **options)
+        try:
+            return check_array(y, **options)
+        except ValueError as error:
+            if "could not convert string" not in str(error):
+                raise
+            raise ValueError(
+                f"y holds texts, such as {str(np.ravel(y)[0])!r:.50}, and a regressor predicts "
+                "numbers. Pass numbers, or learn classes by PUDLEClassifier."
+            ) from error
 
     @classmethod
     def of(cls, y, weights):

@@ -1,0 +1,521 @@
+"""Wrong calls, as a new user makes them: each is refused, with what was got and what to pass.
+
+The calls come from six trades: spectra, heart and brain signals, pictures, counts, activations of
+networks, and tables. A call is one line; its answer is matched by two pieces, what was got and what
+to pass instead.
+"""
+
+import inspect
+import re
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_sample_image
+from sklearn.decomposition import MiniBatchDictionaryLearning
+
+import skpudle
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    DictionaryImputer,
+    NOODLDictionaryLearning,
+    PoissonNMF,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+    images,
+    metrics,
+    plotting,
+    report,
+)
+from skpudle._data.names import COUNTERPARTS
+from skpudle.pretrained import load_denoiser
+
+Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
+ESTIMATORS = [kind for kind in vars(skpudle).values() if hasattr(kind, "get_params")]
+
+
+@cache
+def photograph():
+    return load_sample_image("flower.jpg")[100:164, 200:280]
+
+
+@cache
+def grey():  # (64, 80), uint8
+    return photograph().mean(axis=2).astype(np.uint8)
+
+
+@cache
+def rows():  # (60, 16)
+    rng = np.random.default_rng(0)
+    codes = rng.standard_normal((60, 4)) * (rng.random((60, 4)) < 0.4)
+    return codes @ rng.standard_normal((4, 16)) + 0.01 * rng.standard_normal((60, 16))
+
+
+@cache
+def spectra():  # (60, 16) counts
+    rng = np.random.default_rng(0)
+    rates = rng.gamma(1.0, 60.0, (60, 4)) @ rng.dirichlet(np.full(16, 0.2), size=4)
+    return rng.poisson(rates).astype(float)
+
+
+@cache
+def learner():
+    return PUDLEDictionaryLearning(4, random_state=0).fit(rows())
+
+
+def brain(n_channels=32, n_samples=1000):  # trials, channels, time
+    return np.random.default_rng(0).standard_normal((3, n_channels, n_samples))
+
+
+def pillow(mode="L"):
+    image = pytest.importorskip("PIL.Image").fromarray(photograph())
+    return image.convert(mode)
+
+
+def table(**columns):
+    return pd.DataFrame(rows()).add_prefix("f").assign(**columns)
+
+
+def damaged():
+    return np.arange(grey().size).reshape(grey().shape) % 7 == 0
+
+
+def fit(data, n_components=4, **params):
+    return PUDLEDictionaryLearning(n_components, random_state=0, **params).fit(data)
+
+
+REFUSED = {
+    # pictures
+    "a picture where rows are samples": (
+        lambda: fit(grey()),
+        "looks like one grey picture.*64 rows",
+        r"images\.extract.*X\.astype",
+    ),
+    "a picture of Pillow where rows are samples": (
+        lambda: fit(pillow()),
+        "looks like one grey picture",
+        "images.extract",
+    ),
+    "a tensor of a picture": (
+        lambda: fit(torch.tensor(grey())),
+        "looks like one grey picture",
+        "images.extract",
+    ),
+    "pictures where rows are samples": (
+        lambda: fit(np.ones((10, 8, 8))),
+        r"shape \(10, 8, 8\)",
+        r"X\.reshape\(len\(X\), -1\).*ConvPUDLE",
+    ),
+    "pictures of Pillow in a list": (
+        lambda: fit([pillow(), pillow()]),
+        r"shape \(2, 64, 80\)",
+        r"X\.reshape\(len\(X\), -1\)",
+    ),
+    "tensors of pictures with colours": (
+        lambda: learner().transform(torch.ones(5, 8, 8, 3)),
+        r"shape \(5, 8, 8, 3\)",
+        r"X\.reshape\(len\(X\), -1\)",
+    ),
+    "a name of a file": (
+        lambda: fit("spectra.csv"),
+        "'spectra.csv'",
+        r"files are not opened.*pandas\.read_csv",
+    ),
+    "names of files": (
+        lambda: Conv(4).fit(["a.png", "b.png"]),
+        "X holds the text 'a.png'",
+        r"numpy\.asarray\(PIL",
+    ),
+    "a path": (lambda: fit(Path("x.npy")), r"'x\.npy'", r"numpy\.load\(path\)"),
+    "a path to a denoiser": (
+        lambda: load_denoiser("gaussian-small").denoise("a.png"),
+        "'a.png'",
+        r"numpy\.asarray\(PIL",
+    ),
+    "a palette": (
+        lambda: Conv(4).fit([pillow("P")]),
+        "mode 'P'",
+        r"convert\('RGB'\)",
+    ),
+    "one picture without a list": (
+        lambda: Conv(4).fit(grey() / 255),
+        "64 images of one line of 80 pixels",
+        r"\[image\]",
+    ),
+    "one picture with colours without a list": (
+        lambda: Conv(4).fit(photograph()),
+        r"shape \(64, 80, 3\)",
+        r"\[image\]",
+    ),
+    "one number for atoms of pictures": (
+        lambda: Conv(4, atom_shape=8).fit([grey() / 255]),
+        "64 samples and 80 channels",
+        r"two numbers as atom_shape",
+    ),
+    "one number for atoms of bytes": (
+        lambda: Conv(4, atom_shape=8).fit([grey()]),
+        "dtype uint8 of pictures",
+        "Pass two numbers",
+    ),
+    "atoms larger than pictures": (
+        lambda: Conv(4, atom_shape=(70, 70)).fit([grey()]),
+        r"\(70, 70\) are larger than an image of the size \(64, 80\)",
+        "smaller atom_shape",
+    ),
+    "atoms larger than pictures in rows": (
+        lambda: Conv(4, atom_shape=(8, 8), image_shape=(4, 4)).fit(rows()),
+        r"\(8, 8\) are larger than an image of the size \(4, 4\)",
+        "smaller atom_shape",
+    ),
+    "noise in units of bytes": (
+        lambda: load_denoiser("gaussian-small").denoise([grey()], noise_std=25),
+        "noise_std=25.*uint8.*fractions",
+        "noise_std / 255",
+    ),
+    "noise in units of bytes, of a tensor": (
+        lambda: load_denoiser("gaussian-small").denoise(torch.tensor(grey()), noise_std=25),
+        "noise_std=25.*uint8.*fractions",
+        "noise_std / 255",
+    ),
+    "inpainting of nothing": (
+        lambda: images.inpaint(grey()),
+        "No pixel is missing",
+        "Pass mask",
+    ),
+    "inpainting with an empty mask": (
+        lambda: images.inpaint(grey(), np.zeros(grey().shape, bool)),
+        "No pixel is missing",
+        "Pass mask",
+    ),
+    "a denoiser where the mask is": (
+        lambda: images.inpaint(grey(), lambda image, noise_std: image),
+        "mask is a function",
+        "by its name, denoise=",
+    ),
+    "an unknown denoiser": (
+        lambda: load_denoiser("gaussian-colour"),
+        "'gaussian-colour'",
+        r"'gaussian', 'gaussian-small', 'poisson'",
+    ),
+    "extract_patches": (
+        lambda: images.extract_patches(grey()),
+        "no attribute 'extract_patches'",
+        r"skpudle\.images\.extract\b",
+    ),
+    # signals
+    "trials of a brain for atoms of signals": (
+        lambda: Conv(4, atom_shape=25).fit(brain()),
+        "32 samples and 1000 channels",
+        "channels_first=True",
+    ),
+    "short trials of a brain for atoms of signals": (
+        lambda: Conv(4, atom_shape=25).fit(brain(n_samples=200)),
+        "32 samples and 200 channels",
+        "channels_first=True",
+    ),
+    "trials of a heart for atoms of signals": (
+        lambda: Conv(4, atom_shape=25).fit(brain(3)),
+        r"shape \(3, 1000\) have their channels first",
+        "channels_first=True",
+    ),
+    "trials of a brain for atoms of pictures": (
+        lambda: Conv(4).fit(brain()),
+        "3 grey pictures of 32 x 1000",
+        "channels_first=True and one number",
+    ),
+    "transform of trials of a brain by a learner of rows": (
+        lambda: learner().transform(brain()),
+        r"shape \(3, 32, 1000\)",
+        "ConvPUDLEDictionaryLearning",
+    ),
+    "atoms longer than signals": (
+        lambda: Conv(4, atom_shape=60, channels_first=True).fit(brain(2, 50)),
+        r"\(60,\) are larger than a signal of the size \(50,\)",
+        "smaller atom_shape",
+    ),
+    "atoms longer than signals in rows": (
+        lambda: Conv(4, atom_shape=60).fit(rows()),
+        r"\(60,\) are larger than a signal of the size \(16,\)",
+        "smaller atom_shape",
+    ),
+    "one signal as a row": (
+        lambda: fit(brain()[0, 0]),
+        "1D array of 1000 numbers",
+        r"sliding_window_view|reshape\(1, -1\)",
+    ),
+    "one signal in a display": (
+        lambda: plotting.CodesDisplay.from_estimator(learner(), rows()[0]),
+        "1D array of 16 numbers",
+        r"X\.reshape\(1, -1\)",
+    ),
+    # tables
+    "no data": (lambda: fit(None), "X is None", "Pass an array"),
+    "no data for a convolution": (lambda: Conv(4).fit(None), "X is None", "Pass an array"),
+    "no data to encode": (lambda: learner().transform(None), "X is None", "Pass an array"),
+    "no data to impute": (lambda: DictionaryImputer().fit(None), "X is None", "Pass an array"),
+    "a dictionary of columns": (
+        lambda: fit({"a": [1.0, 2.0], "b": [2.0, 3.0]}),
+        r"keys \['a', 'b'\]",
+        r"pandas\.DataFrame\(X\)",
+    ),
+    "columns of text": (
+        lambda: fit(table(name="Ann", town="Ulm")),
+        "columns 'name', 'town', such as 'Ann'",
+        "Leave.*out|OneHotEncoder",
+    ),
+    "columns of text to impute": (
+        lambda: DictionaryImputer().fit(table(name="Ann")),
+        "columns 'name', such as 'Ann'",
+        "Leave.*out|OneHotEncoder",
+    ),
+    "a column of dates": (
+        lambda: fit(table(day=pd.Timestamp("2020-01-01"))),
+        r"dates or times in columns \['day'\]",
+        "Leave.*out, or pass numbers",
+    ),
+    "an empty column to impute": (
+        lambda: DictionaryImputer().fit(table(empty=np.nan)),
+        "'empty'.*no known value",
+        "Leave.*out",
+    ),
+    "a classifier without classes": (
+        lambda: PUDLEClassifier(4).fit(rows()),
+        "PUDLEClassifier requires y",
+        r"fit\(X, y\)",
+    ),
+    "a regressor without targets": (
+        lambda: PUDLERegressor(4).fit(rows()),
+        "PUDLERegressor requires y",
+        r"fit\(X, y\)",
+    ),
+    # results
+    "a report of data": (
+        lambda: report(rows()),
+        r"got a ndarray of shape \(60, 16\)",
+        r"report\(learner, X\)",
+    ),
+    "a report without data": (
+        lambda: report(learner()),
+        "PUDLEDictionaryLearning came without samples",
+        r"report\(learner, X\)",
+    ),
+    "a report of data first": (
+        lambda: report(rows(), learner()),
+        r"got a ndarray of shape \(60, 16\)",
+        r"report\(learner, X\)",
+    ),
+    "a display of data": (
+        lambda: plotting.AtomsDisplay.from_estimator(rows()),
+        r"got a ndarray of shape \(60, 16\)",
+        "learner first",
+    ),
+    "a match of a learner that is not fitted": (
+        lambda: metrics.match_atoms(PUDLEDictionaryLearning(), rows()),
+        "PUDLEDictionaryLearning has no atoms",
+        "Fit it",
+    ),
+    # names of other packages
+    "n_atoms": (lambda: PUDLEDictionaryLearning(n_atoms=4), "'n_atoms'", "Pass n_components"),
+    "K": (lambda: PUDLEDictionaryLearning(K=4), "'K'", "Pass n_components"),
+    "lambda1": (lambda: PUDLEDictionaryLearning(lambda1=0.1), "'lambda1'", "Pass alpha"),
+    "lmbda": (lambda: Conv(lmbda=0.1), "'lmbda'", "Pass alpha"),
+    "n_nonzero_coefs": (
+        lambda: PUDLEDictionaryLearning(n_nonzero_coefs=3),
+        "'n_nonzero_coefs'",
+        "Pass transform_n_nonzero_coefs",
+    ),
+    "n_times_atom": (lambda: Conv(n_times_atom=50), "'n_times_atom'", "Pass atom_shape"),
+    "fs": (lambda: Conv(fs=250), "'fs'", "counterpart is sampling_rate of displays"),
+    "n_jobs": (lambda: PoissonNMF(n_jobs=2), "'n_jobs'", "Leave it out, since torch"),
+    "a slip": (lambda: NOODLDictionaryLearning(n_component=4), "component'", "Pass n_components"),
+    "inpaint": (lambda: skpudle.inpaint, "'inpaint'", r"It is skpudle\.images\.inpaint"),
+    "denoise": (lambda: skpudle.denoise, "'denoise'", r"skpudle\.pretrained\.load_denoiser"),
+    "load_denoiser": (
+        lambda: skpudle.load_denoiser,
+        "'load_denoiser'",
+        r"It is skpudle\.pretrained\.load_denoiser",
+    ),
+    "match_atoms": (lambda: skpudle.match_atoms, "'match_atoms'", r"It is skpudle\.metrics\."),
+    "DictionaryLearning": (
+        lambda: skpudle.DictionaryLearning,
+        "'DictionaryLearning'",
+        r"There is .*skpudle\.PUDLEDictionaryLearning",
+    ),
+}
+
+WARNED = {
+    "a picture of fractions where rows are samples": (
+        lambda: fit(grey() / 255),
+        "looks like one grey picture",
+        r"sklearn\.utils\.shuffle",
+    ),
+    "a tall picture for atoms of signals": (
+        lambda: Conv(2, atom_shape=8, alpha=1.0).fit([grey().T / 255]),
+        r"shape \(80, 64\), looks like one grey picture",
+        "Pass two numbers",
+    ),
+    "an empty column": (
+        lambda: fit(table(empty=np.nan)),
+        "'empty'.*no known value",
+        "Leave.*out",
+    ),
+    "too large a penalty": (
+        lambda: fit(rows(), alpha=1e6),
+        r"All codes.*zero: alpha_=1e\+06",
+        "Pass a smaller alpha",
+    ),
+    "too large a threshold": (
+        lambda: NOODLDictionaryLearning(4, threshold=1e6, tol=None, max_iter=1, random_state=0).fit(
+            rows()
+        ),
+        r"All codes.*zero",
+        "Pass a smaller threshold",
+    ),
+    "too large a penalty for signals": (
+        lambda: Conv(2, atom_shape=8, alpha=1e6, channels_first=True).fit(brain(3, 60)),
+        r"All codes.*zero",
+        "Pass a smaller alpha",
+    ),
+}
+
+
+def both(got, mend):
+    """Return a pattern of two pieces, in this order, of a message of any number of lines."""
+    return f"(?s){got}.*{mend}"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_call_is_refused_with_the_mend(name):
+    call, *pieces = REFUSED[name]
+    with pytest.raises((AttributeError, OSError, TypeError, ValueError), match=both(*pieces)):
+        call()
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_a_doubtful_call_warns_with_the_mend(name):
+    call, *pieces = WARNED[name]
+    with pytest.warns(UserWarning, match=both(*pieces)):
+        call()
+
+
+@pytest.mark.parametrize("name", ["inpaint", "load_denoiser", "denoise"])
+def test_an_import_from_the_wrong_place_says_the_right_one(name):
+    """The error of Python for `from skpudle import name` would hide the place."""
+    with pytest.raises(ImportError, match=rf"{name}.*(It|There) is skpudle\.\w+\.\w*{name}"):
+        exec(f"from skpudle import {name}", {})
+    assert not hasattr(skpudle, name)
+
+
+def test_private_and_unknown_names_are_plain_errors():
+    for name in ("_inpaint", "__wrapped__", "zzzzzz"):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'$"):
+            getattr(skpudle, name)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda kind: kind.__name__)
+def test_every_estimator_points_to_the_page_of_names(estimator):
+    parameters = inspect.signature(estimator).parameters.values()
+    assert not [p.name for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    required = [None for p in parameters if p.default is p.empty]
+    with pytest.raises(TypeError, match=rf"^{estimator.__name__} has no parameter 'n_atoms'"):
+        estimator(*required, n_atoms=3)
+    with pytest.raises(TypeError, match=r"The page .*coming_from\.html"):
+        estimator(*required, xyzw=3)
+
+
+def test_counterparts_are_parameters_and_on_the_page():
+    parameters = {name for kind in ESTIMATORS for name in inspect.signature(kind).parameters}
+    others = {"none", "sampling_rate", "set_callbacks"}
+    page = (Path(__file__).parents[1] / "docs/coming_from.rst").read_text("utf-8")
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"``(.+?)``", page))))
+    for name, text in COUNTERPARTS.items():
+        assert re.match(r"\w+", text)[0] in parameters | others, name
+        assert name in named, f"{name} is not on the page"
+
+
+def test_rows_that_are_no_picture_pass():
+    """Samples in any order, few features, counts: no warning, which would be an error."""
+    rng = np.random.default_rng(0)
+    smooth = rng.random((60, 3)) @ np.exp(-np.square(np.linspace(-3, 3, 90) - [[-1], [0], [1]]))
+    fit(smooth / smooth.max())
+    fit(grey().astype(float))
+    fit(grey()[:, :3])
+    PoissonNMF(3, random_state=0, max_iter=2, tol=None).fit(spectra().clip(0, 255).astype(np.uint8))
+
+
+def test_pictures_of_pillow_are_arrays():
+    one, many = load_denoiser("gaussian-small"), Conv(4, atom_shape=(8, 8), stride=8)
+    np.testing.assert_array_equal(one.denoise(pillow("RGB")), one.denoise(photograph()))
+    expected = clone(many).fit([grey(), grey()]).components_
+    grey_image = pytest.importorskip("PIL.Image").fromarray(grey())
+    np.testing.assert_array_equal(many.fit([grey_image, grey_image]).components_, expected)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        metrics.match_atoms,
+        metrics.atom_coherence,
+        metrics.recovery_rate,
+        metrics.dictionary_error,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_measures_take_learners(measure):
+    ours = learner()
+    other = MiniBatchDictionaryLearning(4, max_iter=2, random_state=0).fit(rows())
+    expected = measure(ours.components_, other.components_)
+    np.testing.assert_array_equal(measure(ours, other), expected)
+
+
+def test_stability_takes_learners():
+    ours = learner()
+    other = clone(ours).set_params(random_state=1).fit(rows())
+    expected = metrics.dictionary_stability([ours.components_, other.components_])
+    np.testing.assert_array_equal(metrics.dictionary_stability([ours, other]).atoms, expected.atoms)
+    match = metrics.match_atoms(other, ours)
+    np.testing.assert_array_equal(
+        match.align_dictionary(other), match.align_dictionary(other.components_)
+    )
+
+
+def test_the_mask_of_inpaint_is_second():
+    expected = images.inpaint(np.where(damaged(), np.nan, grey() / 255), n_iter=2)
+    found = images.inpaint(grey() / 255, damaged(), n_iter=2)
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(found, grey() / 255)
+
+
+KEPT = {
+    "rows": (lambda: PUDLEDictionaryLearning(4, random_state=0), rows),
+    "online": (lambda: PUDLEDictionaryLearning(4, gradient="dec", random_state=0), rows),
+    "NOODL": (lambda: NOODLDictionaryLearning(4, max_iter=1, tol=None, random_state=0), rows),
+    "counts": (lambda: PoissonNMF(4, random_state=0), spectra),
+    "signals": (lambda: Conv(2, atom_shape=8), lambda: rows()[:, :, np.newaxis]),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("change", ["in place", "replaced"])
+def test_partial_fit_goes_on_from_atoms_that_were_put_there(name, change):
+    """One more row hardly moves them, and the atoms before do not return."""
+    make, data = KEPT[name]
+    learner = make().fit(data())
+    before = learner.components_[0].copy()
+    new = np.zeros_like(before)
+    new.flat[::3] = 1 / np.count_nonzero(new.flat[::3] + 1)
+    if change == "replaced":
+        learner.components_ = learner.components_.copy()
+    learner.components_[0] = new
+    learner.partial_fit(data()[:1])
+    after = learner.components_[0]
+
+    def cosine(first, second):
+        return np.sum(first * second) / np.linalg.norm(first) / np.linalg.norm(second)
+
+    assert cosine(after, new) > 0.9 > abs(cosine(new, before))
