@@ -51,6 +51,11 @@ def check_sample_weight(sample_weight, X):  # -> Tensor (n_samples,), float64
             "to partial_fit, each with its weights, or an array, a table or a dataset."
         ) from None
     weight = _check_sample_weight(host_array(sample_weight), rows, ensure_non_negative=True)
+    if not (np.isfinite(weight).all() and (weight > 0).any()):  # as of a single number
+        raise ValueError(
+            f"sample_weight={sample_weight!r:.50} has no finite weight above zero. Pass one number "
+            "for each row, how often it counts."
+        )
     return to_tensor(weight.astype(np.float64))
 
 
@@ -125,14 +130,19 @@ def merge_samples(samples):  # -> Samples, places (n,)
     return samples, places
 
 
-def hash_array(X):  # array-like or sparse array (n_samples, ...) -> (n_samples,), see `hash_rows`
-    """Return a number for each row that depends on its contents alone."""
+def _dense_parts(X):  # array-like or sparse array (n_samples, ...), yields tensors
     X = sparse.csr_array(X) if sparse.issparse(X) else np.asarray(X)
     dtype = X.dtype if X.dtype == np.float32 else np.float64
     size = max(1, _NUMBERS_AT_A_TIME // max(prod(X.shape[1:]), 1))
-    parts = (X[i : i + size] for i in range(0, X.shape[0], size))
-    dense = (part.toarray() if sparse.issparse(part) else part for part in parts)
-    return torch.cat([hash_rows(to_tensor(part.astype(dtype))) for part in dense])
+    for first in range(0, X.shape[0], size):
+        part = X[first : first + size]
+        part = part.toarray() if sparse.issparse(part) else part
+        yield to_tensor(part.astype(dtype))
+
+
+def hash_array(X):  # array-like or sparse array (n_samples, ...) -> (n_samples,), see `hash_rows`
+    """Return a number for each row that depends on its contents alone."""
+    return torch.cat(list(map(hash_rows, _dense_parts(X))))
 
 
 def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that differ
@@ -153,8 +163,7 @@ def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that di
     if exposure is not None:
         exposure = np.asarray(host_array(exposure), dtype=np.float64)
         keys = _FACTOR * keys + hash_rows(to_tensor(exposure)[:, None])
-    generator = np.random.default_rng(0)
-    heights = to_tensor(np.asarray(X @ generator.random(X.shape[1]), dtype=np.float64))
+    heights = torch.cat(list(map(_project, _dense_parts(X))))
     rows, sums, _ = merge_copies(keys, weight, heights)
     if len(rows) == X.shape[0] and weight is None:
         return X, exposure, None
