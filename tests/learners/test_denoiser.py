@@ -736,7 +736,8 @@ def test_modes_of_torch_do_not_matter(mode, dict_init, images):
 def test_noise_in_other_units_than_the_images_is_pointed_out():
     """Unsigned integers become fractions, so sigma 25 is 25 / 255; other numbers stay."""
     images = np.random.default_rng(0).integers(256, size=(2, 13, 16), dtype=np.uint8)
-    with pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1") as record:
+    wrong = pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1")
+    with pytest.warns(UserWarning, match="All codes .* are zero"), wrong as record:
         learner_of(noise_std=25.0).fit(images)
     learner = learner_of(noise_std=25 / 255).fit(images)
     learner.denoise(images)
@@ -744,8 +745,10 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
     with pytest.warns(UserWarning, match="noise_std=0.098, but the largest pixel is 255") as more:
         learner.denoise(images.astype(float))
     with pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1") as told:
+        learner.denoise(images / 255, noise_std=25)
+    assert {warning.filename for warning in [*record, *more, *told]} == {__file__}
+    with pytest.raises(ValueError, match="noise_std=25, but images of uint8.* noise_std / 255"):
         learner.denoise(images, noise_std=25)
-    assert [warning.filename for warning in [*record, *more, *told]] == [__file__] * 3
 
 
 @pytest.mark.parametrize(
