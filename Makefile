@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
-# --refuse-skips, as CI has it: a skip that tests/conftest.py does not allow is a failure
+# --refuse-skips: a skip that tests/conftest.py does not allow is a failure
 SKIPS ?=
 LOOPS := additive encoding lasso omp operators search test_intervals.py
 
@@ -30,12 +30,12 @@ demo: $(call installed,plot$(comma)images) ## Learn from and denoise two photogr
 # The array API switch is read when scipy is imported, and without it scikit-learn skips
 # checks. One thread a worker: threads that outnumber cores wait for each other. Machine code leaves
 # no trace, so the coverage of compiled loops is from test-uncompiled, which PYTEST_ARGS leaves out.
-test: $(call installed,test$(comma)interop) ## Run the tests and report coverage (PYTEST_ARGS="-k name --no-cov")
+test: $(call installed,test) ## Run the tests and report coverage (PYTEST_ARGS="-k name --no-cov")
 	@$(if $(PYTEST_ARGS),:,$(MAKE) --no-print-directory test-uncompiled); uncompiled=$$?; \
 	SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
 		-n $(WORKERS) --cov --cov-append --cov-report=term $(SKIPS) $(PYTEST_ARGS) && exit $$uncompiled
 
-test-uncompiled: $(call installed,test$(comma)interop) ## Run the tests of compiled loops as plain Python
+test-uncompiled: $(call installed,test) ## Run the tests of compiled loops as plain Python
 	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LOOPS:%=tests/%) \
 		-n $(WORKERS) -m uncompiled --cov --cov-report= --cov-fail-under=0
 
