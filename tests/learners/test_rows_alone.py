@@ -163,7 +163,7 @@ def test_a_gap_changes_no_bit_of_complete_rows(name, rows):
 # ---------------------------------------------------------------------------- images
 
 
-SMALL = dict(atom_shape=4, random_state=0)
+SMALL = dict(atom_shape=(4, 4), random_state=0)
 OF_IMAGES = {
     "search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL),
     "unfolded": ConvPUDLEDictionaryLearning(
