@@ -116,7 +116,8 @@ def test_wrong_calls_are_refused():
         find_events(learner, signals, sampling_rate=-1)
     rows = np.random.default_rng(0).normal(size=(30, 5))
     of_rows = PUDLEDictionaryLearning(3, random_state=0).fit(rows)
-    denoiser = ConvDenoiser(2, atom_shape=3, n_unfoldings=2, max_iter=1, tol=None).fit(rows)
+    options = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)
+    denoiser = ConvDenoiser(2, atom_shape=3, **options).fit(rows)
     for other in (of_rows, denoiser):
         with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):
             find_events(other, rows)

@@ -33,7 +33,7 @@ def test_order_and_sign_of_atoms_are_nothing_to_it():
 
 def test_two_dictionaries_of_one_shape_are_needed():
     atoms = np.eye(3)
-    with pytest.raises(ValueError, match="got 1; pass"):
+    with pytest.raises(ValueError, match="got 1. Pass a list"):
         dictionary_stability([atoms])
     with pytest.raises(ValueError, match="the same shape"):
         dictionary_stability([atoms, atoms[:2]])

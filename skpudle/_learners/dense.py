@@ -88,7 +88,7 @@ __all__ = [
 _JUDGES = 200
 
 # Atoms for each feature, and rows for each atom, that tell the noise before their number is chosen.
-_MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 8
+_MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
 
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024

@@ -60,9 +60,10 @@ __all__ = [
 # nothing of noise.
 _ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 2048, 16, 2**22, 60
 _ATOMS = 256
-# Half of the rows judge, at most 300. Three of ten groups of their features are hidden in turn, or
-# more until they have 3,600 entries: of 31 rows of 13 columns 125 hidden entries decide nothing.
-_JUDGES, _MOST_JUDGES = 2, 300
+# A quarter of the rows judge, at most 300; if these have fewer than 1,200 entries, up to half of the
+# rows. Three of ten groups of their features are hidden in turn, or more until judges have 3,600
+# entries: of 31 rows of 13 columns 125 hidden entries decide nothing.
+_JUDGES, _MOST_JUDGES, _JUDGED = 4, 300, 1200
 _TURNS, _HIDDEN = 3, 3600
 # Penalties of the judges, from 8 times the search's down to a sixteenth.
 _PENALTIES = [2.0**k for k in range(3, -5, -1)]
@@ -463,7 +464,8 @@ class _Judged:
             positive_code=problem.positive_code, positive_atoms=problem.positive_atoms
         )
         self._n_components, self._generator, self.unit = n_components, generator, problem.unit
-        self.judges = spread_rows(len(x), min(_MOST_JUDGES, len(x) // _JUDGES))
+        wanted = max(len(x) // _JUDGES, min(len(x) // 2, _JUDGED // x.shape[1]))
+        self.judges = spread_rows(len(x), min(_MOST_JUDGES, wanted))
         learning = torch.ones(len(x), dtype=torch.bool)
         learning[self.judges] = False
         self._learning = learning.nonzero().flatten()
