@@ -60,9 +60,9 @@ __all__ = [
 # nothing of noise.
 _ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 2048, 16, 2**22, 60
 _ATOMS = 256
-# A quarter of the rows judge, at most 300; if these have fewer than 1,200 entries, up to half of the
-# rows. Three of ten groups of their features are hidden in turn, or more until judges have 3,600
-# entries: of 31 rows of 13 columns 125 hidden entries decide nothing.
+# A quarter of the rows judge, at most 300; if these have fewer than 1,200 entries, up to half of
+# the rows. Three of ten groups of their features are hidden in turn, or more until judges have
+# 3,600 entries: of 31 rows of 13 columns 125 hidden entries decide nothing.
 _JUDGES, _MOST_JUDGES, _JUDGED = 4, 300, 1200
 _TURNS, _HIDDEN = 3, 3600
 # Penalties of the judges, from 8 times the search's down to a sixteenth.

@@ -50,5 +50,5 @@ def test_one_update_of_rows_passes_few_modules(params, limit, monkeypatch):
 @pytest.mark.parametrize("kind", [ConvDenoiser, ConvPUDLEDictionaryLearning])
 def test_one_update_of_a_convolution_passes_few_modules(kind, monkeypatch):
     X = np.random.default_rng(0).standard_normal((12, 10, 10))
-    learner = kind(3, atom_shape=4, stride=2, **ONE_EPOCH)
+    learner = kind(3, atom_shape=(4, 4), stride=2, **ONE_EPOCH)
     assert len(modules_of_updates(learner, X, monkeypatch)) <= 15
