@@ -218,7 +218,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         noise have less weight, and atoms, codes and reconstructions are in the units of ``X``.
         "auto" tries each if residuals are unequal, and keeps it if hidden entries of held-out rows
         are predicted better. It also treats entries as missing that are more than five standard
-        deviations from what the rest of their row says, if they have more than a fifth of the
+        deviations from what the rest of their row says, if they have more than a twentieth of the
         energy. With a ``dict_init`` other than "search" "auto" is "equal". See
         :doc:`/guide/noise`.
 

@@ -94,10 +94,10 @@ _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
 # An entry is far from 5 deviations on: one in two million of normal noise. At most a tenth of all
 # entries may be outliers, and of a row; otherwise the row is one.
 _DEVIATIONS, _MOST = 5.0, 0.1
-# A row is long from three times the median norm on. Outliers that have less than a fifth of the
-# energy do little harm before atoms have settled. Columns differ in unit if their spreads differ by
-# a factor of four.
-_LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
+# A row is long from three times the median norm on. Outliers that have less than a twentieth of the
+# energy do little harm before atoms have settled. Columns differ in unit if their spreads differ
+# by a factor of four.
+_LONG, _OUTLYING, _UNITS = 3.0, 0.05, 4.0
 # Rows stay shortened in a fit, though their noise hides no signal, if that made the error of the
 # usual row this much smaller: 20 of 2,000 rows that were 15 times as large, baseline included, left
 # no atom of 16.

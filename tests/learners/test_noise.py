@@ -275,6 +275,18 @@ def test_findings_tell_of_noise(planted):
     assert any(f"{fitted.outliers_.nnz} entries" in text for text in findings(fitted, X))
 
 
+@pytest.mark.parametrize("size", [0.3, 0.45])
+def test_few_rows_of_noise_do_not_choose_the_penalty(planted, size):
+    """They are too short to be outliers of the fit, and nothing predicts them."""
+    clean, _ = planted
+    X, random = noise_of(clean), np.random.default_rng(2)
+    plain = learner().fit(X)
+    X[::50] = size * random.standard_normal((len(X[::50]), N_FEATURES))
+    fitted = learner().fit(X)
+    assert fitted.alpha_ < 1.6 * plain.alpha_
+    assert fitted.noise_std_ < 1.6 * plain.noise_std_
+
+
 # ---------------------------------------------------------------- learners with other codes
 
 
