@@ -360,11 +360,19 @@ def _choose_size(plan, begun, model, run):  # -> FittedRows
     return fitted(trial)
 
 
-def _outliers(known, counts):  # -> Tensor of shape (n_outliers, 2) or None
-    """Return the places of known entries that do not count."""
-    if counts is None:
-        return None
-    known = torch.ones_like(counts) if known is None else known
+def _outliers(noise, given, samples):  # -> Tensor of shape (n_outliers, 2)
+    """Return the places of known entries that do not count, and of those of rows of noise.
+
+    Parameters
+    ----------
+    noise : Noise
+        The units.
+    given, samples : Samples
+        Rows as they are, and in these units.
+    """
+    known = torch.ones_like(given.x) if given.mask is None else given.mask
+    counts = known if samples.mask is None else samples.mask
+    counts = counts * ~noise.finds_noise(given.x * known, samples.x * known)[:, None]
     return ((known > 0) & (counts == 0)).nonzero().cpu()
 
 
@@ -408,8 +416,8 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
         x = stabilised(plan.encoder.loss, replace(own, mask=None)).x
         samples = replace(own, x=x)
     problem = _problem(fitted.model, samples, penalty, begun.unit, run.team)
-    if noise.spread is not None and data.places is not None:
-        fitted = replace(fitted, outliers=_outliers(data.samples.mask, samples.mask))
+    if not (noise.spread is noise.usual is None) and data.places is not None:
+        fitted = replace(fitted, outliers=_outliers(noise, data.samples, samples))
     if run.trains:
         plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
 

@@ -139,8 +139,8 @@ class CodingPath:
         return next(coding for coding in self.codings if coding.error <= self.limit)
 
 
-def _codings(held_out, sums, alphas, debias):  # -> list of Coding, for falling penalties
-    sums, entries, n_hidden = sums
+def _codings(held_out, atoms, alphas, debias):  # -> list of Coding, for falling penalties
+    sums, entries, n_hidden = held_out.sums(atoms, alphas)
     (sums,) = held_out.total(sums.sum(1) / max(n_hidden, 1.0))
     codings = []
     for alpha, each, n_entries in zip(alphas, sums, entries, strict=True):
@@ -177,12 +177,9 @@ def choose_coding(held_out, atoms, *, debias=None, place=0):
         return unchosen
     atoms = atoms.detach().to(held_out.x)
 
-    def penalties(first, n):
-        return [alpha * 2 ** (0.5 * (first - i)) for i in range(n)]
-
     def code(first, n):
-        alphas = penalties(first, n)
-        return _codings(held_out, held_out.sums(atoms, alphas), alphas, debias)
+        alphas = [alpha * 2 ** (0.5 * (first - i)) for i in range(n)]
+        return _codings(held_out, atoms, alphas, debias)
 
     def path():
         best = min(codings, key=lambda coding: coding.error)
@@ -196,12 +193,7 @@ def choose_coding(held_out, atoms, *, debias=None, place=0):
 
     least, most = held_out.coding_places
     smallest, largest = max(place - _AHEAD, least), min(place + _AHEAD, most)
-    alphas = penalties(largest, largest - smallest + 1)
-    sums = held_out.sums(atoms, alphas)
-    usual = held_out.without_outliers(sums[0])
-    if usual is not held_out:
-        return choose_coding(usual, atoms, debias=debias, place=place)
-    codings = _codings(held_out, sums, alphas, debias)
+    codings = code(largest, largest - smallest + 1)
     while smallest > least and still_falls():
         smallest -= 1
         codings += code(smallest, 1)
@@ -379,7 +371,6 @@ def _countable_images(problem, atoms, n_images):  # -> count(alpha, share), larg
 def _coding_at(alpha, problem, atoms, debias):  # -> Coding
     held_out = judged_rows(problem)
     if debias is None and held_out.is_predictable:
-        sums = held_out.sums(atoms.to(held_out.x), [alpha])
-        (coding,) = _codings(held_out, sums, [alpha], debias)
+        (coding,) = _codings(held_out, atoms.to(held_out.x), [alpha], debias)
         return coding
     return Coding(alpha, debias or 0.0, float("nan"), float("nan"))

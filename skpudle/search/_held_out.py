@@ -47,9 +47,6 @@ _HELD_OUT, _FEW, _WANTED = 10, 4, 100
 _ENTRIES, _CODINGS, _MOST_CODINGS = 10_000, (400, 1000), 3000
 # Groups of features.
 _GROUPS = 10
-# A held-out row is an outlier from five times the usual root mean square error on. At most a tenth
-# of the rows are outliers.
-_DEVIATIONS, _OUTLYING = 5.0, 0.1
 
 # Halves of 64-bit numbers to compare at a time, whose products of 2 MiB stay in a cache. 20,000
 # rows of 64 features then take 5 ms, and 24 ms with four times as many numbers.
@@ -248,10 +245,6 @@ class _Hidden:
         """Return about the best penalty of codes, as a power of ``2 ** 0.5``; see `Prediction`."""
         raise NotImplementedError
 
-    def without_outliers(self, sums):  # -> _Hidden
-        """Return the entries that have a say in the choice of a penalty, for the sums of `sums`."""
-        return self
-
     def predict(self, atoms, place=None, steps=(1, -1)):  # -> Prediction
         """Predict the hidden entries with the best penalty of codes.
 
@@ -374,22 +367,6 @@ class HeldOut(_Hidden):
         entries, counted = self.total(entries, counted)
         n_hidden, n_codings = counted.tolist()
         return sums, entries / max(n_codings, 1.0), n_hidden
-
-    def without_outliers(self, sums):  # -> HeldOut
-        """Return the rows without those that nothing predicts and that would decide all sums.
-
-        Of such a row most stays unpredicted at every penalty, five times as far as from the usual
-        row. There are at most a tenth of them: otherwise they are the data.
-        """
-        squares = best_shares(sums)[0].amin(0) / self._weight.clamp_min(1e-300)
-        energies = self.energies / self._weight.clamp_min(1e-300)
-        far = (squares > 0.5 * energies) & (squares > _DEVIATIONS**2 * squares.median())
-        far &= bool(far.sum() <= _OUTLYING * len(far))
-        (n_far,) = self.total(far.sum()[None].double())
-        if n_far == 0:
-            return self
-        options = dict(fixed=self.fixed, mixes=self.mixes, n_codings=self._n_codings)
-        return HeldOut(replace(self.problem.of_rows(~far), alpha=self.alpha), **options)
 
     @cached_property
     def energies(self):  # -> (n_rows,)

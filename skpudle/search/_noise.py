@@ -65,6 +65,8 @@ _ATOMS = 256
 # 3,600 entries: of 31 rows of 13 columns 125 hidden entries decide nothing.
 _JUDGES, _MOST_JUDGES, _JUDGED = 4, 300, 1200
 _TURNS, _HIDDEN = 3, 3600
+# Hidden entries of a row that tell whether it is noise.
+_OF_A_ROW = 9
 # Penalties of the judges, from 8 times the search's down to a sixteenth.
 _PENALTIES = [2.0**k for k in range(3, -5, -1)]
 # Standard errors by which errors have to fall on average, and by which their sum may rise. (One row
@@ -94,14 +96,20 @@ _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
 # An entry is far from 5 deviations on: one in two million of normal noise. At most a tenth of all
 # entries may be outliers, and of a row; otherwise the row is one.
 _DEVIATIONS, _MOST = 5.0, 0.1
-# A row is long from three times the median norm on. Outliers that have less than a twentieth of the
+# A row is long from three times the median norm on. Outliers that have less than a fifth of the
 # energy do little harm before atoms have settled. Columns differ in unit if their spreads differ
 # by a factor of four.
-_LONG, _OUTLYING, _UNITS = 3.0, 0.05, 4.0
+_LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
 # Rows stay shortened in a fit, though their noise hides no signal, if that made the error of the
 # usual row this much smaller: 20 of 2,000 rows that were 15 times as large, baseline included, left
 # no atom of 16.
 _MUCH = 0.25
+# Rows of noise matter from this share of the errors of all rows on. 30 of 1,500 rows of the size of
+# the others have 0.6; the few rows of a rare atom that is not found have 0.1.
+_MATTER = 0.25
+# The least share of a row of noise that atoms do not predict, and the share if they were learned
+# from the row, among others. Rows with one atom in three missing have 0.33.
+_UNPREDICTED, _ADAPTED = 0.5, 0.25
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
 # A column whose median deviation is below this share of the standard deviation is mostly one value.
@@ -165,6 +173,9 @@ class Noise:
     norm : float, default=None
         Root mean square entry of the median row, to which a fit shortens long rows whose noise is
         equal. `transform` does not.
+    usual : float, default=None
+        Mean square error of hidden entries of the usual row, in units of the noise, by which a fit
+        finds rows of noise. It divides them by their own noise; `transform` does not.
     unit : float, default=1.0
         Divisor of centred rows. ``rows``, ``spread``, ``limit`` and ``alpha`` are in this unit.
     atoms : Tensor of shape (n_components, n_features), default=None
@@ -181,6 +192,7 @@ class Noise:
     spread: Tensor | None = None
     limit: Tensor | None = None
     norm: float | None = None
+    usual: float | None = None
     unit: float = 1.0
     atoms: Tensor | None = None
     alpha: float | None = None
@@ -199,7 +211,7 @@ class Noise:
     @property
     def looks_at_rows(self):
         """Whether the units of a row depend on its entries."""
-        return not (self.rows is self.spread is self.norm is None)
+        return not (self.rows is self.spread is self.norm is self.usual is None)
 
     def centre(self, x):  # (n, n_features) -> the same
         """Return rows without the baseline, in units of the features' noise."""
@@ -230,6 +242,10 @@ class Noise:
             scale = self.rows.begin(x, counts)
         elif self.norm is not None:
             scale = _shorten(x, counts, self.norm)
+        if self.rows is None and self.usual is not None:
+            fit = dict(atoms=self.atoms.to(x), alpha=self.alpha, positive=self.positive_code)
+            far, errors, usual = _find_noise(x, counts, scale, self.usual, **fit)
+            scale = torch.where(far[:, None], (errors / usual).sqrt()[:, None], scale)
         if self.rows is self.spread is None:
             return (x / scale * self.unit).to(dtype), known.to(dtype), scale.to(dtype)
         # Codes for the noise that is found would miss more atoms of a noisy row, and its noise
@@ -248,6 +264,14 @@ class Noise:
             counts = known * ((residual / scale).abs() <= self.limit.to(x))
         x = x / scale * self.unit
         return x.to(dtype), counts.to(dtype), scale.to(dtype)
+
+    def finds_noise(self, given, entered):  # (n, n_features), (n, n_features) -> (n,) bool
+        """Return which rows `enter` has divided by their noise, for known entries or zeros."""
+        if self.usual is None:
+            return torch.zeros_like(given[:, 0], dtype=torch.bool)
+        known = given != 0
+        before, after = ((x * known).square().sum(1) for x in (self.centre(given), entered))
+        return before > 0.9 * _DEVIATIONS**2 * after  # rounding errors aside
 
     def of_features(self, features):
         """Return the noise of some features."""
@@ -289,6 +313,48 @@ def _shorten(x, known, norm):  # -> (n, 1)
     """Return the scales that shorten long rows to a norm."""
     size = _root_mean_square(x, known)
     return torch.where(size > _LONG * norm, size / norm, 1.0)[:, None]
+
+
+def _errors_of_hidden(x, known, atoms, alpha, positive, *, n_turns):  # -> (n,), (n,)
+    """Return mean squares of errors of hidden entries of rows, and of these entries."""
+    sums = x.new_zeros(3, len(x))
+    for seen, hidden in hide_in_turn(torch.arange(x.shape[1]))[:n_turns]:
+        mask = None if bool(known[:, seen].all()) else known[:, seen]
+        options = dict(positive=positive, mask=mask)
+        codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], [alpha], **options))
+        values, counts = x[:, hidden] * known[:, hidden], known[:, hidden]
+        errors = (values - counts * (codes @ atoms[:, hidden])).square().sum(2).amin(0)
+        sums += torch.stack([errors, values.square().sum(1), counts.sum(1)])
+    errors, squares, counts = sums
+    return errors / counts.clamp_min(1), squares / counts.clamp_min(1)
+
+
+def _find_noise(x, known, scale, usual=None, *, share=_UNPREDICTED, **fit):  # -> (n,), (n,), float
+    """Return which rows are noise, the errors of their hidden entries, and that of the usual row.
+
+    The unpredicted part of a row of noise is large, and far larger than that of the usual row.
+
+    Parameters
+    ----------
+    x, known : Tensor of shape (n, n_features)
+        Rows, and 1 for known entries.
+    scale : Tensor of shape (n, 1)
+        Divisors of long rows, in which they are coded.
+    usual : float, default=None
+        Mean square error of hidden entries of the usual row; None is the median.
+    share : float
+        The least unpredicted share of a row of noise.
+    **fit : dict
+        Atoms, penalty and sign of the codes.
+    """
+    squares = scale[:, 0].square()
+    errors = _errors_of_hidden(x / scale, known, n_turns=_TURNS, **fit)[0] * squares
+    usual = float(errors.median()) if usual is None else usual
+    far = errors > _DEVIATIONS**2 * usual
+    hidden = _errors_of_hidden(x[far] / scale[far], known[far], n_turns=None, **fit)
+    errors[far], energies = (part * squares[far] for part in hidden)
+    far[far.clone()] = errors[far] > (share * energies).clamp_min(_DEVIATIONS**2 * usual)
+    return far, errors, usual
 
 
 def _with_norms(atoms, others):
@@ -473,6 +539,7 @@ class _Judged:
         self.units = _Units(zeros, ones, torch.ones_like(self.x[:, :1]), self.known)
         self.atoms, self._errors = None, None
         self.norm = None  # to which a fit shortens long rows
+        self.usual = None  # the error of the usual row, if a fit finds rows of noise by it
 
     def trial(self, noise=None):
         """Return the noise that is found, or that of features so far."""
@@ -531,7 +598,29 @@ class _Judged:
     @property
     def shortens(self):
         """Whether long rows were shortened, and predictions improved by it."""
-        return self.units.noise is None and bool((self.units.rows != 1).any())
+        rows_differ = bool((self.units.rows != 1).any())
+        return rows_differ and self.units.noise is self.usual is None
+
+    def rows_of_noise(self, rows, share=_UNPREDICTED):  # -> (n,) bool, (n, 1), float; or None
+        """Return which rows are noise, the scales of rows, and the error of the usual row.
+
+        None if there are none, or more than a tenth of the rows, or if they matter little.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, 1)
+            Scales of rows that are no noise, in which all are coded.
+        share : float
+            See `_find_noise`.
+        """
+        units, problem = self.units, self.problem(self.units)
+        fit = dict(atoms=self.atoms, alpha=problem.alpha, positive=problem.positive_code)
+        x = (self.x - units.intercept) / units.features
+        far, errors, usual = _find_noise(x, units.counts, rows, share=share, **fit)
+        matters = float(self.mean(far * errors)) > _MATTER * float(self.mean(errors))
+        if not matters or float(self.mean(far.double())) > _MOST:
+            return None
+        return far, torch.where(far[:, None], (errors / usual).sqrt()[:, None], rows), usual
 
     def find_missing(self):
         """Find atoms that have not settled; their rows and entries would look like outliers."""
@@ -733,6 +822,32 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     return True
 
 
+def _learn_rows_of_noise(judged):  # a generator
+    """Divide rows that nothing predicts by their noise, so that they have no say in atoms.
+
+    Rows of atoms that are not found yet look the same: atoms are found first.
+    """
+    shorter = judged.units.rows if judged.norm is not None else torch.ones_like(judged.units.rows)
+    if judged.rows_of_noise(shorter) is None:
+        return
+    judged.find_missing()
+    yield judged.trial()
+    before = judged.units, judged.atoms
+    for share in _ADAPTED, _UNPREDICTED:
+        found = judged.rows_of_noise(shorter, share)
+        if found is None:
+            judged.take(*before)
+            return
+        far, rows, usual = found
+        units = judged.units._replace(rows=rows)
+        judged.take(units, judged.settle(units, judged.atoms, phases=_ROUNDS_OF_SEARCH))
+        yield judged.trial()
+    atoms = judged.atoms
+    judged.take(*before)
+    if judged.improves(units, atoms, gains=False, usual=judged.known * ~far[:, None]):
+        judged.usual = usual
+
+
 def _learn_features(judged, asked):  # a generator
     """Take the noise of features into account, if it is unequal."""
     scales, variance = judged.scales_of_features(judged.residuals())
@@ -907,6 +1022,7 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
         screens = yield from _learn_outliers(judged)
         if screens:
             yield from _screen_residuals(judged)
+        yield from _learn_rows_of_noise(judged)
     if auto or noise in ("features", "both"):
         yield from _learn_features(judged, not auto)
     differ = False
@@ -939,7 +1055,9 @@ def _found(judged, differ, screens, positive_code):  # -> Noise
     if not differ and judged.norm is not None:
         size = _root_mean_square((judged.x - units.intercept) / units.features, units.counts)
         parts |= dict(norm=judged.usual_size(size), unit=judged.unit)
-    if not (differ or screens):
+    if not differ and judged.usual is not None:
+        parts["usual"] = judged.usual
+    if not (differ or screens or judged.usual is not None):
         return Noise(**parts)
     residuals = judged.residuals()
     problem = judged.problem(units)
