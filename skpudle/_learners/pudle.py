@@ -218,9 +218,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         noise have less weight, and atoms, codes and reconstructions are in the units of ``X``.
         "auto" tries each if residuals are unequal, and keeps it if hidden entries of held-out rows
         are predicted better. It also treats entries as missing that are more than five standard
-        deviations from what the rest of their row says, if they have more than a twentieth of the
-        energy. With a ``dict_init`` other than "search" "auto" is "equal". See
-        :doc:`/guide/noise`.
+        deviations from what the rest of their row says, if they have more than a fifth of the
+        energy, and gives little weight to at most a tenth of the rows that no atom predicts. With a
+        ``dict_init`` other than "search" "auto" is "equal". See :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
@@ -357,7 +357,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     outliers_ : csr_array of shape (n_samples, n_features), bool
         Entries of an array that `fit` treated as missing because they were far from the rest of
-        their row. Only if there were any.
+        their row, and all known entries of rows to which `fit` gave less than a 25th of the usual
+        weight because no atom predicts them. Only if there were any.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -797,10 +798,13 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:
-        """Return how usual each row is: the mean log-likelihood of its known entries.
+        r"""Return how usual each row is: the logarithm of its evidence, for each known entry.
 
-        The noise is that of the median row, so that rows with more noise, and rows that the atoms
-        do not explain, have low scores. It tells anomalies, as of scikit-learn's density models.
+        It is the log-likelihood of the residual :math:`r` of the codes of `transform`, for the
+        noise :math:`\sigma_j` of the median row, less the cost of the codes. A code of which the
+        signal-to-noise ratio is :math:`q` costs :math:`\frac12 \log(1 + q^2)`: this is Occam's
+        factor of a normal prior whose variance is the squared code [1]_. Rows that need more noise,
+        or many large codes, have low scores: anomalies, as of scikit-learn's density models.
 
         Parameters
         ----------
@@ -810,14 +814,18 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Returns
         -------
         ndarray of shape (n_samples,)
-            Mean log-likelihood of an entry, in nats: of the normal residuals of the codes of
-            `transform`. It is NaN for a row without a known entry.
+            Log-evidence of a row over the number of its known entries, in nats. It is NaN for a
+            row without a known entry.
 
         Raises
         ------
         ValueError
             If the noise is unknown, since there was no `fit`. (The method is there for
             ``alpha="auto"`` and codes of the lasso.)
+
+        References
+        ----------
+        .. [1] D. MacKay, "Bayesian interpolation", Neural Computation 4, 1992.
 
         Examples
         --------
@@ -836,15 +844,19 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
                 "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
             )
         samples, _ = self._check_new_data(X)
-        rows = self.inverse_transform(np.asarray(host_array(self.transform(X))))
+        codes = np.asarray(host_array(self.transform(X)))
+        rows = self.inverse_transform(codes)
         baseline = baseline_of(self)
         fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
         noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
         residual = (to_numpy(samples.x) - fitted) / noise
         known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
         entries = -0.5 * (residual**2 + np.log(2 * np.pi) + 2 * np.log(noise))
+        squares = np.tile(self.components_**2, (codes.shape[1] // len(self.components_), 1))
+        signal_to_noise = codes**2 * ((known / noise**2) @ squares.T)
+        evidence = (entries * known).sum(axis=1) - 0.5 * np.log1p(signal_to_noise).sum(axis=1)
         with np.errstate(invalid="ignore"):
-            return (entries * known).sum(axis=1) / known.sum(axis=1)
+            return evidence / known.sum(axis=1)
 
     # ------------------------------------------------------------------ penalty of codes
 

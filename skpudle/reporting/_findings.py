@@ -291,11 +291,19 @@ def _outlying_entries(look):
     outliers = getattr(look.learner, "outliers_", None)
     if outliers is None:
         return None
-    n, share = outliers.nnz, outliers.nnz / np.prod(outliers.shape)
-    return (
-        f"{n} entries ({share:.2g} of all) are far from the rest of their rows, and fit treated "
-        "them as missing: see outliers_. Pass noise='equal' to use them."
-    )
+    of_rows = outliers.sum(1)
+    are_whole = of_rows == outliers.shape[1]
+    n_rows, n_entries = int(are_whole.sum()), int(of_rows[~are_whole].sum())
+    found = []
+    if n_rows:
+        found.append(f"No atom predicts {n_rows} rows, and fit gave them little weight.")
+    if n_entries:
+        share = n_entries / np.prod(outliers.shape)
+        found.append(
+            f"{n_entries} entries ({share:.2g} of all) are far from the rest of their rows, and "
+            "fit treated them as missing."
+        )
+    return " ".join([*found, "See outliers_. Pass noise='equal' to use all data alike."])
 
 
 def _offset(look):

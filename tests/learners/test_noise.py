@@ -255,6 +255,28 @@ def test_odd_columns_and_rows_are_no_trouble(planted):
         assert np.isfinite(fitted.components_).all()
 
 
+@pytest.mark.parametrize("params", [{}, {"split_sign": True}, {"noise": "features"}])
+def test_scores_are_the_evidence_of_normal_codes(planted, params):
+    """A row with one code is normal, and the square of the code adds to its covariance."""
+    random = np.random.default_rng(3)
+    clean = 2 * random.standard_normal((600, 1)) * planted[1][random.integers(N_ATOMS, size=600)]
+    X = noise_of(clean)
+    X[random.random(X.shape) < 0.05] = np.nan
+    fitted = learner(**params).fit(X)
+    codes, scores = fitted.transform(X), fitted.score_samples(X)
+    rows = ((codes != 0).sum(1) == 1).nonzero()[0]
+    assert len(rows) > 200
+    noise = np.broadcast_to(fitted.noise_std_, N_FEATURES)
+    residuals = X - fitted.inverse_transform(codes)
+    for i in rows[:20]:
+        known = np.isfinite(X[i])
+        signal = fitted.inverse_transform(codes[i : i + 1])[0, known] - fitted.intercept_
+        covariance = np.diag(noise[known] ** 2) + np.outer(signal, signal)
+        log_det = np.linalg.slogdet(2 * np.pi * covariance)[1]
+        exponent = np.square(residuals[i] / noise)[known].sum()
+        np.testing.assert_allclose(scores[i], -0.5 * (exponent + log_det) / known.sum())
+
+
 def test_scores_need_the_noise(planted):
     assert not hasattr(learner(alpha=0.1), "score_samples")
     fitted = learner().partial_fit(planted[0])
@@ -275,16 +297,35 @@ def test_findings_tell_of_noise(planted):
     assert any(f"{fitted.outliers_.nnz} entries" in text for text in findings(fitted, X))
 
 
-@pytest.mark.parametrize("size", [0.3, 0.45])
-def test_few_rows_of_noise_do_not_choose_the_penalty(planted, size):
-    """They are too short to be outliers of the fit, and nothing predicts them."""
-    clean, _ = planted
+@pytest.mark.parametrize("size", [0.7, 1, 3, 10, 100])  # of the other rows
+def test_rows_of_noise_change_nothing(planted, size):
+    """No atom predicts a row of noise, and the fit is that of the data without these rows."""
+    clean, atoms = planted
     X, random = noise_of(clean), np.random.default_rng(2)
-    plain = learner().fit(X)
-    X[::50] = size * random.standard_normal((len(X[::50]), N_FEATURES))
-    fitted = learner().fit(X)
-    assert fitted.alpha_ < 1.6 * plain.alpha_
-    assert fitted.noise_std_ < 1.6 * plain.noise_std_
+    of_noise = np.arange(len(X)) % 50 == 0
+    rows = random.standard_normal((of_noise.sum(), N_FEATURES))
+    X[of_noise] = size * X.std() * rows / rows.std(1, keepdims=True)
+    without, fitted = learner().fit(X[~of_noise]), learner().fit(X)
+    assert set(fitted.outliers_.sum(1).nonzero()[0]) == set(of_noise.nonzero()[0])
+    assert found(fitted, atoms) == 1
+    assert found(fitted, without.components_, 0.999) == 1
+    assert 1 / 1.5 < fitted.alpha_ / without.alpha_ < 1.5
+    np.testing.assert_allclose(fitted.noise_std_, without.noise_std_, rtol=0.1)
+    encoded = fitted.transform(X)
+    assert (encoded[of_noise] != 0).any()  # as they are
+    assert any("rows" in text and "outliers_" in text for text in findings(fitted, X))
+
+
+def test_rows_of_rare_atoms_are_no_noise(planted):
+    """One atom is in one row of a hundred, alone, and the row is as long as a row of noise."""
+    clean, atoms = planted
+    X, random = clean.copy(), np.random.default_rng(2)
+    rare = np.linalg.qr(np.vstack([atoms[:5], random.standard_normal((1, N_FEATURES))]).T)[0][:, -1]
+    X[::100] = 3 * clean.std() * N_FEATURES**0.5 * rare
+    X = noise_of(X)
+    fitted = PUDLEDictionaryLearning(N_ATOMS + 1, random_state=0).fit(X)
+    assert not hasattr(fitted, "outliers_")
+    assert found(fitted, np.vstack([atoms, rare]), 0.95) == 1
 
 
 # ---------------------------------------------------------------- learners with other codes
