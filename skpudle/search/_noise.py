@@ -107,9 +107,13 @@ _MUCH = 0.25
 # Rows of noise matter from this share of the errors of all rows on. 30 of 1,500 rows of the size of
 # the others have 0.6; the few rows of a rare atom that is not found have 0.1.
 _MATTER = 0.25
-# The least share of a row of noise that atoms do not predict, and the share if they were learned
-# from the row, among others. Rows with one atom in three missing have 0.33.
-_UNPREDICTED, _ADAPTED = 0.5, 0.25
+# The least share of a row of noise that stays unpredicted. (It is 0.33 in a row where one of three
+# atoms is missing.) Atoms that were learned from a row of noise predict most of it, so that rows
+# are set aside at falling shares, and judged by atoms that have settled without them.
+_UNPREDICTED, _SET_ASIDE = 0.5, (0.5, 0.25, 0.1)
+# An atom that fewer rows use has adapted to a row of noise, and predicts nothing. With such atoms
+# 20 of 24 rows of noise among 800 are found, else 24.
+_USERS = 3.0
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
 # A column whose median deviation is below this share of the standard deviation is mostly one value.
@@ -329,7 +333,7 @@ def _errors_of_hidden(x, known, atoms, alpha, positive, *, n_turns):  # -> (n,),
     return errors / counts.clamp_min(1), squares / counts.clamp_min(1)
 
 
-def _find_noise(x, known, scale, usual=None, *, share=_UNPREDICTED, **fit):  # -> (n,), (n,), float
+def _find_noise(x, known, scale, usual, *, share=_UNPREDICTED, **fit):  # -> (n,), (n,), float
     """Return which rows are noise, the errors of their hidden entries, and that of the usual row.
 
     The unpredicted part of a row of noise is large, and far larger than that of the usual row.
@@ -340,8 +344,8 @@ def _find_noise(x, known, scale, usual=None, *, share=_UNPREDICTED, **fit):  # -
         Rows, and 1 for known entries.
     scale : Tensor of shape (n, 1)
         Divisors of long rows, in which they are coded.
-    usual : float, default=None
-        Mean square error of hidden entries of the usual row; None is the median.
+    usual : float or Tensor of shape (n,)
+        Mean square error of hidden entries of the usual row; or weights of rows, for their median.
     share : float
         The least unpredicted share of a row of noise.
     **fit : dict
@@ -349,7 +353,8 @@ def _find_noise(x, known, scale, usual=None, *, share=_UNPREDICTED, **fit):  # -
     """
     squares = scale[:, 0].square()
     errors = _errors_of_hidden(x / scale, known, n_turns=_TURNS, **fit)[0] * squares
-    usual = float(errors.median()) if usual is None else usual
+    if isinstance(usual, Tensor):
+        usual = float(_median(errors[:, None], usual[:, None]))
     far = errors > _DEVIATIONS**2 * usual
     hidden = _errors_of_hidden(x[far] / scale[far], known[far], n_turns=None, **fit)
     errors[far], energies = (part * squares[far] for part in hidden)
@@ -614,9 +619,13 @@ class _Judged:
             See `_find_noise`.
         """
         units, problem = self.units, self.problem(self.units)
-        fit = dict(atoms=self.atoms, alpha=problem.alpha, positive=problem.positive_code)
-        x = (self.x - units.intercept) / units.features
-        far, errors, usual = _find_noise(x, units.counts, rows, share=share, **fit)
+        codes = solve_codes(problem, self.atoms, _CODES).fitting.dense(len(self.atoms))
+        squares = codes.square()
+        n_users = squares.sum(0).square() / squares.square().sum(0).clamp_min(1e-300)
+        options = dict(alpha=problem.alpha, positive=problem.positive_code)
+        options["atoms"] = self.atoms[n_users >= _USERS]
+        given = (self.x - units.intercept) / units.features, units.counts, rows, self.often
+        far, errors, usual = _find_noise(*given, share=share, **options)
         matters = float(self.mean(far * errors)) > _MATTER * float(self.mean(errors))
         if not matters or float(self.mean(far.double())) > _MOST:
             return None
@@ -833,7 +842,7 @@ def _learn_rows_of_noise(judged):  # a generator
     judged.find_missing()
     yield judged.trial()
     before = judged.units, judged.atoms
-    for share in _ADAPTED, _UNPREDICTED:
+    for share in (*_SET_ASIDE, _UNPREDICTED):
         found = judged.rows_of_noise(shorter, share)
         if found is None:
             judged.take(*before)
