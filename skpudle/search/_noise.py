@@ -111,9 +111,9 @@ _MATTER = 0.25
 # atoms is missing.) Atoms that were learned from a row of noise predict most of it, so that rows
 # are set aside at falling shares, and judged by atoms that have settled without them.
 _UNPREDICTED, _SET_ASIDE = 0.5, (0.5, 0.25, 0.1)
-# An atom that fewer rows use has adapted to a row of noise, and predicts nothing. With such atoms
-# 20 of 24 rows of noise among 800 are found, else 24.
-_USERS = 3.0
+# An atom has adapted to a row that has more than this share of the energy of its codes, and does
+# not predict this row.
+_OWNED = 0.5
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
 # A column whose median deviation is below this share of the standard deviation is mostly one value.
@@ -619,13 +619,17 @@ class _Judged:
             See `_find_noise`.
         """
         units, problem = self.units, self.problem(self.units)
+        x = (self.x - units.intercept) / units.features
+        options = dict(alpha=problem.alpha, positive=problem.positive_code, share=share)
+        given = x, units.counts, rows, self.often
+        far, errors, usual = _find_noise(*given, atoms=self.atoms, **options)
         codes = solve_codes(problem, self.atoms, _CODES).fitting.dense(len(self.atoms))
-        squares = codes.square()
-        n_users = squares.sum(0).square() / squares.square().sum(0).clamp_min(1e-300)
-        options = dict(alpha=problem.alpha, positive=problem.positive_code)
-        options["atoms"] = self.atoms[n_users >= _USERS]
-        given = (self.x - units.intercept) / units.features, units.counts, rows, self.often
-        far, errors, usual = _find_noise(*given, share=share, **options)
+        most, places = codes.square().max(0)
+        owned = most > _OWNED * codes.square().sum(0)
+        if bool(owned.any()):
+            alone = places[owned].unique()
+            given = x[alone], units.counts[alone], rows[alone], usual
+            far[alone], errors[alone], _ = _find_noise(*given, atoms=self.atoms[~owned], **options)
         matters = float(self.mean(far * errors)) > _MATTER * float(self.mean(errors))
         if not matters or float(self.mean(far.double())) > _MOST:
             return None
