@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple, Self
 from zlib import crc32
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from skpudle._additive import (
     Events,
-    Progress,
     advance,
     atoms_of_events,
     begin,
@@ -50,7 +48,7 @@ from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
 from skpudle._precision import training_mode
-from skpudle._training.fit import FitRun
+from skpudle._training.fit import FitRun, Phase
 from skpudle._training.messages import (
     nothing_known,
     warn_of_early_end,
@@ -58,6 +56,7 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
+from skpudle._training.state import check_kind
 from skpudle.search._epoch import spread_rows
 
 __all__ = ["PoissonNMF"]
@@ -75,10 +74,6 @@ _FORGETTING = 2.0
 _FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
 # rows read at a time, and rows that choose the prior and the dispersion
 _ROWS = 4096
-
-# of a state of the alternation
-_ARRAYS = "atoms", "codes", "previous_atoms", "previous_codes"
-_CURVES = "losses", "objectives"
 
 
 @dataclass(frozen=True)
@@ -300,7 +295,7 @@ def _attributes(learner, data, atoms, chosen, memory, **known):  # -> dict
 
 
 @dataclass
-class _Alternation:
+class _Alternation(Phase):
     """The phase of a fit; see `skpudle._training.fit`."""
 
     learner: object
@@ -312,49 +307,22 @@ class _Alternation:
     ended_by: str | None = None
     n_stalled: int = field(default=0)
 
-    names, stages = (None, "epoch"), {}
-    stops_at_interrupts = True
-
-    def begin(self, recorder):
-        """Resume from the checkpoint, if there is one."""
-        self._recorder = recorder
-        stored = recorder.found_steps(self._check)
-        if stored is None:
-            return
-        arrays = [to_numpy(stored[name]) for name in _ARRAYS]
-        numbers = stored["factor"], *(tuple(stored[name]) for name in _CURVES)
-        self.state = Progress(*arrays, *numbers, self.state.n_fixed)
-        self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
-        if recorder.has_another_rule:
-            self.n_stalled = 0
-        elif self.n_stalled >= self.learner.n_iter_no_change:  # killed as it ended
-            self.ended_by = "tol"
-        if self.ended_by is None and len(self.state.losses) >= self.most_steps:
-            self.ended_by = "max_iter"
-
-    def _check(self, stored):
-        """Raise ValueError unless the alternation can reach a state."""
-        n_steps = len(stored["losses"])
-        for name in _ARRAYS:
-            array, shape = stored[name], getattr(self.state, name).shape
-            if tuple(array.shape) != shape or array.dtype != torch.float64:
-                raise ValueError(f"its {name} have the shape {tuple(array.shape)}, not {shape}")
-            if not (torch.isfinite(array) & (array >= 0)).all():
-                raise ValueError(f"its {name} are negative or not finite")
-        numbers = [number for name in _CURVES for number in stored[name]]
-        if len(numbers) != 2 * n_steps or not np.isfinite(np.array(numbers, float)).all():
-            raise ValueError("its objectives are not finite, or not those of its steps")
-        if not 0 <= stored["factor"] <= 1:
-            raise ValueError(f"its extrapolation is {stored['factor']!r:.50}, not 0 to 1")
-        if type(stored["n_stalled"]) is not int or not 0 <= stored["n_stalled"] <= n_steps:
-            raise ValueError(f"it has stalled for {stored['n_stalled']!r:.50} steps")
+    names = None, "epoch"
 
     def pack(self):
-        """Return the state for a checkpoint."""
-        state = self.state
-        arrays = {name: to_tensor(getattr(state, name)) for name in _ARRAYS}
-        numbers = {name: getattr(state, name) for name in ("factor", *_CURVES)}
-        return arrays | numbers | {"n_stalled": self.n_stalled}
+        """Return the state, the number of stalled steps, and the cause of an early end."""
+        return self.state, self.n_stalled, self.ended_by
+
+    def resume(self, state, *, same_rule):
+        """Go on from a state; by another rule an alternation that has ended goes on."""
+        found, n_stalled, ended_by = state
+        check_kind(found, self.state)
+        self.state = found
+        if same_rule:
+            self.n_stalled, self.ended_by = n_stalled, ended_by
+        if self.ended_by in (None, "max_iter", "interrupt"):
+            full = len(found.losses) >= self.most_steps
+            self.ended_by = "max_iter" if full else None
 
     @property
     def is_done(self):
@@ -373,8 +341,6 @@ class _Alternation:
             self.ended_by = "tol"
         elif len(objectives) >= self.most_steps:
             self.ended_by = "max_iter"
-        if self._recorder.is_active:
-            self._recorder.at_step(self.pack(), len(objectives))
 
     def attributes(self):
         """Return the fitted attributes."""
@@ -750,13 +716,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 chosen, atoms = _choose(self, events, atoms, run.generator)
                 events, state = _begin(self, events, atoms, chosen)
                 phase = _Alternation(self, plan.most_steps, data, events, state, chosen)
-                stopped = run.run(phase)
-                if stopped and phase.ended_by is None:
-                    phase.ended_by = "interrupt" if run.interrupts.pending else "callback"
-                if run.recorder.is_active:
-                    early = phase.ended_by if phase.ended_by in ("tol", "callback") else None
-                    n_steps = len(phase.state.losses)
-                    run.recorder.end_steps(phase.pack(), n_steps, ended_by=early)
+                run.run(phase)
                 self._take(phase.attributes() | {"size_path_": size_path})
         self.fit_seconds_ = run.seconds
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -1044,8 +1045,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             print_encoder(n_updates)
         generator = torch.Generator(rows.device).manual_seed(run.generator.initial_seed())
         options = dict(n_updates=n_updates, generator=generator)
-        with run.timed("encoder"):
-            fitted, n_made = self._learn_encoder(plan, fitted, data, run.interrupts, **options)
+        learn = partial(self._learn_encoder, plan, fitted, data, run.interrupts, **options)
+        now = partial(run.attributes_of, fitted)
+        fitted, n_made = run.make_step("encoder", learn, now)
         (is_short,) = run.team.any(n_made < n_updates)  # in any process, as in training
         ended_by = "interrupt" if is_short else fitted.ended_by
         later = {"encoder": -(-n_made // n_batches)} if n_made else {}

@@ -297,7 +297,7 @@ def killed_in_epoch(monkeypatch, n):
 @pytest.mark.parametrize("n", [1, 4, 15])
 def test_a_search_that_is_cut_off_goes_on_with_the_same_bits(n, fitted, tmp_path, monkeypatch):
     path = tmp_path / "fit.npz"
-    learner = clone(fitted).set_callbacks(Checkpoint(path, every_n_updates=1))
+    learner = clone(fitted).set_callbacks(Checkpoint(path, every_seconds=0))
     with monkeypatch.context() as patch:
         killed_in_epoch(patch, n)
         with pytest.raises(RuntimeError, match="killed"):
