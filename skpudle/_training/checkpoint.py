@@ -328,7 +328,7 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        self._seed, self._written_at = seed, time.monotonic()
+        self._seed, self._source, self._written_at = seed, source, time.monotonic()
         data = data_of(source, samples)
         self._identity = identity_of(self._estimator, data, self._file.team)
         if self._stored is not None:
@@ -336,6 +336,8 @@ class Recorder:
             with self._named():
                 self._own = self._stored["own"][self._file.team.rank]
                 self._states = dict(self._own)
+                if (n_seen := self._states.pop("n_seen")) is not None:
+                    source.count(n_seen)
 
     def _named(self):
         return named_checkpoint(self._file.name)
@@ -363,6 +365,17 @@ class Recorder:
         waited, most = time.monotonic() - self._written_at, self._file.settings.every_seconds
         if ends or self._file.team.any(most is not None and waited >= most)[0]:
             self.write()
+
+    def refuse(self, optimizer):
+        """Raise ValueError if no file holds the state of an optimiser, before its first update."""
+        if not self.is_active:
+            return
+        try:
+            pack(optimizer.fresh_state())
+        except ValueError as error:
+            raise ValueError(
+                f"optimizer={self._estimator.optimizer!r} fits into no checkpoint: {error}."
+            ) from error
 
     # ------------------------------------------------------------------ the record of a fit
 
@@ -438,7 +451,8 @@ class Recorder:
         self._written_at = time.monotonic()
         state = {"identity": self._identity, "seed": self._seed, "end": end}
         state |= {"rule": rule_of(self._estimator), "fitted": self._fitted}
-        if error := self._file.write(state, self._states):
+        own = self._states | {"n_seen": getattr(self._source, "n_seen", None)}
+        if error := self._file.write(state, own):
             warnings.warn(
                 f"The checkpoint could not be written: {error}. Training goes on; an older "
                 "checkpoint is unchanged.",

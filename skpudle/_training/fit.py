@@ -572,6 +572,7 @@ class FitRun(AbstractContextManager):
 
     def train(self, training):  # -> cause of the end, None for the largest number of updates
         """Train; see `Training`."""
+        self.recorder.refuse(training.trainer.optimizer)
         self.run(training)
         # only now, because a later fit resumes from the last epoch
         training.stopping.settle(training.trainer.optimizer)

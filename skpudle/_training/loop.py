@@ -284,7 +284,6 @@ class Trainer:
             generator=None if source.generator is None else source.generator.get_state(),
             halved=self._halved,
             finite=self._finite,
-            n_seen=getattr(source, "n_seen", None),
         )
 
     def load(self, state, source, stopping):
@@ -308,5 +307,3 @@ class Trainer:
             self._epoch = EpochTally(*parts, epoch.n_batches, epoch.n_samples, epoch.loss)
         if source.generator is not None:
             source.generator.set_state(state.generator)
-        if state.n_seen is not None:
-            source.count(state.n_seen)

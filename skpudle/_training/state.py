@@ -127,8 +127,6 @@ class TrainingState:
         Whether the learning rate was halved after a divergence.
     finite : tuple or None
         The latest atoms, optimiser's state and number of updates that are known to be finite.
-    n_seen : int or None
-        Number of samples that the source has counted; None if it counts none.
     """
 
     atoms: Tensor
@@ -140,4 +138,3 @@ class TrainingState:
     generator: Tensor | None
     halved: bool
     finite: tuple | None
-    n_seen: int | None

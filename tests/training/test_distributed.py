@@ -403,4 +403,4 @@ def test_the_death_of_a_process_ends_the_others_and_leaves_the_checkpoint(tmp_pa
     )
     run = torchrun(2, script, tmp_path / "fit.npz")
     assert run.returncode != 0
-    assert read_checkpoint(tmp_path / "fit.npz")["shared"]["n_updates"] == 48
+    assert read_checkpoint(tmp_path / "fit.npz")["own"][0]["training"][0].n_updates == 48
