@@ -209,10 +209,11 @@ class GradientLearner(CallbackSupportMixin):
                     ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
                     fitted = replace(error.trainer.fitted, ended_by=ended_by)
                     self._leave(error, self._attributes(plan, data, fitted))
-                    run.recorder.write()
+                    if run.recorder.is_active:
+                        run.recorder.write()
                     raise
                 try:  # penalty, learned encoder
-                    known = run.recorder.restore_end(fitted)
+                    known = run.recorder.is_active and run.recorder.restore_end(fitted)
                     fitted = known or self._finish(plan, fitted, data, run)
                 except KeyboardInterrupt:  # a second one
                     fitted = replace(fitted, ended_by="interrupt")
@@ -221,7 +222,8 @@ class GradientLearner(CallbackSupportMixin):
                     self._take(self._attributes(plan, data, fitted))
                 if fitted.ended_by == "interrupt":
                     raise KeyboardInterrupt(_interruption(fitted))
-                run.recorder.complete(fitted)
+                if run.recorder.is_active:
+                    run.recorder.complete(fitted)
                 has_rate = plan.optimizer_for(len(begun.rows)) != "surrogate"
                 fitted.model.warn_of_step(begun.rows, fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own

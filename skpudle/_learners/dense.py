@@ -298,20 +298,14 @@ def find_atoms(plan, data, run):  # -> FittedRows
     if known:
         return run.recorder.restore(fitted, run.generator)
     if plan.searches:
-        fitted = _search_and_refine(plan, begun, fitted, data, run)
+        fitted = _search(plan, begun, fitted, data, run)
+    if plan.searches and plan.learns_noise:
+        fitted = _refine_noise(plan, fitted, samples, run)
+    if plan.searches and begun.intercept is not None:
+        rows = settle(fitted.model, fitted.rows, data.samples, run.team)
+        fitted = replace(fitted, rows=rows)
+        fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
     return run.end_search(fitted)
-
-
-def _search_and_refine(plan, begun, fitted, data, run):  # -> FittedRows
-    """Search for atoms; estimate the noise anew from their residuals, and adapt those of counts."""
-    fitted = _search(plan, begun, fitted, data, run)
-    if plan.learns_noise:
-        fitted = _refine_noise(plan, fitted, run.team.collect(data.samples), run)
-    if begun.intercept is None:
-        return fitted
-    rows = settle(fitted.model, fitted.rows, data.samples, run.team)
-    fitted = replace(fitted, rows=rows)
-    return fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
 
 
 def _raw_problem(plan, samples):  # -> Problem

@@ -359,7 +359,7 @@ class Recorder:
 
     def note(self, phase, *, ends=False):
         """Keep the state of a phase between two epochs; write it at its end, or if it is time."""
-        if not self.is_active or (state := phase.pack()) is None:
+        if (state := phase.pack()) is None:
             return
         self._states[phase.key] = state
         waited, most = time.monotonic() - self._written_at, self._file.settings.every_seconds
@@ -368,8 +368,6 @@ class Recorder:
 
     def refuse(self, optimizer):
         """Raise ValueError if no file holds the state of an optimiser, before its first update."""
-        if not self.is_active:
-            return
         try:
             pack(optimizer.fresh_state())
         except ValueError as error:
@@ -381,10 +379,9 @@ class Recorder:
 
     def note_record(self, fitted, generator):
         """Keep and write the record of the phases before training, in place of their states."""
-        if self.is_active:
-            self._fitted = {"record": fitted.pack(), "generator": generator.get_state()}
-            self._states = {}
-            self.write()
+        self._fitted = {"record": fitted.pack(), "generator": generator.get_state()}
+        self._states = {}
+        self.write()
 
     @property
     def n_rows(self):
@@ -441,13 +438,10 @@ class Recorder:
 
     def complete(self, fitted):
         """Write the state of the last epoch once more, with the record of the whole fit."""
-        if self.is_active:
-            self.write({"max_iter": plain(self._estimator.max_iter), "fitted": fitted.pack()})
+        self.write({"max_iter": plain(self._estimator.max_iter), "fitted": fitted.pack()})
 
     def write(self, end=None):
         """Write the record and the states that were noted last."""
-        if not self.is_active:
-            return
         self._written_at = time.monotonic()
         state = {"identity": self._identity, "seed": self._seed, "end": end}
         state |= {"rule": rule_of(self._estimator), "fitted": self._fitted}

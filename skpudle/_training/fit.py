@@ -121,21 +121,9 @@ class Search(Phase):
 
     names, n_tasks = ("search", "epoch of the search"), len(SearchState.stages)
 
-    def begin(self):
-        """Start from the atoms."""
-        self._go_on(begin(self.problem, self.atoms))
-
-    def pack(self):
-        """Return the state."""
-        return self.state
-
-    def resume(self, state, *, same_rule):
-        """Go on from a state."""
-        check_search(state, self.problem, self.atoms)
-        self._go_on(state)
-
-    def _go_on(self, state):
-        self.state = state
+    def begin(self, state=None):
+        """Start from the atoms, or from a state."""
+        self.state = begin(self.problem, self.atoms) if state is None else state
         (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
         self.n_samples = int(n)  # of all processes
         factor = self.state.stride.bit_length()
@@ -144,6 +132,15 @@ class Search(Phase):
             name: factor * most if limited and most else None
             for name, most in self.state.stages.items()
         }
+
+    def pack(self):
+        """Return the state."""
+        return self.state
+
+    def resume(self, state, *, same_rule):
+        """Go on from a state."""
+        check_search(state, self.problem, self.atoms)
+        self.begin(state)
 
     @property
     def is_done(self):
@@ -486,8 +483,9 @@ class FitRun(AbstractContextManager):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
         began = time.perf_counter()
         phase.begin()
-        self.recorder.resume(phase)
-        self.recorder.note(phase)
+        if self.recorder.is_active:
+            self.recorder.resume(phase)
+            self.recorder.note(phase)
         task, (name, name_of_epochs), stopped = self.root, phase.names, False
         ended = self.given | {"reconstruction_attributes": dict}
         if name is not None:
@@ -510,10 +508,12 @@ class FitRun(AbstractContextManager):
             stopped = bool(epoch.call_on_fit_task_end(**hooks))
             stopped |= phase.stops_at_interrupts and self.interrupts.pending
             (stopped,) = self.team.any(stopped)
-            self.recorder.note(phase)
+            if self.recorder.is_active:
+                self.recorder.note(phase)
         if stopped and phase.ended_by is None:
             phase.ended_by = "interrupt" if self.interrupts.pending else "callback"
-        self.recorder.note(phase, ends=True)
+        if self.recorder.is_active:
+            self.recorder.note(phase, ends=True)
         if stage is not None:
             task.call_on_fit_task_end(**ended)
         if name is not None:
@@ -523,14 +523,15 @@ class FitRun(AbstractContextManager):
 
     def learn_noise(self, trials, attributes_of):  # -> NoiseTrial
         """Learn baseline and noise; see `Trials`."""
-        return self._try(("noise", "units of the data"), trials, attributes_of, print_noise)
+        names = "noise", "units of the data"
+        phase = Trials(names, trials, attributes_of, print_noise, self.generator)
+        self.run(phase)
+        return phase.trial
 
     def choose_size(self, trials, attributes_of):  # -> SizeTrial
         """Choose the number of atoms; see `Trials`."""
-        return self._try(("size", "number of atoms"), trials, attributes_of, print_size)
-
-    def _try(self, *arguments):
-        phase = Trials(*arguments, self.generator)
+        names = "size", "number of atoms"
+        phase = Trials(names, trials, attributes_of, print_size, self.generator)
         self.run(phase)
         return phase.trial
 
@@ -566,13 +567,14 @@ class FitRun(AbstractContextManager):
         """Return the record of the phases before training, and give it to the checkpoint."""
         ended_by = "callback" if self.search_was_stopped else "search"
         fitted = replace(fitted, losses=self.losses, ended_by=ended_by)
-        if not self.interrupts.pending:
+        if self.recorder.is_active and not self.interrupts.pending:
             self.recorder.note_record(fitted, self.generator)
         return fitted
 
     def train(self, training):  # -> cause of the end, None for the largest number of updates
         """Train; see `Training`."""
-        self.recorder.refuse(training.trainer.optimizer)
+        if self.recorder.is_active:
+            self.recorder.refuse(training.trainer.optimizer)
         self.run(training)
         # only now, because a later fit resumes from the last epoch
         training.stopping.settle(training.trainer.optimizer)

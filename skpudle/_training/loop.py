@@ -109,7 +109,7 @@ class Trainer:
         """
         batches, converged = self._begin(source), False
         while length := stopping.limit(_UPDATES_PER_ROUND, self.n_steps):
-            start = *self._atoms_and_moments(), self.n_steps
+            start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
             sums, unused, seen = self._round(islice(batches, length))
             if not sums:
                 break
@@ -267,16 +267,11 @@ class Trainer:
             stopping=self._course,
         )
 
-    def _atoms_and_moments(self):
-        """Return copies of the atoms and of the optimiser's state."""
-        return self.optimizer.atoms.detach().clone(), self.optimizer.state()
-
     def state(self, source, stopping):  # -> TrainingState
         """Return the state between two epochs, which includes the source's generator."""
-        atoms, moments = self._atoms_and_moments()
         return TrainingState(
-            atoms=atoms,
-            moments=moments,
+            atoms=self.optimizer.atoms.detach().clone(),
+            moments=self.optimizer.state(),
             n_updates=self.n_steps,
             loss_curve=tuple(self.loss_curve),
             stopping=stopping.course,
@@ -297,12 +292,12 @@ class Trainer:
         if state.halved:
             self._halved = True
             self.optimizer.halve_learning_rate()
-        self.optimizer.load(state.atoms, state.moments)
+        device = self.optimizer.atoms.device
+        self.optimizer.load(state.atoms.to(device), state.moments)
         self.n_steps, self.loss_curve = state.n_updates, list(state.loss_curve)
         stopping.course = self._course = state.stopping
-        self._finite = state.finite
+        self._finite = state.finite and (state.finite[0].to(device), *state.finite[1:])
         if (epoch := state.epoch) is not None:
-            device = self.optimizer.atoms.device
             parts = (part.to(device) for part in (epoch.unused, epoch.losses, epoch.keys))
             self._epoch = EpochTally(*parts, epoch.n_batches, epoch.n_samples, epoch.loss)
         if source.generator is not None:
