@@ -302,7 +302,8 @@ def find_atoms(plan, data, run):  # -> FittedRows
     if plan.searches and plan.learns_noise:
         fitted = _refine_noise(plan, fitted, samples, run)
     if plan.searches and begun.intercept is not None:
-        rows = settle(fitted.model, fitted.rows, data.samples, run.team)
+        find = partial(settle, fitted.model, fitted.rows, data.samples, run.team)
+        rows = run.make_step("baseline", find, partial(run.attributes_of, fitted))
         fitted = replace(fitted, rows=rows)
         fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
     return run.end_search(fitted)

@@ -5,6 +5,7 @@ gradients or penalties of codes.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -72,6 +73,8 @@ _FORGETTING = 2.0
 # largest share of the events of a feature. With an alpha that held-out entries choose for 4 atoms,
 # or for the spare ones, 3 and 2 of 22 numbers are wrong instead of 1.
 _FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
+# The number of atoms from which n_components="auto" goes on.
+_FIRST = 4
 # rows read at a time, and rows that choose the prior and the dispersion
 _ROWS = 4096
 
@@ -237,8 +240,13 @@ class _Chosen(NamedTuple):
     min_gain: float
 
 
-def _choose(learner, events, atoms, generator):  # -> _Chosen, atoms for it
-    """Let events choose the parameters that are "auto"."""
+def _choose(learner, events, atoms, generator):  # -> _Chosen, Events, Progress
+    """Let events choose the parameters that are "auto", and begin with atoms for them."""
+    chosen, atoms = _choose_parameters(learner, events, atoms, generator)
+    return chosen, *_begin(learner, events, atoms, chosen)
+
+
+def _choose_parameters(learner, events, atoms, generator):  # -> _Chosen, atoms for it
     given, n_fixed = [getattr(learner, name) or 0.0 for name in _Chosen._fields], _n_fixed(learner)
     if not events.counts.nnz:
         defaults = zip(given, (_SMOOTHING, 0.0, 0.0), strict=True)
@@ -292,6 +300,13 @@ def _attributes(learner, data, atoms, chosen, memory, **known):  # -> dict
     fitted |= {f"{name}_": float(value) for name, value in chosen._asdict().items()}
     of_fits = dict.fromkeys(("ended_by_", "phases_", "fit_seconds_", "size_path_"))
     return of_fits | data.inputs | fitted | known
+
+
+def _first_attributes(learner, data, atoms):  # -> dict
+    """Return the fitted attributes before the alternation."""
+    chosen = _Chosen(_SMOOTHING, 0.0, 0.0)
+    known = dict(n_iter_=0, n_steps_=0, loss_curve_=np.zeros(0))
+    return _attributes(learner, data, atoms, chosen, {}, **known)
 
 
 @dataclass
@@ -385,7 +400,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
     else:  # at first, and before the first event
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
-        chosen, atoms = _choose(learner, everything, atoms, generator)
+        chosen, atoms = _choose_parameters(learner, everything, atoms, generator)
     if replaced:  # the events of the atoms before hold these atoms, if there are as many
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
@@ -552,7 +567,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         The number of steps of the "alternation". Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit") and of its alternation ("training"). Absent after
+        Seconds of the last `fit` ("fit"), of the choice of the number of atoms ("size") and of
+        the other parameters ("prior"), and of the alternation ("training"). Absent after
         `partial_fit`.
 
     See Also
@@ -711,10 +727,11 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 raise nothing_known(self)
             with run.interrupts:
                 events = _read_events(data.source, exposure)
-                atoms, size_path = _first_atoms(self, data, events, run.generator)
+                atoms, size_path = self._first_atoms(data, events, run)
                 _check_data(self, events, atoms, data.inputs.get("feature_names_in_"))
-                chosen, atoms = _choose(self, events, atoms, run.generator)
-                events, state = _begin(self, events, atoms, chosen)
+                choose = partial(_choose, self, events, atoms, run.generator)
+                now = partial(_first_attributes, self, data, atoms)
+                chosen, events, state = run.make_step("prior", choose, now)
                 phase = _Alternation(self, plan.most_steps, data, events, state, chosen)
                 run.run(phase)
                 self._take(phase.attributes() | {"size_path_": size_path})
@@ -759,6 +776,16 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         data, exposure = self._read(self._plan(), X, exposure, known=known, part=True)
         self._take(_update(self, data, vars(self) if known else {}, exposure))
         return self
+
+    def _first_atoms(self, data, events, run):  # -> (n_components, n_features), Bunch or None
+        find = partial(_first_atoms, self, data, events, run.generator)
+        if self.n_components != "auto":
+            return find()
+
+        def attributes():  # of as many atoms as the choice begins with
+            return _first_attributes(self, data, first_atoms(events, _FIRST))
+
+        return run.make_step("size", find, attributes)
 
     def _plan(self):
         most_steps = _STEPS if self.max_iter == "auto" else self.max_iter

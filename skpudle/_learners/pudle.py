@@ -390,10 +390,11 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         training, and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit") and of its phases: the "size" of ``n_components="auto"``,
-        "search", the "pass" over rows that do not fit into memory, "unbiased atoms" (least squares
-        on the lasso's supports), "refinement" (of the likelihood of counts), "training", the
-        "penalty of codes", and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
+        Seconds of the last `fit` ("fit") and of its phases: the "noise" of the data, the "size" of
+        ``n_components="auto"``, "search", the "pass" over rows that do not fit into memory,
+        "unbiased atoms" (least squares on the lasso's supports), "noise of rows", "baseline" and
+        "refinement" (of the likelihood of counts), "training", the "penalty of codes", and the
+        "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     alpha_ : float
         The penalty or threshold for codes in `transform`.

@@ -46,8 +46,9 @@ __all__ = ["FitRun", "Interrupts", "Pass", "Phase", "Search", "Step", "Training"
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
 # noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
-# of codes, the noise of rows, the refinement of atoms of counts, and a learned encoder.
-_STEPS = 8
+# of codes, the noise of rows, the baseline and the refinement of atoms of counts, and a learned
+# encoder.
+_STEPS = 9
 
 
 class Interrupts:

@@ -606,6 +606,7 @@ def test_progress_is_printed(X, capsys):
     make(verbose=1, max_iter=2, tol=None).fit(X)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
+        "prior, done",
         "alternation, epoch 1/2",
         "alternation, epoch 2/2",
     ]
