@@ -92,7 +92,7 @@ def being_written(path):
 
 
 def train(learner, X, path, result, **options):
-    found = clone(learner).set_callbacks(Checkpoint(path, every_n_updates=10, **options)).fit(X)
+    found = clone(learner).set_callbacks(Checkpoint(path, every_seconds=0, **options)).fit(X)
     with open(f"{result}.part", "wb") as file:
         np.save(file, found.components_)
     os.replace(f"{result}.part", result)

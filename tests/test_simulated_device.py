@@ -20,6 +20,8 @@ from skpudle import (
 )
 from skpudle._operators import ConvDictionary, DenseDictionary
 from skpudle._precision import own_precision
+from skpudle._training.archive import pack, unpack
+from skpudle._training.state import check_search
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import unfold
 from skpudle.images import denoise_patches, extract, reconstruct
@@ -33,7 +35,7 @@ from skpudle.search import _search as search_module
 from skpudle.search import _size as size_module
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Epoch
-from skpudle.search._search import SearchState, advance, begin
+from skpudle.search._search import advance, begin
 
 # On a device another path may be taken, whose sums are rounded otherwise.
 TOLERANCE = dict(rtol=0, atol=1e-9)
@@ -228,11 +230,11 @@ def test_data_on_a_device_have_its_epochs(gpu):
     assert isinstance(problem.epoch(x.double(), problem.no_codes()), DeviceEpoch)
 
 
-def test_a_search_on_a_device_goes_on_from_plain_values(gpu):
+def test_a_search_on_a_device_goes_on_from_a_file(gpu):
     problem = Problem(gpu.put(planted(60, 8, 6, torch.float32)), 0.1)
     state = advance(problem, begin(problem, problem.x[:6]))
-    resumed = SearchState.from_dict(state.as_dict())
-    resumed.check(problem, problem.x[:6])
+    resumed = unpack(pack(state), "file")
+    check_search(resumed, problem, problem.x[:6])
     assert torch.equal(advance(problem, resumed).atoms, advance(problem, state).atoms)
 
 

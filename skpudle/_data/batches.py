@@ -120,11 +120,6 @@ class Indexed:
             return torch.arange(len(self), device="cpu")
         return torch.randperm(len(self), generator=self.generator, device="cpu")
 
-    def has(self, keys):
-        """Return whether these are keys of samples; they come from a file."""
-        whole = keys.ndim == 1 and not keys.is_floating_point()
-        return whole and bool(((keys >= 0) & (keys < len(self))).all())
-
     def batches(self, plan, start=0):
         """Yield the batches of an epoch."""
         return self.read(plan.split(self.batch_size)[start:])

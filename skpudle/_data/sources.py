@@ -424,10 +424,6 @@ class _Stream(_Source):
         pairs = ((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
         return self._note(self.reader.on_device(pairs), start * (self.first_batch or 0))
 
-    def has(self, keys):
-        """Return whether these are rows of finite numbers."""
-        return keys.shape[1:] == (self.reader.n_features,) and bool(torch.isfinite(keys).all())
-
     def samples(self, keys):
         """Return the keys, which are the samples."""
         return keys

@@ -209,11 +209,11 @@ class GradientLearner(CallbackSupportMixin):
                     ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
                     fitted = replace(error.trainer.fitted, ended_by=ended_by)
                     self._leave(error, self._attributes(plan, data, fitted))
-                    run.recorder.end(error.trainer)
+                    if run.recorder.is_active:
+                        run.recorder.write()
                     raise
-                recorder = run.recorder
                 try:  # penalty, learned encoder
-                    known = recorder.is_active and recorder.restore_end(fitted)
+                    known = run.recorder.is_active and run.recorder.restore_end(fitted)
                     fitted = known or self._finish(plan, fitted, data, run)
                 except KeyboardInterrupt:  # a second one
                     fitted = replace(fitted, ended_by="interrupt")
@@ -222,8 +222,8 @@ class GradientLearner(CallbackSupportMixin):
                     self._take(self._attributes(plan, data, fitted))
                 if fitted.ended_by == "interrupt":
                     raise KeyboardInterrupt(_interruption(fitted))
-                if recorder.is_active:
-                    recorder.complete(fitted)
+                if run.recorder.is_active:
+                    run.recorder.complete(fitted)
                 has_rate = plan.optimizer_for(len(begun.rows)) != "surrogate"
                 fitted.model.warn_of_step(begun.rows, fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
@@ -240,18 +240,13 @@ class GradientLearner(CallbackSupportMixin):
     def _train(self, plan, fitted, data, run):  # -> Fitted
         """Train through the encoder; without training return the atoms within the constraints."""
         fitted = fitted.with_model(decay=plan.decay.over(run.n_updates))
-        ended_by = "callback" if run.search_was_stopped else "search"
-        if run.interrupts.pending or not run.trains:
-            ended_by = "interrupt" if run.interrupts.pending else ended_by
+        if run.interrupts.pending or not run.n_updates:
+            ended_by = "interrupt" if run.interrupts.pending else fitted.ended_by
             rows = fitted.model.project(fitted.rows.contiguous())
-            return replace(fitted, rows=rows, losses=run.losses, ended_by=ended_by)
-        trainer = Trainer(
-            replace(fitted, losses=run.losses),
-            plan.make_optimizer(fitted.model, fitted.rows),
-            team=run.team,
-            interrupts=run.interrupts,
-            at_round=run.recorder.at_round if run.recorder.is_active else None,
-        )
+            return replace(fitted, rows=rows, ended_by=ended_by)
+        optimizer = plan.make_optimizer(fitted.model, fitted.rows)
+        hooks = dict(team=run.team, interrupts=run.interrupts)
+        trainer = Trainer(replace(fitted, ended_by=None), optimizer, **hooks)
         phase = Training(
             plan.name,
             trainer,
@@ -260,7 +255,7 @@ class GradientLearner(CallbackSupportMixin):
             run.max_iter,
             lambda: run.attributes_of(trainer.fitted),
         )
-        ended_by = run.train(phase) or ("max_iter" if run.n_updates else ended_by)
+        ended_by = run.train(phase) or "max_iter"
         return replace(trainer.fitted, ended_by=ended_by)
 
     def _stopping(self, plan, trainer, data, n_updates):  # -> Stopping

@@ -280,33 +280,33 @@ def _warn_of_samples(plan, begun, data, n_components):
 
 def find_atoms(plan, data, run):  # -> FittedRows
     """Return the record of a fit before training: of a search, or with the initial atoms."""
-    samples, recorder, noise = run.team.collect(data.samples), run.recorder, CENTRED
-    if plan.learns_noise and not recorder.in_training:
+    samples, known, noise = run.team.collect(data.samples), run.recorder.has_record, CENTRED
+    if plan.learns_noise and not known:
         noise = _learn_noise(plan, samples, run)
     begun = _Beginning(plan, samples, noise)
     model, n_components = begun.model(), plan.n_components
     decides = plan.given.n_components == "auto"
-    if decides and not recorder.in_training:
+    if decides and not known:
         fitted = _choose_size(plan, begun, model, run)
     else:
         if decides:
-            n_components = recorder.n_rows - model.n_constant_codes
+            n_components = run.recorder.n_rows - model.n_constant_codes
         start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
         atoms = begun.first_atoms(n_components, run.generator, start)
         fitted = begun.fitted(model, atoms)
     _warn_of_samples(plan, begun, data, len(fitted.model.parts(fitted.rows)[0]))
-    if recorder.in_training:
-        return recorder.restore(fitted)
-    if not plan.searches:
-        return fitted
-    fitted = _search(plan, begun, fitted, data, run)
-    if plan.learns_noise:
+    if known:
+        return run.recorder.restore(fitted, run.generator)
+    if plan.searches:
+        fitted = _search(plan, begun, fitted, data, run)
+    if plan.searches and plan.learns_noise:
         fitted = _refine_noise(plan, fitted, samples, run)
-    if begun.intercept is None:
-        return fitted
-    rows = settle(fitted.model, fitted.rows, data.samples, run.team)
-    fitted = replace(fitted, rows=rows)
-    return fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
+    if plan.searches and begun.intercept is not None:
+        find = partial(settle, fitted.model, fitted.rows, data.samples, run.team)
+        rows = run.make_step("baseline", find, partial(run.attributes_of, fitted))
+        fitted = replace(fitted, rows=rows)
+        fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
+    return run.end_search(fitted)
 
 
 def _raw_problem(plan, samples):  # -> Problem
@@ -418,7 +418,7 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     problem = _problem(fitted.model, samples, penalty, begun.unit, run.team)
     if not (noise.spread is noise.usual is None) and data.places is not None:
         fitted = replace(fitted, outliers=_outliers(noise, data.samples, samples))
-    if run.trains:
+    if run.n_updates:
         plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
 
     def attributes_of(state):
@@ -470,10 +470,7 @@ def _refine_noise(plan, fitted, samples, run):  # -> FittedRows
 
 
 def _refine_atoms(plan, fitted, data, run):  # -> FittedRows
-    """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient.
-
-    Callbacks and the checkpoint see the phases before and after it.
-    """
+    """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient."""
     rows, own = fitted.rows, run.team.own(run.generator)
     source = data.source.for_training(plan.batch_size(), own, shuffle=True)
     # a named optimizer is for the training that follows
@@ -485,7 +482,8 @@ def _refine_atoms(plan, fitted, data, run):  # -> FittedRows
     )
     n_updates = refining_updates(run.team.largest(count_batches(source)))
     stopping = Stopping(plan.given.tol, plan.given.n_iter_no_change, n_updates=n_updates)
-    run.refine(Training(plan.name, trainer, source, stopping))
+    now = partial(run.attributes_of, fitted)
+    run.refine(Training(plan.name, trainer, source, stopping, attributes=now))
     return replace(fitted, rows=trainer.optimizer.atoms.detach())
 
 

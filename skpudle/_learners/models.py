@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.callers import users_level
-from skpudle._learners.record import check_numbers, learned_encoder
+from skpudle._learners.record import learned_encoder
 from skpudle._losses import Gaussian
 from skpudle._operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle._training.messages import warn_of_step
@@ -415,16 +415,8 @@ class DenseModel:
         return {name: getattr(self, name) for name in _DECIDED}
 
     def restore(self, values):
-        """Return the model with the numbers of `pack`.
-
-        Raises
-        ------
-        ValueError
-            If no fit decides these numbers.
-        """
-        numbers = {name: values[name] for name in _DECIDED}
-        check_numbers(numbers.values())
-        return replace(self, **numbers)
+        """Return the model with the numbers of `pack`."""
+        return replace(self, **values)
 
     def attributes(self, rows):
         """Return the fitted attributes, in the units of the rows."""

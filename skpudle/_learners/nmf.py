@@ -5,6 +5,7 @@ gradients or penalties of codes.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from typing import Any, Literal, NamedTuple, Self
 from zlib import crc32
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from skpudle._additive import (
     Events,
-    Progress,
     advance,
     atoms_of_events,
     begin,
@@ -50,7 +49,7 @@ from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
 from skpudle._precision import training_mode
-from skpudle._training.fit import FitRun
+from skpudle._training.fit import FitRun, Phase
 from skpudle._training.messages import (
     nothing_known,
     warn_of_early_end,
@@ -58,6 +57,7 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
+from skpudle._training.state import check_kind
 from skpudle.search._epoch import spread_rows
 
 __all__ = ["PoissonNMF"]
@@ -73,12 +73,10 @@ _FORGETTING = 2.0
 # largest share of the events of a feature. With an alpha that held-out entries choose for 4 atoms,
 # or for the spare ones, 3 and 2 of 22 numbers are wrong instead of 1.
 _FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
+# The number of atoms from which n_components="auto" goes on.
+_FIRST = 4
 # rows read at a time, and rows that choose the prior and the dispersion
 _ROWS = 4096
-
-# of a state of the alternation
-_ARRAYS = "atoms", "codes", "previous_atoms", "previous_codes"
-_CURVES = "losses", "objectives"
 
 
 @dataclass(frozen=True)
@@ -242,8 +240,13 @@ class _Chosen(NamedTuple):
     min_gain: float
 
 
-def _choose(learner, events, atoms, generator):  # -> _Chosen, atoms for it
-    """Let events choose the parameters that are "auto"."""
+def _choose(learner, events, atoms, generator):  # -> _Chosen, Events, Progress
+    """Let events choose the parameters that are "auto", and begin with atoms for them."""
+    chosen, atoms = _choose_parameters(learner, events, atoms, generator)
+    return chosen, *_begin(learner, events, atoms, chosen)
+
+
+def _choose_parameters(learner, events, atoms, generator):  # -> _Chosen, atoms for it
     given, n_fixed = [getattr(learner, name) or 0.0 for name in _Chosen._fields], _n_fixed(learner)
     if not events.counts.nnz:
         defaults = zip(given, (_SMOOTHING, 0.0, 0.0), strict=True)
@@ -299,8 +302,15 @@ def _attributes(learner, data, atoms, chosen, memory, **known):  # -> dict
     return of_fits | data.inputs | fitted | known
 
 
+def _first_attributes(learner, data, atoms):  # -> dict
+    """Return the fitted attributes before the alternation."""
+    chosen = _Chosen(_SMOOTHING, 0.0, 0.0)
+    known = dict(n_iter_=0, n_steps_=0, loss_curve_=np.zeros(0))
+    return _attributes(learner, data, atoms, chosen, {}, **known)
+
+
 @dataclass
-class _Alternation:
+class _Alternation(Phase):
     """The phase of a fit; see `skpudle._training.fit`."""
 
     learner: object
@@ -312,49 +322,22 @@ class _Alternation:
     ended_by: str | None = None
     n_stalled: int = field(default=0)
 
-    names, stages = (None, "epoch"), {}
-    stops_at_interrupts = True
-
-    def begin(self, recorder):
-        """Resume from the checkpoint, if there is one."""
-        self._recorder = recorder
-        stored = recorder.found_steps(self._check)
-        if stored is None:
-            return
-        arrays = [to_numpy(stored[name]) for name in _ARRAYS]
-        numbers = stored["factor"], *(tuple(stored[name]) for name in _CURVES)
-        self.state = Progress(*arrays, *numbers, self.state.n_fixed)
-        self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
-        if recorder.has_another_rule:
-            self.n_stalled = 0
-        elif self.n_stalled >= self.learner.n_iter_no_change:  # killed as it ended
-            self.ended_by = "tol"
-        if self.ended_by is None and len(self.state.losses) >= self.most_steps:
-            self.ended_by = "max_iter"
-
-    def _check(self, stored):
-        """Raise ValueError unless the alternation can reach a state."""
-        n_steps = len(stored["losses"])
-        for name in _ARRAYS:
-            array, shape = stored[name], getattr(self.state, name).shape
-            if tuple(array.shape) != shape or array.dtype != torch.float64:
-                raise ValueError(f"its {name} have the shape {tuple(array.shape)}, not {shape}")
-            if not (torch.isfinite(array) & (array >= 0)).all():
-                raise ValueError(f"its {name} are negative or not finite")
-        numbers = [number for name in _CURVES for number in stored[name]]
-        if len(numbers) != 2 * n_steps or not np.isfinite(np.array(numbers, float)).all():
-            raise ValueError("its objectives are not finite, or not those of its steps")
-        if not 0 <= stored["factor"] <= 1:
-            raise ValueError(f"its extrapolation is {stored['factor']!r:.50}, not 0 to 1")
-        if type(stored["n_stalled"]) is not int or not 0 <= stored["n_stalled"] <= n_steps:
-            raise ValueError(f"it has stalled for {stored['n_stalled']!r:.50} steps")
+    names = None, "epoch"
 
     def pack(self):
-        """Return the state for a checkpoint."""
-        state = self.state
-        arrays = {name: to_tensor(getattr(state, name)) for name in _ARRAYS}
-        numbers = {name: getattr(state, name) for name in ("factor", *_CURVES)}
-        return arrays | numbers | {"n_stalled": self.n_stalled}
+        """Return the state, the number of stalled steps, and the cause of an early end."""
+        return self.state, self.n_stalled, self.ended_by
+
+    def resume(self, state, *, same_rule):
+        """Go on from a state; by another rule an alternation that has ended goes on."""
+        found, n_stalled, ended_by = state
+        check_kind(found, self.state)
+        self.state = found
+        if same_rule:
+            self.n_stalled, self.ended_by = n_stalled, ended_by
+        if self.ended_by in (None, "max_iter", "interrupt"):
+            full = len(found.losses) >= self.most_steps
+            self.ended_by = "max_iter" if full else None
 
     @property
     def is_done(self):
@@ -373,8 +356,6 @@ class _Alternation:
             self.ended_by = "tol"
         elif len(objectives) >= self.most_steps:
             self.ended_by = "max_iter"
-        if self._recorder.is_active:
-            self._recorder.at_step(self.pack(), len(objectives))
 
     def attributes(self):
         """Return the fitted attributes."""
@@ -419,7 +400,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
     else:  # at first, and before the first event
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
-        chosen, atoms = _choose(learner, everything, atoms, generator)
+        chosen, atoms = _choose_parameters(learner, everything, atoms, generator)
     if replaced:  # the events of the atoms before hold these atoms, if there are as many
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
@@ -586,7 +567,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         The number of steps of the "alternation". Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit") and of its alternation ("training"). Absent after
+        Seconds of the last `fit` ("fit"), of the choice of the number of atoms ("size") and of
+        the other parameters ("prior"), and of the alternation ("training"). Absent after
         `partial_fit`.
 
     See Also
@@ -745,18 +727,13 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 raise nothing_known(self)
             with run.interrupts:
                 events = _read_events(data.source, exposure)
-                atoms, size_path = _first_atoms(self, data, events, run.generator)
+                atoms, size_path = self._first_atoms(data, events, run)
                 _check_data(self, events, atoms, data.inputs.get("feature_names_in_"))
-                chosen, atoms = _choose(self, events, atoms, run.generator)
-                events, state = _begin(self, events, atoms, chosen)
+                choose = partial(_choose, self, events, atoms, run.generator)
+                now = partial(_first_attributes, self, data, atoms)
+                chosen, events, state = run.make_step("prior", choose, now)
                 phase = _Alternation(self, plan.most_steps, data, events, state, chosen)
-                stopped = run.run(phase)
-                if stopped and phase.ended_by is None:
-                    phase.ended_by = "interrupt" if run.interrupts.pending else "callback"
-                if run.recorder.is_active:
-                    early = phase.ended_by if phase.ended_by in ("tol", "callback") else None
-                    n_steps = len(phase.state.losses)
-                    run.recorder.end_steps(phase.pack(), n_steps, ended_by=early)
+                run.run(phase)
                 self._take(phase.attributes() | {"size_path_": size_path})
         self.fit_seconds_ = run.seconds
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
@@ -799,6 +776,16 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         data, exposure = self._read(self._plan(), X, exposure, known=known, part=True)
         self._take(_update(self, data, vars(self) if known else {}, exposure))
         return self
+
+    def _first_atoms(self, data, events, run):  # -> (n_components, n_features), Bunch or None
+        find = partial(_first_atoms, self, data, events, run.generator)
+        if self.n_components != "auto":
+            return find()
+
+        def attributes():  # of as many atoms as the choice begins with
+            return _first_attributes(self, data, first_atoms(events, _FIRST))
+
+        return run.make_step("size", find, attributes)
 
     def _plan(self):
         most_steps = _STEPS if self.max_iter == "auto" else self.max_iter

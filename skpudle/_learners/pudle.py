@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -389,10 +390,11 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         training, and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit") and of its phases: the "size" of ``n_components="auto"``,
-        "search", the "pass" over rows that do not fit into memory, "unbiased atoms" (least squares
-        on the lasso's supports), "refinement" (of the likelihood of counts), "training", the
-        "penalty of codes", and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
+        Seconds of the last `fit` ("fit") and of its phases: the "noise" of the data, the "size" of
+        ``n_components="auto"``, "search", the "pass" over rows that do not fit into memory,
+        "unbiased atoms" (least squares on the lasso's supports), "noise of rows", "baseline" and
+        "refinement" (of the likelihood of counts), "training", the "penalty of codes", and the
+        "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     alpha_ : float
         The penalty or threshold for codes in `transform`.
@@ -1044,8 +1046,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             print_encoder(n_updates)
         generator = torch.Generator(rows.device).manual_seed(run.generator.initial_seed())
         options = dict(n_updates=n_updates, generator=generator)
-        with run.timed("encoder"):
-            fitted, n_made = self._learn_encoder(plan, fitted, data, run.interrupts, **options)
+        learn = partial(self._learn_encoder, plan, fitted, data, run.interrupts, **options)
+        now = partial(run.attributes_of, fitted)
+        fitted, n_made = run.make_step("encoder", learn, now)
         (is_short,) = run.team.any(n_made < n_updates)  # in any process, as in training
         ended_by = "interrupt" if is_short else fitted.ended_by
         later = {"encoder": -(-n_made // n_batches)} if n_made else {}

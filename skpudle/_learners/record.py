@@ -2,52 +2,27 @@
 
 A phase takes the record and returns it with what it has found. The record is inverse to the fitted
 attributes: `Fitted.attributes` makes them, and `partial_fit` begins with the record of them. A
-checkpoint holds the values of `Fitted.pack`.
+checkpoint holds the record of the phases that have ended, by `Fitted.pack`.
 """
 
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import dataclass, field, fields, replace
 
-import torch
 from sklearn.utils import Bunch
 from torch import Tensor
 
-from skpudle._data.arrays import tensors_of, to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._noise import CENTRED, Noise
 from skpudle.search._penalty import PenaltyPath
 from skpudle.search._size import SizePath
 
-__all__ = ["Fitted", "FittedRows", "check_numbers", "learned_encoder"]
+__all__ = ["Fitted", "FittedRows", "learned_encoder"]
+
+# Values that the state of training has.
+_OF_TRAINING = "moments", "stopping"
 
 # Attributes that hold a learned encoder.
 _LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
-
-
-def check_numbers(values, *, limit=inf):
-    """Raise ValueError unless values are numbers from 0 to a limit, or None."""
-    for value in values:
-        known = isinstance(value, int | float) and 0 <= value <= limit and value < inf
-        if not (known or value is None):
-            raise ValueError(f"one of its numbers is {value!r:.50}")
-
-
-def _check_tensors(tensors, shape):
-    """Raise ValueError unless tensors have a shape and finite floating-point numbers."""
-    for tensor in tensors:
-        if tuple(tensor.shape) != tuple(shape) or not tensor.dtype.is_floating_point:
-            raise ValueError(f"one of its arrays has shape {tuple(tensor.shape)}, not {shape}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError("one of its arrays is not finite")
-
-
-def _check_path(values, kind, error):  # dict or None -> kind or None
-    if values is None:
-        return None
-    path = kind(**values)
-    if len({len(tried) for tried in path}) > 1 or path.score.ndim != 1:
-        raise ValueError(error)
-    return path
 
 
 def _as_arrays(path):  # -> Bunch of ndarray, None for None
@@ -128,17 +103,15 @@ class Fitted:
         return self.model.memory() | known
 
     def pack(self):
-        """Return the values that data have decided, for a checkpoint.
+        """Return the values of the record for a checkpoint.
 
         Returns
         -------
         dict
-            Numbers, tensors, and lists and dicts of them.
+            All but those that the state of training has, and of the model what data have decided.
         """
-        paths = {name: getattr(self, name) for name in ("size_path", "penalty_path")}
-        values = {"search_alpha": self.search_alpha, "coding": self.coding}
-        values |= {name: path and path._asdict() for name, path in paths.items()}
-        return self.model.pack() | values
+        names = [one.name for one in fields(self) if one.name not in _OF_TRAINING]
+        return {name: getattr(self, name) for name in names} | {"model": self.model.pack()}
 
     def restore(self, values):
         """Return the record with the values of `pack`.
@@ -146,27 +119,13 @@ class Fitted:
         Raises
         ------
         ValueError
-            If no fit decides these values.
+            If they belong to rows of another kind.
         """
-        coding = values["coding"]
-        check_numbers([values["alpha"], values["search_alpha"]])
-        if values["alpha"] is None:
-            raise ValueError("its model has no penalty")
-        if coding is not None:
-            penalty, share, noise_std = coding = tuple(coding)
-            check_numbers([float(penalty), noise_std])
-            check_numbers([float(share)], limit=1.0)
-        error = "its {} have no scores"
-        return replace(
-            self,
-            model=self.model.restore(values),
-            search_alpha=values["search_alpha"],
-            coding=coding,
-            size_path=_check_path(values["size_path"], SizePath, error.format("numbers of atoms")),
-            penalty_path=_check_path(
-                values["penalty_path"], PenaltyPath, error.format("penalties")
-            ),
-        )
+        rows = values["rows"]
+        if (rows.shape[1:], rows.dtype) != (self.rows.shape[1:], self.rows.dtype):
+            raise ValueError(f"it is of rows of shape {tuple(rows.shape)} and {rows.dtype}")
+        model = self.model.restore(values["model"])
+        return replace(self, **values | {"model": model, "rows": rows.to(self.rows.device)})
 
 
 def _to_arrays(values):
@@ -174,41 +133,6 @@ def _to_arrays(values):
     if isinstance(values, dict):
         return {name: _to_arrays(value) for name, value in values.items()}
     return to_numpy(values) if isinstance(values, Tensor) else values
-
-
-def _check_noise(values, n_features):  # dict -> Noise
-    noise = Noise.from_dict(values)
-    parts = [part for part in (noise.intercept, noise.scale) if part is not None]
-    _check_tensors(parts, (n_features,))
-    if noise.scale is not None and not (noise.scale > 0).all():
-        raise ValueError("its scales of features are not positive")
-    check_numbers([] if noise.rows is None else noise.rows[1:])
-    return noise
-
-
-def _check_memory(stream, n_components):  # dict of tensors or None -> dict of arrays or None
-    if stream is None:
-        return None
-    _check_tensors([stream["energy"]], (n_components,))  # after a search
-    if not (isinstance(stream["mean"], float) and stream["mean"] >= 0):
-        raise ValueError(f"its mean objective is {stream['mean']!r:.50}")
-    return {"energy": to_numpy(stream["energy"]), "mean": stream["mean"]}
-
-
-def _check_encoder(learned, atoms):  # dict or None -> LearnedEncoder or None
-    if learned is None:
-        return None
-    learned = LearnedEncoder(**learned)
-    shape, depth = atoms.shape, len(learned.thresholds)
-    _check_tensors([learned.thresholds], (depth, shape[0]))
-    for matrices, lengths in (
-        (learned.analysis, {1, depth}),
-        (learned.synthesis, {1, depth - 1}),
-    ):
-        _check_tensors(matrices, shape)
-        if len(matrices) not in lengths or matrices.dtype != atoms.dtype:
-            raise ValueError(f"its encoder has {len(matrices)} matrices, and {depth} unfoldings")
-    return learned
 
 
 def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
@@ -290,29 +214,3 @@ class FittedRows(Fitted):
         noise = replace(self.noise, atoms=None)  # which are the fitted ones
         memory = super().memory() | {"noise": _to_arrays(noise.as_dict())}
         return memory if self.stream is None else memory | {"stream": self.stream}
-
-    def pack(self):
-        """Return the values that data have decided, for a checkpoint."""
-        return super().pack() | {
-            "stream": self.stream and tensors_of(self.stream),
-            "learned": self.learned and vars(self.learned),
-            "noise": self.noise.as_dict(),
-            "outliers": self.outliers,
-        }
-
-    def restore(self, values):
-        """Return the record with the values of `pack`.
-
-        Raises
-        ------
-        ValueError
-            If no fit decides these values.
-        """
-        atoms, _ = self.model.parts(self.rows)
-        return replace(
-            super().restore(values),
-            stream=_check_memory(values["stream"], len(atoms)),
-            learned=_check_encoder(values["learned"], self.rows),
-            outliers=values["outliers"],
-            noise=_check_noise(values["noise"], atoms.shape[1]),
-        )

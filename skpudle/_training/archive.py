@@ -1,25 +1,38 @@
 """The format of a checkpoint: a tree of numbers, text and tensors as a file.
 
 A file is an npz archive without pickled objects: arrays, and a JSON header that says where they
-belong. The last 40 bytes are a mark and the SHA-256 of all before, so that a file that was cut off
-or changed in a single bit is refused. A new file is written next to the old one, forced to disk,
-and then renamed: a complete file exists at every moment.
+belong. A record, such as the state of a search, is stored by the name of its class and the values
+of its fields; `RECORDS` lists the classes. The last 40 bytes are a mark and the SHA-256 of all
+before, so that a file that was cut off or changed in a single bit is refused. A new file is written
+next to the old one, forced to disk, and then renamed: a complete file exists at every moment.
 """
 
 import hashlib
 import io
 import json
 import zipfile
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from skpudle._additive import Progress
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.files import named_errors, replace_file
+from skpudle._training.state import EpochTally, TrainingState
+from skpudle.encoding._learned import LearnedEncoder
+from skpudle.search._epoch import Codes
+from skpudle.search._held_out import Prediction
+from skpudle.search._noise import Noise, NoiseTrial, RowNoise
+from skpudle.search._penalty import PenaltyPath, Trial
+from skpudle.search._search import SearchState
+from skpudle.search._size import SizePath, SizeTrial
+from skpudle.search._stream import Memory, StreamState
 
 __all__ = [
     "MARK",
+    "RECORDS",
     "named_checkpoint",
     "pack",
     "read_arrays",
@@ -30,7 +43,17 @@ __all__ = [
 
 MARK = b"skpudle1"
 
-_ARRAY = "<array>"  # the key of a reference to an array inside the header
+# Keys inside the header: references to a tensor and to an array of NumPy, the class of a record.
+_TENSOR, _ARRAY, _RECORD = "<tensor>", "<array>", "<record>"
+
+# Classes of records that a file may hold.
+RECORDS = {
+    kind.__name__: kind
+    for kind in (
+        Codes, EpochTally, LearnedEncoder, Memory, Noise, NoiseTrial, PenaltyPath, Prediction,
+        Progress, RowNoise, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
+    )
+}  # fmt: skip
 
 # ---------------------------------------------------------------------------- arrays
 
@@ -68,15 +91,28 @@ def read_arrays(content):
 # ---------------------------------------------------------------------------- states
 
 
+def values_of(record):  # -> dict, None for another object
+    """Return the values of the fields of a record, by name."""
+    if RECORDS.get(type(record).__name__) is not type(record):
+        return None
+    names = [one.name for one in fields(record)] if is_dataclass(record) else record._fields
+    return {name: getattr(record, name) for name in names}
+
+
 def _take_out(tree, arrays, path="state"):
     """Return the tree with references in place of its tensors, which go to ``arrays``."""
     if isinstance(tree, np.generic):
         tree = tree.item()
-    if isinstance(tree, torch.Tensor) and tree.dtype != torch.bfloat16:  # NumPy has no bfloat16
+    values, is_tensor = values_of(tree), isinstance(tree, torch.Tensor)
+    if values is not None:
+        return {_RECORD: type(tree).__name__, "values": _take_out(values, arrays, path)}
+    # NumPy has no bfloat16
+    if isinstance(tree, np.ndarray) or (is_tensor and tree.dtype != torch.bfloat16):
         path = f"{path}#{len(arrays)}" if path in arrays else path
-        arrays[path] = to_numpy(tree)
-        return {_ARRAY: path}
-    if isinstance(tree, dict) and all(isinstance(key, str) and key != _ARRAY for key in tree):
+        arrays[path] = to_numpy(tree) if is_tensor else tree
+        return {_TENSOR if is_tensor else _ARRAY: path}
+    names = isinstance(tree, dict) and all(isinstance(key, str) for key in tree)
+    if names and not any(key.startswith("<") for key in tree):
         return {key: _take_out(value, arrays, f"{path}.{key}") for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [_take_out(value, arrays, f"{path}.{i}") for i, value in enumerate(tree)]
@@ -84,17 +120,20 @@ def _take_out(tree, arrays, path="state"):
         return tree
     raise ValueError(
         f"{path} is a {type(tree).__name__}, but a checkpoint holds tensors, numbers, text, None, "
-        "and lists and dictionaries by names of them"
+        "records, and lists and dictionaries by names of them"
     )
 
 
-def _put_back(tree, arrays, device):
+def _put_back(tree, arrays):
     if isinstance(tree, dict):
+        if tree.keys() == {_TENSOR}:
+            return to_tensor(arrays.pop(tree[_TENSOR]))
         if tree.keys() == {_ARRAY}:
-            return to_tensor(arrays.pop(tree[_ARRAY]), device)
-        return {key: _put_back(value, arrays, device) for key, value in tree.items()}
+            return arrays.pop(tree[_ARRAY])
+        values = {key: _put_back(value, arrays) for key, value in tree.items()}
+        return RECORDS[values[_RECORD]](**values["values"]) if _RECORD in values else values
     if isinstance(tree, list):
-        return [_put_back(value, arrays, device) for value in tree]
+        return tuple(_put_back(value, arrays) for value in tree)
     return tree
 
 
@@ -114,8 +153,8 @@ def pack(state):  # -> bytes-like
     return archive.getbuffer()
 
 
-def unpack(content, file, device="cpu"):  # bytes -> state
-    """Return the state in the content of a file; errors name the file."""
+def unpack(content, file):  # bytes -> state
+    """Return the state in the content of a file; errors name the file, and lists become tuples."""
     with named_checkpoint(file):
         archive, mark, digest = content[:-40], content[-40:-32], content[-32:]
         if mark != MARK or hashlib.sha256(archive).digest() != digest:
@@ -123,7 +162,7 @@ def unpack(content, file, device="cpu"):  # bytes -> state
                 "its checksum is wrong, so it was cut off or changed, or is another kind of file"
             )
         arrays = read_arrays(archive)
-        state = _put_back(json.loads(arrays.pop("header").tobytes()), arrays, device)
+        state = _put_back(json.loads(arrays.pop("header").tobytes()), arrays)
         if arrays:
             raise ValueError(f"nothing refers to its arrays {sorted(arrays)}")
         return state
@@ -148,7 +187,7 @@ def write_checkpoint(path, state):
         File to write. A file of that name is replaced at the very end, and keeps its mode; a link
         is followed. Until then a file of another name, which ends in ``.part``, is next to it.
     state : dict
-        Tensors, numbers, text, None, and lists and dictionaries of them.
+        Tensors, arrays, numbers, text, None, records, and lists and dictionaries of them.
 
     Raises
     ------
@@ -160,20 +199,18 @@ def write_checkpoint(path, state):
     replace_file(path, pack(state))
 
 
-def read_checkpoint(path, device="cpu"):
+def read_checkpoint(path):
     """Return the state in a file.
 
     Parameters
     ----------
     path : str or path-like
         A file of `write_checkpoint`.
-    device : str or torch.device, default="cpu"
-        Device of its tensors.
 
     Returns
     -------
     dict
-        The state.
+        The state, its tensors on the CPU.
 
     Raises
     ------
@@ -182,4 +219,4 @@ def read_checkpoint(path, device="cpu"):
     ValueError
         If it is no complete checkpoint; the message names it.
     """
-    return unpack(Path(path).read_bytes(), path, device)
+    return unpack(Path(path).read_bytes(), path)

@@ -11,12 +11,10 @@ import time
 import warnings
 from contextlib import suppress
 from dataclasses import replace
-from math import isfinite
-from numbers import Integral, Real
+from numbers import Real
 from os import PathLike
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from sklearn.utils._param_validation import (
     Interval,
@@ -35,44 +33,21 @@ from skpudle._training.archive import (
     write_checkpoint,
 )
 from skpudle._training.identity import check_same, data_of, identity_of, plain, rule_of
-from skpudle._training.state import TrainingState
 from skpudle._training.team import ALONE
-from skpudle.search._search import SearchState
 
 __all__ = ["Checkpoint", "Recorder"]
 
 _CONSTRAINTS = {
     "path": [str, os.PathLike],
-    "every_n_updates": [Interval(Integral, 1, None, closed="left"), None],
     "every_seconds": [Interval(Real, 0, None, closed="left"), None],
     "resume": ["boolean"],
 }
-_ENDS = [None, "tol", "callback"]  # causes of an early end
-_STORED = {"identity", "seed", "ended_by", "rule", "shared", "own", "end"}
-_OF_THE_END = {"max_iter", "later", "model"}
-
-
-def _is_rule(rule):  # tol, n_iter_no_change
-    if not (isinstance(rule, list) and len(rule) == 2):
-        return False
-    tol, n_iter_no_change = rule
-    return isinstance(tol, int | float | None) and isinstance(n_iter_no_change, int)
-
-
-def _is_end(end):  # of a complete fit, None before
-    if end is None:
-        return True
-    if not (isinstance(end, dict) and end.keys() == _OF_THE_END):
-        return False
-    later = end["later"]
-    if type(end["max_iter"]) not in (int, str):
-        return False
-    counts = later.values() if isinstance(later, dict) else [None]
-    return all(type(n) is int and n >= 0 for n in counts) and isinstance(end["model"], dict)
+# Parts of a file: of all processes, and a list of the states of each.
+_STORED = {"identity", "seed", "rule", "fitted", "end", "own"}
 
 
 class Checkpoint:
-    """Write the state of training to a file, and resume from it.
+    """Write the state of a fit between two epochs to a file, and resume from it.
 
     A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit`
     resumes from it, to the same bits as a fit that was never interrupted; if the fit in the file is
@@ -82,10 +57,9 @@ class Checkpoint:
     ----------
     path : str or path-like
         The file, in a directory that exists. A link is followed, and a mode is kept.
-    every_n_updates : int, default=None
-        Write after this number of updates; rounded up to rounds of training, of ten updates.
     every_seconds : float, default=60.0
-        Write after this number of seconds. Whichever is first counts; None is never.
+        Write after an epoch if the last writing is this number of seconds ago; 0 writes after every
+        epoch, None only at the end of a phase.
     resume : bool, default=True
         Whether `fit` resumes from an existing file. Otherwise it replaces it.
 
@@ -100,10 +74,9 @@ class Checkpoint:
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may parameters that do not affect training. Data are
     compared by a checksum of their values and of which are missing: all of an array; of other data
-    the sample that the search begins with, and of a stream the size of its first batch. A pass over
-    all rows that was interrupted begins again. An array, a memory map, a dataset and a stream of
-    the same rows count as different data, and so do the data of
-    another number of processes; each process compares its own.
+    the sample that the search begins with, and of a stream the size of its first batch. An array, a
+    memory map, a dataset and a stream of the same rows count as different data, and so do the data
+    of another number of processes; each process compares its own.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
     trains, another fit that is given the file is refused before it trains. The operating system
@@ -115,8 +88,14 @@ class Checkpoint:
 
     Learners that write no checkpoints, such as SPORCO's, refuse this callback.
 
-    The file is written once more at the end, and after Ctrl-C. If it cannot be written, because the
-    disk is full for example, a warning says so, the last file stays, and training continues.
+    The file holds what the phases that have ended found, and the state of the running phase between
+    two epochs: a resumed fit repeats the epoch that was cut off. An epoch is an epoch of a search
+    or of training, a block of rows of the pass over all rows, or a step of `PoissonNMF`; other
+    phases, such as the choice of the penalty, begin again.
+
+    The file is written at the end of a phase too, and after Ctrl-C. If it cannot be written,
+    because the disk is full for example, a warning says so, the last file stays, and training
+    continues.
 
     Reading the file executes nothing: it holds arrays and JSON, and no pickled objects.
 
@@ -128,7 +107,7 @@ class Checkpoint:
     >>> X = load_digits().data
     >>> learner = PUDLEDictionaryLearning(32, random_state=0)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     checkpoint = Checkpoint(os.path.join(folder, "digits.npz"), every_n_updates=10)
+    ...     checkpoint = Checkpoint(os.path.join(folder, "digits.npz"), every_seconds=10)
     ...     learner = learner.set_callbacks(checkpoint).fit(X)
     ...     sorted(os.listdir(folder))
     ['digits.npz']
@@ -138,12 +117,10 @@ class Checkpoint:
         self,
         path: str | PathLike[str],
         *,
-        every_n_updates: int | None = None,
         every_seconds: float = 60.0,
         resume: bool = True,
     ) -> None:
-        self.path, self.resume = path, resume
-        self.every_n_updates, self.every_seconds = every_n_updates, every_seconds
+        self.path, self.every_seconds, self.resume = path, every_seconds, resume
         try:
             validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
         except InvalidParameterError as error:
@@ -216,7 +193,7 @@ class HeldFile:
         return self._stored
 
     def write(self, state, own):
-        """Write the shared state and each process's own; return the error if that fails."""
+        """Write the shared state, and each process's own; return the error if that fails."""
         everyone = [own]
         if not self.team.is_alone:
             packed = self.team.gather_bytes(pack(own))
@@ -258,14 +235,6 @@ class HeldFile:
                 raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
             if not isinstance(stored["identity"], dict):
                 raise ValueError("it does not name its fit")
-            if not (isinstance(stored["shared"], dict) and isinstance(stored["own"], list)):
-                raise ValueError("it holds no state")
-            if stored["ended_by"] not in _ENDS:
-                raise ValueError(f"it was ended by {stored['ended_by']!r:.50}")
-            if not _is_rule(stored["rule"]):
-                raise ValueError(f"its rule of ending is {stored['rule']!r:.50}")
-            if not _is_end(stored["end"]):
-                raise ValueError(f"its end is {stored['end']!r:.50}")
             if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
                 raise ValueError(f"its seed is {stored['seed']!r:.50}")
         return stored
@@ -288,93 +257,24 @@ class HeldFile:
         return error or (first["error"] and ValueError(first["error"]))
 
 
-def _moved(tree, device):
-    if isinstance(tree, torch.Tensor):
-        return tree.to(device)
-    if isinstance(tree, dict):
-        return {name: _moved(value, device) for name, value in tree.items()}
-    return [_moved(value, device) for value in tree] if isinstance(tree, list) else tree
-
-
-def _check(state, trainer, source, stopping, n_now):
-    """Raise ValueError unless training of these samples can reach this state, by names.
-
-    ``n_now`` is the number of samples that the source has counted; None if it counts none.
-    """
-    atoms, finite, progress = trainer.optimizer.atoms, state["finite"], state["progress"]
-    starts = [(state["atoms"], state["moments"], state["n_updates"])]
-    starts += [] if finite is None else [finite]
-    for found, moments, _ in starts:
-        if not torch.isfinite(found).all() or any(map(_has_nan, moments.values())):
-            raise ValueError("its atoms, or its optimiser's state, are not finite")
-        if found.shape != atoms.shape or (misfit := trainer.optimizer.misfit(moments)):
-            raise ValueError(f"it is of other atoms: {misfit or tuple(found.shape)}")
-    counters, generators = [n for *_, n in starts], [state["generator"]]
-    numbers = [*state["loss_curve"], *state["searched"]]
-    if progress is not None:  # after the first epoch began
-        counters.append(progress["n_batches"])
-        generators.append(progress["plan_state"])
-        numbers += progress["loss"], progress["n_samples"]
-        if progress["n_samples"] < 0:
-            raise ValueError(f"it has seen {progress['n_samples']!r:.50} samples")
-        unused, losses, keys = (progress[name] for name in ("unused", "losses", "keys"))
-        if unused.shape != atoms.shape[:1] or unused.dtype != torch.bool:
-            raise ValueError(f"it counts the use of {len(unused)} of {len(atoms)} atoms")
-        if losses.shape != keys.shape[:1] or not torch.isfinite(losses).all():
-            raise ValueError(f"it has {len(losses)} losses of {len(keys)} samples")
-        if len(keys) and not source.has(keys):
-            raise ValueError("it has losses of samples that are not there")
-    if not all(type(n) is int and n >= 0 for n in counters):
-        raise ValueError(f"its counters {counters} are not all natural numbers")
-    n_batches = trainer.team.largest(source.n_batches or 0)  # 0 where a stream does not know
-    if progress is not None and 0 < n_batches < progress["n_batches"]:
-        raise ValueError(f"it is at batch {progress['n_batches']} of {n_batches}")
-    if not all(isinstance(n, int | float) and isfinite(n) for n in numbers):
-        raise ValueError("its losses are not finite")
-    if not stopping.accepts(state["stopping"], atoms):
-        raise ValueError(f"its rule of stopping is at {state['stopping']!r:.50}")
-    n_seen = state["n_seen"]
-    if (n_seen is None) != (n_now is None) or (n_seen and not 0 <= n_seen < 2**63):
-        raise ValueError(f"it counts {n_seen!r:.50} samples")
-    for generator in generators:
-        if (generator is None) != (source.generator is None):
-            raise ValueError("its generator is missing, or one of other data")
-        if generator is not None:
-            torch.Generator().set_state(generator)
-
-
-def _has_nan(value):  # infinity is legitimate: large gradients overflow
-    return isinstance(value, torch.Tensor) and bool(torch.isnan(value).any())
-
-
-class _Clock:
-    """Decide when to write: after some updates or some seconds."""
-
-    def __init__(self, settings):
-        self._n_updates, self._seconds = settings.every_n_updates, settings.every_seconds
-        self.strike(0)
-
-    def strike(self, n_updates):
-        """Start the count again."""
-        self._last = n_updates, time.monotonic()
-
-    def is_due(self, n_updates):
-        """Return whether it is time to write; divergence takes updates back."""
-        last_update, last_time = self._last
-        if self._n_updates is not None and abs(n_updates - last_update) >= self._n_updates:
-            return True
-        return self._seconds is not None and time.monotonic() - last_time >= self._seconds
-
-
 class Recorder:
     """The checkpoint of one fit, if its estimator has one among its callbacks.
 
-    It holds the file, against other fits, until it is released.
+    It holds the file, against other fits, until it is released. The file has the record of the
+    phases before training once they have ended. Until then it has their states, one for each phase
+    that `FitRun.run` ran, and later the state of training.
 
     Parameters
     ----------
     estimator : estimator
         The estimator that fits, with its callbacks and parameters.
+
+    Attributes
+    ----------
+    is_active : bool
+        Whether there is a checkpoint to write.
+    has_record : bool
+        Whether the file holds the record of the phases before training.
     """
 
     def __init__(self, estimator):
@@ -385,12 +285,9 @@ class Recorder:
                 f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
             )
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
-        self._stored = self._clock = None
-        self.is_active = False  # whether there is a checkpoint to write
-        self.ended_by = None  # cause of an early end of the resumed fit, if its rule still holds
-        self.in_training = False  # whether the file holds a fit after its search, or without one
-        self.has_another_rule = False  # whether the rule of stopping differs from the file's
-        self._source = self._written = None
+        self._stored, self._own = None, {}  # the file's content, and its states of this process
+        self._fitted, self._states = None, {}  # to write: a packed record, states by phase
+        self.is_active = self.has_record = False
         self.release = self._file.release
 
     def open(self, generator, team=ALONE):
@@ -412,10 +309,7 @@ class Recorder:
         self.is_active = self._file.settings is not None
         if self._stored is not None:
             generator.manual_seed(self._stored["seed"])
-            self.in_training = "search" not in self._stored["shared"]
-            self.has_another_rule = self._stored["rule"] != rule_of(self._estimator)
-            if not self.has_another_rule:
-                self.ended_by = self._stored["ended_by"]
+            self.has_record = self._stored["fitted"] is not None
 
     def recognise(self, source, samples, *, seed):
         """Compare the fit in the file with this one.
@@ -434,57 +328,86 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        self._clock = _Clock(self._file.settings)
-        self._seed, self._source = seed, source
+        self._seed, self._source, self._written_at = seed, source, time.monotonic()
         data = data_of(source, samples)
         self._identity = identity_of(self._estimator, data, self._file.team)
         if self._stored is not None:
             check_same(self._stored["identity"], self._identity, self._file.name)
+            with self._named():
+                self._own = self._stored["own"][self._file.team.rank]
+                self._states = dict(self._own)
+                if (n_seen := self._states.pop("n_seen")) is not None:
+                    source.count(n_seen)
 
-    def found_search(self, problem, atoms):
-        """Return the state of the search in the file; None if there is none, or it has ended.
+    def _named(self):
+        return named_checkpoint(self._file.name)
 
-        Parameters
-        ----------
-        problem : Problem
-            Data and objective of the search.
-        atoms : Tensor of shape (n_components, ...)
-            Its initial atoms.
+    # ------------------------------------------------------------------ the running phase
+
+    def resume(self, phase):
+        """Let a phase go on from its state in the file, if there is one.
 
         Raises
         ------
         ValueError
-            If this search cannot reach that state.
+            If the phase cannot reach the state.
         """
-        if self._stored is None or "search" not in self._stored["shared"]:
-            return None
-        with named_checkpoint(self._file.name):
-            own = self._stored["own"][self._file.team.rank]
-            state = SearchState.from_dict(self._stored["shared"]["search"] | own["search"])
-            state.check(problem, atoms)
-        return state
+        if phase.key in self._own:
+            same_rule = self._stored["rule"] == rule_of(self._estimator)
+            with self._named():
+                phase.resume(self._own[phase.key], same_rule=same_rule)
+
+    def note(self, phase, *, ends=False):
+        """Keep the state of a phase between two epochs; write it at its end, or if it is time."""
+        if (state := phase.pack()) is None:
+            return
+        self._states[phase.key] = state
+        waited, most = time.monotonic() - self._written_at, self._file.settings.every_seconds
+        if ends or self._file.team.any(most is not None and waited >= most)[0]:
+            self.write()
+
+    def refuse(self, optimizer):
+        """Raise ValueError if no file holds the state of an optimiser, before its first update."""
+        try:
+            pack(optimizer.fresh_state())
+        except ValueError as error:
+            raise ValueError(
+                f"optimizer={self._estimator.optimizer!r} fits into no checkpoint: {error}."
+            ) from error
+
+    # ------------------------------------------------------------------ the record of a fit
+
+    def note_record(self, fitted, generator):
+        """Keep and write the record of the phases before training, in place of their states."""
+        self._fitted = {"record": fitted.pack(), "generator": generator.get_state()}
+        self._states = {}
+        self.write()
 
     @property
     def n_rows(self):
-        """The number of rows of parameters of the training in the file."""
-        with named_checkpoint(self._file.name):
-            return len(self._stored["shared"]["atoms"])
+        """The number of rows of parameters of the record in the file."""
+        with self._named():
+            return len(self._stored["fitted"]["record"]["rows"])
 
-    def restore(self, fitted):  # -> Fitted
-        """Return the record of a fit with the values in the file that data decided before training.
+    def restore(self, fitted, generator):  # -> Fitted
+        """Return the record in the file, and set the generator to the end of its phases.
 
         Parameters
         ----------
         fitted : Fitted
-            The record with first atoms.
+            A record with the model of this fit, and with first atoms.
+        generator : torch.Generator
+            Generator of the fit.
 
         Raises
         ------
         ValueError
-            If no fit of the model decides these values.
+            If the record is of other rows.
         """
-        with named_checkpoint(self._file.name):
-            return fitted.restore(_moved(self._stored["shared"]["model"], fitted.rows.device))
+        self._fitted = self._stored["fitted"]
+        with self._named():
+            generator.set_state(self._fitted["generator"])
+            return fitted.restore(self._fitted["record"])
 
     def restore_end(self, fitted):  # -> Fitted or None
         """Return the record of training with the values of the complete fit in the file.
@@ -502,121 +425,31 @@ class Recorder:
         Raises
         ------
         ValueError
-            If no fit of the model decides these values.
+            If the record is of other rows.
         """
         end = self._stored and self._stored["end"]
-        if not end or end["max_iter"] != plain(self._estimator.max_iter):
+        if not end:
             return None
-        if fitted.n_steps != self._stored["shared"]["n_updates"]:
-            return None
-        with named_checkpoint(self._file.name):
-            found = fitted.restore(_moved(end["model"], fitted.rows.device))
-        return replace(found, later=end["later"])
-
-    def found_steps(self, check):  # -> dict or None
-        """Return the state of a fit without search and updates; None without a file.
-
-        Parameters
-        ----------
-        check : callable
-            ``check(state)`` raises ValueError unless the fit can reach the state.
-
-        Raises
-        ------
-        ValueError
-            If it cannot.
-        """
-        if self._stored is None:
-            return None
-        with named_checkpoint(self._file.name):
-            state = self._stored["shared"] | self._stored["own"][self._file.team.rank]
-            check(state)
-        return state
-
-    def at_step(self, state, n_steps):
-        """Write the state of a fit without search and updates if it is time."""
-        if self._is_due(n_steps):
-            self.end_steps(state, n_steps)
-
-    def end_steps(self, state, n_steps, *, ended_by=None):
-        """Write the state of a fit without search and updates, and the cause of an early end."""
-        self._write(state, {}, n_steps, ended_by)
-
-    def begin(self, trainer, source, stopping):
-        """Restore training from the file.
-
-        Raises
-        ------
-        ValueError
-            If the file belongs to another fit.
-        """
-        if not self.is_active:
-            return
-        if self.in_training:
-            with named_checkpoint(self._file.name):
-                atoms = trainer.optimizer.atoms
-                state = self._stored["shared"] | self._stored["own"][self._file.team.rank]
-                _check(state, trainer, source, stopping, getattr(self._source, "n_seen", None))
-                del state["model"]  # which the trainer has
-                if (n_seen := state.pop("n_seen")) is not None:
-                    self._source.count(n_seen)
-                state = TrainingState.from_dict(_moved(state, atoms.device))
-                trainer.load(state, source, stopping)
-            if self.has_another_rule:
-                stopping.forgive()
-        try:
-            pack(trainer.optimizer.fresh_state())
-        except ValueError as error:
-            raise ValueError(
-                f"optimizer={self._estimator.optimizer!r} fits into no checkpoint: {error}."
-            ) from error
-        self._clock.strike(trainer.n_steps)
-
-    def at_round(self, trainer):
-        """Write the state of the last round of training if it is time."""
-        if self._is_due(trainer.n_steps):
-            self.end(trainer)
-
-    def at_search_epoch(self, state):
-        """Write the state of a search if it is time; one epoch counts as a round."""
-        if self._is_due(10 * state.epoch):
-            self.end_search(state)
-
-    def end(self, trainer, *, ended_by=None):
-        """Write the state of the last round of training, and the cause of an early end."""
-        if not self.is_active:
-            return
-        shared = trainer.state.as_dict()
-        own = {name: shared.pop(name) for name in ("progress", "generator")}
-        own["n_seen"] = getattr(self._source, "n_seen", None)
-        shared["model"] = trainer.fitted.pack()
-        self._written = shared, own, trainer.n_steps, ended_by
-        self._write(*self._written)
+        with self._named():
+            known = end["max_iter"], end["fitted"]["n_steps"]
+            if known != (plain(self._estimator.max_iter), fitted.n_steps):
+                return None
+            return replace(fitted.restore(end["fitted"]), ended_by=fitted.ended_by)
 
     def complete(self, fitted):
-        """Write the state of the last round once more, with all values that the fit has decided."""
-        end = {"max_iter": plain(self._estimator.max_iter), "later": fitted.later}
-        self._write(*self._written, end | {"model": fitted.pack()})
+        """Write the state of the last epoch once more, with the record of the whole fit."""
+        self.write({"max_iter": plain(self._estimator.max_iter), "fitted": fitted.pack()})
 
-    def end_search(self, state):
-        """Write the state of a search."""
-        if not self.is_active:
-            return
-        search = state.as_dict()
-        own = {name: search.pop(name) for name in ("codes", "best_codes", "trials")}
-        self._write({"search": search}, {"search": own}, 10 * state.epoch)
-
-    def _is_due(self, n_updates):
-        return self._file.team.any(self._clock.is_due(n_updates))[0]
-
-    def _write(self, shared, own, n_updates, ended_by=None, end=None):
-        state = {"identity": self._identity, "seed": self._seed, "ended_by": ended_by}
-        state |= {"rule": rule_of(self._estimator), "shared": shared, "end": end}
-        self._clock.strike(n_updates)
+    def write(self, end=None):
+        """Write the record and the states that were noted last."""
+        self._written_at = time.monotonic()
+        state = {"identity": self._identity, "seed": self._seed, "end": end}
+        state |= {"rule": rule_of(self._estimator), "fitted": self._fitted}
+        own = self._states | {"n_seen": getattr(self._source, "n_seen", None)}
         if error := self._file.write(state, own):
             warnings.warn(
-                f"The checkpoint of update {n_updates} could not be written: {error}. "
-                "Training goes on; an older checkpoint is unchanged.",
+                f"The checkpoint could not be written: {error}. Training goes on; an older "
+                "checkpoint is unchanged.",
                 RuntimeWarning,
                 stacklevel=users_level(),
             )

@@ -2,8 +2,12 @@
 
 A phase is a state that advances by epochs, until it is done. It has
 
-* ``begin(recorder)``, which starts or resumes it, and ``advance()``, one more epoch;
-* ``is_done``;
+* ``begin()``, which starts it, and ``advance()``, one more epoch;
+* ``is_done``, and ``ended_by``, the cause of an early end;
+* ``pack()``, its state for a checkpoint, or None for a state that no file holds, and
+  ``resume(state, same_rule)``, which goes on from there; ``same_rule`` tells whether the rule that
+  ends training is the same;
+* ``key``, the name of its state and of its seconds;
 * ``attributes()``, the fitted attributes of a learner with the present state;
 * ``report(max_iter)``, which prints a line about the last epoch;
 * ``names``: the callbacks' name of the phase, None for none, and of its epochs;
@@ -17,7 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import inf
 
 import torch
@@ -32,16 +37,18 @@ from skpudle._training.messages import (
     print_search,
     print_size,
 )
+from skpudle._training.state import check_kind, check_search
 from skpudle._training.team import current_team
 from skpudle.search._search import SearchState, advance, begin, is_done
 from skpudle.search._stream import advance_stream
 
-__all__ = ["FitRun", "Interrupts", "Pass", "Search", "Step", "Training", "Trials"]
+__all__ = ["FitRun", "Interrupts", "Pass", "Phase", "Search", "Step", "Training", "Trials"]
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
 # noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
-# of codes, and the noise of rows.
-_STEPS = 6
+# of codes, the noise of rows, the baseline and the refinement of atoms of counts, and a learned
+# encoder.
+_STEPS = 9
 
 
 class Interrupts:
@@ -74,8 +81,26 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+class Phase:
+    """A phase that does not mind its end, and whose state no file holds."""
+
+    ended_by, stages, n_tasks = None, {}, None
+    stops_at_interrupts = True
+
+    @property
+    def key(self):
+        """The name of the state and of the seconds."""
+        return self.names[0] or "training"
+
+    def begin(self):
+        """Begin with what the phase was made of."""
+
+    def pack(self):
+        """Return None: the phase begins again."""
+
+
 @dataclass
-class Search:
+class Search(Phase):
     """The search for a dictionary, see `skpudle.search`.
 
     Parameters
@@ -96,12 +121,10 @@ class Search:
     share_done: float = 0.0
 
     names, n_tasks = ("search", "epoch of the search"), len(SearchState.stages)
-    stops_at_interrupts = True
 
-    def begin(self, recorder):
-        """Start from the atoms, or from the checkpoint."""
-        found = recorder.found_search(self.problem, self.atoms)
-        self.state = found or begin(self.problem, self.atoms)
+    def begin(self, state=None):
+        """Start from the atoms, or from a state."""
+        self.state = begin(self.problem, self.atoms) if state is None else state
         (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
         self.n_samples = int(n)  # of all processes
         factor = self.state.stride.bit_length()
@@ -110,6 +133,15 @@ class Search:
             name: factor * most if limited and most else None
             for name, most in self.state.stages.items()
         }
+
+    def pack(self):
+        """Return the state."""
+        return self.state
+
+    def resume(self, state, *, same_rule):
+        """Go on from a state."""
+        check_search(state, self.problem, self.atoms)
+        self.begin(state)
 
     @property
     def is_done(self):
@@ -136,7 +168,7 @@ class Search:
 
 
 @dataclass
-class Trials:
+class Trials(Phase):
     """What is tried in turn: baseline and noise, or the number of atoms.
 
     Parameters
@@ -149,19 +181,25 @@ class Trials:
         ``attributes_of(trial)`` returns the fitted attributes for a trial.
     print_trial : callable
         ``print_trial(trial)`` prints a line about it.
+    generator : torch.Generator
+        Its random numbers, which later phases draw from, too.
     """
 
     names: tuple
     trials: Iterator
     attributes_of: Callable
     print_trial: Callable
+    generator: torch.Generator
     trial: object = None
 
-    stages, n_tasks = {}, None
-    stops_at_interrupts = True
+    def pack(self):
+        """Return the last trial; before it None, since an iterator does not go on from a file."""
+        return (self.trial, self.generator.get_state()) if self.is_done else None
 
-    def begin(self, recorder):
-        """Begin anew: a checkpoint holds no trials."""
+    def resume(self, state, *, same_rule):
+        """Take the last trial."""
+        self.trial, numbers = state
+        self.generator.set_state(numbers)
 
     @property
     def is_done(self):
@@ -181,7 +219,7 @@ class Trials:
 
 
 @dataclass
-class Step:
+class Step(Phase):
     """A part of a fit that has no epochs, such as the choice of the penalty of codes.
 
     Parameters
@@ -200,16 +238,12 @@ class Step:
     result: object = None
     is_done: bool = False
 
-    stages, n_tasks = {}, 1
-    stops_at_interrupts = True
+    n_tasks = 1
 
     @property
     def names(self):
         """The callbacks' names of the step, and of its only epoch."""
         return self.name, "step"
-
-    def begin(self, recorder):
-        """Begin with nothing."""
 
     def advance(self):
         """Make the step."""
@@ -221,10 +255,11 @@ class Step:
 
 
 @dataclass
-class Pass:
+class Pass(Phase):
     """One pass over all rows after a search in a sample of them, see `skpudle.search`.
 
-    A checkpoint holds the end of the search, from which the pass begins again.
+    Its epoch is a block of rows, since the only pass over a stream may take hours. A pass that goes
+    on reads the earlier blocks again, which takes little of the time that learning takes.
 
     Parameters
     ----------
@@ -246,17 +281,27 @@ class Pass:
     state: object
     attributes_of: Callable
 
-    names, stages = ("pass", "block"), {}
-    stops_at_interrupts = True
+    names = "pass", "block"
 
     @property
     def n_tasks(self):
         """The number of blocks."""
         return self.n_blocks
 
-    def begin(self, recorder):
+    def begin(self):
         """Start with the first block."""
         self._blocks, self._first, self.loss = iter(self.blocks), self.state.n_rows, 0.0
+
+    def pack(self):
+        """Return the state after the last block, and the mean loss."""
+        return self.state, self.loss
+
+    def resume(self, state, *, same_rule):
+        """Go on after the block of a state."""
+        found, loss = state
+        check_kind(found, self.state)
+        self.state, self.loss = found, loss
+        self._blocks = islice(self.blocks, found.n_blocks, None)
 
     @property
     def is_done(self):
@@ -280,7 +325,7 @@ class Pass:
 
 
 @dataclass
-class Training:
+class Training(Phase):
     """Training by gradients.
 
     Parameters
@@ -309,14 +354,26 @@ class Training:
     attributes: Callable | None = None
     ended_by: str | None = None
 
-    names, stages = (None, "epoch"), {}
+    names = None, "epoch"
     stops_at_interrupts = False  # the trainer does, within an epoch
 
-    def begin(self, recorder):
-        """Start, or resume from the checkpoint."""
-        recorder.begin(self.trainer, self.source, self.stopping)
-        self.ended_by = recorder.ended_by
+    def begin(self):
+        """Start."""
         self._started = time.perf_counter(), self.trainer.n_steps
+
+    def pack(self):
+        """Return the state of the trainer, and the cause of an early end."""
+        return self.trainer.state(self.source, self.stopping), self.ended_by
+
+    def resume(self, state, *, same_rule):
+        """Go on from a state; by another rule training that has ended goes on."""
+        found, ended_by = state
+        self.trainer.load(found, self.source, self.stopping)
+        if not same_rule:
+            self.stopping.forgive()
+        elif ended_by != "interrupt":
+            self.ended_by = ended_by
+        self.begin()
 
     @property
     def is_done(self):
@@ -362,8 +419,6 @@ class FitRun(AbstractContextManager):
         Samples to train on.
     n_updates, max_iter : int
         Largest numbers of updates and epochs of training; 0 if nothing trains.
-    trains : bool
-        Whether there is a trainer: something trains, or a checkpoint holds its state.
     losses : tuple of float
         Objective of each epoch before training.
     search_was_stopped : bool
@@ -413,7 +468,6 @@ class FitRun(AbstractContextManager):
         n_batches = team.largest(count_batches(self.source))
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
-        self.trains = self.n_updates > 0 or self.recorder.is_active
         # more tasks, for steps, for the search, and for all rows if that has a sample of them
         n_before = _STEPS + 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
@@ -429,7 +483,10 @@ class FitRun(AbstractContextManager):
     def run(self, phase):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
         began = time.perf_counter()
-        phase.begin(self.recorder)
+        phase.begin()
+        if self.recorder.is_active:
+            self.recorder.resume(phase)
+            self.recorder.note(phase)
         task, (name, name_of_epochs), stopped = self.root, phase.names, False
         ended = self.given | {"reconstruction_attributes": dict}
         if name is not None:
@@ -452,25 +509,30 @@ class FitRun(AbstractContextManager):
             stopped = bool(epoch.call_on_fit_task_end(**hooks))
             stopped |= phase.stops_at_interrupts and self.interrupts.pending
             (stopped,) = self.team.any(stopped)
-            # the trainer writes between rounds of updates
-            if name == "search" and self.recorder.is_active:
-                self.recorder.at_search_epoch(phase.state)
+            if self.recorder.is_active:
+                self.recorder.note(phase)
+        if stopped and phase.ended_by is None:
+            phase.ended_by = "interrupt" if self.interrupts.pending else "callback"
+        if self.recorder.is_active:
+            self.recorder.note(phase, ends=True)
         if stage is not None:
             task.call_on_fit_task_end(**ended)
         if name is not None:
             whole.call_on_fit_task_end(**ended)
-        self.seconds[name or "training"] = time.perf_counter() - began
+        self.seconds[phase.key] = time.perf_counter() - began
         return stopped
 
     def learn_noise(self, trials, attributes_of):  # -> NoiseTrial
         """Learn baseline and noise; see `Trials`."""
-        phase = Trials(("noise", "units of the data"), trials, attributes_of, print_noise)
+        names = "noise", "units of the data"
+        phase = Trials(names, trials, attributes_of, print_noise, self.generator)
         self.run(phase)
         return phase.trial
 
     def choose_size(self, trials, attributes_of):  # -> SizeTrial
         """Choose the number of atoms; see `Trials`."""
-        phase = Trials(("size", "number of atoms"), trials, attributes_of, print_size)
+        names = "size", "number of atoms"
+        phase = Trials(names, trials, attributes_of, print_size, self.generator)
         self.run(phase)
         return phase.trial
 
@@ -485,33 +547,36 @@ class FitRun(AbstractContextManager):
         phase = Search(problem, atoms, attributes_of)
         self.run(phase)
         self.losses, self.search_was_stopped = phase.state.losses, not phase.is_done
-        self.searched = phase.state
-        if self.interrupts.pending:
-            self.recorder.end_search(phase.state)
         return phase.state
 
     def go_on(self, phase):
         """Pass over all rows after a search in a sample; see `Pass`."""
-        self.recorder.end_search(self.searched)
         self.search_was_stopped |= self.run(phase)
         self.losses = (*self.losses, phase.loss)
 
     def refine(self, training):
-        """Train without callbacks and checkpoints, as a part of the search."""
-        with self.timed("refinement"):
+        """Train as a step of the search."""
+
+        def train():
             while not (training.is_done or self.interrupts.pending):
                 training.advance()
+
+        self.make_step("refinement", train, training.attributes)
         self.losses = (*self.losses, *training.trainer.loss_curve)
+
+    def end_search(self, fitted):  # -> Fitted
+        """Return the record of the phases before training, and give it to the checkpoint."""
+        ended_by = "callback" if self.search_was_stopped else "search"
+        fitted = replace(fitted, losses=self.losses, ended_by=ended_by)
+        if self.recorder.is_active and not self.interrupts.pending:
+            self.recorder.note_record(fitted, self.generator)
+        return fitted
 
     def train(self, training):  # -> cause of the end, None for the largest number of updates
         """Train; see `Training`."""
-        stopped, trainer = self.run(training), training.trainer
-        if stopped and training.ended_by is None:
-            training.ended_by = "callback"
-        trainer.mark(training.source, training.stopping)
-        stopped = not self.n_updates and self.search_was_stopped
-        ended_by = training.ended_by or ("callback" if stopped else None)
-        self.recorder.end(trainer, ended_by=ended_by)
+        if self.recorder.is_active:
+            self.recorder.refuse(training.trainer.optimizer)
+        self.run(training)
         # only now, because a later fit resumes from the last epoch
-        training.stopping.settle(trainer.optimizer)
+        training.stopping.settle(training.trainer.optimizer)
         return training.ended_by

@@ -141,7 +141,7 @@ def task_of(estimator, method, data):
 
 def rule_of(estimator):
     """Return the rule that ends training, which may change."""
-    return [plain(estimator.tol), int(estimator.n_iter_no_change)]
+    return plain(estimator.tol), int(estimator.n_iter_no_change)
 
 
 def identity_of(estimator, data, team):

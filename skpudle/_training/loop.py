@@ -4,8 +4,8 @@
 samples. It waits for the device once a round, after some updates, to learn whether training is
 still finite and whether to stop.
 
-A round is a transaction: the state changes at its end, all of it. `Trainer.state` always holds the
-state of the last round, from which training resumes with the same bits.
+A round is a transaction: atoms of a round that diverged are taken back. `Trainer.state` returns the
+state between two epochs, from which training resumes with the same bits.
 
 A model has
 
@@ -26,7 +26,7 @@ import torch
 from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
 from skpudle._gradients import differentiate
-from skpudle._training.state import Progress, TrainingState
+from skpudle._training.state import EpochTally, TrainingState
 from skpudle._training.team import ALONE
 
 __all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
@@ -83,26 +83,14 @@ class Trainer:
         The processes that train one dictionary, each with samples of its own.
     interrupts : Interrupts, optional
         Its ``pending`` is read after every update, by a team after every round.
-    at_round : callable, default=None
-        ``at_round(trainer)`` is called before every round, when `state` is up to date.
     """
 
-    def __init__(
-        self,
-        fitted,
-        optimizer,
-        *,
-        team=ALONE,
-        interrupts=_UNDISTURBED,
-        at_round=None,
-    ):
+    def __init__(self, fitted, optimizer, *, team=ALONE, interrupts=_UNDISTURBED):
         self._begun, self.model, self.optimizer = fitted, fitted.model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, list(fitted.loss_curve)
-        self.searched = tuple(fitted.losses)
-        self.state = None  # as of the last round
         self.team, self._interrupts = team, interrupts
-        self._at_round = at_round
-        self._progress = None  # of the current or latest epoch
+        self._epoch = None  # EpochTally of the current or latest epoch
+        self._course = ()  # of the rule of stopping
         self._halved = False
         self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
 
@@ -121,9 +109,7 @@ class Trainer:
         """
         batches, converged = self._begin(source), False
         while length := stopping.limit(_UPDATES_PER_ROUND, self.n_steps):
-            state = self.mark(source, stopping)
-            if self._at_round is not None:
-                self._at_round(self)
+            start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
             sums, unused, seen = self._round(islice(batches, length))
             if not sums:
                 break
@@ -132,9 +118,9 @@ class Trainer:
             (interrupted,) = self.team.any(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
-                self._finite = state.start  # finite, as its next loss was
+                self._finite = start  # finite, as its next loss was
             if not (finite.all() and atoms_are_finite):
-                self._go_back(state.n_updates + min(int(finite.sum()) + 1, len(sums)))
+                self._go_back(start[-1] + min(int(finite.sum()) + 1, len(sums)))
                 return self.run_epoch(source, stopping)
             loss, objective, n_samples = sums.double().sum(0).tolist()
             self._commit(len(sums), n_samples, loss, unused, n_unused, seen)
@@ -143,14 +129,15 @@ class Trainer:
                 raise Interrupted(self.n_steps, self)
             options = dict(n_judged=source.n_judged)
             converged = stopping.check(objective, n_samples, self.n_steps, **options)
+            self._course = stopping.course
             if converged or len(sums) < length:
                 break
-        if self._progress.n_batches == source.n_batches:
+        if self._epoch.n_batches == source.n_batches:
             next(batches, None)  # a loader draws once more at its end
         return self._end_epoch(converged=converged)
 
     def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and keys
-        sums, unused, seen = [], self._progress.unused, []
+        sums, unused, seen = [], self._epoch.unused, []
         for batch in batches:
             total, used, losses = self._update(batch)
             sums.append(total)
@@ -169,24 +156,14 @@ class Trainer:
             raise Diverged(first_bad, self)
         self._halved = True
         self.optimizer.halve_learning_rate()
-        self._progress = None
 
-    def _begin(self, source):  # -> the remaining batches of the epoch
-        generator = source.generator
-        now = None if generator is None else generator.get_state()
-        going_on = self._progress is not None and not self._progress.done
-        if not going_on:
-            self._progress = Progress.begin(self.optimizer.atoms.detach(), now)
-        elif generator is not None:  # draw the plan of the epoch again
-            generator.set_state(self._progress.plan_state.cpu())
-        done = self._progress.n_batches
-        batches = source.batches(source.plan(), done)
-        if going_on and generator is not None:
-            generator.set_state(now)
+    def _begin(self, source):  # -> the batches of the epoch
+        self._epoch = EpochTally.begin(self.optimizer.atoms.detach())
+        batches = source.batches(source.plan())
         if self.team.is_alone:  # a stream tells its end itself
             return batches
         n_batches = self.team.largest(count_batches(source))  # all processes share every update
-        return islice(chain(batches, repeat(None)), n_batches - done)
+        return islice(chain(batches, repeat(None)), n_batches)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
         rows, model, team = self.optimizer.atoms, self.model, self.team
@@ -220,14 +197,14 @@ class Trainer:
 
     def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
         """End a round; `seen` has a pair of losses and keys for each of its batches."""
-        before = self._progress
+        before = self._epoch
         losses, keys = before.losses, before.keys
         if n_unused and seen:
             pairs = [(losses, keys), *seen] if len(losses) else seen
             losses, keys = (torch.cat(part) for part in zip(*pairs))
             losses, order = losses.topk(min(n_unused, len(losses)))
             keys = keys[order]
-        self._progress = replace(
+        self._epoch = replace(
             before,
             unused=unused,
             losses=losses[:n_unused],
@@ -238,17 +215,16 @@ class Trainer:
         )
 
     def _end_epoch(self, *, converged=False):
-        self._progress = replace(self._progress, done=True)
-        if not self._progress.n_samples:
+        if not self._epoch.n_samples:
             raise once_only("X yields no samples in this epoch; it")
-        summary = EpochSummary(self._progress.loss / self._progress.n_samples, converged)
+        summary = EpochSummary(self._epoch.loss / self._epoch.n_samples, converged)
         self.loss_curve.append(summary.loss)
         return summary
 
     def idle(self, before):  # (n_components,) -> the same, on the host
         """Return for how many samples atoms have been unused, given the number before."""
         return torch.where(
-            self.team.all(self._progress.unused).cpu(), before + self._progress.n_samples, 0.0
+            self.team.all(self._epoch.unused).cpu(), before + self._epoch.n_samples, 0.0
         )
 
     def replace_unused(self, source, *, among=None):
@@ -256,12 +232,12 @@ class Trainer:
 
         ``among``, (n_components,) bool on the host, tells which may be replaced.
         """
-        if self._progress is None or not self._progress.done:
+        if self._epoch is None:
             return
-        losses, keys = self._progress.losses, self._progress.keys
+        losses, keys = self._epoch.losses, self._epoch.keys
         if not self.team.largest(len(losses)):  # all atoms are used
             return
-        unused = self.team.all(self._progress.unused)
+        unused = self.team.all(self._epoch.unused)
         if among is not None:
             unused = unused & among.to(unused.device)
         unused = unused.nonzero().squeeze(1)
@@ -285,38 +261,44 @@ class Trainer:
         return replace(
             self._begun,
             rows=self.optimizer.atoms.detach(),
-            losses=self.searched,
             loss_curve=tuple(self.loss_curve),
             n_steps=self.n_steps,
             moments=self.optimizer.state(),
-            stopping=() if self.state is None else self.state.stopping,
+            stopping=self._course,
         )
 
-    def mark(self, source, stopping):
-        """Make the present the `state`, and return it."""
-        self.state = TrainingState(
+    def state(self, source, stopping):  # -> TrainingState
+        """Return the state between two epochs, which includes the source's generator."""
+        return TrainingState(
             atoms=self.optimizer.atoms.detach().clone(),
             moments=self.optimizer.state(),
             n_updates=self.n_steps,
             loss_curve=tuple(self.loss_curve),
-            searched=self.searched,
             stopping=stopping.course,
-            progress=self._progress,
+            epoch=self._epoch,
             generator=None if source.generator is None else source.generator.get_state(),
             halved=self._halved,
             finite=self._finite,
         )
-        return self.state
 
     def load(self, state, source, stopping):
-        """Return to a state, which includes the source's generator."""
+        """Return to a state.
+
+        Raises
+        ------
+        ValueError
+            If it is the state of other atoms, or of another optimiser.
+        """
         if state.halved:
             self._halved = True
             self.optimizer.halve_learning_rate()
-        self.optimizer.load(state.atoms, state.moments)
+        device = self.optimizer.atoms.device
+        self.optimizer.load(state.atoms.to(device), state.moments)
         self.n_steps, self.loss_curve = state.n_updates, list(state.loss_curve)
-        self.searched = tuple(state.searched)
-        stopping.course = state.stopping
-        self._progress, self._finite = state.progress, state.finite
+        stopping.course = self._course = state.stopping
+        self._finite = state.finite and (state.finite[0].to(device), *state.finite[1:])
+        if (epoch := state.epoch) is not None:
+            parts = (part.to(device) for part in (epoch.unused, epoch.losses, epoch.keys))
+            self._epoch = EpochTally(*parts, epoch.n_batches, epoch.n_samples, epoch.loss)
         if source.generator is not None:
-            source.generator.set_state(state.generator.cpu())
+            source.generator.set_state(state.generator)

@@ -1,7 +1,5 @@
 """Rules that end training."""
 
-from numbers import Real
-
 __all__ = ["HeldOut", "Stopping"]
 
 
@@ -29,11 +27,6 @@ class Stopping:
     def limit(self, length, update):
         """Return how many of the next ``length`` updates to make."""
         return length if self.n_updates is None else min(length, self.n_updates - update)
-
-    def accepts(self, course, rows):
-        """Return whether a rule for these rows can have this progress."""
-        numbers = (isinstance(number, Real | None) for number in course)
-        return len(course) == len(self.course) and all(numbers)
 
     def forgive(self):
         """Restart the count of checks without improvement, after the criterion has changed."""
@@ -85,13 +78,6 @@ class HeldOut(Stopping):
         self._score, self._rows, self._n_samples = score, rows, n_samples
         # samples since the last score, epochs without a better one, the best rows, all scores
         self.course = 0, 0, None, ()
-
-    def accepts(self, course, rows):
-        """Return whether a rule for these rows can have this progress."""
-        *counters, best_rows, scores = course
-        fit = best_rows is None or (best_rows.shape, best_rows.dtype) == (rows.shape, rows.dtype)
-        numbers = (isinstance(number, Real) for number in (*counters, *scores))
-        return len(counters) == 2 and fit and all(numbers)
 
     def forgive(self):
         """Restart the count of epochs without improvement, after the criterion has changed."""

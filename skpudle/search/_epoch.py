@@ -109,28 +109,6 @@ class Codes:
         """Return the memory of the tensors as arrays."""
         return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)
 
-    def check(self, n_rows, n_places):
-        """Raise ValueError unless these are codes of ``n_rows`` rows at ``n_places`` places.
-
-        A place is an atom at a position. Compiled loops trust the indices in codes.
-        """
-        count, index, value = self.count, self.index, self.value
-        kinds = torch.int64, torch.int32, torch.float64
-        if (count.dtype, index.dtype, value.dtype) != kinds:
-            raise ValueError("its codes are of other dtypes")
-        if count.shape != (n_rows,) or index.shape != value.shape or len(index) != n_rows:
-            raise ValueError(f"its codes are not for {n_rows} samples")
-        places = torch.arange(index.shape[1])
-        used = places < count[:, None]
-        if ((count < 0) | (count > len(places))).any():
-            raise ValueError("its codes have other numbers of entries than they state")
-        if (used & ((index < 0) | (index >= n_places))).any():
-            raise ValueError(f"its codes are not for {n_places} places")
-        if (torch.where(used, index, -1 - places).sort().values.diff() == 0).any():
-            raise ValueError("its codes use an atom twice")
-        if not torch.isfinite(torch.where(used, value, 0.0).square().sum()):
-            raise ValueError("its codes are not finite")
-
     def size(self):  # -> scalar tensor
         """Return the sum of all moduli."""
         used = torch.arange(self.index.shape[1]) < self.count[:, None]

@@ -15,7 +15,7 @@ for atoms. Of 60 atoms in 20,000 rows with twice as much noise as signal 0.95 ar
 step below, and 0.78 from the best.)
 """
 
-from math import inf, isfinite
+from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ from skpudle.search._held_out import Prediction
 __all__ = [
     "PenaltyPath",
     "Trial",
-    "check_trial",
     "chosen_trial",
     "error_of",
     "finds_more",
@@ -107,18 +106,6 @@ class Trial(NamedTuple):
     unbiased: bool
     prediction: Prediction
     n_entries: float
-
-
-def check_trial(trial, problem):
-    """Raise ValueError unless the rows that a problem holds out can have made this trial."""
-    errors, *numbers = trial.prediction
-    n_parts = len(problem.held_out.energies)
-    if errors.dtype != torch.float64 or errors.shape != (n_parts,):
-        raise ValueError(f"it has a trial whose errors are not of {n_parts} parts of held-out data")
-    if not torch.isfinite(errors).all() or not all(map(isfinite, (*numbers, trial.n_entries))):
-        raise ValueError("it has a trial whose numbers are not finite")
-    if type(trial.unbiased) is not bool or type(trial.prediction.place) is not int:
-        raise ValueError(f"it has a trial at the place {trial.prediction.place!r:.50}")
 
 
 def is_worse(one, other, total, n_errors=1.0):

@@ -31,8 +31,8 @@ atoms.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
-from math import inf, isfinite
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Self
 
 import torch
@@ -52,15 +52,13 @@ from skpudle.search._descent import (
 )
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
-from skpudle.search._held_out import HeldOut, Prediction, hold_out
+from skpudle.search._held_out import HeldOut, hold_out
 from skpudle.search._penalty import (
     Trial,
-    check_trial,
     chosen_trial,
     error_of,
     finds_more,
     is_worse,
-    limits_of_path,
     next_penalty,
     penalty_above_noise,
 )
@@ -131,10 +129,6 @@ _IN_WORDS = {
 # Epochs in which atoms lose the lasso's bias before they predict held-out rows.
 _REFITS = 4
 
-_ROUNDING = 1e-6  # of the norm of an atom
-
-_CODES = "codes", "best_codes"
-_ROUNDS = "settle", "larger", "smaller"  # phases before a path of penalties
 _WHOLE = "polish", "done"  # phases in all samples, also those that were held out
 
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
@@ -396,113 +390,6 @@ class SearchState:
         left += n_rounds * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"])
         left += _MAX_EPOCHS["smaller"] if self.phase == "larger" else 0
         return self.epoch / (self.epoch + max(left, 1))
-
-    def as_dict(self):
-        """Return the state as plain values.
-
-        Returns
-        -------
-        dict
-            Names, numbers, tensors, and dictionaries of them.
-        """
-        trials = [one._asdict() | {"prediction": one.prediction._asdict()} for one in self.trials]
-        codes = {name: vars(getattr(self, name).on_host()) for name in _CODES}
-        return vars(self) | codes | {"trials": trials}
-
-    @classmethod
-    def from_dict(cls, state):
-        """Return the state from the result of `as_dict`.
-
-        Parameters
-        ----------
-        state : dict
-            Result of `as_dict`; a tuple may have become a list.
-
-        Returns
-        -------
-        SearchState
-            The state.
-
-        Raises
-        ------
-        ValueError
-            If a value is missing, or one is unknown.
-        """
-        names = {one.name for one in fields(cls)}
-        if state.keys() != names:
-            raise ValueError(f"it holds {sorted(state)} of a search, expected {sorted(names)}")
-        codes = {name: Codes(**state[name]) for name in _CODES}
-        curves = {name: tuple(state[name]) for name in ("curve", "losses")}
-        curves["path"] = tuple(tuple(one) for one in state["path"])
-        trials = [
-            Trial(**trial | {"prediction": Prediction(**trial["prediction"])})
-            for trial in state["trials"]
-        ]
-        return cls(**state | codes | curves | {"trials": tuple(trials)})
-
-    def check(self, problem, atoms):
-        """Check that a search in these data, with these initial atoms, can have this state.
-
-        Parameters
-        ----------
-        problem : Problem
-            Data and objective.
-        atoms : Tensor of shape (n_components, n_features)
-            Initial atoms of the search.
-
-        Raises
-        ------
-        ValueError
-            If no such search can have it, for example in a file that was made by hand.
-        """
-        shape, n = self.best_atoms.shape, len(self.atoms)
-        if shape != atoms.shape or self.atoms.shape[1:] != shape[1:]:
-            raise ValueError(f"its atoms have shape {tuple(shape)}, expected {tuple(atoms.shape)}")
-        if self.phase not in _IN_WORDS:
-            raise ValueError(f"its search is in no phase {self.phase!r:.50}")
-        if not (len(atoms) <= n <= (2 if self.phase in ("larger", "smaller") else 1) * len(atoms)):
-            raise ValueError(f"its search has {n} atoms in the phase {self.phase!r}")
-        if self.previous.shape != self.atoms.shape:
-            raise ValueError("its atoms and those of the epoch before differ in shape")
-        unseen = () if self.unseen is None else (self.unseen,)
-        if any(found.shape != shape for found in unseen):
-            raise ValueError("its atoms and those that held-out rows chose differ in shape")
-        for found in (self.atoms, self.previous, self.best_atoms, *unseen):
-            if found.dtype != torch.float64:
-                raise ValueError(f"its atoms are of {found.dtype}")
-            if not (torch.linalg.vector_norm(found.flatten(1), dim=1) <= 1 + _ROUNDING).all():
-                raise ValueError("its atoms are not finite ones of norm 1")
-        counters = self.epoch, self.n_splits, self.n_rounds, self.stride - 1
-        if not all(type(number) is int and 0 <= number < 2**63 for number in counters):
-            raise ValueError(f"its counters {counters} are not all natural numbers")
-        if not torch.isfinite(torch.tensor([*self.curve, *self.losses])).all():
-            raise ValueError("its objectives are not finite")
-        if len(self.losses) != self.epoch or not self.best_objective > -inf:
-            raise ValueError("its objectives do not belong to its epochs")
-        self._check_path(problem)
-        n_rows = len(searched(problem, self).x)
-        for codes, n_atoms in ((self.codes, n), (self.best_codes, len(atoms))):
-            codes = codes if codes.value.device.type == "cpu" else codes.on_host()
-            codes.check(n_rows, n_atoms * problem.n_positions)
-
-    def _check_path(self, problem):
-        """Raise ValueError unless a search can have tried these penalties so far."""
-        smallest, largest = limits_of_path(problem)
-        numbers = self.alpha, self.best_alpha, *(alpha for alpha, _, _ in self.path)
-        if not all(smallest <= number <= largest for number in numbers):
-            raise ValueError(f"its penalties {numbers} are not all from {smallest} to {largest}")
-        if not all(isfinite(error) and type(bias) is bool for _, error, bias in self.path):
-            raise ValueError("its path has trials without a finite error")
-        tried = self.unseen is not None
-        is_early, is_late = self.phase in _ROUNDS, self.phase in _WHOLE
-        has_rows = problem.held_out is not None
-        fits = is_early or tried if has_rows else (is_early or is_late) and not tried
-        if not fits or {bool(self.path), bool(self.trials)} != {tried}:
-            raise ValueError(f"its path of penalties is none of the phase {self.phase!r}")
-        for trial in self.trials:
-            if trial.alpha not in numbers[2:]:
-                raise ValueError(f"it has a trial of {trial.alpha!r:.50}, which is not in its path")
-            check_trial(trial, problem)
 
 
 def auto_alpha(
@@ -792,7 +679,7 @@ def search(
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms, see `begin`.
     state : SearchState, default=None
-        State of an earlier search, to resume it.
+        State of an earlier search in the same problem, to resume it.
     on_epoch : callable, default=None
         Called with the state after every epoch; an exception from it ends the search.
 
@@ -803,8 +690,6 @@ def search(
     """
     if state is None:
         state = begin(problem, atoms)
-    else:
-        state.check(problem, state.best_atoms)
     while not is_done(state):
         state = advance(problem, state)
         if on_epoch is not None:

@@ -423,7 +423,7 @@ def test_a_fit_that_stopped_early_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_a_checkpoint_gives_the_same_bits(tmp_path, fitted):
-    checkpoint = Checkpoint(tmp_path / "fit.npz", every_n_updates=1)
+    checkpoint = Checkpoint(tmp_path / "fit.npz", every_seconds=0)
     cut = classifier_of(max_iter=3).set_callbacks(checkpoint).fit(X, Y)
     assert not np.array_equal(cut.coef_, fitted.coef_)
     resumed = classifier_of().set_callbacks(checkpoint).fit(X, Y)

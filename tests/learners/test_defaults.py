@@ -297,15 +297,15 @@ def killed_in_epoch(monkeypatch, n):
 @pytest.mark.parametrize("n", [1, 4, 15])
 def test_a_search_that_is_cut_off_goes_on_with_the_same_bits(n, fitted, tmp_path, monkeypatch):
     path = tmp_path / "fit.npz"
-    learner = clone(fitted).set_callbacks(Checkpoint(path, every_n_updates=1))
+    learner = clone(fitted).set_callbacks(Checkpoint(path, every_seconds=0))
     with monkeypatch.context() as patch:
         killed_in_epoch(patch, n)
         with pytest.raises(RuntimeError, match="killed"):
             learner.fit(X)
     if n > 1:
-        assert read_checkpoint(path)["shared"]["search"]["epoch"] == n - 1
+        assert read_checkpoint(path)["own"][0]["search"].epoch == n - 1
     np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
-    assert "search" not in read_checkpoint(path)["shared"]
+    assert "search" not in read_checkpoint(path)["own"][0]
 
 
 def test_a_fit_that_has_ended_is_what_its_checkpoint_gives(fitted, tmp_path, monkeypatch):
@@ -331,7 +331,7 @@ def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path
         with pytest.raises(KeyboardInterrupt):
             learner.fit(X)
     assert learner.transform(X).shape == (600, 20)
-    assert read_checkpoint(path)["shared"]["search"]["epoch"] == 12
+    assert read_checkpoint(path)["own"][0]["search"].epoch == 12
     np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
 
 

@@ -151,7 +151,7 @@ def test_partial_fit_changes_dictionary_and_encoder(separate):
 
 def test_verbose_announces_the_encoder(capsys):
     learner_of(max_iter=2, verbose=1).fit(TRAIN)
-    assert capsys.readouterr().out.splitlines()[-1] == "encoder, 10 updates"
+    assert capsys.readouterr().out.splitlines()[-2:] == ["encoder, 10 updates", "encoder, done"]
 
 
 def test_without_a_penalty_codes_are_finite_and_thresholds_not_negative():

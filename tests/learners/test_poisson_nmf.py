@@ -585,22 +585,18 @@ def test_a_checkpoint_of_other_exposures_is_refused(X, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda state: state["shared"].update(atoms=state["shared"]["atoms"][:1]),
-        lambda state: state["shared"].update(atoms=-state["shared"]["atoms"]),
-        lambda state: state["shared"].update(codes=torch.nan * state["shared"]["codes"]),
-        lambda state: state["shared"].update(codes=3),
-        lambda state: state["shared"].update(losses=["low"]),
-        lambda state: state["shared"].update(objectives=[1.0]),
-        lambda state: state["shared"].update(n_stalled=-1),
-        lambda state: state["shared"].pop("n_stalled"),
-        lambda state: state.update(shared={}),
+        lambda found: (found[0]._replace(atoms=found[0].atoms[:1]), *found[1:]),
+        lambda found: (found[0]._replace(codes=found[0].codes.astype(np.float32)), *found[1:]),
+        lambda found: (found[0]._replace(codes=3), *found[1:]),
+        lambda found: found[:2],
+        lambda found: 3,
     ],
 )
-def test_a_checkpoint_made_by_hand_is_refused_by_name(change, X, tmp_path):
+def test_a_checkpoint_of_another_kind_is_refused_by_name(change, X, tmp_path):
     file = tmp_path / "fit.npz"
     learner = make(max_iter=2, tol=None).set_callbacks(Checkpoint(file)).fit(X)
     state = read_checkpoint(file)
-    change(state)
+    state["own"][0]["training"] = change(state["own"][0]["training"])
     write_checkpoint(file, state)
     with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
         learner.fit(X)
@@ -610,6 +606,7 @@ def test_progress_is_printed(X, capsys):
     make(verbose=1, max_iter=2, tol=None).fit(X)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
+        "prior, done",
         "alternation, epoch 1/2",
         "alternation, epoch 2/2",
     ]

@@ -217,7 +217,7 @@ def test_early_stopping_holds_samples_out():
 
 
 def test_a_checkpoint_gives_the_same_bits(tmp_path, fitted):
-    checkpoint = Checkpoint(tmp_path / "fit.npz", every_n_updates=1)
+    checkpoint = Checkpoint(tmp_path / "fit.npz", every_seconds=0)
     cut = regressor_of(max_iter=3).set_callbacks(checkpoint).fit(X, Y)
     assert not np.array_equal(cut.coef_, fitted.coef_)
     resumed = regressor_of().set_callbacks(checkpoint).fit(X, Y)

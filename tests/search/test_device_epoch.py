@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from skpudle._operators import project_atoms
+from skpudle._training.archive import pack, unpack
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, search
 from skpudle.search import _device_epoch as device_module
@@ -14,7 +15,7 @@ from skpudle.search import _epoch as epoch_module
 from skpudle.search._descent import refit_atoms
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Epoch
-from skpudle.search._search import SearchState, advance, begin, is_done
+from skpudle.search._search import advance, begin, is_done
 
 
 def make_problem(
@@ -235,12 +236,11 @@ def test_a_search_finds_all_planted_atoms(kind, on_device):
         assert ((atoms @ truth.mT).abs().amax(0) > 0.95).all()
 
 
-def test_a_search_goes_on_from_its_plain_values_to_the_same_bits(on_device):
+def test_a_search_goes_on_from_a_file_to_the_same_bits(on_device):
     problem, truth = make_problem(dtype=torch.float32)
     states = [begin(problem, first_rows(problem, len(truth)))]
     while not is_done(states[-1]):
         states.append(advance(problem, states[-1]))
-    resumed = SearchState.from_dict(states[len(states) // 2].as_dict())
-    assert resumed.codes.value.dtype == torch.float64
+    resumed = unpack(pack(states[len(states) // 2]), "file")
     last = search(problem, None, state=resumed)
     assert torch.equal(last.best_atoms, states[-1].best_atoms)

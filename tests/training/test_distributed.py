@@ -227,7 +227,7 @@ DISAGREEING = textwrap.dedent(
                 device="cpu" if other else "auto", verbose=0, random_state=team.rank
             ).fit(X),
             "checkpoint of the first": lambda: learner(random_state=0).set_callbacks(
-                *[at("first", every_n_updates=1)] * (not other)
+                *[at("first", every_seconds=0)] * (not other)
             ).fit(X),
             "it goes on": lambda: learner(max_iter=3, random_state=int(other)).set_callbacks(
                 *[at("first")] * (not other)
@@ -353,7 +353,7 @@ def test_a_team_of_one_learns_the_same_bits(alone, X, tmp_path):
     path = tmp_path / "fit.npz"
     with data_parallel() as team:
         assert (team.rank, team.size) == (0, 1)
-        learner.set_callbacks(Checkpoint(path, every_n_updates=1)).fit(X)
+        learner.set_callbacks(Checkpoint(path, every_seconds=0)).fit(X)
         np.testing.assert_allclose(learner.components_, expected, rtol=1e-10, atol=1e-12)
         assert read_checkpoint(path)["identity"]["processes"] == 1
         again = learner.fit(X).components_
@@ -396,11 +396,11 @@ def test_the_death_of_a_process_ends_the_others_and_leaves_the_checkpoint(tmp_pa
                 learner = PUDLEDictionaryLearning(
                     8, gradient="ae-ls", batch_size=4, max_iter=50, random_state=0
                 )
-                learner.set_callbacks(Checkpoint(sys.argv[1], every_n_updates=1))
+                learner.set_callbacks(Checkpoint(sys.argv[1], every_seconds=0))
                 learner.fit(X[team.rank :: team.size])
             """
         )
     )
     run = torchrun(2, script, tmp_path / "fit.npz")
     assert run.returncode != 0
-    assert read_checkpoint(tmp_path / "fit.npz")["shared"]["n_updates"] == 48
+    assert read_checkpoint(tmp_path / "fit.npz")["own"][0]["training"][0].n_updates == 48

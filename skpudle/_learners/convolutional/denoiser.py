@@ -531,8 +531,10 @@ class ConvDenoiser(ConvLearner):
         return TrainingImages(images.singles(), targets, geometry, cropping, **options)
 
     def _find(self, plan, data, run):  # -> Fitted
-        begun = self._begin(plan, data, run.generator)
-        return run.recorder.restore(begun) if run.recorder.in_training else begun
+        begun, recorder = self._begin(plan, data, run.generator), run.recorder
+        if recorder.has_record:
+            return recorder.restore(begun, run.generator)
+        return run.end_search(begun)
 
     def _begin(self, plan, data, generator):  # -> Fitted
         images, loss = data.samples, plan.encoder.loss

@@ -22,7 +22,6 @@ from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
 from skpudle._learners.models import Encoder
-from skpudle._learners.record import check_numbers
 from skpudle._operators import (
     ConvDictionary,
     ConvLayers,
@@ -434,17 +433,8 @@ class ConvModel:
         return {"alpha": self.alpha} | {name: getattr(self.layout, name) for name in _FIXED}
 
     def restore(self, values):
-        """Return the model with the numbers of `pack`.
-
-        Raises
-        ------
-        ValueError
-            If no fit decides these numbers.
-        """
+        """Return the model with the numbers of `pack`."""
         fixed = {name: values[name] for name in _FIXED}
-        check_numbers(fixed.values())
-        if not fixed["threshold_unit"]:
-            raise ValueError(f"its unit of thresholds is {fixed['threshold_unit']}")
         return replace(self, alpha=values["alpha"], layout=replace(self.layout, **fixed))
 
     def attributes(self, rows):

@@ -481,19 +481,17 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return TrainingImages(images.singles(), None, geometry, cropping)
 
     def _find(self, plan, data, run):  # -> Fitted
-        decides, resumes = isinstance(self.n_components, str), run.recorder.in_training
+        decides, resumes = isinstance(self.n_components, str), run.recorder.has_record
         n_components = _ATOMS if decides else self.n_components
         if decides and resumes:
             n_components = run.recorder.n_rows
         options = dict(searches=plan.searches)
         search = AtomSearch(plan, data.samples, run.generator, n_components, **options)
         if resumes:
-            return run.recorder.restore(search.fitted(search.atoms))
-        if not plan.searches:
-            return search.fitted(search.atoms)
-        if decides:
+            return run.recorder.restore(search.fitted(search.atoms), run.generator)
+        if decides and plan.searches:
             search.choose_number(run)
-        return search.find(run)
+        return run.end_search(search.find(run) if plan.searches else search.fitted(search.atoms))
 
     def _begin(self, plan, data, generator):  # -> Fitted
         n_components = _ATOMS if isinstance(self.n_components, str) else self.n_components

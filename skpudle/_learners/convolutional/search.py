@@ -267,7 +267,7 @@ class AtomSearch:
         make_step = partial(run.make_step, attributes=partial(attributes_of, state))
         fitted = self.fitted(self._refined(problem, state, make_step))
         if not unbiased:
-            fitted = self._settled(fitted)
+            fitted = make_step("baseline", partial(self._settled, fitted))
         unit = problem.unit * noise_of(*self._of_loss)
         path = penalty_path(problem, state.path, unit)
         fitted = replace(fitted, search_alpha=state.alpha * unit, penalty_path=path)

@@ -1,0 +1,13 @@
+"""Fixtures of tests of training."""
+
+import pytest
+
+from skpudle._data import sources, tables
+
+
+@pytest.fixture
+def in_samples(monkeypatch):
+    """Let searches look at 300 rows of a table or stream."""
+    for name in ("_LEAST_SAMPLE", "_ROWS_OF_AN_ATOM", "_LEAST_ROWS_OF_AN_ATOM"):
+        monkeypatch.setattr(sources, name, 300 if name == "_LEAST_SAMPLE" else 1)
+    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)

@@ -1,0 +1,148 @@
+"""Fits of all kinds, small ones, and how two of them are compared."""
+
+from functools import partial
+
+import numpy as np
+from numpy.testing import assert_array_equal
+
+from skpudle import (
+    ConvDenoiser,
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PoissonNMF,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+)
+
+# What these tests are about are optimisers; those of the search are in test_search.py.
+FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody catches it."""
+
+
+class Given:
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def planted(n_samples=120, n_features=8, n_components=6, noise=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(n_components, n_features))
+    codes = rng.normal(size=(n_samples, n_components)) * (rng.random((n_samples, 1)) < 0.5)
+    return codes @ atoms + noise * rng.normal(size=(n_samples, n_features))
+
+
+def counts():
+    return np.random.default_rng(0).poisson(2.0, size=(60, 5)).astype(float)
+
+
+def labelled():
+    X = planted(60)
+    return X, X[:, 0] > 0
+
+
+def pictures(noise=0.1):
+    rng, pulses = np.random.default_rng(0), np.zeros((3, 14, 14))
+    pulses[rng.random(pulses.shape) < 0.02] = 3.0
+    pulses = pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2)
+    return pulses + noise * rng.normal(size=pulses.shape)
+
+
+class Table:
+    """An array behind slices, as h5py and zarr have it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+
+SEED = dict(random_state=0)
+ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
+SMALL = dict(atom_shape=(3, 3), stride=1, **SEED)
+Rows = partial(PUDLEDictionaryLearning, **SEED)
+Convolved = partial(ConvPUDLEDictionaryLearning, **SMALL)
+# name: learner, function of its data
+COMPLETE = {
+    "rows": (Rows(6), lambda: (planted(),)),
+    "float32": (Rows(6), lambda: (planted().astype(np.float32),)),
+    "number from the data": (Rows("auto"), lambda: (planted(),)),
+    "ae-ls": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "hard": (Rows(6, shrinkage="hard", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "hard, number from the data": (
+        Rows("auto", shrinkage="hard", n_unfoldings=4, max_iter=3),
+        lambda: (planted(),),
+    ),
+    "decay": (Rows(6, lambda_decay=0.9, n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
+    "encoder, number from the data": (
+        Rows("auto", **ENCODED | dict(separate_atoms="unfolding")),
+        lambda: (planted(),),
+    ),
+    "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
+    "table": (Rows(6), lambda: (Table(planted(400)),)),
+    "table, trained": (
+        Rows(6, gradient="ae-ls", n_unfoldings=3, max_iter=1, batch_size=16),
+        lambda: (Table(planted(400)),),
+    ),
+    "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
+    "poisson, trained": (Rows(4, loss="poisson", gradient="dec", max_iter=2), lambda: (counts(),)),
+    "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
+    "spectra, converged": (PoissonNMF(4, **SEED), lambda: (counts(),)),
+    "noodl": (NOODLDictionaryLearning(6, n_unfoldings=4, max_iter=2, **SEED), lambda: (planted(),)),
+    "from the data": (FromData(6, max_iter=2, n_unfoldings=4, **SEED), lambda: (planted(),)),
+    "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
+    "classifier of found codes": (PUDLEClassifier(6, supervision=0, **SEED), labelled),
+    "convolution": (Convolved(3), lambda: (pictures(),)),
+    "convolution, number from the data": (Convolved("auto"), lambda: (pictures(),)),
+    "convolution, trained": (
+        Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1),
+        lambda: (pictures(),),
+    ),
+    "denoiser, hard": (
+        ConvDenoiser(3, shrinkage="hard", n_unfoldings=3, max_iter=1, crop_size=9, **SMALL),
+        lambda: (pictures(),),
+    ),
+    "denoiser": (
+        ConvDenoiser(3, n_unfoldings=3, max_iter=1, separate_atoms="unfolding", atom_norm=None,
+                     crop_size=9, **SMALL),
+        lambda: (pictures(),),
+    ),
+    "convolution of counts": (
+        Convolved(3, loss="poisson", n_unfoldings=3, max_iter=1),
+        lambda: (np.abs(pictures()).round(),),
+    ),
+}  # fmt: skip
+
+
+def flat(tree, path=""):
+    """Return the values of nested dictionaries and tuples by their places."""
+    if isinstance(tree, dict):
+        parts = [flat(value, f"{path}.{name}") for name, value in tree.items()]
+    elif isinstance(tree, tuple | list):
+        parts = [flat(value, f"{path}.{i}") for i, value in enumerate(tree)]
+    else:
+        return {path: tree}
+    return {place: value for part in parts for place, value in part.items()}
+
+
+def assert_equal(found, expected):
+    """Compare all that `fit` left, private attributes too."""
+    of_calls = {*expected.get_params(), "fit_seconds_", "_skl_callbacks", "_parent_callback_ctx"}
+    found, expected = (
+        flat({name: value for name, value in vars(learner).items() if name not in of_calls})
+        for learner in (found, expected)
+    )
+    assert found.keys() == expected.keys()
+    for place, value in expected.items():
+        assert np.asarray(found[place]).dtype == np.asarray(value).dtype, place
+        assert_array_equal(found[place], value, err_msg=place)

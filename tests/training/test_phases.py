@@ -1,0 +1,146 @@
+"""Every phase of a fit has progress, callbacks, Ctrl-C and seconds, and survives a kill."""
+
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from fits import COMPLETE, Killed, Rows, assert_equal, planted
+from sklearn.base import clone
+from sklearn.callback import FitCallback
+
+from skpudle import Checkpoint
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.usefixtures("in_samples"),
+]
+
+# The rows of the table of phases in the guide, and products of their own.
+KINDS = {
+    "default": COMPLETE["rows"],
+    "gradient": COMPLETE["ae-ls"],
+    "unfoldings": (Rows(6, n_unfoldings=3, max_iter=3), lambda: (planted(),)),
+    **{
+        name: COMPLETE[name]
+        for name in (
+            "hard", "decay", "encoder", "number from the data", "table", "table, trained",
+            "stream", "poisson", "poisson, trained", "spectra", "classifier", "convolution",
+            "convolution, trained", "convolution, number from the data", "denoiser",
+        )
+    },
+}  # fmt: skip
+
+
+def phase_of(context):
+    """Return the name of the phase of a task, None for the whole fit."""
+    if context.parent is None:
+        return None
+    while context.parent.parent is not None:
+        context = context.parent
+    return "training" if context.task_name == "epoch" else context.task_name
+
+
+class Follows(FitCallback):
+    """A callback that counts the epochs of each phase, and acts when one of them begins or ends.
+
+    Parameters
+    ----------
+    phase, number : str, int
+        The phase, and the number of its epoch.
+    at_begin, at_end : callable
+        What to do then.
+    """
+
+    def __init__(self, phase=None, number=0, *, at_begin=bool, at_end=bool):
+        self.phase, self.number, self.at_begin, self.at_end = phase, number, at_begin, at_end
+        self.n_epochs, self.n_begun = {}, {}
+
+    def _is_epoch(self, context):
+        return context.max_subtasks == 0
+
+    def on_fit_task_begin(self, estimator, context):
+        phase = phase_of(context)
+        if self._is_epoch(context):
+            self.n_begun[phase] = self.n_begun.get(phase, 0) + 1
+            if (phase, self.n_begun[phase]) == (self.phase, self.number):
+                self.at_begin()
+
+    def on_fit_task_end(self, estimator, context):
+        phase = phase_of(context)
+        if self._is_epoch(context):
+            self.n_epochs[phase] = self.n_epochs.get(phase, 0) + 1
+            if (phase, self.n_epochs[phase]) == (self.phase, self.number):
+                self.at_end()
+
+
+def fit(kind, *callbacks, **params):
+    learner, data = KINDS[kind]
+    return clone(learner).set_params(**params).set_callbacks(*callbacks).fit(*data())
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(kind, capsys):
+    follows = Follows()
+    learner = fit(kind, follows, verbose=1)
+    assert follows.n_epochs.keys() == learner.fit_seconds_.keys() - {"fit"}
+    n_lines = len(capsys.readouterr().out.splitlines())
+    n_announced = "encoder" in follows.n_epochs
+    assert n_lines == sum(follows.n_epochs.values()) + n_announced
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
+    """Phases after the first epoch of one that is interrupted make a step each."""
+    counts, (learner, data) = Follows(), KINDS[kind]
+    expected = fit(kind, counts)
+    for phase, n_epochs in counts.n_epochs.items():
+        presses = Follows(
+            phase, -(-n_epochs // 2), at_begin=lambda: signal.raise_signal(signal.SIGINT)
+        )
+        found = clone(learner).set_callbacks(presses)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(KeyboardInterrupt):
+                found.fit(*data())
+        assert signal.getsignal(signal.SIGINT) is handler
+        X = data()[0]
+        X = X if hasattr(X, "shape") else np.concatenate(list(X))
+        codes = found.transform(np.asarray(X[:]))
+        shape = expected.transform(np.asarray(X[:])).shape
+        if "number" not in kind:
+            assert codes.shape == shape
+        assert np.isfinite(codes).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_that_is_killed_in_any_phase_ends_with_the_same_bits(kind, tmp_path):
+    """In the middle of the phase, and again at its end."""
+    counts = Follows()
+    expected = fit(kind, counts)
+    for number, (phase, n_epochs) in enumerate(counts.n_epochs.items()):
+        path = tmp_path / f"{number}.npz"
+        checkpoint = Checkpoint(path, every_seconds=0)
+        with pytest.raises(Killed):
+            fit(kind, Follows(phase, -(-n_epochs // 2), at_end=kill), checkpoint)
+        again = Follows()
+        assert_equal(fit(kind, again, checkpoint), expected)
+        if n_epochs > 3 and phase in ("search", "pass", "training"):
+            assert again.n_epochs[phase] <= n_epochs // 2 + 2
+
+
+def test_a_number_of_atoms_that_was_chosen_is_not_chosen_again(tmp_path):
+    """A kill in the search repeats no trial before it."""
+    counts, checkpoint = Follows(), Checkpoint(tmp_path / "fit.npz", every_seconds=0)
+    kind = "number from the data"
+    expected = fit(kind, counts)
+    with pytest.raises(Killed):
+        fit(kind, Follows("search", 2, at_end=kill), checkpoint)
+    again = Follows()
+    assert_equal(fit(kind, again, checkpoint), expected)
+    assert "size" in counts.n_epochs
+    assert "size" not in again.n_epochs
