@@ -14,6 +14,7 @@ from skpudle._data.callers import users_level
 from skpudle._precision import kept_by_autograd
 
 __all__ = [
+    "as_array_like",
     "check_no_picture",
     "check_range",
     "check_rows",
@@ -25,7 +26,6 @@ __all__ = [
     "looks_like_picture",
     "make_generator",
     "mean_square",
-    "refuse_batches",
     "refuse_sparse",
     "resolve_device",
     "shortened",
@@ -307,7 +307,6 @@ def looks_like_picture(X):
     Sides are alike, numbers are unsigned integers or from 0 to 1, and neighbours are similar along
     both axes. Samples in any order are not similar to their neighbours.
     """
-    X = unpacked(X)
     shape = tuple(X.shape) if is_array(X) else ()
     if len(shape) != 2 or min(shape) < _LEAST_SIDE or max(shape) > _MOST_ASPECT * min(shape):
         return False
@@ -334,7 +333,6 @@ def check_no_picture(X):
     """
     if not looks_like_picture(X):
         return
-    X = unpacked(X)
     rows, columns = X.shape
     found = f"X looks like one grey picture, and each of its {rows} rows would be a sample"
     mend = (
@@ -365,9 +363,8 @@ def refuse_sparse(X):
         )
 
 
-def refuse_batches(X):
-    """Raise an error for objects that make or hold batches, and are no array of rows."""
-    refuse_sparse(X)
+def _refuse_no_rows(X):
+    """Raise an error for objects that make, hold or list batches, and are no array of rows."""
     if hasattr(X, "obs") and hasattr(X, "X"):
         raise TypeError(
             f"X is a {type(X).__name__}, which holds annotations next to its data. Pass adata.X."
@@ -383,6 +380,23 @@ def refuse_batches(X):
             "numpy.concatenate of them, an object with an __iter__ that yields them, or each to "
             "partial_fit."
         )
+
+
+def as_array_like(X):
+    """Return the user's X, a picture of Pillow as an array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no data, and holds none: a text, a dictionary, a function, a list of batches.
+    """
+    if isinstance(X, torch.Tensor):
+        refuse_sparse(X)
+    elif not isinstance(X, np.ndarray):
+        _refuse_no_numbers(X)
+        _refuse_no_rows(X)
+        X = unpacked(X) if hasattr(X, "getbands") else X
+    return X
 
 
 def _check_array(X, estimator, *, copy, allow_nan):
@@ -451,9 +465,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
-    _refuse_no_numbers(X)
-    refuse_batches(X)
-    X = unpacked(X)
+    X = as_array_like(X)
     one = np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X
     shape = tuple(getattr(one, "shape", ()))
     shape = shape if one is X else (len(X), *shape)

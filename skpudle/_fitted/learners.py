@@ -9,7 +9,8 @@ from sklearn.pipeline import Pipeline
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
 from skpudle._data.foreign import centre, check_learner
 from skpudle._data.images import read_images
-from skpudle._data.sources import part_of, parts_of
+from skpudle._data.reading import part_of
+from skpudle._data.sources import open_source
 from skpudle._fitted.drawing import as_pictures
 
 __all__ = [
@@ -222,7 +223,7 @@ def look_at(estimator, X):  # -> Look
 
 def encode_parts(learner, X, n_rows=8192):
     """Yield rows (n, n_features) and their codes (n, n_components), in float64."""
-    for where, part in parts_of(X, n_rows):
+    for where, part in open_source(X).parts(n_rows):
         with part_of(where):
             rows = host_array(check_rows(part)).astype(np.float64, copy=False)
         if rows.shape[1:] != learner.components_.shape[1:]:

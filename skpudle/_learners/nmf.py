@@ -45,7 +45,7 @@ from skpudle._data.arrays import (
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import explain_names
-from skpudle._data.sources import check_exposure
+from skpudle._data.sources import check_exposure, open_source
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
@@ -806,9 +806,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         return _Plan(n_components, most_steps, self.batch_size)
 
     def _read(self, plan, X, exposure, *, known=False, part=False):  # -> Data, exposure
+        given = open_source(X, self)
         if exposure is not None:
-            exposure = check_exposure(exposure, X, self.loss)
-        data = read_rows(self, plan, X, known=known, part=part)
+            exposure = check_exposure(exposure, given.n_rows, self.loss)
+        data = read_rows(self, plan, given, known=known, part=part)
         if exposure is not None:  # by which a checkpoint recognises the data, too
             data = data._replace(samples=replace(data.samples, offset=to_tensor(exposure)))
         return data, exposure

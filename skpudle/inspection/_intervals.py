@@ -11,7 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
 from skpudle._data.callers import users_level
-from skpudle._data.sources import part_of, parts_of, refuse_shuffled
+from skpudle._data.reading import part_of
+from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
 from skpudle._learners.units import units_of
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
@@ -117,7 +118,7 @@ def _generator(random_state):
 def _read(learner, X):  # -> rows with NaN for gaps, signed codes
     """Return rows and codes in float64."""
     rows, codes = [], []
-    for where, part in parts_of(X, 8192):
+    for where, part in open_source(X).parts(8192):
         with part_of(where):
             read = host_array(check_rows(part, allow_nan=True)).astype(np.float64)
         if read.shape[1:] != learner.components_.shape[1:]:

@@ -22,9 +22,10 @@ from skpudle._data.images import (
     sizes,
     split_gaps,
 )
+from skpudle._data.sources import open_source
 from skpudle._data.training_images import Geometry
 from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.coder import DictionaryTransformer, check_loss, decode_sparse
+from skpudle._learners.coder import DictionaryTransformer, check_loss, decode_parts
 from skpudle._learners.convolutional.model import ConvNetwork
 from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._learners.convolutional.values import known_parameters
@@ -216,7 +217,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         """
         plan = self._check_known()
         if sparse.issparse(X):
-            return decode_sparse(self, X)
+            return decode_parts(self, open_source(X))
         first = X[0] if isinstance(X, list) and len(X) else X
         device, size = self._transform_device(first), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
