@@ -106,11 +106,7 @@ class InMemory:
 
     def __init__(self, data, table=None):
         self.data, self.table = data, table
-
-    @property
-    def is_lazy(self):
-        """Whether results may be computed later, with the rows."""
-        return self.table is not None and self.table.is_lazy
+        self.is_lazy = table is not None and table.is_lazy  # as results may be, too
 
     @property
     def n_rows(self):
@@ -244,6 +240,7 @@ class TableRows(_Source):
 
     def __init__(self, table, reader=None):
         super().__init__(table, reader)
+        self.is_lazy = table.is_lazy
         row_bytes = 8 * table.shape[1]  # integers become floats
         self._most = max(1, _WINDOW_BYTES // row_bytes)
         n_chunks = max(1, _BLOCK_BYTES // row_bytes // table.chunk)
@@ -252,11 +249,6 @@ class TableRows(_Source):
 
     def __len__(self):
         return len(self.data)
-
-    @property
-    def is_lazy(self):
-        """Whether results may be computed later, with the rows."""
-        return self.data.is_lazy
 
     def array(self):
         """Return all rows."""

@@ -7,11 +7,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
-from skpudle._data.foreign import centre, check_learner
+from skpudle._data.foreign import check_learner
 from skpudle._data.images import read_images
 from skpudle._data.reading import part_of
 from skpudle._data.sources import open_source
 from skpudle._fitted.drawing import as_pictures
+from skpudle._learners.units import centre
 
 __all__ = [
     "Found",

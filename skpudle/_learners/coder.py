@@ -34,11 +34,11 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.blocks import map_rows
-from skpudle._data.foreign import baseline_of, make_sparse_coder, thresholds_hard
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.score import hidden_deviance, sums_of
+from skpudle._learners.units import baseline_of, units_of
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
@@ -54,6 +54,8 @@ __all__ = [
     "chunk_size",
     "decode_parts",
     "in_chunks",
+    "penalty_of",
+    "thresholds_hard",
 ]
 
 # rows of a part: data outside of memory to encode, or codes to decode
@@ -69,6 +71,9 @@ _CHUNK_ENTRIES = 2**17
 # and a row is above the penalty. Units of unequal noise change the correlation by less than the
 # factor; below it rows are encoded.
 _ROWS, _SURELY = 1024, 4.0
+
+# algorithms of scikit-learn's coder
+_ALGORITHMS = ("lasso_cd", "lasso_lars", "lars", "omp", "threshold")
 
 # arrays of codes in the encoder at a time
 _N_COPIES = 8
@@ -171,6 +176,58 @@ def check_number(learner, state):
             f"n_components={now} was set after fit, and components_ has "
             f"{len(learner.components_)} atoms, which partial_fit keeps. Set it back, fit again, "
             "or replace components_, too."
+        )
+
+
+def thresholds_hard(learner):
+    """Return whether a learner's alpha is a hard threshold, not a penalty of the lasso."""
+    return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
+
+
+def penalty_of(learner):
+    """Return the penalty or threshold that a learner encodes with.
+
+    Raises
+    ------
+    ValueError
+        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
+    """
+    if getattr(learner, "transform_alpha", None) is not None:
+        return learner.transform_alpha
+    if not hasattr(learner, "alpha_"):
+        raise ValueError(
+            "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, "
+            "or data to partial_fit."
+        )
+    return learner.alpha_
+
+
+def _check_sparse_coder(learner, algorithm):
+    """Raise ValueError unless scikit-learn's coder has this algorithm and the learner's codes."""
+    if not loss_named(learner.loss, learner.n_trials).is_quadratic:
+        raise ValueError(
+            f"scikit-learn's coder minimises least squares, but loss={learner.loss!r}; use "
+            "`transform`."
+        )
+    if hasattr(learner, "atom_shape"):
+        raise ValueError(
+            "scikit-learn's coder knows no convolutions, and "
+            f"{type(learner).__name__} learns convolved atoms. Use its transform."
+        )
+    if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
+        raise ValueError(
+            f"transform_algorithm={algorithm!r:.50} is none of scikit-learn's; pass one of "
+            f"{_ALGORITHMS}."
+        )
+    if baseline_of(learner) is not None:
+        raise ValueError(
+            "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
+            "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
+        )
+    if not units_of(learner).is_equal:
+        raise ValueError(
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "its transform, or pass noise='equal', and fit again."
         )
 
 
@@ -505,15 +562,22 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If the loss is not least squares, which scikit-learn's codes minimise.
+            If the loss is not least squares, which scikit-learn's codes minimise; if scikit-learn
+            has no such algorithm; if the lasso is requested of a learner with hard thresholds,
+            whose alpha is no penalty; or if atoms are convolved.
         """
-        check_is_fitted(self)
-        if not self._loss().is_quadratic:
-            raise ValueError(
-                f"scikit-learn's coder minimises least squares, but loss={self.loss!r}; use "
-                "`transform`."
-            )
-        return make_sparse_coder(self, transform_algorithm, **params)
+        check_is_fitted(self, "components_")
+        _check_sparse_coder(self, transform_algorithm)
+        defaults = {name: getattr(self, name, False) for name in ("split_sign", "positive_code")}
+        if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
+            if thresholds_hard(self):
+                raise ValueError(
+                    f"{type(self).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
+                    "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."
+                )
+            defaults["transform_alpha"] = penalty_of(self)
+        params = defaults | params | {"transform_algorithm": transform_algorithm}
+        return SparseCoder(self.components_.copy(), **params).fit(self.components_)
 
     def _parts(self, given, exposure=None):  # yields where they are, raw rows, their exposures
         check_is_fitted(self)

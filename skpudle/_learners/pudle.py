@@ -25,16 +25,15 @@ from skpudle._data.arrays import (
     with_gaps,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.names import explain_names
 from skpudle._data.sources import open_source
 from skpudle._data.validation import fit_context
-from skpudle._learners.coder import ExposedTransformer, check_loss
+from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
-from skpudle._learners.units import in_units, units_of
+from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import LOSSES
 from skpudle._operators import DenseDictionary
 from skpudle._precision import training_mode
