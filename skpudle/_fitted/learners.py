@@ -203,7 +203,7 @@ def as_arrays(samples):
 def _read(learner, X):
     """Return X, as the learner reads it, as a list of arrays."""
     if not hasattr(learner, "atom_shape"):
-        return as_arrays(check_rows(X, allow_nan=True))
+        return as_arrays(check_rows(open_source(X).array(), allow_nan=True))
     first = learner.channels_first
     images = read_images(X, np.size(learner.atom_shape), channels_first=first)
     return as_arrays(images.hand_back(images.tensors))
