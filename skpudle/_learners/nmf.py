@@ -401,15 +401,8 @@ class _Alternation:
         print(f"alternation, epoch {n}/{self.most_steps}  loss {loss:.6g}", flush=True)
 
 
-def _update(learner, data, fitted, exposure):  # -> dict
-    """Return the attributes after one pass: statistics of batches, older ones forgotten.
-
-    ``fitted`` holds the attributes of a fitted learner, to go on from; it is empty at first. See O.
-    Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
-    B 71, 2009.
-    """
-    losses, n_rows = [], 0
-    everything = _read_events(data.source, exposure)
+def _go_on(learner, data, everything, fitted):  # -> atoms, _Chosen, dict of statistics
+    """Return what the attributes of a fit hold, and at first what the data choose."""
     memory = fitted.get("_training_state", {})
     replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
     if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
@@ -427,6 +420,19 @@ def _update(learner, data, fitted, exposure):  # -> dict
     if "found" not in memory:
         zeros = np.zeros_like(atoms)
         memory = dict(found=zeros, visible=zeros, mean=everything.mean, n_batches=0, n_rows=0.0)
+    return atoms, chosen, memory
+
+
+def _update(learner, data, fitted, exposure):  # -> dict
+    """Return the attributes after one pass: statistics of batches, older ones forgotten.
+
+    ``fitted`` holds the attributes of a fitted learner, to go on from; it is empty at first. See O.
+    Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
+    B 71, 2009.
+    """
+    losses, n_rows = [], 0
+    everything = _read_events(data.source, exposure)
+    atoms, chosen, memory = _go_on(learner, data, everything, fitted)
     fixed = _fixed_atoms(learner, atoms.shape[1])
     atoms[: len(fixed)] = fixed
     for part in everything.parts(learner.batch_size):
