@@ -21,7 +21,7 @@ __all__ = [
     "handed_over",
     "host_array",
     "input_attributes",
-    "is_array",
+    "is_in_memory",
     "like_input",
     "looks_like_picture",
     "make_generator",
@@ -65,6 +65,10 @@ _SIDE = 512
 # dtypes of NumPy, pandas and Polars begin with these words
 _DATES = "date", "time", "duration"
 
+# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
+_OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
+_IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
+
 _NAN = (
     "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
     "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning, which accepts NaN."
@@ -76,9 +80,11 @@ def shortened(text):
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
 
 
-def is_array(X):
-    """Return whether X is an array or a tensor in memory."""
-    return isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
+def is_in_memory(X):
+    """Return whether X is an array, a tensor, a frame, or an object of Python that lists rows."""
+    if isinstance(X, np.memmap):
+        return False
+    return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
 
 
 def resolve_device(device, X=None):
@@ -307,7 +313,8 @@ def looks_like_picture(X):
     Sides are alike, numbers are unsigned integers or from 0 to 1, and neighbours are similar along
     both axes. Samples in any order are not similar to their neighbours.
     """
-    shape = tuple(X.shape) if is_array(X) else ()
+    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
+    shape = tuple(X.shape) if in_memory else ()
     if len(shape) != 2 or min(shape) < _LEAST_SIDE or max(shape) > _MOST_ASPECT * min(shape):
         return False
     corner = host_array(X[:_SIDE, :_SIDE])

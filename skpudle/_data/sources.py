@@ -37,7 +37,7 @@ from skpudle._data import tables
 from skpudle._data.arrays import (
     as_array_like,
     host_array,
-    is_array,
+    is_in_memory,
     split_missing,
     to_numpy,
     to_tensor,
@@ -46,7 +46,7 @@ from skpudle._data.arrays import (
 from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.callers import users_level
 from skpudle._data.reading import Loader, part_of, read_ahead, without_labels
-from skpudle._data.tables import is_in_memory, only_array, table_of
+from skpudle._data.tables import only_array, table_of
 from skpudle.search._epoch import spread_rows
 
 __all__ = [
@@ -630,7 +630,7 @@ def refuse_shuffled(X):
         )
 
 
-def _is_numbered(X):
+def _is_dataset(X):
     """Return whether X numbers its samples and is no sequence of Python."""
     if isinstance(X, Dataset):
         return not isinstance(X, IterableDataset)
@@ -660,7 +660,7 @@ def open_source(X, learner=None):
         If it is no data: a text, a dictionary, a function, a list of batches.
     """
     X = as_array_like(X)
-    if is_array(X) or is_in_memory(X):
+    if is_in_memory(X):
         return InMemory(X)
     if sparse.issparse(X):
         if learner is None or get_tags(learner).input_tags.sparse:
@@ -669,6 +669,6 @@ def open_source(X, learner=None):
     if (table := table_of(X)) is not None:
         two_axes = len(table.shape) == 2
         return TableRows(table) if two_axes and _is_large(table) else InMemory(X, table)
-    if _is_numbered(X):
+    if _is_dataset(X):
         return NumberedSamples(X)
     return Stream(X) if is_stream(X) else InMemory(X)

@@ -13,14 +13,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-__all__ = ["IN_MEMORY_BYTES", "Table", "is_in_memory", "only_array", "table_of"]
+__all__ = ["IN_MEMORY_BYTES", "Table", "only_array", "table_of"]
 
 # A smaller table is read at once, and gives the same bits as an array.
 IN_MEMORY_BYTES = 2**28
-
-# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
-_OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
-_IN_MEMORY = np.ndarray | torch.Tensor | list | tuple | str | bytes | dict | type
 
 
 @dataclass(frozen=True)
@@ -85,13 +81,6 @@ def _is_numbered(X):
 
 def _has_columns(X):  # a dataset of Hugging Face
     return _is_numbered(X) and hasattr(X, "column_names") and not isinstance(X.column_names, dict)
-
-
-def is_in_memory(X):
-    """Return whether X is an array, a tensor, a frame, or an object of Python that lists rows."""
-    if isinstance(X, np.memmap):
-        return False
-    return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
 
 
 def _of_columns(X):
