@@ -24,6 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._data.batches import Samples
 from skpudle._gradients import ae_ls
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators import DenseDictionary
@@ -233,9 +234,10 @@ def update(shapes):
                 # twice the noise, as "auto": codes of all losses are equally sparse
                 alpha = 2 * float(loss.variance(x.mean())) ** 0.5
                 encoder = partial(encode, alpha=alpha, n_unfoldings=100, loss=loss)
-                options = dict(encoder=encoder, penalty=alpha, mask=mask, loss=loss, offset=offset)
+                options = dict(encoder=encoder, penalty=alpha, loss=loss)
+                batch = Samples(x, mask, offset)
                 start = time.process_time()
-                evaluation = ae_ls(DenseDictionary(atoms), x, **options)
+                evaluation = ae_ls(DenseDictionary(atoms), batch, **options)
                 torch.autograd.grad(evaluation.surrogate, atoms)
                 times[name].append(time.process_time() - start)
         best = {name: min(values) for name, values in times.items()}

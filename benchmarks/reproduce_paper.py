@@ -31,6 +31,7 @@ from common import circumstances, write, write_report
 from pairwise import pairwise_atoms
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._initialization import initial_atoms
 from skpudle._operators import DenseDictionary, project_atoms
@@ -383,7 +384,8 @@ class Training:
         encoder = partial(encode, alpha=0.2, n_unfoldings=self.n_unfoldings, step_size=0.2)
         rule, total = GRADIENT_RULES[self.gradient], torch.zeros_like(atoms)
         for rows in samples.split(1000):
-            evaluation = rule(DenseDictionary(atoms), rows, encoder=encoder, penalty=0.2)
+            batch = Samples(rows)
+            evaluation = rule(DenseDictionary(atoms), batch, encoder=encoder, penalty=0.2)
             (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
             total += gradient * (len(rows) / len(samples))
         return total

@@ -35,6 +35,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.utils import resample
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle.datasets import make_dictionary_data
@@ -57,7 +58,8 @@ VARIED = {
 def gradient_of(rule, atoms, x):
     atoms = atoms.clone().requires_grad_()
     encoder = partial(_encode, alpha=ALPHA)
-    surrogate = GRADIENT_RULES[rule](DenseDictionary(atoms), x, encoder=encoder, penalty=ALPHA)[0]
+    dictionary, options = DenseDictionary(atoms), dict(encoder=encoder, penalty=ALPHA)
+    surrogate = GRADIENT_RULES[rule](dictionary, Samples(x), **options).surrogate
     return torch.autograd.grad(surrogate, atoms)[0]
 
 

@@ -28,6 +28,7 @@ from sklearn.base import clone
 from sklearn.utils import Bunch
 
 from skpudle._data.arrays import check_rows, host_array, make_generator, to_numpy, to_tensor
+from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle.encoding import encode
@@ -239,8 +240,8 @@ def _mean_gradients(dictionary, x, n_unfoldings, step, alpha):  # -> (3, p, m)
     for name in GRADIENTS:
         total = 0
         for rows in x.split(_CHUNK):
-            rule = GRADIENT_RULES[name]
-            evaluation = rule(DenseDictionary(atoms), rows, encoder=encoder, penalty=alpha)
+            rule, batch = GRADIENT_RULES[name], Samples(rows)
+            evaluation = rule(DenseDictionary(atoms), batch, encoder=encoder, penalty=alpha)
             (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
             total = total + gradient * len(rows)
         means.append(total / len(x))

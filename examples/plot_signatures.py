@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from skpudle import PoissonNMF
-from skpudle.metrics import code_intervals, match_components
+from skpudle.inspection import code_intervals
+from skpudle.metrics import match_components
 from skpudle.plotting import SizePathDisplay, SpectraDisplay
 
 # %%
@@ -71,7 +72,7 @@ coder = PoissonNMF.from_components(
     dispersion=learner.dispersion_,
 )
 genomes = X[:4]
-events, low, high = code_intervals(coder, genomes, random_state=0)
+events, low, high, *_ = code_intervals(coder, genomes, level=0.95, random_state=0)
 
 figure, axes = plt.subplots(1, 4, sharey=True, figsize=(9, 3), layout="constrained")
 for i, ax in enumerate(axes):

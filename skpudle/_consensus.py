@@ -35,6 +35,7 @@ from sklearn.utils.validation import (
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.callers import users_level
 from skpudle._data.names import explain_names
+from skpudle._data.sources import open_source
 from skpudle._data.validation import fit_context
 from skpudle._data.weights import check_sample_weight, hash_array, merge_copies
 from skpudle._losses import loss_named
@@ -91,7 +92,7 @@ def _weights_for(estimator, X, sample_weight=None):  # -> dict of ndarray, keywo
             f"sample_weight is for estimators whose fit takes it, and {type(estimator).__name__} "
             "takes none. Pass another estimator, or no weights."
         )
-    return {"sample_weight": to_numpy(check_sample_weight(sample_weight, X))}
+    return {"sample_weight": to_numpy(check_sample_weight(sample_weight, open_source(X).n_rows))}
 
 
 def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit

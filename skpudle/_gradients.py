@@ -18,7 +18,6 @@ The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alterna
 is ``dec`` with converged codes. The fourth is the update of NOODL.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -56,15 +55,15 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _evaluate(
-    dictionary, x, encoder, target, mask, loss, offset, *, through_encoder=True
-):  # -> codes, losses (n,)
-    given = {} if offset is None else {"offset": offset}
+def _evaluate(dictionary, batch, encoder, loss, *, through_encoder=True):  # -> codes, losses (n,)
+    mask, offset, target = batch.mask, batch.offset, batch.target
+    given = {"offset": offset, "noise_std": batch.noise_std}
+    given = {name: data for name, data in given.items() if data is not None}
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
-        z = encoder(dictionary, x, mask=mask, **given)
+        z = encoder(dictionary, batch.x, mask=mask, **given)
     natural = dictionary.synthesis(z)
     natural = natural if offset is None else natural + offset
-    losses = loss.half_deviance(natural, x if target is None else target)
+    losses = loss.half_deviance(natural, batch.x if target is None else target)
     return z, (losses if mask is None else losses * mask).flatten(1).sum(1)
 
 
@@ -80,116 +79,67 @@ def _penalties(z, penalty):  # -> (n,)
 
 
 @in_own_precision
-def ae_ls(
-    dictionary,
-    x,
-    *,
-    encoder,
-    penalty,
-    target=None,
-    mask=None,
-    loss=_LEAST_SQUARES,
-    offset=None,
-    weight=None,
-):
+def ae_ls(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
 
     Parameters
     ----------
     dictionary : DenseDictionary
         The dictionary; its atoms may require a gradient.
-    x : Tensor of shape (n_samples, n_features)
-        Data to encode.
+    batch : Samples
+        Data ``x`` to encode, and what is known of them, each None by default: the ``target`` to
+        reconstruct instead of ``x``; the ``mask``, 1 where data are known, 0 where they are
+        missing; the ``offset``, of shape (n_samples, 1), to add to reconstructions; the
+        ``noise_std``, which the encoder gets, as it gets mask and offset; and the ``weight``, how
+        often each sample counts in the means over samples.
     encoder : callable
         ``encoder(dictionary, x, mask=mask)`` returns codes.
     penalty : float
         The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, because its
         penalty has derivative 0.
-    target : Tensor of shape (n_samples, n_features), default=None
-        Data to reconstruct; by default ``x``.
-    mask : Tensor of shape (n_samples, n_features), default=None
-        1 where data are known, 0 where they are missing.
     loss : object of `skpudle._losses`, default=Gaussian()
         Loss of the reconstruction.
-    offset : Tensor of shape (n_samples, 1), default=None
-        Number to add to the reconstruction of each sample; the encoder gets it too.
-    weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts in the means over samples.
 
     Returns
     -------
     Evaluation
         The scalar, the figures to report, and the codes.
     """
-    z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
-    surrogate = _mean(losses, weight)
+    z, losses = _evaluate(dictionary, batch, encoder, loss)
+    surrogate = _mean(losses, batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @in_own_precision
-def ae_lasso(
-    dictionary,
-    x,
-    *,
-    encoder,
-    penalty,
-    target=None,
-    mask=None,
-    loss=_LEAST_SQUARES,
-    offset=None,
-    weight=None,
-):
+def ae_lasso(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
-    z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
-    surrogate = _mean(losses + _penalties(z, penalty), weight)
+    z, losses = _evaluate(dictionary, batch, encoder, loss)
+    surrogate = _mean(losses + _penalties(z, penalty), batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @in_own_precision
-def dec(
-    dictionary,
-    x,
-    *,
-    encoder,
-    penalty,
-    target=None,
-    mask=None,
-    loss=_LEAST_SQUARES,
-    offset=None,
-    weight=None,
-):
+def dec(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
-    given = target, mask, loss, offset
-    z, losses = _evaluate(dictionary, x, encoder, *given, through_encoder=False)
-    objective = _mean(losses.detach() + _penalties(z, penalty), weight)
-    return Evaluation(_mean(losses, weight), objective, losses.detach(), z)
+    z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder=False)
+    objective = _mean(losses.detach() + _penalties(z, penalty), batch.weight)
+    return Evaluation(_mean(losses, batch.weight), objective, losses.detach(), z)
 
 
 @in_own_precision
-def noodl(
-    dictionary,
-    x,
-    *,
-    encoder,
-    penalty,
-    target=None,
-    mask=None,
-    loss=_LEAST_SQUARES,
-    offset=None,
-    weight=None,
-):
+def noodl(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
-        z, losses = _evaluate(dictionary, x, encoder, target, mask, loss, offset)
+        z, losses = _evaluate(dictionary, batch, encoder, loss)
         natural = dictionary.synthesis(z)
-        expected = loss.mean(natural if offset is None else natural + offset)
-        residual = expected - (x if target is None else target)
-        residual = residual if mask is None else residual * mask
+        expected = loss.mean(natural if batch.offset is None else natural + batch.offset)
+        residual = expected - (batch.x if batch.target is None else batch.target)
+        residual = residual if batch.mask is None else residual * batch.mask
     entries = residual * dictionary.synthesis(z.sign())
-    surrogate = entries.sum() / len(x)
-    if weight is not None:
-        surrogate = _mean(entries.flatten(1).sum(1), weight)
-    return Evaluation(surrogate, _mean(losses, weight), losses, z)
+    surrogate = entries.sum() / len(batch.x)
+    if batch.weight is not None:
+        surrogate = _mean(entries.flatten(1).sum(1), batch.weight)
+    return Evaluation(surrogate, _mean(losses, batch.weight), losses, z)
 
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
@@ -231,13 +181,13 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     atoms : Tensor
         The atoms to differentiate in.
     batch : Samples
-        The data, with ``x``, ``target``, ``mask``, ``offset``, ``noise_std`` and ``weight``.
+        The data, as in `ae_ls`.
     part_size : int, default=None
         Number of samples to evaluate at a time; by default all.
     encoder : callable
-        As in `ae_ls`; it also gets the ``noise_std`` of samples, where known. An encoder that
-        solves the lasso may offer ``gradient(atoms, x, mask, through_encoder=...)``, which returns
-        codes, losses and the derivative of their mean, or None. Otherwise it is called.
+        As in `ae_ls`. An encoder that solves the lasso may offer
+        ``gradient(atoms, x, mask, through_encoder=...)``, which returns codes, losses and the
+        derivative of their mean, or None. Otherwise it is called.
     **settings
         Further keyword arguments of the rule.
 
@@ -254,12 +204,7 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     for first in range(0, n, size):
         rows = slice(first, first + size)
         part = batch if size == n else batch[rows]
-        given = dict(target=part.target, mask=part.mask)
-        given |= {n: d for n in ("offset", "weight") if (d := getattr(part, n)) is not None}
-        told = encoder
-        if part.noise_std is not None:
-            told = partial(encoder, noise_std=part.noise_std)
-        evaluation = rule(dictionary, part.x, encoder=told, **given, **settings)
+        evaluation = rule(dictionary, part, encoder=encoder, **settings)
         share, is_last = len(part.x) / n, rows.stop >= n
         if part.weight is not None:
             tiny = torch.finfo(part.x.dtype).tiny

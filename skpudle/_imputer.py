@@ -141,7 +141,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             learner = clone(self.estimator)
         names, weight = _names_of_weights(learner), None
         if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, X)
+            weight = check_sample_weight(sample_weight, len(X))
             if not names:
                 raise ValueError(
                     f"sample_weight is for estimators whose fit takes it, and {learner!r:.80} "

@@ -9,7 +9,6 @@ from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import atom_intervals, code_intervals, error_bound, samples_needed
 from skpudle.inspection._posterior import keep_above_rounding
 from skpudle.inspection._posterior_compiled import loops
-from skpudle.metrics import code_intervals as bootstrap_codes
 
 
 def planted(n=800, m=16, p=24, n_nonzero=2, snr_db=10, seed=0):
@@ -230,14 +229,46 @@ def test_few_rows_have_the_noise_of_the_fit():
     np.testing.assert_allclose(one.standard_error[0][one.supported[0]], expected, rtol=1e-9)
 
 
-def test_codes_of_counts_have_intervals_of_the_bootstrap():
+def counts_of_known_atoms(dispersion=0.0):
+    """Return counts of six known atoms, of which a row has some, their codes, and a coder."""
     rng = np.random.default_rng(0)
-    learner = PoissonNMF.from_components([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
-    X = rng.poisson([[50, 60, 40]], (5, 3))
-    found = code_intervals(learner, X, 0.8, random_state=0)
-    codes, low, high = bootstrap_codes(learner, X, level=0.8, random_state=0)
-    for part, same in zip(found[:3], (codes, low, high), strict=True):
-        np.testing.assert_array_equal(part, same)
+    atoms = rng.dirichlet(np.full(40, 0.3), 6)
+    codes = 400 * rng.gamma(2.0, 1.0, (120, 6)) * (rng.random((120, 6)) < 0.5)
+    rates = codes @ atoms
+    if dispersion:
+        rates = rates * rng.gamma(1 / dispersion, dispersion, rates.shape)
+    coder = PoissonNMF.from_components(atoms, dispersion=dispersion or None)
+    return rng.poisson(rates).astype(float), codes, coder
+
+
+@pytest.mark.parametrize("dispersion", [0.0, 0.1])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_intervals_hold_the_true_codes_as_often_as_they_say(dispersion, level):
+    X, codes, coder = counts_of_known_atoms(dispersion)
+    found, low, high, errors, support = code_intervals(coder, X, level, random_state=0)
+    np.testing.assert_array_equal(found, coder.transform(X))
+    np.testing.assert_array_equal(support, found > 0)
+    np.testing.assert_allclose(2 * stats.norm.ppf(0.5 + level / 2) * errors, high - low)
+    assert (low <= found).all()
+    assert (found <= high).all()
+    assert (low >= 0).all()
+    held = ((low <= codes) & (codes <= high))[codes > 0].mean()
+    assert abs(held - level) < 0.05
+
+
+def test_intervals_are_narrower_where_more_is_known():
+    X, _, coder = counts_of_known_atoms()
+    exposure = np.full(len(X), 4.0)
+
+    def width(X, **options):
+        _, low, high, *_ = code_intervals(coder, X, random_state=0, **options)
+        return (high - low).mean()
+
+    all_known = width(X)
+    gaps = np.where(np.random.default_rng(1).random(X.shape) < 0.5, np.nan, X)
+    assert width(gaps) > 1.2 * all_known
+    assert width(4 * X, exposure=exposure) < 0.6 * all_known
+    assert width(X, level=0.5) < 0.5 * all_known
 
 
 # ---------------------------------------------------------------------------- refusals
@@ -249,8 +280,12 @@ def test_what_has_no_intervals_is_refused():
     for level in (0.0, 1.0, 90):
         with pytest.raises((ValueError, TypeError), match="level"):
             atom_intervals(learner, X, level)
-    with pytest.raises(ValueError, match="has no exposure.*pass a PoissonNMF"):
-        atom_intervals(learner, X, exposure=np.ones(100))
+    for intervals in (atom_intervals, code_intervals):
+        with pytest.raises(ValueError, match="has no exposure.*pass a PoissonNMF"):
+            intervals(learner, X, exposure=np.ones(100))
+    counts = PoissonNMF.from_components(np.eye(16))
+    with pytest.raises(ValueError, match="exposure=.* is not an array of 100 positive"):
+        code_intervals(counts, np.abs(X), exposure=np.ones(99))
     with pytest.raises(ValueError, match="has 5 features.*Pass rows"):
         atom_intervals(learner, X[:, :5])
     log_rates = PUDLEDictionaryLearning.from_components(

@@ -12,11 +12,10 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.metrics import precision_recall_fscore_support, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from skpudle import NOODLDictionaryLearning, PoissonNMF, PUDLEDictionaryLearning
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import (
     atom_coherence,
-    code_intervals,
     dictionary_error,
     lasso_objective,
     make_denoising_scorer,
@@ -469,58 +468,6 @@ def test_measures_take_tensors_as_arrays(rng):
 
 
 # ---------------------------------------------------------------------------- names of components
-
-
-def counts_of_known_atoms(dispersion=0.0):
-    """Return counts of six known atoms, of which a row has some, their codes, and a coder."""
-    rng = np.random.default_rng(0)
-    atoms = rng.dirichlet(np.full(40, 0.3), 6)
-    codes = 400 * rng.gamma(2.0, 1.0, (120, 6)) * (rng.random((120, 6)) < 0.5)
-    rates = codes @ atoms
-    if dispersion:
-        rates = rates * rng.gamma(1 / dispersion, dispersion, rates.shape)
-    coder = PoissonNMF.from_components(atoms, dispersion=dispersion or None)
-    return rng.poisson(rates).astype(float), codes, coder
-
-
-@pytest.mark.parametrize("dispersion", [0.0, 0.1])
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_intervals_hold_the_true_codes_as_often_as_they_say(dispersion, level):
-    X, codes, coder = counts_of_known_atoms(dispersion)
-    found, low, high = code_intervals(coder, X, level=level, random_state=0)
-    assert_array_equal(found, coder.transform(X))
-    assert (low <= found).all()
-    assert (found <= high).all()
-    assert (low >= 0).all()
-    held = ((low <= codes) & (codes <= high))[codes > 0].mean()
-    assert abs(held - level) < 0.05
-
-
-def test_intervals_are_narrower_where_more_is_known():
-    X, _, coder = counts_of_known_atoms()
-    exposure = np.full(len(X), 4.0)
-
-    def width(X, **options):
-        _, low, high = code_intervals(coder, X, random_state=0, **options)
-        return (high - low).mean()
-
-    all_known = width(X)
-    gaps = np.where(np.random.default_rng(1).random(X.shape) < 0.5, np.nan, X)
-    assert width(gaps) > 1.2 * all_known
-    assert width(4 * X, exposure=exposure) < 0.6 * all_known
-    assert width(X, level=0.5) < 0.5 * all_known
-
-
-def test_intervals_are_for_counts_that_add():
-    X, _, coder = counts_of_known_atoms()
-    learner = PUDLEDictionaryLearning(4, loss="poisson", max_iter=1, tol=None, random_state=0).fit(
-        X
-    )
-    with pytest.raises(ValueError, match="sources add. Pass a PoissonNMF"):
-        code_intervals(learner, X, random_state=0)
-    for wrong in (dict(n_draws=1), dict(level=1.0), dict(level=95)):
-        with pytest.raises(ValueError, match="give no intervals. Pass 2 draws or more"):
-            code_intervals(coder, X, random_state=0, **wrong)
 
 
 def test_components_are_named_by_mixtures_of_references():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._optimizers import SurrogateOptimizer
@@ -206,6 +207,8 @@ def test_dec_with_converged_codes_has_no_gradient_through_the_encoder(positive, 
     gradients = []
     for rule in ("dec", "ae-lasso"):
         leaf = atoms.clone().requires_grad_()
-        evaluation = GRADIENT_RULES[rule](DenseDictionary(leaf), x, encoder=encoder, penalty=0.3)
+        evaluation = GRADIENT_RULES[rule](
+            DenseDictionary(leaf), Samples(x), encoder=encoder, penalty=0.3
+        )
         gradients.append(torch.autograd.grad(evaluation.surrogate, leaf)[0])
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)

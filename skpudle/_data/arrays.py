@@ -14,18 +14,18 @@ from skpudle._data.callers import users_level
 from skpudle._precision import kept_by_autograd
 
 __all__ = [
+    "as_array_like",
     "check_no_picture",
     "check_range",
     "check_rows",
     "handed_over",
     "host_array",
     "input_attributes",
-    "is_array",
+    "is_in_memory",
     "like_input",
     "looks_like_picture",
     "make_generator",
     "mean_square",
-    "refuse_batches",
     "refuse_sparse",
     "resolve_device",
     "shortened",
@@ -65,6 +65,10 @@ _SIDE = 512
 # dtypes of NumPy, pandas and Polars begin with these words
 _DATES = "date", "time", "duration"
 
+# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
+_OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
+_IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
+
 _NAN = (
     "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
     "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning, which accepts NaN."
@@ -76,9 +80,11 @@ def shortened(text):
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
 
 
-def is_array(X):
-    """Return whether X is an array or a tensor in memory."""
-    return isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
+def is_in_memory(X):
+    """Return whether X is an array, a tensor, a frame, or an object of Python that lists rows."""
+    if isinstance(X, np.memmap):
+        return False
+    return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
 
 
 def resolve_device(device, X=None):
@@ -307,8 +313,8 @@ def looks_like_picture(X):
     Sides are alike, numbers are unsigned integers or from 0 to 1, and neighbours are similar along
     both axes. Samples in any order are not similar to their neighbours.
     """
-    X = unpacked(X)
-    shape = tuple(X.shape) if is_array(X) else ()
+    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
+    shape = tuple(X.shape) if in_memory else ()
     if len(shape) != 2 or min(shape) < _LEAST_SIDE or max(shape) > _MOST_ASPECT * min(shape):
         return False
     corner = host_array(X[:_SIDE, :_SIDE])
@@ -334,7 +340,6 @@ def check_no_picture(X):
     """
     if not looks_like_picture(X):
         return
-    X = unpacked(X)
     rows, columns = X.shape
     found = f"X looks like one grey picture, and each of its {rows} rows would be a sample"
     mend = (
@@ -365,9 +370,8 @@ def refuse_sparse(X):
         )
 
 
-def refuse_batches(X):
-    """Raise an error for objects that make or hold batches, and are no array of rows."""
-    refuse_sparse(X)
+def _refuse_no_rows(X):
+    """Raise an error for objects that make, hold or list batches, and are no array of rows."""
     if hasattr(X, "obs") and hasattr(X, "X"):
         raise TypeError(
             f"X is a {type(X).__name__}, which holds annotations next to its data. Pass adata.X."
@@ -383,6 +387,23 @@ def refuse_batches(X):
             "numpy.concatenate of them, an object with an __iter__ that yields them, or each to "
             "partial_fit."
         )
+
+
+def as_array_like(X):
+    """Return the user's X, a picture of Pillow as an array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no data, and holds none: a text, a dictionary, a function, a list of batches.
+    """
+    if isinstance(X, torch.Tensor):
+        refuse_sparse(X)
+    elif not isinstance(X, np.ndarray):
+        _refuse_no_numbers(X)
+        _refuse_no_rows(X)
+        X = unpacked(X) if hasattr(X, "getbands") else X
+    return X
 
 
 def _check_array(X, estimator, *, copy, allow_nan):
@@ -451,9 +472,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
-    _refuse_no_numbers(X)
-    refuse_batches(X)
-    X = unpacked(X)
+    X = as_array_like(X)
     one = np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X
     shape = tuple(getattr(one, "shape", ()))
     shape = shape if one is X else (len(X), *shape)

@@ -7,12 +7,7 @@ from functools import partial
 
 import numpy as np
 
-__all__ = ["is_blocked", "map_rows"]
-
-
-def is_blocked(X):
-    """Return whether X is an array of dask."""
-    return hasattr(X, "map_blocks") and hasattr(X, "__dask_graph__")
+__all__ = ["map_rows"]
 
 
 def _of_block(function, nothing, of_rows, rows, block_info=None):

@@ -1,4 +1,4 @@
-"""Exchange dictionaries with arrays, and with fitted learners of this and other packages.
+"""Take dictionaries from arrays, and from fitted learners of this and other packages.
 
 Learners of scikit-learn and SPORCO are recognised by their attributes, so that neither package has
 to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as
@@ -20,13 +20,7 @@ __all__ = [
     "dictionary_of",
     "drop_names",
     "given_atoms",
-    "make_sparse_coder",
-    "penalty_of",
-    "thresholds_hard",
 ]
-
-# algorithms of scikit-learn's coder
-_ALGORITHMS = ("lasso_cd", "lasso_lars", "lars", "omp", "threshold")
 
 
 def dictionary_of(source):
@@ -131,105 +125,3 @@ def given_atoms(dict_init, n_components, x):
             "these rows or replace them, for example by samples."
         )
     return atoms
-
-
-def thresholds_hard(learner):
-    """Return whether a learner's alpha is a hard threshold, not a penalty of the lasso."""
-    return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
-
-
-def penalty_of(learner):
-    """Return the penalty or threshold that a learner encodes with.
-
-    Raises
-    ------
-    ValueError
-        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
-    """
-    if getattr(learner, "transform_alpha", None) is not None:
-        return learner.transform_alpha
-    if not hasattr(learner, "alpha_"):
-        raise ValueError(
-            "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, "
-            "or data to partial_fit."
-        )
-    return learner.alpha_
-
-
-def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
-    """Return the baseline that rows lose before least squares codes them, None without one.
-
-    The ``intercept_`` of a learner with weights, ``coef_``, is that of its decisions, and the
-    baseline is ``baseline_``.
-    """
-    if getattr(learner, "loss", "gaussian") != "gaussian":
-        return None
-    baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
-    return baseline if np.ndim(baseline) else None
-
-
-def centre(learner, rows):  # (n, n_features) -> the same
-    """Return rows without the learner's baseline."""
-    baseline = baseline_of(learner)
-    return rows if baseline is None else rows - baseline
-
-
-def make_sparse_coder(learner, transform_algorithm="lasso_cd", **params):
-    """Return scikit-learn's coder with the atoms of a fitted learner.
-
-    Parameters
-    ----------
-    learner : DictionaryTransformer
-        A fitted learner.
-    transform_algorithm : {"lasso_cd", "lasso_lars", "lars", "omp", "threshold"}, default="lasso_cd"
-        Algorithm of scikit-learn that finds codes.
-    **params : dict
-        Further parameters of `~sklearn.decomposition.SparseCoder`. Defaults are the learner's:
-        ``transform_alpha`` for the two algorithms that solve the lasso, ``split_sign`` and
-        ``positive_code``.
-
-    Returns
-    -------
-    SparseCoder
-        Fitted. With the lasso its codes are those of ``transform_algorithm="lasso"``.
-
-    Raises
-    ------
-    ValueError
-        If scikit-learn has no such algorithm; if the lasso is requested of a learner with hard
-        thresholds, whose alpha is no penalty; or if atoms are convolved.
-    """
-    check_is_fitted(learner, "components_")
-    if hasattr(learner, "atom_shape"):
-        raise ValueError(
-            "scikit-learn's coder knows no convolutions, and "
-            f"{type(learner).__name__} learns convolved atoms. Use its transform."
-        )
-    if not isinstance(transform_algorithm, str) or transform_algorithm not in _ALGORITHMS:
-        raise ValueError(
-            f"transform_algorithm={transform_algorithm!r:.50} is none of scikit-learn's; pass one "
-            f"of {_ALGORITHMS}."
-        )
-    if baseline_of(learner) is not None:
-        raise ValueError(
-            "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
-            "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
-        )
-    noise = getattr(learner, "_training_state", {}).get("noise") or {}
-    if noise.get("scale") is not None or noise.get("rows") is not None:
-        raise ValueError(
-            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
-            "its transform, or pass noise='equal', and fit again."
-        )
-    defaults = {name: getattr(learner, name, False) for name in ("split_sign", "positive_code")}
-    if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
-        if thresholds_hard(learner):
-            raise ValueError(
-                f"{type(learner).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
-                "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."
-            )
-        defaults["transform_alpha"] = penalty_of(learner)
-    coder = SparseCoder(
-        learner.components_.copy(), transform_algorithm=transform_algorithm, **(defaults | params)
-    )
-    return coder.fit(learner.components_)

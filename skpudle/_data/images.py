@@ -383,6 +383,34 @@ def _channels_last(X, n_axes):
     return X.movedim(1, -1) if isinstance(X, torch.Tensor) else np.moveaxis(np.asanyarray(X), 1, -1)
 
 
+def _read_list(X, n_axes, device, **options):  # -> Images of one kind
+    given = (x if isinstance(x, torch.Tensor) else np.asanyarray(x) for x in X)
+    read = [_check_images(image[None], n_axes, device, **options) for image in given]
+    tensors, channel_axes = zip(*read, strict=True)
+    channels = {(image.shape[1], axis) for image, axis in read}
+    if len(channels) > 1:
+        raise ValueError(
+            "All images of a list need the same number of channels, and all or none an axis of "
+            f"them. Got numbers of channels {sorted({n for n, _ in channels})}."
+        )
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+    return Images([x.to(dtype) for x in tensors], "list", channel_axes[0], list(X))
+
+
+def _read_pixels(X, n_axes, image_shape, device, **options):  # rows (n, n_pixels) -> Images
+    x = to_tensor(check_rows(X, **options), device)
+    shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
+    if prod(shape) != x.shape[1]:
+        raise ValueError(
+            f"Rows have {x.shape[1]} numbers, and {prod(shape)} are expected, of the shape "
+            f"{shape}. Pass rows of this length."
+        )
+    x = x.reshape(len(x), *shape)
+    channel_axis = len(shape) > n_axes
+    x = x.movedim(-1, 1) if channel_axis else x[:, None]
+    return Images([x.contiguous()], "rows", channel_axis, X)
+
+
 def read_images(
     X,
     n_axes,
@@ -450,32 +478,11 @@ def read_images(
     if isinstance(X, list | tuple) and not len(X):
         raise ValueError("There are no images, got an empty list. Pass at least one image.")
     if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
-        given = (x if isinstance(x, torch.Tensor) else np.asanyarray(x) for x in X)
-        read = [_check_images(image[None], n_axes, device, **options) for image in given]
-        tensors, channel_axes = zip(*read, strict=True)
-        channels = {(image.shape[1], axis) for image, axis in read}
-        if len(channels) > 1:
-            raise ValueError(
-                "All images of a list need the same number of channels, and all or none an axis of "
-                f"them. Got numbers of channels {sorted({n for n, _ in channels})}."
-            )
-        dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
-        tensors = [x.to(dtype) for x in tensors]
-        return Images(tensors, "list", channel_axes[0], list(X))
+        return _read_list(X, n_axes, device, **options)
     if isinstance(X, list | tuple) and _n_dimensions(X) > 2:
         X = np.asarray(X)
     if len(getattr(X, "shape", ())) <= 2:  # also input that scikit-learn should refuse
-        x = to_tensor(check_rows(X, **options), device)
-        shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
-        if prod(shape) != x.shape[1]:
-            raise ValueError(
-                f"Rows have {x.shape[1]} numbers, and {prod(shape)} are expected, of the shape "
-                f"{shape}. Pass rows of this length."
-            )
-        x = x.reshape(len(x), *shape)
-        channel_axis = len(shape) > n_axes
-        x = x.movedim(-1, 1) if channel_axis else x[:, None]
-        return Images([x.contiguous()], "rows", channel_axis, X)
+        return _read_pixels(X, n_axes, image_shape, device, **options)
     single = (n_channels or 1) > 1 and tuple(X.shape[n_axes:]) == (n_channels,)
     x, channel_axis = _check_images(X[None] if single else X, n_axes, device, **options)
     return Images([x], "image" if single else "array", channel_axis, X)

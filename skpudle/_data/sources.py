@@ -1,8 +1,9 @@
-"""Data outside memory: tables, numbered samples, sparse arrays, and streams of batches.
+"""The gate for users' data: `open_source` decides what X is, once, for `fit` and `transform`.
 
-Each is a source of batches (see `skpudle._data.batches`), `Indexed` except for streams.
-`open_source` chooses the source for a user's input, and `skpudle._data.reading` makes tensors of
-its batches.
+X is in memory, or it is a table, numbered samples, a sparse array or a stream of batches. Each has
+``parts``, raw rows to encode or to score. What is not in memory can be read by a
+`skpudle._data.reading.Reader`, which makes it a source of batches to learn from (see
+`skpudle._data.batches`), `Indexed` except for streams.
 
 A fit begins with a sample of all rows: from places all over numbered rows, and by reservoir
 sampling [1]_ of a stream, in one pass.
@@ -34,8 +35,9 @@ from torch.utils.data import (
 
 from skpudle._data import tables
 from skpudle._data.arrays import (
+    as_array_like,
     host_array,
-    refuse_batches,
+    is_in_memory,
     split_missing,
     to_numpy,
     to_tensor,
@@ -43,19 +45,19 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Indexed, Samples, check_end, once_only
 from skpudle._data.callers import users_level
-from skpudle._data.reading import Loader, Reader, part_of, read_ahead, without_labels
-from skpudle._data.tables import is_dataset, only_array, table_of
+from skpudle._data.reading import Loader, part_of, read_ahead, without_labels
+from skpudle._data.tables import only_array, table_of
 from skpudle.search._epoch import spread_rows
 
 __all__ = [
+    "InMemory",
+    "NumberedSamples",
     "SparseRows",
+    "Stream",
     "TableRows",
-    "accepts",
     "check_exposure",
-    "comes_in_parts",
     "is_stream",
     "open_source",
-    "parts_of",
     "refuse_shuffled",
 ]
 
@@ -76,15 +78,103 @@ _PLACES = 2048
 _FIRST_ROWS = 2**14
 
 
-class _Source(Indexed):
-    """Samples behind a reader."""
+def _cut(n_samples, n_rows):  # yields (first, last) of parts; one of no samples, to be refused
+    for first in range(0, max(n_samples, 1), n_rows):
+        yield first, min(first + n_rows, n_samples)
 
+
+def _unnumbered(X):
+    return ValueError(
+        "sample_weight and exposure are for numbered rows, but X is a "
+        f"{type(X).__name__}. Pass its batches to partial_fit, each with its numbers, or an array, "
+        "a table or a dataset."
+    )
+
+
+class InMemory:
+    """Rows of an array-like, or of a table that is read at once.
+
+    Parameters
+    ----------
+    data : array-like
+        What the user passed.
+    table : Table, default=None
+        The table, if it is one.
+    """
+
+    in_parts = False  # whether it is read in parts, to bound the memory
+
+    def __init__(self, data, table=None):
+        self.data, self.table = data, table
+        self.is_lazy = table is not None and table.is_lazy  # as results may be, too
+
+    @property
+    def n_rows(self):
+        """The number of rows."""
+        if self.table is not None:
+            return len(self.table)
+        try:
+            return _num_samples(self.data)
+        except TypeError:
+            raise _unnumbered(self.data) from None
+
+    def array(self):
+        """Return all rows as an array-like; a table with other axes than two is refused later."""
+        table = self.table
+        if table is None or isinstance(self.data, np.memmap) or _is_large(table):
+            return self.data
+        return table.rows(0, len(table))
+
+    def parts(self, n_rows):
+        """Yield parts of the rows, each with the name of its place."""
+        X, table = self.data, self.table
+        if table is None and not (hasattr(X, "shape") or isinstance(X, list | tuple)):
+            X = np.asarray(X)
+        rows = getattr(X, "iloc", X)
+        for first, last in _cut(_num_samples(X) if table is None else len(table), n_rows):
+            part = rows[first:last] if table is None else table.rows(first, last)
+            yield f"rows {first} to {last}", part
+
+
+class _Source(Indexed):
+    """Samples that are read in parts, and by a reader."""
+
+    in_parts, is_lazy = True, False
     first_batch = None  # size of a stream's first batch, by which a checkpoint recognises it
 
-    def __init__(self, data, reader):
+    def __init__(self, data, reader=None):
         super().__init__()
         self.data, self.reader, self._seen = data, reader, {"n": 0}  # copies count together
-        self.weight = None  # Tensor of shape (n_samples,): how often each sample counts
+        # Tensors (n_samples,) and (n_samples, 1): how often each sample counts, and what is added
+        # to its natural parameter
+        self.weight = self.offset = None
+
+    def read_by(self, reader, batch_size):
+        """Return this source of batches; the size is that of batches of single samples."""
+        self.reader = reader
+        return self
+
+    def parts(self, n_rows):
+        """Yield raw parts of the samples, each with the name of its place."""
+        raise NotImplementedError
+
+    def array(self):
+        """Return all rows as an array-like.
+
+        Raises
+        ------
+        TypeError
+            If they come in batches, or one by one.
+        """
+        raise TypeError(
+            f"X is a {type(self.data).__name__}, which is read in batches, and rows in memory are "
+            "required. Pass an array."
+        )
+
+    @property
+    def n_rows(self):
+        """The number of rows, for numbers that come with each row."""
+        return len(self)
 
     def to(self, dtype):
         """Return this source; its next batches have another dtype."""
@@ -110,9 +200,9 @@ class _Source(Indexed):
         for batch in batches:
             n_before += len(batch.x)
             self._seen["n"] = max(self._seen["n"], n_before)
-            if self.weight is not None:
-                weight = self.weight[batch.keys.cpu()].to(batch.x)
-                batch = replace(batch, weight=weight)
+            for name in ("weight", "offset"):
+                if (numbers := getattr(self, name)) is not None:
+                    batch = replace(batch, **{name: numbers[batch.keys.cpu()].to(batch.x)})
             yield batch
 
     def sample(self, n_components, seed):  # -> (n, n_features) on the device
@@ -148,8 +238,9 @@ class TableRows(_Source):
     Some 16 MiB of them make a window, and the rows of a window are shuffled.
     """
 
-    def __init__(self, table, reader):
+    def __init__(self, table, reader=None):
         super().__init__(table, reader)
+        self.is_lazy = table.is_lazy
         row_bytes = 8 * table.shape[1]  # integers become floats
         self._most = max(1, _WINDOW_BYTES // row_bytes)
         n_chunks = max(1, _BLOCK_BYTES // row_bytes // table.chunk)
@@ -158,6 +249,15 @@ class TableRows(_Source):
 
     def __len__(self):
         return len(self.data)
+
+    def array(self):
+        """Return all rows."""
+        return self.data.rows(0, len(self))
+
+    def parts(self, n_rows):
+        """Yield parts of the rows, each with the name of its place."""
+        for first, last in _cut(len(self), n_rows):
+            yield f"rows {first} to {last}", self.data.rows(first, last)
 
     def sampled_positions(self, n_components, seed):  # -> (n,)
         """Return random places of equal parts of the table."""
@@ -251,11 +351,21 @@ class TableRows(_Source):
             yield keys, rows
 
 
-class _Samples(_Source):
+class NumberedSamples(_Source):
     """A dataset that returns samples by their positions."""
 
     def __len__(self):
         return len(self.data)
+
+    def read_by(self, reader, batch_size):
+        """Return this source of batches."""
+        if len(self) and isinstance(row := self.data[0], dict):
+            only_array(row, 1)  # before others are read
+        return super().read_by(reader, batch_size)
+
+    def parts(self, n_rows):
+        """Yield parts of the samples, each with the name of its place."""
+        yield from _named_batches(Loader(self.data, batch_size=n_rows))
 
     def sample(self, n_components, seed):
         """Return samples at random places of equal parts."""
@@ -291,31 +401,20 @@ class _Samples(_Source):
             yield self.reader(raw, f"samples {positions[0]} ... {positions[-1]}")
 
 
-class SparseRows(_Samples):
-    """Rows of a sparse array, made dense one batch at a time.
-
-    Parameters
-    ----------
-    data : scipy.sparse.csr_array of shape (n_samples, n_features)
-        Data.
-    reader : Reader
-        Makes tensors.
-    offset : Tensor of shape (n_samples, 1), default=None
-        As in `Rows`.
-    """
-
-    def __init__(self, data, reader, *, offset=None):
-        super().__init__(data, reader)
-        self.offset = offset
+class SparseRows(NumberedSamples):
+    """Rows of a sparse array, of shape (n_samples, n_features), made dense one batch at a time."""
 
     def __len__(self):
         return self.data.shape[0]
 
-    def read(self, parts):
-        """Yield the samples with the numbers of each part."""
-        for batch in super().read(parts):
-            offset = None if self.offset is None else self.offset.to(batch.x)[batch.keys]
-            yield replace(batch, offset=offset)
+    def array(self):
+        """Return the sparse array, which is refused where a dense one is required."""
+        return self.data
+
+    def parts(self, n_rows):
+        """Yield parts of the rows, each with the name of its place."""
+        for first, last in _cut(len(self), n_rows):
+            yield f"rows {first} to {last}", self.data[first:last].toarray()
 
     def _read(self, batches):
         for positions in batches:
@@ -323,7 +422,18 @@ class SparseRows(_Samples):
             yield self.reader(rows, f"rows {int(positions[0])} ... {int(positions[-1])}")
 
 
-class _Stream(_Source):
+def _named_batches(batches):
+    """Yield the rows of batches, each with the name of its batch."""
+    number = None
+    for number, raw in enumerate(batches):
+        with part_of(where := f"batch {number}"):
+            rows = without_labels(raw)
+        yield where, rows
+    if number is None:
+        raise ValueError("X yields no batch, so there is nothing to encode. Pass at least one.")
+
+
+class Stream(_Source):
     """Batches of an object that can be iterated again; samples are their own keys.
 
     A `DataLoader` shuffles by its own generator; other streams are not shuffled. A stream may yield
@@ -331,6 +441,32 @@ class _Stream(_Source):
     """
 
     n_counted = None  # number of batches in a pass to the end
+
+    def read_by(self, reader, batch_size):
+        """Return this source of batches.
+
+        Raises
+        ------
+        TypeError
+            If the stream can be iterated only once.
+        """
+        if hasattr(self.data, "__next__"):
+            raise once_only(f"X is a {type(self.data).__name__}, which")
+        if isinstance(self.data, IterableDataset):  # it yields single samples
+            self.data = Loader(self.data, batch_size=batch_size)
+        reader.checks["copy"] = True
+        return super().read_by(reader, batch_size)
+
+    def parts(self, n_rows):
+        """Yield the stream's own batches, each with its name."""
+        X = self.data
+        is_single = isinstance(X, IterableDataset)
+        yield from _named_batches(Loader(X, batch_size=n_rows) if is_single else X)
+
+    @property
+    def n_rows(self):
+        """Refuse numbers that come with each row: nobody knows how many there are."""
+        raise _unnumbered(self.data)
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return this source; it has its own batches and its own order."""
@@ -446,37 +582,23 @@ def is_stream(X):
     )
 
 
-def _large(table):
-    """Return whether a table of rows is read by blocks."""
-    return table is not None and len(table.shape) == 2 and table.n_bytes > tables.IN_MEMORY_BYTES
+def _is_large(table):
+    return not table.n_bytes <= tables.IN_MEMORY_BYTES
 
 
-def accepts(learner, X):
-    """Return whether X is sparse, and a learner accepts that."""
-    return sparse.issparse(X) and get_tags(learner).input_tags.sparse
-
-
-def comes_in_parts(X, learner):
-    """Return whether X, no array, is read in parts: a stream, a dataset, a large table, sparse."""
-    return is_stream(X) or is_dataset(X) or accepts(learner, X) or _large(table_of(X))
-
-
-def check_exposure(exposure, X, loss):  # -> (n_samples,) float64
-    """Check the exposures of samples.
+def check_exposure(exposure, n_samples, loss):  # -> (n_samples,) float64
+    """Check the exposures of samples, of this number.
 
     Raises
     ------
     ValueError
-        If they are not positive numbers, one for each row of an array, or if the loss takes none.
+        If they are not positive numbers, one for each sample, or if the loss takes none.
     """
     if loss not in ("poisson", "kullback-leibler"):
         raise ValueError(
             f"exposure is for loss='poisson' and for PoissonNMF, but loss={loss!r}. Pass no "
             "exposure."
         )
-    if is_stream(X):
-        raise ValueError("exposure is for arrays of rows, but X is a stream. Pass it in parts.")
-    n_samples = _num_samples(X)
     try:
         values = np.asarray(host_array(exposure), dtype=np.float64)
     except (TypeError, ValueError):  # not numbers
@@ -504,81 +626,45 @@ def refuse_shuffled(X):
         )
 
 
-def parts_of(X, n_rows):
-    """Yield parts of X, each with the name of its place; a stream yields its own batches."""
-    if sparse.issparse(X):
-        X = sparse.csr_array(X)
-        for start in range(0, max(X.shape[0], 1), n_rows):
-            stop = min(start + n_rows, X.shape[0])
-            yield f"rows {start} to {stop}", X[start:stop].toarray()
-        return
-    if (table := table_of(X)) is not None:
-        for start in range(0, max(len(table), 1), n_rows):
-            stop = min(start + n_rows, len(table))
-            yield f"rows {start} to {stop}", table.rows(start, stop)
-        return
-    if not (is_stream(X) or is_dataset(X)):
-        refuse_batches(X)
-        X = X if hasattr(X, "shape") or isinstance(X, list | tuple) else np.asarray(X)
-        rows, n_samples = getattr(X, "iloc", X), _num_samples(X)
-        for start in range(0, max(n_samples, 1), n_rows):  # yields an empty X too, to be refused
-            stop = min(start + n_rows, n_samples)
-            yield f"rows {start} to {stop}", rows[start:stop]
-        return
-    if isinstance(X, Dataset) or is_dataset(X):
-        X = Loader(X, batch_size=n_rows)
-    number = None
-    for number, raw in enumerate(X):
-        with part_of(where := f"batch {number}"):
-            rows = without_labels(raw)
-        yield where, rows
-    if number is None:
-        raise ValueError("X yields no batch, so there is nothing to encode. Pass at least one.")
+def _is_dataset(X):
+    """Return whether X numbers its samples and is no sequence of Python."""
+    if isinstance(X, Dataset):
+        return not isinstance(X, IterableDataset)
+    others = "shape", "keys", "index", "__array__"
+    numbered = hasattr(X, "__len__") and hasattr(X, "__getitem__")
+    return numbered and not any(hasattr(X, name) for name in others)
 
 
-def open_source(
-    X, device, *, batch_size, learner=None, known=False, accept_sparse=False, offset=None, **checks
-):
-    """Return a source for ``X``, which is no array in memory, or None if it is an array-like.
+def open_source(X, learner=None):
+    """Decide what a user's X is.
 
     Parameters
     ----------
     X : object
         The user's input.
-    device : torch.device
-        Device of the batches.
-    batch_size : int
-        For a `torch.utils.data.IterableDataset`, which yields single samples.
     learner : estimator, default=None
-        The learner that reads, see `skpudle._data.reading.Reader`.
-    known : bool, default=False
-        Whether it is fitted.
-    accept_sparse : bool, default=False
-        Whether ``X`` is a sparse array that is accepted.
-    offset : Tensor of shape (n_samples, 1), default=None
-        Added to the natural parameter of samples of a sparse array.
-    **checks : dict
-        Keyword arguments of `skpudle._data.arrays.check_rows`.
+        If it accepts no sparse arrays, they are in memory, where its checks refuse them.
+
+    Returns
+    -------
+    InMemory, TableRows, SparseRows, NumberedSamples or Stream
+        What X is.
 
     Raises
     ------
-    TypeError
-        If ``X`` can be iterated only once.
+    TypeError, ValueError
+        If it is no data: a text, a dictionary, a function, a list of batches.
     """
-    reader = Reader(device, learner=learner, known=known, **checks)
-    if accept_sparse:
-        return SparseRows(sparse.csr_array(X), reader, offset=offset)
+    X = as_array_like(X)
+    if is_in_memory(X):
+        return InMemory(X)
+    if sparse.issparse(X):
+        if learner is None or get_tags(learner).input_tags.sparse:
+            return SparseRows(sparse.csr_array(X))
+        return InMemory(X)
     if (table := table_of(X)) is not None:
-        return TableRows(table, reader) if _large(table) else None
-    if isinstance(X, IterableDataset):
-        X = Loader(X, batch_size=batch_size)
-    if isinstance(X, Dataset) or is_dataset(X):
-        if len(X) and isinstance(row := X[0], dict):
-            only_array(row, 1)  # before others are read
-        return _Samples(X, reader)
-    if not is_stream(X):
-        return None
-    if hasattr(X, "__next__"):
-        raise once_only(f"X is a {type(X).__name__}, which")
-    reader.checks["copy"] = True
-    return _Stream(X, reader)
+        two_axes = len(table.shape) == 2
+        return TableRows(table) if two_axes and _is_large(table) else InMemory(X, table)
+    if _is_dataset(X):
+        return NumberedSamples(X)
+    return Stream(X) if is_stream(X) else InMemory(X)

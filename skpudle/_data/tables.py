@@ -13,16 +13,10 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from skpudle._data.arrays import refuse_batches
-
-__all__ = ["IN_MEMORY_BYTES", "Table", "is_dataset", "loaded", "only_array", "table_of"]
+__all__ = ["IN_MEMORY_BYTES", "Table", "only_array", "table_of"]
 
 # A smaller table is read at once, and gives the same bits as an array.
 IN_MEMORY_BYTES = 2**28
-
-# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
-_OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
-_IN_MEMORY = np.ndarray | torch.Tensor | list | tuple | str | bytes | dict | type
 
 
 @dataclass(frozen=True)
@@ -39,19 +33,26 @@ class Table:
         Number of rows that are stored together.
     rows : callable
         ``rows(first, last)`` returns an array or tensor of these rows, which nobody else holds.
+    is_lazy : bool, default=False
+        Whether rows are computed when they are read, by dask, and so may be their codes.
     """
 
     shape: tuple
     itemsize: int
     chunk: int
     rows: Callable
+    is_lazy: bool = False
 
     def __len__(self):
+        if isnan(self.shape[0]):
+            raise ValueError(
+                "X does not know its number of rows. Call its compute_chunk_sizes() before."
+            )
         return self.shape[0]
 
     @property
     def n_bytes(self):
-        """Return the size of all rows."""
+        """Return the size of all rows, NaN if their number is not known."""
         return prod(self.shape) * self.itemsize
 
 
@@ -80,14 +81,6 @@ def _is_numbered(X):
 
 def _has_columns(X):  # a dataset of Hugging Face
     return _is_numbered(X) and hasattr(X, "column_names") and not isinstance(X.column_names, dict)
-
-
-def is_dataset(X):
-    """Return whether X numbers its samples and is neither an array nor a sequence of Python."""
-    if isinstance(X, _IN_MEMORY) or sparse.issparse(X) or hasattr(X, "__array__"):
-        return False
-    others = "shape", "keys", "index", *_OF_MEMORY
-    return _has_columns(X) or (_is_numbered(X) and not any(hasattr(X, name) for name in others))
 
 
 def _of_columns(X):
@@ -128,20 +121,13 @@ def _rows_of_a_chunk(X):
 
 
 def table_of(X):
-    """Return a table for ``X``, or None if it is none.
+    """Return a table for ``X``, which is not in memory, or None if it is none.
 
     Raises
     ------
-    TypeError
-        If it is an AnnData.
     ValueError
-        If the number of rows is not known, or a row has no array or several.
+        If a row has no array or several.
     """
-    if isinstance(X, _IN_MEMORY) and not isinstance(X, np.memmap):
-        return None
-    refuse_batches(X)
-    if sparse.issparse(X):
-        return None
     if _has_columns(X):
         return _of_columns(X)
     if hasattr(X, "get_shape") and hasattr(X, "__getitem__"):  # safetensors
@@ -149,23 +135,8 @@ def table_of(X):
         return Table(shape, 8, 1, _reader_of(X)) if shape else None
     if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")):
         return None
-    memory = any(hasattr(X, name) for name in _OF_MEMORY) and not isinstance(X, np.memmap)
-    shape = tuple(X.shape)
-    if memory or not shape:
+    if not (shape := tuple(X.shape)):
         return None
-    if isnan(shape[0]):
-        raise ValueError(
-            "X does not know its number of rows. Call its compute_chunk_sizes() before."
-        )
     itemsize = getattr(X.dtype, "itemsize", 8)
-    return Table(shape, itemsize, _rows_of_a_chunk(X), _reader_of(X))
-
-
-def loaded(X, *, whole=False):
-    """Return a small table, or all of any, as an array; other objects, and maps, unchanged."""
-    if isinstance(X, np.ndarray | torch.Tensor):
-        return np.asarray(X) if whole and isinstance(X, np.memmap) else X
-    table = table_of(X)
-    if table is None or not (whole or table.n_bytes <= IN_MEMORY_BYTES):
-        return X
-    return table.rows(0, len(table))
+    is_lazy = hasattr(X, "map_blocks") and hasattr(X, "__dask_graph__")
+    return Table(shape, itemsize, _rows_of_a_chunk(X), _reader_of(X), is_lazy)

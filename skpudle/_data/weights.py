@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils.validation import _check_sample_weight, _num_samples
+from sklearn.utils.validation import _check_sample_weight
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor, with_gaps
 from skpudle.search._held_out import hash_rows
@@ -35,21 +35,15 @@ _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 _NUMBERS_AT_A_TIME = 2**20
 
 
-def check_sample_weight(sample_weight, X):  # -> Tensor (n_samples,), float64
-    """Check the weights of samples.
+def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), float64
+    """Check the weights of samples, of this number.
 
     Raises
     ------
     ValueError
         If they are not one finite number for each row that is not negative, or if all are zero.
     """
-    try:
-        rows = np.empty((_num_samples(X), 0))
-    except TypeError:  # it has no length
-        raise ValueError(
-            f"sample_weight is for numbered rows, but X is a {type(X).__name__}. Pass its batches "
-            "to partial_fit, each with its weights, or an array, a table or a dataset."
-        ) from None
+    rows = np.empty((n_samples, 0))
     weight = _check_sample_weight(host_array(sample_weight), rows, ensure_non_negative=True)
     if not (np.isfinite(weight).all() and (weight > 0).any()):  # as of a single number
         raise ValueError(

@@ -7,10 +7,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
-from skpudle._data.foreign import centre, check_learner
+from skpudle._data.foreign import check_learner
 from skpudle._data.images import read_images
-from skpudle._data.sources import part_of, parts_of
+from skpudle._data.reading import part_of
+from skpudle._data.sources import open_source
 from skpudle._fitted.drawing import as_pictures
+from skpudle._learners.units import centre
 
 __all__ = [
     "Found",
@@ -201,7 +203,7 @@ def as_arrays(samples):
 def _read(learner, X):
     """Return X, as the learner reads it, as a list of arrays."""
     if not hasattr(learner, "atom_shape"):
-        return as_arrays(check_rows(X, allow_nan=True))
+        return as_arrays(check_rows(open_source(X).array(), allow_nan=True))
     first = learner.channels_first
     images = read_images(X, np.size(learner.atom_shape), channels_first=first)
     return as_arrays(images.hand_back(images.tensors))
@@ -222,7 +224,7 @@ def look_at(estimator, X):  # -> Look
 
 def encode_parts(learner, X, n_rows=8192):
     """Yield rows (n, n_features) and their codes (n, n_components), in float64."""
-    for where, part in parts_of(X, n_rows):
+    for where, part in open_source(X).parts(n_rows):
         with part_of(where):
             rows = host_array(check_rows(part)).astype(np.float64, copy=False)
         if rows.shape[1:] != learner.components_.shape[1:]:

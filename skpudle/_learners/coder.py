@@ -26,7 +26,6 @@ from torch import Tensor
 from skpudle._data.arrays import (
     check_rows,
     handed_over,
-    is_array,
     resolve_device,
     shortened,
     split_missing,
@@ -34,13 +33,12 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.blocks import is_blocked, map_rows
-from skpudle._data.foreign import baseline_of, make_sparse_coder, thresholds_hard
+from skpudle._data.blocks import map_rows
 from skpudle._data.reading import part_of
-from skpudle._data.sources import check_exposure, comes_in_parts, parts_of, refuse_shuffled
-from skpudle._data.tables import loaded
+from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.score import hidden_deviance, sums_of
+from skpudle._learners.units import baseline_of, units_of
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary
 from skpudle._precision import own_precision
@@ -54,8 +52,10 @@ __all__ = [
     "check_loss",
     "check_number",
     "chunk_size",
-    "decode_sparse",
+    "decode_parts",
     "in_chunks",
+    "penalty_of",
+    "thresholds_hard",
 ]
 
 # rows of a part: data outside of memory to encode, or codes to decode
@@ -71,6 +71,9 @@ _CHUNK_ENTRIES = 2**17
 # and a row is above the penalty. Units of unequal noise change the correlation by less than the
 # factor; below it rows are encoded.
 _ROWS, _SURELY = 1024, 4.0
+
+# algorithms of scikit-learn's coder
+_ALGORITHMS = ("lasso_cd", "lasso_lars", "lars", "omp", "threshold")
 
 # arrays of codes in the encoder at a time
 _N_COPIES = 8
@@ -176,9 +179,61 @@ def check_number(learner, state):
         )
 
 
-def decode_sparse(learner, codes):
-    """Return what sparse codes decode to, with some rows of them dense at a time."""
-    return np.concatenate([learner.inverse_transform(rows) for _, rows in parts_of(codes, PART)])
+def thresholds_hard(learner):
+    """Return whether a learner's alpha is a hard threshold, not a penalty of the lasso."""
+    return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
+
+
+def penalty_of(learner):
+    """Return the penalty or threshold that a learner encodes with.
+
+    Raises
+    ------
+    ValueError
+        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
+    """
+    if getattr(learner, "transform_alpha", None) is not None:
+        return learner.transform_alpha
+    if not hasattr(learner, "alpha_"):
+        raise ValueError(
+            "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, "
+            "or data to partial_fit."
+        )
+    return learner.alpha_
+
+
+def _check_sparse_coder(learner, algorithm):
+    """Raise ValueError unless scikit-learn's coder has this algorithm and the learner's codes."""
+    if not loss_named(learner.loss, learner.n_trials).is_quadratic:
+        raise ValueError(
+            f"scikit-learn's coder minimises least squares, but loss={learner.loss!r}; use "
+            "`transform`."
+        )
+    if hasattr(learner, "atom_shape"):
+        raise ValueError(
+            "scikit-learn's coder knows no convolutions, and "
+            f"{type(learner).__name__} learns convolved atoms. Use its transform."
+        )
+    if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
+        raise ValueError(
+            f"transform_algorithm={algorithm!r:.50} is none of scikit-learn's; pass one of "
+            f"{_ALGORITHMS}."
+        )
+    if baseline_of(learner) is not None:
+        raise ValueError(
+            "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
+            "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
+        )
+    if not units_of(learner).is_equal:
+        raise ValueError(
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "its transform, or pass noise='equal', and fit again."
+        )
+
+
+def decode_parts(learner, given):
+    """Return what codes decode to that are read in parts, such as sparse ones."""
+    return np.concatenate([learner.inverse_transform(rows) for _, rows in given.parts(PART)])
 
 
 @cache
@@ -273,14 +328,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform(X)
 
     def _transform(self, X, exposure=None):
-        if not is_array(X):
-            if is_blocked(X):
-                given = {} if exposure is None else {"exposure": exposure}
-                given = {name: check_exposure(one, X, self.loss) for name, one in given.items()}
-                return map_rows(self._transform, X, **given)
-            if comes_in_parts(X, self):
-                return np.concatenate(list(self._codes_by_parts(X, exposure)))
-        samples, dictionary = self._check_new_data(X, exposure)
+        given = open_source(X, self)
+        if given.is_lazy:
+            of_rows = {}
+            if exposure is not None:
+                of_rows = {"exposure": check_exposure(exposure, given.n_rows, self.loss)}
+            return map_rows(self._transform, X, **of_rows)
+        if given.in_parts:
+            return np.concatenate(list(self._codes_by_parts(given, exposure)))
+        samples, dictionary = self._check_new_data(given.array(), exposure)
         encoder = self._transform_encoder()
 
         def encode(samples):
@@ -345,7 +401,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 f"(n_samples, {self._n_features_out})."
             )
         start = 0
-        for codes in self._codes_by_parts(X, exposure):
+        for codes in self._codes_by_parts(open_source(X), exposure):
             rows = slice(start, start + len(codes))
             if codes.shape[1:] != tuple(out.shape[1:]) or rows.stop > out.shape[0]:
                 raise _wrong_shape(out, f"rows {start} to {rows.stop}", codes)
@@ -389,7 +445,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 )
             return sparse.csr_array(codes)
 
-        parts = self._codes_by_parts(X, exposure)
+        parts = self._codes_by_parts(open_source(X), exposure)
         return sparse.vstack([compress(codes) for codes in parts], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
@@ -407,11 +463,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         check_is_fitted(self)
         check_loss(self, getattr(self, "_training_state", {}))
-        if sparse.issparse(X):
-            return decode_sparse(self, X)
-        if is_blocked(X):
+        given = open_source(X)
+        if given.is_lazy:
             return map_rows(self.inverse_transform, X)
-        codes = check_rows(X)
+        if given.in_parts:
+            return decode_parts(self, given)
+        codes = check_rows(given.array())
         codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
         if codes.shape[1] != self._n_features_out:
             raise ValueError(
@@ -462,9 +519,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _score(self, X, exposure=None, sample_weight=None):
         loss, error, sums, left = self._loss(), 0.0, [], None
+        given = open_source(X, self)
         if sample_weight is not None:
-            left = check_sample_weight(sample_weight, X)
-        for samples, dictionary in self._checked_parts(X, exposure):
+            left = check_sample_weight(sample_weight, given.n_rows)
+        for samples, dictionary in self._checked_parts(given, exposure):
             if left is not None:
                 weight, left = left[: len(samples)], left[len(samples) :]
                 samples = replace(samples, weight=weight.to(samples.x.device))
@@ -504,46 +562,52 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If the loss is not least squares, which scikit-learn's codes minimise.
+            If the loss is not least squares, which scikit-learn's codes minimise; if scikit-learn
+            has no such algorithm; if the lasso is requested of a learner with hard thresholds,
+            whose alpha is no penalty; or if atoms are convolved.
         """
-        check_is_fitted(self)
-        if not self._loss().is_quadratic:
-            raise ValueError(
-                f"scikit-learn's coder minimises least squares, but loss={self.loss!r}; use "
-                "`transform`."
-            )
-        return make_sparse_coder(self, transform_algorithm, **params)
+        check_is_fitted(self, "components_")
+        _check_sparse_coder(self, transform_algorithm)
+        defaults = {name: getattr(self, name, False) for name in ("split_sign", "positive_code")}
+        if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
+            if thresholds_hard(self):
+                raise ValueError(
+                    f"{type(self).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
+                    "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."
+                )
+            defaults["transform_alpha"] = penalty_of(self)
+        params = defaults | params | {"transform_algorithm": transform_algorithm}
+        return SparseCoder(self.components_.copy(), **params).fit(self.components_)
 
-    def _parts(self, X, exposure=None):  # yields where they are, rows in X's type, exposures
+    def _parts(self, given, exposure=None):  # yields where they are, raw rows, their exposures
         check_is_fitted(self)
         self._validate_params()  # a wrong parameter is no error of a batch
-        device = self._transform_device(X)  # X itself decides, before its parts do
-        left = None if exposure is None else check_exposure(exposure, X, self.loss)
-        for where, rows in parts_of(X, PART):
+        device = self._transform_device(given.data)  # X itself decides, before its parts do
+        left = None if exposure is None else check_exposure(exposure, given.n_rows, self.loss)
+        for where, rows in given.parts(PART):
             here, left = (None, None) if left is None else np.split(left, [len(rows)])
-            given = {} if here is None else {"exposure": here}
-            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, given
+            of_rows = {} if here is None else {"exposure": here}
+            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, of_rows
 
-    def _codes_by_parts(self, X, exposure=None):  # yields arrays of codes
-        refuse_shuffled(X)
-        for where, rows, given in self._parts(X, exposure):
+    def _codes_by_parts(self, given, exposure=None):  # yields arrays of codes
+        refuse_shuffled(given.data)
+        for where, rows, of_rows in self._parts(given, exposure):
             with part_of(where):
-                codes = to_numpy(to_tensor(self.transform(rows, **given)))
+                codes = to_numpy(to_tensor(self.transform(rows, **of_rows)))
             yield codes
 
-    def _checked_parts(self, X, exposure=None):  # yields Samples, dictionary on the device
-        if is_array(X) or not comes_in_parts(X, self):
-            yield self._check_new_data(X, exposure)
+    def _checked_parts(self, given, exposure=None):  # yields Samples, dictionary on the device
+        if not given.in_parts:
+            yield self._check_new_data(given.array(), exposure)
             return
-        for where, rows, given in self._parts(X, exposure):
+        for where, rows, of_rows in self._parts(given, exposure):
             with part_of(where):
-                checked = self._check_new_data(rows, **given)
+                checked = self._check_new_data(rows, **of_rows)
             yield checked
 
     def _check_new_data(self, X, exposure=None):  # -> Samples, dictionary on the device
         check_is_fitted(self)
         check_loss(self, getattr(self, "_training_state", {}))
-        X = X if is_array(X) else loaded(X)
         # names, values, number of features: scikit-learn's order of errors
         _check_feature_names(self, X, reset=False)
         options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
@@ -559,13 +623,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             raise wrong_atoms(self, x.shape[1])
         offset = None
         if exposure is not None:
-            offset = to_tensor(check_exposure(exposure, X, self.loss)).log().to(x)[:, None]
+            offset = to_tensor(check_exposure(exposure, len(x), self.loss)).log().to(x)[:, None]
         return Samples(x, mask, offset), DenseDictionary(atoms)
 
     @torch.enable_grad()
     def _codes_with_gradient(self, X):  # -> x, codes
         """Return data as a tensor, and their signed codes, differentiable in the data."""
-        samples, dictionary = self._check_new_data(X)
+        samples, dictionary = self._check_new_data(open_source(X, self).array())
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
         return x, self._transform_encoder()(dictionary, x, offset=self._offset(Samples(x)))
 

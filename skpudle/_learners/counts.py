@@ -5,7 +5,6 @@ lasso is close to the penalised likelihood if counts are not too small.
 """
 
 from dataclasses import replace
-from functools import partial
 from math import exp, expm1, isfinite
 from typing import NamedTuple
 
@@ -170,12 +169,7 @@ def objectives(model, rows, batch, update):  # -> float, float
     """
     loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
     dictionary, encoder, penalty = model.network(rows, update)
-    given = dict(target=batch.target, mask=batch.mask)
-    given |= {} if batch.offset is None else {"offset": batch.offset}
-    if batch.noise_std is not None:
-        encoder = partial(encoder, noise_std=batch.noise_std)
-    given |= {} if batch.weight is None else {"weight": batch.weight}
-    fitted = model.rule(dictionary, batch.x, encoder=encoder, penalty=penalty, **given)
+    fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
     # the penalty in the rule's objective, if any; an intercept has none
     n = batch.total_weight
     left = batch.weigh(fitted.losses).sum() / n

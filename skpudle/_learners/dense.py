@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -17,7 +17,6 @@ from skpudle._data.arrays import (
     check_rows,
     host_array,
     input_attributes,
-    is_array,
     mean_square,
     resolve_device,
     split_missing,
@@ -27,8 +26,8 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
-from skpudle._data.sources import accepts, check_exposure, open_source
-from skpudle._data.tables import loaded
+from skpudle._data.reading import Reader
+from skpudle._data.sources import SparseRows, check_exposure, open_source
 from skpudle._data.validation import fit_context
 from skpudle._data.weights import (
     check_sample_weight,
@@ -534,31 +533,40 @@ def without_row_noise(fitted):  # -> FittedRows
 # ------------------------------------------------------------------ learners
 
 
-def read_rows(
-    learner, plan, X, y=None, *, known=False, part=False, exposure=None, sample_weight=None
-):  # -> Data
+def read_rows(learner, plan, given, *, known=False, part=False, exposure=None, weight=None):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
-    ``part`` says that they are one part of several, of `partial_fit`.
+    Parameters
+    ----------
+    learner : estimator
+        The learner.
+    plan : Plan
+        Its plan.
+    given : InMemory or source
+        The user's X, see `skpudle._data.sources.open_source`.
+    known : bool, default=False
+        Whether the learner is fitted.
+    part : bool, default=False
+        Whether the rows are one part of several, of `partial_fit`.
+    exposure : ndarray of shape (n_samples,), default=None
+        Exposures, checked.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each row counts, checked.
+
+    Returns
+    -------
+    Data
+        The rows.
     """
-    device, in_memory = resolve_device(learner.device, X), is_array(X)
-    X = X if in_memory else loaded(X)
-    if not known:
-        check_no_picture(X)
-    largest = loss_named(learner.loss, learner.n_trials).largest
-    options = dict(allow_nan=True, largest=largest)
-    source = offset = weight = None
-    if sample_weight is not None:
-        weight = check_sample_weight(sample_weight, X)
-    if exposure is not None:
-        offset = to_tensor(check_exposure(exposure, X, learner.loss), device).log()[:, None]
-    if not in_memory:
-        sparse = accepts(learner, X)
-        reading = dict(accept_sparse=sparse, offset=offset, learner=learner, known=known)
-        source = open_source(X, device, batch_size=plan.batch_size(), **reading, **options)
-    if source is None:
+    device = resolve_device(learner.device, given.data)
+    options = dict(allow_nan=True, largest=loss_named(learner.loss, learner.n_trials).largest)
+    offset = None if exposure is None else to_tensor(exposure, device).log()[:, None]
+    if not given.in_parts:
+        X = given.array()
         if known:
             _check_feature_names(learner, X, reset=False)
+        else:
+            check_no_picture(X)
         rows = check_rows(X, estimator=learner, **options)
         x, mask = split_missing(to_tensor(rows, device))
         samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
@@ -567,12 +575,14 @@ def read_rows(
         samples = known_samples(samples) if part else samples
         source, seen = Rows(samples, n_given=round(samples.total_weight)), X
     else:
+        reader = Reader(device, learner=learner, known=known, **options)
+        source = given.read_by(reader, plan.batch_size())
         if part:
             seed, seen = 0, source.first(plan.n_components)
         else:
             seed = learner.random_state if isinstance(learner.random_state, Integral) else 0
             seen = source.sample(plan.n_components, int(seed))
-        source.weight, at = weight, slice(None)
+        source.weight, source.offset, at = weight, offset, slice(None)
         if offset is not None or weight is not None:
             at = source.sampled_positions(plan.n_components, int(seed))
         offset = None if offset is None else offset[at].to(seen.dtype)
@@ -673,14 +683,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return learner
 
     def _read(self, plan, X, y=None, *, part=False, exposure=None, sample_weight=None, **known):
+        given, weight = open_source(X, self), None
         if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, X)
+            weight = check_sample_weight(sample_weight, given.n_rows)
         if exposure is not None:
-            exposure = check_exposure(exposure, X, self.loss)
-        if not part and issparse(X):
-            X, exposure, sample_weight = merge_sparse(csr_array(X), exposure, sample_weight)
-        given = dict(exposure=exposure, sample_weight=sample_weight)
-        data = read_rows(self, plan, X, part=part, **given, **known)
+            exposure = check_exposure(exposure, given.n_rows, self.loss)
+        if not part and isinstance(given, SparseRows):
+            rows, exposure, weight = merge_sparse(given.data, exposure, weight)
+            given = SparseRows(rows)
+        data = read_rows(self, plan, given, part=part, exposure=exposure, weight=weight, **known)
         if part or not isinstance(data.source, Rows):
             return data
         n_given = round(data.samples.total_weight)

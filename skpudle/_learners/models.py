@@ -46,6 +46,9 @@ __all__ = [
 # as in the paper
 _UNFOLDINGS = 100
 
+# Largest relative duality gap of codes that needs no warning.
+_GAP = 1e-6
+
 # Numbers of a model that data decide.
 _DECIDED = "alpha", "curvature", "data_scale"
 
@@ -164,8 +167,9 @@ class Converged:
             return codes
         options |= dict(alpha=self.penalty, certify=self.warn)
         codes, gaps = converged_codes(dictionary, x, **options)
-        if self.warn:
-            warn_about_gaps(gaps, category=ConvergenceWarning, stacklevel=users_level() - 1)
+        if self.warn and not (gaps <= _GAP).all():
+            level = users_level() - 1
+            warn_about_gaps(gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level)
         return codes
 
     def gradient(self, atoms, x, mask=None, *, through_encoder):

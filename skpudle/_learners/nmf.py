@@ -44,7 +44,7 @@ from skpudle._data.arrays import (
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import explain_names
-from skpudle._data.sources import check_exposure
+from skpudle._data.sources import check_exposure, open_source
 from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
@@ -382,15 +382,8 @@ class _Alternation(Phase):
         print(f"alternation, epoch {n}/{self.most_steps}  loss {loss:.6g}", flush=True)
 
 
-def _update(learner, data, fitted, exposure):  # -> dict
-    """Return the attributes after one pass: statistics of batches, older ones forgotten.
-
-    ``fitted`` holds the attributes of a fitted learner, to go on from; it is empty at first. See O.
-    Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
-    B 71, 2009.
-    """
-    losses, n_rows = [], 0
-    everything = _read_events(data.source, exposure)
+def _go_on(learner, data, everything, fitted):  # -> atoms, _Chosen, dict of statistics
+    """Return what the attributes of a fit hold, and at first what the data choose."""
     memory = fitted.get("_training_state", {})
     replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
     if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
@@ -408,6 +401,19 @@ def _update(learner, data, fitted, exposure):  # -> dict
     if "found" not in memory:
         zeros = np.zeros_like(atoms)
         memory = dict(found=zeros, visible=zeros, mean=everything.mean, n_batches=0, n_rows=0.0)
+    return atoms, chosen, memory
+
+
+def _update(learner, data, fitted, exposure):  # -> dict
+    """Return the attributes after one pass: statistics of batches, older ones forgotten.
+
+    ``fitted`` holds the attributes of a fitted learner, to go on from; it is empty at first. See O.
+    Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
+    B 71, 2009.
+    """
+    losses, n_rows = [], 0
+    everything = _read_events(data.source, exposure)
+    atoms, chosen, memory = _go_on(learner, data, everything, fitted)
     fixed = _fixed_atoms(learner, atoms.shape[1])
     atoms[: len(fixed)] = fixed
     for part in everything.parts(learner.batch_size):
@@ -793,9 +799,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         return _Plan(n_components, most_steps, self.batch_size)
 
     def _read(self, plan, X, exposure, *, known=False, part=False):  # -> Data, exposure
+        given = open_source(X, self)
         if exposure is not None:
-            exposure = check_exposure(exposure, X, self.loss)
-        data = read_rows(self, plan, X, known=known, part=part)
+            exposure = check_exposure(exposure, given.n_rows, self.loss)
+        data = read_rows(self, plan, given, known=known, part=part)
         if exposure is not None:  # by which a checkpoint recognises the data, too
             data = data._replace(samples=replace(data.samples, offset=to_tensor(exposure)))
         return data, exposure

@@ -26,15 +26,15 @@ from skpudle._data.arrays import (
     with_gaps,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.foreign import baseline_of, penalty_of
 from skpudle._data.names import explain_names
+from skpudle._data.sources import open_source
 from skpudle._data.validation import fit_context
-from skpudle._learners.coder import ExposedTransformer, check_loss
+from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
-from skpudle._learners.units import in_units, units_of
+from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import LOSSES
 from skpudle._operators import DenseDictionary
 from skpudle._precision import training_mode
@@ -845,7 +845,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             raise ValueError(
                 "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
             )
-        samples, _ = self._check_new_data(X)
+        samples, _ = self._check_new_data(open_source(X, self).array())
         codes = np.asarray(host_array(self.transform(X)))
         rows = self.inverse_transform(codes)
         baseline = baseline_of(self)
@@ -919,7 +919,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         self._validate_params()
         plan = self._plan()
         _check_choice(self, plan.codes, l0, criterion)
-        data, team = read_rows(self, plan, X, known=True), current_team()
+        data, team = read_rows(self, plan, open_source(X, self), known=True), current_team()
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)

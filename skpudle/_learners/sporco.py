@@ -201,7 +201,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         mean_square(x)  # refuses values that would overflow in SPORCO too
         n_given, weight = len(x), None
         if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, x).to(x)
+            weight = check_sample_weight(sample_weight, len(x)).to(x)
         merged, _ = merge_samples(Samples(x, weight=weight))
         weight, _ = scale_weights(merged.weight, len(merged), ALONE)
         x, generator = merged.x, make_generator(self.random_state)

@@ -10,18 +10,37 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import split_missing, to_tensor, with_gaps
-from skpudle._data.foreign import baseline_of
 from skpudle._operators import DenseDictionary
 from skpudle.search._noise import CENTRED, Noise
 
 __all__ = [
     "InUnits",
+    "baseline_of",
+    "centre",
     "encoder_in_units",
     "in_units",
     "restore_noise",
     "source_in_units",
     "units_of",
 ]
+
+
+def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
+    """Return the baseline that rows lose before least squares codes them, None without one.
+
+    The ``intercept_`` of a learner with weights, ``coef_``, is that of its decisions, and the
+    baseline is ``baseline_``.
+    """
+    if getattr(learner, "loss", "gaussian") != "gaussian":
+        return None
+    baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
+    return baseline if np.ndim(baseline) else None
+
+
+def centre(learner, rows):  # (n, n_features) -> the same
+    """Return rows without the learner's baseline."""
+    baseline = baseline_of(learner)
+    return rows if baseline is None else rows - baseline
 
 
 def restore_noise(values):  # dict of arrays and numbers -> Noise

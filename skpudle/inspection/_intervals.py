@@ -5,18 +5,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse, stats
+from scipy import stats
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
 from skpudle._data.callers import users_level
-from skpudle._data.sources import part_of, parts_of, refuse_shuffled
+from skpudle._data.reading import part_of
+from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._fitted.learners import signed_codes
 from skpudle._learners.units import units_of
+from skpudle.inspection._bootstrap import bootstrap_codes
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
-from skpudle.metrics import code_intervals as bootstrap_codes
 from skpudle.search._epoch import spread_rows
 
 __all__ = ["AtomIntervals", "CodeIntervals", "atom_intervals", "code_intervals"]
@@ -114,10 +115,21 @@ def _generator(random_state):
     return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
-def _read(learner, X):  # -> rows with NaN for gaps, signed codes
+def _check_exposure(learner, X, exposure):  # -> (n_samples,) or None
+    """Refuse exposures of a learner that has none."""
+    if exposure is None:
+        return None
+    if getattr(learner, "loss", "gaussian") != "kullback-leibler":
+        raise ValueError(
+            f"{type(learner).__name__} has no exposure. Leave it out, or pass a PoissonNMF."
+        )
+    return check_exposure(exposure, open_source(X).n_rows, learner.loss)
+
+
+def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes
     """Return rows and codes in float64."""
-    rows, codes = [], []
-    for where, part in parts_of(X, 8192):
+    rows, codes, left = [], [], exposure
+    for where, part in open_source(X).parts(8192):
         with part_of(where):
             read = host_array(check_rows(part, allow_nan=True)).astype(np.float64)
         if read.shape[1:] != learner.components_.shape[1:]:
@@ -125,7 +137,10 @@ def _read(learner, X):  # -> rows with NaN for gaps, signed codes
                 f"{where.capitalize()} of X has {read.shape[1]} features, but atoms have the shape "
                 f"{learner.components_.shape[1:]}. Pass rows with the features of the atoms."
             )
-        found = signed_codes(learner, learner.transform(part))
+        of_rows = {}
+        if left is not None:
+            of_rows["exposure"], left = np.split(left, [len(read)])
+        found = signed_codes(learner, learner.transform(part, **of_rows))
         rows.append(read)
         codes.append(np.asarray(found, dtype=np.float64))
     return np.concatenate(rows), np.concatenate(codes)
@@ -220,12 +235,10 @@ def _noise(learner, rows, atoms, codes, units, random_state):  # -> (n_features,
 
 
 def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
-    given = {} if exposure is None else {"exposure": np.asarray(exposure, dtype=np.float64)}
-    codes = np.asarray(host_array(learner.transform(X, **given)), dtype=np.float64)
-    rows = host_array(X.toarray() if sparse.issparse(X) else X)
-    x, known = split_missing(to_tensor(check_rows(rows, allow_nan=True)).double())
+    rows, codes = _read(learner, X, exposure)
+    x, known = split_missing(to_tensor(rows))
     counts, known = to_numpy(x), None if known is None else to_numpy(known) > 0
-    exposure = given.get("exposure", np.ones(len(counts)))[:, None]
+    exposure = (np.ones(len(counts)) if exposure is None else exposure)[:, None]
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
     lacks = codes < _NO_CODE * codes.mean(0)
@@ -238,9 +251,11 @@ def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
     return AtomIntervals(*ends, _supported(relative), found.limit / unit[:, 0] ** 2)
 
 
-def _of_counts(learner, X, level, random_state):  # -> CodeIntervals
-    """Return the intervals of the parametric bootstrap."""
-    codes, low, high = bootstrap_codes(learner, X, level=level, random_state=random_state)
+def _codes_of_counts(learner, X, level, exposure, random_state):  # -> CodeIntervals
+    rows, codes = _read(learner, X, exposure)
+    gaps, rng = np.isnan(rows), check_random_state(random_state)
+    gaps = gaps if gaps.any() else None
+    low, high = bootstrap_codes(learner, codes, gaps, exposure, level, rng)
     errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
     return CodeIntervals(codes, low, high, errors, codes > 0)
 
@@ -316,12 +331,9 @@ def atom_intervals(
     True
     """
     _check(learner, X, level)
+    exposure = _check_exposure(learner, X, exposure)
     if getattr(learner, "loss", "gaussian") == "kullback-leibler":
         return _atoms_of_counts(learner, X, level, exposure, _generator(random_state))
-    if exposure is not None:
-        raise ValueError(
-            f"{type(learner).__name__} has no exposure. Leave it out, or pass a PoissonNMF."
-        )
     rows, codes = _read(learner, X)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(rows), wanted))
@@ -349,14 +361,16 @@ def code_intervals(
     X: ArrayLike,
     level: float = 0.9,
     *,
+    exposure: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> CodeIntervals:
     r"""Return intervals of codes, for the supports that `transform` finds and the learner's atoms.
 
     The estimates are least squares on these supports, which are free of the bias of penalties, and
     their covariance is the noise's times the inverse Gram matrix of the atoms of the support. For
-    counts that add (`skpudle.PoissonNMF`) intervals are those of
-    `skpudle.metrics.code_intervals`.
+    counts that add (`skpudle.PoissonNMF`) the estimates are the codes of `transform`, and intervals
+    come from 100 draws of each row's counts (the parametric bootstrap), with the learner's
+    dispersion. Atoms count as known.
 
     Parameters
     ----------
@@ -366,6 +380,8 @@ def code_intervals(
         Samples, as `transform` takes them; NaN marks missing entries.
     level : float, default=0.9
         Probability, between 0 and 1.
+    exposure : array-like of shape (n_samples,), default=None
+        As for `transform` of a `skpudle.PoissonNMF`.
     random_state : int, RandomState instance or None, default=None
         Determines the draws that tell the noise of 200 samples or more, and draws of counts.
 
@@ -379,12 +395,23 @@ def code_intervals(
     Raises
     ------
     ValueError
-        If atoms are not rows, or if the noise is neither known from the fit nor from X, since codes
-        have as many entries as rows.
+        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", or if the noise
+        is neither known from the fit nor from X, since codes have as many entries as rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle import PoissonNMF
+    >>> from skpudle.inspection import code_intervals
+    >>> learner = PoissonNMF.from_components([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
+    >>> found = code_intervals(learner, np.array([[50.0, 60.0, 40.0]]), random_state=0)
+    >>> bool((found.lower < found.estimate).all() and (found.estimate < found.upper).all())
+    True
     """
     _check(learner, X, level)
+    exposure = _check_exposure(learner, X, exposure)
     if getattr(learner, "loss", "gaussian") == "kullback-leibler":
-        return _of_counts(learner, X, level, random_state)
+        return _codes_of_counts(learner, X, level, exposure, random_state)
     rows, found = _read(learner, X)
     rows, units = _in_units(learner, rows)
     atoms, codes = _codes_in_units(learner, found, rows.scale, units)

@@ -24,7 +24,6 @@ from skpudle.metrics._dictionaries import (
     support_recovery,
 )
 from skpudle.metrics._importance import atom_importance
-from skpudle.metrics._intervals import code_intervals
 from skpudle.metrics._stability import chance_coherence, dictionary_stability
 from skpudle.metrics._support import atom_support
 
@@ -33,7 +32,6 @@ __all__ = [
     "atom_importance",
     "atom_support",
     "chance_coherence",
-    "code_intervals",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",

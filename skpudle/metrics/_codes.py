@@ -11,8 +11,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import thresholds_hard
 from skpudle._data.images import as_fractions
+from skpudle._learners.coder import thresholds_hard
 
 __all__ = [
     "lasso_objective",

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skpudle._data.foreign import centre
 from skpudle._fitted.learners import look_at
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._learners.units import centre
 from skpudle.metrics import atom_support
 
 __all__ = ["ENDINGS", "findings", "sentences"]

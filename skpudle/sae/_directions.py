@@ -8,8 +8,8 @@ from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.foreign import centre
 from skpudle._fitted.learners import encode_parts
+from skpudle._learners.units import centre
 
 __all__ = ["FeatureDirections", "feature_directions"]
 

@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -98,6 +99,10 @@ def make_learner(**params):
     fixed = dict(n_unfoldings=5, max_iter=3, tol=None, batch_size=16, random_state=0)
     fixed |= dict(dict_init="data", optimizer="adam")
     return PUDLEDictionaryLearning(8, **fixed | params)
+
+
+def opened(X, **checks):
+    return open_source(X).read_by(Reader(CPU, **checks), 8)
 
 
 def epoch(source, start=0):
@@ -292,7 +297,7 @@ def test_a_map_is_read_by_contiguous_blocks(memory_map, small_windows):
 def test_a_map_of_integers_becomes_floats(tmp_path, small_windows):
     integers = np.arange(600).reshape(100, 6)
     np.save(tmp_path / "X.npy", integers)
-    source = open_source(np.load(tmp_path / "X.npy", mmap_mode="r"), CPU, batch_size=8)
+    source = opened(np.load(tmp_path / "X.npy", mmap_mode="r"))
     (batch,) = epoch(source.for_training(100, None, shuffle=False))
     assert batch.x.dtype == torch.float64
     assert_array_equal(batch.x, integers)
@@ -319,7 +324,7 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
     X, counts = np.arange(2000.0)[:, None], np.zeros(2000)
     for seed in range(300):
-        source = open_source(in_batches(X, 170), CPU, batch_size=8)
+        source = opened(in_batches(X, 170))
         kept = source.sample(1, seed)[:, 0].long().numpy()
         assert len(np.unique(kept)) == 100
         counts[kept] += 1
@@ -332,20 +337,20 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
 def test_the_first_batches_of_a_stream_do_not_count_it(X, monkeypatch):
     """Else processes that train together would end its epochs there."""
     monkeypatch.setattr(sources, "_FIRST_ROWS", 20)
-    source = open_source(in_batches(X), CPU, batch_size=8)
+    source = opened(in_batches(X))
     assert len(source.first(8)) == 32
     assert batches.count_batches(source) == 5
 
 
 def test_a_reservoir_that_holds_all_rows_keeps_their_order(X):
-    source = open_source(in_batches(X), CPU, batch_size=8)
+    source = opened(in_batches(X))
     assert_array_equal(source.sample(8, 0), X)
 
 
 @pytest.mark.parametrize("size", [7, 16, 40, 100])
 def test_blocks_of_a_stream_are_its_rows(size, X):
     X[3, 2] = X[40, 1] = np.nan
-    source = open_source(in_batches(X), CPU, batch_size=8, allow_nan=True)
+    source = opened(in_batches(X), allow_nan=True)
     source.sample(8, 0)
     blocks = list(source.blocks(size, None))
     assert [len(block.x) for block in blocks[:-1]] == [min(size, 70)] * (len(blocks) - 1)
@@ -485,6 +490,38 @@ def test_exposures_of_a_dask_array_are_those_of_its_rows():
         codes = learner.transform(da.from_array(X, chunks=(13, 4)), exposure=exposure)
         expected = learner.transform(X, exposure=exposure)
         np.testing.assert_allclose(codes.compute(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["map", "numbered", "dataset of tensors", "sparse"])
+def test_exposures_go_with_their_rows_whatever_holds_them(
+    kind, small_windows, tmp_path, monkeypatch
+):
+    """In training, in codes and in scores; of a table also in windows of shuffled blocks."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    X, exposure = rng.poisson(3.0, (70, 6)).astype(float), rng.uniform(1, 5, 70)
+    np.save("X.npy", X)
+    holders = dict(numbered=Numbered, sparse=sparse.csr_array) | SOURCES
+    data = holders[kind](X)
+    params = dict(loss="poisson", gradient="ae-ls", batch_size=70)
+    expected = make_learner(**params).fit(X, exposure=exposure)
+    found = make_learner(**params).fit(data, exposure=exposure)
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(found.components_, expected.components_, rtol=0, atol=1e-9)
+    codes = expected.transform(X, exposure=exposure)
+    np.testing.assert_allclose(expected.transform(data, exposure=exposure), codes, atol=1e-9)
+    score = expected.score(X, exposure=exposure)
+    assert expected.score(data, exposure=exposure) == pytest.approx(score, rel=1e-9)
+
+
+@pytest.mark.parametrize("stream", ["iterable", "loader"])
+def test_batches_have_no_number_for_each_row(stream, X):
+    """Also not if a length tells how many batches there are."""
+    data, numbers = STREAMS[stream](X), np.ones(5)
+    with pytest.raises(ValueError, match="sample_weight .* numbered rows.* partial_fit"):
+        make_learner().fit(data, sample_weight=numbers)
+    with pytest.raises(ValueError, match="exposure .* numbered rows.* partial_fit"):
+        make_learner(loss="poisson").fit(data, exposure=numbers)
 
 
 @pytest.mark.parametrize("kind", LARGE)
@@ -767,12 +804,34 @@ def test_sums_over_rows_need_no_order(X):
 
 
 @pytest.mark.parametrize(
-    "not_a_stream",
-    [[[1.0, 2.0]], ((1.0, 2.0),), np.zeros((2, 2)), torch.zeros(2, 2), "text", {"a": 1}, 3, None],
-    ids=repr,
+    "in_memory",
+    [[[1.0, 2.0]], ((1.0, 2.0),), np.zeros((2, 2)), torch.zeros(2, 2), 3, pd.DataFrame([[1.0]])],
+    ids=lambda X: type(X).__name__,
 )
-def test_arrays_and_what_becomes_one_are_no_streams(not_a_stream):
-    assert open_source(not_a_stream, CPU, batch_size=8) is None
+def test_arrays_and_what_becomes_one_are_in_memory(in_memory):
+    given = open_source(in_memory)
+    assert not given.in_parts
+    assert given.array() is in_memory
+
+
+@pytest.mark.parametrize("nothing", ["text", b"text", {"a": 1}, None, [None], Path("X.npy"), Rows])
+def test_what_holds_no_data_is_refused_at_the_gate(nothing, X):
+    learner = make_learner().fit(X)
+    for method in ("fit", "partial_fit", "transform", "transform_sparse", "inverse_transform"):
+        with pytest.raises(TypeError, match="X (is|holds) .* Pass"):
+            getattr(learner, method)(nothing)
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "numbered", "sparse", "iterable", "loader"])
+def test_codes_are_decoded_from_whatever_holds_them(kind, X, tmp_path, monkeypatch, small_windows):
+    monkeypatch.chdir(tmp_path)
+    learner = make_learner().fit(X)
+    codes = learner.transform(X)
+    data = (dict(sparse=sparse.csr_array) | SOURCES | TABLES)[kind](codes)
+    state = torch.get_rng_state()
+    found = learner.inverse_transform(data)
+    torch.set_rng_state(state)
+    np.testing.assert_allclose(found, learner.inverse_transform(codes), rtol=0, atol=1e-6)
 
 
 def test_what_can_be_iterated_only_once_is_refused(X):

@@ -6,6 +6,7 @@ from naive import make_mask, naive_encode, normal, torch_encode
 from test_encoding import assert_agree
 from test_gradients import gradient_of
 
+from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators import ConvDictionary, DenseDictionary
 from skpudle.encoding import encode
@@ -93,7 +94,7 @@ def test_convolution_with_image_sized_atoms_is_dense(gradient, variant, generato
 
         evaluate = GRADIENT_RULES[gradient]
         atoms = atoms.clone().requires_grad_()
-        evaluation = evaluate(make_dictionary(atoms), x, encoder=encoder, penalty=0.3)
+        evaluation = evaluate(make_dictionary(atoms), Samples(x), encoder=encoder, penalty=0.3)
         return torch.autograd.grad(evaluation.surrogate, atoms)[0], evaluation.losses
 
     convolutional = update(lambda atoms: ConvDictionary(atoms, 3), atoms, images)

@@ -35,10 +35,9 @@ def naive_gradient(rule, atoms, x, target, mask, penalty, encoder):
     return torch.autograd.grad(loss / len(x), atoms)[0]
 
 
-def evaluate(rule, atoms, x, *, encoder, penalty=0.3, **options):
-    return GRADIENT_RULES[rule](
-        DenseDictionary(atoms), x, encoder=encoder, penalty=penalty, **options
-    )
+def evaluate(rule, atoms, x, *, encoder, penalty=0.3, **of_samples):
+    batch = Samples(x, **of_samples)
+    return GRADIENT_RULES[rule](DenseDictionary(atoms), batch, encoder=encoder, penalty=penalty)
 
 
 def gradient_of(rule, atoms, x, **options):
@@ -184,7 +183,7 @@ def test_autocast_and_the_default_dtype_change_nothing(gradient, kind, dtype, ge
 
         dictionary, options = make_dictionary(atoms), dict(encoder=encoder, penalty=0.1)
         rule, batch = GRADIENT_RULES[gradient], Samples(x)
-        evaluation, z = rule(dictionary, x, **options), torch.ones_like(dictionary.analysis(x))
+        evaluation, z = rule(dictionary, batch, **options), torch.ones_like(dictionary.analysis(x))
         maps = dictionary.synthesis(z), dictionary.analysis(x), dictionary.outer(z, x)
         derivative, _ = differentiate(rule, dictionary, atoms, batch, **options)
         return derivative, *evaluation, *maps

@@ -11,6 +11,7 @@ from naive import make_mask, naive_shrink, normal
 from sklearn.linear_model import LogisticRegression
 from test_encoding import unit_atoms
 
+from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._losses import LOSSES, Binomial, Gaussian, Poisson
 from skpudle._operators import ConvDictionary, DenseDictionary
@@ -163,8 +164,8 @@ def test_gradient_is_that_of_the_definition(rule, n_unfoldings, masked, options,
 
     inputs = [value.clone().requires_grad_() for value in (atoms, x, offset)]
     evaluation = GRADIENT_RULES[rule](
-        DenseDictionary(inputs[0]), inputs[1], encoder=partial(encode, loss=loss, **options),
-        penalty=0.3, target=x, mask=mask, loss=loss, offset=inputs[2],
+        DenseDictionary(inputs[0]), Samples(inputs[1], mask, inputs[2], target=x),
+        encoder=partial(encode, loss=loss, **options), penalty=0.3, loss=loss,
     )  # fmt: skip
     assert torch.equal(evaluation.codes != 0, z != 0)
     found = torch.autograd.grad(evaluation.surrogate, inputs, materialize_grads=True)

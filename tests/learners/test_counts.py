@@ -395,7 +395,7 @@ def test_streams_and_rows(loss, X):
     np.testing.assert_allclose(
         learner.transform(Batches([X[:100], X[100:]])), learner.transform(X), rtol=0, atol=1e-10
     )
-    with pytest.raises(ValueError, match="exposure is for"):
+    with pytest.raises(ValueError, match="exposure are for numbered rows"):
         learner.fit(Batches([X]), exposure=np.ones(len(X)))
 
 

@@ -31,9 +31,9 @@ class FailsAt:
     def __init__(self, *calls):
         self.calls, self.n_calls = calls, 0
 
-    def __call__(self, dictionary, x, **options):
+    def __call__(self, dictionary, batch, **options):
         self.n_calls += 1
-        evaluation = ae_ls(dictionary, x, **options)
+        evaluation = ae_ls(dictionary, batch, **options)
         if self.n_calls in self.calls:
             return evaluation._replace(
                 surrogate=evaluation.surrogate * torch.nan, losses=evaluation.losses * torch.nan
@@ -274,8 +274,8 @@ def test_an_update_that_leaves_no_finite_loss_is_taken_back(atoms, x):
     calm.run_epoch(Rows(Samples(x), 100), NEVER)
     too_far = 0.75 * step_length(calm)
 
-    def rule(dictionary, x, **options):
-        evaluation = ae_ls(dictionary, x, **options)
+    def rule(dictionary, batch, **options):
+        evaluation = ae_ls(dictionary, batch, **options)
         if float((dictionary.atoms.detach() - atoms).norm()) > too_far:
             return evaluation._replace(losses=evaluation.losses * torch.nan)
         return evaluation
@@ -289,8 +289,8 @@ def test_an_update_that_leaves_no_finite_loss_is_taken_back(atoms, x):
 def test_atoms_that_stop_being_finite_are_noticed_though_losses_are_finite(atoms, x):
     """The last update of a round has no loss behind it."""
 
-    def rule(dictionary, x, **options):
-        evaluation = ae_ls(dictionary, x, **options)
+    def rule(dictionary, batch, **options):
+        evaluation = ae_ls(dictionary, batch, **options)
         return evaluation._replace(surrogate=evaluation.surrogate * torch.inf)
 
     trainer = make_trainer(atoms, rule)

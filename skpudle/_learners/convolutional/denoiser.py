@@ -487,26 +487,6 @@ class ConvDenoiser(ConvLearner):
         """
         return self._fit(X, y)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Train by one random crop of each image.
-
-        The state of the optimiser persists between calls, also through pickling, and after `fit`;
-        parameters such as ``learning_rate`` and ``n_train_shifts`` may change in between.
-
-        Parameters
-        ----------
-        X, y
-            As in `fit`.
-
-        Returns
-        -------
-        self
-            The estimator.
-        """
-        return self._partial_fit(X, y)
-
     def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
         targets = read_targets(y, images, **self._reading())
         given = self.noise_std

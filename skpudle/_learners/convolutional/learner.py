@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,14 +23,17 @@ from skpudle._data.images import (
     sizes,
     split_gaps,
 )
+from skpudle._data.sources import open_source
 from skpudle._data.training_images import Geometry
+from skpudle._data.validation import fit_context
 from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.coder import DictionaryTransformer, check_loss, decode_sparse
+from skpudle._learners.coder import DictionaryTransformer, check_loss, decode_parts
 from skpudle._learners.convolutional.model import ConvNetwork
 from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._learners.convolutional.values import known_parameters
 from skpudle._learners.record import Fitted
 from skpudle._operators import ConvDictionary
+from skpudle._precision import training_mode
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
 
@@ -216,7 +220,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         """
         plan = self._check_known()
         if sparse.issparse(X):
-            return decode_sparse(self, X)
+            return decode_parts(self, open_source(X))
         first = X[0] if isinstance(X, list) and len(X) else X
         device, size = self._transform_device(first), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
@@ -248,6 +252,26 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return len(self.components_) * prod(positions)
 
     # ------------------------------------------------------------------ training
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train by one random crop of each image.
+
+        The state of the optimiser persists between calls, also through pickling, and after `fit`;
+        parameters such as ``batch_size`` may change in between.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self
+            The estimator.
+        """
+        return self._partial_fit(X, y)
 
     def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
         if not current_team().is_alone:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from numbers import Integral, Real
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -446,26 +446,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             holds the last finite dictionary.
         """
         return self._fit(X, y)
-
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(self, X: Any, y: None = None) -> Self:
-        """Update the dictionary by one random crop of each image.
-
-        The state of the optimiser persists between calls, also through pickling, and after `fit`;
-        parameters such as ``batch_size`` may change in between.
-
-        Parameters
-        ----------
-        X, y
-            As in `fit`.
-
-        Returns
-        -------
-        self
-            The estimator.
-        """
-        return self._partial_fit(X, y)
 
     def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
         noise = None

@@ -24,7 +24,6 @@ from skpudle._data.arrays import (
     check_rows,
     host_array,
     input_attributes,
-    is_array,
     resolve_device,
     split_missing,
     to_numpy,
@@ -32,8 +31,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows, Samples
 from skpudle._data.names import explain_names
-from skpudle._data.sources import is_stream
-from skpudle._data.tables import is_dataset, loaded
+from skpudle._data.sources import NumberedSamples, Stream, open_source
 from skpudle._data.validation import fit_context
 from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data
@@ -342,14 +340,13 @@ class TaskLearner(DenseLearner):
                 f"{name} requires y to be passed, but the target y is None. Pass one target for "
                 "each row, fit(X, y), or learn without targets by PUDLEDictionaryLearning."
             )
-        X = X if (given := is_array(X)) else loaded(X, whole=True)
-        streams = not given and (is_stream(X) or is_dataset(X))
-        if streams or not current_team().is_alone:
+        given = open_source(X, self)
+        if isinstance(given, NumberedSamples | Stream) or not current_team().is_alone:
             raise TypeError(
                 f"{name} learns from arrays and tensors in one process; pass parts of the data to "
                 "partial_fit."
             )
-        device = resolve_device(self.device, X)
+        X, device = given.array(), resolve_device(self.device, given.data)
         if known:
             _check_feature_names(self, X, reset=False)
         x = to_tensor(check_rows(X, estimator=self, allow_nan=True), device)

@@ -71,7 +71,7 @@ class _TaskDictionary(DenseDictionary):
 
 
 @in_own_precision
-def joint(dictionary, x, *, encoder, penalty, target, mask=None, weight=None):
+def joint(dictionary, batch, *, encoder, penalty):
     r"""Reconstruction and task, both differentiated through the encoder.
 
     With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes
@@ -85,16 +85,17 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None, weight=None):
     """
     model = dictionary.model
     b, unit = model.supervision, model.data_scale or 1.0
-    z = encoder(dictionary, x, mask=mask)
+    z = encoder(dictionary, batch.x, mask=batch.mask)
     # far from a dictionary only "dec" finds it
-    residual = dictionary.synthesis(z.detach() if model.from_samples else z) - x
-    if mask is not None:
-        residual = residual * mask
+    residual = dictionary.synthesis(z.detach() if model.from_samples else z) - batch.x
+    if batch.mask is not None:
+        residual = residual * batch.mask
     losses = 0.5 * residual.square().sum(1)
     seen = b * z + (1 - b) * z.detach()
-    task = model.task.loss(dictionary.decide(seen), target) / model.mean_weight
+    task = model.task.loss(dictionary.decide(seen), batch.target) / model.mean_weight
     ridge = 0.5 * model.ridge * dictionary.head.weights.square().sum()
-    weighted = losses if weight is None else losses * weight  # of mean 1 in a `fit`
+    # weights have the mean 1 in a `fit`
+    weighted = losses if batch.weight is None else losses * batch.weight
     surrogate = ((1 - b) * weighted + unit * task).mean() + unit * ridge
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
