@@ -10,24 +10,23 @@ over the atoms, one by one, on the sphere. (Unit atoms satisfy each of the learn
 ball's minimisers lie on its sphere, and without a norm the objective has no minimum.) An epoch
 *extrapolates* atoms along their last step before it solves for codes, until the objective rises.
 
-In the local minima that are left one atom mixes two, while spare atoms repeat combinations of
-others. So the search goes in rounds. A round *splits* atoms with users that share the largest
-common direction of residuals, adapts the larger dictionary, *removes* the atoms without which the
-objective rises least, and adapts again. If the objective is lower, the search goes on from there,
-otherwise from its best dictionary; if it is hardly lower, with fewer splits. A split is worth it as
-long as another atom costs less than the energy along its direction. (A split takes half of that
+In the remaining local minima one atom mixes two atoms of the data, while spare atoms repeat
+combinations of other atoms. So the search goes in rounds. A round *splits* the atoms whose users
+share the largest common direction of residuals, adapts the larger dictionary, *removes* the atoms
+that raise the objective least, and adapts again. If the objective is lower, the search goes on from
+there, otherwise from its best dictionary; if it is hardly lower, with fewer splits. A split pays
+while another atom costs less than the energy along its direction. (A split takes half of that
 energy from the objective, and more once its neighbours adapt: with half as the limit 0.966 of 500
 atoms were found, with all of it 0.986.)
 
 Shifted atoms of images move first, in rounds of their own.
 
-All this uses a subsample in which each atom has enough users, without the rows that are held out.
-These choose among larger and smaller penalties, on which the atoms go on, see `_penalty`. At the
-end the dictionary adapts to all samples, or to as many as make a difference.
+Rounds use a subsample in which each atom has enough users, without the held-out rows. Held-out rows
+choose among larger and smaller penalties, at which the atoms adapt further, see `_penalty`. At the
+end the dictionary adapts to all samples, or to a larger subsample.
 
 The whole search is one value, `SearchState`, and `advance` maps it to the next. All decisions
-follow from sums over samples, so several processes, each with its own samples, end with the same
-atoms.
+follow from sums over samples, so processes with different samples end with the same atoms.
 """
 
 from collections.abc import Callable
@@ -80,37 +79,36 @@ __all__ = [
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
 # of codes are nonzero on six sets of real data. A share of the median correlation with samples
-# would tolerate outliers, and does no harm to other data, but leaves 0.34 of the entries on
-# patches, where few samples hold the energy.
+# would tolerate outliers, but leaves 0.34 of the entries on patches, where few samples hold the
+# energy.
 _ALPHA = 0.07
 
-# For this many features for each atom and more, codes are solved for at the start of a phase.
+# Least number of features per atom with which the search solves for codes at the start of a phase.
 _FEW_ATOMS = 4
 
-# The last round splits at least an eighth of the most splits: with 1024 atoms fewer lower the
-# objective by less than .01 %, and cost a tenth of the time.
+# Rounds end when the number of splits is less than the most splits divided by this. With 1,024
+# atoms rounds of fewer splits take a tenth of the time and lower the objective by less than .01 %.
 _FEWEST_SPLITS = 8
-# Begin with this many samples per atom (or per feature, if there are more features).
+# Samples per atom (or per feature, if features are more) that a search begins with.
 _SAMPLES = 8
-# Subsample until atoms are used 120 times on average in rounds. With 80, up to 3 of 100 planted
-# atoms are lost; with all samples, colour patches take twice as long for 0.003 of the objective.
+# Mean uses of an atom in the subsample of rounds. With 80, up to 3 of 100 planted atoms are lost;
+# with all samples, colour patches take twice as long for 0.003 of the objective.
 _USES = 120
-# The final dictionary needs this many uses. Of 178,000 patches, with 256 atoms, that is a third, in
-# 6 instead of 18 s, for an objective of 0.2728 instead of 0.2722 on other patches; with 1000 it is
-# 0.2738, in 4 s.
+# Mean uses of an atom in the samples of the final dictionary. For 256 atoms of 178,000 patches a
+# third of the patches has them, in 6 instead of 18 s, with an objective of 0.2728 instead of 0.2722
+# on held-out patches.
 _MOST_USES = 2000
 
-# Shares of the objective at which phases end. With half of it in the polish 8 x 8 patches take a
-# tenth longer for 0.002 of the objective.
+# Least fall of the objective per epoch, as a share, before a phase ends. With half of the share in
+# the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
 _STALL = dict.fromkeys(("settle", "larger", "smaller", "climb", "return"), STALL) | {"polish": 2e-4}
 _MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "climb": 30, "return": 30, "polish": 60}
-# Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. With 2500 samples
-# of 1000 concepts 18 rounds lower the objective by 0.9 % more than 8, in 1.6 times the time. Where
-# samples are too few to find anything (1000 of 512 atoms), there are 10.
+# Most rounds. Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. For
+# 1,000 concepts in 2,500 samples 18 rounds end 0.9 % lower than 8, in 1.6 times the time.
 _MAX_ROUNDS = 20
 
-# Stages of a search and their most epochs, without moves of positions. Settling may take as many
-# once more each time that it at least halves its stride; penalties know no limit.
+# Stages of a search and their most epochs, without moves of positions. Settling may take its number
+# again each time that it at least halves its stride; the number of penalties has no limit.
 _STAGES = {
     "settle": _MAX_EPOCHS["settle"],
     "split and remove": (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"]),
@@ -131,7 +129,7 @@ _IN_WORDS = {
 # Epochs in which atoms lose the lasso's bias before they predict held-out rows.
 _REFITS = 4
 
-_ROUNDING = 1e-6  # of the norm of an atom
+_ROUNDING = 1e-6  # as a share of the norm of an atom
 
 _CODES = "codes", "best_codes"
 _ROUNDS = "settle", "larger", "smaller"  # phases before a path of penalties
@@ -181,7 +179,7 @@ class Problem:
     held_out: HeldOut | None = None
     held_rows: Tensor | None = None
     weight: Tensor | None = None
-    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last one
+    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last result
 
     n_positions = 1  # of an atom; rows have one
 
@@ -205,8 +203,7 @@ class Problem:
     ) -> Self:
         """Return the problem with one of ``stride`` samples and another penalty.
 
-        Places are those of `draw_rows`. Without the ``whole`` the samples are those that are not
-        held out.
+        `draw_rows` draws the samples, from those that are not held out unless ``whole``.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
         if whole and (stride, alpha) == (1, self.alpha):
@@ -222,7 +219,7 @@ class Problem:
         return self._thinned[key]
 
     def of_rows(self, rows: Tensor) -> Self:  # a mask, indices or a slice
-        """Return the problem for these samples, with nothing held out."""
+        """Return the problem for these samples, without held-out samples."""
         parts = {name: getattr(self, name) for name in ("mask", "weight")}
         parts = {name: part if part is None else part[rows] for name, part in parts.items()}
         return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
@@ -248,10 +245,10 @@ class Problem:
         return Codes.none(len(self.x))
 
     def first_codes(self, atoms: Tensor) -> Codes:
-        """Return codes to begin with: those of the lasso for few atoms, otherwise zeros.
+        """Return codes to begin with: the lasso's for few atoms, otherwise zeros.
 
         Few atoms, as of mixtures, may be nearly collinear. Unsolved codes then lead descent away
-        from good atoms: from 0.3 to 31 degrees in three epochs.
+        from good atoms: the error grew from 0.3 to 31 degrees in three epochs.
         """
         is_small = _FEW_ATOMS * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
         if not is_small or not len(self.x):
@@ -268,9 +265,9 @@ class Problem:
     ) -> Epoch | DeviceEpoch:
         """Return the epoch of these atoms, starting from codes of other atoms.
 
-        With a ``turn`` of 0 or 1 many atoms enter the codes of one half of the rows on a CPU. The
-        product that tells them is half of an epoch: 2048 atoms of 128 features are found in 0.84 of
-        the time, by as many epochs.
+        On a CPU, with many atoms, a ``turn`` of 0 or 1 lets new atoms enter the codes of one half
+        of the rows only. The product that selects new atoms is half the cost of an epoch: a search
+        for 2,048 atoms of 128 features takes 0.84 of the time.
         """
         if self.x.device.type != "cpu":
             return DeviceEpoch(self, atoms, codes, refit=refit)
@@ -354,7 +351,7 @@ class SearchState:
     def found(self):
         """The best dictionary of the wanted size so far, and its codes.
 
-        Before the first best one, the present dictionary, which has that size then.
+        Before the first round it is the present dictionary.
         """
         if self.best_objective < inf:
             return self.best_atoms, self.best_codes
@@ -362,7 +359,7 @@ class SearchState:
 
     @property
     def is_unbiased(self):
-        """Whether held-out rows prefer the atoms without the lasso's bias."""
+        """Whether the atoms without the lasso's bias predict held-out rows better."""
         return any(trial.unbiased for trial in self.trials if trial.alpha == self.best_alpha)
 
     @property
@@ -620,10 +617,10 @@ def _polish(problem, state, n_entries):
 
 
 def _judge(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> Trial, its atoms
-    """Predict held-out rows by atoms as they are, or without the lasso's bias."""
+    """Predict held-out rows by atoms with and without the lasso's bias; return the better."""
     part = problem.thinned(state.stride, whole=False, alpha=state.alpha)
     begin, found = (None,), []
-    if state.trials:  # codes of another penalty are best at nearly the same place
+    if state.trials:  # start the path of codes where it ended at the last penalty
         last = state.trials[-1]
         steps = (1, -1) if state.alpha == last.alpha else (1 if state.alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
@@ -643,7 +640,7 @@ def _noted(state, trial, **changes):
 
 
 def _end_of_rounds(problem, state, n_entries):
-    """Try other penalties after the last round, or polish if none is to be tried."""
+    """Try penalties after the last round, or polish if the penalty is fixed."""
     if problem.held_out is None:
         return _polish(problem, state, n_entries)
     trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
@@ -655,9 +652,9 @@ def _end_of_rounds(problem, state, n_entries):
 
 
 def _climb(problem, state, n_entries, last=None):
-    """Go on to the next penalty; at the end of the path to rounds at the best, or to the chosen.
+    """Start the next penalty; at the end of the path, rounds at a larger one, or the chosen one.
 
-    The next penalty goes on from the ``last`` epoch, unless the path turns.
+    The next penalty starts from the atoms of the ``last`` epoch, unless the path turns.
     """
     best = dict(atoms=state.best_atoms, codes=state.best_codes)
     alpha = next_penalty(state.trials, problem)
@@ -682,7 +679,7 @@ def _climb(problem, state, n_entries, last=None):
 
 
 def _chosen(problem, state, n_entries):
-    """Decide on the bias of the atoms of the chosen penalty, and polish."""
+    """Choose atoms with or without bias at the chosen penalty, and polish."""
     trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
     return _polish(problem, replace(state, trials=(trial,), unseen=atoms), n_entries)
 
@@ -816,9 +813,9 @@ def noise_penalty(problem, atoms):  # -> float
     """Return a penalty above the noise for a search of any number of atoms.
 
     It is one step below the penalty that predicts held-out rows best with the given atoms, if that
-    is more than chance, and otherwise the usual one. (Atoms that are too few mix, and mixtures are
-    predicted best at larger penalties. Of nine problems of 5, 2 and 0 dB the number is found within
-    5 % in eight one step below, in four at the best.)
+    beats chance, and otherwise the usual penalty. (Too few atoms mix, and mixtures predict best at
+    larger penalties. In nine problems of 5, 2 and 0 dB the number of atoms is found within 5 % in
+    eight with one step below, in four with the best penalty.)
 
     Parameters
     ----------
