@@ -30,7 +30,7 @@ def _kind(value):
     return f"{value.dtype} of shape {tuple(value.shape)}" if value.ndim else "a tensor of shape ()"
 
 
-def kinds(state):  # of its tensors; other objects are not checked
+def kinds(state):  # dtype and shape of its tensors, by name
     return {name: _kind(v) for name, v in state.items() if isinstance(v, torch.Tensor)}
 
 
@@ -94,7 +94,7 @@ class GradientOptimizer(Optimizer):
         self._initial_state = self.state()  # most optimisers leave it empty until their first step
         fresh = self.fresh_state()
         self._kinds = kinds(fresh)
-        # some count steps on the host; a count on a device would make every step wait
+        # some optimisers count steps on the host; a count on a device would make every step wait
         self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
 
     @torch.no_grad()

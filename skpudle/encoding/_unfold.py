@@ -25,15 +25,11 @@ from skpudle.encoding._working_sets import Run, WorkingSets
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
-# Working sets pay on the CPU, from these operations of an iteration on (8 times what 20 calls of
-# torch take) and these unfoldings (with 20, soft codes took 1.1 times as long with a backward pass
-# and 1.3 times without). With 100 unfoldings and a backward pass, for n x m x p of 256 x 256 x 512,
-# 512 x 128 x 512, 256 x 256 x 1024, 512 x 256 x 1500 and 50 x 1000 x 1500, dense iterations took
-# 1.1, 1.5, 2.1, 1.6 and 2.1 times as long (soft shrinkage) and 3.5, 2.6, 6.6, 6.6 and 5.2 times
-# (hard shrinkage); without one 1.0 to 1.3 and 1.0 to 3.4 times; with 1000 unfoldings 7 to 41 times.
-# With falling levels, so that codes get denser again: 0.8 to 1.1 times (one thread, float32).
+# Least operations of an iteration, and least unfoldings, with which working sets pay on the CPU. In
+# five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long (soft shrinkage) and
+# 2.6 to 6.6 times (hard shrinkage); with 20 unfoldings working sets took 1.1 times as long.
 _LEAST_OPERATIONS, _LEAST_UNFOLDINGS = 4e7, 32
-# Iterations that may pass before codes are sparse (measured where p = 1500 and p = 512: 7 to 16).
+# Most iterations before codes are sparse: 7 to 16 for p = 1500 and p = 512.
 _EARLY = 16
 
 

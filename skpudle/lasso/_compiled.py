@@ -30,19 +30,18 @@ from skpudle.lasso._batched import (
 
 __all__ = ["generic_products", "solve"]
 
-# Slopes of the support up to this share of the largest new one wait for the next round.
+# Slopes of the support that wait for the next round: up to this share of the largest new slope.
 SETTLED = 1e-6
-# Without a penalty nothing bounds the step of an atom that depends on the support and enters by
-# rounding, which is amplified: its correlation has to be this many times larger than elsewhere.
+# Factor of the margins of rounding for an atom that depends on the support, if there is no penalty:
+# its step has no bound and amplifies rounding.
 UNBOUNDED = 1000
-# An argument of the compiled functions: numba compiles a module anew when its own file changes, and
-# would keep old constants of another file.
+# Constants as an argument of the compiled functions. As globals they would go stale: numba compiles
+# a module anew only when the module's own file changes.
 RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES, SETTLED,
          UNBOUNDED)  # fmt: skip
 
-# A part has at least so many rows, and products of rows with atoms of so many multiplications, some
-# 3 ms: 256 rows of 64 features with 100 atoms take no longer on one thread of two idle cores, and a
-# half of the time next to two busy processes, where a part waits for a slice of time.
+# Smallest task of a thread: 16 rows, and 2e6 multiplications (3 ms). Two threads for less are no
+# faster on idle cores, and take twice the time on busy cores.
 _ROWS_PER_TASK, _WORK_PER_TASK = 16, 2e6
 
 
@@ -238,7 +237,7 @@ def _admit(
 def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
     """Return the gap of `skpudle.lasso.duality_gap`, from known correlations ``c``.
 
-    With ``single`` codes are rounded to float32, except for the dual point.
+    With ``single`` the objective is of codes rounded to float32, and the dual point of exact codes.
     """
     n_features, largest = x.shape[1], 0.0
     for j in range(len(c)):
@@ -345,8 +344,9 @@ def solve_rows(
                 scale = max(scale, best)
                 slack = resolution * penalty + rounding * (scale + size)
                 if off > settled * (best - penalty):
-                    n_old = 0  # codes of the support are not at their minimum
-                # without a penalty only polish where the support is off by as much
+                    n_old = 0  # codes of the support are off their minimum
+                # without a penalty, polish only if slopes of the support are as large as those of
+                # new atoms
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k
                 if off <= nearly * (penalty if penalty > 0.0 else 0.01 * scale):
@@ -432,7 +432,7 @@ def solve(
 
     def solve_part(first, last):
         room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
-        while first < last:  # once more with twice the room, where a support is large
+        while first < last:  # again with twice the room if a support is too large
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
             first, room = solve_rows(first, last, *how, RULES, *work), 2 * room

@@ -197,17 +197,17 @@ class ConvEpoch:
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
         self.fitting = (
-            self.refitted(*_REFIT_OF_PATH) if refit else self.codes
+            self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
         )  # atoms adapt to these codes
         self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
 
-    def refitted(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
+    def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual.
 
         A code is zero where least squares would turn its sign. Descent ends when no coordinate
         moves by more than ``tolerance`` in units of alpha.
         """
-        residual, codes = self._residual, self.codes.widened(0)
+        residual, codes = self._residual, self.codes.widen(0)
         tolerance, grid = tolerance * self.problem.alpha, self._grid
         arrays, atoms = codes.arrays(), np.asarray(self.atoms)
 
@@ -225,7 +225,7 @@ class ConvEpoch:
 
     def refitted_residual(self):  # -> Tensor of the shape of the data
         """Return the residual of least squares on the supports of the codes."""
-        self.refitted(*_REFIT_OF_PATH)
+        self.refit_codes(*_REFIT_OF_PATH)
         return torch.as_tensor(self._residual)
 
     @cached_property
@@ -244,9 +244,9 @@ class ConvEpoch:
         """The number of places where each atom is used."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
-    def restricted(self, kept):  # (p,) bool -> Codes
+    def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restricted(kept, self._n_positions)
+        return self.codes.restrict(kept, self._n_positions)
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
@@ -256,7 +256,7 @@ class ConvEpoch:
             loops().sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
-    def moved(self):
+    def move_atoms(self):
         """Move atoms and codes to the windows with the most energy; None if no atom moves."""
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
@@ -416,7 +416,7 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)
     size = len(atoms), dictionary.positions(x.shape[2:])
     z = _maps(epoch.codes, *size)
-    z = torch.lerp(z, _maps(epoch.refitted(), *size), debias) if debias else z
+    z = torch.lerp(z, _maps(epoch.refit_codes(), *size), debias) if debias else z
     return z.to(x), epoch.solved
 
 
@@ -442,7 +442,7 @@ def conv_path(problem, atoms, alphas):
         epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=_EFFORT_OF_PATH,
                                                     tolerance=_SOLVED_OF_PATH)  # fmt: skip
         codes = epoch.codes
-        yield codes, epoch.refitted(*_REFIT_OF_PATH)
+        yield codes, epoch.refit_codes(*_REFIT_OF_PATH)
 
 
 def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)

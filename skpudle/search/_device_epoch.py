@@ -90,7 +90,7 @@ class DeviceEpoch:
             found.append(_packed(support, z))
             unbiased = torch.zeros_like(loss)
             if refit:
-                fitted = self._dense(support, self._refitted(inner, slope, z))
+                fitted = self._dense(support, self._refit(inner, slope, z))
                 unbiased = self._losses(data, known, fitted)
             of_rows = loss, size, unbiased, used.sum(1).to(x.dtype), torch.ones_like(loss)
             sums += torch.stack([weight @ part for part in of_rows])
@@ -176,7 +176,7 @@ class DeviceEpoch:
                 slope.addcmul_(inner[:, i], z[:, i : i + 1], value=-1)
         slope += alpha * positive
 
-    def _refitted(self, inner, slope, z):  # -> (n, longest)
+    def _refit(self, inner, slope, z):  # -> (n, longest)
         """Return least squares on the supports of codes, non-negative if they are."""
         used = z != 0
         inner, slope = inner * (used[:, :, None] & used[:, None]), slope * used
@@ -193,9 +193,9 @@ class DeviceEpoch:
         solution[rest] = z
         return solution
 
-    def restricted(self, kept):  # (p,) bool -> Codes
+    def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restricted(kept)
+        return self.codes.restrict(kept)
 
     # ------------------------------------------------------------------ atoms
 
@@ -236,7 +236,7 @@ class DeviceEpoch:
             atoms[part] = torch.where(norm > 0, target / norm, atoms[part])
         return project_atoms(atoms.cpu().double())
 
-    def moved(self):
+    def move_atoms(self):
         """Return None: rows have no neighbours that an atom could move to."""
         return None
 
@@ -275,7 +275,7 @@ class DeviceEpoch:
             near.append(order.topk(min(p - 1, NEAR)).indices)
         return torch.cat(near)
 
-    def _asked(self):  # -> (p * USERS,) rows, and their weights
+    def _draw_users(self):  # -> (p * USERS,) rows, and their weights
         """Return evenly spaced users of each atom, with weight zero where an atom has too few."""
         _, _, support, z = self._at(slice(None), self.codes)
         p, longest = len(self.atoms), max(support.shape[1], 1)
@@ -292,7 +292,7 @@ class DeviceEpoch:
     @in_own_precision
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
-        near, (users, weights), x = self._near(), self._asked(), self.problem.x
+        near, (users, weights), x = self._near(), self._draw_users(), self.problem.x
         who = torch.arange(len(near), device=x.device).repeat_interleave(USERS)
         rise, growth = x.new_zeros(len(who)), x.new_zeros(len(who), near.shape[1])
         n_pairs = len(who) if len(x) else 0  # this process may have no rows

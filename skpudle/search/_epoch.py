@@ -149,11 +149,11 @@ class Codes:
             new[:, :longest] = old[:, :longest]
         return Codes(self.count.clone(), index, value)
 
-    def widened(self, room):
+    def widen(self, room):
         """Return a copy with room for at least ``room`` entries per row."""
         return self._with_room(max(room, self.index.shape[1]))
 
-    def trimmed(self):
+    def trim(self):
         """Return a copy without room that no row uses."""
         return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
@@ -161,7 +161,7 @@ class Codes:
         """Return the codes of these rows."""
         return Codes(self.count[rows], self.index[rows], self.value[rows])
 
-    def restricted(self, kept, n_positions=1):  # (p,) bool
+    def restrict(self, kept, n_positions=1):  # (p,) bool
         """Return the codes of the kept atoms, numbered anew.
 
         An index is ``atom * n_positions + position``.
@@ -174,7 +174,7 @@ class Codes:
         order = used.int().argsort(dim=1, descending=True, stable=True)
         index = (kept.cumsum(0) - 1)[atom] * n_positions + place
         index, value = index.int().gather(1, order), self.value.gather(1, order)
-        return Codes(used.sum(1), index, value).trimmed()
+        return Codes(used.sum(1), index, value).trim()
 
 
 def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
@@ -497,11 +497,11 @@ class Epoch:
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
-    def restricted(self, kept):  # (p,) bool -> Codes
+    def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restricted(kept)
+        return self.codes.restrict(kept)
 
-    def moved(self):
+    def move_atoms(self):
         """Return None: rows have no neighbours that an atom could move to."""
         return None
 

@@ -123,7 +123,7 @@ def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, ato
             epoch = solve_codes(problem, atoms, _EPOCHS_OF_CODES)
             maps, waveforms = factor_atoms(atoms)
             known = maps @ directions.mT
-            maps = _fit_maps(problem, waveforms, known, epoch.refitted(), pieces)
+            maps = _fit_maps(problem, waveforms, known, epoch.refit_codes(), pieces)
             directions = map_directions(maps)
             problem = replace(problem, x=pieces.combined(directions))
             atoms = torch.einsum("kd,k...->kd...", maps @ directions, waveforms)

@@ -591,7 +591,7 @@ def _restart(state, phase, **changes):
 
 def _round(problem, state, epoch):
     """Start a round, or polish after the last one."""
-    moved = epoch.moved() if state.moves else None
+    moved = epoch.move_atoms() if state.moves else None
     if moved is not None:
         atoms, codes = moved
         return _restart(state, "smaller", atoms=atoms, codes=codes)
@@ -616,7 +616,7 @@ def _polish(problem, state, n_entries):
     return _restart(state, "polish", **best)
 
 
-def _judge(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> Trial, its atoms
+def _validate(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> Trial, its atoms
     """Predict held-out rows by atoms with and without the lasso's bias; return the better."""
     part = problem.thinned(state.stride, whole=False, alpha=state.alpha)
     begin, found = (None,), []
@@ -633,7 +633,7 @@ def _judge(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> 
     return last if last is biased or is_worse(biased[0], last[0], problem.total) else biased
 
 
-def _noted(state, trial, **changes):
+def _add_trial(state, trial, **changes):
     """Return the state with a trial in its path."""
     path = *state.path, (trial.alpha, trial.prediction.total, trial.unbiased)
     return replace(state, path=path, **changes)
@@ -643,9 +643,9 @@ def _end_of_rounds(problem, state, n_entries):
     """Try penalties after the last round, or polish if the penalty is fixed."""
     if problem.held_out is None:
         return _polish(problem, state, n_entries)
-    trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
+    trial, atoms = _validate(problem, state, state.best_atoms, state.best_codes, n_entries)
     best = dict(unseen=atoms, best_alpha=state.alpha)
-    state = _noted(state, trial, trials=(trial,), **best)
+    state = _add_trial(state, trial, trials=(trial,), **best)
     if problem.held_out.fixed:
         return _polish(problem, state, n_entries)
     return _climb(problem, state, n_entries)
@@ -675,20 +675,20 @@ def _climb(problem, state, n_entries, last=None):
         return _restart(state, "return", **best)
     if chosen is first:
         return _polish(problem, state, n_entries)
-    return _chosen(problem, state, n_entries)
+    return _choose_bias(problem, state, n_entries)
 
 
-def _chosen(problem, state, n_entries):
+def _choose_bias(problem, state, n_entries):
     """Choose atoms with or without bias at the chosen penalty, and polish."""
-    trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
+    trial, atoms = _validate(problem, state, state.best_atoms, state.best_codes, n_entries)
     return _polish(problem, replace(state, trials=(trial,), unseen=atoms), n_entries)
 
 
-def _tried(problem, state, epoch):
+def _validate_penalty(problem, state, epoch):
     """Judge the atoms of another penalty, and keep them if they predict no worse."""
     kinds = (state.trials[-1].unbiased,)
-    trial, _ = _judge(problem, state, epoch.atoms, epoch.codes, epoch.n_entries, kinds)
-    state = _noted(state, trial, trials=(*state.trials, trial))
+    trial, _ = _validate(problem, state, epoch.atoms, epoch.codes, epoch.n_entries, kinds)
+    state = _add_trial(state, trial, trials=(*state.trials, trial))
     if not any(is_worse(trial, other, problem.total) for other in state.trials):
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
         state = replace(state, **best)
@@ -701,7 +701,7 @@ def _stride(state, n_entries, n_uses):
     return max(1, int(state.stride * n_entries / n_uses))
 
 
-def _finer(problem, state, epoch):
+def _take_more_samples(problem, state, epoch):
     """Settle again on more samples, so that each atom has enough uses."""
     stride = max(1, min(state.stride // 2, _stride(state, epoch.n_entries, _USES)))
     part = problem.thinned(stride, whole=False, alpha=state.alpha)
@@ -718,15 +718,15 @@ def _next_phase(problem, state, epoch):
         return _restart(state, "done", **best)
     settles = state.phase in ("settle", "climb", "return")
     if settles and state.stride > 1 and epoch.n_entries < _USES * p:
-        return _finer(problem, state, epoch)
+        return _take_more_samples(problem, state, epoch)
     if state.phase == "climb":
-        return _tried(problem, state, epoch)
+        return _validate_penalty(problem, state, epoch)
     if state.phase == "return":
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
-        return _chosen(problem, replace(state, **best), epoch.n_entries)
+        return _choose_bias(problem, replace(state, **best), epoch.n_entries)
     if len(epoch.atoms) > p:
         kept = remaining(epoch, len(epoch.atoms) - p)
-        atoms, codes = epoch.atoms[kept], epoch.restricted(kept)
+        atoms, codes = epoch.atoms[kept], epoch.restrict(kept)
         return _restart(state, "smaller", atoms=atoms, codes=codes)
     if epoch.objective <= (1 - PROGRESS) * state.best_objective:
         state = replace(state, moves=True)

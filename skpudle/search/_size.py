@@ -130,8 +130,8 @@ class _Tried:
     codes: Codes  # of the training samples of the last epoch
     state: SearchState
     epoch: object  # of the held-out rows
-    errors: Tensor  # (n_rows,) of the rows that are never asked which atoms to remove
-    asked_errors: Tensor | None  # (n_asked,) of the rows that are, unless they were
+    errors: Tensor  # (n_validation,) of the validation rows
+    selection_errors: Tensor | None  # (n_selection,) None once these rows have selected atoms
 
     @cached_property
     def error(self):
@@ -139,13 +139,13 @@ class _Tried:
         return float(self.errors.sum())
 
 
-class _Judge:
+class _Validation:
     """Held-out data with hidden entries; a subclass predicts them.
 
-    ``_some`` is a problem of the samples that select the atoms to remove, the ``asked`` rows. The
-    rest of the held-out rows validates: ``asked`` rows overestimate scores, by 0.015 for 1200
-    digits. ``energy`` is the energy of hidden entries of validation rows, ``asked_energy`` that of
-    ``asked`` rows.
+    ``_some`` is a problem of the ``selecting`` rows, which select the atoms to remove. The rest of
+    the held-out rows validates: ``selecting`` rows overestimate scores, by 0.015 for 1200 digits.
+    ``energy`` is the energy of hidden entries of validation rows, ``selection_energy`` that of
+    ``selecting`` rows.
     """
 
     def compare(self, one, other):  # -> gain, tolerance
@@ -154,9 +154,9 @@ class _Judge:
         Both are shares of the energy of the rows that compare them.
         """
         gains, energy = other.errors - one.errors, self.energy
-        if one.asked_errors is not None and other.asked_errors is not None:
-            gains = torch.cat([gains, other.asked_errors - one.asked_errors])
-            energy += self.asked_energy
+        if one.selection_errors is not None and other.selection_errors is not None:
+            gains = torch.cat([gains, other.selection_errors - one.selection_errors])
+            energy += self.selection_energy
         gains = gains / (energy or 1.0)
         chance = float(gains.std(correction=0)) * len(gains) ** 0.5
         least, most = _TOLERANCE
@@ -181,7 +181,7 @@ class _Judge:
         return solve_codes(self._some, atoms, _CODE_EPOCHS)
 
 
-class _Pixels(_Judge):
+class _Pixels(_Validation):
     """Pixels that are hidden in images; a quarter of the images is held out if there are enough.
 
     Parameters
@@ -192,8 +192,8 @@ class _Pixels(_Judge):
 
     def __init__(self, problem):
         self._some, self._hidden, self._place = problem, HiddenPixels(problem), 0
-        self.energy, self.asked_energy = float(self._hidden.energies.sum()), 0.0
-        self.asked = torch.zeros(1, dtype=torch.bool)  # the pixels of all images are one error
+        self.energy, self.selection_energy = float(self._hidden.energies.sum()), 0.0
+        self.selecting = torch.zeros(1, dtype=torch.bool)  # the pixels of all images are one error
 
     def errors(self, atoms):  # -> (1,)
         """Return the squared error of hidden pixels, predicted by the best codes."""
@@ -202,24 +202,24 @@ class _Pixels(_Judge):
         return found.errors.sum()[None]
 
 
-class _Rows(_Judge):
+class _Rows(_Validation):
     """Rows that are held out, and the entries that are hidden in them."""
 
     def __init__(self, problem):
         self._held_out, self._found = HeldOut(problem), None
         number = torch.arange(len(problem.x))
-        self.asked = number % max(2, len(problem.x) // _FEW_HELD_OUT) == 0
-        self._some = problem.of_rows(self.asked).on_host()
+        self.selecting = number % max(2, len(problem.x) // _FEW_HELD_OUT) == 0
+        self._some = problem.of_rows(self.selecting).on_host()
         energy = self._held_out.deviations
-        self.energy = float(energy[~self.asked].sum())
-        self.asked_energy = float(energy[self.asked].sum())
+        self.energy = float(energy[~self.selecting].sum())
+        self.selection_energy = float(energy[self.selecting].sum())
 
     def errors(self, atoms):  # -> (n_rows,)
         """Return the squared errors of hidden entries, predicted by the best codes."""
         self._found = self._held_out.predict(atoms, self._found.place if self._found else 0)
         return self._found.errors
 
-    def _left(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
+    def _code_rows(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
         """Code rows without hidden entries, at the penalty and bias that `errors` chose last."""
         problem, x = self._some, self._some.x.double()[rows]
         mask = None if problem.mask is None else problem.mask[rows]
@@ -240,7 +240,7 @@ class _Rows(_Judge):
         orders = [each.argsort(stable=True) for each in (cost, cost / epoch.uses.clamp_min(1))]
         candidates = {int(j) for order in orders for j in order[:n_candidates]}
         kept = torch.ones(len(atoms), dtype=torch.bool)
-        codes, left = self._left(atoms, slice(None))
+        codes, left = self._code_rows(atoms, slice(None))
 
         def loss(j):
             users = codes[:, j].nonzero().flatten()
@@ -248,7 +248,7 @@ class _Rows(_Judge):
                 return 0.0
             others = kept.clone()
             others[j] = False
-            return float((self._left(atoms[others], users)[1] - left[users]).sum())
+            return float((self._code_rows(atoms[others], users)[1] - left[users]).sum())
 
         losses = {j: loss(j) for j in sorted(candidates)}
         for _ in range(n_removed):
@@ -261,7 +261,7 @@ class _Rows(_Judge):
                 losses[j] = loss(j) if (~kept).any() else losses[j]
             del losses[j]
             kept[j] = False
-            part, left = self._left(atoms[kept], slice(None))
+            part, left = self._code_rows(atoms[kept], slice(None))
             codes = torch.zeros_like(codes)
             codes[:, kept] = part
         return kept
@@ -286,17 +286,17 @@ class _Sizes:
         self.held_out = (_Rows if start is None else _Pixels)(held_out)
         self._generator, self._start, self._best = generator, start, {}
 
-    def _judge(self, atoms, codes, state, *, first=False):
+    def _validate(self, atoms, codes, state, *, first=False):
         problem = self.training.thinned(state.stride)
         unbiased = refit_atoms(problem, atoms, codes, _UNBIASED, still=0.0)
-        errors, asked = self.held_out.errors(unbiased), self.held_out.asked
-        parts = errors[~asked], errors[asked] if first else None
+        errors, selecting = self.held_out.errors(unbiased), self.held_out.selecting
+        parts = errors[~selecting], errors[selecting] if first else None
         tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), *parts)
         same = self._best.get(len(atoms), tried)
         self._best[len(atoms)] = min(same, tried, key=lambda one: one.error)
         return tried
 
-    def settled(self, n_components):
+    def try_samples(self, n_components):
         """Try a dictionary that descends from samples."""
         if self._start is None:
             atoms = _samples_of(self.training, n_components, self._generator)
@@ -317,20 +317,20 @@ class _Sizes:
             state = advance(self.training, state)
         settles = state.phase == "settle"
         atoms, codes = (state.atoms, state.codes) if settles else state.found
-        return self._judge(atoms, codes, state, first=True)
+        return self._validate(atoms, codes, state, first=True)
 
-    def smaller(self, larger, n_components):
+    def remove_atoms(self, larger, n_components):
         """Try a dictionary without the atoms whose removal costs held-out rows least."""
         n_removed = len(larger.atoms) - n_components
         kept = self.held_out.without(larger.atoms, larger.epoch, n_removed)
-        codes = larger.codes.restricted(kept, self.training.n_positions)
+        codes = larger.codes.restrict(kept, self.training.n_positions)
         atoms = larger.atoms[kept]
         none = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
         none |= dict(phase="smaller", curve=())
         state = replace(larger.state, atoms=atoms, previous=atoms, codes=codes, **none)
         for _ in range(_ADAPT):
             state = advance(self.training, state)
-        return self._judge(state.atoms, state.codes, state)
+        return self._validate(state.atoms, state.codes, state)
 
     def is_too_small(self, one):
         """Return whether a dictionary is smaller than the best and predicts worse beyond chance."""
@@ -352,12 +352,12 @@ class _Sizes:
 
 def _grow(sizes, first, largest):  # yields the best dictionary so far
     """Let the number grow while that lowers the error; return the last two dictionaries."""
-    before = found = sizes.settled(first)
+    before = found = sizes.try_samples(first)
     yield found
     n_components, n_failed, last = first, 0, found
     while n_components < largest and n_failed <= _FAILURES:
         n_components = min(ceil(_GROWTH * n_components), largest)
-        tried = sizes.settled(n_components)
+        tried = sizes.try_samples(n_components)
         if sizes.held_out.predicts_better(tried, found):
             before, found, n_failed = found, tried, 0
         else:
@@ -373,9 +373,9 @@ def _shrink(sizes, before, good):  # yields the best dictionary so far
         n, n_before = len(found.atoms), len(before.atoms)
         n_removed = max(1, min(n_removed, int(_REMOVED * n)))
         if n - n_removed < n_before < n:  # growth has tried this number
-            tried = min(before, sizes.smaller(found, n_before), key=lambda one: one.error)
+            tried = min(before, sizes.remove_atoms(found, n_before), key=lambda one: one.error)
         else:
-            tried = sizes.smaller(found, n - n_removed)
+            tried = sizes.remove_atoms(found, n - n_removed)
         if not sizes.is_too_small(tried):
             good = found = tried
             n_removed, n_failed, goes_well = n_removed * (1 + goes_well), 0, True

@@ -138,7 +138,7 @@ class Memory(NamedTuple):
             return b - a @ atoms, a[:, first:last]
         return b - a[:, None] * atoms[first:last], np.diag(a)
 
-    def with_block(self, epoch, n):
+    def add_block(self, epoch, n):
         """Return the memory with a block of ``n`` rows added; costs stay as they are."""
         if self.pairs:
             a, b = self.a + torch.as_tensor(epoch.products(0, len(self.a))), self.b + epoch.b
@@ -147,7 +147,7 @@ class Memory(NamedTuple):
             b = a[:, None] * epoch.atoms
         return self._replace(a=a, b=b, rows=self.rows + n)
 
-    def faded(self, factor):
+    def fade(self, factor):
         """Return the memory with smaller weights."""
         return Memory(*(factor * sums for sums in self))
 
@@ -162,19 +162,19 @@ class Memory(NamedTuple):
         cost, weight = (torch.where(others, t, 0.0) for t in (self.cost, self.weight))
         return Memory(a, b, cost, weight, self.rows)
 
-    def grown(self, n):
+    def append_atoms(self, n):
         """Return the memory with ``n`` more atoms, of zero sums."""
         pad = torch.nn.functional.pad
         a, b = pad(self.a, (0, n) * self.a.ndim), pad(self.b, (0, 0, 0, n))
         return Memory(a, b, pad(self.cost, (0, n)), pad(self.weight, (0, n)), self.rows)
 
-    def restricted(self, kept):
+    def restrict(self, kept):
         """Return the memory of the kept atoms."""
         a, b = self.a[kept], self.b[kept]
         a = a[:, kept] if self.pairs else a
         return Memory(a, b, self.cost[kept], self.weight[kept], self.rows)
 
-    def inherited(self, heirs, removed):
+    def bequeath_costs(self, heirs, removed):
         """Return the memory where the costs of atoms include the work of removed ones.
 
         Two atoms that do the same work cost little each, until one of them is removed.
@@ -186,7 +186,7 @@ class Memory(NamedTuple):
         )
         return self._replace(cost=self.cost + self.weight * more)
 
-    def moved(self, before, after):
+    def discount_moved(self, before, after):
         """Return the memory with smaller costs for atoms that have moved."""
         near = (before * after).sum(1).clamp(0, 1) ** _STEADY
         return self._replace(cost=self.cost * near)
@@ -231,7 +231,7 @@ class StreamState:
     n_blocks: int = 0
 
 
-class _Judged:
+class _CostsInStream:
     """Atoms with costs in all blocks, in the form of an epoch that `remaining` takes."""
 
     def __init__(self, epoch, memory, n):
@@ -240,8 +240,7 @@ class _Judged:
         self._costs, self.uses = measured + earlier, epoch.uses
 
     def costs(self):
-        """Return the cost of each atom in this block plus ``n`` mean earlier rows, and its heirs.
-        """
+        """Return the cost of each atom in this block and ``n`` mean earlier rows, and its heirs."""
         return self._costs, self._heirs
 
 
@@ -319,7 +318,7 @@ def after_search(problem, state):
     """
     problem = searched(problem, state)
     epoch, n = problem.epoch(*state.found), _total(problem, problem.total_weight)
-    memory = Memory.none(epoch.atoms).with_block(epoch, n)
+    memory = Memory.none(epoch.atoms).add_block(epoch, n)
     if memory.pairs:
         cost = epoch.costs()[0]
         memory = memory._replace(cost=cost, weight=torch.full_like(cost, n))
@@ -368,23 +367,23 @@ def _round(epoch, memory, n_splits, n, seed, *, keep):
         Whether atoms that split stay as they are, next to the direction of their residuals.
     """
     problem, atoms = epoch.problem, epoch.atoms
-    costs, _ = _Judged(epoch, memory, n).costs()
+    costs, _ = _CostsInStream(epoch, memory, n).costs()
     found = split(epoch, n_splits, seed, costs=costs, keep=keep)
     if found is None:
         return None
     larger, chosen = found
     n_splits = len(chosen)
-    more = (memory if keep else memory.without(atoms, chosen)).grown(n_splits)
+    more = (memory if keep else memory.without(atoms, chosen)).append_atoms(n_splits)
     found = descend(problem.epoch(larger, epoch.codes), _LARGER, more)
-    judged = _Judged(found, more, n)
+    judged = _CostsInStream(found, more, n)
     kept = remaining(judged, n_splits)
     if int(kept.sum()) != len(atoms):  # removed atoms have each other as heirs
         return None
     lost = float((n * more.rate)[~kept].sum())
-    less = more.inherited(judged.costs()[1], ~kept)
-    less, atoms = less.without(found.atoms, ~kept).restricted(kept), found.atoms[kept]
-    found = descend(problem.epoch(atoms, found.restricted(kept)), _SMALLER, less)
-    return found, less.moved(atoms, found.atoms), epoch.objective - found.objective - lost
+    less = more.bequeath_costs(judged.costs()[1], ~kept)
+    less, atoms = less.without(found.atoms, ~kept).restrict(kept), found.atoms[kept]
+    found = descend(problem.epoch(atoms, found.restrict(kept)), _SMALLER, less)
+    return found, less.discount_moved(atoms, found.atoms), epoch.objective - found.objective - lost
 
 
 def advance_stream(problem, state, *, final=False):
@@ -409,7 +408,7 @@ def advance_stream(problem, state, *, final=False):
     """
     p, n = len(state.atoms), _total(problem, problem.total_weight)
     n_rows = state.n_rows + n
-    memory = state.memory.faded((1 - n / n_rows) ** state.forgetting)
+    memory = state.memory.fade((1 - n / n_rows) ** state.forgetting)
     n_epochs = _REPEATS if memory.pairs else _REPEATS_WITHOUT_MOVES
     epoch = solve_codes(problem, state.atoms, n_epochs)
     new, n_splits = epoch.objective / n, state.n_splits
@@ -419,7 +418,7 @@ def advance_stream(problem, state, *, final=False):
         n_splits = max(1, p // SPLIT["few"])
     else:
         epoch = descend(epoch, n_settling, memory)
-        memory = memory.moved(state.atoms, epoch.atoms)
+        memory = memory.discount_moved(state.atoms, epoch.atoms)
     is_large = epoch.n_entries >= _USES * p
     moves = is_large and memory.pairs
     if not (is_large or final):
@@ -436,10 +435,10 @@ def advance_stream(problem, state, *, final=False):
             epoch, memory, _ = found
     if surprised:
         if epoch.objective / n > _SURPRISE * state.mean:  # too few atoms: follow the new rows
-            memory = memory.faded((state.mean * n / epoch.objective) ** 2)
+            memory = memory.fade((state.mean * n / epoch.objective) ** 2)
         before = epoch.atoms
         epoch = descend(epoch, n_settling, memory)
-        memory = memory.moved(before, epoch.atoms)
+        memory = memory.discount_moved(before, epoch.atoms)
     if memory.pairs and (n_splits > 0 or surprised or state.n_blocks % _COSTED == 0):
         cost, weight = memory.cost + epoch.costs()[0], memory.weight + n
         memory = memory._replace(cost=cost, weight=weight)
@@ -447,7 +446,7 @@ def advance_stream(problem, state, *, final=False):
     state = replace(
         state,
         atoms=epoch.atoms,
-        memory=memory.with_block(epoch, n),
+        memory=memory.add_block(epoch, n),
         n_rows=n_rows,
         n_splits=n_splits,
         mean=mean,
