@@ -147,7 +147,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                     f"sample_weight is for estimators whose fit takes it, and {learner!r:.80} "
                     "takes none. Pass another estimator, or no weights."
                 )
-        if names:  # equal rows become one before rounding makes them differ
+        if names:  # merge equal rows before rounding makes them differ
             X, weight = _merge_rows(X, weight)
         unknown = np.flatnonzero(np.isnan(X).all(axis=0))
         if len(unknown):
@@ -157,7 +157,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 "nothing is learned. Leave them out."
             )
         given = {} if weight is None else dict.fromkeys(names, weight)
-        with config_context(enable_metadata_routing=False):  # weights go to steps by name
+        with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
         known, counts = ~np.isnan(X), np.ones(len(X)) if weight is None else weight
         self.means_ = counts @ np.where(known, X, 0.0) / (counts @ known)

@@ -31,7 +31,7 @@ __all__ = [
 
 SIGNS = ("entry", "sample", None)
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-KEYS_PER_BLOCK = 2**23  # 64 MiB of random keys at a time
+KEYS_PER_BLOCK = 2**23  # random keys in memory at a time, 64 MiB
 
 
 def _check_counts(**counts):
@@ -275,7 +275,7 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
         If `folder` is no folder or has no image.
     """
     if folder is None:
-        _pillow()  # scikit-learn's own error would not name our extra
+        _pillow()  # raises with the name of our extra, unlike scikit-learn's error
         return [_read_gray(path) for path in load_sample_images().filenames]
     folder = Path(folder)
     if not folder.is_dir():

@@ -174,8 +174,7 @@ class Events:
         return loads if self.exposure is None else loads * self.exposure[:, None]
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
-        """Return the sum of each atom's codes, times exposures, over rows that observe a feature.
-        """
+        """Return the sum of each atom's codes, times exposures, over rows that know a feature."""
         codes = codes if self.exposure is None else codes * self.exposure[:, None]
         total = np.broadcast_to(codes.sum(0), (self.counts.shape[1], codes.shape[1]))
         return total if self.missing is None else (total - self.missing.T @ codes).clip(0)

@@ -45,8 +45,8 @@ class Found(NamedTuple):
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
         """Return atoms, or other differences of rows, in the features of the data.
 
-        This applies the linear part of the inverse of the steps. If they have no inverse, or none
-        that is affine, or atoms are not rows, `rows` are returned unchanged.
+        This applies the linear part of the inverse of the steps. If the steps have no affine
+        inverse, or atoms are not rows, `rows` are returned unchanged.
         """
         if not self.steps or rows.ndim != 2 or hasattr(self.learner, "atom_shape"):
             return rows
@@ -74,8 +74,8 @@ class Found(NamedTuple):
     def pictures(self, arrays, *, kind="auto", image_shape=None):  # -> kind, pictures
         """Return atoms or samples as images or lines, by `as_pictures`.
 
-        Convolutional ones have their shape, and are lines if it has one axis; channels that are no
-        colours are drawn side by side.
+        Convolutional atoms and samples have their own shape, and are lines if it has one axis;
+        channels other than colours are drawn side by side.
         """
         if not hasattr(self.learner, "atom_shape"):
             return as_pictures(arrays, kind=kind, image_shape=image_shape)
@@ -139,7 +139,7 @@ def signed_codes(estimator, codes):  # -> (n_codes, n_components)
     """Return the result of `transform` as an array, a row per sample or per position of atoms."""
     if isinstance(codes, list):  # of images of different sizes
         return np.concatenate([signed_codes(estimator, maps) for maps in codes])
-    estimator = getattr(estimator, "estimator_", estimator)  # that a consensus encodes with
+    estimator = getattr(estimator, "estimator_", estimator)  # of a consensus
     codes, n_components = to_numpy(to_tensor(codes)), len(estimator.components_)
     if getattr(estimator, "split_sign", False):
         return codes[:, :n_components] - codes[:, n_components:]
@@ -147,7 +147,7 @@ def signed_codes(estimator, codes):  # -> (n_codes, n_components)
 
 
 def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
-    """Return where each waveform has its largest magnitude, of channels their norm."""
+    """Return where each waveform has its largest magnitude, which is the norm of its channels."""
     energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
     return energy.argmax(axis=1)
 
@@ -208,7 +208,7 @@ def _read(learner, X):
 
 
 def look_at(estimator, X):  # -> Look
-    """Look at an estimator, by samples as its `transform` takes them."""
+    """Find the learner of an estimator, and encode samples by it; a TypeError without samples."""
     found = find_learner(estimator)
     if X is None:
         raise TypeError(

@@ -1,17 +1,17 @@
 r"""How exact atoms can be: a bound without data, and the rows that an error needs.
 
-With known supports, and codes that are not known, the Fisher information of atom k is
-:math:`\sum_i z_{ik}^2 P_i / \sigma^2`, where :math:`P_i` projects on what the atoms of row i do not
-span. Only the :math:`m - 1` directions that leave the norm alone are unknown, and :math:`P_i` keeps
-:math:`m - s` of m. By the inequality of the harmonic and the arithmetic mean no unbiased estimate
-has a smaller expected squared error of the atom than
+With known supports, and codes that are not known, the Fisher information of atom k is :math:`\sum_i
+z_{ik}^2 P_i / \sigma^2`, where :math:`P_i` projects on the complement of the span of the atoms of
+row i. Only the :math:`m - 1` directions that leave the norm alone are unknown, and :math:`P_i`
+keeps :math:`m - s` of m. By the inequality of the harmonic and the arithmetic mean no unbiased
+estimate has a smaller expected squared error of the atom than
 
 .. math:: \frac{(m - 1)^2}{m - s} \frac{\sigma^2}{\sum_i z_{ik}^2}
           = \frac{(m - 1)^2}{m (m - s)} \frac{s}{\mathrm{SNR}\; n_k}
 
 in :math:`n_k` rows with the atom, for codes of one mean square. The minimax bound of Jung, Eldar
 and Goertz [1]_ has the same dependence on n, p, m and the signal-to-noise ratio, without known
-supports, but a constant that is much smaller; so this one is the limit here.
+supports, but a much smaller constant, so this bound is the tighter limit.
 
 References
 ----------
@@ -104,8 +104,8 @@ def samples_needed(
 ) -> int:
     """Return the number of rows without which no unbiased method has this error.
 
-    It is the number at which `error_bound` is the error. The learner needs up to twice as many at
-    20 dB, more with more noise, and at least 10 for each atom, to find the atoms at all.
+    With this number of rows `error_bound` equals the error. The learner needs up to twice the
+    number at 20 dB, more with more noise, and at least 10 rows per atom to find the atoms.
 
     Parameters
     ----------

@@ -157,15 +157,15 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     share = float(np.minimum(n_used, n_entries).mean()) / n_entries
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
-    # codes with as many entries as the data fit anything: count them as no better than the mean
+    # codes with one entry per entry of the data fit any data: their score is that of the mean
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
 def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
     r"""Return a scorer that estimates how far codes of noisy data are from the clean data.
 
-    A search over ``alpha`` by this scorer looks for the best denoising. The default score of a
-    learner looks for the best prediction of held-out features, which favours larger values.
+    A search over ``alpha`` by this scorer finds the best denoising. The default score of a learner
+    measures the prediction of held-out features, which favours larger penalties.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ __all__ = [
     "unit_atoms",
 ]
 
-# rise of the cosine by which a reference joins a mixture
+# least rise of the cosine for which a reference joins a mixture
 _GAIN = 0.01
 
 
@@ -148,7 +148,8 @@ def match_atoms(
     if by == "distance":
         lengths = np.linalg.norm(dictionary.reshape(len(dictionary), -1), axis=1)
         widths = np.linalg.norm(reference.reshape(len(reference), -1), axis=1)
-        # -|d - r|^2 in the better sign; the squares matter if some atoms stay without a match.
+        # -|d - r|^2 with the better sign, up to |d|^2; the squares count if some atoms have no
+        # match
         gain = 2 * gain * np.outer(widths, lengths) - lengths**2 - widths[:, None] ** 2
     rows, columns = linear_sum_assignment(gain, maximize=True)  # rows are increasing
     matched = cosines[rows, columns]
@@ -196,8 +197,8 @@ def match_components(
 ) -> list[ComponentMatch]:
     """Name components by the nearest reference, and by a mixture of few of them.
 
-    A mixture begins with the nearest reference. As long as the cosine of the mixture rises by 0.01,
-    the reference joins that raises it most. Shares are the non-negative least squares fit.
+    A mixture begins with the nearest reference. The reference that raises the cosine of the mixture
+    most joins it, until the rise is below 0.01. Shares are the non-negative least squares fit.
 
     Parameters
     ----------

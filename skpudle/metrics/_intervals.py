@@ -13,7 +13,7 @@ from skpudle._data.foreign import drop_names
 
 __all__ = ["CodeIntervals", "code_intervals"]
 
-# drawn rows that are encoded at a time
+# number of drawn rows to encode at a time
 _ROWS = 8192
 
 
@@ -48,10 +48,10 @@ def code_intervals(
 
     Counts are drawn from the expectations of each sample, of Poisson's distribution, or of a
     negative binomial one if the learner has a dispersion. Their codes vary about the codes of the
-    sample as those do about the true ones. An interval holds the middle ``level`` of the drawn
-    codes, moved so that their median is the code of the sample: codes that cannot be negative
-    take events from larger ones, in the sample and once more in the draws. The atoms count as
-    known.
+    sample as the codes of the sample vary about the true codes. An interval holds the middle
+    ``level`` of the drawn codes, moved so that their median is the code of the sample: non-negative
+    codes of absent atoms take events from larger codes, in the sample and again in the draws. Atoms
+    are taken for known.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ __all__ = ["ActivationsDisplay"]
 
 # area of the largest dot in points squared
 _DOT = 120
-# ends of the thumbnails of atoms, beside a signal, in widths of the axes
+# left and right end of the thumbnails of atoms, right of a signal, in widths of the axes
 _THUMBNAIL = 1.02, 1.17
 
 

@@ -25,8 +25,8 @@ class ContributionsDisplay:
     """Atoms or reconstructions next to the training samples that make them, a row each.
 
     A row shows an atom or reconstruction, its estimate from all contributions, and the samples with
-    the largest ones. A sample is drawn with the sign of its contribution, which is written on it.
-    All are images or lines, as in `AtomsDisplay`.
+    the largest contributions. A sample is drawn with the sign of its contribution, which is written
+    on it. All are images or lines, as in `AtomsDisplay`.
 
     Parameters
     ----------
