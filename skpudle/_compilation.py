@@ -161,7 +161,7 @@ def compile_together(functions):
 
 
 def in_parts(function, n, least):
-    """Call a function for all parts of a range, on as many threads as are allowed.
+    """Call a function for all parts of a range, on all allowed threads.
 
     Parameters
     ----------

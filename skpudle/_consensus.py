@@ -187,9 +187,9 @@ class ConsensusDictionary(
 ):
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
-    By default `fit` makes 20 replicates from other seeds, matches their atoms up to order and sign,
-    and takes the median of every set of matched atoms. Codes are those of the estimator's own
-    `transform`. Fits end in local minima, so that some atoms are accidents of the seed or of the
+    By default `fit` makes 20 replicates from different seeds, matches their atoms up to order and
+    sign, and takes the median of every set of matched atoms. The estimator's own `transform`
+    computes codes. Fits end in local minima, so that some atoms are accidents of the seed or of the
     samples.
 
     Parameters
@@ -205,8 +205,8 @@ class ConsensusDictionary(
     resample : {"seeds", "bootstrap", "halves"}, default="seeds"
         What replicates differ by, besides their seeds: "seeds" fits all of them to all samples, as
         consensus NMF [1]_ does; "bootstrap" to samples drawn with replacement; "halves" to random
-        halves. The stability of "seeds" tells what the optimisation determines, that of the others
-        what the data determine.
+        halves. "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" sensitivity
+        to sampling.
 
     density_threshold : float or None, default=0.5
         Atoms whose mean distance to their nearest neighbours among the atoms of all replicates is
@@ -226,8 +226,8 @@ class ConsensusDictionary(
     Attributes
     ----------
     components_ : ndarray of shape (n_components, ...)
-        Medians of matched atoms, with the median norm of these. An atom of which all matches are
-        outliers is that of the replicate that agrees best with the others.
+        Medians of matched atoms, with the median norm of these. If all matches of an atom are
+        outliers, the medoid replicate's atom is kept.
 
     stability_ : ndarray of shape (n_components,)
         Mean modulus of the cosine between the matched atoms of two replicates, from 0 to 1.
@@ -264,12 +264,11 @@ class ConsensusDictionary(
     skpudle.metrics.atom_support : Which atoms the samples support.
     skpudle.plotting.ConsensusDisplay : Stability of each atom, as a picture.
 
-    Notes
-    -----
-    The reference starts as the replicate whose atoms are nearest to those of others. Every
-    replicate is matched with it by the best assignment of all atoms together, and the reference
-    becomes the median of the matches that are no outliers, until no match changes. Consensus NMF
-    [1]_ clusters by k-means instead, which may put two atoms of one replicate into one cluster.
+    Notes ----- The reference starts as the medoid, the replicate whose atoms are nearest to the
+    atoms of all replicates. Every replicate is matched with it by the best assignment of all atoms
+    together, and the reference becomes the median of the matches that are no outliers, until no
+    match changes. Consensus NMF [1]_ clusters by k-means instead, which may put two atoms of one
+    replicate into one cluster.
 
     Replicates may have different numbers of atoms; the consensus has that of the first reference.
     Atoms of convolutional learners are compared as they are, without shifts.
@@ -356,12 +355,12 @@ class ConsensusDictionary(
         TypeError
             If a fitted estimator has no ``components_``.
         ValueError
-            If there are weights, and the estimator takes none.
+            If weights are passed, and the estimator takes no weights.
 
         Warns
         -----
         UserWarning
-            If all replicates are the same, so that their agreement says nothing.
+            If all replicates are the same, so that their agreement has no meaning.
         """
         random_state = check_random_state(self.random_state)
         weight = _weights_for(self.estimator, X, **of_samples)

@@ -14,7 +14,7 @@ name      codes         ``S(v)``                            penalty
 ========  ============  ==================================  =========================
 
 Almost everywhere all four have the same derivative, 1 where the result is not zero and 0 elsewhere.
-The backward pass needs nothing else.
+The backward pass needs only this mask.
 """
 
 from functools import partial

@@ -3,7 +3,7 @@
 `make_dictionary_data` draws from the generative model ``x = D z`` (+ noise). It returns the atoms
 and codes too, so that recovery can be measured. `perturb_dictionary` makes the initial dictionaries
 of the published experiments. Images come from your own folder, or are the two photographs shipped
-with scikit-learn; nothing is ever downloaded.
+with scikit-learn; the module never downloads data.
 """
 
 import math

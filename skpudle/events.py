@@ -1,11 +1,11 @@
 r"""Turn codes of signals into a table of events: signal, time, atom and amplitude.
 
-A code map has more nonzero codes than there are events. An event between two samples, or of a shape
-that differs a little from its atom, has two or three codes side by side; codes at the level of the
-noise are no events. So events are found from codes of a penalty at that level. Codes of one atom
-and sign whose copies of the atom correlate by more than 0.7 are one event, at the place of the
-largest. Its amplitude is the projection of their sum on the atom there. Events much smaller than
-the atom's typical one are left out.
+A code map has more nonzero codes than events. An event between two samples, or of a shape that
+differs a little from its atom, has two or three codes side by side; codes at the level of the noise
+are no events. So events are found from codes of a penalty at that level. Codes of one atom and sign
+whose copies of the atom correlate by more than 0.7 are one event, at the place of the largest. Its
+amplitude is the projection of their sum on the atom there. Events much smaller than the atom's
+typical one are left out.
 """
 
 from copy import copy

@@ -1,4 +1,4 @@
-"""Functions that other packages call in the place of their own: the signatures are theirs."""
+"""Functions that other packages call in the place of scikit-learn's, with the same signatures."""
 
 from dataclasses import replace
 from numbers import Integral, Real
@@ -99,8 +99,8 @@ def dict_learning_online(
     alpha : float or "auto", default=1
         Penalty, in the units of ``X``. "auto" is 1.75 times the standard deviation of correlations
         of noise with an atom, estimated from the median of the correlations of initial atoms and
-        data; at least 0.07 times the root mean square norm of a sample. It is for data of which
-        most is noise, such as the voxels of brain images.
+        data; at least 0.07 times the root mean square norm of a sample. It is for data that are
+        mostly noise, such as the voxels of brain images.
     return_code : bool, default=True
         Whether to return codes.
     dict_init : array-like of shape (n_components, n_features), default=None
@@ -124,7 +124,7 @@ def dict_learning_online(
     Raises
     ------
     TypeError
-        If there are other parameters, such as scikit-learn's ``callback`` or ``tol``.
+        If it gets unknown parameters, such as scikit-learn's ``callback`` or ``tol``.
     ValueError
         If the value of a parameter is not possible, or shapes do not fit.
 

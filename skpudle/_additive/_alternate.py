@@ -33,7 +33,7 @@ __all__ = [
     "start_from",
 ]
 
-# Prunings of rows, after each of which the atoms adapt.
+# Prunings of rows; the atoms adapt after each pruning.
 _PRUNINGS = 4
 # Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood that ends them. A
 # step of the alternation makes one sweep, since the atoms change as well.
@@ -155,7 +155,7 @@ class Events:
         return Events(counts, self.missing, self.exposure)
 
     def without(self, hidden):  # (n, n_features) CSR of 1 -> Events, Events
-        """Hide entries; return the events of the others, and of these."""
+        """Hide entries; return the events of the visible entries, and the hidden entries."""
         hidden = hidden if self.missing is None else hidden - hidden.multiply(self.missing)
         hidden.eliminate_zeros()
         found = self.counts.multiply(hidden).tocsr()
@@ -508,7 +508,7 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
 
 
 def expected_events(events, atoms, codes):  # -> two (n_components, n_features)
-    """Return the events that each atom explains in each feature, and those it could have had."""
+    """Return, by atom and feature, the explained events and the events that could be observed."""
     rates = events.counts.copy()
     rates.data = rates.data / np.maximum(_rates(rates, atoms, codes), 1e-300)
     return atoms * (rates.T @ codes).T, events.visible(codes).T

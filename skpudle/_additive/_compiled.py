@@ -64,9 +64,9 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
     ``atoms``, (n_features, n_components), is the transpose of the atoms. ``explained`` becomes
     ``sum_j x_ij log(z_i a_j)``.
 
-    A row ends with a duality gap of ``tol``. Codes ``z`` that explain all ``n`` events,
-    ``loads z = n``, and others ``y`` satisfy, by Jensen's inequality and with the slopes ``g``,
-    ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
+    A row ends with a duality gap of ``tol``. Codes ``z`` that explain all ``n`` events, ``loads z =
+    n``, and any codes ``y`` satisfy, by Jensen's inequality and with the slopes ``g``, ``sum_j x_j
+    log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
     """
     n_components, longest = z.shape[1], 0
     for i in range(first, last):

@@ -43,7 +43,7 @@ class Found(NamedTuple):
         return signed_codes(self.learner, self.learner.transform(self.prepare(X)))
 
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
-        """Return atoms, or other differences of rows, in the features of the data.
+        """Return atoms, or any differences of rows, in the features of the data.
 
         This applies the linear part of the inverse of the steps. If the steps have no affine
         inverse, or atoms are not rows, `rows` are returned unchanged.

@@ -5,7 +5,7 @@ makes the same iterations without derivatives, one row after the other.
 
 A likelihood has more entrywise loops than least squares. With few atoms a pass over the data takes
 the time of a product. `judge` and `weigh` work on a slice of samples, so that threads can share the
-work, and write to their last arguments. A mask without rows hides nothing.
+work, and write to their last arguments. With a mask of zero rows all entries are known.
 """
 
 from functools import cache

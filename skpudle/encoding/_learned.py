@@ -60,7 +60,8 @@ class LearnedEncoder:
     analysis : Tensor of shape (n_unfoldings or 1, n_components, n_features)
         Rows that correlate with the residual, of each unfolding or of all.
     synthesis : Tensor of shape (n_unfoldings - 1 or 1, n_components, n_features)
-        Atoms of the codes before each unfolding but the first, or before all.
+        Atoms of the codes before each unfolding after the first; one matrix if all unfoldings share
+        it.
     thresholds : Tensor of shape (n_unfoldings, n_components)
         What each unfolding shrinks by, in the units of the data.
     positive_code : bool, default=False
@@ -152,7 +153,7 @@ _SHRINK = {"soft": _soft, "hard": _hard}
 
 @contextmanager
 def _quiet_exporter():
-    """Silence what torch's exporter says about its own code, and about torchvision's operators."""
+    """Silence warnings of torch's exporter about its own code and torchvision's operators."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -243,7 +243,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     Returns
     -------
     Tensor of shape (n_unfoldings, 1, ...) or (n_unfoldings, n_components, ...)
-        The levels, with as many trailing axes of length 1 as codes have positions.
+        The levels, with a trailing axis of length 1 for each axis of positions.
     """
     atoms = dictionary.atoms
     alpha = as_scalars(alpha, atoms)

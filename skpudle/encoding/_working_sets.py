@@ -137,7 +137,8 @@ class Run:
     def _pieces(self):
         """Yield the end of each block, codes (n, k) before it, and codes after each iteration.
 
-        From the last block to the first; the latter codes are of shape (n_iterations, n, k).
+        Blocks come from the last to the first. Codes after iterations are of shape (n_iterations,
+        n, k).
         """
         stop = self._start + sum(len(block.levels) for block in self._blocks)
         earlier = [self._first, *(block.last for block in self._blocks)]
@@ -250,7 +251,7 @@ class _Plan:
 
 
 class WorkingSets:
-    """Iterations that are confined to working sets where the plan says so.
+    """Iterations, confined to working sets where `_Plan` decides so.
 
     Parameters
     ----------

@@ -368,14 +368,14 @@ def code_intervals(
     level : float, default=0.9
         Probability, between 0 and 1.
     random_state : int, RandomState instance or None, default=None
-        Determines the draws that tell the noise of 200 samples or more, and draws of counts.
+        Determines the draws that estimate the noise of 200 samples or more, and draws of counts.
 
     Returns
     -------
     CodeIntervals
-        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples,
-        n_components), and `supported`, the support. Codes outside of it are 0 with an error of 0:
-        the intervals hold if the support is right, and do not say whether it is.
+        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples, n_components),
+        and `supported`, the support. Codes outside of it are 0 with an error of 0: the intervals
+        hold if the support is right, and do not measure whether it is.
 
     Raises
     ------

@@ -102,7 +102,7 @@ def samples_needed(
     snr_db: float,
     relative_uses: float = 1.0,
 ) -> int:
-    """Return the number of rows without which no unbiased method has this error.
+    """Return the least number of rows with which an unbiased method can have this error.
 
     With this number of rows `error_bound` equals the error. The learner needs up to twice the
     number at 20 dB, more with more noise, and at least 10 rows per atom to find the atoms.

@@ -233,7 +233,7 @@ def sample_noise(rows, atoms, codes, variances, rng, *, positive=False):
 
 
 def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=False):
-    """Sample atoms and codes, from those of a fit on.
+    """Sample atoms and codes; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------

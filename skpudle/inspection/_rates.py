@@ -57,7 +57,7 @@ def _draw(x, weights, atoms, z, spike, rng):  # -> precisions; changes z
 
 
 def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
-    """Sample atoms and codes of counts, from those of a fit on.
+    """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------

@@ -13,9 +13,9 @@ last Newton step is the polish: on their support the codes are exact up to round
 
 Here supports are padded to one size. An empty place holds the index of an additional zero atom and
 has ``theta = 0``. A device works ahead of the host until the host asks it for a number, such as the
-number of solved samples, and waits. So for some rounds the host asks nothing: solved samples stay
-as they are, and samples with a support that still changes after a few Newton steps admit no atoms.
-`skpudle.lasso._compiled` is the same method for one sample at a time.
+number of solved samples, and waits. So the host asks only every few rounds. In between, solved
+samples stay as they are, and samples with a support that still changes after a few Newton steps
+admit no atoms. `skpudle.lasso._compiled` is the same method for one sample at a time.
 """
 
 import torch
@@ -125,7 +125,8 @@ def _minimise(inner, slope, z, theta, fresh, done):
     Returns
     -------
     Tensor of shape (n,)
-        True for samples at the minimum; the others go on from their codes in the next call.
+        True for samples at the minimum; the remaining samples continue from their codes in the next
+        call.
     """
     for number in range(STEPS):
         factor, dependent = _factor(inner, theta)

@@ -108,8 +108,8 @@ def _border(atoms, gram, has_gram, support, k, squares, factor, dependent):
         last *= factor[i, i]
         factor[k, i] = last
         pivot -= last * last
-    # An atom that depends on the support takes a long step along the direction that changes nothing
-    # but the penalty, up to the first code that reaches zero.
+    # An atom that depends on the support takes a long step along the direction that changes only
+    # the penalty term, up to the first code that reaches zero.
     least = 0.1 * dependent * squares[k]
     factor[k, k] = 1 / np.sqrt(pivot if pivot > least else least)
     return pivot / squares[k]
@@ -273,7 +273,7 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
 
 
 def _weigh(atoms, mask, row, seen):
-    """Set ``seen`` to the atoms times the mask of a row, unless it is 1 and changes nothing."""
+    """Set ``seen`` to the atoms times the mask of a row, unless all entries of the mask are 1."""
     changes = False
     for feature in range(mask.shape[1]):
         changes |= mask[row, feature] != 1.0

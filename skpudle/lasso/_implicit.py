@@ -15,7 +15,7 @@ _DEPENDENT = 1e-12
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
-    """Apply the inverse of each matrix, and mark those that may have none.
+    """Apply the inverse of each matrix, and mark matrices that may be singular.
 
     Empty places have zero rows and columns.
     """

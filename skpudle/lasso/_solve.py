@@ -122,14 +122,14 @@ def _with_zeros(codes, needed, n_components):
 
 
 def gram_matrix(atoms, n_samples):
-    """Return the products of atoms, if they save time for so many samples.
+    """Return the products of atoms, if they save time for this number of samples.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms.
     n_samples : int
-        Number of samples whose codes are asked for.
+        Number of samples to solve for.
 
     Returns
     -------
@@ -156,11 +156,11 @@ def solve_lasso(
 ) -> tuple[Tensor, Tensor]:
     r"""Minimise :math:`\frac12 |x - D z|^2 + \alpha |z|_1` for every row of the data.
 
-    Codes are exact up to rounding (in float64, then rounded to the dtype of the data). There is no
-    tolerance to choose, and a row has the same codes alone and among others, up to rounding times
-    the condition of its support. Where codes are not unique, their support is linearly independent,
-    and has no atom parallel to a longer or an earlier atom (a cosine of 1 to rounding, which costs
-    a gap of about 1e-8). If norms of atoms are not finite, codes and gaps are NaN.
+    Codes are exact up to rounding (in float64, then rounded to the dtype of the data). The solver
+    needs no tolerance, and a row has the same codes alone and among other rows, up to rounding
+    times the condition of its support. Where codes are not unique, their support is linearly
+    independent, and has no atom parallel to a longer or an earlier atom (a cosine of 1 to rounding,
+    which costs a gap of about 1e-8). If norms of atoms are not finite, codes and gaps are NaN.
 
     The penalty chooses the atoms and shrinks their codes, by :math:`\alpha` where atoms are
     orthogonal. ``debias`` removes that bias (the relaxed lasso [1]_).

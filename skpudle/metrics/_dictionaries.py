@@ -367,7 +367,7 @@ def support_recovery(
         f1 : harmonic mean of the two
         exact : share of the samples in which all entries are right
 
-        An empty share is 1: where nothing is claimed, nothing is wrong.
+        An empty share is 1: without nonzero entries no entry is wrong.
 
     Raises
     ------
@@ -412,8 +412,8 @@ def make_dictionary_recovery_scorer(
         Known atoms, one per entry of the first axis.
     measure : {"recovery_rate", "coherence", "error"}, default="recovery_rate"
         The share of recovered atoms; the mean `atom_coherence`; or minus the relative
-        `dictionary_error` after matching, for which the estimator needs as many atoms as
-        `reference` has.
+        `dictionary_error` after matching, for which the estimator needs the same number of atoms as
+        `reference`.
     threshold : float, default=0.9
         Coherence from which an atom counts as recovered by ``"recovery_rate"``.
 

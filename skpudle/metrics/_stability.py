@@ -64,8 +64,8 @@ def chance_coherence(
     Returns
     -------
     ndarray of shape (n_draws, n_reference)
-        The `atom_coherence` of the reference in random dictionaries, each of as many atoms as
-        `dictionary`. There are enough draws for a mean that is exact to 0.005.
+        The `atom_coherence` of the reference in random dictionaries, each with the number of atoms
+        of `dictionary`. The number of draws makes the mean exact to 0.005.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def chance_coherence(
     match a little worse than independent atoms. If the reference is combined too they lose as much
     again, and the difference is added.
 
-    Random atoms know the second moments and nothing else: fits of noise to the same samples, or
-    from one start, agree beyond this chance. Fit disjoint halves of the samples, from different
-    seeds, or ask `atom_support`.
+    Random atoms share only the second moments: fits of noise to the same samples, or from one
+    start, agree beyond this chance. Fit disjoint halves of the samples, from different seeds, or
+    ask `atom_support`.
 
     Examples
     --------
@@ -124,7 +124,8 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
         With these entries:
 
         - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
-          its match by `match_atoms` in another dictionary, averaged over the others, from 0 to 1;
+          its match by `match_atoms` in another dictionary, averaged over all other dictionaries,
+          from 0 to 1;
         - ``stability``, the mean of them;
         - ``by_chance``, the stability of random atoms by `chance_coherence`, and ``above_chance``,
           the difference;

@@ -78,7 +78,7 @@ def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
 
 
 def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
-    """Return by how many standard errors projections of rows are sparser than those of noise.
+    """Return the number of standard errors by which projections of rows are sparser than of noise.
 
     Projections are products of whitened rows with atoms. For Gaussian noise of any covariance and
     any lengths, whitened rows of one length are uniform on the sphere. Noise that is independent

@@ -379,7 +379,7 @@ class CodesDisplay:
         Raises
         ------
         ValueError
-            If `kind` is none of these.
+            If `kind` is unknown.
         """
         kinds = ("usage", "count", "magnitude")
         if kind not in kinds:

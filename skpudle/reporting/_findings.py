@@ -286,7 +286,7 @@ def _no_better_than_the_baseline(look):
 
 
 def _outlying_entries(look):
-    """Say how many entries `fit` left out."""
+    """Report the number of entries that `fit` left out."""
     outliers = getattr(look.learner, "outliers_", None)
     if outliers is None:
         return None
@@ -409,11 +409,11 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     Returns
     -------
     list of str
-        Sentences, none if nothing is wrong. They report: samples or features without known values;
+        Sentences, empty without a fault. They report: samples or features without known values;
         codes that are all zero, or more than half as long as samples; fewer samples than atoms;
-        atoms that are unused (more than chance leaves), copy single samples, equal others (a cosine
-        above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that explains
-        no more than its baseline; an offset or unequal residuals of features where
+        atoms that are unused (more than chance leaves), copy single samples, repeat an atom (a
+        cosine above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that
+        explains no more than its baseline; an offset or unequal residuals of features where
         ``fit_intercept=False`` or ``noise="equal"`` ignores them; entries that `fit` treated as
         outliers; training that ended before it had converged.
 

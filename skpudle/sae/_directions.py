@@ -1,4 +1,5 @@
-"""Find the direction of each feature where features imply others, and codes have paths of them."""
+"""Find the direction of each feature in a hierarchy, where an atom codes a path of features.
+"""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ _AGAIN, _MANY, _CODES, _LEFT = 3.0, 0.1, 2.0, 0.5
 
 
 class FeatureDirections(NamedTuple):
-    """Directions of features, where features imply others."""
+    """Directions of features of a hierarchy."""
 
     directions: np.ndarray
     """(n_components, n_features) The direction of each atom's feature, of norm 1."""
@@ -125,9 +126,9 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     refine : bool, default=False
         Search once more, with three times the penalty, where more than a tenth of the directions
         are not the atoms: a larger penalty finds the paths of a hierarchy better. The atoms of the
-        second search are kept where less than half as many of them imply no others.
-        ``X`` are then the training samples, and the learner has found its own penalty
-        (``alpha="auto"``). It stays as it is.
+        second search are kept if less than half the number of them imply no other atom. ``X`` are
+        then the training samples, and the learner has found its own penalty (``alpha="auto"``). It
+        stays as it is.
 
     Returns
     -------
@@ -145,18 +146,16 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         If codes are negative, atoms are not rows, or data are incomplete; or if ``refine`` finds
         no penalty of a search to multiply.
 
-    Notes
-    -----
-    Codes stay those of the paths: a code that is not zero says that the feature is present, its
+    Notes ----- Codes stay those of the paths: a nonzero code means that the feature is present, its
     direction is the row of `directions`, and reconstructions (``inverse_transform``) are sums of
     ``components_``. Samples of a path that has no atom use its siblings instead, and have half of
     their features at most: ``codes * (X @ directions.T > thresholds)`` leaves these out. Features
     that a sample has by implication have no codes of their own; `implied` leads to the atoms that
     share them.
 
-    Where a parent with :math:`k` children never occurs alone, nothing separates its own part from
-    theirs: directions of children of its size have the cosine
-    :math:`\sqrt{k / (k + 1)}` with their features.
+    Where a parent with :math:`k` children never occurs alone, the data do not separate its part
+    from its children's: directions of children of its size have the cosine :math:`\sqrt{k / (k +
+    1)}` with their features.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Read and write sparse autoencoders as safetensors, which execute nothing when they are read."""
+"""Read and write sparse autoencoders as safetensors, which execute no code when they are read."""
 
 import json
 from os import PathLike
@@ -187,7 +187,7 @@ def _split_norms(rows):  # (n, n_features) -> directions (n, n_features), norms 
 def load(folder: str | PathLike[str]) -> Bunch:
     """Read the decoder of a sparse autoencoder, as SAELens and sparsify store it.
 
-    Only safetensors are read, which execute nothing.
+    Only safetensors are read, which execute no code.
 
     Parameters
     ----------

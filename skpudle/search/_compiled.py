@@ -7,8 +7,8 @@ selects the atoms that enter a working set.
 
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
-on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number
-of threads. A ``mask`` has a row for each sample, or one row without entries if none is missing;
+on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number of
+threads. A ``mask`` has a row for each sample, or one row without entries if all entries are known;
 residuals are zero where entries are missing.
 """
 

@@ -152,7 +152,7 @@ class ConvProblem:
 
     @staticmethod
     def total(*tensors):
-        """Return sums over all processes: there is one."""
+        """Return sums over all processes as they are, since images have one process."""
         return tensors
 
     def project(self, atoms):

@@ -7,10 +7,10 @@ support.
 
 Sums over rows are products of dense codes, whose bits do not depend on the order of threads.
 
-Atoms improve by blocks. For the atoms of a block the objective, given the others, lies below a
-quadratic with the curvatures :math:`c_j = \sum_k |A_{jk}|` over the block, and touches it at the
-atoms as they are, because :math:`\mathrm{diag}(c) - A` is diagonally dominant. On the sphere it is
-smallest at the directions of :math:`c_j d_j + (B - A D)_j`: the objective never rises.
+Atoms improve by blocks. For the atoms of a block the objective, with all other atoms fixed, lies
+below a quadratic with the curvatures :math:`c_j = \sum_k |A_{jk}|` over the block, and touches it
+at the atoms as they are, because :math:`\mathrm{diag}(c) - A` is diagonally dominant. On the sphere
+it is smallest at the directions of :math:`c_j d_j + (B - A D)_j`: the objective never rises.
 
 A GPU computes ahead of the host until the host asks for a number. It asks once for a block of rows,
 for the length of the longest support, and once more in a refit.

@@ -1,12 +1,12 @@
 """Atoms of rank one: a map over the channels times a waveform.
 
-Such atoms see the channels only through combinations by their maps. So a search looks at the
-principal directions of the channels, one for each atom, where most of the noise is gone. Atoms have
-any rank in the search, because splits and moves of rank-one atoms get stuck more often. (With four
-times as much noise as signal, three waveforms in 8 channels are found with a correlation of 0.95,
-and of 0.89 if the search has rank-one atoms.) Afterwards rank-one atoms descend, in combinations of
-channels by their maps, and maps are least squares in all channels for the sources, the sums of
-copies of each waveform.
+Atoms of rank one depend on the channels only through combinations by their maps. So a search looks
+at the principal directions of the channels, one for each atom, where most of the noise is gone.
+Atoms have any rank in the search, because splits and moves of rank-one atoms get stuck more often.
+(With four times as much noise as signal, three waveforms in 8 channels are found with a correlation
+of 0.95, and of 0.89 if the search has rank-one atoms.) Afterwards rank-one atoms descend, in
+combinations of channels by their maps, and maps are least squares in all channels for the sources,
+the sums of copies of each waveform.
 """
 
 from dataclasses import replace

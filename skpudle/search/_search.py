@@ -147,8 +147,8 @@ class Problem:
     ----------
     x : Tensor of shape (n_samples, n_features)
         Data, with any number in missing entries. Data on a CUDA device are searched there, in their
-        own dtype. All others are on the CPU, where compiled loops compute in float64 and convert
-        data as they read them.
+        own dtype. Otherwise data are on the CPU, where compiled loops compute in float64 and
+        convert data as they read them.
     alpha : float
         Penalty.
     positive_code, positive_atoms : bool
@@ -290,8 +290,8 @@ class SearchState:
     Parameters
     ----------
     atoms, previous : Tensor of shape (n_atoms, n_features)
-        Atoms now and in the epoch before. In the middle of a round there are more atoms than in the
-        dictionary.
+        Atoms now and in the epoch before. In the middle of a round they include split atoms, beyond
+        the size of the dictionary.
     codes : Codes
         Codes of the last epoch.
     best_atoms, best_codes, best_objective
@@ -578,7 +578,7 @@ def is_done(state):
     Returns
     -------
     bool
-        Whether `advance` has nothing left to do.
+        Whether the search has ended.
     """
     return state.phase == "done"
 
@@ -606,7 +606,7 @@ def _round(problem, state, epoch):
 
 
 def _polish(problem, state, n_entries):
-    """Adapt the best atoms to all samples, or to as many as make a difference."""
+    """Adapt the best atoms to all samples, or to a subsample with _MOST_USES uses of each atom."""
     best = dict(atoms=state.best_atoms, codes=state.best_codes, alpha=state.best_alpha)
     stride = _stride(state, n_entries, _MOST_USES)
     if stride < state.stride or problem.held_rows is not None:

@@ -412,13 +412,14 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
     largest : int, default=None
         The largest number; by default half the number of samples, or 16 times that of features.
     start : callable, default=None
-        For images: ``start(n_components)`` returns initial atoms. Those of rows are samples.
+        For images: ``start(n_components)`` returns initial atoms. For rows, initial atoms are
+        samples.
 
     Yields
     ------
     SizeTrial
         After each number that was tried, the best so far. The last one has the number that is
-        chosen: of fewer than 20 samples as many as there are features or samples.
+        chosen: with fewer than 20 samples the smaller of the numbers of features and samples.
     """
     if start is None and not fixed:
         begun = _samples_of(problem, problem.x.shape[1], generator)

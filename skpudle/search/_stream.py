@@ -9,12 +9,12 @@ with ``n_t`` rows in the block and ``N_t`` rows so far, give the next atoms by b
 descent, as in [1]_. A row that was seen after a share ``s`` of the stream has the weight
 ``s^rho``.
 
-The moves are those of the search. In a round a block splits atoms along the directions of its
-residuals, adapts, and removes the atoms that cost least, in this block and in earlier ones: a sum
-with the same weights remembers the cost of each atom. The round counts if it lowers the objective,
-with the costs of removed atoms in earlier blocks. So a population that is new to the stream takes
-spare atoms, and atoms of an earlier population stay. More than 2048 atoms do not split: a block
-adapts them to its rows, and sums over earlier blocks hold them in place.
+Rounds split and remove atoms as in the search. In a round a block splits atoms along the directions
+of its residuals, adapts, and removes the atoms that cost least, in this block and in earlier ones:
+a sum with the same weights remembers the cost of each atom. The round counts if it lowers the
+objective, with the costs of removed atoms in earlier blocks. So a population that is new to the
+stream takes spare atoms, and atoms of an earlier population stay. More than 2048 atoms do not
+split: a block adapts them to its rows, and sums over earlier blocks hold them in place.
 
 References
 ----------
@@ -118,7 +118,7 @@ class Memory(NamedTuple):
 
     @property
     def pairs(self):
-        """Whether there are products of all pairs of atoms."""
+        """Whether the memory has products of all pairs of atoms."""
         return self.a.ndim == 2
 
     @property
