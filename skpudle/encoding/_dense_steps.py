@@ -94,7 +94,7 @@ class DenseSteps(Steps):
     def block(self, indices):  # (n, k) -> (n, k, k)
         """Return the entries of ``- s G`` between the chosen atoms of each sample."""
         (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
-        self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
+        self._spend(4 * n * k * k * n_features / n_atoms)  # including the product in `add_block`
         if self.transition is not None:
             block = self.transition.take(self.pairs(indices))
             block.diagonal(dim1=1, dim2=2).copy_(self._diagonal[indices])

@@ -247,7 +247,7 @@ class _Plan:
             self.next_look, self._pause = t + self._pause, 3 * self._pause
             return False
         self.next_look, self._pause = t, _FIRST_BLOCK
-        return whole and size < 2 * self.size(need)  # leave for half the size: a fourth of the cost
+        return whole and size < 2 * self.size(need)  # sets of half the size cost a fourth
 
 
 class WorkingSets:

@@ -103,7 +103,7 @@ class AtomPosterior(NamedTuple):
 
 
 def _sparse(z, counts):  # -> csr_array
-    """Return codes as a sparse array, from their numbers in each row."""
+    """Return codes as a sparse array; ``counts`` are the numbers of nonzero codes of rows."""
     starts = np.zeros(len(z) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
     columns, values = np.empty(starts[-1], np.int64), np.empty(starts[-1])

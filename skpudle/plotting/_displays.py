@@ -280,7 +280,7 @@ class AtomsDisplay:
         return self
 
 
-# most bins of a histogram, about, if bins count atoms
+# approximate largest number of bins in a histogram of numbers of atoms
 _BINS = 50
 
 

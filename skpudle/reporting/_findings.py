@@ -306,7 +306,7 @@ def _outlying_entries(look):
 
 
 def _offset(look):
-    """Report an offset where a baseline is refused."""
+    """Report an offset of the samples if the learner has ``fit_intercept=False``."""
     learner = look.learner
     if not isinstance(learner, PUDLEDictionaryLearning) or learner.fit_intercept is not False:
         return None

@@ -1,5 +1,4 @@
-"""Find the direction of each feature in a hierarchy, where an atom codes a path of features.
-"""
+"""Find the direction of each feature in a hierarchy, where an atom codes a path of features."""
 
 from typing import Any, NamedTuple
 
@@ -25,8 +24,8 @@ _LARGER = 1.2
 # largest weight that is rounding
 _NEGLIGIBLE = 1e-9
 # Standard deviations by which users of an atom have to stand out along its new direction. In
-# hierarchies 95 % of directions have more than 2.9; without a hierarchy 95 % have less than 1.8 to
-# 2.9.
+# hierarchies all but 5 % of the directions stand out by more than 2.9; in data without one, all but
+# 5 % by less.
 _STANDS_OUT = 3.0
 # Threshold of a code along the feature's direction: this share of the way from the mean of all
 # samples to the mean of its users. Samples without the feature may use its path in the place of a

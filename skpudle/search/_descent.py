@@ -55,7 +55,10 @@ def has_stalled(curve, share=STALL):
 
 
 def solve_codes(problem, atoms, n_epochs, *, refit=False):
-    """Return the last of ``n_epochs`` of given atoms, from zero codes, which may refit codes."""
+    """Solve for the codes of given atoms, from zero; return the last of ``n_epochs``.
+
+    With ``refit`` the last epoch refits the codes.
+    """
     codes = problem.no_codes()
     for i in range(n_epochs):
         epoch = problem.epoch(atoms, codes, refit=refit and i == n_epochs - 1)
@@ -127,7 +130,7 @@ def split(epoch, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
     if n_splits == 0:
         return None
     chosen = chosen[:n_splits]
-    direction = direction[chosen]  # most memory of a search is in arrays of all atoms
+    direction = direction[chosen]  # frees an array of all atoms
     half = _HALF * direction
     atoms = torch.cat([epoch.atoms, direction if keep else epoch.atoms[chosen] - half])
     if not keep:

@@ -116,7 +116,7 @@ def _fit_maps(problem, waveforms, maps, codes, pieces):  # -> (k, n_channels)
 
 
 def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, atoms, directions
-    """Descend to rank-one atoms, and to maps in all channels if the problem has combinations."""
+    """Improve maps in all channels, if the problem has combinations, then atoms, in turn."""
     for _ in range(n_rounds):
         before = spread_channels(atoms, directions)
         if directions is not None:

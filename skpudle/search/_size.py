@@ -149,9 +149,10 @@ class _Validation:
     """
 
     def compare(self, one, other):  # -> gain, tolerance
-        """Return the gain of one dictionary's predictions over another's, and a chance gain.
+        """Return the gain of one dictionary's predictions over another's, and its tolerance.
 
-        Both are shares of the energy of the rows that compare them.
+        Both are shares of the energy of the rows that compare the dictionaries. The tolerance is
+        the standard error of the gain, within bounds.
         """
         gains, energy = other.errors - one.errors, self.energy
         if one.selection_errors is not None and other.selection_errors is not None:
