@@ -193,7 +193,7 @@ def in_parts(function, n, least):
         helpers = [pool.submit(work) for _ in range(n_helpers)]
         work()
         for helper in helpers:
-            helper.result()  # raises the error of a part
+            helper.result()  # re-raises an error of a part
 
 
 _entered, _limits = threading.Lock(), []

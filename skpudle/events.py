@@ -52,7 +52,7 @@ def _merge(codes, correlation):  # (n_positions,) -> places, amplitudes
     codes, places, amplitudes = codes.copy(), [], []
     used = np.flatnonzero(codes)
     for place in used[np.argsort(-np.abs(codes[used]), kind="stable")]:
-        if codes[place] == 0:  # in an event already
+        if codes[place] == 0:  # already merged into an event
             continue
         near = np.arange(max(0, place - reach + 1), min(len(codes), place + reach))
         near = near[codes[near] * codes[place] > 0]

@@ -144,7 +144,7 @@ def prune_rows(first, last, start, index, value, atoms, loads, kept, min_gain, s
                 if _excludes(start[i], start[i + 1], index, atoms, loads[i]):
                     z[i], loads[i] = before, allowed
                     continue
-                for j in range(n_components):  # so that no rate is 0
+                for j in range(n_components):  # small codes, so that no rate is 0
                     if loads[i, j] > 0:
                         z[i, j] += 1e-3 * before[k]
                 solve_rows(

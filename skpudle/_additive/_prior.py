@@ -106,7 +106,7 @@ def choose_prior(
     def best(events, state):  # -> smoothing, error, Progress
         def judged(value, state):
             state = converge(events, state, value)
-            codes = solve_codes(seen, state.atoms, state.codes)  # of all atoms, for validation
+            codes = solve_codes(seen, state.atoms, state.codes)  # codes without pruning validate
             return judge.negative_likelihood(state.atoms, codes, dispersion).sum(), state
 
         if smoothing == "auto":

@@ -67,7 +67,7 @@ class _HeldOut:
         hidden = (np.tile(group == i, (n, 1)).astype(np.float64) for i in range(min(_GROUPS, m)))
         parts = [events.without(sparse.csr_array(entries)) for entries in hidden]
         self.plain = events, [seen for seen, _ in parts]
-        self.events, self.seen = self.plain  # with weights
+        self.events, self.seen = self.plain  # weighted, once `weigh` is called
         self.judges, self.dispersion = [judge for _, judge in parts], 0.0
 
     def weigh(self, atoms, dispersion):
@@ -92,7 +92,7 @@ class _HeldOut:
         """Return the loss of likelihood without each atom, from some sweeps over the codes."""
         codes, costs = solve_codes(self.events, atoms, tol=_TOL), np.zeros(len(atoms))
         for j in range(len(atoms)):
-            rows = np.flatnonzero(codes[:, j])  # only these codes change
+            rows = np.flatnonzero(codes[:, j])  # codes of the atom's users only
             if len(rows):
                 some, others = self.events.take(rows), np.delete(atoms, j, 0)
                 new = solve_codes(some, others, _without(codes[rows], [j]), _ROUGH)

@@ -59,7 +59,7 @@ def spectral_start(x, n_components, mask=None, dispersion=0.0):
     x = np.where(known > 0, x, 0.0)
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = (x.sum(0) + 0.5) / ((known * of_rows).sum(0) + 0.5)
-    x = np.where(known > 0, x, of_rows * of_columns)  # independence fills the gaps
+    x = np.where(known > 0, x, of_rows * of_columns)  # fill gaps by the product of means
     roots = np.sqrt(of_columns)
     precision = of_rows / (1 + dispersion * of_rows)
     shapes = _leading(x / roots / of_rows * np.sqrt(precision), n_components).clip(0)

@@ -236,7 +236,7 @@ def _draw_images(ax, images, n_rows, n_columns, style):  # -> AxesImage
     grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
     grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
     grid = grid[:-1, :-1]  # no line after the last row and column
-    if colours:  # from 0 to 1, lines white
+    if colours:  # colours from 0 to 1, with white lines between
         grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
     right, bottom = n_columns - 1 / (width + 1), n_rows - 1 / (height + 1)
     cells = {"extent": (0, right, bottom, 0), "aspect": (height + 1) / (width + 1)}
@@ -248,7 +248,7 @@ def _draw_lines(ax, lines, n_rows, n_columns, style):  # -> list of Line2D, one 
     margin = (1 - _FILLED) / 2
     row, column = np.divmod(np.arange(n_atoms), n_columns)
     ax.hlines(row + 0.5, column + margin, column + 1 - margin, color="0.8", linewidth=0.5)
-    gap = np.full((n_atoms, 1), np.nan)  # between one atom and the next
+    gap = np.full((n_atoms, 1), np.nan)  # separates neighbouring atoms
     x = np.hstack([column[:, None] + np.linspace(margin, 1 - margin, length), gap])
     drawn = []
     for channel in range(n_channels):

@@ -64,7 +64,7 @@ class Found(NamedTuple):
         except (AttributeError, ValueError):  # some steps have no inverse, or refuse it
             return rows
         expected = linear + 2 * np.roll(linear, 1, axis=0)
-        tolerance = 1e-3 * np.abs(expected).max(initial=0)  # float32 is more exact
+        tolerance = 1e-3 * np.abs(expected).max(initial=0)  # well above rounding in float32
         return linear if np.allclose(of_mixed, expected, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
@@ -137,9 +137,9 @@ def find_learner(estimator, attribute="components_"):  # -> Found
 
 def signed_codes(estimator, codes):  # -> (n_codes, n_components)
     """Return the result of `transform` as an array, a row per sample or per position of atoms."""
-    if isinstance(codes, list):  # of images of different sizes
+    if isinstance(codes, list):  # codes of images of different sizes
         return np.concatenate([signed_codes(estimator, maps) for maps in codes])
-    estimator = getattr(estimator, "estimator_", estimator)  # of a consensus
+    estimator = getattr(estimator, "estimator_", estimator)  # the learner of a consensus
     codes, n_components = to_numpy(to_tensor(codes)), len(estimator.components_)
     if getattr(estimator, "split_sign", False):
         return codes[:, :n_components] - codes[:, n_components:]

@@ -130,7 +130,7 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
         norms.append(torch.linalg.matrix_norm(power))
     exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
     log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
-    bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # the logarithm of 0 for zero atoms
+    bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # zero atoms have log 0
     # rounding of the sums, and of logarithms and exponential, which counts if k is small
     return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
 

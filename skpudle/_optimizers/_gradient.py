@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 
-def copy_of(state):  # tensors and other objects, by name
+def copy_of(state):  # dict of tensors and further objects
     return {
         name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
         for name, value in state.items()

@@ -99,7 +99,7 @@ class SurrogateOptimizer(Optimizer):
         else:
             self._curvature += curvature
             self._pull.addmm_(curvature, atoms)
-        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # 0 without uses
+        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # NaN without uses
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _age(self, n_samples, loss):
@@ -134,7 +134,7 @@ class SurrogateOptimizer(Optimizer):
             scale = diagonal.rsqrt()
             scaled = (scale[:, None] * inner * scale).abs()
             bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
-            bound = bound.clamp_min(1)  # the diagonal is 1, unless no code is in use
+            bound = bound.clamp_min(1)  # the diagonal has 1, except without codes
             steps = (1 / (bound * diagonal))[:, None]
             block = before = atoms[rows]
             for i in range(self._n_inner):

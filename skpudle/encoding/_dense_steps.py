@@ -155,7 +155,7 @@ class DenseSums:
         steps, image = self.steps, self.add(u, z, residual)
         if z is None:
             return None
-        if image is None:  # through the Gram matrix
+        if image is None:  # a step through the Gram matrix
             return multiply(None, u, steps.transition, out=out)
         return multiply_where(where, u, image * -steps.size, steps.atoms, out=out)
 

@@ -151,7 +151,7 @@ class Iterations:
         for t in range(start, stop):
             self.steps.t = t
             v, residual = pushed or self.steps.push(z, out=spare)
-            if self._scratch is None:  # an allocation takes longer than its use
+            if self._scratch is None:  # reused, since allocating is slow
                 self._scratch = torch.empty_like(v)
             code = self.shrink_(v, self.levels[t], self._scratch)
             if self.keep:

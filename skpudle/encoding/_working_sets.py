@@ -38,9 +38,9 @@ from skpudle.encoding._steps import Iteration
 
 __all__ = ["Run", "WorkingSets"]
 
-_KEPT = 256  # codes of this many iterations of a run are kept: the memory of a few dense ones
+_KEPT = 256  # most iterations with codes in memory: the memory of a few dense ones
 
-_PARTS = 8  # of a block, each certified as a whole
+_PARTS = 8  # parts of a block, each certified as a whole
 
 # ---------------------------------------------------------------------------- the plan
 
@@ -53,7 +53,7 @@ _FIRST_BLOCK, _LONGEST_BLOCK = 4, 64
 # Room for later atoms in a set: a multiple of the atoms in use, and a least number of places. For
 # the same problem 1.1 and 8 take 1.5 times as long, 1.5 and 16 take 1.1 times.
 _ROOM, _LEAST_ROOM = 1.25, 16
-_SHORT_BLOCK = 3  # with its certifying product as slow as dense iterations
+_SHORT_BLOCK = 3  # a block this short is no faster than dense iterations
 
 
 class _Block(NamedTuple):
@@ -247,7 +247,7 @@ class _Plan:
             self.next_look, self._pause = t + self._pause, 3 * self._pause
             return False
         self.next_look, self._pause = t, _FIRST_BLOCK
-        return whole and size < 2 * self.size(need)  # sets of half the size cost a fourth
+        return whole and size < 2 * self.size(need)  # or choose smaller sets
 
 
 class WorkingSets:
@@ -364,7 +364,7 @@ class WorkingSets:
         holds the codes before shrinkage there.
         """
         weight = self._run.weigh(chord[None])[0]
-        share = (path * weight).sum(2) / (chord * weight).sum(1)  # theta: D e is orthogonal to it
+        share = (path * weight).sum(2) / (chord * weight).sum(1)  # D e is orthogonal to the chord
         share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
         reach, length = self._reach(path - share[..., None] * chord), ceil(len(path) / _PARTS)
         far = torch.stack([part.amax(0) for part in reach.split(length)])
@@ -374,7 +374,7 @@ class WorkingSets:
         excess.addcmul_(self._norms, far.amax(0)[:, None]).sub_(self._limits(level.amin(0)))
         rows, atoms = (excess < 0).logical_not_().nonzero().unbind(1)
         v, end, value = v[rows, atoms], end[rows, atoms], -torch.inf
-        for extreme in (torch.amin, torch.amax):  # v is linear in theta, its modulus convex
+        for extreme in (torch.amin, torch.amax):  # v is linear in theta: both ends bound it
             theta = torch.stack([extreme(part, 0) for part in share.split(length)])[:, rows]
             value = self._magnitude(torch.lerp(v, end, theta)).clamp_min_(value)
         value.addcmul_(self._norms[atoms], far[:, rows])

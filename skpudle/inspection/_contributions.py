@@ -217,7 +217,7 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
     """
     check_learner(learner)
     n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
-    learner = getattr(learner, "estimator_", learner)  # of a consensus
+    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     differentiate = getattr(learner, "_codes_with_gradient", None)
     x, codes = (None, None) if differentiate is None else differentiate(X)
     if codes is None or not codes.requires_grad or codes.ndim != 2:

@@ -306,7 +306,7 @@ def refit(atoms, x, codes, mask=None):
             residual = x[rows] - (z[:, None] @ members)[:, 0]
             slope = (seen @ residual[:, :, None])[:, :, 0]
             done = _minimise(inner, slope, z, theta, fresh, done)
-        support = support.clamp_max(n_components - 1)  # empty places, with codes 0
+        support = support.clamp_max(n_components - 1)  # empty places stay in range
         refitted[rows] = refitted[rows].scatter_add(1, support, z)
     return refitted
 

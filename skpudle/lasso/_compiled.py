@@ -262,9 +262,9 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
             product += value * left
         if not rounded:
             inner, square = product, error
-    multiple = 0.0  # of the residual, the best among the feasible ones
+    multiple = 0.0  # best feasible multiple of the residual
     if inner > 0.0 and square > 0.0:
-        best = inner / square  # has no units: products of more data may leave the range
+        best = inner / square  # a ratio of squares stays in the range of float64
         multiple = best if largest * best <= penalty else penalty / largest
     gap = error / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
@@ -322,10 +322,10 @@ def solve_rows(
             atoms, weighted = seen, True
         has_gram = len(gram) > 0 and not weighted
         k = np.int64(0)  # a literal 0 would have every function compiled twice
-        is_stale = weighted  # the correlations
+        is_stale = weighted  # whether correlations are out of date
         for j in range(n_components):
             c[j] = start[row, j]
-        scale = 0.0  # of the correlations: rounding is relative to it
+        scale = 0.0  # scale of the rounding of correlations
         for p in range(n_penalties):
             penalty, polished, turn, refits_now = penalties[p], 0, 0, False
             is_last = p == n_penalties - 1

@@ -279,7 +279,7 @@ def solve_lasso(
             codes[rows] = exact
     if len(needed) < len(atoms):
         norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
-        wrong = ~(norms < torch.inf).all()  # without waiting for a device
+        wrong = ~(norms < torch.inf).all()  # a tensor: no wait for a device
         codes.masked_fill_(wrong, torch.nan)
         gaps.masked_fill_(wrong, torch.nan)
     return codes, gaps

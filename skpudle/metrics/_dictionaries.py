@@ -151,7 +151,7 @@ def match_atoms(
         # -|d - r|^2 with the better sign, up to |d|^2; the squares count if some atoms have no
         # match
         gain = 2 * gain * np.outer(widths, lengths) - lengths**2 - widths[:, None] ** 2
-    rows, columns = linear_sum_assignment(gain, maximize=True)  # rows are increasing
+    rows, columns = linear_sum_assignment(gain, maximize=True)  # rows increase
     matched = cosines[rows, columns]
     signs = np.where(matched < 0, -1, 1)
     return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))

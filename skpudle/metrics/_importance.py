@@ -79,19 +79,19 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     array([1.6, 0.4])
     """
     check_learner(learner)
-    learner = getattr(learner, "estimator_", learner)  # of a consensus
+    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     if np.ndim(learner.components_) != 2:
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
             "learner of rows."
         )
-    given = host_array(X)  # with names, if it has some
+    given = host_array(X)  # keeps names of columns
     X = check_array(
         given, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", input_name="X"
     )
     n_components = len(learner.components_)
     codes, errors = _codes_and_errors(learner, given, X)
-    if codes.shape[1] == 2 * n_components:  # split by sign
+    if codes.shape[1] == 2 * n_components:  # codes are split by sign
         codes = codes[:, :n_components] - codes[:, n_components:]
     energy = np.square(codes).sum(axis=0, dtype=np.float64)
     energy *= np.square(learner.components_).sum(axis=1)

@@ -177,7 +177,7 @@ def atom_support(
     8
     """
     check_is_fitted(learner, "components_")
-    learner = getattr(learner, "estimator_", learner)  # of a consensus
+    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     if np.ndim(learner.components_) != 2:
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "

@@ -221,7 +221,7 @@ def _pursue(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, 
 def _checked_stop(atoms, n_nonzero_coefs, tol):  # -> places, squared error
     """Return the largest number of atoms of a support, and the squared error to reach."""
     n_components, n_features = atoms.shape
-    most = min(n_components, n_features)  # of linearly independent atoms
+    most = min(n_components, n_features)  # more atoms depend on each other
     if tol is not None:
         if not tol >= 0:
             raise ValueError(f"tol is a squared norm, got {tol}. Pass 0 or a positive number.")
@@ -358,7 +358,7 @@ def solve_omp(
     entries = entries_of_block() if in_loops else _BLOCK_ENTRIES.get(x.device.type, 2**19)
     n_rows = max(1, min(entries // len(atoms), len(x)))
     exact = codes
-    if codes.dtype != torch.float64:  # one block at a time
+    if codes.dtype != torch.float64:  # in blocks, to save memory
         exact = codes.new_empty(n_rows, len(atoms), dtype=torch.float64)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)

@@ -148,7 +148,7 @@ class ContributionsDisplay:
             This object.
         """
         n_rows, n_columns = self.pictures.shape[:2]
-        size = 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # inches, with the names
+        size = 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # inches, names included
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
         flat = self.pictures.reshape(-1, *self.pictures.shape[2:])
         drawn = draw_grid(self.ax_, self.kind, flat, n_columns, **style)

@@ -318,7 +318,7 @@ def subtract_changes(low, high, first, start, row, place, value, change, residua
     """Subtract ``Z`` times the change of the atoms from ``first`` on, in the rows ``low:high``."""
     for j in range(first, first + len(change)):
         begin, end = start[j], start[j + 1]
-        while begin < end:  # the rows of an atom ascend
+        while begin < end:  # bisection: the rows of an atom are sorted
             middle = (begin + end) // 2
             if row[middle] < low:
                 begin = middle + 1

@@ -200,7 +200,7 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
     for e in range(start, stop):
         y, x = _corner(place[e], grid)
         overlap[height - 1, width - 1] += value[e] ** 2
-        for f in range(e + 1, stop):  # rows of an image ascend
+        for f in range(e + 1, stop):  # entries are sorted by row
             y1, x1 = _corner(place[f], grid)
             if image[f] != image[e] or y1 - y >= height:
                 break

@@ -130,7 +130,7 @@ def split(epoch, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
     if n_splits == 0:
         return None
     chosen = chosen[:n_splits]
-    direction = direction[chosen]  # frees an array of all atoms
+    direction = direction[chosen]  # frees the array of all atoms
     half = _HALF * direction
     atoms = torch.cat([epoch.atoms, direction if keep else epoch.atoms[chosen] - half])
     if not keep:

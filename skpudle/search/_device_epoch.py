@@ -295,7 +295,7 @@ class DeviceEpoch:
         near, (users, weights), x = self._near(), self._draw_users(), self.problem.x
         who = torch.arange(len(near), device=x.device).repeat_interleave(USERS)
         rise, growth = x.new_zeros(len(who)), x.new_zeros(len(who), near.shape[1])
-        n_pairs = len(who) if len(x) else 0  # this process may have no rows
+        n_pairs = len(who) if len(x) else 0  # a process may have no rows
         for part in self._blocks(n_pairs, self.codes.index.shape[1]):
             data, known, support, z = self._at(users[part], self.codes)
             before, out = self._dense(support, z.abs()), support == who[part, None]

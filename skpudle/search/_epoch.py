@@ -424,7 +424,7 @@ class Epoch:
         """Return rows of ``A = Z^T Z``."""
         low, high = among or (0, len(self.atoms))
         arrays = low, *self._entries, *self.fitting.arrays()[:2], self._values
-        n_used = len(self._entries[1]) / max(len(self._x), 1)  # atoms of a row
+        n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of atoms in a row
         return self._sums(loops().add_products, first, last, high - low, n_used, *arrays)
 
     def energies(self):  # -> (p,)

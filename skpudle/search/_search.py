@@ -133,7 +133,7 @@ _ROUNDING = 1e-6  # as a share of the norm of an atom
 
 _CODES = "codes", "best_codes"
 _ROUNDS = "settle", "larger", "smaller"  # phases before a path of penalties
-_WHOLE = "polish", "done"  # phases in all samples, also those that were held out
+_WHOLE = "polish", "done"  # phases in all samples, held-out rows included
 
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
 _DEVICES = {"cuda"}
@@ -181,7 +181,7 @@ class Problem:
     weight: Tensor | None = None
     _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last result
 
-    n_positions = 1  # of an atom; rows have one
+    n_positions = 1  # positions of an atom in a row
 
     def __post_init__(self):
         x = self.x.detach()

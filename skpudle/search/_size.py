@@ -194,7 +194,7 @@ class _Pixels(_Validation):
     def __init__(self, problem):
         self._some, self._hidden, self._place = problem, HiddenPixels(problem), 0
         self.energy, self.selection_energy = float(self._hidden.energies.sum()), 0.0
-        self.selecting = torch.zeros(1, dtype=torch.bool)  # the pixels of all images are one error
+        self.selecting = torch.zeros(1, dtype=torch.bool)  # one validation error, of all pixels
 
     def errors(self, atoms):  # -> (1,)
         """Return the squared error of hidden pixels, predicted by the best codes."""
@@ -380,9 +380,9 @@ def _shrink(sizes, before, good):  # yields the best dictionary so far
         if not sizes.is_too_small(tried):
             good = found = tried
             n_removed, n_failed, goes_well = n_removed * (1 + goes_well), 0, True
-        elif n_removed > 1:  # part of these atoms may be spare
+        elif n_removed > 1:  # remove fewer: some may be spare
             n_removed, goes_well = n_removed // _FEWER, False
-        else:  # errors are not monotone
+        else:  # try one atom fewer: errors are not monotone
             found, n_failed, goes_well = tried, n_failed + 1, False
         yield good
     return good
