@@ -26,7 +26,7 @@ def copy_of(state):  # dict of tensors and further objects
 def _kind(value):
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
-    # the dtype of a single number follows torch's default, and readers convert it
+    # without the dtype, since the dtype of single numbers follows torch's default
     return f"{value.dtype} of shape {tuple(value.shape)}" if value.ndim else "a tensor of shape ()"
 
 

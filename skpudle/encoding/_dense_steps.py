@@ -122,7 +122,7 @@ class DenseSteps(Steps):
 
 
 def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same, number of active
-    """Sort the atoms of each sample, active ones first, and samples by their number.
+    """Sort the atoms of each sample, active atoms first, and samples by numbers of active atoms.
 
     Most atoms of a working set are never active.
     """
