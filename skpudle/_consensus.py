@@ -382,8 +382,8 @@ class ConsensusDictionary(
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
             warnings.warn(
-                f"All replicates of {name} are the same, and their agreement says nothing: it "
-                "draws nothing from random_state. Pass resample='bootstrap'.",
+                f"All replicates of {name} are the same, so their agreement means little: its fit "
+                "does not depend on random_state. Pass resample='bootstrap'.",
                 stacklevel=users_level(),
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]

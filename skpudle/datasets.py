@@ -43,7 +43,7 @@ def _check_counts(**counts):
 def _check_model(n_nonzero, n_components, amplitude, sign):
     if n_nonzero > n_components:
         raise ValueError(
-            f"n_nonzero is {n_nonzero}, but there are only n_components={n_components} atoms. "
+            f"n_nonzero is {n_nonzero}, with only n_components={n_components} atoms. "
             "Ask for fewer nonzero entries or more atoms."
         )
     low, high = amplitude
@@ -279,7 +279,7 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
         return [_read_gray(path) for path in load_sample_images().filenames]
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r}. Pass one that has images in it.")
+        raise ValueError(f"The folder {str(folder)!r} does not exist. Pass a folder of images.")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(

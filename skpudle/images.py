@@ -532,7 +532,7 @@ def inpaint(
         )
     if not gap.any():
         raise ValueError(
-            "No pixel is missing: none has NaN or is masked. Pass mask, true where a pixel is "
+            "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is "
             "missing, or an image with NaN there."
         )
     errors = _errors_of_interpolation(x, gap)

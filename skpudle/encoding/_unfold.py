@@ -176,14 +176,14 @@ def unfold(
     if loss.is_quadratic and offset is not None:
         x, offset = x - offset, None
     if step is None and isfinite(loss.curvature):
-        raise ValueError("There is no step. Pass one, such as default_step(dictionary, loss).")
+        raise ValueError("Got no step. Pass a number, such as default_step(dictionary, loss).")
     if isinstance(loss, KullbackLeibler):
         raise ValueError(
             "Unfoldings are for losses of natural parameters, got KullbackLeibler. Use "
             "skpudle._additive.solve_codes."
         )
     if not len(levels):
-        raise ValueError("There are no unfoldings, and so no codes. Pass at least one level.")
+        raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is None
     plain = plain and loss.is_quadratic
     sparse = _is_confined(path, dictionary, x, levels, plain=plain)

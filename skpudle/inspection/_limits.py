@@ -37,7 +37,7 @@ def _check(n_features, n_components, n_nonzero, snr_db, relative_uses):
     if n_nonzero >= min(n_features, n_components + 1):
         raise ValueError(
             f"n_nonzero={n_nonzero} atoms in a row of {n_features} features, of {n_components} "
-            "atoms, leave nothing to tell atoms by. Pass a smaller number."
+            "atoms, leave no information on atoms. Pass a smaller number."
         )
 
 

@@ -78,7 +78,7 @@ def lasso_objective(
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
     code = check_array(host_array(code), dtype=FLOATS, allow_nd=True, input_name="code")
     if len(code) != len(X):
-        raise ValueError(f"There are {len(X)} samples but {len(code)} codes; pass one code each.")
+        raise ValueError(f"Got {len(X)} samples but {len(code)} codes; pass one code each.")
     residual = np.square(X - reconstruction).sum(dtype=np.float64)
     return float((0.5 * residual + alpha * np.abs(code).sum(dtype=np.float64)) / len(X))
 
@@ -275,13 +275,12 @@ def mean_correlation(code: ArrayLike, reference: ArrayLike) -> float:
     reference, varies = _standardized(reference, "reference")
     if len(code) != len(reference):
         raise ValueError(
-            f"There are {len(code)} codes and {len(reference)} known ones; pass codes of the same "
+            f"Got {len(code)} codes and {len(reference)} known codes; pass codes of the same "
             "samples."
         )
     if not varies.any():
         raise ValueError(
-            "No column of the known codes varies, so nothing correlates with them; pass more "
-            "samples."
+            "No column of the known codes varies, so correlations are undefined; pass more samples."
         )
     correlations = np.abs(reference[:, varies].T @ code)
     matched = correlations[linear_sum_assignment(correlations, maximize=True)]
@@ -314,5 +313,5 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
     variance = np.square(X - X.mean(axis=0, dtype=np.float64)).sum()
     if variance == 0:
-        raise ValueError("All samples are equal: there is no variance. Pass others.")
+        raise ValueError("All samples are equal, and have no variance. Pass samples that differ.")
     return float(np.square(X - reconstruction).sum(dtype=np.float64) / variance)

@@ -183,7 +183,7 @@ class ActivationsDisplay:
                 "list of signals, [X]."
             )
         if not -len(X) <= index < len(X):
-            raise ValueError(f"There is no sample {index} of {len(X)}. Pass a smaller index.")
+            raise ValueError(f"Got index={index} for {len(X)} samples. Pass a smaller index.")
         index %= len(X)
         look = look_at(estimator, X[index : index + 1])
         (sample,), kernel = look.samples, sizes(learner.atom_shape, 1)

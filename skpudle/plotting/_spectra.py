@@ -200,7 +200,7 @@ class SpectraDisplay:
         groups = [""] * n_channels if self.groups is None else list(self.groups)
         if (len(names), len(groups)) != self.spectra.shape:
             raise ValueError(
-                f"There are {len(names)} names and {len(groups)} labels of groups for spectra of "
+                f"Got {len(names)} names and {len(groups)} labels of groups for spectra of "
                 f"shape {self.spectra.shape}. Pass a name for each row, a label for each column."
             )
         color_of = self._colors(list(dict.fromkeys(groups)))

@@ -226,8 +226,8 @@ def load_denoiser(
     opened = hasattr(file, "read")
     if not opened and not Path(file).exists():
         raise FileNotFoundError(
-            f"There is no denoiser and no file {str(file)!r:.80}. Pass one of {[*_PACKAGED]}, or a "
-            "file of save_denoiser."
+            f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
+            f"{[*_PACKAGED]}, or a file of save_denoiser."
         )
     content = file.read() if opened else Path(file).read_bytes()
     name = getattr(file, "name", file) if opened else file

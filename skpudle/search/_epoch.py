@@ -115,13 +115,13 @@ class Codes:
         count, index, value = self.count, self.index, self.value
         kinds = torch.int64, torch.int32, torch.float64
         if (count.dtype, index.dtype, value.dtype) != kinds:
-            raise ValueError("its codes are of other dtypes")
+            raise ValueError(f"its codes are not of the dtypes {kinds}")
         if count.shape != (n_rows,) or index.shape != value.shape or len(index) != n_rows:
             raise ValueError(f"its codes are not for {n_rows} samples")
         places = torch.arange(index.shape[1])
         used = places < count[:, None]
         if ((count < 0) | (count > len(places))).any():
-            raise ValueError("its codes have other numbers of entries than they state")
+            raise ValueError("the numbers of entries of its codes are wrong")
         if (used & ((index < 0) | (index >= n_places))).any():
             raise ValueError(f"its codes are not for {n_places} places")
         if (torch.where(used, index, -1 - places).sort().values.diff() == 0).any():

@@ -460,10 +460,10 @@ class SearchState:
         if not (len(atoms) <= n <= (2 if self.phase in ("larger", "smaller") else 1) * len(atoms)):
             raise ValueError(f"its search has {n} atoms in the phase {self.phase!r}")
         if self.previous.shape != self.atoms.shape:
-            raise ValueError("its atoms and those of the epoch before differ in shape")
+            raise ValueError("its atoms and the atoms of the epoch before differ in shape")
         unseen = () if self.unseen is None else (self.unseen,)
         if any(found.shape != shape for found in unseen):
-            raise ValueError("its atoms and those that held-out rows chose differ in shape")
+            raise ValueError("its atoms and the atoms that held-out rows chose differ in shape")
         for found in (self.atoms, self.previous, self.best_atoms, *unseen):
             if found.dtype != torch.float64:
                 raise ValueError(f"its atoms are of {found.dtype}")
@@ -495,7 +495,7 @@ class SearchState:
         has_rows = problem.held_out is not None
         fits = is_early or tried if has_rows else (is_early or is_late) and not tried
         if not fits or {bool(self.path), bool(self.trials)} != {tried}:
-            raise ValueError(f"its path of penalties is none of the phase {self.phase!r}")
+            raise ValueError(f"its path of penalties does not fit the phase {self.phase!r}")
         for trial in self.trials:
             if trial.alpha not in numbers[2:]:
                 raise ValueError(f"it has a trial of {trial.alpha!r:.50}, which is not in its path")

@@ -938,7 +938,7 @@ def test_a_search_without_a_path_has_no_phase_of_one(kind, tmp_path):
     killed_search(kind, file)
     changed(file, search_set_to(phase="climb"))
     learner, data = SEARCHES[kind]
-    with pytest.raises(ValueError, match="path of penalties is none of the phase 'climb'"):
+    with pytest.raises(ValueError, match="path of penalties does not fit the phase 'climb'"):
         clone_with(learner, Checkpoint(file)).fit(data())
 
 
