@@ -179,7 +179,7 @@ class Problem:
     held_out: HeldOut | None = None
     held_rows: Tensor | None = None
     weight: Tensor | None = None
-    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last result
+    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # last thinned problem
 
     n_positions = 1  # positions of an atom in a row
 
