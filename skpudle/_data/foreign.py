@@ -157,10 +157,10 @@ def penalty_of(learner):
 
 
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
-    """Return the baseline that rows lose before least squares codes them, None without one.
+    """Return the baseline that is subtracted from rows before coding, None without a baseline.
 
-    The ``intercept_`` of a learner with weights, ``coef_``, is that of its decisions, and the
-    baseline is ``baseline_``.
+    A learner with ``coef_`` has the intercept of its decisions in ``intercept_``, and its baseline
+    in ``baseline_``.
     """
     if getattr(learner, "loss", "gaussian") != "gaussian":
         return None

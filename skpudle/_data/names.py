@@ -10,7 +10,7 @@ from typing import TypeVar
 
 __all__ = ["COUNTERPARTS", "explain_names", "place_of"]
 
-# Names with fewer letters are in too many other names to be meant.
+# Least number of letters of a name to look for inside of other names.
 _LEAST_WORD = 5
 
 F = TypeVar("F", bound=Callable)

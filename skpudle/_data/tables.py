@@ -17,10 +17,11 @@ from skpudle._data.arrays import refuse_batches
 
 __all__ = ["IN_MEMORY_BYTES", "Table", "is_dataset", "loaded", "only_array", "table_of"]
 
-# A smaller table is read at once, and gives the same bits as an array.
+# Largest table that is read at once, with the bits of its array.
 IN_MEMORY_BYTES = 2**28
 
-# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
+# Attributes by which arrays and frames in memory are recognised; tensors and NumPy arrays are
+# recognised by type.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple | str | bytes | dict | type
 
@@ -120,7 +121,7 @@ def _reader_of(data, column=...):
 
 def _rows_of_a_chunk(X):
     """Return the number of rows that are stored, or computed, together."""
-    for name in ("shards", "chunksize", "chunks"):  # of zarr, of dask, of HDF5 and zarr
+    for name in ("shards", "chunksize", "chunks"):  # names in zarr; dask; HDF5 and zarr
         rows = getattr(X, name, None)
         if isinstance(rows, tuple) and len(rows) and isinstance(rows[0], int):
             return max(1, rows[0])
@@ -128,7 +129,7 @@ def _rows_of_a_chunk(X):
 
 
 def table_of(X):
-    """Return a table for ``X``, or None if it is none.
+    """Return a table for ``X``, or None if it is not a table.
 
     Raises
     ------

@@ -62,28 +62,30 @@ from skpudle.search._epoch import spread_rows
 
 __all__ = ["PoissonNMF"]
 
-# The prior of given atoms, and without events: pseudo-events a feature. For planted spectra
-# (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than none.
+# The prior of given atoms, and of data without events, in pseudo-events per feature. For planted
+# spectra (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than
+# 0.
 _SMOOTHING = 0.5
 # max_iter="auto"
 _STEPS = 1000
-# `partial_fit` forgets: the share of the statistics before batch t is (1 - 1 / t) ** _FORGETTING.
+# Exponent of forgetting in `partial_fit`: statistics before batch t get the weight (1 - 1 / t) **
+# _FORGETTING.
 _FORGETTING = 2.0
-# n_components="auto": the fewest rows; the smoothing while alpha="auto" is not chosen yet, and its
-# largest share of the events of a feature. With an alpha that held-out entries choose for 4 atoms,
-# or for the spare ones, 3 and 2 of 22 numbers are wrong instead of 1.
+# n_components="auto": least number of rows; smoothing before alpha="auto" is chosen, and its
+# largest share of the events of a feature. With an alpha chosen for 4 atoms instead 3 of 22 numbers
+# are wrong, not 1.
 _FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
 # rows read at a time, and rows that choose the prior and the dispersion
 _ROWS = 4096
 
-# of a state of the alternation
+# names of the arrays of a state
 _ARRAYS = "atoms", "codes", "previous_atoms", "previous_codes"
 _CURVES = "losses", "objectives"
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Numbers that a reader of data and a fit ask for; see `skpudle._training.fit`.
+    """Numbers that readers of data and a fit need; see `skpudle._training.fit`.
 
     Parameters
     ----------
@@ -131,7 +133,7 @@ class _Encoder:
     dispersion: float = 0.0
 
     def of_features(self, features):
-        """Return the encoder of some features, to predict others."""
+        """Return the encoder of some features, to predict the rest."""
         return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
@@ -229,13 +231,13 @@ def _n_fixed(learner):
 
 def _sizing(learner, events):  # -> float, the prior until it is chosen
     alpha = learner.alpha
-    if alpha in ("auto", 0):  # without a prior atoms exclude events of held-out rows
+    if alpha in ("auto", 0):  # without a prior, zeros exclude held-out events
         alpha = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / events.counts.shape[1])
     return alpha
 
 
 class _Chosen(NamedTuple):
-    """The values in use of parameters that may be "auto"."""
+    """The chosen values of parameters that may be "auto"."""
 
     alpha: float
     dispersion: float
@@ -266,7 +268,7 @@ def _begin(learner, events, atoms, chosen):  # -> Events, Progress
     """Return events with weights, and the atoms that rows may have, and the first state."""
     if chosen.dispersion or chosen.min_gain:
         codes, events = solve_dispersed(events, atoms, chosen.dispersion)
-    if chosen.min_gain:  # the atoms have adapted to rows of few atoms
+    if chosen.min_gain:  # atoms were learned with pruned codes
         codes = prune_codes(events, atoms, codes, chosen.min_gain)
         events = replace(events, allowed=codes > 0)
     return events, begin(events, atoms, _n_fixed(learner))
@@ -327,7 +329,7 @@ class _Alternation:
         self.ended_by, self.n_stalled = recorder.ended_by, stored["n_stalled"]
         if recorder.has_another_rule:
             self.n_stalled = 0
-        elif self.n_stalled >= self.learner.n_iter_no_change:  # killed as it ended
+        elif self.n_stalled >= self.learner.n_iter_no_change:  # killed at its end
             self.ended_by = "tol"
         if self.ended_by is None and len(self.state.losses) >= self.most_steps:
             self.ended_by = "max_iter"
@@ -404,9 +406,9 @@ class _Alternation:
 def _update(learner, data, fitted, exposure):  # -> dict
     """Return the attributes after one pass: statistics of batches, older ones forgotten.
 
-    ``fitted`` holds the attributes of a fitted learner, to go on from; it is empty at first. See O.
-    Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
-    B 71, 2009.
+    ``fitted`` holds the attributes of a fitted learner to continue from; it is empty at first. See
+    O. Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models",
+    JRSS B 71, 2009.
     """
     losses, n_rows = [], 0
     everything = _read_events(data.source, exposure)
@@ -691,7 +693,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         "verbose": ["verbose"],
     }
 
-    # not parameters: the name of its loss in `skpudle._losses`, and the device of its loops
+    # constants, not parameters: the name of its loss in `skpudle._losses`, and its device
     loss, device = "kullback-leibler", "cpu"
     _writes_checkpoints = True
 
@@ -770,7 +772,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
         The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
         some hundred rows. Events of batches are forgotten slowly. If you replace ``components_``,
-        learning goes on from your atoms.
+        learning continues from your atoms.
 
         Parameters
         ----------
@@ -809,7 +811,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         if exposure is not None:
             exposure = check_exposure(exposure, X, self.loss)
         data = read_rows(self, plan, X, known=known, part=part)
-        if exposure is not None:  # by which a checkpoint recognises the data, too
+        if exposure is not None:  # part of the fingerprint of the data
             data = data._replace(samples=replace(data.samples, offset=to_tensor(exposure)))
         return data, exposure
 

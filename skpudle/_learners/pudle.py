@@ -49,7 +49,7 @@ from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_suppor
 
 __all__ = ["PUDLEDictionaryLearning", "module_of"]
 
-# parameters that some codes of `transform` do not use
+# parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
 
 # parameters that `transform` reads, in addition to fitted attributes
@@ -160,7 +160,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     By default `fit` searches for atoms that make the lasso objective small. Held-out rows, whose
     entries are hidden, choose the penalties, a baseline and the noise. `transform` solves the lasso
-    for each row, and takes off a share of its bias. Nothing is trained by a gradient.
+    for each row, and takes off a share of its bias. No gradient trains the atoms.
 
     Training follows the search if a ``gradient`` or an unfolded encoder (``n_unfoldings``,
     ``shrinkage="hard"``, ``lambda_decay``) is named: dictionary learning by backpropagation through
@@ -723,7 +723,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
         The first call with data that are not all zero chooses the initial dictionary and
         ``alpha_``. `choose_alpha`, or a number that you set as ``alpha``, replaces ``alpha_``. If
-        you edit or replace ``components_``, learning goes on from your atoms. By default codes of
+        you edit or replace ``components_``, learning continues from your atoms. By default codes of
         a block of rows and atoms alternate, with the moves of a search, so that a stream of new
         populations is learned too (see the notes). Rows that are too few for a block stay for the
         next call.
@@ -921,7 +921,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
-        whole = Samples(*split_missing(team.collect(own).x))  # rows of all processes
+        whole = Samples(*split_missing(team.collect(own).x))  # rows from all processes
         units = units_of(self)
         rows = in_units(units, whole)
         x, mask = rows.x, rows.mask
@@ -1000,7 +1000,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """Return the record with a trained encoder, and the number of updates."""
         samples, n_made = self._in_units(fitted, current_team().collect(data.samples)), 0
 
-        def stopped():  # is asked before each update
+        def stopped():  # called before each update
             nonlocal n_made
             n_made += not interrupts.pending
             return interrupts.pending
@@ -1046,7 +1046,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         options = dict(n_updates=n_updates, generator=generator)
         with run.timed("encoder"):
             fitted, n_made = self._learn_encoder(plan, fitted, data, run.interrupts, **options)
-        (is_short,) = run.team.any(n_made < n_updates)  # in any process, as in training
+        (is_short,) = run.team.any(n_made < n_updates)  # any process, as in training
         ended_by = "interrupt" if is_short else fitted.ended_by
         later = {"encoder": -(-n_made // n_batches)} if n_made else {}
         return replace(fitted, later=later, ended_by=ended_by)

@@ -59,7 +59,7 @@ def _is_rule(rule):  # tol, n_iter_no_change
     return isinstance(tol, int | float | None) and isinstance(n_iter_no_change, int)
 
 
-def _is_end(end):  # of a complete fit, None before
+def _is_end(end):  # the end of a complete fit, None before
     if end is None:
         return True
     if not (isinstance(end, dict) and end.keys() == _OF_THE_END):
@@ -195,7 +195,7 @@ class HeldFile:
             self._lock.release()
 
     def open(self, team):
-        """Take hold of the file; return the state in it, or None if there is none to resume from.
+        """Take hold of the file; return the state in it, or None without a state to resume from.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class HeldFile:
         return self._stored
 
     def write(self, state, own):
-        """Write the shared state and each process's own; return the error if that fails."""
+        """Write the shared state and the state of each process; return the error if that fails."""
         everyone = [own]
         if not self.team.is_alone:
             packed = self.team.gather_bytes(pack(own))
@@ -237,7 +237,7 @@ class HeldFile:
             )
         self._lock = FileLock(f"{self._path}.lock", timeout=0, thread_local=False)
         try:
-            os.stat(os.path.dirname(self._path))  # filelock would make the directory
+            os.stat(os.path.dirname(self._path))  # raises: filelock would make a directory
             self._lock.acquire()
         except Timeout:
             raise ValueError(
@@ -297,9 +297,10 @@ def _moved(tree, device):
 
 
 def _check(state, trainer, source, stopping, n_now):
-    """Raise ValueError unless training of these samples can reach this state, by names.
+    """Raise ValueError unless training of these samples can reach this state.
 
-    ``n_now`` is the number of samples that the source has counted; None if it counts none.
+    ``n_now`` is the number of samples that the source has counted; None if the source does not
+    count.
     """
     atoms, finite, progress = trainer.optimizer.atoms, state["finite"], state["progress"]
     starts = [(state["atoms"], state["moments"], state["n_updates"])]
@@ -326,7 +327,7 @@ def _check(state, trainer, source, stopping, n_now):
             raise ValueError("it has losses of samples that are not there")
     if not all(type(n) is int and n >= 0 for n in counters):
         raise ValueError(f"its counters {counters} are not all natural numbers")
-    n_batches = trainer.team.largest(source.n_batches or 0)  # 0 where a stream does not know
+    n_batches = trainer.team.largest(source.n_batches or 0)  # 0 for a stream of unknown length
     if progress is not None and 0 < n_batches < progress["n_batches"]:
         raise ValueError(f"it is at batch {progress['n_batches']} of {n_batches}")
     if not all(isinstance(n, int | float) and isfinite(n) for n in numbers):
@@ -359,7 +360,7 @@ class _Clock:
         self._last = n_updates, time.monotonic()
 
     def is_due(self, n_updates):
-        """Return whether it is time to write; divergence takes updates back."""
+        """Return whether it is time to write, even if divergence lowered the number of updates."""
         last_update, last_time = self._last
         if self._n_updates is not None and abs(n_updates - last_update) >= self._n_updates:
             return True
@@ -442,7 +443,7 @@ class Recorder:
             check_same(self._stored["identity"], self._identity, self._file.name)
 
     def found_search(self, problem, atoms):
-        """Return the state of the search in the file; None if there is none, or it has ended.
+        """Return the state of the search in the file; None without a search, or after its end.
 
         Parameters
         ----------
@@ -557,7 +558,7 @@ class Recorder:
                 atoms = trainer.optimizer.atoms
                 state = self._stored["shared"] | self._stored["own"][self._file.team.rank]
                 _check(state, trainer, source, stopping, getattr(self._source, "n_seen", None))
-                del state["model"]  # which the trainer has
+                del state["model"]  # the trainer has its own
                 if (n_seen := state.pop("n_seen")) is not None:
                     self._source.count(n_seen)
                 state = TrainingState.from_dict(_moved(state, atoms.device))

@@ -6,7 +6,7 @@ A phase is a state that advances by epochs, until it is done. It has
 * ``is_done``;
 * ``attributes()``, the fitted attributes of a learner with the present state;
 * ``report(max_iter)``, which prints a line about the last epoch;
-* ``names``: the callbacks' name of the phase, None for none, and of its epochs;
+* ``names``: the names of the phase (or None) and of its epochs for callbacks;
 * ``stages``: for callbacks, the largest number of epochs of each stage of a search, by name; empty
   without stages;
 * ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
@@ -38,18 +38,17 @@ from skpudle.search._stream import advance_stream
 
 __all__ = ["FitRun", "Interrupts", "Pass", "Search", "Step", "Training", "Trials"]
 
-# Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
-# noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
-# of codes, and the noise of rows.
+# Largest number of steps of a fit that are tasks for callbacks, besides search, pass and training:
+# the noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the
+# penalty of codes, and the noise of rows.
 _STEPS = 6
 
 
 class Interrupts:
     """Delay Ctrl-C until an update is complete; a second one interrupts at once.
 
-    Only Python's own handler of the main thread is replaced, and restored at the end: a handler
-    that other code installed stays in place. A noted Ctrl-C that nothing acted on is raised at the
-    end.
+    Only Python's own handler of the main thread is replaced, and restored at the end: a handler of
+    other code stays in place. A delayed Ctrl-C that no phase has acted on is raised at the end.
     """
 
     pending = False
@@ -103,7 +102,7 @@ class Search:
         found = recorder.found_search(self.problem, self.atoms)
         self.state = found or begin(self.problem, self.atoms)
         (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
-        self.n_samples = int(n)  # of all processes
+        self.n_samples = int(n)  # samples of all processes
         factor = self.state.stride.bit_length()
         limited = self.problem.n_positions == 1  # moves of atoms in images know no limit
         self.stages = {
@@ -137,7 +136,7 @@ class Search:
 
 @dataclass
 class Trials:
-    """What is tried in turn: baseline and noise, or the number of atoms.
+    """Trials one after the other: of baseline and noise, or of numbers of atoms.
 
     Parameters
     ----------
@@ -209,7 +208,7 @@ class Step:
         return self.name, "step"
 
     def begin(self, recorder):
-        """Begin with nothing."""
+        """Do nothing."""
 
     def advance(self):
         """Make the step."""
@@ -310,7 +309,7 @@ class Training:
     ended_by: str | None = None
 
     names, stages = (None, "epoch"), {}
-    stops_at_interrupts = False  # the trainer does, within an epoch
+    stops_at_interrupts = False  # the trainer stops within an epoch
 
     def begin(self, recorder):
         """Start, or resume from the checkpoint."""
@@ -414,7 +413,7 @@ class FitRun(AbstractContextManager):
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         self.trains = self.n_updates > 0 or self.recorder.is_active
-        # more tasks, for steps, for the search, and for all rows if that has a sample of them
+        # more tasks: steps, the search, and a pass over all rows if the search has a sample
         n_before = _STEPS + 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
@@ -475,7 +474,7 @@ class FitRun(AbstractContextManager):
         return phase.trial
 
     def make_step(self, name, compute, attributes):
-        """Return the result of a part of the fit that has no epochs; see `Step`."""
+        """Make a part of the fit without epochs, and return its result; see `Step`."""
         phase = Step(name, compute, attributes)
         self.run(phase)
         return phase.result

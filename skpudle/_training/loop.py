@@ -1,8 +1,8 @@
 """Train a model by gradients, epoch by epoch.
 
-`Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of sources of
-samples. It waits for the device once a round, after some updates, to learn whether training is
-still finite and whether to stop.
+`Trainer` turns batches into updates, independent of NumPy, estimators and kinds of sources. It
+waits for the device once a round, after some updates, to learn whether training is still finite and
+whether to stop.
 
 A round is a transaction: the state changes at its end, all of it. `Trainer.state` always holds the
 state of the last round, from which training resumes with the same bits.
@@ -99,10 +99,10 @@ class Trainer:
         self._begun, self.model, self.optimizer = fitted, fitted.model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, list(fitted.loss_curve)
         self.searched = tuple(fitted.losses)
-        self.state = None  # as of the last round
+        self.state = None  # state after the last round
         self.team, self._interrupts = team, interrupts
         self._at_round = at_round
-        self._progress = None  # of the current or latest epoch
+        self._progress = None  # progress of the current or latest epoch
         self._halved = False
         self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
 
@@ -183,7 +183,7 @@ class Trainer:
         batches = source.batches(source.plan(), done)
         if going_on and generator is not None:
             generator.set_state(now)
-        if self.team.is_alone:  # a stream tells its end itself
+        if self.team.is_alone:  # a stream ends by itself
             return batches
         n_batches = self.team.largest(count_batches(source))  # all processes share every update
         return islice(chain(batches, repeat(None)), n_batches - done)
@@ -246,7 +246,7 @@ class Trainer:
         return summary
 
     def idle(self, before):  # (n_components,) -> the same, on the host
-        """Return for how many samples atoms have been unused, given the number before."""
+        """Return the number of samples since each atom was used, given the number before."""
         return torch.where(
             self.team.all(self._progress.unused).cpu(), before + self._progress.n_samples, 0.0
         )
@@ -254,7 +254,7 @@ class Trainer:
     def replace_unused(self, source, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.
 
-        ``among``, (n_components,) bool on the host, tells which may be replaced.
+        ``among``, (n_components,) bool on the host, marks the atoms that may be replaced.
         """
         if self._progress is None or not self._progress.done:
             return
@@ -274,7 +274,7 @@ class Trainer:
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):
             rows = self.model.replacements(atoms, samples)
-            rows = rows[rows.flatten(1).any(1)]  # nor does a sample that is its baseline
+            rows = rows[rows.flatten(1).any(1)]  # a sample equal to its baseline makes none
             self.optimizer.replace(unused[: len(rows)], rows)
 
     # ------------------------------------------------------------------ the state of training

@@ -33,7 +33,7 @@ from skpudle.search._maps import combine_channels
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
-# Atoms of a first part of the data, from which no number is chosen: as many as by default.
+# Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
 
 # n_unfoldings="auto" if codes are unfolded, as in the paper
@@ -63,7 +63,7 @@ class DictionaryPlan(ConvPlan):
             If parameters contradict each other.
         """
         given = given_of(learner)
-        # a search leaves nothing to train for codes of the lasso
+        # for codes of the lasso the search needs no training
         lasso = given.alpha != 0 and given.n_unfoldings in ("auto", None)
         start = given.dict_init
         if isinstance(start, str) and start == "auto":

@@ -6,8 +6,8 @@ for any dictionary.
 
 A head may see codes as they are, or their positive and negative parts as two features of an atom,
 its sides. All weights are for codes in one unit: the root of the mean squared norm of a sample over
-the number of atoms. With each feature's standard deviation as its unit, features of few samples
-would weigh as much as features of all: that was 0.8 % of digits worse for two sides.
+the number of atoms. Units of each feature's own standard deviation would overweight rare features:
+0.8 % more errors on digits for two sides.
 """
 
 from dataclasses import dataclass
@@ -80,13 +80,13 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None, weight=None):
     .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
     and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. Samples
-    have weights in both terms, those of the second in the target. See `skpudle._gradients.ae_ls`
-    for arguments and results.
+    have weights in both terms; the target holds the weights of the second term. See
+    `skpudle._gradients.ae_ls` for arguments and results.
     """
     model = dictionary.model
     b, unit = model.supervision, model.data_scale or 1.0
     z = encoder(dictionary, x, mask=mask)
-    # far from a dictionary only "dec" finds it
+    # far from a good dictionary only "dec" approaches it
     residual = dictionary.synthesis(z.detach() if model.from_samples else z) - x
     if mask is not None:
         residual = residual * mask
@@ -94,7 +94,7 @@ def joint(dictionary, x, *, encoder, penalty, target, mask=None, weight=None):
     seen = b * z + (1 - b) * z.detach()
     task = model.task.loss(dictionary.decide(seen), target) / model.mean_weight
     ridge = 0.5 * model.ridge * dictionary.head.weights.square().sum()
-    weighted = losses if weight is None else losses * weight  # of mean 1 in a `fit`
+    weighted = losses if weight is None else losses * weight  # weights have mean 1 in a `fit`
     surrogate = ((1 - b) * weighted + unit * task).mean() + unit * ridge
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
