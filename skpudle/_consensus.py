@@ -264,11 +264,13 @@ class ConsensusDictionary(
     skpudle.metrics.atom_support : Which atoms the samples support.
     skpudle.plotting.ConsensusDisplay : Stability of each atom, as a picture.
 
-    Notes ----- The reference starts as the medoid, the replicate whose atoms are nearest to the
-    atoms of all replicates. Every replicate is matched with it by the best assignment of all atoms
-    together, and the reference becomes the median of the matches that are no outliers, until no
-    match changes. Consensus NMF [1]_ clusters by k-means instead, which may put two atoms of one
-    replicate into one cluster.
+    Notes
+    -----
+    The reference starts as the medoid, the replicate whose atoms are nearest to the atoms of all
+    replicates. Every replicate is matched with it by the best assignment of all atoms together, and
+    the reference becomes the median of the matches that are no outliers, until no match changes.
+    Consensus NMF [1]_ clusters by k-means instead, which may put two atoms of one replicate into
+    one cluster.
 
     Replicates may have different numbers of atoms; the consensus has that of the first reference.
     Atoms of convolutional learners are compared as they are, without shifts.

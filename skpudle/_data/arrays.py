@@ -100,7 +100,7 @@ def resolve_device(device, X=None):
     Raises
     ------
     ValueError
-        If there is no such device; the message names those available.
+        If there is no such device; the message names the available devices.
     """
     if device == "auto":
         if isinstance(X, torch.Tensor):

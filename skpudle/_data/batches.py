@@ -85,7 +85,7 @@ class Samples:
 class Indexed:
     """Numbered samples, batch by batch.
 
-    A subclass has a length, ``samples``, and ``read(parts)``. The latter yields `Samples` for each
+    A subclass has a length, ``samples``, and ``read(parts)``. ``read`` yields `Samples` for each
     part, a tensor (n,) of numbers of samples on the CPU.
 
     Parameters

@@ -93,7 +93,7 @@ def _unknown(owner, name, known):
 
 
 def explain_names(init: F) -> F:
-    """Let a constructor answer unknown names of parameters by those that it has."""
+    """Let a constructor answer unknown names of parameters by similar names of its own."""
     known = [*signature(init).parameters][1:]
 
     @wraps(init)

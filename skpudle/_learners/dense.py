@@ -236,7 +236,7 @@ class _Beginning:
         return atoms if self.intercept is None else torch.cat([atoms, self.intercept[None]])
 
     def search_penalty(self, model):  # -> float
-        """Return the penalty of the search: that of codes, where they are those of a lasso."""
+        """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
         if model.encoder.shrinkage != "soft":
             return float(self.penalty)
         alpha = float(_chosen_alpha(self._plan, model, None, self.penalty, self.noise))

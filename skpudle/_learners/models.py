@@ -141,7 +141,7 @@ class Converged:
     debias : float, default=0.0
         Share of the lasso's bias to remove.
     warn : bool, default=False
-        Whether to certify codes, and warn of those that have not converged.
+        Whether to certify codes, and warn of codes that have not converged.
     """
 
     penalty: float

@@ -106,7 +106,7 @@ class _Plan:
         return self.size
 
     def n_updates(self, n_batches, batch_size, data):
-        """Return the number of updates, for the number of epochs that callbacks are told."""
+        """Return the number of updates, which sets the number of epochs for callbacks."""
         return n_batches * self.most_steps
 
 
@@ -422,7 +422,7 @@ def _update(learner, data, fitted, exposure):  # -> dict
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
         chosen, atoms = _choose(learner, everything, atoms, generator)
-    if replaced:  # the events of the atoms before hold these atoms, if there are as many
+    if replaced:  # earlier events hold an equal number of atoms in place
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
         memory = memory | {"found": atoms * found.sum(1, keepdims=True)} if same else {}
@@ -468,8 +468,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     r"""Non-negative matrix factorization of counts whose sources add.
 
     By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
-    say how much more than Poisson's counts vary. `transform` returns how many events of a row come
-    from each atom. Every entry is a count of events, with the expectation
+    estimate the variation beyond Poisson's. `transform` returns how many events of a row come from
+    each atom. Every entry is a count of events, with the expectation
 
     .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj}
 
@@ -599,7 +599,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     Notes
     -----
     A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
-    each entry has the optimum for the others. Codes of `transform` are solved to a duality gap, row
+    each entry has the optimum for the rest. Codes of `transform` are solved to a duality gap, row
     by row. A fit runs on the CPU, and holds all nonzero counts in memory.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of

@@ -166,11 +166,11 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
     team : Team
         Processes with other rows.
     interrupts : Interrupts
-        Its ``pending`` tells of a Ctrl-C.
+        ``pending`` is whether Ctrl-C was pressed.
     n_seen : float, default=0
         Rows of earlier calls of this process, a sum of weights.
     replaced : bool, default=False
-        Whether the atoms are others than those of earlier calls.
+        Whether the atoms differ from the atoms of earlier calls.
 
     Returns
     -------

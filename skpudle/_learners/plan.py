@@ -394,7 +394,8 @@ class DensePlan(Plan):
     Parameters
     ----------
     refines : bool
-        Whether training adapts atoms of a search to the likelihood, since nothing else is named.
+        Whether training adapts atoms of a search to the likelihood, if no gradient or encoder is
+        named.
     codes : CodePlan
         How rows are coded.
     n_components : int or None

@@ -105,7 +105,7 @@ class Fitted:
     ended_by: str | None = None
 
     def with_model(self, **values):  # -> Fitted
-        """Return the record with other values in its model."""
+        """Return the record with new values in its model."""
         return replace(self, model=replace(self.model, **values))
 
     def attributes(self):

@@ -39,8 +39,8 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     offset_of : callable
         ``offset_of(samples)`` returns the offset of their reconstruction, or None.
     places : Tensor of shape (n_features,), default=None
-        For each feature the place of its first copy, with which it is held out; by default, as in a
-        score that is to depend on no other samples, features are distinct.
+        For each feature the place of its first copy, with which it is held out; by default features
+        are distinct, so that a score depends on its own samples alone.
     """
     atoms = dictionary.atoms
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places

@@ -1,9 +1,9 @@
 """The format of a checkpoint: a tree of numbers, text and tensors as a file.
 
-A file is an npz archive without pickled objects: arrays, and a JSON header that says where they
-belong. The last 40 bytes are a mark and the SHA-256 of all bytes before, so that a truncated or
-changed file is refused. A new file is written next to the old one, forced to disk, and then
-renamed: a complete file exists at every moment.
+A file is an npz archive without pickled objects: arrays, and a JSON header with their places. The
+last 40 bytes are a mark and the SHA-256 of all bytes before, so that a truncated or changed file is
+refused. A new file is written next to the old one, forced to disk, and then renamed: a complete
+file exists at every moment.
 """
 
 import hashlib

@@ -98,12 +98,11 @@ class Checkpoint:
     -----
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
-    may change, to train longer, and so may parameters that do not affect training. Data are
-    compared by a checksum of their values and of which are missing: all of an array; of other data
-    the sample that the search begins with, and of a stream the size of its first batch. A pass over
-    all rows that was interrupted begins again. An array, a memory map, a dataset and a stream of
-    the same rows count as different data, and so do the data of
-    another number of processes; each process compares its own.
+    may change, to train longer, and so may parameters that do not affect training. The file stores
+    a checksum of the data and their missing-value mask: of a whole array, else of the search's
+    sample; for streams also the size of the first batch. An interrupted pass over all rows begins
+    again. An array, a memory map, a dataset and a stream of the same rows count as different data,
+    and so do the data of another number of processes; each process compares its own.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
     trains, another fit that is given the file is refused before it trains. The operating system
@@ -111,14 +110,14 @@ class Checkpoint:
     locks. A search makes many fits, with other parameters or other data, and its second one is
     refused: search without a `Checkpoint`.
 
-    With several processes the first one's `Checkpoint` counts; the others need none.
+    With several processes only the first process needs a `Checkpoint`.
 
     Learners that write no checkpoints, such as SPORCO's, refuse this callback.
 
     The file is written once more at the end, and after Ctrl-C. If it cannot be written, because the
-    disk is full for example, a warning says so, the last file stays, and training continues.
+    disk is full for example, a warning is issued, the last file stays, and training continues.
 
-    Reading the file executes nothing: it holds arrays and JSON, and no pickled objects.
+    Reading the file executes no code: it holds arrays and JSON, and no pickled objects.
 
     Examples
     --------
@@ -149,7 +148,7 @@ class Checkpoint:
         except InvalidParameterError as error:
             raise InvalidParameterError(shortened(str(error))) from None
 
-    # scikit-learn's protocol of callbacks, which has hooks for epochs and none for updates
+    # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
     def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
         if not getattr(estimator, "_writes_checkpoints", False):

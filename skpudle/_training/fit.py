@@ -354,7 +354,7 @@ class FitRun(AbstractContextManager):
     team : Team
         The processes that train together.
     interrupts : Interrupts
-        Its ``pending`` tells of a Ctrl-C.
+        ``pending`` is whether Ctrl-C was pressed.
     generator : torch.Generator
         Random numbers of the fit, the same in all processes.
     source : source of batches

@@ -59,7 +59,7 @@ def listed(features, names=None):
 
 
 def warn_of_unknown_features(features, names=None):
-    """Warn of features, by number, without a known value in any sample; say their names."""
+    """Warn of features, by number, without a known value in any sample; name them."""
     if features:
         warnings.warn(
             f"Features {listed(features, names)} of X have no known value in any sample, so that "

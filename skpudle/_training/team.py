@@ -224,10 +224,10 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
 
     Notes
     -----
-    Initial atoms and penalties are chosen from samples of all processes, at most 16384 of each.
-    The first process's ``random_state`` counts, so that None works; each process has its own
-    ``device`` and ``verbose``. Shares may differ in size: a process without samples left in an
-    epoch waits for the others. The first process reads and writes the checkpoint, by its own
+    Initial atoms and penalties are chosen from samples of all processes, at most 16384 of each. The
+    first process's ``random_state`` counts, so that None works; each process has its own ``device``
+    and ``verbose``. Shares may differ in size: a process that runs out of samples in an epoch waits
+    for the end of the epoch. The first process reads and writes the checkpoint, by its own
     callback; a checkpoint resumes with the same number of processes. Any process may have other
     callbacks.
 

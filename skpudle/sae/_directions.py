@@ -145,8 +145,10 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         If codes are negative, atoms are not rows, or data are incomplete; or if ``refine`` finds
         no penalty of a search to multiply.
 
-    Notes ----- Codes stay those of the paths: a nonzero code means that the feature is present, its
-    direction is the row of `directions`, and reconstructions (``inverse_transform``) are sums of
+    Notes
+    -----
+    Codes stay those of the paths: a nonzero code means that the feature is present, its direction
+    is the row of `directions`, and reconstructions (``inverse_transform``) are sums of
     ``components_``. Samples of a path that has no atom use its siblings instead, and have half of
     their features at most: ``codes * (X @ directions.T > thresholds)`` leaves these out. Features
     that a sample has by implication have no codes of their own; `implied` leads to the atoms that

@@ -165,7 +165,7 @@ def choose_coding(held_out, atoms, *, debias=None, place=0):
     Returns
     -------
     CodingPath
-        Codings; ``chosen`` is the result. If nothing can be predicted, as for one feature, zeros
+        Codings; ``chosen`` is the result. If no entry can be predicted, as for one feature, zeros
         or independent features, it is the lasso with the penalty of the search.
     """
     alpha, square = held_out.alpha, held_out.mean_square
@@ -265,7 +265,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
     Raises
     ------
     ValueError
-        If no penalty gives as many codes.
+        If no penalty gives ``l0`` codes.
     """
     if isinstance(problem, ConvProblem):
         count_at, most, n_rows = _countable_images(problem, atoms, n_images)

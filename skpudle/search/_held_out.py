@@ -128,7 +128,7 @@ def hide_in_turn(places, n_groups=_GROUPS):
     places : Tensor of shape (n_features,)
         For each feature the place of its first copy, as `match_equal_rows` returns it.
     n_groups : int, default=10
-        Number of groups. There are fewer if there are fewer features, or many copies.
+        Number of groups. Few features, or many copies, make fewer groups.
 
     Returns
     -------
@@ -417,7 +417,7 @@ class HiddenPixels(_Hidden):
         Whether that penalty is given.
     """
 
-    # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: those
+    # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: codes
     # of an electrocardiogram have 3,965 entries for 48 beats.
     places, coding_places = (-4, 4), (-4, 6)
     # The first penalty is the level of the noise. Of counts, whose noise grows with them, larger
@@ -555,8 +555,8 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     -------
     Problem
         With rows or images that are held out. It is unchanged for fewer than 20 rows, one feature
-        or copies of it; of fewer than four images pixels are hidden and none is held out. Copies
-        of rows do not count.
+        or copies of it; of fewer than four images pixels are hidden, and no image is held out.
+        Copies of rows do not count.
     """
     first = match_equal_rows(problem.x, problem.mask)
     distinct = first.unique()

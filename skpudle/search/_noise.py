@@ -549,7 +549,7 @@ class _Judged:
         self.usual = None  # error of the usual row, if rows of noise were found
 
     def trial(self, noise=None):
-        """Return the present noise, or the noise of features so far."""
+        """Return a trial, the last one with ``noise``, earlier ones with the scales of features."""
         so_far = Noise(**_of_features(self.units, self.unit)) if noise is None else noise
         alpha = self.problem(self.units).alpha * self.unit
         return NoiseTrial(so_far, self.atoms, alpha, is_last=noise is not None)

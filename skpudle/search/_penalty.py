@@ -220,7 +220,7 @@ def penalty_path(problem, path, unit):  # -> PenaltyPath or None
     Returns
     -------
     PenaltyPath or None
-        The trials; None if there are none.
+        The trials; None without trials.
     """
     if not path:
         return None

@@ -652,7 +652,7 @@ def _end_of_rounds(problem, state, n_entries):
 
 
 def _climb(problem, state, n_entries, last=None):
-    """Start the next penalty; at the end of the path, rounds at a larger one, or the chosen one.
+    """Start the next penalty; at the end of the path, new rounds, or the chosen penalty.
 
     The next penalty starts from the atoms of the ``last`` epoch, unless the path turns.
     """

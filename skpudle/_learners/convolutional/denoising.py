@@ -121,9 +121,9 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     A network for one channel denoises three as their mean, which has the least noise, and two
     differences, which are mostly noise.
 
-    Images are extended by reflection, so that border pixels are in as many atoms as inner ones. An
-    iteration carries information by less than an atom: tiles that overlap by one atom for every
-    iteration give the result of the whole image up to rounding.
+    Images are extended by reflection, so that border pixels are in the same number of atoms as
+    inner pixels. An iteration carries information by less than an atom: tiles that overlap by one
+    atom for every iteration give the result of the whole image up to rounding.
 
     The network's output is mixed with its input, by Stein's unbiased risk estimate, which costs
     one more pass of one grid.

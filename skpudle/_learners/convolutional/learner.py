@@ -296,7 +296,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _resume(self, plan, data):  # -> Fitted, generator
         generator = make_generator(self.random_state)
-        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
+        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
         images, state = data.samples, self._training_state
         given, before = plan.given.alpha, state["given"]["alpha"]
         alpha = None if given in ("auto", before) else float(given)

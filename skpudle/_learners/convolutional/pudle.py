@@ -291,7 +291,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
        * - parameters set
          - phases of `fit`
        * - none
-         - search; codes are converged, and nothing is left to train
+         - search; codes are converged, and need no training
        * - ``gradient``
          - search, then training by it
        * - ``n_unfoldings`` (a number), ``alpha=0``
@@ -581,7 +581,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images or signals, best other than those that the atoms were learned from.
+            Images or signals, if possible independent of the training data.
         l0 : float, default=None
             Mean number of nonzero codes of an image or signal, over all its places. None takes the
             sparsest codes that predict hidden pixels nearly best, as `fit` does.
@@ -595,7 +595,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         ------
         ValueError
             If codes are not those of the lasso, if ``l0`` is not positive, or if no penalty gives
-            as many codes.
+            ``l0`` codes.
         """
         plan = self._check_known()
         images = self._read(plan, X, None, known=True).samples

@@ -289,7 +289,7 @@ class Regression:
         """Accept any target."""
 
     def strata(self, target):
-        """Return none."""
+        """Return None: a regression has no strata."""
 
     def weights(self, target):  # -> (n,)
         """Return the weights of samples, summed over their outputs."""
