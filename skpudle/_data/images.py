@@ -260,7 +260,7 @@ def check_axes(images):
 
 
 def check_atoms_fit(images, kernel, *, channels_first=False):
-    """Refuse images that are smaller than an atom, or whose axes must have another meaning.
+    """Refuse images that are smaller than an atom, or of a shape for another kind of input.
 
     Parameters
     ----------

@@ -213,7 +213,7 @@ def _unsupported_atoms(look):
     if (
         look.is_convolutional
         or type(learner) is not PUDLEDictionaryLearning
-        or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # given atoms have no end
+        or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # None: given atoms, no fit
         or learner.loss != "gaussian"
         or _few_samples(look)  # another finding reports these
         or len(look.samples) * learner.n_features_in_ > _MOST_NUMBERS

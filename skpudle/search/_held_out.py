@@ -420,10 +420,10 @@ class HiddenPixels(_Hidden):
     # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: codes
     # of an electrocardiogram have 3,965 entries for 48 beats.
     places, coding_places = (-4, 4), (-4, 6)
-    # The first penalty is the level of the noise. Of counts, whose noise grows with them, larger
-    # The first penalty of a search is at the level of the noise, and one larger one follows. Of
-    # signals of counts, whose noise grows with them, penalties of three to ten times the first
-    # predict as well, and atoms correlate with the truth by 0.8 instead of 0.95.
+    # Smallest and largest penalty of a search, in units of the first, which is at the level of the
+    # noise, so at most one larger penalty follows. For signals of counts, whose noise grows with
+    # them, three to ten times the first penalty predict equally well, but atoms correlate with the
+    # truth by 0.8 instead of 0.95.
     smallest, largest, is_predictable = 1.0, 1.5, True
 
     def __init__(self, problem, *, fixed=False):
