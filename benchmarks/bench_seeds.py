@@ -74,7 +74,7 @@ def pruned(problem, atoms, n_components):
         while len(atoms) > wanted:  # one that took over from another stays
             epoch = problem.epoch(atoms, codes)
             kept = remaining(epoch, len(atoms) - wanted)
-            atoms, codes = epoch.atoms[kept], epoch.restricted(kept)
+            atoms, codes = epoch.atoms[kept], epoch.restrict(kept)
     return atoms
 
 

@@ -20,15 +20,13 @@ __all__ = [
     "threads_for",
 ]
 
-# Up to this many multiplications in the product of data and atoms compiled loops beat the calls of
-# torch: 0.4 to 0.8 of their time for 16 to 64 rows of 64 x 16 or 100 x 64 atoms, float64 and
-# float32 (a tenth at a tenth of the work). With one row they always do, since memory is the limit:
-# 0.5 to 0.6 for 1500 x 1000 atoms.
+# Most multiplications of data with atoms for compiled loops, which then take 0.4 to 0.8 of the time
+# of torch. For a single row loops always win, since memory is the limit: 0.5 to 0.6 of the time for
+# 1500 x 1000 atoms.
 _MOST_WORK_OF_FEW = 2**16
-# From this many multiplications in a call of torch on a second thread pays. A product of 1.6e6
-# takes 34 us on one core and 26 on two, one of 1.7e7 takes 304 and 172 (float32, the best of 60);
-# but an update has entrywise calls too, which gain nothing below this. And torch's threads wait for
-# each other in a busy loop: next to busy processes a call may cost a slice of time, some 3 ms.
+# Least multiplications in a call of torch that pay for a second thread: 1.7e7 take 304 us on one
+# core and 172 on two. Entrywise calls of smaller problems gain no time, and on busy cores a call on
+# two threads may lose a time slice of some 3 ms.
 _LEAST_WORK_OF_THREADS = 1e7
 
 
@@ -55,10 +53,9 @@ def are_few(x, atoms):
 def entries_of_block():
     """Return the number of codes in a block, which torch multiplies and `in_parts` then solves.
 
-    On one thread a block stays in the cache of the core: 4 MiB in float64. On several it is larger,
-    because after a product torch's threads wait some milliseconds for the next one and take cores
-    from others: on two cores 16,000 samples and 256 atoms take 83 ms in blocks of 2**20, and 61 ms
-    in one of 2**22.
+    On one thread a block stays in the cache of the core: 4 MiB in float64. On several threads it is
+    larger, because torch's threads keep their cores for some milliseconds after a product: on two
+    cores 16,000 samples and 256 atoms take 83 ms in blocks of 2**20, and 61 ms in one of 2**22.
     """
     n_threads = _thread.allowed or torch.get_num_threads()
     return 2**19 if n_threads == 1 else 2**22
@@ -68,9 +65,9 @@ def entries_of_block():
 def threads_for(atoms=None, x=None, stride=1):
     """Let torch use all allowed threads if a product of data with atoms has enough work for them.
 
-    Otherwise, and without data, it uses one. An inner block decides anew; at the end of a block the
-    number from before returns. The number belongs to the thread that computes. A thread that calls
-    torch for the first time while a block is open elsewhere begins with the number of that block.
+    Otherwise, and without data, torch uses one thread. An inner block decides anew; the end of a
+    block restores the earlier number. The number belongs to the calling thread; a new thread that
+    first calls torch while a block is open in another thread begins with the number of that block.
 
     Parameters
     ----------
@@ -141,10 +138,10 @@ def compile_together(functions):
     import numba
 
     _announce_compilation()
-    # Not parallel: numba's own threads abort the process when two Python threads use them.
-    # Inlined: otherwise a process that compiles calls other copies of the functions than one that
-    # loads from the cache, and sums in another order. Without the checks of divisions that raise
-    # the lasso takes 0.88 of the time.
+    # Not parallel: numba's own threads abort the process when two Python threads use them. Inlined:
+    # otherwise a process that compiles and a process that loads from the cache call different
+    # copies of the functions, and sum in different orders. Without errors of division
+    # (``error_model``) the lasso takes 0.88 of the time.
     options = dict(
         nogil=True,
         forceinline=True,
@@ -164,7 +161,7 @@ def compile_together(functions):
 
 
 def in_parts(function, n, least):
-    """Call a function for all parts of a range, on as many threads as are allowed.
+    """Call a function for all parts of a range, on all allowed threads.
 
     Parameters
     ----------
@@ -196,7 +193,7 @@ def in_parts(function, n, least):
         helpers = [pool.submit(work) for _ in range(n_helpers)]
         work()
         for helper in helpers:
-            helper.result()  # raises the error of a part
+            helper.result()  # re-raises an error of a part
 
 
 _entered, _limits = threading.Lock(), []

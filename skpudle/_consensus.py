@@ -1,9 +1,9 @@
 """Fit an estimator many times, and keep the dictionary that its replicates agree on.
 
 The atoms of all replicates are matched one to one with a reference, which is the median of the
-matched atoms and starts as the replicate that agrees best with the others. Atoms that no other
-replicate found are outliers, and left out of the median. This is consensus NMF, with an assignment
-instead of k-means: two atoms of one replicate never fall into one cluster, and signs are free.
+matched atoms and starts as the medoid replicate. Atoms that only one replicate found are outliers,
+and left out of the median. This is consensus NMF, with an assignment instead of k-means: two atoms
+of one replicate never fall into one cluster, and signs are free.
 """
 
 import warnings
@@ -45,11 +45,11 @@ from skpudle.metrics._stability import recombine_atoms
 
 __all__ = ["ConsensusDictionary"]
 
-# Matching and median alternate until no match changes, which takes two or three rounds.
+# Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
 
-# Parameters that make an encoder learn matrices or thresholds of its own for each atom. A fit from
-# the consensus learns them for these atoms, in their order.
+# Parameters by which an encoder learns matrices or thresholds for each atom. A fit from the
+# consensus learns them again, for the atoms of the consensus in their order.
 _OF_ATOMS = "separate_atoms", "learn_threshold"
 
 
@@ -65,7 +65,7 @@ def _has(name):
 
 
 def _seeded(estimator, random_state):
-    """Return a clone that draws from another seed, wherever it has a parameter for one."""
+    """Return a clone with a new seed in each of its parameters ``random_state``."""
     estimator = clone(estimator)
     names = [
         name
@@ -77,7 +77,7 @@ def _seeded(estimator, random_state):
 
 
 def _fitted(estimator, X, weight, rows):
-    """Fit to all samples, or to some of them."""
+    """Fit a clone to all samples, or to the given rows."""
     if rows is not None:
         X = _safe_indexing(X, rows)
         weight = {name: values[rows] for name, values in weight.items()}
@@ -96,9 +96,9 @@ def _weights_for(estimator, X, sample_weight=None):  # -> dict of ndarray, keywo
 
 
 def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit
-    """Merge equal rows, so that draws of rows do not tell weights from repetitions."""
+    """Merge equal rows, so that a row of weight 2 is drawn like two equal rows."""
     values = X if issparse(X) else np.asarray(X)
-    if values.ndim != 2 or values.dtype.kind not in "iufb":  # the estimator refuses it
+    if values.ndim != 2 or values.dtype.kind not in "iufb":  # the estimator raises for it
         return X, weight
     often = to_tensor(weight["sample_weight"]) if weight else None
     rows, sums, _ = merge_copies(hash_array(X), often)
@@ -108,9 +108,9 @@ def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit
 
 
 def _isolation(replicates, share):  # -> list of (n_components,)
-    """Return the mean distance of every unit atom to its nearest ones, up to sign.
+    """Return the mean distance of every unit atom to its nearest atoms, up to sign.
 
-    There are ``share`` times the number of replicates of them.
+    The number of nearest atoms is ``share`` times the number of replicates.
     """
     everything = np.concatenate(replicates)
     n_nearest = max(1, int(share * len(replicates)))
@@ -148,7 +148,7 @@ def _agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_compo
 
 
 def _consensus(replicates, *, density_threshold, neighborhood):
-    """Match unit atoms, and return their medians and how they agree.
+    """Match unit atoms of replicates; return medians of matched atoms, and their agreement.
 
     Returns
     -------
@@ -188,10 +188,10 @@ class ConsensusDictionary(
 ):
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
-    By default `fit` makes 20 replicates from other seeds, matches their atoms up to order and sign,
-    and takes the median of every set of matched atoms. Codes are those of the estimator's own
-    `transform`. Fits of a dictionary end in local minima, and some of their atoms are accidents of
-    the seed or of the samples.
+    By default `fit` makes 20 replicates from different seeds, matches their atoms up to order and
+    sign, and takes the median of every set of matched atoms. The estimator's own `transform`
+    computes codes. Fits end in local minima, so that some atoms are accidents of the seed or of the
+    samples.
 
     Parameters
     ----------
@@ -206,8 +206,8 @@ class ConsensusDictionary(
     resample : {"seeds", "bootstrap", "halves"}, default="seeds"
         What replicates differ by, besides their seeds: "seeds" fits all of them to all samples, as
         consensus NMF [1]_ does; "bootstrap" to samples drawn with replacement; "halves" to random
-        halves. The stability of "seeds" tells what the optimisation determines, that of the others
-        what the data determine.
+        halves. "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" sensitivity
+        to sampling.
 
     density_threshold : float or None, default=0.5
         Atoms whose mean distance to their nearest neighbours among the atoms of all replicates is
@@ -227,8 +227,8 @@ class ConsensusDictionary(
     Attributes
     ----------
     components_ : ndarray of shape (n_components, ...)
-        Medians of matched atoms, with the median norm of these. An atom of which all matches are
-        outliers is that of the replicate that agrees best with the others.
+        Medians of matched atoms, with the median norm of these. If all matches of an atom are
+        outliers, the medoid replicate's atom is kept.
 
     stability_ : ndarray of shape (n_components,)
         Mean modulus of the cosine between the matched atoms of two replicates, from 0 to 1.
@@ -267,10 +267,11 @@ class ConsensusDictionary(
 
     Notes
     -----
-    The reference starts as the replicate whose atoms are nearest to those of others. Every
-    replicate is matched with it by the best assignment of all atoms together, and the reference
-    becomes the median of the matches that are no outliers, until no match changes. Consensus NMF
-    [1]_ clusters by k-means instead, which may put two atoms of one replicate into one cluster.
+    The reference starts as the medoid, the replicate whose atoms are nearest to the atoms of all
+    replicates. Every replicate is matched with it by the best assignment of all atoms together, and
+    the reference becomes the median of the matches that are no outliers, until no match changes.
+    Consensus NMF [1]_ clusters by k-means instead, which may put two atoms of one replicate into
+    one cluster.
 
     Replicates may have different numbers of atoms; the consensus has that of the first reference.
     Atoms of convolutional learners are compared as they are, without shifts.
@@ -357,12 +358,12 @@ class ConsensusDictionary(
         TypeError
             If a fitted estimator has no ``components_``.
         ValueError
-            If there are weights, and the estimator takes none.
+            If weights are passed, and the estimator takes no weights.
 
         Warns
         -----
         UserWarning
-            If all replicates are the same, so that their agreement says nothing.
+            If all replicates are the same, so that their agreement has no meaning.
         """
         random_state = check_random_state(self.random_state)
         weight = _weights_for(self.estimator, X, **of_samples)
@@ -384,15 +385,15 @@ class ConsensusDictionary(
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
             warnings.warn(
-                f"All replicates of {name} are the same, and their agreement says nothing: it "
-                "draws nothing from random_state. Pass resample='bootstrap'.",
+                f"All replicates of {name} are the same, so their agreement means little: its fit "
+                "does not depend on random_state. Pass resample='bootstrap'.",
                 stacklevel=users_level(),
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         units_of_fits = [_unit(atoms) for atoms in flat]
         options = dict(density_threshold=self.density_threshold, neighborhood=self.neighborhood)
         medoid, units, self.matches_, dense, self.stability_ = _consensus(units_of_fits, **options)
-        rng = check_random_state(0)  # of its own: replicates are those of random_state alone
+        rng = check_random_state(0)  # so that replicates depend on random_state alone
         drawn = [recombine_atoms(atoms, rng) for atoms in units_of_fits]
         *_, by_chance = _consensus(drawn, **options)
         self.chance_stability_ = float(by_chance.mean())
@@ -443,7 +444,7 @@ class ConsensusDictionary(
 
     def _checked(self, X):
         check_is_fitted(self)
-        if getattr(X, "ndim", 2) != 1:  # of which the estimator says what to do
+        if getattr(X, "ndim", 2) != 1:  # the estimator raises for one axis
             validate_data(self, X, reset=False, skip_check_array=True)
         return X
 

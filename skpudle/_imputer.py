@@ -48,17 +48,17 @@ def _merge_rows(X, weight):  # -> rows that differ, weights of mean 1 or None
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill missing values by patterns that samples share.
 
-    By default a dictionary of as many atoms as features is learned from the known values, in units
-    of the features' standard deviations. The codes of a sample come from its known values, and
-    their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay as
-    they are. A sample without known values gets the means of the features.
+    By default a dictionary with one atom per feature is learned from the known values, in units of
+    the features' standard deviations. The codes of a sample come from its known values, and their
+    reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay as they
+    are. A sample without known values gets the means of the features.
 
     Parameters
     ----------
     estimator : estimator, default=None
         Its ``fit`` and ``transform`` take NaN for missing values, and ``inverse_transform`` has a
         value everywhere: a `PUDLEDictionaryLearning`, or a pipeline with one. By default features
-        are put in units of their standard deviation, and there are as many atoms as features:
+        are put in units of their standard deviation, with one atom per feature:
         ``make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))``.
 
     Attributes
@@ -131,7 +131,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a feature has no known value, or if there are weights, and the estimator takes none.
+            If a feature has no known value, or if weights are passed, and the estimator takes no
+            weights.
         """
         self._validate_params()
         X = self._read(X, reset=True)
@@ -147,7 +148,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                     f"sample_weight is for estimators whose fit takes it, and {learner!r:.80} "
                     "takes none. Pass another estimator, or no weights."
                 )
-        if names:  # equal rows become one before rounding makes them differ
+        if names:  # merge equal rows before rounding makes them differ
             X, weight = _merge_rows(X, weight)
         unknown = np.flatnonzero(np.isnan(X).all(axis=0))
         if len(unknown):
@@ -157,7 +158,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 "nothing is learned. Leave them out."
             )
         given = {} if weight is None else dict.fromkeys(names, weight)
-        with config_context(enable_metadata_routing=False):  # weights go to steps by name
+        with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
         known, counts = ~np.isnan(X), np.ones(len(X)) if weight is None else weight
         self.means_ = counts @ np.where(known, X, 0.0) / (counts @ known)

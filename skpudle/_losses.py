@@ -50,7 +50,7 @@ class Gaussian:
     largest : float or None
         The largest value of data that start at 0; None if data may be any numbers.
     is_quadratic : bool
-        Whether codes are those of least squares, for which there are solvers.
+        Whether the loss is the squared error, for which the package has solvers.
     has_baseline : bool
         Whether natural parameters have a baseline, which learners learn as ``intercept_``.
     """

@@ -1,10 +1,10 @@
 """Compute in the precision of the data: undo autocast, TF32 and inference mode of the caller.
 
 Inside `torch.autocast` products of matrices come out in bfloat16 or float16, while everything else
-stays in float32. With correlations of three digits an encoder finds other codes, and an adjoint
-written by hand meets derivatives of two dtypes. TensorFloat-32, which
-`torch.set_float32_matmul_precision` turns on, does the same. And inside `torch.inference_mode`
-nothing can be differentiated.
+stays in float32. With correlations of three digits an encoder finds different codes, and an adjoint
+written by hand gets derivatives of two dtypes. TensorFloat-32, which
+`torch.set_float32_matmul_precision` turns on, has the same effect. And `torch.inference_mode`
+forbids differentiation.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ F = TypeVar("F", bound=Callable)
 
 _DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
-# Before torch 2.9 all products share one setting. Since then each kind of device has its own, and
-# the shared getter raises once these were set one by one.
+# Settings of the precision of products, one for each kind of device since torch 2.9: the shared
+# getter then raises if the settings differ. Before 2.9 all products share one setting.
 _BACKENDS = [
     backend
     for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
@@ -84,7 +84,7 @@ class _FullProducts:
 
 
 _full_products = _FullProducts()
-_thread = local()  # `is_inside`: of a block that computes in its own precision
+_thread = local()  # `is_inside`: inside `in_own_precision`
 
 
 def as_scalars(value, like):  # number or tensor -> tensor of any shape
@@ -103,7 +103,7 @@ def as_scalars(value, like):  # number or tensor -> tensor of any shape
         Of the shape of ``value``; of shape () for a number.
     """
     if isinstance(value, Real):
-        # computed on the device: for a copy the host would wait for a GPU
+        # computed on the device, since the host would wait for a copy
         return like.new_ones(()) * float(value)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
@@ -170,7 +170,7 @@ def in_own_precision(function: F) -> F:
 def training_mode():
     """Compute with derivatives and in the dtype of the data, in any mode of the caller.
 
-    Calls of torch use one thread, unless they tell of more work.
+    Calls of torch use one thread, except inside `threads_for` with enough work.
     """
     with torch.inference_mode(False), own_precision(), threads_for():
         yield
@@ -185,7 +185,8 @@ def differentiable_once(backward):
     """Decorate the ``backward`` of a function that can be differentiated once only.
 
     It computes in the dtype of the data. It raises RuntimeError if torch asks for a graph of it,
-    which would be silently wrong: torch takes all that it computes from saved tensors as constant.
+    which would be silently wrong, because torch treats results computed from saved tensors as
+    constants.
     """
 
     @wraps(backward)

@@ -14,7 +14,7 @@ name      codes         ``S(v)``                            penalty
 ========  ============  ==================================  =========================
 
 Almost everywhere all four have the same derivative, 1 where the result is not zero and 0 elsewhere.
-The backward pass needs nothing else.
+The backward pass needs only this mask.
 """
 
 from functools import partial
@@ -32,7 +32,7 @@ def _soft_(v, level, scratch=None, *, positive):
     number = _number(level)
     if positive:
         return v.sub_(level if number is None else number).clamp_min_(0)
-    if number is not None:  # clamping between numbers is several times as fast
+    if number is not None:  # a clamp between numbers is fastest
         return v.sub_(torch.clamp(v, -number, number, out=scratch))
     clipped = torch.minimum(v, level, out=scratch)  # faster than a clamp between two tensors
     return v.sub_(torch.maximum(clipped, -level, out=clipped))

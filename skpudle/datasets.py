@@ -3,7 +3,7 @@
 `make_dictionary_data` draws from the generative model ``x = D z`` (+ noise). It returns the atoms
 and codes too, so that recovery can be measured. `perturb_dictionary` makes the initial dictionaries
 of the published experiments. Images come from your own folder, or are the two photographs shipped
-with scikit-learn; nothing is ever downloaded.
+with scikit-learn; the module never downloads data.
 """
 
 import math
@@ -31,7 +31,7 @@ __all__ = [
 
 SIGNS = ("entry", "sample", None)
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-KEYS_PER_BLOCK = 2**23  # 64 MiB of random keys at a time
+KEYS_PER_BLOCK = 2**23  # random keys in memory at a time, 64 MiB
 
 
 def _check_counts(**counts):
@@ -43,7 +43,7 @@ def _check_counts(**counts):
 def _check_model(n_nonzero, n_components, amplitude, sign):
     if n_nonzero > n_components:
         raise ValueError(
-            f"n_nonzero is {n_nonzero}, but there are only n_components={n_components} atoms. "
+            f"n_nonzero is {n_nonzero}, with only n_components={n_components} atoms. "
             "Ask for fewer nonzero entries or more atoms."
         )
     low, high = amplitude
@@ -275,11 +275,11 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
         If `folder` is no folder or has no image.
     """
     if folder is None:
-        _pillow()  # scikit-learn's own error would not name our extra
+        _pillow()  # raises with the name of our extra, unlike scikit-learn's error
         return [_read_gray(path) for path in load_sample_images().filenames]
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {str(folder)!r}. Pass one that has images in it.")
+        raise ValueError(f"The folder {str(folder)!r} does not exist. Pass a folder of images.")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(

@@ -1,10 +1,10 @@
 r"""Turn codes of signals into a table of events: signal, time, atom and amplitude.
 
-A code map has more nonzero codes than there are events. An event between two samples, or of a shape
-that differs a little from its atom, has two or three codes side by side; codes at the level of the
-noise are none. So events are found from codes of a penalty at that level. Codes of one atom and
-sign whose copies of the atom correlate by more than 0.7 are one event, at the place of the largest.
-Its amplitude is the projection of their sum on the atom there. Events much smaller than the atom's
+A code map has more nonzero codes than events. An event between two samples, or of a shape that
+differs a little from its atom, has two or three codes side by side; codes at the level of the noise
+are no events. So events are found from codes of a penalty at that level. Codes of one atom and sign
+whose copies of the atom correlate by more than 0.7 are one event, at the place of the largest. Its
+amplitude is the projection of their sum on the atom there. Events much smaller than the atom's
 typical one are left out.
 """
 
@@ -22,14 +22,12 @@ from skpudle._learners.convolutional.parameters import stride_of
 
 __all__ = ["find_events"]
 
-# Copies of an atom at a distance at which they correlate by less are different events. Recall of
-# simulated EEG at 0 dB, where an event in twenty has another one of its atom within 10 samples, is
-# .957 with .5, .966 with .7 and .973 with .8 (benchmarks/bench_waveforms.py, 30 channels). With .8
-# some beats of an electrocardiogram with as much noise as signal are two events, with .7 none.
+# Least correlation of copies of an atom that are one event. Recall of simulated EEG at 0 dB is
+# .966, and .957 with .5 and .973 with .8 (benchmarks/bench_waveforms.py); but with .8 some beats of
+# an electrocardiogram at 0 dB are counted twice.
 _ALIKE = 0.7
-# The smallest event as a share of an atom's typical amplitude. Waves of that electrocardiogram
-# other than beats reach .24 with half as much noise as signal and .36 with as much, the smallest
-# beat has .88 and .77.
+# Smallest event, as a share of an atom's typical amplitude. In the electrocardiogram at 0 dB waves
+# other than beats reach .36, and the smallest beat has .77.
 _LEAST = 1 / 3
 
 
@@ -54,7 +52,7 @@ def _merge(codes, correlation):  # (n_positions,) -> places, amplitudes
     codes, places, amplitudes = codes.copy(), [], []
     used = np.flatnonzero(codes)
     for place in used[np.argsort(-np.abs(codes[used]), kind="stable")]:
-        if codes[place] == 0:  # in an event already
+        if codes[place] == 0:  # already merged into an event
             continue
         near = np.arange(max(0, place - reach + 1), min(len(codes), place + reach))
         near = near[codes[near] * codes[place] > 0]
@@ -65,7 +63,7 @@ def _merge(codes, correlation):  # (n_positions,) -> places, amplitudes
 
 
 def _at_level_of_noise(learner, X):
-    """Return the learner with the penalty of the noise, at which one code in all is chance."""
+    """Return the learner with a penalty at the level of the noise: about one false code in all."""
     noise = getattr(learner, "noise_std_", None)
     if noise is None or np.ndim(learner.alpha_):
         return learner
@@ -139,7 +137,7 @@ def find_events(
     codes = _at_level_of_noise(learner, X).transform(X)
     atoms = learner.components_.reshape(len(learner.components_), kernel[0], -1)
     maps = codes if isinstance(codes, list) else to_numpy(to_tensor(codes))
-    if not isinstance(codes, list) and maps.ndim == 2:  # a row each, or one recording
+    if not isinstance(codes, list) and maps.ndim == 2:  # a row for each sample, or one recording
         is_row = getattr(learner, "n_features_in_", None) is not None
         maps = maps.reshape(len(maps) if is_row else 1, -1, len(atoms))
     events = []

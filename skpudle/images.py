@@ -34,15 +34,15 @@ __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 # patches denoised at a time: few enough for their codes to stay in a cache
 _PATCHES = {"cpu": 4096, "cuda": 2**17}
 
-# Inpainting: the first noise level, in errors of interpolation; first over last level; and the
-# threshold of cosines, in noise levels. All were chosen on photographs of the Berkeley data set
-# and on the flower of the example.
+# Inpainting: first noise level, in errors of interpolation; ratio of first and last level;
+# threshold of cosines, in noise levels. Chosen on photographs of the Berkeley data set and the
+# flower of the example.
 _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
-# side of the patches of cosines, and about how many known pixels measure the error of interpolation
+# side of the patches of cosines, and about the number of pixels that measure interpolation errors
 _SIDE, _HIDDEN = 8, 500
 
 
-if not TYPE_CHECKING:  # to a type checker every name would be here
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name):
         place = "" if name.startswith("_") else place_of(name, [__name__])
@@ -96,7 +96,7 @@ def _patch_shape(value):  # an integer, or a pair -> a pair
 
 
 def _geometry(size, patch_shape, stride):
-    """Return the patches that cover an image, and how many pixels they exceed its ends by."""
+    """Return the patches that cover an image, and the number of pixels by which they exceed it."""
     if not _is_count(stride) or stride > min(patch_shape):
         raise ValueError(
             f"Patches of {patch_shape} pixels every {stride!r:.80} do not cover an image. Pass a "
@@ -283,9 +283,9 @@ def denoise_patches(
     """Denoise an image by a dictionary of patches.
 
     The mean of each patch, which is hardly noisy, is subtracted before coding and added again.
-    Patches are coded a few thousand at a time: memory is proportional to the image. Of an image
-    with colours, patches are coded whole by a learner that was fitted on patches with colours, and
-    else channel by channel.
+    Patches are coded a few thousand at a time: memory is proportional to the image. Patches of an
+    image with colours are coded whole if the learner was fitted on patches with colours, otherwise
+    channel by channel.
 
     Parameters
     ----------
@@ -349,8 +349,8 @@ def denoise_patches(
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
     """Fill gaps from the known pixels next to them.
 
-    Other known pixels do not matter: the circle through the corners of a Delaunay triangle holds no
-    known pixel, so each corner of a triangle with a gap inside is a neighbour of a gap.
+    Only known pixels next to gaps are used: the circle through the corners of a Delaunay triangle
+    holds no known pixel, so each corner of a triangle with a gap inside is a neighbour of a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
     places, values, filled = np.argwhere(border), x[border], x.copy()
@@ -365,7 +365,7 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in ga
 
 
 def _errors_of_interpolation(x, gap):  # -> (n_hidden, c)
-    """Return the errors of interpolation at some known pixels, which are hidden for this."""
+    """Hide some known pixels; return the errors of their interpolation."""
     known = np.flatnonzero(~gap)
     hidden = np.zeros_like(gap)
     hidden.flat[known[5 :: max(10, len(known) // _HIDDEN)]] = True
@@ -387,7 +387,7 @@ def _denoise_by_cosines(x, corners, noise_std):  # (height, width) -> the same, 
     """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
     waves, ends = to_tensor(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
-    larger = extend(x[None, None], ends, ends)[0, 0]  # a border pixel is in as many patches
+    larger = extend(x[None, None], ends, ends)[0, 0]  # border pixels, too, are in 64 patches
     pixels, total = larger.flatten(), torch.zeros(larger.numel(), dtype=x.dtype)
     one = (torch.arange(_SIDE)[:, None] * larger.shape[1] + torch.arange(_SIDE)).flatten()
     for part in corners.split(_PATCHES["cpu"]):
@@ -421,7 +421,7 @@ def _read_damaged(image, mask):  # -> (height, width, c), NaN where a pixel is m
 
 
 def _iterate(image, denoise, filled, known, errors, levels):  # -> (height, width, c)
-    """Denoise again and again by a function of the user."""
+    """Denoise at each noise level by the user's function."""
     x, known, unit = to_tensor(filled), to_tensor(known), float(np.sqrt(np.mean(_rms(errors) ** 2)))
     filled = x
     for level in levels if unit else ():
@@ -438,8 +438,8 @@ def _iterate(image, denoise, filled, known, errors, levels):  # -> (height, widt
 
 
 def _iterate_cosines(filled, known, errors, levels):  # -> (height, width, c)
-    """Denoise again and again by cosines, in the gaps alone, and colours in other coordinates."""
-    mixing = dct(np.eye(filled.shape[2]), norm="ortho", axis=0)  # mean, and orthogonal differences
+    """Denoise gaps at each noise level by cosines; colours become their mean and differences."""
+    mixing = dct(np.eye(filled.shape[2]), norm="ortho", axis=0)  # mean and differences
     units, corners = _rms(errors @ mixing.T), _corners_of_patches(~known.all(axis=2))
     x, known, mixing = to_tensor(filled), to_tensor(known), to_tensor(mixing).to(to_tensor(filled))
     filled = x
@@ -532,7 +532,7 @@ def inpaint(
         )
     if not gap.any():
         raise ValueError(
-            "No pixel is missing: none has NaN or is masked. Pass mask, true where a pixel is "
+            "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is "
             "missing, or an image with NaN there."
         )
     errors = _errors_of_interpolation(x, gap)

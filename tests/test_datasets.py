@@ -249,7 +249,7 @@ def test_folder_is_read_in_the_order_of_names(tmp_path):
 
 
 def test_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="does not exist"):
         load_gray_images(tmp_path / "nowhere")
     pytest.importorskip("PIL")
     with pytest.raises(ValueError, match="has no image.*png"):

@@ -646,7 +646,7 @@ def test_activations_need_positions(learner, X):
             ActivationsDisplay.from_codes(np.zeros(codes), np.zeros((9, 9)), np.zeros(atoms))
     signals = np.random.default_rng(0).normal(size=(2, 30, 1))
     found = ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, random_state=0)
-    with pytest.raises(ValueError, match="There is no sample 2 of 2. Pass a smaller index"):
+    with pytest.raises(ValueError, match="Got index=2 for 2 samples. Pass a smaller index"):
         ActivationsDisplay.from_estimator(found.fit(signals), signals, index=2)
 
 

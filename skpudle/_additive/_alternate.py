@@ -1,9 +1,10 @@
 """Alternate between codes and atoms of counts, each a convex problem, row by row.
 
-Plain alternation is slow where spectra are alike: its steps are short, and all point the same way.
-So atoms and codes are *extrapolated* along their last step before each sweep. A sweep over the
-codes returns the objective; if the objective has risen, the sweep is repeated from the point before
-the extrapolation, and the next extrapolations are half as long. So the objective never rises.
+Plain alternation is slow where spectra are alike: its steps are short and point in the same
+direction. So atoms and codes are *extrapolated* along their last step before each sweep. A sweep
+over the codes returns the objective; if the objective has risen, the sweep is repeated from the
+point before the extrapolation, and the next extrapolations are half as long. So the objective never
+rises.
 """
 
 from dataclasses import dataclass, replace
@@ -32,25 +33,25 @@ __all__ = [
     "start_from",
 ]
 
-# Prunings of rows, after each of which the atoms adapt.
+# Prunings of rows; the atoms adapt after each pruning.
 _PRUNINGS = 4
-# Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood. In a step of the
-# alternation there is one sweep, since the other part changes too.
+# Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood that ends them. A
+# step of the alternation makes one sweep, since the atoms change as well.
 _SWEEPS, _TOL = 2000, 1e-5
 # The share of the mean spectrum in initial atoms: an entry of 0 could never explain an event
 # without a prior.
 _SHARE_OF_MEAN = 0.01
-# The factor of the first extrapolation, its growth after each step, and its largest value: the
-# likelihood of 300 rows of 8 flat spectra is within 1 of its maximum after 68 steps, after 439
-# without extrapolation. An atom's entry stays above this share of its value.
+# Factor of the first extrapolation, its growth after each step, its largest value, and the least
+# share of an atom's entry that an extrapolation keeps. For 300 rows of 8 flat spectra the
+# likelihood is within 1 of its maximum after 68 steps (439 without extrapolation).
 _FACTOR, _GROWTH, _LARGEST, _KEPT = 0.5, 1.05, 1.0, 1e-3
-# `converge` ends after this many steps without a relative improvement of _IMPROVED, or after _MOST.
+# `converge` ends after _STALLED steps without a relative improvement of _IMPROVED, or after _MOST.
 _STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
 # the least rate of an entry, in mean rates
 _LEAST_RATE = 1e-3
-# the share of entries from which on the product of all is faster than of some
+# share of nonzero entries from which on a dense product is faster
 _DENSE = 0.1
-# rows that are worth a thread
+# least number of rows that pays for a thread
 _ROWS = 64
 
 
@@ -154,7 +155,7 @@ class Events:
         return Events(counts, self.missing, self.exposure)
 
     def without(self, hidden):  # (n, n_features) CSR of 1 -> Events, Events
-        """Hide entries; return the events of the others, and of these."""
+        """Hide entries; return the events of the visible entries, and the hidden entries."""
         hidden = hidden if self.missing is None else hidden - hidden.multiply(self.missing)
         hidden.eliminate_zeros()
         found = self.counts.multiply(hidden).tocsr()
@@ -173,7 +174,7 @@ class Events:
         return loads if self.exposure is None else loads * self.exposure[:, None]
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
-        """Return the events of each atom that were to be seen in each feature, if it had them."""
+        """Return the sum of each atom's codes, times exposures, over rows that know a feature."""
         codes = codes if self.exposure is None else codes * self.exposure[:, None]
         total = np.broadcast_to(codes.sum(0), (self.counts.shape[1], codes.shape[1]))
         return total if self.missing is None else (total - self.missing.T @ codes).clip(0)
@@ -221,10 +222,10 @@ def solve_codes(events, atoms, codes=None, tol=_TOL):
 
 
 def prune_codes(events, atoms, codes, min_gain, kept=()):
-    """Return codes of fewer atoms: one leaves a row if it improves the likelihood by too little.
+    """Return codes of fewer atoms: an atom leaves a row if it raises the likelihood by too little.
 
-    Rows go alone. The atom leaves first without which the likelihood of the row, at its best for
-    the other atoms, falls least.
+    Rows are pruned independently. First leaves the atom whose removal lowers the row's largest
+    likelihood least.
 
     Parameters
     ----------
@@ -255,7 +256,7 @@ def prune_codes(events, atoms, codes, min_gain, kept=()):
 
 
 def start_from(events, atoms):  # -> (n_components, n_features)
-    """Return positive atoms of sum 1 near given ones; an atom of zeros becomes the mean."""
+    """Return positive atoms of sum 1 near the given atoms; an atom of zeros becomes the mean."""
     mean, atoms = events.mean, np.maximum(atoms, 0.0)
     sums = atoms.sum(1, keepdims=True)
     atoms = np.where(sums > 0, atoms / np.where(sums > 0, sums, 1.0), mean)
@@ -384,7 +385,7 @@ def _restart(atoms, codes, n_fixed):  # -> Progress, without memory of a last st
 
 
 def limit_atoms(events, state, smoothing, min_gain, **options):  # -> Progress, Events
-    """Let atoms leave rows, and the atoms adapt to rows of few of them, in turn.
+    """Prune atoms from rows, and adapt atoms to the pruned codes, in turn.
 
     Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
     them become mixtures.
@@ -460,9 +461,10 @@ def advance(events, state, smoothing):
     if state.objectives and objective / n_samples > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = _adapt_codes(events, atoms, state.codes, pseudo, n_fixed)
-    # The multiplier of sum 1: with it the visible events and the prior's have the sum of an atom's.
+    # The Lagrange multiplier of sum 1 makes the visible events and the prior's sum to an atom's
+    # events.
     loads = events.visible(codes) + smoothing * n_features
-    loads[:, :n_fixed] = 0.0  # these atoms stay
+    loads[:, :n_fixed] = 0.0  # fixed atoms
     columns = np.ascontiguousarray(atoms.T)
     _solve(events.by_feature, codes.T, loads, pseudo, columns, 1, 0.0)
     sums = columns.sum(0)
@@ -506,7 +508,7 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
 
 
 def expected_events(events, atoms, codes):  # -> two (n_components, n_features)
-    """Return the events that each atom explains in each feature, and those it could have had."""
+    """Return, by atom and feature, the explained events and the events that could be observed."""
     rates = events.counts.copy()
     rates.data = rates.data / np.maximum(_rates(rates, atoms, codes), 1e-300)
     return atoms * (rates.T @ codes).T, events.visible(codes).T

@@ -43,7 +43,7 @@ def _move(n, x, column, base, load, prior, z):
             return 0.0, first
         new = z + g / h * (g / load - 1)
         if new <= 0 or z == 0:
-            if alone < 0:  # events that no other atom explains keep a minimiser from 0
+            if alone < 0:  # events of this atom alone keep the minimiser above 0
                 alone = prior
                 for t in range(n):
                     if base[t] <= 0 and column[t] > 0:
@@ -64,9 +64,9 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
     ``atoms``, (n_features, n_components), is the transpose of the atoms. ``explained`` becomes
     ``sum_j x_ij log(z_i a_j)``.
 
-    A row ends with a duality gap of ``tol``. Codes ``z`` that explain all ``n`` events,
-    ``loads z = n``, and others ``y`` satisfy, by Jensen's inequality and with the slopes ``g``,
-    ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
+    A row ends with a duality gap of ``tol``. Codes ``z`` that explain all ``n`` events, ``loads z =
+    n``, and any codes ``y`` satisfy, by Jensen's inequality and with the slopes ``g``, ``sum_j x_j
+    log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
     """
     n_components, longest = z.shape[1], 0
     for i in range(first, last):
@@ -87,7 +87,7 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
             largest = 0.0
             for k in range(n_components):
                 column, load, old = columns[k], loads[i, k], z[i, k]
-                if load <= 0:  # nothing is known of this atom
+                if load <= 0:  # no known entry shows this atom
                     continue
                 for t in range(n):
                     rest = mu[t] - column[t] * old
@@ -121,9 +121,8 @@ def _excludes(first, last, index, atoms, loads):
 def prune_rows(first, last, start, index, value, atoms, loads, kept, min_gain, sweeps, tol, z):
     """Remove atoms from rows as long as the likelihood falls by less than ``min_gain``.
 
-    ``z`` holds codes of the largest likelihood, and then codes of it for the atoms that stay. The
-    atom leaves whose absence costs least, but for ``kept`` ones, and ``loads`` become 0 there. See
-    `solve_rows`.
+    ``z`` holds codes of the largest likelihood, on return for the remaining atoms. The atom of
+    least cost leaves, except for ``kept`` atoms; its ``loads`` become 0. See `solve_rows`.
     """
     n_components = z.shape[1]
     prior, explained = np.zeros(len(z)), np.empty(len(z))
@@ -145,7 +144,7 @@ def prune_rows(first, last, start, index, value, atoms, loads, kept, min_gain, s
                 if _excludes(start[i], start[i + 1], index, atoms, loads[i]):
                     z[i], loads[i] = before, allowed
                     continue
-                for j in range(n_components):  # so that no rate is 0
+                for j in range(n_components):  # small codes, so that no rate is 0
                     if loads[i, j] > 0:
                         z[i, j] += 1e-3 * before[k]
                 solve_rows(

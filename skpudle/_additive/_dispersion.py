@@ -14,13 +14,12 @@ from skpudle._additive._alternate import Events, converge, solve_codes
 
 __all__ = ["converge_dispersed", "estimate_dispersion", "solve_dispersed", "weigh"]
 
-# Weights above 1 - _FULL are 1, so that sparse counts have sparse weights: an estimate of least
-# squares whose weights are 2 % wrong has a variance that is 0.04 % too large.
+# Weights above 1 - _FULL are set to 1, so that sparse counts have sparse weights. Weights that are
+# 2 % wrong raise the variance of least squares by 0.04 %.
 _FULL = 0.02
 # Repetitions of weights and codes, of weights and fits, and of the estimate of the dispersion
 _TURNS, _FITS, _ROUNDS = 4, 2, 30
-# A dispersion counts if it differs from 0 by this number of standard errors, and raises the mean
-# variance of events by this share.
+# Least dispersion that counts: standard errors above 0, and share of the mean variance of events.
 _ERRORS, _SHARE = 5.0, 0.05
 # rows whose rates are dense at a time
 _ROWS = 4096
@@ -103,8 +102,8 @@ def solve_dispersed(events, atoms, dispersion, codes=None, **options):
 def estimate_dispersion(events, atoms, codes):  # -> float
     """Estimate the dispersion from residuals, by weighted moments.
 
-    Residuals are as small as fitted parameters make them, on average. A test of all entries alike
-    comes first, which no row of many events decides.
+    Residuals are corrected for fitted parameters. A test comes first that weights all entries
+    equally, so that rows of many events do not decide it.
 
     Parameters
     ----------

@@ -10,12 +10,12 @@ from skpudle._additive._dispersion import solve_dispersed
 
 __all__ = ["Prior", "choose_prior"]
 
-# The share of hidden entries; the first value and the largest, in events of an entry of an atom;
-# the least, in events; and by how much predictions are worse, in nats, that count as the best.
+# Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; least
+# smoothing, in events; loss of prediction that counts as equal, in nats.
 _HIDDEN, _FIRST, _LAST, _LEAST, _EQUAL = 0.1, 1e-3, 4.0, 0.1, 1.0
-# By how much codes may miss the largest likelihood of a row, in nats, to weigh its entries.
+# Tolerance of the likelihood of a row, in nats, for the weights of its entries.
 _TOL = 0.01
-# The gain of an atom in a row, in nats, if rows have few atoms.
+# Least gain of an atom in a row, in nats, if rows have few atoms.
 _GAIN = 3.0
 
 
@@ -39,7 +39,7 @@ class Prior(NamedTuple):
 
 
 def _try_values(judged, state, size):  # -> float, error, Progress
-    """Return the smoothing of the least error, over powers of 2, and the state for it.
+    """Try smoothings over powers of 2; return the best, its error and its state.
 
     ``judged(smoothing, state)`` returns the error and the state of a fit; ``size`` is the mean
     number of events of an entry of an atom.
@@ -49,9 +49,9 @@ def _try_values(judged, state, size):  # -> float, error, Progress
     tried[0] = judged(first, state)
 
     def walk(way, gain, patience):
-        """Try values from the first on, until some in a row lower the error by no more than this.
+        """Try values from the first on, until ``patience`` in a row gain no more than ``gain``.
 
-        Errors are no smooth function of the value: alternations end in other local optima.
+        The error is not smooth in the value, since alternations end in different local optima.
         """
         place, n_worse = 0, 0
         while n_worse < patience and least <= first * 2.0 ** (place + way) <= _LAST * size:
@@ -106,7 +106,7 @@ def choose_prior(
     def best(events, state):  # -> smoothing, error, Progress
         def judged(value, state):
             state = converge(events, state, value)
-            codes = solve_codes(seen, state.atoms, state.codes)  # of all atoms: judge the atoms
+            codes = solve_codes(seen, state.atoms, state.codes)  # codes without pruning validate
             return judge.negative_likelihood(state.atoms, codes, dispersion).sum(), state
 
         if smoothing == "auto":

@@ -3,9 +3,9 @@
 A quarter of the rows is held out. Groups of their features are hidden in turn, and predicted from
 codes of the other features. (Thinning, to hide events instead, fails where counts vary more than
 Poisson's: the atoms that explain this variation predict the other events of an entry.) The number
-grows by half while held-out rows are predicted better. Then the atoms leave whose absence costs the
-held-out rows least, and the others adapt from where they are. The result is the smallest number
-within a standard error of the best.
+grows by half while the prediction of held-out rows improves. Then the atoms that cost the held-out
+rows least are removed, and the remaining atoms adapt from where they are. The result is the
+smallest number within a standard error of the best.
 """
 
 from typing import NamedTuple
@@ -20,19 +20,19 @@ from skpudle.search._epoch import spread_rows
 
 __all__ = ["SizePath", "choose_size", "first_atoms"]
 
-# Groups of features; share and largest number of held-out rows; the number of atoms that growth
-# begins with, the numbers in a row that may fail to predict better, and the largest number.
+# Groups of features; share and largest number of held-out rows; first number of atoms, numbers in a
+# row that may fail to predict better, and largest number.
 _GROUPS, _HELD, _MOST_HELD, _FIRST, _FAILURES, _MOST = 5, 0.25, 2000, 4, 2, 256
-# Steps after growth and after a removal, and the relative improvement that counts as one. Removal
-# ends at a number that is worse than the best by _WORSE standard errors.
+# Steps after growth and after a removal, least relative improvement of a step, and standard errors
+# above the best error at which removal ends.
 _STEPS, _POLISH, _IMPROVED, _WORSE = 60, 40, 1e-5, 4.0
-# The share of the deviance that an atom has to explain. Without noise spare atoms predict a little
-# better, since they repair the bias of the prior: 8 atoms were called 22.
+# Least share of the deviance that an atom explains. Without this bound 8 atoms of noiseless data
+# were counted as 22, since spare atoms repair the bias of the prior.
 _EXPLAINED = 5e-4
-# By how much codes may miss the largest likelihood of a row, in nats: to predict hidden entries,
-# and to compare atoms that could leave. Share of its events that other atoms begin with.
+# Tolerances of the likelihood of a row, in nats, for predictions and for costs of atoms; share of a
+# removed atom's events that each of the other atoms begins with.
 _TOL, _ROUGH, _SHARE = 0.01, 0.1, 1e-3
-# rows of initial atoms
+# rows that initial atoms are made from
 _ROWS = 2000
 
 
@@ -67,11 +67,11 @@ class _HeldOut:
         hidden = (np.tile(group == i, (n, 1)).astype(np.float64) for i in range(min(_GROUPS, m)))
         parts = [events.without(sparse.csr_array(entries)) for entries in hidden]
         self.plain = events, [seen for seen, _ in parts]
-        self.events, self.seen = self.plain  # with weights
+        self.events, self.seen = self.plain  # weighted, once `weigh` is called
         self.judges, self.dispersion = [judge for _, judge in parts], 0.0
 
     def weigh(self, atoms, dispersion):
-        """Give the entries the weights of their rates, hidden or not."""
+        """Weight all entries, hidden or known, by their rates."""
         if dispersion or self.dispersion:
             events, seen = self.plain
             codes, self.events = solve_dispersed(events, atoms, dispersion, tol=_TOL)
@@ -92,7 +92,7 @@ class _HeldOut:
         """Return the loss of likelihood without each atom, from some sweeps over the codes."""
         codes, costs = solve_codes(self.events, atoms, tol=_TOL), np.zeros(len(atoms))
         for j in range(len(atoms)):
-            rows = np.flatnonzero(codes[:, j])  # only their codes change
+            rows = np.flatnonzero(codes[:, j])  # codes of the atom's users only
             if len(rows):
                 some, others = self.events.take(rows), np.delete(atoms, j, 0)
                 new = solve_codes(some, others, _without(codes[rows], [j]), _ROUGH)
@@ -102,7 +102,7 @@ class _HeldOut:
 
     @property
     def least_gain(self):  # -> float
-        """The mean gain of a row that an atom has to bring."""
+        """The least mean gain of a row by an atom."""
         least, most = self.range
         return _EXPLAINED * (most - least) / self.events.counts.shape[0]
 
@@ -117,13 +117,13 @@ class _HeldOut:
 
 
 def _without(codes, gone):
-    """Return codes without some columns, and some events for the others to begin with."""
+    """Return codes without some columns, with a few events added to the remaining codes."""
     left = np.delete(codes, gone, 1)
     return left + _SHARE * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
 
 
 def _tolerance(errors, best, n_errors, least=0.0):
-    """Return the mean loss of rows that counts as chance: some standard errors, at least this."""
+    """Return the mean loss of rows that counts as chance: some standard errors, bounded below."""
     return max(n_errors * (errors - best).std(ddof=1) / len(best) ** 0.5, least)
 
 

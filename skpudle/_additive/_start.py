@@ -7,7 +7,7 @@ from skpudle.search._epoch import spread_rows
 
 __all__ = ["spectral_start"]
 
-# samples that choose; the cost grows with the cube of the smaller side
+# most samples to choose from; the cost grows with the cube of the smaller side
 _SAMPLES = 2000
 
 
@@ -25,8 +25,9 @@ def spectral_start(x, n_components, mask=None, dispersion=0.0):
     """Return samples of different shapes, without most of their noise.
 
     Counts are divided by the roots of the means of rows and columns, which makes their noise even.
-    In the subspace of the leading singular vectors the successive projection algorithm takes the
-    row farthest from those taken. Rows with many events come first, since they are precise.
+    In the subspace of the leading singular vectors the successive projection algorithm takes, one
+    by one, the row farthest from the span of the rows taken before. Rows with many events come
+    first, since they are precise.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def spectral_start(x, n_components, mask=None, dispersion=0.0):
     x = np.where(known > 0, x, 0.0)
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = (x.sum(0) + 0.5) / ((known * of_rows).sum(0) + 0.5)
-    x = np.where(known > 0, x, of_rows * of_columns)  # independence fills the gaps
+    x = np.where(known > 0, x, of_rows * of_columns)  # fill gaps by the product of means
     roots = np.sqrt(of_columns)
     precision = of_rows / (1 + dispersion * of_rows)
     shapes = _leading(x / roots / of_rows * np.sqrt(precision), n_components).clip(0)

@@ -1,4 +1,4 @@
-"""The boundary between NumPy and torch: the only place where one becomes the other."""
+"""The boundary between NumPy and torch: the only module that converts between them."""
 
 import warnings
 from math import frexp
@@ -45,24 +45,24 @@ _LONGEST = 800
 # Numbers to square at a time: 8 MiB in float64, the cache of a processor core.
 _NUMBERS_AT_A_TIME = 2**20
 
-# Training squares data and residuals a hundred times smaller, and sums squares over batches. In
-# float32 it learns from data of 1e-17 and 1e17 as from 1, to the last digits, but not from 1e-19
-# and 1e18.
+# Factor between the range of data and the range of their squares, since training squares residuals
+# a hundred times smaller, and sums squares over batches. In float32 it learns from data of 1e-17 to
+# 1e17 to the last digits, but not of 1e-19 and 1e18.
 _ROOM = 1e4
 
-# Data up to 2**64 times larger or smaller than 1 have eighth powers in float64.
+# Largest power of two by which data may differ from 1: their eighth powers are in the range of
+# float64.
 _MOST_DOUBLINGS = 64
 
-# A matrix looks like a picture if its sides differ by at most this factor and have at least this
-# length, and if neighbours along both axes correlate by more than this. Neighbours in 13 pictures
-# of scikit-learn and scikit-image, two of them with noise of 25 / 255, correlate by 0.69 and more,
-# and by more than 0.5 in 97 % of parts of 128 x 128 pixels. Digits sorted by their class correlate
-# by 0.64 and 0.44, spectra in any order by 0 along one axis.
+# A matrix looks like a picture if its sides differ by at most the first factor and have at least
+# the second length, and if neighbours along both axes correlate by more than the third. Neighbours
+# in 13 pictures correlate by at least 0.69; digits sorted by class correlate by 0.44 along one
+# axis.
 _MOST_ASPECT, _LEAST_SIDE, _PICTURES = 4, 16, 0.5
 # Length of the sides of a corner, in which neighbours are compared.
 _SIDE = 512
 
-# dtypes of NumPy, pandas and Polars begin with these words
+# words that names of dtypes of dates begin with, in NumPy, pandas and Polars
 _DATES = "date", "time", "duration"
 
 # Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
@@ -106,7 +106,7 @@ def resolve_device(device, X=None):
     Raises
     ------
     ValueError
-        If there is no such device; the message names those available.
+        If there is no such device; the message names the available devices.
     """
     if device == "auto":
         if isinstance(X, torch.Tensor):
@@ -167,7 +167,7 @@ def tensors_of(values):
 
 
 def to_numpy(tensor):
-    """Return an independent copy; `Tensor.numpy` would share the optimiser's memory."""
+    """Return an independent array; `Tensor.numpy` would share the optimiser's memory."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()
 
 
@@ -183,7 +183,7 @@ def like_input(tensor, X):
 
 
 def handed_over(tensor, X):
-    """Do as `like_input`, without a copy; for a tensor that nobody else keeps."""
+    """See `like_input`; without a copy, for a tensor that the caller does not keep."""
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.cpu().numpy()
 
 
@@ -192,7 +192,7 @@ def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
 
     Gaps get the mean of their column, for code that ignores the mask.
     """
-    if not torch.isnan(x.sum()):  # one pass if there are no gaps
+    if not torch.isnan(x.sum()):  # without gaps, one pass
         return x, None
     missing = x.isnan()
     mask = torch.ones_like(x).masked_fill_(missing, 0)
@@ -243,7 +243,7 @@ def mean_square(x, weight=None):  # (n, m), (n,) -> float
 def unit_of(square):
     """Return a power of two to divide data of this mean squared norm by for a search.
 
-    It is 1 unless fourth powers of the data, which a search takes, would leave the range of
+    It is 1 unless fourth powers of the data, which a search computes, would leave the range of
     float64. Dividing by a power of two is exact, so the result does not depend on it.
     """
     exponent = frexp(square)[1] // 2
@@ -271,7 +271,7 @@ def unpacked(X):
 
 
 def _refuse_no_numbers(X):
-    """Raise TypeError for input that holds no numbers yet: nothing, names of files, columns."""
+    """Raise TypeError for input without numbers: None, names of files, columns."""
     first = X[0] if isinstance(X, list | tuple) and len(X) else X
     if first is None:
         raise TypeError(
@@ -300,7 +300,7 @@ def _more_axes(shape):
 
 
 def _neighbours_agree(x, axis):  # (n, m) -> bool
-    """Return whether neighbours along an axis correlate as those of pictures do."""
+    """Return whether neighbours along an axis correlate as in pictures."""
     x = x - x.mean(axis, keepdims=True)
     first, second = x.take(range(1, x.shape[axis]), axis), x.take(range(x.shape[axis] - 1), axis)
     energy = (np.square(first).sum() * np.square(second).sum()) ** 0.5

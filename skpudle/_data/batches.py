@@ -3,7 +3,7 @@
 A source has a ``generator`` (or None) and three methods: ``plan()`` draws the order of an epoch,
 ``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and ``samples(keys)``
 returns samples by the keys of their batches, with NaN for missing entries. ``n_batches`` is the
-number of batches of an epoch, None if only the end of an epoch tells.
+number of batches of an epoch, None if it is unknown before the end.
 
 If samples have numbers, the source is an `Indexed`, which reads samples by their numbers.
 """
@@ -21,13 +21,13 @@ from skpudle._data.arrays import with_gaps
 __all__ = ["Indexed", "Rows", "Samples", "check_end", "count_batches", "once_only"]
 
 
-# Count at most this many batches; beyond, as for 25 million rows, users should state the number.
+# Most batches to count; with more, as for 25 million rows, users have to state the number.
 _MOST_BATCHES = 100_000
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples with all that is known of each: ``samples[rows]`` are some of them.
+    """Samples with their masks, targets, offsets and weights; ``samples[rows]`` selects some.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Samples:
 class Indexed:
     """Numbered samples, batch by batch.
 
-    A subclass has a length, ``samples``, and ``read(parts)``. The latter yields `Samples` for each
+    A subclass has a length, ``samples``, and ``read(parts)``. ``read`` yields `Samples` for each
     part, a tensor (n,) of numbers of samples on the CPU.
 
     Parameters
@@ -98,7 +98,7 @@ class Indexed:
         Whether to draw a new order for every epoch.
     """
 
-    n_judged = 1  # number of samples that tell, by their mean objective, if training has stalled
+    n_judged = 1  # samples whose mean objective decides if training has stalled
 
     def __init__(self, batch_size=1, generator=None, *, shuffle=True):
         self.batch_size, self.generator, self.shuffle = batch_size, generator, shuffle
@@ -161,7 +161,7 @@ class Rows(Indexed):
         order, device = super().plan(), self.given.x.device
         if device.type != "cuda":
             return order.to(device)
-        return order.pin_memory().to(device, non_blocking=True)  # without waiting
+        return order.pin_memory().to(device, non_blocking=True)  # without a wait of the host
 
     def read(self, parts):
         """Yield the samples with the numbers of each part."""
@@ -203,7 +203,7 @@ def count_batches(source):
 
 
 def check_end(n_batches):
-    """Raise ValueError if so many batches seem to have no end."""
+    """Raise ValueError if a source yields more batches than anyone counts."""
     if n_batches >= _MOST_BATCHES:
         raise ValueError(
             f"X yielded {n_batches} batches, and no end is in sight. Give it a __len__, the number "

@@ -5,12 +5,11 @@ from weakref import WeakKeyDictionary
 
 __all__ = ["is_news", "users_level"]
 
-# Packages of frames between a user's line and ours: this package and wrappers of its methods.
+# Packages whose frames are not the user's: this package, and packages that wrap its methods.
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
-# Texts already told in a run of many fits, by the run, and texts told in this process as a worker
-# of other processes. Python's own record of warnings does not serve: scikit-learn clears it for
-# every fit.
+# Warnings already issued, by search or cross-validation, and in this process as a worker.
+# (scikit-learn clears Python's own record for every fit.)
 _TOLD_IN_RUNS, _TOLD_TO_WORKER = WeakKeyDictionary(), set()
 
 

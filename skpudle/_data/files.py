@@ -8,14 +8,14 @@ from pathlib import Path
 
 __all__ = ["MOST_UNFOLDINGS", "named_errors", "remove_parts", "replace_file"]
 
-# A file of unknown origin may ask for this number of unfoldings, each a product of its arrays: a
-# few bytes could otherwise take any time and memory.
+# Most unfoldings in a file of unknown origin: each is a product of its arrays, so a few bytes could
+# otherwise take any time and memory.
 MOST_UNFOLDINGS = 1000
 
 
 @contextmanager
 def named_errors(file, what, advice):
-    """Turn every error of reading a file of unknown origin into one that names the file.
+    """Turn every error of reading a file of unknown origin into an error that names the file.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def replace_file(path, content):
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     part = path.with_name(_part(path))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    # at no moment readable by others unless the old file is; umask decides for new files
+    # at no moment readable by more users than the old file; umask decides for new files
     descriptor = os.open(part, flags, 0o666 if mode is None else 0o600)
     try:
         with open(descriptor, "wb") as file:

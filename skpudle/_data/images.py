@@ -48,17 +48,17 @@ __all__ = [
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _PIXELS = (np.dtype("uint8"), torch.uint8)
 
-# The largest number in float64 that 64 unsigned bits hold.
+# The largest float64 that fits into 64 unsigned bits.
 _LARGEST = float(np.nextafter(2.0**64, 0))
 
-# An axis up to this length holds channels (colours and transparency) if all others are longer.
+# Largest length of an axis of channels (colours and transparency); all other axes are longer.
 _CHANNELS = 4
-# Pictures of an array have sides that differ by less than this factor, as panoramas do not, and
-# signals have at most this multiple of their samples as channels.
+# Limit of the ratio of sides of pictures in an array (panoramas exceed it), and of channels to
+# samples of signals.
 _FLAT = 4
-# A matrix with this many rows and columns is a picture, not rows, where atoms have two axes.
+# Least rows and columns of a matrix that is a picture, not rows, if atoms have two axes.
 _LEAST_PICTURE = 32
-# Shorter rows are a table: scikit-learn's checks fit rows of 1 to 10 features, whatever the atoms.
+# Least length of rows that are signals; shorter rows are a table, as in scikit-learn's checks.
 _LEAST_SIGNAL = 16
 
 
@@ -142,9 +142,9 @@ class Images:
     def hand_back(self, tensors, *, channels=None, channels_first=False, pixels=False):
         """Return results of the shape of images, in the form of the user's input.
 
-        ``channels`` is whether they have an axis of channels; by default as the images. It is the
-        last one unless ``channels_first``. ``pixels`` is whether they are images again, which get
-        back the unsigned integers of the input.
+        ``channels`` is whether results have an axis of channels, by default as the images: the last
+        axis unless ``channels_first``. ``pixels`` is whether results are images, and become
+        unsigned integers again if the input was.
         """
         channels, last = self.channel_axis if channels is None else channels, -1
         last = 1 if channels_first and self.kind != "rows" else last
@@ -226,7 +226,7 @@ def of_colours(shape):
 
 
 def is_one_image(X, n_axes):
-    """Whether an array holds a single image, which is no row and no stack."""
+    """Whether an array holds a single image, and neither rows nor a stack of images."""
     shape = tuple(getattr(unpacked(X), "shape", ()))
     return len(shape) == n_axes or (n_axes == 2 and of_colours(shape))
 
@@ -260,7 +260,7 @@ def check_axes(images):
 
 
 def check_atoms_fit(images, kernel, *, channels_first=False):
-    """Refuse images that are smaller than an atom, or that must have another meaning.
+    """Refuse images that are smaller than an atom, or of a shape for another kind of input.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 __all__ = ["COUNTERPARTS", "explain_names", "place_of"]
 
-# Names with fewer letters are in too many other names to be meant.
+# Least number of letters of a name to look for inside of other names.
 _LEAST_WORD = 5
 
 F = TypeVar("F", bound=Callable)
@@ -93,7 +93,7 @@ def _unknown(owner, name, known):
 
 
 def explain_names(init: F) -> F:
-    """Let a constructor answer unknown names of parameters by those that it has."""
+    """Let a constructor answer unknown names of parameters by similar names of its own."""
     known = [*signature(init).parameters][1:]
 
     @wraps(init)

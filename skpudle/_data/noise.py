@@ -37,19 +37,19 @@ _RANGE = 1200
 # noise.
 _MEDIAN_OF_NORMAL, _BLOCK, _BELOW = 0.6745, 256, 0.085
 
-# Fewer details cannot tell noise from texture. And the relative standard error of the variance of n
-# details of white noise, which are correlated with their neighbours, times sqrt(n), as measured.
+# Least number of details that separate noise from texture; and the relative standard error of the
+# variance of n details of white noise, times sqrt(n), measured, since neighbouring details
+# correlate.
 _FEW, _STANDARD_ERROR = 32, 6.0
 
-# Texture that passes for noise. In photographs coarse details have some 4 times the variance of
-# fine ones, and at least twice. So fine texture is a third of the excess of coarse details, at most
-# all of it. Of 1,500 noise-free parts (24 to 80 pixels) of a photograph 95 then seem noisy, with
-# half of it 217; and fewer noisy parts come out worse than they went in. The last figure, a share
-# of the range of an image, is subtracted as texture in any case.
+# Fine texture as a share of the excess variance of coarse details (typical and largest), and as a
+# share of the range of an image, the least to subtract. Coarse details of photographs have some 4
+# times the variance of fine details. Of 1,500 noise-free parts of a photograph 95 then seem noisy,
+# and 217 with a share of a half.
 _TEXTURE, _MOST_TEXTURE, _LEAST_TEXTURE = 1 / 3, 1.0, 0.008
 
-# The least noise of a channel, as a share of the median over channels: estimates of channels with
-# a strong signal may be 0.
+# The least noise of a channel, as a share of the median over channels, since estimates of channels
+# with a strong signal may be 0.
 _LEAST_OF_CHANNELS = 0.1
 
 
@@ -164,7 +164,7 @@ class Noise(NamedTuple):
         return levels.expand(len(images)).split([len(x) for x in images.tensors])
 
     def warn_of_units(self, images, levels=None):  # images: tensors
-        """Warn if the noise, told as `levels` or of training, has other units than images."""
+        """Warn if the noise, given as `levels` or by training, has other units than images."""
         if self.of_photons:  # counts have no unit
             return
         largest = max(float(image.abs().max()) for image in images)
@@ -173,7 +173,7 @@ class Noise(NamedTuple):
             return
         told = max((float(level.max()) for level in known), default=None)
         level = self.typical if told is None else told
-        least = largest / _RANGE if told is None else 0.0  # one may know how small the noise is
+        least = largest / _RANGE if told is None else 0.0  # a given noise may be small
         if level and largest and not least <= level <= largest:
             warnings.warn(
                 f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
@@ -280,7 +280,7 @@ def extent_of(x):  # (n, ...) -> (n,)
 def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     """Estimate the standard deviation of white noise in each image, without possible texture.
 
-    Fourth differences along each axis leave little but noise of photographs (J. Immerkaer, "Fast
+    Fourth differences along each axis remove most of a photograph except noise (J. Immerkaer, "Fast
     noise variance estimation", Computer Vision and Image Understanding 64, 1996, has second ones).
     The estimate takes their median magnitude in each block, and the lower quartile of blocks: noise
     is the same everywhere, and texture is not. Differences of sums of two pixels have the same
@@ -292,16 +292,15 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     possible texture: up to twice the variance of its noise, a mix with an input is better than
     that input.
 
-    Too high an estimate does more harm than one too low, since removing noise that is not there
-    removes texture. The estimate for a tiny image is 0. Texture as white as noise cannot be told
-    from it: 1 in 16 noise-free parts of 24 to 80 pixels, from a photograph of roofs and leaves,
-    seems noisy.
+    Too high an estimate does more harm than too low an estimate, since it removes texture. The
+    estimate for a tiny image is 0. Texture as white as noise counts as noise: 1 in 16 noise-free
+    parts of 24 to 80 pixels, from a photograph of roofs and leaves, seems noisy.
     """
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
     if n_details < _FEW:
         return torch.zeros_like(fine)
     error = _STANDARD_ERROR / n_details**0.5
-    fine = torch.minimum(fine, coarse * (1 + error))  # only noise is white
+    fine = torch.minimum(fine, coarse * (1 + error))  # noise is white, at most
     least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
 
     def without(share, doubt):  # texture; by chance coarse details may have this share less

@@ -78,7 +78,7 @@ class Reader:
     """
 
     def __init__(self, device, *, learner=None, known=False, **checks):
-        self.device = torch.empty(0, device=device).device  # with its index, like tensors'
+        self.device = torch.empty(0, device=device).device  # with an index, as in tensors
         self.checks = checks
         self.dtype = self.n_features = None
         # the copy takes the names of the first batch, and the learner stays as it is

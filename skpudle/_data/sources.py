@@ -61,18 +61,18 @@ __all__ = [
     "refuse_shuffled",
 ]
 
-# A table is shuffled in windows of contiguous blocks from random places. Two windows are in memory,
-# one of them in use and one that is read ahead.
+# Size of a window, in which rows of a table are shuffled: contiguous blocks from random places. Two
+# windows are in memory, one in use and one that is read ahead.
 _WINDOW_BYTES = 2**24
 _BLOCK_BYTES = 2**20
 
-# Rows of a sample: as many as the search can use (its polish uses each atom 2000 times, and a row
-# has some four atoms), at least 2**14, and as many as 96 MiB hold of rows and of the copies and
-# codes that the search makes of them: 8 times the number of atoms whatever their size, since fewer
-# tell nothing of atoms.
+# Sample size: 500 rows per atom (the search's polish uses each atom 2000 times, and a row has some
+# four atoms), at least 2**14, at most what fits into 96 MiB with the search's copies, and never
+# fewer than 8 rows per atom.
 _ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
 _LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
-# A sample comes from so many places of a table. A population of 1 % of sorted rows is 20 of them.
+# Number of places of a table that a sample comes from. A population of 1 % of sorted rows has 20 of
+# them.
 _PLACES = 2048
 # Rows that begin `partial_fit`.
 _FIRST_ROWS = 2**14
@@ -221,7 +221,7 @@ class _Source(Indexed):
         """Return rows that begin `partial_fit`: a sample, or the first batches of a stream."""
         return self.sample(n_components, 0)
 
-    def _n_sampled(self, n_components):  # needs n_features, so one row must have been read
+    def _n_sampled(self, n_components):  # needs n_features, so after the first row
         m = self.reader.n_features
         p = n_components or m
         itemsize = torch.empty(0, dtype=self.reader.dtype).element_size()
@@ -234,7 +234,7 @@ class _Source(Indexed):
 class TableRows(_Source):
     """Rows of a table (n_samples, n_features), read by contiguous blocks.
 
-    Blocks are whole chunks of the table where it has some. In an epoch they come in random order.
+    Blocks are whole chunks of the table, if it has chunks. In an epoch they come in random order.
     Some 16 MiB of them make a window, and the rows of a window are shuffled.
     """
 
@@ -317,7 +317,7 @@ class TableRows(_Source):
             if skip >= n_rows:
                 skip -= n_rows
                 continue
-            places = torch.arange(n_rows, device="cpu")  # of the rows in the order they are read
+            places = torch.arange(n_rows, device="cpu")  # places of rows in the order of reading
             if seed is not None:
                 generator = torch.Generator().manual_seed(seed + number)
                 order = torch.randperm(n_rows, generator=generator, device="cpu")
@@ -475,13 +475,13 @@ class Stream(_Source):
         return source
 
     def plan(self):
-        """Return None: there is no order to draw."""
+        """Return None, since a stream has its own order."""
 
     @property
     def n_batches(self):
         try:
             return len(self.data) or None  # it has yielded batches before
-        except TypeError:  # only the end tells
+        except TypeError:  # its length is unknown before the end
             return None
 
     n_samples = None
@@ -554,7 +554,7 @@ class Stream(_Source):
     def batches(self, plan, start=0):
         """Return an iterator over the batches of an epoch."""
         batches = iter(self.data)
-        for _ in range(start):  # now, not lazily with the next batch: it may draw numbers
+        for _ in range(start):  # now, not lazily: a batch may draw random numbers
             next(batches, None)
         numbered = enumerate(batches, start)
         pairs = ((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
@@ -570,7 +570,7 @@ def _as_block(rows):
 
 
 def is_stream(X):
-    """Return whether X yields batches, or numbered samples, and is no array."""
+    """Return whether X is an object of batches or of numbered samples, and no array."""
     if isinstance(X, Dataset | DataLoader):
         return True
     return (

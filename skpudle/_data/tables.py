@@ -15,7 +15,7 @@ from scipy import sparse
 
 __all__ = ["IN_MEMORY_BYTES", "Table", "only_array", "table_of"]
 
-# A smaller table is read at once, and gives the same bits as an array.
+# Largest table that is read at once, with the bits of its array.
 IN_MEMORY_BYTES = 2**28
 
 
@@ -113,7 +113,7 @@ def _reader_of(data, column=...):
 
 def _rows_of_a_chunk(X):
     """Return the number of rows that are stored, or computed, together."""
-    for name in ("shards", "chunksize", "chunks"):  # of zarr, of dask, of HDF5 and zarr
+    for name in ("shards", "chunksize", "chunks"):  # names in zarr; dask; HDF5 and zarr
         rows = getattr(X, name, None)
         if isinstance(rows, tuple) and len(rows) and isinstance(rows[0], int):
             return max(1, rows[0])

@@ -23,10 +23,10 @@ __all__ = [
     "patches_by_energy",
 ]
 
-# Draw up to this many patches of an image, which may be mostly black, until one is not zero.
+# Most patches to draw from an image, which may be mostly black, until one is not zero.
 _N_TRIES = 8
 
-# The largest crop by default, in pixels: many positions, and still far smaller than a photograph.
+# The largest default crop, in pixels: many positions, but far smaller than a photograph.
 _CROP = 129
 
 
@@ -48,7 +48,7 @@ class Crops(Indexed):
         Random numbers.
     """
 
-    n_judged = 256  # a few random crops say little about whether training has stalled
+    n_judged = 256  # the objective of few random crops is too noisy
 
     def __init__(self, given, batch_size, *, generator, shuffle=True):
         super().__init__(min(batch_size, len(given)), generator, shuffle=shuffle)
@@ -324,7 +324,7 @@ class TrainingImages:
 
     def _enlarge(self, image, end=0.0):
         missing = [max(crop - n, 0) for n, crop in zip(image.shape[1:], self.crop, strict=True)]
-        if any(self.margin):  # the margin should look like the image
+        if any(self.margin):  # the margin continues the image
             before = [min(pair) for pair in zip(self.margin, missing, strict=True)]
             after = [m - b for m, b in zip(missing, before, strict=True)]
             return extend(image[None], before, after)[0]

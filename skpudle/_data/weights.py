@@ -1,9 +1,9 @@
 """Weights of samples: how often each counts in sums over samples.
 
-A sample of weight 2 is a sample that is there twice, and one of weight 0 is absent, to the bits and
-in any order of samples: before a `fit` equal rows in memory become one, with the sum of their
-weights, and unless all rows count the same, they come in an order that depends on their contents
-alone. Then all later draws agree. Rows that are all different and count the same stay as they are.
+A sample of weight 2 equals the same sample twice, and a sample of weight 0 an absent sample, to the
+bit and in any order of samples. For this a `fit` merges equal rows in memory into one row with the
+sum of their weights, and unless all rows count the same, sorts rows by their contents, so that all
+later draws agree. Distinct rows of equal weight stay as they are.
 """
 
 from dataclasses import replace
@@ -29,7 +29,7 @@ __all__ = [
 
 # An odd factor of 64 bits, which combines the keys of data and of their targets.
 _FACTOR = -0x61C8864680B583EB
-# Weights that differ by less, relative to their mean, are equal but for rounding.
+# Relative difference of weights that is rounding.
 _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 # Entries of a sparse array that are dense at a time.
 _NUMBERS_AT_A_TIME = 2**20
@@ -45,7 +45,7 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     """
     rows = np.empty((n_samples, 0))
     weight = _check_sample_weight(host_array(sample_weight), rows, ensure_non_negative=True)
-    if not (np.isfinite(weight).all() and (weight > 0).any()):  # as of a single number
+    if not (np.isfinite(weight).all() and (weight > 0).any()):  # a single number may be wrong, too
         raise ValueError(
             f"sample_weight={sample_weight!r:.50} has no finite weight above zero. Pass one number "
             "for each row, how often it counts."
@@ -95,7 +95,7 @@ def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,),
 def _project(x, mask=None):  # (n, n_features) -> (n,)
     """Return combinations of the known entries, whose order no change of units or offset changes.
 
-    (So data that are scaled, or clipped from 0 and 1 to 0.01 and 0.99, are learned alike.)
+    (So scaled data, or data clipped from 0 and 1 to 0.01 and 0.99, keep their order.)
     """
     generator, sums = torch.Generator().manual_seed(0), []
     factors = torch.rand(x.shape[1], generator=generator, dtype=torch.float64, device="cpu")
@@ -108,7 +108,7 @@ def _project(x, mask=None):  # (n, n_features) -> (n,)
 
 
 def merge_samples(samples):  # -> Samples, places (n,)
-    """Return samples that differ, with their weights, and for each sample its place among them."""
+    """Return distinct samples with their weights, and the place of each sample among them."""
     keys = hash_rows(samples.x, samples.mask)
     for part in (samples.offset, samples.target):
         if part is not None:
@@ -118,7 +118,7 @@ def merge_samples(samples):  # -> Samples, places (n,)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places
     samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))
-    if samples.mask is not None:  # gaps hold means of the rows that were there
+    if samples.mask is not None:  # gaps hold column means of all rows
         x, mask = split_missing(with_gaps(samples.x, samples.mask))
         samples = replace(samples, x=x, mask=mask)
     return samples, places

@@ -28,13 +28,13 @@ KINDS = ("auto", "images", "lines")
 
 GREYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
 
-# height over width of a cell of lines, and the share of both that lines fill
+# height over width of a cell of lines, and the share of the cell that lines fill
 _FLATNESS, _FILLED = 0.5, 0.9
 
 # opacity of bands, and of what covers atoms that the data do not support
 _BAND, _COVER = 0.3, 0.75
 
-# after these matplotlib's colours repeat
+# number of colours before matplotlib repeats them
 _N_COLOURS = 10
 
 
@@ -58,7 +58,7 @@ def new_figure(**kwargs):
 
 
 def axes_to_draw_on(ax, **kwargs):
-    """Return the axes and their figure, new ones by `kwargs` if there are none."""
+    """Return the axes and their figure; without axes, new ones by `kwargs`."""
     if ax is None:
         ax = _matplotlib().pyplot.subplots(layout="constrained", **kwargs)[1]
     return ax, ax.figure
@@ -117,7 +117,7 @@ def _check_size(features, shape, kind, expected):
 
 
 def as_pictures(atoms, *, kind="auto", image_shape=None):
-    """Return atoms as images, if they have the shape of one, or else as lines.
+    """Return atoms as images if they have the shape of an image, else as lines.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def as_pictures(atoms, *, kind="auto", image_shape=None):
 
 
 def size_of_grid(kind, pictures, n_columns):  # -> number of columns, size of a figure in inches
-    """Return a grid's number of columns, by default for a square, and its size in inches."""
+    """Return a grid's number of columns, by default of a square grid, and its size in inches."""
     n_atoms, height, width = pictures.shape[:3]
     flatness = _FLATNESS if kind == "lines" else 1
     n_columns = math.ceil(math.sqrt(n_atoms * flatness)) if n_columns is None else n_columns
@@ -236,7 +236,7 @@ def _draw_images(ax, images, n_rows, n_columns, style):  # -> AxesImage
     grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
     grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
     grid = grid[:-1, :-1]  # no line after the last row and column
-    if colours:  # from 0 to 1, lines white
+    if colours:  # colours from 0 to 1, with white lines between
         grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
     right, bottom = n_columns - 1 / (width + 1), n_rows - 1 / (height + 1)
     cells = {"extent": (0, right, bottom, 0), "aspect": (height + 1) / (width + 1)}
@@ -248,7 +248,7 @@ def _draw_lines(ax, lines, n_rows, n_columns, style):  # -> list of Line2D, one 
     margin = (1 - _FILLED) / 2
     row, column = np.divmod(np.arange(n_atoms), n_columns)
     ax.hlines(row + 0.5, column + margin, column + 1 - margin, color="0.8", linewidth=0.5)
-    gap = np.full((n_atoms, 1), np.nan)  # between one atom and the next
+    gap = np.full((n_atoms, 1), np.nan)  # separates neighbouring atoms
     x = np.hstack([column[:, None] + np.linspace(margin, 1 - margin, length), gap])
     drawn = []
     for channel in range(n_channels):

@@ -45,10 +45,10 @@ class Found(NamedTuple):
         return signed_codes(self.learner, self.learner.transform(self.prepare(X)))
 
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
-        """Return atoms, or other differences of rows, in the features of the data.
+        """Return atoms, or any differences of rows, in the features of the data.
 
-        This applies the linear part of the inverse of the steps. If they have no inverse, or none
-        that is affine, or atoms are not rows, `rows` are returned unchanged.
+        This applies the linear part of the inverse of the steps. If the steps have no affine
+        inverse, or atoms are not rows, `rows` are returned unchanged.
         """
         if not self.steps or rows.ndim != 2 or hasattr(self.learner, "atom_shape"):
             return rows
@@ -66,7 +66,7 @@ class Found(NamedTuple):
         except (AttributeError, ValueError):  # some steps have no inverse, or refuse it
             return rows
         expected = linear + 2 * np.roll(linear, 1, axis=0)
-        tolerance = 1e-3 * np.abs(expected).max(initial=0)  # float32 is more exact
+        tolerance = 1e-3 * np.abs(expected).max(initial=0)  # well above rounding in float32
         return linear if np.allclose(of_mixed, expected, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
@@ -76,8 +76,8 @@ class Found(NamedTuple):
     def pictures(self, arrays, *, kind="auto", image_shape=None):  # -> kind, pictures
         """Return atoms or samples as images or lines, by `as_pictures`.
 
-        Convolutional ones have their shape, and are lines if it has one axis; channels that are no
-        colours are drawn side by side.
+        Convolutional atoms and samples have their own shape, and are lines if it has one axis;
+        channels other than colours are drawn side by side.
         """
         if not hasattr(self.learner, "atom_shape"):
             return as_pictures(arrays, kind=kind, image_shape=image_shape)
@@ -139,9 +139,9 @@ def find_learner(estimator, attribute="components_"):  # -> Found
 
 def signed_codes(estimator, codes):  # -> (n_codes, n_components)
     """Return the result of `transform` as an array, a row per sample or per position of atoms."""
-    if isinstance(codes, list):  # of images of different sizes
+    if isinstance(codes, list):  # codes of images of different sizes
         return np.concatenate([signed_codes(estimator, maps) for maps in codes])
-    estimator = getattr(estimator, "estimator_", estimator)  # that a consensus encodes with
+    estimator = getattr(estimator, "estimator_", estimator)  # the learner of a consensus
     codes, n_components = to_numpy(to_tensor(codes)), len(estimator.components_)
     if getattr(estimator, "split_sign", False):
         return codes[:, :n_components] - codes[:, n_components:]
@@ -149,7 +149,7 @@ def signed_codes(estimator, codes):  # -> (n_codes, n_components)
 
 
 def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
-    """Return where each waveform has its largest magnitude, of channels their norm."""
+    """Return where each waveform has its largest magnitude, which is the norm of its channels."""
     energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
     return energy.argmax(axis=1)
 
@@ -210,7 +210,7 @@ def _read(learner, X):
 
 
 def look_at(estimator, X):  # -> Look
-    """Look at an estimator, by samples as its `transform` takes them."""
+    """Find the learner of an estimator, and encode samples by it; a TypeError without samples."""
     found = find_learner(estimator)
     if X is None:
         raise TypeError(

@@ -1,9 +1,9 @@
 """Initial atoms of mixtures: the purest samples, without the noise outside of their subspace.
 
 Samples that mix few non-negative atoms lie in a cone, whose edges are the atoms. The successive
-projection algorithm takes the sample farthest from the span of those taken [1]_. Samples are seen
-in perspective, divided by their projection on the mean sample: the mixtures of some atoms are then
-the convex hull of these atoms, however bright samples are.
+projection algorithm takes, one by one, the sample farthest from the span of the samples taken
+before [1]_. Samples are seen in perspective, divided by their projection on the mean sample: the
+mixtures of some atoms are then the convex hull of these atoms, however bright samples are.
 
 .. [1] N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
    matrix factorization", IEEE TPAMI 36, 2014.
@@ -13,17 +13,17 @@ import torch
 
 __all__ = ["leading_directions", "successive_projections", "vertices"]
 
-# A sample whose rest is smaller, as a share of its norm, repeats samples that were taken.
+# Least distance of a sample from the span of the samples taken, as a share of its norm; a nearer
+# sample repeats them.
 _SAME = 1e-6
-# The noise in the subspace of the samples counts this many times where samples are brought to one
-# brightness, so that the dimmest are no vertices by their noise. With 10 the mean angle of eight
-# kinds of mixtures is 2.0 degrees, and 2.5 with a brightness from 1/4 to 4; with the purest of
-# samples as bright as they come 2.2 and 2.7. From 1 to 1000 the angles change by 0.2.
+# Weight of the noise where samples are scaled to one brightness, so that noise does not make dim
+# samples vertices. The mean angle to true atoms of eight kinds of mixtures is 2.0 degrees (2.2
+# without scaling); with 1 or 1000 it changes by 0.2.
 _DIM = 10
 
 
 def successive_projections(rows, n, weights):
-    """Choose rows of different directions, each the farthest from the span of those before.
+    """Choose rows of different directions, each the farthest from the span of the rows before.
 
     Parameters
     ----------

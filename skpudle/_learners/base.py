@@ -38,11 +38,11 @@ from skpudle.search._coding import choose_coding, judged_rows
 
 __all__ = ["KEPT", "Data", "GradientLearner"]
 
-# parameters that attributes depend on, remembered to notice their change
+# parameters that attributes depend on; a fit remembers them to detect changes
 KEPT = "loss", "alpha", "n_components"
 
-# An atom with its share of the codes, at least one in as many samples as there are atoms, stays
-# unused in ten times as many samples with the probability exp(-10).
+# Samples per atom after which an unused atom is replaced. An atom that one in n_components samples
+# uses stays unused for 10 times n_components samples with the probability exp(-10).
 _UNUSED_SAMPLES_PER_ATOM = 10
 
 
@@ -76,7 +76,7 @@ class Data(NamedTuple):
     places: object = None
 
     def scaled(self, team):  # -> Data
-        """Return the data with weights of mean 1 over all processes, without if all are equal."""
+        """Return the data with weights of mean 1 over all processes, or without equal weights."""
         source, samples = self.source, self.samples
         if isinstance(source, Rows):
             weight, mean = scale_weights(samples.weight, len(samples), team)
@@ -95,7 +95,7 @@ class Data(NamedTuple):
 
 
 def _interruption(fitted):
-    """Say what Ctrl-C interrupted."""
+    """Return the message of an interrupted fit."""
     if "encoder" in fitted.later:
         return f"the encoder was interrupted in epoch {fitted.later['encoder']}"
     return f"the search was interrupted after epoch {len(fitted.losses)}"
@@ -138,12 +138,12 @@ class GradientLearner(CallbackSupportMixin):
     def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
         """Check the input, with ``known`` against the fitted attributes.
 
-        ``part`` says that the input is one of several, of `partial_fit`.
+        ``part`` is whether the input is one of several parts, of `partial_fit`.
         """
         raise NotImplementedError
 
     def _find(self, plan, data, run):  # -> Fitted
-        """Return the record of a fit before training: first atoms, and those of a search."""
+        """Return the record of a fit before training: initial atoms, or the atoms of a search."""
         raise NotImplementedError
 
     def _begin(self, plan, data, generator):  # -> Fitted
@@ -198,7 +198,7 @@ class GradientLearner(CallbackSupportMixin):
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.team.check_agreement(partial(task_of, self, "fit", data))
-            if plan.encoder.loss.is_quadratic:  # counts are as many as were seen
+            if plan.encoder.loss.is_quadratic:  # weights of counts are numbers of events
                 data = data.scaled(run.team)
             run.open(data, plan, partial(self._attributes, plan, data))
             with run.interrupts:
@@ -215,7 +215,7 @@ class GradientLearner(CallbackSupportMixin):
                 try:  # penalty, learned encoder
                     known = run.recorder.is_active and run.recorder.restore_end(fitted)
                     fitted = known or self._finish(plan, fitted, data, run)
-                except KeyboardInterrupt:  # a second one
+                except KeyboardInterrupt:  # a second Ctrl-C
                     fitted = replace(fitted, ended_by="interrupt")
                     raise
                 finally:
@@ -232,7 +232,7 @@ class GradientLearner(CallbackSupportMixin):
                 if not any(run.team.any(self._has_codes(data))):
                     warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
-        # "auto" promises no other end
+        # with "auto" the limit is the expected end
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
             warn_of_early_end(self, has_rate=has_rate)
         return self
@@ -264,7 +264,7 @@ class GradientLearner(CallbackSupportMixin):
         if data.held_out is not None:
             held_out = self._in_units(trainer.fitted, data.held_out)
             score = partial(trainer.model.score, held_out)
-            # all of an epoch, whose weights are summed by batches
+            # all samples of an epoch; weights are summed batch by batch
             samples = trainer.optimizer.atoms.detach, data.samples.total_weight * (1 - 1e-9)
             return HeldOut(score, *samples, *rule, n_updates=n_updates)
         annealed = isinstance(plan.given.lambda_decay, tuple)
@@ -291,7 +291,7 @@ class GradientLearner(CallbackSupportMixin):
         replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))
         if known and (replaced or not before["is_open"]):
             fitted, generator = self._resume(plan, data)
-        else:  # at first, and after data that were all zero
+        else:  # the first call, or only zeros before
             before = {}
             generator = team.agree(make_generator(self.random_state))
             fitted = self._begin(plan, data, generator)
@@ -346,7 +346,7 @@ class GradientLearner(CallbackSupportMixin):
         """Return the fitted attributes, arrays and numbers of Python."""
         rows, phases = fitted.rows, None
         curve = [*fitted.losses, *fitted.loss_curve]
-        if fitted.ended_by is not None:  # after a `fit`
+        if fitted.ended_by is not None:  # the end of a `fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | fitted.attributes()
@@ -362,9 +362,9 @@ class GradientLearner(CallbackSupportMixin):
             },
             "idle": to_numpy(unused) if unused is not None and len(unused) else np.zeros(len(rows)),
         }
-        n_seen = None  # without data
+        n_seen = None  # unknown without data
         if data.source is not None:
-            n_given = getattr(data.source, "n_given", len(data.samples))  # of rows in memory
+            n_given = getattr(data.source, "n_given", len(data.samples))  # rows in memory
             n_seen = getattr(data.source, "n_seen", n_given)
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
         return attributes | {
@@ -377,5 +377,5 @@ class GradientLearner(CallbackSupportMixin):
             "_training_state": memory,
             "ended_by_": fitted.ended_by,
             "phases_": phases,
-            "fit_seconds_": None,  # of a fit that ends, after its hooks
+            "fit_seconds_": None,  # set at the end of a fit, after its hooks
         }

@@ -63,13 +63,13 @@ PART = 8192
 
 # rows encoded at a time: few enough for their codes to stay in a core's cache, enough to fill a GPU
 _CHUNK = {"cpu": 1024, "cuda": 65536}
-# Codes or features of more, shorter rows: 1 MiB in float64. Of 218,567 rows of 3 features and 2
-# atoms 1024 at a time double the time.
+# Least entries of a chunk, of codes or features, 1 MiB in float64: short rows come in larger
+# chunks. For 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
 _CHUNK_ENTRIES = 2**17
 
-# Rows of a fit that show whether there are codes. The lasso has codes if a correlation of an atom
-# and a row is above the penalty. Units of unequal noise change the correlation by less than the
-# factor; below it rows are encoded.
+# Most rows of a fit that are checked for nonzero codes, and the multiple of the penalty from which
+# on a correlation with an atom proves them (units of unequal noise change correlations by less);
+# below it the rows are encoded.
 _ROWS, _SURELY = 1024, 4.0
 
 # algorithms of scikit-learn's coder
@@ -88,7 +88,7 @@ def chunk_size(learner, x, device):
     """Return the number of rows that a learner encodes at a time."""
     solved = getattr(learner, "n_unfoldings", "auto") is None
     if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
-        return len(x)  # the solvers have their own
+        return len(x)  # solvers have blocks of their own
     size = _CHUNK.get(device.type, 4096)
     if device.type == "cpu":
         size = max(size, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
@@ -102,7 +102,7 @@ def chunk_size(learner, x, device):
 
 
 def in_chunks(function, samples, device, size):
-    """Yield ``function(samples)`` of some at a time; halve their number if out of memory."""
+    """Yield ``function(samples)`` for chunks of samples; halve the chunks if memory runs out."""
     n_samples = len(samples.x)
     start, size = 0, min(size, n_samples)
     while start < n_samples:
@@ -123,8 +123,8 @@ def _in_one_piece(chunks, n_rows, X):
     result, start = None, 0
     for chunk in chunks:
         if result is None:
-            # at once: a list of parts would need the memory twice; on the host for an array, since
-            # all may not fit on the device
+            # allocated at once, since a list of parts would need the memory twice; on the host for
+            # an array, since the device may be too small
             device = X.device if isinstance(X, torch.Tensor) else "cpu"
             result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk
@@ -254,7 +254,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
     )
 
-    # values for learners without these parameters
+    # defaults for learners without the parameters
     device = "auto"
     split_sign = False
     loss, n_trials = "gaussian", 1
@@ -262,7 +262,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _transform_encoder(self):
         """Return the encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
 
-        It has to support masks if `_allows_nan` says so.
+        It has to support masks if `_allows_nan` is true.
         """
         raise NotImplementedError
 
@@ -297,7 +297,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return True
 
     def _take(self, attributes):
-        """Set fitted attributes; None removes one that only other fits have."""
+        """Set fitted attributes; None removes an attribute that this fit does not have."""
         vars(self).update(attributes)
         for name, value in attributes.items():
             if value is None:
@@ -351,7 +351,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return _in_one_piece(chunks, len(samples.x), X)
 
     def _has_codes(self, data):  # -> bool
-        """Return whether some rows of a fit have codes; constant rows count as if they had."""
+        """Return whether some rows of a fit have nonzero codes, or all rows are constant."""
         samples = data.samples[spread_rows(len(data.samples), _ROWS)]
         x, baseline = samples.x, baseline_of(self)
         constant = not x.any() or (len(x) > 1 and (x == x[0]).all())
@@ -495,7 +495,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def score(
         self, X: ArrayLike | Tensor, y: None = None, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return R^2 of predicting held-out features from the others.
+        """Return R^2 of predicting held-out features from visible features.
 
         See `skpudle.PUDLEDictionaryLearning.score` with ``loss="gaussian"``.
 
@@ -612,7 +612,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         _check_feature_names(self, X, reset=False)
         options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
         x = check_rows(X, estimator=self, **options)
-        # rows stay on their device: all may not fit where a part does
+        # rows stay on their device, since another device may be too small for all of them
         x = x if isinstance(x, torch.Tensor) else to_tensor(x)
         _check_n_features(self, X, reset=False)
         if (baseline := baseline_of(self)) is not None:

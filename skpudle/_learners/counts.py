@@ -21,22 +21,20 @@ __all__ = [
     "stabilised",
 ]
 
-# The noise of a correlation with a unit atom has variance 1; penalties below twice its deviation
-# leave codes of noise. From counts of mean 3.3 a search found 54 % of 50 atoms with 0.7, and all
-# with 1.4 and with 2.9.
+# Least penalty, in standard deviations of the noise of a correlation with a unit atom, which is 1
+# for stabilised counts. From counts of mean 3.3 a search found 54 % of 50 atoms with a penalty of
+# 0.7, and all with 1.4 and with 2.9.
 _DEVIATIONS = 2.0
-# One event changes one entry of the residual x - mu by 1, and its correlation with a unit atom by
-# |d_j| <= 1. The penalised likelihood is convex: a row of one event, x = e_j, has no code if and
-# only if |D^T (e_j - mu)| <= alpha, and |e_j - mu|_2 <= 1 for rare events, |mu|^2 <= 2 mu_j. From a
-# penalty of 1 on it takes two events in a row to join features, whatever the atoms. With twice the
-# deviation, 0.2 at a mean of 0.01, one is enough: the explained share of held-out deviance fell
-# from -0.03 to -700 (planted topics).
+# Least penalty with which a row of one rare event has no code, for any atoms: the event changes the
+# correlation with a unit atom by at most 1, |D^T (e_j - mu)| <= |e_j - mu|_2 <= 1. Smaller
+# penalties join features by single events: the explained share of held-out deviance fell from -0.03
+# to -700 (planted topics).
 _ONE_EVENT = 1.0
-# The bound matters if more rows have one event than two deviations let through. With N expected
-# events their share of rows with any is N / (exp(N) - 1): 0.05 from 4.5 events on.
+# Share of rows with a single event, among rows with events, above which _ONE_EVENT bounds the
+# penalty. With N expected events it is N / (exp(N) - 1): 0.05 for 4.5 events.
 _TAIL = 0.05
 
-# Each half of the search's penalty has to lower the deviance by 1 %, and there are at most four. A
+# Least fall of the deviance for another halving of the search's penalty, and most halvings. A
 # larger penalty was never better.
 _LOWER, _HALVES = 0.01, 4
 
@@ -54,14 +52,14 @@ def least_penalty(noise, n_entries):
     n_entries : float
         Number of entries of a sample.
     """
-    n_events = noise**2 * n_entries  # the variance of rare events is their number
+    n_events = noise**2 * n_entries  # rare events: variance = mean
     alone = n_events * exp(-n_events) / -expm1(-n_events) if n_events else 1.0
     least = _DEVIATIONS * noise
     return max(least, _ONE_EVENT) if alone > _TAIL else least
 
 
 def smaller_penalty(deviance, alpha):  # -> float
-    """Return the penalty whose codes predict best, among the search's and its halves.
+    """Return the penalty whose codes predict best: the search's, or a half, a quarter, ... of it.
 
     Parameters
     ----------
@@ -120,7 +118,7 @@ def stabilised(loss, samples):
     known = torch.ones_like(x) if mask is None else mask
     counts = samples.weigh(known)
     size = counts if offset is None else counts * offset.exp()
-    # half an event more keeps the parameter of no events finite
+    # half an event more keeps the parameter finite where a feature has no events
     intercept = loss.natural(((counts * x).sum(0) + 0.5) / (size.sum(0) + 1))
     natural = intercept if offset is None else intercept + offset
     expected = loss.mean(natural).expand_as(x)
@@ -144,7 +142,7 @@ def _step_of_baseline(loss, counted, expected, n_known):
 
     It is the difference of the natural parameters of the means, exact for counts. Newton's step is
     the same near the solution; far below it is too long, and expectations overflow. Half an event
-    more keeps the parameter of no events finite.
+    more keeps the parameter finite where a feature has no events.
     """
     mean, other = ((total + 0.5) / (n_known + 1) for total in (counted, expected))
     return loss.natural(mean) - loss.natural(other)
@@ -152,7 +150,7 @@ def _step_of_baseline(loss, counted, expected, n_known):
 
 @torch.no_grad()
 def objectives(model, rows, batch, update):  # -> float, float
-    """Return the objective of a model's rule, and its value for the baseline alone.
+    """Return the objective of a model's rule, with its dictionary and with the baseline alone.
 
     The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
 
@@ -191,7 +189,7 @@ def objectives(model, rows, batch, update):  # -> float, float
 def settle(model, rows, samples, team):
     """Return rows with the best baseline for the atoms.
 
-    The baseline of the mean includes the share that codes explain later.
+    The initial baseline, from the mean, includes the part that codes explain later.
 
     Parameters
     ----------

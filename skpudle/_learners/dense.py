@@ -86,7 +86,8 @@ __all__ = [
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
 
-# Atoms for each feature, and rows for each atom, that tell the noise before their number is chosen.
+# Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
+# the number of atoms is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
 
 # least number of samples that show whether training has raised its objective
@@ -95,8 +96,8 @@ _SAMPLES = 1024
 DICT_INIT = [
     StrOptions(set(INITIALIZATIONS)),
     "array-like",
-    HasMethods("transform"),  # a fitted learner
-    HasMethods("getdict"),  # one of SPORCO
+    HasMethods("transform"),  # fitted learners
+    HasMethods("getdict"),  # SPORCO's learners
 ]
 
 
@@ -163,8 +164,8 @@ def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
         return float(alpha)
     if model.encoder.shrinkage != "hard":
         return plan.alpha_share * penalty * noise
-    # With the penalty b^2 / (2 s) of a nonzero code atoms enter if their correlation is above
-    # b / sqrt(s); with the lasso's if it is above alpha.
+    # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b /
+    # sqrt(s); with the lasso's if it exceeds alpha.
     quadratic = model.encoder.loss.is_quadratic
     step = model.step(atoms) if quadratic else default_step(DenseDictionary(atoms))
     return penalty * float(step) ** 0.5
@@ -213,7 +214,7 @@ class _Beginning:
         self._plan = plan
 
     def model(self):
-        """Return the model for these rows, which has no penalty yet."""
+        """Return the model for these rows, without a penalty."""
         return self._plan.model(data_scale=self.data_scale, curvature=self.curvature)
 
     def first_atoms(self, n_components, generator, start):
@@ -234,7 +235,7 @@ class _Beginning:
         return atoms if self.intercept is None else torch.cat([atoms, self.intercept[None]])
 
     def search_penalty(self, model):  # -> float
-        """Return the penalty of the search: that of codes, where they are those of a lasso."""
+        """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
         if model.encoder.shrinkage != "soft":
             return float(self.penalty)
         alpha = float(_chosen_alpha(self._plan, model, None, self.penalty, self.noise))
@@ -242,7 +243,7 @@ class _Beginning:
 
 
 def begin_in_part(plan, data, generator):  # -> FittedRows
-    """Return the record of a first `partial_fit`, which searches for no atoms."""
+    """Return the record of a first `partial_fit`, without a search."""
     samples, noise = current_team().collect(data.samples), CENTRED
     if plan.learns_noise:
         *_, last = _trials_of_noise(plan, samples, generator)
@@ -251,7 +252,7 @@ def begin_in_part(plan, data, generator):  # -> FittedRows
     start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
     atoms = begun.first_atoms(plan.n_components, generator, start)
     fitted = begun.fitted(begun.model(), atoms)
-    if plan.searches:  # from samples only "dec" finds atoms
+    if plan.searches:  # "dec", since other gradients fail from samples
         return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
     return fitted
 
@@ -267,7 +268,7 @@ def _warn_of_samples(plan, begun, data, n_components):
     known = x.new_ones(len(x), 1) if mask is None else mask
     unknown = (~known.any(0)).nonzero().flatten().tolist()
     warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
-    if isinstance(plan.given.dict_init, str):  # few samples can adapt given atoms
+    if isinstance(plan.given.dict_init, str):  # given atoms need fewer samples
         has_values = known.any(1)
         if data.places is not None and current_team().is_alone:  # with copies
             has_values = has_values[data.places[data.places >= 0].to(x.device)]
@@ -360,14 +361,14 @@ def _choose_size(plan, begun, model, run):  # -> FittedRows
 
 
 def _outliers(noise, given, samples):  # -> Tensor of shape (n_outliers, 2)
-    """Return the places of known entries that do not count, and of those of rows of noise.
+    """Return the places of outliers, and of all known entries of rows of noise.
 
     Parameters
     ----------
     noise : Noise
         The units.
     given, samples : Samples
-        Rows as they are, and in these units.
+        Rows as they are, and in the units.
     """
     known = torch.ones_like(given.x) if given.mask is None else given.mask
     counts = known if samples.mask is None else samples.mask
@@ -376,7 +377,7 @@ def _outliers(noise, given, samples):  # -> Tensor of shape (n_outliers, 2)
 
 
 def _energies(problem, state):
-    """Return how a search ended, for a later `partial_fit`.
+    """Return the energies of atoms at the end of a search, for a later `partial_fit`.
 
     Parameters
     ----------
@@ -410,7 +411,7 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     fitted = replace(fitted.with_model(curvature=curvature), search_alpha=penalty)
     atoms, _ = fitted.model.parts(fitted.rows)
     samples, noise = begun.samples, fitted.noise
-    if not run.team.is_alone:  # initial values are from samples of all; the search sums over all
+    if not run.team.is_alone:  # initial values are from samples of all processes
         own = in_units(noise, data.samples)
         x = stabilised(plan.encoder.loss, replace(own, mask=None)).x
         samples = replace(own, x=x)
@@ -472,7 +473,7 @@ def _refine_atoms(plan, fitted, data, run):  # -> FittedRows
     """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient."""
     rows, own = fitted.rows, run.team.own(run.generator)
     source = data.source.for_training(plan.batch_size(), own, shuffle=True)
-    # a named optimizer is for the training that follows
+    # a named optimizer is for the later training
     name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
     trainer = Trainer(
         fitted.with_model(rule=plan.rule("dec")),
@@ -496,9 +497,9 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
     if noise_std is not None and noise.scale is not None:
         noise_std = float((noise_std / to_numpy(noise.scale)).mean())  # in units of the noise
     alpha, coding, seen = attributes.get("alpha_"), None, state["data_scale"]
-    # from zeros alone `fit` has no penalty but the search's
+    # after zeros alone only the search's penalty exists
     is_chosen = "coding" in state and (seen or alpha != state["alpha"])
-    if given not in ("auto", state["given"]["alpha"]):  # was set after fit
+    if given not in ("auto", state["given"]["alpha"]):  # alpha was set after the fit
         alpha = float(given)
     elif is_chosen or (plan.codes_follow_data and alpha is not None and seen):
         debias = attributes["debias_"] if plan.debias is None else plan.debias
@@ -509,7 +510,7 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
         model = replace(model, rule=plan.rule("dec"), from_samples=True)
     atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(noise, atoms=atoms)
-    if not seen:  # the first data after `from_components`, or after zeros
+    if not seen:  # first data after `from_components` or zeros
         samples = in_units(noise, current_team().collect(data.samples))
         model = replace(model, data_scale=mean_square(samples.x, samples.weight))
         if given == "auto":
@@ -523,9 +524,9 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
 
 
 def without_row_noise(fitted):  # -> FittedRows
-    """Return the record of atoms for codes that depend on a row's size, not on its noise.
+    """Return the record with equal noise of rows, for codes that depend on the size of a row.
 
-    Rows with much noise have counted less in the search, and are then coded as all rows are.
+    Rows with much noise count less in the search, and are coded as all rows are.
     """
     return replace(fitted, noise=replace(fitted.noise, rows=None))
 
@@ -797,7 +798,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _attributes(self, plan, data, fitted, unused=None):
         attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
         if fitted.outliers is not None and len(fitted.outliers):
-            shape = len(data.samples) + 1, data.samples.x.shape[1]  # the last: rows without weight
+            shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
             values = np.ones(len(fitted.outliers), bool), to_numpy(fitted.outliers).T
             attributes["outliers_"] = csr_array(values, shape=shape)[to_numpy(data.places)]
         return attributes

@@ -1,7 +1,7 @@
 """The model of learners of rows: a dense dictionary and its encoder.
 
-Convolutional learners share `Encoder` and `Decay`, which hold the parameters of an encoder apart
-from the numbers that data and training decide.
+Convolutional learners share `Encoder` and `Decay`, the parameters of an encoder without the numbers
+that data and training decide.
 """
 
 import warnings
@@ -121,7 +121,7 @@ class Encoder:
     debias: float = 0.0
 
     def at(self, alpha, *, step_size=None, lambda_decay=1.0, analysis=None, warn=False):
-        """Return the encoder with these numbers, `Converged` or `Unfolded`."""
+        """Return the encoder, `Converged` or `Unfolded`, with these numbers."""
         n_unfoldings = self.n_unfoldings
         if n_unfoldings == "auto":
             lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
@@ -144,7 +144,7 @@ class Converged:
     debias : float, default=0.0
         Share of the lasso's bias to remove.
     warn : bool, default=False
-        Whether to certify codes, and warn of those that have not converged.
+        Whether to certify codes, and warn of codes that have not converged.
     """
 
     penalty: float
@@ -153,7 +153,7 @@ class Converged:
     warn: bool = False
 
     def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; there is no offset in least squares."""
+        """Return codes; least squares have no offset."""
         options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
         if isinstance(dictionary, ConvDictionary):
             codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
@@ -230,7 +230,7 @@ class Unfolded:
 
     @property
     def penalty(self):
-        """The penalty of the last unfolding; hard thresholds have none to differentiate."""
+        """The penalty of the last unfolding; 0 for hard thresholds, which have no derivative."""
         if self.choice.shrinkage == "hard":
             return 0.0
         return self.alpha * self.lambda_decay ** (self.n_unfoldings - 1)
@@ -255,7 +255,7 @@ class Pursuit:
     positive_code: bool = False
 
     def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; there is no offset in least squares."""
+        """Return codes; least squares have no offset."""
         return solve_omp(
             dictionary.atoms,
             x,
@@ -285,7 +285,7 @@ class Learned:
     features: Tensor | None = None
 
     def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; there is no offset in least squares."""
+        """Return codes; least squares have no offset."""
         if self.features is None:
             return learned_encoder(self.learner, dictionary.atoms).encode(x, mask)
         whole = learned_encoder(self.learner, self.atoms.to(x))
@@ -315,7 +315,7 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     """Return samples divided by their norms, as atoms; a zero sample stays zero."""
     norms = atom_norms(samples)
     samples = samples / torch.where(norms > 0, norms, 1.0)
-    return samples.abs() if positive else samples  # as good a direction of a line
+    return samples.abs() if positive else samples  # the same line
 
 
 @dataclass(frozen=True)
@@ -372,7 +372,7 @@ class DenseModel:
 
     @property
     def n_constant_codes(self):
-        """The number of rows with the constant code 1: one for the intercept, if there is one."""
+        """The number of rows with the constant code 1: one for an intercept."""
         return int(self.encoder.loss.has_baseline)
 
     def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None

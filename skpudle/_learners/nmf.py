@@ -62,16 +62,18 @@ from skpudle.search._epoch import spread_rows
 
 __all__ = ["PoissonNMF"]
 
-# The prior of given atoms, and without events: pseudo-events a feature. For planted spectra
-# (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than none.
+# The prior of given atoms, and of data without events, in pseudo-events per feature. For planted
+# spectra (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than
+# 0.
 _SMOOTHING = 0.5
 # max_iter="auto"
 _STEPS = 1000
-# `partial_fit` forgets: the share of the statistics before batch t is (1 - 1 / t) ** _FORGETTING.
+# Exponent of forgetting in `partial_fit`: statistics before batch t get the weight (1 - 1 / t) **
+# _FORGETTING.
 _FORGETTING = 2.0
-# n_components="auto": the fewest rows; the smoothing while alpha="auto" is not chosen yet, and its
-# largest share of the events of a feature. With an alpha that held-out entries choose for 4 atoms,
-# or for the spare ones, 3 and 2 of 22 numbers are wrong instead of 1.
+# n_components="auto": least number of rows; smoothing before alpha="auto" is chosen, and its
+# largest share of the events of a feature. With an alpha chosen for 4 atoms instead 3 of 22 numbers
+# are wrong, not 1.
 _FEWEST, _SIZING, _SIZING_SHARE = 8, 2.0, 1e-3
 # The number of atoms from which n_components="auto" goes on.
 _FIRST = 4
@@ -81,7 +83,7 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class _Plan:
-    """Numbers that a reader of data and a fit ask for; see `skpudle._training.fit`.
+    """Numbers that readers of data and a fit need; see `skpudle._training.fit`.
 
     Parameters
     ----------
@@ -102,7 +104,7 @@ class _Plan:
         return self.size
 
     def n_updates(self, n_batches, batch_size, data):
-        """Return the number of updates, for the number of epochs that callbacks are told."""
+        """Return the number of updates, which sets the number of epochs for callbacks."""
         return n_batches * self.most_steps
 
 
@@ -129,7 +131,7 @@ class _Encoder:
     dispersion: float = 0.0
 
     def of_features(self, features):
-        """Return the encoder of some features, to predict others."""
+        """Return the encoder of some features, to predict the rest."""
         return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
@@ -227,13 +229,13 @@ def _n_fixed(learner):
 
 def _sizing(learner, events):  # -> float, the prior until it is chosen
     alpha = learner.alpha
-    if alpha in ("auto", 0):  # without a prior atoms exclude events of held-out rows
+    if alpha in ("auto", 0):  # without a prior, zeros exclude held-out events
         alpha = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / events.counts.shape[1])
     return alpha
 
 
 class _Chosen(NamedTuple):
-    """The values in use of parameters that may be "auto"."""
+    """The chosen values of parameters that may be "auto"."""
 
     alpha: float
     dispersion: float
@@ -269,7 +271,7 @@ def _begin(learner, events, atoms, chosen):  # -> Events, Progress
     """Return events with weights, and the atoms that rows may have, and the first state."""
     if chosen.dispersion or chosen.min_gain:
         codes, events = solve_dispersed(events, atoms, chosen.dispersion)
-    if chosen.min_gain:  # the atoms have adapted to rows of few atoms
+    if chosen.min_gain:  # atoms were learned with pruned codes
         codes = prune_codes(events, atoms, codes, chosen.min_gain)
         events = replace(events, allowed=codes > 0)
     return events, begin(events, atoms, _n_fixed(learner))
@@ -453,8 +455,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     r"""Non-negative matrix factorization of counts whose sources add.
 
     By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
-    say how much more than Poisson's counts vary. `transform` returns how many events of a row come
-    from each atom. Every entry is a count of events, with the expectation
+    estimate the variation beyond Poisson's. `transform` returns how many events of a row come from
+    each atom. Every entry is a count of events, with the expectation
 
     .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj}
 
@@ -585,7 +587,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     Notes
     -----
     A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
-    each entry has the optimum for the others. Codes of `transform` are solved to a duality gap, row
+    each entry has the optimum for the rest. Codes of `transform` are solved to a duality gap, row
     by row. A fit runs on the CPU, and holds all nonzero counts in memory.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
@@ -679,7 +681,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         "verbose": ["verbose"],
     }
 
-    # not parameters: the name of its loss in `skpudle._losses`, and the device of its loops
+    # constants, not parameters: the name of its loss in `skpudle._losses`, and its device
     loss, device = "kullback-leibler", "cpu"
     _writes_checkpoints = True
 
@@ -753,7 +755,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
         The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
         some hundred rows. Events of batches are forgotten slowly. If you replace ``components_``,
-        learning goes on from your atoms.
+        learning continues from your atoms.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """Learn rows block by block: all rows after a search in a sample of them, and `partial_fit`.
 
-Both step through `skpudle.search` 's blocks, which have the moves of the search.
+Both use `skpudle.search._stream`, whose blocks have the moves of the search.
 """
 
 from dataclasses import replace
@@ -24,19 +24,19 @@ from skpudle.search._stream import (
 
 __all__ = ["go_on", "learn_blocks", "preferred"]
 
-# A block uses each atom as often on average as the search does at least, if it fits into 64 MiB.
-# Before the first block a row is assumed to use four.
+# Mean uses of an atom in a block; atoms in a row, assumed before the first block; least rows and
+# most bytes of a block.
 _USES, _USED, _LEAST_ROWS, _BLOCK_BYTES = 120, 4.0, 1024, 2**26
-# With fewer rows than that sweeps over the atoms would take longer than the codes of a block.
+# Least rows per atom in a block: with fewer, sweeps over the atoms take longer than codes.
 _ROWS_PER_ATOM = 2
-# The exponent of forgetting in `partial_fit`: after as many rows of another population the first
-# one has an eighth of the weight. A pass of `fit` forgets nothing: it begins with the atoms of a
-# search, and the order of rows says nothing of their importance.
+# Exponent of forgetting in `partial_fit`: after an equal number of new rows, earlier rows have an
+# eighth of their weight. `fit` weights all rows equally, because their order carries no
+# information.
 _FORGETTING = 3.0
 
 
 def _block_rows(n_used, n_components, n_features):
-    """Return the number of rows of a block, for the number of atoms that a row uses."""
+    """Return the number of rows of a block, given the number of atoms that a row uses."""
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS, ceil(_USES * n_components / max(n_used, 1.0)))
     least = max(_LEAST_ROWS // 4, _ROWS_PER_ATOM * n_components)
@@ -44,7 +44,7 @@ def _block_rows(n_used, n_components, n_features):
 
 
 def go_on(run, problem, state, source, attributes_of):
-    """Pass over all rows after a search in a sample; keep the atoms that suit held-back rows best.
+    """Pass over all rows after a search in a sample; keep the atoms with the least held-out error.
 
     Parameters
     ----------
@@ -95,10 +95,10 @@ def go_on(run, problem, state, source, attributes_of):
 
 
 def preferred(judges, atoms, others):
-    """Return those of two dictionaries whose unbiased codes suit held-back rows better.
+    """Return the one of two dictionaries whose unbiased codes reconstruct held-out rows better.
 
-    Atoms of all rows have less noise than those that adapt to codes of a sample without bias. With
-    1,843 rows of 4,096 features the second ones have an objective that is 0.4 % larger.
+    Atoms of all rows have less noise than atoms refitted on a sample: with 1,843 rows of 4,096
+    features refitted atoms have an objective that is 0.4 % larger.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ def preferred(judges, atoms, others):
 def _resumed(memory, atoms, n_seen, *, replaced):  # -> StreamState, recent rows or None
     """Return the state of earlier calls, or a new one.
 
-    Sums over earlier rows lead back to the atoms of these rows. Atoms that replace them have
-    energies instead, which hold them in their places, or no memory if there are more or fewer.
+    Sums over earlier rows pull atoms back to earlier atoms. Atoms that the user has replaced get
+    energies instead, which hold them in place, or an empty memory if their number differs.
     """
     if memory is None:
         return begin_stream(atoms, forgetting=_FORGETTING), None
@@ -166,11 +166,11 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
     team : Team
         Processes with other rows.
     interrupts : Interrupts
-        Its ``pending`` tells of a Ctrl-C.
+        ``pending`` is whether Ctrl-C was pressed.
     n_seen : float, default=0
         Rows of earlier calls of this process, a sum of weights.
     replaced : bool, default=False
-        Whether the atoms are others than those of earlier calls.
+        Whether the atoms differ from the atoms of earlier calls.
 
     Returns
     -------

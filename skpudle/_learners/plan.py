@@ -22,7 +22,7 @@ from skpudle._training.messages import any_named
 
 __all__ = ["CodePlan", "DensePlan", "Plan", "default_optimizer", "refining_updates"]
 
-# The surrogate's matrix of this many atoms takes 128 MiB in float64.
+# Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096
 
 _OF_TRAINING = (
@@ -36,7 +36,7 @@ _OF_TRAINING = (
 
 
 def default_optimizer(n_rows):
-    """Return the name of the default optimiser: the surrogate as long as its matrix is small."""
+    """Return the name of the default optimiser: the surrogate while its matrix is small."""
     return "surrogate" if n_rows <= _SURROGATE_ATOMS else "adam"
 
 
@@ -141,7 +141,7 @@ class Plan:
 
 # ------------------------------------------------------------------ learners of rows
 
-# Parameters of learners of rows. A learner without one has this value.
+# Values of parameters that a learner of rows lacks.
 _DEFAULTS = dict(
     n_components=None,
     alpha="auto",
@@ -182,30 +182,28 @@ _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
 
-# max_iter="auto" of the surrogate after a search. R2 of codes of held-out rows is within .002 of
-# that of 20 epochs, for 100 atoms of 1,200 digits and of 4,000 patches and 3 to 100 unfoldings; the
-# fit takes 0.3 to 0.8 of the time.
-#
-# An update takes as long as its unfoldings and nine more. The least number of epochs.
+# max_iter="auto" of the surrogate after a search: unfoldings that take the time of the rest of an
+# update, and the least number of epochs. R2 of codes of held-out rows is within .002 of that of 20
+# epochs (digits and patches, 3 to 100 unfoldings), in 0.3 to 0.8 of the time.
 _REST_OF_AN_UPDATE, _LEAST_EPOCHS = 9, 2
 # rows that count as an epoch, and its batches, of 64 to 256 rows each
 _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
-# Codes respond to a change of atoms, so that the decoder's curvature is too large, and more so with
-# more unfoldings. With 1/T^0.25 hard codes became denser; with 1 training took twice as long.
+# Exponent of the number of unfoldings in the surrogate's curvature, which falls because codes
+# respond to a change of atoms. With -0.25 hard codes became denser; with 0 training took twice as
+# long.
 _CURVATURE_EXPONENT = -0.22
 
-# Rows of this many non-negative atoms for each feature, or fewer, are mixtures whose purest rows
-# are near the atoms.
+# Most non-negative atoms per feature for which rows are mixtures, whose purest rows are near the
+# atoms.
 _FEW_OF_MIXTURES = 0.25
 
-# "auto" for unfolded codes, as in the paper, and for an encoder with matrices of its own, where 3
-# unfoldings are as good as 20 of the dictionary
+# n_unfoldings="auto" of unfolded codes, as in the paper, and of learned encoders, where 3
+# unfoldings equal 20 with the dictionary's matrices
 _UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
 
-# A search for the atoms of counts works on stabilised counts, an approximation of the likelihood;
-# "dec" then continues with the likelihood itself. The explained share of the deviance of thinned
-# data (benchmarks/bench_counts.py) rises from 0.406 to 0.433 for digits and from 0.146 to 0.203 for
-# words.
+# Epochs, and least updates, of "dec" with the likelihood of counts after a search on stabilised
+# counts. They raise the explained share of the deviance of thinned data
+# (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, and from 0.146 to 0.203 for words.
 _REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
 
 
@@ -235,7 +233,7 @@ def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometri
 
 
 def _check_learned_encoder(given):
-    """Raise ValueError if other parameters contradict ``separate_atoms``."""
+    """Raise ValueError if parameters contradict ``separate_atoms``."""
     separate = f"separate_atoms={given.separate_atoms!r}"
     if given.loss != "gaussian" or given.shrinkage != "soft":
         raise ValueError(
@@ -299,7 +297,7 @@ def _check_fit(given, *, searches):
 
 @dataclass(frozen=True, kw_only=True)
 class CodePlan:
-    """How rows are coded, which is all that `transform` needs of the parameters.
+    """The encoder's part of the parameters, all that `transform` needs.
 
     Parameters
     ----------
@@ -329,7 +327,7 @@ class CodePlan:
 
     @classmethod
     def of(cls, learner, **constants):
-        """Return the plan for the parameters of a learner, with constants for those it lacks.
+        """Return the plan for the parameters of a learner, with defaults for those it lacks.
 
         Raises
         ------
@@ -377,7 +375,7 @@ class CodePlan:
 
     def without_effect(self):  # yields names, setting
         """Yield parameters that have no effect on codes, and a setting that would use them."""
-        given, debiases = self.given, bool(self.debias)  # 0 removes nothing
+        given, debiases = self.given, bool(self.debias)  # 0 removes no bias
         of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
         if given.transform_algorithm == "omp":
             yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
@@ -396,7 +394,8 @@ class DensePlan(Plan):
     Parameters
     ----------
     refines : bool
-        Whether training adapts atoms of a search to the likelihood, since nothing else is named.
+        Whether training adapts atoms of a search to the likelihood, if no gradient or encoder is
+        named.
     codes : CodePlan
         How rows are coded.
     n_components : int or None
@@ -422,7 +421,7 @@ class DensePlan(Plan):
 
     @classmethod
     def of(cls, learner, *, alpha_share=1.0, **constants):
-        """Return the plan for the parameters of a learner, with constants for those it lacks.
+        """Return the plan for the parameters of a learner, with defaults for those it lacks.
 
         Raises
         ------
@@ -433,7 +432,7 @@ class DensePlan(Plan):
         given = codes.given
         searches = isinstance(given.dict_init, str) and given.dict_init == "search"
         _check_fit(given, searches=searches)
-        # The search has the lasso's codes, and leaves nothing to train for them.
+        # The search is for the lasso's codes, which need no training.
         ends_with_search = searches and given.gradient == "auto" and codes.of_lasso
         refines = ends_with_search and given.loss != "gaussian"
         if given.separate_atoms:  # in `partial_fit`: the encoder follows the lasso's dictionary
@@ -443,7 +442,7 @@ class DensePlan(Plan):
         else:
             gradient = "dec" if ends_with_search else "ae-ls"
         through = given.loss == "gaussian" and gradient == "ae-ls"
-        decides = searches and given.loss == "gaussian"  # the data, about "auto"
+        decides = searches and given.loss == "gaussian"  # the data decide about "auto"
         noise = given.noise if isinstance(given.noise, str) else _noise_of_features(given.noise)
         return cls(
             given=given,
@@ -487,7 +486,7 @@ class DensePlan(Plan):
         """Return the optimiser for this number of rows of parameters."""
         if self.given.optimizer != "auto":
             return self.given.optimizer
-        # the surrogate has one curvature for all entries: for counts "ae-ls" diverged with it
+        # the surrogate has one curvature for all entries, with which "ae-ls" of counts diverged
         unbounded = self.given.loss == "poisson" and not self.refines
         return "adam" if unbounded else default_optimizer(n_rows)
 
@@ -551,7 +550,7 @@ class DensePlan(Plan):
                 yield ("learning_rate",), "optimizer='adam' or 'sgd'"
             if codes.solves:
                 yield ("step_size",), "a number for n_unfoldings"
-            elif given.transform_algorithm != "lasso" and codes.debias:  # 0 removes nothing
+            elif given.transform_algorithm != "lasso" and codes.debias:  # 0 removes no bias
                 yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
             if given.shrinkage == "hard":
                 yield ("lambda_decay",), "shrinkage='soft'"

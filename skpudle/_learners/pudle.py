@@ -50,7 +50,7 @@ from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_suppor
 
 __all__ = ["PUDLEDictionaryLearning", "module_of"]
 
-# parameters that some codes of `transform` do not use
+# parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
 
 # parameters that `transform` reads, in addition to fitted attributes
@@ -161,7 +161,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     By default `fit` searches for atoms that make the lasso objective small. Held-out rows, whose
     entries are hidden, choose the penalties, a baseline and the noise. `transform` solves the lasso
-    for each row, and takes off a share of its bias. Nothing is trained by a gradient.
+    for each row, and takes off a share of its bias. No gradient trains the atoms.
 
     Training follows the search if a ``gradient`` or an unfolded encoder (``n_unfoldings``,
     ``shrinkage="hard"``, ``lambda_decay``) is named: dictionary learning by backpropagation through
@@ -184,11 +184,11 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
         data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. A number
         is the penalty of the search, of training and of `transform`. "auto" searches with the
-        penalty whose atoms predict held-out samples best (see the notes), and trains
-        with 0.07 times the root mean square norm of the nonzero samples (for hard shrinkage times
-        the root of the step size). Codes of the lasso then get a penalty of their own, ``alpha_``,
-        which predicts held-out entries best (see the notes). Scaling the data scales the codes and
-        changes nothing else.
+        penalty whose atoms predict held-out samples best (see the notes), and trains with 0.07
+        times the root mean square norm of the nonzero samples (for hard shrinkage times the root of
+        the step size). Codes of the lasso then get a penalty of their own, ``alpha_``, which
+        predicts held-out entries best (see the notes). Scaling the data scales the codes and leaves
+        the atoms unchanged.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
         The gradient of training (eq. 8): of the reconstruction error through decoder and encoder,
@@ -219,9 +219,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         noise have less weight, and atoms, codes and reconstructions are in the units of ``X``.
         "auto" tries each if residuals are unequal, and keeps it if hidden entries of held-out rows
         are predicted better. It also treats entries as missing that are more than five standard
-        deviations from what the rest of their row says, if they have more than a fifth of the
-        energy, and gives little weight to at most a tenth of the rows that no atom predicts. With a
-        ``dict_init`` other than "search" "auto" is "equal". See :doc:`/guide/noise`.
+        deviations from their prediction by the rest of their row, if they have more than a fifth of
+        the energy, and gives little weight to at most a tenth of the rows that no atom predicts.
+        With a ``dict_init`` other than "search" "auto" is "equal". See :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
@@ -378,7 +378,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     loss_curve_ : ndarray of shape (n_epochs,)
         Mean over each epoch of :math:`\frac12 \|x - D z\|^2`, whichever objective is minimised. It
-        rises when a search adds atoms and removes others.
+        rises when a search adds and removes atoms.
 
     ended_by_ : str
         Cause of the end of `fit`: "search" (it was complete, and no training followed), "tol" (the
@@ -446,7 +446,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
        * - parameters
          - phases of `fit`
        * - none
-         - search; it optimises the lasso's codes, for which nothing is left to train
+         - search; it optimises the lasso's codes, which need no training
        * - ``gradient``
          - search, then training by it
        * - ``n_unfoldings`` (a number), ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``
@@ -458,7 +458,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
        * - ``dict_init`` other than "search"
          - training, by "ae-ls" unless ``gradient`` is named
        * - ``max_iter``
-         - a limit for epochs of training; alone it trains nothing
+         - a limit for epochs of training; alone it starts no training
        * - a parameter without effect in this fit, such as ``optimizer`` if nothing trains
          - as without it, and a UserWarning that names it and a setting that would use it
 
@@ -489,9 +489,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     ``penalty_path_`` has all of them; in the end the atoms adapt to the held-out samples too. Then
     the atoms, before they have seen these samples, choose the penalty of codes: among codings with
     nearly the smallest error (5 % more for the lasso, 15 % for least squares, noise apart), the
-    sparsest gives ``alpha_`` and ``debias_``. If nothing can be predicted, or there are fewer than
-    20 samples, the first penalty stays. For counts and binary data codes have the search's penalty,
-    or halves of it as long as they predict held-out features better.
+    sparsest gives ``alpha_`` and ``debias_``. If no entry can be predicted, or with fewer than 20
+    samples, the first penalty stays. For counts and binary data codes have the search's penalty, or
+    halves of it as long as they predict held-out features better.
 
     Samples that mix few non-negative atoms (``positive_code``, ``positive_dict``, and four features
     for each atom), such as spectra, begin at the purest samples, with 0.3 deviations of the noise
@@ -504,7 +504,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
     one by one, and the others adapt, as in [3]_. The number is the smallest whose score is as large
     as the largest, within the standard error of the difference, which counts as 0.001 at least and
-    0.002 at most. From those atoms the search goes on over all samples.
+    0.002 at most. From there the search continues on all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -725,7 +725,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
         The first call with data that are not all zero chooses the initial dictionary and
         ``alpha_``. `choose_alpha`, or a number that you set as ``alpha``, replaces ``alpha_``. If
-        you edit or replace ``components_``, learning goes on from your atoms. By default codes of
+        you edit or replace ``components_``, learning continues from your atoms. By default codes of
         a block of rows and atoms alternate, with the moves of a search, so that a stream of new
         populations is learned too (see the notes). Rows that are too few for a block stay for the
         next call.
@@ -790,11 +790,11 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Returns
         -------
         float
-            Explained share of the deviance, pooled over all known entries, against the column
-            means (the mean rates times exposures); R^2 for ``loss="gaussian"``. At most 1, larger
-            is better, comparable across alpha. 0 for constant data. A single feature leaves
-            nothing to infer codes from: its score is the explained share of the reconstruction. A
-            column that equals another one may be predicted from it, noise included.
+            Explained share of the deviance, pooled over all known entries, against the column means
+            (the mean rates times exposures); R^2 for ``loss="gaussian"``. At most 1, larger is
+            better, comparable across alpha. 0 for constant data. A single feature leaves no feature
+            to infer codes from: its score is the explained share of the reconstruction. A column
+            that equals another one may be predicted from it, noise included.
         """
         return self._score(X, exposure, sample_weight)
 
@@ -803,10 +803,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         r"""Return how usual each row is: the logarithm of its evidence, for each known entry.
 
         It is the log-likelihood of the residual :math:`r` of the codes of `transform`, for the
-        noise :math:`\sigma_j` of the median row, less the cost of the codes. A code of which the
-        signal-to-noise ratio is :math:`q` costs :math:`\frac12 \log(1 + q^2)`: this is Occam's
-        factor of a normal prior whose variance is the squared code [1]_. Rows that need more noise,
-        or many large codes, have low scores: anomalies, as of scikit-learn's density models.
+        noise :math:`\sigma_j` of the median row, less the cost of the codes. A code of
+        signal-to-noise ratio :math:`q` costs :math:`\frac12 \log(1 + q^2)`: this is Occam's factor
+        of a normal prior whose variance is the squared code [1]_. Rows that need more noise, or
+        many large codes, have low scores: anomalies, as of scikit-learn's density models.
 
         Parameters
         ----------
@@ -874,18 +874,18 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data, best other than those that the atoms were learned from; of a stream, a sample. Up
-            to 2000 rows, one in each of equal parts, count codes.
+            Data, if possible independent of the training data; of a stream, a sample. Up to 2000
+            rows, one in each of equal parts, count codes.
         l0 : float, default=None
             Mean number of nonzero codes in a row, which bisection meets to half a percent. None
             leaves it to the ``criterion``.
         criterion : {"prediction", "support"}, default="prediction"
             "prediction": the sparsest codes that predict held-out entries nearly best, as `fit`
-            chooses. "support": most codes of atoms that are present, few of others, where codes are
-            known to be non-negative (``positive_code``). Of the codes without that restriction the
-            negative ones are mistakes, and about as many positive ones are; the penalty falls by a
-            factor of :math:`\sqrt 2` as long as at most 40 % of the new codes are, and no further
-            than for "prediction".
+            chooses. "support": most true codes and few false codes, for codes that are known to be
+            non-negative (``positive_code``). Codes are also computed without the constraint; their
+            negative entries estimate the number of false positives. The penalty falls by a factor
+            of :math:`\sqrt 2` while at most 40 % of the new codes are false, and stays above that
+            of "prediction".
 
         Returns
         -------
@@ -896,8 +896,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         ------
         ValueError
             If codes are not those of the lasso; if ``transform_alpha`` overrides the penalty; if
-            ``l0`` is not positive, or no penalty gives as many codes; or if the criterion is none
-            of these, or is "support" and codes have both signs.
+            ``l0`` is not positive, or no penalty gives ``l0`` codes; or if the criterion is
+            unknown, or "support" for codes of both signs.
 
         Warns
         -----
@@ -923,7 +923,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         own = Samples(with_gaps(data.samples.x, data.samples.mask))
         given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
         team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
-        whole = Samples(*split_missing(team.collect(own).x))  # rows of all processes
+        whole = Samples(*split_missing(team.collect(own).x))  # rows from all processes
         units = units_of(self)
         rows = in_units(units, whole)
         x, mask = rows.x, rows.mask
@@ -1002,7 +1002,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """Return the record with a trained encoder, and the number of updates."""
         samples, n_made = self._in_units(fitted, current_team().collect(data.samples)), 0
 
-        def stopped():  # is asked before each update
+        def stopped():  # called before each update
             nonlocal n_made
             n_made += not interrupts.pending
             return interrupts.pending

@@ -1,6 +1,6 @@
-"""The record of a fit: what its phases have found, from the first atoms to the last encoder.
+"""The record of a fit: the results of its phases, from the first atoms to the last encoder.
 
-A phase takes the record and returns it with what it has found. The record is inverse to the fitted
+A phase takes the record and returns it with its results. The record is inverse to the fitted
 attributes: `Fitted.attributes` makes them, and `partial_fit` begins with the record of them. A
 checkpoint holds the record of the phases that have ended, by `Fitted.pack`.
 """
@@ -26,7 +26,7 @@ _LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 
 
 def _as_arrays(path):  # -> Bunch of ndarray, None for None
-    """Return the numbers of atoms or the penalties that were tried as users see them."""
+    """Return the tried numbers of atoms, or penalties, as arrays for users."""
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
@@ -80,11 +80,11 @@ class Fitted:
     ended_by: str | None = None
 
     def with_model(self, **values):  # -> Fitted
-        """Return the record with other values in its model."""
+        """Return the record with new values in its model."""
         return replace(self, model=replace(self.model, **values))
 
     def attributes(self):
-        """Return the fitted attributes that do not depend on the course of the fit."""
+        """Return the fitted attributes that do not depend on the history of the fit."""
         found = self.model.attributes(self.rows)
         alpha, debias, noise_std = self.coding or (found["alpha_"], found["debias_"], None)
         return found | {
@@ -211,6 +211,6 @@ class FittedRows(Fitted):
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
-        noise = replace(self.noise, atoms=None)  # which are the fitted ones
+        noise = replace(self.noise, atoms=None)  # the fitted atoms replace them
         memory = super().memory() | {"noise": _to_arrays(noise.as_dict())}
         return memory if self.stream is None else memory | {"stream": self.stream}

@@ -25,8 +25,8 @@ _GROUPS = 10
 def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     """Return a function of samples: the deviance of all features, each held out once.
 
-    Codes are inferred from the features of the other groups; a single feature, which has no others,
-    is predicted from itself.
+    Codes are inferred from the features of all other groups; a single feature is predicted from
+    itself.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     offset_of : callable
         ``offset_of(samples)`` returns the offset of their reconstruction, or None.
     places : Tensor of shape (n_features,), default=None
-        For each feature the place of its first copy, with which it is held out; by default, as in a
-        score that is to depend on no other samples, features are distinct.
+        For each feature the place of its first copy, with which it is held out; by default features
+        are distinct, so that a score depends on its own samples alone.
     """
     atoms = dictionary.atoms
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
@@ -62,7 +62,7 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
             entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
             entries = samples.weigh(entries)
             total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
-        return float(total)  # once for all groups, since the host waits for a device here
+        return float(total)  # one wait for the device
 
     return deviance
 
@@ -114,7 +114,7 @@ class _Moments(NamedTuple):
         return cls(n_known.cpu(), (origin + mean).cpu(), squares.cpu())
 
     def with_part(self, other):
-        """Return the moments of both parts; the difference of their means adds variation."""
+        """Return the moments of both parts together."""
         n_known = self.n_known + other.n_known
         share = other.n_known / torch.where(n_known > 0, n_known, 1.0)
         apart = other.mean - self.mean

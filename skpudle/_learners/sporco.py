@@ -50,7 +50,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     By default `fit` runs 200 iterations of ``sporco.dictlrn.bpdndl.BPDNDictLearn``. It alternates
     steps of the method of multipliers (ADMM) for the codes of all samples and for the dictionary.
     `transform` solves the lasso for the learned dictionary, so that the code of a sample is
-    independent of the others.
+    independent of all other samples.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
         overridden = tuple(name for name, option in names.items() if option in own)
         warn_of_unused(self, [(overridden, "options without MaxMainIter and Verbose")])
-        mean_square(x)  # refuses values that would overflow in SPORCO too
+        mean_square(x)  # raises for values that overflow in SPORCO, too
         n_given, weight = len(x), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, len(x)).to(x)

@@ -50,7 +50,7 @@ def restore_noise(values):  # dict of arrays and numbers -> Noise
 
 
 def units_of(learner):  # -> Noise
-    """Return the units of a fitted learner's rows; equal noise where none was learned.
+    """Return the units of a fitted learner's rows; equal noise if no noise was learned.
 
     New rows get their noise from codes of the learner's atoms.
     """
@@ -100,7 +100,7 @@ class _SourceInUnits:
         self._source, self._noise = source, noise
 
     def __getattr__(self, name):
-        if name.startswith("_"):  # of a copy that is still empty
+        if name.startswith("_"):  # asked of a copy that is still empty
             raise AttributeError(name)
         return getattr(self._source, name)
 

@@ -21,13 +21,13 @@ __all__ = [
     "smaller_gram",
 ]
 
-# Powers by repeated squaring: the 2**8-th root of the number of eigenvalues is below 1.05 for up to
-# 265,000 of them.
+# Squarings that make the power 2**8: the 2**8-th root of the number of eigenvalues is below 1.05
+# for up to 265,000 eigenvalues.
 _SQUARINGS = 7
 
-# From this many atoms and features on a Krylov space is faster than squaring (one CPU core): 0.5
-# against 2.0 ms for 256 x 512 in float32, 4 against 38 ms for 1000 x 1500. Below, the certain bound
-# costs next to nothing.
+# Number of atoms and of features from which on a Krylov space replaces squaring: 4 instead of 38 ms
+# for 1000 x 1500 (float32, one core). For smaller dictionaries the certain bound takes less than 2
+# ms.
 _LARGE = 256
 # Dimension of the Krylov space. On 90 random dictionaries, 300 x 280 to 400 x 900, it fell short of
 # the largest eigenvalue by 0.01 % in the median, 1.1 % at worst.
@@ -86,7 +86,7 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
 
 
 def factor_atoms(atoms):
-    """Return the maps over channels and the waveforms whose products are nearest to atoms.
+    """Return maps over channels and waveforms; their products are rank-one atoms nearest to atoms.
 
     Parameters
     ----------
@@ -130,8 +130,8 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
         norms.append(torch.linalg.matrix_norm(power))
     exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
     log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
-    bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # the logarithm of 0 for zero atoms
-    # rounding of the sums, and of the logarithms and the exponential, which matter if k is small
+    bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # zero atoms have log 0
+    # rounding of the sums, and of logarithms and exponential, which counts if k is small
     return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
 
 
@@ -187,8 +187,8 @@ class DenseDictionary:
 
         On a CPU, from 256 atoms and features on, it is 2 % above the estimate of a Krylov space.
         That is no certain bound, but except with probability 1e-10 it is above half of the squared
-        norm. A step of its reciprocal is as good: below 2 over the squared norm the objective falls
-        in every step.
+        norm. Its reciprocal serves as a step: with any step below 2 over the squared norm the
+        objective falls in every step.
         """
         atoms = self.atoms.detach()
         if min(atoms.shape) >= _LARGE and atoms.device.type == "cpu":

@@ -9,7 +9,7 @@ adds overlapping patches up. On a CPU the copies take a small part of the time o
 which a library computes at full speed, unlike strided convolutions with few channels.
 
 Each axis has a few more blocks than positions, since an atom is larger than a block. The columns of
-these blocks mean nothing: codes are zero there. An encoder stays in this form from its first
+these blocks are unused: codes are zero there. An encoder stays in this form from its first
 iteration to its last.
 """
 
@@ -27,7 +27,8 @@ from skpudle._precision import in_own_precision
 
 __all__ = ["ConvDictionary", "ConvLayers", "Phases"]
 
-# Samples of the symbol of a convolution per degree: bounds are 4 % per axis above the maximum.
+# Samples of the symbol of a convolution per degree of the polynomial: bounds are then at most 4 %
+# per axis above the maximum.
 _SAMPLES_PER_DEGREE = 8
 
 # ---------------------------------------------------------------------------- geometry
@@ -73,7 +74,7 @@ class Phases:
     """
 
     def __init__(self, kernel, stride, positions):
-        # a single position has no neighbour: the whole atom may be one block
+        # with a single position the whole atom may be one block
         stride = tuple(
             k if h == 1 else s for k, s, h in zip(kernel, stride, positions, strict=True)
         )
@@ -82,7 +83,7 @@ class Phases:
         self.size = tuple(k + s * (h - 1) for k, s, h in axes)
         self.blocks = tuple(h - 1 + -(-k // s) for k, s, h in axes)
         strides = [prod(self.blocks[i + 1 :]) for i in range(len(axes))]
-        self._slabs = []  # pixels of an atom, their place in a block, and the number of blocks on
+        self._slabs = []  # pixels of an atom, their phases, and their offset in blocks
         for shifts in product(*(range(-(-k // s)) for k, s, _ in axes)):
             pairs = [(a * s, min((a + 1) * s, k)) for a, (k, s, _) in zip(shifts, axes)]
             pixels = tuple(slice(*pair) for pair in pairs)
@@ -136,8 +137,9 @@ class Phases:
     def pieces(self, patches, y):
         """Return pairs of views of ``patches`` and of ``y`` that hold the same pixels.
 
-        In ``patches`` they are disjoint and cover everything; in ``y`` they overlap, as patches do.
-        So copying from ``y`` gathers, and adding one after another to ``y`` adds patches up.
+        The views of ``patches`` are disjoint and cover it; the views of ``y`` overlap, as patches
+        do. So copying from ``y`` gathers patches, and adding to ``y``, view by view, sums
+        overlapping patches.
         """
         n_columns = patches.shape[1]
         patches = patches.view(len(y), *self.kernel, n_columns)

@@ -15,7 +15,7 @@ __all__ = ["krylov_estimate"]
 
 def add_images(matrix, direction, scale, vector):
     """Set ``vector += scale A^T A direction``; the second read of a row comes from the cache."""
-    m, row, zero = len(vector), 0, direction[0] - direction[0]  # of their dtype
+    m, row, zero = len(vector), 0, direction[0] - direction[0]  # zero of the dtype
     while row + 3 < len(matrix):  # four rows at a time: fewer passes over both vectors
         a, b, c, d = matrix[row], matrix[row + 1], matrix[row + 2], matrix[row + 3]
         of_a, of_b, of_c, of_d = zero, zero, zero, zero
@@ -83,8 +83,8 @@ def _compiled():
 def krylov_estimate(atoms, largest, depth):
     """Return the largest eigenvalue of the Gram matrix in a Krylov space.
 
-    The space starts from a random combination of the atoms, ``A^T w``. The largest eigenvalue there
-    is no smaller than the one of ``A A^T`` in the space of ``w``.
+    The space starts from a random combination of the atoms, ``A^T w``. Its largest eigenvalue is at
+    least that of ``A A^T`` in the Krylov space of ``w``.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def krylov_estimate(atoms, largest, depth):
     start = (combination.to(atoms) @ atoms).double()
     basis, products = np.empty((depth, m)), np.zeros((depth, depth))
     basis[0] = np.asarray(start / start.norm())
-    # below this share of its square a vector is rounding alone
+    # share of its squared norm below which the rest of a vector is rounding
     tiny = (100 * torch.finfo(atoms.dtype).eps) ** 2
     n = _compiled()(np.asarray(atoms.contiguous()), 1 / largest, tiny, basis, products)
     products = products[:n, :n]

@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 
-def copy_of(state):  # tensors and other objects, by name
+def copy_of(state):  # dict of tensors and further objects
     return {
         name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
         for name, value in state.items()
@@ -26,11 +26,11 @@ def copy_of(state):  # tensors and other objects, by name
 def _kind(value):
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
-    # the dtype of a single number follows torch's default, and readers convert it
+    # without the dtype, since the dtype of single numbers follows torch's default
     return f"{value.dtype} of shape {tuple(value.shape)}" if value.ndim else "a tensor of shape ()"
 
 
-def kinds(state):  # of its tensors; other objects are not checked
+def kinds(state):  # dtype and shape of its tensors, by name
     return {name: _kind(v) for name, v in state.items() if isinstance(v, torch.Tensor)}
 
 
@@ -94,7 +94,7 @@ class GradientOptimizer(Optimizer):
         self._initial_state = self.state()  # most optimisers leave it empty until their first step
         fresh = self.fresh_state()
         self._kinds = kinds(fresh)
-        # some count steps on the host; a count on a device would make every step wait
+        # some optimisers count steps on the host; a count on a device would make every step wait
         self._devices = {n: v.device for n, v in fresh.items() if isinstance(v, torch.Tensor)}
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 __all__ = ["make_optimizer"]
 
-# The learning rate of learners without this parameter, unless a callable has its own.
+# Learning rate of learners without this parameter; a callable may have its own.
 _LEARNING_RATE = 1e-3
 
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -92,8 +92,8 @@ def make_optimizer(
         elif "lr" in given:
             raise TypeError("its lr is the learner's learning_rate")
         if kind is torch.optim.Adam:
-            # in their own units squares of gradients would leave the range of float32; fused is
-            # the fastest, and torch refuses it together with foreach
+            # squares of gradients in the units of the data would leave the range of float32; fused
+            # is the fastest, and torch refuses it together with foreach
             unit = data_scale or 1.0
             extra = {"gradient_unit": unit}
             extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}

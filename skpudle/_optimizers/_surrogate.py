@@ -10,7 +10,7 @@ __all__ = ["SurrogateOptimizer"]
 
 _BLOCK = 128  # atoms to move at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
-_SAMPLES_PER_ATOM = 4  # the model rests on at least this many, up to a third of all samples
+_SAMPLES_PER_ATOM = 4  # least samples in the model, up to a third of all samples
 _LEAST_FORGETTING = 3.0
 
 
@@ -99,7 +99,7 @@ class SurrogateOptimizer(Optimizer):
         else:
             self._curvature += curvature
             self._pull.addmm_(curvature, atoms)
-        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # 0 without uses
+        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # NaN without uses
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _age(self, n_samples, loss):
@@ -116,11 +116,11 @@ class SurrogateOptimizer(Optimizer):
         before = self._trend if len(self._trend) else torch.stack([loss, loss])
         mean = torch.lerp(before[0], loss, _NEWEST)
         self._trend = torch.stack([mean, torch.minimum(mean, before[1])])
-        # sums from a larger loss, by worse codes, weigh less: by the root of the loss
+        # sums from codes of a larger loss weigh less, by the root of the ratio of losses
         return keep * (self._trend[1] / before[1]).nan_to_num(1.0).sqrt()
 
     def _minimize(self, now, weight):
-        """Go through the blocks of atoms once, each given the new values of earlier blocks."""
+        """Minimise over the blocks of atoms once, each with the new values of earlier blocks."""
         atoms = now.clone()
         for first in range(0, len(atoms), _BLOCK):
             rows = slice(first, first + _BLOCK)
@@ -134,7 +134,7 @@ class SurrogateOptimizer(Optimizer):
             scale = diagonal.rsqrt()
             scaled = (scale[:, None] * inner * scale).abs()
             bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
-            bound = bound.clamp_min(1)  # the diagonal is 1, unless no code is in use
+            bound = bound.clamp_min(1)  # the diagonal has 1, except without codes
             steps = (1 / (bound * diagonal))[:, None]
             block = before = atoms[rows]
             for i in range(self._n_inner):

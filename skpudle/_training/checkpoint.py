@@ -84,7 +84,7 @@ class Checkpoint:
     locks. A search makes many fits, with other parameters or other data, and its second one is
     refused: search without a `Checkpoint`.
 
-    With several processes the first one's `Checkpoint` counts; the others need none.
+    With several processes only the first process needs a `Checkpoint`.
 
     Learners that write no checkpoints, such as SPORCO's, refuse this callback.
 
@@ -97,7 +97,7 @@ class Checkpoint:
     because the disk is full for example, a warning says so, the last file stays, and training
     continues.
 
-    Reading the file executes nothing: it holds arrays and JSON, and no pickled objects.
+    Reading the file executes no code: it holds arrays and JSON, and no pickled objects.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class Checkpoint:
         except InvalidParameterError as error:
             raise InvalidParameterError(shortened(str(error))) from None
 
-    # scikit-learn's protocol of callbacks, which has hooks for epochs and none for updates
+    # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
     def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
         if not getattr(estimator, "_writes_checkpoints", False):
@@ -172,7 +172,7 @@ class HeldFile:
             self._lock.release()
 
     def open(self, team):
-        """Take hold of the file; return the state in it, or None if there is none to resume from.
+        """Take hold of the file; return the state in it, or None without a state to resume from.
 
         Raises
         ------
@@ -214,7 +214,7 @@ class HeldFile:
             )
         self._lock = FileLock(f"{self._path}.lock", timeout=0, thread_local=False)
         try:
-            os.stat(os.path.dirname(self._path))  # filelock would make the directory
+            os.stat(os.path.dirname(self._path))  # raises: filelock would make a directory
             self._lock.acquire()
         except Timeout:
             raise ValueError(

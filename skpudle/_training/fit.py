@@ -10,7 +10,7 @@ A phase is a state that advances by epochs, until it is done. It has
 * ``key``, the name of its state and of its seconds;
 * ``attributes()``, the fitted attributes of a learner with the present state;
 * ``report(max_iter)``, which prints a line about the last epoch;
-* ``names``: the callbacks' name of the phase, None for none, and of its epochs;
+* ``names``: the names of the phase (or None) and of its epochs for callbacks;
 * ``stages``: for callbacks, the largest number of epochs of each stage of a search, by name; empty
   without stages;
 * ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
@@ -54,9 +54,8 @@ _STEPS = 9
 class Interrupts:
     """Delay Ctrl-C until an update is complete; a second one interrupts at once.
 
-    Only Python's own handler of the main thread is replaced, and restored at the end: a handler
-    that other code installed stays in place. A noted Ctrl-C that nothing acted on is raised at the
-    end.
+    Only Python's own handler of the main thread is replaced, and restored at the end: a handler of
+    other code stays in place. A delayed Ctrl-C that no phase has acted on is raised at the end.
     """
 
     pending = False
@@ -126,7 +125,7 @@ class Search(Phase):
         """Start from the atoms, or from a state."""
         self.state = begin(self.problem, self.atoms) if state is None else state
         (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
-        self.n_samples = int(n)  # of all processes
+        self.n_samples = int(n)  # samples of all processes
         factor = self.state.stride.bit_length()
         limited = self.problem.n_positions == 1  # moves of atoms in images know no limit
         self.stages = {
@@ -412,7 +411,7 @@ class FitRun(AbstractContextManager):
     team : Team
         The processes that train together.
     interrupts : Interrupts
-        Its ``pending`` tells of a Ctrl-C.
+        ``pending`` is whether Ctrl-C was pressed.
     generator : torch.Generator
         Random numbers of the fit, the same in all processes.
     source : source of batches
@@ -537,7 +536,7 @@ class FitRun(AbstractContextManager):
         return phase.trial
 
     def make_step(self, name, compute, attributes):
-        """Return the result of a part of the fit that has no epochs; see `Step`."""
+        """Make a part of the fit without epochs, and return its result; see `Step`."""
         phase = Step(name, compute, attributes)
         self.run(phase)
         return phase.result

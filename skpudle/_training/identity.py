@@ -1,7 +1,7 @@
-"""Fingerprint a fit, to match it with a checkpoint and across processes.
+"""Fingerprint a fit, to compare it with a checkpoint and across processes.
 
-A checkpoint recognises its fit by them, and processes that train together verify that they do the
-same.
+A checkpoint recognises its fit by the fingerprint, and processes that train together check that
+their fits agree.
 """
 
 import json
@@ -43,7 +43,7 @@ _FREE = {
 
 
 def plain(value):
-    """Return NumPy's numbers as equal ones of Python, names in one order, partials as texts."""
+    """Return NumPy's numbers as Python's, dictionaries in the order of names, partials as texts."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple):
@@ -116,7 +116,7 @@ def _listed(names):
 
 
 def task_of(estimator, method, data):
-    """Return all that processes which train one dictionary must agree in, by name.
+    """Return, by name, the facts that must agree among processes that train one dictionary.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def rule_of(estimator):
 
 
 def identity_of(estimator, data, team):
-    """Return the fingerprint of a fit, by name: the first process's, which compares for all.
+    """Return the fingerprint of a fit, by name. The first process compares it for all processes.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Train a model by gradients, epoch by epoch.
 
-`Trainer` turns batches into updates and knows nothing of NumPy, of estimators or of sources of
-samples. It waits for the device once a round, after some updates, to learn whether training is
-still finite and whether to stop.
+`Trainer` turns batches into updates, independent of NumPy, estimators and kinds of sources. It
+waits for the device once a round, after some updates, to learn whether training is still finite and
+whether to stop.
 
 A round is a transaction: atoms of a round that diverged are taken back. `Trainer.state` returns the
 state between two epochs, from which training resumes with the same bits.
@@ -222,7 +222,7 @@ class Trainer:
         return summary
 
     def idle(self, before):  # (n_components,) -> the same, on the host
-        """Return for how many samples atoms have been unused, given the number before."""
+        """Return the number of samples since each atom was used, given the number before."""
         return torch.where(
             self.team.all(self._epoch.unused).cpu(), before + self._epoch.n_samples, 0.0
         )
@@ -230,7 +230,7 @@ class Trainer:
     def replace_unused(self, source, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.
 
-        ``among``, (n_components,) bool on the host, tells which may be replaced.
+        ``among``, (n_components,) bool on the host, marks the atoms that may be replaced.
         """
         if self._epoch is None:
             return
@@ -250,7 +250,7 @@ class Trainer:
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):
             rows = self.model.replacements(atoms, samples)
-            rows = rows[rows.flatten(1).any(1)]  # nor does a sample that is its baseline
+            rows = rows[rows.flatten(1).any(1)]  # a sample equal to its baseline makes none
             self.optimizer.replace(unused[: len(rows)], rows)
 
     # ------------------------------------------------------------------ the state of training

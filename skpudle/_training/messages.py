@@ -45,7 +45,7 @@ def nothing_known(learner):
 
 
 def wrong_atoms(learner, n_features):
-    """Return the error for atoms, put in the place of learned ones, of other features."""
+    """Return the error for atoms that replace learned atoms and have another number of features."""
     return ValueError(
         f"components_ has the shape {np.shape(learner.components_)}, and X has {n_features} "
         f"features, as in fit. Put atoms of shape (n_components, {n_features}) there, or fit again."
@@ -53,13 +53,13 @@ def wrong_atoms(learner, n_features):
 
 
 def listed(features, names=None):
-    """Return a list of features in words: their names, if there are some, or their numbers."""
+    """Return a list of features in words: their names, or their numbers without names."""
     features = features if names is None else [str(names[i]) for i in features]
     return f"{features[:10]}{' ...' if len(features) > 10 else ''}"
 
 
 def warn_of_unknown_features(features, names=None):
-    """Warn of features, by number, without a known value in any sample; say their names."""
+    """Warn of features, by number, without a known value in any sample; name them."""
     if features:
         warnings.warn(
             f"Features {listed(features, names)} of X have no known value in any sample, so that "
@@ -80,7 +80,7 @@ def warn_of_few_samples(n_samples, n_atoms):
 
 
 def warn_of_l0(n_entries, l0):
-    """Warn of rows that have another number of codes, on average, than was asked for."""
+    """Warn if the mean number of codes of rows differs from the requested number."""
     warnings.warn(
         f"Rows have {n_entries:.4g} codes on average instead of l0={l0:g}: their number jumps "
         "from one penalty to the next, as where rows are alike. Pass a number of codes that "
@@ -170,12 +170,12 @@ def warn_of_early_end(learner, *, has_rate):
 def _is_named(learner, name):
     """Return whether a parameter differs from the constructor's default."""
     value, default = getattr(learner, name), signature(type(learner)).parameters[name].default
-    # arrays have no truth value, and are no default
+    # arrays have no truth value, and no default is an array
     return not (value is default or (np.ndim(value) == 0 and value == default))
 
 
 def any_named(learner, names):
-    """Return whether one of some parameters is set to another value than its default."""
+    """Return whether any of some parameters differs from its default."""
     return any(_is_named(learner, name) for name in names)
 
 

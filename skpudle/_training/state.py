@@ -78,7 +78,7 @@ class EpochTally:
     unused : Tensor of shape (n_components,)
         Whether no code of the epoch used the atom.
     losses : Tensor of shape (n,)
-        The largest losses, in descending order, at most as many as atoms are unused.
+        The largest losses, in descending order, at most one per unused atom.
     keys : Tensor of shape (n, ...)
         Keys of the samples with these losses.
     n_batches : int

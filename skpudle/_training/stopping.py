@@ -21,11 +21,11 @@ class Stopping:
     def __init__(self, tol, patience, *, first_update=0, n_updates=None):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates = n_updates
-        # smoothed objective, the best so far, checks without a better; sums since the last check
+        # smoothed objective, its least value, checks without a fall; sums since the last check
         self.course = None, None, 0, 0.0, 0
 
     def limit(self, length, update):
-        """Return how many of the next ``length`` updates to make."""
+        """Return the number of the next ``length`` updates to make."""
         return length if self.n_updates is None else min(length, self.n_updates - update)
 
     def forgive(self):
@@ -76,7 +76,7 @@ class HeldOut(Stopping):
     def __init__(self, score, rows, n_samples, tol, patience, *, n_updates=None):
         super().__init__(tol, patience, n_updates=n_updates)
         self._score, self._rows, self._n_samples = score, rows, n_samples
-        # samples since the last score, epochs without a better one, the best rows, all scores
+        # samples since the last score, epochs without a better score, the best rows, all scores
         self.course = 0, 0, None, ()
 
     def forgive(self):

@@ -26,8 +26,8 @@ from skpudle.search._epoch import spread_rows
 __all__ = ["ALONE", "Team", "current_team", "data_parallel"]
 
 if dist.is_available():
-    # On import its functions bind the connected group for good, and the threads of that can abort
-    # the end of Python. At this point there is none.
+    # Imported before a group exists: on import its functions keep the connected group for good,
+    # whose threads can abort the end of Python.
     importlib.import_module("torch.distributed.nn")
 
 # rows of each process, at most, to choose initial atoms and alpha from
@@ -68,7 +68,7 @@ def current_team():
 class Team:
     """The processes of a group of `torch.distributed`, and their joint operations."""
 
-    is_alone = False  # nor is a group of one, whose sums are those of a group
+    is_alone = False  # a group of one computes as any group
 
     def __init__(self, group=None):
         self.group = group
@@ -171,7 +171,7 @@ class Team:
     def collect(self, samples):
         """Return samples of all processes, at most 2**14 of each, in the order of processes.
 
-        Gaps are not told from known entries.
+        The result does not mark gaps.
         """
         (weighted,) = self.any(samples.weight is not None)
         if weighted:
@@ -224,10 +224,10 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
 
     Notes
     -----
-    Initial atoms and penalties are chosen from samples of all processes, at most 16384 of each.
-    The first process's ``random_state`` counts, so that None works; each process has its own
-    ``device`` and ``verbose``. Shares may differ in size: a process without samples left in an
-    epoch waits for the others. The first process reads and writes the checkpoint, by its own
+    Initial atoms and penalties are chosen from samples of all processes, at most 16384 of each. The
+    first process's ``random_state`` counts, so that None works; each process has its own ``device``
+    and ``verbose``. Shares may differ in size: a process that runs out of samples in an epoch waits
+    for the end of the epoch. The first process reads and writes the checkpoint, by its own
     callback; a checkpoint resumes with the same number of processes. Any process may have other
     callbacks.
 
@@ -249,7 +249,7 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
             )
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if backend == "nccl":
-            here = os.environ.get("LOCAL_RANK", os.environ["RANK"])  # the first by torchrun only
+            here = os.environ.get("LOCAL_RANK", os.environ["RANK"])  # torchrun alone sets the first
             torch.cuda.set_device(int(here) % torch.cuda.device_count())
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:

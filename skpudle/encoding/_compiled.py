@@ -3,9 +3,9 @@
 A call of torch takes 4 microseconds even for few numbers, and an iteration makes five. `unfold_few`
 makes the same iterations without derivatives, one row after the other.
 
-A likelihood has more entrywise loops than least squares, and with few atoms each pass over the data
-takes as long as a product. `judge` and `weigh` work on a slice of samples, so that threads can
-share the work, and write to their last arguments. A mask without rows hides nothing.
+A likelihood has more entrywise loops than least squares. With few atoms a pass over the data takes
+the time of a product. `judge` and `weigh` work on a slice of samples, so that threads can share the
+work, and write to their last arguments. With a mask of zero rows all entries are known.
 """
 
 from functools import cache

@@ -3,7 +3,7 @@ r"""Gradient steps of a dense dictionary, and their adjoint.
 The gradient ``D^T (D z - x)`` of the squared error takes ``D`` and its transpose in turn, or the
 Gram matrix ``G``. The cheaper way depends on the number of steps, which an encoder with working
 sets does not know in advance. So `DenseSteps` begins without ``G`` and builds it once it would have
-paid. Its sums add up derivatives of both kinds of steps.
+paid. `DenseSums` adds up derivatives of steps with and without ``G``.
 """
 
 import torch
@@ -13,9 +13,8 @@ from skpudle.encoding._steps import Steps
 
 __all__ = ["DenseSteps"]
 
-# Products with codes and derivatives that skip zeros take this share of the time of dense ones:
-# 0.35 to 0.4 for the codes of an update with n = 50, m = 1000, p = 1500 and decay, or n = 256,
-# m = 256, p = 512.
+# Time of products that skip the zeros of codes and derivatives, as a share of dense products: 0.35
+# to 0.4 in updates with n = 50, m = 1000, p = 1500 and decay, or n = 256, m = 256, p = 512.
 _SPARSE = 0.4
 # Rows of a Gram matrix per product.
 _ROWS_OF_GRAM = 256
@@ -55,12 +54,12 @@ class DenseSteps(Steps):
         n_atoms, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
         self.transition = None  # H = 1 - s G
-        # products of codes or derivatives, and products of residuals or images with all atoms
+        # operations of a sample, per atom: with ``G``, and with ``D`` and its transpose in turn
         gram, direct = (6 * n_atoms, 8 * n_features) if adjoint else (2 * n_atoms, 2 * n_features)
         others = (4 if adjoint else 2) * n_features
         share = _SPARSE if may_leave_out(x, len(x) * n_atoms * n_features) else 1
-        self._saving = share * (direct - gram) + others  # for each sample
-        # with an adjoint the matrix adds a product to the derivative in the atoms
+        self._saving = share * (direct - gram) + others  # operations per sample and atom
+        # with an adjoint, ``G`` also needs a product for the derivative in the atoms
         self._price = (4 if adjoint else 2) * n_features * n_atoms
         if mask is not None:
             self._price = float("inf")
@@ -76,7 +75,7 @@ class DenseSteps(Steps):
             self.transition.diagonal().add_(1)
 
     def push(self, z, *, out=None, apart=False):
-        """Do as `Steps.push`; ``apart``, return the step alone, not rounded to the codes."""
+        """See `Steps.push`; if ``apart``, return the step without the codes and their rounding."""
         if z is None:
             return (
                 self.correlation.clone() if out is None else out.copy_(self.correlation)
@@ -95,7 +94,7 @@ class DenseSteps(Steps):
     def block(self, indices):  # (n, k) -> (n, k, k)
         """Return the entries of ``- s G`` between the chosen atoms of each sample."""
         (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
-        self._spend(4 * n * k * k * n_features / n_atoms)  # with the product in `add_block`
+        self._spend(4 * n * k * k * n_features / n_atoms)  # including the product in `add_block`
         if self.transition is not None:
             block = self.transition.take(self.pairs(indices))
             block.diagonal(dim1=1, dim2=2).copy_(self._diagonal[indices])
@@ -123,7 +122,7 @@ class DenseSteps(Steps):
 
 
 def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same, number of active
-    """Sort the atoms of each sample, active ones first, and samples by their number.
+    """Sort the atoms of each sample, active atoms first, and samples by numbers of active atoms.
 
     Most atoms of a working set are never active.
     """
@@ -156,14 +155,14 @@ class DenseSums:
         steps, image = self.steps, self.add(u, z, residual)
         if z is None:
             return None
-        if image is None:  # through the Gram matrix
+        if image is None:  # a step through the Gram matrix
             return multiply(None, u, steps.transition, out=out)
         return multiply_where(where, u, image * -steps.size, steps.atoms, out=out)
 
     def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
-        """Add steps from the same ``z``; ``u`` is the sum of their derivatives.
+        """Add one or more steps from the same ``z``; ``u`` is the sum of their derivatives.
 
-        Without a residual they went through the Gram matrix.
+        Without a residual the steps used the Gram matrix.
         """
         if residual is None:
             self._total += u

@@ -35,14 +35,13 @@ from skpudle.encoding._steps import Steps, mask_by
 
 __all__ = ["LikelihoodIterations", "LikelihoodSteps"]
 
-# Relative to 1 / (|D|^2 w) for the largest count or expectation. For 500 samples of Poisson counts
-# from 50 atoms the mean objective after 10 iterations exceeded the minimum by 0.12 with 4, by 0.60
-# with 1; after 100 iterations codes were the same.
+# First step, in units of 1 / (|D|^2 w) for the largest count or expectation. For Poisson counts the
+# mean objective after 10 iterations was 0.12 above the minimum, and 0.60 with a first step of 1.
 _FIRST_STEP = 4.0
-# Growth of an accepted step. After 100 iterations the same objective exceeded the minimum by 7e-8
-# with 1.25 (one in 20 undone), 3e-7 with 1.5, and 4e-8 with 1.1, which begins slowly.
+# Growth of the step after an accepted iteration; 1 iteration in 20 is then undone. After 100
+# iterations the objective was 7e-8 above the minimum, and 3e-7 with 1.5; 1.1 begins slowly.
 _GROWTH = 1.25
-# Entries of data that take half a millisecond in a compiled loop, five times the start of a thread.
+# Entries of data for a thread: half a millisecond in a compiled loop, five times its start.
 _ENTRIES = 2**18
 
 
@@ -230,7 +229,7 @@ class LikelihoodSums:
     def gradients(self, *, of_x=True, of_step=True):
         """Return the derivatives in the atoms, the atoms of the analysis, the data and the step."""
         size, atoms = self.steps.size, self._dictionary.finish()
-        # the same atoms share one sum
+        # if the analysis has the same atoms, both derivatives are in one sum
         analysis = None if self._analysis is self._dictionary else self._analysis.finish()
         return atoms, analysis, self._x, None if size is None else self._slope.sum() / size
 
@@ -256,7 +255,7 @@ class _Iteration(NamedTuple):
             if sums.steps.size is None:
                 by_entry *= self.size
             level_gradient[self.t] -= by_entry.sum(0).sum_to_size(level_gradient.shape[1:])
-        # given initial codes need the derivatives of all entries
+        # initial codes of the caller need the derivatives of all entries
         where = self.z if self.t else None
         before = sums.pull(u, self.z, self.mean, self.size, where=where, out=delta)
         return delta if before is None else before
@@ -265,7 +264,7 @@ class _Iteration(NamedTuple):
 class LikelihoodIterations:
     """Steps and shrinkages in turn, with the parameters of `Iterations`.
 
-    If the step is searched for, levels of soft shrinkage are in units of it.
+    If the step is searched for, levels of soft shrinkage are in units of the step.
     """
 
     def __init__(self, steps, levels, shrinkage, positive, *, keep):

@@ -16,17 +16,15 @@ from skpudle._compilation import compile_together
 
 __all__ = ["SumOfProducts", "may_leave_out", "multiply", "multiply_where"]
 
-# Largest share of entries for which lists pay. Products by lists run at 20 to 45 billion operations
-# a second, dense ones at 70 to 95 (one core, float32, 50 x 1500 x 1500, 256 x 512 x 512 and
-# 512 x 1024 x 1024), so both take as long at 0.3 to 0.5. Lists use one thread. Dense products use
-# all of torch's, which keep their cores while they wait for the next product: on two cores, two
-# threads of lists make an update 1.1 to 1.6 times as long as one.
+# Largest share of nonzero entries with which lists pay: both products take the same time at 0.3 to
+# 0.5 (one core, float32). Lists use one thread, since torch's threads keep their cores while they
+# wait: on two cores two threads of lists make an update 1.1 to 1.6 times as long.
 _MOST = 1 / 3
-# Multiplications of a dense product that takes as long as the calls around a sparse one, 30
-# microseconds at 35 a nanosecond.
+# Least multiplications of a dense product that lists may replace: it takes 30 microseconds, the
+# time of the calls around a sparse product.
 _LEAST = 2**20
-# Rows that one product adds to a sum. With fewer, a pass over 1500 x 1500 sums takes as long as the
-# product.
+# Rows to collect before a product adds them to a sum. With fewer rows the pass over 1500 x 1500
+# sums takes as long as the product.
 _ROWS_PER_PRODUCT = 512
 
 
@@ -198,9 +196,9 @@ def multiply_where(pattern, plus, left, right, *, out=None):
 
 
 class SumOfProducts:
-    """A sum of ``left^T right`` over pairs, added to the result by products of many rows at once.
+    """A sum of ``left^T right`` over pairs; pairs wait until many rows are worth a product.
 
-    Only many rows are worth a pass over the result. Pairs wait for it in memory that is reused.
+    Waiting pairs are in memory that is reused.
     """
 
     def __init__(self, result):

@@ -119,7 +119,7 @@ class Iteration(NamedTuple):
             by_entry = self.code.sign() * u
             level_gradient[self.t] -= by_entry.sum_to_size(level_gradient.shape[1:])
         sums.steps.t = self.t
-        where = self.z if self.t else None  # given initial codes need all derivatives
+        where = self.z if self.t else None  # the caller's codes need all derivatives
         return sums.pull(u, self.z, self.residual, out=delta, where=where)
 
 
@@ -151,7 +151,7 @@ class Iterations:
         for t in range(start, stop):
             self.steps.t = t
             v, residual = pushed or self.steps.push(z, out=spare)
-            if self._scratch is None:  # allocating takes longer than the computation in it
+            if self._scratch is None:  # reused, since allocating is slow
                 self._scratch = torch.empty_like(v)
             code = self.shrink_(v, self.levels[t], self._scratch)
             if self.keep:

@@ -25,15 +25,11 @@ from skpudle.encoding._working_sets import Run, WorkingSets
 
 __all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
-# Working sets pay on the CPU, from these operations of an iteration on (8 times what 20 calls of
-# torch take) and these unfoldings (with 20, soft codes took 1.1 times as long with a backward pass
-# and 1.3 times without). With 100 unfoldings and a backward pass, for n x m x p of 256 x 256 x 512,
-# 512 x 128 x 512, 256 x 256 x 1024, 512 x 256 x 1500 and 50 x 1000 x 1500, dense iterations took
-# 1.1, 1.5, 2.1, 1.6 and 2.1 times as long (soft shrinkage) and 3.5, 2.6, 6.6, 6.6 and 5.2 times
-# (hard shrinkage); without one 1.0 to 1.3 and 1.0 to 3.4 times; with 1000 unfoldings 7 to 41 times.
-# With falling levels, so that codes get denser again: 0.8 to 1.1 times (one thread, float32).
+# Least operations of an iteration, and least unfoldings, with which working sets pay on the CPU. In
+# five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long (soft shrinkage) and
+# 2.6 to 6.6 times (hard shrinkage); with 20 unfoldings working sets took 1.1 times as long.
 _LEAST_OPERATIONS, _LEAST_UNFOLDINGS = 4e7, 32
-# Iterations that may pass before codes are sparse (measured where p = 1500 and p = 512: 7 to 16).
+# Most iterations before codes are sparse: 7 to 16 for p = 1500 and p = 512.
 _EARLY = 16
 
 
@@ -180,14 +176,14 @@ def unfold(
     if loss.is_quadratic and offset is not None:
         x, offset = x - offset, None
     if step is None and isfinite(loss.curvature):
-        raise ValueError("There is no step. Pass one, such as default_step(dictionary, loss).")
+        raise ValueError("Got no step. Pass a number, such as default_step(dictionary, loss).")
     if isinstance(loss, KullbackLeibler):
         raise ValueError(
             "Unfoldings are for losses of natural parameters, got KullbackLeibler. Use "
             "skpudle._additive.solve_codes."
         )
     if not len(levels):
-        raise ValueError("There are no unfoldings, and so no codes. Pass at least one level.")
+        raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is None
     plain = plain and loss.is_quadratic
     sparse = _is_confined(path, dictionary, x, levels, plain=plain)
@@ -247,7 +243,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     Returns
     -------
     Tensor of shape (n_unfoldings, 1, ...) or (n_unfoldings, n_components, ...)
-        The levels, with as many trailing axes of length 1 as codes have positions.
+        The levels, with a trailing axis of length 1 for each axis of positions.
     """
     atoms = dictionary.atoms
     alpha = as_scalars(alpha, atoms)

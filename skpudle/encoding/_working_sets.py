@@ -23,8 +23,9 @@ certify. Nothing is approximated: the iterations equal the dense encoder's up to
 adjoint of an iteration inside ``C`` stays there, because the support masks it.
 
 A `Run` iterates inside the working sets, with codes of shape (n, k) for the k atoms in each. Of
-many iterations it keeps some blocks. It computes the others again on the way back, which is cheap,
-so memory does not grow with their number. `WorkingSets` chooses the sets and certifies the blocks.
+many iterations it keeps some blocks. It computes the rest again on the way back, which is cheap, so
+memory does not grow with the number of iterations. `WorkingSets` chooses the sets and certifies the
+blocks.
 """
 
 from math import ceil
@@ -37,27 +38,22 @@ from skpudle.encoding._steps import Iteration
 
 __all__ = ["Run", "WorkingSets"]
 
-_KEPT = 256  # codes of this many iterations of a run are kept: the memory of a few dense ones
+_KEPT = 256  # most iterations with codes in memory: the memory of a few dense ones
 
-_PARTS = 8  # of a block, each certified as a whole
+_PARTS = 8  # parts of a block, each certified as a whole
 
 # ---------------------------------------------------------------------------- the plan
 
-# A dense iteration of a sample and its adjoint take 6 p^2 operations of a large product, or less
-# where that skips zeros (`skpudle.encoding._products`). An iteration in a working set of k atoms
-# takes 24 k^2, since products of small matrices with vectors run at a twelfth of that speed (2 CPU
-# cores, float32). The matrices of the sets cost most: 4 m k^2 operations, from the atoms. Where a
-# dense iteration takes 4 m p, waiting for smaller sets pays until k^2 is a few times p, as long as
-# codes become sparser. With n = 50, m = 1000, p = 1500, T = 100, sets of at most p / 8, p / 12,
-# p / 18 and p / 30 took 219, 185, 178 and 174 ms (soft shrinkage), 122, 122, 121 and 177 ms (hard
-# shrinkage, with 50 entries at first), and 193, 188, 264 and 181 ms with T = 1000 (soft shrinkage).
-# In an update with n = 50, m = 1000, p = 1500, T = 100 a first block of 8 takes up to 1.15 times as
-# long.
+# Iterations of the first block and of the longest. A dense iteration of a sample and its adjoint
+# take the time of 6 p^2 operations, an iteration in a working set of k atoms that of 24 k^2, and
+# the matrices of the sets take 4 m k^2 once. With n = 50, m = 1000, p = 1500, T = 100 a first block
+# of 8 takes up to 1.15 times as long, and sets of at most p / 12 atoms 185 ms (p / 8: 219, p / 30:
+# 174; with hard shrinkage 122, 122 and 177).
 _FIRST_BLOCK, _LONGEST_BLOCK = 4, 64
-# Sets leave room for later atoms. For the same problem 1.1 times the need and 8 take 1.5 times as
-# long, 1.5 times the need and 16 take 1.1 times.
+# Room for later atoms in a set: a multiple of the atoms in use, and a least number of places. For
+# the same problem 1.1 and 8 take 1.5 times as long, 1.5 and 16 take 1.1 times.
 _ROOM, _LEAST_ROOM = 1.25, 16
-_SHORT_BLOCK = 3  # takes as long as dense iterations, with the product that certifies it
+_SHORT_BLOCK = 3  # a block this short is no faster than dense iterations
 
 
 class _Block(NamedTuple):
@@ -141,7 +137,8 @@ class Run:
     def _pieces(self):
         """Yield the end of each block, codes (n, k) before it, and codes after each iteration.
 
-        From the last block to the first; the latter codes are of shape (n_iterations, n, k).
+        Blocks come from the last to the first. Codes after iterations are of shape (n_iterations,
+        n, k).
         """
         stop = self._start + sum(len(block.levels) for block in self._blocks)
         earlier = [self._first, *(block.last for block in self._blocks)]
@@ -162,7 +159,7 @@ class Run:
         negligible = finfo.tiny / finfo.eps
         total, products = torch.zeros_like(inner), torch.zeros_like(self.matrix)
         for stop, before, after in self._pieces():
-            # derivatives shrink with every iteration: these are negligible next to later ones, and
+            # derivatives of early iterations are negligible compared with those of later ones, and
             # denormal numbers are slow
             inner = inner.masked_fill(inner.abs() < negligible, 0)
             if not inner.any():
@@ -173,7 +170,7 @@ class Run:
                 row = row.mul_(inner)[:, None]
                 inner = torch.baddbmm(row, row, self.matrix)[:, 0]
             total += u.sum(0)
-            # products are with the distance from the last codes, close to most others
+            # products are with the small distance from the last codes, which rounds less
             moves = torch.cat([before[None], after[:-1]]) - last
             products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
             if level_gradient is not None:
@@ -206,8 +203,8 @@ class _Plan:
 
     def __init__(self, n_components, n_features, *, forced):
         self._n_components, self._forced = n_components, forced
-        # Gram matrices of more atoms are close to singular, and rounding adds up in directions that
-        # they hardly see; products with the atoms do not have this problem
+        # largest sets: Gram matrices of more atoms are nearly singular, and rounding adds up along
+        # directions of small eigenvalues, which products with the atoms avoid
         self._most = n_components if forced else min(n_features / 2, n_components / 12)
         self._pause = _FIRST_BLOCK
         self.next_look = 1 if forced else 2
@@ -225,7 +222,7 @@ class _Plan:
         return self.size(need) <= self._most
 
     def extend(self):
-        """Lengthen blocks after the first bound certified one."""
+        """Lengthen the next block after the first bound has certified a block."""
         self.block_length = min(2 * self.block_length, _LONGEST_BLOCK)
 
     def goes_on(self, t, length, whole, need, size):
@@ -250,11 +247,11 @@ class _Plan:
             self.next_look, self._pause = t + self._pause, 3 * self._pause
             return False
         self.next_look, self._pause = t, _FIRST_BLOCK
-        return whole and size < 2 * self.size(need)  # sets of half the size cost a fourth
+        return whole and size < 2 * self.size(need)  # or choose smaller sets
 
 
 class WorkingSets:
-    """Iterations that are confined to working sets where the plan says so.
+    """Iterations, confined to working sets where `_Plan` decides so.
 
     Parameters
     ----------
@@ -367,17 +364,17 @@ class WorkingSets:
         holds the codes before shrinkage there.
         """
         weight = self._run.weigh(chord[None])[0]
-        share = (path * weight).sum(2) / (chord * weight).sum(1)  # theta: D e is orthogonal to it
+        share = (path * weight).sum(2) / (chord * weight).sum(1)  # D e is orthogonal to the chord
         share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
         reach, length = self._reach(path - share[..., None] * chord), ceil(len(path) / _PARTS)
         far = torch.stack([part.amax(0) for part in reach.split(length)])
         level = torch.stack([part.amin(0) for part in levels.split(length)])
-        # few entries get near their level, and only these are followed
+        # only the few entries near their level are followed
         excess = torch.maximum(self._magnitude(v), self._magnitude(end))
         excess.addcmul_(self._norms, far.amax(0)[:, None]).sub_(self._limits(level.amin(0)))
         rows, atoms = (excess < 0).logical_not_().nonzero().unbind(1)
         v, end, value = v[rows, atoms], end[rows, atoms], -torch.inf
-        for extreme in (torch.amin, torch.amax):  # v is linear in theta, its modulus convex
+        for extreme in (torch.amin, torch.amax):  # v is linear in theta: both ends bound it
             theta = torch.stack([extreme(part, 0) for part in share.split(length)])[:, rows]
             value = self._magnitude(torch.lerp(v, end, theta)).clamp_min_(value)
         value.addcmul_(self._norms[atoms], far[:, rows])

@@ -1,4 +1,4 @@
-"""Look into a fit: what atoms are made of, what codes follow, and how sure both are.
+"""Look into a fit: what atoms are made of, what codes depend on, and how sure both are.
 
 ==============================  ===============================================================
 `atom_contributions`            the training samples that make each atom

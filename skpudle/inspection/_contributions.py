@@ -7,8 +7,8 @@ combination of the training samples (the columns of ``X``, with codes ``Z``):
 
 ``A[j, k]`` is the contribution of sample ``k`` to atom ``j``. A new sample with the code ``z`` is
 reconstructed as :math:`D z = \sum_k \beta_k x_k`, :math:`\beta = A^T z`. A trained dictionary is
-near such a minimiser but not one exactly (its atoms have norm 1, its gradient may pass through the
-encoder): the contributions come with the distance from it.
+near the minimiser but not equal to it (its atoms have norm 1, its gradient may pass through the
+encoder), so the distance is returned with the contributions.
 
 References
 ----------
@@ -34,7 +34,7 @@ __all__ = [
     "reconstruction_contributions",
 ]
 
-# contributions at a time, 64 MiB, and samples encoded at a time
+# number of contributions in memory at a time, 64 MiB, and of samples to encode at a time
 _ENTRIES = 2**23
 _PART = 8192
 
@@ -88,7 +88,7 @@ def _largest(learner, X, weights, n_largest):  # (r, p) -> samples and contribut
             kept = np.argpartition(-np.abs(values), n_largest - 1, axis=1)[:, :n_largest]
             indices, values = (np.take_along_axis(a, kept, 1) for a in (indices, values))
         start += len(rows)
-    order = np.lexsort((indices, -np.abs(values)))  # equal ones in the order of the samples
+    order = np.lexsort((indices, -np.abs(values)))  # ties in the order of the samples
     return (np.take_along_axis(array, order, 1) for array in (indices, values))
 
 
@@ -217,7 +217,7 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
     """
     check_learner(learner)
     n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
-    learner = getattr(learner, "estimator_", learner)  # that a consensus encodes with
+    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     differentiate = getattr(learner, "_codes_with_gradient", None)
     x, codes = (None, None) if differentiate is None else differentiate(X)
     if codes is None or not codes.requires_grad or codes.ndim != 2:

@@ -69,27 +69,29 @@ class CodeIntervals(NamedTuple):
     """The support, bool, of the same shape."""
 
 
-# Codes, or entries of rows, that a sweep draws. Of more rows one in each of equal parts stays.
+# Most codes, or entries of rows, that a sweep draws. If rows have more, an evenly spaced subset is
+# used.
 _ENTRIES = 2**23
-# The largest expected squared error of the direction of a supported atom: a cosine of .95 with the
-# true one. It is .16 and more for atoms of pure noise. Two atoms are one if their squared distance
-# is at most this multiple of the sum of their squared errors.
+# Largest expected squared error of a supported atom's direction, a cosine of .95 with the true atom
+# (atoms of pure noise have .16 and more); and the squared distance of two atoms that are the same,
+# in sums of their squared errors.
 _SUPPORTED, _REPEATED = 0.1, 4.0
-# Rows may lack atoms of counts if this share of codes is below a thousandth of the mean. The share
-# is .03 to .22 where all rows have all atoms, in exponential amounts, and .25 to .55 where 0.7 to
-# 0.3 of the rows have an atom.
+# Codes of counts below a thousandth of the mean are absent, and rows may lack atoms if this share
+# of codes is absent. The share is .03 to .22 if all rows have all atoms, in exponential amounts,
+# and .25 to .55 if 0.7 to 0.3 of the rows have an atom.
 _NO_CODE, _SPARSE = 1e-3, 0.24
-# The share of the variance in slow changes of the draws that is worth a warning.
+# Share of the variance in slow changes of the draws from which on a warning is issued.
 _SLOW = 0.15
-# Rows of five times the length of 95 % of the rows are left out: a single one may have an atom of
-# its own. Entries are left out that are eight deviations from the median of their feature, and
-# from the fit.
+# Outliers: rows of _LONG times the length that 95 % of the rows keep below, and entries _FAR
+# deviations away from the median of their feature and from the fit. A single long row may have an
+# atom of its own.
 _LONG, _USUAL, _FAR = 5.0, 0.95, 8.0
 # the median modulus of a standard normal variable
 _MEDIAN = 0.6745
-# Rows that tell the noise better than the rows that a fit held out; and the most rows that tell it.
+# Least number of rows of X that replace the fit's estimate of the noise, and most rows to estimate
+# the noise from.
 _ROWS_OF_NOISE, _MOST_OF_NOISE = 200, 2000
-# entries of arrays of atoms on supports at a time
+# entries of gathered atoms of supports in memory at a time
 _BLOCK = 2**22
 
 
@@ -147,7 +149,7 @@ def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes
 
 
 def _in_units(learner, rows):  # -> Rows, units of features
-    """Return rows in units of their noise, without the baseline."""
+    """Subtract the baseline from rows, and divide by their noise."""
     noise, (x, mask) = units_of(learner), split_missing(to_tensor(rows))
     x, known, scale = noise.enter(x, mask)
     known = None if known is None or bool(known.all()) else to_numpy(known) == 0
@@ -159,7 +161,7 @@ def _in_units(learner, rows):  # -> Rows, units of features
 def _codes_in_units(learner, codes, scale, units):  # -> unit atoms, codes
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
     norms = np.linalg.norm(atoms, axis=1)
-    atoms = np.where(norms[:, None] > 0, atoms, atoms.shape[1] ** -0.5)  # of zeros: any direction
+    atoms = np.where(norms[:, None] > 0, atoms, atoms.shape[1] ** -0.5)  # zero atoms: any direction
     norms = np.where(norms > 0, norms, 1.0)
     codes = codes * norms if scale is None else codes * norms / scale
     return atoms / norms[:, None], codes
@@ -173,7 +175,7 @@ def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upp
 
 
 def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
-    """Leave out rows, and entries, that are far off and that their codes do not explain."""
+    """Leave out long rows, and entries far from their median that codes do not explain."""
     x, residual = rows.x, np.abs(rows.x - codes @ atoms)
     missing = np.zeros(x.shape, bool) if rows.missing is None else rows.missing
     residual = np.where(missing, np.nan, residual)
@@ -261,7 +263,7 @@ def _codes_of_counts(learner, X, level, exposure, random_state):  # -> CodeInter
 
 
 def _supported(found):  # AtomPosterior -> (n_components,) bool
-    """Mark atoms that are known well, and that differ from every more frequent one."""
+    """Mark atoms with small errors that differ from every more frequent atom."""
     errors = found.variances.sum(1)
     distances = 2 - 2 * np.abs(found.atoms @ found.atoms.T)
     repeats = distances <= _REPEATED * (errors[:, None] + errors)
@@ -282,8 +284,8 @@ def atom_intervals(
     Atoms, supports and codes are drawn from their posterior distribution, from the fit on. An
     interval holds the true entry of an atom with the probability `level`, if the data are sparse
     combinations of atoms with normal noise, and if the fit has found the atom. The estimate is the
-    posterior mean. It is free of the bias of penalties, and so more exact than ``components_``.
-    See :doc:`/guide/how_sure`.
+    posterior mean. It has no bias of penalties, and is more exact than ``components_``. See
+    :doc:`/guide/how_sure`.
 
     Parameters
     ----------
@@ -383,14 +385,14 @@ def code_intervals(
     exposure : array-like of shape (n_samples,), default=None
         As for `transform` of a `skpudle.PoissonNMF`.
     random_state : int, RandomState instance or None, default=None
-        Determines the draws that tell the noise of 200 samples or more, and draws of counts.
+        Determines the draws that estimate the noise of 200 samples or more, and draws of counts.
 
     Returns
     -------
     CodeIntervals
-        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples,
-        n_components), and `supported`, the support. Codes outside of it are 0 with an error of 0:
-        the intervals hold if the support is right, and do not say whether it is.
+        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples, n_components),
+        and `supported`, the support. Codes outside of it are 0 with an error of 0: the intervals
+        hold if the support is right, and do not measure whether it is.
 
     Raises
     ------

@@ -1,17 +1,17 @@
 r"""How exact atoms can be: a bound without data, and the rows that an error needs.
 
-With known supports, and codes that are not known, the Fisher information of atom k is
-:math:`\sum_i z_{ik}^2 P_i / \sigma^2`, where :math:`P_i` projects on what the atoms of row i do not
-span. Only the :math:`m - 1` directions that leave the norm alone are unknown, and :math:`P_i` keeps
-:math:`m - s` of m. By the inequality of the harmonic and the arithmetic mean no unbiased estimate
-has a smaller expected squared error of the atom than
+With known supports, and codes that are not known, the Fisher information of atom k is :math:`\sum_i
+z_{ik}^2 P_i / \sigma^2`, where :math:`P_i` projects on the complement of the span of the atoms of
+row i. Only the :math:`m - 1` directions that leave the norm alone are unknown, and :math:`P_i`
+keeps :math:`m - s` of m. By the inequality of the harmonic and the arithmetic mean no unbiased
+estimate has a smaller expected squared error of the atom than
 
 .. math:: \frac{(m - 1)^2}{m - s} \frac{\sigma^2}{\sum_i z_{ik}^2}
           = \frac{(m - 1)^2}{m (m - s)} \frac{s}{\mathrm{SNR}\; n_k}
 
 in :math:`n_k` rows with the atom, for codes of one mean square. The minimax bound of Jung, Eldar
 and Goertz [1]_ has the same dependence on n, p, m and the signal-to-noise ratio, without known
-supports, but a constant that is much smaller; so this one is the limit here.
+supports, but a much smaller constant, so this bound is the tighter limit.
 
 References
 ----------
@@ -37,7 +37,7 @@ def _check(n_features, n_components, n_nonzero, snr_db, relative_uses):
     if n_nonzero >= min(n_features, n_components + 1):
         raise ValueError(
             f"n_nonzero={n_nonzero} atoms in a row of {n_features} features, of {n_components} "
-            "atoms, leave nothing to tell atoms by. Pass a smaller number."
+            "atoms, leave no information on atoms. Pass a smaller number."
         )
 
 
@@ -102,10 +102,10 @@ def samples_needed(
     snr_db: float,
     relative_uses: float = 1.0,
 ) -> int:
-    """Return the number of rows without which no unbiased method has this error.
+    """Return the least number of rows with which an unbiased method can have this error.
 
-    It is the number at which `error_bound` is the error. The learner needs up to twice as many at
-    20 dB, more with more noise, and at least 10 for each atom, to find the atoms at all.
+    With this number of rows `error_bound` equals the error. The learner needs up to twice the
+    number at 20 dB, more with more noise, and at least 10 rows per atom to find the atoms.
 
     Parameters
     ----------

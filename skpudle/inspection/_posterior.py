@@ -10,12 +10,12 @@ covers codes of one size as well as normal ones. A sweep draws in turn
   feature;
 
 and sets the noise and the distribution of codes to their most likely values. So codes and supports
-are integrated out, and not taken for known: where one atom may stand for another, atoms vary more.
-With known supports the covariance of atoms is that of their profile likelihood.
+are integrated out instead of fixed: where one atom can replace another, atoms vary more. With known
+supports the covariance of atoms is that of their profile likelihood.
 
-The variance of an atom's entry is its mean given codes, which is known, plus the variance of its
-expectation given codes, which the chain tells (Rao and Blackwell). That second part is small, 5 to
-30 %, unless supports are uncertain. So a few sweeps do.
+The variance of an atom's entry is the mean of its variance given codes, which is known, plus the
+variance of its expectation given codes, which the chain estimates (Rao and Blackwell). The second
+part is small, 5 to 30 %, unless supports are uncertain, so a few sweeps are enough.
 
 References
 ----------
@@ -33,25 +33,24 @@ from skpudle.inspection._posterior_compiled import loops
 
 __all__ = ["AtomPosterior", "Rows", "keep_above_rounding", "sample_atoms", "sample_noise"]
 
-# Sweeps before the first one that counts, and all sweeps at which the chain may end; its last two
-# thirds count.
+# Sweeps before the first that counts, and numbers of sweeps after which the chain may end; the last
+# two thirds of the chain count.
 _FIRST, _ENDS = 5, (21, 54, 108)
-# Sweeps that tell the noise for given atoms.
+# Sweeps that estimate the noise for given atoms.
 _OF_NOISE = 10
-# The share of the variance in changes slower than a quarter of the chain, when it ends; and the
-# largest correlation at that distance, of a chain that drifts.
+# Largest share of the variance in changes slower than a quarter of the chain with which the chain
+# ends, and largest correlation at that distance, which caps the estimate of a drifting chain.
 _HIDDEN, _MOST_KEPT = 0.1, 0.9
 # Logarithm of the odds below which an atom stays out of a row without a draw.
 _NEGLIGIBLE = -10.0
-# Codes to begin with are those above this many deviations of the noise.
+# Deviations of the noise above which a code is nonzero in the first sweep.
 _SURE = 3.0
-# The most that the sizes of codes are alike: the share of their mean square in the square of the
-# mean.
+# Largest share of the squared mean in the mean square of the sizes of codes.
 _ALIKE = 0.98
-# The least noise of a feature, in mean variances: constant features would decide everything. And
-# the least in mean squares of the data, for data without noise.
+# Least variance of the noise of a feature, in mean variances, since a constant feature would
+# otherwise dominate; and in mean squares of the data, for data without noise.
 _LEAST, _ROUNDING = 1e-3, 1e-10
-# rows that are worth a thread
+# least number of rows that pays for a thread
 _ROWS = 64
 
 
@@ -104,7 +103,7 @@ class AtomPosterior(NamedTuple):
 
 
 def _sparse(z, counts):  # -> csr_array
-    """Return codes as a sparse array, from their numbers in each row."""
+    """Return codes as a sparse array; ``counts`` are the numbers of nonzero codes of rows."""
     starts = np.zeros(len(z) + 1, np.int64)
     np.cumsum(counts, out=starts[1:])
     columns, values = np.empty(starts[-1], np.int64), np.empty(starts[-1])
@@ -113,13 +112,13 @@ def _sparse(z, counts):  # -> csr_array
 
 
 def keep_above_rounding(variances, x):
-    """Return variances that are not negligible beside the mean one, and beside the data."""
+    """Raise variances that are negligible compared with their mean, or with the data."""
     least = max(_LEAST * variances.mean(), _ROUNDING * float(np.square(x).mean()))
     return np.maximum(variances, max(least, np.finfo(float).tiny))
 
 
 def _strong(codes, variances):  # -> CSR
-    """Return the codes to begin with, which are well above the noise."""
+    """Return the codes of the first sweep, well above the noise."""
     return sparse.csr_array(np.where(np.abs(codes) > _SURE * np.sqrt(variances.mean()), codes, 0.0))
 
 
@@ -153,7 +152,7 @@ def _prior(codes, energies, positive):  # -> (5, p), limits (2, p); see `draw_co
 
 
 def _draw_codes(residual, codes, atoms, variances, positive, rng):  # -> CSR
-    """Draw the codes of all rows, given codes, atoms and what they leave."""
+    """Draw the codes of all rows, given earlier codes, atoms and residuals."""
     weighted = atoms / variances
     gram = np.ascontiguousarray(weighted @ atoms.T)
     prior, limits = _prior(codes, np.diag(gram), positive)
@@ -167,7 +166,7 @@ def _draw_codes(residual, codes, atoms, variances, positive, rng):  # -> CSR
 
 
 class _Sweep(NamedTuple):
-    """Atoms given codes: their means, which are unit in the user's units, and their variances."""
+    """Atoms given codes: their means, of norm 1 in the user's units, and their variances."""
 
     atoms: np.ndarray
     within: np.ndarray
@@ -188,9 +187,9 @@ def _in_units(means, inverse, variances, scale):
 def _between(chain):  # (K, p, m) -> (p, m), (p,), (p,)
     """Return the variance of a stationary chain, and each atom's correlation at a distance.
 
-    Half the mean squared difference of sweeps at a distance grows to the variance, which a short
-    chain does not show. The distance is a quarter of the chain. The last part is the variance of
-    the chain's mean, in variances.
+    Half the mean squared difference of sweeps grows with their distance towards the variance;
+    distances of a quarter and a half of the chain extrapolate it. Also return the variance of the
+    chain's mean, in variances.
     """
     lag, tiny = max(1, len(chain) // 4), np.finfo(float).tiny
     near, far = (np.square(chain[h:] - chain[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
@@ -210,7 +209,7 @@ def _summary(sweeps, noise, n_rows):  # -> AtomPosterior
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     variances = within + between * (1 + error[:, None])
     n_uses, n_features = uses.mean(0), atoms.shape[2]
-    # codes that are profiled out take the share of a row's atoms from the information
+    # fitted codes reduce the information by the share of a row's atoms in its features
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
@@ -234,7 +233,7 @@ def sample_noise(rows, atoms, codes, variances, rng, *, positive=False):
 
 
 def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=False):
-    """Sample atoms and codes, from those of a fit on.
+    """Sample atoms and codes; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------
@@ -270,7 +269,7 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
             x = np.where(missing, drawn, x)
         residual = (x - fitted).astype(np.float32)
         codes = _draw_codes(residual, codes, atoms, variances, positive, rng)
-        # before data a unit atom's entries have the variance 1 / m, around the atoms of the fit
+        # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
         prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
         regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
         gram, pull = (regressors.T @ regressors).toarray(), regressors.T @ x

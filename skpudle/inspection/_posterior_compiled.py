@@ -64,7 +64,7 @@ def draw_codes(first, last, correlations, gram, prior, limits, positive, states,
     around a mean or its negative. ``prior`` has five rows: the precision of a code given the
     residual, the mean times its own precision, the logarithms of the odds of both signs against 0,
     for a correlation of 0, and the logarithm of the tail of positive codes. A code of 0 whose
-    correlation is within the ``limits`` stays 0: the caller neglects the rest.
+    correlation is within the ``limits`` stays 0, since its odds are negligible.
     """
     n_components = z.shape[1]
     left, state = np.empty(n_components), np.empty(2, np.int64)

@@ -1,12 +1,11 @@
 r"""Sample the atoms of counts whose sources add from their posterior distribution, from a fit on.
 
-Counts have the expectations :math:`\mu_i = e_i z_i D`, and the variances
-:math:`\mu_{ij} + \phi \mu_{ij}^2` of Poisson's or a negative binomial distribution. Sums over many
-entries are what tells atoms and codes, so a sweep draws from normal distributions of these two
-moments: codes given atoms, and entries of atoms given codes, none of them negative. Both have the
-exponential distribution before data. Either may be 0: codes where many codes of the fit are 0,
-and otherwise entries of atoms, which then tell where mixtures end. Variances follow a moving
-average of the rates.
+Counts have the expectations :math:`\mu_i = e_i z_i D`, and the variances :math:`\mu_{ij} + \phi
+\mu_{ij}^2` of Poisson's or a negative binomial distribution. Atoms and codes depend on sums over
+many entries, so a sweep draws from normal distributions with the same mean and variance: codes
+given atoms, and entries of atoms given codes, all non-negative. The prior of both is the
+exponential distribution. Codes may be 0 if many codes of the fit are 0; otherwise entries of atoms
+may be 0, which determines the extremes of mixtures. Variances follow a moving average of the rates.
 """
 
 from typing import NamedTuple
@@ -18,11 +17,11 @@ from skpudle.inspection._posterior_compiled import loops
 
 __all__ = ["RatePosterior", "sample_rates"]
 
-# Sweeps before the first one that counts, and those that count.
+# Sweeps before the first that counts, and sweeps that count.
 _FIRST, _KEPT = 60, 150
-# The share of the last sweep in the rates that variances follow; the least rate, in mean rates.
+# Weight of the last sweep in the moving average of rates, and least rate, in mean rates.
 _SHARE, _LEAST = 0.1, 1e-3
-# rows that are worth a thread
+# least number of rows that pays for a thread
 _ROWS = 64
 
 
@@ -58,7 +57,7 @@ def _draw(x, weights, atoms, z, spike, rng):  # -> precisions; changes z
 
 
 def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
-    """Sample atoms and codes of counts, from those of a fit on.
+    """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------
@@ -104,7 +103,7 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
             uses.append((z > 0).sum(0))
     chain, free = np.stack(chain), np.minimum(np.mean(free, 0), 1.0)
     variances = chain.var(0, ddof=1)
-    # what codes and an atom's other entries add to the variance of entries that are there
+    # factor of variances of nonzero entries by which codes and an atom's other entries raise them
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)

@@ -13,33 +13,33 @@ last Newton step is the polish: on their support the codes are exact up to round
 
 Here supports are padded to one size. An empty place holds the index of an additional zero atom and
 has ``theta = 0``. A device works ahead of the host until the host asks it for a number, such as the
-number of solved samples, and waits. So for some rounds the host asks nothing: solved samples stay
-as they are, and samples with a support that still changes after a few Newton steps admit no atoms.
-`skpudle.lasso._compiled` is the same method for one sample at a time.
+number of solved samples, and waits. So the host asks only every few rounds. In between, solved
+samples stay as they are, and samples with a support that still changes after a few Newton steps
+admit no atoms. `skpudle.lasso._compiled` is the same method for one sample at a time.
 """
 
 import torch
 
 from skpudle.lasso._supports import parts, supports_of
 
-# A round takes the largest correlation in each run of this many atoms: one pass finds several
-# candidates, and neighbours, often alike, do not crowd in together.
+# Length of a run: a round takes the largest correlation in each run of neighbouring atoms. One pass
+# then finds several candidates, at most one of a group of similar neighbours.
 RUN = 32
 CANDIDATES = 8
-# Candidates reach this share of the largest correlation: that atom may explain the others.
+# Least correlation of a candidate, as a share of the largest, whose atom may explain smaller ones.
 SHARE = 0.8
-# An atom depends on the others if they leave less than this share of its squared norm. It enters
-# alone: its step runs along a direction that changes nothing but the penalty.
+# Least share of its squared norm by which an atom is independent of the support. A dependent atom
+# enters alone: its step runs along a direction that changes only the penalty term.
 DEPENDENT = 1e-12
-# Atoms exceed the penalty by at least RESOLUTION times it, plus ROUNDING times the sum of the
-# moduli of the terms of c_j.
+# Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
+# plus ROUNDING times the sum of the moduli of the terms of c_j.
 RESOLUTION = 1e-12
 ROUNDING = 1e-15
-# Of the candidates of a run that are equal up to this share the first is taken, so that codes do
-# not depend on the rounding of ties.
+# Relative difference of tied correlations in a run. The first of tied atoms enters, so that codes
+# do not depend on rounding.
 TIE = 1e-10
-# Codes off by less than NEARLY times the penalty (without one, a hundredth of the largest
-# correlation) are polished, POLISHES times at most.
+# Polish: codes that miss the optimality condition by less than NEARLY times the penalty (without a
+# penalty, a hundredth of the largest correlation) get POLISHES more Newton steps at most.
 NEARLY = 1e-9
 POLISHES = 4
 
@@ -125,12 +125,13 @@ def _minimise(inner, slope, z, theta, fresh, done):
     Returns
     -------
     Tensor of shape (n,)
-        True for samples at the minimum; the others go on from their codes in the next call.
+        True for samples at the minimum; the remaining samples continue from their codes in the next
+        call.
     """
     for number in range(STEPS):
         factor, dependent = _factor(inner, theta)
         stays = done
-        if number == 0:  # dependent atoms leave, and the next step has another factor
+        if number == 0:  # dependent atoms have left: the next step needs a new factor
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
@@ -150,7 +151,7 @@ def _minimise(inner, slope, z, theta, fresh, done):
 
 
 class _Batch:
-    """Unsolved samples: every attribute but the first three has one row per sample."""
+    """Unsolved samples; every attribute except the first three has one row per sample."""
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
         self._atoms, self._gram, self._options = atoms, gram, (penalty, positive)
@@ -181,7 +182,7 @@ class _Batch:
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
         slack = RESOLUTION * penalty + ROUNDING * (self.scale + terms)
         noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(1)
-        # Without a penalty nothing bounds the step of an atom that enters by rounding.
+        # Without a penalty the step of an atom that enters by rounding has no bound.
         least = penalty + slack if penalty > 0 else torch.maximum(slack, noise)
         least = least.where(self.settled & ~self.solved, torch.inf)
         fresh, best = _candidates(c, least, positive, none)
@@ -241,7 +242,7 @@ def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
         Largest number of rounds for a sample.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones; or weights, which multiply the residual. Rows of
-        ones use the Gram matrix, others do not.
+        ones use the Gram matrix, masked rows do not.
 
     Returns
     -------
@@ -269,8 +270,8 @@ def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
 def refit(atoms, x, codes, mask=None):
     """Return the least squares codes of the rows of ``x`` on the supports of codes.
 
-    Codes move straight towards least squares. One that reaches zero on the way leaves the support,
-    and the others go on from there, so no sign turns.
+    Codes move straight towards least squares. A code that reaches zero on the way leaves the
+    support, and the other codes continue from there, so no sign turns.
 
     Parameters
     ----------
@@ -305,7 +306,7 @@ def refit(atoms, x, codes, mask=None):
             residual = x[rows] - (z[:, None] @ members)[:, 0]
             slope = (seen @ residual[:, :, None])[:, :, 0]
             done = _minimise(inner, slope, z, theta, fresh, done)
-        support = support.clamp_max(n_components - 1)  # empty places, with codes 0
+        support = support.clamp_max(n_components - 1)  # empty places stay in range
         refitted[rows] = refitted[rows].scatter_add(1, support, z)
     return refitted
 

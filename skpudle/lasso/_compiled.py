@@ -30,19 +30,18 @@ from skpudle.lasso._batched import (
 
 __all__ = ["generic_products", "solve"]
 
-# Slopes of the support up to this share of the largest new one wait for the next round.
+# Slopes of the support that wait for the next round: up to this share of the largest new slope.
 SETTLED = 1e-6
-# Without a penalty nothing bounds the step of an atom that depends on the support and enters by
-# rounding, which is amplified: its correlation has to be this many times larger than elsewhere.
+# Factor of the margins of rounding for an atom that depends on the support, if there is no penalty:
+# its step has no bound and amplifies rounding.
 UNBOUNDED = 1000
-# An argument of the compiled functions: numba compiles a module anew when its own file changes, and
-# would keep old constants of another file.
+# Constants as an argument of the compiled functions. As globals they would go stale: numba compiles
+# a module anew only when the module's own file changes.
 RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES, SETTLED,
          UNBOUNDED)  # fmt: skip
 
-# A part has at least so many rows, and products of rows with atoms of so many multiplications, some
-# 3 ms: 256 rows of 64 features with 100 atoms take no longer on one thread of two idle cores, and a
-# half of the time next to two busy processes, where a part waits for a slice of time.
+# Smallest task of a thread: 16 rows, and 2e6 multiplications (3 ms). Two threads for less are no
+# faster on idle cores, and take twice the time on busy cores.
 _ROWS_PER_TASK, _WORK_PER_TASK = 16, 2e6
 
 
@@ -109,8 +108,8 @@ def _border(atoms, gram, has_gram, support, k, squares, factor, dependent):
         last *= factor[i, i]
         factor[k, i] = last
         pivot -= last * last
-    # An atom that depends on the support takes a long step along the direction that changes nothing
-    # but the penalty, up to the first code that reaches zero.
+    # An atom that depends on the support takes a long step along the direction that changes only
+    # the penalty term, up to the first code that reaches zero.
     least = 0.1 * dependent * squares[k]
     factor[k, k] = 1 / np.sqrt(pivot if pivot > least else least)
     return pivot / squares[k]
@@ -238,7 +237,7 @@ def _admit(
 def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
     """Return the gap of `skpudle.lasso.duality_gap`, from known correlations ``c``.
 
-    With ``single`` codes are rounded to float32, except for the dual point.
+    With ``single`` the objective is of codes rounded to float32, and the dual point of exact codes.
     """
     n_features, largest = x.shape[1], 0.0
     for j in range(len(c)):
@@ -263,9 +262,9 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
             product += value * left
         if not rounded:
             inner, square = product, error
-    multiple = 0.0  # of the residual, the best among the feasible ones
+    multiple = 0.0  # best feasible multiple of the residual
     if inner > 0.0 and square > 0.0:
-        best = inner / square  # has no units: products of more data may leave the range
+        best = inner / square  # a ratio of squares stays in the range of float64
         multiple = best if largest * best <= penalty else penalty / largest
     gap = error / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
@@ -274,7 +273,7 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
 
 
 def _weigh(atoms, mask, row, seen):
-    """Set ``seen`` to the atoms times the mask of a row, unless it is 1 and changes nothing."""
+    """Set ``seen`` to the atoms times the mask of a row, unless all entries of the mask are 1."""
     changes = False
     for feature in range(mask.shape[1]):
         changes |= mask[row, feature] != 1.0
@@ -323,10 +322,10 @@ def solve_rows(
             atoms, weighted = seen, True
         has_gram = len(gram) > 0 and not weighted
         k = np.int64(0)  # a literal 0 would have every function compiled twice
-        is_stale = weighted  # the correlations
+        is_stale = weighted  # whether correlations are out of date
         for j in range(n_components):
             c[j] = start[row, j]
-        scale = 0.0  # of the correlations: rounding is relative to it
+        scale = 0.0  # scale of the rounding of correlations
         for p in range(n_penalties):
             penalty, polished, turn, refits_now = penalties[p], 0, 0, False
             is_last = p == n_penalties - 1
@@ -345,8 +344,9 @@ def solve_rows(
                 scale = max(scale, best)
                 slack = resolution * penalty + rounding * (scale + size)
                 if off > settled * (best - penalty):
-                    n_old = 0  # codes of the support are not at their minimum
-                # without a penalty only polish where the support is off by as much
+                    n_old = 0  # codes of the support are off their minimum
+                # without a penalty, polish only if slopes of the support are as large as those of
+                # new atoms
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k
                 if off <= nearly * (penalty if penalty > 0.0 else 0.01 * scale):
@@ -432,7 +432,7 @@ def solve(
 
     def solve_part(first, last):
         room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
-        while first < last:  # once more with twice the room, where a support is large
+        while first < last:  # again with twice the room if a support is too large
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
             first, room = solve_rows(first, last, *how, RULES, *work), 2 * room

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 _WARNED_SAMPLES = 5
-# A cosine with a descent direction below _LEAST_COSINE may be positive by rounding.
+# Least cosine with a descent direction that rounding cannot make positive.
 _LEAST_COSINE = 1e-9
 # Correlations of weighted rows below _ROUNDING times the data and their fit count as 0: an atom
 # may have next to no weight in a row.
@@ -107,7 +107,7 @@ def descent_direction(atoms, n_free=0):
         directions = directions / left.where(left > _LEAST_COSINE, torch.inf)
     direction = directions.mean(0)
     if not (directions @ direction > 0).all():
-        # min |z D|^2 + (1 - sum(z))^2 is at the nearest point times a number
+        # the minimum of |z D|^2 + (1 - sum(z))^2 is a multiple of the nearest point
         wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
         target = torch.zeros_like(wide[:1])
         target[0, -1] = 1.0
@@ -167,7 +167,7 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
         c -= _ROUNDING * size[:, None]
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
-    # the best multiple of the dual point, all of which are feasible; 0 is one of these
+    # the best multiple of the dual point: all multiples of at least 0 are feasible
     best = (x * dual).sum(1).clamp_min(0).square() / dual.square().sum(1)
     best = best.nan_to_num(0.0) / 2
     if not (w > 0).all():
@@ -269,7 +269,7 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1, advice
     """
     advice = advice or "float64 and a larger penalty come closer, and so does a larger max_iter"
     gaps = gaps.cpu()
-    missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN misses as well
+    missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN counts as missed
     if not missed:
         return
     named = ", ".join(map(str, missed[:_WARNED_SAMPLES]))

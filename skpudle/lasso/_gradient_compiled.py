@@ -22,11 +22,11 @@ from skpudle.lasso._gap import known_entries
 
 __all__ = ["lasso_gradient"]
 
-# At most this many multiplications, since these are loops on one thread. Even on one thread torch
-# takes 5 instead of 15 ms for 512 atoms of 144 features and 256 samples (6e7).
+# Most multiplications for loops on one thread. With 6e7 (512 atoms of 144 features, 256 samples)
+# torch takes 5 instead of 15 ms.
 _MOST_WORK = 2 * 10**7
-# Automatic differentiation handles atoms with a squared cosine nearer to 1, and supports with a
-# smaller pivot.
+# Distance of a squared cosine from 1, and least pivot of a support, below which automatic
+# differentiation takes over from the loops.
 _DEPENDENT = 1e-9
 
 

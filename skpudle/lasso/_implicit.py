@@ -9,13 +9,13 @@ from skpudle.lasso._supports import parts, supports_of
 
 __all__ = ["converged_codes"]
 
-# The pseudo-inverse takes eigenvalues of G_SS below this share of the largest for zero. It is the
-# square of the relative distance of atoms that float32 barely tells apart.
+# Share of the largest eigenvalue of G_SS below which the pseudo-inverse takes an eigenvalue for
+# zero: the square of the relative resolution of atoms in float32.
 _DEPENDENT = 1e-12
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
-    """Apply the inverse of each matrix, and mark those that may have none.
+    """Apply the inverse of each matrix, and mark matrices that may be singular.
 
     Empty places have zero rows and columns.
     """
@@ -23,7 +23,7 @@ def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
     factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    # pivots bound the smallest eigenvalue from above only, hence a margin
+    # pivots only bound the smallest eigenvalue from above, hence the factor 100
     small = (pivots < 100 * inner.shape[1] * _DEPENDENT * diagonal).any(1)
     return u, (failed > 0) | small
 

@@ -1,9 +1,9 @@
 r"""Solve non-negative least squares; see `solve_nnls`.
 
-The active set method of the lasso solves it too: it is the lasso of non-negative codes without a
-penalty. An atom whose codes may have any sign is a pair of atoms, with its negative. Atoms have
-unit norm and rows of the data a largest modulus of 1 while they are solved, so that squares stay in
-the range of float64.
+Non-negative least squares are the lasso of non-negative codes without a penalty, so the same active
+set method applies. An atom whose codes may have any sign becomes two atoms, one the negative of the
+other. Atoms have unit norm and rows of the data a largest modulus of 1 while they are solved, so
+that squares stay in the range of float64.
 """
 
 from typing import Literal
@@ -82,7 +82,7 @@ def _is_moderate(scale):
 
 
 class _Atoms:
-    """Atoms of unit norm, signed ones before free ones, and these before their negatives."""
+    """Atoms of unit norm: of non-negative codes, then free ones, then the free ones' negatives."""
 
     def __init__(self, atoms, free):
         unit, moduli = _split_scale(atoms.double())
@@ -164,8 +164,8 @@ def solve_nnls(
     r"""Minimise :math:`\frac12 \sum_f w_f^2 (x - z D)_f^2` over :math:`z \ge 0` for every row.
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data), and a gap
-    certifies each row. Where many codes have the minimum, which depends on the atoms alone if these
-    are linearly dependent, one of these codes is returned: its support has no linear dependences.
+    certifies each row. If atoms are linearly dependent, several codes may have the minimum; the
+    returned codes have linearly independent supports.
 
     Parameters
     ----------
@@ -195,8 +195,8 @@ def solve_nnls(
         Relative duality gaps in float64: bounds on :math:`(P(z) - \min P) / P(0)`. The bound is
         rigorous, up to rounding, if a vector has positive products with all atoms, as for
         non-negative or for linearly independent atoms, and if it is orthogonal to free atoms.
-        Otherwise codes of the minimum are taken to be at most twice as large, in sum, as those
-        found. Codes beyond the range of their dtype have an infinite gap.
+        Otherwise the gap assumes that the codes of the minimum sum to at most twice the sum of the
+        codes found. Codes beyond the range of their dtype have an infinite gap.
 
     Raises
     ------

@@ -18,19 +18,20 @@ from skpudle.lasso._supports import BLOCK_ENTRIES
 
 __all__ = ["choose_solver", "gram_matrix", "lasso_path", "solve_lasso"]
 
-# A Gram matrix costs n_components products with the atoms, in one efficient call, and saves a few
-# inefficient ones for every sample. Above 10,000 atoms it takes gigabytes.
+# Most atoms per sample with which a Gram matrix pays. It costs n_components products with the
+# atoms, in one efficient call, and saves a few inefficient products per sample. Above 10,000 atoms
+# it takes gigabytes.
 _GRAM_ATOMS_PER_SAMPLE = 32
 _GRAM_ATOMS = 10_000
-# Atoms with directions closer than this have a cosine of 1 to rounding and are one: the codes of
-# both would follow from rounding. Leaving one out costs a gap of about 1e-8 at most.
+# Largest distance of parallel directions: their cosine is 1 to rounding, which alone would decide
+# on the codes of both. Leaving one atom out costs a gap of about 1e-8 at most.
 _PARALLEL = torch.finfo(torch.float64).eps ** 0.5
-# Lengths are equal to rounding up to this relative difference per feature.
+# Relative difference of lengths that are equal to rounding, per feature.
 _SAME_LENGTH = 1e-13
 
 
 def choose_solver(name, device):
-    """Return the solver of this name, the fastest of the device for ``"auto"``."""
+    """Return the solver of this name; for ``"auto"`` the fastest on the device."""
     if name == "auto":
         name = "compiled" if device.type == "cpu" else "batched"
     solvers = {"batched": solve_batched, "compiled": solve_compiled}
@@ -72,7 +73,7 @@ def _may_be_parallel(atoms, generic, positive):
         return False
     directions = (atoms[order[near + shift]] / norms[order[near + shift], None] for shift in (0, 1))
     distances = _distances(*map(torch.as_tensor, directions), positive)
-    # of three neighbours, the caller compares the first with the last
+    # the first of three neighbours may be parallel to the last, which the caller checks
     return bool((distances <= tolerance).any()) or bool((near[1:] - near[:-1] == 1).any())
 
 
@@ -83,7 +84,7 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     the codes do not depend on the rounding of ties.
     """
     generic = _generic(atoms.shape[1], atoms.device)
-    tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, as no entry is above 1
+    tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, since entries are at most 1
     all_atoms = torch.arange(len(atoms), device=atoms.device)
     on_cpu = atoms.device.type == "cpu"
     if on_cpu and not _may_be_parallel(atoms, generic, positive):
@@ -95,7 +96,7 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     if not positive:  # the sign does not matter
         keys = keys.abs()
     keys, order = keys.sort(stable=True)
-    # most often all atoms stay: the host asks a device once
+    # usually all atoms stay, so the host waits for the device once
     is_near = (keys[1:] - keys[:-1] <= tolerance).any()
     if not torch.logical_or(is_near, ~needed.all()):
         return all_atoms
@@ -115,20 +116,20 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
 
 
 def _with_zeros(codes, needed, n_components):
-    """Return codes of the needed atoms as codes of all atoms, 0 for the others."""
+    """Return codes of the needed atoms as codes of all atoms, with 0 for the rest."""
     wide = codes.new_zeros(*codes.shape[:-1], n_components)
     return wide.index_copy_(-1, needed, codes)
 
 
 def gram_matrix(atoms, n_samples):
-    """Return the products of atoms, if they save time for so many samples.
+    """Return the products of atoms, if they save time for this number of samples.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms.
     n_samples : int
-        Number of samples whose codes are asked for.
+        Number of samples to solve for.
 
     Returns
     -------
@@ -155,11 +156,11 @@ def solve_lasso(
 ) -> tuple[Tensor, Tensor]:
     r"""Minimise :math:`\frac12 |x - D z|^2 + \alpha |z|_1` for every row of the data.
 
-    Codes are exact up to rounding (in float64, then rounded to the dtype of the data). There is no
-    tolerance to choose, and a row has the same codes alone and among others, up to rounding times
-    the condition of its support. Where codes are not unique, their support has no linear
-    dependences, and no atom parallel to a longer or an earlier one: a cosine of 1 to rounding,
-    which costs a gap of about 1e-8. If norms of atoms are not finite, codes and gaps are NaN.
+    Codes are exact up to rounding (in float64, then rounded to the dtype of the data). The solver
+    needs no tolerance, and a row has the same codes alone and among other rows, up to rounding
+    times the condition of its support. Where codes are not unique, their support is linearly
+    independent, and has no atom parallel to a longer or an earlier atom (a cosine of 1 to rounding,
+    which costs a gap of about 1e-8). If norms of atoms are not finite, codes and gaps are NaN.
 
     The penalty chooses the atoms and shrinks their codes, by :math:`\alpha` where atoms are
     orthogonal. ``debias`` removes that bias (the relaxed lasso [1]_).
@@ -246,10 +247,10 @@ def solve_lasso(
     entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
     n_rows = max(1, entries // len(atoms))
     in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
-    # the same loops can certify, but see the necessary atoms only
+    # the same loops can certify if all atoms are necessary, since they see no other atoms
     certifies = compiled and certify and scale is None and len(needed) == len(atoms) and penalty > 0
-    debiases = compiled and (certifies or not certify)  # the gap comes first
-    if compiled and not in_place:  # allocating for each block costs a quarter of the time
+    debiases = compiled and (certifies or not certify)  # the gap is that of codes with bias
+    if compiled and not in_place:  # an allocation per block takes a quarter of the time
         room = codes.new_empty(min(n_rows, len(x)), len(needed), dtype=torch.float64)
     how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
     if debiases:
@@ -278,7 +279,7 @@ def solve_lasso(
             codes[rows] = exact
     if len(needed) < len(atoms):
         norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
-        wrong = ~(norms < torch.inf).all()  # without waiting for a device
+        wrong = ~(norms < torch.inf).all()  # a tensor: no wait for a device
         codes.masked_fill_(wrong, torch.nan)
         gaps.masked_fill_(wrong, torch.nan)
     return codes, gaps

@@ -6,7 +6,7 @@ import torch
 
 __all__ = ["BLOCK_ENTRIES", "parts", "supports_of"]
 
-# Entries of the codes of a block: enough work for a device, little memory next to the data.
+# Entries of the codes of a block: enough work for a device, little memory compared with the data.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 
 # Supports are padded to multiples of this.
@@ -16,7 +16,7 @@ _SUPPORT_STEP = 8
 def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
     """Return the support of each row, which has at most ``width`` entries."""
     active = codes.abs() > 0  # and no NaN
-    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # one extra place for the others
+    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # zeros write to an extra place
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
     atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
     return supports.scatter_(1, places, atoms)[:, :width]

@@ -78,7 +78,7 @@ def lasso_objective(
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
     code = check_array(host_array(code), dtype=FLOATS, allow_nd=True, input_name="code")
     if len(code) != len(X):
-        raise ValueError(f"There are {len(X)} samples but {len(code)} codes; pass one code each.")
+        raise ValueError(f"Got {len(X)} samples but {len(code)} codes; pass one code each.")
     residual = np.square(X - reconstruction).sum(dtype=np.float64)
     return float((0.5 * residual + alpha * np.abs(code).sum(dtype=np.float64)) / len(X))
 
@@ -157,15 +157,15 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     share = float(np.minimum(n_used, n_entries).mean()) / n_entries
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
-    # codes with as many entries as the data fit anything: count them as no better than the mean
+    # codes with one entry per entry of the data fit any data: their score is that of the mean
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
 def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
     r"""Return a scorer that estimates how far codes of noisy data are from the clean data.
 
-    A search over ``alpha`` by this scorer looks for the best denoising. The default score of a
-    learner looks for the best prediction of held-out features, which favours larger values.
+    A search over ``alpha`` by this scorer finds the best denoising. The default score of a learner
+    measures the prediction of held-out features, which favours larger penalties.
 
     Parameters
     ----------
@@ -275,13 +275,12 @@ def mean_correlation(code: ArrayLike, reference: ArrayLike) -> float:
     reference, varies = _standardized(reference, "reference")
     if len(code) != len(reference):
         raise ValueError(
-            f"There are {len(code)} codes and {len(reference)} known ones; pass codes of the same "
+            f"Got {len(code)} codes and {len(reference)} known codes; pass codes of the same "
             "samples."
         )
     if not varies.any():
         raise ValueError(
-            "No column of the known codes varies, so nothing correlates with them; pass more "
-            "samples."
+            "No column of the known codes varies, so correlations are undefined; pass more samples."
         )
     correlations = np.abs(reference[:, varies].T @ code)
     matched = correlations[linear_sum_assignment(correlations, maximize=True)]
@@ -314,5 +313,5 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
     variance = np.square(X - X.mean(axis=0, dtype=np.float64)).sum()
     if variance == 0:
-        raise ValueError("All samples are equal: there is no variance. Pass others.")
+        raise ValueError("All samples are equal, and have no variance. Pass samples that differ.")
     return float(np.square(X - reconstruction).sum(dtype=np.float64) / variance)

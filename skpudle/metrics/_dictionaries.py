@@ -31,7 +31,7 @@ __all__ = [
     "unit_atoms",
 ]
 
-# rise of the cosine by which a reference joins a mixture
+# least rise of the cosine for which a reference joins a mixture
 _GAIN = 0.01
 
 
@@ -148,9 +148,10 @@ def match_atoms(
     if by == "distance":
         lengths = np.linalg.norm(dictionary.reshape(len(dictionary), -1), axis=1)
         widths = np.linalg.norm(reference.reshape(len(reference), -1), axis=1)
-        # -|d - r|^2 in the better sign; the squares matter if some atoms stay without a match.
+        # -|d - r|^2 with the better sign, up to |d|^2; the squares count if some atoms have no
+        # match
         gain = 2 * gain * np.outer(widths, lengths) - lengths**2 - widths[:, None] ** 2
-    rows, columns = linear_sum_assignment(gain, maximize=True)  # rows are increasing
+    rows, columns = linear_sum_assignment(gain, maximize=True)  # rows increase
     matched = cosines[rows, columns]
     signs = np.where(matched < 0, -1, 1)
     return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
@@ -196,8 +197,8 @@ def match_components(
 ) -> list[ComponentMatch]:
     """Name components by the nearest reference, and by a mixture of few of them.
 
-    A mixture begins with the nearest reference. As long as the cosine of the mixture rises by 0.01,
-    the reference joins that raises it most. Shares are the non-negative least squares fit.
+    A mixture begins with the nearest reference. The reference that raises the cosine of the mixture
+    most joins it, until the rise is below 0.01. Shares are the non-negative least squares fit.
 
     Parameters
     ----------
@@ -366,7 +367,7 @@ def support_recovery(
         f1 : harmonic mean of the two
         exact : share of the samples in which all entries are right
 
-        An empty share is 1: where nothing is claimed, nothing is wrong.
+        An empty share is 1: without nonzero entries no entry is wrong.
 
     Raises
     ------
@@ -411,8 +412,8 @@ def make_dictionary_recovery_scorer(
         Known atoms, one per entry of the first axis.
     measure : {"recovery_rate", "coherence", "error"}, default="recovery_rate"
         The share of recovered atoms; the mean `atom_coherence`; or minus the relative
-        `dictionary_error` after matching, for which the estimator needs as many atoms as
-        `reference` has.
+        `dictionary_error` after matching, for which the estimator needs the same number of atoms as
+        `reference`.
     threshold : float, default=0.9
         Coherence from which an atom counts as recovered by ``"recovery_rate"``.
 

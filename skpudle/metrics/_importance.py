@@ -1,4 +1,4 @@
-"""Importance of atoms: uses, energy, and the loss of R^2 without each of them."""
+"""Importance of atoms: uses, energy, and the loss of R^2 without the atom."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), square
 def _without(learner, atom):
     """Return a copy of a learner in which no code uses one of the atoms.
 
-    The atom is zero. A learned encoder correlates with rows of its own, so that its thresholds for
-    the atom are infinite too.
+    The atom becomes zero. A learned encoder has an analysis of its own, so its thresholds for the
+    atom become infinite.
     """
     other = drop_names(learner)
     other.components_ = np.array(learner.components_)
@@ -37,11 +37,12 @@ def _without(learner, atom):
 
 
 def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
-    r"""Return how much each atom contributes: its uses, its energy, and what is lost without it.
+    r"""Return how much each atom contributes: its uses, its energy, and the loss of R^2 without it.
 
-    The energies of atoms do not add up to what they explain together, since atoms are not
-    orthogonal: copies share their energy, and neither is missed. So an atom is removed, the samples
-    that used it are encoded by the others, and the loss of R^2 counts.
+    The energies of atoms do not add up to the energy that all atoms explain, since atoms are not
+    orthogonal: copies share their energy, and removing one copy costs little. So each atom is
+    removed in turn, the samples that used it are encoded by the remaining atoms, and the loss of
+    R^2 is measured.
 
     Parameters
     ----------
@@ -78,19 +79,19 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     array([1.6, 0.4])
     """
     check_learner(learner)
-    learner = getattr(learner, "estimator_", learner)  # that a consensus encodes with
+    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     if np.ndim(learner.components_) != 2:
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
             "learner of rows."
         )
-    given = host_array(X)  # with names, if it has some
+    given = host_array(X)  # keeps names of columns
     X = check_array(
         given, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", input_name="X"
     )
     n_components = len(learner.components_)
     codes, errors = _codes_and_errors(learner, given, X)
-    if codes.shape[1] == 2 * n_components:  # split by sign
+    if codes.shape[1] == 2 * n_components:  # codes are split by sign
         codes = codes[:, :n_components] - codes[:, n_components:]
     energy = np.square(codes).sum(axis=0, dtype=np.float64)
     energy *= np.square(learner.components_).sum(axis=1)

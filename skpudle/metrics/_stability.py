@@ -1,9 +1,8 @@
 """Agreement of dictionaries that were learned independently, and agreement by chance.
 
-Random atoms are random combinations of the atoms of a dictionary. They have the mean and the
-second moments of these atoms, and nothing else. Atoms of smooth images, or of data with few large
-principal components, resemble each other even where no data determined them; random atoms do so
-too.
+Random atoms are random combinations of the atoms of a dictionary. They share only the mean and the
+second moments of the atoms. Atoms of smooth images, or of data with few large principal components,
+resemble each other even if the data do not determine them, and so do random atoms.
 """
 
 from collections.abc import Sequence
@@ -21,12 +20,11 @@ from skpudle.metrics._dictionaries import atom_coherence, check_dictionaries, un
 
 __all__ = ["chance_coherence", "dictionary_stability", "recombine_atoms"]
 
-# Number of random matches that a mean is taken of: coherences of random atoms vary by 0.1, and
-# their mean over this number by 0.002. The least number of draws.
+# Number of random matches in a mean, and least number of draws. Coherences of random atoms vary by
+# 0.1, and the mean of 2,500 coherences by 0.002.
 _MATCHES, _DRAWS = 2500, 4
 
-# Steps of the power iteration for the direction that signs are aligned with. Any direction near
-# the leading one will do.
+# Steps of the power iteration for the direction that aligns signs, which need not be exact.
 _POWER_STEPS = 10
 
 
@@ -52,9 +50,9 @@ def chance_coherence(
 ) -> np.ndarray:
     """Return how well random atoms would recover each atom of a reference.
 
-    This is what `atom_coherence` would be if the atoms of the dictionary had nothing to do with
-    the reference. ``atom_coherence(a, b).mean() - chance_coherence(a, b).mean()`` is the agreement
-    above chance, and ``(chance_coherence(a, b) >= 0.9).mean()`` the `recovery_rate` by chance.
+    This is the expected `atom_coherence` of a dictionary that is independent of the reference.
+    ``atom_coherence(a, b).mean() - chance_coherence(a, b).mean()`` is the agreement above chance,
+    and ``(chance_coherence(a, b) >= 0.9).mean()`` the `recovery_rate` by chance.
 
     Parameters
     ----------
@@ -66,8 +64,8 @@ def chance_coherence(
     Returns
     -------
     ndarray of shape (n_draws, n_reference)
-        The `atom_coherence` of the reference in random dictionaries, each of as many atoms as
-        `dictionary`. There are enough draws for a mean that is exact to 0.005.
+        The `atom_coherence` of the reference in random dictionaries, each with the number of atoms
+        of `dictionary`. The number of draws makes the mean exact to 0.005.
 
     Raises
     ------
@@ -81,9 +79,9 @@ def chance_coherence(
     match a little worse than independent atoms. If the reference is combined too they lose as much
     again, and the difference is added.
 
-    Random atoms know the second moments and nothing else: fits of noise to the same samples, or
-    from one start, agree beyond this chance. Fit disjoint halves of the samples, from different
-    seeds, or ask `atom_support`.
+    Random atoms share only the second moments: fits of noise to the same samples, or from one
+    start, agree beyond this chance. Fit disjoint halves of the samples, from different seeds, or
+    ask `atom_support`.
 
     Examples
     --------
@@ -108,10 +106,10 @@ def chance_coherence(
 def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9) -> Bunch:
     """Return how well dictionaries that were learned independently agree, atom by atom.
 
-    Fit a learner several times, with other seeds or, better, on bootstrap samples: atoms that the
-    data determine recur, accidental ones do not. Stability is largest where the learner has as many
-    atoms as the data: `stability` helps to choose ``n_components``, and `n_stable` of a dictionary
-    that is too large counts the atoms of the data.
+    Fit a learner several times, with different seeds or, better, on bootstrap samples: atoms that
+    the data determine recur, accidental atoms do not. Stability is largest if the learner has the
+    number of atoms of the data. So `stability` helps to choose ``n_components``, and `n_stable` of
+    too large a dictionary counts the atoms of the data.
 
     Parameters
     ----------
@@ -126,7 +124,8 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
         With these entries:
 
         - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
-          its match by `match_atoms` in another dictionary, averaged over the others, from 0 to 1;
+          its match by `match_atoms` in another dictionary, averaged over all other dictionaries,
+          from 0 to 1;
         - ``stability``, the mean of them;
         - ``by_chance``, the stability of random atoms by `chance_coherence`, and ``above_chance``,
           the difference;

@@ -3,14 +3,13 @@
 The samples are split into halves, and a search is fitted to each, from a start and with a number of
 atoms of its own. An atom is supported if three things hold.
 
-- Both halves *find* it: their atoms match above chance, and still do without any one feature. Noise
-  with heavy tails has atoms of one feature in every fit, which say nothing about how features vary
-  together.
+- Both halves *find* it: their atoms match above chance, even without any one feature. Noise
+  with heavy tails has atoms of one feature in every fit, which do not describe common variation.
 - It is *sparse*: the half that did not learn the atom has fewer and larger projections on it than
   noise. Noise is Gaussian, with the covariance of the samples and lengths of rows of any
   distribution, or any noise that is independent between features.
-- It is the *nearest* atom of the learner to the one that was found. Copies of an atom, and sums of
-  two, which a dictionary with too many atoms has, are near and not the nearest.
+- It is the learner's *nearest* atom to the atom that was found. Copies of an atom, and sums of
+  two atoms, in too large a dictionary, are near but not nearest.
 """
 
 import warnings
@@ -30,18 +29,18 @@ from skpudle.metrics._stability import chance_coherence
 
 __all__ = ["atom_support"]
 
-# An atom of the learner is the one that both halves found if their cosine is at least this. Sums of
-# two orthogonal atoms have .71; at 10 dB atoms of fits with twice the atoms have .91 and more.
+# Least cosine of an atom of the learner and an atom that both halves found. Sums of two orthogonal
+# atoms have .71; at 10 dB atoms of fits with twice the atoms have at least .91.
 _SAME = 0.8
 
-# Permutations of features; the standard deviation of the measure is exact to 13 %.
+# Number of permutations of features, for a standard deviation of the measure that is exact to 13 %.
 _PERMUTATIONS = 30
 
 # Variance of Geary's ratio of mean modulus and standard deviation, times the number of samples, for
 # Gaussian samples: 1 - 3 / pi.
 _GEARY = 1 - 3 / pi
 
-# Singular values below this share of the largest are rounding errors.
+# Share of the largest singular value below which singular values are rounding errors.
 _RANK = 1e-9
 
 # Parameters of a learner that its search shares.
@@ -65,7 +64,7 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
-    """Return moduli of cosines of unit atoms, the least over features that are left out."""
+    """Return moduli of cosines of pairs of unit atoms: the least, over the feature left out."""
     rest = (first * second).sum(axis=1, keepdims=True) - first * second
     lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
     return np.abs(rest / np.maximum(lengths, 1e-12)).min(axis=1)
@@ -79,12 +78,12 @@ def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
 
 
 def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
-    """Return by how many standard errors projections of rows are sparser than those of noise.
+    """Return the number of standard errors by which projections of rows are sparser than of noise.
 
-    Projections are whitened products with atoms. White rows of one length are uniform on the sphere
-    if the rows are Gaussian, whatever their covariance and their lengths. Noise that is independent
-    between features stays the same if each feature is permuted. The result is the smaller of the
-    numbers for both.
+    Projections are products of whitened rows with atoms. For Gaussian noise of any covariance and
+    any lengths, whitened rows of one length are uniform on the sphere. Noise that is independent
+    between features keeps its distribution if each feature is permuted. The result is the smaller
+    of the standard errors from Gaussian and from independent noise.
     """
     centred = rows - rows.mean(axis=0)
     n, deviations = len(rows), centred.std(axis=0)
@@ -128,11 +127,11 @@ def atom_support(
 ) -> Bunch:
     """Return which atoms of a dictionary the samples support.
 
-    Two searches, each for one half of the samples, choose their numbers of atoms and know nothing
-    of the learner's atoms. An atom is supported if both find it above chance, if it is sparser in
-    the other half than noise, and if no other atom of the learner is nearer to what they found.
-    Atoms of noise, of too few samples, and the superfluous ones of a dictionary with too many are
-    not supported. It takes as long as a fit with ``n_components="auto"``.
+    Two searches, each for one half of the samples, choose their numbers of atoms independently of
+    the learner's atoms. An atom is supported if both searches find it above chance, if it is
+    sparser in the other half than noise, and if it is the learner's nearest atom to the atom found.
+    Atoms of noise, of too few samples, and superfluous atoms of too large a dictionary are not
+    supported. It takes as long as a fit with ``n_components="auto"``.
 
     Parameters
     ----------
@@ -178,7 +177,7 @@ def atom_support(
     8
     """
     check_is_fitted(learner, "components_")
-    learner = getattr(learner, "estimator_", learner)  # that a consensus encodes with
+    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     if np.ndim(learner.components_) != 2:
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
@@ -207,7 +206,7 @@ def atom_support(
     rows = rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
-        with warnings.catch_warnings():  # halves that are poor are no news
+        with warnings.catch_warnings():  # poor fits of halves are expected
             warnings.simplefilter("ignore", UserWarning)
             fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
         filled = list(map(_fill, halves))

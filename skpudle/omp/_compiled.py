@@ -13,9 +13,9 @@ import numpy as np
 
 from skpudle._compilation import compile_together, in_parts
 
-# Below this many rows a thread costs more than it saves.
+# Least number of rows that pays for a thread.
 _ROWS_PER_TASK = 16
-# The largest correlation is found per run of this many atoms, then inside one run.
+# Length of a run of atoms: the largest correlation is found among runs, then inside one run.
 _RUN = 32
 
 

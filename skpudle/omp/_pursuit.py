@@ -18,21 +18,20 @@ _BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
 _DIRECTION_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 # Places for atoms at the start of a batch; doubled whenever they are full.
 _PLACES = 8
-# A Gram matrix costs n_components products of an atom with all others, in one efficient call, and
-# saves an inefficient one in every round of every sample. With 256 atoms of 64 features it pays
-# from 150 rounds on, summed over samples that take as many as allowed. Above 10,000 atoms it takes
-# gigabytes.
+# Most atoms per round, summed over samples, with which a Gram matrix pays. It costs n_components
+# products with all atoms in one efficient call, and saves an inefficient product per round. Above
+# 10,000 atoms it takes gigabytes.
 _GRAM_ATOMS_PER_ROUND = 1
 _GRAM_ATOMS = 10_000
-# Of the atoms with correlations equal up to this share the first enters, so that codes do not
-# depend on the rounding of ties.
+# Relative difference of tied correlations. The first of tied atoms enters, so that codes do not
+# depend on rounding.
 _TIE = 1e-10
-# The pursuit ends where the squared cosine of the sample and the best atom for its residual is at
-# most this, and where the support leaves less than this share of the atom: the epsilon of float64,
-# as in scikit-learn, where it is meant for data and atoms of unit norm.
+# Squared cosine of the sample and the best atom at which a pursuit ends, and least share of an atom
+# outside of the support: the epsilon of float64, as in scikit-learn for data and atoms of unit
+# norm.
 _RESOLUTION = 2.0**-52
-# Rounds of non-negative pursuits per place of the support. Each lowers the error, so their number
-# is finite anyway; implementations of Lawson and Hanson's method customarily stop here.
+# Most rounds of a non-negative pursuit per place of the support, as customary for Lawson and
+# Hanson's method. Each round lowers the error, so the number of rounds is finite anyway.
 _ROUNDS_PER_PLACE = 3
 
 
@@ -40,7 +39,7 @@ class _Pursuit:
     """A batch of samples in pursuit of atoms. Every attribute has one row per sample.
 
     An empty place of the support holds the index of an additional zero atom, the last of the codes.
-    There is one more place than atoms that may enter, for samples that find none to write to.
+    One place more than atoms may enter: samples that find no atom write to it.
 
     Parameters
     ----------
@@ -138,7 +137,7 @@ class _Pursuit:
     def advance(self):
         """Move ``z`` towards the least squares codes, up to the first that reaches zero.
 
-        Return a mask (n, places + 1) of codes that reached it; a row without any has arrived.
+        Return a mask (n, places + 1) of codes that reached zero; a row without one has arrived.
         """
         trial = self.codes()
         falls = (trial <= 0) & (self.support < self.c.shape[1] - 1)
@@ -222,7 +221,7 @@ def _pursue(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, 
 def _checked_stop(atoms, n_nonzero_coefs, tol):  # -> places, squared error
     """Return the largest number of atoms of a support, and the squared error to reach."""
     n_components, n_features = atoms.shape
-    most = min(n_components, n_features)  # of linearly independent atoms
+    most = min(n_components, n_features)  # more atoms depend on each other
     if tol is not None:
         if not tol >= 0:
             raise ValueError(f"tol is a squared norm, got {tol}. Pass 0 or a positive number.")
@@ -262,7 +261,7 @@ def solve_omp(
 ) -> Tensor:
     """Encode every row of the data by orthogonal matching pursuit.
 
-    A row has the same codes alone and among others. Of atoms that tie the first is chosen.
+    A row has the same codes alone and among other rows. The first of tied atoms is chosen.
 
     Parameters
     ----------
@@ -353,12 +352,13 @@ def solve_omp(
             gram = atoms @ atoms.mT
     in_loops = solve is not _pursue
     if not in_loops:
-        # With a fixed number of atoms hardly a sample ends early, and asking waits for the device.
+        # With a fixed number of atoms few samples end early, and a look for them waits for the
+        # device.
         solve = partial(_pursue, ends_early=positive or tol > 0)
     entries = entries_of_block() if in_loops else _BLOCK_ENTRIES.get(x.device.type, 2**19)
     n_rows = max(1, min(entries // len(atoms), len(x)))
     exact = codes
-    if codes.dtype != torch.float64:  # one block at a time
+    if codes.dtype != torch.float64:  # in blocks, to save memory
         exact = codes.new_empty(n_rows, len(atoms), dtype=torch.float64)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)

@@ -2,7 +2,7 @@
 
 A Display holds arrays, and `plot` draws them. Make one from an estimator or from arrays by a class
 method, which draws at once; call `plot` again to draw on other axes or in another style. matplotlib
-is imported when something is drawn, and not before.
+is imported on the first drawing.
 
 ======================  =======================================================================
 `AtomsDisplay`          the atoms of a dictionary as one grid of images

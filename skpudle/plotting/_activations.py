@@ -16,7 +16,7 @@ __all__ = ["ActivationsDisplay"]
 
 # area of the largest dot in points squared
 _DOT = 120
-# ends of the thumbnails of atoms, beside a signal, in widths of the axes
+# left and right end of the thumbnails of atoms, right of a signal, in widths of the axes
 _THUMBNAIL = 1.02, 1.17
 
 
@@ -90,7 +90,8 @@ class ActivationsDisplay:
         stride : int or tuple of int, default=1
             Distance of neighbouring positions, as of the learner.
         n_atoms : int, default=10
-            Draw the atoms with the largest sums of absolute codes, at most so many.
+            Largest number of atoms to draw; the atoms with the largest sums of absolute codes are
+            drawn.
         ax : matplotlib Axes, default=None
             Where to draw; by default a new figure.
         **plot_params : dict
@@ -104,7 +105,7 @@ class ActivationsDisplay:
         Raises
         ------
         ValueError
-            If codes, sample and atoms are not those of one signal or image.
+            If codes, sample and atoms do not belong to one signal or image.
         """
         arrays = [np.asarray(host_array(array)) for array in (codes, sample, components)]
         codes, sample, components = arrays
@@ -167,7 +168,7 @@ class ActivationsDisplay:
         Raises
         ------
         ValueError
-            If the learner's atoms have no positions, or there is no such sample.
+            If the learner's atoms have no positions, or the sample does not exist.
         """
         learner = find_learner(estimator).learner
         if not hasattr(learner, "atom_shape"):
@@ -182,7 +183,7 @@ class ActivationsDisplay:
                 "list of signals, [X]."
             )
         if not -len(X) <= index < len(X):
-            raise ValueError(f"There is no sample {index} of {len(X)}. Pass a smaller index.")
+            raise ValueError(f"Got index={index} for {len(X)} samples. Pass a smaller index.")
         index %= len(X)
         look = look_at(estimator, X[index : index + 1])
         (sample,), kernel = look.samples, sizes(learner.atom_shape, 1)

@@ -10,7 +10,7 @@ from skpudle._fitted.learners import find_learner
 
 __all__ = ["LossCurveDisplay"]
 
-# styles of one curve after the other: a curve shows through the gaps of one that lies on it
+# dash styles of successive curves: a curve shows through the gaps of a curve drawn on it
 _DASHES = "-", (0, (4, 4)), (0, (1, 3))
 
 
@@ -56,8 +56,8 @@ class _CurvesDisplay:
 class LossCurveDisplay(_CurvesDisplay):
     """Loss against epochs, one line per learner.
 
-    A search starts anew and replaces atoms, at which its loss jumps. Its line is the smallest loss
-    so far, and the losses themselves are a pale line behind.
+    The loss of a search jumps when the search replaces atoms. Its line is the smallest loss so far,
+    in front of a pale line of all losses.
 
     Parameters
     ----------

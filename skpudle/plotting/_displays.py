@@ -189,9 +189,9 @@ class AtomsDisplay:
         ax: Any = None,
         **plot_params: Any,
     ) -> Self:
-        """Draw atoms with their intervals; atoms and entries that data do not support fade.
+        """Draw atoms with their intervals; atoms and entries without support by the data fade.
 
-        Lines have bands. Of images entries stay whose interval does not hold 0.
+        Lines have bands. In images, entries fade if their interval holds 0.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class AtomsDisplay:
         return self
 
 
-# the most bins of a histogram, of numbers of atoms nearly
+# approximate largest number of bins in a histogram of numbers of atoms
 _BINS = 50
 
 
@@ -379,7 +379,7 @@ class CodesDisplay:
         Raises
         ------
         ValueError
-            If `kind` is none of these.
+            If `kind` is unknown.
         """
         kinds = ("usage", "count", "magnitude")
         if kind not in kinds:

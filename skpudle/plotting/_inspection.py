@@ -25,8 +25,8 @@ class ContributionsDisplay:
     """Atoms or reconstructions next to the training samples that make them, a row each.
 
     A row shows an atom or reconstruction, its estimate from all contributions, and the samples with
-    the largest ones. A sample is drawn with the sign of its contribution, which is written on it.
-    All are images or lines, as in `AtomsDisplay`.
+    the largest contributions. A sample is drawn with the sign of its contribution, which is written
+    on it. All are images or lines, as in `AtomsDisplay`.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class ContributionsDisplay:
             This object.
         """
         n_rows, n_columns = self.pictures.shape[:2]
-        size = 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # inches, with the names
+        size = 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # inches, names included
         self.ax_, self.figure_ = axes_to_draw_on(ax, figsize=size)
         flat = self.pictures.reshape(-1, *self.pictures.shape[2:])
         drawn = draw_grid(self.ax_, self.kind, flat, n_columns, **style)

@@ -105,11 +105,11 @@ class ConsensusDisplay:
 class SizePathDisplay:
     """The loss of score against the best number of atoms, and the number that was chosen.
 
-    The choice is the smallest number whose loss counts as chance, a standard error within bounds:
-    a grey band. (Numbers that the growth tried are compared by more samples than the score is of,
-    so that now and then one of these lies in the band and is smaller.) Losses in the band are on a
-    linear scale and larger ones on a logarithmic one, since the first atoms improve the score
-    hundreds of times as much.
+    The choice is the smallest number whose loss counts as chance: it lies in the grey band of one
+    standard error, within bounds. (Growth compares numbers on more samples than the score has, so
+    that a smaller number occasionally lies in the band as well.) Losses have a linear scale inside
+    the band and a logarithmic scale above, since the first atoms improve the score hundreds of
+    times more.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class SizePathDisplay:
             ylabel=f"Loss of score against the best, {best:.3g}",
             title=f"{self.chosen} atoms",
         )
-        # fewer than 20 samples have no scores, and exact ones no tolerance
+        # with fewer than 20 samples the path has no scores, and exact scores have no tolerance
         self.ax_.set_yscale("symlog", linthresh=np.nanmax(self.tolerance, initial=1e-9))
         self.ax_.set_ylim(bottom=0)
         self.ax_.legend()
@@ -268,7 +268,7 @@ class PenaltyPathDisplay:
             (line,) = self.ax_.semilogx(self.alpha[part], self.score[part], **style)
             self.lines_.append(line)
             style = style | {"color": line.get_color()}
-        for line in self.lines_[:-1]:  # atoms that were given up
+        for line in self.lines_[:-1]:  # all paths but the last, whose atoms were replaced
             line.set_alpha(0.4)
         (self.unbiased_line_,) = self.ax_.plot(
             self.alpha[self.unbiased],

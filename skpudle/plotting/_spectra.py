@@ -200,7 +200,7 @@ class SpectraDisplay:
         groups = [""] * n_channels if self.groups is None else list(self.groups)
         if (len(names), len(groups)) != self.spectra.shape:
             raise ValueError(
-                f"There are {len(names)} names and {len(groups)} labels of groups for spectra of "
+                f"Got {len(names)} names and {len(groups)} labels of groups for spectra of "
                 f"shape {self.spectra.shape}. Pass a name for each row, a label for each column."
             )
         color_of = self._colors(list(dict.fromkeys(groups)))
@@ -229,7 +229,7 @@ class SpectraDisplay:
         channels = np.arange(self.spectra.shape[1])
         parts = bottoms, self.bars_, self.lower * unit, self.upper * unit
         for bottom, bars, low, high in zip(*parts, strict=True):
-            high = np.minimum(high, 1.0)  # the next spectrum begins
+            high = np.minimum(high, 1.0)  # stay below the next spectrum
             style = dict(color="0.3", linewidth=0.8)
             self.ax_.vlines(channels, bottom + np.maximum(low, 0), bottom + high, **style)
             for bar, end in zip(bars, low, strict=True):

@@ -78,7 +78,7 @@ class WaveformsDisplay:
         Raises
         ------
         ValueError
-            If there are not as many maps as waveforms.
+            If the numbers of maps and waveforms differ.
         """
         maps, waveforms = (np.asarray(host_array(part)) for part in (maps, waveforms))
         if maps.ndim != 2 or waveforms.ndim != 2 or len(maps) != len(waveforms):
@@ -154,7 +154,7 @@ class WaveformsDisplay:
         Raises
         ------
         ValueError
-            If names or positions are not those of all channels.
+            If the number of names or positions is not that of the channels.
         """
         n_atoms, n_channels = self.maps.shape
         _check_channels(channel_names, n_channels, "channel_names")

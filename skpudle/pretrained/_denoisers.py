@@ -29,7 +29,7 @@ _OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_componen
 _ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
 _OPTIONAL = {*_OWN_ATOMS, "alpha_slope_"}
 _NUMBERS = ("step_size_", "lambda_decay_", "peak_")
-# computations may be in float32
+# range of positive numbers, since computations may be in float32
 _LEAST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _RANGES = {
     "n_unfoldings": (1, MOST_UNFOLDINGS),
@@ -105,7 +105,7 @@ def _check(values):
 
 
 def _check_codes(learner):
-    """Raise ValueError unless parameters belong together, and give finite pixels."""
+    """Raise ValueError unless parameters fit each other and give finite pixels."""
     shape = learner.components_.shape[1:]
     image = np.linspace(0, 1, prod(shape), dtype=learner.components_.dtype).reshape(shape)
     with np.errstate(all="ignore"):
@@ -161,7 +161,7 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
     except ValueError as error:
         raise ValueError(f"{error}; this denoiser cannot be stored.") from error
     archive = io.BytesIO()
-    np.savez(archive, **values)  # compression gains 4 %, and lets a file swell
+    np.savez(archive, **values)  # compression saves 4 %, and files could expand
     if hasattr(file, "write"):
         file.write(archive.getbuffer())
         return
@@ -226,8 +226,8 @@ def load_denoiser(
     opened = hasattr(file, "read")
     if not opened and not Path(file).exists():
         raise FileNotFoundError(
-            f"There is no denoiser and no file {str(file)!r:.80}. Pass one of {[*_PACKAGED]}, or a "
-            "file of save_denoiser."
+            f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
+            f"{[*_PACKAGED]}, or a file of save_denoiser."
         )
     content = file.read() if opened else Path(file).read_bytes()
     name = getattr(file, "name", file) if opened else file
@@ -276,7 +276,7 @@ def _learner_of(values, shift_average, device):
             "is_open": False,
             "alpha": float(np.mean(alpha)),
             "data_scale": 1.0,
-            "threshold_unit": None,  # of the first images
+            "threshold_unit": None,  # unit of the images of the fit, unknown here
             "image_size": None,
             "optimizer_name": "",
             "optimizer": {},

@@ -1,7 +1,7 @@
 """Find faults of a fitted learner, and suggest the best remedy.
 
-A finding is a function that takes a learner and its codes and returns a sentence, or None if there
-is nothing to say. The reason for a threshold is next to it.
+A finding is a function that takes a learner and its codes and returns a sentence, or None without a
+fault. A comment at each threshold has its reason.
 """
 
 from typing import Any
@@ -17,24 +17,23 @@ from skpudle.metrics import atom_support
 
 __all__ = ["ENDINGS", "findings", "sentences"]
 
-# Two atoms of this cosine differ by less than sqrt(2 - 2 * 0.99) = 14 % of either, as noise at
-# 17 dB would make them differ: samples do not tell one from the other.
+# Cosine from which on two atoms count as the same. They then differ by less than sqrt(2 - 2 * 0.99)
+# = 14 %, as by noise at 17 dB.
 _SAME = 0.99
 
-# An atom is a single sample if this sample has more than half of the energy of the atom's codes
-# (least squares weighs samples by that: it then makes more than half of the atom) and explains
-# nine tenths of the energy of the atom.
+# An atom is a single sample if the sample has more than half of the energy of the atom's codes,
+# which is its weight in least squares, and explains nine tenths of the energy of the atom.
 _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 
-# The largest number of entries of samples whose halves are searched, of which each search of digits
-# (115,000) takes 7 s of one core.
+# Most entries of samples for the finding that searches halves of the samples; for digits (115,000
+# entries) each of its two searches takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
 
-# An offset has half of the energy of samples. Noise of features is unequal if the logarithms of
-# variances deviate by half: of equal noise they deviate by .07.
+# Least share of the energy of samples in an offset, and least standard deviation of the logarithms
+# of noise variances of features if noise is unequal (.07 if it is equal).
 _OFFSET, _UNEQUAL = 0.5, 0.5
 
-# Ends of a fit that did not come to its end, which another finding reports.
+# Values of ``ended_by_`` of fits that were cut short, which another finding reports.
 _BROKEN = "interrupt", "divergence"
 
 ENDINGS = {
@@ -150,7 +149,7 @@ def _single_samples(look):
     learner, p = look.learner, look.codes.shape[1]
     if look.is_convolutional or getattr(learner, "loss", "gaussian") != "gaussian":
         return None
-    if _few_samples(look):  # which reports them
+    if _few_samples(look):  # another finding reports these
         return None
     energies = np.square(look.codes)
     largest = energies.argmax(axis=0)
@@ -208,15 +207,15 @@ def _same_atoms(look):
 def _unsupported_atoms(look):
     """Report atoms that searches of halves of the samples do not both find.
 
-    These are atoms of noise, or of too few samples, and superfluous ones: copies, and sums of two.
+    Unsupported atoms are of noise or of too few samples, or superfluous: copies, and sums of two.
     """
     learner, p = look.learner, look.codes.shape[1]
     if (
         look.is_convolutional
         or type(learner) is not PUDLEDictionaryLearning
-        or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # given atoms have none
+        or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # None: given atoms, no fit
         or learner.loss != "gaussian"
-        or _few_samples(look)  # which reports them
+        or _few_samples(look)  # another finding reports these
         or len(look.samples) * learner.n_features_in_ > _MOST_NUMBERS
     ):
         return None
@@ -242,7 +241,7 @@ def _dense_codes(look):
     more atoms than a sample has numbers are linearly dependent (Donoho and Elad 2003). The bound by
     the atoms defines sparse for dictionaries with fewer atoms than numbers.
     """
-    if _is_additive(look.learner):  # atoms that sum to 1 say how dense codes are, no penalty
+    if _is_additive(look.learner):  # PoissonNMF has no penalty to raise
         return None
     n_samples = len(look.samples)
     n_numbers = np.mean([sample.size for sample in look.samples])
@@ -258,13 +257,13 @@ def _dense_codes(look):
 def _no_better_than_the_baseline(look):
     """Report a fit that explains no more than its baseline, which has no codes.
 
-    For least squares the baseline is zero. For counts it is their mean rates, and entries are held
-    out and predicted from the others, since codes of noise explain the entries they were fitted to.
+    For least squares the baseline is zero. For counts it is their mean rates, compared on held-out
+    entries, since codes of noise explain the entries that they were fitted to.
     """
     learner = look.learner
     if getattr(learner, "loss", "gaussian") != "gaussian":
         if any(np.isnan(sample).any() for sample in look.samples) and look.is_convolutional:
-            return None  # score does not support it
+            return None  # `score` does not support the learner
         explained = learner.score(look.X)
         if explained > 0 or not any(np.ptp(sample) for sample in look.samples):
             return None
@@ -287,7 +286,7 @@ def _no_better_than_the_baseline(look):
 
 
 def _outlying_entries(look):
-    """Say how many entries `fit` left out."""
+    """Report the number of entries that `fit` left out."""
     outliers = getattr(look.learner, "outliers_", None)
     if outliers is None:
         return None
@@ -307,7 +306,7 @@ def _outlying_entries(look):
 
 
 def _offset(look):
-    """Report an offset where a baseline is refused."""
+    """Report an offset of the samples if the learner has ``fit_intercept=False``."""
     learner = look.learner
     if not isinstance(learner, PUDLEDictionaryLearning) or learner.fit_intercept is not False:
         return None
@@ -360,7 +359,7 @@ def _early_end(look):
         return None
     searched = _searches(learner) and parameters.get("loss") == "gaussian"
     if searched and learner.max_iter == "auto":
-        return None  # trained after the search, for as long as pays
+        return None  # the fit trains after the search while this pays
     said = f"Training ended at max_iter={learner.max_iter!r}, before it had converged: "
     if searched:
         return said + "leave it at 'auto', or raise it."
@@ -370,7 +369,7 @@ def _early_end(look):
     return said + "raise it."
 
 
-# only where some code is not zero
+# findings that apply only if some code is not zero
 _FINDINGS = (
     _few_samples,
     _unknown_features,
@@ -410,11 +409,11 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     Returns
     -------
     list of str
-        Sentences, none if nothing is wrong. They report: samples or features without known values;
+        Sentences, empty without a fault. They report: samples or features without known values;
         codes that are all zero, or more than half as long as samples; fewer samples than atoms;
-        atoms that are unused (more than chance leaves), copy single samples, equal others (a cosine
-        above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that explains
-        no more than its baseline; an offset or unequal residuals of features where
+        atoms that are unused (more than chance leaves), copy single samples, repeat an atom (a
+        cosine above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that
+        explains no more than its baseline; an offset or unequal residuals of features where
         ``fit_intercept=False`` or ``noise="equal"`` ignores them; entries that `fit` treated as
         outliers; training that ended before it had converged.
 

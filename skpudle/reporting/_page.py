@@ -34,11 +34,12 @@ table { border-collapse: collapse; }
 td { padding: 0.15rem 1rem 0.15rem 0; }
 """
 
-# Samples that tell what is lost without an atom: all atoms are removed in turn.
+# Most samples for the importance of atoms, which removes all atoms in turn.
 _SAMPLES_OF_IMPORTANCE = 500
-# Samples of the score, which hides entries of each several times.
+# Most samples for the score, which hides entries of each sample several times.
 _SAMPLES_OF_SCORE = 500
-# A score below is worse than chance: codes that are zero are off by the means of a few samples.
+# Score below which a fit is worse than chance; zero codes score slightly below 0, by the means of a
+# few samples.
 _BAD_SCORE = -0.01
 
 
@@ -164,7 +165,7 @@ def _r_squared(look, samples, errors):  # -> str, empty for images
     return f"{1 - errors.sum() / total:.4g}" if total > 0 else ""
 
 
-def _seconds_of_codes(look):  # of all samples, once more: the first time may compile
+def _seconds_of_codes(look):  # all samples again, since the first call may compile
     start = perf_counter()
     look.learner.transform(look.X)
     return perf_counter() - start
@@ -253,7 +254,7 @@ def _page(estimator, look, facts, found, pictures):  # -> Report
 
 def report(
     estimator: Any,
-    X: ArrayLike | None = None,  # so that its lack has an error of our own
+    X: ArrayLike | None = None,  # a default, to raise our own error without it
     *,
     kind: Literal["auto", "images", "lines"] = "auto",
     image_shape: tuple[int, ...] | None = None,

@@ -1,4 +1,4 @@
-"""Find the direction of each feature where features imply others, and codes have paths of them."""
+"""Find the direction of each feature in a hierarchy, where an atom codes a path of features."""
 
 from typing import Any, NamedTuple
 
@@ -13,39 +13,34 @@ from skpudle._learners.units import centre
 
 __all__ = ["FeatureDirections", "feature_directions"]
 
-# Atoms with cosines in this range are near: those of paths with a common part. Mean correlation of
-# directions and features, for 512 atoms of 20,000 samples of 2048 features in a hierarchy
-# (benchmarks/bench_synthsae.py), with .3, .4 and .5 as the lower bound: .774, .781, .780; of the
-# atoms .581.
+# Range of cosines of near atoms, which belong to paths with a common part. Mean correlation of
+# directions and features of a hierarchy (benchmarks/bench_synthsae.py) with .3, .4 and .5 as the
+# lower bound: .774, .781, .780.
 _NEAR = 0.4, 0.97
-# An atom implies none whose users have along it more than this times what its own users have along
-# it: a feature is smaller than a path through it, and siblings are alike. With 1.1, 1.2 and 1.4 the
-# correlation is .769, .779 and .783, and without a bound .781; a parent of few children, which
-# occurs alone, needs the bound.
+# Largest size of an atom to subtract, in sizes of the atom that it is subtracted from, since a
+# feature is smaller than a path through it. With 1.1, 1.2 and 1.4 the correlation is .769, .779 and
+# .783; a parent that occurs alone and has few children needs the bound.
 _LARGER = 1.2
-# weights below are rounding
+# largest weight that is rounding
 _NEGLIGIBLE = 1e-9
-# Users of an atom have to stand out along its new direction by so many standard deviations. With
-# hierarchies better directions have 2.9 to 3.3 at the 5 % quantile and a median of 3.6 to 4.4;
-# without one worse directions have a median of 1.3 to 1.5, and 1.8 to 2.9 at the 95 % quantile.
+# Standard deviations by which users of an atom have to stand out along its new direction. In
+# hierarchies all but 5 % of the directions stand out by more than 2.9; in data without one, all but
+# 5 % by less.
 _STANDS_OUT = 3.0
-# Samples without a path's feature may use the path in the place of one that has no atom. They have
-# less of the feature's direction than this share of what users have on average. F1 of codes
-# without and with it: .77 and .81, with two searches .78 and .83, from 100,000 samples .82 and .87.
+# Threshold of a code along the feature's direction: this share of the way from the mean of all
+# samples to the mean of its users. Samples without the feature may use its path in the place of a
+# path without an atom; the threshold raises F1 of codes from .77 to .81.
 _PRESENT = 0.5
-# A second search has _AGAIN times the penalty of the first, where more than a share _MANY of the
-# directions are not atoms, and codes at least _CODES times its own. Its atoms are kept if less than
-# a share _LEFT as many of them imply no others. In seven kinds of data of
-# benchmarks/bench_synthsae.py this share is .03 to .21: F1 of codes rises by .04 to .12, and the
-# correlation by up to .02. In others it is .65 (two roots; correlation .925 and .919), .70 and .77
-# (two children each; siblings that are not exclusive; both measures fall), and without a hierarchy
-# .85 to 1 (both would fall by a fifth, but no second search begins). With codes at half of _CODES
-# the F1 of the seven is .05 to .38 lower.
+# A second search runs if more than a share _MANY of the atoms imply other atoms. Its penalty is
+# _AGAIN times that of the first search, and the penalty of codes at least _CODES times its own. Its
+# result is kept if it has less than _LEFT times the first search's number of atoms that imply no
+# other atom: in seven kinds of data of benchmarks/bench_synthsae.py it has .03 to .21, and F1 rises
+# by .04 to .12; where it has more than .65, F1 or the correlation falls.
 _AGAIN, _MANY, _CODES, _LEFT = 3.0, 0.1, 2.0, 0.5
 
 
 class FeatureDirections(NamedTuple):
-    """Directions of features, where features imply others."""
+    """Directions of features of a hierarchy."""
 
     directions: np.ndarray
     """(n_components, n_features) The direction of each atom's feature, of norm 1."""
@@ -63,7 +58,7 @@ class FeatureDirections(NamedTuple):
 
 
 def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> rests of norm 1, weights (p, p)
-    """Subtract from each atom its non-negative least squares on near atoms that are no larger."""
+    """Subtract from each atom its non-negative least squares on near atoms of about its size."""
     left, weights = atoms.copy(), sparse.lil_array((len(atoms), len(atoms)))
     low, high = _NEAR
     for i, atom in enumerate(atoms):
@@ -92,12 +87,12 @@ def _checked_for_a_second_search(learner):
 
 
 def _implying(features):
-    """Return the number of atoms that imply others."""
+    """Return the number of atoms that imply other atoms."""
     return int((np.diff(features.implied.indptr) > 0).sum())
 
 
 def _refined(features, X):
-    """Return the features of a second search, where they are better, or the given ones."""
+    """Return the features of a second search if they are better, else the given features."""
     first, n_atoms, n_implying = features.learner, len(features.directions), _implying(features)
     if n_implying <= _MANY * n_atoms:
         return features
@@ -130,9 +125,9 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     refine : bool, default=False
         Search once more, with three times the penalty, where more than a tenth of the directions
         are not the atoms: a larger penalty finds the paths of a hierarchy better. The atoms of the
-        second search are kept where less than half as many of them imply no others.
-        ``X`` are then the training samples, and the learner has found its own penalty
-        (``alpha="auto"``). It stays as it is.
+        second search are kept if less than half the number of them imply no other atom. ``X`` are
+        then the training samples, and the learner has found its own penalty (``alpha="auto"``). It
+        stays as it is.
 
     Returns
     -------
@@ -152,16 +147,16 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
 
     Notes
     -----
-    Codes stay those of the paths: a code that is not zero says that the feature is present, its
-    direction is the row of `directions`, and reconstructions (``inverse_transform``) are sums of
+    Codes stay those of the paths: a nonzero code means that the feature is present, its direction
+    is the row of `directions`, and reconstructions (``inverse_transform``) are sums of
     ``components_``. Samples of a path that has no atom use its siblings instead, and have half of
     their features at most: ``codes * (X @ directions.T > thresholds)`` leaves these out. Features
     that a sample has by implication have no codes of their own; `implied` leads to the atoms that
     share them.
 
-    Where a parent with :math:`k` children never occurs alone, nothing separates its own part from
-    theirs: directions of children of its size have the cosine
-    :math:`\sqrt{k / (k + 1)}` with their features.
+    Where a parent with :math:`k` children never occurs alone, the data do not separate its part
+    from its children's: directions of children of its size have the cosine :math:`\sqrt{k / (k +
+    1)}` with their features.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Read and write sparse autoencoders as safetensors, which execute nothing when they are read."""
+"""Read and write sparse autoencoders as safetensors, which execute no code when they are read."""
 
 import json
 from os import PathLike
@@ -17,7 +17,8 @@ __all__ = ["load", "save"]
 # weights of autoencoders in a folder with "cfg.json": SAELens', sparsify's
 _SAE_FILES = "sae_weights.safetensors", "sae.safetensors"
 _DECODERS, _BIASES = ("W_dec", "decoder.weight"), ("b_dec", "decoder.bias")
-# of fine-tuned autoencoders of SAELens: latents are multiplied by it before they are decoded
+# names of the factor of fine-tuned autoencoders of SAELens, by which latents are multiplied before
+# they are decoded
 _FACTORS = "finetuning_scaling_factor", "scaling_factor"
 _FLOATS = "F16", "BF16", "F32", "F64"
 # autoencoders whose decoder is one matrix; sparsify names none
@@ -113,7 +114,7 @@ def save(learner: Any, folder: str | PathLike[str]) -> None:
 
 
 def _check_config(config):
-    """Raise ValueError unless the decoder explains rows as the autoencoder gets them."""
+    """Raise ValueError unless the decoder reconstructs the rows that are encoded, unscaled."""
     if not isinstance(config, dict):
         raise ValueError("cfg.json holds no dictionary")
     kind = str(config.get("architecture") or "standard").lower()
@@ -155,7 +156,7 @@ def _read_first(names, file, expected=None):  # -> str, Tensor or None
 
 
 def _read_decoder(file, config):  # -> rows (n_components, n_features), bias (n_features,)
-    """Return the decoder in a file of safetensors, for its latents as they are encoded."""
+    """Return the decoder in a file of safetensors, times factors of its latents."""
     n_features = config.get("d_in")
     name, rows = _read_first(_DECODERS, file)
     if rows is None:
@@ -186,7 +187,7 @@ def _split_norms(rows):  # (n, n_features) -> directions (n, n_features), norms 
 def load(folder: str | PathLike[str]) -> Bunch:
     """Read the decoder of a sparse autoencoder, as SAELens and sparsify store it.
 
-    Only safetensors are read, which execute nothing.
+    Only safetensors are read, which execute no code.
 
     Parameters
     ----------

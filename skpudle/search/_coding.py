@@ -1,15 +1,15 @@
 """Choose the penalty of codes, and the share of its bias to remove, by predicting held-out entries.
 
-Finding atoms and coding rows are two jobs. A search needs a penalty that finds all atoms at any
-level of noise; codes need the penalty with the smallest error. So features are held out a group at
-a time, rows are coded from the others, and the codes predict the held-out entries: badly if the
-penalty is too large, and badly if it is so small that they code noise.
+Finding atoms and coding rows need different penalties: a search a penalty that finds all atoms at
+any level of noise, codes the penalty with the smallest error. So features are hidden a group at a
+time, rows are coded from the visible features, and the codes predict the hidden entries: badly if
+the penalty is too large, and badly if it is so small that codes follow the noise.
 
 At every penalty the prediction moves on a line from the lasso's codes to least squares on their
 supports. The error is quadratic in the share of the way, ``debias``, and its minimum is known.
 
-After a search the rows are those that it held out, and the atoms have not seen them. Otherwise they
-are some of the rows that were given.
+After a search the rows are its held-out rows, independent of the atoms. Otherwise they are some of
+the given rows.
 """
 
 from dataclasses import dataclass, replace
@@ -32,38 +32,35 @@ __all__ = [
     "judged_rows",
 ]
 
-# About this number of hidden entries of training data choose, in rows within these limits.
+# Hidden entries of training data that choose a penalty, about, and the least and most rows that
+# have them.
 _ENTRIES, _FEWEST, _MOST = 10_000, 100, 200
 
-# Nonzero codes are counted over at most so many rows, whose codes have at most so many entries. A
-# bisection ends when their mean number is met to this share, or after so many steps.
+# Most rows, and most entries of their codes, to count nonzero codes in; the relative error of the
+# mean number at which a bisection ends, and its most steps.
 _COUNTED, _COUNTED_ENTRIES, _CLOSE, _STEPS = 2000, 2**25, 0.005, 30
-# Supports grow as penalties fall by a factor of 2**0.5, as long as at most this share of the new
-# codes is wrong, and are judged by no fewer than so many new codes. F1 of the features of a
-# benchmark (benchmarks/bench_synthsae.py, 20,000 samples), in brackets at the next larger and
-# smaller penalty and with the penalty of the best prediction: with a hierarchy of features .736
-# (.65, .70; .70) for the decoder of a BatchTopK autoencoder, .87 (.67, .81; .81) for the true
-# atoms; without one .81 (.71, .67; .67) for atoms of a search, .86 (.76, .72; .72) for the true
-# ones. Shares of wrong codes are .05 to .36 at the best penalties, .48 to 1.1 at the next.
+# The penalty falls by a factor of 2**0.5 while at most this share of the new codes is false,
+# estimated from at least this number of new codes. In benchmarks/bench_synthsae.py F1 of features
+# is .86 for the true atoms, and .76 and .72 at the next larger and smaller penalty; shares of false
+# codes are .05 to .36 at the best penalties, and .48 to 1.1 at the next.
 _WRONG, _JUDGED = 0.4, 100
 
-# A choice begins with the expected penalty and its neighbours on both sides, powers of 2 ** 0.5.
+# Number of neighbours of the expected penalty, on each side, that a choice begins with.
 _AHEAD = 2
 # The least penalty that decoys may choose, in units of the search's.
 _SMALLEST = 2.0**-10
 
-# The error of codes is the error of the prediction without the noise, which nothing predicts. The
-# sparsest codes are chosen whose error is at most the smallest times a factor, one for codes of the
-# lasso and one for least squares. The lasso's error hardly changes from a penalty to its double:
-# with 1.1 noisy patches keep a third more noise. Least squares on some of the features prefer more
-# atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
+# Factors on the smallest error within which the sparsest codes are chosen, for codes of the lasso
+# and for least squares; errors are without the noise. The lasso's error hardly changes with the
+# penalty: with 1.1 noisy patches keep a third more noise. Least squares on some of the features
+# prefer more atoms: with 1.03, 60 atoms in 30 dimensions keep twice the noise.
 _SPARER = 1.05, 1.15
 
-# If less than this share of the mean square can be predicted, as of independent features, the
-# search's penalty stays. The share is 0.08 for patches that are mostly noise.
+# Least predictable share of the mean square: below, as for independent features, the search's
+# penalty stays. The share is 0.08 for patches that are mostly noise.
 _PREDICTABLE = 0.03
-# Of few entries more is predicted by chance: of independent numbers, by about one divided by the
-# square root of their number.
+# Least predictable share with few entries, divided by the square root of their number; independent
+# numbers are predicted by chance up to about 1 divided by it.
 _OF_CHANCE = 2.0
 # errors below this share of the mean square are rounding
 _ROUNDING = 1e-12
@@ -168,7 +165,7 @@ def choose_coding(held_out, atoms, *, debias=None, place=0):
     Returns
     -------
     CodingPath
-        Codings; ``chosen`` is the result. If nothing can be predicted, as for one feature, zeros
+        Codings; ``chosen`` is the result. If no entry can be predicted, as for one feature, zeros
         or independent features, it is the lasso with the penalty of the search.
     """
     alpha, square = held_out.alpha, held_out.mean_square
@@ -242,8 +239,8 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
     """Return the coding with ``l0`` nonzero codes in a row or image, on average.
 
     The penalty is found by bisection. The share of its bias to remove is chosen as in
-    `choose_coding`, at the penalty for the lasso's codes. Least squares, a share of 1, leave out
-    codes that would turn their sign, and then their own number counts.
+    `choose_coding`, at the penalty for the lasso's codes. If the share is 1, least squares leave
+    out codes that would turn their sign, and the remaining codes are counted.
 
     Parameters
     ----------
@@ -268,7 +265,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
     Raises
     ------
     ValueError
-        If no penalty gives as many codes.
+        If no penalty gives ``l0`` codes.
     """
     if isinstance(problem, ConvProblem):
         count_at, most, n_rows = _countable_images(problem, atoms, n_images)
@@ -292,12 +289,12 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
 
 @torch.no_grad()
 def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
-    """Return the coding with most of the codes whose atoms are present, and few others.
+    """Return the coding with most of the true codes, and few false codes.
 
-    Atoms that are present have positive codes. The signed lasso has the negative atoms, too, which
-    never are, and correlate with rows as often by mistake: as many of the positive codes are
-    mistakes as there are negative ones. The penalty falls as long as few of the new codes are.
-    (False discoveries are counted by such decoys in proteomics [1]_; knockoffs [2]_ are others.)
+    Negative codes of the signed lasso are decoys: no atom is present with a negative sign, so their
+    number estimates the number of false positive codes. The penalty falls while few of the new
+    codes are false. (Proteomics counts false discoveries by decoys [1]_; knockoffs [2]_ are decoys,
+    too.)
 
     Parameters
     ----------
@@ -340,7 +337,7 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
 
 
 def _countable(problem, atoms):  # -> solve(alpha, **options), largest penalty, number of rows
-    """Return a solver for some rows, and the penalty from which on all their codes are zero."""
+    """Return a solver for some rows, and the least penalty with which all their codes are zero."""
     n_rows = max(1, min(_COUNTED, _COUNTED_ENTRIES // len(atoms)))
     part = spread_rows(len(problem.x), n_rows)
     x, atoms = problem.x[part], atoms.to(problem.x)

@@ -2,13 +2,13 @@ r"""The loops of `skpudle.search` over samples and over atoms, compiled by numba
 
 The functions are plain Python until `loops` compiles them. Coordinate descent works on the residual
 of a sample, ``x - D z``: a coordinate costs two passes over an atom, whatever the number of atoms,
-and no matrix of atoms by atoms is needed. Products of many samples with all atoms, which tell the
-atoms that enter a working set, are left to a BLAS.
+and no matrix of atoms by atoms is needed. A BLAS multiplies many samples with all atoms, which
+selects the atoms that enter a working set.
 
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
-on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number
-of threads. A ``mask`` has a row for each sample, or one row without entries if none is missing;
+on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number of
+threads. A ``mask`` has a row for each sample, or one row without entries if all entries are known;
 residuals are zero where entries are missing.
 """
 
@@ -70,8 +70,8 @@ def _descend_among(w, support, atoms, gram, alpha, positive, tolerance, max_swee
                    z, residual):  # fmt: skip
     """Minimise over a working set of ``w`` atoms by coordinate descent, given their products.
 
-    A step costs as many operations as the set has atoms. The residual stays. Return by how much
-    half of its square would fall.
+    A step costs ``w`` operations. Leave the residual unchanged; return by how much half of its
+    square would fall.
     """
     for i in range(w):
         slope[i] = _product(atoms[support[i]], residual)
@@ -100,7 +100,7 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
              residual):  # fmt: skip
     """Minimise over a working set of ``w`` atoms by coordinate descent on the residual.
 
-    A step costs as many operations as the residual has entries.
+    A step costs one operation for each entry of the residual.
     """
     for i in range(w):
         curvature[i] = _known_product(atoms[support[i]], atoms[support[i]], mask)
@@ -122,9 +122,9 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
 
 
 def _enter(slope, positive, level, share, k, inside, beyond, support, z):
-    """Add atoms beyond ``level`` and near the best to a working set of ``k``; return its size.
+    """Add atoms with large slopes, above ``level``, to a working set of ``k``; return its size.
 
-    If there is no room for all that are near the best, the best enter.
+    If the room is too small for all of these atoms, the atoms with the largest slopes enter.
     """
     for i in range(k):
         inside[support[i]] = True
@@ -156,8 +156,9 @@ def solve_rows(atoms, gram, mask, slope, alpha, positive, tolerance, share, max_
                count, index, value, residual, loss, size):  # fmt: skip
     """Improve the codes of rows on one working set each, from ``slope = D^T (x - D z)``.
 
-    ``residual`` has ``x - D z``; it follows the codes unless there are products ``gram`` of all
-    atoms. ``loss`` becomes half of its square, and ``size`` the sum of the moduli of the codes.
+    ``residual`` has ``x - D z``; it is updated with the codes, except if ``gram`` holds the
+    products of all atoms. ``loss`` becomes half of its square, and ``size`` the sum of the moduli
+    of the codes.
     """
     room = index.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
@@ -186,9 +187,10 @@ def solve_rows(atoms, gram, mask, slope, alpha, positive, tolerance, share, max_
 
 
 def _solve(w, inner, positive, dependent, factor, slope, z):
-    """Go to the least squares of a support; return False, and stay, where descent has to.
+    """Set codes to least squares on a support, or return False with unchanged codes.
 
-    That is where atoms nearly depend on each other, or codes that may not turn negative would.
+    It returns False where atoms nearly depend on each other, or non-negative codes would turn
+    negative; coordinate descent has to replace it there.
     """
     for i in range(w):
         for j in range(i + 1):
@@ -220,9 +222,9 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
 
 def refit_rows(atoms, gram, mask, positive, dependent, count, index, value, residual, loss,
                solved):  # fmt: skip
-    """Turn codes into least squares on their supports, where this can be solved for.
+    """Turn codes into least squares on their supports, where `_solve` succeeds.
 
-    For five correlated atoms descent takes ten times as long.
+    Coordinate descent takes ten times as long for five correlated atoms.
     """
     room = index.shape[1]
     inner, factor = np.empty((room, room)), np.empty((room, room))
@@ -249,12 +251,12 @@ def leave_out(atoms, mask, slope, near, cosine, who, row, place, count, index, v
               new_slope, new_count, new_index, new_value, new_residual):  # fmt: skip
     """Leave one atom out of the codes of each row: ``who[t]`` at ``place[t]`` out of ``row[t]``.
 
-    ``new_slope`` becomes zero but for the atoms that are ``near`` the one left out.
+    ``new_slope`` becomes zero except for the atoms that are ``near`` the atom left out.
     """
     for t in range(len(who)):
         i, j, k = row[t], who[t], 0
         z = value[i, place[t]]
-        for f in range(atoms.shape[1]):  # an assignment of rows takes two seconds to compile
+        for f in range(atoms.shape[1]):  # numba takes two seconds to compile an assignment of rows
             new_residual[t, f] = residual[i, f]
         _subtract(-z, atoms[j], mask[min(i, len(mask) - 1)], new_residual[t])
         for e in range(count[i]):
@@ -269,9 +271,9 @@ def leave_out(atoms, mask, slope, near, cosine, who, row, place, count, index, v
 
 
 def compare(near, who, row, count, index, value, new_count, new_index, new_value, size, growth):
-    """Set ``growth`` to how much the moduli of codes of atoms ``near`` the one left out grow.
+    """Set ``growth`` to the growth of the moduli of codes of atoms ``near`` the atom left out.
 
-    ``size`` has room for a number of each atom, and is zero.
+    ``size`` is scratch memory of one number per atom, zero on entry.
     """
     for t in range(len(who)):
         i, j = row[t], who[t]
@@ -316,7 +318,7 @@ def subtract_changes(low, high, first, start, row, place, value, change, residua
     """Subtract ``Z`` times the change of the atoms from ``first`` on, in the rows ``low:high``."""
     for j in range(first, first + len(change)):
         begin, end = start[j], start[j + 1]
-        while begin < end:  # the rows of an atom ascend
+        while begin < end:  # bisection: the rows of an atom are sorted
             middle = (begin + end) // 2
             if row[middle] < low:
                 begin = middle + 1
@@ -354,9 +356,9 @@ def add_second_moments(first, last, start, row, residual, direction, image):
 
 
 def sweep(a, positive, target, atoms):
-    """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over some of the atoms, one by one, on the sphere.
+    """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over a block of atoms, one by one, on the sphere.
 
-    ``a`` holds their products with each other, and ``target`` their rows of ``B - A D``.
+    ``a`` holds the block of ``A``, and ``target`` the block's rows of ``B - A D``.
     """
     n_atoms, n_features = atoms.shape
     for j in range(n_atoms):

@@ -18,7 +18,7 @@ from skpudle._compilation import compile_together
 
 __all__ = ["loops"]
 
-_BLOCK = 512  # positions in a row with correlations that stay in the fastest memory
+_BLOCK = 512  # neighbouring positions whose correlations fit into the fastest cache
 
 
 def _corner(place, grid):
@@ -27,7 +27,7 @@ def _corner(place, grid):
 
 
 def _slope(residual, atom, y, x):
-    """Return the correlation of an atom with a patch."""
+    """Return the product of an atom with a patch of the residual."""
     total = 0.0
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
@@ -57,7 +57,7 @@ def _subtract(step, atom, y, x, mask, residual):
 
 
 def _add_patch(factor, residual, y, x, total):
-    """Add a patch times a number."""
+    """Add a multiple of a patch of one image to an atom-sized array."""
     for c in range(total.shape[0]):
         for i in range(total.shape[1]):
             for j in range(total.shape[2]):
@@ -126,8 +126,8 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
                 index, value, residual):  # fmt: skip
     """Return the codes of an image, starting from given ones, and whether they reach the tolerance.
 
-    A round admits all coordinates that violate the optimality condition, the worst first: a part
-    that one of them explains is gone from the residual of its neighbours.
+    A round admits all coordinates that violate the optimality condition, the worst first. The part
+    that a coordinate explains leaves the residual before its neighbours are admitted.
     """
     n_positions = grid[2] * grid[3]
     z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
@@ -200,7 +200,7 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
     for e in range(start, stop):
         y, x = _corner(place[e], grid)
         overlap[height - 1, width - 1] += value[e] ** 2
-        for f in range(e + 1, stop):  # rows of an image ascend
+        for f in range(e + 1, stop):  # entries are sorted by row
             y1, x1 = _corner(place[f], grid)
             if image[f] != image[e] or y1 - y >= height:
                 break
@@ -270,7 +270,7 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
 def add_surroundings(start, image, place, value, grid, residual, total, weight):
     """Add for each atom its users' residuals around it, and the squares of their codes.
 
-    The surroundings reach the size of an atom less a pixel on either side.
+    The surroundings extend by the size of an atom minus one pixel on each side.
     """
     n_atoms, n_channels, height, width = total.shape
     for k in range(n_atoms):
@@ -291,7 +291,7 @@ def _change(step, z, slope, curvature, alpha):
 
 
 def _neighbours(own, y, x, atoms, grid, index, value, who, where, z):
-    """List the codes that overlap a position of ``own``, without its own; return their number."""
+    """List the codes of other atoms that overlap a position of atom ``own``; count them."""
     n, n_positions = 0, grid[2] * grid[3]
     for e in range(len(index)):
         y1, x1 = _corner(index[e] % n_positions, grid)
@@ -304,7 +304,7 @@ def _neighbours(own, y, x, atoms, grid, index, value, who, where, z):
 
 
 def _with_rivals(n, y, x, rivals, atoms, shape, who, where, z):
-    """Add the coordinates that are most like an atom at a position; return the new number."""
+    """Add the coordinates most like an atom at a position to the list; return its new length."""
     n_known = n
     for r in range(len(rivals)):
         k, y1, x1 = rivals[r, 0], y + rivals[r, 1], x + rivals[r, 2]
@@ -323,9 +323,9 @@ def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, gr
              counts, indices, values, residual, cost, taken_over):  # fmt: skip
     """Estimate the rise of the objective without each atom, and the growth of other codes then.
 
-    The estimates use at most ``most`` users of an atom, at regular distances. Neighbours of a code
-    replace it, and the ``rivals`` of its atom: (atom, row, column) of the atoms most like it. The
-    residual is restored at the end.
+    The estimates use at most ``most`` users of an atom, at regular distances. Neighbouring codes
+    and the ``rivals`` of the atom replace a code; ``rivals`` are (atom, row, column) of the shifted
+    atoms most like the atom. The residual is restored at the end.
     """
     room = indices.shape[1] + rivals.shape[1]
     who, where = np.empty(room, np.int64), np.empty((room, 2), np.int64)

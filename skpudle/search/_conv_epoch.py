@@ -1,8 +1,9 @@
 r"""An epoch of the search for atoms of images and signals; see `_epoch` for rows.
 
-Coordinate descent on the residual of an image finds the codes. A coordinate costs as many products
-as an atom has pixels, whatever overlaps it. All coordinates that violate the optimality condition
-enter at once, the worst first, and each starts from the residual of the ones before it.
+Coordinate descent on the residual of an image finds the codes. A coordinate costs one product for
+each pixel of an atom, whatever overlaps it. All coordinates that violate the optimality condition
+enter at once, the worst first, and each starts from the residual that the coordinates before it
+have left.
 
 For given codes the objective of one atom has their autocorrelation as its curvature, which is
 little more than the sum of their squares where they are sparse. A bound of it makes steps on the
@@ -10,9 +11,7 @@ sphere safe. Missing pixels count as if the dictionary explained them.
 
 An atom may be a shifted copy of a true one, cut off at its border. The residuals of its users
 around it, weighted by their codes, continue it beyond its borders. It *moves* to the window with
-the most energy, and its codes move along. A small gain must be enough: of 58 atoms in seven
-synthetic problems all are found if a move has to gain 0.3 or 1 %, 55 with 2 %, some two thirds with
-5 %; on other problems 0.1 % found the last ones.
+the most energy, and its codes move along. A small gain must be enough (``_GAIN``).
 """
 
 from dataclasses import dataclass, replace
@@ -39,19 +38,21 @@ from skpudle.search._epoch import (
 
 __all__ = ["ConvProblem", "conv_codes", "conv_path", "conv_synthesis"]
 
-# Working sets and sweeps of an epoch, and sweeps over the atoms. Steps of an atom cost little next
-# to its residuals.
+# Effort of an epoch: working sets, and sweeps over each; then sweeps over the atoms, and steps of
+# an atom in each sweep. Steps of an atom are cheap compared with its residuals.
 _EFFORT = 1, SWEEPS_OF_CODES
 _SWEEPS, _STEPS = SWEEPS["few"], 5
 _SWEEPS_OF_COSTS, _RIVALS = 3, 16
 
-# An atom moves to a window with at least this multiple of its energy.
+# Least gain of a move: an atom moves to a window with at least this multiple of its energy. All 58
+# atoms of seven synthetic problems are found with 1.003 or 1.01, two thirds with 1.05; in other
+# problems the last atoms need 1.001.
 _GAIN = 1.001
 
-# Codes solve the lasso when no coordinate moves by more than this share of alpha.
+# Tolerance of solved codes: the largest move of a coordinate, as a share of alpha.
 _SOLVED = 1e-8
 _MOST_EFFORT, _EFFORT_OF_PATH = (200, 200), (20, 20)
-# Enough to compare penalties, and to free atoms of bias: tolerance, and sweeps of least squares.
+# Tolerance, and sweeps of least squares, of codes that compare penalties or free atoms of bias.
 _SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = _SOLVED_OF_PATH, 20
 
@@ -120,8 +121,7 @@ class ConvProblem:
     def thinned(self, stride, *, whole=True, alpha=None):
         """Return the problem with one of ``stride`` images and another penalty.
 
-        Places are those of `spread_rows`. Without the ``whole`` the images are those that are not
-        held out.
+        `spread_rows` draws the images, from those that are not held out unless ``whole``.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
         if whole and (stride, alpha) == (1, self.alpha):
@@ -131,7 +131,7 @@ class ConvProblem:
         return replace(self.of_rows(rows), alpha=alpha)
 
     def of_rows(self, rows):  # a mask, indices or a slice
-        """Return the problem for these images, with nothing held out."""
+        """Return the problem for these images, without held-out images."""
         mask = None if self.mask is None else self.mask[rows]
         return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
 
@@ -146,13 +146,13 @@ class ConvProblem:
     def epoch(self, atoms, codes, *, turn=None, **effort):
         """Return the epoch of these atoms, starting from codes of other atoms.
 
-        The atoms of images are few; they enter all codes in every ``turn``.
+        ``turn`` has no effect, since images have few atoms.
         """
         return ConvEpoch(self, atoms, codes, **effort)
 
     @staticmethod
     def total(*tensors):
-        """Return sums over all processes: there is one."""
+        """Return sums over all processes as they are, since images have one process."""
         return tensors
 
     def project(self, atoms):
@@ -163,7 +163,8 @@ class ConvProblem:
 class ConvEpoch:
     """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`."""
 
-    # Two shifted copies in one atom leave little energy in any single direction.
+    # Splits that do not have to pay: an atom that mixes two shifted copies leaves little energy in
+    # any single direction.
     n_always_split = 1
 
     def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=TOLERANCE):
@@ -196,17 +197,17 @@ class ConvEpoch:
         square = float(np.square(self._residual).sum())
         self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
         self.fitting = (
-            self.refitted(*_REFIT_OF_PATH) if refit else self.codes
+            self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
         )  # atoms adapt to these codes
         self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
 
-    def refitted(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
+    def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual.
 
         A code is zero where least squares would turn its sign. Descent ends when no coordinate
         moves by more than ``tolerance`` in units of alpha.
         """
-        residual, codes = self._residual, self.codes.widened(0)
+        residual, codes = self._residual, self.codes.widen(0)
         tolerance, grid = tolerance * self.problem.alpha, self._grid
         arrays, atoms = codes.arrays(), np.asarray(self.atoms)
 
@@ -224,7 +225,7 @@ class ConvEpoch:
 
     def refitted_residual(self):  # -> Tensor of the shape of the data
         """Return the residual of least squares on the supports of the codes."""
-        self.refitted(*_REFIT_OF_PATH)
+        self.refit_codes(*_REFIT_OF_PATH)
         return torch.as_tensor(self._residual)
 
     @cached_property
@@ -243,9 +244,9 @@ class ConvEpoch:
         """The number of places where each atom is used."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
-    def restricted(self, kept):  # (p,) bool -> Codes
+    def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restricted(kept, self._n_positions)
+        return self.codes.restrict(kept, self._n_positions)
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
@@ -255,7 +256,7 @@ class ConvEpoch:
             loops().sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
-    def moved(self):
+    def move_atoms(self):
         """Move atoms and codes to the windows with the most energy; None if no atom moves."""
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
@@ -415,7 +416,7 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)
     size = len(atoms), dictionary.positions(x.shape[2:])
     z = _maps(epoch.codes, *size)
-    z = torch.lerp(z, _maps(epoch.refitted(), *size), debias) if debias else z
+    z = torch.lerp(z, _maps(epoch.refit_codes(), *size), debias) if debias else z
     return z.to(x), epoch.solved
 
 
@@ -441,7 +442,7 @@ def conv_path(problem, atoms, alphas):
         epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=_EFFORT_OF_PATH,
                                                     tolerance=_SOLVED_OF_PATH)  # fmt: skip
         codes = epoch.codes
-        yield codes, epoch.refitted(*_REFIT_OF_PATH)
+        yield codes, epoch.refit_codes(*_REFIT_OF_PATH)
 
 
 def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)

@@ -20,8 +20,8 @@ __all__ = [
     "split",
 ]
 
-# Extrapolate to D + 0.95 (D - D_before): this found 0.93 of 500 atoms of random data in 80 epochs;
-# 0.5 found 0.79, 0.9 found 0.88, 0.98 found 0.90.
+# Factor of extrapolation, D + 0.95 (D - D_before). In 80 epochs it found 0.93 of 500 atoms of
+# random data; 0.9 and 0.98 found 0.88 and 0.90.
 _EXTRAPOLATION = 0.95
 
 # Descent ends when the objective falls by less than this share per epoch, three epochs in a row.
@@ -30,17 +30,16 @@ _MIN_EPOCHS = 6
 
 # An atom splits into d + h v and d - h v, with v of norm 1.
 _HALF = 0.5
-# A round splits at most 1 atom in 20, and 1 in 10 where there are many. One in 10 of 1024 atoms in
-# 595 dimensions, with 2,500 samples, ends .1 to .3 % lower than one in 20, in 0.87 to 0.93 of the
-# time.
+# A round splits at most 1 atom in 20, and 1 in 10 from 1,024 atoms on. For 1,024 atoms in 595
+# dimensions and 2,500 samples, 1 in 10 ends .1 to .3 % lower than 1 in 20, in less time.
 SPLIT = {"few": 20, "many": 10}
-# If a round lowers the objective by less than this share, the next one tries half as many splits.
-# Real data allow many rounds that gain less: with 1e-4 colour patches take 1.4 times as long for
-# nothing. A third instead of half loses one of 100 planted atoms in one problem of four.
+# Least gain of a round, as a share of the objective: after a smaller gain the next round tries half
+# the number of splits. With 1e-4 colour patches take 1.4 times as long and end no lower; a third
+# instead of half the splits loses planted atoms.
 PROGRESS = 1e-3
 
-# Epochs in which atoms lose the lasso's bias in the end. They first move by 0.02, then by a fifth
-# as much in each epoch, and by less than this after six to eight.
+# Most epochs in which atoms lose the lasso's bias, and the mean square step that ends them. Each
+# step is about a fifth of the step before.
 _MAX_REFITS, _STILL = 8, 1e-6
 
 
@@ -51,12 +50,15 @@ def extrapolate(problem, atoms, previous):
 
 
 def has_stalled(curve, share=STALL):
-    """Return whether the objective falls by less than a share per epoch, of six or more."""
+    """Return whether the objective falls by less than a share per epoch, after at least six."""
     return len(curve) >= _MIN_EPOCHS and curve[-4] - min(curve[-3:]) <= 3 * share * curve[-1]
 
 
 def solve_codes(problem, atoms, n_epochs, *, refit=False):
-    """Return the epoch of given atoms after ``n_epochs`` from zero codes, the last with a refit."""
+    """Solve for the codes of given atoms, from zero; return the last of ``n_epochs``.
+
+    With ``refit`` the last epoch refits the codes.
+    """
     codes = problem.no_codes()
     for i in range(n_epochs):
         epoch = problem.epoch(atoms, codes, refit=refit and i == n_epochs - 1)
@@ -117,8 +119,8 @@ def refit_atoms(problem, atoms, codes, n_epochs=_MAX_REFITS, *, still=_STILL):
 def split(epoch, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shape), (n,) that split
     """Split atoms whose common direction of residuals has more energy than another atom costs.
 
-    Return None if no atom does. ``costs`` of atoms are by default the epoch's. With ``keep`` atoms
-    that split stay as they are, next to their directions.
+    Return None if no atom has that energy. ``costs`` of atoms are by default the epoch's. With
+    ``keep`` the atoms stay as they are, and their directions are added as new atoms.
     """
     energy, direction = epoch.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
@@ -128,7 +130,7 @@ def split(epoch, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
     if n_splits == 0:
         return None
     chosen = chosen[:n_splits]
-    direction = direction[chosen]  # arrays of all atoms are what a search has most of
+    direction = direction[chosen]  # frees the array of all atoms
     half = _HALF * direction
     atoms = torch.cat([epoch.atoms, direction if keep else epoch.atoms[chosen] - half])
     if not keep:
@@ -137,7 +139,7 @@ def split(epoch, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
 
 
 def remaining(epoch, n_removed, *, per_use=False):  # -> (p,) bool, False for those to remove
-    """Mark the atoms to keep; without the others the objective rises least, in all or per use."""
+    """Mark the atoms to keep: removing the unmarked atoms costs least, in total or per use."""
     cost, heirs = epoch.costs()
     cost, heirs = cost / epoch.uses.clamp_min(1) if per_use else cost, heirs.tolist()
     kept, removed = set(), set()

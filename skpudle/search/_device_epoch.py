@@ -1,15 +1,16 @@
 r"""An epoch of ``skpudle.search`` on a GPU: the steps of ``_epoch``, for many rows at once.
 
 A row has a support of its own. Supports are padded to one size: zero atoms fill the dictionary up,
-and the last of them stands at empty places, where nothing moves. Coordinate descent then steps
-through the places, the same one of all rows at a time, in a Gram matrix for each support.
+and the last of them stands at empty places, which have no coordinate to move. Coordinate descent
+then steps through the places, the same one of all rows at a time, in a Gram matrix for each
+support.
 
 Sums over rows are products of dense codes, whose bits do not depend on the order of threads.
 
-Atoms improve by blocks. For the atoms of a block the objective, given the others, lies below a
-quadratic with the curvatures :math:`c_j = \sum_k |A_{jk}|` over the block, and touches it at the
-atoms as they are, because :math:`\mathrm{diag}(c) - A` is diagonally dominant. On the sphere it is
-smallest at the directions of :math:`c_j d_j + (B - A D)_j`: the objective never rises.
+Atoms improve by blocks. For the atoms of a block the objective, with all other atoms fixed, lies
+below a quadratic with the curvatures :math:`c_j = \sum_k |A_{jk}|` over the block, and touches it
+at the atoms as they are, because :math:`\mathrm{diag}(c) - A` is diagonally dominant. On the sphere
+it is smallest at the directions of :math:`c_j d_j + (B - A D)_j`: the objective never rises.
 
 A GPU computes ahead of the host until the host asks for a number. It asks once for a block of rows,
 for the length of the longest support, and once more in a refit.
@@ -36,29 +37,28 @@ from skpudle.search._epoch import (
 
 __all__ = ["DeviceEpoch"]
 
-# Numbers of the largest array of a block of rows. There are some five such arrays: 0.7 GB in
-# single precision.
+# Numbers of the largest array of a block of rows. A block has some five arrays of this size: 0.7 GB
+# in single precision.
 _ENTRIES = 2**25
-# Atoms with the zero atoms are a multiple of this, as products on a GPU prefer.
+# Divisor of the number of atoms and zero atoms, for efficient products on a GPU.
 _MULTIPLE = 32
-# Sweeps over the atoms, and how many other atoms of its block a row uses on average. The objective
-# of 3,000 x 48 with 256 atoms is 6541 after 30 epochs, 6635 with one sweep, and 6579 with the two
-# sweeps of `_epoch`, atom by atom; of 2,000 x 64 with 100 non-negative ones it is 50,498, 50,505
-# and 50,513.
+# Sweeps over the atoms, and the mean number of other atoms of a block that a row uses. For 3,000 x
+# 48 with 256 atoms the objective is 6541 after 30 epochs, 6635 with one sweep, and 6579 with the
+# two sweeps of `_epoch`, atom by atom.
 _SWEEPS, _OTHERS = 2, 0.5
-# Of atoms that have no room, those above a level enter that rises halfway to the best so often.
+# Halvings that find the level above which atoms enter, if the room is too small for all of them:
+# each raises the level halfway to the largest slope.
 _HALVINGS = 5
-# Least squares on supports are solved for directly, unless an atom has less than a share of its
-# energy outside of the others: the root of the rounding of numbers. Descent makes so many sweeps
-# instead.
+# Most sweeps of descent to least squares on a support. Descent replaces the direct solution if an
+# atom has less than the root of the rounding of its energy outside of the other atoms.
 _SWEEPS_OF_REFITS = 100
 
 
 class DeviceEpoch:
     """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`.
 
-    Atoms, and all that there is one of for each atom, are on the host in float64, as in an `Epoch`;
-    data and codes stay on the device, in the dtype of the data.
+    Atoms, and numbers per atom, are on the host in float64, as in an `Epoch`; data and codes stay
+    on the device, in the dtype of the data.
     """
 
     n_always_split = 0
@@ -90,7 +90,7 @@ class DeviceEpoch:
             found.append(_packed(support, z))
             unbiased = torch.zeros_like(loss)
             if refit:
-                fitted = self._dense(support, self._refitted(inner, slope, z))
+                fitted = self._dense(support, self._refit(inner, slope, z))
                 unbiased = self._losses(data, known, fitted)
             of_rows = loss, size, unbiased, used.sum(1).to(x.dtype), torch.ones_like(loss)
             sums += torch.stack([weight @ part for part in of_rows])
@@ -135,7 +135,7 @@ class DeviceEpoch:
     def _solved(self, x, known, support, z, n_sweeps, near=None):
         """Improve codes on one working set each; return supports, codes, slopes, Gram matrices.
 
-        If there are atoms ``near`` (n, n_near), only those enter.
+        If ``near``, (n, n_near), is given, only these atoms enter.
         """
         alpha, none = self.problem.alpha, self._none
         slope = self._residuals(x, known, self._dense(support, z)) @ self._dictionary.mT
@@ -146,7 +146,7 @@ class DeviceEpoch:
         best, n_old = excess.amax(1, keepdim=True), (support != none).sum(1)
         level = (SHARE * best).clamp_min((1 + TOLERANCE) * alpha)
         room = self._room + (0 if near is None else near.shape[1]) - n_old
-        for _ in range(_HALVINGS):  # if there is no room for all that are near the best
+        for _ in range(_HALVINGS):  # the room is too small for all near the best
             n_new = (excess >= level).sum(1)
             level = torch.where((n_new > room)[:, None], (level + best) / 2, level)
         n_new = n_new.minimum(room.clamp_min(0))
@@ -163,20 +163,20 @@ class DeviceEpoch:
         return support, z, slope, inner
 
     def _descend(self, inner, slope, z, alpha, n_sweeps):
-        """Minimise by coordinate descent, in place; ``slope`` stays the atoms' with residuals."""
+        """Minimise by coordinate descent, in place; ``slope`` is updated with the residuals."""
         curvature = inner.diagonal(dim1=1, dim2=2)
         inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
         positive = self.problem.positive_code
         slope -= alpha * positive
         for _ in range(n_sweeps):
             for i in range(z.shape[1]):
-                slope.addcmul_(inner[:, i], z[:, i : i + 1])  # without the coordinate
+                slope.addcmul_(inner[:, i], z[:, i : i + 1])  # leaves the coordinate out
                 target = slope[:, i].relu() if positive else softshrink(slope[:, i], alpha)
                 torch.mul(target, inverse[:, i], out=z[:, i])
                 slope.addcmul_(inner[:, i], z[:, i : i + 1], value=-1)
         slope += alpha * positive
 
-    def _refitted(self, inner, slope, z):  # -> (n, longest)
+    def _refit(self, inner, slope, z):  # -> (n, longest)
         """Return least squares on the supports of codes, non-negative if they are."""
         used = z != 0
         inner, slope = inner * (used[:, :, None] & used[:, None]), slope * used
@@ -187,15 +187,15 @@ class DeviceEpoch:
         solved = (factor.diagonal(dim1=1, dim2=2).square() > least).all(1) & (failed == 0)
         if self.problem.positive_code:
             solved &= (solution >= 0).all(1)
-        (rest,) = (~solved).nonzero(as_tuple=True)  # waits, and spares most rows the sweeps
+        (rest,) = (~solved).nonzero(as_tuple=True)  # waits for the device, to sweep few rows
         z = z[rest]
         self._descend(inner[rest], slope[rest], z, 0.0, _SWEEPS_OF_REFITS)
         solution[rest] = z
         return solution
 
-    def restricted(self, kept):  # (p,) bool -> Codes
+    def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restricted(kept)
+        return self.codes.restrict(kept)
 
     # ------------------------------------------------------------------ atoms
 
@@ -236,7 +236,7 @@ class DeviceEpoch:
             atoms[part] = torch.where(norm > 0, target / norm, atoms[part])
         return project_atoms(atoms.cpu().double())
 
-    def moved(self):
+    def move_atoms(self):
         """Return None: rows have no neighbours that an atom could move to."""
         return None
 
@@ -275,8 +275,8 @@ class DeviceEpoch:
             near.append(order.topk(min(p - 1, NEAR)).indices)
         return torch.cat(near)
 
-    def _asked(self):  # -> (p * USERS,) rows, and their weights
-        """Return some users of each atom, evenly spaced; places of too few have weight zero."""
+    def _draw_users(self):  # -> (p * USERS,) rows, and their weights
+        """Return evenly spaced users of each atom, with weight zero where an atom has too few."""
         _, _, support, z = self._at(slice(None), self.codes)
         p, longest = len(self.atoms), max(support.shape[1], 1)
         order = pad(support.flatten().argsort(stable=True), (0, 1))
@@ -292,10 +292,10 @@ class DeviceEpoch:
     @in_own_precision
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
-        near, (users, weights), x = self._near(), self._asked(), self.problem.x
+        near, (users, weights), x = self._near(), self._draw_users(), self.problem.x
         who = torch.arange(len(near), device=x.device).repeat_interleave(USERS)
         rise, growth = x.new_zeros(len(who)), x.new_zeros(len(who), near.shape[1])
-        n_pairs = len(who) if len(x) else 0  # this process may have no rows
+        n_pairs = len(who) if len(x) else 0  # a process may have no rows
         for part in self._blocks(n_pairs, self.codes.index.shape[1]):
             data, known, support, z = self._at(users[part], self.codes)
             before, out = self._dense(support, z.abs()), support == who[part, None]

@@ -1,6 +1,6 @@
 r"""An epoch of `skpudle.search`: codes for given atoms, and statistics to improve the atoms by.
 
-Decisions and new atoms depend only on sums over samples, and over processes with other samples.
+Decisions and new atoms depend only on sums over samples, added over processes.
 """
 
 from dataclasses import dataclass
@@ -33,45 +33,43 @@ __all__ = [
     "spread_rows",
 ]
 
-# Sweeps over the atoms per epoch. For few atoms they cost a tenth of the codes. For many one
-# serves: with two, 30 epochs of 2,500 x 595 with 1050 atoms end as low, in 1.25 times the time.
+# Sweeps over the atoms per epoch. For few atoms they take a tenth of the time of the codes. For
+# 1,050 atoms two sweeps end as low as one, in 1.25 times the time.
 SWEEPS = {"few": 2, "many": 1}
 
-# An epoch updates the codes of the epoch before by one working set and few sweeps, or fewer if no
-# coordinate moves the optimality condition by more than this share of alpha. Descent for given
-# atoms need not converge: 8 x 8 patches reach the objective of 25 epochs of solved codes in half of
-# the time. The cost of an atom needs somewhat better codes.
+# Tolerance of codes, as a share of alpha in the optimality condition, and the most sweeps over the
+# working set of an epoch, and of the costs of atoms. Codes need not converge in an epoch: 8 x 8
+# patches reach the objective of 25 epochs of solved codes in half of the time.
 TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
 
-# Atoms enter a working set above this share of the largest violation, so that few enter in vain.
+# Least violation of the optimality condition with which an atom enters a working set, as a share of
+# the largest violation.
 SHARE = 0.6
 
 # Rows to correlate at once, which stay in a cache.
 _ROWS = 256
 # Atoms to improve at once.
 _ATOMS = 64
-# A code has at most this many entries more than a sample has features.
+# Most entries of a code beyond the number of features.
 ROOM = 8
-# From this number of atoms on descent is on residuals, and no matrix of atoms by atoms is kept. An
-# epoch with products of all atoms takes as long or less for 512 atoms of 128 features and fewer,
-# 1.4 times as long for 768 of 384, 1.8 for 1000 of 595. But a search for 1000 atoms of 93 features
-# in 2,500 samples takes 0.77 of the time with them.
+# From this number of atoms on, descent is on residuals, without a matrix of atoms by atoms. With
+# the matrix an epoch takes 1.8 times as long for 1,000 atoms of 595 features, but a search for
+# 1,000 atoms of 93 features takes 0.77 of the time.
 MANY = 1024
-# A thread needs this many operations of a loop, and this many multiplications of a BLAS. With a
-# fifth and less, 1,800 x 64 with 100 atoms take 1.3 times as long on two threads as on one; with
-# these as long, and 8,192 x 128 with 1024 atoms 0.74 of the time.
+# Least work of a thread: operations of a loop, and multiplications of a BLAS. With a fifth of it
+# two threads take 1.3 times as long as one for 1,800 x 64 with 100 atoms.
 _TASK, _PART = 2e7, 5e7
 
-# Least squares on the supports are solved for directly, unless an atom has less than this share of
-# its energy outside of the others: then descent from the lasso's codes ends here, on that scale.
+# Least share of an atom's energy outside of the other atoms of a support for a direct solution of
+# least squares; otherwise descent from the lasso's codes, to this tolerance in units of alpha.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 _MAX_REFIT_SWEEPS = 100
 
-# Samples that estimate the cost of an atom they use; with 16, atoms are lost.
+# Samples that estimate the cost of an atom; with 16, a search loses atoms.
 USERS = 32
-# Atoms that may take over from a removed one: the most like it. Most of its code goes to HEIRS.
+# Atoms most like a removed atom, which may take over its codes; the HEIRS take most of them.
 NEAR, HEIRS = 64, 3
 POWER_ITERATIONS = 8
 
@@ -129,11 +127,11 @@ class Codes:
             new[:, :longest] = old[:, :longest]
         return Codes(self.count.clone(), index, value)
 
-    def widened(self, room):
+    def widen(self, room):
         """Return a copy with room for at least ``room`` entries per row."""
         return self._with_room(max(room, self.index.shape[1]))
 
-    def trimmed(self):
+    def trim(self):
         """Return a copy without room that no row uses."""
         return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
@@ -141,7 +139,7 @@ class Codes:
         """Return the codes of these rows."""
         return Codes(self.count[rows], self.index[rows], self.value[rows])
 
-    def restricted(self, kept, n_positions=1):  # (p,) bool
+    def restrict(self, kept, n_positions=1):  # (p,) bool
         """Return the codes of the kept atoms, numbered anew.
 
         An index is ``atom * n_positions + position``.
@@ -154,7 +152,7 @@ class Codes:
         order = used.int().argsort(dim=1, descending=True, stable=True)
         index = (kept.cumsum(0) - 1)[atom] * n_positions + place
         index, value = index.int().gather(1, order), self.value.gather(1, order)
-        return Codes(used.sum(1), index, value).trimmed()
+        return Codes(used.sum(1), index, value).trim()
 
 
 def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
@@ -208,13 +206,13 @@ def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weigh
 
 
 def own(*tensors):
-    """Return sums of one process."""
+    """Return sums over one process, as they are: the default of ``total``."""
     return tensors
 
 
 @cache
 def _has_bfloat16():
-    """Return whether the processor multiplies in bfloat16, as far as PyTorch tells.
+    """Return whether PyTorch reports a processor that multiplies in bfloat16.
 
     Products of 256 rows of 128 to 2381 features with 1024 to 16,384 atoms then take 0.27 to 0.30 of
     the time of float32, and epochs of 4096 atoms 0.6 to 0.7. Slopes are wrong by thousandths, less
@@ -225,7 +223,7 @@ def _has_bfloat16():
 
 
 def _least(operations, task=_TASK):
-    """Return the number of members of a range that is worth a thread, given operations of each."""
+    """Return the least length of a range that pays for a thread, given operations per member."""
     return max(1, int(task / max(operations, 1)))
 
 
@@ -244,11 +242,10 @@ def _packed(blocks, n):  # of (rows, count, index, value) -> Codes of n rows
 class Epoch:
     """Codes for the atoms of an epoch, and statistics of both.
 
-    With a ``turn`` of 0 or 1 atoms enter the codes of every second block of rows; the others have
-    their last atoms.
+    With a ``turn`` of 0 or 1 new atoms enter the codes of every second block of rows only.
     """
 
-    n_always_split = 0  # least number of atoms to split, whatever the costs of others
+    n_always_split = 0  # least number of atoms to split, whatever it costs
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
         self.problem, self.atoms = problem, atoms
@@ -293,7 +290,8 @@ class Epoch:
         self._weight = np.ones(n) if weight is None else np.asarray(weight)
         self._root = None if weight is None else np.sqrt(self._weight)
         count, index, value = self.fitting.arrays()
-        # Sums of products of codes, rows and residuals are weighted where each has the root.
+        # Codes, rows and residuals take the roots of the weights, so that their products are
+        # weighted.
         used = np.arange(value.shape[1]) < count[:, None]
         self._values = value if weight is None else np.where(used, value, 0) * self._root[:, None]
         self._x = self._rooted(self._x) if self._few else self._x
@@ -301,7 +299,7 @@ class Epoch:
         row, place = np.empty((2, int(count.sum())), np.int32)
         self._entries = np.zeros(p + 1, np.int64), row, place  # sorted by atom, then by row
         loops().sort_by_atom(count, index, *self._entries)
-        self._gathering = 4 * len(row) / p  # operations of an atom, which gathers its users
+        self._gathering = 4 * len(row) / p  # operations of an atom to gather its users
         of_rows = self._loss, self._size, unbiased, np.asarray(self.codes.count), np.ones(n)
         sums = [part.sum() if weight is None else self._weight @ part for part in of_rows]
         (sums,) = problem.total(self.atoms.new_tensor(sums))
@@ -316,14 +314,14 @@ class Epoch:
     def _refit(self, rows, known, residual, count, index, value, loss):
         """Turn codes into least squares on their supports, non-negative if they are."""
         problem, solved = self.problem, np.zeros(len(count), bool)
-        if len(self._dictionary[1]):  # descent has left the residual behind
+        if len(self._dictionary[1]):  # descent used products and left the residual as it was
             residual = self._x[rows].astype(np.float64)
             loops().subtract_synthesis(count, index, value, self._atoms, residual)
         options = known, problem.positive_code, _DEPENDENT
         found = np.empty(len(count))
         arrays = count, index, value, residual, found, solved
         loops().refit_rows(*self._dictionary, *options, *arrays)
-        if not solved.all():  # no atom enters, and the penalty is zero
+        if not solved.all():  # descent on the support alone, with penalty zero
             rest = np.flatnonzero(~solved)
             some = [array[rest] for array in arrays[:4]]
             size, slope = np.empty(len(rest)), np.zeros((len(rest), len(self.atoms)), np.float32)
@@ -341,8 +339,8 @@ class Epoch:
     def _by_rows(self, function, codes, room, rows=None, turn=None, *, screen=True):
         """Call a function with blocks of rows, their residuals, slopes and copies of codes.
 
-        With a ``turn`` every second block has no slopes, without a ``screen`` none has. Slopes have
-        few digits: they only tell the atoms that enter a working set.
+        With a ``turn`` every second block has no slopes; without a ``screen`` no block has slopes.
+        Slopes have few digits, since they only select the atoms of a working set.
         """
         n, n_atoms = len(self.problem.x) if rows is None else len(rows), len(self.atoms)
         x, arrays = np.asarray(self.problem.x), codes.arrays()
@@ -378,7 +376,7 @@ class Epoch:
             in_parts(work, -(-n // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
 
     def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
-        """Return sums over the users of atoms, and over processes; ``work`` is for each user."""
+        """Return sums over users of atoms and over processes; ``work`` is operations per user."""
         sums = np.zeros((last - first, width))
 
         def add(start, stop):
@@ -404,7 +402,7 @@ class Epoch:
         """Return rows of ``A = Z^T Z``."""
         low, high = among or (0, len(self.atoms))
         arrays = low, *self._entries, *self.fitting.arrays()[:2], self._values
-        n_used = len(self._entries[1]) / max(len(self._x), 1)  # atoms of a row
+        n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of atoms in a row
         return self._sums(loops().add_products, first, last, high - low, n_used, *arrays)
 
     def energies(self):  # -> (p,)
@@ -435,8 +433,8 @@ class Epoch:
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
 
-        Few atoms descend on products of all codes, many on the residuals of their users: these
-        take ``n_entries * m`` operations, products ``p * p * m``.
+        Few atoms descend on products of all codes (``p * p * m`` operations), many atoms on the
+        residuals of their users (``n_entries * m`` operations).
 
         ``earlier`` has sums over other samples; see `_stream.Memory`.
         """
@@ -446,7 +444,7 @@ class Epoch:
             a, b = self.products(0, p), self._moments(self._x, 0, p)
         else:
             residual = self._residuals()
-            self._residual = None  # it follows the atoms
+            self._residual = None  # out of date once atoms change
         with one_blas_thread():
             for _ in range(SWEEPS[kind]):
                 for first in range(0, p, _ATOMS):
@@ -477,11 +475,11 @@ class Epoch:
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
-    def restricted(self, kept):  # (p,) bool -> Codes
+    def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restricted(kept)
+        return self.codes.restrict(kept)
 
-    def moved(self):
+    def move_atoms(self):
         """Return None: rows have no neighbours that an atom could move to."""
         return None
 
@@ -499,7 +497,7 @@ class Epoch:
             in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
             along = torch.einsum("jf,jf->j", image, self.atoms)
-            image.addcmul_(along[:, None], self.atoms, value=-1)  # no other array of this size
+            image.addcmul_(along[:, None], self.atoms, value=-1)  # in place, to save memory
         return torch.einsum("jf,jf->j", image, direction), project_atoms(image)
 
     def _near(self):  # -> (p, n) int32, float32

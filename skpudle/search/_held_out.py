@@ -1,8 +1,9 @@
-"""Predict hidden entries of rows that a search has not seen: the judgement of sizes and penalties.
+"""Predict hidden entries of held-out rows, to choose sizes and penalties.
 
-The features are cut into groups, which are hidden in turn. A row is coded from its other entries,
-and its codes predict the hidden ones: badly if the penalty is too large, if the penalty is so small
-that codes follow the noise, if atoms are missing, and if atoms have fitted the noise of other rows.
+The features are cut into groups, which are hidden in turn. A row is coded from its visible entries,
+and its codes predict the hidden entries: badly if the penalty is too large, if the penalty is so
+small that codes follow the noise, if atoms are missing, and if atoms have fitted the noise of the
+training rows.
 
 For each penalty of codes the prediction moves on a line from the lasso's codes to least squares on
 their supports. The error is quadratic in the share of the way, and its minimum is known.
@@ -35,45 +36,45 @@ __all__ = [
     "measure_evenness",
 ]
 
-# With fewer rows none is held out: four held-out rows cannot order penalties.
+# Least number of rows for held-out rows: four held-out rows cannot order penalties.
 LEAST_ROWS = 20
-# One row in ten is held out, but no more rows than there are codings, and of few rows up to a
-# quarter: a hundred rows if they are there.
+# One row in _HELD_OUT is held out, at most the number of codings; of few rows up to one in _FEW, to
+# reach _WANTED rows.
 _HELD_OUT, _FEW, _WANTED = 10, 4, 100
-# A coding is a row with one group hidden. There are enough codings for this number of hidden
-# entries, within these limits. Divided by the evenness of the rows' energy (0.1 to 0.25 for patches
-# of photographs) there are up to _MOST_CODINGS. With a third of them the penalty of patches varies
-# by a factor of two from draw to draw of the held-out rows.
+# Hidden entries to predict, and limits of the number of codings, each a row with one group hidden.
+# Divided by the evenness of the rows' energy (0.1 to 0.25 for patches of photographs), codings are
+# at most _MOST_CODINGS; with a third of them the penalty of patches varies by a factor of two
+# between draws of the held-out rows.
 _ENTRIES, _CODINGS, _MOST_CODINGS = 10_000, (400, 1000), 3000
 # Groups of features.
 _GROUPS = 10
 
-# Halves of 64-bit numbers to compare at a time, whose products of 2 MiB stay in a cache. 20,000
-# rows of 64 features then take 5 ms, and 24 ms with four times as many numbers.
+# Halves of 64-bit numbers to hash at a time, whose products of 2 MiB stay in a cache: 20,000 rows
+# of 64 features take 5 ms, and 24 ms with four times the number.
 _NUMBERS_AT_A_TIME = 2**18
 
-# Products of all atoms save as much time for dense codes as for ten times as many rows: with 4096
-# atoms of 12.0 features and 100 rows, codes with 370 entries take 2.9 s, not 7.8, with 690 12 s,
-# not 25, and with 20 1.3 s, not 0.7.
+# Factor on the number of rows, for dense codes, in the decision to compute products of all atoms.
+# With 4096 atoms and 100 rows products lower the time of codes with 370 entries from 7.8 to 2.9 s,
+# and raise that of codes with 20 entries.
 _DENSE_COST = 10
 
-# Pixels and the least number of images that predict, the share of pixels that is hidden, and the
-# number of turns.
+# Pixels and least number of images that predict, share of hidden pixels, and number of turns.
 _PIXELS, _PICTURES, _SHARE, _TURNS = 2**14, 4, 0.1, 3
 
-# Codes of signals are events, which repeat with small changes. More codes explain these changes: 6
-# codes a beat of an electrocardiogram with noise explain .98 of hidden samples, 21 explain .99.
+# Unexplained share of signals that counts as explained, since many more codes explain small changes
+# of events: 6 codes a beat of a noisy electrocardiogram explain .98 of hidden samples, 21 codes
+# .99.
 _OF_SIGNALS = 0.02
 
-# Rows that locate the best penalty of codes, to a factor of two.
+# Number of rows that locate the best penalty of codes, to a factor of two.
 _ROWS_TO_LOCATE = 100
 
 
 def match_equal_rows(x, mask=None):  # -> (n,)
     """Return for each row the place of the first row with the same known entries.
 
-    What holds rows out holds out their copies, too: a copy among the other rows would tell the
-    noise of the row.
+    A held-out row is held out with its copies: a copy in training would reveal the noise of the
+    row.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def match_equal_rows(x, mask=None):  # -> (n,)
 
 
 def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
-    """Return a number for each row that depends on nothing but the known entries of the row.
+    """Return a number for each row that depends only on the known entries of the row.
 
     It is the sum of the bits of entries times random odd numbers, modulo ``2**64``, each product
     with its upper bits added to the lower ones: rows that differ are equal with a probability of
@@ -119,15 +120,15 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
 def hide_in_turn(places, n_groups=_GROUPS):
     """Cut features into random groups, which are hidden in turn; the same in every call.
 
-    Copies of a feature are in its group: a visible copy would tell the noise of a hidden one. The
-    features of a single group predict themselves.
+    Copies of a feature are in its group: a visible copy would reveal the noise of a hidden copy.
+    The features of a single group predict themselves.
 
     Parameters
     ----------
     places : Tensor of shape (n_features,)
         For each feature the place of its first copy, as `match_equal_rows` returns it.
     n_groups : int, default=10
-        Number of groups. There are fewer if there are fewer features, or many copies.
+        Number of groups. Few features, or many copies, make fewer groups.
 
     Returns
     -------
@@ -298,11 +299,12 @@ class HeldOut(_Hidden):
         Codings of a prediction; None takes the number for these rows.
     """
 
-    # A penalty above four times the search's would hide that its atoms predict nothing. Smaller
-    # ones than these have dense codes, which take long and change little.
+    # Places of penalties, as powers of 2 ** 0.5. Above four times the search's penalty atoms that
+    # do not predict would go unnoticed; below these places codes are dense, which takes long and
+    # changes little.
     places, coding_places = (-10, 4), (-20, 6)
-    # At -3 dB, the most noise that leaves anything to find, the best penalty of a search is 4 to 6
-    # times the first.
+    # Smallest and largest penalty of a search, in units of the first: at -3 dB, the most noise with
+    # which atoms are found, the best penalty is 4 to 6 times the first.
     smallest, largest = 1 / 16, 12.0
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
@@ -415,13 +417,13 @@ class HiddenPixels(_Hidden):
         Whether that penalty is given.
     """
 
-    # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: those
+    # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: codes
     # of an electrocardiogram have 3,965 entries for 48 beats.
     places, coding_places = (-4, 4), (-4, 6)
-    # The first penalty is the level of the noise. Of counts, whose noise grows with them, larger
-    # The first penalty of a search is at the level of the noise, and one larger one follows. Of
-    # signals of counts, whose noise grows with them, penalties of three to ten times the first
-    # predict as well, and atoms correlate with the truth by 0.8 instead of 0.95.
+    # Smallest and largest penalty of a search, in units of the first, which is at the level of the
+    # noise, so at most one larger penalty follows. For signals of counts, whose noise grows with
+    # them, three to ten times the first penalty predict equally well, but atoms correlate with the
+    # truth by 0.8 instead of 0.95.
     smallest, largest, is_predictable = 1.0, 1.5, True
 
     def __init__(self, problem, *, fixed=False):
@@ -516,7 +518,10 @@ def _n_pixels(problem):
 
 
 def measure_evenness(problem):  # -> float, float
-    """Return the number of rows, and the share that would tell as much with equal energies."""
+    """Return the number of rows and their evenness.
+
+    The evenness is the share of rows of equal energy that would have the same information.
+    """
     squares = problem.weighted(problem.squares())
     (sums,) = problem.total(torch.stack([squares.sum(), squares.square().sum()]))
     (n,) = problem.total(squares.new_tensor([float(len(squares))]))
@@ -550,8 +555,8 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     -------
     Problem
         With rows or images that are held out. It is unchanged for fewer than 20 rows, one feature
-        or copies of it; of fewer than four images pixels are hidden and none is held out. Copies
-        of rows do not count.
+        or copies of it; of fewer than four images pixels are hidden, and no image is held out.
+        Copies of rows do not count.
     """
     first = match_equal_rows(problem.x, problem.mask)
     distinct = first.unique()

@@ -1,10 +1,11 @@
 """The penalty of signals whose noise is not white.
 
-Differences of neighbours tell the level of white noise. Slow noise has small differences, and large
-correlations with slow atoms. The universal threshold of such noise follows from the correlations
-themselves: their median modulus, of atoms and the residual of least squares on the supports. Where
-that threshold is above the penalty of a search, codes follow the noise, and hide some of it from
-the residual. So a new search has the threshold for its penalty, until it is not exceeded.
+Differences of neighbours measure the level of white noise. Slow noise has small differences, and
+large correlations with slow atoms. The universal threshold of such noise follows from the
+correlations themselves: their median modulus, of atoms and the residual of least squares on the
+supports. Where that threshold is above the penalty of a search, codes follow the noise, and hide
+some of it from the residual. So a new search has the threshold for its penalty, until it is not
+exceeded.
 """
 
 from dataclasses import replace
@@ -18,12 +19,11 @@ from skpudle.search._search import search
 
 __all__ = ["correlation_level", "search_above_noise"]
 
-# Samples whose residuals are looked at, and epochs that solve for their codes.
+# Number of samples that the residuals are taken from, and epochs that solve for their codes.
 _SAMPLES, _EPOCHS = 2**17, 4
-# A new search follows where the threshold is more than this multiple of the penalty, and at most
-# four do. In white noise the threshold is .5 to 1.2 of the penalty, the most where it hides atoms.
-# In noise of an autoregression of coefficient 0.9 it is 1.2 to 2.2 of it at first, and still rises
-# after four searches; twice the penalty of the fourth loses atoms.
+# A new search follows if the threshold is more than _EXCESS times the penalty, at most _MOST times.
+# The threshold is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in autoregressive noise
+# of coefficient 0.9; there it still rises after four searches, but a larger penalty loses atoms.
 _EXCESS, _MOST = 1.25, 4
 _MEDIAN_OF_NORMAL = 0.6745
 
@@ -52,7 +52,7 @@ def correlation_level(problem, atoms):
 
 
 def search_above_noise(problem, atoms, state):
-    """Search again above the level of the noise, if a search was below it.
+    """Repeat a search with a penalty above the level of the noise, if its penalty was below.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def search_above_noise(problem, atoms, state):
     atoms : Tensor of shape (n_components, n_channels, height, width)
         Initial atoms.
     state : SearchState
-        Its last state.
+        Last state of that search.
 
     Returns
     -------

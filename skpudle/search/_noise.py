@@ -1,27 +1,27 @@
-r"""Learn what the search takes for granted: a baseline, and noise that is equal in all entries.
+r"""Learn the units in which noise is equal, as a search assumes: a baseline, and scales of noise.
 
 A row is
 
 .. math:: x_{ij} = b_j + (z_i D)_j + \sigma s_i t_j \varepsilon_{ij},
 
 with a baseline :math:`b`, and noise of a scale :math:`t_j` for each feature and :math:`s_i` for
-each row. In units of the noise, :math:`(x_{ij} - b_j) / (s_i t_j)`, noise is equal, and all that
-supposes equal noise is right: one penalty, exact codes, held-out errors. An entry that is far from
-what the row's other entries say is treated as missing.
+each row. In units of the noise, :math:`(x_{ij} - b_j) / (s_i t_j)`, noise is equal, and all methods
+that assume equal noise are right: one penalty, exact codes, held-out errors. An entry that is far
+from its prediction by the row's other entries is treated as missing.
 
 Scales come from the residuals of least squares on the supports of codes. The variance of feature j
-is the sum of its squared residuals over the sum of their degrees of freedom, 1 minus the leverage
-of each: without leverages a feature with a large weight is fitted better, and its weight grows in
-each round. Logarithms of variances are shrunk to their mean by their own sampling error, by the
-method of moments, so that equal noise stays equal.
+is the sum of its squared residuals over the sum of their degrees of freedom, 1 minus the leverage.
+(Without leverages a feature of large weight, which is fitted better, would gain weight in each
+round.) Logarithms of variances are shrunk to their mean by their own sampling error, by the method
+of moments, so that equal noise stays equal.
 
 Residuals of real data are unequal for another reason: atoms are missing in some rows and features.
-So each change of units is *judged*: atoms that have settled in the new units replace the present
-ones if they predict hidden entries of held-out rows better. The mean logarithm of a row's error has
-to be lower beyond chance, in which all rows count alike, and the sum of errors not higher.
+So each change of units is *validated*: atoms that have settled in the new units replace the present
+atoms if they predict hidden entries of held-out rows better. The mean logarithm of a row's error
+has to be lower beyond chance, in which all rows count alike, and the sum of errors not higher.
 
-Factor analysis is the same step from principal components for dense codes. Weights of rows are
-those of HePPCAT [1]_, and a row's own noise that of the scaled lasso [2]_.
+Factor analysis is the same step from principal components for dense codes. Weights of rows are as
+in HePPCAT [1]_, and a row's own noise is estimated as in the scaled lasso [2]_.
 
 References
 ----------
@@ -56,26 +56,26 @@ __all__ = [
 ]
 
 # Rows that noise is learned from: 2,048, or 16 for each atom and feature, of up to 2**22 entries;
-# and at most 256 atoms, since their number hardly changes residuals. Fewer than 60 rows tell
-# nothing of noise.
+# most atoms, since their number hardly changes residuals; and the least number of rows.
 _ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 2048, 16, 2**22, 60
 _ATOMS = 256
-# A quarter of the rows judge, at most 300; if these have fewer than 1,200 entries, up to half of
-# the rows. Three of ten groups of their features are hidden in turn, or more until judges have
-# 3,600 entries: of 31 rows of 13 columns 125 hidden entries decide nothing.
+# Validation rows: one in _JUDGES, at most _MOST_JUDGES; up to half of the rows if the quarter has
+# fewer than _JUDGED entries. Three of ten groups of their features are hidden in turn, or more, to
+# hide 3,600 entries: the 125 hidden entries of 31 rows of 13 columns cannot decide.
 _JUDGES, _MOST_JUDGES, _JUDGED = 4, 300, 1200
 _TURNS, _HIDDEN = 3, 3600
-# Hidden entries of a row that tell whether it is noise.
+# Number of hidden entries of a row that decide whether the row is noise.
 _OF_A_ROW = 9
-# Penalties of the judges, from 8 times the search's down to a sixteenth.
+# Penalties of the validation, from 8 times the search's down to a sixteenth.
 _PENALTIES = [2.0**k for k in range(3, -5, -1)]
-# Standard errors by which errors have to fall on average, and by which their sum may rise. (One row
-# that has nearly all of the sum rises by 1 standard error, whatever the rest does.)
+# Standard errors by which errors have to fall on average, and by which their sum may rise. (If one
+# row has nearly all of the sum, the sum may rise by 1 standard error whatever the remaining rows
+# do.)
 _SURE, _CHANCE = 3.0, 1.2
 # Standard errors by which the mean logarithm and the sum have to fall, if both do.
 _BOTH = 2.0
-# The least fall of the mean logarithm of errors that pays for other units. Of unequal noise it is
-# .05 to 3; 20 sets of rows with equal noise, and real ones, where units do harm, have up to .04.
+# The least fall of the mean logarithm of errors that pays for new units. It is .05 to 3 for unequal
+# noise, and up to .04 for 20 sets of rows with equal noise and for real rows that units harm.
 _LEAST_GAIN = 0.04
 # A baseline is kept unless predictions are worse beyond chance, if it is far from zero, in standard
 # deviations, and more than this share of the energy. (Codes find offsets of patches less well than
@@ -88,24 +88,25 @@ _UNEQUAL = {"features": 0.02, "rows": 0.1}
 # inequality, as dense codes follow the noise), and the change of scales that ends rounds.
 _ROUNDS = {"features": 8, "rows": 5}
 _ROUNDS_BEFORE, _STILL = 3, 0.05
-# Noise hides signals if its logarithm correlates with its share by more than this: by .7 to .95 for
-# unequal noise and outliers, and by at most .4 for patches.
+# Least correlation of the logarithm of noise with its share from which on noise hides signals: .7
+# to .95 for unequal noise and outliers, at most .4 for patches.
 _HIDES = 0.6
 # Phases of a search that find missing atoms.
 _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
-# An entry is far from 5 deviations on: one in two million of normal noise. At most a tenth of all
-# entries may be outliers, and of a row; otherwise the row is one.
+# Deviations from which on an entry is an outlier (one in two million entries of normal noise), and
+# the largest share of outliers, of all entries and of a row; a row with more is an outlier as a
+# whole.
 _DEVIATIONS, _MOST = 5.0, 0.1
-# A row is long from three times the median norm on. Outliers that have less than a fifth of the
-# energy do little harm before atoms have settled. Columns differ in unit if their spreads differ
-# by a factor of four.
+# Multiple of the median norm from which on a row is long; least share of the energy of outliers
+# that are left out before atoms have settled; ratio of spreads from which on columns differ in
+# unit.
 _LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
-# Rows stay shortened in a fit, though their noise hides no signal, if that made the error of the
-# usual row this much smaller: 20 of 2,000 rows that were 15 times as large, baseline included, left
-# no atom of 16.
+# Share of the usual row's error to which shortening long rows has to lower it, for rows to stay
+# shortened although their noise hides no signal. 20 of 2,000 rows of 15 times the size, baseline
+# included, hid all of 16 atoms.
 _MUCH = 0.25
-# Rows of noise matter from this share of the errors of all rows on. 30 of 1,500 rows of the size of
-# the others have 0.6; the few rows of a rare atom that is not found have 0.1.
+# Least share of the errors of all rows from which on rows of noise matter. It is 0.6 for 30 of
+# 1,500 rows of the usual size, and 0.1 for the few rows of a rare atom that is not found.
 _MATTER = 0.25
 # The least share of a row of noise that stays unpredicted. (It is 0.33 in a row where one of three
 # atoms is missing.) Atoms that were learned from a row of noise predict most of it, so that rows
@@ -116,13 +117,14 @@ _UNPREDICTED, _SET_ASIDE = 0.5, (0.5, 0.25, 0.1)
 _OWNED = 0.5
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
-# A column whose median deviation is below this share of the standard deviation is mostly one value.
+# Share of the standard deviation below which the median deviation shows a column of mostly one
+# value.
 _MOSTLY_ONE = 0.02
 # Epochs that solve for codes, and in which atoms settle again, and rows whose leverages count.
 _CODES, _AGAIN, _LEVERAGES = 4, 8, 512
-# Rows to find the noise of at a time.
+# Number of rows whose noise is estimated at a time.
 _ROWS_AT_A_TIME = 4096
-# Variances below this share of the mean one are of constant columns or rows.
+# Share of the mean variance below which a column or row is constant.
 _CONSTANT = 1e-12
 # The share of rows that are less noisy than the smallest scale of a new row.
 _LEAST_SCALE = 0.02
@@ -252,9 +254,9 @@ class Noise:
             scale = torch.where(far[:, None], (errors / usual).sqrt()[:, None], scale)
         if self.rows is self.spread is None:
             return (x / scale * self.unit).to(dtype), known.to(dtype), scale.to(dtype)
-        # Codes for the noise that is found would miss more atoms of a noisy row, and its noise
-        # would grow: after one, two and three turns rows of unequal noise have errors of .42, .50
-        # and .53 of the noise.
+        # One turn only: codes for the estimated noise would miss more atoms of a noisy row, and its
+        # noise would grow. After one, two and three turns rows of unequal noise have errors of .42,
+        # .50 and .53 of the noise.
         within = None if bool(counts.all()) else counts
         options = dict(positive=self.positive_code, mask=within)
         atoms = self.atoms.to(x)
@@ -270,7 +272,7 @@ class Noise:
         return x.to(dtype), counts.to(dtype), scale.to(dtype)
 
     def finds_noise(self, given, entered):  # (n, n_features), (n, n_features) -> (n,) bool
-        """Return which rows `enter` has divided by their noise, for known entries or zeros."""
+        """Mark the rows that `enter` has divided by their noise; missing entries are zeros."""
         if self.usual is None:
             return torch.zeros_like(given[:, 0], dtype=torch.bool)
         known = given != 0
@@ -292,14 +294,14 @@ class Noise:
         return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
 
     def gains(self, atoms):  # (p, n_features) of `to_user` -> (p,)
-        """Return by what codes in units of the noise exceed the user's."""
+        """Return the ratio of codes in units of the noise to codes in the user's units."""
         if self.scale is None:
             return atoms.new_ones(len(atoms))
         gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
         return gains.nan_to_num(1.0, 1.0).flatten()
 
     def as_dict(self):
-        """Return what is not None, as plain values."""
+        """Return the fields that are not None, as plain values."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         return known if self.rows is None else known | {"rows": self.rows._asdict()}
 
@@ -336,7 +338,7 @@ def _errors_of_hidden(x, known, atoms, alpha, positive, *, n_turns):  # -> (n,),
 def _find_noise(x, known, scale, usual, *, share=_UNPREDICTED, **fit):  # -> (n,), (n,), float
     """Return which rows are noise, the errors of their hidden entries, and that of the usual row.
 
-    The unpredicted part of a row of noise is large, and far larger than that of the usual row.
+    The unpredicted share of a row of noise is large, and its error far above the usual row's.
 
     Parameters
     ----------
@@ -395,7 +397,7 @@ class _Units(NamedTuple):
     features: Tensor  # (n_features,)
     rows: Tensor  # (n, 1)
     counts: Tensor  # (n, n_features), 1 for entries that count
-    noise: RowNoise | None = None  # that rows were learned by
+    noise: RowNoise | None = None  # prior of the rows' scales
 
 
 class _Residuals(NamedTuple):
@@ -423,7 +425,7 @@ def _median(x, counts):  # (n, k), weights (n, k) -> (k,)
 
 
 def _screen(x, known, spread):  # -> entries that count, rows that are outliers as a whole
-    """Return the entries within some deviations of their column, and rows with too many others."""
+    """Return entries within some deviations of their column, and rows with too many outliers."""
     middle, deviation = spread
     far = (known > 0) & ((x - middle).abs() > _DEVIATIONS * deviation)
     whole = far.sum(1) > _MOST * known.sum(1)
@@ -476,7 +478,7 @@ def _pool(variances, free, often=None):
 
 
 def _leverages(atoms, codes, known):  # -> (n, n_features)
-    """Return by how much the fit of a row follows each entry: 1 leaves no residual."""
+    """Return the leverage of each entry: 1 if the fit of the row follows it entirely."""
     found, width = torch.zeros_like(known), codes.index.shape[1]
     if width == 0:
         return found
@@ -521,7 +523,7 @@ def _standard_errors(differences, often):  # (n,), weights (n,) -> float
 
 
 class _Judged:
-    """Rows, those among them that judge, and the present units with the atoms that settled there.
+    """Training and validation rows, and the present units with the atoms that settled in them.
 
     A problem for other units has the same data and signs.
     """
@@ -543,11 +545,11 @@ class _Judged:
         ones, zeros = torch.ones_like(self.x[0]), torch.zeros_like(self.x[0])
         self.units = _Units(zeros, ones, torch.ones_like(self.x[:, :1]), self.known)
         self.atoms, self._errors = None, None
-        self.norm = None  # to which a fit shortens long rows
-        self.usual = None  # the error of the usual row, if a fit finds rows of noise by it
+        self.norm = None  # norm to which a fit shortens long rows
+        self.usual = None  # error of the usual row, if rows of noise were found
 
     def trial(self, noise=None):
-        """Return the noise that is found, or that of features so far."""
+        """Return a trial, the last one with ``noise``, earlier ones with the scales of features."""
         so_far = Noise(**_of_features(self.units, self.unit)) if noise is None else noise
         alpha = self.problem(self.units).alpha * self.unit
         return NoiseTrial(so_far, self.atoms, alpha, is_last=noise is not None)
@@ -607,14 +609,14 @@ class _Judged:
         return rows_differ and self.units.noise is self.usual is None
 
     def rows_of_noise(self, rows, share=_UNPREDICTED):  # -> (n,) bool, (n, 1), float; or None
-        """Return which rows are noise, the scales of rows, and the error of the usual row.
+        """Mark rows of noise; also return the scales of rows, and the error of the usual row.
 
-        None if there are none, or more than a tenth of the rows, or if they matter little.
+        None if the marked rows are none, more than a tenth of all rows, or matter little.
 
         Parameters
         ----------
         rows : Tensor of shape (n, 1)
-            Scales of rows that are no noise, in which all are coded.
+            Scales of the remaining rows, in which all rows are coded.
         share : float
             See `_find_noise`.
         """
@@ -700,7 +702,7 @@ class _Judged:
         for seen, hidden in turns[:n_turns]:
             given, part, rows = x[:, seen], atoms[:, seen], units.rows[self.judges]
             mask = None if bool(counts[:, seen].all()) else counts[:, seen]
-            if units.noise is not None:  # hidden entries do not tell the noise of their row
+            if units.noise is not None:  # noise of a row without its hidden entries
                 noise = Noise(rows=units.noise, atoms=part, alpha=alpha, positive_code=positive)
                 _, _, rows = noise.enter(given, mask)
             options = dict(positive=positive, mask=mask)
@@ -716,13 +718,14 @@ class _Judged:
         return logs[int((logs @ often).argmin())], sums[int((sums @ often).argmin())]
 
     def take(self, units, atoms):
-        """Go on with these units and the atoms that settled there."""
+        """Replace the present units, and the atoms by the atoms that settled in the new units."""
         self.units, self.atoms, self._errors = units, atoms, None
 
     def keeps(self, before, n_settles):
-        """Return whether the present units predict better than earlier ones, or go back to these.
+        """Return whether present units predict better than earlier units; else restore the earlier.
 
-        Earlier atoms settle as often again, since atoms improve by settling alone.
+        Earlier atoms settle again for the same number of epochs, since settling alone improves
+        atoms.
         """
         units, atoms = self.units, self.atoms
         self.take(*before)
@@ -731,7 +734,7 @@ class _Judged:
         return self.improves(units, atoms)
 
     def improves(self, units, atoms, *, gains=True, usual=None):
-        """Return whether other units predict better, or no worse in sum, and then take them.
+        """Take new units if they predict better, or no worse in sum; return whether.
 
         ``usual`` is as in `errors`.
         """
@@ -765,7 +768,7 @@ def _is_far(mean, deviations, counts, often):
     energy = (mean.square() * counts).sum()
     if not energy > _SUBSTANTIAL * (energy + squares.sum()):
         return False
-    # Rows of unequal weight tell as much of a mean as fewer rows of equal weight.
+    # Rows of unequal weight have the information of fewer rows of equal weight.
     n_equal = counts * (often.sum() / often.square().sum())
     statistic = (n_equal * mean.square() / variances)[usual].sum()
     standard = deviations[:, usual] / variances[usual].sqrt() * often[:, None].sqrt()
@@ -823,7 +826,7 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     units = _Units(intercept, scale, rows, counts)
     atoms = judged.settle(units)
     yield judged.trial()
-    # nobody predicts an outlier: it would decide the sum
+    # outliers are unpredictable, and would dominate the sum
     if not judged.improves(units, atoms, usual=counts * (rows == 1)):
         return False
     if judged.shortens and judged.gain > _MUCH:
@@ -836,9 +839,9 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
 
 
 def _learn_rows_of_noise(judged):  # a generator
-    """Divide rows that nothing predicts by their noise, so that they have no say in atoms.
+    """Divide unpredictable rows by their noise, so that they hardly count for atoms.
 
-    Rows of atoms that are not found yet look the same: atoms are found first.
+    Rows of missing atoms are unpredictable, too, so missing atoms are found first.
     """
     shorter = judged.units.rows if judged.norm is not None else torch.ones_like(judged.units.rows)
     if judged.rows_of_noise(shorter) is None:
@@ -890,7 +893,7 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
     """Take the noise of rows into account, if it is unequal."""
     residuals = judged.residuals()
     scales, _, variance = judged.scales_of_rows(residuals)
-    if judged.shortens and not asked:  # by the judges; the estimate takes the place of the length
+    if judged.shortens and not asked:  # validated, with lengths in place of estimates
         if not judged.hides_signals(residuals):
             return False
         asked = True
@@ -923,14 +926,14 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
             yield judged.trial()
         residuals = judged.residuals()
         scales, _, _ = judged.scales_of_rows(residuals)
-    # with too few atoms rows of missing ones get ever less weight
+    # with too few atoms, rows of missing atoms lose weight in each round
     return i > 0 and (asked or judged.keeps(first, 1))
 
 
 def _sample(problem, n_components):  # -> x, mask, weights of mean 1 or None
     m = problem.x.shape[1]
     wanted = min(max(_ROWS, _ROWS_PER_ATOM * max(n_components, m)), max(_ENTRIES // m, 1024))
-    distinct = match_equal_rows(problem.x, problem.mask).unique()  # a judge has no copies
+    distinct = match_equal_rows(problem.x, problem.mask).unique()  # validation rows have no copies
     weight = None if problem.weight is None else problem.weight[distinct].cpu().double()
     drawn, weight = draw_rows(len(distinct), wanted, weight)
     rows = distinct[drawn]
@@ -1047,7 +1050,7 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
 
 
 def _of_few_rows(x, counts, intercept, scale):  # counts: weights of entries
-    """Return the noise of rows that are too few to judge: only what is asked for."""
+    """Return the noise of too few rows for a validation: only the named parts."""
     if intercept is not True:
         return CENTRED if scale is None else Noise(scale=scale)
     total = counts.sum(0)

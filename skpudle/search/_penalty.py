@@ -1,18 +1,18 @@
 """The path of penalties of a search: which one to try next, and which one to choose.
 
-A search begins at its usual penalty. Its atoms then go on at larger penalties, a factor of
-``2 ** 0.5`` at a time, as long as held-out rows are predicted no worse; if the first step is worse,
-at smaller ones, as long as they are predicted better. At each penalty the atoms are judged as they
-are, and without the lasso's bias.
+A search begins at its usual penalty. Its atoms then adapt to larger penalties, a factor of ``2 **
+0.5`` at a time, while the prediction of held-out rows does not get worse; if the first step is
+worse, to smaller penalties, while it improves. At each penalty atoms predict with and without the
+lasso's bias.
 
 Among penalties whose errors differ from the least by less than half a standard error of the
 difference, the largest is chosen. On planted data that error is tiny, and the best prediction wins.
 On real data predictions hardly differ, and a larger penalty has sparser codes, and atoms on which
-two starts agree better. If a larger penalty explains a fifth more than the first one, noise has
-hidden the atoms at the first one: the rounds of the search begin again, one step below the best
-penalty. (The mixtures that were found up to here are predicted best at a penalty that is too large
-for atoms. Of 60 atoms in 20,000 rows with twice as much noise as signal 0.95 are found from one
-step below, and 0.78 from the best.)
+two starts agree better. If a larger penalty explains a fifth more than the first penalty, noise has
+hidden the atoms at the first penalty: the rounds of the search begin again, one step below the best
+penalty. (The atoms so far are mixtures, which predict best at a penalty that is too large for true
+atoms. Of 60 atoms in 20,000 rows with twice as much noise as signal 0.95 are found from one step
+below, and 0.78 from the best penalty.)
 """
 
 from math import inf
@@ -38,30 +38,30 @@ __all__ = [
     "penalty_path",
 ]
 
-# Factors from one penalty to the next larger or smaller one.
+# Factors from one penalty to the next, in a path to larger and to smaller penalties.
 _LARGER, _SMALLER = 2**0.5, 0.5
 # The first penalty of mixtures in deviations of the noise, and the usual penalty in units of the
-# smallest one. The mean angle between eight kinds of spectra and their atoms is 11.1 degrees with
-# the usual penalty, 4.2 with a path from there, 2.0 with this one, and 1.8 with a path from this.
+# smallest penalty. The mean angle between eight kinds of spectra and their atoms is 4.2 degrees
+# with a path from the usual penalty, and 1.8 with a path from this penalty.
 _OF_NOISE, _MOST_OF_MIXTURES = 0.3, 256
-# Standard errors of a difference that is chance, and of one that is not. Of 22 sets of real and
-# planted rows (benchmarks/bench_learners.py) 19 are predicted as well as by the usual penalty and
-# adapted atoms with 0.5, and 17 with 1.
+# Standard errors of a difference that counts as chance, and of a difference that is certain. With
+# 0.5 the prediction of 19 of 22 sets of rows (benchmarks/bench_learners.py) is as good as with the
+# usual penalty, with 1 of 17.
 _CHANCE, _SURE = 0.5, 2.0
-# Held-out rows, or tiles of images, that can prefer a larger penalty. With 35 held-out rows of a
-# table of wines a penalty four times as large seemed better, and was worse on other rows.
+# Least number of held-out rows, or tiles of images, that may choose a larger penalty. 35 held-out
+# rows of a table of wines chose four times the penalty, which was worse on unseen rows.
 _FEW_PARTS = 60
-# The search begins again at a larger penalty if that explains this multiple of the energy: 3 and
-# more at -3 dB, 1.5 at 2 dB; at most 1.07 at 5 dB, and on patches and digits, whose atoms stay.
+# Least gain of explained energy with which the search begins again at a larger penalty. The gain is
+# 3 and more at -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB and for patches and digits.
 _MORE = 1.2
-# Smaller penalties follow as long as each lowers the error of held-out entries by this share.
+# Least fall of the error of held-out entries, as a share, with which a smaller penalty follows.
 _GAIN = 0.01
-# A path ends where no more than this share of the energy is left: there is no noise. With 1e-4
-# rows with a noise of .003 keep an error of 1.5 times the noise; with 1e-8 it is 0.4 times.
+# Unexplained share of the energy at which a path ends, since the data have no noise. With 1e-4 rows
+# with a noise of .003 keep an error of 1.5 times the noise, with 1e-8 of 0.4 times.
 _NEARLY_PERFECT = 1e-8
-# Smaller penalties end where codes have this many times the entries of the first ones. They then
-# add atoms to codes instead of removing bias: activations of a network have five times the entries,
-# and two starts agree to .75 instead of .90.
+# Growth of the number of codes, from the first penalty, at which smaller penalties end: they then
+# add atoms to codes instead of removing bias. Codes of activations of a network grow fivefold, and
+# two starts agree to .75 instead of .90.
 _DENSER = 3
 
 
@@ -142,7 +142,7 @@ def _predicts(trial, problem):
 def chosen_trial(trials, problem):  # -> Trial
     """Return the trial with the largest penalty that predicts as well as the best.
 
-    If nothing predicts held-out entries better than zeros, it is the first trial.
+    If no trial predicts held-out entries better than zeros, it is the first trial.
     """
     best = min(trials, key=error_of)
     if not _predicts(best, problem):
@@ -154,10 +154,10 @@ def chosen_trial(trials, problem):  # -> Trial
 
 
 def finds_more(trials, problem, least=inf):
-    """Return whether a larger penalty predicts so much better that its search finds other atoms.
+    """Return whether a larger penalty predicts so much better that a search there finds new atoms.
 
-    It has to explain more than the first penalty, and than the ``least`` error of earlier paths:
-    rounds that find nothing more are the last ones.
+    It has to explain more than the first penalty, and more than the ``least`` error of earlier
+    paths; rounds without a gain are the last rounds.
     """
     first, best = trials[0], min(trials, key=error_of)
     before = max(_explained(min(error_of(first), least), problem), 0.0)
@@ -169,7 +169,7 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     """Return the first penalty for few non-negative atoms, from the level of the noise.
 
     The usual penalty pulls atoms of norm 1 towards the data, and atoms do not come back on a path
-    from there. The noise is what the leading singular vectors leave.
+    from there. The noise is the residual of the leading singular vectors.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def penalty_path(problem, path, unit):  # -> PenaltyPath or None
     Returns
     -------
     PenaltyPath or None
-        The trials; None if there are none.
+        The trials; None without trials.
     """
     if not path:
         return None
@@ -219,7 +219,7 @@ def penalty_path(problem, path, unit):  # -> PenaltyPath or None
 
 
 def limits_of_path(problem):  # -> the smallest and the largest penalty
-    """Return the penalties between which a search may choose; a given one is both."""
+    """Return the least and largest penalty that a search may choose; both are a given penalty."""
     held_out = problem.held_out
     if held_out is None or held_out.fixed:
         return problem.alpha, problem.alpha
@@ -229,7 +229,7 @@ def limits_of_path(problem):  # -> the smallest and the largest penalty
 def penalty_above_noise(first, chosen, problem):  # -> float
     """Return a penalty one step below the chosen one if that predicts better beyond chance.
 
-    Otherwise it is the usual penalty, which is the least.
+    Otherwise return the usual penalty, the least of all.
     """
     if not is_worse(first, chosen, problem.total, _SURE):
         return problem.alpha
@@ -240,7 +240,7 @@ def next_penalty(trials, problem):  # -> float or None
     """Return the next penalty to try after some trials; None at the end of the path.
 
     Mixtures of few non-negative atoms have dense codes at any penalty. Their path goes on to
-    smaller ones until predictions are worse: errors hardly change, and atoms still do.
+    smaller penalties until predictions are worse, since atoms still change where errors hardly do.
     """
     first, last, best = trials[0], trials[-1], min(trials, key=error_of)
     smallest, largest = limits_of_path(problem)

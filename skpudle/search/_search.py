@@ -10,24 +10,23 @@ over the atoms, one by one, on the sphere. (Unit atoms satisfy each of the learn
 ball's minimisers lie on its sphere, and without a norm the objective has no minimum.) An epoch
 *extrapolates* atoms along their last step before it solves for codes, until the objective rises.
 
-In the local minima that are left one atom mixes two, while spare atoms repeat combinations of
-others. So the search goes in rounds. A round *splits* atoms with users that share the largest
-common direction of residuals, adapts the larger dictionary, *removes* the atoms without which the
-objective rises least, and adapts again. If the objective is lower, the search goes on from there,
-otherwise from its best dictionary; if it is hardly lower, with fewer splits. A split is worth it as
-long as another atom costs less than the energy along its direction. (A split takes half of that
+In the remaining local minima one atom mixes two atoms of the data, while spare atoms repeat
+combinations of other atoms. So the search goes in rounds. A round *splits* the atoms whose users
+share the largest common direction of residuals, adapts the larger dictionary, *removes* the atoms
+that raise the objective least, and adapts again. If the objective is lower, the search goes on from
+there, otherwise from its best dictionary; if it is hardly lower, with fewer splits. A split pays
+while another atom costs less than the energy along its direction. (A split takes half of that
 energy from the objective, and more once its neighbours adapt: with half as the limit 0.966 of 500
 atoms were found, with all of it 0.986.)
 
 Shifted atoms of images move first, in rounds of their own.
 
-All this uses a subsample in which each atom has enough users, without the rows that are held out.
-These choose among larger and smaller penalties, on which the atoms go on, see `_penalty`. At the
-end the dictionary adapts to all samples, or to as many as make a difference.
+Rounds use a subsample in which each atom has enough users, without the held-out rows. Held-out rows
+choose among larger and smaller penalties, at which the atoms adapt further, see `_penalty`. At the
+end the dictionary adapts to all samples, or to a larger subsample.
 
 The whole search is one value, `SearchState`, and `advance` maps it to the next. All decisions
-follow from sums over samples, so several processes, each with its own samples, end with the same
-atoms.
+follow from sums over samples, so processes with different samples end with the same atoms.
 """
 
 from collections.abc import Callable
@@ -78,37 +77,36 @@ __all__ = [
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
 # of codes are nonzero on six sets of real data. A share of the median correlation with samples
-# would tolerate outliers, and does no harm to other data, but leaves 0.34 of the entries on
-# patches, where few samples hold the energy.
+# would tolerate outliers, but leaves 0.34 of the entries on patches, where few samples hold the
+# energy.
 _ALPHA = 0.07
 
-# For this many features for each atom and more, codes are solved for at the start of a phase.
+# Least number of features per atom with which the search solves for codes at the start of a phase.
 _FEW_ATOMS = 4
 
-# The last round splits at least an eighth of the most splits: with 1024 atoms fewer lower the
-# objective by less than .01 %, and cost a tenth of the time.
+# Rounds end when the number of splits is less than the most splits divided by this. With 1,024
+# atoms rounds of fewer splits take a tenth of the time and lower the objective by less than .01 %.
 _FEWEST_SPLITS = 8
-# Begin with this many samples per atom (or per feature, if there are more features).
+# Samples per atom (or per feature, if features are more) that a search begins with.
 _SAMPLES = 8
-# Subsample until atoms are used 120 times on average in rounds. With 80, up to 3 of 100 planted
-# atoms are lost; with all samples, colour patches take twice as long for 0.003 of the objective.
+# Mean uses of an atom in the subsample of rounds. With 80, up to 3 of 100 planted atoms are lost;
+# with all samples, colour patches take twice as long for 0.003 of the objective.
 _USES = 120
-# The final dictionary needs this many uses. Of 178,000 patches, with 256 atoms, that is a third, in
-# 6 instead of 18 s, for an objective of 0.2728 instead of 0.2722 on other patches; with 1000 it is
-# 0.2738, in 4 s.
+# Mean uses of an atom in the samples of the final dictionary. For 256 atoms of 178,000 patches a
+# third of the patches has them, in 6 instead of 18 s, with an objective of 0.2728 instead of 0.2722
+# on held-out patches.
 _MOST_USES = 2000
 
-# Shares of the objective at which phases end. With half of it in the polish 8 x 8 patches take a
-# tenth longer for 0.002 of the objective.
+# Least fall of the objective per epoch, as a share, before a phase ends. With half of the share in
+# the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
 _STALL = dict.fromkeys(("settle", "larger", "smaller", "climb", "return"), STALL) | {"polish": 2e-4}
 _MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "climb": 30, "return": 30, "polish": 60}
-# Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. With 2500 samples
-# of 1000 concepts 18 rounds lower the objective by 0.9 % more than 8, in 1.6 times the time. Where
-# samples are too few to find anything (1000 of 512 atoms), there are 10.
+# Most rounds. Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. For
+# 1,000 concepts in 2,500 samples 18 rounds end 0.9 % lower than 8, in 1.6 times the time.
 _MAX_ROUNDS = 20
 
-# Stages of a search and their most epochs, without moves of positions. Settling may take as many
-# once more each time that it at least halves its stride; penalties know no limit.
+# Stages of a search and their most epochs, without moves of positions. Settling may take its number
+# again each time that it at least halves its stride; the number of penalties has no limit.
 _STAGES = {
     "settle": _MAX_EPOCHS["settle"],
     "split and remove": (1 + _MAX_ROUNDS) * (_MAX_EPOCHS["larger"] + _MAX_EPOCHS["smaller"]),
@@ -129,7 +127,7 @@ _IN_WORDS = {
 # Epochs in which atoms lose the lasso's bias before they predict held-out rows.
 _REFITS = 4
 
-_WHOLE = "polish", "done"  # phases in all samples, also those that were held out
+_WHOLE = "polish", "done"  # phases in all samples, held-out rows included
 
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
 _DEVICES = {"cuda"}
@@ -143,8 +141,8 @@ class Problem:
     ----------
     x : Tensor of shape (n_samples, n_features)
         Data, with any number in missing entries. Data on a CUDA device are searched there, in their
-        own dtype. All others are on the CPU, where compiled loops compute in float64 and convert
-        data as they read them.
+        own dtype. Otherwise data are on the CPU, where compiled loops compute in float64 and
+        convert data as they read them.
     alpha : float
         Penalty.
     positive_code, positive_atoms : bool
@@ -175,9 +173,9 @@ class Problem:
     held_out: HeldOut | None = None
     held_rows: Tensor | None = None
     weight: Tensor | None = None
-    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last one
+    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # last thinned problem
 
-    n_positions = 1  # of an atom; rows have one
+    n_positions = 1  # positions of an atom in a row
 
     def __post_init__(self):
         x = self.x.detach()
@@ -199,8 +197,7 @@ class Problem:
     ) -> Self:
         """Return the problem with one of ``stride`` samples and another penalty.
 
-        Places are those of `draw_rows`. Without the ``whole`` the samples are those that are not
-        held out.
+        `draw_rows` draws the samples, from those that are not held out unless ``whole``.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
         if whole and (stride, alpha) == (1, self.alpha):
@@ -216,7 +213,7 @@ class Problem:
         return self._thinned[key]
 
     def of_rows(self, rows: Tensor) -> Self:  # a mask, indices or a slice
-        """Return the problem for these samples, with nothing held out."""
+        """Return the problem for these samples, without held-out samples."""
         parts = {name: getattr(self, name) for name in ("mask", "weight")}
         parts = {name: part if part is None else part[rows] for name, part in parts.items()}
         return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
@@ -242,10 +239,10 @@ class Problem:
         return Codes.none(len(self.x))
 
     def first_codes(self, atoms: Tensor) -> Codes:
-        """Return codes to begin with: those of the lasso for few atoms, otherwise zeros.
+        """Return codes to begin with: the lasso's for few atoms, otherwise zeros.
 
         Few atoms, as of mixtures, may be nearly collinear. Unsolved codes then lead descent away
-        from good atoms: from 0.3 to 31 degrees in three epochs.
+        from good atoms: the error grew from 0.3 to 31 degrees in three epochs.
         """
         is_small = _FEW_ATOMS * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
         if not is_small or not len(self.x):
@@ -262,9 +259,9 @@ class Problem:
     ) -> Epoch | DeviceEpoch:
         """Return the epoch of these atoms, starting from codes of other atoms.
 
-        With a ``turn`` of 0 or 1 many atoms enter the codes of one half of the rows on a CPU. The
-        product that tells them is half of an epoch: 2048 atoms of 128 features are found in 0.84 of
-        the time, by as many epochs.
+        On a CPU, with many atoms, a ``turn`` of 0 or 1 lets new atoms enter the codes of one half
+        of the rows only. The product that selects new atoms is half the cost of an epoch: a search
+        for 2,048 atoms of 128 features takes 0.84 of the time.
         """
         if self.x.device.type != "cpu":
             return DeviceEpoch(self, atoms, codes, refit=refit)
@@ -287,8 +284,8 @@ class SearchState:
     Parameters
     ----------
     atoms, previous : Tensor of shape (n_atoms, n_features)
-        Atoms now and in the epoch before. In the middle of a round there are more atoms than in the
-        dictionary.
+        Atoms now and in the epoch before. In the middle of a round they include split atoms, beyond
+        the size of the dictionary.
     codes : Codes
         Codes of the last epoch.
     best_atoms, best_codes, best_objective
@@ -348,7 +345,7 @@ class SearchState:
     def found(self):
         """The best dictionary of the wanted size so far, and its codes.
 
-        Before the first best one, the present dictionary, which has that size then.
+        Before the first round it is the present dictionary.
         """
         if self.best_objective < inf:
             return self.best_atoms, self.best_codes
@@ -356,7 +353,7 @@ class SearchState:
 
     @property
     def is_unbiased(self):
-        """Whether held-out rows prefer the atoms without the lasso's bias."""
+        """Whether the atoms without the lasso's bias predict held-out rows better."""
         return any(trial.unbiased for trial in self.trials if trial.alpha == self.best_alpha)
 
     @property
@@ -468,7 +465,7 @@ def is_done(state):
     Returns
     -------
     bool
-        Whether `advance` has nothing left to do.
+        Whether the search has ended.
     """
     return state.phase == "done"
 
@@ -481,7 +478,7 @@ def _restart(state, phase, **changes):
 
 def _round(problem, state, epoch):
     """Start a round, or polish after the last one."""
-    moved = epoch.moved() if state.moves else None
+    moved = epoch.move_atoms() if state.moves else None
     if moved is not None:
         atoms, codes = moved
         return _restart(state, "smaller", atoms=atoms, codes=codes)
@@ -496,7 +493,7 @@ def _round(problem, state, epoch):
 
 
 def _polish(problem, state, n_entries):
-    """Adapt the best atoms to all samples, or to as many as make a difference."""
+    """Adapt the best atoms to all samples, or to a subsample with _MOST_USES uses of each atom."""
     best = dict(atoms=state.best_atoms, codes=state.best_codes, alpha=state.best_alpha)
     stride = _stride(state, n_entries, _MOST_USES)
     if stride < state.stride or problem.held_rows is not None:
@@ -506,11 +503,11 @@ def _polish(problem, state, n_entries):
     return _restart(state, "polish", **best)
 
 
-def _judge(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> Trial, its atoms
-    """Predict held-out rows by atoms as they are, or without the lasso's bias."""
+def _validate(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> Trial, its atoms
+    """Predict held-out rows by atoms with and without the lasso's bias; return the better."""
     part = problem.thinned(state.stride, whole=False, alpha=state.alpha)
     begin, found = (None,), []
-    if state.trials:  # codes of another penalty are best at nearly the same place
+    if state.trials:  # start the path of codes where it ended at the last penalty
         last = state.trials[-1]
         steps = (1, -1) if state.alpha == last.alpha else (1 if state.alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
@@ -523,28 +520,28 @@ def _judge(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> 
     return last if last is biased or is_worse(biased[0], last[0], problem.total) else biased
 
 
-def _noted(state, trial, **changes):
+def _add_trial(state, trial, **changes):
     """Return the state with a trial in its path."""
     path = *state.path, (trial.alpha, trial.prediction.total, trial.unbiased)
     return replace(state, path=path, **changes)
 
 
 def _end_of_rounds(problem, state, n_entries):
-    """Try other penalties after the last round, or polish if none is to be tried."""
+    """Try penalties after the last round, or polish if the penalty is fixed."""
     if problem.held_out is None:
         return _polish(problem, state, n_entries)
-    trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
+    trial, atoms = _validate(problem, state, state.best_atoms, state.best_codes, n_entries)
     best = dict(unseen=atoms, best_alpha=state.alpha)
-    state = _noted(state, trial, trials=(trial,), **best)
+    state = _add_trial(state, trial, trials=(trial,), **best)
     if problem.held_out.fixed:
         return _polish(problem, state, n_entries)
     return _climb(problem, state, n_entries)
 
 
 def _climb(problem, state, n_entries, last=None):
-    """Go on to the next penalty; at the end of the path to rounds at the best, or to the chosen.
+    """Start the next penalty; at the end of the path, new rounds, or the chosen penalty.
 
-    The next penalty goes on from the ``last`` epoch, unless the path turns.
+    The next penalty starts from the atoms of the ``last`` epoch, unless the path turns.
     """
     best = dict(atoms=state.best_atoms, codes=state.best_codes)
     alpha = next_penalty(state.trials, problem)
@@ -565,20 +562,20 @@ def _climb(problem, state, n_entries, last=None):
         return _restart(state, "return", **best)
     if chosen is first:
         return _polish(problem, state, n_entries)
-    return _chosen(problem, state, n_entries)
+    return _choose_bias(problem, state, n_entries)
 
 
-def _chosen(problem, state, n_entries):
-    """Decide on the bias of the atoms of the chosen penalty, and polish."""
-    trial, atoms = _judge(problem, state, state.best_atoms, state.best_codes, n_entries)
+def _choose_bias(problem, state, n_entries):
+    """Choose atoms with or without bias at the chosen penalty, and polish."""
+    trial, atoms = _validate(problem, state, state.best_atoms, state.best_codes, n_entries)
     return _polish(problem, replace(state, trials=(trial,), unseen=atoms), n_entries)
 
 
-def _tried(problem, state, epoch):
+def _validate_penalty(problem, state, epoch):
     """Judge the atoms of another penalty, and keep them if they predict no worse."""
     kinds = (state.trials[-1].unbiased,)
-    trial, _ = _judge(problem, state, epoch.atoms, epoch.codes, epoch.n_entries, kinds)
-    state = _noted(state, trial, trials=(*state.trials, trial))
+    trial, _ = _validate(problem, state, epoch.atoms, epoch.codes, epoch.n_entries, kinds)
+    state = _add_trial(state, trial, trials=(*state.trials, trial))
     if not any(is_worse(trial, other, problem.total) for other in state.trials):
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
         state = replace(state, **best)
@@ -591,7 +588,7 @@ def _stride(state, n_entries, n_uses):
     return max(1, int(state.stride * n_entries / n_uses))
 
 
-def _finer(problem, state, epoch):
+def _take_more_samples(problem, state, epoch):
     """Settle again on more samples, so that each atom has enough uses."""
     stride = max(1, min(state.stride // 2, _stride(state, epoch.n_entries, _USES)))
     part = problem.thinned(stride, whole=False, alpha=state.alpha)
@@ -608,15 +605,15 @@ def _next_phase(problem, state, epoch):
         return _restart(state, "done", **best)
     settles = state.phase in ("settle", "climb", "return")
     if settles and state.stride > 1 and epoch.n_entries < _USES * p:
-        return _finer(problem, state, epoch)
+        return _take_more_samples(problem, state, epoch)
     if state.phase == "climb":
-        return _tried(problem, state, epoch)
+        return _validate_penalty(problem, state, epoch)
     if state.phase == "return":
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
-        return _chosen(problem, replace(state, **best), epoch.n_entries)
+        return _choose_bias(problem, replace(state, **best), epoch.n_entries)
     if len(epoch.atoms) > p:
         kept = remaining(epoch, len(epoch.atoms) - p)
-        atoms, codes = epoch.atoms[kept], epoch.restricted(kept)
+        atoms, codes = epoch.atoms[kept], epoch.restrict(kept)
         return _restart(state, "smaller", atoms=atoms, codes=codes)
     if epoch.objective <= (1 - PROGRESS) * state.best_objective:
         state = replace(state, moves=True)
@@ -701,9 +698,9 @@ def noise_penalty(problem, atoms):  # -> float
     """Return a penalty above the noise for a search of any number of atoms.
 
     It is one step below the penalty that predicts held-out rows best with the given atoms, if that
-    is more than chance, and otherwise the usual one. (Atoms that are too few mix, and mixtures are
-    predicted best at larger penalties. Of nine problems of 5, 2 and 0 dB the number is found within
-    5 % in eight one step below, in four at the best.)
+    beats chance, and otherwise the usual penalty. (Too few atoms mix, and mixtures predict best at
+    larger penalties. In nine problems of 5, 2 and 0 dB the number of atoms is found within 5 % in
+    eight with one step below, in four with the best penalty.)
 
     Parameters
     ----------

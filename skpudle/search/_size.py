@@ -1,21 +1,21 @@
 r"""Choose the number of atoms: the smallest dictionary that predicts held-out data as well as any.
 
-Rows are held out, and groups of their features hidden in turn. The error of a dictionary is that of
-the hidden entries, predicted by codes of the others. It is smallest where the dictionary has the
-atoms of the data and no more, since spare atoms take over what others say better.
+Rows are held out, and groups of their features hidden in turn. The error of a dictionary is the
+error of the hidden entries, predicted by codes of the visible entries. It is smallest if the
+dictionary has the atoms of the data and no more, since spare atoms fit the visible entries by
+chance.
 
-The search finds all atoms of the data where it has too many, and then the spare ones are copies,
-sums of two, or noise. So the number first *grows* by half, until that twice does not lower the
-error. Then atoms
-are *removed*, first those without which the objective rises least each time that they are used (a
-sum of two saves little at many uses, a rare atom of the data much at few), and the others adapt for
-a few epochs: a quarter of the atoms at a time until the error rises, then by bisection between the
-last two numbers. Sizes from the data by growing and pruning go back to [1]_.
+A search with too many atoms finds all atoms of the data; its spare atoms are copies, sums of two,
+or noise. So the number first *grows* by half, until the error has twice not fallen. Then atoms are
+*removed*, those first that lower the objective least per use (a sum of two saves little at many
+uses, a rare atom of the data much at few), and the remaining atoms adapt for a few epochs: a
+quarter of the atoms at a time until the error rises, then by bisection between the last two
+numbers. Sizes from the data by growing and pruning go back to [1]_.
 
-Rows that are asked which atoms to remove say too much for those that stay. So up to half of the
-held-out rows are asked, and the others judge. The score of a number is R^2 of their hidden entries.
-The number is the smallest whose score is as large as the largest within the standard error of their
-difference, which counts as 0.001 at least and 0.002 at most.
+Rows that select the atoms to remove overestimate the score of the remaining atoms. So up to half of
+the held-out rows select atoms, and the rest validate. The score of a number is R^2 of the hidden
+entries of validation rows. The chosen number is the smallest with a score within one standard error
+of the best; the standard error of the difference is bounded by 0.001 and 0.002.
 
 .. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
    arXiv:1804.07101.
@@ -44,35 +44,38 @@ from skpudle.search._search import SearchState, advance, begin, is_done, noise_p
 
 __all__ = ["SizePath", "SizeTrial", "try_sizes"]
 
-# A quarter of the rows is held out, but no more than 2000; 512 of them, and no more than half, tell
-# which atoms to remove. Of 256 rows none may use an atom of 200 that five atoms make: such an atom
-# went before nine copies of others, and 209 were chosen.
+# Held-out rows: a quarter, at most 2000. Of these 512, at most half, select the atoms to remove:
+# with 256 rows an atom that no row uses was removed before nine copies, and 209 of 200 atoms were
+# chosen.
 _HELD_OUT, _MOST_HELD_OUT, _FEW_HELD_OUT = 4, 2000, 512
-# The first number in units of that of features, by what it grows, and the largest one. Atoms of
-# images are at all places, and few.
+# The first number of atoms: 4 for images, which need few atoms, and half the number of features for
+# rows; the factor of growth; the largest number, in numbers of features.
 _FIRST_OF_IMAGES = 4
 _FIRST, _GROWTH, _LARGEST = 0.5, 1.5, 16
-# Epochs of a dictionary that grows, and those after atoms were removed, a share of them at most.
+# Epochs of a new dictionary, epochs after a removal, and the largest share of atoms that one
+# removal takes.
 _SETTLE, _ADAPT, _REMOVED = 12, 3, 0.25
-# After a failure a third of them are removed; of one, it is tried again without another.
+# Single removals that may fail before the number is chosen, and the divisor of the number of
+# removed atoms after a failure.
 _PATIENCE, _FEWER = 1, 3
-# Epochs of atoms of images, which have to be moved, as the search does in rounds: after 12 of them
-# 8 planted atoms were called 4 or 19.
+# Epochs of a new dictionary of images, enough for the rounds in which atoms move: with 12 epochs 8
+# planted atoms were counted as 4 or 19.
 _SEARCH = 60
-# Numbers that may fail to pay before growth ends. With none 25, 31 and 29 atoms are found of 60, 40
-# and 80 at 2 dB, and with one 60, 39 and 80.
+# Numbers that may fail to lower the error before growth ends. With 0 failures 29 of 80 planted
+# atoms are found at 2 dB, with 1 failure 80.
 _FAILURES = 1
-# Epochs without the lasso's bias, which the errors of a dictionary would otherwise consist of where
-# there is no noise: with none of them 12 planted atoms were called 31.
+# Epochs without the lasso's bias before a dictionary predicts. Bias would dominate the errors of
+# noiseless data: with 0 epochs 12 planted atoms were counted as 31.
 _UNBIASED = 2
-# Epochs that solve for the codes of held-out rows. With 100 atoms the objective of digits is 28 %
-# too large after 2 of them, 5 % after 4, and 0.4 % after 8.
+# Epochs that solve for the codes of held-out rows: the objective of digits with 100 atoms is then
+# 0.4 % above its minimum (28 % after 2 epochs).
 _CODE_EPOCHS = 8
-# Up to so many atoms are removed one by one, chosen among so many more that cost least.
+# Up to _ONE_BY_ONE atoms are removed one by one, chosen among these and _CANDIDATES more of least
+# cost.
 _ONE_BY_ONE, _CANDIDATES = 8, 8
-# The score that a smaller dictionary may lose: the standard error of the difference, between these.
-# Epochs of adaptation change scores by half of the first; an atom of the data that is used as often
-# as one of 500 is worth twice as much.
+# Bounds of the score that a smaller dictionary may lose, which is the standard error of the
+# difference. Epochs of adaptation change scores by half of the lower bound; one of 500 equal atoms
+# is worth the upper bound.
 _TOLERANCE = 1e-3, 2e-3
 
 
@@ -121,38 +124,40 @@ class SizeTrial(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """A dictionary, how it came about, and what held-out rows say of it."""
+    """A dictionary, the state of its search, and its errors on held-out rows."""
 
     atoms: Tensor  # (n_components, n_features)
-    codes: Codes  # of the samples that were looked at
+    codes: Codes  # of the training samples of the last epoch
     state: SearchState
     epoch: object  # of the held-out rows
-    errors: Tensor  # (n_rows,) of the rows that are never asked which atoms to remove
-    asked_errors: Tensor | None  # (n_asked,) of the rows that are, unless they were
+    errors: Tensor  # (n_validation,) of the validation rows
+    selection_errors: Tensor | None  # (n_selection,) None once these rows have selected atoms
 
     @cached_property
     def error(self):
-        """The error of all rows that are never asked."""
+        """The error of the validation rows."""
         return float(self.errors.sum())
 
 
-class _Judge:
-    """What is held out, and the entries that are hidden in it; a subclass says the errors.
+class _Validation:
+    """Held-out data with hidden entries; a subclass predicts them.
 
-    ``_some`` is a problem for the samples that epochs look at. Rows that are ``asked`` which atoms
-    to remove are no judges of the rest: of 1200 digits a score was 0.784 that was 0.769 for others.
-    ``energy`` is that of hidden entries of the judges, ``asked_energy`` that of the rows asked.
+    ``_some`` is a problem of the ``selecting`` rows, which select the atoms to remove. The rest of
+    the held-out rows validates: ``selecting`` rows overestimate scores, by 0.015 for 1200 digits.
+    ``energy`` is the energy of hidden entries of validation rows, ``selection_energy`` that of
+    ``selecting`` rows.
     """
 
     def compare(self, one, other):  # -> gain, tolerance
-        """Return what one dictionary predicts better than another, and how much is chance.
+        """Return the gain of one dictionary's predictions over another's, and its tolerance.
 
-        Both are shares of the energy of the rows that compare them.
+        Both are shares of the energy of the rows that compare the dictionaries. The tolerance is
+        the standard error of the gain, within bounds.
         """
         gains, energy = other.errors - one.errors, self.energy
-        if one.asked_errors is not None and other.asked_errors is not None:
-            gains = torch.cat([gains, other.asked_errors - one.asked_errors])
-            energy += self.asked_energy
+        if one.selection_errors is not None and other.selection_errors is not None:
+            gains = torch.cat([gains, other.selection_errors - one.selection_errors])
+            energy += self.selection_energy
         gains = gains / (energy or 1.0)
         chance = float(gains.std(correction=0)) * len(gains) ** 0.5
         least, most = _TOLERANCE
@@ -165,11 +170,11 @@ class _Judge:
 
     @property
     def n_few(self):
-        """The number of samples that epochs look at, a sum of weights."""
+        """The number of samples of an `epoch`, a sum of weights."""
         return getattr(self._some, "total_weight", len(self._some.x))
 
     def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
-        """Choose the atoms that are missed least each time that they are used."""
+        """Mark the atoms to keep; remove the atoms of least cost per use."""
         return remaining(epoch, n_removed, per_use=True)
 
     def epoch(self, atoms):
@@ -177,7 +182,7 @@ class _Judge:
         return solve_codes(self._some, atoms, _CODE_EPOCHS)
 
 
-class _Pixels(_Judge):
+class _Pixels(_Validation):
     """Pixels that are hidden in images; a quarter of the images is held out if there are enough.
 
     Parameters
@@ -188,8 +193,8 @@ class _Pixels(_Judge):
 
     def __init__(self, problem):
         self._some, self._hidden, self._place = problem, HiddenPixels(problem), 0
-        self.energy, self.asked_energy = float(self._hidden.energies.sum()), 0.0
-        self.asked = torch.zeros(1, dtype=torch.bool)  # the pixels of all images are one error
+        self.energy, self.selection_energy = float(self._hidden.energies.sum()), 0.0
+        self.selecting = torch.zeros(1, dtype=torch.bool)  # one validation error, of all pixels
 
     def errors(self, atoms):  # -> (1,)
         """Return the squared error of hidden pixels, predicted by the best codes."""
@@ -198,25 +203,25 @@ class _Pixels(_Judge):
         return found.errors.sum()[None]
 
 
-class _Rows(_Judge):
+class _Rows(_Validation):
     """Rows that are held out, and the entries that are hidden in them."""
 
     def __init__(self, problem):
         self._held_out, self._found = HeldOut(problem), None
         number = torch.arange(len(problem.x))
-        self.asked = number % max(2, len(problem.x) // _FEW_HELD_OUT) == 0
-        self._some = problem.of_rows(self.asked).on_host()
+        self.selecting = number % max(2, len(problem.x) // _FEW_HELD_OUT) == 0
+        self._some = problem.of_rows(self.selecting).on_host()
         energy = self._held_out.deviations
-        self.energy = float(energy[~self.asked].sum())
-        self.asked_energy = float(energy[self.asked].sum())
+        self.energy = float(energy[~self.selecting].sum())
+        self.selection_energy = float(energy[self.selecting].sum())
 
     def errors(self, atoms):  # -> (n_rows,)
         """Return the squared errors of hidden entries, predicted by the best codes."""
         self._found = self._held_out.predict(atoms, self._found.place if self._found else 0)
         return self._found.errors
 
-    def _left(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
-        """Code rows of which nothing is hidden, as `errors` did last."""
+    def _code_rows(self, atoms, rows):  # -> codes (n, n_components), squared residuals (n,)
+        """Code rows without hidden entries, at the penalty and bias that `errors` chose last."""
         problem, x = self._some, self._some.x.double()[rows]
         mask = None if problem.mask is None else problem.mask[rows]
         alphas = [self._held_out.alpha * 2 ** (0.5 * self._found.place)]
@@ -228,7 +233,7 @@ class _Rows(_Judge):
         return codes, squares if problem.weight is None else squares * problem.weight[rows]
 
     def without(self, atoms, epoch, n_removed):  # -> (n_components,) bool, False for those to go
-        """Remove the atoms whose removal leaves the least of the rows unexplained, one by one."""
+        """Mark the atoms to keep; remove one by one the atoms whose loss raises residuals least."""
         if n_removed > _ONE_BY_ONE:
             return super().without(atoms, epoch, n_removed)
         cost, _ = epoch.costs()
@@ -236,7 +241,7 @@ class _Rows(_Judge):
         orders = [each.argsort(stable=True) for each in (cost, cost / epoch.uses.clamp_min(1))]
         candidates = {int(j) for order in orders for j in order[:n_candidates]}
         kept = torch.ones(len(atoms), dtype=torch.bool)
-        codes, left = self._left(atoms, slice(None))
+        codes, left = self._code_rows(atoms, slice(None))
 
         def loss(j):
             users = codes[:, j].nonzero().flatten()
@@ -244,12 +249,12 @@ class _Rows(_Judge):
                 return 0.0
             others = kept.clone()
             others[j] = False
-            return float((self._left(atoms[others], users)[1] - left[users]).sum())
+            return float((self._code_rows(atoms[others], users)[1] - left[users]).sum())
 
         losses = {j: loss(j) for j in sorted(candidates)}
         for _ in range(n_removed):
             known = set()
-            while True:  # a loss only grows as others go: those that are still the least are known
+            while True:  # losses grow with removals: compute anew until the least is
                 j = min(losses, key=losses.get)
                 if j in known:
                     break
@@ -257,7 +262,7 @@ class _Rows(_Judge):
                 losses[j] = loss(j) if (~kept).any() else losses[j]
             del losses[j]
             kept[j] = False
-            part, left = self._left(atoms[kept], slice(None))
+            part, left = self._code_rows(atoms[kept], slice(None))
             codes = torch.zeros_like(codes)
             codes[:, kept] = part
         return kept
@@ -270,7 +275,7 @@ def _samples_of(problem, n_components, generator):  # -> (n_components, n_featur
 
 
 class _Sizes:
-    """Dictionaries of several sizes, and what held-out rows say of them."""
+    """Dictionaries of several sizes, validated on held-out rows."""
 
     def __init__(self, problem, generator, start=None):
         n = len(problem.x)
@@ -282,26 +287,27 @@ class _Sizes:
         self.held_out = (_Rows if start is None else _Pixels)(held_out)
         self._generator, self._start, self._best = generator, start, {}
 
-    def _judge(self, atoms, codes, state, *, first=False):
+    def _validate(self, atoms, codes, state, *, first=False):
         problem = self.training.thinned(state.stride)
         unbiased = refit_atoms(problem, atoms, codes, _UNBIASED, still=0.0)
-        errors, asked = self.held_out.errors(unbiased), self.held_out.asked
-        parts = errors[~asked], errors[asked] if first else None
+        errors, selecting = self.held_out.errors(unbiased), self.held_out.selecting
+        parts = errors[~selecting], errors[selecting] if first else None
         tried = _Tried(atoms, codes, state, self.held_out.epoch(atoms), *parts)
         same = self._best.get(len(atoms), tried)
         self._best[len(atoms)] = min(same, tried, key=lambda one: one.error)
         return tried
 
-    def settled(self, n_components):
-        """Try what descent makes of samples."""
+    def try_samples(self, n_components):
+        """Try a dictionary that descends from samples."""
         if self._start is None:
             atoms = _samples_of(self.training, n_components, self._generator)
         else:
             atoms = self._start(n_components)
         state, rows = begin(self.training, atoms), self._start is None
         if rows and state.stride > 1:
-            # Few patches of photographs hold the energy. From fewer samples small dictionaries,
-            # which a search begins with, are worse than large ones for that alone.
+            # Where few samples hold the energy, as in patches of photographs, the few samples that
+            # a search of a small dictionary begins with would make it worse than large
+            # dictionaries.
             _, evenness = measure_evenness(self.training)
             stride = max(1, int(evenness * state.stride))
             codes = self.training.thinned(stride).no_codes()
@@ -312,28 +318,28 @@ class _Sizes:
             state = advance(self.training, state)
         settles = state.phase == "settle"
         atoms, codes = (state.atoms, state.codes) if settles else state.found
-        return self._judge(atoms, codes, state, first=True)
+        return self._validate(atoms, codes, state, first=True)
 
-    def smaller(self, larger, n_components):
-        """Try a dictionary without the atoms that held-out rows miss least."""
+    def remove_atoms(self, larger, n_components):
+        """Try a dictionary without the atoms whose removal costs held-out rows least."""
         n_removed = len(larger.atoms) - n_components
         kept = self.held_out.without(larger.atoms, larger.epoch, n_removed)
-        codes = larger.codes.restricted(kept, self.training.n_positions)
+        codes = larger.codes.restrict(kept, self.training.n_positions)
         atoms = larger.atoms[kept]
         none = dict(best_atoms=atoms, best_codes=codes, best_objective=float("inf"))
         none |= dict(phase="smaller", curve=())
         state = replace(larger.state, atoms=atoms, previous=atoms, codes=codes, **none)
         for _ in range(_ADAPT):
             state = advance(self.training, state)
-        return self._judge(state.atoms, state.codes, state)
+        return self._validate(state.atoms, state.codes, state)
 
     def is_too_small(self, one):
-        """Return whether a dictionary loses against the best, which is larger."""
+        """Return whether a dictionary is smaller than the best and predicts worse beyond chance."""
         best = min(self._best.values(), key=lambda tried: tried.error)
         return len(one.atoms) < len(best.atoms) and self.held_out.predicts_better(best, one)
 
     def path(self):  # -> SizePath
-        """Return all that was tried."""
+        """Return the scores of all numbers of atoms that were tried."""
         numbers = sorted(self._best)
         tried = [self._best[number] for number in numbers]
         errors = torch.tensor([one.error for one in tried], dtype=torch.float64)
@@ -347,12 +353,12 @@ class _Sizes:
 
 def _grow(sizes, first, largest):  # yields the best dictionary so far
     """Let the number grow while that lowers the error; return the last two dictionaries."""
-    before = found = sizes.settled(first)
+    before = found = sizes.try_samples(first)
     yield found
     n_components, n_failed, last = first, 0, found
     while n_components < largest and n_failed <= _FAILURES:
         n_components = min(ceil(_GROWTH * n_components), largest)
-        tried = sizes.settled(n_components)
+        tried = sizes.try_samples(n_components)
         if sizes.held_out.predicts_better(tried, found):
             before, found, n_failed = found, tried, 0
         else:
@@ -367,16 +373,16 @@ def _shrink(sizes, before, good):  # yields the best dictionary so far
     while len(found.atoms) > 1 and n_failed <= _PATIENCE:
         n, n_before = len(found.atoms), len(before.atoms)
         n_removed = max(1, min(n_removed, int(_REMOVED * n)))
-        if n - n_removed < n_before < n:  # one that samples have led to
-            tried = min(before, sizes.smaller(found, n_before), key=lambda one: one.error)
+        if n - n_removed < n_before < n:  # growth has tried this number
+            tried = min(before, sizes.remove_atoms(found, n_before), key=lambda one: one.error)
         else:
-            tried = sizes.smaller(found, n - n_removed)
+            tried = sizes.remove_atoms(found, n - n_removed)
         if not sizes.is_too_small(tried):
             good = found = tried
             n_removed, n_failed, goes_well = n_removed * (1 + goes_well), 0, True
-        elif n_removed > 1:  # others may be spare
+        elif n_removed > 1:  # remove fewer: some may be spare
             n_removed, goes_well = n_removed // _FEWER, False
-        else:  # errors are not monotone
+        else:  # try one atom fewer: errors are not monotone
             found, n_failed, goes_well = tried, n_failed + 1, False
         yield good
     return good
@@ -393,8 +399,8 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
     Equal samples count as one. Otherwise copies of the held-out samples would be trained on, and
     atoms that fit the noise of the samples would predict them.
 
-    Much noise hides the atoms of rows at the usual penalty, whatever their number: as many atoms as
-    features then choose a larger penalty first, see `noise_penalty`.
+    Much noise hides the atoms of rows at the usual penalty, whatever their number. So a dictionary
+    with one atom per feature chooses a larger penalty first, see `noise_penalty`.
 
     Parameters
     ----------
@@ -407,13 +413,14 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
     largest : int, default=None
         The largest number; by default half the number of samples, or 16 times that of features.
     start : callable, default=None
-        For images: ``start(n_components)`` returns initial atoms. Those of rows are samples.
+        For images: ``start(n_components)`` returns initial atoms. For rows, initial atoms are
+        samples.
 
     Yields
     ------
     SizeTrial
         After each number that was tried, the best so far. The last one has the number that is
-        chosen: of fewer than 20 samples as many as there are features or samples.
+        chosen: with fewer than 20 samples the smaller of the numbers of features and samples.
     """
     if start is None and not fixed:
         begun = _samples_of(problem, problem.x.shape[1], generator)

@@ -9,12 +9,12 @@ with ``n_t`` rows in the block and ``N_t`` rows so far, give the next atoms by b
 descent, as in [1]_. A row that was seen after a share ``s`` of the stream has the weight
 ``s^rho``.
 
-The moves are those of the search. In a round a block splits atoms along the directions of its
-residuals, adapts, and removes the atoms that cost least, in this block and in earlier ones: a sum
-with the same weights remembers the cost of each atom. The round counts if it lowers the objective,
-with the costs of removed atoms in earlier blocks. So a population that is new to the stream takes
-atoms that nobody needs, and atoms of an earlier one stay. More than 2048 atoms have no moves: a
-block adapts them to its rows, and earlier ones hold them in their places.
+Rounds split and remove atoms as in the search. In a round a block splits atoms along the directions
+of its residuals, adapts, and removes the atoms that cost least, in this block and in earlier ones:
+a sum with the same weights remembers the cost of each atom. The round counts if it lowers the
+objective, with the costs of removed atoms in earlier blocks. So a population that is new to the
+stream takes spare atoms, and atoms of an earlier population stay. More than 2048 atoms do not
+split: a block adapts them to its rows, and sums over earlier blocks hold them in place.
 
 References
 ----------
@@ -43,24 +43,25 @@ __all__ = [
     "with_atoms",
 ]
 
-# Two epochs from zero codes leave .1 % of the objective, three .02 %. Blocks without moves have 2;
-# the codes go on in epochs that adapt atoms.
+# Epochs from zero codes on a new block, with and without moves. Three leave the objective .02 %
+# above its minimum, two .1 %; without moves codes improve further in epochs that adapt atoms.
 _REPEATS, _REPEATS_WITHOUT_MOVES = 3, 2
-# Epochs on a block: at most _SETTLE times its share of all rows so far (a first block settles as a
-# search does), and in a round with more atoms, and with as many as before.
+# Most epochs on a block: _SETTLE times the block's share of all rows so far; _LARGER in a round
+# after the split, _SMALLER after the removal.
 _SETTLE, _LARGER, _SMALLER = 40, 8, 15
 _MAX_ROUNDS = 8
-# A round needs this many uses of each atom on average. A block of 1,000 rows with 67 found all of
-# 60 atoms, from samples, and a block of 1,000 with 33 all of 60 atoms of another population.
+# Mean uses of an atom in a block that a round needs. Blocks of 1,000 rows found all of 60 atoms of
+# a new population with 33 uses.
 _USES = 30
-# A block surprises if its objective is larger than the mean by this factor.
+# Factor by which the objective of a block that surprises exceeds the mean of earlier blocks.
 _SURPRISE = 1.05
-# The cost of an atom that moves by an angle counts less, cos(angle)**8: by a half for 24 degrees.
+# Exponent of the weight cos(angle)**8 of an atom's earlier costs after it has moved by an angle: a
+# half at 24 degrees.
 _STEADY = 8
-# Without moves costs are measured in every other block. After another population 0.90 of 60 atoms
-# are left with each block or every eighth, at the same speed.
+# Blocks from one measurement of costs to the next, while no round splits atoms. With 1 or 8 the
+# same 0.90 of 60 atoms survive another population, at the same speed.
 _COSTED = 2
-# Products of all pairs of so many atoms take 32 MiB.
+# Largest number of atoms with products of all pairs: 32 MiB.
 _MOST_PAIRED = 2048
 
 
@@ -74,14 +75,14 @@ class Memory(NamedTuple):
     Attributes
     ----------
     a : Tensor of shape (n_atoms, n_atoms) or (n_atoms,)
-        Second moments of codes. Of more than 2048 atoms only the diagonal is kept, and ``b`` holds
-        atoms in their places: its rows are the atoms times their energies.
+        Second moments of codes. For more than 2048 atoms it is the diagonal, and the rows of ``b``
+        are the atoms times their energies.
     b : Tensor of shape (n_atoms, n_features)
         Products of codes and rows.
     cost : Tensor of shape (n_atoms,)
-        Rise of the objective without each atom, in those blocks in which it was measured.
+        Rise of the objective without each atom, in the blocks in which it was measured.
     weight : Tensor of shape (n_atoms,)
-        Weight of the rows of these blocks.
+        Weight of the rows of the blocks in which ``cost`` was measured.
     rows : Tensor of shape ()
         Weight of all rows.
     """
@@ -94,13 +95,13 @@ class Memory(NamedTuple):
 
     @classmethod
     def none(cls, atoms):
-        """Return the memory of no block."""
+        """Return an empty memory."""
         zeros = atoms.new_zeros(len(atoms))
         return cls(_matrix(zeros), torch.zeros_like(atoms), zeros, zeros, zeros.sum())
 
     @classmethod
     def of_energy(cls, atoms, energy, n_rows):
-        """Return a memory that holds atoms in their places.
+        """Return a memory whose sums hold atoms in place.
 
         Parameters
         ----------
@@ -117,7 +118,7 @@ class Memory(NamedTuple):
 
     @property
     def pairs(self):
-        """Whether there are products of all pairs of atoms."""
+        """Whether the memory has products of all pairs of atoms."""
         return self.a.ndim == 2
 
     @property
@@ -127,18 +128,18 @@ class Memory(NamedTuple):
 
     @property
     def matrix(self):  # -> (n_atoms, n_atoms)
-        """The second moments, or what is kept of them."""
+        """The second moments as a matrix, diagonal beyond 2048 atoms."""
         return self.a if self.pairs else torch.diag(self.a)
 
     def targets(self, atoms, first, last):  # -> (last - first, m), (last - first, last - first)
-        """Return rows of ``B - A D``, and the second moments among these atoms."""
+        """Return rows of ``B - A D`` for a block of atoms, and their block of ``A``."""
         b, a = (np.asarray(sums[first:last]) for sums in (self.b, self.a))
         if self.pairs:
             return b - a @ atoms, a[:, first:last]
         return b - a[:, None] * atoms[first:last], np.diag(a)
 
-    def with_block(self, epoch, n):
-        """Return the memory with a block of ``n`` rows more; costs apart."""
+    def add_block(self, epoch, n):
+        """Return the memory with a block of ``n`` rows added; costs stay as they are."""
         if self.pairs:
             a, b = self.a + torch.as_tensor(epoch.products(0, len(self.a))), self.b + epoch.b
         else:
@@ -146,12 +147,12 @@ class Memory(NamedTuple):
             b = a[:, None] * epoch.atoms
         return self._replace(a=a, b=b, rows=self.rows + n)
 
-    def faded(self, factor):
+    def fade(self, factor):
         """Return the memory with smaller weights."""
         return Memory(*(factor * sums for sums in self))
 
     def without(self, atoms, which):
-        """Forget some atoms; the targets of others no longer hold their share of rows."""
+        """Remove some atoms, and their share of the rows from the targets of the other atoms."""
         a, b, others = self.a.clone(), self.b, torch.ones(len(atoms), dtype=torch.bool)
         others[which] = False
         a[which] = 0.0
@@ -161,22 +162,22 @@ class Memory(NamedTuple):
         cost, weight = (torch.where(others, t, 0.0) for t in (self.cost, self.weight))
         return Memory(a, b, cost, weight, self.rows)
 
-    def grown(self, n):
-        """Return the memory with as many more atoms, of which there is none."""
+    def append_atoms(self, n):
+        """Return the memory with ``n`` more atoms, of zero sums."""
         pad = torch.nn.functional.pad
         a, b = pad(self.a, (0, n) * self.a.ndim), pad(self.b, (0, 0, 0, n))
         return Memory(a, b, pad(self.cost, (0, n)), pad(self.weight, (0, n)), self.rows)
 
-    def restricted(self, kept):
+    def restrict(self, kept):
         """Return the memory of the kept atoms."""
         a, b = self.a[kept], self.b[kept]
         a = a[:, kept] if self.pairs else a
         return Memory(a, b, self.cost[kept], self.weight[kept], self.rows)
 
-    def inherited(self, heirs, removed):
+    def bequeath_costs(self, heirs, removed):
         """Return the memory where the costs of atoms include the work of removed ones.
 
-        As long as two atoms do the same work, either costs little.
+        Two atoms that do the same work cost little each, until one of them is removed.
         """
         heirs = heirs[removed]
         work = 0.5 * self.energy[removed] / self.rows.clamp_min(1) / max(heirs.shape[1], 1)
@@ -185,14 +186,14 @@ class Memory(NamedTuple):
         )
         return self._replace(cost=self.cost + self.weight * more)
 
-    def moved(self, before, after):
+    def discount_moved(self, before, after):
         """Return the memory with smaller costs for atoms that have moved."""
         near = (before * after).sum(1).clamp(0, 1) ** _STEADY
         return self._replace(cost=self.cost * near)
 
     @property
     def rate(self):
-        """The cost of each atom for a row."""
+        """The mean cost of each atom per row."""
         return self.cost / self.weight.clamp_min(1)
 
 
@@ -230,8 +231,8 @@ class StreamState:
     n_blocks: int = 0
 
 
-class _Judged:
-    """Atoms of a block, with costs in all blocks; `remaining` takes it as an epoch."""
+class _CostsInStream:
+    """Atoms with costs in all blocks, in the form of an epoch that `remaining` takes."""
 
     def __init__(self, epoch, memory, n):
         measured, self._heirs = epoch.costs()
@@ -239,7 +240,7 @@ class _Judged:
         self._costs, self.uses = measured + earlier, epoch.uses
 
     def costs(self):
-        """Return the cost of each atom in this block and in as many earlier rows, and its heirs."""
+        """Return the cost of each atom in this block and ``n`` mean earlier rows, and its heirs."""
         return self._costs, self._heirs
 
 
@@ -284,9 +285,9 @@ def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
     forgetting : float
         The exponent rho; with 0 all rows count the same.
     n_rows : float, default=0.0
-        Number of these rows.
+        Number of rows that the atoms were learned from.
     mean : float, default=inf
-        Mean objective of these rows.
+        Mean objective of the rows that the atoms were learned from.
 
     Returns
     -------
@@ -311,13 +312,13 @@ def after_search(problem, state):
     Returns
     -------
     StreamState
-        A state that forgets nothing.
+        A state with the weight 1 for all earlier rows.
     float
         Mean number of atoms that a row uses.
     """
     problem = searched(problem, state)
     epoch, n = problem.epoch(*state.found), _total(problem, problem.total_weight)
-    memory = Memory.none(epoch.atoms).with_block(epoch, n)
+    memory = Memory.none(epoch.atoms).add_block(epoch, n)
     if memory.pairs:
         cost = epoch.costs()[0]
         memory = memory._replace(cost=cost, weight=torch.full_like(cost, n))
@@ -326,7 +327,7 @@ def after_search(problem, state):
 
 
 def with_atoms(problem, state, atoms):
-    """Return a search that is done with other atoms, and with their codes.
+    """Return a finished search with its atoms replaced, and with the codes of the new atoms.
 
     Parameters
     ----------
@@ -366,23 +367,23 @@ def _round(epoch, memory, n_splits, n, seed, *, keep):
         Whether atoms that split stay as they are, next to the direction of their residuals.
     """
     problem, atoms = epoch.problem, epoch.atoms
-    costs, _ = _Judged(epoch, memory, n).costs()
+    costs, _ = _CostsInStream(epoch, memory, n).costs()
     found = split(epoch, n_splits, seed, costs=costs, keep=keep)
     if found is None:
         return None
     larger, chosen = found
     n_splits = len(chosen)
-    more = (memory if keep else memory.without(atoms, chosen)).grown(n_splits)
+    more = (memory if keep else memory.without(atoms, chosen)).append_atoms(n_splits)
     found = descend(problem.epoch(larger, epoch.codes), _LARGER, more)
-    judged = _Judged(found, more, n)
+    judged = _CostsInStream(found, more, n)
     kept = remaining(judged, n_splits)
-    if int(kept.sum()) != len(atoms):  # too many atoms take over from each other
+    if int(kept.sum()) != len(atoms):  # removed atoms have each other as heirs
         return None
     lost = float((n * more.rate)[~kept].sum())
-    less = more.inherited(judged.costs()[1], ~kept)
-    less, atoms = less.without(found.atoms, ~kept).restricted(kept), found.atoms[kept]
-    found = descend(problem.epoch(atoms, found.restricted(kept)), _SMALLER, less)
-    return found, less.moved(atoms, found.atoms), epoch.objective - found.objective - lost
+    less = more.bequeath_costs(judged.costs()[1], ~kept)
+    less, atoms = less.without(found.atoms, ~kept).restrict(kept), found.atoms[kept]
+    found = descend(problem.epoch(atoms, found.restrict(kept)), _SMALLER, less)
+    return found, less.discount_moved(atoms, found.atoms), epoch.objective - found.objective - lost
 
 
 def advance_stream(problem, state, *, final=False):
@@ -402,12 +403,12 @@ def advance_stream(problem, state, *, final=False):
     StreamState
         State after the block.
     bool
-        Whether the block is over. If not, the state has new atoms and nothing else, and the rows
-        have to come again, together with more.
+        Whether the block is over. If not, only the atoms of the state are new, and the rows have to
+        come again, together with more rows.
     """
     p, n = len(state.atoms), _total(problem, problem.total_weight)
     n_rows = state.n_rows + n
-    memory = state.memory.faded((1 - n / n_rows) ** state.forgetting)
+    memory = state.memory.fade((1 - n / n_rows) ** state.forgetting)
     n_epochs = _REPEATS if memory.pairs else _REPEATS_WITHOUT_MOVES
     epoch = solve_codes(problem, state.atoms, n_epochs)
     new, n_splits = epoch.objective / n, state.n_splits
@@ -417,7 +418,7 @@ def advance_stream(problem, state, *, final=False):
         n_splits = max(1, p // SPLIT["few"])
     else:
         epoch = descend(epoch, n_settling, memory)
-        memory = memory.moved(state.atoms, epoch.atoms)
+        memory = memory.discount_moved(state.atoms, epoch.atoms)
     is_large = epoch.n_entries >= _USES * p
     moves = is_large and memory.pairs
     if not (is_large or final):
@@ -433,11 +434,11 @@ def advance_stream(problem, state, *, final=False):
         if found is not None and found[2] > 0:
             epoch, memory, _ = found
     if surprised:
-        if epoch.objective / n > _SURPRISE * state.mean:  # atoms are too few for both: follow
-            memory = memory.faded((state.mean * n / epoch.objective) ** 2)
+        if epoch.objective / n > _SURPRISE * state.mean:  # too few atoms: follow the new rows
+            memory = memory.fade((state.mean * n / epoch.objective) ** 2)
         before = epoch.atoms
         epoch = descend(epoch, n_settling, memory)
-        memory = memory.moved(before, epoch.atoms)
+        memory = memory.discount_moved(before, epoch.atoms)
     if memory.pairs and (n_splits > 0 or surprised or state.n_blocks % _COSTED == 0):
         cost, weight = memory.cost + epoch.costs()[0], memory.weight + n
         memory = memory._replace(cost=cost, weight=weight)
@@ -445,7 +446,7 @@ def advance_stream(problem, state, *, final=False):
     state = replace(
         state,
         atoms=epoch.atoms,
-        memory=memory.with_block(epoch, n),
+        memory=memory.add_block(epoch, n),
         n_rows=n_rows,
         n_splits=n_splits,
         mean=mean,

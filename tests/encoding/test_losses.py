@@ -400,7 +400,7 @@ def test_steps_are_looked_for_only_where_there_is_no_bound(generator):
     dictionary = DenseDictionary(atoms)
     levels = threshold_levels(dictionary, 0.3, 4, None)
     for loss in (None, Gaussian(), Binomial()):
-        with pytest.raises(ValueError, match="There is no step"):
+        with pytest.raises(ValueError, match="Got no step"):
             unfold(dictionary, x, levels, None, loss=loss)
     with pytest.raises(ValueError, match="least squares"):
         unfold(dictionary, x, levels, None, loss=Poisson(), path="active")

@@ -122,7 +122,7 @@ def test_objectives_of_the_path_are_of_solved_codes():
     atoms = torch.nn.functional.normalize(x[:100], dim=1)
     problem = Problem(x[100:], auto_alpha(x))
     held_out = _Rows(problem)
-    x = problem.x[held_out.asked]
+    x = problem.x[held_out.selecting]
     codes = solve_lasso(atoms, x, problem.alpha)[0]
     expected = lasso_objective(x, codes, codes @ atoms, problem.alpha)
     objective = held_out.epoch(atoms).objective / len(x)
@@ -136,11 +136,11 @@ def test_rows_that_judge_have_no_say_in_what_is_removed():
 
     def kept(x):
         held_out = _Rows(Problem(x, 3.0))
-        return held_out.asked, held_out.without(atoms, held_out.epoch(atoms), 20)
+        return held_out.selecting, held_out.without(atoms, held_out.epoch(atoms), 20)
 
-    asked, expected = kept(x[100:])
-    assert 0 < asked.sum() <= len(asked) / 2
-    others = torch.where(asked[:, None], x[100:], x[100:].flip(1))
+    selecting, expected = kept(x[100:])
+    assert 0 < selecting.sum() <= len(selecting) / 2
+    others = torch.where(selecting[:, None], x[100:], x[100:].flip(1))
     assert torch.equal(kept(others)[1], expected)
 
 

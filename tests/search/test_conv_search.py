@@ -165,7 +165,7 @@ def test_an_atom_beside_its_shape_moves_to_it(generator):
     cut = torch.zeros_like(shape)
     cut[..., 4:] = shape[..., :-4]
     epoch = solved(problem, problem.project(cut))
-    atoms, codes = epoch.moved()
+    atoms, codes = epoch.move_atoms()
     moved = problem.epoch(atoms, codes)
     assert float((atoms * shape).sum()) > 0.95 > float((epoch.atoms * shape).sum())
     assert moved.objective < epoch.objective

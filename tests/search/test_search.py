@@ -144,7 +144,7 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
         for rows in (torch.arange(len(x)) < 400, torch.arange(len(x)) >= 400)
     )
     torch.testing.assert_close(epoch.improved_atoms(), expected(dense(epoch.codes, 20)))
-    earlier = Memory.none(atoms).with_block(first, 400)
+    earlier = Memory.none(atoms).add_block(first, 400)
     z = torch.cat([dense(first.codes, 20), dense(last.codes, 20)])
     torch.testing.assert_close(last.improved_atoms(earlier), expected(z))
 

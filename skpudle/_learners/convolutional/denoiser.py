@@ -450,7 +450,7 @@ class ConvDenoiser(ConvLearner):
 
     @property
     def _noise(self):
-        """The noise of the parameter, or of training where it is "auto"."""
+        """The noise of the parameter, or of training if the parameter is "auto"."""
         return Noise.of(self.training_noise_std_ if self.noise_std == "auto" else self.noise_std)
 
     def _reading(self):
@@ -491,7 +491,7 @@ class ConvDenoiser(ConvLearner):
         targets = read_targets(y, images, **self._reading())
         given = self.noise_std
         if given == "auto":
-            chosen = known and not self._training_state["is_open"]  # data were not all zero
+            chosen = known and not self._training_state["is_open"]  # earlier data were not all zero
             given = self.training_noise_std_ if chosen else _found_noise(images, targets)
         noise = Noise.of(given)
         if not known:
@@ -561,7 +561,7 @@ class ConvDenoiser(ConvLearner):
         return replace(super()._network(plan, like), noise=self._noise, peak=self.peak_)
 
     def _read_and_build(self, X, *, colours=False, **checks):
-        # differences of photon counts, by which colours are denoised, are no photon counts
+        # colours are denoised by differences, and differences of photon counts are no counts
         colours = colours and not self._noise.of_photons
         return super()._read_and_build(X, colours=colours, **checks)
 
@@ -620,7 +620,7 @@ class ConvDenoiser(ConvLearner):
             self._to_images(_in_parts(network, x, level, self.shift_average))
             for x, level in zip(images.tensors, levels, strict=True)
         ]
-        pixels = not self._noise.of_photons  # counts are none
+        pixels = not self._noise.of_photons  # counts are not fractions
         options = dict(pixels=pixels, channels_first=self.channels_first)
         return images.hand_back(denoised, **options)
 

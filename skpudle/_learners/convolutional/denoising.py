@@ -20,9 +20,9 @@ _TILE = 768
 # step of the derivative along a probe, in noise standard deviations
 _STEP = 0.1
 
-# Factor on the estimated share of the denoised image in a mix, of at most 1. A network that is as
-# good as in training has estimates of about 0.95: return its output unchanged. Up to twice the best
-# share the mix has a smaller error than the input.
+# Factor on the estimated share of the denoised image in a mix; the product is at most 1. For images
+# as in training the estimate is about 0.95, so that the output is returned unchanged. The mix is
+# better than the input up to twice the best share.
 _IN_FAVOUR = 1.1
 
 # three channels for a network of one: their mean, a grey image, and differences of equal noise; the
@@ -46,7 +46,7 @@ def _denoise_opponents(network, x, noise_std, **options):
     mixing = x.new_tensor(_OPPONENT)
     channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
     if noise_std is None and network.follows_noise:
-        extent = extent_of(channels[0])  # colour differences have the texture of the image
+        extent = extent_of(channels[0])  # colour differences: texture of the image
         levels = [network.noise_of(channel.detach(), extent) for channel in channels]
     else:
         noise_std = network.noise_of(x) if noise_std is None else noise_std
@@ -110,7 +110,7 @@ def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> 
     """
     explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
     change = (denoised - images).square().flatten(1).sum(1)
-    # no division by zero, of which autograd would make NaN
+    # avoids a division by zero, which autograd turns into NaN
     share = _IN_FAVOUR * explained / torch.where(change > 0, change, 1.0)
     return torch.where(change > 0, share, 0.0).clamp(0, 1)
 
@@ -119,11 +119,11 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     """Denoise images, and keep their size.
 
     A network for one channel denoises three as their mean, which has the least noise, and two
-    differences, which are little else.
+    differences, which are mostly noise.
 
-    Images are extended by reflection, so that border pixels are in as many atoms as inner ones. An
-    iteration carries information by less than an atom: tiles that overlap by one atom for every
-    iteration give the result of the whole image up to rounding.
+    Images are extended by reflection, so that border pixels are in the same number of atoms as
+    inner pixels. An iteration carries information by less than an atom: tiles that overlap by one
+    atom for every iteration give the result of the whole image up to rounding.
 
     The network's output is mixed with its input, by Stein's unbiased risk estimate, which costs
     one more pass of one grid.
@@ -152,7 +152,7 @@ def denoise_images(network, x, *, noise_std=None, shift_average, tile=_TILE):
     shifts = all_shifts(network.stride) if shift_average else [(0,) * len(network.stride)]
     noise, options = network.noise, dict(room=room, tile=tile)
     if noise_std is None:
-        noise_std = network.noise_of(x.detach())  # of the whole image, not of each tile
+        noise_std = network.noise_of(x.detach())  # from the whole image, not per tile
     if noise_std is None or noise is None:
         parts = _reconstructions(network, x, noise_std, shifts=shifts, **options)
         return sum(parts) / len(shifts)

@@ -1,4 +1,4 @@
-"""What convolutional learners share: they read images, encode, decode, and train on crops."""
+"""The base of convolutional learners: read images, encode, decode, and train on crops."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,7 +58,7 @@ def covered(x, kernel, stride, end=0.0):  # (..., *size) -> (..., *larger size)
     return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
 
 
-def _first(X):  # X or its first image, which tells the device
+def _first(X):  # X or its first image, to find the device
     return X[0] if isinstance(X, list) and len(X) else X
 
 
@@ -80,8 +80,7 @@ def _wrong_channels(learner, found, expected):
 class ConvLearner(GradientLearner, DictionaryTransformer):
     """A learner of convolved atoms; a subclass has parameters and a plan.
 
-    It says what images are before the network, `_to_network` and `_training_images`, and after it,
-    `_to_images`.
+    `_to_network` and `_training_images` convert images to the network's units, `_to_images` back.
     """
 
     # ------------------------------------------------------------------ for subclasses
@@ -200,7 +199,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return torch.cat([self._encode_complete(network, part) for part in parts_of_images(x)])
 
     def _encode_complete(self, network, x):  # (n, n_channels, *size) -> (n, n_components, ...)
-        noise_std = network.noise_of(x)  # before zeros at the ends
+        noise_std = network.noise_of(x)  # before padding with zeros
         return network.encode(covered(x, self._kernel, stride_of(self)), noise_std=noise_std)
 
     @torch.no_grad()
@@ -321,13 +320,13 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     def _resume(self, plan, data):  # -> Fitted, generator
         generator = make_generator(self.random_state)
-        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # other crops
+        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
         images, state = data.samples, self._training_state
         given, before = plan.given.alpha, state["given"]["alpha"]
         alpha = None if given in ("auto", before) else float(given)
         parameters, own, found = self._known_choices(plan, images, generator, alpha)
         geometry = images.geometry._replace(image_size=state["image_size"])
-        unit = state["threshold_unit"] if state["data_scale"] else None  # that of zeros is open
+        unit = state["threshold_unit"] if state["data_scale"] else None  # unknown after zeros alone
         own |= dict(threshold_unit=unit, alpha=state["alpha"] if alpha is None else alpha)
         model, rows = plan.model(parameters, images, geometry, **own)
         model = replace(model, data_scale=state["data_scale"] or model.data_scale)

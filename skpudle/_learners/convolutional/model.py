@@ -42,16 +42,16 @@ __all__ = [
     "all_shifts",
 ]
 
-# Unit of the step in a row: learning rates that suit atoms then change it slowly, and the encoder
-# does not diverge.
+# Unit of the step in a row of parameters, small enough that learning rates for atoms change the
+# step slowly.
 _STEP_UNIT = 0.03
 _SMALLEST_STEP = 1e-6
 
 # Numbers of the layout that follow from the data, or from the atoms of a search.
 _FIXED = "fixed_alpha", "fixed_step", "threshold_unit"
 
-# Noise standard deviations by which a pixel may exceed the largest clean one of training: of a
-# million normal numbers none is further out than 5.
+# Noise standard deviations by which a pixel may exceed the largest clean pixel of training; the
+# largest of a million normal numbers is about 5.
 _OUTERMOST = 6
 
 
@@ -103,7 +103,7 @@ class RowLayout:
     rank: int | None = None
 
     @cached_property
-    def _sizes(self):  # of the parts of a row
+    def _sizes(self):  # numbers in each part of a row
         atom, slopes = prod(self.shape), self.n_thresholds * (self.noise_unit is not None)
         atoms = [atom, *(atom * n for n in self.separate)]
         return [*atoms, self.n_thresholds, slopes, int(self.learn_step), self.n_intercepts]
@@ -114,7 +114,7 @@ class RowLayout:
         parts = [atoms.flatten(1)]
         for n, separate in zip(self.separate, parameters.separate, strict=True):
             stack = atoms[None] if separate is None else separate
-            if len(stack) != n:  # convert between one for all unfoldings and one for each
+            if len(stack) != n:  # one for all unfoldings <-> one for each
                 stack = stack.mean(0, keepdim=True).expand(n, *atoms.shape)
             parts.append(stack.transpose(0, 1).flatten(1))
         if self.n_thresholds:
@@ -130,7 +130,7 @@ class RowLayout:
 
     def _thresholds(self, alpha, atoms):  # -> (n_components, n_thresholds)
         alpha = as_scalars(alpha, atoms)
-        if self.n_thresholds == 1 and alpha.ndim:  # one for all unfoldings
+        if self.n_thresholds == 1 and alpha.ndim:  # one threshold for all unfoldings
             alpha = alpha.mean(0, keepdim=True)
         return alpha.expand(self.n_thresholds, len(atoms)).mT / self.threshold_unit
 
@@ -161,12 +161,12 @@ class RowLayout:
         if self.rank is not None:
             atoms = project_atoms(atoms.unflatten(1, self.shape), atom_norm=None, rank=self.rank)
             atoms = atoms.flatten(1)
-        atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate ones are free
+        atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate atoms are free
         positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
         return torch.cat([atoms, *separate, *positive, intercept], dim=1)
 
     def replacements(self, rows, atoms):  # current rows, (k, n_channels, *kernel) -> (k, ...)
-        """Return rows for new atoms, of free norms, with mean values of the other parameters."""
+        """Return rows for new atoms, of any norm, with mean values of all other parameters."""
         parameters = self.unpack(rows)
         means = {
             name: value.mean(1, keepdim=True)
@@ -278,7 +278,7 @@ class ConvNetwork:
     def noise_of(self, x, extent=None):
         """Return the noise of images, (n,), by `estimate_noise` if thresholds follow it.
 
-        Otherwise return the noise of training, None if there was none.
+        Otherwise return the noise of training, or None without noise in training.
         """
         if self.follows_noise:
             return estimate_noise(x, extent)
@@ -342,7 +342,7 @@ class ConvNetwork:
         step = as_scalars(default_step(dictionary) if step is None else step, atoms)
         how = encoder.n_unfoldings, step
         levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
-        if slope is not None:  # levels of each sample
+        if slope is not None:  # a level for each sample
             slopes = threshold_levels(dictionary, slope, *how, **decay)
             noise_std = noise_std.reshape(-1, *[1] * (x.ndim - 1))
             levels = levels[:, None] + noise_std * slopes[:, None]
@@ -390,7 +390,7 @@ class ConvModel:
     data_scale: float
     part_size: int
 
-    curvature = 1.0  # of least squares
+    curvature = 1.0  # the curvature of least squares
     n_constant_codes = 0  # all rows are atoms
 
     def network(self, rows, update, **grids):
@@ -478,7 +478,7 @@ class DenoiserModel(ConvModel):
             grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
         options |= dict(shifts=grids, room=self.images.room)
         network, encode, penalty = super().network(rows, update, **options)
-        return network, encode, penalty / len(grids)  # for the mean over grids
+        return network, encode, penalty / len(grids)  # penalty of the mean over grids
 
     def attributes(self, rows):
         """Return the fitted attributes."""

@@ -1,4 +1,4 @@
-"""Parameters of convolutional learners: what both have, and the plan that they become."""
+"""Parameters that both convolutional learners have, and the plan made of them."""
 
 from dataclasses import dataclass
 from math import frexp, prod
@@ -20,10 +20,10 @@ __all__ = ["COUNT", "SHARED", "ConvPlan", "given_of", "stride_of"]
 # Pixels between neighbouring copies of an atom in pictures.
 _STRIDE = 4
 
-# Pixels of a batch, counted once for each grid, to train on at a time: products of large matrices,
-# and little memory for the codes of all unfoldings.
+# Pixels of a part of a batch, counted once for each grid: large enough for efficient products,
+# small enough for the codes of all unfoldings.
 _PIXELS = 2**16
-# Root mean squares of pixels from 1 / (2 * _MIDDLE) to 1 / _MIDDLE have the unit 1.
+# Root mean squares of pixels from 1 / (2 * _MIDDLE) to 1 / _MIDDLE keep the unit 1.
 _MIDDLE = 2**0.5
 
 COUNT = Interval(Integral, 1, None, closed="left")
@@ -42,7 +42,7 @@ SHARED = {name: GradientLearner._parameter_constraints[name] for name in _OF_TRA
     "max_iter": [COUNT, StrOptions({"auto"})],
 }
 
-# Parameters of the network. A learner without one has this value.
+# Values of the network's parameters that a learner lacks.
 _DEFAULTS = dict(
     loss="gaussian",
     n_trials=1,
@@ -62,15 +62,15 @@ _DEFAULTS = dict(
 
 
 def given_of(learner):  # -> SimpleNamespace
-    """Return the parameters of a learner, and constants for those that it lacks."""
+    """Return the parameters of a learner, with defaults for parameters that it lacks."""
     return SimpleNamespace(**_DEFAULTS | learner.get_params(deep=False))
 
 
 def stride_of(learner):  # -> tuple of int
     """Return the distance of neighbouring copies of an atom along each axis.
 
-    Events of signals are at any sample. Copies at all places of pictures take 16 times as long as
-    those at every fourth pixel of both axes.
+    Events of signals are at any sample. In pictures, copies at every pixel take 16 times as long as
+    copies at every fourth pixel of both axes.
     """
     kernel = sizes(learner.atom_shape, 1)
     if isinstance(learner.stride, str):

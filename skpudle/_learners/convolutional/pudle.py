@@ -33,7 +33,7 @@ from skpudle.search._maps import combine_channels
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
 
-# Atoms of a first part of the data, from which no number is chosen: as many as by default.
+# Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
 
 # n_unfoldings="auto" if codes are unfolded, as in the paper
@@ -63,7 +63,7 @@ class DictionaryPlan(ConvPlan):
             If parameters contradict each other.
         """
         given = given_of(learner)
-        # a search leaves nothing to train for codes of the lasso
+        # for codes of the lasso the search needs no training
         lasso = given.alpha != 0 and given.n_unfoldings in ("auto", None)
         start = given.dict_init
         if isinstance(start, str) and start == "auto":
@@ -291,7 +291,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
        * - parameters set
          - phases of `fit`
        * - none
-         - search; codes are converged, and nothing is left to train
+         - search; codes are converged, and need no training
        * - ``gradient``
          - search, then training by it
        * - ``n_unfoldings`` (a number), ``alpha=0``
@@ -559,7 +559,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images or signals, best other than those that the atoms were learned from.
+            Images or signals, if possible independent of the training data.
         l0 : float, default=None
             Mean number of nonzero codes of an image or signal, over all its places. None takes the
             sparsest codes that predict hidden pixels nearly best, as `fit` does.
@@ -573,7 +573,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         ------
         ValueError
             If codes are not those of the lasso, if ``l0`` is not positive, or if no penalty gives
-            as many codes.
+            ``l0`` codes.
         """
         plan = self._check_known()
         images = self._read(plan, X, None, known=True).samples

@@ -233,7 +233,7 @@ class AtomSearch:
         return problem_of(self._plan, self._seen, alpha, self._intercept)
 
     def choose_number(self, run):
-        """Choose the number of atoms, and go on from the atoms of that number."""
+        """Choose the number of atoms, and continue with the atoms of that number."""
 
         def start(n):
             shape = (n, *self.atoms.shape[1:])
@@ -249,7 +249,7 @@ class AtomSearch:
         self.atoms = trial.atoms.reshape(-1, *self.atoms.shape[1:]).to(self.atoms)
 
     def find(self, run):  # -> Fitted
-        """Search, refine what is found, and choose the penalty of codes."""
+        """Search, refine the atoms, and choose the penalty of codes."""
         given, unbiased = self._plan.given, self._intercept is None
         problem = hold_out(self._problem(), fixed=given.alpha != "auto")
 

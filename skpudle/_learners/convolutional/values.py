@@ -28,11 +28,11 @@ __all__ = [
     "responses",
 ]
 
-# alpha="auto": this fraction of the median over images of the largest correlation, or this factor
-# on the noise, as of the paper's denoiser: 0.16 for 25 / 255
+# alpha="auto": a fraction of the median over images of the largest correlation, or a multiple of
+# the noise, as in the paper's denoiser (0.16 for 25 / 255)
 _ALPHA, _NOISE = 0.1, 1.6
 
-# Places of an atom along the last axis of an image whose correlations are held at a time.
+# Places of an atom, along the last axis of an image, with correlations in memory at a time.
 _PLACES = 2**14
 
 # attributes of separate atoms, in the order of `ConvParameters`
@@ -80,7 +80,7 @@ class ConvParameters(NamedTuple):
 
     @property
     def separate(self):
-        """The separate atoms, of the analysis, the decoder and all unfoldings but the last."""
+        """The separate atoms of the analysis, the decoder and all unfoldings except the last."""
         return self[1:4]
 
 
@@ -97,7 +97,7 @@ def _inside(atoms, n_axes, like, *, channel_axis, noise=None):  # -> (..., n_cha
     return atoms.movedim(-1, -1 - n_axes).contiguous()
 
 
-def _n_unfoldings(attributes):  # number that parameters fit, None for any
+def _n_unfoldings(attributes):  # number that parameters fit, None: any number
     if attributes.get("synthesis_components_") is not None:
         return len(attributes["analysis_components_"])
     return len(attributes["alpha_"]) if np.ndim(attributes["alpha_"]) == 2 else None
@@ -341,7 +341,7 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
     if intercept is None:
         return alpha
-    # a row is here the part of an image that one atom sees
+    # here a row is the part of an image under one atom
     return max(noise * alpha, least_penalty(noise, atoms[0].numel()))
 
 
@@ -370,7 +370,7 @@ def initial_parameters(plan, atoms, alpha, *, noise_unit=None, intercept=None):
     in_layers = given.separate_atoms == "unfolding"  # atoms of an unfolding include its step
     if step_size is None and (given.learn_step or in_layers):
         step_size = float(default_step(ConvDictionary(atoms, plan.stride)))
-    if in_layers:  # its square root in both sides makes their numbers equally large
+    if in_layers:  # root in both factors: entries of equal size
         alpha *= step_size**0.5 if given.shrinkage == "soft" else step_size**-0.5
         atoms, step_size = atoms * step_size**0.5, 1.0
     slope = None

@@ -88,9 +88,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         improvement.
 
     early_stopping : bool, default=False
-        Whether to hold out samples, to stop when their accuracy does not improve, and to return
-        the parameters of the best epoch. Nothing is learned from the held-out samples. Without
-        supervision, and in `partial_fit`, none are held out.
+        Whether to hold out samples, to stop when their accuracy does not improve, and to return the
+        parameters of the best epoch. The fit does not learn from the held-out samples. Without
+        supervision, and in `partial_fit`, no samples are held out.
 
     validation_fraction : float, default=0.1
         Share of the samples to hold out, of each class in proportion, and never all of one.

@@ -68,9 +68,9 @@ _SHARED = (
 )
 
 
-# Codes for a task are better less sparse than codes for finding a dictionary. Of 1, 1/2 and 1/4
-# this had the smallest errors in cross-validation within training samples (no supervision, 128
-# atoms), in geometric mean over any three of the four sets of benchmarks/bench_classifiers.py.
+# alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
+# Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
+# benchmarks/bench_classifiers.py).
 _ALPHA_SHARE = 0.5
 
 # parameters that `transform` reads, in addition to fitted attributes
@@ -87,8 +87,9 @@ class TaskPlan(DensePlan):
         names = "supervision", "early_stopping", "validation_fraction"
         own = {name: getattr(learner, name) for name in names}
         plan = super().of(learner, alpha_share=_ALPHA_SHARE, **own)
-        # Codes that predict held-out features do not suit a task. Nor does the noise of features:
-        # of columns that are nearly sums of columns it is near zero, and these rule the atoms.
+        # Neither codes that predict held-out features nor units of the noise of features suit a
+        # task: columns that are nearly sums of columns have a noise near zero, and would dominate
+        # the atoms.
         plan = replace(
             plan,
             codes_follow_data=False,
@@ -176,7 +177,7 @@ class TaskLearner(DenseLearner):
     def fit(
         self,
         X: ArrayLike | Tensor,
-        y: ArrayLike | Tensor | None = None,  # so that its lack has an error of our own
+        y: ArrayLike | Tensor | None = None,  # a default, to raise our own error without it
         sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Learn a dictionary, and the decisions from its codes.
@@ -381,16 +382,16 @@ class TaskLearner(DenseLearner):
 
     def _find(self, plan, data, run):  # -> FittedRows
         fitted = without_row_noise(super()._find(plan, data, run))
-        if not self.supervision:  # the head is fitted at the end
+        if not self.supervision:  # the head is fitted last
             return fitted
         return self._with_head(fitted, data, self._best_head(fitted, data))
 
     def _begin(self, plan, data, generator):  # -> FittedRows
         fitted = without_row_noise(super()._begin(plan, data, generator))
-        if hasattr(self, "coef_"):  # data were zero up to here
+        if hasattr(self, "coef_"):  # earlier data were zero
             return self._with_known_head(fitted, data)
         blank = self._layout(fitted, data).blank_head(fitted.rows)
-        return self._with_head(fitted, data, blank)  # later calls may bring other targets
+        return self._with_head(fitted, data, blank)  # later calls may have new targets
 
     def _resume(self, plan, data):  # -> FittedRows, None
         self._check_head()
@@ -444,7 +445,7 @@ class TaskLearner(DenseLearner):
         return attributes | {"validation_scores_": scores}
 
     def _gains(self, noise, components):  # -> ndarray of shape (n_sides * n_components,)
-        """Return by what codes in units of the noise exceed the features of `transform`."""
+        """Return the ratio of codes in units of the noise to the features of `transform`."""
         gains = to_numpy(noise.gains(to_tensor(components)))
         return np.tile(gains, 2 if self.split_sign else 1)
 

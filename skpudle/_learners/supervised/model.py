@@ -6,8 +6,8 @@ for any dictionary.
 
 A head may see codes as they are, or their positive and negative parts as two features of an atom,
 its sides. All weights are for codes in one unit: the root of the mean squared norm of a sample over
-the number of atoms. With each feature's standard deviation as its unit, features of few samples
-would weigh as much as features of all: that was 0.8 % of digits worse for two sides.
+the number of atoms. Units of each feature's own standard deviation would overweight rare features:
+0.8 % more errors on digits for two sides.
 """
 
 from dataclasses import dataclass
@@ -80,8 +80,8 @@ def joint(dictionary, batch, *, encoder, penalty):
     .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
     and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. Samples
-    have weights in both terms, those of the second in the target. See `skpudle._gradients.ae_ls`
-    for arguments and results.
+    have weights in both terms; the target holds the weights of the second term. See
+    `skpudle._gradients.ae_ls` for arguments and results.
     """
     model = dictionary.model
     b, unit = model.supervision, model.data_scale or 1.0

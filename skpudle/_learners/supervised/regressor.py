@@ -85,7 +85,8 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
 
     early_stopping : bool, default=False
         Whether to hold out samples, to stop when their score does not improve, and to return the
-        parameters of the best epoch. Without supervision, and in `partial_fit`, none are held out.
+        parameters of the best epoch. Without supervision, and in `partial_fit`, no samples are held
+        out.
 
     validation_fraction : float, default=0.1
         Share of the samples to hold out.

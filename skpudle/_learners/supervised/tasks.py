@@ -45,9 +45,9 @@ __all__ = [
     "hold_out",
 ]
 
-# The intercept of a class without samples. Cross-entropy would make it -infinity, without a
-# gradient. The rows of logistic regression add up to zero: the largest decision is at least 0, and
-# the probability of such a class at most exp(-30), 1e-13.
+# The intercept of a class without samples, which cross-entropy would make -infinity. Rows of
+# logistic regression add up to zero, so the largest decision is at least 0, and the probability of
+# the class at most exp(-30).
 _ABSENT = -30.0
 
 
@@ -67,7 +67,7 @@ class Head(NamedTuple):
 
 
 def check_weights(weights, name):
-    """Raise ValueError unless weights are finite and not negative, and some are positive."""
+    """Raise ValueError unless weights are finite, non-negative and not all zero."""
     wrong = weights[~((weights >= 0) & (weights < float("inf")))]
     if len(wrong):
         raise ValueError(
@@ -93,7 +93,7 @@ def _solve(model, features, values, weights):  # -> Head
 
 
 def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
-    """Return an output for every class; for two classes a single one belongs to the second."""
+    """Return an output for every class; a single output of two classes belongs to the second."""
     if decisions.shape[1] > 1:
         return decisions
     return torch.cat([torch.zeros_like(decisions), decisions], dim=1)
@@ -194,8 +194,8 @@ class Classification:
         known = target[:, 1] > 0
         features, labels, weights = features[known], target[known, 0], target[known, 1]
         present = labels.unique().long()
-        # If two of more classes are present, they have opposite rows: with w for the difference the
-        # penalty is |w|^2 / 4, instead of |w|^2 / 2 for a single row.
+        # Two present classes of several have opposite rows: with w for their difference the penalty
+        # is |w|^2 / 4, instead of |w|^2 / 2 for a single row.
         opposite = len(present) == 2 < self.n_outputs
         model = LogisticRegression(C=2 * C if opposite else C, max_iter=1000)
         head = _solve(model, features, to_numpy(labels), weights)
@@ -289,7 +289,7 @@ class Regression:
         """Accept any target."""
 
     def strata(self, target):
-        """Return none."""
+        """Return None: a regression has no strata."""
 
     def weights(self, target):  # -> (n,)
         """Return the weights of samples, summed over their outputs."""
@@ -346,7 +346,7 @@ def distinct(samples):  # -> Samples, sorted
 def hold_out(samples, fraction, random_state, strata=None):  # -> Samples, Samples
     """Split samples: return all but a fraction, and the fraction, of each stratum in proportion.
 
-    One sample of each stratum is never held out; without strata, one of all.
+    At least one sample of each stratum (of all samples without strata) is not held out.
 
     Raises
     ------
