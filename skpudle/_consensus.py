@@ -443,7 +443,7 @@ class ConsensusDictionary(
         return estimator
 
     def _checked(self, X):
-        check_is_fitted(self)
+        check_is_fitted(self, "estimator_")
         if getattr(X, "ndim", 2) != 1:  # the estimator raises for one axis
             validate_data(self, X, reset=False, skip_check_array=True)
         return X
@@ -461,7 +461,8 @@ class ConsensusDictionary(
         array of shape (n_samples, n_components)
             Codes.
         """
-        return self.estimator_.transform(self._checked(X))
+        X = self._checked(X)
+        return self.estimator_.transform(X)
 
     @_has("inverse_transform")
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
@@ -477,7 +478,7 @@ class ConsensusDictionary(
         array of shape (n_samples, n_features)
             Reconstructed data.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "estimator_")
         return self.estimator_.inverse_transform(X)
 
     @_has("score")
@@ -498,7 +499,8 @@ class ConsensusDictionary(
         float
             The score.
         """
-        return self.estimator_.score(self._checked(X), **of_samples)
+        X = self._checked(X)
+        return self.estimator_.score(X, **of_samples)
 
     @property
     def _n_features_out(self):

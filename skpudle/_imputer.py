@@ -177,7 +177,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n_samples, n_features)
             The samples without gaps.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "means_")  # the last that fit sets
         X = self._read(X, reset=False)
         gaps = np.isnan(X)
         if not gaps.any():

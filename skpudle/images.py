@@ -530,6 +530,11 @@ def inpaint(
             "No pixel is known: every one has NaN or is masked. Pass an image with some values; "
             "channels with gaps of their own one by one."
         )
+    if not gap.any() and mask is not None:
+        raise ValueError(
+            "mask marks no pixel, and none has NaN. Pass True, or a number above 0, where a pixel "
+            "is missing."
+        )
     if not gap.any():
         raise ValueError(
             "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is "

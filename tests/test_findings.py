@@ -1,5 +1,7 @@
 """What is wrong is said in words, and only then."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,36 @@ def test_atoms_are_single_samples():
     sentence = only(findings(learner, X))
     assert sentence.startswith("5 of 8 atoms are single samples: there are 38.1 samples to an atom")
     assert findings(learner, common[:, ::-1])[:1] != [sentence]  # other samples, other words
+
+
+@pytest.fixture
+def waves():
+    """Return two signals of six waves each."""
+    rng = np.random.default_rng(0)
+    signals = 0.1 * rng.normal(size=(2, 900, 1))
+    for signal in signals[..., 0]:
+        for start in range(50, 850, 140):
+            signal[start : start + 40] += np.hanning(40)
+    return signals
+
+
+def learn_waves(signals, n_components=1):
+    learner = ConvPUDLEDictionaryLearning(
+        n_components, atom_shape=40, positive_code=True, random_state=0
+    )
+    return learner.fit(signals)
+
+
+def test_an_atom_is_a_single_event(waves):
+    assert findings(learn_waves(waves), waves) == []
+    artefact = waves.copy()
+    artefact[1, 600:604] += 50
+    sentence = only(findings(learn_waves(artefact), artefact))
+    where = re.search(r"samples (\d+) to (\d+) of signal 1", sentence)
+    first, last = (int(where[1]), int(where[2]))
+    assert first <= 600 <= last
+    artefact[1, first : last + 1] = np.nan  # as the sentence says
+    assert findings(learn_waves(artefact), artefact) == []
 
 
 @pytest.mark.parametrize("sign", [1, -1])

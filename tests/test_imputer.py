@@ -1,9 +1,12 @@
 """Gaps are filled by the reconstruction, and nothing else changes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -11,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skpudle import DictionaryImputer, PUDLEDictionaryLearning
+from skpudle import ConsensusDictionary, DictionaryImputer, PUDLEDictionaryLearning
 
 pytestmark = [
     pytest.mark.draws_from_numpy,
@@ -44,6 +47,22 @@ def test_gaps_are_the_reconstruction_and_known_values_stay(damaged):
     np.testing.assert_allclose(filled, naive, rtol=1e-9)
     np.testing.assert_array_equal(imputer.transform(filled), filled)
     assert imputer.transform(X[:5].astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("make", [DictionaryImputer, partial(ConsensusDictionary, n_replicates=2)])
+def test_an_interrupted_fit_leaves_it_unfitted(make, damaged, monkeypatch):
+    """Names and numbers of features are known before a fit ends, and say nothing of its end."""
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    clean, _ = damaged
+    estimator = make(PUDLEDictionaryLearning(2))
+    monkeypatch.setattr(PUDLEDictionaryLearning, "fit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(clean)
+    with pytest.raises(NotFittedError):
+        estimator.transform(clean)
 
 
 def test_by_default_units_of_features_do_not_matter(damaged):

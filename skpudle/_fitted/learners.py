@@ -205,7 +205,7 @@ def _read(learner, X):
     if not hasattr(learner, "atom_shape"):
         return as_arrays(check_rows(open_source(X).array(), allow_nan=True))
     first = learner.channels_first
-    images = read_images(X, np.size(learner.atom_shape), channels_first=first)
+    images = read_images(X, np.size(learner.atom_shape), channels_first=first, allow_nan=True)
     return as_arrays(images.hand_back(images.tensors))
 
 

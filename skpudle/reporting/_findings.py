@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skpudle._fitted.learners import look_at
+from skpudle._data.images import sizes
+from skpudle._fitted.learners import look_at, sample_numbers
+from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
@@ -164,6 +166,36 @@ def _single_samples(look):
         f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to an "
         "atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, not "
         "fewer."
+    )
+
+
+def _single_events(look):
+    """Report atoms of signals that have most of their energy at one place.
+
+    An artefact is larger than all events: a search gives it an atom, or all of them.
+    """
+    learner = look.learner
+    if not look.is_convolutional or np.size(learner.atom_shape) != 1:
+        return None
+    energies, signals = np.square(look.codes), sample_numbers(learner, look.raw)
+    (length,), (stride,) = sizes(learner.atom_shape, 1), stride_of(learner)
+    reach = -(-length // stride)  # copies that overlap
+    single = []
+    for atom, energy in enumerate(energies.T):
+        place = energy.argmax()
+        near = np.arange(max(0, place - reach + 1), min(len(energy), place + reach))
+        near = near[signals[near] == signals[place]]
+        if energy[near].sum() > _SINGLE_SHARE * energy.sum():
+            single.append((atom, place))
+    if not single:
+        return None
+    atom, place = max(single, key=lambda pair: energies[pair[1], pair[0]])
+    signal = signals[place]
+    start = stride * (place - np.flatnonzero(signals == signal)[0])
+    return (
+        f"{_some(single, energies.shape[1])} single events: more than half of the energy of atom "
+        f"{atom} is at one place, samples {start} to {start + length - 1} of signal {signal}. If "
+        "this is an artefact, set these samples to NaN, or leave this signal out, and fit again."
     )
 
 
@@ -375,6 +407,7 @@ _FINDINGS = (
     _unknown_features,
     _unused_atoms,
     _single_samples,
+    _single_events,
     _same_atoms,
     _unsupported_atoms,
     _dense_codes,
@@ -411,9 +444,10 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     list of str
         Sentences, empty without a fault. They report: samples or features without known values;
         codes that are all zero, or more than half as long as samples; fewer samples than atoms;
-        atoms that are unused (more than chance leaves), copy single samples, repeat an atom (a
-        cosine above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that
-        explains no more than its baseline; an offset or unequal residuals of features where
+        atoms that are unused (more than chance leaves), copy single samples, have most of their
+        energy at one place of a signal, as of an artefact, repeat an atom (a cosine above 0.99), or
+        are not supported by `skpudle.metrics.atom_support`; a fit that explains
+        no more than its baseline; an offset or unequal residuals of features where
         ``fit_intercept=False`` or ``noise="equal"`` ignores them; entries that `fit` treated as
         outliers; training that ended before it had converged.
 
