@@ -159,8 +159,9 @@ class Converged:
             codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
             if not solved.all():
                 warnings.warn(
-                    f"The codes of {(~solved).sum()} of {len(solved)} images have not converged; "
-                    f"raise alpha, which is {self.penalty:.3g}, or pass a number of n_unfoldings.",
+                    f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
+                    "converged. Take an offset or a slow background off first, raise alpha, which "
+                    f"is {self.penalty:.3g}, or pass a number of n_unfoldings.",
                     ConvergenceWarning,
                     stacklevel=users_level(),
                 )
