@@ -802,11 +802,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Return how usual each row is: the logarithm of its evidence, for each known entry.
 
-        It is the log-likelihood of the residual :math:`r` of the codes of `transform`, for the
-        noise :math:`\sigma_j` of the median row, less the cost of the codes. A code of
-        signal-to-noise ratio :math:`q` costs :math:`\frac12 \log(1 + q^2)`: this is Occam's factor
-        of a normal prior whose variance is the squared code [1]_. Rows that need more noise, or
-        many large codes, have low scores: anomalies, as of scikit-learn's density models.
+        It is the log-likelihood of the residual of the codes of `transform`, for the noise of the
+        median row, less :math:`\frac12 k \log m` for :math:`k` codes of :math:`m` known entries:
+        the Bayesian information criterion of a row [1]_. Rows that need more noise, or many codes,
+        have low scores. It tells anomalies, as of scikit-learn's density models.
 
         Parameters
         ----------
@@ -827,7 +826,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
         References
         ----------
-        .. [1] D. MacKay, "Bayesian interpolation", Neural Computation 4, 1992.
+        .. [1] G. Schwarz, "Estimating the dimension of a model", Annals of Statistics 6, 1978.
 
         Examples
         --------
@@ -854,11 +853,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         residual = (to_numpy(samples.x) - fitted) / noise
         known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
         entries = -0.5 * (residual**2 + np.log(2 * np.pi) + 2 * np.log(noise))
-        squares = np.tile(self.components_**2, (codes.shape[1] // len(self.components_), 1))
-        signal_to_noise = codes**2 * ((known / noise**2) @ squares.T)
-        evidence = (entries * known).sum(axis=1) - 0.5 * np.log1p(signal_to_noise).sum(axis=1)
+        n_known = known.sum(axis=1)
+        cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
         with np.errstate(invalid="ignore"):
-            return evidence / known.sum(axis=1)
+            return ((entries * known).sum(axis=1) - cost) / n_known
 
     # ------------------------------------------------------------------ penalty of codes
 
