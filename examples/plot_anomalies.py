@@ -5,8 +5,8 @@ Find anomalous rows
 Rows with two wrong pixels are unlikely; the mean of two usual rows is not.
 
 ``score_samples`` is the log-likelihood of each row, less the cost of its codes: low where few
-atoms, and the noise of the features, do not explain it. The learner is fitted to usual rows, and asked for new
-ones. Detectors of scikit-learn are fitted to the same rows, at their defaults.
+atoms, and the noise of the features, do not explain it. The learner is fitted to usual rows, and
+asked for new ones. Detectors of scikit-learn are fitted to the same rows, at their defaults.
 """
 
 import matplotlib.pyplot as plt
