@@ -34,8 +34,8 @@ _ONE_EVENT = 1.0
 # penalty. With N expected events it is N / (exp(N) - 1): 0.05 for 4.5 events.
 _TAIL = 0.05
 
-# Least fall of the deviance for another halving of the search's penalty, and most halvings. A
-# larger penalty was never better.
+# Least fall of the deviance, as a share, for another halving of the search's penalty, and most
+# halvings. Penalties above the search's were never better.
 _LOWER, _HALVES = 0.01, 4
 
 # steps for the baseline, and samples or pixels encoded at a time

@@ -260,7 +260,8 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
             _TEAM.reset(token)
     finally:
         if connects:
-            # Gloo's threads need the GIL to release tensors, some time after their results arrive;
-            # older releases of torch hold it while they wait for the threads.
+            # Gloo's threads need the GIL to release tensors, some time after their results arrive.
+            # Older releases of torch hold the GIL in `destroy_process_group` while they wait for
+            # these threads: without the pause the process would hang.
             time.sleep(_PAUSE)
             dist.destroy_process_group()

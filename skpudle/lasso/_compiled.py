@@ -344,7 +344,7 @@ def solve_rows(
                 scale = max(scale, best)
                 slack = resolution * penalty + rounding * (scale + size)
                 if off > settled * (best - penalty):
-                    n_old = 0  # codes of the support are off their minimum
+                    n_old = 0  # move old entries, too: they are off their minimum
                 # without a penalty, polish only if slopes of the support are as large as those of
                 # new atoms
                 by_rounding = penalty == 0.0 and best <= off

@@ -36,7 +36,7 @@ __all__ = ["ConvPUDLEDictionaryLearning"]
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
 
-# n_unfoldings="auto" if codes are unfolded, as in the paper
+# The number of n_unfoldings="auto" if codes are unfolded, as in the paper.
 _UNFOLDINGS = 15
 
 
