@@ -303,7 +303,7 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     fine = torch.minimum(fine, coarse * (1 + error))  # noise is white, at most
     least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
 
-    def without(share, doubt):  # texture; by chance coarse details may have this share less
+    def without(share, doubt):  # texture; doubt: a share that is chance
         more = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
         return (fine - least.square() - share * more).clamp_min(0)
 

@@ -214,8 +214,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         Returns
         -------
         ndarray, Tensor or list of them
-            Images, of the size seen in `fit` if their codes have as many positions, and else of the
-            size that the copies of the atoms cover.
+            Images, of the size seen in `fit` if the codes have the positions of this size, and else
+            of the size that the copies of the atoms cover.
         """
         plan = self._check_known()
         if sparse.issparse(X):
