@@ -300,7 +300,7 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     if n_details < _FEW:
         return torch.zeros_like(fine)
     error = _STANDARD_ERROR / n_details**0.5
-    fine = torch.minimum(fine, coarse * (1 + error))  # noise is white, at most
+    fine = torch.minimum(fine, coarse * (1 + error))  # white noise: at most coarse, beside chance
     least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
 
     def without(share, doubt):  # texture; doubt: a share that is chance

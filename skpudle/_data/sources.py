@@ -150,7 +150,7 @@ class _Source(Indexed):
         self.weight = self.offset = None
 
     def read_by(self, reader, batch_size):
-        """Return this source of batches; the size is that of batches of single samples."""
+        """Return this source of batches; the size is for samples that come one by one."""
         self.reader = reader
         return self
 

@@ -164,7 +164,7 @@ class Team:
         return sent.to(tensor.device)
 
     def first(self, contents):
-        """Return the first process's list of at most one bytes."""
+        """Return the list of the first process, which has one bytes object or none."""
         n_items = int(self.broadcast(torch.tensor(len(contents), device="cpu")))
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 

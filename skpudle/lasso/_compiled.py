@@ -345,7 +345,7 @@ def solve_rows(
                 slack = resolution * penalty + rounding * (scale + size)
                 if off > settled * (best - penalty):
                     n_old = 0  # move old entries, too: they are off their minimum
-                # without a penalty, polish only if slopes of the support are as large as those of
+                # without a penalty, polish only if slopes of the support are as large as slopes of
                 # new atoms
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k

@@ -97,8 +97,8 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
     """Return a number for each row that depends only on the known entries of the row.
 
     It is the sum of the bits of entries times random odd numbers, modulo ``2**64``, each product
-    with its upper bits added to the lower ones: rows that differ are equal with a probability of
-    about ``2**-64``. See `match_equal_rows` for the parameters.
+    with its upper 32 bits combined with the lower 32 bits by exclusive or: rows that differ are
+    equal with a probability of about ``2**-64``. See `match_equal_rows` for the parameters.
     """
     x = x.flatten(1)
     n_numbers = x.shape[1] * x.element_size() // 4

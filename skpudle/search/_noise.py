@@ -563,7 +563,7 @@ class _Judged:
         self.usual = None  # error of the usual row, if rows of noise were found
 
     def trial(self, noise=None):
-        """Return a trial, the last one with ``noise``, earlier ones with the scales of features."""
+        """Return the last trial, with ``noise``, or an earlier one, with the scales of features."""
         so_far = Noise(**_of_features(self.units, self.unit)) if noise is None else noise
         alpha = self.problem(self.units).alpha * self.unit
         return NoiseTrial(so_far, self.atoms, alpha, is_last=noise is not None)
@@ -777,7 +777,7 @@ class _Judged:
 def _is_far(mean, deviations, counts, often):
     """Return whether a mean is far from zero, given that features correlate.
 
-    ``counts`` (n_features,) are sums of weights, and ``often`` (n,) has those of rows.
+    ``counts`` (n_features,) are sums of weights, and ``often`` (n,) has the weights of rows.
     """
     squares = often @ deviations.square()
     variances = squares / counts.clamp_min(1e-300)

@@ -101,7 +101,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
-        """Return images to train on, in the units of the network; ``known`` ones have entered."""
+        """Return images to train on in the network's units, in which ``known`` images already are.
+        """
         raise NotImplementedError
 
     # ------------------------------------------------------------------ images

@@ -254,7 +254,7 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
     loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
-        Its `baseline`.
+        The `baseline` of the images.
 
     Returns
     -------
@@ -312,7 +312,7 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
-        Its `baseline`.
+        The `baseline` of the images.
 
     Returns
     -------
