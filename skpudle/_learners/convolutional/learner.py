@@ -101,7 +101,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
-        """Return images to train on, in the network's units; ``known`` images are in these units."""
+        """Return images to train on, in the network's units; ``known`` images are in them."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ images
