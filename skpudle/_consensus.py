@@ -212,8 +212,8 @@ class ConsensusDictionary(
     density_threshold : float or None, default=0.5
         Atoms whose mean distance to their nearest neighbours among the atoms of all replicates is
         larger are outliers, and count for stability only. Atoms are compared with norm 1 and up to
-        sign, so that distances lie between 0 and 1.41; 0.5 is that of a cosine of 0.875. None keeps
-        all.
+        sign, so that distances lie between 0 and 1.41; a distance of 0.5 is a cosine of 0.875. None
+        keeps all.
 
     neighborhood : float, default=0.3
         Number of nearest neighbours, as a share of ``n_replicates``.
@@ -227,7 +227,7 @@ class ConsensusDictionary(
     Attributes
     ----------
     components_ : ndarray of shape (n_components, ...)
-        Medians of matched atoms, with the median norm of these. If all matches of an atom are
+        Medians of matched atoms, with the median of their norms. If all matches of an atom are
         outliers, the medoid replicate's atom is kept.
 
     stability_ : ndarray of shape (n_components,)
@@ -236,10 +236,10 @@ class ConsensusDictionary(
     chance_stability_ : float
         Mean of ``stability_`` if the atoms of each replicate were random, with the second moments
         of its atoms. ``stability_ - chance_stability_`` is above chance. Seeds on the same samples
-        agree above chance on noise too; `skpudle.metrics.atom_support` tells which atoms are real.
+        agree above chance on noise too; `skpudle.metrics.atom_support` tests which atoms are real.
 
     n_agreeing_ : ndarray of shape (n_components,)
-        How many replicates an atom is the median of: those whose atom is no outlier.
+        Number of replicates in the median of an atom: the replicates whose atom is no outlier.
 
     replicates_ : list of ndarray of shape (n_components, ...)
         ``components_`` of every replicate.
@@ -273,7 +273,7 @@ class ConsensusDictionary(
     Consensus NMF [1]_ clusters by k-means instead, which may put two atoms of one replicate into
     one cluster.
 
-    Replicates may have different numbers of atoms; the consensus has that of the first reference.
+    Replicates may have different numbers of atoms; the consensus has the number of the medoid.
     Atoms of convolutional learners are compared as they are, without shifts.
 
     References

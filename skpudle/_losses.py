@@ -191,11 +191,11 @@ class KullbackLeibler(Poisson):
         return natural
 
     def natural(self, mean):
-        """Return the parameter of an expectation."""
+        """Return the natural parameter of an expectation, here the expectation itself."""
         return mean
 
     def shifted(self, natural, offset):
-        """Return rates for logarithms of exposures."""
+        """Return rates times exposures; ``offset`` holds the logarithms of exposures."""
         return natural if offset is None else natural * offset.exp()
 
     def half_deviance(self, natural, x):

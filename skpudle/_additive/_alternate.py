@@ -365,7 +365,7 @@ class Progress(NamedTuple):
     n_fixed: int = 0
 
     def extrapolated(self):  # -> (n_components, n_features), (n, n_components)
-        """Return atoms and codes after another step like the last, times the factor."""
+        """Return atoms and codes, extrapolated by the factor times their last step."""
         atoms = self.atoms + self.factor * (self.atoms - self.previous_atoms)
         atoms = np.maximum(atoms, _KEPT * self.atoms)
         atoms /= atoms.sum(1, keepdims=True)
@@ -461,8 +461,8 @@ def advance(events, state, smoothing):
     if state.objectives and objective / n_samples > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = _adapt_codes(events, atoms, state.codes, pseudo, n_fixed)
-    # The Lagrange multiplier of sum 1 makes the visible events and the prior's sum to an atom's
-    # events.
+    # With the Lagrange multiplier of the sum 1 an atom's entries are its events: the loads are the
+    # atom's visible events and pseudo-events.
     loads = events.visible(codes) + smoothing * n_features
     loads[:, :n_fixed] = 0.0  # fixed atoms
     columns = np.ascontiguousarray(atoms.T)
@@ -472,7 +472,7 @@ def advance(events, state, smoothing):
     used = sums > 0
     atoms = np.where(used[:, None], columns.T / np.where(used, sums, 1.0)[:, None], events.mean)
     return Progress(
-        np.ascontiguousarray(atoms),  # sums of a file's arrays round in the same order
+        np.ascontiguousarray(atoms),  # sums then round as for arrays from a file
         codes * np.where(used, sums, 1.0),
         state.atoms,
         state.codes,

@@ -203,7 +203,7 @@ def count_batches(source):
 
 
 def check_end(n_batches):
-    """Raise ValueError if a source yields more batches than anyone counts."""
+    """Raise ValueError if a source yields more batches than `_MOST_BATCHES`."""
     if n_batches >= _MOST_BATCHES:
         raise ValueError(
             f"X yielded {n_batches} batches, and no end is in sight. Give it a __len__, the number "

@@ -300,10 +300,10 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     if n_details < _FEW:
         return torch.zeros_like(fine)
     error = _STANDARD_ERROR / n_details**0.5
-    fine = torch.minimum(fine, coarse * (1 + error))  # noise is white, at most
+    fine = torch.minimum(fine, coarse * (1 + error))  # white noise: at most coarse, beside chance
     least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
 
-    def without(share, doubt):  # texture; by chance coarse details may have this share less
+    def without(share, doubt):  # texture; doubt: a share that is chance
         more = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
         return (fine - least.square() - share * more).clamp_min(0)
 

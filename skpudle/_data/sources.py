@@ -150,7 +150,7 @@ class _Source(Indexed):
         self.weight = self.offset = None
 
     def read_by(self, reader, batch_size):
-        """Return this source of batches; the size is that of batches of single samples."""
+        """Return this source of batches; the size is for samples that come one by one."""
         self.reader = reader
         return self
 
@@ -173,7 +173,7 @@ class _Source(Indexed):
 
     @property
     def n_rows(self):
-        """The number of rows, for numbers that come with each row."""
+        """The number of rows, which weights and exposures have to match."""
         return len(self)
 
     def to(self, dtype):
@@ -360,7 +360,7 @@ class NumberedSamples(_Source):
     def read_by(self, reader, batch_size):
         """Return this source of batches."""
         if len(self) and isinstance(row := self.data[0], dict):
-            only_array(row, 1)  # before others are read
+            only_array(row, 1)  # raises before further samples are read
         return super().read_by(reader, batch_size)
 
     def parts(self, n_rows):
@@ -465,7 +465,7 @@ class Stream(_Source):
 
     @property
     def n_rows(self):
-        """Refuse numbers that come with each row: nobody knows how many there are."""
+        """Refuse weights and exposures of rows, since the number of rows is unknown."""
         raise _unnumbered(self.data)
 
     def for_training(self, batch_size, generator, *, shuffle):

@@ -83,7 +83,7 @@ class Crops(Indexed):
         return Samples(x, mask, **of_samples, keys=indices.to(x.device))
 
     @property
-    def _alike(self):  # cut and mirrored in the same way
+    def _alike(self):  # -> images, targets, masks, which are cut and mirrored alike
         return self.images, self.targets, self.masks
 
     def _with_noise(self, x):  # -> noisy crops, and their noise level where it varies

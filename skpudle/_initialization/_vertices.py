@@ -16,9 +16,10 @@ __all__ = ["leading_directions", "successive_projections", "vertices"]
 # Least distance of a sample from the span of the samples taken, as a share of its norm; a nearer
 # sample repeats them.
 _SAME = 1e-6
-# Weight of the noise where samples are scaled to one brightness, so that noise does not make dim
-# samples vertices. The mean angle to true atoms of eight kinds of mixtures is 2.0 degrees (2.2
-# without scaling); with 1 or 1000 it changes by 0.2.
+# Multiple of the noise variance that is added to a sample's squared brightness before the sample is
+# divided by its brightness: dim samples, mostly noise, stay short and become no vertices. The mean
+# angle to true atoms of eight kinds of mixtures is 2.0 degrees (2.2 without scaling); with 1 or
+# 1000 it changes by 0.2.
 _DIM = 10
 
 

@@ -232,7 +232,7 @@ def _check_sparse_coder(learner, algorithm):
 
 
 def decode_parts(learner, given):
-    """Return what codes decode to that are read in parts, such as sparse ones."""
+    """Decode codes that are read in parts, such as sparse codes."""
     return np.concatenate([learner.inverse_transform(rows) for _, rows in given.parts(PART)])
 
 

@@ -1,7 +1,7 @@
 """Variance-stabilised counts, for the search, initial atoms and the automatic alpha.
 
-The search works on stabilised counts, of variance about 1 and minus the stabilised baseline. Their
-lasso is close to the penalised likelihood if counts are not too small.
+The search works on stabilised counts, which have a variance of about 1, less the stabilised
+baseline. Their lasso is close to the penalised likelihood if counts are not too small.
 """
 
 from dataclasses import replace
@@ -34,8 +34,8 @@ _ONE_EVENT = 1.0
 # penalty. With N expected events it is N / (exp(N) - 1): 0.05 for 4.5 events.
 _TAIL = 0.05
 
-# Least fall of the deviance for another halving of the search's penalty, and most halvings. A
-# larger penalty was never better.
+# Least fall of the deviance, as a share, for another halving of the search's penalty, and most
+# halvings. Penalties above the search's were never better.
 _LOWER, _HALVES = 0.01, 4
 
 # steps for the baseline, and samples or pixels encoded at a time
@@ -168,7 +168,7 @@ def objectives(model, rows, batch, update):  # -> float, float
     loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
     dictionary, encoder, penalty = model.network(rows, update)
     fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
-    # the penalty in the rule's objective, if any; an intercept has none
+    # The objective less the loss is the penalty, if the rule has one; an intercept has no penalty.
     n = batch.total_weight
     left = batch.weigh(fitted.losses).sum() / n
     penalties = fitted.objective - left

@@ -748,12 +748,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and
-        ``alpha_``. A penalty that you set later, as a number, takes its place. The state of the
+        ``alpha_``. A number that you set later as the penalty replaces ``alpha_``. The state of the
         optimiser persists from call to call, also through pickling, and after `fit`, unless you
         change the optimiser, or put other atoms into ``components_``, from which training goes on.
-        ``lambda_decay`` has its last value throughout.
-        Atoms that no code has used for ten samples per atom are replaced by the samples that were
-        reconstructed worst.
+        ``lambda_decay`` has its last value throughout. Atoms that no code has used for ten samples
+        per atom are replaced by the samples that were reconstructed worst.
 
         Parameters
         ----------
@@ -762,7 +761,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
-            As for `fit`, also next to the rows of other calls: their unit is one row.
+            As for `fit`; a weight of 1 is one row in all calls.
 
         Returns
         -------

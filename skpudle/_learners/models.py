@@ -313,10 +313,10 @@ def _project_beside_intercept(rows, *, project):
 
 
 def directions(samples, *, positive):  # (n, n_features) -> the same
-    """Return samples divided by their norms, as atoms; a zero sample stays zero."""
+    """Return samples divided by their norms, their moduli if ``positive``; zero stays zero."""
     norms = atom_norms(samples)
     samples = samples / torch.where(norms > 0, norms, 1.0)
-    return samples.abs() if positive else samples  # the same line
+    return samples.abs() if positive else samples  # equal for x and -x
 
 
 @dataclass(frozen=True)

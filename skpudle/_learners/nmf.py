@@ -396,7 +396,7 @@ def _go_on(learner, data, everything, fitted):  # -> atoms, _Chosen, dict of sta
         memory, generator = {}, make_generator(learner.random_state)
         atoms, _ = _first_atoms(learner, data, everything, generator)
         chosen, atoms = _choose_parameters(learner, everything, atoms, generator)
-    if replaced:  # the events of the atoms before hold these atoms, if there are as many
+    if replaced:  # the events of equally many earlier atoms hold these atoms
         atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
         same = found.shape == atoms.shape
         memory = memory | {"found": atoms * found.sum(1, keepdims=True)} if same else {}
@@ -462,8 +462,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     of an exposure, codes and atoms that are not negative. The negative log-likelihood is the
     generalised Kullback-Leibler divergence of expectations from counts, as for scikit-learn's
-    ``NMF(beta_loss="kullback-leibler")``. Atoms sum to 1, so that codes are numbers of events, and
-    have a prior, which keeps them from excluding events that a few rows lack. See
+    ``NMF(beta_loss="kullback-leibler")``. Atoms sum to 1, so that codes are numbers of events.
+    Atoms have a prior, which keeps them from excluding events that a few rows lack. See
     :doc:`/guide/counts`.
 
     Parameters
@@ -472,7 +472,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
         the number of features. "auto" is the smallest number whose atoms predict hidden entries of
         held-out samples nearly best (see the notes), with ``dict_init="search"``; in `partial_fit`
-        those of its first rows.
+        hidden entries of its first rows.
 
     alpha : float or "auto", default="auto"
         Smoothing of the atoms: the number of pseudo-events a feature, in the shape of the mean
@@ -488,9 +488,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     min_gain : float or "auto", default="auto"
         In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
-        this, in nats. Small codes by chance, in rows without an atom, make mixtures of atoms. With
-        0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden entries at most 1
-        nat worse, and there is a prior (``alpha``), else 0.
+        this, in nats. Small codes by chance, in rows without the atom, would turn atoms into
+        mixtures. With 0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden
+        entries at most 1 nat worse, and there is a prior (``alpha``), else 0.
 
     batch_size : int, default=256
         Rows in an update of `partial_fit`.
@@ -510,12 +510,12 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     fixed_components : array-like of shape (n_fixed, n_features), default=None
         Known atoms, not negative: the first rows of ``components_``, divided by their sums, which
-        stay. ``n_components`` counts them, "auto" chooses the number of new ones, which may be 0,
-        and ``dict_init`` is of the other atoms.
+        do not change. ``n_components`` counts them, "auto" chooses the number of new ones, which
+        may be 0, and ``dict_init`` has the remaining atoms.
 
     transform_min_gain : float, default=0.0
         An atom has a code in a row only if it raises the log-likelihood of the row by this, in
-        nats; in `transform` and `score`. Atoms leave one by one, the one first whose absence costs
+        nats; in `transform` and `score`. Atoms leave one by one, first the atom whose absence costs
         the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
         assignments to known spectra.
 
@@ -587,15 +587,16 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     Notes
     -----
     A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
-    each entry has the optimum for the rest. Codes of `transform` are solved to a duality gap, row
-    by row. A fit runs on the CPU, and holds all nonzero counts in memory.
+    each entry becomes the optimum for the remaining entries. Codes of `transform` are solved to a
+    duality gap, row by row. A fit runs on the CPU, and holds all nonzero counts in memory.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
     their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
-    numbers in a row predict no better. Then atoms leave whose absence costs the held-out samples
-    least, at last one by one, and the others adapt. The number is the smallest whose predictions
-    are within a standard error of the best. From its atoms the fit of all samples begins. Until
-    then ``alpha="auto"`` is 2, or a thousandth of the events of a feature if that is less.
+    numbers in a row predict no better. Then the atoms leave whose absence costs the held-out
+    samples least, at last one by one, and the remaining atoms adapt. The number is the smallest
+    whose predictions are within a standard error of the best. From its atoms the fit of all samples
+    begins. Until then ``alpha="auto"`` is 2, or a thousandth of the events of a feature if that is
+    less.
 
     References
     ----------
@@ -754,8 +755,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         """Update the atoms by one pass over the data, in their order.
 
         The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
-        some hundred rows. Events of batches are forgotten slowly. If you replace ``components_``,
-        learning continues from your atoms.
+        some hundred rows. Events of earlier batches are forgotten slowly. If you replace
+        ``components_``, learning continues from your atoms.
 
         Parameters
         ----------
@@ -790,7 +791,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         if self.n_components != "auto":
             return find()
 
-        def attributes():  # of as many atoms as the choice begins with
+        def attributes():  # for the number of atoms that the choice begins with
             return _first_attributes(self, data, first_atoms(events, _FIRST))
 
         return run.make_step("size", find, attributes)
@@ -819,7 +820,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
         inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
         numbers of atoms by it. A row without any event outside of the held-out features gets half
-        an event, since a rate of 0 would exclude any.
+        an event, since a rate of 0 would exclude any event.
 
         Parameters
         ----------

@@ -28,8 +28,8 @@ class NOODLDictionaryLearning(DenseLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
-        number of features.
+        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
+        the number of features.
 
     threshold : float or "auto", default="auto"
         :math:`b`: codes below it become zero. "auto" is 0.07 times the root mean square norm of

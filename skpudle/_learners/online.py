@@ -119,8 +119,9 @@ def preferred(judges, atoms, others):
 def _resumed(memory, atoms, n_seen, *, replaced):  # -> StreamState, recent rows or None
     """Return the state of earlier calls, or a new one.
 
-    Sums over earlier rows pull atoms back to earlier atoms. Atoms that the user has replaced get
-    energies instead, which hold them in place, or an empty memory if their number differs.
+    Sums over earlier rows pull atoms back to earlier atoms. If the user has replaced the atoms, the
+    memory has the energies of the earlier atoms instead, which hold the new atoms in place; it is
+    empty if the number of atoms differs.
     """
     if memory is None:
         return begin_stream(atoms, forgetting=_FORGETTING), None

@@ -176,8 +176,8 @@ _DEFAULTS = dict(
 # parameters of training by batches, and of its atoms; `partial_fit` trains if one is named
 _OF_BATCHES = "optimizer", "learning_rate", "batch_size", "atom_norm"
 
-# max_iter="auto": the largest numbers of epochs and of operations of encoders, and the least number
-# of updates
+# max_iter="auto": the largest number of epochs, the largest number of operations of encoders, and
+# the least number of updates.
 _AUTO_EPOCHS = 100
 _AUTO_OPERATIONS = 1.2e12
 _AUTO_UPDATES = 200
@@ -186,7 +186,8 @@ _AUTO_UPDATES = 200
 # update, and the least number of epochs. R2 of codes of held-out rows is within .002 of that of 20
 # epochs (digits and patches, 3 to 100 unfoldings), in 0.3 to 0.8 of the time.
 _REST_OF_AN_UPDATE, _LEAST_EPOCHS = 9, 2
-# rows that count as an epoch, and its batches, of 64 to 256 rows each
+# The surrogate after a search: least and most rows of an epoch of max_iter="auto", and number of
+# batches of an epoch, of 64 to 256 rows each.
 _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
 # Exponent of the number of unfoldings in the surrogate's curvature, which falls because codes
 # respond to a change of atoms. With -0.25 hard codes became denser; with 0 training took twice as

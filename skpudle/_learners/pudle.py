@@ -194,9 +194,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         The gradient of training (eq. 8): of the reconstruction error through decoder and encoder,
         of the lasso objective through both, or of the reconstruction error through the decoder
         alone. If you name one, `fit` trains by it. "auto" is "ae-ls" for all training (see the
-        notes) but two cases: "dec" after a search with a ``loss`` other than "gaussian" (a named
-        gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso if another
-        parameter of training is named.
+        notes), except in two cases: "dec" after a search with a ``loss`` other than "gaussian" (a
+        named gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso if
+        another parameter of training is named.
 
     loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
         Distribution of the data: numbers with expectation :math:`D z`, counts with expectation
@@ -220,8 +220,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         "auto" tries each if residuals are unequal, and keeps it if hidden entries of held-out rows
         are predicted better. It also treats entries as missing that are more than five standard
         deviations from their prediction by the rest of their row, if they have more than a fifth of
-        the energy, and gives little weight to at most a tenth of the rows that no atom predicts.
-        With a ``dict_init`` other than "search" "auto" is "equal". See :doc:`/guide/noise`.
+        the energy, and gives little weight to rows that no atom predicts, at most a tenth of all
+        rows. With a ``dict_init`` other than "search" "auto" is "equal". See :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
@@ -359,7 +359,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     outliers_ : csr_array of shape (n_samples, n_features), bool
         Entries of an array that `fit` treated as missing because they were far from the rest of
         their row, and all known entries of rows to which `fit` gave less than a 25th of the usual
-        weight because no atom predicts them. Only if there were any.
+        weight because no atom predicts them. Absent if there are none.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -374,7 +374,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Number of updates by gradients.
 
     n_samples_seen_ : int
-        Number of rows that were read at least once, in `partial_fit` of all calls.
+        Number of rows that were read at least once; of `partial_fit` the sum over all calls.
 
     loss_curve_ : ndarray of shape (n_epochs,)
         Mean over each epoch of :math:`\frac12 \|x - D z\|^2`, whichever objective is minimised. It
@@ -415,15 +415,15 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     noise_std_ : float or ndarray of shape (n_features,)
         Estimated standard deviation of the noise of an entry, if the data chose the penalty of
-        codes: of each feature where their noise differs, and of the median row where that of rows
-        does.
+        codes: of each feature where the noise of features differs, and of the median row where the
+        noise of rows differs.
 
     search_alpha_ : float
         The penalty of the search, if there was one.
 
     step_size_ : float
         The step size for ``components_``. Absent for ``loss="poisson"`` and "auto": every sample
-        then searches for steps of its own (`skpudle.encoding._unfold.unfold`).
+        then searches for steps of its own.
 
     lambda_decay_ : float
         The decay used last, which `transform` uses.
@@ -462,49 +462,50 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
        * - a parameter without effect in this fit, such as ``optimizer`` if nothing trains
          - as without it, and a UserWarning that names it and a setting that would use it
 
-    A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation
-    of the lasso, with moves out of its local minima, over all samples, or over a sample of data
-    outside memory, and then once over all of them, block by block as in [4]_: it
-    splits atoms that merge two, and removes redundant ones. Atoms are freed of the lasso's bias
-    (they adapt to least squares on its supports, for which the gradients through encoder and
-    decoder agree) if they then predict held-out samples better. Training from there adapts the
-    dictionary to its encoder. If the encoder makes few iterations, or is no lasso, training
-    explains more with fewer codes: of digits 65 instead of 23 % with 3 unfoldings, 87 instead of
-    61 % with 20. For codes of the lasso it trades
-    sparsity for error, and leads away from the dictionary that generated the data. From samples,
-    gradients through the encoder find no dictionary: they are local methods (theorem 3.4 starts
-    near the truth). `partial_fit` alternates in the same way, with the moves, between the codes of
-    a block of rows and the atoms for these and all earlier rows; rows that were seen longer ago
-    count less. If a parameter of training is named, it trains by gradients, by "dec" if it begins
-    with samples. It makes one pass, whatever ``max_iter``, ``tol`` and ``n_iter_no_change`` are,
-    and warns of no parameter.
+    A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation of the
+    lasso, with moves out of its local minima, over all samples, or over a sample of data outside
+    memory, and then once over all of them, block by block as in [4]_: it splits atoms that merge
+    two atoms, and removes redundant atoms. Atoms are freed of the lasso's bias (they adapt to least
+    squares on its supports, for which the gradients through encoder and decoder agree) if they then
+    predict held-out samples better. Training from there adapts the dictionary to its encoder. If
+    the encoder makes few iterations, or is no lasso, training explains more with fewer codes: of
+    digits 65 instead of 23 % with 3 unfoldings, 87 instead of 61 % with 20. For codes of the lasso
+    it trades sparsity for error, and leads away from the dictionary that generated the data. From
+    samples, gradients through the encoder find no dictionary: they are local methods (theorem 3.4
+    starts near the truth). `partial_fit` alternates in the same way, with the moves, between the
+    codes of a block of rows and the atoms for these and all earlier rows; rows that were seen
+    longer ago count less. If a parameter of training is named, it trains by gradients, by "dec" if
+    it begins with samples. It makes one pass, whatever ``max_iter``, ``tol`` and
+    ``n_iter_no_change`` are, and warns of no parameter.
 
     Finding atoms and coding rows are two jobs, and held-out samples choose the penalty of both. One
     sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
     turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
     mean square norm of the samples, goes on to larger penalties as long as the predictions get no
     worse by more than a standard error, and to smaller ones as long as their error falls by 1 %. If
-    a larger one explains a fifth more than all before, the rounds of the search begin again there.
-    The largest penalty that predicts nearly as well as the best is ``search_alpha_``, and
-    ``penalty_path_`` has all of them; in the end the atoms adapt to the held-out samples too. Then
-    the atoms, before they have seen these samples, choose the penalty of codes: among codings with
-    nearly the smallest error (5 % more for the lasso, 15 % for least squares, noise apart), the
-    sparsest gives ``alpha_`` and ``debias_``. If no entry can be predicted, or with fewer than 20
-    samples, the first penalty stays. For counts and binary data codes have the search's penalty, or
-    halves of it as long as they predict held-out features better.
+    a larger penalty explains a fifth more of their energy than all penalties before, the rounds of
+    the search begin again at it. The largest penalty that predicts nearly as well as the best is
+    ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to the
+    held-out samples too. Then the atoms, before they have seen these samples, choose the penalty of
+    codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for least
+    squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
+    predicted, or with fewer than 20 samples, the first penalty stays. For counts and binary data
+    codes have the search's penalty, or halves of it as long as they predict held-out features
+    better.
 
-    Samples that mix few non-negative atoms (``positive_code``, ``positive_dict``, and four features
-    for each atom), such as spectra, begin at the purest samples, with 0.3 deviations of the noise
-    as penalty. From there larger and smaller penalties follow until predictions are worse.
+    For samples that mix few non-negative atoms (``positive_code``, ``positive_dict``, and four
+    features for each atom), such as spectra, the search begins at the purest samples, with a
+    penalty of 0.3 deviations of the noise. Larger and smaller penalties follow until predictions
+    are worse.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
     entries of them predicted; equal samples count as one. The number of atoms begins at half the
     number of features, and grows by half until the score, R^2 of the hidden entries, has failed
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
     Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
-    one by one, and the others adapt, as in [3]_. The number is the smallest whose score is as large
-    as the largest, within the standard error of the difference, which counts as 0.001 at least and
-    0.002 at most. From there the search continues on all samples.
+    one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose score is
+    as large as the largest, within the standard error of the difference, which counts as 0.001 at
+    least and 0.002 at most. From there the search continues on all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -745,7 +746,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         exposure : array-like of shape (n_samples,), default=None
             As for `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
-            As for `fit`, also next to the rows of other calls: their unit is one row.
+            As for `fit`; a weight of 1 is one row in all calls.
 
         Returns
         -------
@@ -872,18 +873,18 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data, if possible independent of the training data; of a stream, a sample. Up to 2000
-            rows, one in each of equal parts, count codes.
+            Data, if possible independent of the training data; of a stream, a sample. Nonzero codes
+            are counted in up to 2000 rows, one in each of equal parts.
         l0 : float, default=None
-            Mean number of nonzero codes in a row, which bisection meets to half a percent. None
-            leaves it to the ``criterion``.
+            Mean number of nonzero codes in a row, which bisection meets to half a percent. None:
+            the ``criterion`` chooses.
         criterion : {"prediction", "support"}, default="prediction"
             "prediction": the sparsest codes that predict held-out entries nearly best, as `fit`
             chooses. "support": most true codes and few false codes, for codes that are known to be
             non-negative (``positive_code``). Codes are also computed without the constraint; their
             negative entries estimate the number of false positives. The penalty falls by a factor
-            of :math:`\sqrt 2` while at most 40 % of the new codes are false, and stays above that
-            of "prediction".
+            of :math:`\sqrt 2` while at most 40 % of the new codes are false, and stays above the
+            penalty of "prediction".
 
         Returns
         -------

@@ -58,7 +58,7 @@ class Fitted:
     moments : dict, default={}
         The optimiser's own state; empty without training.
     stopping : tuple, default=()
-        The progress of the rule of stopping, as of the last round.
+        The state of the rule of stopping after the last round.
     later : dict of str to int, default={}
         Names of phases after training, and their numbers of epochs.
     ended_by : str, default=None
@@ -108,7 +108,7 @@ class Fitted:
         Returns
         -------
         dict
-            All but those that the state of training has, and of the model what data have decided.
+            All values except `_OF_TRAINING`, and the numbers of the model that data have decided.
         """
         names = [one.name for one in fields(self) if one.name not in _OF_TRAINING]
         return {name: getattr(self, name) for name in names} | {"model": self.model.pack()}

@@ -55,8 +55,8 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
-        number of features.
+        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
+        the number of features.
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in the units of the data. "auto" is 0.07 times the root mean square
@@ -175,12 +175,12 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data; computed in float32 or float64 as they are, everything else in float64.
+            Data; float32 stays float32, and all other types become float64.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts. SPORCO gets rows and penalties times the roots of weights,
-            whose codes are those of the rows times these roots.
+            How often each row counts. SPORCO gets rows and penalties times the roots of the
+            weights, and its codes are larger by the same factors.
 
         Returns
         -------

@@ -28,8 +28,8 @@ __all__ = [
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
     """Return the baseline that rows lose before least squares codes them, None without one.
 
-    The ``intercept_`` of a learner with weights, ``coef_``, is that of its decisions, and the
-    baseline is ``baseline_``.
+    The ``intercept_`` of a learner with weights, ``coef_``, is the intercept of its decisions, and
+    the baseline is ``baseline_``.
     """
     if getattr(learner, "loss", "gaussian") != "gaussian":
         return None

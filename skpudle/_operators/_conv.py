@@ -155,7 +155,7 @@ class Phases:
         return wide.contiguous().transpose(0, 1)
 
     def narrow(self, z):  # (n, k, *blocks) -> (n, k, *positions)
-        """Return codes at positions."""
+        """Return the codes of blocks with a position, the inverse of `widen`."""
         return z[self._at_positions]
 
     def wipe_(self, z):  # (n, k, *blocks)
@@ -169,7 +169,7 @@ class Phases:
         return z.transpose(0, 1).flatten(1)[:, : self.n_columns(len(z))]
 
     def maps(self, columns, n):  # (k, n_columns) -> (n, k, *positions)
-        """Return the code maps of ``n`` images in these columns."""
+        """Return the code maps of ``n`` images, the inverse of `columns`."""
         line = torch.nn.functional.pad(columns, (0, self._reach))
         return self.narrow(line.view(len(line), n, *self.blocks).transpose(0, 1))
 

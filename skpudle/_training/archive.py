@@ -169,7 +169,7 @@ def unpack(content, file):  # bytes -> state
 
 
 def named_checkpoint(file):
-    """Return `named_errors` for a checkpoint."""
+    """Return a context that names the file in errors of reading a checkpoint."""
     return named_errors(
         file, "whole checkpoint", "Restore it, or remove it to train from the start."
     )

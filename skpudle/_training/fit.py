@@ -467,7 +467,8 @@ class FitRun(AbstractContextManager):
         n_batches = team.largest(count_batches(self.source))
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
-        # more tasks, for steps, for the search, and for all rows if that has a sample of them
+        # more tasks: steps, the search, and the pass over all rows if the search has a sample of
+        # them
         n_before = _STEPS + 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)

@@ -90,7 +90,7 @@ class Trainer:
         self.n_steps, self.loss_curve = fitted.n_steps, list(fitted.loss_curve)
         self.team, self._interrupts = team, interrupts
         self._epoch = None  # EpochTally of the current or latest epoch
-        self._course = ()  # of the rule of stopping
+        self._course = ()  # state of the rule of stopping
         self._halved = False
         self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
 

@@ -164,7 +164,7 @@ class Team:
         return sent.to(tensor.device)
 
     def first(self, contents):
-        """Return the first process's list of at most one bytes."""
+        """Return the list of the first process, which has one bytes object or none."""
         n_items = int(self.broadcast(torch.tensor(len(contents), device="cpu")))
         return [self.gather_bytes(contents[0] if self.rank == 0 else b"")[0]] if n_items else []
 
@@ -260,7 +260,8 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
             _TEAM.reset(token)
     finally:
         if connects:
-            # Gloo's threads need the GIL to release tensors, some time after their results arrive;
-            # older releases of torch hold it while they wait for the threads.
+            # Gloo's threads need the GIL to release tensors, some time after their results arrive.
+            # Older releases of torch hold the GIL in `destroy_process_group` while they wait for
+            # these threads: without the pause the process would hang.
             time.sleep(_PAUSE)
             dist.destroy_process_group()

@@ -123,7 +123,7 @@ def _strong(codes, variances):  # -> CSR
 
 
 def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of odds (2, p)
-    """Return the distribution of codes: most likely odds, and moments of the sizes."""
+    """Estimate moments of the sizes of codes, and log odds that a code is nonzero, by sign."""
     n, p = codes.shape
     atoms, values = codes.indices, codes.data
     used = np.bincount(atoms, minlength=p)
@@ -277,7 +277,7 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         centre = pull.copy()
         centre[:p] += prior[:p, None] * first
         means = inverse @ centre
-        # of x - z D, without another pass over the rows
+        # Sums of squared residuals x - z D, without another pass over the rows.
         squares = np.einsum("ij,ij->j", x, x) + ((gram @ means - 2 * pull) * means).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)

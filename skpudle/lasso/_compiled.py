@@ -344,8 +344,8 @@ def solve_rows(
                 scale = max(scale, best)
                 slack = resolution * penalty + rounding * (scale + size)
                 if off > settled * (best - penalty):
-                    n_old = 0  # codes of the support are off their minimum
-                # without a penalty, polish only if slopes of the support are as large as those of
+                    n_old = 0  # move old entries, too: they are off their minimum
+                # without a penalty, polish only if slopes of the support are as large as slopes of
                 # new atoms
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k

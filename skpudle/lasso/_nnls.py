@@ -82,7 +82,7 @@ def _is_moderate(scale):
 
 
 class _Atoms:
-    """Atoms of unit norm: of non-negative codes, then free ones, then the free ones' negatives."""
+    """Unit atoms: first of non-negative codes, then of free codes, then the latter's negatives."""
 
     def __init__(self, atoms, free):
         unit, moduli = _split_scale(atoms.double())

@@ -80,7 +80,7 @@ def _may_be_parallel(atoms, generic, positive):
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
     """Return the atoms that are not zero and not parallel to a longer or an earlier one.
 
-    A longer parallel atom explains the same data for a smaller penalty. Without the shorter ones
+    A longer parallel atom explains the same data for a smaller penalty. Without the shorter atoms
     the codes do not depend on the rounding of ties.
     """
     generic = _generic(atoms.shape[1], atoms.device)

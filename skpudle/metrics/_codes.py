@@ -27,7 +27,7 @@ FLOATS = [np.float64, np.float32]
 
 
 def check_pair(first, second, *, names, same_length=False):
-    """Return two arrays whose rows can be compared."""
+    """Return two arrays, checked to have rows of one shape."""
     first, second = (
         check_array(host_array(array), dtype=FLOATS, allow_nd=True, input_name=name)
         for array, name in zip((first, second), names)

@@ -64,7 +64,7 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
-    """Return moduli of cosines of pairs of unit atoms: the least, over the feature left out."""
+    """Return moduli of cosines of pairs of unit atoms, the least over one feature left out."""
     rest = (first * second).sum(axis=1, keepdims=True) - first * second
     lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
     return np.abs(rest / np.maximum(lengths, 1e-12)).min(axis=1)

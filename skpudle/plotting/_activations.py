@@ -156,7 +156,7 @@ class ActivationsDisplay:
         X : array-like or list of images
             Signals, images or rows, as `transform` takes them.
         index : int, default=0
-            Which of them to draw.
+            Number of the sample to draw.
         n_atoms, ax, **plot_params
             As in `from_codes`.
 

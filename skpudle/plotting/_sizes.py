@@ -215,7 +215,7 @@ class PenaltyPathDisplay:
         What was drawn on.
     lines_ : list of matplotlib Line2D
         The scores of each path: the rounds of a search may begin again at a penalty that was tried.
-        The last one is that of the result.
+        The last line is the path of the result.
     unbiased_line_, chosen_line_ : matplotlib Line2D
         The scores of atoms without bias, and the chosen penalty.
     """

@@ -31,11 +31,12 @@ _STANDS_OUT = 3.0
 # samples to the mean of its users. Samples without the feature may use its path in the place of a
 # path without an atom; the threshold raises F1 of codes from .77 to .81.
 _PRESENT = 0.5
-# A second search runs if more than a share _MANY of the atoms imply other atoms. Its penalty is
-# _AGAIN times that of the first search, and the penalty of codes at least _CODES times its own. Its
-# result is kept if it has less than _LEFT times the first search's number of atoms that imply no
-# other atom: in seven kinds of data of benchmarks/bench_synthsae.py it has .03 to .21, and F1 rises
-# by .04 to .12; where it has more than .65, F1 or the correlation falls.
+# A second search runs if more than a share _MANY of the atoms imply other atoms. The penalty of the
+# second search is _AGAIN times the penalty of the first search, and the penalty of codes is at
+# least _CODES times the penalty of the second search. The result is kept if the number of atoms
+# that imply no other atom is less than _LEFT times the number of the first search. In seven kinds
+# of data of benchmarks/bench_synthsae.py the ratio is .03 to .21, and F1 rises by .04 to .12; with
+# ratios above .65, F1 or the correlation falls.
 _AGAIN, _MANY, _CODES, _LEFT = 3.0, 0.1, 2.0, 0.5
 
 

@@ -57,7 +57,7 @@ def save(learner: Any, folder: str | PathLike[str]) -> None:
     learner : PUDLEDictionaryLearning
         Fitted with ``n_unfoldings=1``, and with ``positive_code`` or ``split_sign``.
     folder : str or path-like
-        Where to; it is made if it is not there.
+        Folder to write to; it is made if it does not exist.
 
     Raises
     ------

@@ -44,7 +44,7 @@ _MAX_REFITS, _STILL = 8, 1e-6
 
 
 def extrapolate(problem, atoms, previous):
-    """Return the atoms after 0.95 of another step like the last one."""
+    """Return the atoms extrapolated by 0.95 times their last step."""
     ahead = atoms - previous
     return problem.project(ahead.mul_(_EXTRAPOLATION).add_(atoms))
 

@@ -94,7 +94,7 @@ class DeviceEpoch:
                 unbiased = self._losses(data, known, fitted)
             of_rows = loss, size, unbiased, used.sum(1).to(x.dtype), torch.ones_like(loss)
             sums += torch.stack([weight @ part for part in of_rows])
-            if known is not None:  # completed by D z: touches the masked objective from above
+            if known is not None:  # filled by D z: majorises the masked objective
                 data = torch.where(known > 0, data, fitted @ self._dictionary)
             weighted = fitted if problem.weight is None else fitted * weight[:, None]
             a.addmm_(weighted.mT, fitted)

@@ -258,7 +258,7 @@ class Epoch:
         self._x, self._known = np.asarray(problem.x), np.empty((1, 0))
         if problem.mask is not None:
             self._known = np.asarray(problem.mask)
-            # With missing entries completed by D z the objective touches the masked one from above.
+            # Missing entries are filled by D z: the objective then majorises the masked objective.
             self._x = self._x.astype(np.float64) if self._few else self._x
         self._residual = None if self._few else np.empty_like(self._x)
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE

@@ -97,8 +97,8 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
     """Return a number for each row that depends only on the known entries of the row.
 
     It is the sum of the bits of entries times random odd numbers, modulo ``2**64``, each product
-    with its upper bits added to the lower ones: rows that differ are equal with a probability of
-    about ``2**-64``. See `match_equal_rows` for the parameters.
+    with its upper 32 bits combined with the lower 32 bits by exclusive or: rows that differ are
+    equal with a probability of about ``2**-64``. See `match_equal_rows` for the parameters.
     """
     x = x.flatten(1)
     n_numbers = x.shape[1] * x.element_size() // 4
@@ -200,11 +200,11 @@ class _Hidden:
     alpha : float
         Penalty of the search.
     fixed : bool
-        Whether that penalty is given.
+        Whether the user gave this penalty.
     mixes : bool
         Whether the data mix few non-negative atoms.
     smallest, largest : float
-        The smallest and largest penalty of a search, in units of the first.
+        The smallest and largest penalty of a search, in units of its first penalty.
     places, coding_places : tuple of int
         The smallest and largest penalty of codes that predict, and of codes of a learner, as powers
         of ``2 ** 0.5`` in units of the search's.
@@ -292,7 +292,7 @@ class HeldOut(_Hidden):
     problem : Problem
         The rows, and the penalty of the search.
     fixed : bool, default=False
-        Whether that penalty is given.
+        Whether the user gave this penalty.
     mixes : bool, default=False
         Whether the rows mix few non-negative atoms.
     n_codings : int, default=None
@@ -303,8 +303,8 @@ class HeldOut(_Hidden):
     # do not predict would go unnoticed; below these places codes are dense, which takes long and
     # changes little.
     places, coding_places = (-10, 4), (-20, 6)
-    # Smallest and largest penalty of a search, in units of the first: at -3 dB, the most noise with
-    # which atoms are found, the best penalty is 4 to 6 times the first.
+    # Smallest and largest penalty of a search, in units of its first penalty: at -3 dB, the most
+    # noise with which atoms are found, the best penalty is 4 to 6 times the first.
     smallest, largest = 1 / 16, 12.0
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
@@ -414,16 +414,16 @@ class HiddenPixels(_Hidden):
     problem : ConvProblem
         Images, and the penalty of the search.
     fixed : bool, default=False
-        Whether that penalty is given.
+        Whether the user gave this penalty.
     """
 
     # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: codes
     # of an electrocardiogram have 3,965 entries for 48 beats.
     places, coding_places = (-4, 4), (-4, 6)
-    # Smallest and largest penalty of a search, in units of the first, which is at the level of the
-    # noise, so at most one larger penalty follows. For signals of counts, whose noise grows with
-    # them, three to ten times the first penalty predict equally well, but atoms correlate with the
-    # truth by 0.8 instead of 0.95.
+    # Smallest and largest penalty of a search, in units of its first penalty. The first penalty is
+    # at the level of the noise, so at most one larger penalty follows. For signals of counts, whose
+    # noise grows with them, three to ten times the first penalty predict equally well, but atoms
+    # correlate with the truth by 0.8 instead of 0.95.
     smallest, largest, is_predictable = 1.0, 1.5, True
 
     def __init__(self, problem, *, fixed=False):

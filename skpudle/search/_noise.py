@@ -20,6 +20,9 @@ So each change of units is *validated*: atoms that have settled in the new units
 atoms if they predict hidden entries of held-out rows better. The mean logarithm of a row's error
 has to be lower beyond chance, in which all rows count alike, and the sum of errors not higher.
 
+*Rows of noise* are the few rows that atoms do not predict, with an error far above the median
+row's. They are divided by their own noise, so that they hardly count for atoms and penalties.
+
 Factor analysis is the same step from principal components for dense codes. Weights of rows are as
 in HePPCAT [1]_, and a row's own noise is estimated as in the scaled lasso [2]_.
 
@@ -72,14 +75,15 @@ _PENALTIES = [2.0**k for k in range(3, -5, -1)]
 # row has nearly all of the sum, the sum may rise by 1 standard error whatever the remaining rows
 # do.)
 _SURE, _CHANCE = 3.0, 1.2
-# Standard errors by which the mean logarithm and the sum have to fall, if both do.
+# Standard errors that are enough instead of _SURE, if the mean logarithm and the sum both fall by
+# them.
 _BOTH = 2.0
 # The least fall of the mean logarithm of errors that pays for new units. It is .05 to 3 for unequal
 # noise, and up to .04 for 20 sets of rows with equal noise and for real rows that units harm.
 _LEAST_GAIN = 0.04
-# A baseline is kept unless predictions are worse beyond chance, if it is far from zero, in standard
-# deviations, and more than this share of the energy. (Codes find offsets of patches less well than
-# a baseline does, and each patch has an offset of its own: the mean logarithm may rise.)
+# Distance of a baseline from zero, in standard deviations, and its share of the energy, from which
+# on it is kept unless predictions are worse beyond chance. (Codes find offsets of patches less well
+# than a baseline does, and each patch has an offset of its own: the mean logarithm may rise.)
 _FAR, _SUBSTANTIAL = 4.0, 0.002
 # The variance of the logarithms of variances from which noise may be unequal. At 5 dB it is .03 for
 # equal noise, as codes miss some atoms.
@@ -88,8 +92,8 @@ _UNEQUAL = {"features": 0.02, "rows": 0.1}
 # inequality, as dense codes follow the noise), and the change of scales that ends rounds.
 _ROUNDS = {"features": 8, "rows": 5}
 _ROUNDS_BEFORE, _STILL = 3, 0.05
-# Least correlation of the logarithm of noise with its share from which on noise hides signals: .7
-# to .95 for unequal noise and outliers, at most .4 for patches.
+# Least correlation over rows of log(noise) and log(noise / signal) from which on noise hides
+# signals: .7 to .95 for unequal noise and outliers, at most .4 for patches.
 _HIDES = 0.6
 # Phases of a search that find missing atoms.
 _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
@@ -101,24 +105,25 @@ _DEVIATIONS, _MOST = 5.0, 0.1
 # that are left out before atoms have settled; ratio of spreads from which on columns differ in
 # unit.
 _LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
-# Share of the usual row's error to which shortening long rows has to lower it, for rows to stay
+# Least fall of the mean logarithm of errors (to 0.78 of the errors) with which long rows stay
 # shortened although their noise hides no signal. 20 of 2,000 rows of 15 times the size, baseline
 # included, hid all of 16 atoms.
 _MUCH = 0.25
-# Least share of the errors of all rows from which on rows of noise matter. It is 0.6 for 30 of
-# 1,500 rows of the usual size, and 0.1 for the few rows of a rare atom that is not found.
+# Rows of noise matter if they have at least this share of the errors of all rows. It is 0.6 for 30
+# of 1,500 rows of the usual size, and 0.1 for the few rows of a rare atom that is not found.
 _MATTER = 0.25
-# The least share of a row of noise that stays unpredicted. (It is 0.33 in a row where one of three
-# atoms is missing.) Atoms that were learned from a row of noise predict most of it, so that rows
-# are set aside at falling shares, and judged by atoms that have settled without them.
+# Least unpredicted share of the energy of a row of noise, and shares from which on rows are set
+# aside, in turn, before _UNPREDICTED decides. An atom that was learned from a row of noise predicts
+# the row until atoms have settled without it. (The unpredicted share is 0.33 in a row where one of
+# three atoms is missing.)
 _UNPREDICTED, _SET_ASIDE = 0.5, (0.5, 0.25, 0.1)
-# An atom has adapted to a row that has more than this share of the energy of its codes, and does
-# not predict this row.
+# A row owns an atom if its code has more than this share of the energy of the atom's codes: the
+# atom has adapted to the row. Rows that own atoms are predicted by the atoms that no row owns.
 _OWNED = 0.5
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
-# Share of the standard deviation below which the median deviation shows a column of mostly one
-# value.
+# Share of the standard deviation; with a smaller median deviation most values of a column are
+# equal, and no entry of the column is an outlier.
 _MOSTLY_ONE = 0.02
 # Epochs that solve for codes, and in which atoms settle again, and rows whose leverages count.
 _CODES, _AGAIN, _LEVERAGES = 4, 8, 512
@@ -180,8 +185,9 @@ class Noise:
         Root mean square entry of the median row, to which a fit shortens long rows whose noise is
         equal. `transform` does not.
     usual : float, default=None
-        Mean square error of hidden entries of the usual row, in units of the noise, by which a fit
-        finds rows of noise. It divides them by their own noise; `transform` does not.
+        The usual row's error: the median over rows of the mean square error of hidden entries, in
+        units of the noise. A fit compares rows with it to find rows of noise, and divides these
+        rows by their own noise; `transform` does not.
     unit : float, default=1.0
         Divisor of centred rows. ``rows``, ``spread``, ``limit`` and ``alpha`` are in this unit.
     atoms : Tensor of shape (n_components, n_features), default=None
@@ -277,7 +283,7 @@ class Noise:
             return torch.zeros_like(given[:, 0], dtype=torch.bool)
         known = given != 0
         before, after = ((x * known).square().sum(1) for x in (self.centre(given), entered))
-        return before > 0.9 * _DEVIATIONS**2 * after  # rounding errors aside
+        return before > 0.9 * _DEVIATIONS**2 * after  # a margin for rounding errors
 
     def of_features(self, features):
         """Return the noise of some features."""
@@ -321,10 +327,16 @@ def _shorten(x, known, norm):  # -> (n, 1)
     return torch.where(size > _LONG * norm, size / norm, 1.0)[:, None]
 
 
-def _errors_of_hidden(x, known, atoms, alpha, positive, *, n_turns):  # -> (n,), (n,)
-    """Return mean squares of errors of hidden entries of rows, and of these entries."""
+def _errors_of_hidden(x, known, n_hidden, *, atoms, alpha, positive):  # -> (n,), (n,)
+    """Return for each row the mean square error of its hidden entries, and their mean square.
+
+    At least ``n_hidden`` entries of a row are hidden in turn, and predicted by the lasso's codes or
+    by least squares on their support, whichever is better.
+    """
     sums = x.new_zeros(3, len(x))
-    for seen, hidden in hide_in_turn(torch.arange(x.shape[1]))[:n_turns]:
+    turns = hide_in_turn(torch.arange(x.shape[1]))
+    n_turns = max(_TURNS, ceil(len(turns) * n_hidden / x.shape[1]))
+    for seen, hidden in turns[:n_turns]:
         mask = None if bool(known[:, seen].all()) else known[:, seen]
         options = dict(positive=positive, mask=mask)
         codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], [alpha], **options))
@@ -336,29 +348,31 @@ def _errors_of_hidden(x, known, atoms, alpha, positive, *, n_turns):  # -> (n,),
 
 
 def _find_noise(x, known, scale, usual, *, share=_UNPREDICTED, **fit):  # -> (n,), (n,), float
-    """Return which rows are noise, the errors of their hidden entries, and that of the usual row.
+    """Mark rows of noise; also return the errors of all rows, and the usual row's error.
 
-    The unpredicted share of a row of noise is large, and its error far above the usual row's.
+    The error of a row of noise is far above the usual row's, and most of its energy stays
+    unpredicted. A few groups of features are hidden in all rows, and then all groups in the rows
+    with errors far above the usual row's.
 
     Parameters
     ----------
     x, known : Tensor of shape (n, n_features)
         Rows, and 1 for known entries.
     scale : Tensor of shape (n, 1)
-        Divisors of long rows, in which they are coded.
+        Divisors of long rows; rows are coded after the division.
     usual : float or Tensor of shape (n,)
-        Mean square error of hidden entries of the usual row; or weights of rows, for their median.
+        The usual row's error; or weights of rows, whose weighted median error it then is.
     share : float
-        The least unpredicted share of a row of noise.
+        The least unpredicted share of the energy of a row of noise.
     **fit : dict
         Atoms, penalty and sign of the codes.
     """
     squares = scale[:, 0].square()
-    errors = _errors_of_hidden(x / scale, known, n_turns=_TURNS, **fit)[0] * squares
+    errors = _errors_of_hidden(x / scale, known, _OF_A_ROW, **fit)[0] * squares
     if isinstance(usual, Tensor):
         usual = float(_median(errors[:, None], usual[:, None]))
     far = errors > _DEVIATIONS**2 * usual
-    hidden = _errors_of_hidden(x[far] / scale[far], known[far], n_turns=None, **fit)
+    hidden = _errors_of_hidden(x[far] / scale[far], known[far], x.shape[1], **fit)
     errors[far], energies = (part * squares[far] for part in hidden)
     far[far.clone()] = errors[far] > (share * energies).clamp_min(_DEVIATIONS**2 * usual)
     return far, errors, usual
@@ -440,7 +454,7 @@ def _quantile(values, often, share):  # (n,), weights (n,) -> float
 
 
 def _spread_of(x, counts):  # (n, n_features), weights of entries -> (2, n_features)
-    """Return medians of columns, and robust deviations: infinite where most values are one."""
+    """Return medians of columns, and robust deviations: infinite where most values are equal."""
     middle = _median(x, counts)
     deviation = _median((x - middle).abs(), counts) / _MEDIAN
     root = ((counts * (x - middle).square()).sum(0) / counts.sum(0).clamp_min(1e-300)).sqrt()
@@ -523,9 +537,11 @@ def _standard_errors(differences, often):  # (n,), weights (n,) -> float
 
 
 class _Judged:
-    """Training and validation rows, and the present units with the atoms that settled in them.
+    """Training and validation rows, and present units with the atoms that have settled in them.
 
-    A problem for other units has the same data and signs.
+    Validation rows have the numbers ``judges``; ``often`` are weights of rows, and ``known`` is 1
+    for known entries. `take` replaces units and atoms, and `improves` does so if they predict
+    better.
     """
 
     def __init__(self, x, mask, often, n_components, problem, generator):
@@ -549,7 +565,7 @@ class _Judged:
         self.usual = None  # error of the usual row, if rows of noise were found
 
     def trial(self, noise=None):
-        """Return a trial, the last one with ``noise``, earlier ones with the scales of features."""
+        """Return the last trial, with ``noise``, or an earlier one, with the scales of features."""
         so_far = Noise(**_of_features(self.units, self.unit)) if noise is None else noise
         alpha = self.problem(self.units).alpha * self.unit
         return NoiseTrial(so_far, self.atoms, alpha, is_last=noise is not None)
@@ -604,19 +620,20 @@ class _Judged:
 
     @property
     def shortens(self):
-        """Whether long rows were shortened, and predictions improved by it."""
+        """Whether scales of rows shorten long rows, and are not estimates of noise."""
         rows_differ = bool((self.units.rows != 1).any())
         return rows_differ and self.units.noise is self.usual is None
 
     def rows_of_noise(self, rows, share=_UNPREDICTED):  # -> (n,) bool, (n, 1), float; or None
         """Mark rows of noise; also return the scales of rows, and the error of the usual row.
 
-        None if the marked rows are none, more than a tenth of all rows, or matter little.
+        None if no row is noise, if more than a tenth of the rows are, or if their errors matter
+        little. A row that owns an atom (see `_OWNED`) is predicted without the owned atoms.
 
         Parameters
         ----------
         rows : Tensor of shape (n, 1)
-            Scales of the remaining rows, in which all rows are coded.
+            Divisors of all rows before they are coded; rows that are not noise keep them.
         share : float
             See `_find_noise`.
         """
@@ -685,7 +702,9 @@ class _Judged:
         return values.quantile(1 - _MOST, dim=0).clamp_min(_DEVIATIONS * middle / _MEDIAN)
 
     def errors(self, units, atoms, usual=None):  # -> (n_judges,), (n_judges,)
-        """Return errors of hidden entries at the penalty of the best mean logarithm, and sum.
+        """Return log errors and errors of validation rows, each at the penalty of the least mean.
+
+        Errors are sums of squared errors of hidden entries.
 
         ``usual`` (n, n_features) is 1 for entries whose errors count in the sum; by default all.
         """
@@ -734,7 +753,9 @@ class _Judged:
         return self.improves(units, atoms)
 
     def improves(self, units, atoms, *, gains=True, usual=None):
-        """Take new units if they predict better, or no worse in sum; return whether.
+        """Take new units if they predict better beyond chance; return whether.
+
+        With ``gains=False`` it is enough that the sum of errors does not rise beyond chance.
 
         ``usual`` is as in `errors`.
         """
@@ -758,7 +779,7 @@ class _Judged:
 def _is_far(mean, deviations, counts, often):
     """Return whether a mean is far from zero, given that features correlate.
 
-    ``counts`` (n_features,) are sums of weights, and ``often`` (n,) has those of rows.
+    ``counts`` (n_features,) are sums of weights, and ``often`` (n,) has the weights of rows.
     """
     squares = often @ deviations.square()
     variances = squares / counts.clamp_min(1e-300)
@@ -841,7 +862,10 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
 def _learn_rows_of_noise(judged):  # a generator
     """Divide unpredictable rows by their noise, so that they hardly count for atoms.
 
-    Rows of missing atoms are unpredictable, too, so missing atoms are found first.
+    Rows of missing atoms are unpredictable, too, so missing atoms are found first. Rows are then
+    set aside in turn, at each share of `_SET_ASIDE`, and atoms settle without them. The last atoms
+    decide which rows are noise. The earlier units return if no row is noise, or if the other rows
+    are predicted worse.
     """
     shorter = judged.units.rows if judged.norm is not None else torch.ones_like(judged.units.rows)
     if judged.rows_of_noise(shorter) is None:
@@ -893,7 +917,7 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
     """Take the noise of rows into account, if it is unequal."""
     residuals = judged.residuals()
     scales, _, variance = judged.scales_of_rows(residuals)
-    if judged.shortens and not asked:  # validated, with lengths in place of estimates
+    if judged.shortens and not asked:  # shortened rows were validated; estimates replace lengths
         if not judged.hides_signals(residuals):
             return False
         asked = True
@@ -1009,8 +1033,8 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
         Whether there is a baseline; "auto" judges.
     noise : {"auto", "equal", "columns", "features", "rows", "both"} or Tensor, default="auto"
         Which noise is unequal; "auto" judges, and treats outliers as well. "columns" does the same
-        without residuals: it judges outliers, and whether columns have units of their own. A tensor
-        of shape (n_features,) is the noise of features, of geometric mean 1.
+        without residuals: it judges outliers, rows of noise, and whether columns have units of
+        their own. A tensor of shape (n_features,) is the noise of features, of geometric mean 1.
 
     Yields
     ------

@@ -97,7 +97,7 @@ class Trial(NamedTuple):
     unbiased : bool
         Whether the atoms predict better without the lasso's bias.
     prediction : Prediction
-        Errors of the better ones.
+        Errors of the better of both kinds of atoms.
     n_entries : float
         Nonzero codes of all samples.
     """
@@ -219,7 +219,7 @@ def penalty_path(problem, path, unit):  # -> PenaltyPath or None
 
 
 def limits_of_path(problem):  # -> the smallest and the largest penalty
-    """Return the least and largest penalty that a search may choose; both are a given penalty."""
+    """Return the least and largest penalty of a search; a given penalty is both."""
     held_out = problem.held_out
     if held_out is None or held_out.fixed:
         return problem.alpha, problem.alpha
@@ -227,9 +227,10 @@ def limits_of_path(problem):  # -> the smallest and the largest penalty
 
 
 def penalty_above_noise(first, chosen, problem):  # -> float
-    """Return a penalty one step below the chosen one if that predicts better beyond chance.
+    """Return the penalty of a search above the noise, one step below the chosen trial's.
 
-    Otherwise return the usual penalty, the least of all.
+    If the chosen trial does not predict better than the first one beyond chance, return the usual
+    penalty, which is the smallest.
     """
     if not is_worse(first, chosen, problem.total, _SURE):
         return problem.alpha

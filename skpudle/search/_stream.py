@@ -175,7 +175,7 @@ class Memory(NamedTuple):
         return Memory(a, b, self.cost[kept], self.weight[kept], self.rows)
 
     def bequeath_costs(self, heirs, removed):
-        """Return the memory where the costs of atoms include the work of removed ones.
+        """Return the memory where the costs of atoms include the work of removed atoms.
 
         Two atoms that do the same work cost little each, until one of them is removed.
         """

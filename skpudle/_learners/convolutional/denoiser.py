@@ -130,10 +130,10 @@ def _found_noise(images, targets):  # -> float
 class ConvDenoiser(ConvLearner):
     r"""Denoising network of convolutions, trained by backpropagation through its encoder.
 
-    The network unfolds a sparse convolutional encoder and decodes the codes. It is trained on clean
-    images, to which every update adds noise, or on pairs of noisy and clean images, and `denoise`
-    removes noise from images of any size. By default it has 64 atoms of 9 x 9 pixels, and begins at
-    random ones. `skpudle.pretrained.load_denoiser` returns trained ones.
+    By default `fit` trains 64 random atoms of 9 x 9 pixels on clean images, to which every update
+    adds noise; it takes pairs of noisy and clean images, too. `denoise` removes noise from images
+    of any size. The network unfolds a sparse convolutional encoder and decodes the codes.
+    `skpudle.pretrained.load_denoiser` returns trained networks.
 
     Parameters
     ----------
@@ -149,14 +149,14 @@ class ConvDenoiser(ConvLearner):
 
     noise_std : float, tuple (low, high), "poisson" or "auto", default="auto"
         Standard deviation of Gaussian noise that every update adds to clean images, in their units
-        (25 / 255 for "sigma 25" and images from 0 to 1). With a pair every crop gets noise between
-        both, and learned thresholds follow it [3]_: one network serves all levels. "poisson":
-        images are photons, counted or expected (unsigned integers are then not taken as fractions),
-        and every update draws counts from clean images. The network sees roots of both, by
-        Anscombe's transform, with noise of about 1; choose ``alpha`` in proportion. "auto" is 0.45
-        times the standard deviation of the pixels of clean images, and of noisy and clean images
-        that of their differences. With noisy and clean images noise is not added; the number only
-        tells the noise they have.
+        (25 / 255 for "sigma 25" and images from 0 to 1). With a pair every crop gets noise of a
+        level between low and high, and learned thresholds follow the level [3]_: one network serves
+        all levels. "poisson": images are photons, counted or expected (unsigned integers are then
+        not taken as fractions), and every update draws counts from clean images. The network sees
+        roots of both, by Anscombe's transform, with noise of about 1; choose ``alpha`` in
+        proportion. "auto" is 0.45 times the standard deviation of the pixels of clean images, and
+        of noisy and clean images that of their differences. To pairs of noisy and clean images no
+        noise is added; the number is then the noise that they have.
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, in the units of the data. Hard shrinkage: the
@@ -253,18 +253,18 @@ class ConvDenoiser(ConvLearner):
     components_ : ndarray of shape (n_components, [height,] width[, n_channels])
         The atoms, with an axis of channels if images have one.
 
-    analysis_components_, decoder_components_ : ndarray of that shape
+    analysis_components_, decoder_components_ : ndarray of the shape of ``components_``
         Separate atoms, if ``separate_atoms`` asks for them. If every unfolding has its own,
         ``analysis_components_`` has the shape (n_unfoldings, n_components, ...).
 
     synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, ...)
-        If every unfolding has its own atoms, those of the reconstructions that the encoder
+        If every unfolding has its own atoms, the atoms of the reconstructions that the encoder
         subtracts from the data; the last unfolding reconstructs with ``components_``.
 
     alpha_ : float or ndarray of shape ([n_unfoldings,] n_components)
         Penalty or threshold in use.
 
-    alpha_slope_ : float or ndarray of that shape
+    alpha_slope_ : float or ndarray of the shape of ``alpha_``
         Increase of ``alpha_`` for each unit of noise, if ``noise_std`` is a pair.
 
     step_size_ : float
@@ -275,7 +275,7 @@ class ConvDenoiser(ConvLearner):
 
     peak_ : float
         Largest magnitude of a pixel in training, without the noise that training added and, with
-        ``noise_std="poisson"``, of the root: `denoise` scales images with larger ones.
+        ``noise_std="poisson"``, of the root: `denoise` scales images with larger pixels.
 
     n_components_, lambda_decay_, device_
         As in `PUDLEDictionaryLearning`.
@@ -469,7 +469,8 @@ class ConvDenoiser(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Clean images, signals or rows; see the notes. Noisy ones if ``y`` is given.
+            Clean images, signals or rows; see the notes. Noisy images if ``y`` has the clean
+            images.
         y : array-like, Tensor or list of images, default=None
             Clean images of the sizes of ``X``. Anything of one dimension, such as labels, is
             ignored.
@@ -590,12 +591,12 @@ class ConvDenoiser(ConvLearner):
             Noisy images, signals or rows. Also a single picture, of shape (height, width) or
             (height, width, 3).
         noise_std : float or array-like of shape (n_images,), default=None
-            Standard deviation of their noise, in their units (for unsigned integers a fraction of
-            their largest value, as 25 / 255), which learned thresholds follow
-            within the levels of training; 0 is no noise. The default is ``training_noise_std_`` if
-            that is one number. Otherwise the noise of each image is estimated
-            with care: details that could be texture do not count as noise. The noise of photons
-            follows from their counts.
+            Standard deviation of the noise of the images, in the units of the images (for unsigned
+            integers a fraction of their largest value, as 25 / 255), which learned thresholds
+            follow within the levels of training; 0 is no noise. The default is
+            ``training_noise_std_`` if that is one number. Otherwise the noise of each image is
+            estimated with care: details that could be texture do not count as noise. The noise of
+            photons follows from their counts.
 
         Returns
         -------
@@ -635,7 +636,7 @@ class ConvDenoiser(ConvLearner):
         Raises
         ------
         ValueError
-            If the learner is for counts, whose values are not the network's.
+            If the learner is for counts: the network takes stabilised counts.
         """
         self._check_known()
         if self._noise.of_photons:
@@ -658,7 +659,7 @@ class ConvDenoiser(ConvLearner):
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images; noisy ones if ``y`` has clean ones.
+            Images; noisy images if ``y`` has the clean images.
         y : array-like, Tensor or list of images, default=None
             Clean images; anything of one dimension, such as labels, is ignored. Without it the
             input is the clean image, and gets the noise of training, the same in every call.

@@ -101,7 +101,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
-        """Return images to train on, in the units of the network; ``known`` ones have entered."""
+        """Return images to train on, in the network's units; ``known`` images are in them."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ images
@@ -214,8 +214,8 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         Returns
         -------
         ndarray, Tensor or list of them
-            Images, of the size seen in `fit` if their codes have as many positions, and else of the
-            size that the copies of the atoms cover.
+            Images, of the size seen in `fit` if the codes have the positions of this size, and else
+            of the size that the copies of the atoms cover.
         """
         plan = self._check_known()
         if sparse.issparse(X):

@@ -114,7 +114,7 @@ class RowLayout:
         parts = [atoms.flatten(1)]
         for n, separate in zip(self.separate, parameters.separate, strict=True):
             stack = atoms[None] if separate is None else separate
-            if len(stack) != n:  # one for all unfoldings <-> one for each
+            if len(stack) != n:  # from one for all to one for each, or back
                 stack = stack.mean(0, keepdim=True).expand(n, *atoms.shape)
             parts.append(stack.transpose(0, 1).flatten(1))
         if self.n_thresholds:

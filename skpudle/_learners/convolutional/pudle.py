@@ -36,7 +36,7 @@ __all__ = ["ConvPUDLEDictionaryLearning"]
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
 
-# n_unfoldings="auto" if codes are unfolded, as in the paper
+# The number of n_unfoldings="auto" if codes are unfolded, as in the paper.
 _UNFOLDINGS = 15
 
 
@@ -131,17 +131,18 @@ def _check(given, n_unfoldings, gradient):
 class ConvPUDLEDictionaryLearning(ConvLearner):
     r"""Sparse convolutional dictionary learning, by a search or through an unfolded encoder.
 
-    Atoms are small images or short signals, and their copies at every ``stride``-th pixel add up to
-    the image. The encoder, the gradients and the training are those of `PUDLEDictionaryLearning`,
-    with a convolution for the dictionary. By default it learns from the data alone: atoms that
-    minimise the lasso objective, and converged codes. `ConvDenoiser` removes noise from images.
+    By default `fit` searches for atoms that make the lasso objective small, and `transform` solves
+    the lasso: codes are converged. Atoms are small images or short signals, and their copies at
+    every ``stride``-th pixel add up to the image. Encoder, gradients and training are as in
+    `PUDLEDictionaryLearning`, with a convolution for the dictionary. `ConvDenoiser` removes noise
+    from images.
 
     Parameters
     ----------
     n_components : int or "auto", default=64
         Number of atoms. "auto" is the smallest number whose atoms predict hidden pixels as well as
-        those of any other, as of `PUDLEDictionaryLearning`, with a search; in `partial_fit` it is
-        64.
+        any other number does, as in `PUDLEDictionaryLearning`, with a search; in `partial_fit` it
+        is 64.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
@@ -188,14 +189,14 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     rank : {1, None}, default=None
         1: an atom is a map over the channels times one waveform, ``spatial_components_`` and
-        ``temporal_components_``, as the sources of MEG and EEG are. A search then looks at as many
-        combinations of channels as there are atoms, and noise hides atoms later. None: each
-        channel of an atom has its own waveform.
+        ``temporal_components_``, as the sources of MEG and EEG are. A search then looks at one
+        combination of channels for each atom, and finds atoms in more noise. None: each channel of
+        an atom has its own waveform.
 
     channels_first : bool, default=False
         Whether channels are the first axis of a signal or image, (n, n_channels, length) as in
-        recordings of EEG; (n_channels, length) is then one recording. Reconstructions have them
-        there, too, and channels stay the last axis of ``components_``, atoms the last of codes.
+        recordings of EEG; (n_channels, length) is then one recording. Reconstructions have the same
+        axes. In ``components_`` channels stay the last axis, and in codes atoms.
 
     channel_noise : {"equal", "auto"} or array-like of shape (n_channels,), default="equal"
         Standard deviation of the noise of each channel. The fit is in units of it, and so are

@@ -216,7 +216,7 @@ class AtomSearch:
         return max(alpha, universal_threshold(self._images, self._plan.kernel))
 
     def fitted(self, atoms, intercept=None, **found):  # (n, n_channels, *kernel) -> Fitted
-        """Return the record of a fit with these atoms, also in combinations of channels."""
+        """Return the record of a fit with these atoms, of all channels or of their combinations."""
         plan, images = self._plan, self._images
         atoms = atoms.reshape(len(atoms), -1, *plan.kernel).to(self.atoms)
         if atoms.shape[1] != len(images.images[0]):

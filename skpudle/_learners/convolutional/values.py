@@ -97,7 +97,7 @@ def _inside(atoms, n_axes, like, *, channel_axis, noise=None):  # -> (..., n_cha
     return atoms.movedim(-1, -1 - n_axes).contiguous()
 
 
-def _n_unfoldings(attributes):  # number that parameters fit, None: any number
+def _n_unfoldings(attributes):  # -> the number that parameters were learned for, None: any
     if attributes.get("synthesis_components_") is not None:
         return len(attributes["analysis_components_"])
     return len(attributes["alpha_"]) if np.ndim(attributes["alpha_"]) == 2 else None
@@ -159,7 +159,7 @@ def known_parameters(attributes, n_axes, like):
     return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
 
 
-def _threshold(alpha, *, shared):  # the public attribute
+def _threshold(alpha, *, shared):  # -> the fitted attribute ``alpha_``
     if not isinstance(alpha, Tensor):
         return alpha
     alpha = to_numpy(alpha[0] if len(alpha) == 1 else alpha)
@@ -254,7 +254,7 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
     loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
-        Its `baseline`.
+        The `baseline` of the images.
 
     Returns
     -------
@@ -312,7 +312,7 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     loss : object of `skpudle._losses`
         The distribution of images around a reconstruction.
     intercept : Tensor of shape (n_channels,) or None
-        Its `baseline`.
+        The `baseline` of the images.
 
     Returns
     -------

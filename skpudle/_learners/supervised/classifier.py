@@ -36,8 +36,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
-        number of features.
+        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
+        the number of features.
 
     alpha : float or "auto", default="auto"
         The penalty of the lasso, in the units of the data; "auto" is half of its value in
@@ -93,7 +93,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         supervision, and in `partial_fit`, no samples are held out.
 
     validation_fraction : float, default=0.1
-        Share of the samples to hold out, of each class in proportion, and never all of one.
+        Share of the samples to hold out, of each class in proportion, and never all samples of a
+        class.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
@@ -269,7 +270,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         classes : array-like of shape (n_classes,), default=None
             All labels of the data to come; needed in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights in the cross-entropy, in the unit of the first call's.
+            Weights in the cross-entropy, in the unit of the weights of the first call.
 
         Returns
         -------

@@ -216,7 +216,7 @@ class TaskLearner(DenseLearner):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data. NaN marks missing entries (not with ``n_unfoldings=None``).
+            Data. NaN marks missing entries.
 
         Returns
         -------

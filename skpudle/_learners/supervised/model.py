@@ -125,7 +125,7 @@ class TaskModel(DenseModel):
     total_weight: float = 1.0
     strength: float = 1.0
 
-    name_of_baseline = "baseline_"  # the intercept is that of the decisions
+    name_of_baseline = "baseline_"  # `intercept_` is of the decisions
 
     @property
     def ridge(self):

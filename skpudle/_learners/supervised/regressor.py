@@ -29,15 +29,15 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \tfrac12 \|W z(D) + w_0 - y\|^2 \right),
 
     with the supervision :math:`b` and the mean squared norm :math:`E` of a sample. Targets
-    :math:`y` are centred, divided by their standard deviation, and averaged if a sample has
-    several. Both terms are then :math:`E / 2` times an unexplained share of a variance, and
-    independent of units.
+    :math:`y` are centred and divided by their standard deviation. If a sample has several targets,
+    their squared errors are averaged. Both terms are then :math:`E / 2` times an unexplained share
+    of a variance, and independent of units.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default of ``dict_init`` if it is an array or a learner, else the
-        number of features.
+        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
+        the number of features.
 
     alpha : float or "auto", default="auto"
         The penalty of the lasso, in the units of the data; "auto" is half of its value in
@@ -116,8 +116,8 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         The baseline of rows, learned as in `PUDLEDictionaryLearning`; 0.0 without one.
 
     validation_scores_ : ndarray of shape (n_epochs,)
-        1 minus the mean squared error on the held-out samples, in units of the variance of all,
-        with ``early_stopping``.
+        1 minus the mean squared error on the held-out samples, in units of the variance of all
+        samples, with ``early_stopping``.
 
     components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
@@ -198,7 +198,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of squared errors, in the unit of the first call's.
+            Weights of squared errors, in the unit of the weights of the first call.
 
         Returns
         -------
