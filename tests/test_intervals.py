@@ -342,7 +342,7 @@ def test_twice_the_rows_halve_the_error_and_rare_atoms_need_more():
 
 
 def test_the_bound_refuses_codes_without_information():
-    with pytest.raises(ValueError, match="leave nothing.*Pass a smaller"):
+    with pytest.raises(ValueError, match="leave no information.*Pass a smaller"):
         error_bound(100, 5, 20, n_nonzero=5, snr_db=10)
     with pytest.raises(ValueError, match="relative_uses"):
         error_bound(100, 5, 20, n_nonzero=1, snr_db=10, relative_uses=0)
