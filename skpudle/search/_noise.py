@@ -44,7 +44,7 @@ from torch import Tensor
 from skpudle._initialization import initial_atoms
 from skpudle._operators import atom_norms
 from skpudle.lasso._solve import lasso_path
-from skpudle.search._descent import solve_codes
+from skpudle.search._descent import refit_atoms, solve_codes
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._held_out import hide_in_turn, match_equal_rows
 from skpudle.search._search import Problem, advance, auto_alpha, begin
@@ -577,10 +577,11 @@ class _Judged:
         given = dict(mask=mask, weight=self._weight)
         return Problem(x, auto_alpha(x, **given), **given, **self._signs)
 
-    def settle(self, units, atoms=None, n_epochs=inf, *, phases=("settle",)):
+    def settle(self, units, atoms=None, n_epochs=inf, *, phases=("settle",), unbiased=False):
         """Return atoms that have settled in some units, from given atoms or from rows.
 
-        With more ``phases`` of the search atoms split and are removed, too.
+        With more ``phases`` of the search atoms split and are removed, too. If ``unbiased``, they
+        lose the lasso's bias in the end.
         """
         problem = self.problem(units).of_rows(self._learning)
         if atoms is None:
@@ -592,7 +593,7 @@ class _Judged:
         state = begin(problem, atoms)
         while state.phase in phases and state.epoch < n_epochs:
             state = advance(problem, state)
-        return state.found[0]
+        return refit_atoms(problem, *state.found) if unbiased else state.found[0]
 
     def hides_signals(self, residuals):
         """Return whether rows with larger residuals have a smaller share of signal.
@@ -752,12 +753,21 @@ class _Judged:
             self.take(self.units, self.settle(self.units, self.atoms, _AGAIN))
         return self.improves(units, atoms)
 
-    def improves(self, units, atoms, *, gains=True, usual=None):
-        """Take new units if they predict better beyond chance; return whether.
+    def improves(self, units, atoms, *, gains=True, in_sum=False, usual=None):
+        """Take new units if they predict better, or no worse in sum; return whether.
 
-        With ``gains=False`` it is enough that the sum of errors does not rise beyond chance.
-
-        ``usual`` is as in `errors`.
+        Parameters
+        ----------
+        units : _Units
+            The new units.
+        atoms : Tensor of shape (n_components, n_features)
+            Atoms that have settled there.
+        gains : bool, default=True
+            Whether errors have to fall.
+        in_sum : bool, default=False
+            Whether it suffices that the sum of errors falls.
+        usual : Tensor of shape (n, n_features), default=None
+            See `errors`.
         """
         if self._errors is None or usual is not None:
             self._errors = self.errors(self.units, self.atoms, usual)
@@ -768,6 +778,7 @@ class _Judged:
         mean, n_errors = float(often @ gain / often.sum()), _standard_errors(gain, often)
         is_sure = n_errors > _SURE or (n_errors > _BOTH and loss < -_BOTH)
         is_sure &= mean > _LEAST_GAIN
+        is_sure |= in_sum and loss < -_BOTH and n_errors > -_CHANCE
         if not (is_sure and loss < _CHANCE if gains else loss < _SURE):
             return False
         self.units, self.atoms = units, atoms
@@ -801,7 +812,9 @@ def _is_far(mean, deviations, counts, often):
 def _learn_baseline(judged, asked, *, gains):  # a generator
     """Take the mean as the baseline, if it is far from zero.
 
-    The mean of non-negative codes is far from zero without a baseline: it has to bring ``gains``.
+    The mean of non-negative codes is far from zero without a baseline, which then has to bring
+    ``gains``. Their atoms settle late, and the penalty biases them: a baseline that seems to gain is
+    compared again once no atom is missing, with unbiased atoms.
     """
     known, units = judged.known, judged.units
     counts = judged.weigh(known).sum(0)
@@ -814,8 +827,18 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     yield judged.trial()
     if asked is True:
         judged.take(units, atoms)
-    else:
-        judged.improves(units, atoms, gains=gains)
+        return
+    before = judged.units, judged.atoms
+    if not judged.improves(units, atoms, gains=gains, in_sum=True) or not gains:
+        return
+    found = []
+    for units, atoms in before, (judged.units, judged.atoms):
+        atoms = judged.settle(units, atoms, phases=_ROUNDS_OF_SEARCH, unbiased=True)
+        found.append((units, atoms))
+        judged.take(units, atoms)
+        yield judged.trial()
+    judged.take(*found[0])
+    judged.improves(*found[1], gains=False)
 
 
 def _learn_outliers(judged):  # a generator, which returns whether entries are screened

@@ -330,6 +330,21 @@ def test_rows_of_rare_atoms_are_no_noise(planted):
     assert found(fitted, np.vstack([atoms, rare]), 0.95) == 1
 
 
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_a_mean_of_non_negative_codes_is_no_baseline(offset, noise):
+    """Rows are sums of atoms that never cancel; an offset is found all the same."""
+    random = np.random.default_rng(4)
+    atoms = unit(random.standard_normal((20, N_FEATURES)))
+    codes = random.uniform(0, 1, (1200, 20)) * (random.random((1200, 20)).argsort(1) < 3)
+    X = noise_of(codes @ atoms, noise) + offset * OFFSET
+    fitted = PUDLEDictionaryLearning(20, positive_code=True, random_state=0).fit(X)
+    assert found(fitted, atoms, 0.95) == 1
+    assert (np.abs(fitted.intercept_).max() > 0) == (offset > 0)
+    if not offset:
+        assert fitted.score(X) > 0.95
+
+
 # ---------------------------------------------------------------- learners with other codes
 
 
