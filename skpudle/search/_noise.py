@@ -813,8 +813,8 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     """Take the mean as the baseline, if it is far from zero.
 
     The mean of non-negative codes is far from zero without a baseline, which then has to bring
-    ``gains``. Their atoms settle late, and the penalty biases them: a baseline that seems to gain is
-    compared again once no atom is missing, with unbiased atoms.
+    ``gains``. Their atoms settle late, and the penalty biases them: a baseline that seems to gain
+    is compared again once no atom is missing, with unbiased atoms.
     """
     known, units = judged.known, judged.units
     counts = judged.weigh(known).sum(0)
