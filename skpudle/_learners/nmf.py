@@ -165,12 +165,13 @@ def _read_events(source, exposure):  # -> Events of rows that count, (n,) keys o
     for batch in source.batches(source.plan()):
         stop = start + len(batch.x)
         given = None if exposure is None else exposure[start:stop]
-        mask, weight = (None if t is None else to_numpy(t) for t in (batch.mask, batch.weight))
-        weight = None if weight is None else weight.astype(np.float64)
-        parts.append(Events.of(to_numpy(batch.x.double()), mask, given, weight))
-        rows = with_gaps(batch.x.double(), batch.mask)
+        x, mask, weight = batch.x.double(), batch.mask, batch.weight
+        rows = with_gaps(x, mask)
         rows = rows if given is None else torch.cat([rows, to_tensor(given)[:, None]], 1)
         keys.append(hash_rows(rows))
+        mask = None if mask is None else to_numpy(mask)
+        weight = None if weight is None else to_numpy(weight.double())
+        parts.append(Events.of(to_numpy(x), mask, given, weight))
         start = stop
     events, keys = Events.joined(parts), torch.cat(keys)
     if events.row_weight is not None:
@@ -179,7 +180,7 @@ def _read_events(source, exposure):  # -> Events of rows that count, (n,) keys o
     return _count_once(events), keys
 
 
-def _count_once(events):  # -> the same, without weights if they are 1
+def _count_once(events):  # -> Events, without weights if all are 1
     weight = events.row_weight
     return events if weight is None or (weight != 1).any() else replace(events, row_weight=None)
 
@@ -187,8 +188,8 @@ def _count_once(events):  # -> the same, without weights if they are 1
 def _merge_copies(events, keys):  # -> Events of rows that differ
     """Merge equal rows into one row with the sum of their weights.
 
-    Entries are hidden and rows held out for all copies at once, since a visible copy would reveal
-    their noise.
+    So entries are hidden, and rows held out, for all copies at once: a visible copy would reveal
+    the noise of a hidden copy.
     """
     weight = None if events.row_weight is None else to_tensor(events.row_weight)
     rows, sums, _ = merge_copies(keys, weight)
@@ -596,7 +597,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         Number of updates of the atoms.
 
     loss_curve_ : ndarray of shape (n_iter,)
-        Half the deviance, mean over the samples, before each step.
+        Half the deviance, mean over the samples with their weights, before each step.
 
     ended_by_ : str
         Cause of the end of `fit`: "tol" (the objective had stalled), "max_iter", "callback" or
@@ -620,6 +621,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
     each entry becomes the optimum for the remaining entries. Codes of `transform` are solved to a
     duality gap, row by row. A fit runs on the CPU, and holds all nonzero counts in memory.
+
+    Equal rows of the same exposure are one row with the sum of their weights (``sample_weight`` of
+    `fit`). Hidden and held-out entries are those of all copies of a row.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
     their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
@@ -743,7 +747,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts in sums over rows; its codes do not depend on it. Weights
             equal repetitions, and a weight of zero equals absence. Their unit is one row, next to
-            the pseudo-events of ``alpha``. By default all rows count once.
+            the pseudo-events of ``alpha``: twice the weights and the same number are a smaller
+            prior. By default all rows count once.
 
         Returns
         -------
