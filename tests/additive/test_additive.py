@@ -618,3 +618,39 @@ def test_the_dispersion_is_that_of_heavy_rows(rng):
         x, _, atoms = planted(rng, n=100, counts=counts)
         events = Events.of(x, None, None, np.repeat([1.0, 30.0], [95, 5]))
         assert estimate_dispersion(events, atoms, solve_codes(events, atoms)) == 0
+
+
+@pytest.mark.parametrize("counts", [600.0, 20_000.0])
+@pytest.mark.parametrize("unit", [7.0, 0.02])
+def test_the_chosen_prior_grows_with_the_weights(rng, unit, counts):
+    x, *_ = planted(rng, n=80, counts=counts)
+    weight, start = rng.uniform(0.5, 2, 80), spectral_start(x, P)
+    one, other = (
+        choose_prior(
+            Events.of(x, None, None, c * weight), start, np.random.default_rng(0), min_gain="auto"
+        )
+        for c in (1.0, unit)
+    )
+    assert other.smoothing == pytest.approx(unit * one.smoothing)
+    assert other.min_gain == one.min_gain
+
+
+def test_the_path_of_sizes_does_not_depend_on_the_unit_of_weights(rng):
+    """If the prior has the unit of the weights, too."""
+    x, _ = signatures(rng, 3, 80, 50_000.0)
+    weight = rng.uniform(0.5, 2, 80)
+    paths = [
+        choose_size(Events.of(x, None, None, c * weight), c, np.random.default_rng(0))[1]
+        for c in (1.0, 9.0)
+    ]
+    for one, other in zip(*paths, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.01)
+
+
+def test_the_number_of_atoms_is_that_of_heavy_rows(rng):
+    """Errors of rows that hardly count are no reason for atoms, and no chance."""
+    x, _ = signatures(rng, 4, 80, 500.0)
+    y, _ = signatures(rng, 5, 80, 2000.0)
+    rows, weight = np.stack([x, y], 1).reshape(160, -1), np.tile([1.0, 1e-6], 80)
+    found, _ = choose_size(Events.of(rows, None, None, weight), 1.0, np.random.default_rng(0))
+    assert len(found) == 4

@@ -532,11 +532,14 @@ def test_weights_and_pseudo_events_have_one_unit(X):
     options = dict(tol=None, max_iter=40, dispersion=None, min_gain=0.0)
     one, same, other = (
         make(alpha=alpha, **options).fit(X, sample_weight=unit * weight)
-        for alpha, unit in ((10.0, 1.0), (40.0, 4.0), (10.0, 4.0))
+        for alpha, unit in ((100.0, 1.0), (400.0, 4.0), (100.0, 4.0))
     )
     np.testing.assert_allclose(one.components_, same.components_, rtol=0, atol=1e-4)
     np.testing.assert_allclose(one.loss_curve_, same.loss_curve_, rtol=1e-3)
     assert np.abs(one.components_ - other.components_).max() > 1e-3
+    for learner, unit in ((one, 1.0), (same, 4.0)):
+        learner.partial_fit(X[:, ::-1], sample_weight=unit * weight)
+    np.testing.assert_allclose(one.components_, same.components_, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_components", [4, "auto"])
@@ -550,6 +553,19 @@ def test_choices_leave_the_unit_of_weights_open(n_components):
     assert other.dispersion_ == pytest.approx(one.dispersion_, rel=1e-3)
     assert other.min_gain_ == one.min_gain_
     np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-3)
+
+
+def test_atoms_are_drawn_from_heavy_rows():
+    """They explain the heavy rows before the first step."""
+    heavy, light = np.array([9.0, 5, 1, 0, 0]), np.array([0.0, 0, 1, 5, 9])
+    rows = np.outer(np.tile(np.arange(1, 31), 2), np.ones(5)) * np.repeat(
+        [heavy, light], 30, axis=0
+    )
+    options = dict(dict_init="data", alpha=0.1, dispersion=None, min_gain=0.0)
+    for seed in range(6):
+        learner = PoissonNMF(1, random_state=seed, **options)
+        learner.fit(rows, sample_weight=np.repeat([1.0, 1e-6], 30))
+        assert learner.loss_curve_[0] < 0.01 * rows.sum(1).mean()
 
 
 @pytest.mark.parametrize("alpha", ["auto", 0.5])
