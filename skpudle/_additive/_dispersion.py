@@ -119,16 +119,16 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     float
         The dispersion; 0 if the counts vary no more than Poisson's.
     """
-    errors, rates, n_known = [], [], []
+    errors, rates, n_of_rows = [], [], []
     for rows, mu in _blocks(events, atoms, codes):
         known = mu > 0
         if events.missing is not None:
             known &= events.missing[rows].toarray() == 0
         rates.append(mu[known])
         errors.append(np.square(events.counts[rows].toarray() - mu)[known])
-        n_known.append(known.sum(1))
+        n_of_rows.append(known.sum(1))
     mu, squares, often = np.concatenate(rates), np.concatenate(errors), 1.0
-    n_of_rows = np.concatenate(n_known)
+    n_of_rows = np.concatenate(n_of_rows)
     if events.row_weight is not None:
         often = np.repeat(events.row_weight, n_of_rows)
     n_fitted = events.total(codes > 0) + (atoms.size - len(atoms)) * events.typical_weight
