@@ -29,7 +29,6 @@ from skpudle.inspection import (
 from skpudle.metrics import (
     atom_importance,
     make_denoising_scorer,
-    make_lasso_objective_scorer,
     reconstruction_r2_scorer,
 )
 from skpudle.plotting import (
@@ -98,7 +97,6 @@ FUNCTIONS = {
     "findings": (ROWS, findings),
     "report": (ROWS, report),
     "R^2": (ROWS, reconstruction_r2_scorer),
-    "lasso": (ROWS, make_lasso_objective_scorer()),
     "denoising": (ROWS, make_denoising_scorer()),
     "codes": (ROWS, CodesDisplay.from_estimator),
     "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X, sort="r2_loss")),
