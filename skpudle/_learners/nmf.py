@@ -575,9 +575,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         The number of steps of the "alternation". Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit"), of the choice of the number of atoms ("size") and of
-        the other parameters ("prior"), and of the alternation ("training"). Absent after
-        `partial_fit`.
+        Seconds of the last `fit` ("fit"), of the "reading" of the data, of the choice of the
+        number of atoms ("size") and of the other parameters ("prior"), of the alternation
+        ("training"), and of the "result" after it. Absent after `partial_fit`.
 
     See Also
     --------
