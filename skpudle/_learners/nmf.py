@@ -159,7 +159,7 @@ class _Encoder:
 def _read_events(source, exposure):  # -> Events of all rows
     parts, start = [], 0
     source = source.for_training(_ROWS, None, shuffle=False)
-    for batch in source.batches(source.plan()):
+    for batch in source.batches():
         stop = start + len(batch.x)
         given = None if exposure is None else exposure[start:stop]
         mask = None if batch.mask is None else to_numpy(batch.mask)

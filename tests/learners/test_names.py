@@ -80,7 +80,6 @@ LEARNERS = {
     "halves": ConsensusDictionary(ROWS, 2, resample="halves", random_state=0),
     "imputer": DictionaryImputer(ROWS),
 }
-TARGETS = {"classifier": LABELS, "regressor": NUMBERS}
 METHODS = [
     "transform", "transform_sparse", "score", "partial_fit", "choose_alpha", "predict",
     "predict_proba", "predict_log_proba", "decision_function", "denoise",
