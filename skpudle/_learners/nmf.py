@@ -162,7 +162,7 @@ class _Encoder:
 def _read_events(source, exposure):  # -> Events of rows that count, (n,) keys of their contents
     parts, keys, start = [], [], 0
     source = source.for_training(_ROWS, None, shuffle=False)
-    for batch in source.batches(source.plan()):
+    for batch in source.batches():
         stop = start + len(batch.x)
         given = None if exposure is None else exposure[start:stop]
         x, mask, weight = batch.x.double(), batch.mask, batch.weight
@@ -607,9 +607,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         The number of steps of the "alternation". Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit"), of the choice of the number of atoms ("size") and of
-        the other parameters ("prior"), and of the alternation ("training"). Absent after
-        `partial_fit`.
+        Seconds of the last `fit` ("fit"), of the "reading" of the data, of the choice of the
+        number of atoms ("size") and of the other parameters ("prior"), of the alternation
+        ("training"), and of the "result" after it. Absent after `partial_fit`.
 
     See Also
     --------
