@@ -45,7 +45,8 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_coherence, chance_coherence, unexplained_variance
+from skpudle.metrics import atom_coherence, unexplained_variance
+from skpudle.metrics._stability import chance_coherence
 
 KINDS = {
     "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),

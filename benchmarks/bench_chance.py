@@ -22,7 +22,7 @@ import torch
 from common import RESULTS
 from scipy import sparse
 
-from skpudle.metrics import chance_coherence
+from skpudle.metrics._stability import chance_coherence
 
 N_FEATURES, N_DIMENSIONS, N_ACTIVE = 3200, 100, 20
 BATCH, UPDATE = 4096, 65_536

@@ -1,12 +1,14 @@
 """Intervals of atoms and codes, the bound of their errors, and the draws that they come from."""
 
+from math import ceil
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from skpudle import ConvPUDLEDictionaryLearning, PoissonNMF, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
-from skpudle.inspection import atom_intervals, code_intervals, error_bound, samples_needed
+from skpudle.inspection import atom_intervals, code_intervals, error_bound
 from skpudle.inspection._posterior import keep_above_rounding
 from skpudle.inspection._posterior_compiled import loops
 
@@ -337,7 +339,7 @@ def test_twice_the_rows_halve_the_error_and_rare_atoms_need_more():
     one, two = (error_bound(n, 20, 40, **options) for n in (1000, 2000))
     np.testing.assert_allclose(one, 2 * two)
     assert error_bound(1000, 20, 40, relative_uses=0.1, **options) == pytest.approx(10 * one)
-    n = samples_needed(0.001, 20, 40, **options)
+    n = ceil(error_bound(1, 20, 40, **options) / 0.001)
     assert error_bound(n, 20, 40, **options) <= 0.001 < error_bound(n - 1, 20, 40, **options)
 
 

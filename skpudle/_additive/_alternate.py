@@ -12,11 +12,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.special import xlogy
 
 from skpudle._additive._compiled import loops
 from skpudle._compilation import in_parts
+from skpudle.search._epoch import draw_rows
 
 __all__ = [
     "Events",
@@ -59,16 +61,22 @@ _ROWS = 64
 class Events:
     """Counts by their nonzero entries.
 
+    Weights of entries are those of the dispersion, and codes depend on them. Weights of rows are
+    the user's: how often a row counts in sums over rows, those of the objective, of the events of
+    atoms and of the errors of hidden entries. Codes do not depend on weights of rows.
+
     Parameters
     ----------
     counts : scipy.sparse.csr_array of shape (n_samples, n_features)
-        Known counts, float64, times their weights.
+        Known counts, float64, times the weights of entries.
     missing : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
-        1 where entries are missing, else 1 minus the weights.
+        1 where entries are missing, else 1 minus the weights of entries.
     exposure : ndarray of shape (n_samples,), default=None
         Factors of the expectations.
+    row_weight : ndarray of shape (n_samples,), default=None
+        How often each row counts in sums over rows, above 0; None is once.
     plain : scipy.sparse.csr_array of shape (n_samples, n_features), default=None
-        Counts without weights, with the same entries; by default weights are 1.
+        Counts without weights of entries, with the same entries; by default weights are 1.
     allowed : ndarray of shape (n_samples, n_components), default=None
         True for the atoms that a row may have; by default all.
     """
@@ -76,29 +84,69 @@ class Events:
     counts: sparse.csr_array
     missing: sparse.csr_array | None = None
     exposure: np.ndarray | None = None
+    row_weight: np.ndarray | None = None
     plain: sparse.csr_array | None = None
     allowed: np.ndarray | None = None
 
     @classmethod
-    def of(cls, x, mask=None, exposure=None):
+    def of(cls, x, mask=None, exposure=None, row_weight=None):
         """Return the events of a dense array, with a mask of known entries, 1 or 0."""
         counts = sparse.csr_array(np.where(mask == 0, 0.0, x) if mask is not None else x)
         missing = None if mask is None else sparse.csr_array((mask == 0).astype(np.float64))
-        return cls(counts.astype(np.float64), missing, exposure)
+        return cls(counts.astype(np.float64), missing, exposure, row_weight)
 
     @classmethod
     def joined(cls, parts):
         """Return the events of several parts of rows."""
         parts = list(parts)
         counts = sparse.vstack([part.counts for part in parts], format="csr")
-        missing = exposure = None
+        missing = exposure = row_weight = None
         if any(part.missing is not None for part in parts):
             empty = [sparse.csr_array(part.counts.shape) for part in parts]
             gaps = [p.missing if p.missing is not None else e for p, e in zip(parts, empty)]
             missing = sparse.vstack(gaps, format="csr")
         if parts[0].exposure is not None:
             exposure = np.concatenate([part.exposure for part in parts])
-        return cls(counts, missing, exposure)
+        if parts[0].row_weight is not None:
+            row_weight = np.concatenate([part.row_weight for part in parts])
+        return cls(counts, missing, exposure, row_weight)
+
+    @property
+    def n_rows(self):  # -> number
+        """The number of rows, the sum of their weights."""
+        return self.counts.shape[0] if self.row_weight is None else float(self.row_weight.sum())
+
+    @property
+    def typical_weight(self):  # -> float
+        """The mean weight of rows, weighted by itself; 1 without weights.
+
+        Chance differences of sums over rows grow with it. So a number of events or nats that counts
+        as chance is in its unit.
+        """
+        if self.row_weight is None:
+            return 1.0
+        return float(np.square(self.row_weight).sum() / self.row_weight.sum())
+
+    def total(self, values):  # (n, ...) -> float
+        """Return the sum over rows."""
+        if self.row_weight is None:
+            return float(values.sum())
+        return float(self.row_weight @ values.reshape(len(values), -1).sum(1))
+
+    def total_of_entries(self, values):  # (n_entries,) -> float
+        """Return the sum over the nonzero counts."""
+        if self.row_weight is None:
+            return float(values.sum())
+        return float(self.row_weight[_rows_of(self.counts)] @ values)
+
+    @cached_property
+    def repeated(self):  # -> CSR of shape (n_samples, n_features)
+        """The counts of each row times its weight."""
+        if self.row_weight is None:
+            return self.counts
+        counts = self.counts.copy()
+        counts.data *= self.row_weight[_rows_of(counts)]
+        return counts
 
     @cached_property
     def saturated(self):  # -> float
@@ -106,24 +154,28 @@ class Events:
         events, scale = self.counts.data, 1.0
         if self.exposure is not None:
             scale = self.exposure[_rows_of(self.counts)]
-        return float((xlogy(events, self._plain / scale) - events).sum())
+        return self.total_of_entries(xlogy(events, self._plain / scale) - events)
 
     @property
-    def _plain(self):  # -> (n_entries,): counts without weights
+    def _plain(self):  # -> (n_entries,): counts without weights of entries
         return (self.counts if self.plain is None else self.plain).data
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
-        """The transpose of the counts."""
-        return sparse.csr_array(self.counts.T)
+        """The transpose of the repeated counts."""
+        return sparse.csr_array(self.repeated.T)
 
     @cached_property
     def mean(self):  # -> (n_features,)
         """The mean spectrum, with half an event more in every feature; its sum is 1."""
-        total = self.counts.sum(0) + 0.5
+        total = self.repeated.sum(0) + 0.5
         if self.missing is not None:
-            n_known = self.counts.shape[0] - self.missing.sum(0)
-            total = total / np.maximum(n_known, 1)
+            weight, least = self.row_weight, 1.0
+            if weight is None:
+                n_missing = self.missing.sum(0)
+            else:
+                n_missing, least = self.missing.T @ weight, min(least, weight.min())
+            total = total / np.maximum(self.n_rows - n_missing, least)
         return total / total.sum()
 
     def half_deviance(self, atoms, codes):  # -> float
@@ -133,7 +185,7 @@ class Events:
             rates = rates * self.exposure[_rows_of(counts)]
         rates = np.maximum(rates, np.finfo(np.float64).tiny)
         entries = xlogy(counts.data, self._plain) - xlogy(counts.data, rates) - counts.data
-        return float((self.loads(atoms) * codes).sum() + entries.sum())
+        return self.total(self.loads(atoms) * codes) + self.total_of_entries(entries)
 
     def parts(self, n_rows):  # yields Events
         """Yield the events of parts of the rows."""
@@ -142,8 +194,20 @@ class Events:
 
     def take(self, rows):  # -> Events
         """Return the events of some rows."""
-        given = self.missing, self.exposure, self.plain, self.allowed
+        given = self.missing, self.exposure, self.row_weight, self.plain, self.allowed
         return Events(self.counts[rows], *(t if t is None else t[rows] for t in given))
+
+    def sample(self, n_places):  # -> Events
+        """Return rows from all parts of the rows; all rows if there are no more than places.
+
+        Rows are drawn by their weights, and then count equally.
+        """
+        n, weight = self.counts.shape[0], self.row_weight
+        rows, drawn = draw_rows(n, n_places, None if weight is None else torch.tensor(weight))
+        some = self.take(np.asarray(rows))
+        if weight is None or len(drawn) == n:
+            return some
+        return replace(some, row_weight=np.asarray(drawn) * weight.mean())
 
     def unexplained(self, atoms, codes):  # -> Events
         """Return the events beyond the expectations."""
@@ -152,7 +216,7 @@ class Events:
             rates = rates * self.exposure[_rows_of(self.counts)]
         counts = self.counts.copy()
         counts.data = np.maximum(counts.data - rates, 0.0)
-        return Events(counts, self.missing, self.exposure)
+        return Events(counts, self.missing, self.exposure, self.row_weight)
 
     def without(self, hidden):  # (n, n_features) CSR of 1 -> Events, Events
         """Hide entries; return the events of the visible entries, and the hidden entries."""
@@ -162,7 +226,8 @@ class Events:
         rest = (self.counts - found).tocsr()
         rest.eliminate_zeros()
         missing = hidden if self.missing is None else self.missing + hidden
-        return Events(rest, missing, self.exposure), Hidden(found, hidden, self.exposure)
+        given = self.exposure, self.row_weight
+        return Events(rest, missing, *given), Hidden(found, hidden, *given)
 
     def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
         """Return the events that a unit of each code is expected to show in each row."""
@@ -176,18 +241,19 @@ class Events:
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
         """Return the sum of each atom's codes, times exposures, over rows that know a feature."""
         codes = codes if self.exposure is None else codes * self.exposure[:, None]
+        codes = codes if self.row_weight is None else codes * self.row_weight[:, None]
         total = np.broadcast_to(codes.sum(0), (self.counts.shape[1], codes.shape[1]))
         return total if self.missing is None else (total - self.missing.T @ codes).clip(0)
 
 
-def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> sum x log mu; changes z
+def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> (n,), sum x log mu; changes z
     """Solve for rows; see `skpudle._additive._compiled.solve_rows`."""
     explained = np.empty(len(z))
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol
     solve = loops().solve_rows
     in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _ROWS)
-    return float(explained.sum())
+    return explained
 
 
 def _first_codes(events, loads):  # -> (n, n_components)
@@ -274,22 +340,27 @@ class Hidden(NamedTuple):
         1 for the entries.
     exposure : ndarray of shape (n_samples,) or None
         Factors of the expectations.
+    row_weight : ndarray of shape (n_samples,) or None
+        How often each row counts.
     """
 
     counts: sparse.csr_array
     hidden: sparse.csr_array
     exposure: np.ndarray | None
+    row_weight: np.ndarray | None
 
     def negative_likelihood(self, atoms, codes, dispersion=0.0):  # -> (n_samples,)
         """Return the negative log-likelihood of the entries of rows, up to terms of the data.
 
-        With a dispersion counts have the negative binomial distribution.
+        The numbers are not times the weights of rows. With a dispersion counts have the negative
+        binomial distribution.
         """
         rates, entries = _rates(self.hidden, atoms, codes), self.counts
         if self.exposure is not None:
             rates = rates * self.exposure[_rows_of(self.hidden)]
-        dense = self.hidden.copy()
-        dense.data = np.maximum(rates, _LEAST_RATE * rates.mean())
+        dense, weight = self.hidden.copy(), self.row_weight
+        mean = np.average(rates, weights=None if weight is None else weight[_rows_of(dense)])
+        dense.data = np.maximum(rates, _LEAST_RATE * mean)
         x = (entries + 2 * self.hidden).tocsr()  # in the order of the entries
         dense.sort_indices()
         x.sort_indices()
@@ -422,7 +493,7 @@ def _adapt_codes(events, atoms, codes, pseudo, n_fixed):  # -> codes, loss, obje
     """Make one sweep over the codes; return half the deviance, and the same with the prior."""
     codes, loads = codes.copy(), events.loads(atoms)
     explained = _solve(events.counts, atoms, loads, np.zeros(len(codes)), codes, 1, 0.0)
-    loss = float((loads * codes).sum()) - explained + events.saturated
+    loss = events.total(loads * codes) - events.total(explained) + events.saturated
     return codes, loss, loss - float(xlogy(pseudo, atoms[n_fixed:]).sum())
 
 
@@ -452,13 +523,13 @@ def advance(events, state, smoothing):
     A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
     extrapolation", Neural Computation 31, 2019.
     """
-    n_samples, n_features = events.counts.shape
+    n_rows, n_features = events.n_rows, events.counts.shape[1]
     pseudo = smoothing * n_features * events.mean
     atoms, codes = state.extrapolated() if state.factor else state[:2]
     n_fixed = state.n_fixed
     codes, loss, objective = _adapt_codes(events, atoms, codes, pseudo, n_fixed)
     factor = min(state.factor * _GROWTH, _LARGEST)
-    if state.objectives and objective / n_samples > state.objectives[-1] and state.factor:
+    if state.objectives and objective / n_rows > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = _adapt_codes(events, atoms, state.codes, pseudo, n_fixed)
     # With the Lagrange multiplier of the sum 1 an atom's entries are its events: the loads are the
@@ -477,8 +548,8 @@ def advance(events, state, smoothing):
         state.atoms,
         state.codes,
         factor,
-        (*state.losses, loss / n_samples),
-        (*state.objectives, objective / n_samples),
+        (*state.losses, loss / n_rows),
+        (*state.objectives, objective / n_rows),
         n_fixed,
     )
 
@@ -509,7 +580,7 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
 
 def expected_events(events, atoms, codes):  # -> two (n_components, n_features)
     """Return, by atom and feature, the explained events and the events that could be observed."""
-    rates = events.counts.copy()
+    rates = events.repeated.copy()
     rates.data = rates.data / np.maximum(_rates(rates, atoms, codes), 1e-300)
     return atoms * (rates.T @ codes).T, events.visible(codes).T
 

@@ -66,7 +66,7 @@ def weigh(events, atoms, codes, dispersion):
     lost = sparse.vstack(lost, format="csr")
     if events.missing is not None:
         lost = (events.missing + lost - lost.multiply(events.missing)).tocsr()
-    return Events(counts, lost, events.exposure, events.counts)
+    return Events(counts, lost, events.exposure, events.row_weight, events.counts)
 
 
 def solve_dispersed(events, atoms, dispersion, codes=None, **options):
@@ -102,8 +102,8 @@ def solve_dispersed(events, atoms, dispersion, codes=None, **options):
 def estimate_dispersion(events, atoms, codes):  # -> float
     """Estimate the dispersion from residuals, by weighted moments.
 
-    Residuals are corrected for fitted parameters. A test comes first that weights all entries
-    equally, so that rows of many events do not decide it.
+    Residuals are corrected for fitted parameters. A test comes first that weights all entries of
+    rows of one weight equally, so that rows of many events do not decide it.
 
     Parameters
     ----------
@@ -119,29 +119,36 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     float
         The dispersion; 0 if the counts vary no more than Poisson's.
     """
-    errors, rates = [], []
+    errors, rates, n_of_rows = [], [], []
     for rows, mu in _blocks(events, atoms, codes):
         known = mu > 0
         if events.missing is not None:
             known &= events.missing[rows].toarray() == 0
         rates.append(mu[known])
         errors.append(np.square(events.counts[rows].toarray() - mu)[known])
-    mu, squares = np.concatenate(rates), np.concatenate(errors)
-    n_fitted = (codes > 0).sum() + atoms.size - len(atoms)
-    if not len(mu) or n_fitted >= len(mu):
+        n_of_rows.append(known.sum(1))
+    mu, squares, often = np.concatenate(rates), np.concatenate(errors), 1.0
+    n_of_rows = np.concatenate(n_of_rows)
+    if events.row_weight is not None:
+        often = np.repeat(events.row_weight, n_of_rows)
+    n_fitted = events.total(codes > 0) + (atoms.size - len(atoms)) * events.typical_weight
+    n_known = events.total(n_of_rows)
+    if not len(mu) or n_fitted >= n_known:
         return 0.0
-    excess = len(mu) / (len(mu) - n_fitted) * squares - mu
+    excess = often * (n_known / (n_known - n_fitted) * squares - mu)
     # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
-    errors = (excess / (2 * mu + 1)).sum() / (mu / (2 * mu + 1)).sum() ** 0.5
+    errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
     if errors <= _ERRORS:
         return 0.0
     found = 1.0
     for _ in range(_ROUNDS):
         weights = 1 / np.square(1 + found * mu)
-        before, found = found, max(float((weights * excess).sum() / (weights * mu**2).sum()), 0.0)
+        total, size = (weights * excess).sum(), (weights * often * mu**2).sum()
+        before, found = found, max(float(total / size), 0.0)
         if abs(before - found) <= 1e-3 * found:
             break
-    return found if found * np.square(mu).sum() > _SHARE * mu.sum() else 0.0
+    least = _SHARE * (often * mu).sum()
+    return found if found * (often * np.square(mu)).sum() > least else 0.0
 
 
 def converge_dispersed(events, weighted, state, smoothing, dispersion, **options):

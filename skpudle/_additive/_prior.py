@@ -11,7 +11,8 @@ from skpudle._additive._dispersion import solve_dispersed
 __all__ = ["Prior", "choose_prior"]
 
 # Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; least
-# smoothing, in events; loss of prediction that counts as equal, in nats.
+# smoothing, in events, and loss of prediction that counts as equal, in nats, for rows that count
+# once.
 _HIDDEN, _FIRST, _LAST, _LEAST, _EQUAL = 0.1, 1e-3, 4.0, 0.1, 1.0
 # Tolerance of the likelihood of a row, in nats, for the weights of its entries.
 _TOL = 0.01
@@ -38,14 +39,14 @@ class Prior(NamedTuple):
     atoms: np.ndarray
 
 
-def _try_values(judged, state, size):  # -> float, error, Progress
+def _try_values(judged, state, size, unit):  # -> float, error, Progress
     """Try smoothings over powers of 2; return the best, its error and its state.
 
     ``judged(smoothing, state)`` returns the error and the state of a fit; ``size`` is the mean
-    number of events of an entry of an atom.
+    number of events of an entry of an atom, ``unit`` the typical weight of a row.
     """
-    first, tried = _FIRST * size, {}
-    least = min(_LEAST, first)
+    first, tried, equal = _FIRST * size, {}, _EQUAL * unit
+    least = min(_LEAST * unit, first)
     tried[0] = judged(first, state)
 
     def walk(way, gain, patience):
@@ -62,9 +63,9 @@ def _try_values(judged, state, size):  # -> float, error, Progress
 
     walk(1, 0.0, 2)
     if min(tried, key=lambda place: tried[place][0]) == 0:  # larger values predict worse
-        walk(-1, _EQUAL, 1)
+        walk(-1, equal, 1)
     best = min(error for error, _ in tried.values())
-    chosen = max(place for place, (error, _) in tried.items() if error <= best + _EQUAL)
+    chosen = max(place for place, (error, _) in tried.items() if error <= best + equal)
     return first * 2.0**chosen, *tried[chosen]
 
 
@@ -97,20 +98,23 @@ def choose_prior(
     """
     if "auto" not in (smoothing, min_gain):
         return Prior(smoothing, min_gain, atoms)
-    hidden = sparse.random_array(events.counts.shape, density=_HIDDEN, rng=rng, format="csr")
+    shape, unit = events.counts.shape, events.typical_weight
+    density = max(_HIDDEN, 1 / (shape[0] * shape[1]))  # at least one entry
+    hidden = sparse.random_array(shape, density=density, rng=rng, format="csr")
     hidden.data[:] = 1.0
     seen, judge = events.without(hidden)
     _, seen = solve_dispersed(seen, atoms, dispersion, tol=_TOL)
-    size = max(float(events.counts.sum()) / atoms.size, 1e-300)
+    size = max(float(events.repeated.sum()) / atoms.size, 1e-300)
 
     def best(events, state):  # -> smoothing, error, Progress
         def judged(value, state):
             state = converge(events, state, value)
             codes = solve_codes(seen, state.atoms, state.codes)  # codes without pruning validate
-            return judge.negative_likelihood(state.atoms, codes, dispersion).sum(), state
+            errors = judge.negative_likelihood(state.atoms, codes, dispersion)
+            return events.total(errors), state
 
         if smoothing == "auto":
-            return _try_values(judged, state, size)
+            return _try_values(judged, state, size, unit)
         return smoothing, *judged(smoothing, state)
 
     value, error, state = best(seen, begin(seen, atoms, n_fixed))
@@ -118,6 +122,6 @@ def choose_prior(
     if gain:
         few, limited = limit_atoms(seen, state, value, gain)
         found = best(limited, few)
-        if min_gain != "auto" or found[1] <= error + _EQUAL:
+        if min_gain != "auto" or found[1] <= error + _EQUAL * unit:
             return Prior(found[0], gain, found[2].atoms)
     return Prior(value, 0.0, state.atoms)

@@ -16,7 +16,6 @@ from scipy import sparse
 from skpudle._additive._alternate import Progress, begin, converge, negative_log, solve_codes
 from skpudle._additive._dispersion import converge_dispersed, solve_dispersed, weigh
 from skpudle._additive._start import spectral_start
-from skpudle.search._epoch import spread_rows
 
 __all__ = ["SizePath", "choose_size", "first_atoms"]
 
@@ -79,7 +78,7 @@ class _HeldOut:
             self.dispersion = dispersion
 
     def predict(self, atoms, codes=None):  # -> (n,) negative log-likelihood, codes of each group
-        """Return the errors of rows; there may be codes of each group to start from."""
+        """Return the errors of rows, and codes; there may be codes of each group to start from."""
         parts = zip(self.seen, codes or [None] * len(self.seen), strict=True)
         codes = [solve_codes(seen, atoms, start, _TOL) for seen, start in parts]
         return self._judged((atoms, code) for code in codes), codes
@@ -104,16 +103,33 @@ class _HeldOut:
     def least_gain(self):  # -> float
         """The least mean gain of a row by an atom."""
         least, most = self.range
-        return _EXPLAINED * (most - least) / self.events.counts.shape[0]
+        return _EXPLAINED * (most - least) / self.plain[0].n_rows
 
     @property
     def range(self):  # -> float, float
         """The errors of perfect rates, and of mean rates."""
-        counts, ones = self.plain[0].counts, np.ones((self.plain[0].counts.shape[0], 1))
-        size = self.plain[0].visible(ones)[:, 0]
-        atom = (counts.sum(0) / np.maximum(size, 1e-300))[None]
-        saturated = negative_log(counts.data, counts.data, self.dispersion).sum()
-        return float(saturated), float(self._judged([(atom, ones)] * len(self.judges)).sum())
+        events, ones = self.plain[0], np.ones((self.plain[0].counts.shape[0], 1))
+        size, counts = events.visible(ones)[:, 0], events.counts.data
+        atom = (events.repeated.sum(0) / np.maximum(size, 1e-300))[None]
+        saturated = events.total_of_entries(negative_log(counts, counts, self.dispersion))
+        return saturated, self.total(self._judged([(atom, ones)] * len(self.judges)))
+
+    def total(self, errors):  # (n,) -> float
+        """Return the sum of the errors of rows."""
+        return self.plain[0].total(errors)
+
+    def tolerance(self, errors, best, n_errors, least=0.0):
+        """Return the mean loss of rows that counts as chance: standard errors, bounded below."""
+        loss, n, weight = errors - best, len(best), self.plain[0].row_weight
+        if weight is None:
+            return max(n_errors * loss.std(ddof=1) / n**0.5, least)
+        squares = np.square(weight * (loss - np.average(loss, weights=weight))).sum()
+        return max(n_errors * (n / (n - 1) * squares) ** 0.5 / weight.sum(), least)
+
+    def is_worse(self, errors, best, n_errors, least=0.0):
+        """Return whether rows are worse than in the best beyond chance."""
+        loss = np.average(errors - best, weights=self.plain[0].row_weight)
+        return loss > self.tolerance(errors, best, n_errors, least)
 
 
 def _without(codes, gone):
@@ -122,21 +138,12 @@ def _without(codes, gone):
     return left + _SHARE * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
 
 
-def _tolerance(errors, best, n_errors, least=0.0):
-    """Return the mean loss of rows that counts as chance: some standard errors, bounded below."""
-    return max(n_errors * (errors - best).std(ddof=1) / len(best) ** 0.5, least)
-
-
-def _is_worse(errors, best, n_errors, least=0.0):
-    """Return whether rows are worse than in the best beyond chance."""
-    return (errors - best).mean() > _tolerance(errors, best, n_errors, least)
-
-
 def first_atoms(events, n_components, dispersion=0.0):  # -> (n_components, n_features)
     """Return the spectral start of events."""
-    some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
+    some = events.sample(_ROWS)
     mask = None if some.missing is None else 1 - some.missing.toarray()
-    return spectral_start(some.counts.toarray(), n_components, mask, dispersion)
+    given = mask, dispersion, some.row_weight
+    return spectral_start(some.counts.toarray(), n_components, *given)
 
 
 def _grow(events, held_out, smoothing, most, dispersion, fixed):  # -> Progress, Events, number
@@ -155,7 +162,7 @@ def _grow(events, held_out, smoothing, most, dispersion, fixed):  # -> Progress,
             least, _ = held_out.predict(best.atoms)
         found = now
         errors, _ = held_out.predict(state.atoms)
-        if best is None or _is_worse(least, errors, 1.0, held_out.least_gain):
+        if best is None or held_out.is_worse(least, errors, 1.0, held_out.least_gain):
             n_failed, least, number, best = 0, errors, n_fixed + n, state
         else:
             n_failed += 1
@@ -199,9 +206,10 @@ def choose_size(events, smoothing, rng, dispersion=0.0, fixed=None):  # -> atoms
         errors, codes = held_out.predict(state.atoms, codes)
         size = len(state.atoms)
         tried[size] = errors, state
-        best = size if best is None or errors.sum() < tried[best][0].sum() else best
+        if best is None or held_out.total(errors) < held_out.total(tried[best][0]):
+            best = size
         if size == max(1, len(fixed)) or (
-            size < best - 1 and _is_worse(errors, tried[best][0], _WORSE)
+            size < best - 1 and held_out.is_worse(errors, tried[best][0], _WORSE)
         ):
             break
         order = np.argsort(held_out.costs(state.atoms))
@@ -210,11 +218,12 @@ def choose_size(events, smoothing, rng, dispersion=0.0, fixed=None):  # -> atoms
         state = Progress(atoms, _without(state.codes, gone), atoms, codes, n_fixed=len(fixed))
         state = converge(events, state, smoothing, _POLISH, _IMPROVED)
     sizes, (least, most) = sorted(tried), held_out.range
-    gain = held_out.least_gain
-    chosen = next(s for s in sizes if not _is_worse(tried[s][0], tried[best][0], 1.0, gain))
-    errors = np.array([tried[size][0].sum() for size in sizes])
-    chance = [_tolerance(tried[size][0], tried[best][0], 1.0, gain) for size in sizes]
-    tolerance = np.array(chance) * n_held / (most - least) if most > least else np.zeros(len(sizes))
+    limits = tried[best][0], 1.0, held_out.least_gain
+    chosen = next(s for s in sizes if not held_out.is_worse(tried[s][0], *limits))
+    errors = np.array([held_out.total(tried[size][0]) for size in sizes])
+    chance = np.array([held_out.tolerance(tried[size][0], *limits) for size in sizes])
+    chance = chance * held_out.plain[0].n_rows
+    tolerance = chance / (most - least) if most > least else np.zeros(len(sizes))
     score = 1 - (errors - least) / (most - least) if most > least else np.zeros(len(sizes))
     objectives = np.array([tried[size][1].objectives[-1] for size in sizes])
     return tried[chosen][1].atoms, SizePath(np.array(sizes), score, objectives, tolerance)

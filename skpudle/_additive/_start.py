@@ -21,7 +21,7 @@ def _leading(x, n):  # -> projection of the rows on their n leading directions
     return x @ basis @ basis.T
 
 
-def spectral_start(x, n_components, mask=None, dispersion=0.0):
+def spectral_start(x, n_components, mask=None, dispersion=0.0, row_weight=None):
     """Return samples of different shapes, without most of their noise.
 
     Counts are divided by the roots of the means of rows and columns, which makes their noise even.
@@ -40,6 +40,8 @@ def spectral_start(x, n_components, mask=None, dispersion=0.0):
     dispersion : float, default=0.0
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``; rows of many
         events then are less precise.
+    row_weight : ndarray of shape (n_samples,), default=None
+        How often each row counts in the means of columns and in the subspace; None is once.
 
     Returns
     -------
@@ -54,15 +56,16 @@ def spectral_start(x, n_components, mask=None, dispersion=0.0):
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
     some = np.asarray(spread_rows(len(x), _SAMPLES))
-    x = x[some]
+    x, often = x[some], 1.0 if row_weight is None else row_weight[some, None]
     known = np.ones_like(x) if mask is None else mask[some]
     x = np.where(known > 0, x, 0.0)
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
-    of_columns = (x.sum(0) + 0.5) / ((known * of_rows).sum(0) + 0.5)
+    of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
     x = np.where(known > 0, x, of_rows * of_columns)  # fill gaps by the product of means
     roots = np.sqrt(of_columns)
     precision = of_rows / (1 + dispersion * of_rows)
-    shapes = _leading(x / roots / of_rows * np.sqrt(precision), n_components).clip(0)
+    repeated = x / roots / of_rows * np.sqrt(precision) * np.sqrt(often)
+    shapes = (_leading(repeated, n_components) / np.sqrt(often)).clip(0)
     norms = np.linalg.norm(shapes, axis=1, keepdims=True)
     taken = successive_projections(
         shapes / np.where(norms > 0, norms, 1.0), n_components, precision[:, 0] ** 0.5

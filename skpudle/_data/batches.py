@@ -1,9 +1,9 @@
 """Samples, and sources of batches of them in memory or elsewhere.
 
-A source has a ``generator`` (or None) and three methods: ``plan()`` draws the order of an epoch,
-``batches(plan, start)`` yields the epoch's batches from number ``start`` on, and ``samples(keys)``
-returns samples by the keys of their batches, with NaN for missing entries. ``n_batches`` is the
-number of batches of an epoch, None if it is unknown before the end.
+A source has a ``generator`` (or None) and two methods: ``batches()`` draws the order of an epoch
+and returns an iterator over its batches, and ``samples(keys)`` returns samples by the keys of their
+batches, with NaN for missing entries. ``n_batches`` is the number of batches of an epoch, None if
+it is unknown before the end.
 
 If samples have numbers, the source is an `Indexed`, which reads samples by their numbers.
 """
@@ -114,20 +114,19 @@ class Indexed:
     def n_batches(self):
         return -(-len(self) // self.batch_size)
 
-    def plan(self):  # -> (n_samples,), on the CPU
+    def _order(self):  # -> (n_samples,), on the CPU
         """Draw the order of the samples in an epoch."""
         if self.generator is None or not self.shuffle or self.batch_size >= len(self):
             return torch.arange(len(self), device="cpu")
         return torch.randperm(len(self), generator=self.generator, device="cpu")
 
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        return self.read(plan.split(self.batch_size)[start:])
+    def batches(self):
+        """Draw the order of an epoch, and return an iterator over its batches."""
+        return self.read(self._order().split(self.batch_size))
 
     def blocks(self, n_rows, generator):
         """Yield all samples once, some rows at a time, in a random order."""
-        source = self.for_training(n_rows, generator, shuffle=True)
-        return source.batches(source.plan())
+        return self.for_training(n_rows, generator, shuffle=True).batches()
 
 
 class Rows(Indexed):
@@ -156,9 +155,9 @@ class Rows(Indexed):
         source.given = self.given.to(dtype)
         return source
 
-    def plan(self):  # -> (n_samples,), where the samples are
+    def _order(self):  # -> (n_samples,), where the samples are
         """Draw the order of the samples in an epoch."""
-        order, device = super().plan(), self.given.x.device
+        order, device = super()._order(), self.given.x.device
         if device.type != "cuda":
             return order.to(device)
         return order.pin_memory().to(device, non_blocking=True)  # without a wait of the host
@@ -195,7 +194,7 @@ def count_batches(source):
     n_known = getattr(source, "n_counted", None) or source.n_batches  # a length may be wrong
     if n_known is not None:
         return n_known
-    n_batches = sum(1 for _ in islice(source.batches(source.plan()), _MOST_BATCHES))
+    n_batches = sum(1 for _ in islice(source.batches(), _MOST_BATCHES))
     if not n_batches:
         raise once_only("X yields no batches any more; it")
     check_end(n_batches)

@@ -195,11 +195,12 @@ class _Source(Indexed):
         """Count samples that an earlier process has read."""
         self._seen["n"] = max(self._seen["n"], n_seen)
 
-    def _note(self, batches, n_before=0):
+    def _note(self, batches):
         """Yield batches, and count their samples."""
+        n_rows = 0
         for batch in batches:
-            n_before += len(batch.x)
-            self._seen["n"] = max(self._seen["n"], n_before)
+            n_rows += len(batch.x)
+            self._seen["n"] = max(self._seen["n"], n_rows)
             for name in ("weight", "offset"):
                 if (numbers := getattr(self, name)) is not None:
                     batch = replace(batch, **{name: numbers[batch.keys.cpu()].to(batch.x)})
@@ -288,7 +289,7 @@ class TableRows(_Source):
         self._seen["n"] = max(self._seen["n"], len(sample))
         return sample.to(self.reader.device)
 
-    def plan(self):  # -> first rows of the blocks (n_blocks,), seed of the order in windows
+    def _order(self):  # -> first rows of the blocks (n_blocks,), seed of the order in windows
         starts = torch.arange(0, len(self), self._block, device="cpu")
         if self.generator is None:
             return starts, None
@@ -296,10 +297,9 @@ class TableRows(_Source):
         seed = int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
         return starts[order], seed
 
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        n_before = start * self.batch_size
-        return self._note(self.reader.on_device(self._cut(*plan, n_before)), n_before)
+    def batches(self):
+        """Draw the order of an epoch, and return an iterator over its batches."""
+        return self._note(self.reader.on_device(self._cut(*self._order())))
 
     def samples(self, keys):
         """Return the rows at the given positions."""
@@ -310,13 +310,10 @@ class TableRows(_Source):
         first, last = int(first), min(int(last), len(self))
         return self.reader(self.data.rows(first, last), f"rows {first} to {last}")
 
-    def _windows(self, starts, seed, skip):  # yields positions (n,) and rows (n, n_features)
+    def _windows(self, starts, seed):  # yields positions (n,) and rows (n, n_features)
         for number, window in enumerate(starts.split(self._n_in_window)):
             sizes = (len(self) - window).clamp_max(self._block)
             n_rows = int(sizes.sum())
-            if skip >= n_rows:
-                skip -= n_rows
-                continue
             places = torch.arange(n_rows, device="cpu")  # places of rows in the order of reading
             if seed is not None:
                 generator = torch.Generator().manual_seed(seed + number)
@@ -328,12 +325,11 @@ class TableRows(_Source):
                 if rows is None:
                     rows = read.new_empty(n_rows, read.shape[1])
                 found[part], rows[part] = torch.arange(a, a + len(part), device="cpu"), read
-            yield found[skip:], rows[skip:]
-            skip = 0
+            yield found, rows
 
-    def _cut(self, starts, seed, skip):  # yields positions (n,) and rows (n, n_features)
+    def _cut(self, starts, seed):  # yields positions (n,) and rows (n, n_features)
         keys = rows = None
-        for found, read in read_ahead(self._windows(starts, seed, skip)):
+        for found, read in read_ahead(self._windows(starts, seed)):
             if rows is not None and len(rows):
                 n_missing = self.batch_size - len(rows)
                 keys = torch.cat([keys, found[:n_missing]])
@@ -380,9 +376,9 @@ class NumberedSamples(_Source):
         self._rows(torch.zeros(1, dtype=torch.long, device="cpu"))
         return spread_rows(len(self), self._n_sampled(n_components))
 
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        return self._note(super().batches(plan, start), start * self.batch_size)
+    def batches(self):
+        """Draw the order of an epoch, and return an iterator over its batches."""
+        return self._note(super().batches())
 
     def read(self, parts):
         """Yield the samples with the numbers of each part."""
@@ -474,9 +470,6 @@ class Stream(_Source):
         source.batch_size, source.generator = batch_size, getattr(self.data, "generator", None)
         return source
 
-    def plan(self):
-        """Return None, since a stream has its own order."""
-
     @property
     def n_batches(self):
         try:
@@ -540,7 +533,7 @@ class Stream(_Source):
     def blocks(self, n_rows, generator):
         """Yield all samples once, some rows at a time, in their order."""
         waiting, n_waiting = [], 0
-        for batch in self.batches(None):
+        for batch in self.batches():
             waiting.append(with_gaps(batch.x, batch.mask))
             n_waiting += len(batch.x)
             if n_waiting >= n_rows:
@@ -551,14 +544,11 @@ class Stream(_Source):
         if n_waiting:
             yield _as_block(torch.cat(waiting))
 
-    def batches(self, plan, start=0):
+    def batches(self):
         """Return an iterator over the batches of an epoch."""
-        batches = iter(self.data)
-        for _ in range(start):  # now, not lazily: a batch may draw random numbers
-            next(batches, None)
-        numbered = enumerate(batches, start)
+        numbered = enumerate(self.data)  # begins now: a loader may draw random numbers
         pairs = ((None, self.reader(raw, f"batch {i}")) for i, raw in numbered)
-        return self._note(self.reader.on_device(pairs), start * (self.first_batch or 0))
+        return self._note(self.reader.on_device(pairs))
 
     def samples(self, keys):
         """Return the keys, which are the samples."""

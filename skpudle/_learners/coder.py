@@ -55,7 +55,6 @@ __all__ = [
     "decode_parts",
     "in_chunks",
     "penalty_of",
-    "thresholds_hard",
 ]
 
 # rows of a part: data outside of memory to encode, or codes to decode
@@ -179,7 +178,7 @@ def check_number(learner, state):
         )
 
 
-def thresholds_hard(learner):
+def _thresholds_hard(learner):
     """Return whether a learner's alpha is a hard threshold, not a penalty of the lasso."""
     return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
 
@@ -359,7 +358,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             return True  # a baseline explains constant rows, and a pursuit has no penalty
         x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
         atoms = to_tensor(self.components_, x.device, x.dtype)
-        if self.loss == "gaussian" and not thresholds_hard(self):
+        if self.loss == "gaussian" and not _thresholds_hard(self):
             found = x @ atoms.mT
             found = found if getattr(self, "positive_code", False) else found.abs()
             if found.max() > _SURELY * self.alpha_:
@@ -570,7 +569,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         _check_sparse_coder(self, transform_algorithm)
         defaults = {name: getattr(self, name, False) for name in ("split_sign", "positive_code")}
         if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
-            if thresholds_hard(self):
+            if _thresholds_hard(self):
                 raise ValueError(
                     f"{type(self).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
                     "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."

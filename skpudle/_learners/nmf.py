@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 from zlib import crc32
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
@@ -40,12 +41,14 @@ from skpudle._data.arrays import (
     make_generator,
     to_numpy,
     to_tensor,
+    with_gaps,
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import explain_names
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._data.validation import fit_context
+from skpudle._data.weights import check_sample_weight, merge_copies, merge_samples
 from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
 from skpudle._precision import training_mode
@@ -58,7 +61,7 @@ from skpudle._training.messages import (
     warn_of_unused,
 )
 from skpudle._training.state import check_kind
-from skpudle.search._epoch import spread_rows
+from skpudle.search._held_out import hash_rows
 
 __all__ = ["PoissonNMF"]
 
@@ -156,16 +159,43 @@ class _Encoder:
         return to_tensor(codes).to(x)
 
 
-def _read_events(source, exposure):  # -> Events of all rows
-    parts, start = [], 0
+def _read_events(source, exposure):  # -> Events of rows that count, (n,) keys of their contents
+    parts, keys, start = [], [], 0
     source = source.for_training(_ROWS, None, shuffle=False)
-    for batch in source.batches(source.plan()):
+    for batch in source.batches():
         stop = start + len(batch.x)
         given = None if exposure is None else exposure[start:stop]
-        mask = None if batch.mask is None else to_numpy(batch.mask)
-        parts.append(Events.of(to_numpy(batch.x.double()), mask, given))
+        x, mask, weight = batch.x.double(), batch.mask, batch.weight
+        rows = with_gaps(x, mask)
+        rows = rows if given is None else torch.cat([rows, to_tensor(given)[:, None]], 1)
+        keys.append(hash_rows(rows))
+        mask = None if mask is None else to_numpy(mask)
+        weight = None if weight is None else to_numpy(weight.double())
+        parts.append(Events.of(to_numpy(x), mask, given, weight))
         start = stop
-    return Events.joined(parts)
+    events, keys = Events.joined(parts), torch.cat(keys)
+    if events.row_weight is not None:
+        known = np.flatnonzero(events.row_weight)
+        events, keys = events.take(known), keys[known]
+    return _count_once(events), keys
+
+
+def _count_once(events):  # -> Events, without weights if all are 1
+    weight = events.row_weight
+    return events if weight is None or (weight != 1).any() else replace(events, row_weight=None)
+
+
+def _merge_copies(events, keys):  # -> Events of rows that differ
+    """Merge equal rows into one row with the sum of their weights.
+
+    So entries are hidden, and rows held out, for all copies at once: a visible copy would reveal
+    the noise of a hidden copy.
+    """
+    weight = None if events.row_weight is None else to_tensor(events.row_weight)
+    rows, sums, _ = merge_copies(keys, weight)
+    if len(rows) == len(keys) and weight is None:
+        return events
+    return _count_once(replace(events.take(to_numpy(rows)), row_weight=to_numpy(sums)))
 
 
 def _fixed_atoms(learner, n_features):  # -> (n_fixed, n_features), of sum 1
@@ -189,7 +219,8 @@ def _fixed_atoms(learner, n_features):  # -> (n_fixed, n_features), of sum 1
 
 def _first_atoms(learner, data, events, generator):  # -> (n_components, n_features), Bunch or None
     """Return initial atoms, the fixed ones first, and the numbers of atoms that were tried."""
-    x, start, n_components = data.samples.x, learner.dict_init, learner.n_components
+    samples, start, n_components = data.samples, learner.dict_init, learner.n_components
+    x = samples.x
     searches, fixed = (
         isinstance(start, str) and start == "search",
         _fixed_atoms(learner, x.shape[1]),
@@ -202,8 +233,8 @@ def _first_atoms(learner, data, events, generator):  # -> (n_components, n_featu
             )
         if events.counts.shape[0] < _FEWEST:
             raise ValueError(
-                f"n_components='auto' holds out a quarter of the rows, got {len(x)}. Pass "
-                f"{_FEWEST} rows or more, or a number."
+                "n_components='auto' holds out a quarter of the rows, got "
+                f"{events.counts.shape[0]}. Pass {_FEWEST} rows or more that differ, or a number."
             )
         rng = np.random.default_rng(generator.initial_seed())
         known = learner.dispersion or 0.0, fixed
@@ -217,8 +248,9 @@ def _first_atoms(learner, data, events, generator):  # -> (n_components, n_featu
     if searches:
         atoms = first_atoms(events, n_components or x.shape[1])
     else:
-        how = dict(atom_norm=None, positive=True)
-        atoms = choose_atoms(start, n_components, x.double().cpu(), generator, **how)
+        samples, _ = merge_samples(replace(samples, offset=None))
+        how = dict(atom_norm=None, positive=True, weight=samples.weight)
+        atoms = choose_atoms(start, n_components, samples.x.double().cpu(), generator, **how)
         atoms = to_numpy(atoms)
     return np.concatenate([fixed, start_from(events, atoms)]), None
 
@@ -230,7 +262,8 @@ def _n_fixed(learner):
 def _sizing(learner, events):  # -> float, the prior until it is chosen
     alpha = learner.alpha
     if alpha in ("auto", 0):  # without a prior, zeros exclude held-out events
-        alpha = min(_SIZING, _SIZING_SHARE * float(events.counts.sum()) / events.counts.shape[1])
+        share = _SIZING_SHARE * float(events.repeated.sum()) / events.counts.shape[1]
+        alpha = min(_SIZING * events.typical_weight, share)
     return alpha
 
 
@@ -256,7 +289,7 @@ def _choose_parameters(learner, events, atoms, generator):  # -> _Chosen, atoms 
     alpha, dispersion, min_gain = given
     if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
         min_gain = 0.0
-    some = events.take(np.asarray(spread_rows(events.counts.shape[0], _ROWS)))
+    some = events.sample(_ROWS)
     if dispersion:
         state, alpha_now = begin(some, atoms, n_fixed), _sizing(learner, some)
         state, _, dispersion = converge_dispersed(some, some, state, alpha_now, dispersion)
@@ -363,14 +396,13 @@ class _Alternation(Phase):
         """Return the fitted attributes."""
         state = self.state
         found, visible = expected_events(self.events, state.atoms, state.codes)
-        n_samples = self.events.counts.shape[0]
         memory = dict(found=found, visible=visible, mean=self.events.mean, n_batches=1)
         return _attributes(
             self.learner,
             self.data,
             state.atoms,
             self.chosen,
-            memory | {"n_rows": n_samples},
+            memory | {"n_rows": self.events.n_rows},
             n_iter_=len(state.losses),
             n_steps_=len(state.losses),
             loss_curve_=np.array(state.losses),
@@ -414,12 +446,12 @@ def _update(learner, data, fitted, exposure):  # -> dict
     B 71, 2009.
     """
     losses, n_rows = [], 0
-    everything = _read_events(data.source, exposure)
-    atoms, chosen, memory = _go_on(learner, data, everything, fitted)
+    everything, keys = _read_events(data.source, exposure)
+    atoms, chosen, memory = _go_on(learner, data, _merge_copies(everything, keys), fitted)
     fixed = _fixed_atoms(learner, atoms.shape[1])
     atoms[: len(fixed)] = fixed
     for part in everything.parts(learner.batch_size):
-        n = part.counts.shape[0]
+        n = part.n_rows
         t = memory["n_batches"] + 1
         kept = (1 - 1 / t) ** _FORGETTING if t > 1 else 0.0
         codes, part = solve_dispersed(part, atoms, chosen.dispersion)
@@ -565,7 +597,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         Number of updates of the atoms.
 
     loss_curve_ : ndarray of shape (n_iter,)
-        Half the deviance, mean over the samples, before each step.
+        Half the deviance, mean over the samples with their weights, before each step.
 
     ended_by_ : str
         Cause of the end of `fit`: "tol" (the objective had stalled), "max_iter", "callback" or
@@ -575,9 +607,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         The number of steps of the "alternation". Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit"), of the choice of the number of atoms ("size") and of
-        the other parameters ("prior"), and of the alternation ("training"). Absent after
-        `partial_fit`.
+        Seconds of the last `fit` ("fit"), of the "reading" of the data, of the choice of the
+        number of atoms ("size") and of the other parameters ("prior"), of the alternation
+        ("training"), and of the "result" after it. Absent after `partial_fit`.
 
     See Also
     --------
@@ -589,6 +621,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
     each entry becomes the optimum for the remaining entries. Codes of `transform` are solved to a
     duality gap, row by row. A fit runs on the CPU, and holds all nonzero counts in memory.
+
+    Equal rows of the same exposure are one row with the sum of their weights (``sample_weight`` of
+    `fit`). Hidden and held-out entries are those of all copies of a row.
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
     their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
@@ -690,7 +725,13 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn atoms.
 
         Parameters
@@ -703,6 +744,11 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         exposure : array-like of shape (n_samples,), default=None
             Factors of the expectations of each sample: times of observation, volumes or
             opportunities. By default 1 for all.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit is one row, next to
+            the pseudo-events of ``alpha``: twice the weights and the same number are a smaller
+            prior. By default all rows count once.
 
         Returns
         -------
@@ -728,16 +774,18 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             if not run.team.is_alone:
                 raise ValueError("PoissonNMF is fitted in one process. Leave out data_parallel.")
             plan = self._plan()
-            data, exposure = self._read(plan, X, exposure)
+            data, exposure = self._read(plan, X, exposure, sample_weight)
             if self.tol is None:
                 warn_of_unused(self, [(("n_iter_no_change",), "a number for tol")])
             run.open(data, plan)
-            if data.samples.mask is not None and not data.samples.mask.any():
-                raise nothing_known(self)
             with run.interrupts:
-                events = _read_events(data.source, exposure)
+                everything, keys = _read_events(data.source, exposure)
+                missing = everything.missing
+                if missing is not None and missing.nnz == missing.shape[0] * missing.shape[1]:
+                    raise nothing_known(self)
+                events = _merge_copies(everything, keys)
                 atoms, size_path = self._first_atoms(data, events, run)
-                _check_data(self, events, atoms, data.inputs.get("feature_names_in_"))
+                _check_data(self, everything, atoms, data.inputs.get("feature_names_in_"))
                 choose = partial(_choose, self, events, atoms, run.generator)
                 now = partial(_first_attributes, self, data, atoms)
                 chosen, events, state = run.make_step("prior", choose, now)
@@ -751,7 +799,13 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(self, X: Any, y: None = None, exposure: ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self,
+        X: Any,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Update the atoms by one pass over the data, in their order.
 
         The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
@@ -764,7 +818,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             Counts as for `fit`, cut into batches of ``batch_size``.
         y : None
             Ignored.
-        exposure : array-like of shape (n_samples,), default=None
+        exposure, sample_weight : array-like of shape (n_samples,), default=None
             As for `fit`.
 
         Returns
@@ -782,7 +836,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
             check_number(self, self._training_state)
-        data, exposure = self._read(self._plan(), X, exposure, known=known, part=True)
+        where = dict(known=known, part=True)
+        data, exposure = self._read(self._plan(), X, exposure, sample_weight, **where)
         self._take(_update(self, data, vars(self) if known else {}, exposure))
         return self
 
@@ -801,11 +856,15 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         n_components = None if self.n_components == "auto" else self.n_components
         return _Plan(n_components, most_steps, self.batch_size)
 
-    def _read(self, plan, X, exposure, *, known=False, part=False):  # -> Data, exposure
+    def _read(self, plan, X, exposure, weight, *, known=False, part=False):  # -> Data, exposure
         given = open_source(X, self)
+        if weight is not None:
+            weight = check_sample_weight(weight, given.n_rows)
         if exposure is not None:
             exposure = check_exposure(exposure, given.n_rows, self.loss)
-        data = read_rows(self, plan, given, known=known, part=part)
+            if part and weight is not None and not given.in_parts:
+                exposure = exposure[to_numpy(weight > 0)]  # the reader leaves out other rows
+        data = read_rows(self, plan, given, known=known, part=part, weight=weight)
         if exposure is not None:  # by which a checkpoint recognises the data, too
             data = data._replace(samples=replace(data.samples, offset=to_tensor(exposure)))
         return data, exposure
@@ -813,7 +872,11 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     # ------------------------------------------------------------------ codes and score
 
     def score(
-        self, X: ArrayLike | Tensor, y: None = None, exposure: ArrayLike | None = None
+        self,
+        X: ArrayLike | Tensor,
+        y: None = None,
+        exposure: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Return the explained share of the deviance of held-out features.
 
@@ -828,7 +891,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             Counts, or a dataset, batches or a sparse array as for `fit`.
         y : None
             Ignored.
-        exposure : array-like of shape (n_samples,), default=None
+        exposure, sample_weight : array-like of shape (n_samples,), default=None
             As for `fit`.
 
         Returns
@@ -837,7 +900,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             Explained share of the deviance, pooled over all known entries, against the mean rates
             times exposures. At most 1, larger is better. 0 for constant data.
         """
-        return self._score(X, exposure)
+        return self._score(X, exposure, sample_weight)
 
     def _transform_encoder(self):
         # they may have been set since `fit`

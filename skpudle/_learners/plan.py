@@ -99,11 +99,6 @@ class Plan:
         max_iter = self.given.max_iter
         return (self.auto_epochs if max_iter == "auto" else max_iter) * n_batches
 
-    def mixes_few(self, n_components, n_features):
-        """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
-        positive = self.given.positive_code and self.given.positive_dict
-        return positive and n_components <= _FEW_OF_MIXTURES * n_features
-
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients.
 

@@ -394,7 +394,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         ``n_components="auto"``, "search", the "pass" over rows that do not fit into memory,
         "unbiased atoms" (least squares on the lasso's supports), "noise of rows", "baseline" and
         "refinement" (of the likelihood of counts), "training", the "penalty of codes", and the
-        "encoder" of ``separate_atoms``. Absent after `partial_fit`.
+        "encoder" of ``separate_atoms``; of the "reading" of the data before the phases, and of the
+        "result" after the phases, its attributes and checks. Absent after `partial_fit`.
 
     alpha_ : float
         The penalty or threshold for codes in `transform`.

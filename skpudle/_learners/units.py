@@ -109,9 +109,9 @@ class _SourceInUnits:
         source = self._source.for_training(batch_size, generator, shuffle=shuffle)
         return _SourceInUnits(source, self._noise)
 
-    def batches(self, plan, start=0):
-        """Yield the batches of an epoch."""
-        return (in_units(self._noise, batch) for batch in self._source.batches(plan, start))
+    def batches(self):
+        """Return an iterator over the batches of an epoch."""
+        return (in_units(self._noise, batch) for batch in self._source.batches())
 
     def blocks(self, n_rows, generator):
         """Yield all samples once, some rows at a time."""

@@ -20,7 +20,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import inf
@@ -423,7 +423,8 @@ class FitRun(AbstractContextManager):
     search_was_stopped : bool
         Whether a callback or Ctrl-C stopped the search.
     seconds : dict of str to float
-        Seconds of each phase, and at the end of the whole "fit".
+        Seconds of the "reading" of the data, of each phase, of the "result" after the phases, and
+        of the whole "fit".
     """
 
     def __init__(self, learner, X, y):
@@ -436,7 +437,8 @@ class FitRun(AbstractContextManager):
     def __exit__(self, kind, error, traceback):
         try:
             if kind is None:
-                self.seconds["fit"] = time.perf_counter() - self._started
+                now = time.perf_counter()
+                self.seconds |= {"result": now - self._ended, "fit": now - self._started}
                 self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
         finally:
             self.recorder.release()
@@ -454,6 +456,8 @@ class FitRun(AbstractContextManager):
         attributes_of : callable, default=None
             Returns the fitted attributes of the record of a fit, for callbacks.
         """
+        self._ended = time.perf_counter()
+        self.seconds["reading"] = self._ended - self._started
         self.attributes_of = attributes_of
         team, generator = self.team, make_generator(self.learner.random_state)
         self.recorder.open(generator, team)
@@ -472,13 +476,6 @@ class FitRun(AbstractContextManager):
         n_before = _STEPS + 1 + ((getattr(data.source, "n_samples", None) or 0) > len(data.samples))
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
-
-    @contextmanager
-    def timed(self, name):
-        """Note the seconds of a phase that has no epochs of its own."""
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - began
 
     def run(self, phase):
         """Run a phase with all hooks; return whether a callback or Ctrl-C stopped it."""
@@ -519,7 +516,8 @@ class FitRun(AbstractContextManager):
             task.call_on_fit_task_end(**ended)
         if name is not None:
             whole.call_on_fit_task_end(**ended)
-        self.seconds[phase.key] = time.perf_counter() - began
+        self._ended = time.perf_counter()
+        self.seconds[phase.key] = self._ended - began
         return stopped
 
     def learn_noise(self, trials, attributes_of):  # -> NoiseTrial

@@ -159,7 +159,7 @@ class Trainer:
 
     def _begin(self, source):  # -> the batches of the epoch
         self._epoch = EpochTally.begin(self.optimizer.atoms.detach())
-        batches = source.batches(source.plan())
+        batches = source.batches()
         if self.team.is_alone:  # a stream tells its end itself
             return batches
         n_batches = self.team.largest(count_batches(source))  # all processes share every update

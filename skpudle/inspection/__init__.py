@@ -7,7 +7,6 @@
 `atom_intervals`                intervals of the entries of atoms
 `code_intervals`                intervals of codes
 `error_bound`                   the least error of atoms that any method can have
-`samples_needed`                the number of rows for an error of atoms
 ==============================  ===============================================================
 """
 
@@ -17,7 +16,7 @@ from skpudle.inspection._contributions import (
     reconstruction_contributions,
 )
 from skpudle.inspection._intervals import atom_intervals, code_intervals
-from skpudle.inspection._limits import error_bound, samples_needed
+from skpudle.inspection._limits import error_bound
 
 __all__ = [
     "atom_contributions",
@@ -26,5 +25,4 @@ __all__ = [
     "code_saliency",
     "error_bound",
     "reconstruction_contributions",
-    "samples_needed",
 ]

@@ -1,4 +1,4 @@
-r"""How exact atoms can be: a bound without data, and the rows that an error needs.
+r"""How exact atoms can be: a bound without data, and the number of rows for an error.
 
 With known supports, and codes that are not known, the Fisher information of atom k is :math:`\sum_i
 z_{ik}^2 P_i / \sigma^2`, where :math:`P_i` projects on the complement of the span of the atoms of
@@ -19,11 +19,9 @@ References
    Transactions on Information Theory 62, 2016 (arXiv:1507.05498).
 """
 
-from math import ceil
-
 from sklearn.utils import check_scalar
 
-__all__ = ["error_bound", "samples_needed"]
+__all__ = ["error_bound"]
 
 
 def _check(n_features, n_components, n_nonzero, snr_db, relative_uses):
@@ -55,6 +53,10 @@ def error_bound(
     It is the Cramer-Rao bound for known supports, codes of one mean square and equal noise; see
     :doc:`/guide/how_sure`. An error of 0.02 is a cosine of 0.99 with the true atom.
 
+    The bound falls as the inverse of the number of rows: for an error ``e`` an unbiased method
+    needs at least ``error_bound(1, ...) / e`` rows. The learner needs up to twice that number at
+    20 dB, more with more noise, and at least 10 rows per atom to find the atoms.
+
     Parameters
     ----------
     n_samples : int
@@ -85,51 +87,15 @@ def error_bound(
     >>> from skpudle.inspection import error_bound
     >>> round(error_bound(1000, 20, 40, n_nonzero=3, snr_db=20), 4)
     0.0004
+
+    The number of rows for an error of 0.02:
+
+    >>> from math import ceil
+    >>> ceil(error_bound(1, 64, 128, n_nonzero=4, snr_db=5) / 0.02)
+    2092
     """
     _check(n_features, n_components, n_nonzero, snr_db, relative_uses)
     check_scalar(n_samples, "n_samples", int, min_val=1)
     n_uses = n_samples * n_nonzero / n_components * relative_uses
     share = (n_features - 1) ** 2 / (n_features * (n_features - n_nonzero))
     return share * n_nonzero / (10 ** (snr_db / 10) * n_uses)
-
-
-def samples_needed(
-    error: float,
-    n_features: int,
-    n_components: int,
-    *,
-    n_nonzero: float,
-    snr_db: float,
-    relative_uses: float = 1.0,
-) -> int:
-    """Return the least number of rows with which an unbiased method can have this error.
-
-    With this number of rows `error_bound` equals the error. The learner needs up to twice the
-    number at 20 dB, more with more noise, and at least 10 rows per atom to find the atoms.
-
-    Parameters
-    ----------
-    error : float
-        Expected squared distance of the unit atoms: 0.02 for a cosine of 0.99.
-    n_features, n_components, n_nonzero, snr_db, relative_uses
-        As in `error_bound`.
-
-    Returns
-    -------
-    int
-        Number of rows.
-
-    Raises
-    ------
-    ValueError
-        As from `error_bound`.
-
-    Examples
-    --------
-    >>> from skpudle.inspection import samples_needed
-    >>> samples_needed(0.02, 64, 128, n_nonzero=4, snr_db=5)
-    2092
-    """
-    check_scalar(error, "error", (int, float), min_val=0, include_boundaries="neither")
-    options = dict(n_nonzero=n_nonzero, snr_db=snr_db, relative_uses=relative_uses)
-    return ceil(error_bound(1, n_features, n_components, **options) / error)

@@ -10,7 +10,6 @@ from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import solve as solve_compiled
 
 __all__ = [
-    "GapWarning",
     "checked_alpha",
     "descent_direction",
     "duality_gap",
@@ -25,10 +24,6 @@ _LEAST_COSINE = 1e-9
 # Correlations of weighted rows below _ROUNDING times the data and their fit count as 0: an atom
 # may have next to no weight in a row.
 _ROUNDING = 1e-14
-
-
-class GapWarning(RuntimeWarning):
-    """Some codes have a duality gap above the tolerance."""
 
 
 def checked_alpha(alpha, atoms, positive=False):
@@ -250,7 +245,7 @@ def duality_gap(
     return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
 
 
-def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1, advice=None):
+def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, advice=None):
     """Warn of samples with a relative duality gap above ``tol``, and name them.
 
     Parameters
@@ -259,7 +254,7 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=GapWarning, stacklevel=1, advice
         Relative duality gaps.
     tol : float, default=1e-6
         The largest gap that needs no warning.
-    category : type, default=GapWarning
+    category : type, default=RuntimeWarning
         Category of the warning.
     stacklevel : int, default=1
         As in `warnings.warn`: 1 names the line that calls this function, 2 the line that calls the

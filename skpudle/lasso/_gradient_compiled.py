@@ -19,6 +19,7 @@ import numpy as np
 from skpudle._compilation import compile_together
 from skpudle.lasso._compiled import solve
 from skpudle.lasso._gap import known_entries
+from skpudle.lasso._supports import MOST_ROUNDS
 
 __all__ = ["lasso_gradient"]
 
@@ -128,7 +129,7 @@ def _compiled():
     return SimpleNamespace(**compile_together(_FUNCTIONS))
 
 
-def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter=1000, mask=None):
+def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=None):
     r"""Solve the lasso, and differentiate its reconstruction loss in the atoms.
 
     Parameters
@@ -143,8 +144,6 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
         Whether codes are restricted to non-negative values.
     through_encoder : bool
         Whether codes move with the atoms, or are held constant.
-    max_iter : int, default=1000
-        As in `solve_lasso`.
     mask : Tensor of shape (n_samples, n_features), default=None
         Nonzero where data are known, as in `solve_lasso`.
 
@@ -169,7 +168,7 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, max_iter
     d, data, m, g = (np.asarray(t) for t in (wide, rows, known, gram))
     if not loops.are_distinct(g, _DEPENDENT):
         return None
-    how = dict(penalties=[alpha], positive=positive, max_iter=max_iter, mask=known)
+    how = dict(penalties=[alpha], positive=positive, max_iter=MOST_ROUNDS, mask=known)
     (codes,) = solve(wide, gram, rows, **how)
     z = np.asarray(codes)
     sums = np.asarray(losses), np.asarray(gradient)

@@ -132,7 +132,6 @@ def converged_codes(
     alpha,
     positive_code=False,
     debias=0.0,
-    max_iter=1000,
     certify=True,
     mask=None,
 ):
@@ -152,8 +151,6 @@ def converged_codes(
         Whether codes are restricted to non-negative values.
     debias : float, default=0.0
         The share of the lasso's bias to remove, from 0 to 1, as in `solve_lasso`.
-    max_iter : int, default=1000
-        Largest number of rounds of the solver, see `solve_lasso`.
     certify : bool, default=True
         Whether to compute the duality gaps.
     mask : Tensor of shape (n_samples, n_features), default=None
@@ -181,7 +178,7 @@ def converged_codes(
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
     arguments = dictionary.atoms, kept_by_autograd(x), alpha
-    options = dict(positive=positive_code, max_iter=max_iter, mask=mask)
+    options = dict(positive=positive_code, mask=mask)
     if not any(t.requires_grad for t in arguments) or not torch.is_grad_enabled():
         return solve_lasso(*arguments, debias=debias, certify=certify, **options)
     how = float(debias), certify, options

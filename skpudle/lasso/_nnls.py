@@ -209,7 +209,7 @@ def solve_nnls(
 
     Warns
     -----
-    GapWarning
+    RuntimeWarning
         If a gap is above ``tol``.
 
     See Also

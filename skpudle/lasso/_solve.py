@@ -14,7 +14,7 @@ from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import generic_products
 from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
-from skpudle.lasso._supports import BLOCK_ENTRIES
+from skpudle.lasso._supports import BLOCK_ENTRIES, MOST_ROUNDS
 
 __all__ = ["choose_solver", "gram_matrix", "lasso_path", "solve_lasso"]
 
@@ -149,7 +149,7 @@ def solve_lasso(
     *,
     positive: bool = False,
     debias: float = 0.0,
-    max_iter: int = 1000,
+    max_iter: int = MOST_ROUNDS,
     solver: Literal["auto", "batched", "compiled"] = "auto",
     certify: bool = True,
     mask: Tensor | None = None,
@@ -286,9 +286,7 @@ def solve_lasso(
 
 
 @torch.no_grad()
-def lasso_path(
-    atoms, x, alphas, *, positive=False, max_iter=1000, solver="auto", mask=None, gram=None
-):
+def lasso_path(atoms, x, alphas, *, positive=False, solver="auto", mask=None, gram=None):
     r"""Solve the lasso for several penalties, each from the codes of the one before.
 
     Parameters
@@ -302,7 +300,7 @@ def lasso_path(
         be 0.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
-    max_iter, solver, mask
+    solver, mask
         As in `solve_lasso`.
     gram : Tensor of shape (n_components, n_components), default=None
         The products of the atoms, in float64, where they are known already; see `gram_matrix`.
@@ -321,7 +319,7 @@ def lasso_path(
     needed = _necessary_atoms(atoms, positive)
     kept = atoms if len(needed) == len(atoms) else atoms[needed]
     how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
-    how |= dict(positive=positive, max_iter=max_iter)
+    how |= dict(positive=positive, max_iter=MOST_ROUNDS)
     if solve is solve_compiled:
         how["refits"] = refits = x.new_empty(len(alphas), len(x), len(kept))
     if gram is None:

@@ -4,10 +4,12 @@ from bisect import bisect_right
 
 import torch
 
-__all__ = ["BLOCK_ENTRIES", "parts", "supports_of"]
+__all__ = ["BLOCK_ENTRIES", "MOST_ROUNDS", "parts", "supports_of"]
 
 # Entries of the codes of a block: enough work for a device, little memory compared with the data.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
+# Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
+MOST_ROUNDS = 1000
 
 # Supports are padded to multiples of this.
 _SUPPORT_STEP = 8

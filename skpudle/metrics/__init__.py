@@ -9,40 +9,31 @@ any shape.
 from skpudle.metrics._codes import (
     lasso_objective,
     make_denoising_scorer,
-    make_lasso_objective_scorer,
-    mean_correlation,
     reconstruction_r2_scorer,
     unexplained_variance,
 )
 from skpudle.metrics._dictionaries import (
     atom_coherence,
     dictionary_error,
-    make_dictionary_recovery_scorer,
     match_atoms,
     match_components,
     recovery_rate,
-    support_recovery,
 )
 from skpudle.metrics._importance import atom_importance
-from skpudle.metrics._stability import chance_coherence, dictionary_stability
+from skpudle.metrics._stability import dictionary_stability
 from skpudle.metrics._support import atom_support
 
 __all__ = [
     "atom_coherence",
     "atom_importance",
     "atom_support",
-    "chance_coherence",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",
     "make_denoising_scorer",
-    "make_dictionary_recovery_scorer",
-    "make_lasso_objective_scorer",
     "match_atoms",
     "match_components",
-    "mean_correlation",
     "reconstruction_r2_scorer",
     "recovery_rate",
-    "support_recovery",
     "unexplained_variance",
 ]

@@ -1,4 +1,4 @@
-"""Metrics of codes: objective, reconstruction, agreement with known codes; and their scorers."""
+"""Metrics of codes: objective and reconstruction; and their scorers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,19 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
 from skpudle._data.images import as_fractions
-from skpudle._learners.coder import thresholds_hard
 
 __all__ = [
     "lasso_objective",
     "make_denoising_scorer",
-    "make_lasso_objective_scorer",
-    "mean_correlation",
     "reconstruction_r2_scorer",
     "unexplained_variance",
 ]
@@ -91,35 +87,6 @@ def _code_and_reconstruction(estimator, X):
     else:
         reconstruction = code @ estimator.components_
     return host_array(X if np.ndim(X) == 2 else as_fractions(X)), code, reconstruction
-
-
-def _lasso_score(estimator, X, y=None, *, alpha):
-    if alpha is None and (thresholds_hard(estimator) or not hasattr(estimator, "alpha_")):
-        raise AttributeError(
-            f"{type(estimator).__name__} has no alpha_ that is a penalty on codes. "
-            "Pass a penalty to the scorer: make_lasso_objective_scorer(alpha=...)."
-        )
-    penalty = estimator.alpha_ if alpha is None else alpha
-    X, code, reconstruction = _code_and_reconstruction(estimator, X)
-    return -lasso_objective(X, code, reconstruction, penalty)
-
-
-def make_lasso_objective_scorer(*, alpha: float | None = None) -> Callable:
-    """Return a scorer for the lasso objective of an estimator's codes of new data.
-
-    Parameters
-    ----------
-    alpha : float, default=None
-        Sparsity penalty. None takes ``estimator.alpha_``: values are then comparable only between
-        estimators with one penalty, and a search over ``alpha`` would choose the smallest.
-
-    Returns
-    -------
-    callable
-        ``scorer(estimator, X, y=None)``, which can be pickled: minus the `lasso_objective`, by
-        ``transform`` and either ``inverse_transform`` or ``components_``.
-    """
-    return partial(_lasso_score, alpha=alpha)
 
 
 def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float:
@@ -220,71 +187,6 @@ def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
             "positive, or None if it is not known."
         )
     return partial(_denoising_score, noise_std=noise_std)
-
-
-def _standardized(code, name):  # (n, k) -> (n, k), columns of mean 0 and of norm 1, or 0
-    code = check_array(host_array(code), dtype=FLOATS, input_name=name)
-    centred = code - code.mean(axis=0, dtype=np.float64)
-    norms = np.linalg.norm(centred, axis=0)
-    # the deviations of a constant column are rounding errors
-    varies = norms > 10 * np.finfo(code.dtype).eps * np.linalg.norm(code, axis=0)
-    return np.where(varies, centred / np.where(varies, norms, 1), 0), varies
-
-
-def mean_correlation(code: ArrayLike, reference: ArrayLike) -> float:
-    """Return the mean correlation coefficient (MCC) of codes with known ones.
-
-    Parameters
-    ----------
-    code : array-like of shape (n_samples, n_components)
-        Codes, such as those of a learned dictionary.
-    reference : array-like of shape (n_samples, n_reference)
-        Known codes of the same samples; there may be more or fewer columns.
-
-    Returns
-    -------
-    float
-        Mean, over the columns of `reference` that vary, of the modulus of Pearson's correlation
-        with the matched column of `code`, from 0 to 1. Columns are matched all together, by the
-        Hungarian method; a column without a partner counts as 0.
-
-    Raises
-    ------
-    ValueError
-        If there are not as many codes in both, or no column of `reference` varies.
-
-    Notes
-    -----
-    The score of identifiability in nonlinear independent component analysis [1]_. Scaling,
-    flipping or reordering columns does not change it.
-
-    References
-    ----------
-    .. [1] A. Hyvärinen and H. Morioka, "Unsupervised feature extraction by time-contrastive
-       learning and nonlinear ICA", NeurIPS 2016.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skpudle.metrics import mean_correlation
-    >>> code = np.random.default_rng(0).random((20, 3))
-    >>> round(mean_correlation(-2 * code[:, ::-1], code), 6)
-    1.0
-    """
-    code, _ = _standardized(code, "code")
-    reference, varies = _standardized(reference, "reference")
-    if len(code) != len(reference):
-        raise ValueError(
-            f"Got {len(code)} codes and {len(reference)} known codes; pass codes of the same "
-            "samples."
-        )
-    if not varies.any():
-        raise ValueError(
-            "No column of the known codes varies, so correlations are undefined; pass more samples."
-        )
-    correlations = np.abs(reference[:, varies].T @ code)
-    matched = correlations[linear_sum_assignment(correlations, maximize=True)]
-    return float(np.minimum(matched, 1).sum() / varies.sum())
 
 
 def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:

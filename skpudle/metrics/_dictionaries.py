@@ -1,18 +1,14 @@
 """Compare two dictionaries: errors, recovery, coherence."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment, nnls
-from sklearn.utils import Bunch, check_array
 
 from skpudle._data.arrays import host_array
 from skpudle._data.foreign import dictionary_of
 from skpudle.metrics._codes import (
-    FLOATS,
     check_pair,
 )
 
@@ -23,11 +19,9 @@ __all__ = [
     "atom_cosines",
     "check_dictionaries",
     "dictionary_error",
-    "make_dictionary_recovery_scorer",
     "match_atoms",
     "match_components",
     "recovery_rate",
-    "support_recovery",
     "unit_atoms",
 ]
 
@@ -336,112 +330,3 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
         Share of the reference's atoms with an `atom_coherence` of at least `threshold`.
     """
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
-
-
-def support_recovery(
-    code: ArrayLike, reference: ArrayLike, *, signed: bool = False, threshold: float = 0.0
-) -> Bunch:
-    """Compare the nonzero entries of codes with the reference's.
-
-    Atoms are compared by position: align the codes of a learned dictionary first, by
-    ``match_atoms(components, dictionary).align_code(code)``.
-
-    Parameters
-    ----------
-    code : array-like of shape (n_samples, n_components)
-        Codes.
-    reference : array-like of shape (n_samples, n_components)
-        Codes to compare with; their nonzero entries are the true ones.
-    signed : bool, default=False
-        Whether an entry must have the sign of the reference's to be right.
-    threshold : float, default=0.0
-        Entries of `code` of at most this modulus count as zero.
-
-    Returns
-    -------
-    Bunch
-        With these floats from 0 to 1, over the entries of all samples together:
-
-        precision : share of the nonzero entries of `code` that are right
-        recall : share of the nonzero entries of `reference` that are found
-        f1 : harmonic mean of the two
-        exact : share of the samples in which all entries are right
-
-        An empty share is 1: without nonzero entries no entry is wrong.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-    """
-    code, reference = check_pair(code, reference, names=("code", "reference"), same_length=True)
-    found = np.where(np.abs(code) > threshold, np.sign(code), 0)
-    true = np.sign(reference)
-    if not signed:
-        found, true = np.abs(found), np.abs(true)
-    n_right = int(np.count_nonzero((found == true) & (true != 0)))
-    n_found, n_true = int(np.count_nonzero(found)), int(np.count_nonzero(true))
-    exact = (found == true).reshape(len(code), -1).all(axis=1)
-    return Bunch(
-        precision=n_right / n_found if n_found else 1.0,
-        recall=n_right / n_true if n_true else 1.0,
-        f1=2 * n_right / (n_found + n_true) if n_found + n_true else 1.0,
-        exact=float(exact.mean()),
-    )
-
-
-def _recovery_score(estimator, X, y=None, *, reference, measure, threshold):
-    if measure == "error":
-        return -dictionary_error(estimator.components_, reference, match=True)
-    if measure == "coherence":
-        return float(atom_coherence(estimator.components_, reference).mean())
-    return recovery_rate(estimator.components_, reference, threshold=threshold)
-
-
-def make_dictionary_recovery_scorer(
-    reference: ArrayLike,
-    *,
-    measure: Literal["recovery_rate", "coherence", "error"] = "recovery_rate",
-    threshold: float = 0.9,
-) -> Callable:
-    """Return a scorer that compares the atoms of a fitted estimator with known ones.
-
-    Parameters
-    ----------
-    reference : array-like of shape (n_reference, ...)
-        Known atoms, one per entry of the first axis.
-    measure : {"recovery_rate", "coherence", "error"}, default="recovery_rate"
-        The share of recovered atoms; the mean `atom_coherence`; or minus the relative
-        `dictionary_error` after matching, for which the estimator needs the same number of atoms as
-        `reference`.
-    threshold : float, default=0.9
-        Coherence from which an atom counts as recovered by ``"recovery_rate"``.
-
-    Returns
-    -------
-    callable
-        ``scorer(estimator, X, y=None)``, larger for better dictionaries. It looks only at
-        ``estimator.components_`` and can be pickled.
-
-    Raises
-    ------
-    ValueError
-        If `measure` is not one of the above.
-
-    Examples
-    --------
-    >>> from sklearn.decomposition import MiniBatchDictionaryLearning
-    >>> from sklearn.model_selection import GridSearchCV
-    >>> from skpudle.datasets import make_dictionary_data
-    >>> from skpudle.metrics import make_dictionary_recovery_scorer
-    >>> data, dictionary, _ = make_dictionary_data(50, 10, 15, n_nonzero=2, random_state=0)
-    >>> learner = MiniBatchDictionaryLearning(15, max_iter=5, random_state=0)
-    >>> scorer = make_dictionary_recovery_scorer(dictionary)
-    >>> search = GridSearchCV(learner, {"alpha": [0.1, 1]}, scoring=scorer).fit(data)
-    """
-    measures = ("recovery_rate", "coherence", "error")
-    if measure not in measures:
-        raise ValueError(f"measure is {measure!r}; it must be one of {measures}.")
-    reference = host_array(reference)
-    reference = check_array(reference, dtype=FLOATS, allow_nd=True, input_name="reference")
-    return partial(_recovery_score, reference=reference, measure=measure, threshold=threshold)

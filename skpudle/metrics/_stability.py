@@ -10,8 +10,7 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch
 
 from skpudle._data.arrays import host_array
 from skpudle._data.foreign import dictionary_of
@@ -42,58 +41,19 @@ def recombine_atoms(atoms, rng):  # (n_components, n_features) -> the same shape
     return unit_atoms(rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean)
 
 
-def chance_coherence(
-    dictionary: ArrayLike,
-    reference: ArrayLike,
-    *,
-    random_state: int | np.random.RandomState | None = 0,
-) -> np.ndarray:
-    """Return how well random atoms would recover each atom of a reference.
+def chance_coherence(dictionary, reference):  # -> (n_draws, n_reference)
+    """Return the `atom_coherence` of a reference in random dictionaries.
 
-    This is the expected `atom_coherence` of a dictionary that is independent of the reference.
-    ``atom_coherence(a, b).mean() - chance_coherence(a, b).mean()`` is the agreement above chance,
-    and ``(chance_coherence(a, b) >= 0.9).mean()`` the `recovery_rate` by chance.
+    Each random dictionary has the number of atoms of ``dictionary``. The number of draws makes the
+    mean exact to 0.005.
 
-    Parameters
-    ----------
-    dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
-        Atoms of the same shape, one per entry of the first axis.
-    random_state : int, RandomState instance or None, default=0
-        Determines the random atoms.
-
-    Returns
-    -------
-    ndarray of shape (n_draws, n_reference)
-        The `atom_coherence` of the reference in random dictionaries, each with the number of atoms
-        of `dictionary`. The number of draws makes the mean exact to 0.005.
-
-    Raises
-    ------
-    ValueError
-        If the atoms have different shapes.
-
-    Notes
-    -----
-    Random atoms are Gaussian combinations of the atoms of `dictionary`, with the mean (up to signs)
-    and the second moments of these, and norm 1. Combinations of few atoms lie in their span and
-    match a little worse than independent atoms. If the reference is combined too they lose as much
-    again, and the difference is added.
-
-    Random atoms share only the second moments: fits of noise to the same samples, or from one
-    start, agree beyond this chance. Fit disjoint halves of the samples, from different seeds, or
-    ask `atom_support`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skpudle.metrics import atom_coherence, chance_coherence
-    >>> first, second = np.random.default_rng(0).standard_normal((2, 50, 20))
-    >>> above = atom_coherence(first, second).mean() - chance_coherence(first, second).mean()
-    >>> bool(abs(above) < 0.02)
-    True
+    Random atoms are Gaussian combinations of the atoms of ``dictionary``, with the mean (up to
+    signs) and the second moments of these atoms, and norm 1. Combinations of few atoms lie in their
+    span and match a little worse than independent atoms. If the reference is combined too, the
+    coherence falls by the same amount again, and that difference is added.
     """
     dictionary, reference = map(unit_atoms, check_dictionaries(dictionary, reference))
-    used, rng = dictionary[dictionary.any(axis=1)], check_random_state(random_state)
+    used, rng = dictionary[dictionary.any(axis=1)], np.random.RandomState(0)
     n_draws = max(_DRAWS, ceil(_MATCHES / max(1, min(len(used), len(reference)))))
     if not len(used):
         return np.zeros((n_draws, len(reference)))
@@ -127,14 +87,20 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
           its match by `match_atoms` in another dictionary, averaged over all other dictionaries,
           from 0 to 1;
         - ``stability``, the mean of them;
-        - ``by_chance``, the stability of random atoms by `chance_coherence`, and ``above_chance``,
-          the difference;
+        - ``by_chance``, the stability of random atoms, and ``above_chance``, the difference;
         - ``n_stable``, how many atoms of a dictionary reach the threshold, on average.
 
     Raises
     ------
     ValueError
         If there are fewer than two dictionaries, or their shapes differ.
+
+    Notes
+    -----
+    Random atoms are Gaussian combinations of the atoms of a dictionary. They share only the mean
+    (up to signs) and the second moments of the atoms: fits of noise to the same samples, or from
+    one start, agree beyond this chance. Fit disjoint halves of the samples, from different seeds,
+    or ask `atom_support`.
 
     Examples
     --------

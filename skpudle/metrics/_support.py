@@ -111,7 +111,7 @@ def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
     match = match_atoms(*fits)
     first, second = match.align_dictionary(fits[0]), fits[1][match.reference_indices]
     quantile = norm.ppf(1 - level / max(1, len(first)))
-    chance = np.arctanh(np.minimum(chance_coherence(*fits, random_state=0), 1 - 1e-9))
+    chance = np.arctanh(np.minimum(chance_coherence(*fits), 1 - 1e-9))
     least = np.tanh(chance.mean() + quantile * chance.std())
     agree = _without_any_feature(first, second) > least
     sparse = _sparsity(first, halves[1], rng) + _sparsity(second, halves[0], rng)

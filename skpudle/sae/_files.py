@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import Bunch
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.files import named_errors, replace_file
 
-__all__ = ["load", "save"]
+__all__ = ["read_decoder", "save"]
 
 # weights of autoencoders in a folder with "cfg.json": SAELens', sparsify's
 _SAE_FILES = "sae_weights.safetensors", "sae.safetensors"
@@ -155,7 +154,7 @@ def _read_first(names, file, expected=None):  # -> str, Tensor or None
     return name, array
 
 
-def _read_decoder(file, config):  # -> rows (n_components, n_features), bias (n_features,)
+def _read_rows(file, config):  # -> rows (n_components, n_features), bias (n_features,)
     """Return the decoder in a file of safetensors, times factors of its latents."""
     n_features = config.get("d_in")
     name, rows = _read_first(_DECODERS, file)
@@ -173,61 +172,16 @@ def _read_decoder(file, config):  # -> rows (n_components, n_features), bias (n_
     return rows, rows.new_zeros(rows.shape[1]) if bias is None else bias
 
 
-def _split_norms(rows):  # (n, n_features) -> directions (n, n_features), norms (n,)
+def _directions(rows):  # (n, n_features) -> (n, n_features)
     """Divide rows by their norms, whose squares may overflow or be zero; zero rows stay zero."""
     largest = rows.abs().amax(1, keepdim=True)
     directions = rows / largest.where(largest > 0, 1.0)
     lengths = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-    norms = (largest * lengths).flatten()
-    if not norms.isfinite().all():
-        raise ValueError(f"norms of its rows overflow in {str(rows.dtype).removeprefix('torch.')}")
-    return directions.div_(lengths.where(largest > 0, 1.0)), norms
+    return directions.div_(lengths.where(largest > 0, 1.0))
 
 
-def load(folder: str | PathLike[str]) -> Bunch:
-    """Read the decoder of a sparse autoencoder, as SAELens and sparsify store it.
-
-    Only safetensors are read, which execute no code.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        Folder with ``cfg.json``, and ``sae_weights.safetensors`` (SAELens) or ``sae.safetensors``
-        (sparsify), or the path of one of these two.
-
-    Returns
-    -------
-    Bunch
-        With these attributes:
-
-        - components : ndarray of shape (n_components, n_features), the decoder's rows, divided by
-          their norms; a zero row stays zero
-        - norms : ndarray of shape (n_components,), the norms: codes for ``components``, divided by
-          them, are in the units of the autoencoder's latents
-        - mean : ndarray of shape (n_features,), the decoder's bias, zero if it has none
-        - config : dict, the content of ``cfg.json``
-
-    Raises
-    ------
-    ValueError
-        If the files are damaged or of another kind, if the autoencoder is a transcoder or of an
-        unknown architecture, if it scales each row before it codes it, or if a folder holds both
-        files.
-    FileNotFoundError
-        If there are no such files.
-    ImportError
-        If safetensors is not installed.
-
-    See Also
-    --------
-    skpudle.sae.from_sae : Exact codes for this decoder.
-
-    Examples
-    --------
-    >>> from skpudle import sae
-    >>> stored = sae.load("sae")  # doctest: +SKIP
-    >>> decoder = stored.norms[:, None] * stored.components  # doctest: +SKIP
-    """
+def read_decoder(folder):  # -> atoms (n_components, n_features), bias (n_features,)
+    """Return the decoder of an autoencoder, rows of norm 1 or 0, and its bias; see `from_sae`."""
     folder, safetensors = Path(folder), _safetensors()
     if folder.name in _SAE_FILES and folder.is_file():
         folder, names = folder.parent, [folder.name]
@@ -249,7 +203,5 @@ def load(folder: str | PathLike[str]) -> Bunch:
         config = json.loads((folder / "cfg.json").read_text("utf-8"))
         _check_config(config)
         with safetensors.safe_open(folder / names[0], framework="pt") as file:
-            rows, bias = _read_decoder(file, config)
-        directions, norms = _split_norms(rows)
-    arrays = dict(components=directions, norms=norms, mean=bias)
-    return Bunch(config=config, **{name: to_numpy(array) for name, array in arrays.items()})
+            rows, bias = _read_rows(file, config)
+    return to_numpy(_directions(rows)), to_numpy(bias)

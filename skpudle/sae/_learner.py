@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.sae._files import load
+from skpudle.sae._files import read_decoder
 
 __all__ = ["from_sae"]
 
@@ -22,13 +22,13 @@ def from_sae(
     """Return a learner with the decoder of a sparse autoencoder, for its exact codes.
 
     The autoencoder's encoder is not used: codes solve the non-negative lasso for rows minus
-    the decoder's bias.
+    the decoder's bias. Only safetensors are read, which execute no code.
 
     Parameters
     ----------
     folder : str or path-like
-        Folder of the autoencoder, as SAELens or sparsify write it; see
-        `load`.
+        Folder with ``cfg.json``, and ``sae_weights.safetensors`` (SAELens) or ``sae.safetensors``
+        (sparsify), or the path of one of these two.
     X : array-like or Tensor of shape (n_samples, n_features), default=None
         Activations that choose the penalty, by `choose_alpha` with ``criterion="support"`` (for
         ``positive_code=False`` with "prediction").
@@ -43,14 +43,15 @@ def from_sae(
     PUDLEDictionaryLearning
         ``components_`` are the decoder's rows, in their order, divided by their norms, so that
         codes are in units of the activations: the length of each concept's contribution. Divide
-        them by ``load(folder).norms`` for the units of the autoencoder's latents.
+        them by the norms for the units of the autoencoder's latents. A zero row stays zero.
         ``intercept_`` is the decoder's bias.
 
     Raises
     ------
     ValueError
-        If the folder holds no autoencoder of these kinds; if the autoencoder scales each row
-        before it codes it; or if the penalty is missing, or given twice.
+        If the files are damaged or of another kind; if the autoencoder is a transcoder or of an
+        unknown architecture, or scales each row before it codes it; if a folder holds both files;
+        or if the penalty is missing, or given twice.
     FileNotFoundError
         If there are no such files.
     ImportError
@@ -64,7 +65,7 @@ def from_sae(
     >>> coder = from_sae("sae", X, l0=32)  # doctest: +SKIP
     >>> codes = coder.transform_sparse(X)  # doctest: +SKIP
     """
-    stored, params = load(folder), {"positive_code": True} | params
+    (atoms, bias), params = read_decoder(folder), {"positive_code": True} | params
     alpha = params.pop("alpha", "auto")
     automatic = isinstance(alpha, str) and alpha == "auto"
     if X is None and (automatic or l0 is not None):
@@ -77,9 +78,7 @@ def from_sae(
             f"alpha={alpha!r:.50} is given, and data to choose it from. Pass one of alpha and X."
         )
     start = 1.0 if automatic else alpha
-    learner = PUDLEDictionaryLearning.from_components(
-        stored.components, intercept=stored.mean, alpha=start, **params
-    )
+    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, alpha=start, **params)
     if X is None:
         return learner
     criterion = "support" if learner.positive_code else "prediction"

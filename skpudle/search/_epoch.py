@@ -107,18 +107,9 @@ class Codes:
         """Return the memory of the tensors as arrays."""
         return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)
 
-    def size(self):  # -> scalar tensor
-        """Return the sum of all moduli."""
-        used = torch.arange(self.index.shape[1]) < self.count[:, None]
-        return torch.where(used, self.value, 0.0).abs().sum()
-
     def like(self, x):
         """Return the codes on the device and in the dtype of a tensor."""
         return Codes(self.count.to(x.device), self.index.to(x.device), self.value.to(x))
-
-    def on_host(self):
-        """Return the codes on the CPU, in float64."""
-        return Codes(self.count.cpu(), self.index.cpu(), self.value.cpu().double())
 
     def _with_room(self, room):
         index, value = (t.new_empty(len(t), room) for t in (self.index, self.value))

@@ -393,7 +393,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so fa
     return (yield from _shrink(sizes, before, good))
 
 
-def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # yields SizeTrial
+def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTrial
     """Choose the number of atoms by the prediction of held-out data.
 
     Equal samples count as one. Otherwise copies of the held-out samples would be trained on, and
@@ -410,8 +410,6 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
         Draws the rows that are held out, and initial atoms.
     fixed : bool, default=False
         Whether the penalty is given.
-    largest : int, default=None
-        The largest number; by default half the number of samples, or 16 times that of features.
     start : callable, default=None
         For images: ``start(n_components)`` returns initial atoms. For rows, initial atoms are
         samples.
@@ -431,7 +429,7 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
     n, m = problem.n_samples, problem.x[0].numel() if start is None else prod(problem.kernel)
     unit, alpha = problem.unit, problem.alpha
     if n < LEAST_ROWS:
-        number = max(1, min(n, m, largest or m))
+        number = max(1, min(n, m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
         if start is None:
             atoms = _samples_of(problem, number, generator)
@@ -440,7 +438,7 @@ def try_sizes(problem, generator, *, fixed=False, largest=None, start=None):  # 
         path = SizePath(torch.tensor([number]), unknown, unknown, unknown)
         yield SizeTrial(atoms, path, alpha, True)
         return
-    largest = min(n // 2, _LARGEST * m) if largest is None else largest
+    largest = min(n // 2, _LARGEST * m)
     first = int(_FIRST * m) if start is None else _FIRST_OF_IMAGES
     sizes = _Sizes(problem, generator, start)
 

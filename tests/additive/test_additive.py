@@ -21,6 +21,7 @@ from skpudle._additive import (
     converge,
     estimate_dispersion,
     expected_events,
+    first_atoms,
     limit_atoms,
     negative_log,
     prune_codes,
@@ -512,3 +513,144 @@ def test_the_only_atom_of_an_entry_stays():
     events = Events.of(np.array([[1.0, 50.0, 0.0], [1.0, 50.0, 1.0]]))
     pruned = prune_codes(events, atoms, solve_codes(events, atoms), 300.0)
     np.testing.assert_array_equal(pruned > 0, [[True, False], [True, True]])
+
+
+# ---------------------------------------------------------------------------- weights of rows
+
+
+def repeated_and_weighted(rng, gaps=False, **options):
+    """Return events with weights of rows, and the same with repeated rows, and their atoms."""
+    x, _, atoms = planted(rng, **options)
+    known = (rng.random(x.shape) < 0.8).astype(float) if gaps else None
+    exposure, often = rng.uniform(0.5, 2, len(x)), rng.integers(1, 4, len(x))
+    repeated = (None if t is None else np.repeat(t, often, axis=0) for t in (x, known, exposure))
+    weighted = Events.of(x, known, exposure, often.astype(float))
+    return weighted, Events.of(*repeated), often, atoms
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_sums_over_weighted_rows_are_sums_over_repeated_rows(rng, gaps):
+    weighted, repeated, often, atoms = repeated_and_weighted(rng, gaps)
+    codes = rng.random((N, P)) * 100
+    copies = np.repeat(codes, often, axis=0)
+    assert weighted.n_rows == repeated.n_rows == often.sum()
+    for name in ("mean", "saturated"):
+        np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name))
+    np.testing.assert_allclose(weighted.visible(codes), repeated.visible(copies))
+    one, other = weighted.half_deviance(atoms, codes), repeated.half_deviance(atoms, copies)
+    assert one == pytest.approx(other)
+    pairs = zip(expected_events(weighted, atoms, codes), expected_events(repeated, atoms, copies))
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, atol=1e-9)
+    joined = Events.joined(weighted.parts(7))
+    np.testing.assert_array_equal(joined.row_weight, weighted.row_weight)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("dispersion", [0.0, 0.3])
+def test_steps_with_weights_are_steps_with_repeated_rows(rng, gaps, dispersion):
+    weighted, repeated, often, atoms = repeated_and_weighted(rng, gaps)
+    begun = begin(weighted, atoms + 0.05)
+    weighted = weigh(weighted, atoms, begun.codes, dispersion)
+    repeated = weigh(repeated, atoms, np.repeat(begun.codes, often, axis=0), dispersion)
+    one, other = (begin(events, atoms + 0.05) for events in (weighted, repeated))
+    for _ in range(20):
+        one, other = advance(weighted, one, 2.0), advance(repeated, other, 2.0)
+    np.testing.assert_allclose(one.objectives, other.objectives)
+    np.testing.assert_allclose(one.losses, other.losses)
+    np.testing.assert_allclose(one.atoms, other.atoms, atol=1e-9)
+    np.testing.assert_allclose(np.repeat(one.codes, often, axis=0), other.codes, atol=1e-6)
+
+
+def test_codes_do_not_depend_on_weights(rng):
+    weighted, _, _, atoms = repeated_and_weighted(rng)
+    plain = replace(weighted, row_weight=None)
+    codes = solve_codes(weighted, atoms)
+    np.testing.assert_array_equal(codes, solve_codes(plain, atoms))
+    pruned = [prune_codes(events, atoms, codes, 3.0) for events in (weighted, plain)]
+    np.testing.assert_array_equal(*pruned)
+    dispersed = [solve_dispersed(events, atoms, 0.2)[0] for events in (weighted, plain)]
+    np.testing.assert_array_equal(*dispersed)
+
+
+def test_hidden_entries_of_weighted_rows_are_those_of_repeated_rows(rng):
+    weighted, repeated, often, atoms = repeated_and_weighted(rng, gaps=True, counts=3.0)
+    hidden = (rng.random(weighted.counts.shape) < 0.2).astype(float)
+    codes = rng.random((N, P)) * (rng.random((N, P)) < 0.3)
+    _, judge = weighted.without(sparse.csr_array(hidden))
+    _, other = repeated.without(sparse.csr_array(np.repeat(hidden, often, axis=0)))
+    errors = judge.negative_likelihood(atoms, codes)
+    expected = other.negative_likelihood(atoms, np.repeat(codes, often, axis=0))
+    np.testing.assert_allclose(np.repeat(errors, often), expected)
+    assert weighted.total(errors) == pytest.approx(expected.sum())
+
+
+def test_first_atoms_of_weighted_rows_are_those_of_repeated_rows(rng):
+    weighted, repeated, _, _ = repeated_and_weighted(rng, gaps=True)
+    found = first_atoms(weighted, P)
+    np.testing.assert_allclose(found, first_atoms(repeated, P), atol=1e-9)
+    plain = first_atoms(replace(weighted, row_weight=None), P)
+    assert np.abs(plain - found).max() > 1e-3
+
+
+def test_some_of_many_weighted_rows_stand_for_all(rng):
+    """Drawn rows count equally, and their sums are near those of all rows."""
+    events = Events.of(rng.poisson(9.0, (4000, 3)).astype(float), None, None, rng.random(4000))
+    some = events.sample(1000)
+    assert some.n_rows == pytest.approx(1000 * events.row_weight.mean())
+    np.testing.assert_allclose(some.mean, events.mean, rtol=0.03)
+
+
+def test_the_dispersion_is_that_of_heavy_rows(rng):
+    """Rows of another dispersion hardly count; the unit of weights does not matter."""
+    _, rates, atoms = planted(rng, n=600, counts=1500.0)
+    x = rng.poisson(rates * rng.gamma(10.0, 0.1, rates.shape))
+    x[::2] = rng.poisson(rates[::2] * rng.gamma(2.0, 0.5, rates[::2].shape))
+    for light, expected in ((1, 0.5), (0, 0.1)):
+        weight = np.where(np.arange(600) % 2 == light, 1e-4, 1.0)
+        events = Events.of(x.astype(float), None, None, weight)
+        codes, _ = solve_dispersed(events, atoms, 0.2)
+        found = estimate_dispersion(events, atoms, codes)
+        assert found == pytest.approx(expected, rel=0.15)
+        scaled = replace(events, row_weight=7 * weight)
+        assert estimate_dispersion(scaled, atoms, codes) == pytest.approx(found)
+    for counts in (2.0, 60.0):
+        x, _, atoms = planted(rng, n=100, counts=counts)
+        events = Events.of(x, None, None, np.repeat([1.0, 30.0], [95, 5]))
+        assert estimate_dispersion(events, atoms, solve_codes(events, atoms)) == 0
+
+
+@pytest.mark.parametrize("counts", [600.0, 20_000.0])
+@pytest.mark.parametrize("unit", [7.0, 0.02])
+def test_the_chosen_prior_grows_with_the_weights(rng, unit, counts):
+    x, *_ = planted(rng, n=80, counts=counts)
+    weight, start = rng.uniform(0.5, 2, 80), spectral_start(x, P)
+    one, other = (
+        choose_prior(
+            Events.of(x, None, None, c * weight), start, np.random.default_rng(0), min_gain="auto"
+        )
+        for c in (1.0, unit)
+    )
+    assert other.smoothing == pytest.approx(unit * one.smoothing)
+    assert other.min_gain == one.min_gain
+
+
+def test_the_path_of_sizes_does_not_depend_on_the_unit_of_weights(rng):
+    """If the prior has the unit of the weights, too."""
+    x, _ = signatures(rng, 3, 80, 50_000.0)
+    weight = rng.uniform(0.5, 2, 80)
+    paths = [
+        choose_size(Events.of(x, None, None, c * weight), c, np.random.default_rng(0))[1]
+        for c in (1.0, 9.0)
+    ]
+    for one, other in zip(*paths, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.01)
+
+
+def test_the_number_of_atoms_is_that_of_heavy_rows(rng):
+    """Errors of rows that hardly count are no reason for atoms, and no chance."""
+    x, _ = signatures(rng, 4, 80, 500.0)
+    y, _ = signatures(rng, 5, 80, 2000.0)
+    rows, weight = np.stack([x, y], 1).reshape(160, -1), np.tile([1.0, 1e-6], 80)
+    found, _ = choose_size(Events.of(rows, None, None, weight), 1.0, np.random.default_rng(0))
+    assert len(found) == 4

@@ -105,8 +105,8 @@ def opened(X, **checks):
     return open_source(X).read_by(Reader(CPU, **checks), 8)
 
 
-def epoch(source, start=0):
-    return list(source.batches(source.plan(), start))
+def epoch(source):
+    return list(source.batches())
 
 
 # ---------------------------------------------------------------------------- same as an array
@@ -263,18 +263,6 @@ def test_an_epoch_of_a_map_visits_every_row_once(
     assert torch.equal(keys, torch.arange(70)) is not shuffle
     assert_array_equal(torch.cat([b.x for b in batches]), X[keys])
     assert_array_equal(source.samples(keys[:3]), X[keys[:3]])
-
-
-@pytest.mark.parametrize("start", [1, 2, 3, 6, 9])
-def test_an_epoch_of_a_map_can_start_anywhere(start, memory_map, small_windows, generator):
-    source = TableRows(table_of(memory_map), Reader(CPU, allow_nan=False)).for_training(
-        7, generator, shuffle=True
-    )
-    plan = source.plan()
-    expected = list(source.batches(plan))[start:]
-    found = list(source.batches(plan, start))
-    assert [b.keys.tolist() for b in found] == [b.keys.tolist() for b in expected]
-    assert torch.equal(torch.cat([b.x for b in found]), torch.cat([b.x for b in expected]))
 
 
 class Watched(np.memmap):

@@ -11,7 +11,8 @@ from sklearn.exceptions import NotFittedError
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.lasso import solve_lasso
 from skpudle.reporting import findings
-from skpudle.sae import from_sae, load, save
+from skpudle.sae import from_sae, save
+from skpudle.sae._files import read_decoder
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -66,9 +67,7 @@ def test_norms_of_the_decoder_change_the_units_of_latents_alone(sae, decoder, X,
     rows, bias = decoder
     scale = torch.arange(1, 31)[:, None] / 7
     scaled = write(tmp_path / "scaled", {"W_dec": rows * scale, "b_dec": bias})
-    one, other = load(sae), load(scaled)
-    np.testing.assert_allclose(other.components, one.components, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(other.norms, one.norms * scale[:, 0].numpy(), rtol=1e-12)
+    np.testing.assert_allclose(*(read_decoder(file)[0] for file in (sae, scaled)), atol=1e-12)
     codes = [from_sae(file, alpha=0.2).transform(X) for file in (sae, scaled)]
     np.testing.assert_allclose(codes[0], codes[1], rtol=0, atol=1e-9)
 
@@ -80,28 +79,28 @@ def test_sparsify_names_a_decoder_and_a_layer_of_torch(name, decoder, tmp_path):
     arrays = {name: weight, "b_dec": bias, "encoder.weight": rows + 1}
     config = {"d_in": 12, "num_latents": 30, "k": 4, "transcode": False}
     folder = write(tmp_path / "layers.3", arrays, config, "sae.safetensors")
-    found = load(folder)
-    np.testing.assert_allclose(found.norms[:, None] * found.components, rows, atol=1e-12)
-    np.testing.assert_array_equal(found.mean, bias)
-    assert found.config == config
-    np.testing.assert_array_equal(load(folder / "sae.safetensors").mean, bias)
+    for path in (folder, folder / "sae.safetensors"):
+        atoms, found = read_decoder(path)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        np.testing.assert_allclose(norms * atoms, rows, atol=1e-12)
+        np.testing.assert_array_equal(found, bias)
 
 
 def test_half_precision_is_read_as_float32(decoder, tmp_path):
     rows, _ = decoder
-    found = load(write(tmp_path / "half", {"W_dec": rows.bfloat16()}))
-    assert found.components.dtype == found.mean.dtype == np.float32
-    assert not found.mean.any()  # it has no bias
-    norms = rows.bfloat16().float().norm(dim=1)
-    np.testing.assert_allclose(found.norms, norms, rtol=1e-6)
+    atoms, bias = read_decoder(write(tmp_path / "half", {"W_dec": rows.bfloat16()}))
+    assert atoms.dtype == bias.dtype == np.float32
+    assert not bias.any()  # it has no bias
+    expected = torch.nn.functional.normalize(rows.bfloat16().float(), dim=1)
+    np.testing.assert_allclose(atoms, expected, rtol=1e-6)
 
 
 def test_an_autoencoder_of_this_package_comes_back(X, tmp_path):
     options = dict(n_unfoldings=1, separate_atoms="unfolding", positive_code=True, max_iter=2)
     learner = PUDLEDictionaryLearning(8, random_state=0, **options).fit(X)
     save(learner, tmp_path / "sae")
-    found = load(tmp_path / "sae")
-    np.testing.assert_allclose(found.components, learner.components_, rtol=0, atol=1e-12)
+    atoms, _ = read_decoder(tmp_path / "sae")
+    np.testing.assert_allclose(atoms, learner.components_, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -124,20 +123,20 @@ def test_other_autoencoders_are_refused(config, message, decoder, tmp_path):
     folder = write(tmp_path / "sae", {"W_dec": decoder[0]})
     (folder / "cfg.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"{message}.*from_components"):
-        load(folder)
+        from_sae(folder)
 
 
 def test_damaged_and_missing_files_are_named(sae, decoder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.*cfg.json"):
-        load(tmp_path / "nowhere")
+        from_sae(tmp_path / "nowhere")
     infinite = write(tmp_path / "infinite", {"W_dec": decoder[0] / 0})
     with pytest.raises(ValueError, match="infinite.*not finite"):
-        load(infinite)
+        from_sae(infinite)
     with pytest.raises(ValueError, match="no matrix"):
-        load(write(tmp_path / "encoder", {"W_enc": decoder[0]}))
+        from_sae(write(tmp_path / "encoder", {"W_enc": decoder[0]}))
     (sae / "sae_weights.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="no autoencoder"):
-        load(sae)
+        from_sae(sae)
 
 
 @pytest.mark.parametrize("shape", [[2**40, 0], [0, 2**40], [0, 0], [2**40], [2, 2, 0]])
@@ -148,7 +147,7 @@ def test_a_decoder_without_entries_takes_no_memory(name, shape, tmp_path):
     content = len(header).to_bytes(8, "little") + header
     (tmp_path / "sae_weights.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=f"{tmp_path} is no autoencoder"):
-        load(tmp_path)
+        from_sae(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
@@ -157,7 +156,7 @@ def test_numbers_that_are_no_floats_are_refused(name, dtype, decoder, tmp_path):
     arrays = {"W_dec": decoder[0], "b_dec": decoder[1]}
     arrays[name] = arrays[name].to(dtype)
     with pytest.raises(ValueError, match=f"{name} is of dtype"):
-        load(write(tmp_path / "sae", arrays))
+        from_sae(write(tmp_path / "sae", arrays))
 
 
 @pytest.mark.parametrize(
@@ -165,41 +164,37 @@ def test_numbers_that_are_no_floats_are_refused(name, dtype, decoder, tmp_path):
     [(torch.float32, s) for s in (1e30, 1e-30, 1e-42)]
     + [(torch.float64, s) for s in (1e200, 1e-200)],
 )
-def test_norms_and_directions_make_decoders_of_any_size(dtype, scale, decoder, tmp_path):
+def test_decoders_of_any_size_have_atoms_of_norm_1(dtype, scale, decoder, tmp_path):
     rows = decoder[0].to(dtype) * scale
-    sae = load(write(tmp_path / "sae", {"W_dec": rows}))
-    lengths = np.linalg.norm(sae.components[[*range(7), *range(8, 30)]], axis=1)
-    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
-    found = sae.norms[:, None].astype(np.float64) * sae.components
-    least = float(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)  # subnormal numbers
-    np.testing.assert_allclose(found, rows.double(), rtol=1e-5, atol=4 * least)
+    atoms, _ = read_decoder(write(tmp_path / "sae", {"W_dec": rows}))
+    expected = rows.double() / rows.double().abs().amax(1, keepdim=True)  # no square underflows
+    expected = torch.nn.functional.normalize(expected.nan_to_num(), dim=1)
+    np.testing.assert_allclose(atoms, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_norms_beyond_the_dtype_are_refused(tmp_path):
-    rows = torch.full((2, 50), 3e38)
-    with pytest.raises(ValueError, match="overflow in float32"):
-        load(write(tmp_path / "sae", {"W_dec": rows}))
+def test_norms_beyond_the_dtype_are_divided_by(tmp_path):
+    atoms, _ = read_decoder(write(tmp_path / "sae", {"W_dec": torch.full((2, 50), 3e38)}))
+    np.testing.assert_allclose(atoms, 50**-0.5, rtol=1e-6)
 
 
 def test_the_named_file_is_read(tmp_path):
     folder = write(tmp_path / "sae", {"W_dec": torch.ones(3, 4)})
     safetensors.save_file({"W_dec": torch.ones(7, 4)}, folder / "sae.safetensors")
-    assert len(load(folder / "sae_weights.safetensors").components) == 3
-    assert len(load(folder / "sae.safetensors").components) == 7
+    assert len(from_sae(folder / "sae_weights.safetensors", alpha=1.0).components_) == 3
+    assert len(from_sae(folder / "sae.safetensors", alpha=1.0).components_) == 7
     with pytest.raises(ValueError, match="two autoencoders. Pass the path of one"):
-        load(folder)
+        from_sae(folder)
 
 
 @pytest.mark.parametrize("name", ["scaling_factor", "finetuning_scaling_factor"])
-def test_factors_of_latents_multiply_the_norms(name, decoder, tmp_path):
+def test_signs_of_factors_of_latents_are_those_of_atoms(name, decoder, tmp_path):
     rows, _ = decoder
-    factors = torch.linspace(0.5, 2, 30, dtype=torch.float64)
-    plain = load(write(tmp_path / "plain", {"W_dec": rows}))
-    tuned = load(write(tmp_path / "tuned", {"W_dec": rows, name: factors}))
-    np.testing.assert_allclose(tuned.components, plain.components, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(tuned.norms, plain.norms * factors.numpy(), rtol=1e-12)
+    factors = torch.linspace(-0.5, 2, 30, dtype=torch.float64)
+    plain, _ = read_decoder(write(tmp_path / "plain", {"W_dec": rows}))
+    tuned, _ = read_decoder(write(tmp_path / "tuned", {"W_dec": rows, name: factors}))
+    np.testing.assert_allclose(tuned, np.sign(factors.numpy())[:, None] * plain, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match=f"{name} has shape"):
-        load(write(tmp_path / "other", {"W_dec": rows, name: factors[:5]}))
+        from_sae(write(tmp_path / "other", {"W_dec": rows, name: factors[:5]}))
 
 
 @pytest.mark.parametrize("alpha", [np.array([1.0, 2.0]), "low", None, -1.0, [0.1]])

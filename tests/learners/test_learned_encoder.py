@@ -350,7 +350,7 @@ def test_an_interrupted_part_leaves_an_encoder(known, of_atoms, handler, monkeyp
 
 def test_seconds_name_the_encoder():
     seconds = learner_of(max_iter=1).fit(TRAIN).fit_seconds_
-    assert list(seconds) == ["search", "unbiased atoms", "encoder", "fit"]
+    assert list(seconds) == ["reading", "search", "unbiased atoms", "encoder", "result", "fit"]
     assert sum(seconds.values()) <= 2 * seconds["fit"]  # the whole is not less than its parts
 
 

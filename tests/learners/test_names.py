@@ -29,7 +29,6 @@ from skpudle.inspection import (
 from skpudle.metrics import (
     atom_importance,
     make_denoising_scorer,
-    make_lasso_objective_scorer,
     reconstruction_r2_scorer,
 )
 from skpudle.plotting import (
@@ -81,7 +80,6 @@ LEARNERS = {
     "halves": ConsensusDictionary(ROWS, 2, resample="halves", random_state=0),
     "imputer": DictionaryImputer(ROWS),
 }
-TARGETS = {"classifier": LABELS, "regressor": NUMBERS}
 METHODS = [
     "transform", "transform_sparse", "score", "partial_fit", "choose_alpha", "predict",
     "predict_proba", "predict_log_proba", "decision_function", "denoise",
@@ -98,7 +96,6 @@ FUNCTIONS = {
     "findings": (ROWS, findings),
     "report": (ROWS, report),
     "R^2": (ROWS, reconstruction_r2_scorer),
-    "lasso": (ROWS, make_lasso_objective_scorer()),
     "denoising": (ROWS, make_denoising_scorer()),
     "codes": (ROWS, CodesDisplay.from_estimator),
     "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X, sort="r2_loss")),

@@ -9,11 +9,14 @@ import pytest
 import torch
 from scipy import sparse
 from scipy.special import xlogy
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import Checkpoint, PoissonNMF
 from skpudle._losses import KullbackLeibler
@@ -411,6 +414,238 @@ def test_findings_never_advise_a_penalty_of_codes(X):
         learner = make(alpha=1.0).fit(counts)
         assert (learner.transform(counts) != 0).mean() > 0.5
         assert not any("alpha" in sentence for sentence in findings(learner, counts))
+
+
+# ---------------------------------------------------------------------------- weights
+
+WEIGHTED = {
+    "default": make(3),
+    "auto": make("auto"),
+    "smoothing": make(3, alpha=0.5),
+    "dispersion": make(3, dispersion=0.1),
+    "few atoms": make(3, min_gain=3.0),
+    "samples": make(3, dict_init="data"),
+    "fixed": make(3, fixed_components=planted(0, m=30)[2][:1]),
+}
+
+
+def weighted(seed=0, n=60):
+    """Return counts, numbers of repetitions, some of them zero, and an order."""
+    rng = np.random.default_rng(seed)
+    return overdispersed(seed, 20.0, n, 300)[0][:, ::2], rng.integers(0, 4, n), rng.permutation(n)
+
+
+def assert_same(one, other):
+    for name in ("components_", "alpha_", "dispersion_", "min_gain_", "loss_curve_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+    if hasattr(one, "size_path_"):
+        for name, values in one.size_path_.items():
+            np.testing.assert_array_equal(values, other.size_path_[name], name)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("learner", WEIGHTED.values(), ids=WEIGHTED)
+def test_weights_are_repetitions_in_any_order(learner, gaps):
+    X, often, order = weighted()
+    if gaps:
+        X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
+    repeated = np.repeat(X, often, axis=0)
+    repeated = repeated[np.random.default_rng(2).permutation(len(repeated))]
+    one = clone(learner).fit(repeated)
+    assert_same(one, clone(learner).fit(X[order], sample_weight=often[order]))
+
+
+def test_weights_of_rows_with_exposures_are_repetitions():
+    X, often, order = weighted()
+    exposure = np.random.default_rng(1).uniform(0.5, 2, len(X))
+    X[1], often[:2] = X[0], 2  # equal counts of other exposures are another row
+    one = make(3).fit(np.repeat(X, often, axis=0), exposure=np.repeat(exposure, often))
+    given = dict(exposure=exposure[order], sample_weight=often[order])
+    assert_same(one, make(3).fit(X[order], **given))
+
+
+class Numbered(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, number):
+        return self.rows[number]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [np.float32, torch.tensor, sparse.csr_array, lambda X: Numbered(torch.tensor(X))],
+    ids=["float32", "tensor", "sparse", "dataset"],
+)
+def test_weights_of_other_data_are_repetitions(kind):
+    X, often, order = weighted()
+    one = make(3).fit(kind(np.repeat(X, often, axis=0)))
+    assert_same(one, make(3).fit(kind(X[order]), sample_weight=often[order]))
+
+
+def test_weights_beside_a_stream_are_refused(X):
+    with pytest.raises(ValueError, match="numbered rows, but X is a Batches"):
+        make().fit(Batches([X]), sample_weight=np.ones(len(X)))
+
+
+@pytest.mark.parametrize("learner", [WEIGHTED["default"], WEIGHTED["samples"]], ids=str)
+def test_a_weight_of_zero_is_absence(learner):
+    """Also for the cut into batches."""
+    X, often, _ = weighted()
+    exposure, kept = np.random.default_rng(1).uniform(0.5, 2, len(X)), often > 0
+    for method in ("fit", "partial_fit"):
+        one, other = (clone(learner).set_params(batch_size=7) for _ in range(2))
+        getattr(one, method)(X[kept], exposure=exposure[kept])
+        getattr(other, method)(X, exposure=exposure, sample_weight=kept)
+        assert_same(one, other)
+
+
+def test_weights_of_one_are_none(fitted, X):
+    for weight in (1, np.ones(len(X))):
+        assert_same(fitted, make().fit(X, sample_weight=weight))
+
+
+def test_a_row_without_weight_knows_no_feature(X):
+    X = X.copy()
+    X[1:] = np.nan
+    with pytest.raises(ValueError, match="All values of X are NaN"):
+        make().fit(X, sample_weight=np.arange(len(X)))
+
+
+def test_heavy_rows_have_their_atoms():
+    (X, _, _), (Y, _, atoms) = planted(0), planted(1)
+    weight = np.repeat([1e-4, 1.0], 400)
+    learner = make().fit(np.concatenate([X, Y]), sample_weight=weight)
+    found = directions(learner.components_)
+    assert recovery_rate(directions(atoms), found, threshold=0.95) == 1
+    learner.fit(np.concatenate([X, Y]), sample_weight=weight[::-1])
+    found = directions(learner.components_)
+    assert recovery_rate(directions(atoms), found, threshold=0.95) < 1
+
+
+def test_weights_and_pseudo_events_have_one_unit(X):
+    """The objective of 4 times the weights and pseudo-events is 4 times the objective."""
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(X))
+    options = dict(tol=None, max_iter=40, dispersion=None, min_gain=0.0)
+    one, same, other = (
+        make(alpha=alpha, **options).fit(X, sample_weight=unit * weight)
+        for alpha, unit in ((100.0, 1.0), (400.0, 4.0), (100.0, 4.0))
+    )
+    np.testing.assert_allclose(one.components_, same.components_, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(one.loss_curve_, same.loss_curve_, rtol=1e-3)
+    assert np.abs(one.components_ - other.components_).max() > 1e-3
+    for learner, unit in ((one, 1.0), (same, 4.0)):
+        learner.partial_fit(X[:, ::-1], sample_weight=unit * weight)
+    np.testing.assert_allclose(one.components_, same.components_, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_components", [4, "auto"])
+def test_choices_leave_the_unit_of_weights_open(n_components):
+    """The chosen number of pseudo-events grows with the weights, and atoms stay."""
+    X, _, _ = overdispersed(0, 10.0)
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(X))
+    one, other = (make(n_components).fit(X, sample_weight=c * weight) for c in (1.0, 8.0))
+    assert one.n_components_ == other.n_components_ == 4
+    assert other.alpha_ == pytest.approx(8 * one.alpha_)
+    assert other.dispersion_ == pytest.approx(one.dispersion_, rel=1e-3)
+    assert other.min_gain_ == one.min_gain_
+    np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-3)
+
+
+def test_atoms_are_drawn_from_heavy_rows():
+    """They explain the heavy rows before the first step."""
+    heavy, light = np.array([9.0, 5, 1, 0, 0]), np.array([0.0, 0, 1, 5, 9])
+    rows = np.outer(np.tile(np.arange(1, 31), 2), np.ones(5)) * np.repeat(
+        [heavy, light], 30, axis=0
+    )
+    options = dict(dict_init="data", alpha=0.1, dispersion=None, min_gain=0.0)
+    for seed in range(6):
+        learner = PoissonNMF(1, random_state=seed, **options)
+        learner.fit(rows, sample_weight=np.repeat([1.0, 1e-6], 30))
+        assert learner.loss_curve_[0] < 0.01 * rows.sum(1).mean()
+
+
+@pytest.mark.parametrize("alpha", ["auto", 0.5])
+def test_weights_of_a_pass_are_repetitions(alpha):
+    X, often, _ = weighted()
+    one, other = (make(3, alpha=alpha, batch_size=1000) for _ in range(2))
+    for rows in (slice(0, 40), slice(40, 60)):
+        one.partial_fit(np.repeat(X[rows], often[rows], axis=0))
+        other.partial_fit(X[rows], sample_weight=often[rows])
+    assert one.alpha_ == other.alpha_
+    np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_of_a_score_are_repetitions(gaps):
+    X, often, _ = weighted()
+    exposure = np.random.default_rng(1).uniform(0.5, 2, len(X))
+    learner = make(3).fit(X, exposure=exposure)
+    if gaps:
+        X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
+    expected = learner.score(np.repeat(X, often, axis=0), exposure=np.repeat(exposure, often))
+    for weight in (often, 0.1 * often):
+        found = learner.score(X, exposure=exposure, sample_weight=weight)
+        assert found == pytest.approx(expected)
+    assert learner.score(X, exposure=exposure) != pytest.approx(expected, rel=1e-4)
+
+
+def test_weights_are_routed():
+    X, often, _ = weighted()
+    expected = make(3).fit(X, sample_weight=often)
+    with config_context(enable_metadata_routing=True):
+        learner = make(3).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        pipeline = make_pipeline(FunctionTransformer(), learner).fit(X, sample_weight=often)
+        assert_same(pipeline[-1], expected)
+        options = dict(sample_weight=often + 1)
+        search = GridSearchCV(learner, {"n_components": [1, 3]}, cv=2).fit(X, **options)
+        assert np.isfinite(search.best_score_)
+    codes = make(3).fit_transform(X, sample_weight=often)
+    np.testing.assert_array_equal(codes, expected.transform(X))
+
+
+def test_a_checkpoint_is_of_its_weights(tmp_path):
+    X, often, _ = weighted()
+    recording = Checkpoint(tmp_path / "fit.npz")
+
+    def learner():
+        return make(3, max_iter=2, tol=None).set_callbacks(recording)
+
+    first = learner().fit(X, sample_weight=often)
+    assert_same(first, learner().fit(X, sample_weight=often))
+    with pytest.raises(ValueError, match="belongs to another fit"):
+        learner().fit(X, sample_weight=often[::-1])
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (-np.ones(60), "[Nn]egative"),
+        (np.full(60, np.nan), "NaN"),
+        (np.full(60, np.inf), "infinity"),
+        (np.zeros(60), "at least one non-zero"),
+        (np.ones(59), "shape"),
+        (np.ones((60, 2)), "1D"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "score"])
+def test_weights_that_are_none_are_refused(weight, message, method):
+    X, _, _ = weighted()
+    learner = PoissonNMF.from_components(np.eye(30))
+    with pytest.raises(ValueError, match=message):
+        getattr(learner, method)(X, sample_weight=weight)
+    np.testing.assert_array_equal(learner.components_, np.eye(30))
+
+
+def test_rows_that_differ_decide_about_the_number(X):
+    """Copies of a held-out row would reveal its noise."""
+    with pytest.raises(ValueError, match="got 7. Pass 8 rows or more that differ"):
+        make("auto").fit(np.repeat(X[:7], 3, axis=0))
 
 
 # ---------------------------------------------------------------------------- parameters

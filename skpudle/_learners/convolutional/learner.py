@@ -302,7 +302,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _some_samples(self, data):  # -> Samples
         own = make_generator(0)  # leave the generator of training's crops as it is
         source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
-        return next(iter(source.batches(source.plan())))
+        return next(iter(source.batches()))
 
     def _has_codes(self, data):
         pictures = [data.samples.covered(image)[None] for image in data.samples.images]
