@@ -7,6 +7,8 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 # --refuse-skips: a skip that tests/conftest.py does not allow is a failure
 SKIPS ?=
+# --no-cov: two thirds of the time
+COVERAGE ?= --cov --cov-append --cov-report=term
 LOOPS := additive encoding lasso omp operators search test_intervals.py
 
 # One extra for all targets instead of one each, as CI has it: an installation instead of three.
@@ -19,10 +21,12 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-uncompiled lint format docs gpu dist clean
+.PHONY: help install demo test test-uncompiled lint format docs gpu dist clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
+
+install: $(call installed,dev) ## Install the package and what its tests, lint and documentation need
 
 demo: $(call installed,plot$(comma)images) ## Learn from and denoise two photographs
 	$(BIN)/python examples/denoise_photographs.py
@@ -33,7 +37,7 @@ demo: $(call installed,plot$(comma)images) ## Learn from and denoise two photogr
 test: $(call installed,test) ## Run the tests and report coverage (PYTEST_ARGS="-k name --no-cov")
 	@$(if $(PYTEST_ARGS),:,$(MAKE) --no-print-directory test-uncompiled); uncompiled=$$?; \
 	SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
-		-n $(WORKERS) --cov --cov-append --cov-report=term $(SKIPS) $(PYTEST_ARGS) && exit $$uncompiled
+		-n $(WORKERS) $(COVERAGE) $(SKIPS) $(PYTEST_ARGS) && exit $$uncompiled
 
 test-uncompiled: $(call installed,test) ## Run the tests of compiled loops as plain Python
 	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LOOPS:%=tests/%) \
