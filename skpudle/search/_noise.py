@@ -105,6 +105,8 @@ _DEVIATIONS, _MOST = 5.0, 0.1
 # that are left out before atoms have settled; ratio of spreads from which on columns differ in
 # unit.
 _LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
+# Share of the energy from which on long rows rule the penalty: the usual rows then have no codes.
+_RULING = 0.5
 # Least fall of the mean logarithm of errors (to 0.78 of the errors) with which long rows stay
 # shortened although their noise hides no signal. 20 of 2,000 rows of 15 times the size, baseline
 # included, hid all of 16 atoms.
@@ -456,8 +458,10 @@ def _quantile(values, often, share):  # (n,), weights (n,) -> float
 def _spread_of(x, counts):  # (n, n_features), weights of entries -> (2, n_features)
     """Return medians of columns, and robust deviations: infinite where most values are equal."""
     middle = _median(x, counts)
-    deviation = _median((x - middle).abs(), counts) / _MEDIAN
-    root = ((counts * (x - middle).square()).sum(0) / counts.sum(0).clamp_min(1e-300)).sqrt()
+    distance = (x - middle).abs()
+    deviation = _median(distance, counts) / _MEDIAN
+    distance = torch.minimum(distance, (distance * (counts > 0)).quantile(1 - _MOST, dim=0))
+    root = ((counts * distance.square()).sum(0) / counts.sum(0).clamp_min(1e-300)).sqrt()
     return torch.stack([middle, torch.where(deviation > _MOSTLY_ONE * root, deviation, torch.inf)])
 
 
@@ -687,6 +691,19 @@ class _Judged:
         counts = (self.often * (size > 0))[:, None]
         return float(_median(size[:, None], counts)) or 1.0
 
+    def long_rows(self):  # -> (n,) bool
+        """Mark rows that are far longer than the usual row; none if they are the data."""
+        middle = _median(self.x, self.weigh(self.known))
+        size = _root_mean_square(self.x - middle, self.known)
+        long = size > _LONG * self.usual_size(size)
+        return long & bool(self.mean(long.double()) <= _MOST)
+
+    def mean_row(self, counts):  # (n, n_features) -> (n_features,), bool
+        """Return the mean of entries that count, and whether it is far from zero."""
+        weights = self.weigh(counts).sum(0)
+        mean = self.weigh(self.x * counts).sum(0) / weights.clamp_min(1e-300)
+        return mean, _is_far(mean, (self.x - mean) * counts, weights, self.often)
+
     def mean(self, values):  # (n,) -> scalar
         """Return the weighted mean of values of rows."""
         return (self.often * values).sum() / self.often.sum()
@@ -816,13 +833,12 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     ``gains``. Their atoms settle late, and the penalty biases them: a baseline that seems to gain
     is compared again once no atom is missing, with unbiased atoms.
     """
-    known, units = judged.known, judged.units
-    counts = judged.weigh(known).sum(0)
-    mean = judged.weigh(judged.x * known).sum(0) / counts.clamp_min(1e-300)
-    deviations = (judged.x - mean) * known
-    if asked is not True and not _is_far(mean, deviations, counts, judged.often):
-        return
-    units = units._replace(intercept=mean)
+    mean, is_far = judged.mean_row(judged.known)
+    if not is_far and asked is not True:  # one long row may hide it
+        mean, is_far = judged.mean_row(judged.known * ~judged.long_rows()[:, None])
+        if not is_far:
+            return
+    units = judged.units._replace(intercept=mean)
     atoms = judged.settle(units)
     yield judged.trial()
     if asked is True:
@@ -864,14 +880,15 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     squares = weigh(((judged.x - intercept) / scale * known).square())
     squares = squares / squares.sum().clamp_min(1e-300)
     screens = float((squares * (1 - counts) * (rows == 1)).sum()) > _OUTLYING
-    if not (screens or float((squares * (rows > 1)).sum()) > _OUTLYING or differ):
+    of_long = float((squares * (rows > 1)).sum())
+    if not (screens or of_long > _OUTLYING or differ):
         return False
     counts = counts if screens else known
     units = _Units(intercept, scale, rows, counts)
     atoms = judged.settle(units)
     yield judged.trial()
-    # outliers are unpredictable, and would dominate the sum
-    if not judged.improves(units, atoms, usual=counts * (rows == 1)):
+    usual = counts * (rows == 1)  # outliers are unpredictable, and would dominate the sum
+    if not judged.improves(units, atoms, usual=usual, in_sum=of_long > _RULING):
         return False
     if judged.shortens and judged.gain > _MUCH:
         judged.norm = norm

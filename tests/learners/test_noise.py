@@ -75,6 +75,16 @@ def test_an_offset_becomes_the_baseline(planted):
     )
 
 
+@pytest.mark.parametrize("size", [1e2, 1e5])
+def test_one_huge_row_hides_no_baseline(planted, size):
+    clean, atoms = planted
+    X = noise_of(clean) + OFFSET
+    X[7] = size * np.random.default_rng(2).standard_normal(N_FEATURES)
+    fitted = learner().fit(X)
+    assert found(fitted, atoms) == 1
+    np.testing.assert_allclose(fitted.intercept_, OFFSET, atol=0.03)
+
+
 def test_noise_of_features_is_found(planted):
     clean, _ = planted
     scale = 0.03 * SCALES
