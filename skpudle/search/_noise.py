@@ -124,9 +124,6 @@ _UNPREDICTED, _SET_ASIDE = 0.5, (0.5, 0.25, 0.1)
 _OWNED = 0.5
 # The median absolute deviation of normal noise, in standard deviations.
 _MEDIAN = 0.6745
-# Share of the standard deviation; with a smaller median deviation most values of a column are
-# equal, and no entry of the column is an outlier.
-_MOSTLY_ONE = 0.02
 # Epochs that solve for codes, and in which atoms settle again, and rows whose leverages count.
 _CODES, _AGAIN, _LEVERAGES = 4, 8, 512
 # Number of rows whose noise is estimated at a time.
@@ -428,16 +425,21 @@ def _root_mean_square(x, known):  # -> (n,)
     return ((x * known).square().sum(1) / known.sum(1).clamp_min(1)).sqrt()
 
 
+def _quantiles(x, counts, share):  # (n, k), weights (n, k) -> (k,)
+    """Return the least value that at least a share of the weight does not exceed; 0 without any."""
+    order = torch.where(counts > 0, x, torch.inf).argsort(0)
+    sums = counts.gather(0, order).cumsum(0)
+    places = (sums < sums[-1] * share).sum(0).clamp_max(len(x) - 1)
+    values = x.gather(0, order).gather(0, places[None])[0]
+    return torch.where(sums[-1] > 0, values, 0.0)
+
+
 def _median(x, counts):  # (n, k), weights (n, k) -> (k,)
-    """Return the least value that at least half of the weight does not exceed; 0 without weight."""
+    """Return `_quantiles` of a half."""
     if bool(((counts == 0) | (counts == 1)).all()):
         medians = torch.where(counts > 0, x, torch.nan).nanmedian(0).values
         return medians.nan_to_num()
-    order = torch.where(counts > 0, x, torch.inf).argsort(0)
-    sums = counts.gather(0, order).cumsum(0)
-    middle = (sums < sums[-1] / 2).sum(0).clamp_max(len(x) - 1)
-    values = x.gather(0, order).gather(0, middle[None])[0]
-    return torch.where(sums[-1] > 0, values, 0.0)
+    return _quantiles(x, counts, 0.5)
 
 
 def _screen(x, known, spread):  # -> entries that count, rows that are outliers as a whole
@@ -455,14 +457,21 @@ def _quantile(values, often, share):  # (n,), weights (n,) -> float
     return float(np.interp(share * float(places[-1]), places, values))
 
 
+def _share_of(squares, part):  # -> float
+    return float((squares * part).sum() / squares.sum().clamp_min(1e-300))
+
+
 def _spread_of(x, counts):  # (n, n_features), weights of entries -> (2, n_features)
-    """Return medians of columns, and robust deviations: infinite where most values are equal."""
+    """Return medians of columns, and robust deviations: infinite where most values are equal.
+
+    At most a tenth of a column is outliers: half of the values of a column may be noise, and a
+    third of them signal.
+    """
     middle = _median(x, counts)
     distance = (x - middle).abs()
-    deviation = _median(distance, counts) / _MEDIAN
-    distance = torch.minimum(distance, (distance * (counts > 0)).quantile(1 - _MOST, dim=0))
-    root = ((counts * distance.square()).sum(0) / counts.sum(0).clamp_min(1e-300)).sqrt()
-    return torch.stack([middle, torch.where(deviation > _MOSTLY_ONE * root, deviation, torch.inf)])
+    most = _quantiles(distance, counts, 1 - _MOST) / _DEVIATIONS
+    deviation = torch.maximum(_median(distance, counts) / _MEDIAN, most)
+    return torch.stack([middle, torch.where(deviation > 0, deviation, torch.inf)])
 
 
 def _pool(variances, free, often=None):
@@ -878,9 +887,8 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     norm = judged.usual_size(size)
     rows = torch.where(size > _LONG * norm, size / norm, 1.0)[:, None]
     squares = weigh(((judged.x - intercept) / scale * known).square())
-    squares = squares / squares.sum().clamp_min(1e-300)
-    screens = float((squares * (1 - counts) * (rows == 1)).sum()) > _OUTLYING
-    of_long = float((squares * (rows > 1)).sum())
+    screens = _share_of(squares / rows.square(), 1 - counts) > _OUTLYING
+    of_long = _share_of(squares, rows > 1)
     if not (screens or of_long > _OUTLYING or differ):
         return False
     counts = counts if screens else known

@@ -414,3 +414,32 @@ def test_the_noise_of_features_stays_while_learning_goes_on(planted):
     fitted = learner().fit(X)
     before = fitted.noise_std_
     np.testing.assert_allclose(fitted.partial_fit(X).noise_std_, before)
+
+
+def bars_with_everything(side=8, n_samples=2000):
+    """Return rows of three bars, with an offset, unequal noise, spikes and long rows; the bars."""
+    random = np.random.default_rng(0)
+    bars = np.zeros((2 * side, side, side))
+    for k in range(side):
+        bars[k, k], bars[side + k, :, k] = 1, 1
+    atoms = unit(bars.reshape(len(bars), -1))
+    places = np.argsort(random.random((n_samples, len(atoms))), axis=1)[:, :3]
+    codes = np.zeros((n_samples, len(atoms)))
+    values = random.uniform(1, 3, places.shape) * random.choice([-1, 1], places.shape)
+    np.put_along_axis(codes, places, values, axis=1)
+    clean = codes @ atoms
+    X = clean + 6 * np.exp(-np.arange(side**2) / 30)
+    X += random.standard_normal(clean.shape) * random.uniform(0.02, 0.3, side**2)
+    X[random.random(X.shape) < 0.02] += 20
+    X[::100] *= 15
+    return X, atoms
+
+
+def test_all_nuisances_together_hide_no_atom():
+    """Most entries of a column are noise here, and a third are not: these are no outliers."""
+    X, atoms = bars_with_everything()
+    fitted = PUDLEDictionaryLearning(len(atoms), random_state=0).fit(X)
+    assert found(fitted, atoms, least=0.95) == 1
+    spikes = fitted.outliers_.toarray()
+    spikes[::100] = False
+    assert 0.01 < spikes.mean() < 0.03
