@@ -552,8 +552,8 @@ def _standard_errors(differences, often):  # (n,), weights (n,) -> float
 class _Judged:
     """Training and validation rows, and present units with the atoms that have settled in them.
 
-    Validation rows have the numbers ``judges``; ``often`` are weights of rows, and ``known`` is 1
-    for known entries. `take` replaces units and atoms, and `improves` does so if they predict
+    Validation rows have the numbers ``judges``; ``often`` are weights of rows, ``known`` is 1 for
+    known entries, and ``trusted`` for known entries that are no outliers. `take` replaces units and atoms, and `improves` does so if they predict
     better.
     """
 
@@ -573,6 +573,7 @@ class _Judged:
         self._learning = learning.nonzero().flatten()
         ones, zeros = torch.ones_like(self.x[0]), torch.zeros_like(self.x[0])
         self.units = _Units(zeros, ones, torch.ones_like(self.x[:, :1]), self.known)
+        self.trusted = self.known
         self.atoms, self._errors = None, None
         self.norm = None  # norm to which a fit shortens long rows
         self.usual = None  # error of the usual row, if rows of noise were found
@@ -728,21 +729,18 @@ class _Judged:
         middle = float(_median(values.flatten()[:, None], counts))
         return values.quantile(1 - _MOST, dim=0).clamp_min(_DEVIATIONS * middle / _MEDIAN)
 
-    def errors(self, units, atoms, usual=None):  # -> (n_judges,), (n_judges,)
+    def errors(self, units, atoms):  # -> (n_judges,), (n_judges,)
         """Return log errors and errors of validation rows, each at the penalty of the least mean.
 
-        Errors are sums of squared errors of hidden entries.
-
-        ``usual`` (n, n_features) is 1 for entries whose errors count in the sum; by default all.
+        Errors are sums of squared errors of hidden entries, of trusted ones for the second result.
         """
         x = (self.x[self.judges] - units.intercept) / units.features
         x = torch.where(self.known[self.judges] > 0, x, 0.0)
         counts, positive = units.counts[self.judges], self._signs["positive_code"]
         alpha = self.problem(units).alpha
         alphas = [alpha * factor for factor in _PENALTIES]
-        usual = self.known if usual is None else usual
         sums = x.new_zeros(2 * len(alphas), len(x))
-        sums_of_usual = sums.clone()
+        trusted = sums.clone()
         turns = hide_in_turn(torch.arange(x.shape[1]))
         n_turns = max(_TURNS, ceil(len(turns) * _HIDDEN / max(x.numel(), 1)))
         for seen, hidden in turns[:n_turns]:
@@ -757,11 +755,10 @@ class _Judged:
             for i, found in enumerate((*codes, *refits)):
                 error = (x[:, hidden] - rows * (found @ atoms[:, hidden])) * known
                 sums[i] += error.square().sum(1)
-                sums_of_usual[i] += (error * usual[self.judges][:, hidden]).square().sum(1)
+                trusted[i] += (error * self.trusted[self.judges][:, hidden]).square().sum(1)
         logs = (sums + torch.finfo(x.dtype).tiny).log()
         often = self.often[self.judges]
-        sums = sums_of_usual
-        return logs[int((logs @ often).argmin())], sums[int((sums @ often).argmin())]
+        return logs[int((logs @ often).argmin())], trusted[int((trusted @ often).argmin())]
 
     def take(self, units, atoms):
         """Replace the present units, and the atoms by the atoms that settled in the new units."""
@@ -779,7 +776,7 @@ class _Judged:
             self.take(self.units, self.settle(self.units, self.atoms, _AGAIN))
         return self.improves(units, atoms)
 
-    def improves(self, units, atoms, *, gains=True, in_sum=False, usual=None):
+    def improves(self, units, atoms, *, gains=True, in_sum=False, trusted=None):
         """Take new units if they predict better, or no worse in sum; return whether.
 
         Parameters
@@ -792,24 +789,27 @@ class _Judged:
             Whether errors have to fall.
         in_sum : bool, default=False
             Whether it suffices that the sum of errors falls.
-        usual : Tensor of shape (n, n_features), default=None
-            See `errors`.
+        trusted : Tensor of shape (n, n_features), default=None
+            Entries that the sum trusts from now on, if the units are taken; None changes nothing.
         """
-        if self._errors is None or usual is not None:
-            self._errors = self.errors(self.units, self.atoms, usual)
-        errors = self.errors(units, atoms, usual)
-        (logs, sums), (before, sums_before) = errors, self._errors
-        often, gain = self.often[self.judges], before - logs
+        before = self.trusted
+        if trusted is not None:
+            self.trusted, self._errors = trusted, None
+        if self._errors is None:
+            self._errors = self.errors(self.units, self.atoms)
+        errors = self.errors(units, atoms)
+        (logs, sums), (logs_before, sums_before) = errors, self._errors
+        often, gain = self.often[self.judges], logs_before - logs
         loss = _standard_errors(sums - sums_before, often)
         mean, n_errors = float(often @ gain / often.sum()), _standard_errors(gain, often)
         is_sure = n_errors > _SURE or (n_errors > _BOTH and loss < -_BOTH)
         is_sure &= mean > _LEAST_GAIN
         is_sure |= in_sum and loss < -_BOTH and n_errors > -_CHANCE
         if not (is_sure and loss < _CHANCE if gains else loss < _SURE):
+            if trusted is not None:
+                self.trusted, self._errors = before, None
             return False
-        self.units, self.atoms = units, atoms
-        self._errors = errors if usual is None else None
-        self.gain = mean
+        self.units, self.atoms, self._errors, self.gain = units, atoms, errors, mean
         return True
 
 
@@ -895,8 +895,8 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     units = _Units(intercept, scale, rows, counts)
     atoms = judged.settle(units)
     yield judged.trial()
-    usual = counts * (rows == 1)  # outliers are unpredictable, and would dominate the sum
-    if not judged.improves(units, atoms, usual=usual, in_sum=of_long > _RULING):
+    trusted = counts * (rows == 1)  # outliers are unpredictable, and would dominate the sum
+    if not judged.improves(units, atoms, trusted=trusted, in_sum=of_long > _RULING):
         return False
     if judged.shortens and judged.gain > _MUCH:
         judged.norm = norm
@@ -932,7 +932,7 @@ def _learn_rows_of_noise(judged):  # a generator
         yield judged.trial()
     atoms = judged.atoms
     judged.take(*before)
-    if judged.improves(units, atoms, gains=False, usual=judged.known * ~far[:, None]):
+    if judged.improves(units, atoms, gains=False, trusted=judged.trusted * ~far[:, None]):
         judged.usual = usual
 
 
