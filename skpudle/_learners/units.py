@@ -66,9 +66,11 @@ def units_of(learner):  # -> Noise
 
 def encoder_in_units(learner, encoder):  # -> encoder
     """Return an encoder of rows in units of their noise as one of rows without their baseline."""
-    noise = replace(units_of(learner), intercept=None, norm=None)
+    noise = replace(units_of(learner), intercept=None, norm=None, usual=None)
     if noise.is_equal:
         return encoder
+    if noise.rows is None:  # then codes do not depend on outliers
+        noise = Noise(scale=noise.scale)
     return InUnits(encoder, noise, noise.gains(to_tensor(learner.components_)))
 
 

@@ -98,8 +98,7 @@ _HIDES = 0.6
 # Phases of a search that find missing atoms.
 _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
 # Deviations from which on an entry is an outlier (one in two million entries of normal noise), and
-# the largest share of outliers, of all entries and of a row; a row with more is an outlier as a
-# whole.
+# the largest share of outliers, of all entries and of a feature, of long rows and of rows of noise.
 _DEVIATIONS, _MOST = 5.0, 0.1
 # Multiple of the median norm from which on a row is long; least share of the energy of outliers
 # that are left out before atoms have settled; ratio of spreads from which on columns differ in
@@ -126,6 +125,10 @@ _OWNED = 0.5
 _MEDIAN = 0.6745
 # Epochs that solve for codes, and in which atoms settle again, and rows whose leverages count.
 _CODES, _AGAIN, _LEVERAGES = 4, 8, 512
+# The penalty at which the noise of rows is estimated, in units of the penalty of codes. Atoms that
+# codes miss make a row look noisy, while surplus atoms only take degrees of freedom: in units of
+# the noise errors are .27, .27 and .35 of the noise, and .28, .29 and .60 without the factor.
+_BELOW = 2**-0.5
 # Number of rows whose noise is estimated at a time.
 _ROWS_AT_A_TIME = 4096
 # Share of the mean variance below which a column or row is constant.
@@ -286,9 +289,9 @@ class Noise:
 
     def of_features(self, features):
         """Return the noise of some features."""
-        parts = {name: getattr(self, name) for name in ("intercept", "scale")}
-        parts = {name: part if part is None else part[features] for name, part in parts.items()}
-        return replace(self, **parts)
+        parts = {name: getattr(self, name) for name in ("intercept", "scale", "spread", "limit")}
+        known = {name: part[..., features] for name, part in parts.items() if part is not None}
+        return replace(self, **known)
 
     def to_user(self, atoms):  # (p, n_features) -> the same
         """Return atoms in the units of the data, with the norms that they have in the noise's."""
@@ -442,12 +445,15 @@ def _median(x, counts):  # (n, k), weights (n, k) -> (k,)
     return _quantiles(x, counts, 0.5)
 
 
-def _screen(x, known, spread):  # -> entries that count, rows that are outliers as a whole
-    """Return entries within some deviations of their column, and rows with too many outliers."""
+def _screen(x, known, spread):  # -> (n, n_features), (n, 1)
+    """Return entries within some deviations of their column, and by what rows are larger than 1.
+
+    An entry of a long row is compared with the row's other entries, too.
+    """
     middle, deviation = spread
-    far = (known > 0) & ((x - middle).abs() > _DEVIATIONS * deviation)
-    whole = far.sum(1) > _MOST * known.sum(1)
-    return known * ~(far & ~whole[:, None]), whole
+    distance = (x - middle).abs() / deviation
+    size = _median(distance.mT, known.mT)[:, None].clamp_min(_MEDIAN) / _MEDIAN
+    return known * (distance <= _DEVIATIONS * size), size
 
 
 def _quantile(values, often, share):  # (n,), weights (n,) -> float
@@ -553,8 +559,8 @@ class _Judged:
     """Training and validation rows, and present units with the atoms that have settled in them.
 
     Validation rows have the numbers ``judges``; ``often`` are weights of rows, ``known`` is 1 for
-    known entries, and ``trusted`` for known entries that are no outliers. `take` replaces units and atoms, and `improves` does so if they predict
-    better.
+    known entries, and ``trusted`` for known entries that are no outliers. `take` replaces units
+    and atoms, and `improves` does so if they predict better.
     """
 
     def __init__(self, x, mask, often, n_components, problem, generator):
@@ -701,12 +707,15 @@ class _Judged:
         counts = (self.often * (size > 0))[:, None]
         return float(_median(size[:, None], counts)) or 1.0
 
-    def long_rows(self):  # -> (n,) bool
-        """Mark rows that are far longer than the usual row; none if they are the data."""
-        middle = _median(self.x, self.weigh(self.known))
-        size = _root_mean_square(self.x - middle, self.known)
-        long = size > _LONG * self.usual_size(size)
-        return long & bool(self.mean(long.double()) <= _MOST)
+    def shorten(self, x, counts):  # (n, n_features), (n, n_features) -> (n, 1), float
+        """Return divisors that shorten long rows, and the norm that they have then.
+
+        If more than a tenth of the rows is long, long rows are the data, and none is shortened.
+        """
+        norm = self.usual_size(_root_mean_square(x, counts))
+        rows = _shorten(x, counts, norm)
+        are_few = self.mean((rows > 1)[:, 0].double()) <= _MOST
+        return rows if are_few else torch.ones_like(rows), norm
 
     def mean_row(self, counts):  # (n, n_features) -> (n_features,), bool
         """Return the mean of entries that count, and whether it is far from zero."""
@@ -729,18 +738,20 @@ class _Judged:
         middle = float(_median(values.flatten()[:, None], counts))
         return values.quantile(1 - _MOST, dim=0).clamp_min(_DEVIATIONS * middle / _MEDIAN)
 
-    def errors(self, units, atoms):  # -> (n_judges,), (n_judges,)
+    def errors(self, units, atoms, trusted=None):  # -> (n_judges,), (n_judges,)
         """Return log errors and errors of validation rows, each at the penalty of the least mean.
 
-        Errors are sums of squared errors of hidden entries, of trusted ones for the second result.
+        Errors are sums of squared errors of hidden entries that are trusted so far; those of the
+        second result may be trusted otherwise.
         """
         x = (self.x[self.judges] - units.intercept) / units.features
         x = torch.where(self.known[self.judges] > 0, x, 0.0)
         counts, positive = units.counts[self.judges], self._signs["positive_code"]
         alpha = self.problem(units).alpha
         alphas = [alpha * factor for factor in _PENALTIES]
-        sums = x.new_zeros(2 * len(alphas), len(x))
-        trusted = sums.clone()
+        trusted = [self.trusted, self.trusted if trusted is None else trusted]
+        trusted = torch.stack([part[self.judges] for part in trusted])
+        sums = x.new_zeros(2, 2 * len(alphas), len(x))
         turns = hide_in_turn(torch.arange(x.shape[1]))
         n_turns = max(_TURNS, ceil(len(turns) * _HIDDEN / max(x.numel(), 1)))
         for seen, hidden in turns[:n_turns]:
@@ -751,14 +762,12 @@ class _Judged:
                 _, _, rows = noise.enter(given, mask)
             options = dict(positive=positive, mask=mask)
             codes, refits = lasso_path(part, given / rows, alphas, **options)
-            known = self.known[self.judges][:, hidden] * units.features[hidden]
+            counts_of_sums = trusted[:, :, hidden] * units.features[hidden]
             for i, found in enumerate((*codes, *refits)):
-                error = (x[:, hidden] - rows * (found @ atoms[:, hidden])) * known
-                sums[i] += error.square().sum(1)
-                trusted[i] += (error * self.trusted[self.judges][:, hidden]).square().sum(1)
-        logs = (sums + torch.finfo(x.dtype).tiny).log()
-        often = self.often[self.judges]
-        return logs[int((logs @ often).argmin())], trusted[int((trusted @ often).argmin())]
+                error = x[:, hidden] - rows * (found @ atoms[:, hidden])
+                sums[:, i] += (error * counts_of_sums).square().sum(2)
+        logs, often = (sums[0] + torch.finfo(x.dtype).tiny).log(), self.often[self.judges]
+        return logs[int((logs @ often).argmin())], sums[1, int((sums[1] @ often).argmin())]
 
     def take(self, units, atoms):
         """Replace the present units, and the atoms by the atoms that settled in the new units."""
@@ -790,27 +799,26 @@ class _Judged:
         in_sum : bool, default=False
             Whether it suffices that the sum of errors falls.
         trusted : Tensor of shape (n, n_features), default=None
-            Entries that the sum trusts from now on, if the units are taken; None changes nothing.
+            Entries of the sum, and of all errors from now on if the units are taken; None changes
+            nothing.
         """
-        before = self.trusted
-        if trusted is not None:
-            self.trusted, self._errors = trusted, None
-        if self._errors is None:
-            self._errors = self.errors(self.units, self.atoms)
-        errors = self.errors(units, atoms)
-        (logs, sums), (logs_before, sums_before) = errors, self._errors
+        present = self._errors if trusted is None else None
+        present = self.errors(self.units, self.atoms, trusted) if present is None else present
+        errors = self.errors(units, atoms, trusted)
+        (logs, sums), (logs_before, sums_before) = errors, present
         often, gain = self.often[self.judges], logs_before - logs
         loss = _standard_errors(sums - sums_before, often)
         mean, n_errors = float(often @ gain / often.sum()), _standard_errors(gain, often)
         is_sure = n_errors > _SURE or (n_errors > _BOTH and loss < -_BOTH)
         is_sure &= mean > _LEAST_GAIN
         is_sure |= in_sum and loss < -_BOTH and n_errors > -_CHANCE
-        if not (is_sure and loss < _CHANCE if gains else loss < _SURE):
-            if trusted is not None:
-                self.trusted, self._errors = before, None
-            return False
-        self.units, self.atoms, self._errors, self.gain = units, atoms, errors, mean
-        return True
+        is_taken = is_sure and loss < _CHANCE if gains else loss < _SURE
+        if is_taken:
+            self.units, self.atoms, self.gain = units, atoms, mean
+            self.trusted = self.trusted if trusted is None else trusted
+            present = errors
+        self._errors = present if trusted is None else None
+        return is_taken
 
 
 def _is_far(mean, deviations, counts, often):
@@ -844,7 +852,9 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     """
     mean, is_far = judged.mean_row(judged.known)
     if not is_far and asked is not True:  # one long row may hide it
-        mean, is_far = judged.mean_row(judged.known * ~judged.long_rows()[:, None])
+        middle = _median(judged.x, judged.weigh(judged.known))
+        rows, _ = judged.shorten(judged.x - middle, judged.known)
+        mean, is_far = judged.mean_row(judged.known * (rows == 1))
         if not is_far:
             return
     units = judged.units._replace(intercept=mean)
@@ -867,10 +877,14 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
 
 
 def _learn_outliers(judged):  # a generator, which returns whether entries are screened
-    """Treat entries that are far off as missing, shorten long rows, and scale columns, if any."""
+    """Treat entries that are far off as missing, shorten long rows, and scale columns, if any.
+
+    Each may hide what the next one gains: so screening is judged with long rows shortened, and then
+    all of it together.
+    """
     units, known = judged.units, judged.known
     spread, weigh = _spread_of(judged.x, judged.weigh(known)), judged.weigh
-    counts, whole = _screen(judged.x, known, spread)
+    counts, size = _screen(judged.x, known, spread)
     if float(weigh(known - counts).sum()) > _MOST * float(weigh(known).sum()):
         counts = known
     deviation = torch.where(spread[1].isinf() | (spread[1] == 0), torch.nan, spread[1])
@@ -880,22 +894,30 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     columns = torch.where(columns > 0, columns, 1.0)
     differ = bool(columns.max() > _UNITS * columns.min())
     scale = columns / columns.log().mean().exp() if differ else torch.ones_like(columns)
-    usual = weigh(counts * ~whole[:, None])
+    usual = weigh(counts * (size <= _LONG))
     mean = (judged.x * usual).sum(0) / usual.sum(0).clamp_min(1e-300)
     intercept = mean if bool(units.intercept.any()) else units.intercept
-    size = _root_mean_square((judged.x - intercept) / scale, counts)
-    norm = judged.usual_size(size)
-    rows = torch.where(size > _LONG * norm, size / norm, 1.0)[:, None]
-    squares = weigh(((judged.x - intercept) / scale * known).square())
+    centred = (judged.x - intercept) / scale
+    rows, norm = judged.shorten(centred, counts)
+    squares = weigh((centred * known).square())
     screens = _share_of(squares / rows.square(), 1 - counts) > _OUTLYING
-    of_long = _share_of(squares, rows > 1)
+    counts = counts if screens else known
+    of_long = _share_of(squares * counts, rows > 1)
     if not (screens or of_long > _OUTLYING or differ):
         return False
-    counts = counts if screens else known
-    units = _Units(intercept, scale, rows, counts)
+    before = units, judged.atoms
+    units = _Units(intercept, scale, rows, known)
     atoms = judged.settle(units)
     yield judged.trial()
     trusted = counts * (rows == 1)  # outliers are unpredictable, and would dominate the sum
+    if screens:
+        screened = units._replace(counts=counts)
+        judged.take(units, atoms)
+        atoms = judged.settle(screened)
+        yield judged.trial()
+        screens = judged.improves(screened, atoms, trusted=trusted)
+        units, atoms = judged.units, judged.atoms
+        judged.take(*before)
     if not judged.improves(units, atoms, trusted=trusted, in_sum=of_long > _RULING):
         return False
     if judged.shortens and judged.gain > _MUCH:
@@ -1038,6 +1060,7 @@ def refine_noise(noise, problem, atoms, alpha):  # -> Noise
     given, mask, often = _sample(problem, len(atoms))
     x, counts, rows = noise.enter(given.double() * problem.unit, mask)
     x, alpha = x / problem.unit, alpha / problem.unit
+    alpha *= 1 if noise.rows is None else _BELOW
     changed = dict(x=x, alpha=alpha, mask=counts, weight=often)
     problem = replace(problem, **changed, held_out=None, held_rows=None)
     counts = torch.ones_like(x) if counts is None else counts
@@ -1116,6 +1139,8 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     differ = False
     if auto or noise in ("rows", "both"):
         differ = yield from _learn_rows(judged, not auto, screens)
+    if judged.shortens and judged.norm is None:  # a fit takes these rows as they are
+        judged.take(judged.units._replace(rows=torch.ones_like(judged.units.rows)), judged.atoms)
     if screens and not differ:
         yield from _screen_residuals(judged)
     yield judged.trial(_found(judged, differ, screens, problem.positive_code))

@@ -443,3 +443,11 @@ def test_all_nuisances_together_hide_no_atom():
     spikes = fitted.outliers_.toarray()
     spikes[::100] = False
     assert 0.01 < spikes.mean() < 0.03
+
+
+def test_data_with_outliers_have_a_score():
+    """Some features are hidden for it, with what the learner knows of these columns."""
+    X, atoms = bars_with_everything()
+    fitted = PUDLEDictionaryLearning(len(atoms), random_state=0).fit(X)
+    usual = np.where(fitted.outliers_.toarray(), np.nan, X)
+    assert fitted.score(usual) > 0.9 > fitted.score(X)
