@@ -59,8 +59,9 @@ __all__ = [
 ]
 
 # Rows that noise is learned from: 2,048, or 16 for each atom and feature, of up to 2**22 entries;
-# most atoms, since their number hardly changes residuals; and the least number of rows.
-_ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS = 2048, 16, 2**22, 60
+# most atoms, since their number hardly changes residuals; the least number of rows, and the least
+# number that may have a baseline without a validation, of which it takes a tenth.
+_ROWS, _ROWS_PER_ATOM, _ENTRIES, _LEAST_ROWS, _FEW_ROWS = 2048, 16, 2**22, 60, 10
 _ATOMS = 256
 # Validation rows: one in _JUDGES, at most _MOST_JUDGES; up to half of the rows if the quarter has
 # fewer than _JUDGED entries. Three of ten groups of their features are hidden in turn, or more, to
@@ -131,7 +132,7 @@ _CODES, _AGAIN, _LEVERAGES = 4, 8, 512
 _BELOW = 2**-0.5
 # Number of rows whose noise is estimated at a time.
 _ROWS_AT_A_TIME = 4096
-# Share of the mean variance below which a column or row is constant.
+# Share of the median variance below which a column or row is constant.
 _CONSTANT = 1e-12
 # The share of rows that are less noisy than the smallest scale of a new row.
 _LEAST_SCALE = 0.02
@@ -480,6 +481,12 @@ def _spread_of(x, counts):  # (n, n_features), weights of entries -> (2, n_featu
     return torch.stack([middle, torch.where(deviation > 0, deviation, torch.inf)])
 
 
+def _varies(variances, often):  # (n,), weights (n,) -> (n,) bool
+    """Return whether variances are no rounding errors of constants."""
+    usual = _median(variances[:, None], (often * (variances > 0))[:, None])
+    return variances > _CONSTANT * usual
+
+
 def _pool(variances, free, often=None):
     """Shrink the logarithms of variances to their mean by their sampling error.
 
@@ -496,7 +503,7 @@ def _pool(variances, free, often=None):
         Relative deviations, of geometric mean 1; mean and variance of the logarithms of variances.
     """
     often = torch.ones_like(variances) if often is None else often
-    usual = (free > 1) & (variances > _CONSTANT * (often * variances).sum() / often.sum())
+    usual = (free > 1) & _varies(variances, often)
     scales = torch.ones_like(variances)
     if int(usual.sum()) < 2:
         return scales, 0.0, 0.0
@@ -625,17 +632,13 @@ class _Judged:
         left = (residuals.values * units.counts).square().sum(1)
         x = (self.x - units.intercept) / (units.features * units.rows)
         fitted = ((x * units.counts).square().sum(1) - left).clamp_min(0)
-        usual = (left > 0) & (fitted > _CONSTANT * self.mean(fitted))
+        usual = (left > 0) & _varies(fitted, self.often)
         if int(usual.sum()) < _LEAST_ROWS // 2:
             return False
         scale = 2 * units.rows[usual, 0].log()
         noise = (left / residuals.of_rows.clamp_min(1))[usual].log() + scale
         signal = fitted[usual].log() + scale
-        hidden, shortened, often = noise - signal, scale > 0, self.often[usual]
-        if self.shortens and 0 < int(shortened.sum()) < len(hidden):
-            parts = torch.stack([shortened, ~shortened], 1) * often[:, None]
-            longer, rest = _median(hidden[:, None].expand(-1, 2), parts)
-            return bool(longer > rest)
+        hidden, often = noise - signal, self.often[usual]
         (one, both), (_, other) = torch.cov(torch.stack([noise, hidden]), aweights=often)
         return bool(both > _HIDES * (one * other).sqrt())
 
@@ -828,12 +831,13 @@ def _is_far(mean, deviations, counts, often):
     """
     squares = often @ deviations.square()
     variances = squares / counts.clamp_min(1e-300)
-    usual = variances > _CONSTANT * variances.mean()
-    if not bool(usual.any()):
+    usual = _varies(variances, (counts > 0).to(variances))
+    energies = mean.square() * counts
+    least = _SUBSTANTIAL * (energies + squares).sum()
+    if not energies.sum() > least:
         return False
-    energy = (mean.square() * counts).sum()
-    if not energy > _SUBSTANTIAL * (energy + squares.sum()):
-        return False
+    if energies[~usual].sum() > least:  # of constants
+        return True
     # Rows of unequal weight have the information of fewer rows of equal weight.
     n_equal = counts * (often.sum() / often.square().sum())
     statistic = (n_equal * mean.square() / variances)[usual].sum()
@@ -918,7 +922,7 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
         screens = judged.improves(screened, atoms, trusted=trusted)
         units, atoms = judged.units, judged.atoms
         judged.take(*before)
-    if not judged.improves(units, atoms, trusted=trusted, in_sum=of_long > _RULING):
+    if not judged.improves(units, atoms, trusted=trusted, in_sum=of_long > _RULING or differ):
         return False
     if judged.shortens and judged.gain > _MUCH:
         judged.norm = norm
@@ -987,10 +991,6 @@ def _learn_rows(judged, asked, screens):  # a generator, which returns whether r
     """Take the noise of rows into account, if it is unequal."""
     residuals = judged.residuals()
     scales, _, variance = judged.scales_of_rows(residuals)
-    if judged.shortens and not asked:  # shortened rows were validated; estimates replace lengths
-        if not judged.hides_signals(residuals):
-            return False
-        asked = True
     if not asked:
         if variance < _UNEQUAL["rows"] or not judged.hides_signals(residuals):
             return False
@@ -1116,9 +1116,7 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     n, m = x.shape
     scale, noise = (None, noise) if isinstance(noise, str) else (noise.cpu(), "equal")
     if n < _LEAST_ROWS or m < 2 or not bool(x.any()):
-        counts = torch.ones_like(x) if mask is None else mask
-        counts = counts if often is None else counts * often[:, None]
-        noise = _of_few_rows(x * problem.unit, counts, intercept, scale)
+        noise = _of_few_rows(problem, x.double(), mask, often, intercept, scale)
         yield NoiseTrial(noise, x[: min(n_components, n)].double(), 1.0, is_last=True)
         return
     judged = _Judged(x, mask, often, min(n_components, _ATOMS), problem, generator)
@@ -1146,13 +1144,19 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     yield judged.trial(_found(judged, differ, screens, problem.positive_code))
 
 
-def _of_few_rows(x, counts, intercept, scale):  # counts: weights of entries
-    """Return the noise of too few rows for a validation: only the named parts."""
-    if intercept is not True:
-        return CENTRED if scale is None else Noise(scale=scale)
-    total = counts.sum(0)
-    mean = (x * counts).sum(0) / torch.where(total > 0, total, 1.0)
-    return Noise(intercept=mean.double(), scale=scale)
+def _of_few_rows(problem, x, mask, often, intercept, scale):  # -> Noise
+    """Return the noise of too few rows for a validation: a baseline and what is named.
+
+    With non-negative codes only a validation tells a baseline from the mean of codes.
+    """
+    often = x.new_ones(len(x)) if often is None else often.to(x)
+    known = torch.ones_like(x) if mask is None else mask.to(x)
+    counts, x = often @ known, torch.where(known > 0, x, 0.0) * problem.unit
+    mean = often @ x / counts.clamp_min(1e-300)
+    judges = intercept == "auto" and len(x) >= _FEW_ROWS and not problem.positive_code
+    if intercept is True or (judges and _is_far(mean, (x - mean) * known, counts, often)):
+        return Noise(intercept=mean, scale=scale)
+    return CENTRED if scale is None else Noise(scale=scale)
 
 
 def _of_features(units, unit):  # -> dict

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_iris, load_linnerud
 from sklearn.linear_model import LinearRegression
 
 from skpudle import (
@@ -451,3 +452,42 @@ def test_data_with_outliers_have_a_score():
     fitted = PUDLEDictionaryLearning(len(atoms), random_state=0).fit(X)
     usual = np.where(fitted.outliers_.toarray(), np.nan, X)
     assert fitted.score(usual) > 0.9 > fitted.score(X)
+
+
+@pytest.mark.parametrize("constant", [1.0, 100.0])
+def test_a_constant_column_hides_no_baseline(constant):
+    """A table without it needs no baseline, and its codes stay as they are."""
+    X = load_diabetes().data
+    without = PUDLEDictionaryLearning(10, random_state=0).fit(X)
+    table = np.column_stack([X, np.full(len(X), constant)])
+    fitted = PUDLEDictionaryLearning(10, random_state=0).fit(table)
+    assert fitted.intercept_[-1] == pytest.approx(constant)
+    assert fitted.score(table) == pytest.approx(without.score(X), abs=0.05)
+
+
+@pytest.mark.parametrize("value", [1e3, 1e6])
+def test_one_row_of_a_large_constant_leaves_codes_to_all_rows(value):
+    X = load_diabetes().data
+    without = PUDLEDictionaryLearning(10, random_state=0).fit(X)
+    X = np.concatenate([X, np.full((1, X.shape[1]), value)])
+    fitted = PUDLEDictionaryLearning(10, random_state=0).fit(X)
+    assert fitted.score(X[:-1]) == pytest.approx(without.score(X[:-1]), abs=0.05)
+
+
+def test_few_rows_have_a_baseline_of_any_size():
+    """Without rows for a validation a mean far from zero is the baseline."""
+    X = load_linnerud().data
+    fitted = PUDLEDictionaryLearning(2, random_state=0).fit(X)
+    np.testing.assert_allclose(fitted.intercept_, X.mean(axis=0), rtol=0.01)  # refined once
+    moved = clone(fitted).fit(X + 1e6)
+    np.testing.assert_allclose(moved.components_, fitted.components_, atol=1e-6)
+    centred = clone(fitted).fit(X - X.mean(axis=0))
+    assert np.ndim(centred.intercept_) == 0
+
+
+@pytest.mark.parametrize("unit_of_column", [1.0, 1e2, 1e6])
+def test_the_unit_of_a_column_changes_no_class(unit_of_column):
+    X, y = load_iris(return_X_y=True)
+    X[:, 1] *= unit_of_column
+    fitted = PUDLEClassifier(random_state=0).fit(X[::2], y[::2])
+    assert fitted.score(X[1::2], y[1::2]) > 0.93
