@@ -1,5 +1,6 @@
 """Compile functions by numba on first use, and choose the number of threads by the work."""
 
+import gc
 import logging
 import threading
 from collections import deque
@@ -96,27 +97,44 @@ def threads_for(atoms=None, x=None, stride=1):
         _thread.allowed = outer
 
 
+_unsaved = set()  # modules whose compiled functions are lost with the process
+
+
 @cache
-def _announce_compilation():
-    """Log one line when the first function is compiled, not loaded from the cache."""
+def _watch_compilation():
+    """Log one line when the first function is compiled, not loaded from the cache.
+
+    The garbage collector pauses meanwhile: it would walk through all objects of torch and numba,
+    and free next to nothing, in a seventh of the time of the first fit.
+    """
     from numba.core import event
 
-    class Announcement(event.Listener):
-        said = False
+    class Watch(event.Listener):  # numba compiles in one thread at a time
+        def __init__(self):
+            self.said, self.pauses = False, []
 
         def on_start(self, event):
-            function = event.data["dispatcher"].py_func
-            if not self.said and function.__module__.startswith("skpudle."):
-                self.said = True
+            module = event.data["dispatcher"].py_func.__module__
+            is_own = module.startswith("skpudle.")
+            self.pauses.append(is_own and gc.isenabled())
+            if self.pauses[-1]:
+                gc.disable()
+            if is_own and not self.said:
+                self.said, when = True, "once on this machine"
+                if module in _unsaved:
+                    when = (
+                        "in every process, because no folder that could keep them is writable (set "
+                        "NUMBA_CACHE_DIR to one that is)"
+                    )
                 logging.getLogger("skpudle").warning(
-                    "skpudle compiles its loops, once on this machine: the first calls take some "
-                    "seconds more."
+                    f"skpudle compiles its loops, {when}: the first calls take some seconds more."
                 )
 
         def on_end(self, event):
-            pass
+            if self.pauses.pop():
+                gc.enable()
 
-    event.register("numba:compile", Announcement())
+    event.register("numba:compile", Watch())
 
 
 def compile_together(functions):
@@ -137,7 +155,7 @@ def compile_together(functions):
     """
     import numba
 
-    _announce_compilation()
+    _watch_compilation()
     # Not parallel: numba's own threads abort the process when two Python threads use them. Inlined:
     # otherwise a process that compiles and a process that loads from the cache call different
     # copies of the functions, and sum in different orders. Without errors of division
@@ -154,6 +172,7 @@ def compile_together(functions):
         try:
             result = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no folder for the cache is writable
+            _unsaved.add(function.__module__)
             result = numba.njit(**options)(function)
         # numba looks up the functions that a function calls in the namespace of its module
         function.__globals__[function.__name__] = compiled[function.__name__] = result

@@ -51,7 +51,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     By default a dictionary with one atom per feature is learned from the known values, in units of
     the features' standard deviations. The codes of a sample come from its known values, and their
     reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay as they
-    are. A sample without known values gets the means of the features.
+    are. A sample without known values gets the means of the features, and so do all gaps if the
+    default dictionary predicts hidden values of held-out samples worse than the means do, as in a
+    table of independent columns.
 
     Parameters
     ----------
@@ -161,6 +163,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
         known, counts = ~np.isnan(X), np.ones(len(X)) if weight is None else weight
+        # of standardised features the means are zero, and so they explain none of the energy
+        path = None if self.estimator is not None else getattr(learner[-1], "penalty_path_", None)
+        self._predicts = path is None or bool(np.max(path.score) > 0)
         self.means_ = counts @ np.where(known, X, 0.0) / (counts @ known)
         return self
 
@@ -186,7 +191,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         rows = gaps.any(axis=1)  # codes of a row depend on no other row
         learner = self.estimator_
         restored = np.array(learner.inverse_transform(learner.transform(X[rows])))
-        restored[gaps[rows].all(axis=1)] = self.means_
+        restored[gaps[rows].all(axis=1) | (not self._predicts)] = self.means_
         filled[rows] = np.where(gaps[rows], restored, X[rows])
         return filled
 

@@ -1,10 +1,13 @@
+import gc
 import threading
 
+import numba
 import pytest
 import torch
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
-from skpudle._compilation import in_parts, threads_for
+from skpudle import _compilation as compilation
+from skpudle._compilation import compile_together, in_parts, threads_for
 from skpudle.encoding import encode
 
 BRIEF = dict(max_iter=2, tol=None, random_state=0)
@@ -138,3 +141,63 @@ def test_codes_are_the_same_on_one_thread_and_on_several(n_threads, generator):
     codes = encode(atoms, x, alpha=1.0, n_unfoldings=20)
     torch.set_num_threads(1)
     torch.testing.assert_close(encode(atoms, x, alpha=1.0, n_unfoldings=20), codes)
+
+
+def loop_of(module, body):  # -> function for `compile_together`, as if of a module
+    scope = {"__name__": module}
+    exec(f"def loop(x):\n    {body}", scope)
+    return scope["loop"]
+
+
+@pytest.fixture
+def uncached(monkeypatch):
+    """No folder can keep compiled functions, and none has been compiled before."""
+    compile_one = numba.njit
+
+    def compile_without_folder(*args, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_one(*args, **options)
+
+    monkeypatch.setattr(numba, "njit", compile_without_folder)
+    monkeypatch.setattr(compilation, "_unsaved", set())
+    compilation._watch_compilation.cache_clear()
+
+
+compiles = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+
+
+@compiles
+def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(uncached, caplog):
+    loop = compile_together([loop_of("skpudle.nowhere", "return x + 1")])["loop"]
+    assert loop(1) == 2
+    message = caplog.messages[-1]
+    assert "in every process" in message
+    assert "NUMBA_CACHE_DIR" in message
+
+
+@compiles
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("body", ["return x + 1", "return x.nothing"])
+def test_the_garbage_collector_pauses_while_loops_compile(uncached, enabled, body, monkeypatch):
+    loop, seen = compile_together([loop_of("skpudle.nowhere", body)])["loop"], []
+    compiler = type(loop._compiler)
+    compile_one = compiler.compile
+
+    def watched(self, *args):
+        seen.append(gc.isenabled())
+        return compile_one(self, *args)
+
+    monkeypatch.setattr(compiler, "compile", watched)
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        if body == "return x + 1":
+            loop(1)
+        else:
+            with pytest.raises(numba.TypingError):
+                loop(1)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen == [False]

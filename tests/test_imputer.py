@@ -118,3 +118,14 @@ def test_a_sample_without_known_values_gets_the_means_of_any_estimator(estimator
     filled = imputer.transform(rows)
     np.testing.assert_allclose(filled[:2], [np.nanmean(X, axis=0)] * 2)
     np.testing.assert_array_equal(filled[2:], imputer.transform(X[:5]))
+
+
+def test_independent_columns_get_their_means():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 30)) + 5.0
+    hidden = rng.random(X.shape) < 0.1
+    damaged = np.where(hidden, np.nan, X)
+    imputer = DictionaryImputer().fit(damaged)
+    filled = imputer.transform(damaged)
+    means = np.broadcast_to(imputer.means_, X.shape)
+    np.testing.assert_allclose(filled[hidden], means[hidden])
