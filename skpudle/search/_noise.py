@@ -94,8 +94,9 @@ _UNEQUAL = {"features": 0.02, "rows": 0.1}
 _ROUNDS = {"features": 8, "rows": 5}
 _ROUNDS_BEFORE, _STILL = 3, 0.05
 # Least correlation over rows of log(noise) and log(noise / signal) from which on noise hides
-# signals: .7 to .95 for unequal noise and outliers, at most .4 for patches.
-_HIDES = 0.6
+# signals. It is .83 to .95 for unequal noise, at most .4 for patches, and .76 for sums of 512
+# features that 128 atoms explain in part.
+_HIDES = 0.8
 # Phases of a search that find missing atoms.
 _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
 # Deviations from which on an entry is an outlier (one in two million entries of normal noise), and
@@ -674,7 +675,7 @@ class _Judged:
             given = x[alone], units.counts[alone], rows[alone], usual
             far[alone], errors[alone], _ = _find_noise(*given, atoms=self.atoms[~owned], **options)
         matters = float(self.mean(far * errors)) > _MATTER * float(self.mean(errors))
-        if not matters or float(self.mean(far.double())) > _MOST:
+        if not (matters and self.are_few(far[:, None])):
             return None
         return far, torch.where(far[:, None], (errors / usual).sqrt()[:, None], rows), usual
 
@@ -711,14 +712,13 @@ class _Judged:
         return float(_median(size[:, None], counts)) or 1.0
 
     def shorten(self, x, counts):  # (n, n_features), (n, n_features) -> (n, 1), float
-        """Return divisors that shorten long rows, and the norm that they have then.
-
-        If more than a tenth of the rows is long, long rows are the data, and none is shortened.
-        """
+        """Return divisors that shorten long rows, and the norm that they have then."""
         norm = self.usual_size(_root_mean_square(x, counts))
-        rows = _shorten(x, counts, norm)
-        are_few = self.mean((rows > 1)[:, 0].double()) <= _MOST
-        return rows if are_few else torch.ones_like(rows), norm
+        return _shorten(x, counts, norm), norm
+
+    def are_few(self, rows):  # (n, 1) bool -> bool
+        """Return whether some rows are a tenth at most; more long rows would be the data."""
+        return float(self.mean(rows[:, 0].double())) <= _MOST
 
     def mean_row(self, counts):  # (n, n_features) -> (n_features,), bool
         """Return the mean of entries that count, and whether it is far from zero."""
@@ -858,7 +858,8 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     if not is_far and asked is not True:  # one long row may hide it
         middle = _median(judged.x, judged.weigh(judged.known))
         rows, _ = judged.shorten(judged.x - middle, judged.known)
-        mean, is_far = judged.mean_row(judged.known * (rows == 1))
+        if judged.are_few(rows > 1):
+            mean, is_far = judged.mean_row(judged.known * (rows == 1))
         if not is_far:
             return
     units = judged.units._replace(intercept=mean)
@@ -924,7 +925,7 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
         judged.take(*before)
     if not judged.improves(units, atoms, trusted=trusted, in_sum=of_long > _RULING or differ):
         return False
-    if judged.shortens and judged.gain > _MUCH:
+    if judged.shortens and judged.gain > _MUCH and judged.are_few(rows > 1):
         judged.norm = norm
     if not screens:
         return False

@@ -491,3 +491,21 @@ def test_the_unit_of_a_column_changes_no_class(unit_of_column):
     X[:, 1] *= unit_of_column
     fitted = PUDLEClassifier(random_state=0).fit(X[::2], y[::2])
     assert fitted.score(X[1::2], y[1::2]) > 0.93
+
+
+@pytest.mark.parametrize("share", [0.14, 0.2])
+def test_many_outlying_rows_hide_no_atom(planted, share):
+    clean, atoms = planted
+    X, random = noise_of(clean), np.random.default_rng(5)
+    far = random.random(len(X)) < share
+    X[far] = 5 * clean.std() * random.standard_normal((far.sum(), N_FEATURES))
+    assert found(learner().fit(X), atoms) == 1
+
+
+def test_rows_of_all_sizes_are_no_noise(planted):
+    """As in photographs: a third of the rows is long, and all of it is signal."""
+    clean, _ = planted
+    sizes = np.exp(1.5 * np.random.default_rng(6).standard_normal((len(clean), 1)))
+    X = noise_of(sizes * clean)
+    auto, plain = learner().fit(X), learner(noise="equal", fit_intercept=False).fit(X)
+    np.testing.assert_array_equal(auto.components_, plain.components_)
