@@ -4,6 +4,9 @@ After a few unfoldings codes have few entries, and so have derivatives, which th
 Skipping zeros needs no certificate, and samples may differ in their entries. So, on the CPU,
 compiled loops list the entries and add up the rows that these select; with too many entries torch
 computes the product.
+
+By torch alone, fits of 2,000 patches of 144 pixels with 256 atoms take 2.2 (15 unfoldings) to 3.7
+times as long (100 unfoldings; one core).
 """
 
 from functools import cache

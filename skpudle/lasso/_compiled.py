@@ -8,6 +8,9 @@ share of the Newton step ``L^{-T} y`` both are shorter by this share, and the ro
 mend ``y``: a step costs one substitution. Loops replace slices, because numba takes seconds to
 compile an assignment to a slice. Room to work in comes as arguments, and functions have few
 callers: second copies and arrays that are allocated inside took a third of the time to compile.
+
+In torch 5,000 rows of 64 features take 14 times as long with 64 atoms and 27 times with 256, 1,000
+rows of 256 features 8 times with 1,000 atoms (one core).
 """
 
 from functools import cache
