@@ -1,11 +1,13 @@
 """Compiled loops of the encoder: all iterations of a few rows, entrywise steps of likelihoods.
 
 A call of torch takes 4 microseconds even for few numbers, and an iteration makes five. `unfold_few`
-makes the same iterations without derivatives, one row after the other.
+makes the same iterations without derivatives, one row after the other. By torch, ``transform`` of a
+row takes 4 times as long (100 unfoldings, 50 atoms of 64 features).
 
 A likelihood has more entrywise loops than least squares. With few atoms a pass over the data takes
-the time of a product. `judge` and `weigh` work on a slice of samples, so that threads can share the
-work, and write to their last arguments. With a mask of zero rows all entries are known.
+the time of a product: by torch a fit of 1,000 rows, 8 atoms of 500 features, takes 1.6 times as
+long. `judge` and `weigh` work on a slice of samples, so that threads can share the work, and write
+to their last arguments. With a mask of zero rows all entries are known.
 """
 
 from functools import cache

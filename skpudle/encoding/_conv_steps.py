@@ -91,7 +91,7 @@ class _ConvSums:
         given = *steps.matrices, steps.x, steps.size
         self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, given)
 
-    def pull(self, u, z, residual, *, out=None, where=None):
+    def pull(self, u, z, residual, *, out=None):
         steps, pulled = self.steps, None
         (atoms, correlators), (before, now) = steps.matrices, steps.layers()
         columns = steps.phases.columns

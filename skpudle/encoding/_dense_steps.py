@@ -8,7 +8,7 @@ paid. `DenseSums` adds up derivatives of steps with and without ``G``.
 
 import torch
 
-from skpudle.encoding._products import SumOfProducts, may_leave_out, multiply, multiply_where
+from skpudle.encoding._products import may_leave_out, multiply
 from skpudle.encoding._steps import Steps
 
 __all__ = ["DenseSteps"]
@@ -144,20 +144,20 @@ class DenseSums:
 
     def __init__(self, steps):
         self.steps = steps
-        self._atoms = SumOfProducts(torch.zeros_like(steps.atoms))
+        self._atoms = torch.zeros_like(steps.atoms)
         self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
         self._total = self._products = None  # q, P
         if steps.transition is not None:
             self._total = torch.zeros_like(steps.correlation)
-            self._products = SumOfProducts(torch.zeros_like(steps.transition))
+            self._products = torch.zeros_like(steps.transition)
 
-    def pull(self, u, z, residual, *, out=None, where=None):  # (n, n_components) -> the same
+    def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same
         steps, image = self.steps, self.add(u, z, residual)
         if z is None:
             return None
         if image is None:  # a step through the Gram matrix
             return multiply(None, u, steps.transition, out=out)
-        return multiply_where(where, u, image * -steps.size, steps.atoms, out=out)
+        return torch.mm(image * -steps.size, steps.atoms.mT, out=out).add_(u)
 
     def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
         """Add one or more steps from the same ``z``; ``u`` is the sum of their derivatives.
@@ -166,12 +166,12 @@ class DenseSums:
         """
         if residual is None:
             self._total += u
-            self._products.add(u, z)
+            multiply(self._products, u.mT, z, out=self._products)
             return None
         image = self.steps.hide(multiply(None, u, self.steps.atoms))
-        self._atoms.add(u, residual)
+        multiply(self._atoms, u.mT, residual, out=self._atoms)
         if z is not None:
-            self._atoms.add(z, -image)
+            multiply(self._atoms, z.mT, image, scale=-1, out=self._atoms)
         self._x += image
         self._size += (image * residual).sum()
         return image
@@ -187,18 +187,18 @@ class DenseSums:
                 first = slice(n_active[rows][-1])
                 chosen = indices[rows, first]
                 images = torch.bmm(products[rows, first, first], steps.choose(chosen))
-                self._atoms.result.index_add_(0, chosen.flatten(), images.flatten(0, 1), alpha=-1)
+                self._atoms.index_add_(0, chosen.flatten(), images.flatten(0, 1), alpha=-1)
         else:
-            result = self._products.result.view(-1)
+            result = self._products.view(-1)
             result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
 
     def gradients(
         self, *, of_x=True, of_step=True
     ):  # -> shapes of the atoms, None, the data, the step
         """Return the derivatives, once; the atoms include the analysis."""
-        steps, atoms = self.steps, self._atoms.finish()
+        steps, atoms = self.steps, self._atoms
         if self._products is not None:
-            products = self._products.finish()
+            products = self._products
             atoms.addmm_(self._total.mT, steps.x)
             atoms.addmm_(products + products.mT, steps.atoms, alpha=-1)
             if of_x:

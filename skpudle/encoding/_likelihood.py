@@ -30,7 +30,7 @@ from skpudle._compilation import in_parts
 from skpudle._operators import DenseDictionary
 from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import loops
-from skpudle.encoding._products import SumOfProducts, multiply, multiply_where
+from skpudle.encoding._products import multiply
 from skpudle.encoding._steps import Steps, mask_by
 
 __all__ = ["LikelihoodIterations", "LikelihoodSteps"]
@@ -63,43 +63,30 @@ class _Maps:
     """The maps of a dictionary, and a sum of `outer`."""
 
     def __init__(self, dictionary):
-        self.dictionary, self._outer = dictionary, torch.zeros_like(dictionary.atoms)
+        self.dictionary, self.outer = dictionary, torch.zeros_like(dictionary.atoms)
 
     def synthesis(self, z, plus=None):
         data = self.dictionary.synthesis(z)
         return data if plus is None else data.add_(plus)
 
-    def analysis(self, x, plus, where, out):
+    def analysis(self, x, plus, out):
         return self.dictionary.analysis(x).add_(plus)
 
     def add(self, z, x):
-        self._outer += self.dictionary.outer(z, x)
-
-    def finish(self):
-        return self._outer
+        self.outer += self.dictionary.outer(z, x)
 
 
 class _DenseMaps(_Maps):
     """The maps of a dense dictionary, with products that skip zeros."""
 
-    def __init__(self, dictionary):
-        self.dictionary, self._outer = dictionary, None
-
     def synthesis(self, z, plus=None):
         return multiply(plus, z, self.dictionary.atoms)
 
-    def analysis(self, x, plus, where, out):
-        return multiply_where(where, plus, x, self.dictionary.atoms, out=out)
+    def analysis(self, x, plus, out):
+        return torch.mm(x, self.dictionary.atoms.mT, out=out).add_(plus)
 
     def add(self, z, x):
-        if self._outer is None:
-            self._outer = SumOfProducts(torch.zeros_like(self.dictionary.atoms))
-        self._outer.add(z, x)
-
-    def finish(self):
-        if self._outer is None:
-            return torch.zeros_like(self.dictionary.atoms)
-        return self._outer.finish()
+        multiply(self.outer, z.mT, x, out=self.outer)
 
 
 def _maps(dictionary):
@@ -197,10 +184,10 @@ class LikelihoodSums:
         self._x, self._offset = torch.zeros_like(steps.x), torch.zeros_like(steps.x)
         self._slope = steps.x.new_zeros(len(steps.x))
 
-    def pull(self, u, z, mean, size, *, where, out):
+    def pull(self, u, z, mean, size, *, out):
         """Return the transpose of a step at ``u``, and add the step to the sums.
 
-        The result may be in ``out``, and is valid where ``where`` is not zero.
+        The result may be in ``out``.
         """
         scaled = u * size
         image = self._analysis.synthesis(scaled).contiguous()
@@ -209,7 +196,7 @@ class LikelihoodSums:
         if z is None:
             return None
         self._dictionary.add(z, image)
-        return self._dictionary.analysis(image, u, where, out)
+        return self._dictionary.analysis(image, u, out)
 
     def _weigh(self, image, mean):  # -> the residual; weights the image in place
         steps, variance = self.steps, self.steps.loss.variance(mean)
@@ -228,9 +215,9 @@ class LikelihoodSums:
 
     def gradients(self, *, of_x=True, of_step=True):
         """Return the derivatives in the atoms, the atoms of the analysis, the data and the step."""
-        size, atoms = self.steps.size, self._dictionary.finish()
+        size, atoms = self.steps.size, self._dictionary.outer
         # if the analysis has the same atoms, both derivatives are in one sum
-        analysis = None if self._analysis is self._dictionary else self._analysis.finish()
+        analysis = None if self._analysis is self._dictionary else self._analysis.outer
         return atoms, analysis, self._x, None if size is None else self._slope.sum() / size
 
     def offset_gradient(self):
@@ -255,9 +242,7 @@ class _Iteration(NamedTuple):
             if sums.steps.size is None:
                 by_entry *= self.size
             level_gradient[self.t] -= by_entry.sum(0).sum_to_size(level_gradient.shape[1:])
-        # initial codes of the caller need the derivatives of all entries
-        where = self.z if self.t else None
-        before = sums.pull(u, self.z, self.mean, self.size, where=where, out=delta)
+        before = sums.pull(u, self.z, self.mean, self.size, out=delta)
         return delta if before is None else before
 
 

@@ -74,11 +74,11 @@ class Sums:
         self._analysis = torch.zeros_like(steps.analysis.atoms)
         self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
 
-    def pull(self, u, z, residual, *, out=None, where=None):
+    def pull(self, u, z, residual, *, out=None):
         """Return the transpose of a step at ``u``, and add the step to the sums.
 
         The step started from ``z``, and `push` returned ``residual``. The result is None for a step
-        from zero, and may hold any numbers where ``where`` is zero.
+        from zero.
         """
         steps = self.steps
         image = steps.hide(steps.analysis.synthesis(u))
@@ -119,8 +119,7 @@ class Iteration(NamedTuple):
             by_entry = self.code.sign() * u
             level_gradient[self.t] -= by_entry.sum_to_size(level_gradient.shape[1:])
         sums.steps.t = self.t
-        where = self.z if self.t else None  # the caller's codes need all derivatives
-        return sums.pull(u, self.z, self.residual, out=delta, where=where)
+        return sums.pull(u, self.z, self.residual, out=delta)
 
 
 class Iterations:

@@ -8,6 +8,9 @@ share of the Newton step ``L^{-T} y`` both are shorter by this share, and the ro
 mend ``y``: a step costs one substitution. Loops replace slices, because numba takes seconds to
 compile an assignment to a slice. Room to work in comes as arguments, and functions have few
 callers: second copies and arrays that are allocated inside took a third of the time to compile.
+
+In torch 5,000 rows of 64 features take 14 times as long with 64 atoms and 27 times with 256, 1,000
+rows of 256 features 8 times with 1,000 atoms (one core).
 """
 
 from functools import cache
@@ -28,7 +31,7 @@ from skpudle.lasso._batched import (
     TIE,
 )
 
-__all__ = ["generic_products", "solve"]
+__all__ = ["solve"]
 
 # Slopes of the support that wait for the next round: up to this share of the largest new slope.
 SETTLED = 1e-6
@@ -440,26 +443,3 @@ def solve(
     least = max(_ROWS_PER_TASK, int(_WORK_PER_TASK / max(atoms.numel(), 1)))
     in_parts(solve_part, len(x), least)
     return out
-
-
-def multiply(atoms, vector, positive, products, norms):
-    """Set the norms of atoms, and the products of their directions with a vector, or the moduli.
-
-    Return False if an atom is zero or not finite.
-    """
-    for j in range(len(atoms)):
-        product, square = 0.0, 0.0
-        for f in range(atoms.shape[1]):
-            product += atoms[j, f] * vector[f]
-            square += atoms[j, f] * atoms[j, f]
-        if not 0.0 < square < np.inf:
-            return False
-        norms[j] = np.sqrt(square)
-        products[j] = (product if positive else abs(product)) / norms[j]
-    return True
-
-
-@cache
-def generic_products():
-    """Return `multiply`, compiled."""
-    return compile_together((multiply,))["multiply"]

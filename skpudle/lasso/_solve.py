@@ -3,7 +3,6 @@
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +10,6 @@ from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import check_tensors
 from skpudle.lasso._batched import refit
 from skpudle.lasso._batched import solve as solve_batched
-from skpudle.lasso._compiled import generic_products
 from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._supports import BLOCK_ENTRIES, MOST_ROUNDS
@@ -55,28 +53,6 @@ def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,
     return torch.minimum(distances, torch.linalg.vector_norm(one + other, dim=1))
 
 
-def _may_be_parallel(atoms, generic, positive):
-    """Return whether an atom is zero, not finite, or maybe parallel to another (float64, CPU).
-
-    Products with a generic vector sort parallel atoms next to each other. Ten calls of torch would
-    take longer than the codes of one sample.
-    """
-    atoms, generic = (np.asarray(t.contiguous()) for t in (atoms, generic))
-    keys, norms = np.empty((2, len(atoms)))
-    if not generic_products()(atoms, generic, bool(positive), keys, norms):
-        return True
-    order = keys.argsort()
-    keys = keys[order]
-    tolerance = 2 * _PARALLEL  # with a margin for rounding
-    near = (keys[1:] - keys[:-1] <= tolerance * generic.size**0.5).nonzero()[0]
-    if not len(near):
-        return False
-    directions = (atoms[order[near + shift]] / norms[order[near + shift], None] for shift in (0, 1))
-    distances = _distances(*map(torch.as_tensor, directions), positive)
-    # the first of three neighbours may be parallel to the last, which the caller checks
-    return bool((distances <= tolerance).any()) or bool((near[1:] - near[:-1] == 1).any())
-
-
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
     """Return the atoms that are not zero and not parallel to a longer or an earlier one.
 
@@ -86,9 +62,6 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     generic = _generic(atoms.shape[1], atoms.device)
     tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, since entries are at most 1
     all_atoms = torch.arange(len(atoms), device=atoms.device)
-    on_cpu = atoms.device.type == "cpu"
-    if on_cpu and not _may_be_parallel(atoms, generic, positive):
-        return all_atoms
     norms = torch.linalg.vector_norm(atoms, dim=1)
     needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]

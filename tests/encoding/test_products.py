@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skpudle._operators import DenseDictionary
-from skpudle.encoding._products import multiply, multiply_where
+from skpudle.encoding._products import multiply
 from skpudle.encoding._unfold import threshold_levels, unfold
 
 # above the size from which zeros are left out, of an odd number of entries in a row
@@ -36,16 +36,6 @@ def test_products_are_those_of_torch(factors, share, dtype, layout):
     torch.testing.assert_close(multiply(plus, left, right, scale=-0.5), expected)
     assert multiply(plus, left, right, scale=-0.5, out=plus) is plus
     torch.testing.assert_close(plus, expected)
-
-
-@pytest.mark.uncompiled
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.9])
-def test_products_are_computed_where_they_are_asked_for(factors, share):
-    left, pattern, right = factors(share)  # (N, COLUMNS), (N, INNER), (INNER, COLUMNS)
-    plus = left[:, :INNER]
-    expected, asked = plus + left @ right.mT, pattern != 0
-    torch.testing.assert_close(multiply_where(pattern, plus, left, right)[asked], expected[asked])
-    torch.testing.assert_close(multiply_where(None, plus, left, right), expected)
 
 
 @pytest.mark.uncompiled
