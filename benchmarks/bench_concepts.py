@@ -107,8 +107,9 @@ def run(p, n, seed, *, with_spams):
         found, seconds, cpu = timed(method)
         dictionary, rows = torch.from_numpy(found), torch.from_numpy(latents @ atoms)
         codes = solve_lasso(dictionary, rows, ALPHA, positive=True, certify=False)[0].numpy()
-        # columns of codes without their means, whose cosines are correlations
-        columns = [(array - array.mean(0)).T for array in (codes, latents)]
+        # columns without their means, whose cosines are correlations, of latents that vary
+        varying = latents[:, np.ptp(latents, axis=0) > 0]
+        columns = [(array - array.mean(0)).T for array in (codes, varying)]
         coherence = np.abs(found @ atoms.T).max(0)
         yield {
             "method": name, "p": p, "n": n, "seed": seed,
