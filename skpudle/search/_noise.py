@@ -1133,13 +1133,17 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
         if screens:
             yield from _screen_residuals(judged)
         yield from _learn_rows_of_noise(judged)
+    differ = False
+    if judged.shortens and judged.norm is None:  # rows that only their noise may shorten
+        differ = auto and (yield from _learn_rows(judged, False, screens))
+        if not differ:
+            units = judged.units._replace(rows=torch.ones_like(judged.units.rows))
+            judged.take(units, judged.settle(units, judged.atoms))
+            yield judged.trial()
     if auto or noise in ("features", "both"):
         yield from _learn_features(judged, not auto)
-    differ = False
-    if auto or noise in ("rows", "both"):
+    if not differ and (auto or noise in ("rows", "both")):
         differ = yield from _learn_rows(judged, not auto, screens)
-    if judged.shortens and judged.norm is None:  # a fit takes these rows as they are
-        judged.take(judged.units._replace(rows=torch.ones_like(judged.units.rows)), judged.atoms)
     if screens and not differ:
         yield from _screen_residuals(judged)
     yield judged.trial(_found(judged, differ, screens, problem.positive_code))
