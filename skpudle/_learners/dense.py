@@ -172,17 +172,23 @@ def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
 
 
 def _problem(model, samples, penalty, unit, team=ALONE):  # -> Problem
-    """Return the search's problem for stabilised data, divided by a unit."""
-    return Problem(
-        samples.x if unit == 1 else samples.x.double() / unit,
-        penalty / unit,
+    """Return the problem of a search in rows, divided by a unit."""
+    return Problem.in_unit(
+        samples.x,
+        penalty,
+        unit,
         positive_code=bool(model.encoder.positive_code),
         positive_atoms=model.positive,
         mask=samples.mask,
         total=team.sum,
-        unit=unit,
         weight=samples.weight,
     )
+
+
+def _raw_problem(plan, samples):  # -> Problem
+    """Return the problem of the rows of a fit as they are, with a penalty of one unit."""
+    unit = unit_of(mean_square(samples.x, samples.weight))
+    return _problem(plan.model(), samples, unit, unit)
 
 
 # ------------------------------------------------------------------ the first atoms
@@ -203,42 +209,43 @@ class _Beginning:
 
     def __init__(self, plan, samples, noise):
         samples = in_units(noise, samples)
-        loss = plan.encoder.loss
         # gradients of the loss are gradients for stabilised data times the noise
-        x, self.intercept, self.noise, least, self.curvature = stabilised(loss, samples)
+        x, self.intercept, self.noise, least, curvature = stabilised(plan.encoder.loss, samples)
         self.samples, self.units = replace(samples, x=x), noise
         square = mean_square(x, samples.weight)
-        self.data_scale, self.unit = self.noise**2 * square, unit_of(square)
+        self.unit = unit_of(square)
+        # without a penalty
+        self.model = plan.model(data_scale=self.noise**2 * square, curvature=curvature)
         penalty = auto_alpha(x, mask=samples.mask, weight=samples.weight)
         self.penalty = max(penalty, least / self.noise)
         self._plan = plan
 
-    def model(self):
-        """Return the model for these rows, without a penalty."""
-        return self._plan.model(data_scale=self.data_scale, curvature=self.curvature)
-
-    def first_atoms(self, n_components, generator, start):
-        """Return initial atoms, by the name of a start or given ones."""
-        given, samples = self._plan.given, self.samples
+    def first_atoms(self, n_components, generator):
+        """Return initial atoms: given ones, or for a search samples or the vertices of mixtures."""
+        plan, given, samples = self._plan, self._plan.given, self.samples
+        start = given.dict_init
+        if plan.searches:
+            mixes = n_components and plan.mixes_few(n_components, samples.x.shape[1])
+            start = "vertices" if mixes else "data"
         inside = dict(atom_norm=given.atom_norm, positive=given.positive_dict)
         how = inside | {"weight": samples.weight}
         return choose_atoms(start, n_components, samples.x, generator, **how)
 
-    def fitted(self, model, atoms, **found):  # -> FittedRows
+    def fitted(self, atoms, **found):  # -> FittedRows
         """Return the record of a fit with these atoms, and the penalty for them."""
-        alpha = _chosen_alpha(self._plan, model, atoms, self.penalty, self.noise)
-        model = replace(model, alpha=alpha)
+        alpha = _chosen_alpha(self._plan, self.model, atoms, self.penalty, self.noise)
+        model = replace(self.model, alpha=alpha)
         return FittedRows(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
 
     def rows_of(self, atoms):
         """Return the rows of parameters of atoms."""
         return atoms if self.intercept is None else torch.cat([atoms, self.intercept[None]])
 
-    def search_penalty(self, model):  # -> float
+    def search_penalty(self):  # -> float
         """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
-        if model.encoder.shrinkage != "soft":
+        if self.model.encoder.shrinkage != "soft":
             return float(self.penalty)
-        alpha = float(_chosen_alpha(self._plan, model, None, self.penalty, self.noise))
+        alpha = float(_chosen_alpha(self._plan, self.model, None, self.penalty, self.noise))
         return alpha / self.noise if alpha > 0 else float(self.penalty)
 
 
@@ -249,18 +256,10 @@ def begin_in_part(plan, data, generator):  # -> FittedRows
         *_, last = _trials_of_noise(plan, samples, generator)
         noise = last.noise
     begun = _Beginning(plan, samples, noise)
-    start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
-    atoms = begun.first_atoms(plan.n_components, generator, start)
-    fitted = begun.fitted(begun.model(), atoms)
+    fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
     if plan.searches:  # "dec", since other gradients fail from samples
         return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
     return fitted
-
-
-def _start_of_search(plan, begun):
-    n_components, n_features = plan.n_components, begun.samples.x.shape[1]
-    mixes = n_components and plan.mixes_few(n_components, n_features)
-    return "vertices" if mixes else "data"
 
 
 def _warn_of_samples(plan, begun, data, n_components):
@@ -284,16 +283,14 @@ def find_atoms(plan, data, run):  # -> FittedRows
     if plan.learns_noise and not known:
         noise = _learn_noise(plan, samples, run)
     begun = _Beginning(plan, samples, noise)
-    model, n_components = begun.model(), plan.n_components
     decides = plan.given.n_components == "auto"
     if decides and not known:
-        fitted = _choose_size(plan, begun, model, run)
+        fitted = _choose_size(plan, begun, run)
     else:
+        n_components = plan.n_components
         if decides:
-            n_components = run.recorder.n_rows - model.n_constant_codes
-        start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
-        atoms = begun.first_atoms(n_components, run.generator, start)
-        fitted = begun.fitted(model, atoms)
+            n_components = run.recorder.n_rows - begun.model.n_constant_codes
+        fitted = begun.fitted(begun.first_atoms(n_components, run.generator))
     _warn_of_samples(plan, begun, data, len(fitted.model.parts(fitted.rows)[0]))
     if known:
         return run.recorder.restore(fitted, run.generator)
@@ -307,15 +304,6 @@ def find_atoms(plan, data, run):  # -> FittedRows
         fitted = replace(fitted, rows=rows)
         fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
     return run.end_search(fitted)
-
-
-def _raw_problem(plan, samples):  # -> Problem
-    """Return the rows of a fit as they are, with the signs of codes and atoms."""
-    signs = dict(positive_code=bool(plan.encoder.positive_code))
-    signs["positive_atoms"] = bool(plan.given.positive_dict)
-    unit = unit_of(mean_square(samples.x, samples.weight))
-    x = samples.x if unit == 1 else samples.x.double() / unit
-    return Problem(x, 1.0, mask=samples.mask, unit=unit, weight=samples.weight, **signs)
 
 
 def _trials_of_noise(plan, samples, generator):  # yields NoiseTrial
@@ -346,13 +334,12 @@ def _learn_noise(plan, samples, run):  # -> Noise
     return run.learn_noise(trials, attributes_of).noise
 
 
-def _choose_size(plan, begun, model, run):  # -> FittedRows
+def _choose_size(plan, begun, run):  # -> FittedRows
     """Choose the number of atoms, see `skpudle.search._size`."""
-    penalty = begun.search_penalty(model)
-    problem = _problem(model, begun.samples, penalty, begun.unit)
+    problem = _problem(begun.model, begun.samples, begun.search_penalty(), begun.unit)
 
     def fitted(trial):
-        return begun.fitted(model, trial.atoms.to(begun.samples.x), size_path=trial.path)
+        return begun.fitted(trial.atoms.to(begun.samples.x), size_path=trial.path)
 
     trials = try_sizes(problem, run.generator, fixed=plan.given.alpha != "auto")
     trial = run.choose_size(trials, lambda trial: run.attributes_of(fitted(trial)))
@@ -406,8 +393,8 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
 
     Held-out rows choose the penalty of the codes.
     """
-    penalty = begun.search_penalty(fitted.model)
-    curvature = plan.curvature_share * begun.curvature
+    penalty = begun.search_penalty()
+    curvature = plan.curvature_share * begun.model.curvature
     fitted = replace(fitted.with_model(curvature=curvature), search_alpha=penalty)
     atoms, _ = fitted.model.parts(fitted.rows)
     samples, noise = begun.samples, fitted.noise

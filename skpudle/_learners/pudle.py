@@ -927,14 +927,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         units = units_of(self)
         rows = in_units(units, whole)
         x, mask = rows.x, rows.mask
-        unit = unit_of(mean_square(x))
-        problem = Problem(
-            x if unit == 1 else x.double() / unit,
-            float(auto_alpha(x, mask=mask)) / unit,
-            positive_code=bool(self.positive_code),
-            mask=mask,
-            unit=unit,
-        )
+        unit, penalty = unit_of(mean_square(x)), auto_alpha(x, mask=mask)
+        signs = dict(positive_code=bool(self.positive_code))
+        problem = Problem.in_unit(x, penalty, unit, mask=mask, **signs)
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
         self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
         chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
