@@ -34,7 +34,7 @@ from skpudle._training.messages import (
 )
 from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
-from skpudle.search._coding import choose_coding, judged_rows
+from skpudle.search._coding import judged_rows
 
 __all__ = ["KEPT", "Data", "GradientLearner"]
 
@@ -159,31 +159,22 @@ class GradientLearner(CallbackSupportMixin):
         raise NotImplementedError
 
     def _choose_penalty(self, plan, fitted, data, run):  # -> Fitted
-        """Choose the penalty of the codes of `transform`, if it follows the data."""
-        if fitted.coding is not None or not plan.codes_follow_data:
-            return fitted
+        """Choose the penalty of the codes of `transform`, which follows the data."""
         problem, atoms = self._coding_problem(fitted, data, run)
-        choose = partial(choose_coding, judged_rows(problem), atoms, debias=plan.debias)
-        path = run.make_step("penalty of codes", choose, partial(run.attributes_of, fitted))
-        return replace(fitted, coding=path.summary(problem.unit))
+        what, now = (judged_rows(problem), atoms), partial(run.attributes_of, fitted)
+        coding = run.choose_coding(*what, problem.unit, now, debias=plan.debias)
+        return replace(fitted, coding=coding)
 
     def _finish(self, plan, fitted, data, run):  # -> Fitted
         """Return the record after the phases that follow training."""
-        if fitted.ended_by == "interrupt":  # codes keep the penalty of the search
+        ends = fitted.ended_by == "interrupt"  # codes keep the penalty of the search
+        if ends or fitted.coding is not None or not plan.codes_follow_data:
             return fitted
         return self._choose_penalty(plan, fitted, data, run)
 
     def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
         """Return the record after training in a `partial_fit`."""
         return fitted
-
-    def _in_units(self, fitted, samples):  # -> Samples
-        """Return samples in the units that the model is trained in."""
-        return samples
-
-    def _source_in_units(self, fitted, source):  # -> source
-        """Return a source of samples in the units that the model is trained in."""
-        return source
 
     def _some_samples(self, data):  # -> Samples
         """Return samples that show whether training has raised the objective."""
@@ -227,7 +218,7 @@ class GradientLearner(CallbackSupportMixin):
                 has_rate = plan.optimizer_for(len(begun.rows)) != "surrogate"
                 fitted.model.warn_of_step(begun.rows, fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
-                    samples = self._in_units(fitted, self._some_samples(data))
+                    samples = fitted.in_units(self._some_samples(data))
                     _warn_of_training(self, fitted, begun, samples, has_rate=has_rate)
                 if not any(run.team.any(self._has_codes(data))):
                     warn_of_zero_codes(self)
@@ -250,7 +241,7 @@ class GradientLearner(CallbackSupportMixin):
         phase = Training(
             plan.name,
             trainer,
-            self._source_in_units(fitted, run.source),
+            fitted.source_in_units(run.source),
             self._stopping(plan, trainer, data, run.n_updates),
             run.max_iter,
             lambda: run.attributes_of(trainer.fitted),
@@ -262,7 +253,7 @@ class GradientLearner(CallbackSupportMixin):
         """Return the rule that ends training."""
         rule = plan.given.tol, plan.given.n_iter_no_change
         if data.held_out is not None:
-            held_out = self._in_units(trainer.fitted, data.held_out)
+            held_out = trainer.fitted.in_units(data.held_out)
             score = partial(trainer.model.score, held_out)
             # all samples of an epoch; weights are summed batch by batch
             samples = trainer.optimizer.atoms.detach, data.samples.total_weight * (1 - 1e-9)
@@ -306,7 +297,7 @@ class GradientLearner(CallbackSupportMixin):
         """Alternate between codes of a block of rows and atoms, block by block."""
         n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
         options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
-        source = self._source_in_units(fitted, data.source)
+        source = fitted.source_in_units(data.source)
         found, stopped = learn_blocks(fitted, source, current_team(), interrupts, **options)
         self._take_part(self._attributes(plan, data, found, unused=()), before)
         if stopped:
@@ -325,7 +316,7 @@ class GradientLearner(CallbackSupportMixin):
         fitted = fitted.with_model(decay=plan.decay.at_last)
         trainer = Trainer(fitted, optimizer, team=current_team(), interrupts=interrupts)
         source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
-        source = self._source_in_units(fitted, source)
+        source = fitted.source_in_units(source)
         try:
             trainer.run_epoch(source, Stopping(None, 1))
         except (Diverged, Interrupted) as error:
@@ -341,6 +332,13 @@ class GradientLearner(CallbackSupportMixin):
     def _take_part(self, attributes, before):
         self._take(attributes)
         self._training_state["is_open"] &= not before
+
+    def _take_coding(self, coding, unit):
+        """Take a penalty of codes and the share of its bias to remove, for `partial_fit` too."""
+        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
+        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
+        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
+        return self
 
     def _attributes(self, plan, data, fitted, unused=None):
         """Return the fitted attributes, arrays and numbers of Python."""

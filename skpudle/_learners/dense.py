@@ -44,12 +44,7 @@ from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import FittedRows
 from skpudle._learners.score import hidden_deviance
-from skpudle._learners.units import (
-    encoder_in_units,
-    in_units,
-    restore_noise,
-    source_in_units,
-)
+from skpudle._learners.units import encoder_in_units, in_units, restore_noise
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._precision import training_mode
@@ -65,8 +60,6 @@ from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._coding import choose_coding
-from skpudle.search._descent import refit_atoms
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._held_out import hold_out, match_equal_rows
 from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
@@ -331,7 +324,7 @@ def _learn_noise(plan, samples, run):  # -> Noise
         return run.attributes_of(FittedRows(model=model, rows=atoms, noise=trial.noise))
 
     trials = _trials_of_noise(plan, samples, run.generator)
-    return run.learn_noise(trials, attributes_of).noise
+    return run.make_trials("noise", trials, attributes_of).noise
 
 
 def _choose_size(plan, begun, run):  # -> FittedRows
@@ -342,7 +335,7 @@ def _choose_size(plan, begun, run):  # -> FittedRows
         return begun.fitted(trial.atoms.to(begun.samples.x), size_path=trial.path)
 
     trials = try_sizes(problem, run.generator, fixed=plan.given.alpha != "auto")
-    trial = run.choose_size(trials, lambda trial: run.attributes_of(fitted(trial)))
+    trial = run.make_trials("size", trials, lambda trial: run.attributes_of(fitted(trial)))
     begun.penalty *= trial.alpha / problem.alpha
     return fitted(trial)
 
@@ -399,7 +392,7 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     atoms, _ = fitted.model.parts(fitted.rows)
     samples, noise = begun.samples, fitted.noise
     if not run.team.is_alone:  # initial values are from samples of all processes
-        own = in_units(noise, data.samples)
+        own = fitted.in_units(data.samples)
         x = stabilised(plan.encoder.loss, replace(own, mask=None)).x
         samples = replace(own, x=x)
     problem = _problem(fitted.model, samples, penalty, begun.unit, run.team)
@@ -421,27 +414,25 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     problem = hold_out(problem, fixed=fixed, mixes=mixes, learn=not in_parts)
     state = run.search(problem, atoms, attributes_of)
     if in_parts and is_done(state):
-        state = go_on(run, problem, state, source_in_units(noise, data.source), attributes_of)
+        source = fitted.source_in_units(data.source)
+        state = go_on(run, problem, state, source, attributes_of)
     fitted = replace(
         fitted,
         stream=_energies(problem, state),
         search_alpha=state.alpha * problem.unit,
         penalty_path=penalty_path(problem, state.path, problem.unit),
     )
-    found, held_out, now = state.found[0], problem.held_out, partial(attributes_of, state)
-    if state.is_unbiased:
-        refit = partial(refit_atoms, searched(problem, state), *state.found)
-        found = run.make_step("unbiased atoms", refit, now)
-        if in_parts:
-            found = preferred(held_out.problem, found, state.found[0])
+    held_out, now = problem.held_out, partial(attributes_of, state)
+    found = run.refit(problem, state, now)
+    if in_parts and state.is_unbiased:
+        found = preferred(held_out.problem, found, state.found[0])
     fitted = replace(fitted, rows=begun.rows_of(found.to(atoms)))
     chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
     if not (chooses and is_done(state) and held_out is not None):
         return fitted
     options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-    choose = partial(choose_coding, held_out, state.unseen, **options)
-    path = run.make_step("penalty of codes", choose, now)
-    return replace(fitted, coding=path.summary(problem.unit))
+    coding = run.choose_coding(held_out, state.unseen, problem.unit, now, **options)
+    return replace(fitted, coding=coding)
 
 
 def _refine_noise(plan, fitted, samples, run):  # -> FittedRows
@@ -764,12 +755,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
-    def _in_units(self, fitted, samples):  # -> Samples
-        return in_units(fitted.noise, samples)
-
-    def _source_in_units(self, fitted, source):  # -> source
-        return source_in_units(fitted.noise, source)
-
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
@@ -801,8 +786,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return resume_rows(plan, data, vars(self), baseline), None
 
     def _choose_penalty(self, plan, fitted, data, run):  # -> FittedRows
-        known = fitted.coding is not None or not plan.codes_follow_data
-        if known or plan.encoder.loss.is_quadratic:
+        if plan.encoder.loss.is_quadratic:
             return super()._choose_penalty(plan, fitted, data, run)
         deviance = partial(_held_out_deviance, fitted, data.samples, run.team)
         choose = partial(smaller_penalty, deviance, float(fitted.model.alpha))
@@ -810,7 +794,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return replace(fitted, coding=(alpha, 0.0, None))
 
     def _coding_problem(self, fitted, data, run):  # -> Problem, atoms
-        model, samples = fitted.model, self._in_units(fitted, data.samples)
+        model, samples = fitted.model, fitted.in_units(data.samples)
         unit = unit_of(model.data_scale)
         found = _problem(model, samples, model.alpha, unit, run.team)
         return found, fitted.rows

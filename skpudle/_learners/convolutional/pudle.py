@@ -596,7 +596,4 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
             if not is_met:
                 warn_of_l0(coding.n_entries, l0)
-        self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
-        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
-        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
-        return self
+        return self._take_coding(coding, problem.unit)
