@@ -24,7 +24,7 @@ from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
 from skpudle._training.fit import FitRun, Interrupts, Training
 from skpudle._training.identity import task_of
-from skpudle._training.loop import Diverged, Interrupted, Trainer
+from skpudle._training.loop import Diverged, HeldOut, Interrupted, Stopping, Trainer
 from skpudle._training.messages import (
     divergence,
     warn_of_early_end,
@@ -32,7 +32,6 @@ from skpudle._training.messages import (
     warn_of_unused,
     warn_of_zero_codes,
 )
-from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
 from skpudle.search._coding import judged_rows
 

@@ -49,14 +49,13 @@ from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._precision import training_mode
 from skpudle._training.fit import Training
-from skpudle._training.loop import Trainer
+from skpudle._training.loop import Stopping, Trainer
 from skpudle._training.messages import (
     nothing_known,
     warn_of_few_samples,
     warn_of_unknown_features,
     wrong_atoms,
 )
-from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha

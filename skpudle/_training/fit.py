@@ -30,6 +30,7 @@ import torch
 
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
+from skpudle._training.archive import check_kind, check_search
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.messages import (
     print_noise,
@@ -38,7 +39,6 @@ from skpudle._training.messages import (
     print_search,
     print_size,
 )
-from skpudle._training.state import check_kind, check_search
 from skpudle._training.team import current_team
 from skpudle.search._coding import choose_coding
 from skpudle.search._descent import refit_atoms
