@@ -20,7 +20,6 @@ from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.weights import scale_weights
 from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
 from skpudle._training.fit import FitRun, Interrupts, Training
 from skpudle._training.identity import task_of
@@ -100,12 +99,49 @@ def _interruption(fitted):
     return f"the search was interrupted after epoch {len(fitted.losses)}"
 
 
+@torch.no_grad()
+def _objectives(model, rows, batch, update):  # -> float, float
+    """Return the objective of a model's rule, with its dictionary and with the baseline alone.
+
+    The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
+
+    Parameters
+    ----------
+    model : object
+        The model, see `skpudle._training.loop`.
+    rows : Tensor of shape (n_rows, n_parameters)
+        Its rows of parameters.
+    batch : Samples
+        Samples.
+    update : int
+        The update, counted from 0, with its decay.
+    """
+    loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
+    dictionary, encoder, penalty = model.network(rows, update)
+    fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
+    # The objective less the loss is the penalty, if the rule has one; an intercept has no penalty.
+    n = batch.total_weight
+    left = batch.weigh(fitted.losses).sum() / n
+    penalties = fitted.objective - left
+    penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
+    known = batch.weigh(torch.ones_like(x) if batch.mask is None else batch.mask)
+    natural = x.new_zeros(())
+    if loss.has_baseline:
+        rest = [i for i in range(x.ndim) if i != 1]
+        size = known if batch.offset is None else known * batch.offset.exp()
+        rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
+        natural = loss.natural(rates)
+        natural = natural if batch.offset is None else natural + batch.offset
+    baseline = (known * loss.half_deviance(natural, x)).sum() / n
+    return float(left + penalties), float(baseline)
+
+
 def _warn_of_training(learner, fitted, begun, samples, *, has_rate):
     """Warn if training raised the objective above its value without a dictionary."""
     how = samples, fitted.n_steps - 1
-    ended, baseline = objectives(fitted.model, fitted.rows, *how)
+    ended, baseline = _objectives(fitted.model, fitted.rows, *how)
     if not ended <= baseline:
-        began, _ = objectives(fitted.model, begun.rows, *how)
+        began, _ = _objectives(fitted.model, begun.rows, *how)
         warn_of_rise(learner, began, ended, baseline, has_rate=has_rate)
 
 

@@ -33,9 +33,9 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.blocks import map_rows
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
+from skpudle._data.tables import map_rows
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._learners.units import baseline_of, units_of
