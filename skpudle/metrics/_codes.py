@@ -13,7 +13,6 @@ from skpudle._data.arrays import host_array
 from skpudle._data.images import as_fractions
 
 __all__ = [
-    "code_and_reconstruction",
     "lasso_objective",
     "make_denoising_scorer",
     "reconstruction_r2_scorer",
