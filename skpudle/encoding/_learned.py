@@ -477,8 +477,7 @@ def learn_encoder(
             [0.0000, 0.5000]])
     """
     check_tensors(atoms, x)
-    if generator is None:
-        generator = torch.Generator(x.device).manual_seed(0)
+    generator = generator or torch.Generator(x.device).manual_seed(0)
     x = x if mask is None else x * mask
     size = _power_of_two(x)
     atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
