@@ -44,7 +44,7 @@ from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import FittedRows
 from skpudle._learners.score import hidden_deviance
-from skpudle._learners.units import encoder_in_units, in_units, restore_noise
+from skpudle._learners.units import InUnits, in_units, restore_noise, units_of
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._precision import training_mode
@@ -241,19 +241,6 @@ class _Beginning:
         return alpha / self.noise if alpha > 0 else float(self.penalty)
 
 
-def begin_in_part(plan, data, generator):  # -> FittedRows
-    """Return the record of a first `partial_fit`, without a search."""
-    samples, noise = current_team().collect(data.samples), CENTRED
-    if plan.learns_noise:
-        *_, last = _trials_of_noise(plan, samples, generator)
-        noise = last.noise
-    begun = _Beginning(plan, samples, noise)
-    fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
-    if plan.searches:  # "dec", since other gradients fail from samples
-        return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
-    return fitted
-
-
 def _warn_of_samples(plan, begun, data, n_components):
     x, mask = begun.samples.x, begun.samples.mask
     known = x.new_ones(len(x), 1) if mask is None else mask
@@ -267,35 +254,6 @@ def _warn_of_samples(plan, begun, data, n_components):
 
 
 # ------------------------------------------------------------------ phases before training
-
-
-def find_atoms(plan, data, run):  # -> FittedRows
-    """Return the record of a fit before training: of a search, or with the initial atoms."""
-    samples, known, noise = run.team.collect(data.samples), run.recorder.has_record, CENTRED
-    if plan.learns_noise and not known:
-        noise = _learn_noise(plan, samples, run)
-    begun = _Beginning(plan, samples, noise)
-    decides = plan.given.n_components == "auto"
-    if decides and not known:
-        fitted = _choose_size(plan, begun, run)
-    else:
-        n_components = plan.n_components
-        if decides:
-            n_components = run.recorder.n_rows - begun.model.n_constant_codes
-        fitted = begun.fitted(begun.first_atoms(n_components, run.generator))
-    _warn_of_samples(plan, begun, data, len(fitted.model.parts(fitted.rows)[0]))
-    if known:
-        return run.recorder.restore(fitted, run.generator)
-    if plan.searches:
-        fitted = _search(plan, begun, fitted, data, run)
-    if plan.searches and plan.learns_noise:
-        fitted = _refine_noise(plan, fitted, samples, run)
-    if plan.searches and begun.intercept is not None:
-        find = partial(settle, fitted.model, fitted.rows, data.samples, run.team)
-        rows = run.make_step("baseline", find, partial(run.attributes_of, fitted))
-        fitted = replace(fitted, rows=rows)
-        fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
-    return run.end_search(fitted)
 
 
 def _trials_of_noise(plan, samples, generator):  # yields NoiseTrial
@@ -758,12 +716,46 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
     def _find(self, plan, data, run):  # -> FittedRows
+        """Return the record of a fit before training: of a search, or with the initial atoms."""
         _check_known_entries(self, data)
-        return find_atoms(plan, data, run)
+        samples, known, noise = run.team.collect(data.samples), run.recorder.has_record, CENTRED
+        if plan.learns_noise and not known:
+            noise = _learn_noise(plan, samples, run)
+        begun = _Beginning(plan, samples, noise)
+        decides = plan.given.n_components == "auto"
+        if decides and not known:
+            fitted = _choose_size(plan, begun, run)
+        else:
+            n_components = plan.n_components
+            if decides:
+                n_components = run.recorder.n_rows - begun.model.n_constant_codes
+            fitted = begun.fitted(begun.first_atoms(n_components, run.generator))
+        _warn_of_samples(plan, begun, data, len(fitted.model.parts(fitted.rows)[0]))
+        if known:
+            return run.recorder.restore(fitted, run.generator)
+        if plan.searches:
+            fitted = _search(plan, begun, fitted, data, run)
+        if plan.searches and plan.learns_noise:
+            fitted = _refine_noise(plan, fitted, samples, run)
+        if plan.searches and begun.intercept is not None:
+            find = partial(settle, fitted.model, fitted.rows, data.samples, run.team)
+            rows = run.make_step("baseline", find, partial(run.attributes_of, fitted))
+            fitted = replace(fitted, rows=rows)
+            fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
+        return run.end_search(fitted)
 
     def _begin(self, plan, data, generator):  # -> FittedRows
+        """Return the record of a first `partial_fit`, without a search."""
         _check_known_entries(self, data)
-        return begin_in_part(plan, data, generator)
+        samples, noise = current_team().collect(data.samples), CENTRED
+        if plan.learns_noise:
+            *_, last = _trials_of_noise(plan, samples, generator)
+            noise = last.noise
+        begun = _Beginning(plan, samples, noise)
+        fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
+        if plan.searches:  # "dec", since other gradients fail from samples
+            return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
+        return fitted
 
     def _attributes(self, plan, data, fitted, unused=None):
         attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
@@ -778,7 +770,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     def _transform_encoder(self):
-        return encoder_in_units(self, self._encoder())
+        encoder, noise = self._encoder(), replace(units_of(self), intercept=None, norm=None)
+        if noise.is_equal:
+            return encoder
+        return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
     def _resume(self, plan, data):  # -> FittedRows, None
         baseline = None if self.loss == "gaussian" else self.intercept_

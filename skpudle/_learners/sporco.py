@@ -274,8 +274,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     def _transform_encoder(self):
         return Converged(self.alpha_)
 
-    def _allows_nan(self):
-        return False
+    _allows_nan = False
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

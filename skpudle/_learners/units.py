@@ -17,7 +17,6 @@ __all__ = [
     "InUnits",
     "baseline_of",
     "centre",
-    "encoder_in_units",
     "in_units",
     "restore_noise",
     "source_in_units",
@@ -62,14 +61,6 @@ def units_of(learner):  # -> Noise
         intercept=None if baseline is None else to_tensor(baseline),
         atoms=noise.from_user(to_tensor(learner.components_)),
     )
-
-
-def encoder_in_units(learner, encoder):  # -> encoder
-    """Return an encoder of rows in units of their noise as one of rows without their baseline."""
-    noise = replace(units_of(learner), intercept=None, norm=None)
-    if noise.is_equal:
-        return encoder
-    return InUnits(encoder, noise, noise.gains(to_tensor(learner.components_)))
 
 
 def in_units(noise, samples):

@@ -20,7 +20,7 @@ from skpudle._learners.convolutional.values import (
 from skpudle._learners.counts import settled_baseline
 from skpudle._learners.record import Fitted
 from skpudle._operators import project_atoms
-from skpudle.search._conv_epoch import ConvProblem
+from skpudle.search._conv_epoch import ConvProblem, as_pictures
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import hold_out
 from skpudle.search._level import search_above_noise
@@ -34,7 +34,7 @@ from skpudle.search._penalty import penalty_path
 from skpudle.search._search import is_done
 from skpudle.search._size import try_sizes
 
-__all__ = ["AtomSearch", "Pieces", "as_pictures", "pieces_of", "problem_of", "windows_of"]
+__all__ = ["AtomSearch", "Pieces", "pieces_of", "problem_of", "windows_of"]
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
@@ -104,11 +104,6 @@ class Pieces:
         pairs = zip(sources, self, strict=True)
         sums = sum(s.flatten(1) @ x.double().cpu().flatten(1).mT for s, x in pairs)
         return sums / self._unit
-
-
-def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
-    """Return signals as pictures of height 1; pictures are returned unchanged."""
-    return x if x.ndim == 4 else x[:, :, None]
 
 
 def pieces_of(images, kernel, stride):  # -> Pieces
