@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._learners.units import in_units, source_in_units
+from skpudle._learners.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._noise import CENTRED, Noise
 from skpudle.search._penalty import PenaltyPath
@@ -213,7 +213,7 @@ class FittedRows(Fitted):
 
     def source_in_units(self, source):  # -> source
         """Return a source of samples in units of their noise."""
-        return source_in_units(self.noise, source)
+        return source if self.noise.changes_nothing else SourceInUnits(source, self.noise)
 
     def attributes(self):
         """Return the fitted attributes, in the units of the data."""

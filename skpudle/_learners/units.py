@@ -15,11 +15,11 @@ from skpudle.search._noise import CENTRED, Noise
 
 __all__ = [
     "InUnits",
+    "SourceInUnits",
     "baseline_of",
     "centre",
     "in_units",
     "restore_noise",
-    "source_in_units",
     "units_of",
 ]
 
@@ -71,12 +71,7 @@ def in_units(noise, samples):
     return replace(samples, x=x, mask=mask)
 
 
-def source_in_units(noise, source):  # -> source
-    """Return a source of samples in units of their noise."""
-    return source if noise.changes_nothing else _SourceInUnits(source, noise)
-
-
-class _SourceInUnits:
+class SourceInUnits:
     """A source whose samples are in units of their noise.
 
     Parameters
@@ -98,7 +93,7 @@ class _SourceInUnits:
     def for_training(self, batch_size, generator, *, shuffle):
         """Return the same samples in batches of this size."""
         source = self._source.for_training(batch_size, generator, shuffle=shuffle)
-        return _SourceInUnits(source, self._noise)
+        return SourceInUnits(source, self._noise)
 
     def batches(self):
         """Return an iterator over the batches of an epoch."""
