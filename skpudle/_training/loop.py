@@ -243,6 +243,9 @@ class TrainingState:
     finite: tuple | None
 
 
+# ---------------------------------------------------------------------------- the trainer
+
+
 class EpochSummary(NamedTuple):
     """The mean reconstruction loss of an epoch, and whether the objective has stalled."""
 
