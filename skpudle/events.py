@@ -76,6 +76,19 @@ def _at_level_of_noise(learner, X):
     return known
 
 
+def _maps(learner, X):  # -> list of (n_positions, n_components), float64
+    """Return the codes of each signal above the level of the noise."""
+    codes = _at_level_of_noise(learner, X).transform(X)
+    if isinstance(codes, list):
+        maps = [to_numpy(to_tensor(part)) for part in codes]
+    else:
+        maps = to_numpy(to_tensor(codes))
+        if maps.ndim == 2:  # a row for each sample, or one recording
+            is_row = getattr(learner, "n_features_in_", None) is not None
+            maps = maps.reshape(len(maps) if is_row else 1, -1, len(learner.components_))
+    return [part.astype(np.float64) for part in maps]
+
+
 def find_events(
     estimator: Any, X: Any, *, least: float = _LEAST, sampling_rate: float | None = None
 ) -> np.ndarray:
@@ -134,19 +147,13 @@ def find_events(
             "positive number, or None for times in samples."
         )
     X, (stride,) = found.prepare(X), stride_of(learner)
-    codes = _at_level_of_noise(learner, X).transform(X)
     atoms = learner.components_.reshape(len(learner.components_), kernel[0], -1)
-    maps = codes if isinstance(codes, list) else to_numpy(to_tensor(codes))
-    if not isinstance(codes, list) and maps.ndim == 2:  # a row for each sample, or one recording
-        is_row = getattr(learner, "n_features_in_", None) is not None
-        maps = maps.reshape(len(maps) if is_row else 1, -1, len(atoms))
-    events = []
+    maps, events = _maps(learner, X), []
     for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
         correlation = _autocorrelation(atom, stride)
         own = []
         for signal, map_ in enumerate(maps):
-            column = np.asarray(to_numpy(to_tensor(map_)), dtype=np.float64)[:, number]
-            places, amplitudes = _merge(column, correlation)
+            places, amplitudes = _merge(map_[:, number], correlation)
             own += [(signal, p * stride + peak, number, a) for p, a in zip(places, amplitudes)]
         smallest = least * _typical([amplitude for *_, amplitude in own])
         events += [event for event in own if abs(event[3]) >= smallest]

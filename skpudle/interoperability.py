@@ -149,14 +149,9 @@ def dict_learning_online(
     else:
         atoms = given_atoms(dict_init, n_components, x)
     penalty = _penalty_above_noise(x, atoms) if automatic else float(alpha)
-    unit = unit_of(mean_square(x))
-    problem = Problem(
-        x if unit == 1 else x.double() / unit,
-        penalty / unit,
-        positive_code=bool(options["positive_code"]),
-        positive_atoms=bool(options["positive_dict"]),
-        unit=unit,
-    )
+    signs = dict(positive_code=bool(options["positive_code"]))
+    signs["positive_atoms"] = bool(options["positive_dict"])
+    problem = Problem.in_unit(x, penalty, unit_of(mean_square(x)), **signs)
     state = begin(problem, atoms)
     if dict_init is not None:  # splits and moves would lead away from the caller's atoms
         state = replace(state, n_splits=0, moves=False)

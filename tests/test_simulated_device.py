@@ -20,8 +20,7 @@ from skpudle import (
 )
 from skpudle._operators import ConvDictionary, DenseDictionary
 from skpudle._precision import own_precision
-from skpudle._training.archive import pack, unpack
-from skpudle._training.state import check_search
+from skpudle._training.archive import check_search, pack, unpack
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import unfold
 from skpudle.images import denoise_patches, extract, reconstruct

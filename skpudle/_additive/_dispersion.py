@@ -69,7 +69,7 @@ def weigh(events, atoms, codes, dispersion):
     return Events(counts, lost, events.exposure, events.row_weight, events.counts)
 
 
-def solve_dispersed(events, atoms, dispersion, codes=None, **options):
+def solve_dispersed(events, atoms, dispersion, **options):
     """Return codes, and the events with the weights of their rates.
 
     Parameters
@@ -80,8 +80,6 @@ def solve_dispersed(events, atoms, dispersion, codes=None, **options):
         Atoms.
     dispersion : float
         As in `weigh`.
-    codes : ndarray of shape (n_samples, n_components), default=None
-        Codes to start from.
     **options : dict
         Options of `solve_codes`.
 
@@ -92,7 +90,7 @@ def solve_dispersed(events, atoms, dispersion, codes=None, **options):
     Events
         The weighted events for which these codes are the most likely.
     """
-    codes, weighted = solve_codes(events, atoms, codes, **options), events
+    codes, weighted = solve_codes(events, atoms, **options), events
     for _ in range(_TURNS if dispersion else 0):
         weighted = weigh(events, atoms, codes, dispersion)
         codes = solve_codes(weighted, atoms, codes, **options)

@@ -3,17 +3,21 @@
 A table is whatever has a shape, a dtype and slices without being an array in memory: a memory map,
 a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, or a dataset of Hugging
 Face with one column of arrays.
+
+Functions of the rows of dask's arrays are applied block by block, when their result is needed; dask
+itself is not imported, since an array brings its methods.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import isnan, prod
 
 import numpy as np
 import torch
 from scipy import sparse
 
-__all__ = ["IN_MEMORY_BYTES", "Table", "only_array", "table_of"]
+__all__ = ["IN_MEMORY_BYTES", "Table", "map_rows", "only_array", "table_of"]
 
 # Largest table that is read at once, with the bits of its array.
 IN_MEMORY_BYTES = 2**28
@@ -140,3 +144,37 @@ def table_of(X):
     itemsize = getattr(X.dtype, "itemsize", 8)
     is_lazy = hasattr(X, "map_blocks") and hasattr(X, "__dask_graph__")
     return Table(shape, itemsize, _rows_of_a_chunk(X), _reader_of(X), is_lazy)
+
+
+def _of_block(function, nothing, of_rows, rows, block_info=None):
+    if not len(rows):  # a filter may leave blocks empty, which scikit-learn refuses
+        return nothing
+    start, stop = block_info[0]["array-location"][0]
+    return function(rows, **{name: values[start:stop] for name, values in of_rows.items()})
+
+
+def map_rows(function, X, **of_rows):
+    """Return a function of rows as an array of dask, with the blocks of rows of X.
+
+    Parameters
+    ----------
+    function : callable
+        Maps an array (n, n_features) to an array (n, n_results), each row alone.
+    X : dask.array.Array of shape (n_samples, n_features)
+        The rows; without keyword arguments their number may be unknown. Blocks of some features
+        are joined.
+    **of_rows : ndarray of shape (n_samples,)
+        Keyword arguments of the function with a number for each row.
+
+    Returns
+    -------
+    dask.array.Array of shape (n_samples, n_results)
+        The result for one row of zeros, which is computed at once, has the dtype and the number of
+        columns of all results, and raises what the function raises for all rows.
+    """
+    one = {name: np.ones(1) for name in of_rows}
+    result = function(np.zeros((1, *X.shape[1:]), X.dtype), **one)
+    X = X.rechunk({1: X.shape[1]})
+    block = partial(_of_block, function, result[:0], of_rows)
+    chunks = X.chunks[0], (result.shape[1],)
+    return X.map_blocks(block, dtype=result.dtype, chunks=chunks, meta=result[:0])

@@ -20,11 +20,10 @@ from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.weights import scale_weights
 from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.counts import objectives
 from skpudle._learners.online import learn_blocks
 from skpudle._training.fit import FitRun, Interrupts, Training
 from skpudle._training.identity import task_of
-from skpudle._training.loop import Diverged, Interrupted, Trainer
+from skpudle._training.loop import Diverged, HeldOut, Interrupted, Stopping, Trainer
 from skpudle._training.messages import (
     divergence,
     warn_of_early_end,
@@ -32,9 +31,8 @@ from skpudle._training.messages import (
     warn_of_unused,
     warn_of_zero_codes,
 )
-from skpudle._training.stopping import HeldOut, Stopping
 from skpudle._training.team import current_team
-from skpudle.search._coding import choose_coding, judged_rows
+from skpudle.search._coding import judged_rows
 
 __all__ = ["KEPT", "Data", "GradientLearner"]
 
@@ -101,12 +99,49 @@ def _interruption(fitted):
     return f"the search was interrupted after epoch {len(fitted.losses)}"
 
 
+@torch.no_grad()
+def _objectives(model, rows, batch, update):  # -> float, float
+    """Return the objective of a model's rule, with its dictionary and with the baseline alone.
+
+    The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
+
+    Parameters
+    ----------
+    model : object
+        The model, see `skpudle._training.loop`.
+    rows : Tensor of shape (n_rows, n_parameters)
+        Its rows of parameters.
+    batch : Samples
+        Samples.
+    update : int
+        The update, counted from 0, with its decay.
+    """
+    loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
+    dictionary, encoder, penalty = model.network(rows, update)
+    fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
+    # The objective less the loss is the penalty, if the rule has one; an intercept has no penalty.
+    n = batch.total_weight
+    left = batch.weigh(fitted.losses).sum() / n
+    penalties = fitted.objective - left
+    penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
+    known = batch.weigh(torch.ones_like(x) if batch.mask is None else batch.mask)
+    natural = x.new_zeros(())
+    if loss.has_baseline:
+        rest = [i for i in range(x.ndim) if i != 1]
+        size = known if batch.offset is None else known * batch.offset.exp()
+        rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
+        natural = loss.natural(rates)
+        natural = natural if batch.offset is None else natural + batch.offset
+    baseline = (known * loss.half_deviance(natural, x)).sum() / n
+    return float(left + penalties), float(baseline)
+
+
 def _warn_of_training(learner, fitted, begun, samples, *, has_rate):
     """Warn if training raised the objective above its value without a dictionary."""
     how = samples, fitted.n_steps - 1
-    ended, baseline = objectives(fitted.model, fitted.rows, *how)
+    ended, baseline = _objectives(fitted.model, fitted.rows, *how)
     if not ended <= baseline:
-        began, _ = objectives(fitted.model, begun.rows, *how)
+        began, _ = _objectives(fitted.model, begun.rows, *how)
         warn_of_rise(learner, began, ended, baseline, has_rate=has_rate)
 
 
@@ -159,31 +194,22 @@ class GradientLearner(CallbackSupportMixin):
         raise NotImplementedError
 
     def _choose_penalty(self, plan, fitted, data, run):  # -> Fitted
-        """Choose the penalty of the codes of `transform`, if it follows the data."""
-        if fitted.coding is not None or not plan.codes_follow_data:
-            return fitted
+        """Choose the penalty of the codes of `transform`, which follows the data."""
         problem, atoms = self._coding_problem(fitted, data, run)
-        choose = partial(choose_coding, judged_rows(problem), atoms, debias=plan.debias)
-        path = run.make_step("penalty of codes", choose, partial(run.attributes_of, fitted))
-        return replace(fitted, coding=path.summary(problem.unit))
+        what, now = (judged_rows(problem), atoms), partial(run.attributes_of, fitted)
+        coding = run.choose_coding(*what, problem.unit, now, debias=plan.debias)
+        return replace(fitted, coding=coding)
 
     def _finish(self, plan, fitted, data, run):  # -> Fitted
         """Return the record after the phases that follow training."""
-        if fitted.ended_by == "interrupt":  # codes keep the penalty of the search
+        ends = fitted.ended_by == "interrupt"  # codes keep the penalty of the search
+        if ends or fitted.coding is not None or not plan.codes_follow_data:
             return fitted
         return self._choose_penalty(plan, fitted, data, run)
 
     def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
         """Return the record after training in a `partial_fit`."""
         return fitted
-
-    def _in_units(self, fitted, samples):  # -> Samples
-        """Return samples in the units that the model is trained in."""
-        return samples
-
-    def _source_in_units(self, fitted, source):  # -> source
-        """Return a source of samples in the units that the model is trained in."""
-        return source
 
     def _some_samples(self, data):  # -> Samples
         """Return samples that show whether training has raised the objective."""
@@ -227,7 +253,7 @@ class GradientLearner(CallbackSupportMixin):
                 has_rate = plan.optimizer_for(len(begun.rows)) != "surrogate"
                 fitted.model.warn_of_step(begun.rows, fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
-                    samples = self._in_units(fitted, self._some_samples(data))
+                    samples = fitted.in_units(self._some_samples(data))
                     _warn_of_training(self, fitted, begun, samples, has_rate=has_rate)
                 if not any(run.team.any(self._has_codes(data))):
                     warn_of_zero_codes(self)
@@ -250,7 +276,7 @@ class GradientLearner(CallbackSupportMixin):
         phase = Training(
             plan.name,
             trainer,
-            self._source_in_units(fitted, run.source),
+            fitted.source_in_units(run.source),
             self._stopping(plan, trainer, data, run.n_updates),
             run.max_iter,
             lambda: run.attributes_of(trainer.fitted),
@@ -262,7 +288,7 @@ class GradientLearner(CallbackSupportMixin):
         """Return the rule that ends training."""
         rule = plan.given.tol, plan.given.n_iter_no_change
         if data.held_out is not None:
-            held_out = self._in_units(trainer.fitted, data.held_out)
+            held_out = trainer.fitted.in_units(data.held_out)
             score = partial(trainer.model.score, held_out)
             # all samples of an epoch; weights are summed batch by batch
             samples = trainer.optimizer.atoms.detach, data.samples.total_weight * (1 - 1e-9)
@@ -306,7 +332,7 @@ class GradientLearner(CallbackSupportMixin):
         """Alternate between codes of a block of rows and atoms, block by block."""
         n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
         options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
-        source = self._source_in_units(fitted, data.source)
+        source = fitted.source_in_units(data.source)
         found, stopped = learn_blocks(fitted, source, current_team(), interrupts, **options)
         self._take_part(self._attributes(plan, data, found, unused=()), before)
         if stopped:
@@ -325,7 +351,7 @@ class GradientLearner(CallbackSupportMixin):
         fitted = fitted.with_model(decay=plan.decay.at_last)
         trainer = Trainer(fitted, optimizer, team=current_team(), interrupts=interrupts)
         source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
-        source = self._source_in_units(fitted, source)
+        source = fitted.source_in_units(source)
         try:
             trainer.run_epoch(source, Stopping(None, 1))
         except (Diverged, Interrupted) as error:
@@ -341,6 +367,13 @@ class GradientLearner(CallbackSupportMixin):
     def _take_part(self, attributes, before):
         self._take(attributes)
         self._training_state["is_open"] &= not before
+
+    def _take_coding(self, coding, unit):
+        """Take a penalty of codes and the share of its bias to remove, for `partial_fit` too."""
+        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
+        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
+        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
+        return self
 
     def _attributes(self, plan, data, fitted, unused=None):
         """Return the fitted attributes, arrays and numbers of Python."""

@@ -33,9 +33,9 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.blocks import map_rows
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
+from skpudle._data.tables import map_rows
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._learners.units import baseline_of, units_of
@@ -258,6 +258,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     split_sign = False
     loss, n_trials = "gaussian", 1
 
+    _allows_nan = True  # whether NaN marks missing entries
+
     def _transform_encoder(self):
         """Return the encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
 
@@ -290,10 +292,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                     validate_parameter_constraints(*given)
         except InvalidParameterError as error:
             raise InvalidParameterError(shortened(str(error))) from None
-
-    def _allows_nan(self):
-        """Return whether NaN marks missing entries."""
-        return True
 
     def _take(self, attributes):
         """Set fitted attributes; None removes an attribute that this fit does not have."""
@@ -609,7 +607,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_loss(self, getattr(self, "_training_state", {}))
         # names, values, number of features: scikit-learn's order of errors
         _check_feature_names(self, X, reset=False)
-        options = dict(allow_nan=self._allows_nan(), largest=self._loss().largest)
+        options = dict(allow_nan=self._allows_nan, largest=self._loss().largest)
         x = check_rows(X, estimator=self, **options)
         # rows stay on their device, since another device may be too small for all of them
         x = x if isinstance(x, torch.Tensor) else to_tensor(x)
@@ -644,7 +642,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan, tags.input_tags.sparse = self._allows_nan(), True
+        tags.input_tags.allow_nan, tags.input_tags.sparse = self._allows_nan, True
         tags.input_tags.positive_only = self._loss().largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

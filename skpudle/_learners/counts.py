@@ -14,7 +14,6 @@ from torch import Tensor
 __all__ = [
     "Stabilised",
     "least_penalty",
-    "objectives",
     "settle",
     "settled_baseline",
     "smaller_penalty",
@@ -146,43 +145,6 @@ def _step_of_baseline(loss, counted, expected, n_known):
     """
     mean, other = ((total + 0.5) / (n_known + 1) for total in (counted, expected))
     return loss.natural(mean) - loss.natural(other)
-
-
-@torch.no_grad()
-def objectives(model, rows, batch, update):  # -> float, float
-    """Return the objective of a model's rule, with its dictionary and with the baseline alone.
-
-    The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
-
-    Parameters
-    ----------
-    model : object
-        The model, see `skpudle._training.loop`.
-    rows : Tensor of shape (n_rows, n_parameters)
-        Its rows of parameters.
-    batch : Samples
-        Samples.
-    update : int
-        The update, counted from 0, with its decay.
-    """
-    loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
-    dictionary, encoder, penalty = model.network(rows, update)
-    fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
-    # The objective less the loss is the penalty, if the rule has one; an intercept has no penalty.
-    n = batch.total_weight
-    left = batch.weigh(fitted.losses).sum() / n
-    penalties = fitted.objective - left
-    penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
-    known = batch.weigh(torch.ones_like(x) if batch.mask is None else batch.mask)
-    natural = x.new_zeros(())
-    if loss.has_baseline:
-        rest = [i for i in range(x.ndim) if i != 1]
-        size = known if batch.offset is None else known * batch.offset.exp()
-        rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
-        natural = loss.natural(rates)
-        natural = natural if batch.offset is None else natural + batch.offset
-    baseline = (known * loss.half_deviance(natural, x)).sum() / n
-    return float(left + penalties), float(baseline)
 
 
 @torch.no_grad()

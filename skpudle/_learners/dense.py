@@ -44,29 +44,21 @@ from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import FittedRows
 from skpudle._learners.score import hidden_deviance
-from skpudle._learners.units import (
-    encoder_in_units,
-    in_units,
-    restore_noise,
-    source_in_units,
-)
+from skpudle._learners.units import InUnits, in_units, restore_noise, units_of
 from skpudle._losses import loss_named
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._precision import training_mode
 from skpudle._training.fit import Training
-from skpudle._training.loop import Trainer
+from skpudle._training.loop import Stopping, Trainer
 from skpudle._training.messages import (
     nothing_known,
     warn_of_few_samples,
     warn_of_unknown_features,
     wrong_atoms,
 )
-from skpudle._training.stopping import Stopping
 from skpudle._training.team import ALONE, current_team
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._coding import choose_coding
-from skpudle.search._descent import refit_atoms
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._held_out import hold_out, match_equal_rows
 from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
@@ -172,17 +164,23 @@ def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
 
 
 def _problem(model, samples, penalty, unit, team=ALONE):  # -> Problem
-    """Return the search's problem for stabilised data, divided by a unit."""
-    return Problem(
-        samples.x if unit == 1 else samples.x.double() / unit,
-        penalty / unit,
+    """Return the problem of a search in rows, divided by a unit."""
+    return Problem.in_unit(
+        samples.x,
+        penalty,
+        unit,
         positive_code=bool(model.encoder.positive_code),
         positive_atoms=model.positive,
         mask=samples.mask,
         total=team.sum,
-        unit=unit,
         weight=samples.weight,
     )
+
+
+def _raw_problem(plan, samples):  # -> Problem
+    """Return the problem of the rows of a fit as they are, with a penalty of one unit."""
+    unit = unit_of(mean_square(samples.x, samples.weight))
+    return _problem(plan.model(), samples, unit, unit)
 
 
 # ------------------------------------------------------------------ the first atoms
@@ -203,64 +201,44 @@ class _Beginning:
 
     def __init__(self, plan, samples, noise):
         samples = in_units(noise, samples)
-        loss = plan.encoder.loss
         # gradients of the loss are gradients for stabilised data times the noise
-        x, self.intercept, self.noise, least, self.curvature = stabilised(loss, samples)
+        x, self.intercept, self.noise, least, curvature = stabilised(plan.encoder.loss, samples)
         self.samples, self.units = replace(samples, x=x), noise
         square = mean_square(x, samples.weight)
-        self.data_scale, self.unit = self.noise**2 * square, unit_of(square)
+        self.unit = unit_of(square)
+        # without a penalty
+        self.model = plan.model(data_scale=self.noise**2 * square, curvature=curvature)
         penalty = auto_alpha(x, mask=samples.mask, weight=samples.weight)
         self.penalty = max(penalty, least / self.noise)
         self._plan = plan
 
-    def model(self):
-        """Return the model for these rows, without a penalty."""
-        return self._plan.model(data_scale=self.data_scale, curvature=self.curvature)
-
-    def first_atoms(self, n_components, generator, start):
-        """Return initial atoms, by the name of a start or given ones."""
-        given, samples = self._plan.given, self.samples
+    def first_atoms(self, n_components, generator):
+        """Return initial atoms: given ones, or for a search samples or the vertices of mixtures."""
+        plan, given, samples = self._plan, self._plan.given, self.samples
+        start = given.dict_init
+        if plan.searches:
+            mixes = n_components and plan.mixes_few(n_components, samples.x.shape[1])
+            start = "vertices" if mixes else "data"
         inside = dict(atom_norm=given.atom_norm, positive=given.positive_dict)
         how = inside | {"weight": samples.weight}
         return choose_atoms(start, n_components, samples.x, generator, **how)
 
-    def fitted(self, model, atoms, **found):  # -> FittedRows
+    def fitted(self, atoms, **found):  # -> FittedRows
         """Return the record of a fit with these atoms, and the penalty for them."""
-        alpha = _chosen_alpha(self._plan, model, atoms, self.penalty, self.noise)
-        model = replace(model, alpha=alpha)
+        alpha = _chosen_alpha(self._plan, self.model, atoms, self.penalty, self.noise)
+        model = replace(self.model, alpha=alpha)
         return FittedRows(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
 
     def rows_of(self, atoms):
         """Return the rows of parameters of atoms."""
         return atoms if self.intercept is None else torch.cat([atoms, self.intercept[None]])
 
-    def search_penalty(self, model):  # -> float
+    def search_penalty(self):  # -> float
         """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
-        if model.encoder.shrinkage != "soft":
+        if self.model.encoder.shrinkage != "soft":
             return float(self.penalty)
-        alpha = float(_chosen_alpha(self._plan, model, None, self.penalty, self.noise))
+        alpha = float(_chosen_alpha(self._plan, self.model, None, self.penalty, self.noise))
         return alpha / self.noise if alpha > 0 else float(self.penalty)
-
-
-def begin_in_part(plan, data, generator):  # -> FittedRows
-    """Return the record of a first `partial_fit`, without a search."""
-    samples, noise = current_team().collect(data.samples), CENTRED
-    if plan.learns_noise:
-        *_, last = _trials_of_noise(plan, samples, generator)
-        noise = last.noise
-    begun = _Beginning(plan, samples, noise)
-    start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
-    atoms = begun.first_atoms(plan.n_components, generator, start)
-    fitted = begun.fitted(begun.model(), atoms)
-    if plan.searches:  # "dec", since other gradients fail from samples
-        return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
-    return fitted
-
-
-def _start_of_search(plan, begun):
-    n_components, n_features = plan.n_components, begun.samples.x.shape[1]
-    mixes = n_components and plan.mixes_few(n_components, n_features)
-    return "vertices" if mixes else "data"
 
 
 def _warn_of_samples(plan, begun, data, n_components):
@@ -276,46 +254,6 @@ def _warn_of_samples(plan, begun, data, n_components):
 
 
 # ------------------------------------------------------------------ phases before training
-
-
-def find_atoms(plan, data, run):  # -> FittedRows
-    """Return the record of a fit before training: of a search, or with the initial atoms."""
-    samples, known, noise = run.team.collect(data.samples), run.recorder.has_record, CENTRED
-    if plan.learns_noise and not known:
-        noise = _learn_noise(plan, samples, run)
-    begun = _Beginning(plan, samples, noise)
-    model, n_components = begun.model(), plan.n_components
-    decides = plan.given.n_components == "auto"
-    if decides and not known:
-        fitted = _choose_size(plan, begun, model, run)
-    else:
-        if decides:
-            n_components = run.recorder.n_rows - model.n_constant_codes
-        start = _start_of_search(plan, begun) if plan.searches else plan.given.dict_init
-        atoms = begun.first_atoms(n_components, run.generator, start)
-        fitted = begun.fitted(model, atoms)
-    _warn_of_samples(plan, begun, data, len(fitted.model.parts(fitted.rows)[0]))
-    if known:
-        return run.recorder.restore(fitted, run.generator)
-    if plan.searches:
-        fitted = _search(plan, begun, fitted, data, run)
-    if plan.searches and plan.learns_noise:
-        fitted = _refine_noise(plan, fitted, samples, run)
-    if plan.searches and begun.intercept is not None:
-        find = partial(settle, fitted.model, fitted.rows, data.samples, run.team)
-        rows = run.make_step("baseline", find, partial(run.attributes_of, fitted))
-        fitted = replace(fitted, rows=rows)
-        fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
-    return run.end_search(fitted)
-
-
-def _raw_problem(plan, samples):  # -> Problem
-    """Return the rows of a fit as they are, with the signs of codes and atoms."""
-    signs = dict(positive_code=bool(plan.encoder.positive_code))
-    signs["positive_atoms"] = bool(plan.given.positive_dict)
-    unit = unit_of(mean_square(samples.x, samples.weight))
-    x = samples.x if unit == 1 else samples.x.double() / unit
-    return Problem(x, 1.0, mask=samples.mask, unit=unit, weight=samples.weight, **signs)
 
 
 def _trials_of_noise(plan, samples, generator):  # yields NoiseTrial
@@ -343,19 +281,18 @@ def _learn_noise(plan, samples, run):  # -> Noise
         return run.attributes_of(FittedRows(model=model, rows=atoms, noise=trial.noise))
 
     trials = _trials_of_noise(plan, samples, run.generator)
-    return run.learn_noise(trials, attributes_of).noise
+    return run.make_trials("noise", trials, attributes_of).noise
 
 
-def _choose_size(plan, begun, model, run):  # -> FittedRows
+def _choose_size(plan, begun, run):  # -> FittedRows
     """Choose the number of atoms, see `skpudle.search._size`."""
-    penalty = begun.search_penalty(model)
-    problem = _problem(model, begun.samples, penalty, begun.unit)
+    problem = _problem(begun.model, begun.samples, begun.search_penalty(), begun.unit)
 
     def fitted(trial):
-        return begun.fitted(model, trial.atoms.to(begun.samples.x), size_path=trial.path)
+        return begun.fitted(trial.atoms.to(begun.samples.x), size_path=trial.path)
 
     trials = try_sizes(problem, run.generator, fixed=plan.given.alpha != "auto")
-    trial = run.choose_size(trials, lambda trial: run.attributes_of(fitted(trial)))
+    trial = run.make_trials("size", trials, lambda trial: run.attributes_of(fitted(trial)))
     begun.penalty *= trial.alpha / problem.alpha
     return fitted(trial)
 
@@ -406,13 +343,13 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
 
     Held-out rows choose the penalty of the codes.
     """
-    penalty = begun.search_penalty(fitted.model)
-    curvature = plan.curvature_share * begun.curvature
+    penalty = begun.search_penalty()
+    curvature = plan.curvature_share * begun.model.curvature
     fitted = replace(fitted.with_model(curvature=curvature), search_alpha=penalty)
     atoms, _ = fitted.model.parts(fitted.rows)
     samples, noise = begun.samples, fitted.noise
     if not run.team.is_alone:  # initial values are from samples of all processes
-        own = in_units(noise, data.samples)
+        own = fitted.in_units(data.samples)
         x = stabilised(plan.encoder.loss, replace(own, mask=None)).x
         samples = replace(own, x=x)
     problem = _problem(fitted.model, samples, penalty, begun.unit, run.team)
@@ -434,27 +371,25 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     problem = hold_out(problem, fixed=fixed, mixes=mixes, learn=not in_parts)
     state = run.search(problem, atoms, attributes_of)
     if in_parts and is_done(state):
-        state = go_on(run, problem, state, source_in_units(noise, data.source), attributes_of)
+        source = fitted.source_in_units(data.source)
+        state = go_on(run, problem, state, source, attributes_of)
     fitted = replace(
         fitted,
         stream=_energies(problem, state),
         search_alpha=state.alpha * problem.unit,
         penalty_path=penalty_path(problem, state.path, problem.unit),
     )
-    found, held_out, now = state.found[0], problem.held_out, partial(attributes_of, state)
-    if state.is_unbiased:
-        refit = partial(refit_atoms, searched(problem, state), *state.found)
-        found = run.make_step("unbiased atoms", refit, now)
-        if in_parts:
-            found = preferred(held_out.problem, found, state.found[0])
+    held_out, now = problem.held_out, partial(attributes_of, state)
+    found = run.refit(problem, state, now)
+    if in_parts and state.is_unbiased:
+        found = preferred(held_out.problem, found, state.found[0])
     fitted = replace(fitted, rows=begun.rows_of(found.to(atoms)))
     chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
     if not (chooses and is_done(state) and held_out is not None):
         return fitted
     options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-    choose = partial(choose_coding, held_out, state.unseen, **options)
-    path = run.make_step("penalty of codes", choose, now)
-    return replace(fitted, coding=path.summary(problem.unit))
+    coding = run.choose_coding(held_out, state.unseen, problem.unit, now, **options)
+    return replace(fitted, coding=coding)
 
 
 def _refine_noise(plan, fitted, samples, run):  # -> FittedRows
@@ -777,22 +712,50 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
-    def _in_units(self, fitted, samples):  # -> Samples
-        return in_units(fitted.noise, samples)
-
-    def _source_in_units(self, fitted, source):  # -> source
-        return source_in_units(fitted.noise, source)
-
     def _some_samples(self, data):  # -> Samples
         return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
     def _find(self, plan, data, run):  # -> FittedRows
+        """Return the record of a fit before training: of a search, or with the initial atoms."""
         _check_known_entries(self, data)
-        return find_atoms(plan, data, run)
+        samples, known, noise = run.team.collect(data.samples), run.recorder.has_record, CENTRED
+        if plan.learns_noise and not known:
+            noise = _learn_noise(plan, samples, run)
+        begun = _Beginning(plan, samples, noise)
+        decides = plan.given.n_components == "auto"
+        if decides and not known:
+            fitted = _choose_size(plan, begun, run)
+        else:
+            n_components = plan.n_components
+            if decides:
+                n_components = run.recorder.n_rows - begun.model.n_constant_codes
+            fitted = begun.fitted(begun.first_atoms(n_components, run.generator))
+        _warn_of_samples(plan, begun, data, len(fitted.model.parts(fitted.rows)[0]))
+        if known:
+            return run.recorder.restore(fitted, run.generator)
+        if plan.searches:
+            fitted = _search(plan, begun, fitted, data, run)
+        if plan.searches and plan.learns_noise:
+            fitted = _refine_noise(plan, fitted, samples, run)
+        if plan.searches and begun.intercept is not None:
+            find = partial(settle, fitted.model, fitted.rows, data.samples, run.team)
+            rows = run.make_step("baseline", find, partial(run.attributes_of, fitted))
+            fitted = replace(fitted, rows=rows)
+            fitted = fitted if plan.refines else _refine_atoms(plan, fitted, data, run)
+        return run.end_search(fitted)
 
     def _begin(self, plan, data, generator):  # -> FittedRows
+        """Return the record of a first `partial_fit`, without a search."""
         _check_known_entries(self, data)
-        return begin_in_part(plan, data, generator)
+        samples, noise = current_team().collect(data.samples), CENTRED
+        if plan.learns_noise:
+            *_, last = _trials_of_noise(plan, samples, generator)
+            noise = last.noise
+        begun = _Beginning(plan, samples, noise)
+        fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
+        if plan.searches:  # "dec", since other gradients fail from samples
+            return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
+        return fitted
 
     def _attributes(self, plan, data, fitted, unused=None):
         attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
@@ -807,15 +770,21 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         raise NotImplementedError
 
     def _transform_encoder(self):
-        return encoder_in_units(self, self._encoder())
+        """Return the encoder of rows without their baseline."""
+        encoder, noise = self._encoder(), units_of(self)
+        if noise.is_equal:
+            return encoder
+        if noise.rows is None:  # then codes do not depend on outliers
+            noise = Noise(scale=noise.scale)
+        noise = replace(noise, intercept=None, norm=None, usual=None)
+        return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
     def _resume(self, plan, data):  # -> FittedRows, None
         baseline = None if self.loss == "gaussian" else self.intercept_
         return resume_rows(plan, data, vars(self), baseline), None
 
     def _choose_penalty(self, plan, fitted, data, run):  # -> FittedRows
-        known = fitted.coding is not None or not plan.codes_follow_data
-        if known or plan.encoder.loss.is_quadratic:
+        if plan.encoder.loss.is_quadratic:
             return super()._choose_penalty(plan, fitted, data, run)
         deviance = partial(_held_out_deviance, fitted, data.samples, run.team)
         choose = partial(smaller_penalty, deviance, float(fitted.model.alpha))
@@ -823,7 +792,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return replace(fitted, coding=(alpha, 0.0, None))
 
     def _coding_problem(self, fitted, data, run):  # -> Problem, atoms
-        model, samples = fitted.model, self._in_units(fitted, data.samples)
+        model, samples = fitted.model, fitted.in_units(data.samples)
         unit = unit_of(model.data_scale)
         found = _problem(model, samples, model.alpha, unit, run.team)
         return found, fitted.rows

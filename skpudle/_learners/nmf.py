@@ -52,6 +52,7 @@ from skpudle._data.weights import check_sample_weight, merge_copies, merge_sampl
 from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
 from skpudle._precision import training_mode
+from skpudle._training.archive import check_kind
 from skpudle._training.fit import FitRun, Phase
 from skpudle._training.messages import (
     nothing_known,
@@ -60,7 +61,6 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
-from skpudle._training.state import check_kind
 from skpudle.search._held_out import hash_rows
 
 __all__ = ["PoissonNMF"]

@@ -205,10 +205,8 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
             x, weight = map(torch.cat, both)
             recent = Samples(x, weight=weight)
         x, mask = split_missing(recent.x.to(rows.device))
-        x = x if unit == 1 else x.double() / unit
         weight = None if bool((recent.weight == 1).all()) else recent.weight
-        given = dict(mask=mask, unit=unit, weight=weight)
-        problem = Problem(x, model.alpha / unit, **given, **options)
+        problem = Problem.in_unit(x, model.alpha, unit, mask=mask, weight=weight, **options)
         (full,) = team.any(len(recent) >= size)
         state, over = advance_stream(problem, state, final=full)
         loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new

@@ -927,20 +927,11 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         units = units_of(self)
         rows = in_units(units, whole)
         x, mask = rows.x, rows.mask
-        unit = unit_of(mean_square(x))
-        problem = Problem(
-            x if unit == 1 else x.double() / unit,
-            float(auto_alpha(x, mask=mask)) / unit,
-            positive_code=bool(self.positive_code),
-            mask=mask,
-            unit=unit,
-        )
+        unit, penalty = unit_of(mean_square(x)), auto_alpha(x, mask=mask)
+        signs = dict(positive_code=bool(self.positive_code))
+        problem = Problem.in_unit(x, penalty, unit, mask=mask, **signs)
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
-        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
-        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
-        # for `partial_fit`
-        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
-        return self
+        return self._take_coding(coding, unit)
 
     def _plan(self):
         return DensePlan.of(self)
@@ -1000,7 +991,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     def _learn_encoder(self, plan, fitted, data, interrupts, **options):
         """Return the record with a trained encoder, and the number of updates."""
-        samples, n_made = self._in_units(fitted, current_team().collect(data.samples)), 0
+        samples, n_made = fitted.in_units(current_team().collect(data.samples)), 0
 
         def stopped():  # called before each update
             nonlocal n_made

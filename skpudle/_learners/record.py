@@ -11,6 +11,7 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._learners.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._noise import CENTRED, Noise
 from skpudle.search._penalty import PenaltyPath
@@ -95,6 +96,14 @@ class Fitted:
             "size_path_": _as_arrays(self.size_path),
             "penalty_path_": _as_arrays(self.penalty_path),
         }
+
+    def in_units(self, samples):  # -> Samples
+        """Return samples in the units that the model is trained in."""
+        return samples
+
+    def source_in_units(self, source):  # -> source
+        """Return a source of samples in the units that the model is trained in."""
+        return source
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
@@ -197,6 +206,14 @@ class FittedRows(Fitted):
     outliers: Tensor | None = None
     stream: dict | None = None
     learned: LearnedEncoder | None = None
+
+    def in_units(self, samples):  # -> Samples
+        """Return samples in units of their noise."""
+        return in_units(self.noise, samples)
+
+    def source_in_units(self, source):  # -> source
+        """Return a source of samples in units of their noise."""
+        return source if self.noise.changes_nothing else SourceInUnits(source, self.noise)
 
     def attributes(self):
         """Return the fitted attributes, in the units of the data."""

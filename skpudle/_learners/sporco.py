@@ -44,6 +44,23 @@ def _import_sporco():
     return bpdndl
 
 
+def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
+    """Return SPORCO's options for the parameters of a learner."""
+    own, options = learner.options or {}, bpdndl.BPDNDictLearn.Options()
+    names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
+    overridden = tuple(name for name, option in names.items() if option in own)
+    warn_of_unused(learner, [(overridden, "options without MaxMainIter and Verbose")])
+    options.update({"Verbose": bool(learner.verbose), "MaxMainIter": learner.max_iter})
+    try:
+        options.update(own)
+    except Exception as error:  # SPORCO has its own classes of errors
+        raise ValueError(
+            f"SPORCO takes no such options={learner.options!r:.200} ({error}). Pass nested "
+            "dictionaries of options in its BPDNDictLearn.Options."
+        ) from error
+    return options
+
+
 class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
 
@@ -194,10 +211,6 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         """
         bpdndl = _import_sporco()
         x = to_tensor(check_rows(X, estimator=self))
-        own = self.options or {}
-        names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
-        overridden = tuple(name for name, option in names.items() if option in own)
-        warn_of_unused(self, [(overridden, "options without MaxMainIter and Verbose")])
         mean_square(x)  # raises for values that overflow in SPORCO, too
         n_given, weight = len(x), None
         if sample_weight is not None:
@@ -212,15 +225,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         alpha = auto_alpha(x, weight=weight) if alpha == "auto" else float(alpha)
         inputs = input_attributes(X)
 
-        options = bpdndl.BPDNDictLearn.Options()
-        options.update({"Verbose": bool(self.verbose), "MaxMainIter": self.max_iter})
-        try:
-            options.update(own)
-        except Exception as error:  # SPORCO has its own classes of errors
-            raise ValueError(
-                f"SPORCO takes no such options={self.options!r:.200} ({error}). Pass nested "
-                "dictionaries of options in its BPDNDictLearn.Options."
-            ) from error
+        options = _options_of(self, bpdndl)
         if weight is not None:
             root = weight.sqrt()
             x = x * root[:, None]
@@ -269,8 +274,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     def _transform_encoder(self):
         return Converged(self.alpha_)
 
-    def _allows_nan(self):
-        return False
+    _allows_nan = False
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

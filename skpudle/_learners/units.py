@@ -15,12 +15,11 @@ from skpudle.search._noise import CENTRED, Noise
 
 __all__ = [
     "InUnits",
+    "SourceInUnits",
     "baseline_of",
     "centre",
-    "encoder_in_units",
     "in_units",
     "restore_noise",
-    "source_in_units",
     "units_of",
 ]
 
@@ -64,16 +63,6 @@ def units_of(learner):  # -> Noise
     )
 
 
-def encoder_in_units(learner, encoder):  # -> encoder
-    """Return an encoder of rows in units of their noise as one of rows without their baseline."""
-    noise = replace(units_of(learner), intercept=None, norm=None, usual=None)
-    if noise.is_equal:
-        return encoder
-    if noise.rows is None:  # then codes do not depend on outliers
-        noise = Noise(scale=noise.scale)
-    return InUnits(encoder, noise, noise.gains(to_tensor(learner.components_)))
-
-
 def in_units(noise, samples):
     """Return samples in units of their noise; outliers are missing."""
     if noise.changes_nothing:
@@ -82,12 +71,7 @@ def in_units(noise, samples):
     return replace(samples, x=x, mask=mask)
 
 
-def source_in_units(noise, source):  # -> source
-    """Return a source of samples in units of their noise."""
-    return source if noise.changes_nothing else _SourceInUnits(source, noise)
-
-
-class _SourceInUnits:
+class SourceInUnits:
     """A source whose samples are in units of their noise.
 
     Parameters
@@ -109,7 +93,7 @@ class _SourceInUnits:
     def for_training(self, batch_size, generator, *, shuffle):
         """Return the same samples in batches of this size."""
         source = self._source.for_training(batch_size, generator, shuffle=shuffle)
-        return _SourceInUnits(source, self._noise)
+        return SourceInUnits(source, self._noise)
 
     def batches(self):
         """Return an iterator over the batches of an epoch."""

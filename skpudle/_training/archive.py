@@ -5,6 +5,10 @@ belong. A record, such as the state of a search, is stored by the name of its cl
 of its fields; `RECORDS` lists the classes. The last 40 bytes are a mark and the SHA-256 of all
 before, so that a file that was cut off or changed in a single bit is refused. A new file is written
 next to the old one, forced to disk, and then renamed: a complete file exists at every moment.
+
+A state from a file was written by a fit with the same parameters and data, as a checksum and the
+identity of the fit tell. Compiled loops trust shapes and indices, so these are checked, and no
+more: a file that somebody made by hand gives wrong atoms, and harms no memory.
 """
 
 import hashlib
@@ -20,19 +24,21 @@ import torch
 from skpudle._additive import Progress
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.files import named_errors, replace_file
-from skpudle._training.state import EpochTally, TrainingState
+from skpudle._training.loop import EpochTally, TrainingState
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._epoch import Codes
 from skpudle.search._held_out import Prediction
 from skpudle.search._noise import Noise, NoiseTrial, RowNoise
 from skpudle.search._penalty import PenaltyPath, Trial
-from skpudle.search._search import SearchState
+from skpudle.search._search import SearchState, searched
 from skpudle.search._size import SizePath, SizeTrial
 from skpudle.search._stream import Memory, StreamState
 
 __all__ = [
     "MARK",
     "RECORDS",
+    "check_kind",
+    "check_search",
     "named_checkpoint",
     "pack",
     "read_arrays",
@@ -173,6 +179,60 @@ def named_checkpoint(file):
     return named_errors(
         file, "whole checkpoint", "Restore it, or remove it to train from the start."
     )
+
+
+def _kinds(tree):  # -> shapes and dtypes of all arrays and tensors in nested records
+    if hasattr(tree, "shape"):
+        return [(tuple(tree.shape), tree.dtype)]
+    parts = tree if isinstance(tree, tuple) else getattr(tree, "__dict__", {}).values()
+    return [kind for part in parts for kind in _kinds(part)]
+
+
+def check_kind(state, expected):
+    """Raise ValueError unless two states have arrays of the same shapes and dtypes."""
+    kinds = _kinds(state), _kinds(expected)
+    if type(state) is not type(expected) or kinds[0] != kinds[1]:
+        raise ValueError(f"its state has arrays {kinds[0]}, expected {kinds[1]}")
+
+
+def _check_codes(codes, n_rows, n_places):
+    """Raise ValueError unless codes are those of ``n_rows`` rows at ``n_places`` places.
+
+    A place is an atom at a position.
+    """
+    count, index = codes.count, codes.index
+    if (count.dtype, index.dtype) != (torch.int64, torch.int32):
+        raise ValueError("its codes have other dtypes")
+    if count.shape != (n_rows,) or index.shape != codes.value.shape or len(index) != n_rows:
+        raise ValueError(f"its codes are not for {n_rows} samples")
+    used = torch.arange(index.shape[1]) < count[:, None]
+    if ((count < 0) | (count > index.shape[1])).any():
+        raise ValueError("its codes have other numbers of entries than they state")
+    if (used & ((index < 0) | (index >= n_places))).any():
+        raise ValueError(f"its codes are not for {n_places} places")
+
+
+def check_search(state, problem, atoms):
+    """Raise ValueError unless the atoms and codes of a search belong to a problem.
+
+    Parameters
+    ----------
+    state : SearchState
+        The state of the search.
+    problem : Problem or ConvProblem
+        Data and objective.
+    atoms : Tensor of shape (n_components, ...)
+        Initial atoms.
+    """
+    (n, *shape), n_now = atoms.shape, len(state.atoms)
+    found = (state.atoms, state.previous, state.best_atoms, state.unseen)
+    sizes = n_now, n_now, n, n
+    for part, size in zip(found, sizes, strict=True):
+        if part is not None and (part.shape != (size, *shape) or part.dtype != torch.float64):
+            raise ValueError(f"its atoms have shape {tuple(part.shape)}, expected {(size, *shape)}")
+    n_rows = len(searched(problem, state).x)
+    for codes, n_atoms in ((state.codes, n_now), (state.best_codes, n)):
+        _check_codes(codes, n_rows, n_atoms * problem.n_positions)
 
 
 # ---------------------------------------------------------------------------- files

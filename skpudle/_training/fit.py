@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from math import inf
 
@@ -29,6 +30,7 @@ import torch
 
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
+from skpudle._training.archive import check_kind, check_search
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.messages import (
     print_noise,
@@ -37,9 +39,10 @@ from skpudle._training.messages import (
     print_search,
     print_size,
 )
-from skpudle._training.state import check_kind, check_search
 from skpudle._training.team import current_team
-from skpudle.search._search import SearchState, advance, begin, is_done
+from skpudle.search._coding import choose_coding
+from skpudle.search._descent import refit_atoms
+from skpudle.search._search import SearchState, advance, begin, is_done, searched
 from skpudle.search._stream import advance_stream
 
 __all__ = ["FitRun", "Interrupts", "Pass", "Phase", "Search", "Step", "Training", "Trials"]
@@ -49,6 +52,8 @@ __all__ = ["FitRun", "Interrupts", "Pass", "Phase", "Search", "Step", "Training"
 # of codes, the noise of rows, the baseline and the refinement of atoms of counts, and a learned
 # encoder.
 _STEPS = 9
+# For each kind of trials, the callbacks' name of one of them, and what prints a line about it.
+_TRIALS = {"noise": ("units of the data", print_noise), "size": ("number of atoms", print_size)}
 
 
 class Interrupts:
@@ -223,15 +228,15 @@ class Step(Phase):
 
     Parameters
     ----------
-    name : str
-        Its name.
+    names : tuple of str
+        The callbacks' names of the step, and of its only epoch.
     compute : callable
         Makes the step; called without arguments.
     attributes : callable
         Returns the fitted attributes before it.
     """
 
-    name: str
+    names: tuple
     compute: Callable
     attributes: Callable
     result: object = None
@@ -239,18 +244,13 @@ class Step(Phase):
 
     n_tasks = 1
 
-    @property
-    def names(self):
-        """The callbacks' names of the step, and of its only epoch."""
-        return self.name, "step"
-
     def advance(self):
         """Make the step."""
         self.result, self.is_done = self.compute(), True
 
     def report(self, max_iter):
         """Print a line about the step."""
-        print(f"{self.name}, done", flush=True)
+        print(f"{self.names[0]}, done", flush=True)
 
 
 @dataclass
@@ -520,23 +520,17 @@ class FitRun(AbstractContextManager):
         self.seconds[phase.key] = self._ended - began
         return stopped
 
-    def learn_noise(self, trials, attributes_of):  # -> NoiseTrial
-        """Learn baseline and noise; see `Trials`."""
-        names = "noise", "units of the data"
-        phase = Trials(names, trials, attributes_of, print_noise, self.generator)
-        self.run(phase)
-        return phase.trial
-
-    def choose_size(self, trials, attributes_of):  # -> SizeTrial
-        """Choose the number of atoms; see `Trials`."""
-        names = "size", "number of atoms"
-        phase = Trials(names, trials, attributes_of, print_size, self.generator)
+    def make_trials(self, name, trials, attributes_of):  # -> NoiseTrial or SizeTrial
+        """Make trials of "noise" or "size", and return the last one; see `Trials`."""
+        name_of_trials, print_trial = _TRIALS[name]
+        names = name, name_of_trials
+        phase = Trials(names, trials, attributes_of, print_trial, self.generator)
         self.run(phase)
         return phase.trial
 
     def make_step(self, name, compute, attributes):
         """Make a part of the fit without epochs, and return its result; see `Step`."""
-        phase = Step(name, compute, attributes)
+        phase = Step((name, "step"), compute, attributes)
         self.run(phase)
         return phase.result
 
@@ -546,6 +540,18 @@ class FitRun(AbstractContextManager):
         self.run(phase)
         self.losses, self.search_was_stopped = phase.state.losses, not phase.is_done
         return phase.state
+
+    def refit(self, problem, state, attributes):  # -> atoms
+        """Return the atoms of a search, free of the lasso's bias if they then predict better."""
+        if not state.is_unbiased:
+            return state.found[0]
+        refit = partial(refit_atoms, searched(problem, state), *state.found)
+        return self.make_step("unbiased atoms", refit, attributes)
+
+    def choose_coding(self, held_out, atoms, unit, attributes, *, debias, place=0):
+        """Return penalty, share of the bias to remove and noise of codes, for data over a unit."""
+        choose = partial(choose_coding, held_out, atoms, debias=debias, place=place)
+        return self.make_step("penalty of codes", choose, attributes).summary(unit)
 
     def go_on(self, phase):
         """Pass over all rows after a search in a sample; see `Pass`."""

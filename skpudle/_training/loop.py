@@ -2,7 +2,7 @@
 
 `Trainer` turns batches into updates, independent of NumPy, estimators and kinds of sources. It
 waits for the device once a round, after some updates, to learn whether training is still finite and
-whether to stop.
+whether to stop, by a rule, `Stopping` or `HeldOut`.
 
 A round is a transaction: atoms of a round that diverged are taken back. `Trainer.state` returns the
 state between two epochs, from which training resumes with the same bits.
@@ -16,20 +16,29 @@ A model has
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
 from skpudle._gradients import differentiate
-from skpudle._training.state import EpochTally, TrainingState
 from skpudle._training.team import ALONE
 
-__all__ = ["Diverged", "EpochSummary", "Interrupted", "Trainer"]
+__all__ = [
+    "Diverged",
+    "EpochSummary",
+    "EpochTally",
+    "HeldOut",
+    "Interrupted",
+    "Stopping",
+    "Trainer",
+    "TrainingState",
+]
 
 # updates between two reads of the loss: a GPU does not idle, and training can stop within a first
 # epoch of a hundred thousand samples
@@ -53,6 +62,188 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, update, trainer):
         super().__init__(f"training was interrupted after update {update}")
         self.trainer = trainer
+
+
+# ---------------------------------------------------------------------------- rules that end it
+
+
+class Stopping:
+    """Stop when the smoothed objective has not improved for some checks in a row.
+
+    Parameters
+    ----------
+    tol : float or None
+        Relative improvement that counts; None never stops.
+    patience : int
+        Number of checks without improvement.
+    first_update : int, default=0
+        Updates before this one do not count.
+    n_updates : int, default=None
+        Stop after this number in any case, in the middle of an epoch if need be.
+    """
+
+    def __init__(self, tol, patience, *, first_update=0, n_updates=None):
+        self.tol, self.patience, self.first_update = tol, patience, first_update
+        self.n_updates = n_updates
+        # smoothed objective, its least value, checks without a fall; sums since the last check
+        self.course = None, None, 0, 0.0, 0
+
+    def limit(self, length, update):
+        """Return the number of the next ``length`` updates to make."""
+        return length if self.n_updates is None else min(length, self.n_updates - update)
+
+    def forgive(self):
+        """Restart the count of checks without improvement, after the criterion has changed."""
+        smoothed, best, _, *waiting = self.course
+        self.course = smoothed, best, 0, *waiting
+
+    def check(self, total, n_samples, update, *, n_judged=1):
+        """Return whether to stop, by the summed objective of ``n_judged`` or more new samples."""
+        if self.tol is None or update < self.first_update:
+            return False
+        smoothed, best, stalled, *waiting = self.course
+        total, n_samples = total + waiting[0], n_samples + waiting[1]
+        if n_samples < n_judged:
+            self.course = smoothed, best, stalled, total, n_samples
+            return False
+        objective = total / n_samples
+        # the mean with its own past halves the variance of a minibatch objective in a few checks
+        smoothed = objective if smoothed is None else (smoothed + objective) / 2
+        stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
+        best = smoothed if best is None else min(best, smoothed)
+        self.course = smoothed, best, stalled, 0.0, 0
+        return stalled >= self.patience
+
+    def settle(self, optimizer):
+        """Leave the optimiser as it is: training ends with its last rows."""
+
+
+class HeldOut(Stopping):
+    """Stop when the score of held-out samples has not improved for some epochs.
+
+    Parameters
+    ----------
+    score : callable
+        ``score(rows)`` returns the score of rows of parameters, larger for better ones.
+    rows : callable
+        Returns the present rows.
+    n_samples : float
+        Number of samples in an epoch, a sum of weights.
+    tol : float or None
+        Improvement that counts; None never stops.
+    patience : int
+        Number of epochs without improvement.
+    n_updates : int, default=None
+        As of `Stopping`.
+    """
+
+    def __init__(self, score, rows, n_samples, tol, patience, *, n_updates=None):
+        super().__init__(tol, patience, n_updates=n_updates)
+        self._score, self._rows, self._n_samples = score, rows, n_samples
+        # samples since the last score, epochs without a better score, the best rows, all scores
+        self.course = 0, 0, None, ()
+
+    def forgive(self):
+        """Restart the count of epochs without improvement, after the criterion has changed."""
+        waiting, _, *best = self.course
+        self.course = waiting, 0, *best
+
+    def check(self, total, n_samples, update, *, n_judged=1):
+        """Return whether to stop after ``n_samples`` more samples; other arguments are ignored."""
+        waiting, stalled, best_rows, scores = self.course
+        waiting += n_samples
+        if waiting < self._n_samples:
+            self.course = waiting, stalled, best_rows, scores
+            return False
+        score, best = self._score(self._rows()), max(scores, default=-float("inf"))
+        if score > best:
+            best_rows = self._rows().clone()
+        stalled = 0 if score > best + (self.tol or 0) else stalled + 1
+        self.course = 0, stalled, best_rows, (*scores, score)
+        return self.tol is not None and stalled >= self.patience
+
+    def settle(self, optimizer):
+        """Restore the first of the rows with the best score."""
+        _, _, best_rows, scores = self.course
+        if scores:
+            optimizer.load(best_rows, optimizer.state())
+
+
+# ---------------------------------------------------------------------------- states
+
+
+@dataclass(frozen=True, eq=False)
+class EpochTally:
+    """What an epoch has summed up so far.
+
+    Attributes
+    ----------
+    unused : Tensor of shape (n_components,)
+        Whether no code of the epoch used the atom.
+    losses : Tensor of shape (n,)
+        The largest losses, in descending order, at most one per unused atom.
+    keys : Tensor of shape (n, ...)
+        Keys of the samples with these losses.
+    n_batches : int
+        Number of batches seen.
+    n_samples : float
+        Number of samples seen, a sum of weights.
+    loss : float
+        The sum of all losses.
+    """
+
+    unused: Tensor
+    losses: Tensor
+    keys: Tensor
+    n_batches: int = 0
+    n_samples: float = 0.0
+    loss: float = 0.0
+
+    @classmethod
+    def begin(cls, atoms):
+        """Return the tally of an epoch that has not begun."""
+        unused = torch.ones_like(atoms.flatten(1)[:, 0], dtype=torch.bool)
+        return cls(unused, losses=atoms.new_zeros(0), keys=atoms.new_zeros(0))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """The state of training between two epochs, which resumes from it with the same bits.
+
+    Attributes
+    ----------
+    atoms : Tensor of shape (n_components, ...)
+        The rows of parameters.
+    moments : dict
+        The optimiser's own state.
+    n_updates : int
+        Number of updates made.
+    loss_curve : tuple of float
+        The mean losses of the epochs.
+    stopping : tuple
+        The progress of the rule that ends training, `Stopping`.
+    epoch : EpochTally or None
+        Of the latest epoch, whose unused atoms the next one replaces.
+    generator : Tensor or None
+        The state of the source's generator.
+    halved : bool
+        Whether the learning rate was halved after a divergence.
+    finite : tuple or None
+        The latest atoms, optimiser's state and number of updates that are known to be finite.
+    """
+
+    atoms: Tensor
+    moments: dict
+    n_updates: int
+    loss_curve: tuple
+    stopping: tuple
+    epoch: EpochTally | None
+    generator: Tensor | None
+    halved: bool
+    finite: tuple | None
+
+
+# ---------------------------------------------------------------------------- the trainer
 
 
 class EpochSummary(NamedTuple):

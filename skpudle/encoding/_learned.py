@@ -359,11 +359,16 @@ def _power_of_two(x):
     return 2.0 ** frexp(norm)[1]
 
 
-def _noisy(x, generator):
-    """Return rows with noise of up to a share of their norms."""
-    shares = _NOISE * torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device)
-    size = shares * x.square().mean(1, keepdim=True).sqrt()
-    return x + size * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+def _draw_batch(x, mask, weight, n_rows, generator):  # -> rows, their mask
+    """Draw rows by their weights, with noise of up to a share of their norms."""
+    if weight is None:
+        rows = torch.randint(len(x), (n_rows,), generator=generator, device=x.device)
+    else:
+        rows = weight.multinomial(n_rows, replacement=True, generator=generator)
+    x, options = x[rows], dict(generator=generator, dtype=x.dtype, device=x.device)
+    shares = _NOISE * torch.rand(len(x), 1, **options)
+    x = x + shares * x.square().mean(1, keepdim=True).sqrt() * torch.randn(x.shape, **options)
+    return (x, None) if mask is None else (x * mask[rows], mask[rows])
 
 
 def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_size):
@@ -472,8 +477,7 @@ def learn_encoder(
             [0.0000, 0.5000]])
     """
     check_tensors(atoms, x)
-    if generator is None:
-        generator = torch.Generator(x.device).manual_seed(0)
+    generator = generator or torch.Generator(x.device).manual_seed(0)
     x = x if mask is None else x * mask
     size = _power_of_two(x)
     atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
@@ -508,12 +512,7 @@ def learn_encoder(
                 break
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * min(1.0, 2 * (1 - update / n_updates))
-            if weight is None:
-                rows = torch.randint(len(x), (batch_size,), generator=generator, device=x.device)
-            else:
-                rows = weight.multinomial(batch_size, replacement=True, generator=generator)
-            batch, known = _noisy(x[rows], generator), None if mask is None else mask[rows]
-            batch = batch if known is None else batch * known
+            batch, known = _draw_batch(x, mask, weight, batch_size, generator)
             optimizer.zero_grad()
             lasso(batch, known, encoder().encode(batch, known)).backward()
             optimizer.step()

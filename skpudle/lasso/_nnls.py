@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._compilation import entries_of_block
 from skpudle._precision import check_tensors
 from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import descent_direction, nonnegative_gap, warn_about_gaps
-from skpudle.lasso._solve import choose_solver, gram_matrix
-from skpudle.lasso._supports import BLOCK_ENTRIES
+from skpudle.lasso._solve import choose_solver, gram_matrix, rows_of_block
 
 __all__ = ["solve_nnls"]
 
@@ -126,8 +124,7 @@ def _solve(atoms, x, weights, free, max_iter, solver):
     codes = x.new_empty(len(x), atoms.lengths.shape[1])
     gaps = x.new_empty(len(x), dtype=torch.float64)
     compiled = solve is solve_compiled
-    entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
-    n_rows = max(1, min(entries // len(unit), len(x)))
+    n_rows = min(rows_of_block(solve, x, len(unit)), len(x))
     how = dict(penalties=[0.0], positive=True, max_iter=max_iter)
     if compiled:
         room = unit.new_empty(1, n_rows, len(unit))

@@ -14,7 +14,7 @@ from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._supports import BLOCK_ENTRIES, MOST_ROUNDS
 
-__all__ = ["choose_solver", "gram_matrix", "lasso_path", "solve_lasso"]
+__all__ = ["choose_solver", "gram_matrix", "lasso_path", "rows_of_block", "solve_lasso"]
 
 # Most atoms per sample with which a Gram matrix pays. It costs n_components products with the
 # atoms, in one efficient call, and saves a few inefficient products per sample. Above 10,000 atoms
@@ -88,10 +88,19 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     return needed.nonzero().squeeze(1)
 
 
-def _with_zeros(codes, needed, n_components):
-    """Return codes of the needed atoms as codes of all atoms, with 0 for the rest."""
-    wide = codes.new_zeros(*codes.shape[:-1], n_components)
-    return wide.index_copy_(-1, needed, codes)
+def _of_all_atoms(codes, needed, n_components, scale=None):
+    """Return codes of the needed atoms as codes of all atoms, 0 for the rest, over a scale."""
+    if len(needed) < n_components:
+        wide = codes.new_zeros(*codes.shape[:-1], n_components)
+        codes = wide.index_copy_(-1, needed, codes)
+    return codes if scale is None else codes / scale
+
+
+def rows_of_block(solve, x, n_components):  # -> int
+    """Return the number of rows that a solver takes at a time."""
+    compiled = solve is solve_compiled
+    entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
+    return max(1, entries // n_components)
 
 
 def gram_matrix(atoms, n_samples):
@@ -205,8 +214,7 @@ def solve_lasso(
     x, known = known_entries(x, mask)
     solve = choose_solver(solver, x.device)
     penalty = checked_alpha(alpha, atoms, positive)
-    scaled_atoms = atoms.double()
-    scale = None
+    scaled_atoms, scale = atoms.double(), None
     if isinstance(penalty, torch.Tensor):  # alpha z solves the lasso of atoms / alpha, penalty 1
         penalty, scale = 1.0, penalty
         scaled_atoms = scaled_atoms / scale[:, None]
@@ -217,8 +225,7 @@ def solve_lasso(
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
     compiled = solve is solve_compiled
-    entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
-    n_rows = max(1, entries // len(atoms))
+    n_rows = rows_of_block(solve, x, len(atoms))
     in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
     # the same loops can certify if all atoms are necessary, since they see no other atoms
     certifies = compiled and certify and scale is None and len(needed) == len(atoms) and penalty > 0
@@ -238,18 +245,13 @@ def solve_lasso(
             how |= {"gaps": gaps[rows], "single": x.dtype == torch.float32}
         exact = solve(scaled_atoms, gram, data, **how)[0]
         if certify and not certifies:
-            wide = exact if len(needed) == len(atoms) else _with_zeros(exact, needed, len(atoms))
-            wide = wide if scale is None else wide / scale
+            wide = _of_all_atoms(exact, needed, len(atoms), scale)
             options = dict(positive=positive, dual_codes=wide, mask=how["mask"])
             gaps[rows] = duality_gap(atoms, data, wide.to(x.dtype), alpha, **options)
         if debias and not debiases:
             exact.lerp_(refit(scaled_atoms, data, exact, how["mask"]), debias)
-        if len(needed) < len(atoms):
-            exact = _with_zeros(exact, needed, len(atoms))
-        if scale is not None:
-            exact /= scale
-        if not in_place:
-            codes[rows] = exact
+        if not in_place or scale is not None:
+            codes[rows] = _of_all_atoms(exact, needed, len(atoms), scale)
     if len(needed) < len(atoms):
         norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
         wrong = ~(norms < torch.inf).all()  # a tensor: no wait for a device
@@ -302,4 +304,4 @@ def lasso_path(atoms, x, alphas, *, positive=False, solver="auto", mask=None, gr
     codes = solve(kept, gram, x, **how)
     if solve is solve_batched:
         refits = torch.stack([refit(kept, x, z, known) for z in codes])
-    return _with_zeros(codes, needed, len(atoms)), _with_zeros(refits, needed, len(atoms))
+    return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))

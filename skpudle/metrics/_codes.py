@@ -79,7 +79,7 @@ def lasso_objective(
     return float((0.5 * residual + alpha * np.abs(code).sum(dtype=np.float64)) / len(X))
 
 
-def _code_and_reconstruction(estimator, X):
+def code_and_reconstruction(estimator, X):
     """Return data in the units of the codes, the codes, and their reconstructions."""
     code = np.asarray(host_array(estimator.transform(X)))
     if hasattr(estimator, "inverse_transform"):
@@ -107,14 +107,14 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
         :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for the
         mean of the data. It does not reward sparsity.
     """
-    X, _, reconstruction = _code_and_reconstruction(estimator, X)
+    X, _, reconstruction = code_and_reconstruction(estimator, X)
     pair = X, reconstruction
     pair = (np.asarray(array).reshape(len(array), -1) for array in pair)
     return float(r2_score(*pair, multioutput="variance_weighted"))
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
-    X, code, reconstruction = _code_and_reconstruction(estimator, X)
+    X, code, reconstruction = code_and_reconstruction(estimator, X)
     X, reconstruction = check_pair(
         X, reconstruction, names=("X", "reconstruction"), same_length=True
     )

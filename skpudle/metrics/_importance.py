@@ -8,16 +8,13 @@ from sklearn.utils import Bunch, check_array
 
 from skpudle._data.arrays import host_array
 from skpudle._data.foreign import check_learner, drop_names
+from skpudle.metrics._codes import code_and_reconstruction
 
 __all__ = ["atom_importance"]
 
 
 def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), squared errors (n,)
-    codes = np.asarray(host_array(learner.transform(X)))
-    if hasattr(learner, "inverse_transform"):
-        reconstruction = np.asarray(host_array(learner.inverse_transform(codes)))
-    else:
-        reconstruction = codes @ learner.components_
+    _, codes, reconstruction = code_and_reconstruction(learner, X)
     return codes, np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
 

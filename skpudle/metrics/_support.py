@@ -47,12 +47,6 @@ _RANK = 1e-9
 _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept", "noise"
 
 
-def _searcher(learner, seed):
-    """Return a search that chooses its number of atoms, with the constraints of a learner."""
-    shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
-    return PUDLEDictionaryLearning("auto", random_state=seed, **shared)
-
-
 def _fill(X):  # (n, m) -> the same, with means for gaps, and 0 in a column of gaps
     known = ~np.isnan(X)
     means = np.where(known, X, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
@@ -60,7 +54,10 @@ def _fill(X):  # (n, m) -> the same, with means for gaps, and 0 in a column of g
 
 
 def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
-    return unit_atoms(_searcher(learner, seed).fit(X).components_.astype(np.float64))
+    """Search for any number of atoms, with the constraints of a learner."""
+    shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
+    found = PUDLEDictionaryLearning("auto", random_state=seed, **shared).fit(X)
+    return unit_atoms(found.components_.astype(np.float64))
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)

@@ -36,7 +36,7 @@ from skpudle.search._epoch import (
     spread_rows,
 )
 
-__all__ = ["ConvProblem", "conv_codes", "conv_path", "conv_synthesis"]
+__all__ = ["ConvProblem", "as_pictures", "conv_codes", "conv_path", "conv_synthesis"]
 
 # Effort of an epoch: working sets, and sweeps over each; then sweeps over the atoms, and steps of
 # an atom in each sweep. Steps of an atom are cheap compared with its residuals.
@@ -368,8 +368,9 @@ def _packed(found):  # list of (index, value, ...) -> Codes
     return codes
 
 
-def _as_pictures(tensor):  # (n, channels, [height,] width) -> with a height
-    return tensor if tensor.ndim == 4 else tensor[:, :, None]
+def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
+    """Return signals as pictures of height 1; pictures are returned unchanged."""
+    return x if x.ndim == 4 else x[:, :, None]
 
 
 def _maps(codes, n_components, positions):  # Codes -> (n, n_components, *positions)
@@ -406,12 +407,12 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     solved : ndarray of shape (n,)
         True for images with codes within 1e-8 alpha of the optimality conditions of the lasso.
     """
-    atoms = _as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
+    atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
     stride = dictionary.stride
     stride = (stride, stride) if isinstance(stride, int) else (1, *stride)[-2:]
     problem = ConvProblem(
-        _as_pictures(x), tuple(atoms.shape[2:]), stride, alpha, positive_code,
-        None if mask is None else _as_pictures(mask.expand_as(x)),
+        as_pictures(x), tuple(atoms.shape[2:]), stride, alpha, positive_code,
+        None if mask is None else as_pictures(mask.expand_as(x)),
     )  # fmt: skip
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)
     size = len(atoms), dictionary.positions(x.shape[2:])

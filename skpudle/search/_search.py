@@ -192,6 +192,12 @@ class Problem:
             object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "x", x.contiguous())
 
+    @classmethod
+    def in_unit(cls, x: Tensor, alpha: float, unit: float, **others: Any) -> Self:
+        """Return the problem of data and a penalty that are divided by a unit, a power of two."""
+        x = x if unit == 1 else x.double() / unit
+        return cls(x, alpha / unit, unit=unit, **others)
+
     def thinned(
         self, stride: int | tuple[int, ...], *, whole: bool = True, alpha: float | None = None
     ) -> Self:

@@ -5,8 +5,12 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._initialization import initial_atoms, successive_projections
-from skpudle._initialization._vertices import leading_directions, vertices
+from skpudle._initialization import (
+    initial_atoms,
+    leading_directions,
+    successive_projections,
+    vertices,
+)
 
 
 def mixtures(n=300, m=60, p=4, *, noise=0.0, uneven=0.0, seed=0):

@@ -345,7 +345,7 @@ def test_layout_and_kind_of_arrays_do_not_matter(rng):
 
 
 def test_both_solvers_agree_and_blocks_do_not_matter(rng, monkeypatch):
-    from skpudle.lasso import _nnls
+    from skpudle.lasso import _solve
 
     atoms, x = make_spectra(rng)
     weights = rng.uniform(size=x.shape)
@@ -353,7 +353,7 @@ def test_both_solvers_agree_and_blocks_do_not_matter(rng, monkeypatch):
     for more in (dict(), dict(weights=weights), dict(free=np.arange(len(atoms)) < 3)):
         compiled, _ = solve_nnls(atoms, x, **more)
         with monkeypatch.context() as patch:
-            patch.setitem(_nnls.BLOCK_ENTRIES, "cpu", 7 * len(atoms))
+            patch.setitem(_solve.BLOCK_ENTRIES, "cpu", 7 * len(atoms))
             batched, _ = solve_nnls(atoms, x, solver="batched", **more)
         np.testing.assert_allclose(compiled, batched, atol=1e-7)
         np.testing.assert_allclose(compiled @ atoms, batched @ atoms, atol=1e-10)

@@ -21,7 +21,7 @@ from skpudle._gradients import differentiate
 from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Head
-from skpudle._training.stopping import HeldOut
+from skpudle._training.loop import HeldOut
 from skpudle.inspection import atom_contributions
 
 

@@ -302,14 +302,14 @@ def test_an_interrupted_search_leaves_the_initial_encoder(separate, handler):
 
 def interrupted_in_update(number, monkeypatch):
     """Interrupt the training of an encoder before an update, counted from 1."""
-    noisy, calls = _learned._noisy, count(1)
+    draw, calls = _learned._draw_batch, count(1)
 
     def interrupt(*given):
         if next(calls) == number:
             signal.raise_signal(signal.SIGINT)
-        return noisy(*given)
+        return draw(*given)
 
-    monkeypatch.setattr(_learned, "_noisy", interrupt)
+    monkeypatch.setattr(_learned, "_draw_batch", interrupt)
 
 
 @pytest.mark.parametrize("separate", KINDS)

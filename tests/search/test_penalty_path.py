@@ -11,8 +11,7 @@ from two_processes import in_two_processes
 from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import initial_atoms
 from skpudle._operators import project_atoms
-from skpudle._training.archive import pack, unpack
-from skpudle._training.state import check_search
+from skpudle._training.archive import check_search, pack, unpack
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search._descent import refit_atoms
 from skpudle.search._epoch import own

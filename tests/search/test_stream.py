@@ -8,8 +8,8 @@ import torch
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._data import sources, tables
-from skpudle._learners import dense
 from skpudle._learners.online import preferred
+from skpudle._training import fit
 from skpudle.search import Problem
 from skpudle.search import _stream as stream_module
 from skpudle.search._stream import Memory, advance_stream, begin_stream, objective
@@ -218,7 +218,7 @@ def test_atoms_without_bias_that_suit_the_sample_alone_are_given_up(X, small_sam
         noise = torch.randn(atoms.shape, generator=torch.Generator().manual_seed(0))
         return problem.project(noise.double())
 
-    monkeypatch.setattr(dense, "refit_atoms", spoiled)
+    monkeypatch.setattr(fit, "refit_atoms", spoiled)
     found = make().fit(Stream(X))
     assert n_calls
     assert found.score(X) == pytest.approx(expected.score(X), abs=0.002)

@@ -33,9 +33,10 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
-from skpudle._learners import base, dense, pudle
+from skpudle._learners import dense, pudle
 from skpudle._learners.convolutional import search as conv_search
 from skpudle._optimizers import GradientOptimizer
+from skpudle._training import fit
 from skpudle._training.archive import MARK
 from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
 from skpudle._training.fit import FitRun
@@ -1026,10 +1027,9 @@ def test_a_complete_file_makes_nothing_anew(case, tmp_path, monkeypatch):
         raise Killed
 
     for module, name in (
-        (base, "choose_coding"),
-        (dense, "refit_atoms"),
+        (fit, "choose_coding"),
+        (fit, "refit_atoms"),
         (dense, "try_sizes"),
-        (conv_search, "refit_atoms"),
         (conv_search, "try_sizes"),
         (pudle, "learn_encoder"),
         (FitRun, "search"),

@@ -10,8 +10,7 @@ from skpudle._gradients import ae_ls
 from skpudle._learners.record import Fitted
 from skpudle._operators import DenseDictionary, project_atoms
 from skpudle._optimizers import make_optimizer
-from skpudle._training.loop import Diverged, Trainer
-from skpudle._training.stopping import Stopping
+from skpudle._training.loop import Diverged, Stopping, Trainer
 from skpudle.encoding import encode
 
 NEVER = Stopping(None, 1)

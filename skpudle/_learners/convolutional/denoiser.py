@@ -445,8 +445,7 @@ class ConvDenoiser(ConvLearner):
     def _plan(self):
         return DenoiserPlan.of(self)
 
-    def _allows_nan(self):
-        return False
+    _allows_nan = False
 
     @property
     def _noise(self):

@@ -184,7 +184,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
             Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
             n_features_out) for rows, a list of maps for a list.
         """
-        images, network = self._read_and_build(X, allow_nan=self._allows_nan())
+        images, network = self._read_and_build(X, allow_nan=self._allows_nan)
         codes = [self._encode(network, x) for x in images.tensors]
         return images.hand_back(codes, channels=True)
 
@@ -220,8 +220,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         plan = self._check_known()
         if sparse.issparse(X):
             return decode_parts(self, open_source(X))
-        first = X[0] if isinstance(X, list) and len(X) else X
-        device, size = self._transform_device(first), self._training_state["image_size"]
+        device, size = self._transform_device(_first(X)), self._training_state["image_size"]
         positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
         n_components = len(self.components_)
         shape = (*positions, n_components) if size else None
@@ -278,7 +277,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
                 f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
                 "with several; call fit outside of it."
             )
-        gaps = {"allow_nan": self._allows_nan()}
+        gaps = {"allow_nan": self._allows_nan}
         if known:
             self._check_known()
             dtype = to_tensor(self.components_).dtype

@@ -23,12 +23,13 @@ from skpudle._data.validation import fit_context
 from skpudle._learners.convolutional.learner import ConvLearner, covered, parts_of_images
 from skpudle._learners.convolutional.model import ConvModel
 from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of, stride_of
-from skpudle._learners.convolutional.search import AtomSearch, as_pictures, problem_of
+from skpudle._learners.convolutional.search import AtomSearch, problem_of
 from skpudle._learners.score import deviance_of_pixels, sums_of
 from skpudle._losses import LOSSES
 from skpudle._precision import training_mode
 from skpudle._training.messages import warn_of_l0
 from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
+from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
 
 __all__ = ["ConvPUDLEDictionaryLearning"]
@@ -596,7 +597,4 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
             if not is_met:
                 warn_of_l0(coding.n_entries, l0)
-        self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
-        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
-        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
-        return self
+        return self._take_coding(coding, problem.unit)

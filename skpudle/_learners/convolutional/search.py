@@ -20,9 +20,7 @@ from skpudle._learners.convolutional.values import (
 from skpudle._learners.counts import settled_baseline
 from skpudle._learners.record import Fitted
 from skpudle._operators import project_atoms
-from skpudle.search._coding import choose_coding
-from skpudle.search._conv_epoch import ConvProblem
-from skpudle.search._descent import refit_atoms
+from skpudle.search._conv_epoch import ConvProblem, as_pictures
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import hold_out
 from skpudle.search._level import search_above_noise
@@ -33,10 +31,10 @@ from skpudle.search._maps import (
     spread_channels,
 )
 from skpudle.search._penalty import penalty_path
-from skpudle.search._search import is_done, searched
+from skpudle.search._search import is_done
 from skpudle.search._size import try_sizes
 
-__all__ = ["AtomSearch", "Pieces", "as_pictures", "pieces_of", "problem_of", "windows_of"]
+__all__ = ["AtomSearch", "Pieces", "pieces_of", "problem_of", "windows_of"]
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
@@ -106,11 +104,6 @@ class Pieces:
         pairs = zip(sources, self, strict=True)
         sums = sum(s.flatten(1) @ x.double().cpu().flatten(1).mT for s, x in pairs)
         return sums / self._unit
-
-
-def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
-    """Return signals as pictures of height 1; pictures are returned unchanged."""
-    return x if x.ndim == 4 else x[:, :, None]
 
 
 def pieces_of(images, kernel, stride):  # -> Pieces
@@ -244,7 +237,7 @@ class AtomSearch:
             return run.attributes_of(self.fitted(trial.atoms, size_path=trial.path))
 
         trials = try_sizes(self._problem(), self._generator, start=start)
-        trial = run.choose_size(trials, attributes_of)
+        trial = run.make_trials("size", trials, attributes_of)
         self._size_path = trial.path
         self.atoms = trial.atoms.reshape(-1, *self.atoms.shape[1:]).to(self.atoms)
 
@@ -264,25 +257,23 @@ class AtomSearch:
             level = partial(search_above_noise, problem, start, state)
             now = partial(attributes_of, state)
             problem, state = run.make_step("level of the noise", level, now)
-        make_step = partial(run.make_step, attributes=partial(attributes_of, state))
-        fitted = self.fitted(self._refined(problem, state, make_step))
+        now = partial(attributes_of, state)
+        if given.rank is not None:
+            refine = partial(_products_of, problem, state, self._pieces, self._directions)
+            fitted = self.fitted(run.make_step("maps and waveforms", refine, now))
+        else:
+            fitted = self.fitted(run.refit(problem, state, now))
         if not unbiased:
-            fitted = make_step("baseline", partial(self._settled, fitted))
+            fitted = run.make_step("baseline", partial(self._settled, fitted), now)
         unit = problem.unit * noise_of(*self._of_loss)
         path = penalty_path(problem, state.path, unit)
         fitted = replace(fitted, search_alpha=state.alpha * unit, penalty_path=path)
         if is_done(state) and problem.held_out is not None and self._plan.codes_follow_data:
-            fitted = replace(fitted, coding=self._coding(problem, state, make_step))
+            unseen = project_atoms(state.unseen, rank=given.rank)
+            options = dict(debias=self._plan.debias, place=state.trials[0].prediction.place)
+            coding = run.choose_coding(problem.held_out, unseen, problem.unit, now, **options)
+            fitted = replace(fitted, coding=coding)
         return fitted
-
-    def _refined(self, problem, state, make_step):  # -> atoms
-        if self._plan.given.rank is not None:
-            refine = partial(_products_of, problem, state, self._pieces, self._directions)
-            return make_step("maps and waveforms", refine)
-        if state.is_unbiased:
-            refine = partial(refit_atoms, searched(problem, state), *state.found)
-            return make_step("unbiased atoms", refine)
-        return state.found[0]
 
     def _settled(self, fitted):  # -> Fitted, with the best baseline
         pieces, masks = self._pieces, self._images.masks
@@ -290,10 +281,3 @@ class AtomSearch:
         atoms = fitted.model.layout.unpack(fitted.rows).atoms
         network, *_ = fitted.model.network(fitted.rows, 0)
         return self.fitted(atoms, settled_baseline(network, *known))
-
-    def _coding(self, problem, state, make_step):  # -> penalty, share of the bias, noise
-        plan = self._plan
-        unseen = project_atoms(state.unseen, rank=plan.given.rank)
-        options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-        choose = partial(choose_coding, problem.held_out, unseen, **options)
-        return make_step("penalty of codes", choose).summary(problem.unit)

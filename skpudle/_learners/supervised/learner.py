@@ -429,7 +429,7 @@ class TaskLearner(DenseLearner):
     @torch.no_grad()
     def _best_head(self, fitted, data):  # -> Head, the best for codes of these atoms
         dictionary, encoder, _ = fitted.model.network(fitted.rows, 0)
-        samples = self._in_units(fitted, data.samples)
+        samples = fitted.in_units(data.samples)
         codes = encoder(dictionary, samples.x, mask=samples.mask)
         features = self._layout(fitted, data).features(codes)
         return data.task.solve(features, samples.target, self.C)

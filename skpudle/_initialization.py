@@ -1,0 +1,193 @@
+"""Initial dictionaries, from the data alone: samples, directions, singular vectors, or vertices.
+
+Vertices are the purest samples of mixtures, without the noise outside of their subspace. Samples
+that mix few non-negative atoms lie in a cone, whose edges are the atoms. The successive projection
+algorithm takes, one by one, the sample farthest from the span of the samples taken before [1]_.
+Samples are seen in perspective, divided by their projection on the mean sample: the mixtures of
+some atoms are then the convex hull of these atoms, however bright samples are.
+
+.. [1] N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
+   matrix factorization", IEEE TPAMI 36, 2014.
+"""
+
+import torch
+
+from skpudle._compilation import threads_for
+from skpudle._operators import project_atoms
+
+__all__ = [
+    "INITIALIZATIONS",
+    "initial_atoms",
+    "leading_directions",
+    "successive_projections",
+    "vertices",
+]
+
+# Least distance of a sample from the span of the samples taken, as a share of its norm; a nearer
+# sample repeats them.
+_SAME = 1e-6
+# Multiple of the noise variance that is added to a sample's squared brightness before the sample is
+# divided by its brightness: dim samples, mostly noise, stay short and become no vertices. The mean
+# angle to true atoms of eight kinds of mixtures is 2.0 degrees (2.2 without scaling); with 1 or
+# 1000 it changes by 0.2.
+_DIM = 10
+
+
+def successive_projections(rows, n, weights):
+    """Choose rows of different directions, each the farthest from the span of the rows before.
+
+    Parameters
+    ----------
+    rows : ndarray or Tensor of shape (n_samples, n_features)
+        Rows with norms of the order of 1.
+    n : int
+        Number of rows.
+    weights : ndarray or Tensor of shape (n_samples,)
+        Weights of squared distances.
+
+    Returns
+    -------
+    list of int
+        Places of the rows; fewer where no more directions differ.
+    """
+    taken = []
+    for _ in range(min(n, *rows.shape)):
+        squares = (rows * rows).sum(1)
+        best = int((squares * weights * (squares > _SAME**2)).argmax())
+        if squares[best] <= _SAME**2:
+            break
+        taken.append(best)
+        direction = rows[best] / squares[best] ** 0.5
+        rows = rows - (rows @ direction)[:, None] * direction
+    return taken
+
+
+def leading_directions(x, n):  # (n_samples, n_features) -> (n_features, n)
+    """Return the leading right singular vectors, from products of the smaller side."""
+    if len(x) < x.shape[1]:
+        _, vectors = torch.linalg.eigh(x @ x.mT)
+        return torch.linalg.qr(x.mT @ vectors[:, -n:]).Q
+    return torch.linalg.eigh(x.mT @ x).eigenvectors[:, -n:]
+
+
+def vertices(x, n_components, weight=None):
+    """Return the samples at the edges of the cone of all samples, in their leading subspace.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    n_components : int
+        Number of atoms, at most the number of samples and of features.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each sample counts in the subspace, the noise and the mean sample; None is once.
+
+    Returns
+    -------
+    Tensor of shape (n, n_features)
+        Atoms of any norm, up to ``n_components`` of them.
+    """
+    (n, m), given = x.shape, x.double()
+    weight = given.new_ones(n) if weight is None else weight.to(given) / weight.to(given).mean()
+    basis = leading_directions(weight[:, None].sqrt() * given, n_components)
+    rows = given @ basis
+    squares = rows.square().sum(1)
+    outside = float(weight @ given.square().sum(1) - weight @ squares)
+    noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
+    along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + _DIM * noise
+    along = torch.maximum(along, _SAME**2 * squares)
+    seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
+    taken = successive_projections(seen, n_components, torch.ones_like(squares))
+    return (rows[taken] @ basis.mT).to(x)
+
+
+def _random(x, n_components, generator, weight=None):
+    directions = torch.randn(
+        n_components, x.shape[1], generator=generator, device="cpu", dtype=torch.float64
+    )
+    return directions.to(x)
+
+
+def _shuffle(n, generator, weight=None):  # -> (n,)
+    """Draw an order; a row is drawn by its weight among the rows that are left [1]_.
+
+    .. [1] P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", Information
+       Processing Letters 97, 2006.
+    """
+    if weight is None:
+        return torch.randperm(n, generator=generator, device="cpu")
+    waiting = torch.empty(n, dtype=torch.float64).exponential_(generator=generator)
+    return (waiting / weight.double().cpu()).argsort()
+
+
+def _data(x, n_components, generator, weight=None):  # (n, m) -> (n_components, m) of unit norm
+    """Take samples in different directions, then random ones: atoms in one direction never part."""
+    same = 1 - 16 * torch.finfo(x.dtype).eps
+    rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
+    weight = weight if weight is None else weight[rows]
+    rows = rows[_shuffle(len(rows), generator, weight).to(x.device)]
+    atoms = x[:0]
+    for block in rows.split(max(n_components, 1024)):
+        if len(atoms) < n_components:
+            new = project_atoms(x[block])
+            among = (new @ new.mT).abs().triu(diagonal=1)
+            known = (new @ atoms.mT).abs()
+            new = new[~((among > same).any(0) | (known > same).any(1))]
+            atoms = torch.cat([atoms, new])[:n_components]
+    missing = n_components - len(atoms)
+    return torch.cat([atoms, project_atoms(_random(x, missing, generator))])
+
+
+def _svd(x, n_components, generator, weight=None):
+    """Take the leading right singular vectors, then data."""
+    rows, x = x, x if weight is None else x * weight.to(x)[:, None].sqrt()
+    if len(x) < x.shape[1]:  # costs grow with the cube of the smaller side
+        _, values, leading = torch.linalg.svd(x, full_matrices=False)
+        values = values.square()
+    else:
+        values, vectors = torch.linalg.eigh(x.mT @ x)
+        values, leading = values.flip(0), vectors.mT.flip(0)
+    rank = int((values > values[0] * x.shape[1] * torch.finfo(x.dtype).eps).sum())
+    leading = leading[: min(rank, n_components)]
+    return torch.cat([leading, _data(rows, n_components - len(leading), generator, weight)])
+
+
+def _vertices(x, n_components, generator, weight=None):
+    """Take the purest samples of mixtures, then data."""
+    found = vertices(x, min(n_components, *x.shape), weight)
+    return torch.cat([found, _data(x, n_components - len(found), generator, weight)])
+
+
+INITIALIZATIONS = {
+    "data": _data,
+    "random": _random,
+    "svd": _svd,
+    "vertices": _vertices,
+}
+
+
+def initial_atoms(x, n_components, method, generator, *, weight=None):
+    """Return an initial dictionary.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    n_components : int
+        Number of atoms.
+    method : {"data", "random", "svd", "vertices"}
+        Samples, random directions, the leading right singular vectors (completed by samples), or
+        the purest samples of mixtures, in their leading subspace (completed by samples).
+    generator : torch.Generator
+        Random numbers, on the CPU, so that all devices start from the same atoms.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each sample counts: samples are drawn by it, and singular vectors follow it. The
+        purest samples do not depend on it.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Atoms of any norm.
+    """
+    with threads_for(x[:n_components], x):
+        return INITIALIZATIONS[method](x, n_components, generator, weight)
