@@ -465,10 +465,6 @@ def _quantile(values, often, share):  # (n,), weights (n,) -> float
     return float(np.interp(share * float(places[-1]), places, values))
 
 
-def _share_of(squares, part):  # -> float
-    return float((squares * part).sum() / squares.sum().clamp_min(1e-300))
-
-
 def _spread_of(x, counts):  # (n, n_features), weights of entries -> (2, n_features)
     """Return medians of columns, and robust deviations: infinite where most values are equal.
 
@@ -706,15 +702,10 @@ class _Judged:
         """Return entries times the weights of their rows."""
         return entries if self._weight is None else entries * self.often[:, None]
 
-    def usual_size(self, size):  # (n,) -> float
-        """Return the median of sizes of rows that are not zero; 1 if all are."""
-        counts = (self.often * (size > 0))[:, None]
-        return float(_median(size[:, None], counts)) or 1.0
-
-    def shorten(self, x, counts):  # (n, n_features), (n, n_features) -> (n, 1), float
-        """Return divisors that shorten long rows, and the norm that they have then."""
-        norm = self.usual_size(_root_mean_square(x, counts))
-        return _shorten(x, counts, norm), norm
+    def usual_size(self, x, counts):  # (n, n_features), (n, n_features) -> float
+        """Return the median root mean square entry of rows that are not zero; 1 if all are."""
+        size = _root_mean_square(x, counts)[:, None]
+        return float(_median(size, self.often[:, None] * (size > 0))) or 1.0
 
     def are_few(self, rows):  # (n, 1) bool -> bool
         """Return whether some rows are a tenth at most; more long rows would be the data."""
@@ -857,9 +848,10 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     mean, is_far = judged.mean_row(judged.known)
     if not is_far and asked is not True:  # one long row may hide it
         middle = _median(judged.x, judged.weigh(judged.known))
-        rows, _ = judged.shorten(judged.x - middle, judged.known)
+        x, known = judged.x - middle, judged.known
+        rows = _shorten(x, known, judged.usual_size(x, known))
         if judged.are_few(rows > 1):
-            mean, is_far = judged.mean_row(judged.known * (rows == 1))
+            mean, is_far = judged.mean_row(known * (rows == 1))
         if not is_far:
             return
     units = judged.units._replace(intercept=mean)
@@ -881,14 +873,13 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     judged.improves(*found[1], gains=False)
 
 
-def _learn_outliers(judged):  # a generator, which returns whether entries are screened
-    """Treat entries that are far off as missing, shorten long rows, and scale columns, if any.
+def _units_of_usual_entries(judged):  # -> _Units, norm of shortened rows, energy of long rows
+    """Return units from medians: without far entries, long rows, and columns of other units.
 
-    Each may hide what the next one gains: so screening is judged with long rows shortened, and then
-    all of it together.
+    Entries are left out, and columns scaled, where it matters. The energy of long rows is a share.
     """
-    units, known = judged.units, judged.known
-    spread, weigh = _spread_of(judged.x, judged.weigh(known)), judged.weigh
+    units, known, weigh = judged.units, judged.known, judged.weigh
+    spread = _spread_of(judged.x, weigh(known))
     counts, size = _screen(judged.x, known, spread)
     if float(weigh(known - counts).sum()) > _MOST * float(weigh(known).sum()):
         counts = known
@@ -897,41 +888,55 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
     root = (squares / weigh(counts).sum(0).clamp_min(1e-300)).sqrt()
     columns = torch.where(deviation.isnan(), root, deviation)
     columns = torch.where(columns > 0, columns, 1.0)
-    differ = bool(columns.max() > _UNITS * columns.min())
-    scale = columns / columns.log().mean().exp() if differ else torch.ones_like(columns)
-    usual = weigh(counts * (size <= _LONG))
-    mean = (judged.x * usual).sum(0) / usual.sum(0).clamp_min(1e-300)
-    intercept = mean if bool(units.intercept.any()) else units.intercept
-    centred = (judged.x - intercept) / scale
-    rows, norm = judged.shorten(centred, counts)
-    squares = weigh((centred * known).square())
-    screens = _share_of(squares / rows.square(), 1 - counts) > _OUTLYING
-    counts = counts if screens else known
-    of_long = _share_of(squares * counts, rows > 1)
+    if columns.max() > _UNITS * columns.min():
+        units = units._replace(features=columns / columns.log().mean().exp())
+    if bool(units.intercept.any()):
+        usual = weigh(counts * (size <= _LONG))
+        mean = (judged.x * usual).sum(0) / usual.sum(0).clamp_min(1e-300)
+        units = units._replace(intercept=mean)
+    x = (judged.x - units.intercept) / units.features
+    norm = judged.usual_size(x, counts)
+    rows = _shorten(x, counts, norm)
+    squares = weigh((x * known / rows).square())
+    if float((squares * (1 - counts)).sum()) <= _OUTLYING * float(squares.sum()):
+        counts = known
+    squares = weigh((x * counts).square())
+    of_long = float((squares * (rows > 1)).sum() / squares.sum().clamp_min(1e-300))
+    return units._replace(rows=rows, counts=counts), norm, of_long
+
+
+def _learn_outliers(judged):  # a generator, which returns whether entries are screened
+    """Treat entries that are far off as missing, shorten long rows, and scale columns, if any.
+
+    Each may hide what the next one gains: so screening is judged with long rows shortened, and then
+    all of it together.
+    """
+    before, known = (judged.units, judged.atoms), judged.known
+    screened, norm, of_long = _units_of_usual_entries(judged)
+    units = screened._replace(counts=known)
+    screens, differ = (bool((screened.counts != known).any()), bool((units.features != 1).any()))
     if not (screens or of_long > _OUTLYING or differ):
         return False
-    before = units, judged.atoms
-    units = _Units(intercept, scale, rows, known)
     atoms = judged.settle(units)
     yield judged.trial()
-    trusted = counts * (rows == 1)  # outliers are unpredictable, and would dominate the sum
+    usual = units.rows == 1  # long rows are unpredictable, and would dominate the sum
     if screens:
-        screened = units._replace(counts=counts)
         judged.take(units, atoms)
         atoms = judged.settle(screened)
         yield judged.trial()
-        screens = judged.improves(screened, atoms, trusted=trusted)
+        screens = judged.improves(screened, atoms, trusted=screened.counts * usual)
         units, atoms = judged.units, judged.atoms
         judged.take(*before)
-    if not judged.improves(units, atoms, trusted=trusted, in_sum=of_long > _RULING or differ):
+    options = dict(trusted=units.counts * usual, in_sum=of_long > _RULING or differ)
+    if not judged.improves(units, atoms, **options):
+        judged.trusted = known
         return False
-    if judged.shortens and judged.gain > _MUCH and judged.are_few(rows > 1):
+    if judged.shortens and judged.gain > _MUCH and judged.are_few(~usual):
         judged.norm = norm
-    if not screens:
-        return False
-    judged.find_missing()
-    yield judged.trial()
-    return True
+    if screens:
+        judged.find_missing()
+        yield judged.trial()
+    return screens
 
 
 def _learn_rows_of_noise(judged):  # a generator
@@ -1175,8 +1180,8 @@ def _found(judged, differ, screens, positive_code):  # -> Noise
     units = judged.units
     parts = _of_features(units, judged.unit)
     if not differ and judged.norm is not None:
-        size = _root_mean_square((judged.x - units.intercept) / units.features, units.counts)
-        parts |= dict(norm=judged.usual_size(size), unit=judged.unit)
+        centred = (judged.x - units.intercept) / units.features
+        parts |= dict(norm=judged.usual_size(centred, units.counts), unit=judged.unit)
     if not differ and judged.usual is not None:
         parts["usual"] = judged.usual
     if not (differ or screens or judged.usual is not None):
@@ -1196,6 +1201,6 @@ def _found(judged, differ, screens, positive_code):  # -> Noise
 def _rows_of(judged, residuals, scales):  # -> RowNoise
     units = judged.units
     _, mean, variance = judged.scales_of_rows(residuals)
-    size = _root_mean_square((judged.x - units.intercept) / units.features, units.counts)
+    norm = judged.usual_size((judged.x - units.intercept) / units.features, units.counts)
     least = _quantile(scales[:, 0], judged.often, _LEAST_SCALE)
-    return RowNoise(mean, variance, judged.usual_size(size), least)
+    return RowNoise(mean, variance, norm, least)
