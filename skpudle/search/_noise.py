@@ -640,6 +640,17 @@ class _Judged:
         return bool(both > _HIDES * (one * other).sqrt())
 
     @property
+    def has_outliers(self):
+        """Whether some rows are long, or some known entries are missing."""
+        return self.trusted is not self.known
+
+    def forget_outliers(self):
+        """Take all known entries as they are."""
+        ones, self.trusted, self.norm = torch.ones_like, self.known, None
+        units = self.units._replace(rows=ones(self.units.rows), counts=self.known)
+        self.take(units._replace(features=ones(units.features)), self.atoms)
+
+    @property
     def shortens(self):
         """Whether scales of rows shorten long rows, and are not estimates of noise."""
         rows_differ = bool((self.units.rows != 1).any())
@@ -843,15 +854,16 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
 
     The mean of non-negative codes is far from zero without a baseline, which then has to bring
     ``gains``. Their atoms settle late, and the penalty biases them: a baseline that seems to gain
-    is compared again once no atom is missing, with unbiased atoms.
+    is compared again once no atom is missing, with unbiased atoms. Where outliers were found since
+    the first question, it is compared in this way only.
     """
-    mean, is_far = judged.mean_row(judged.known)
+    usual = judged.units.counts * (judged.units.rows == 1)
+    mean, is_far = judged.mean_row(usual)
     if not is_far and asked is not True:  # one long row may hide it
-        middle = _median(judged.x, judged.weigh(judged.known))
-        x, known = judged.x - middle, judged.known
-        rows = _shorten(x, known, judged.usual_size(x, known))
+        x = judged.x - _median(judged.x, judged.weigh(usual))
+        rows = _shorten(x, usual, judged.usual_size(x, usual))
         if judged.are_few(rows > 1):
-            mean, is_far = judged.mean_row(known * (rows == 1))
+            mean, is_far = judged.mean_row(usual * (rows == 1))
         if not is_far:
             return
     units = judged.units._replace(intercept=mean)
@@ -860,17 +872,18 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     if asked is True:
         judged.take(units, atoms)
         return
-    before = judged.units, judged.atoms
-    if not judged.improves(units, atoms, gains=gains, in_sum=True) or not gains:
+    before, again = (judged.units, judged.atoms), judged.has_outliers
+    is_taken = not again and judged.improves(units, atoms, gains=gains, in_sum=True)
+    if not (gains and (is_taken or again)):
         return
     found = []
-    for units, atoms in before, (judged.units, judged.atoms):
+    for units, atoms in before, (units, atoms):
         atoms = judged.settle(units, atoms, phases=_ROUNDS_OF_SEARCH, unbiased=True)
         found.append((units, atoms))
         judged.take(units, atoms)
         yield judged.trial()
     judged.take(*found[0])
-    judged.improves(*found[1], gains=False)
+    judged.improves(*found[1], gains=again)
 
 
 def _units_of_usual_entries(judged):  # -> _Units, norm of shortened rows, energy of long rows
@@ -897,7 +910,7 @@ def _units_of_usual_entries(judged):  # -> _Units, norm of shortened rows, energ
     x = (judged.x - units.intercept) / units.features
     norm = judged.usual_size(x, counts)
     rows = _shorten(x, counts, norm)
-    squares = weigh((x * known / rows).square())
+    squares = weigh(((judged.x - spread[0]) * known / (units.features * rows)).square())
     if float((squares * (1 - counts)).sum()) <= _OUTLYING * float(squares.sum()):
         counts = known
     squares = weigh((x * counts).square())
@@ -1135,6 +1148,13 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     auto, screens = noise == "auto", False
     if auto or noise == "columns":
         screens = yield from _learn_outliers(judged)
+        hides = judged.has_outliers and not judged.units.intercept.any()
+        if intercept == "auto" and problem.positive_code and hides:
+            units = judged.units
+            yield from _learn_baseline(judged, intercept, gains=True)
+            if judged.units is not units:  # outliers hid it, and now they are other ones
+                judged.forget_outliers()
+                screens = yield from _learn_outliers(judged)
         if screens:
             yield from _screen_residuals(judged)
         yield from _learn_rows_of_noise(judged)

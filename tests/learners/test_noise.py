@@ -356,6 +356,26 @@ def test_a_mean_of_non_negative_codes_is_no_baseline(offset, noise):
         assert fitted.score(X) > 0.95
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("nuisance", ["spikes", "long rows"])
+def test_outliers_hide_no_baseline_of_non_negative_codes(nuisance, seed):
+    """The baseline has to gain, which outliers do not let it: so it is asked for twice."""
+    random = np.random.default_rng(seed)
+    atoms = unit(random.standard_normal((30, 36)))
+    codes = random.uniform(0.5, 1.5, (1500, 30)) * (random.random((1500, 30)).argsort(1) < 3)
+    X = noise_of(codes @ atoms)
+    size = X.std()
+    if nuisance == "long rows":
+        X[::50] = 100 * (X[::50] + 2 * size * random.standard_normal((len(X[::50]), 36)))
+    X += 3 * size * random.standard_normal(36)
+    if nuisance == "spikes":
+        far = random.random(X.shape) < 0.02
+        X[far] += 8 * size * random.standard_normal(far.sum())
+    fitted = PUDLEDictionaryLearning(30, positive_code=True, random_state=0).fit(X)
+    assert found(fitted, atoms, 0.95) > 0.9
+    assert np.abs(fitted.intercept_).max() > 0
+
+
 # ---------------------------------------------------------------- learners with other codes
 
 
