@@ -877,10 +877,9 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     if not (gains and (is_taken or again)):
         return
     found = []
-    for units, atoms in before, (units, atoms):
-        atoms = judged.settle(units, atoms, phases=_ROUNDS_OF_SEARCH, unbiased=True)
-        found.append((units, atoms))
-        judged.take(units, atoms)
+    for tried, begun in before, (units, atoms):
+        judged.take(tried, judged.settle(tried, begun, phases=_ROUNDS_OF_SEARCH, unbiased=True))
+        found.append((tried, judged.atoms))
         yield judged.trial()
     judged.take(*found[0])
     judged.improves(*found[1], gains=again)
