@@ -23,6 +23,11 @@ has to be lower beyond chance, in which all rows count alike, and the sum of err
 *Rows of noise* are the few rows that atoms do not predict, with an error far above the median
 row's. They are divided by their own noise, so that they hardly count for atoms and penalties.
 
+`learn_noise` goes from what hides most to what hides least: the baseline, outliers (far entries,
+long rows, columns in other units), rows of noise, noise of features, noise of rows. From outliers
+on, sums of errors are of *trusted* entries. Long rows begin as shortened rows, since nothing is
+found beside them otherwise; only their noise, or a gain of the usual rows, keeps them short.
+
 Factor analysis is the same step from principal components for dense codes. Weights of rows are as
 in HePPCAT [1]_, and a row's own noise is estimated as in the scaled lasso [2]_.
 
@@ -45,7 +50,7 @@ from skpudle._initialization import initial_atoms
 from skpudle._operators import atom_norms
 from skpudle.lasso._solve import lasso_path
 from skpudle.search._descent import refit_atoms, solve_codes
-from skpudle.search._epoch import draw_rows, spread_rows
+from skpudle.search._epoch import Codes, draw_rows, spread_rows
 from skpudle.search._held_out import hide_in_turn, match_equal_rows
 from skpudle.search._search import Problem, advance, auto_alpha, begin
 
@@ -103,9 +108,10 @@ _ROUNDS_OF_SEARCH = "settle", "larger", "smaller"
 # the largest share of outliers, of all entries and of a feature, of long rows and of rows of noise.
 _DEVIATIONS, _MOST = 5.0, 0.1
 # Multiple of the median norm from which on a row is long; least share of the energy of outliers
-# that are left out before atoms have settled; ratio of spreads from which on columns differ in
-# unit.
-_LONG, _OUTLYING, _UNITS = 3.0, 0.2, 4.0
+# that are left out before atoms have settled; ratio of spreads from which on columns may differ in
+# unit, and from which on they do, unless predictions in raw units are better beyond chance: the
+# column of the largest unit alone decides these, and no fit in raw units sees the smallest.
+_LONG, _OUTLYING, _UNITS, _FOREIGN = 3.0, 0.2, 4.0, 1e3
 # Share of the energy from which on long rows rule the penalty: the usual rows then have no codes.
 _RULING = 0.5
 # Least fall of the mean logarithm of errors (to 0.78 of the errors) with which long rows stay
@@ -419,8 +425,9 @@ class _Units(NamedTuple):
 
 
 class _Residuals(NamedTuple):
-    """Residuals of least squares on supports, in units of the noise, and degrees of freedom."""
+    """Least squares on supports: codes, residuals in units of the noise, degrees of freedom."""
 
+    codes: Codes
     values: Tensor  # (n, n_features), 0 for missing entries
     of_rows: Tensor  # (n,), degrees of freedom
     of_features: Tensor  # (n_features,), degrees of freedom
@@ -542,7 +549,8 @@ def _residuals(problem, atoms, x, counts, known):  # -> _Residuals
     fits = fits.sum(0) if problem.weight is None else problem.weight[some] @ fits
     of_features = weighted.sum(0)
     fits *= of_features / weighted[some].sum(0).clamp_min(1e-300)
-    return _Residuals((x - fitted) * known, counts.sum(1) - codes.count, of_features - fits)
+    free = counts.sum(1) - codes.count, of_features - fits
+    return _Residuals(codes, (x - fitted) * known, *free)
 
 
 def _pool_rows(residuals, counts, rows, often):  # -> (n, 1), mean, variance
@@ -584,7 +592,7 @@ class _Judged:
         ones, zeros = torch.ones_like(self.x[0]), torch.zeros_like(self.x[0])
         self.units = _Units(zeros, ones, torch.ones_like(self.x[:, :1]), self.known)
         self.trusted = self.known
-        self.atoms, self._errors = None, None
+        self.atoms = self._errors = self._residuals = None  # for the present units
         self.norm = None  # norm to which a fit shortens long rows
         self.usual = None  # error of the usual row, if rows of noise were found
 
@@ -674,9 +682,9 @@ class _Judged:
         options = dict(alpha=problem.alpha, positive=problem.positive_code, share=share)
         given = x, units.counts, rows, self.often
         far, errors, usual = _find_noise(*given, atoms=self.atoms, **options)
-        codes = solve_codes(problem, self.atoms, _CODES).fitting.dense(len(self.atoms))
-        most, places = codes.square().max(0)
-        owned = most > _OWNED * codes.square().sum(0)
+        squares = self.residuals().codes.dense(len(self.atoms)).square()
+        most, places = squares.max(0)
+        owned = most > _OWNED * squares.sum(0)
         if bool(owned.any()):
             alone = places[owned].unique()
             given = x[alone], units.counts[alone], rows[alone], usual
@@ -693,9 +701,11 @@ class _Judged:
 
     def residuals(self):
         """Return the residuals in the present units."""
-        problem, units = self.problem(self.units), self.units
-        x = (self.x - units.intercept) / (units.features * units.rows)
-        return _residuals(problem, self.atoms, x, units.counts, self.known)
+        if self._residuals is None:
+            problem, units = self.problem(self.units), self.units
+            x = (self.x - units.intercept) / (units.features * units.rows)
+            self._residuals = _residuals(problem, self.atoms, x, units.counts, self.known)
+        return self._residuals
 
     def scales_of_features(self, residuals):  # -> (n_features,), variance
         """Return the scales of features, and the variance of their logarithms."""
@@ -776,7 +786,8 @@ class _Judged:
 
     def take(self, units, atoms):
         """Replace the present units, and the atoms by the atoms that settled in the new units."""
-        self.units, self.atoms, self._errors = units, atoms, None
+        self.units, self.atoms = units, atoms
+        self._errors = self._residuals = None
 
     def keeps(self, before, n_settles):
         """Return whether present units predict better than earlier units; else restore the earlier.
@@ -819,7 +830,8 @@ class _Judged:
         is_sure |= in_sum and loss < -_BOTH and n_errors > -_CHANCE
         is_taken = is_sure and loss < _CHANCE if gains else loss < _SURE
         if is_taken:
-            self.units, self.atoms, self.gain = units, atoms, mean
+            self.take(units, atoms)
+            self.gain = mean
             self.trusted = self.trusted if trusted is None else trusted
             present = errors
         self._errors = present if trusted is None else None
@@ -939,8 +951,9 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
         screens = judged.improves(screened, atoms, trusted=screened.counts * usual)
         units, atoms = judged.units, judged.atoms
         judged.take(*before)
+    gains = bool(units.features.max() < _FOREIGN * units.features.min())
     options = dict(trusted=units.counts * usual, in_sum=of_long > _RULING or differ)
-    if not judged.improves(units, atoms, **options):
+    if not judged.improves(units, atoms, gains=gains, **options):
         judged.trusted = known
         return False
     if judged.shortens and judged.gain > _MUCH and judged.are_few(~usual):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_iris, load_linnerud
+from sklearn.datasets import load_diabetes, load_iris, load_linnerud, load_wine
 from sklearn.linear_model import LinearRegression
 
 from skpudle import (
@@ -505,9 +505,10 @@ def test_few_rows_have_a_baseline_of_any_size():
     assert np.ndim(centred.intercept_) == 0
 
 
-@pytest.mark.parametrize("unit_of_column", [1.0, 1e2, 1e6])
-def test_the_unit_of_a_column_changes_no_class(unit_of_column):
-    X, y = load_iris(return_X_y=True)
+@pytest.mark.parametrize("unit_of_column", [1e-4, 1.0, 1e2, 1e6])
+@pytest.mark.parametrize("load", [load_iris, load_wine])
+def test_the_unit_of_a_column_changes_no_class(load, unit_of_column):
+    X, y = load(return_X_y=True)
     X[:, 1] *= unit_of_column
     fitted = PUDLEClassifier(random_state=0).fit(X[::2], y[::2])
     assert fitted.score(X[1::2], y[1::2]) > 0.93
