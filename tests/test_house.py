@@ -28,7 +28,7 @@ RATCHETS = {
     "files of a training": (43, 26),
     "functions of a training": (391, 160),
     "files of a classifier": (44, 36),
-    "functions of a classifier": (400, 240),
+    "functions of a classifier": (404, 240),
     "files of a convolution": (36, 30),
     "functions of a convolution": (269, 210),
     "classes of a learner": (5, 5),

@@ -204,6 +204,7 @@ def test_a_default_fit_searches_on_the_device(options, device_epochs, monkeypatc
     monkeypatch.setattr(size_module, "_SETTLE", 2)
     monkeypatch.setattr(size_module, "_ADAPT", 1)
     x = planted(48, 6, 4)
+    x -= x.mean(0)  # no baseline, which is learned on the CPU
     if options.get("positive_code"):
         x[::7, 3] = torch.nan
     learner = PUDLEDictionaryLearning(**dict(n_components=4, random_state=0) | options)

@@ -647,11 +647,6 @@ class _Judged:
         (one, both), (_, other) = torch.cov(torch.stack([noise, hidden]), aweights=often)
         return bool(both > _HIDES * (one * other).sqrt())
 
-    @property
-    def has_outliers(self):
-        """Whether some rows are long, or some known entries are missing."""
-        return self.trusted is not self.known
-
     def forget_outliers(self):
         """Take all known entries as they are."""
         ones, self.trusted, self.norm = torch.ones_like, self.known, None
@@ -861,13 +856,13 @@ def _is_far(mean, deviations, counts, often):
     return bool(statistic > usual.sum() + _FAR * spread)
 
 
-def _learn_baseline(judged, asked, *, gains):  # a generator
+def _learn_baseline(judged, asked, *, gains, again=False):  # a generator
     """Take the mean as the baseline, if it is far from zero.
 
     The mean of non-negative codes is far from zero without a baseline, which then has to bring
     ``gains``. Their atoms settle late, and the penalty biases them: a baseline that seems to gain
-    is compared again once no atom is missing, with unbiased atoms. Where outliers were found since
-    the first question, it is compared in this way only.
+    is compared again once no atom is missing, with unbiased atoms. If it is asked for ``again``,
+    after outliers were found, it is compared in this way only.
     """
     usual = judged.units.counts * (judged.units.rows == 1)
     mean, is_far = judged.mean_row(usual)
@@ -884,7 +879,7 @@ def _learn_baseline(judged, asked, *, gains):  # a generator
     if asked is True:
         judged.take(units, atoms)
         return
-    before, again = (judged.units, judged.atoms), judged.has_outliers
+    before = judged.units, judged.atoms
     is_taken = not again and judged.improves(units, atoms, gains=gains, in_sum=True)
     if not (gains and (is_taken or again)):
         return
@@ -1160,11 +1155,11 @@ def learn_noise(problem, n_components, generator, *, intercept="auto", noise="au
     auto, screens = noise == "auto", False
     if auto or noise == "columns":
         screens = yield from _learn_outliers(judged)
-        hides = judged.has_outliers and not judged.units.intercept.any()
-        if intercept == "auto" and problem.positive_code and hides:
-            units = judged.units
-            yield from _learn_baseline(judged, intercept, gains=True)
-            if judged.units is not units:  # outliers hid it, and now they are other ones
+        found, units = judged.trusted is not judged.known, judged.units
+        may_be_hidden = intercept == "auto" and problem.positive_code and not units.intercept.any()
+        if found and may_be_hidden:
+            yield from _learn_baseline(judged, intercept, gains=True, again=True)
+            if judged.units is not units:  # outliers are other ones with the baseline
                 judged.forget_outliers()
                 screens = yield from _learn_outliers(judged)
         if screens:
