@@ -112,7 +112,9 @@ _DEVIATIONS, _MOST = 5.0, 0.1
 # unit, and from which on they do, unless predictions in raw units are better beyond chance: the
 # column of the largest unit alone decides these, and no fit in raw units sees the smallest.
 _LONG, _OUTLYING, _UNITS, _FOREIGN = 3.0, 0.2, 4.0, 1e3
-# Share of the energy from which on long rows rule the penalty: the usual rows then have no codes.
+# Share of the energy from which on long rows rule the penalty: the usual rows then have no codes. A
+# few such rows are shortened unless predictions are worse beyond chance: without codes there is
+# nothing to gain.
 _RULING = 0.5
 # Least fall of the mean logarithm of errors (to 0.78 of the errors) with which long rows stay
 # shortened although their noise hides no signal. 20 of 2,000 rows of 15 times the size, baseline
@@ -946,12 +948,13 @@ def _learn_outliers(judged):  # a generator, which returns whether entries are s
         screens = judged.improves(screened, atoms, trusted=screened.counts * usual)
         units, atoms = judged.units, judged.atoms
         judged.take(*before)
-    gains = bool(units.features.max() < _FOREIGN * units.features.min())
+    few = judged.are_few(~usual)
+    must = units.features.max() > _FOREIGN * units.features.min() or (few and of_long > _RULING)
     options = dict(trusted=units.counts * usual, in_sum=of_long > _RULING or differ)
-    if not judged.improves(units, atoms, gains=gains, **options):
+    if not judged.improves(units, atoms, gains=not must, **options):
         judged.trusted = known
         return False
-    if judged.shortens and judged.gain > _MUCH and judged.are_few(~usual):
+    if few and judged.shortens and (must or judged.gain > _MUCH):
         judged.norm = norm
     if screens:
         judged.find_missing()

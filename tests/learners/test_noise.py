@@ -7,7 +7,13 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_iris, load_linnerud, load_wine
+from sklearn.datasets import (
+    load_diabetes,
+    load_iris,
+    load_linnerud,
+    load_wine,
+    make_swiss_roll,
+)
 from sklearn.linear_model import LinearRegression
 
 from skpudle import (
@@ -492,6 +498,14 @@ def test_one_row_of_a_large_constant_leaves_codes_to_all_rows(value):
     X = np.concatenate([X, np.full((1, X.shape[1]), value)])
     fitted = PUDLEDictionaryLearning(10, random_state=0).fit(X)
     assert fitted.score(X[:-1]) == pytest.approx(without.score(X[:-1]), abs=0.05)
+
+
+def test_one_huge_row_takes_no_codes_where_nothing_is_predictable():
+    """Three coordinates of a spiral do not predict each other, with or without codes."""
+    X, _ = make_swiss_roll(800, random_state=0)
+    X[3] = 1e6 * np.random.default_rng(1).standard_normal(3)
+    fitted = PUDLEDictionaryLearning(random_state=0).fit(X)
+    assert (fitted.transform(np.delete(X, 3, axis=0)) != 0).any(axis=1).mean() > 0.9
 
 
 def test_few_rows_have_a_baseline_of_any_size():
