@@ -211,7 +211,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Whether rows have a baseline, ``intercept_``, which is estimated together with the atoms.
         "auto" has one if the mean of the rows is far from zero and hidden entries of held-out rows
         are predicted no worse with it (for non-negative codes: better), and none with a
-        ``dict_init`` other than "search". Other losses than "gaussian" always have one.
+        ``dict_init`` other than "search". From 10 to 59 rows the mean alone decides, for signed
+        codes; fewer rows have none. Other losses than "gaussian" always have one.
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of entries depends on: nothing, the feature, the row, or both; an array of
@@ -220,8 +221,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         "auto" tries each if residuals are unequal, and keeps it if hidden entries of held-out rows
         are predicted better. It also treats entries as missing that are more than five standard
         deviations from their prediction by the rest of their row, if they have more than a fifth of
-        the energy, and gives little weight to rows that no atom predicts, at most a tenth of all
-        rows. With a ``dict_init`` other than "search" "auto" is "equal". See :doc:`/guide/noise`.
+        the energy, scales columns of other units, shortens a few long rows in `fit` if they hide
+        the other rows, and gives little weight to rows that no atom predicts, at most a tenth of
+        all rows. With a ``dict_init`` other than "search", or fewer than 60 rows, "auto" is
+        "equal". See :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
