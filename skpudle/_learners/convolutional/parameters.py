@@ -14,8 +14,6 @@ from skpudle._learners.convolutional.model import ConvModel, RowLayout
 from skpudle._learners.models import Decay, Encoder, fixed
 from skpudle._learners.plan import Plan
 
-__all__ = ["COUNT", "SHARED", "ConvPlan", "given_of", "stride_of"]
-
 # Pixels between neighbouring copies of an atom in pictures.
 _STRIDE = 4
 
