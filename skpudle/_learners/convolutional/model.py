@@ -28,7 +28,6 @@ from skpudle._training.messages import warn_of_step
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.search._maps import combine_channels, map_directions
 
-
 # Numbers of the layout that follow from the data, or from the atoms of a search.
 _FIXED = "fixed_alpha", "fixed_step", "threshold_unit"
 
