@@ -48,7 +48,7 @@ OF_IMAGES = {
 }
 OF_DENOISERS = {
     "thresholds": dict(n_unfoldings=3, max_iter=1, learn_threshold="atom"),
-    "encoder": dict(n_unfoldings=2, max_iter=1, separate_atoms="analysis"),
+    "encoders": dict(n_unfoldings=2, max_iter=1, separate_atoms="unfolding", atom_norm=None),
 }
 N_COMPONENTS = 5
 

@@ -25,7 +25,6 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_counts.py",
     "plot_signatures.py",
     "plot_topics.py",
-    "plot_spike_counts.py",
     # Tables with gaps
     "plot_imputation.py",
     # Classification, regression, interpretation

@@ -150,14 +150,6 @@ def test_another_loss_is_refused_until_the_next_fit(before, now):
     assert learner.fit(X).transform(X).shape == codes.shape
 
 
-def test_a_loss_of_images_is_that_of_the_fit():
-    (X,) = data_of(Convolved())
-    learner = Convolved().fit(X).set_params(loss="poisson")
-    for call in (learner.transform, learner.score, learner.partial_fit):
-        with pytest.raises(ValueError, match="loss='poisson' was set after fit"):
-            call(X)
-
-
 def test_partial_fit_refuses_another_number_of_atoms(learner):
     data = data_of(learner)
     n = learner.n_components

@@ -170,9 +170,6 @@ OF_IMAGES = {
         3, stride=2, n_unfoldings=9, max_iter=2, tol=None, **SMALL
     ),
     "hard": ConvDenoiser(3, stride=2, shrinkage="hard", max_iter=2, tol=None, **SMALL),
-    "poisson": ConvPUDLEDictionaryLearning(
-        3, stride=2, loss="poisson", n_unfoldings=9, max_iter=2, tol=None, **SMALL
-    ),
 }
 
 

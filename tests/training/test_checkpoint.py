@@ -100,8 +100,8 @@ CASES = {
     "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
     "convolution": (
         ConvDenoiser(
-            5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, n_train_shifts=2,
-            crop_size=9, batch_size=2, max_iter=3, **FIXED,
+            5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, crop_size=9,
+            batch_size=2, max_iter=3, **FIXED,
         ),
         lambda: IMAGES,
     ),
