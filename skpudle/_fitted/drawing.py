@@ -17,7 +17,6 @@ __all__ = [
     "draw_seconds",
     "draw_steps",
     "label_rows",
-    "new_figure",
     "new_grid",
     "refuse_sampling_rate",
     "size_of_grid",
@@ -40,7 +39,6 @@ _N_COLOURS = 10
 
 def _matplotlib():
     try:
-        import matplotlib.figure
         import matplotlib.patches
         import matplotlib.pyplot
         import matplotlib.ticker
@@ -50,11 +48,6 @@ def _matplotlib():
             "`pip install skpudle[plot]`."
         ) from error
     return matplotlib
-
-
-def new_figure(**kwargs):
-    """Return a figure without a window, which `show` ignores."""
-    return _matplotlib().figure.Figure(layout="constrained", **kwargs)
 
 
 def axes_to_draw_on(ax, **kwargs):

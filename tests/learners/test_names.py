@@ -19,7 +19,6 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
-    report,
 )
 from skpudle.inspection import (
     atom_contributions,
@@ -94,7 +93,6 @@ FUNCTIONS = {
     "saliency": (ROWS, code_saliency),
     "directions": (ROWS, feature_directions),
     "findings": (ROWS, findings),
-    "report": (ROWS, report),
     "R^2": (ROWS, reconstruction_r2_scorer),
     "denoising": (ROWS, make_denoising_scorer()),
     "codes": (ROWS, CodesDisplay.from_estimator),
