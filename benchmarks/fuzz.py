@@ -429,8 +429,6 @@ def company(rng):
     try:
         if sparse_too:
             close(learner.transform_sparse(X).toarray(), whole, size, "transform_sparse")
-        out = np.empty(whole.shape)
-        close(learner.transform_into(X, out), whole, size, "transform_into")
     finally:
         coder.PART = before
 
@@ -1191,8 +1189,6 @@ ARGUMENTS = {
     "exposure of a classifier": lambda: (
         clone(fitted("classifier")).fit_transform(rows(), np.arange(40) % 3, exposure=np.ones(40))
     ),
-    "out of another shape": lambda: fitted("rows").transform_into(rows(), np.zeros((40, 3))),
-    "out that is a list": lambda: fitted("rows").transform_into(rows(), [0.0] * 40),
     "Checkpoint(3)": lambda: Checkpoint(3),
     "every_seconds='a'": lambda: Checkpoint("fit.npz", every_seconds="a"),
     "every_seconds=-1": lambda: Checkpoint("fit.npz", every_seconds=-1),
@@ -1238,9 +1234,6 @@ ARGUMENTS = {
 
 # valid calls, to check the results of
 RIGHT = {
-    "into a tensor": lambda: fitted("rows").transform_into(
-        torch.as_tensor(rows()), torch.zeros(40, 4, dtype=torch.float64)
-    ),
     "a sign less": lambda: (
         clone(fitted("classifier")).fit(rows(), np.arange(40) % 3).set_params(split_sign=False)
         .predict(rows())
