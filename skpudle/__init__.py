@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import events as events
     from skpudle import images as images
     from skpudle import inspection as inspection
-    from skpudle import interoperability as interoperability
     from skpudle import lasso as lasso
     from skpudle import metrics as metrics
     from skpudle import omp as omp
