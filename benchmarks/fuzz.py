@@ -36,7 +36,6 @@ import pandas as pd
 import torch
 from common import circumstances, write_report
 from orders import is_clear, orders, pick
-from safetensors.numpy import load_file as load_safetensors
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 from sklearn.datasets import load_sample_image
@@ -52,7 +51,6 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
-    sae,
 )
 from skpudle._data import sources, tables
 from skpudle._learners import coder
@@ -981,23 +979,10 @@ def random_encoder(rng):
 
 
 def check_module(learner, X, codes, size):
-    """Compare codes with those of the module, and of the file of an autoencoder."""
+    """Compare codes with those of the module."""
     module, x = learner.to_module(), torch.as_tensor(np.asarray(X, codes.dtype))
     with torch.no_grad():
         close(module(x).numpy(), codes, size, "codes of the module")
-    signed = not (learner.positive_code or learner.split_sign)
-    with tempfile.TemporaryDirectory() as folder:
-        if signed or len(learner.thresholds_) > 1:
-            with refused("an autoencoder of several unfoldings, or of signs"):
-                sae.save(learner, folder)
-            return
-        sae.save(learner, folder)
-        stored = load_safetensors(Path(folder) / "sae_weights.safetensors")
-        found = np.maximum(x.numpy() @ stored["W_enc"] + stored["b_enc"], 0)
-        close(found, codes, size, "codes of the file")
-        norms = np.linalg.norm(stored["W_dec"][: len(learner.components_)], axis=1)
-        expected = np.linalg.norm(learner.components_, axis=1)
-        close(norms, expected, max(float(expected.max()), 1e-300), "norms of the file")
 
 
 def check_without(learner, X):
