@@ -473,6 +473,11 @@ class Buffered:
         buffer[:] = np.nan
 
 
+def ways_to_fit(learner):
+    """Return the names of the methods by which a learner learns."""
+    return [name for name in ("fit", "partial_fit") if hasattr(learner, name)]
+
+
 def streamed_learner(rng):
     """Return a learner that takes streams, and whether it takes counts only."""
     seed = dict(random_state=int(rng.integers(100)))
@@ -503,7 +508,10 @@ def buffers(rng):
     if rng.random() < 0.3:
         X[rng.random(X.shape) < 0.1] = np.nan
         X[np.isnan(X).all(1), 0] = 1.0
-    size, method = int(rng.integers(5, 40)), pick(rng, "fit", "partial_fit")
+    size, method = (
+        int(rng.integers(5, 40)),
+        pick(rng, "fit", *["partial_fit"] * hasattr(learner, "partial_fit")),
+    )
     yield f"{X.shape} {X.dtype} by {size}, {method}\n  {learner}"
     given = pick(rng, lambda rows, _: rows, lambda rows, _: torch.from_numpy(rows))
     found = getattr(clone(learner), method)(Buffered(X, size, as_batch=given))
@@ -527,7 +535,7 @@ def frames(rng):
     order = rng.permutation(m)
     order = order[::-1] if (order == np.arange(m)).all() else order
     wrong, size = int(rng.integers(1, 3)), int(rng.integers(10, 25))
-    method = pick(rng, "fit", "partial_fit")
+    method = pick(rng, *ways_to_fit(learner))
     yield f"{X.shape} by {size}, {method}, batch {wrong} in the order {order}\n  {learner}"
 
     def named(rows, number):
@@ -541,12 +549,11 @@ def frames(rng):
     getattr(learner, method)(right)
     expect(learner.feature_names_in_.tolist() == names, "the names are not those of the batches")
     for data in (spoiled, named(X, 0).iloc[:, order]):
-        for name in ("transform", "score", "partial_fit", "transform_sparse"):
+        for name in ("transform", "score", method, "transform_sparse"):
             with refused(f"{name} of columns in another order"):
                 getattr(learner, name)(data)
-    for name in ("fit", "partial_fit"):
-        with refused(f"{name} of columns in another order"):
-            getattr(clone(learner), name)(spoiled)
+    with refused(f"{method} of columns in another order"):
+        getattr(clone(learner), method)(spoiled)
     whole = named(X, 0)
     size_of_codes = max(float(np.abs(learner.transform(X)).max()), 1e-12)
     close(learner.transform(right), learner.transform(whole), size_of_codes, "batches of frames")

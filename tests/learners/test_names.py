@@ -168,7 +168,7 @@ class Mixed(Batches):
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-@pytest.mark.parametrize("name", ["rows", "poisson", "counts that add", "noodl"])
+@pytest.mark.parametrize("name", ["rows", "poisson", "noodl"])
 def test_the_first_batch_names_the_features(name, method):
     learner = getattr(clone(LEARNERS[name]), method)(Batches(FRAME))
     assert learner.feature_names_in_.tolist() == list("abcdef")
