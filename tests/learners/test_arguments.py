@@ -89,7 +89,6 @@ METHODS = [
     "to_module",
     "to_sparse_coder",
     "transform",
-    "transform_into",
     "transform_sparse",
 ]
 

@@ -72,7 +72,7 @@ VARIANTS = [
     PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
     PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
     PoissonNMF(max_iter=3),
-    PoissonNMF(alpha=0.5, batch_size=7, max_iter=3),
+    PoissonNMF(alpha=0.5, max_iter=3),
     PUDLEClassifier(max_iter=3),
     PUDLERegressor(max_iter=3),
 ]

@@ -240,24 +240,6 @@ class TaskLearner(DenseLearner):
         """
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
-    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform`, of any size.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-        """
-        return self._transform_into(X, out)
-
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
