@@ -61,6 +61,7 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
+from skpudle._training.team import refuse_several
 from skpudle.search._held_out import hash_rows
 
 __all__ = ["PoissonNMF"]
@@ -771,8 +772,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             or features without a known value.
         """
         with FitRun(self, X, y) as run:
-            if not run.team.is_alone:
-                raise ValueError("PoissonNMF is fitted in one process. Leave out data_parallel.")
+            refuse_several(type(self).__name__)
             plan = self._plan()
             data, exposure = self._read(plan, X, exposure, sample_weight)
             if self.tol is None:
