@@ -16,8 +16,6 @@ from zlib import crc32
 import torch
 import torch.distributed as dist
 
-__all__ = ["ALONE", "Team", "current_team", "data_parallel", "refuse_several"]
-
 if dist.is_available():
     # Imported before a group exists: on import its functions keep the connected group for good,
     # whose threads can abort the end of Python.

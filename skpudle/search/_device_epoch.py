@@ -14,11 +14,9 @@ it is smallest at the directions of :math:`c_j d_j + (B - A D)_j`: the objective
 import torch
 from torch.nn.functional import pad, softshrink
 
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle._precision import in_own_precision
 from skpudle.search import _epoch as rules
-
-__all__ = ["DeviceEpoch"]
 
 # Numbers of the largest array of a block of rows. A block has some five arrays of this size: 0.7 GB
 # in single precision.

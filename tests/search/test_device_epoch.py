@@ -1,4 +1,4 @@
-"""The search in batched torch is the oracle of the compiled one: here on the same small problems."""
+"""The search in batched torch is the oracle of the compiled one, and what a GPU runs."""
 
 from dataclasses import replace
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._operators import project_atoms
-from skpudle._training.archive import pack, unpack
+from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, search
 from skpudle.search import _device_epoch as device_module
@@ -15,7 +14,6 @@ from skpudle.search import _epoch as rules
 from skpudle.search._descent import refit_atoms
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Epoch
-from skpudle.search._search import advance, begin, is_done
 
 
 def make_problem(
@@ -85,14 +83,15 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
         compiled = Epoch(problem, atoms, codes, refit=refit)
         found = DeviceEpoch(there, atoms, codes, refit=refit)
         codes, atoms = compiled.codes, compiled.improved_atoms()
-        torch.testing.assert_close(found.improved_atoms(), atoms, **close)
         assert found.objective == pytest.approx(compiled.objective, rel=digits)
         assert found.loss == pytest.approx(compiled.loss, rel=digits)
         assert found.n_entries == pytest.approx(compiled.n_entries, rel=digits)
         torch.testing.assert_close(dense(found.codes, p), dense(codes, p), **close)
-        if refit:  # descent where atoms depend on each other ends at a tolerance
+        if refit:
             assert found.unbiased_loss == pytest.approx(compiled.unbiased_loss, rel=1e-5)
-            continue
+        if refit and (problem.positive_code or problem.mask is not None or digits > 1e-9):
+            continue  # rows without a direct solution descend, to a tolerance or in single precision
+        torch.testing.assert_close(found.improved_atoms(), atoms, **close)
         torch.testing.assert_close(found.uses, compiled.uses, **close)
         torch.testing.assert_close(found.b, compiled.b, **close)
         torch.testing.assert_close(found.energies(), compiled.energies(), **close)
@@ -234,13 +233,3 @@ def test_a_search_finds_all_planted_atoms(kind, on_device):
     state = search(problem, first_rows(problem, len(truth)))
     for atoms in (state.best_atoms, refit_atoms(problem, *state.found)):
         assert ((atoms @ truth.mT).abs().amax(0) > 0.95).all()
-
-
-def test_a_search_goes_on_from_a_file_to_the_same_bits(on_device):
-    problem, truth = make_problem(dtype=torch.float32)
-    states = [begin(problem, first_rows(problem, len(truth)))]
-    while not is_done(states[-1]):
-        states.append(advance(problem, states[-1]))
-    resumed = unpack(pack(states[len(states) // 2]), "file")
-    last = search(problem, None, state=resumed)
-    assert torch.equal(last.best_atoms, states[-1].best_atoms)
