@@ -47,8 +47,8 @@ class Checkpoint:
     """Write the state of a fit between two epochs to a file, and resume from it.
 
     A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit`
-    resumes from it, to the same bits as a fit that was never interrupted; if the fit in the file is
-    complete, `fit` returns its result without training.
+    resumes from it: training ends with the bits of a fit that was never interrupted, a search as
+    good. If the fit in the file is complete, `fit` returns its result without training.
 
     Parameters
     ----------
