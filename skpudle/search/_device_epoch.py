@@ -135,7 +135,7 @@ class DeviceEpoch(rules.RowEpoch):
 
     def products(self, first, last):  # -> (last - first, p)
         """Return rows of ``A = Z^T Z``."""
-        return self._a[first:last].cpu().double().numpy()
+        return self._a[first:last].cpu().double()
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""

@@ -72,7 +72,10 @@ class Codes:
     @classmethod
     def of_dense(cls, z):  # (n, p)
         """Return the nonzero entries of codes."""
-        return cls.packed(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
+        used, count = z != 0, (z != 0).sum(1)
+        longest = int(count.max()) if len(count) else 0
+        index = used.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+        return cls(count, index.int(), z.gather(1, index))
 
     @classmethod
     def packed(cls, index, value):  # (n, longest) each
@@ -87,8 +90,10 @@ class Codes:
 
     def dense(self, n_atoms):  # -> (n, n_atoms)
         """Return the codes with their zeros."""
-        index, value = self.padded(0)
-        return value.new_zeros(len(value), n_atoms).scatter_add_(1, index, value)
+        used = torch.arange(self.index.shape[1]) < self.count[:, None]
+        places = torch.where(used, self.index, 0).long()
+        z = self.value.new_zeros(len(self.count), n_atoms)
+        return z.scatter_add_(1, places, torch.where(used, self.value, 0.0))
 
     def arrays(self):
         """Return the memory of the tensors as arrays."""
