@@ -54,6 +54,7 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
+from skpudle._training.team import refuse_several
 from skpudle.search._held_out import hash_rows
 
 # The prior of given atoms, and of data without events, in pseudo-events per feature. For planted
@@ -661,8 +662,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             or features without a known value.
         """
         with FitRun(self, X, y) as run:
-            if not run.team.is_alone:
-                raise ValueError("PoissonNMF is fitted in one process. Leave out data_parallel.")
+            refuse_several(type(self).__name__)
             plan = self._plan()
             data, exposure = self._read(plan, X, exposure, sample_weight)
             if self.tol is None:

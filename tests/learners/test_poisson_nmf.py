@@ -720,7 +720,7 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(change, X, tmp_path):
     file = tmp_path / "fit.npz"
     learner = make(max_iter=2, tol=None).set_callbacks(Checkpoint(file)).fit(X)
     state = read_checkpoint(file)
-    state["own"][0]["training"] = change(state["own"][0]["training"])
+    state["own"]["training"] = change(state["own"]["training"])
     write_checkpoint(file, state)
     with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
         learner.fit(X)

@@ -35,7 +35,7 @@ from skpudle._learners.record import Fitted
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle._training.messages import nothing_known
-from skpudle._training.team import current_team
+from skpudle._training.team import refuse_several
 
 # pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17
@@ -268,11 +268,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return self._partial_fit(X, y)
 
     def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
-        if not current_team().is_alone:
-            raise ValueError(
-                f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
-                "with several; call fit outside of it."
-            )
+        refuse_several(type(self).__name__)
         gaps = {"allow_nan": self._allows_nan}
         if known:
             self._check_known()

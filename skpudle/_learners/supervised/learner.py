@@ -41,7 +41,7 @@ from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.messages import wrong_atoms
-from skpudle._training.team import current_team
+from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule
 
 _AUTO_EPOCHS = 100
@@ -320,11 +320,11 @@ class TaskLearner(DenseLearner):
                 f"{name} requires y to be passed, but the target y is None. Pass one target for "
                 "each row, fit(X, y), or learn without targets by PUDLEDictionaryLearning."
             )
+        refuse_several(name)
         given = open_source(X, self)
-        if isinstance(given, NumberedSamples | Stream) or not current_team().is_alone:
+        if isinstance(given, NumberedSamples | Stream):
             raise TypeError(
-                f"{name} learns from arrays and tensors in one process; pass parts of the data to "
-                "partial_fit."
+                f"{name} learns from arrays and tensors; pass parts of the data to partial_fit."
             )
         X, device = given.array(), resolve_device(self.device, given.data)
         if known:
