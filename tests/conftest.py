@@ -2,7 +2,8 @@
 
 import random
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -43,14 +44,36 @@ def pytest_sessionfinish(session):
             reporter.write_line(f"{n} tests: {reason}", red=True)
 
 
+def cover_pairs(rows):
+    """Return the numbers of few rows that hold every pair of values of two columns of all rows."""
+    pairs = [{*combinations(enumerate(row), 2)} for row in rows]
+    missing, chosen = set().union(*pairs), set()
+    while missing:
+        best = max(range(len(rows)), key=lambda i: len(pairs[i] & missing))
+        missing -= pairs[best]
+        chosen.add(best)
+    return chosen
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Skip what is marked ``gpu`` where there is no CUDA device."""
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA device")
+    """Skip what is marked ``gpu`` without a CUDA device, and leave most products to ``slow``.
+
+    A test of three or more parametrised arguments runs for some of their products, in which each
+    value of one argument meets each value of another. The rest of them are marked ``slow``.
+    """
+    tests = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        elif not item.get_closest_marker("slow") and hasattr(item, "callspec"):
+            tests[item.path, item.originalname].append(item)
+    for products in tests.values():
+        names = [*products[0].callspec.indices]
+        if len(names) > 2:
+            rows = [tuple(item.callspec.indices[name] for name in names) for item in products]
+            for i in {*range(len(rows))} - cover_pairs(rows):
+                products[i].add_marker(pytest.mark.slow)
 
 
 def numpy_random_state():

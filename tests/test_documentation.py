@@ -52,36 +52,33 @@ def test_every_documented_name_is_public():
     assert not unknown, f"In docs/api.rst and not public: {sorted(unknown)}."
 
 
-@pytest.mark.parametrize("name", sorted(public_names()))
-def test_every_public_name_says_what_it_is(name):
-    *path, last = f"skpudle.{name}".split(".")
-    value = getattr(importlib.import_module(".".join(path)), last)
-    if isinstance(value, dict):  # a registry, which the page explains
-        return
-    assert value.__doc__, f"{name} has no docstring."
-    members = vars(value).items() if isinstance(value, type) else ()
-    silent = [
-        key
-        for key, member in members
-        if callable(member) and not key.startswith("_") and not member.__doc__
-    ]
-    # torch calls these by convention; what they do is in the docstring of the class
-    assert set(silent) <= {"forward", "backward"}, f"{name} has methods without a docstring."
+def public_values():
+    for name in sorted(public_names()):
+        *path, last = f"skpudle.{name}".split(".")
+        yield name, getattr(importlib.import_module(".".join(path)), last)
 
 
-LEARNERS = [
-    name
-    for name, value in vars(skpudle).items()
-    if inspect.isclass(value) and hasattr(value, "fit_transform") and not name.startswith("_")
-]
+def test_every_public_name_says_what_it_is():
+    for name, value in public_values():
+        if isinstance(value, dict):  # a registry, which the page explains
+            continue
+        assert value.__doc__, f"{name} has no docstring."
+        members = vars(value).items() if isinstance(value, type) else ()
+        silent = [
+            key
+            for key, member in members
+            if callable(member) and not key.startswith("_") and not member.__doc__
+        ]
+        # torch calls these by convention; what they do is in the docstring of the class
+        assert {*silent} <= {"forward", "backward"}, f"{name} has methods without a docstring."
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_a_learner_says_what_it_does_by_default_before_its_parameters(name):
-    text = inspect.getdoc(getattr(skpudle, name))
-    opening, _, rest = text.partition("Parameters\n----------")
-    assert "y default" in opening
-    assert "Examples\n--------" in rest  # which pages show before the parameters
+def test_a_learner_says_what_it_does_by_default_before_its_parameters():
+    for name, value in public_values():
+        if inspect.isclass(value) and hasattr(value, "fit_transform"):
+            opening, _, rest = inspect.getdoc(value).partition("Parameters\n----------")
+            assert "y default" in opening, name
+            assert "Examples\n--------" in rest, name  # which pages show before the parameters
 
 
 def test_pages_of_the_api_show_examples_before_parameters():
@@ -111,10 +108,8 @@ def functions_of(value):
     ]
 
 
-@pytest.mark.parametrize("name", sorted(public_names()))
-def test_public_signatures_have_types(name):
-    *path, last = f"skpudle.{name}".split(".")
-    for function in functions_of(getattr(importlib.import_module(".".join(path)), last)):
+def test_public_signatures_have_types():
+    for function in (function for _, value in public_values() for function in functions_of(value)):
         signature = inspect.signature(function)
         untyped = [
             parameter.name
@@ -130,10 +125,10 @@ def test_type_checkers_know_all_modules():
     assert set(re.findall(r"^    from skpudle import (\w+) as", text, re.MULTILINE)) == set(MODULES)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_links_between_pages_resolve(page):
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text):
+def test_links_between_pages_resolve():
+    link = re.compile(r":doc:`(?:[^`<]*<)?([^`>]+)>?`")
+    links = [(page, target) for page in PAGES for target in link.findall(page.read_text("utf-8"))]
+    for page, target in links:
         folder = DOCS if target.startswith("/") else page.parent
         path = (folder / target.lstrip("/")).resolve()
         if path.parent.name == "auto_examples":

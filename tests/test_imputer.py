@@ -31,7 +31,7 @@ def damaged():
     return X, np.where(rng.random(X.shape) < 0.2, np.nan, X)
 
 
-@parametrize_with_checks([DictionaryImputer(), DictionaryImputer(PUDLEDictionaryLearning(2))])
+@parametrize_with_checks([DictionaryImputer(PUDLEDictionaryLearning(2))])
 def test_scikit_learn_accepts_it(estimator, check):
     check(estimator)
 
