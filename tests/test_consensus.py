@@ -1,7 +1,5 @@
 """A consensus of fits: what they agree on, in any order and with any sign."""
 
-import re
-
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -62,13 +60,6 @@ def test_outliers_do_not_count():
     np.testing.assert_allclose(atom_coherence(consensus.components_, ATOMS), 1)
     assert consensus.n_agreeing_.sum() == 12 * 5
     assert (consensus.stability_ < 1).any()
-
-
-def test_matches_name_the_atoms_of_the_replicates():
-    consensus = ConsensusDictionary(Given(ATOMS), 5, random_state=0).fit(X_GIVEN)
-    for atoms, match in zip(consensus.replicates_, consensus.matches_, strict=True):
-        products = (atoms[match] * consensus.components_).sum(axis=1)
-        np.testing.assert_allclose(np.abs(products), np.square(consensus.components_).sum(axis=1))
 
 
 def test_mean_stability_is_that_of_the_metric():
@@ -212,15 +203,6 @@ def test_a_seed_gives_the_same_bits_on_any_number_of_jobs():
     model = ConsensusDictionary(learner, 3, resample="bootstrap", random_state=0)
     first, second = (clone(model).set_params(n_jobs=n).fit(X) for n in (1, 2))
     np.testing.assert_array_equal(first.components_, second.components_)
-
-
-def test_what_has_no_components_is_refused():
-    class Nothing(Given):
-        def fit(self, X, y=None):
-            return self
-
-    with pytest.raises(TypeError, match=re.escape("Nothing has no components_ after fit")):
-        ConsensusDictionary(Nothing(ATOMS), 2, random_state=0).fit(X_GIVEN)
 
 
 @pytest.mark.draws_from_numpy

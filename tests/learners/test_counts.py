@@ -1,7 +1,6 @@
 """Learners of counts and fractions: `PUDLEDictionaryLearning` with another loss."""
 
 import pickle
-from functools import partial
 
 import numpy as np
 import pytest
@@ -82,16 +81,6 @@ def test_score_has_its_largest_value_between_too_little_and_too_much(loss):
     assert 0 < search.best_score_ < 1
 
 
-@pytest.mark.parametrize("gradient", ["ae-ls", "ae-lasso", "dec"])
-@pytest.mark.parametrize("optimizer", ["adam", "surrogate"])
-def test_training_lowers_the_loss(loss, gradient, optimizer, X):
-    options = dict(gradient=gradient, optimizer=optimizer, max_iter=8, batch_size=50)
-    if optimizer == "adam":
-        options["learning_rate"] = 3e-3
-    learner = make(loss, dict_init="data", **options).fit(X)
-    assert learner.loss_curve_[-1] < learner.loss_curve_[0]
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -168,15 +157,6 @@ def test_a_named_gradient_trains(loss, gradient, X):
     assert named.loss_curve_[0] == unnamed.loss_curve_[0]  # both begin with one search
     if gradient == "ae-ls":  # which minimises what the curve holds
         assert named.loss_curve_[-1] < unnamed.loss_curve_[-1]
-
-
-def test_parameters_of_a_named_optimizer_are_for_the_named_gradient(X, loss):
-    learner = make(loss, gradient="ae-ls")
-    found = learner.fit(X).components_
-    other = (
-        learner.set_params(optimizer=partial(torch.optim.Adam, betas=(0.5, 0.9))).fit(X).components_
-    )
-    assert np.abs(found - other).max() > 1e-6
 
 
 # ---------------------------------------------------------------------------- odd data
@@ -312,12 +292,6 @@ def test_what_is_for_least_squares_alone_says_so(loss, X):
         make(loss).fit(X).to_sparse_coder()
 
 
-def test_an_array_without_any_count_is_learned_from(loss):
-    learner = make(loss).fit(np.zeros((20, 5)))
-    assert not learner.transform(np.zeros((3, 5))).any()
-    assert learner.score(np.zeros((20, 5))) == 0
-
-
 def test_missing_entries_count_for_nothing(loss, X):
     missing = np.random.default_rng(0).random(X.shape) < 0.1
     gaps = np.where(missing, np.nan, X)
@@ -328,15 +302,6 @@ def test_missing_entries_count_for_nothing(loss, X):
     assert np.isfinite(learner.score(gaps))
     other = np.ma.masked_array(np.where(missing, 7.0, X), mask=missing)
     np.testing.assert_array_equal(learner.transform(other), learner.transform(gaps))
-
-
-def test_float32_is_learned_from_in_float32(loss, X):
-    learner = make(loss).fit(X.astype(np.float32))
-    assert learner.components_.dtype == learner.intercept_.dtype == np.float32
-    assert learner.transform(X.astype(np.float32)).dtype == np.float32
-    both = learner, make(loss).fit(X)
-    one, other = (found.inverse_transform(found.transform(X)) for found in both)
-    assert np.median(np.abs(one - other) / (1 + other)) < 0.02
 
 
 # ---------------------------------------------------------------------------- sources

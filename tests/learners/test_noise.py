@@ -17,7 +17,6 @@ from sklearn.datasets import (
 from sklearn.linear_model import LinearRegression
 
 from skpudle import (
-    Checkpoint,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -142,14 +141,6 @@ def test_scaling_data_scales_codes(planted, noise, fit_intercept):
     np.testing.assert_allclose(two.transform(4 * X), 4 * one.transform(X), atol=1e-5)
 
 
-@pytest.mark.parametrize("noise", ["features", "rows", "both"])
-def test_a_row_is_coded_alone(planted, noise):
-    X = noise_of(planted[0])[:300] + OFFSET
-    fitted = learner(noise=noise, fit_intercept=True).fit(X)
-    whole, alone = fitted.transform(X[:5]), [fitted.transform(X[i : i + 1])[0] for i in range(5)]
-    np.testing.assert_allclose(alone, whole, atol=1e-10)
-
-
 def test_features_in_other_units_are_a_noise_array(planted):
     """Weights that are known are the change of units that users would make by hand."""
     X = noise_of(planted[0])[:400]
@@ -225,18 +216,6 @@ def test_a_module_carries_baseline_and_noise(planted):
     np.testing.assert_allclose(codes.detach().numpy(), fitted.transform(X), atol=1e-8)
     decoded = module.decode(codes).detach().numpy()
     np.testing.assert_allclose(decoded, fitted.inverse_transform(codes.detach().numpy()), atol=1e-8)
-
-
-def test_a_resumed_fit_has_the_same_units(planted, tmp_path):
-    X = noise_of(planted[0])[:300] + OFFSET
-    params = {"n_unfoldings": 3, "max_iter": 3, "tol": None, "noise": "both", "fit_intercept": True}
-    whole = learner(**params).fit(X)
-    name = tmp_path / "fit.ckpt"
-    part = learner(**params | {"max_iter": 1}).set_callbacks(Checkpoint(name))
-    part.fit(X)
-    rest = learner(**params).set_callbacks(Checkpoint(name)).fit(X)
-    np.testing.assert_array_equal(rest.components_, whole.components_)
-    np.testing.assert_array_equal(rest.intercept_, whole.intercept_)
 
 
 def test_a_baseline_is_given_to_atoms():
@@ -435,14 +414,6 @@ def test_learning_a_task_goes_on_in_the_units_of_the_fit(planted, kind):
     np.testing.assert_allclose(copy.components_, fitted.components_, atol=1e-9)
 
 
-def test_the_noise_of_features_stays_while_learning_goes_on(planted):
-    clean, _ = planted
-    X = clean + 0.03 * SCALES * np.random.default_rng(1).standard_normal(clean.shape)
-    fitted = learner().fit(X)
-    before = fitted.noise_std_
-    np.testing.assert_allclose(fitted.partial_fit(X).noise_std_, before)
-
-
 def bars_with_everything(side=8, n_samples=2000):
     """Return rows of three bars, with an offset, unequal noise, spikes and long rows; the bars."""
     random = np.random.default_rng(0)
@@ -470,14 +441,6 @@ def test_all_nuisances_together_hide_no_atom():
     spikes = fitted.outliers_.toarray()
     spikes[::100] = False
     assert 0.01 < spikes.mean() < 0.03
-
-
-def test_data_with_outliers_have_a_score():
-    """Some features are hidden for it, with what the learner knows of these columns."""
-    X, atoms = bars_with_everything()
-    fitted = PUDLEDictionaryLearning(len(atoms), random_state=0).fit(X)
-    usual = np.where(fitted.outliers_.toarray(), np.nan, X)
-    assert fitted.score(usual) > 0.9 > fitted.score(X)
 
 
 @pytest.mark.parametrize("constant", [1.0, 100.0])

@@ -20,7 +20,6 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import Checkpoint, PoissonNMF
 from skpudle._losses import KullbackLeibler
-from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
 from skpudle.encoding import encode
 from skpudle.inspection import code_saliency
 from skpudle.metrics import recovery_rate
@@ -86,17 +85,6 @@ def test_rates_are_nearer_to_the_truth_than_those_of_nmf(counts):
             errors.append(divergence(rates, nmf.fit_transform(X) @ nmf.components_))
     assert found < min(errors)
     assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
-
-
-def test_attributes(fitted, X):
-    assert fitted.components_.shape == (4, 100)
-    assert fitted.components_.min() > 0
-    np.testing.assert_allclose(fitted.components_.sum(1), 1)
-    assert fitted.phases_ == {"alternation": fitted.n_iter_}
-    assert fitted.ended_by_ == "tol"
-    assert len(fitted.loss_curve_) == fitted.n_iter_
-    assert fitted.loss_curve_[-1] < fitted.loss_curve_[0]
-    assert fitted.alpha_ > 0
 
 
 def test_codes_are_events(fitted, X):
@@ -208,13 +196,6 @@ def test_rows_of_few_atoms_have_better_atoms():
     assert errors[0] < 0.7 * errors[1]
 
 
-def test_rows_of_all_atoms_keep_them():
-    rng = np.random.default_rng(0)
-    atoms = rng.dirichlet(np.full(40, 0.3), 4)
-    X = rng.poisson(1000 * rng.dirichlet(np.ones(4), 150) @ atoms).astype(float)
-    assert make().fit(X).min_gain_ == 0
-
-
 def test_a_pass_of_rows_of_few_atoms_goes_on_with_them():
     X, _ = mixed_in_pairs(0)
     learner = make(6, min_gain=5.0).partial_fit(X)
@@ -265,11 +246,6 @@ def test_a_pass_keeps_the_dispersion():
     assert learner.partial_fit(X[150:]).dispersion_ == chosen
     assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
     assert make(dispersion=0.3).partial_fit(X).dispersion_ == 0.3
-
-
-def test_constants_score_zero():
-    X = np.full((30, 6), 3.0)
-    assert make(2).fit(X).score(X) == pytest.approx(0, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------- kinds of data
@@ -555,19 +531,6 @@ def test_choices_leave_the_unit_of_weights_open(n_components):
     np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-3)
 
 
-def test_atoms_are_drawn_from_heavy_rows():
-    """They explain the heavy rows before the first step."""
-    heavy, light = np.array([9.0, 5, 1, 0, 0]), np.array([0.0, 0, 1, 5, 9])
-    rows = np.outer(np.tile(np.arange(1, 31), 2), np.ones(5)) * np.repeat(
-        [heavy, light], 30, axis=0
-    )
-    options = dict(dict_init="data", alpha=0.1, dispersion=None, min_gain=0.0)
-    for seed in range(6):
-        learner = PoissonNMF(1, random_state=seed, **options)
-        learner.fit(rows, sample_weight=np.repeat([1.0, 1e-6], 30))
-        assert learner.loss_curve_[0] < 0.01 * rows.sum(1).mean()
-
-
 @pytest.mark.parametrize("alpha", ["auto", 0.5])
 def test_weights_of_a_pass_are_repetitions(alpha):
     X, often, _ = weighted()
@@ -717,17 +680,6 @@ def test_fixed_atoms_stay_and_the_others_are_found(n_fixed, alpha, data):
     np.testing.assert_array_equal(found.components_[:n_fixed], kept)
 
 
-def test_fixed_atoms_leave_the_objective_monotone(data, tmp_path):
-    X, _, atoms = data
-    learner = make(4, fixed_components=atoms[:2], alpha=1.0, tol=None, max_iter=20)
-    expected = learner.fit(X).components_
-    assert (np.diff(learner.loss_curve_[2:]) < 0.01 * learner.loss_curve_[0]).all()
-    recording = Checkpoint(tmp_path / "fit.npz")
-    for max_iter in (7, 20):
-        learner.set_params(max_iter=max_iter).set_callbacks(recording).fit(X)
-    np.testing.assert_array_equal(learner.components_, expected)
-
-
 @pytest.mark.parametrize("n_fixed", [1, 3, 4])
 def test_the_number_of_new_atoms_is_found(n_fixed, data):
     """None, where the fixed atoms explain all."""
@@ -815,26 +767,6 @@ def test_a_checkpoint_of_other_exposures_is_refused(X, tmp_path):
     for other in (None, 2 * exposure):
         with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
             make(max_iter=2, tol=None).set_callbacks(recording).fit(X, exposure=other)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda found: (found[0]._replace(atoms=found[0].atoms[:1]), *found[1:]),
-        lambda found: (found[0]._replace(codes=found[0].codes.astype(np.float32)), *found[1:]),
-        lambda found: (found[0]._replace(codes=3), *found[1:]),
-        lambda found: found[:2],
-        lambda found: 3,
-    ],
-)
-def test_a_checkpoint_of_another_kind_is_refused_by_name(change, X, tmp_path):
-    file = tmp_path / "fit.npz"
-    learner = make(max_iter=2, tol=None).set_callbacks(Checkpoint(file)).fit(X)
-    state = read_checkpoint(file)
-    state["own"][0]["training"] = change(state["own"][0]["training"])
-    write_checkpoint(file, state)
-    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
-        learner.fit(X)
 
 
 def test_progress_is_printed(X, capsys):
