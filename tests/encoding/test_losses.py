@@ -352,14 +352,6 @@ def test_exposure_is_an_offset(generator):
         torch.testing.assert_close(alone[0], code, rtol=0, atol=1e-12)
 
 
-def test_float32_is_float64_rounded(loss, generator):
-    atoms, x, offset = make_problem(generator, loss)
-    options = dict(alpha=0.3, loss=loss, n_unfoldings=2_000)
-    z = encode(atoms, x, offset=offset, **options)
-    single = encode(atoms.float(), x.float(), offset=offset.float(), **options)
-    torch.testing.assert_close(single.double(), z, rtol=0, atol=1e-3)
-
-
 def test_steps_are_looked_for_only_where_there_is_no_bound(generator):
     atoms, x, _ = make_problem(generator, Binomial())
     dictionary = DenseDictionary(atoms)

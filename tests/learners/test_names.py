@@ -179,13 +179,3 @@ def test_the_first_batch_names_the_features(name, method):
     with pytest.raises(ValueError, match="In batch 0 of X: The feature names should match"):
         learner.partial_fit(Batches(REVERSED))
     assert not hasattr(getattr(clone(learner), method)(Batches(X)), "feature_names_in_")
-
-
-def test_a_batch_without_names_is_warned_of():
-    class HalfNamed(Batches):
-        def __iter__(self):
-            for i, rows in enumerate(super().__iter__()):
-                yield rows if i % 2 == 0 else rows.to_numpy()
-
-    with pytest.warns(UserWarning, match="names, but PUDLEDictionaryLearning was fitted with"):
-        clone(ROWS).fit(HalfNamed(FRAME))
