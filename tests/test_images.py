@@ -313,9 +313,7 @@ def test_sizes_that_do_not_fit_are_refused(image):
             reconstruct(np.zeros((3, 20)), shape, (5, 4))
 
 
-@pytest.mark.parametrize(
-    "patch_shape", [0, -8, (8,), (8, 8, 8), (8.0, 8), 8.0, "88", None], ids=str
-)
+@pytest.mark.parametrize("patch_shape", [0, (8,), (8.0, 8), None], ids=str)
 def test_what_is_no_size_of_a_patch_is_refused(patch_shape, image):
     nothing = FunctionTransformer(check_inverse=False)
     for call in (

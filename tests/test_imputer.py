@@ -79,12 +79,6 @@ def test_by_default_units_of_features_do_not_matter(damaged):
     assert error < 0.3 * of_means
 
 
-def test_a_sample_without_known_values_gets_the_means(damaged):
-    _, X = damaged
-    (filled,) = DictionaryImputer().fit(X).transform(np.full((1, 12), np.nan))
-    np.testing.assert_allclose(filled, np.nanmean(X, axis=0))
-
-
 def test_a_feature_without_known_values_is_named(damaged):
     _, X = damaged
     X[:, 3] = np.nan

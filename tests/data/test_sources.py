@@ -164,7 +164,7 @@ SOURCES = STREAMS | {
     "dataset of tensors": lambda X: TensorDataset(torch.from_numpy(X)),
     "map": lambda X: np.load("X.npy", mmap_mode="r"),
 }
-SAME_AS_ARRAYS = [(name, loss) for name in SOURCES for loss in ("gaussian", "poisson")]
+SAME_AS_ARRAYS = [*zip(SOURCES, itertools.cycle(["gaussian", "poisson"]))]
 
 
 @pytest.mark.parametrize(("name", "loss"), SAME_AS_ARRAYS)
@@ -192,7 +192,7 @@ def test_samples_with_gaps_that_replace_atoms_are_those_of_an_array(
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 7, 20, 32, 100])
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_an_epoch_of_a_map_visits_every_row_once(
     batch_size, shuffle, X, memory_map, small_windows, generator
 ):
@@ -541,8 +541,9 @@ STREAMED = {
 
 
 @pytest.mark.filterwarnings("ignore:.*no effect")
-@pytest.mark.parametrize("as_batch", [np.asarray, torch.from_numpy])
-@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize(
+    ("name", "as_batch"), zip(STREAMED, itertools.cycle([np.asarray, torch.from_numpy]))
+)
 def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
     X = np.rint(np.abs(3 * X)) if name in ("poisson", "counts that add") else X
 
@@ -649,7 +650,7 @@ class Shrinking:
         return self.X[rows] if self.n_whole >= 0 else self.X[rows][:1]
 
 
-@pytest.mark.parametrize("n_whole", [0, 1, 2])
+@pytest.mark.parametrize("n_whole", [0, 2])
 @pytest.mark.parametrize(
     "method", ["fit", "partial_fit", "transform", "transform_sparse", "score", "choose_alpha"]
 )
@@ -680,8 +681,7 @@ BY_ROW = {
 }
 
 
-@pytest.mark.parametrize("how", RANDOM)
-@pytest.mark.parametrize("name", BY_ROW)
+@pytest.mark.parametrize(("name", "how"), zip(BY_ROW, itertools.cycle(RANDOM)))
 def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X):
     learner = make_learner().fit(X)
     state = torch.get_rng_state()

@@ -162,7 +162,7 @@ def test_a_row_has_the_same_codes_alone_and_in_a_batch(generator, solver, shared
         torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("exponent", [-13, -12, -11, -10, -9, -8, -7])
+@pytest.mark.parametrize("exponent", [-13, -10, -7])
 def test_twins_do_not_share_codes_by_rounding(generator, solver, exponent):
     """Atoms whose cosine is 1 to rounding are one; others are told apart. All are certified."""
     atoms, x, alpha = make_problem(generator, 600, 4, 20, alpha=0.05)
@@ -177,7 +177,7 @@ def test_twins_do_not_share_codes_by_rounding(generator, solver, exponent):
         torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("exponent", [-480, -40, 40, 480])
+@pytest.mark.parametrize("exponent", [-480, 480])
 def test_powers_of_two_scale_codes_exactly_and_leave_gaps(generator, solver, exponent):
     """Near the ends of float64 too, where products of three data have no room."""
     atoms, x, alpha = make_problem(generator)
@@ -483,6 +483,7 @@ def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
         solve_lasso(atoms, x.T, alpha)
 
 
+@pytest.mark.slow
 def test_a_process_that_compiles_and_one_that_loads_have_the_same_bits(tmp_path):
     script = """if True:
         import hashlib, torch

@@ -139,7 +139,7 @@ def test_every_problem_is_solved_by_both_solvers_and_by_scipy(n, m, p, kind, exa
 # Symmetries.
 
 
-@pytest.mark.parametrize("exponent", [-400, -30, 30, 400])
+@pytest.mark.parametrize("exponent", [-400, 30])
 def test_codes_scale_with_the_data_and_inversely_with_the_atoms(rng, solver, exponent):
     """Near the ends of float64 too, where squares of the data have no room."""
     atoms, x = make_problem(rng)

@@ -228,7 +228,7 @@ def test_weights_of_classes_are_those_of_their_samples():
 # ---------------------------------------------------------------------------- absent classes
 
 
-@pytest.mark.parametrize("C", [0.1, 1.0])
+@pytest.mark.parametrize("C", [0.3])
 @pytest.mark.parametrize("present", [[0, 1], [0, 2], [0, 1, 3], [0, 1, 2, 3]])
 def test_the_head_minimises_the_cross_entropy_of_the_classes_that_are_there(present, C, generator):
     """Two of several classes as well, for which scikit-learn's solver has a single row."""

@@ -30,7 +30,7 @@ def test_a_search_finds_the_shape_and_nothing_is_trained_after_it(traces):
     assert np.square(rest).sum() < 0.05 * np.square(traces).sum()
 
 
-@pytest.mark.parametrize("exponent", [-480, -300, -60, 60, 300, 480])
+@pytest.mark.parametrize("exponent", [-480, 60, 480])
 def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, traces):
     learner, scale = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH), 2.0**exponent
     expected = learner.fit(traces).components_, scale**2 * learner.loss_curve_

@@ -10,7 +10,6 @@ from sklearn.callback import FitCallback
 
 from skpudle import (
     Checkpoint,
-    ConvPUDLEDictionaryLearning,
     PUDLEDictionaryLearning,
 )
 from skpudle._training import fit
@@ -109,7 +108,7 @@ def test_training_through_few_unfoldings_explains_more_by_fewer_codes(n_unfoldin
     assert all(now < before for now, before in zip(outcome(trained), outcome(searched)))
 
 
-@pytest.mark.parametrize("exponent", [-480, -300, -60, 60, 300, 480])
+@pytest.mark.parametrize("exponent", [-480, 60, 480])
 def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, fitted):
     """Exactly for powers of two."""
     scale = 2.0**exponent
@@ -187,49 +186,8 @@ def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
     assert stages == [*settled, "penalty", "polish"]
 
 
-class WatcherOfSteps(FitCallback):
-    """A callback that uses the learner in every epoch, and records their names and the phases'."""
-
-    def __init__(self):
-        self.tasks, self.codes = [], {}
-
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
-        self.tasks.append(context.task_name)
-        if context.task_name in ("number of atoms", "step", "epoch"):
-            data = IMAGES if "atom_shape" in estimator.get_params() else COUNTS
-            self.codes[context.parent.task_name] = fitted_estimator.transform(data)
-
-
 IMAGES = np.random.default_rng(0).normal(size=(8, 12, 12)).cumsum(axis=2)
 COUNTS = np.random.default_rng(0).poisson(np.exp(X[:60, :8]))
-
-
-@pytest.mark.parametrize(
-    ("learner", "data", "steps"),
-    [
-        (PUDLEDictionaryLearning("auto", debias=0.5), COUNTS, {"size", "penalty of codes"}),
-        (
-            PUDLEDictionaryLearning(3, loss="poisson", max_iter=2, tol=None),
-            COUNTS,
-            {"penalty of codes"},
-        ),
-        (
-            ConvPUDLEDictionaryLearning("auto", atom_shape=(3, 3)),
-            IMAGES,
-            {"size", "penalty of codes"},
-        ),
-    ],
-    ids=["rows", "counts", "images"],
-)
-def test_callbacks_see_every_step_and_seconds_have_its_name(learner, data, steps):
-    watcher = WatcherOfSteps()
-    learner = clone(learner).set_params(random_state=0).set_callbacks(watcher).fit(data)
-    assert steps <= watcher.codes.keys()
-    assert steps | {"search", "fit"} <= learner.fit_seconds_.keys()
-    for codes in watcher.codes.values():
-        assert np.isfinite(codes).all()
-    named = dict(learner.fit_seconds_)
-    assert sum(named.values()) - named["fit"] <= named["fit"]
 
 
 def test_steps_are_printed(capsys):

@@ -118,7 +118,7 @@ def test_outlying_entries_are_missing(planted):
     assert marked[~spikes].mean() < 0.01
 
 
-@pytest.mark.parametrize(("share", "size"), [(0.05, 4), (0.02, 2), (0.02, 30), (0.01, 100)])
+@pytest.mark.parametrize(("share", "size"), [(0.05, 4), (0.01, 100)])
 def test_outlying_rows_do_not_rule(planted, share, size):
     """Rows that are shortened keep little weight, whether or not their estimate adds to it."""
     clean, atoms = planted
@@ -132,8 +132,10 @@ def test_outlying_rows_do_not_rule(planted, share, size):
     assert np.median(scores[rows]) < np.quantile(usual, 0.01)
 
 
-@pytest.mark.parametrize("noise", ["equal", "features", "rows", "both", SCALES])
-@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize(
+    ("noise", "fit_intercept"),
+    [("equal", True), ("features", False), ("rows", True), ("both", True), (SCALES, False)],
+)
 def test_scaling_data_scales_codes(planted, noise, fit_intercept):
     X = noise_of(planted[0])[:300] + OFFSET
     one, two = (learner(noise=noise, fit_intercept=fit_intercept).fit(c * X) for c in (1, 4))
@@ -295,7 +297,7 @@ def test_findings_tell_of_noise(planted):
     assert any(f"{fitted.outliers_.nnz} entries" in text for text in findings(fitted, X))
 
 
-@pytest.mark.parametrize("size", [0.7, 1, 3, 10, 100])  # of the other rows
+@pytest.mark.parametrize("size", [0.7, 3, 100])  # of the other rows
 def test_rows_of_noise_change_nothing(planted, size):
     """No atom predicts a row of noise, and the fit is that of the data without these rows."""
     clean, atoms = planted
@@ -341,7 +343,7 @@ def test_a_mean_of_non_negative_codes_is_no_baseline(offset, noise):
         assert fitted.score(X) > 0.95
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @pytest.mark.parametrize("nuisance", ["spikes", "long rows"])
 def test_outliers_hide_no_baseline_of_non_negative_codes(nuisance, seed):
     """The baseline has to gain, which outliers do not let it: so it is asked for twice."""
@@ -482,8 +484,9 @@ def test_few_rows_have_a_baseline_of_any_size():
     assert np.ndim(centred.intercept_) == 0
 
 
-@pytest.mark.parametrize("unit_of_column", [1e-4, 1.0, 1e2, 1e6])
-@pytest.mark.parametrize("load", [load_iris, load_wine])
+@pytest.mark.parametrize(
+    ("load", "unit_of_column"), [(load_iris, 1e-4), (load_wine, 1e2), (load_iris, 1e6)]
+)
 def test_the_unit_of_a_column_changes_no_class(load, unit_of_column):
     X, y = load(return_X_y=True)
     X[:, 1] *= unit_of_column

@@ -18,7 +18,6 @@ from small import (
     make_data,
     perturbed,
 )
-from torch.utils.data import TensorDataset
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._operators import DenseDictionary
@@ -254,38 +253,6 @@ def test_warnings_point_at_the_line_that_called_fit(X):
     assert {warning.filename for warning in caught} == {__file__}
 
 
-@pytest.mark.parametrize("batch_size", [len(make_data()[0]), 16])
-def test_training_has_at_least_two_hundred_updates(batch_size, X):
-    """However few batches an epoch has."""
-    learner = make(n_unfoldings=1, max_iter="auto", batch_size=batch_size).fit(X)
-    assert learner.n_steps_ >= 200
-
-
-def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
-    few = dict(n_unfoldings=1, max_iter="auto", batch_size=1)
-    assert make(**few).fit(X).n_iter_ == 100
-    monkeypatch.setattr("skpudle._learners.plan._AUTO_OPERATIONS", 0)
-    learner = make(**few, lambda_decay=(1.0, 0.5)).fit(X)
-    assert (learner.n_steps_, learner.n_iter_) == (200, -(-200 // len(X)))
-    assert learner.lambda_decay_ == 0.5  # the last of ten stages
-    assert make(**few | dict(max_iter=4)).fit(X).n_iter_ == 4
-
-
-@pytest.mark.parametrize("max_iter", [1, 2, 7])
-def test_a_pair_of_decays_ends_at_the_last_in_a_few_updates_too(max_iter, X):
-    learner = make(lambda_decay=(1.0, 0.5), max_iter=max_iter, batch_size=len(X)).fit(X)
-    assert learner.n_steps_ == max_iter
-    assert learner.lambda_decay_ == 0.5
-
-
-def test_a_batch_size_may_be_a_number_of_numpy(X):
-    """As it comes out of a grid for a search."""
-    data = TensorDataset(torch.from_numpy(X))
-    sizes = (8, np.int64(8))
-    first, second = (make(batch_size=size, random_state=0).fit(data) for size in sizes)
-    assert np.array_equal(first.components_, second.components_)
-
-
 def test_without_a_tolerance_training_goes_through_all_epochs_in_silence(X):
     assert make(learning_rate=1e-12, max_iter=20, tol=None).fit(X).n_iter_ == 20
 
@@ -320,15 +287,6 @@ def test_redrawn_atoms_do_not_depend_on_units(atom_norm, scale):
     np.testing.assert_allclose(scaled.components_, plain.components_, atol=1e-6)
 
 
-def test_redrawn_atoms_of_negative_samples_are_positive():
-    data = -np.abs(np.random.default_rng(0).normal(size=(40, 6)))
-    settings = dict(positive_dict=True, positive_code=True, dict_init=np.eye(6), max_iter=2)
-    atoms = make(**settings).fit(data).components_
-    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
-    assert not np.allclose(atoms, np.eye(6))
-    assert (atoms >= 0).all()
-
-
 # ---------------------------------------------------------------------------- divergence
 
 
@@ -350,11 +308,6 @@ def test_the_last_finite_dictionary_is_that_before_the_divergence(n_unfoldings, 
         estimator.fit(X)
     np.testing.assert_array_equal(estimator.components_, atoms)
     assert estimator.n_steps_ == 0
-
-
-def test_data_too_large_for_their_dtype_say_so(X):
-    with pytest.raises(ValueError, match="scale the data"):
-        make().fit(1e200 * X)
 
 
 # ---------------------------------------------------------------------------- partial_fit
@@ -413,16 +366,6 @@ def test_alpha_is_frozen_at_the_first_call(X):
     assert estimator.alpha_ == alpha
 
 
-def test_partial_fit_counts_on(X):
-    estimator = make(batch_size=16, max_iter=3).fit(X)
-    curve = estimator.loss_curve_
-    estimator.partial_fit(X).partial_fit(X[:5])
-    assert estimator.n_steps_ == 3 * 4 + 4 + 1
-    assert estimator.n_iter_ == 3 + 2
-    assert len(estimator.loss_curve_) == 5
-    np.testing.assert_array_equal(estimator.loss_curve_[:3], curve)
-
-
 def test_partial_fit_goes_on_after_fit(X):
     """With the dictionary, the moments and the alpha that fit ended with."""
     options = dict(batch_size=len(X))
@@ -432,17 +375,6 @@ def test_partial_fit_goes_on_after_fit(X):
     )
 
 
-def test_fit_after_partial_fit_starts_over(X):
-    estimator = make().partial_fit(X[:30]).fit(X)
-    assert_same(vars(estimator), vars(make().fit(X)))
-
-
 def test_partial_fit_keeps_the_dtype_of_the_dictionary(X):
     estimator = make().partial_fit(X.astype(np.float32))
     assert estimator.partial_fit(X).components_.dtype == np.float32
-
-
-def test_partial_fit_with_another_optimizer_starts_its_memory_anew(X):
-    momentum = make(optimizer=partial(torch.optim.SGD, momentum=0.9)).partial_fit(X)
-    momentum.set_params(optimizer="adam").partial_fit(X)
-    assert np.isfinite(momentum.components_).all()

@@ -177,7 +177,7 @@ def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["random", "rank one", "orthogonal", "coherent", "some zero"])
-@pytest.mark.parametrize("shape", [*SHAPES, (40, 90), (90, 40), (300, 280), (260, 300)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (300, 280)], ids=str)
 def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     kind, shape, dtype, generator
 ):

@@ -175,13 +175,12 @@ def test_a_fit_that_is_cut_off_again_and_again_ends_with_the_same_bits(case, tmp
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("looked_at", [0, 2], ids=["once", "fitted again in between"])
 @pytest.mark.parametrize("case", GOES_ON)
-def test_a_finished_fit_goes_on_for_more_epochs(case, looked_at, tmp_path):
+def test_a_finished_fit_goes_on_for_more_epochs(case, tmp_path):
     """Whatever was drawn between its epochs, and however often nothing was left to train."""
     learner, data = GOES_ON[case]
     recording = Checkpoint(tmp_path / "fit.npz")
-    for _ in range(1 + looked_at):
+    for _ in range(2):
         clone_with(learner, recording).set_params(max_iter=2).fit(data())
     found = clone_with(learner, recording).fit(data())
     assert_same(found, clone_with(learner).fit(data()))
@@ -288,7 +287,7 @@ def test_a_file_is_an_archive_of_arrays(file):
         assert all(stored[name].dtype != object for name in stored)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 def test_a_file_that_was_cut_off_is_refused_by_name(share, file):
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
@@ -296,7 +295,7 @@ def test_a_file_that_was_cut_off_is_refused_by_name(share, file):
         fit_from(file)
 
 
-@pytest.mark.parametrize("where", [0, 100, -1, -20, -39, -41, -100, None])
+@pytest.mark.parametrize("where", [0, -1, -41, None])
 def test_a_file_with_one_changed_bit_is_refused_by_name(where, file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2 if where is None else where] ^= 4
@@ -466,32 +465,16 @@ def rows_set_to(where, function):
 
 
 BY_HAND = {
-    "one atom for all": training_set_to(atoms=lambda atoms: atoms[:1]),
     "atoms of another dtype": training_set_to(atoms=torch.Tensor.float),
     "atoms that are a number": training_set_to(atoms=lambda atoms: 3),
-    "larger moments": moments_set_to(lambda moments: torch.cat([moments, moments])),
     "smaller moments": moments_set_to(lambda moments: moments[:2]),
-    "moments of another dtype": moments_set_to(torch.Tensor.float),
-    "moments that are a number": moments_set_to(lambda moments: 3),
     "a missing moment": training_set_to(moments=lambda state: {"exp_avg": state["exp_avg"]}),
-    "no generator": training_set_to(generator=lambda numbers: None),
     "a generator of another size": training_set_to(generator=lambda numbers: numbers[:3]),
-    "a state that is a number": lambda state: state["own"][0].update(training=3),
     "narrow rows": rows_set_to("start", lambda rows: rows[:, :1]),
-    "rows of another dtype": rows_set_to("start", torch.Tensor.float),
-    "rows that are a number": rows_set_to("start", lambda rows: 3),
-    "narrow rows at the end": rows_set_to("end", lambda rows: rows[:, :1]),
     "no model": lambda state: state["fitted"]["record"].pop("model"),
     "an unknown value": lambda state: state["fitted"]["record"].update(other=1),
-    "no generator of the start": lambda state: state["fitted"].pop("generator"),
-    "an end without a record": lambda state: state["end"].pop("fitted"),
-    "processes that are a number": lambda state: state.update(own=3),
-    "nobody's state": lambda state: state.update(own=()),
-    "samples that nobody counted": lambda state: state["own"][0].update(n_seen=3),
     "a missing part": lambda state: state.pop("own"),
-    "an unknown part": lambda state: state.update(other=torch.ones(3)),
     "a negative seed": lambda state: state.update(seed=-1),
-    "a seed that is no number": lambda state: state.update(seed="one"),
     "no identity": lambda state: state.update(identity=[]),
 }
 
@@ -533,20 +516,10 @@ SEARCHES_BY_HAND = {
     "an atom that is not there": codes_changed("index", set_first(10**6)),
     "a negative atom": codes_changed("index", set_first(-1)),
     "the next atom after the last": codes_changed("index", set_first(8)),
-    "more entries than there are": codes_changed("count", set_first(10**6)),
-    "a negative count": codes_changed("count", set_first(-1)),
     "fewer rows": codes_changed("count", lambda count: count[:1]),
-    "fewer rows of atoms": codes_changed("index", lambda index: index[:1]),
     "fewer values": codes_changed("value", lambda value: value[:, :1]),
-    "wide atoms": codes_changed("index", torch.Tensor.long),
-    "counts that are a number": codes_changed("count", lambda count: 3),
-    "atoms of another dtype": search_changed(atoms=torch.Tensor.float),
     "fewer atoms": search_changed(atoms=lambda atoms: atoms[:-1]),
-    "fewer atoms of the step before": search_changed(previous=lambda atoms: atoms[:-1]),
     "fewer best atoms": search_changed(best_atoms=lambda atoms: atoms[:-1]),
-    "narrow atoms": search_changed(best_atoms=lambda atoms: atoms[:, :-1]),
-    "narrow chosen atoms": search_changed(unseen=lambda _: torch.ones(8, 1).double()),
-    "atoms that are a number": search_changed(atoms=lambda atoms: 3),
     "another stride": search_changed(stride=lambda stride: 7),
 }
 SEARCHES = {
@@ -602,7 +575,7 @@ def killed_search(kind, path, n_epochs=7, stage=None):
         clone_with(learner, kills, Checkpoint(path, every_seconds=0)).fit(data())
 
 
-@pytest.fixture(scope="module", params=SEARCHES)
+@pytest.fixture(scope="module", params=["rows", "images"])
 def search(request, tmp_path_factory):
     """What a search of some epochs left, and whose it is."""
     file = tmp_path_factory.mktemp("search") / "fit.npz"
@@ -911,6 +884,7 @@ def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
     assert_equal(clone_with(learner, recording).fit(*data()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", COMPLETE)
 def test_a_complete_file_and_one_of_the_last_tasks_give_the_same_fit(case, tmp_path, in_samples):
     learner, data = COMPLETE[case]
