@@ -69,9 +69,8 @@ def pytest_collection_modifyitems(items):
         elif not item.get_closest_marker("slow") and hasattr(item, "callspec"):
             tests[item.path, item.originalname].append(item)
     for products in tests.values():
-        names = [*products[0].callspec.indices]
-        if len(names) > 2:
-            rows = [tuple(item.callspec.indices[name] for name in names) for item in products]
+        if len(products[0].callspec.params) > 2:
+            rows = [tuple(map(id, item.callspec.params.values())) for item in products]
             for i in {*range(len(rows))} - cover_pairs(rows):
                 products[i].add_marker(pytest.mark.slow)
 

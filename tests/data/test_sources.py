@@ -542,7 +542,7 @@ STREAMED = {
 
 @pytest.mark.filterwarnings("ignore:.*no effect")
 @pytest.mark.parametrize(
-    ("name", "as_batch"), zip(STREAMED, itertools.cycle([np.asarray, torch.from_numpy]))
+    ("name", "as_batch"), [*zip(STREAMED, itertools.cycle([np.asarray, torch.from_numpy]))]
 )
 def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
     X = np.rint(np.abs(3 * X)) if name in ("poisson", "counts that add") else X
@@ -681,7 +681,7 @@ BY_ROW = {
 }
 
 
-@pytest.mark.parametrize(("name", "how"), zip(BY_ROW, itertools.cycle(RANDOM)))
+@pytest.mark.parametrize(("name", "how"), [*zip(BY_ROW, itertools.cycle(RANDOM))])
 def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X):
     learner = make_learner().fit(X)
     state = torch.get_rng_state()

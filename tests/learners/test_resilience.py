@@ -73,7 +73,7 @@ def combinations():
         yield pytest.param(name, data, marks=[] if usual else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("name", "data"), combinations())
+@pytest.mark.parametrize(("name", "data"), [*combinations()])
 def test_hostile_data_give_finite_results(name, data):
     X, learner = DATA[data], clone(LEARNERS[name])
     if isinstance(learner.dict_init, np.ndarray):
