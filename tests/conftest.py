@@ -1,13 +1,17 @@
 """Fixtures that every test may use, and what holds after every test."""
 
+import os
 import random
 import signal
 from collections import Counter, defaultdict
 from itertools import combinations
+from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import pytest
 import torch
+from numba.core.dispatcher import Dispatcher
 
 # Reasons of skips that --refuse-skips allows. Whatever else is skipped there is a test that ran
 # on no machine: install what it needs, by .ci/run or an extra of pyproject.toml.
@@ -21,6 +25,33 @@ ALLOWED_SKIPS = {
 def pytest_addoption(parser):
     """Add the option of CI."""
     parser.addoption("--refuse-skips", action="store_true", help="fail if other tests are skipped")
+
+
+def pytest_configure():
+    """Let workers wait for loops that another one compiles, instead of compiling them too.
+
+    They share the folders in which numba keeps what is compiled, and numba locks none of them.
+    """
+    if "PYTEST_XDIST_TESTRUNUID" not in os.environ:
+        return
+    import fcntl
+
+    run, held = os.environ["PYTEST_XDIST_TESTRUNUID"], set()
+    compile_one = Dispatcher.compile
+
+    def compile_alone(self, signature):
+        module = self.py_func.__module__
+        if module in held:  # which calls another function of its own
+            return compile_one(self, signature)
+        with open(Path(gettempdir(), f"{run}-{module}.lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            held.add(module)
+            try:
+                return compile_one(self, signature)
+            finally:
+                held.discard(module)
+
+    Dispatcher.compile = compile_alone
 
 
 def reason_of(report):
@@ -64,10 +95,11 @@ def pytest_collection_modifyitems(items):
     """
     tests = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        on_gpu = item.get_closest_marker("gpu") is not None
+        if on_gpu and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-        elif not item.get_closest_marker("slow") and hasattr(item, "callspec"):
-            tests[item.path, item.originalname].append(item)
+        if not item.get_closest_marker("slow") and hasattr(item, "callspec"):
+            tests[item.path, item.originalname, on_gpu].append(item)
     for products in tests.values():
         if len(products[0].callspec.params) > 2:
             rows = [tuple(map(id, item.callspec.params.values())) for item in products]

@@ -40,14 +40,14 @@ def test_patches_at_every_pixel_are_those_of_scikit_learn(image):
 
 
 @pytest.mark.parametrize("shape", [(17, 22), (5, 4), (3, 30), (1, 1)], ids=str)
-@pytest.mark.parametrize("stride", [1, 2, 3, 4])
-def test_unchanged_patches_are_the_image(shape, stride):
+def test_unchanged_patches_are_the_image(shape):
     image = np.random.default_rng(0).normal(size=shape)
-    patches = extract(image, (5, 4), stride=stride)
-    back = reconstruct(patches, shape, (5, 4), stride=stride)
-    np.testing.assert_allclose(back, image, rtol=1e-12)
-    tensors = extract(torch.tensor(image), (5, 4), stride=stride)
-    assert isinstance(reconstruct(tensors, shape, (5, 4), stride=stride), torch.Tensor)
+    for stride in (1, 2, 3, 4):
+        patches = extract(image, (5, 4), stride=stride)
+        back = reconstruct(patches, shape, (5, 4), stride=stride)
+        np.testing.assert_allclose(back, image, rtol=1e-12)
+        tensors = extract(torch.tensor(image), (5, 4), stride=stride)
+        assert isinstance(reconstruct(tensors, shape, (5, 4), stride=stride), torch.Tensor)
 
 
 def test_a_learned_dictionary_denoises():

@@ -136,6 +136,6 @@ def test_further_scikit_learn_check_of_a_variant(estimator, check):
 
 
 @pytest.mark.gpu
-@parametrize_with_checks([PUDLEDictionaryLearning(device="cuda", gradient="ae-ls", **SMALL)])
-def test_scikit_learn_check_on_a_gpu(estimator, check):
-    run(partial(check, estimator))
+def test_scikit_learn_checks_on_a_gpu():
+    learner = PUDLEDictionaryLearning(device="cuda", gradient="ae-ls", **SMALL)
+    estimator_checks.check_estimator(learner)

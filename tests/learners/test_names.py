@@ -143,9 +143,10 @@ def cases():
                 yield name, method
 
 
-@pytest.mark.parametrize(("name", "method"), list(cases()))
-def test_methods_compare_names(name, method, fitted):
-    check(with_targets(method, fitted(LEARNERS[name])))
+@pytest.mark.parametrize("name", LEARNERS)
+def test_methods_compare_names(name, fitted):
+    for method in (method for learner, method in cases() if learner == name):
+        check(with_targets(method, fitted(LEARNERS[name])))
 
 
 @pytest.mark.parametrize("method", STREAMED)

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -93,12 +94,11 @@ BAD_DATA = {
 }
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(("params", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS)
-def test_bad_parameters_are_named_and_leave_no_trace(params, message, method, X):
+def test_bad_parameters_are_named_and_leave_no_trace(params, message, X):
     """By scikit-learn's convention `partial_fit` validates them at its first call."""
-    fitted = [make(batch_size=16).fit(X)] if method == "fit" else []
-    for estimator in (make(), *fitted):
+    fitted = make(batch_size=16).fit(X)
+    for estimator, method in ((make(), "fit"), (fitted, "fit"), (make(), "partial_fit")):
         estimator.set_params(**params)
         before = copy.deepcopy(vars(estimator))
         with pytest.raises((ValueError, TypeError), match=message):
@@ -106,10 +106,10 @@ def test_bad_parameters_are_named_and_leave_no_trace(params, message, method, X)
         assert_same(vars(estimator), before)
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "score"])
 @pytest.mark.parametrize(("rows", "message"), BAD_DATA.values(), ids=BAD_DATA)
-def test_bad_data_are_named_and_leave_no_trace(rows, message, method, X):
-    for estimator in (make(), make().fit(X)):
+def test_bad_data_are_named_and_leave_no_trace(rows, message, X):
+    methods = ("fit", "partial_fit", "transform", "score")
+    for estimator, method in product((make(), make().fit(X)), methods):
         before = copy.deepcopy(vars(estimator))
         if method in ("transform", "score") and "components_" not in before:
             continue
