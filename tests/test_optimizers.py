@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle._operators import project_atoms
-from skpudle._optimizers import SurrogateOptimizer, make_optimizer
+from skpudle._operators._atoms import project_atoms
+from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),

@@ -225,13 +225,17 @@ def test_the_owner_of_the_repository_is_named_in_one_place():
     assert urls["Changelog"].startswith(urls["Documentation"])
 
 
-def test_modules_say_what_they_are_and_what_is_public():
+def test_modules_say_what_they_are_and_doors_what_is_public():
+    """Doors are what users import: modules by their own name, or folders."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        here, is_package = module(path), path.stem == "__init__"
+        here, top = module(path), entry(module(path))
         assert ast.get_docstring(TREES[here]), f"{here} has no docstring."
-        if not (entry(here) if is_package else path.stem).startswith("_"):
-            names = public_names(TREES[here])
-            assert names, f"{here} has no __all__."
+        is_door = top == "__init__" or (
+            not top.startswith("_") and (path.stem == "__init__" or not path.stem.startswith("_"))
+        )
+        names = public_names(TREES[here])
+        assert bool(names) == is_door, f"{here}: doors alone have an __all__."
+        if is_door:
             assert len(set(names)) == len(names)
             assert all(isinstance(name, str) for name in names)
 

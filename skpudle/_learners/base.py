@@ -34,8 +34,6 @@ from skpudle._training.messages import (
 from skpudle._training.team import current_team
 from skpudle.search._coding import judged_rows
 
-__all__ = ["KEPT", "Data", "GradientLearner"]
-
 # parameters that attributes depend on; a fit remembers them to detect changes
 KEPT = "loss", "alpha", "n_components"
 

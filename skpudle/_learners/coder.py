@@ -40,22 +40,10 @@ from skpudle._data.weights import check_sample_weight
 from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._learners.units import baseline_of, units_of
 from skpudle._losses import loss_named
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
 from skpudle.search._epoch import spread_rows
-
-__all__ = [
-    "PART",
-    "DictionaryTransformer",
-    "ExposedTransformer",
-    "check_loss",
-    "check_number",
-    "chunk_size",
-    "decode_parts",
-    "in_chunks",
-    "penalty_of",
-]
 
 # rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192

@@ -26,9 +26,9 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
+from skpudle._data.names import fit_context
 from skpudle._data.reading import Reader
 from skpudle._data.sources import SparseRows, check_exposure, open_source
-from skpudle._data.validation import fit_context
 from skpudle._data.weights import (
     check_sample_weight,
     known_samples,
@@ -46,7 +46,7 @@ from skpudle._learners.record import FittedRows
 from skpudle._learners.score import hidden_deviance
 from skpudle._learners.units import InUnits, in_units, restore_noise, units_of
 from skpudle._losses import loss_named
-from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle._precision import training_mode
 from skpudle._training.fit import Training
 from skpudle._training.loop import Stopping, Trainer
@@ -65,15 +65,6 @@ from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
 from skpudle.search._penalty import penalty_of_mixtures, penalty_path
 from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
-
-__all__ = [
-    "DICT_INIT",
-    "DenseLearner",
-    "choose_atoms",
-    "read_rows",
-    "resume_rows",
-    "without_row_noise",
-]
 
 # samples that choose the penalty for codes of counts
 _JUDGES = 200

@@ -17,8 +17,6 @@ from skpudle.search._noise import CENTRED, Noise
 from skpudle.search._penalty import PenaltyPath
 from skpudle.search._size import SizePath
 
-__all__ = ["Fitted", "FittedRows", "learned_encoder"]
-
 # Values that the state of training has.
 _OF_TRAINING = "moments", "stopping"
 

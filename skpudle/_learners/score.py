@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import wide
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search._held_out import hide_in_turn
-
-__all__ = [
-    "deviance_of_pixels",
-    "hidden_deviance",
-    "sums_of",
-]
 
 _GROUPS = 10
 

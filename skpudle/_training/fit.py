@@ -45,8 +45,6 @@ from skpudle.search._descent import refit_atoms
 from skpudle.search._search import SearchState, advance, begin, is_done, searched
 from skpudle.search._stream import advance_stream
 
-__all__ = ["FitRun", "Interrupts", "Pass", "Phase", "Search", "Step", "Training", "Trials"]
-
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
 # noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
 # of codes, the noise of rows, the baseline and the refinement of atoms of counts, and a learned

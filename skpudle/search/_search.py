@@ -37,7 +37,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search._descent import (
     PROGRESS,
@@ -61,18 +61,6 @@ from skpudle.search._penalty import (
     next_penalty,
     penalty_above_noise,
 )
-
-__all__ = [
-    "Problem",
-    "SearchState",
-    "advance",
-    "auto_alpha",
-    "begin",
-    "is_done",
-    "noise_penalty",
-    "search",
-    "searched",
-]
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries

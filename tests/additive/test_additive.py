@@ -11,22 +11,20 @@ from scipy.stats import nbinom
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._additive import (
+from skpudle._additive._alternate import (
     Events,
     advance,
     begin,
-    choose_prior,
-    choose_size,
     converge,
-    estimate_dispersion,
     expected_events,
     negative_log,
     prune_codes,
     solve_codes,
-    solve_dispersed,
-    spectral_start,
-    weigh,
 )
+from skpudle._additive._dispersion import estimate_dispersion, solve_dispersed, weigh
+from skpudle._additive._prior import choose_prior
+from skpudle._additive._size import choose_size
+from skpudle._additive._start import spectral_start
 
 N, M, P = 40, 25, 4
 

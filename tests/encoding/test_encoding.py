@@ -9,7 +9,7 @@ import torch
 from naive import make_mask, naive_encode, naive_shrink, normal
 from sklearn.decomposition import sparse_encode
 
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding import encode
 from skpudle.encoding._compiled import unfold_few

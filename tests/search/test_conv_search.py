@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._operators import ConvDictionary, project_atoms
+from skpudle._operators._atoms import project_atoms
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search

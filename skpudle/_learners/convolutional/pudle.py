@@ -16,10 +16,9 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_tensor
 from skpudle._data.batches import Samples
-from skpudle._data.names import explain_names
+from skpudle._data.names import explain_names, fit_context
 from skpudle._data.noise import given_channel_noise
 from skpudle._data.training_images import Cropping, TrainingImages
-from skpudle._data.validation import fit_context
 from skpudle._learners.convolutional.learner import ConvLearner, covered, parts_of_images
 from skpudle._learners.convolutional.model import ConvModel
 from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of, stride_of
@@ -31,8 +30,6 @@ from skpudle._training.messages import warn_of_l0
 from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
 from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
-
-__all__ = ["ConvPUDLEDictionaryLearning"]
 
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64

@@ -19,7 +19,7 @@ from skpudle._learners.convolutional.values import (
 )
 from skpudle._learners.counts import settled_baseline
 from skpudle._learners.record import Fitted
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.search._conv_epoch import ConvProblem, as_pictures
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import hold_out
@@ -33,8 +33,6 @@ from skpudle.search._maps import (
 from skpudle.search._penalty import penalty_path
 from skpudle.search._search import is_done
 from skpudle.search._size import try_sizes
-
-__all__ = ["AtomSearch", "Pieces", "pieces_of", "problem_of", "windows_of"]
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
