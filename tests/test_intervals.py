@@ -308,16 +308,3 @@ def test_a_rate_has_its_posterior_distribution():
     expected = (density * grid).sum() / density.sum()
     np.testing.assert_allclose(z[z > 0].mean(), expected, rtol=0.05)
     np.testing.assert_array_equal(squares, 2.0)
-
-
-def test_data_without_noise_have_tiny_intervals_and_dead_atoms_and_features_none():
-    _, atoms, codes = planted(n=300)
-    X = np.concatenate([codes @ atoms, np.zeros((300, 1))], axis=1)
-    given = np.zeros((25, 17))
-    given[:24, :16] = atoms
-    found = atom_intervals(known(given, alpha=0.05), X, random_state=0)
-    np.testing.assert_allclose(found.estimate, given, atol=1e-3)
-    assert found.standard_error[:24].max() < 1e-2
-    assert not found.standard_error[24].any()
-    assert found.supported[:24].all()
-    assert not found.supported[24]

@@ -222,22 +222,6 @@ def test_r2_scorer_is_that_of_scikit_learn(rng):
     assert reconstruction_r2_scorer(perfect, X) == 1
 
 
-def test_estimator_decodes_its_own_codes(rng):
-    """Split codes have two columns per atom; only the estimator knows how to undo that."""
-
-    class Split(Known):
-        def transform(self, X):
-            return np.hstack([np.maximum(X, 0), np.maximum(-X, 0)])
-
-        def inverse_transform(self, X):
-            positive, negative = np.hsplit(X, 2)
-            return positive - negative
-
-    X = rng.normal(size=(9, 4))
-    estimator = Split(np.eye(4)).fit(X)
-    assert reconstruction_r2_scorer(estimator, X) == 1
-
-
 @pytest.mark.parametrize(
     "scorer", [make_denoising_scorer(), reconstruction_r2_scorer], ids=["gcv", "r2"]
 )

@@ -161,12 +161,6 @@ def test_what_is_given_for_adam_is_absolute(parameter, atoms, gradients):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_zero_data_leave_the_atoms_where_they_are(kind, atoms):
-    zero = [torch.zeros_like(atoms)] * 3
-    trained = train(make(kind, atoms, data_scale=0.0), zero)
-    torch.testing.assert_close(trained, project_atoms(atoms), rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
 @pytest.mark.parametrize("parameter", ["foo", "lr", "learning_rate"])
 def test_parameters_that_an_optimiser_does_not_have_are_named(kind, parameter, generator):
@@ -176,16 +170,6 @@ def test_parameters_that_an_optimiser_does_not_have_are_named(kind, parameter, g
         make_optimizer(partial(kind, **{parameter: 1.0}), atoms, project_atoms, **options)
 
 
-def test_a_function_that_makes_an_optimiser_is_its_class_with_arguments(atoms, gradients):
-    def rmsprop(parameters, lr):
-        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.7)
-
-    options = dict(learning_rate=0.5, data_scale=1.0)
-    makes = rmsprop, partial(torch.optim.RMSprop, alpha=0.7)
-    one, other = (make_optimizer(make, atoms, project_atoms, **options) for make in makes)
-    assert torch.equal(train(one, gradients), train(other, gradients))
-
-
 def test_an_optimiser_that_cannot_step_is_named(atoms):
     with pytest.raises(
         ValueError, match=r"optimizer=.*SparseAdam.*no steps along gradients.*'adam'"
@@ -193,17 +177,3 @@ def test_an_optimiser_that_cannot_step_is_named(atoms):
         make_optimizer(
             torch.optim.SparseAdam, atoms, project_atoms, learning_rate=0.1, data_scale=1.0
         )
-
-
-class Interrupted(torch.optim.Optimizer):
-    def __init__(self, params, lr):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise RuntimeError("An import failed") from None
-
-
-def test_ctrl_c_behind_another_error_is_ctrl_c(atoms):
-    """While torch imports what it needs late, it makes other errors of it."""
-    with pytest.raises(KeyboardInterrupt):
-        make_optimizer(Interrupted, atoms, project_atoms, learning_rate=0.1, data_scale=1.0)

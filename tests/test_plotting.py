@@ -336,13 +336,6 @@ def test_matched_atoms_are_on_the_diagonal(n_reference, learner):
     np.testing.assert_allclose(np.sort(np.diag(matrix)), expected, rtol=1e-12)
 
 
-def test_a_permutation_with_signs_is_a_diagonal(learner):
-    order, signs = np.random.default_rng(0).permutation(9), np.resize([1, -1], 9)
-    shuffled = signs[:, None] * learner.components_[order]
-    matrix = RecoveryDisplay.from_dictionaries(shuffled, learner.components_).coherences
-    np.testing.assert_allclose(np.diag(matrix), 1, rtol=1e-12)
-
-
 # ---------------------------------------------------------------------------- matplotlib
 
 
@@ -415,15 +408,6 @@ def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     colours = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(2, 2, 3))
     drawn = cells(np.asarray(colours.image_.get_array()), 2, 2)
     np.testing.assert_allclose(drawn[0].ravel(), 0.5 + 0.5 * X[0] / np.abs(X[0]).max())
-
-
-def test_stability_is_drawn_in_the_order_of_sizes(learner):
-    atoms = learner.components_
-    display = StabilityDisplay.from_dictionaries([[atoms, -atoms], [atoms[:4], atoms[:4]]])
-    np.testing.assert_array_equal(display.line_.get_xdata(), [4, 9])
-    np.testing.assert_allclose(display.line_.get_ydata(), 1)
-    np.testing.assert_array_equal(display.count_line_.get_ydata(), [4, 9])
-    assert display.score_line_ is None
 
 
 def test_scores_of_held_out_samples_are_drawn_against_the_size_too(learner):

@@ -53,20 +53,6 @@ def test_without_forgetting_batches_add_up(problem):
     )
 
 
-def test_units_of_the_data_do_not_matter(problem):
-    """Codes times c and gradients times c squared lead to the same atoms."""
-    atoms, codes, x = problem
-    trained = []
-    for c in (1.0, 1e-6, 1e6):
-        optimizer = SurrogateOptimizer(atoms, project_atoms)
-        for rows in (slice(0, 25), slice(25, 50)):
-            now = optimizer.atoms.detach()
-            optimizer.update(c**2 * dec_gradient(now, codes[rows], x[rows]), c * codes[rows])
-        trained.append(optimizer.atoms.detach())
-    torch.testing.assert_close(trained[1], trained[0], rtol=0, atol=1e-10)
-    torch.testing.assert_close(trained[2], trained[0], rtol=0, atol=1e-10)
-
-
 def test_a_resumed_surrogate_takes_the_same_steps(problem):
     atoms, codes, x = problem
     optimizer = SurrogateOptimizer(atoms, project_atoms)

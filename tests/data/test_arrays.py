@@ -19,7 +19,6 @@ from skpudle import (
 from skpudle._data import arrays
 from skpudle._data.arrays import (
     check_rows,
-    host_array,
     like_input,
     mean_square,
     resolve_device,
@@ -125,24 +124,6 @@ def test_other_numbers_become_float64(dtype, make):
 def test_rows_of_foreign_byte_order_become_tensors(dtype, array):
     tensor = to_tensor(check_rows(array.astype(dtype)))
     torch.testing.assert_close(tensor.double(), torch.from_numpy(array), rtol=1e-6, atol=0)
-
-
-def test_copies_are_made_on_demand(make, array, device):
-    rows = make(array)
-    if isinstance(rows, torch.Tensor):
-        rows = rows.to(device)
-    copied = check_rows(rows, copy=True)
-    copied[:] = 0
-    np.testing.assert_array_equal(to_numpy(to_tensor(rows)), array)
-
-
-def test_a_tensor_may_be_one_that_is_negated_when_read(array):
-    """As the imaginary part of a conjugate, which NumPy cannot look at."""
-    lazy = torch.complex(torch.zeros(array.shape, dtype=torch.float64), torch.from_numpy(array))
-    lazy = lazy.conj().imag
-    assert lazy.is_neg()
-    for found in (check_rows(lazy), to_numpy(lazy), host_array(lazy)):
-        np.testing.assert_array_equal(np.asarray(found), -array)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -263,15 +263,6 @@ def test_alpha_above_every_correlation_gives_zero_codes(shape, n_unfoldings, gen
     assert encode(atoms, x, alpha=largest * 0.999, **options).any()
 
 
-def test_hard_threshold_above_step_times_correlations_gives_zero_codes(n_unfoldings, generator):
-    """A hard threshold is in units of the codes, and the first codes are ``step * D^T x``."""
-    atoms, x = make_problem(generator)
-    largest = default_step(DenseDictionary(atoms)) * (x @ atoms.T).abs().max()
-    options = dict(shrinkage="hard", n_unfoldings=n_unfoldings)
-    assert not encode(atoms, x, alpha=largest * (1 + 1e-12), **options).any()
-    assert encode(atoms, x, alpha=largest * 0.999, **options).any()
-
-
 @pytest.mark.parametrize("scale", [2.0**-30, 0.5, 2.0**20])
 def test_scaling_data_and_alpha_scales_codes(variant, scale, generator):
     """By powers of two, so exactly."""

@@ -212,19 +212,6 @@ def test_a_penalty_for_each_atom_scales_atom_and_code(generator, solver):
 
 
 @pytest.mark.uncompiled
-def test_of_parallel_atoms_the_longest_or_the_first_is_used(generator, solver):
-    atoms, x, alpha = make_problem(generator, p=10)
-    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
-    zero = torch.zeros_like(atoms[:3])
-    longer = torch.cat([0.9 * atoms, zero, atoms, -0.5 * atoms, atoms])
-    again, gaps = solve_lasso(longer, x, alpha, solver=solver)
-    assert gaps.max() < 1e-12
-    torch.testing.assert_close(again[:, 13:23], codes, rtol=0, atol=1e-12)
-    assert not again[:, :13].any()
-    assert not again[:, 23:].any()
-
-
-@pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
 def test_float32_is_certified_and_is_the_rounded_solution(generator, solver, device, positive):
     if device == "cuda" and solver == "compiled":

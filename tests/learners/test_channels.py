@@ -81,15 +81,6 @@ def test_atoms_of_every_fit_are_products(options):
     assert_products(pickle.loads(pickle.dumps(learner)).partial_fit(signals))
 
 
-def test_missing_samples_leave_the_maps():
-    signals, maps, _ = planted()
-    signals[1:3, 20:60, 4] = np.nan
-    learner = learner_of().fit(signals)
-    assert_products(learner)
-    assert np.abs(learner.spatial_components_ @ maps.T).max(1).min() > 0.98
-    assert np.isfinite(learner.transform(signals)).all()
-
-
 def test_atoms_of_full_rank_have_no_maps():
     signals, _, _ = planted()
     learner = learner_of().fit(signals).set_params(rank=None).fit(signals)

@@ -210,12 +210,6 @@ def test_a_pair_of_decays_is_a_staircase_of_ten_equal_parts(max_iter, decays, X)
     assert estimator.lambda_decay_ == pytest.approx(0.55, rel=1e-12)
 
 
-def test_partial_fit_uses_the_last_decay(decays, X):
-    estimator = make(lambda_decay=(1.0, 0.55), batch_size=16).partial_fit(X).partial_fit(X)
-    assert estimator.lambda_decay_ == 0.55
-    assert set(decays) == {0.55}
-
-
 def test_a_pair_of_decays_keeps_early_stopping_off_before_its_last_stage(X):
     """The objective stalls at once, since nothing moves, and may stop training only there."""
     options = dict(learning_rate=1e-12, batch_size=16, max_iter=40, tol=1e-2, n_iter_no_change=1)
@@ -373,8 +367,3 @@ def test_partial_fit_goes_on_after_fit(X):
     np.testing.assert_array_equal(
         estimator.components_, make(max_iter=4, **options).fit(X).components_
     )
-
-
-def test_partial_fit_keeps_the_dtype_of_the_dictionary(X):
-    estimator = make().partial_fit(X.astype(np.float32))
-    assert estimator.partial_fit(X).components_.dtype == np.float32

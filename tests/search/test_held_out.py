@@ -9,7 +9,7 @@ from two_processes import in_two_processes
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.search import Problem, auto_alpha, search
+from skpudle.search import Problem, auto_alpha
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
 from skpudle.search._held_out import (
     HeldOut,
@@ -226,19 +226,6 @@ def test_a_tenth_of_the_rows_is_held_out_and_of_few_a_quarter(n):
     assert (
         len(problem.held_out.x) == int(problem.held_rows.sum()) == max(n // 10, n // 4 * (n < 400))
     )
-
-
-def test_rows_that_are_held_out_change_the_atoms_only_in_the_end():
-    """The first atoms know nothing of them; the last ones are adapted to all rows."""
-    x, truth = planted(300, noise=0.02)
-    problem = hold_out(Problem(x, 0.3), fixed=True)
-    louder = torch.where(problem.held_rows[:, None], 1.2 * x, x)
-    changed = hold_out(Problem(louder, 0.3), fixed=True)
-    assert torch.equal(changed.held_rows, problem.held_rows)
-    one, other = (search(each, truth) for each in (problem, changed))
-    assert one.is_unbiased == other.is_unbiased
-    assert torch.equal(one.unseen, other.unseen)
-    assert (one.best_atoms - other.best_atoms).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["zeros", "few rows", "unknown"])

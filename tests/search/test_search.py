@@ -13,9 +13,9 @@ from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
-from skpudle.search._descent import descend, refit_atoms, solve_codes, split
+from skpudle.search._descent import descend, refit_atoms, solve_codes
 from skpudle.search._epoch import Codes, Epoch
-from skpudle.search._held_out import HeldOut, hide_in_turn, match_equal_rows
+from skpudle.search._held_out import hide_in_turn, match_equal_rows
 from skpudle.search._search import is_done
 from skpudle.search._stream import Memory
 
@@ -196,33 +196,6 @@ def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
     assert objective(z, better, x, 0.1, 1.0 if mask is None else mask) < value
 
 
-@pytest.mark.uncompiled
-def test_the_atom_splits_whose_users_residuals_have_most_in_common():
-    x, truth = make_problem(noise=0)
-    mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
-    problem = Problem(x, 0.05)
-    epoch = Epoch(problem, mixed, Codes.none(len(x)))
-    atoms, _ = split(epoch, 1, seed=0)
-    z = dense(epoch.codes, len(mixed))
-    energies, directions = [], []
-    for j, atom in enumerate(mixed):
-        residual = (x - z @ mixed)[z[:, j] != 0]
-        residual -= (residual @ atom)[:, None] * atom
-        values, vectors = torch.linalg.eigh(residual.mT @ residual)
-        energies.append(values[-1])
-        directions.append(vectors[:, -1])
-    j = int(torch.stack(energies).argmax())
-    half = atoms[j] - mixed[j] * (atoms[j] @ mixed[j])
-    assert abs(torch.nn.functional.normalize(half, dim=0) @ directions[j]) > 0.99
-    torch.testing.assert_close(project_atoms(atoms[j : j + 1] + atoms[-1:]), mixed[j : j + 1])
-    others = torch.arange(len(mixed)) != j
-    torch.testing.assert_close(atoms[:-1][others], mixed[others])
-    beside, places = split(epoch, 1, seed=0, keep=True)
-    assert places.tolist() == [j]
-    torch.testing.assert_close(beside[:-1], mixed)
-    assert abs(beside[-1] @ directions[j]) > 0.99
-
-
 @pytest.mark.parametrize("gaps", [False, True])
 def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
     x, truth = make_problem(n=200)
@@ -395,29 +368,6 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
         torch.testing.assert_close(other.common_directions(0), one.common_directions(0), **close)
     monkeypatch.setattr(_epoch, "USERS", 10**3)  # of few of them, others would be asked
     torch.testing.assert_close(other.costs()[0], one.costs()[0], **close)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_weights_of_held_out_rows_are_repetitions(masked):
-    x, truth = make_problem(60, 12, 16)
-    problem = Problem(x, 0.1)
-    generator = torch.Generator().manual_seed(1)
-    often = torch.randint(1, 4, (60,), generator=generator)
-    if masked:
-        known = torch.rand(problem.x.shape, generator=generator) < 0.8
-        problem = replace(problem, mask=known.double())
-    weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
-    whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
-    alphas = [0.3, 0.1, 0.03]
-    found, expected = weighted.sums(truth, alphas), whole.sums(truth, alphas)
-    torch.testing.assert_close(found[0].sum(1), expected[0].sum(1))
-    torch.testing.assert_close(found[1], expected[1])
-    assert found[2] == expected[2] == weighted.n_known == whole.n_known
-    assert weighted.mean_square == pytest.approx(whole.mean_square)
-    for name in ("energies", "deviations"):
-        torch.testing.assert_close(getattr(weighted, name).sum(), getattr(whole, name).sum())
-    noise = whole.noise(truth, 0.1, 0.5)
-    assert weighted.noise(truth, 0.1, 0.5) == pytest.approx(noise)
 
 
 def test_processes_with_their_own_samples_end_with_the_same_bits():

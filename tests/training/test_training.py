@@ -120,19 +120,6 @@ def test_noise_around_a_falling_objective_does_not_stop():
     assert first_stop([0.97**check + e * 0.97**check for check, e in enumerate(noise)]) is None
 
 
-def test_few_samples_wait_for_others_before_they_are_judged():
-    """Parts of a check, of whatever size, are that check."""
-    parts, whole = Stopping(1e-4, 3), Stopping(1e-4, 3)
-    for update in range(40):
-        objective = max(0.5**update, 0.01)
-        stops = [
-            parts.check(n * (objective + e), n, update, n_judged=6)
-            for n, e in ((3, 0.2), (1, 0.0), (2, -0.3))
-        ]
-        assert stops == [False, False, whole.check(objective, 1, update)]
-    assert stops[-1]
-
-
 # ---------------------------------------------------------------------------- an epoch
 
 
@@ -250,13 +237,3 @@ def test_unused_atoms_become_the_worst_reconstructed_samples(generator):
     atoms = trainer.optimizer.atoms.detach()
     torch.testing.assert_close(atoms[unused], project_atoms(source.given.x[[4, 17]]))
     assert torch.equal(atoms[[0, 2]], before[[0, 2]])
-
-
-def test_samples_without_an_error_replace_nothing(atoms):
-    """Zero samples are no atoms."""
-    source = Rows(Samples(torch.zeros(5, 4, dtype=torch.float64)), 5)
-    trainer = make_trainer(atoms)
-    trainer.run_epoch(source, NEVER)
-    before = trainer.optimizer.atoms.detach().clone()
-    trainer.replace_unused(source)
-    assert torch.equal(trainer.optimizer.atoms, before)
