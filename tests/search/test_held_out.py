@@ -1,6 +1,5 @@
 """Rows and pixels that are hidden, and rows that a search does not see."""
 
-from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -10,7 +9,7 @@ from two_processes import in_two_processes
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.search import Problem, auto_alpha, search
+from skpudle.search import Problem, auto_alpha
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
 from skpudle.search._held_out import (
     HeldOut,
@@ -20,7 +19,6 @@ from skpudle.search._held_out import (
     hold_out,
     match_equal_rows,
 )
-from skpudle.search._search import advance, begin, is_done, searched
 
 
 def planted(n, m=16, p=20, n_nonzero=3, *, noise=0.1, positive=False, seed=0):
@@ -86,31 +84,6 @@ def test_sums_are_those_of_rows_and_groups_one_by_one(gaps, positive, n_codings)
         torch.testing.assert_close(sums[i], expected[0], rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(entries[i].float(), expected[1])
         assert n_hidden == expected[2]
-
-
-@pytest.mark.parametrize("gaps", [False, True])
-def test_many_rows_with_products_of_atoms_have_the_sums_of_few(gaps):
-    """Products without the hidden features are those of the features that are seen."""
-    x, truth = planted(400)
-    mask = gaps_in(x) if gaps else None
-    whole = HeldOut(Problem(x, 0.2, mask=mask), n_codings=4000)
-    parts = [
-        HeldOut(Problem(x[rows], 0.2, mask=None if mask is None else mask[rows]), n_codings=4000)
-        for rows in torch.arange(400).split(100)
-    ]
-    expected = torch.cat([part.sums(truth, [0.2])[0] for part in parts], 1)
-    torch.testing.assert_close(whole.sums(truth, [0.2])[0], expected, rtol=1e-7, atol=1e-9)
-
-
-def test_energies_are_the_errors_of_zeros():
-    x, truth = planted(50)
-    held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x)), n_codings=120)
-    ((sums,), entries, _) = held_out.sums(truth, [100.0])
-    assert float(entries.sum()) == 0
-    torch.testing.assert_close(held_out.energies, sums[:, 0])
-    means = (held_out.known * held_out.x).sum(0) / held_out.known.sum(0)
-    centred = HeldOut(replace(held_out.problem, x=held_out.x - means), n_codings=120)
-    torch.testing.assert_close(held_out.deviations, centred.energies)
 
 
 def test_the_share_of_the_bias_is_the_best_of_a_line():
@@ -220,47 +193,6 @@ def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
         torch.testing.assert_close(n_entries, n_expected, rtol=0.1, atol=0.0)
 
 
-def test_pixels_that_a_tile_hides_are_in_its_sum():
-    problem, atoms = pictures()
-    held_out = HiddenPixels(problem)
-    hidden = sum(held_out._hidden)
-    tiles = [
-        (held_out.x * hidden)[i, :, row : row + 3, column : column + 3].square().sum()
-        for i in range(4)
-        for row in range(0, 14, 3)
-        for column in range(0, 12, 3)
-    ]
-    torch.testing.assert_close(held_out.energies, torch.stack(tiles))
-    ((sums,), _, _) = held_out.sums(atoms, [100.0])
-    torch.testing.assert_close(sums[:, 0], held_out.energies)
-
-
-def test_a_prediction_of_pixels_is_the_best_of_all_penalties():
-    problem, atoms = pictures()
-    held_out = HiddenPixels(problem)
-    found = held_out.predict(atoms)
-    places = range(held_out.places[1], held_out.places[0] - 1, -1)
-    sums, _, _ = held_out.sums(atoms, [0.3 * 2 ** (0.5 * i) for i in places])
-    errors, _ = best_shares(sums.sum(1))
-    assert found.total == pytest.approx(float(errors.min()), rel=0.01)
-    assert found.total < 0.5 * float(held_out.energies.sum())
-
-
-@pytest.mark.parametrize("n", [1, 3, 4, 40])
-def test_images_are_held_out_where_there_are_four(n):
-    problem = hold_out(pictures(n)[0])
-    if n < 4:
-        assert problem.held_rows is None
-        assert len(problem.held_out.x) == n
-        return
-    n_held = int(problem.held_rows.sum())
-    assert 1 <= n_held <= n / 4
-    rest = problem.thinned(1, whole=False).x
-    assert len(rest) == n - n_held
-    first = match_equal_rows(torch.cat([rest, problem.x[problem.held_rows]]))
-    assert torch.equal(first, torch.arange(n))
-
-
 # ---------------------------------------------------------------------------- rows held out
 
 
@@ -296,67 +228,6 @@ def test_a_tenth_of_the_rows_is_held_out_and_of_few_a_quarter(n):
     )
 
 
-def test_rows_with_one_feature_predict_nothing():
-    assert hold_out(Problem(planted(100)[0][:, :1], 0.1)).held_out is None
-
-
-def test_processes_hold_out_shares_of_their_rows():
-    x = planted(600)[0]
-
-    def run(rank, total):
-        part = (x[:0], x[:200], x[200:])[rank + 1]
-        return hold_out(Problem(part, 0.1, total=total))
-
-    first, second = in_two_processes(run)
-    assert len(first.held_out.x) == 34
-    assert len(second.held_out.x) == 67
-    assert first.held_out.n_rows == second.held_out.n_rows == 101
-
-
-def test_a_process_without_rows_holds_none_out():
-    x = planted(200)[0]
-    problems = in_two_processes(
-        lambda rank, total: hold_out(Problem((x[:0], x)[rank], 0.1, total=total))
-    )
-    assert [len(problem.held_out.x) for problem in problems] == [0, 50]
-
-
-def test_rows_that_are_held_out_change_the_atoms_only_in_the_end():
-    """The first atoms know nothing of them; the last ones are adapted to all rows."""
-    x, truth = planted(300, noise=0.02)
-    problem = hold_out(Problem(x, 0.3), fixed=True)
-    louder = torch.where(problem.held_rows[:, None], 1.2 * x, x)
-    changed = hold_out(Problem(louder, 0.3), fixed=True)
-    assert torch.equal(changed.held_rows, problem.held_rows)
-    one, other = (search(each, truth) for each in (problem, changed))
-    assert one.is_unbiased == other.is_unbiased
-    assert torch.equal(one.unseen, other.unseen)
-    assert (one.best_atoms - other.best_atoms).abs().max() > 1e-4
-
-
-def test_all_rows_are_searched_in_at_last_and_the_rest_before():
-    x, truth = planted(300, noise=0.5)
-    problem = hold_out(Problem(x, auto_alpha(x)))
-    rest = problem.x[~problem.held_rows]
-    state, phases = begin(problem, truth), set()
-    while not is_done(state):
-        state = advance(problem, state)
-        part = searched(problem, state)
-        assert part.alpha == state.alpha
-        assert torch.equal(part.x, problem.x if state.phase in ("polish", "done") else rest)
-        phases.add(state.phase)
-    assert {"climb", "polish"} <= phases
-
-
-def test_equal_data_hold_out_the_same_rows_and_hide_the_same_entries():
-    x, truth = planted(300)
-    one, other = (hold_out(Problem(x, 0.1)).held_out for _ in range(2))
-    assert torch.equal(one.x, other.x)
-    assert torch.equal(one.sums(truth, [0.1])[0], other.sums(truth, [0.1])[0])
-    larger = hold_out(Problem(1024 * x, 102.4)).held_out
-    assert torch.equal(larger.sums(truth, [102.4])[0], 2**20 * one.sums(truth, [0.1])[0])
-
-
 @pytest.mark.parametrize("kind", ["zeros", "few rows", "unknown"])
 def test_of_few_rows_with_copies_none_is_held_out(kind):
     x = planted(40)[0]
@@ -364,21 +235,3 @@ def test_of_few_rows_with_copies_none_is_held_out(kind):
     x = x[:19].repeat(20, 1) if kind == "few rows" else x
     mask = torch.zeros_like(x) if kind == "unknown" else None
     assert hold_out(Problem(x, 0.1, mask=mask)).held_out is None
-
-
-@pytest.mark.parametrize("n", [1, 8])
-def test_of_equal_images_none_is_held_out(n):
-    problem = pictures(1)[0]
-    problem = hold_out(replace(problem, x=problem.x.repeat(n, 1, 1, 1)))
-    assert problem.held_rows is None
-    assert len(problem.held_out.x) == n
-
-
-def test_one_known_column_is_predicted_no_worse_than_by_zeros():
-    x, truth = planted(40)
-    mask = torch.zeros_like(x)
-    mask[:, 0] = 1
-    problem = hold_out(Problem(x, 0.1, mask=mask))
-    found = problem.held_out.predict(truth)
-    assert found.total <= float(problem.held_out.energies.sum()) * (1 + 1e-9)
-    assert is_done(search(problem, truth))

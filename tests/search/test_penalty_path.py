@@ -19,7 +19,6 @@ from skpudle.search._held_out import Prediction, hold_out
 from skpudle.search._penalty import (
     Trial,
     chosen_trial,
-    error_of,
     finds_more,
     is_worse,
     limits_of_path,
@@ -108,70 +107,11 @@ def test_a_path_ends_behind_its_valley_and_takes_that():
     assert finds_more(trials, problem)  # it explains three times as much as the first
 
 
-def test_a_path_finds_no_more_than_earlier_paths():
-    """Also where the first penalty explains nothing: rounds would begin again without an end."""
-    trials, problem = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
-    explained = 1 - min(error_of(trial) for trial in trials) / float(
-        problem.held_out.energies.sum()
-    )
-    assert finds_more(trials, problem)
-    energy = float(problem.held_out.energies.sum())
-    assert not finds_more(trials, problem, (1 - explained) * energy)
-    assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
-
-
-def test_a_path_that_gains_less_than_a_fifth_finds_no_other_atoms():
-    trials, problem = path_of(lambda alpha: 2 + 0.1 * abs(np.log2(alpha / 4)))
-    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
-    assert not finds_more(trials, problem)
-
-
-def test_smaller_penalties_end_where_they_gain_nothing():
-    trials, _ = path_of(lambda alpha: max(alpha, 0.25) + (alpha > 1))
-    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125]
-
-
-def test_smaller_penalties_end_where_codes_are_dense():
-    trials, _ = path_of(lambda alpha: alpha, n_entries=lambda alpha: 1000 / alpha**1.5)
-    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25]
-
-
-def test_a_path_of_mixtures_goes_both_ways_until_it_is_worse():
-    """Also where errors hardly change, and codes become dense."""
-    mixtures = rows_held_out(mixes=True)
-    dense = dict(n_entries=lambda alpha: 1000 / alpha**1.5)
-    trials, _ = path_of(lambda alpha: 1 + max(alpha - 1, 0), mixtures, **dense)
-    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5, 0.25, 0.125, 1 / 16])
-    trials, _ = path_of(lambda alpha: 1 + max(0.3 - alpha, 0), mixtures)
-    assert [trial.alpha for trial in trials[-2:]] == [0.5, 0.25]
-    assert chosen_trial(trials, mixtures).alpha == max(trial.alpha for trial in trials) > 8
-
-
 def test_where_nothing_is_predicted_the_first_penalty_stays():
     for error in (lambda alpha: 5.0, lambda alpha: 5 - 0.01 * alpha):
         trials, problem = path_of(error)
         assert chosen_trial(trials, problem) is trials[0]
         assert trials[-1].alpha > 8  # larger ones were tried
-
-
-def test_a_nearly_perfect_prediction_needs_no_path():
-    trials, problem = path_of(lambda alpha: 1e-9)
-    assert len(trials) == 1
-    assert chosen_trial(trials, problem) is trials[0]
-
-
-def test_few_rows_prefer_no_larger_penalty():
-    """They may prefer one by chance."""
-    trials, _ = path_of(lambda alpha: 1.0, rows_held_out(59))
-    assert [trial.alpha for trial in trials] == [1.0, 0.5]
-    trials, _ = path_of(lambda alpha: 1.0, rows_held_out(60))
-    assert trials[1].alpha > 1
-
-
-def test_a_path_that_goes_on_from_a_larger_penalty_returns_by_its_steps():
-    problem = rows_held_out()
-    trials = [trial_of(4.0, 1.0), trial_of(4 * 2**0.5, 2.0)]
-    assert next_penalty(trials, problem) == pytest.approx(4 / 2**0.5)
 
 
 @pytest.mark.parametrize("smallest", [1.0, 0.25])
@@ -200,27 +140,6 @@ def test_a_difference_is_chance_within_its_standard_errors():
         assert is_worse(trial(mean), flat, own, 0.99 * n_errors) == (mean > 0)
         assert not is_worse(trial(mean), flat, own, 1.01 * n_errors)
     assert not is_worse(flat, flat, own, 0.0)
-
-
-def test_processes_decide_alike():
-    """By the sums of their rows, which differ in number."""
-    one, other = trial_of(1.0, 1.0), trial_of(2.0, 1.1)
-
-    def run(rank, total):
-        rows = (slice(0, 30), slice(30, None))[rank]
-        parts = [
-            trial._replace(
-                prediction=trial.prediction._replace(errors=trial.prediction.errors[rows])
-            )
-            for trial in (one, other)
-        ]
-        return [is_worse(*each, total, n) for each in (parts, parts[::-1]) for n in (1.0, 300.0)]
-
-    expected = [
-        is_worse(*each, own, n) for each in ((one, other), (other, one)) for n in (1.0, 300.0)
-    ]
-    assert in_two_processes(run) == [expected, expected]
-    assert expected == [False, False, True, False]
 
 
 # ---------------------------------------------------------------------------- searches
