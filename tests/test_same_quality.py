@@ -81,6 +81,22 @@ def test_a_report_is_resumed_for_the_same_source_only(tmp_path):
     assert tool.read_report(path, {"base": "b"}) == {"state": {"base": "b"}, "runs": {}}
 
 
+class Slow:
+    """A worker whose fits take these seconds, one after another."""
+
+    def __init__(self, *seconds):
+        self.seconds = iter(seconds)
+
+    def run(self, name, seed):
+        return dict(FIGURES, seconds=next(self.seconds))
+
+
+@pytest.mark.parametrize(("second", "is_broken"), [(2.0, False), (3.0, True)])
+def test_seconds_above_the_limit_are_taken_again(second, is_broken):
+    workers = [Slow(*[2.0] * 6), Slow(*[3.0] * 3, *[second] * 3)]
+    assert bool(tool.compare(*tool.run_pair(workers, "case")).broken) == is_broken
+
+
 def test_checkouts_are_compared_in_processes_of_their_own(tmp_path):
     places = [tmp_path / "one", tmp_path / "other"]
     for place, error in zip(places, ("pass", "raise ValueError('no atoms')"), strict=True):

@@ -112,12 +112,25 @@ class Worker:
             return process.returncode
 
 
-def run_pair(workers, name):
-    """Return the figures of a case of both checkouts, which take turns, a list for each."""
+def take_turns(workers, name):
+    """Return the figures of a case of both checkouts, fit by fit in turns, a list for each."""
     runs = [[], []]
     for turn, seed in enumerate(SEEDS):
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             runs[side].append(workers[side].run(name, seed))
+    return runs
+
+
+def run_pair(workers, name):
+    """Return the figures of a case of both checkouts; seconds above the limit are taken again.
+
+    A process of another program can slow down one of the fits. The least seconds count.
+    """
+    runs = take_turns(workers, name)
+    if compare(*runs).broken == ["seconds"]:
+        for side, again in enumerate(take_turns(workers, name)):
+            for one, other in zip(runs[side], again, strict=True):
+                one["seconds"] = min(one["seconds"], other.get("seconds", one["seconds"]))
     return runs
 
 
