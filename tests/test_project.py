@@ -20,7 +20,7 @@ GROUPS = {
                     "lasso", "omp",
                     "encoding", "_gradients", "_optimizers", "_initialization", "search",
                     "_additive"],
-    "boundary": ["_data", "interoperability"],
+    "boundary": ["_data"],
     "training": ["_training"],
     "learners": ["_learners"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",

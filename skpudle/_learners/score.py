@@ -61,13 +61,11 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     return deviance
 
 
-def deviance_of_pixels(loss, network, x, known):
-    """Return the deviance of all pixels of images, each held out once.
+def error_of_pixels(network, x, known):
+    """Return the squared error of all pixels of images, each held out once.
 
     Parameters
     ----------
-    loss : object of `skpudle._losses`
-        The loss.
     network : ConvNetwork
         Encoder and decoder, on one grid.
     x : Tensor of shape (n, n_channels, *size)
@@ -80,8 +78,8 @@ def deviance_of_pixels(loss, network, x, known):
     total = 0.0
     for i in range(_GROUPS):
         seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
-        natural = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
-        total = total + (2 * loss.half_deviance(wide(natural), wide(x)) * hidden).sum()
+        predicted = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + ((wide(x) - wide(predicted)).square() * hidden).sum()
     return float(total)
 
 

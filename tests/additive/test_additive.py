@@ -16,14 +16,14 @@ from skpudle._additive._alternate import (
     advance,
     begin,
     converge,
-    expected_events,
+    limit_atoms,
     negative_log,
     prune_codes,
     solve_codes,
 )
 from skpudle._additive._dispersion import estimate_dispersion, solve_dispersed, weigh
 from skpudle._additive._prior import choose_prior
-from skpudle._additive._size import choose_size
+from skpudle._additive._size import choose_size, first_atoms
 from skpudle._additive._start import spectral_start
 
 N, M, P = 40, 25, 4
@@ -75,6 +75,31 @@ def test_codes_are_the_most_likely(rng, gaps, exposed):
     np.testing.assert_allclose(codes @ atoms, oracle @ atoms, rtol=0, atol=0.02)
 
 
+def test_codes_satisfy_the_conditions_of_optimality(rng):
+    """The slope is 0 where a code is positive, and not negative where it is 0."""
+    x, _, atoms = planted(rng)
+    codes = solve_codes(Events.of(x), atoms)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slopes = 1 - np.nan_to_num(x / (codes @ atoms)) @ atoms.T
+    assert np.abs(slopes[codes > 1e-3]).max() < 1e-3
+    assert slopes[codes == 0].min() > -1e-6
+    assert (codes == 0).mean() > 0.1
+
+
+def test_codes_count_the_events(rng):
+    """With atoms of sum 1, rates of a row have as many events as the row."""
+    x, _, atoms = planted(rng)
+    np.testing.assert_allclose(solve_codes(Events.of(x), atoms).sum(1), x.sum(1), atol=1e-3)
+
+
+def test_an_l1_penalty_is_a_factor(rng):
+    """Why there is none: all atoms have one load, so a penalty scales all codes alike."""
+    x, _, atoms = planted(rng)
+    plain = solve_codes(Events.of(x), atoms)
+    penalised = by_multiplication(x, atoms, np.ones_like(x), np.full(len(x), 1.25))
+    np.testing.assert_allclose(penalised @ atoms, plain @ atoms / 1.25, rtol=0, atol=0.02)
+
+
 def test_a_row_does_not_depend_on_others(rng):
     x, _, atoms = planted(rng)
     codes = solve_codes(Events.of(x), atoms)
@@ -116,6 +141,21 @@ def test_steps_lower_the_objective(rng, smoothing, factor, gaps):
     assert (state.factor == 0) == (factor == 0)
 
 
+def test_extrapolation_converges_sooner(rng):
+    """Where spectra are alike, plain alternation makes many short steps."""
+    _, _, atoms = planted(rng)
+    atoms = 0.2 * atoms + 0.8 * atoms.mean(0)
+    events = Events.of(rng.poisson(2000 * rng.dirichlet(np.ones(P), 60) @ atoms).astype(float))
+    start = begin(events, atoms)
+    slow = start._replace(factor=0.0)
+    for _ in range(400):
+        slow = advance(events, slow, 1.0)
+    fast = converge(events, start, 1.0)
+    assert len(fast.losses) < 200
+    assert fast.objectives[-1] < slow.objectives[200]
+    assert fast.objectives[-1] < slow.objectives[-1] + 0.01
+
+
 def test_a_fit_goes_with_permuted_features_and_rows(rng):
     x, *_ = planted(rng)
     rows, columns = rng.permutation(N), rng.permutation(M)
@@ -154,12 +194,25 @@ def test_without_a_prior_the_likelihood_is_the_maximum_of_nmf(rng):
     assert ours == pytest.approx(theirs, abs=0.5)
 
 
+def test_the_loss_is_half_the_deviance(rng):
+    x, *_ = planted(rng)
+    exposure = rng.uniform(0.5, 2, N)
+    events = Events.of(x, None, exposure)
+    state = advance(events, begin(events, spectral_start(x, P)), 1.0)
+    codes = solve_codes(events, begin(events, spectral_start(x, P)).atoms)
+    mu = exposure[:, None] * (codes @ begin(events, spectral_start(x, P)).atoms)
+    expected = (mu - xlogy(x, mu) + xlogy(x, x) - x).sum()
+    atoms = begin(events, spectral_start(x, P)).atoms
+    assert events.half_deviance(atoms, codes) == pytest.approx(expected, rel=1e-9)
+    assert state.losses[0] == pytest.approx(expected / N, rel=0.5)  # after one sweep
+
+
 def test_parts_join(rng):
     x, *_ = planted(rng)
     mask = (rng.random(x.shape) < 0.9).astype(float)
     exposure = rng.uniform(0.5, 2, N)
     events = Events.of(x, mask, exposure)
-    joined = Events.joined(events.parts(7))
+    joined = Events.joined([events.take(slice(i, i + 7)) for i in range(0, N, 7)])
     for name in ("counts", "missing"):
         assert abs(getattr(joined, name) - getattr(events, name)).sum() == 0
     np.testing.assert_array_equal(joined.exposure, exposure)
@@ -205,6 +258,23 @@ def test_the_prior_is_an_optimum_of_held_out_entries(rng, counts):
 
     assert error(chosen) < error(8 * chosen) + 1
     assert error(chosen) < error(chosen / 8) + 1
+
+
+def test_a_prior_is_chosen_that_beats_none(rng):
+    """Closer to the true rates, by the divergence; a maximum of likelihood has rates of 0."""
+    x, rates, _ = planted(rng, n=300, counts=40.0)
+    events = Events.of(x)
+
+    def error(smoothing, atoms):
+        state = begin(events, atoms)
+        for _ in range(40):
+            state = advance(events, state, smoothing)
+        mu = np.maximum(solve_codes(events, state.atoms) @ state.atoms, 1e-12)
+        return (xlogy(rates, rates / mu) - rates + mu).sum()
+
+    chosen, _, atoms = choose_prior(events, spectral_start(x, P), np.random.default_rng(0))
+    assert 0.1 < chosen < 20
+    assert error(chosen, atoms) < 0.8 * error(0.0, spectral_start(x, P))
 
 
 # ---------------------------------------------------------------------------- dispersion
@@ -399,6 +469,26 @@ def test_rows_have_the_codes_of_their_atoms_alone(rng, gaps):
     assert (np.diff(state.objectives) <= 1e-5 * abs(state.objectives[0])).all()
 
 
+def test_atoms_that_are_limited_have_gains(rng):
+    """Each atom of a row is worth its gain, before the atoms adapt to the others' absence."""
+    x, _, atoms = planted(rng, counts=300.0)
+    events = Events.of(x)
+    state, limited = limit_atoms(events, converge(events, begin(events, atoms), 1.0), 1.0, 4.0)
+    assert limited.allowed.mean() < (solve_codes(events, state.atoms) > 0).mean()
+    assert ((state.codes > 0) <= limited.allowed).all()
+    free = converge(events, begin(events, atoms), 1.0)
+    assert limit_atoms(events, free, 1.0, 0.0)[0].objectives[-1] <= free.objectives[-1] + 0.01
+
+
+def test_a_row_is_pruned_alone(rng):
+    x, _, atoms = planted(rng)
+    alone, all_rows = (
+        prune_codes(events, atoms, solve_codes(events, atoms), 3.0)
+        for events in (Events.of(x[7:8]), Events.of(x))
+    )
+    np.testing.assert_array_equal(alone[0], all_rows[7])
+
+
 @pytest.mark.uncompiled
 def test_the_only_atom_of_an_entry_stays():
     """No threshold removes it: without it the likelihood is 0."""
@@ -432,10 +522,7 @@ def test_sums_over_weighted_rows_are_sums_over_repeated_rows(rng, gaps):
     np.testing.assert_allclose(weighted.visible(codes), repeated.visible(copies))
     one, other = weighted.half_deviance(atoms, codes), repeated.half_deviance(atoms, copies)
     assert one == pytest.approx(other)
-    pairs = zip(expected_events(weighted, atoms, codes), expected_events(repeated, atoms, copies))
-    for one, other in pairs:
-        np.testing.assert_allclose(one, other, atol=1e-9)
-    joined = Events.joined(weighted.parts(7))
+    joined = Events.joined([weighted.take(slice(i, i + 7)) for i in range(0, N, 7)])
     np.testing.assert_array_equal(joined.row_weight, weighted.row_weight)
 
 
@@ -466,6 +553,34 @@ def test_codes_do_not_depend_on_weights(rng):
     np.testing.assert_array_equal(*dispersed)
 
 
+def test_hidden_entries_of_weighted_rows_are_those_of_repeated_rows(rng):
+    weighted, repeated, often, atoms = repeated_and_weighted(rng, gaps=True, counts=3.0)
+    hidden = (rng.random(weighted.counts.shape) < 0.2).astype(float)
+    codes = rng.random((N, P)) * (rng.random((N, P)) < 0.3)
+    _, judge = weighted.without(sparse.csr_array(hidden))
+    _, other = repeated.without(sparse.csr_array(np.repeat(hidden, often, axis=0)))
+    errors = judge.negative_likelihood(atoms, codes)
+    expected = other.negative_likelihood(atoms, np.repeat(codes, often, axis=0))
+    np.testing.assert_allclose(np.repeat(errors, often), expected)
+    assert weighted.total(errors) == pytest.approx(expected.sum())
+
+
+def test_first_atoms_of_weighted_rows_are_those_of_repeated_rows(rng):
+    weighted, repeated, _, _ = repeated_and_weighted(rng, gaps=True)
+    found = first_atoms(weighted, P)
+    np.testing.assert_allclose(found, first_atoms(repeated, P), atol=1e-9)
+    plain = first_atoms(replace(weighted, row_weight=None), P)
+    assert np.abs(plain - found).max() > 1e-3
+
+
+def test_some_of_many_weighted_rows_stand_for_all(rng):
+    """Drawn rows count equally, and their sums are near those of all rows."""
+    events = Events.of(rng.poisson(9.0, (4000, 3)).astype(float), None, None, rng.random(4000))
+    some = events.sample(1000)
+    assert some.n_rows == pytest.approx(1000 * events.row_weight.mean())
+    np.testing.assert_allclose(some.mean, events.mean, rtol=0.03)
+
+
 def test_the_dispersion_is_that_of_heavy_rows(rng):
     """Rows of another dispersion hardly count; the unit of weights does not matter."""
     _, rates, atoms = planted(rng, n=600, counts=1500.0)
@@ -483,3 +598,39 @@ def test_the_dispersion_is_that_of_heavy_rows(rng):
         x, _, atoms = planted(rng, n=100, counts=counts)
         events = Events.of(x, None, None, np.repeat([1.0, 30.0], [95, 5]))
         assert estimate_dispersion(events, atoms, solve_codes(events, atoms)) == 0
+
+
+@pytest.mark.parametrize("counts", [600.0, 20_000.0])
+@pytest.mark.parametrize("unit", [7.0, 0.02])
+def test_the_chosen_prior_grows_with_the_weights(rng, unit, counts):
+    x, *_ = planted(rng, n=80, counts=counts)
+    weight, start = rng.uniform(0.5, 2, 80), spectral_start(x, P)
+    one, other = (
+        choose_prior(
+            Events.of(x, None, None, c * weight), start, np.random.default_rng(0), min_gain="auto"
+        )
+        for c in (1.0, unit)
+    )
+    assert other.smoothing == pytest.approx(unit * one.smoothing)
+    assert other.min_gain == one.min_gain
+
+
+def test_the_path_of_sizes_does_not_depend_on_the_unit_of_weights(rng):
+    """If the prior has the unit of the weights, too."""
+    x, _ = signatures(rng, 3, 80, 50_000.0)
+    weight = rng.uniform(0.5, 2, 80)
+    paths = [
+        choose_size(Events.of(x, None, None, c * weight), c, np.random.default_rng(0))[1]
+        for c in (1.0, 9.0)
+    ]
+    for one, other in zip(*paths, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.01)
+
+
+def test_the_number_of_atoms_is_that_of_heavy_rows(rng):
+    """Errors of rows that hardly count are no reason for atoms, and no chance."""
+    x, _ = signatures(rng, 4, 80, 500.0)
+    y, _ = signatures(rng, 5, 80, 2000.0)
+    rows, weight = np.stack([x, y], 1).reshape(160, -1), np.tile([1.0, 1e-6], 80)
+    found, _ = choose_size(Events.of(rows, None, None, weight), 1.0, np.random.default_rng(0))
+    assert len(found) == 4
