@@ -16,7 +16,6 @@ __all__ = [
     "listed",
     "nothing_known",
     "print_encoder",
-    "print_noise",
     "print_pass",
     "print_progress",
     "print_search",
@@ -112,15 +111,6 @@ def print_search(state, best, share_done):
         f"{objective}{share_done:.0%} done",
         flush=True,
     )
-
-
-def print_noise(trial):
-    """Print a line about the units of the data so far."""
-    noise = trial.noise
-    named = {"a baseline": noise.intercept, "unequal features": noise.scale}
-    named |= {"unequal rows": noise.rows, "outlying entries": noise.spread}
-    found = [name for name, part in named.items() if part is not None]
-    print(f"noise, {', '.join(found) or 'equal, no baseline'}", flush=True)
 
 
 def print_size(trial):
