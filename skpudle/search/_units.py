@@ -267,17 +267,18 @@ def _log_variances(residuals, free):  # (n, m), (n,) -> (n,)
 
 
 def _usual_entries(atoms, x, known, limit, *, alpha, positive):  # -> (n, m)
-    """Return the entries without an error of their own, see the module.
+    """Return the entries without an error of their own beyond the limit, see the module.
 
-    Their penalty is at most that of a unit atom at the least limit: where noise is low, codes
-    would otherwise cost more than errors of all entries.
+    Errors are free of the lasso's bias. Its penalty is at most that of a unit atom at the least
+    limit: where noise is low, codes would otherwise cost more than errors of all entries.
     """
     alpha = min(alpha, float(limit.min()))
     own = torch.diag(alpha / limit)
     both = torch.cat([atoms, own, -own] if positive else [atoms, own])
-    options = dict(positive=positive, mask=_given(known), certify=False)
+    options = dict(positive=positive, mask=_given(known), certify=False, debias=1.0)
     codes, _ = solve_lasso(both, x, alpha, **options)
-    return known * (codes[:, len(atoms) :].reshape(len(x), -1, len(own)) == 0).all(1)
+    errors = codes[:, len(atoms) :].reshape(len(x), -1, len(own)).abs().amax(1)
+    return known * (errors * alpha <= limit.square())
 
 
 def _outlying_rows(atoms, x, known, norm, *, alpha, positive):  # -> (n,) bool
