@@ -39,7 +39,7 @@ from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
-from skpudle._learners.models import directions
+from skpudle._learners.models import Learned, directions
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import FittedRows
@@ -776,6 +776,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _transform_encoder(self):
         """Return the encoder of rows without their baseline."""
         encoder, noise = self._encoder(), units_of(self).of_new_rows()
+        if isinstance(encoder, Learned):  # it limits residuals itself
+            noise = replace(noise, limit=None)
         if noise.is_equal:
             return encoder
         noise = replace(noise, intercept=None)

@@ -71,10 +71,15 @@ _OF_THE_ENCODER = (
 )
 
 
+def _solves(codes):
+    """Return whether codes are solved for, which is no fixed graph."""
+    return codes.solves or codes.converges or codes.given.n_unfoldings is None
+
+
 def module_of(learner, codes):  # -> EncoderModule
     """Return the encoder of a fitted learner as a module of torch; see `to_module`."""
     given = codes.given
-    solved = not given.separate_atoms and (codes.solves or given.n_unfoldings is None)
+    solved = not given.separate_atoms and _solves(codes)
     if solved or given.transform_algorithm != "unfolded":
         raise ValueError(
             "Codes that are solved for are no fixed graph of products, and cannot be exported. "
@@ -94,9 +99,14 @@ def module_of(learner, codes):  # -> EncoderModule
     options = dict(split_sign=learner.split_sign, scale=noise.scale)
     if (baseline := baseline_of(learner)) is not None:
         options["intercept"] = to_tensor(baseline)
-    atoms = noise.from_user(decoder)
-    if given.separate_atoms:
-        return EncoderModule(learned_encoder(learner, atoms), decoder, **options).eval()
+    return EncoderModule(_graph_of(learner, codes, noise), decoder, **options).eval()
+
+
+def _graph_of(learner, codes, noise):  # -> LearnedEncoder
+    """Return the unfoldings of a fitted learner, of rows in units of the noise."""
+    atoms, limit = noise.atoms, noise.limit
+    if codes.given.separate_atoms:
+        return replace(learned_encoder(learner, atoms), limit=limit)
     dictionary, step = DenseDictionary(atoms), learner.step_size_
     levels = threshold_levels(
         dictionary,
@@ -104,12 +114,11 @@ def module_of(learner, codes):  # -> EncoderModule
         codes.n_unfoldings,
         atoms.new_tensor(step),
         lambda_decay=learner.lambda_decay_,
-        shrinkage=given.shrinkage,
+        shrinkage=codes.given.shrinkage,
     )
     thresholds = levels.expand(-1, len(atoms))
-    how = bool(given.positive_code), True, given.shrinkage
-    unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
-    return EncoderModule(unfolded, decoder, **options).eval()
+    how = bool(codes.given.positive_code), True, codes.given.shrinkage, limit
+    return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
 
 
 def _knows_noise(learner):
@@ -856,6 +865,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
         noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
         residual = (to_numpy(samples.x) - fitted) / noise
+        if (units := units_of(self)).limit is not None:
+            most = to_numpy(units.limit_in_data()) / noise
+            residual = np.clip(residual, -most, most)
         known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
         entries = -0.5 * (residual**2 + np.log(2 * np.pi) + 2 * np.log(noise))
         n_known = known.sum(axis=1)
@@ -982,8 +994,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))
-        if self.separate_atoms and self.transform_algorithm == "unfolded":
-            return Learned(self, units_of(self).atoms)
+        units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
+        if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
+            return Learned(_graph_of(self, codes, units))
         encoder = codes.encoder
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)

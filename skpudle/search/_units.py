@@ -166,6 +166,10 @@ class Units:
         """Return the units of rows outside of a fit, where all rows count."""
         return replace(self, norm=None)
 
+    def limit_in_data(self):  # -> (n_features,)
+        """Return the limit in the units of the data."""
+        return self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
+
     def centre(self, x):  # (n, n_features) -> the same
         """Return rows without the baseline, in units of the features' noise."""
         x = x if self.intercept is None else x - self.intercept.to(x)
@@ -656,8 +660,7 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     if units.scale is not None or units.looks_at_rows or len(sample.x) < _LEAST_ROWS:
         return units
     sample.enter(units)
-    variances, _, n = sample.hidden(atoms.cpu().double(), _SCREENED, [alpha / sample.unit])
-    if not _shrink(variances, n)[2] > _WORTH:
+    if not _differs(*sample.hidden(atoms.cpu().double(), _SCREENED, [alpha / sample.unit])):
         return units
     atoms = _settle(sample.problem(), sample.n_components).atoms
     return units if sample.learn_features(atoms) is None else sample.units()
