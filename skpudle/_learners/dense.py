@@ -64,7 +64,7 @@ from skpudle.search._held_out import hold_out, match_equal_rows
 from skpudle.search._penalty import penalty_of_mixtures, penalty_path
 from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
-from skpudle.search._units import CENTRED, Units, learn_scales, learn_units, refine_units
+from skpudle.search.units import CENTRED, Units, learn_scales, learn_units, refine_units
 
 __all__ = [
     "DICT_INIT",
@@ -385,7 +385,7 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
 
 
 def _learn_scales(plan, fitted, samples, run):  # -> Units
-    """Learn the noise of features that atoms leave; see `skpudle.search._units`."""
+    """Learn the noise of features that atoms leave; see `skpudle.search.units`."""
     alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
     given = fitted.noise, _raw_problem(plan, samples), fitted.rows, float(alpha)
     return run.make_step("noise", partial(learn_scales, *given), partial(run.attributes_of, fitted))

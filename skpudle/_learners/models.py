@@ -19,7 +19,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.callers import users_level
-from skpudle._learners.record import learned_encoder
 from skpudle._losses import Gaussian
 from skpudle._operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
 from skpudle._training.messages import warn_of_step

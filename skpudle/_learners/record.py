@@ -15,7 +15,7 @@ from skpudle._learners.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._penalty import PenaltyPath
 from skpudle.search._size import SizePath
-from skpudle.search._units import CENTRED, Units
+from skpudle.search.units import CENTRED, Units
 
 __all__ = ["Fitted", "FittedRows", "learned_encoder"]
 

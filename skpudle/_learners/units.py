@@ -1,6 +1,6 @@
 """Rows in units of their noise: sources of batches for training, and encoders for `transform`.
 
-See `skpudle.search._units`.
+See `skpudle.search.units`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import split_missing, to_tensor, with_gaps
 from skpudle._operators import DenseDictionary
-from skpudle.search._units import CENTRED, Units
+from skpudle.search.units import CENTRED, Units
 
 __all__ = [
     "InUnits",

@@ -32,7 +32,7 @@ from skpudle.search._penalty import PenaltyPath, Trial
 from skpudle.search._search import SearchState, searched
 from skpudle.search._size import SizePath, SizeTrial
 from skpudle.search._stream import Memory, StreamState
-from skpudle.search._units import RowNoise, Units
+from skpudle.search.units import RowNoise, Units
 
 __all__ = [
     "MARK",

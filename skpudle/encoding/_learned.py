@@ -132,7 +132,9 @@ class LearnedEncoder:
     def to(self, x):
         """Return the encoder in the dtype and on the device of a tensor."""
         parts = {name: getattr(self, name) for name in (*_PARTS, "limit")}
-        return replace(self, **{name: part.to(x) for name, part in parts.items() if part is not None})
+        return replace(
+            self, **{name: part.to(x) for name, part in parts.items() if part is not None}
+        )
 
 
 def _root_mean_square(part):  # one number for each unfolding
