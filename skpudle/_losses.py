@@ -36,8 +36,6 @@ import torch
 from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
-__all__ = ["LOSSES", "Binomial", "Gaussian", "KullbackLeibler", "Poisson", "loss_named"]
-
 
 @dataclass(frozen=True)
 class Gaussian:

@@ -13,7 +13,6 @@ import torch
 ALLOWED_SKIPS = {
     "needs a CUDA device": "machines of CI have none; make gpu tests on one",
     "the processor has no bfloat16": "half of the processors have none",
-    "needs Chromium": "apt could not install it, without root or a network",
 }
 
 

@@ -493,10 +493,10 @@ def test_denoised_photons_are_never_worse_than_counts(picture):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(separate_atoms="both", noise_std=0.1),
+        dict(learn_threshold="atom", noise_std=0.1),
         dict(separate_atoms="unfolding", noise_std=(0.05, 0.5), learn_threshold="unfolding"),
     ],
-    ids=["both", "unfolding"],
+    ids=["one dictionary", "unfolding"],
 )
 def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, options, tmp_path):
     noisy = np.random.default_rng(0).normal(size=shape).astype(np.float32)

@@ -8,22 +8,6 @@ import math
 
 import numpy as np
 
-__all__ = [
-    "as_pictures",
-    "axes_to_draw_on",
-    "cover_atoms",
-    "draw_bands",
-    "draw_grid",
-    "draw_seconds",
-    "draw_steps",
-    "label_rows",
-    "new_figure",
-    "new_grid",
-    "refuse_sampling_rate",
-    "size_of_grid",
-    "tick_whole_numbers",
-]
-
 KINDS = ("auto", "images", "lines")
 
 GREYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
@@ -40,7 +24,6 @@ _N_COLOURS = 10
 
 def _matplotlib():
     try:
-        import matplotlib.figure
         import matplotlib.patches
         import matplotlib.pyplot
         import matplotlib.ticker
@@ -50,11 +33,6 @@ def _matplotlib():
             "`pip install skpudle[plot]`."
         ) from error
     return matplotlib
-
-
-def new_figure(**kwargs):
-    """Return a figure without a window, which `show` ignores."""
-    return _matplotlib().figure.Figure(layout="constrained", **kwargs)
 
 
 def axes_to_draw_on(ax, **kwargs):

@@ -26,9 +26,9 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows, Samples, count_batches
 from skpudle._data.foreign import dictionary_of, given_atoms
+from skpudle._data.names import fit_context
 from skpudle._data.reading import Reader
 from skpudle._data.sources import SparseRows, check_exposure, open_source
-from skpudle._data.validation import fit_context
 from skpudle._data.weights import (
     check_sample_weight,
     known_samples,
@@ -46,7 +46,7 @@ from skpudle._learners.record import FittedRows
 from skpudle._learners.score import hidden_deviance
 from skpudle._learners.units import InUnits, in_units, restore_noise, units_of
 from skpudle._losses import loss_named
-from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle._precision import training_mode
 from skpudle._training.fit import Training
 from skpudle._training.loop import Stopping, Trainer
@@ -66,20 +66,15 @@ from skpudle.search._search import is_done, searched
 from skpudle.search._size import try_sizes
 from skpudle.search.units import CENTRED, Units, learn_scales, learn_units, refine_units
 
-__all__ = [
-    "DICT_INIT",
-    "DenseLearner",
-    "choose_atoms",
-    "read_rows",
-    "resume_rows",
-]
-
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
 
 # Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
 # the number of atoms is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
+
+# samples of each process, at most, to choose initial atoms and alpha from
+_COLLECTED = 2**14
 
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
@@ -238,6 +233,16 @@ class _Beginning:
             return float(self.penalty)
         alpha = float(_chosen_alpha(self._plan, self.model, None, self.penalty, self.noise))
         return alpha / self.noise if alpha > 0 else float(self.penalty)
+
+
+def collect(samples):  # -> Samples
+    """Return samples of all processes, at most 2**14 of each; of several without marks of gaps."""
+    team = current_team()
+    if team.is_alone:
+        return samples
+    if any(team.any(samples.weight is not None)):
+        samples = replace(samples, weight=samples.weigh(torch.ones_like(samples.x[:, 0])))
+    return replace(samples, mask=None)[spread_rows(len(samples), _COLLECTED)].map(team.gather)
 
 
 def _warn_of_samples(plan, begun, data, n_components):
@@ -405,8 +410,8 @@ def _refine_units(plan, fitted, samples, run):
 
 def _refine_atoms(plan, fitted, data, run):  # -> FittedRows
     """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient."""
-    rows, own = fitted.rows, run.team.own(run.generator)
-    source = data.source.for_training(plan.batch_size(), own, shuffle=True)
+    rows = fitted.rows
+    source = data.source.for_training(plan.batch_size(), run.own, shuffle=True)
     # a named optimizer is for the later training
     name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
     trainer = Trainer(
@@ -445,7 +450,7 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
     atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(noise, atoms=atoms)
     if not seen:  # first data after `from_components` or zeros
-        samples = in_units(noise, current_team().collect(data.samples))
+        samples = in_units(noise, data.samples)
         model = replace(model, data_scale=mean_square(samples.x, samples.weight))
         if given == "auto":
             penalty = auto_alpha(samples.x, mask=samples.mask, weight=samples.weight)
@@ -709,7 +714,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _find(self, plan, data, run):  # -> FittedRows
         """Return the record of a fit before training: of a search, or with the initial atoms."""
         _check_known_entries(self, data)
-        samples, known, noise = run.team.collect(data.samples), run.recorder.has_record, CENTRED
+        samples, known, noise = collect(data.samples), run.recorder.has_record, CENTRED
         if plan.learns_noise and not known:
             now = partial(_first_attributes, plan, samples, run)
             noise = run.make_step("units", partial(_learn_units, plan, samples), now)
@@ -752,7 +757,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _begin(self, plan, data, generator):  # -> FittedRows
         """Return the record of a first `partial_fit`, without a search."""
         _check_known_entries(self, data)
-        samples, noise = current_team().collect(data.samples), CENTRED
+        samples, noise = data.samples, CENTRED
         if plan.learns_noise:
             noise = _learn_units(plan, samples)
         begun = _Beginning(plan, samples, noise)

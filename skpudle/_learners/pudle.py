@@ -9,8 +9,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -19,36 +17,29 @@ from torch import Tensor
 from skpudle._data.arrays import (
     host_array,
     mean_square,
-    split_missing,
     to_numpy,
     to_tensor,
     unit_of,
-    with_gaps,
 )
-from skpudle._data.batches import Samples
-from skpudle._data.names import explain_names
+from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
-from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
-from skpudle._learners.dense import DenseLearner, read_rows
+from skpudle._learners.dense import DenseLearner, collect, read_rows
 from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
 from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import LOSSES
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
-from skpudle._training.identity import task_of
 from skpudle._training.messages import print_encoder, warn_of_l0, warn_of_unused
-from skpudle._training.team import current_team
+from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
-
-__all__ = ["PUDLEDictionaryLearning", "module_of"]
 
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
@@ -544,32 +535,6 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     ((1797, 32), (32, 64))
     """
 
-    components_: np.ndarray
-    n_components_: int
-    size_path_: Bunch
-    penalty_path_: Bunch
-    intercept_: np.ndarray | float
-    outliers_: csr_array
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-    n_iter_: int
-    n_steps_: int
-    n_samples_seen_: int
-    loss_curve_: np.ndarray
-    ended_by_: str
-    phases_: dict[str, int]
-    fit_seconds_: dict[str, float]
-    alpha_: float
-    analysis_components_: np.ndarray
-    synthesis_components_: np.ndarray
-    thresholds_: np.ndarray
-    debias_: float
-    noise_std_: float | np.ndarray
-    search_alpha_: float
-    step_size_: float
-    lambda_decay_: float
-    device_: str
-
     @explain_names
     def __init__(
         self,
@@ -929,18 +894,15 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         >>> float((codes != 0).sum(axis=1).mean().round())
         5.0
         """
+        refuse_several("choose_alpha")
         check_is_fitted(self)
         check_loss(self, self._training_state)
         self._validate_params()
         plan = self._plan()
         _check_choice(self, plan.codes, l0, criterion)
-        data, team = read_rows(self, plan, open_source(X, self), known=True), current_team()
-        own = Samples(with_gaps(data.samples.x, data.samples.mask))
-        given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
-        team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
-        whole = Samples(*split_missing(team.collect(own).x))  # rows from all processes
+        data = read_rows(self, plan, open_source(X, self), known=True)
         units = units_of(self)
-        rows = in_units(units, whole)
+        rows = in_units(units, data.samples)
         x, mask = rows.x, rows.mask
         unit, penalty = unit_of(mean_square(x)), auto_alpha(x, mask=mask)
         signs = dict(positive_code=bool(self.positive_code))
@@ -1007,7 +969,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     def _learn_encoder(self, plan, fitted, data, interrupts, **options):
         """Return the record with a trained encoder, and the number of updates."""
-        samples, n_made = fitted.in_units(current_team().collect(data.samples)), 0
+        samples, n_made = fitted.in_units(collect(data.samples)), 0
 
         def stopped():  # called before each update
             nonlocal n_made

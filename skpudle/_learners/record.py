@@ -17,8 +17,6 @@ from skpudle.search._penalty import PenaltyPath
 from skpudle.search._size import SizePath
 from skpudle.search.units import CENTRED, Units
 
-__all__ = ["Fitted", "FittedRows", "learned_encoder"]
-
 # Values that the state of training has.
 _OF_TRAINING = "moments", "stopping"
 

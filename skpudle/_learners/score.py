@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import wide
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search._held_out import hide_in_turn
-
-__all__ = [
-    "deviance_of_pixels",
-    "hidden_deviance",
-    "sums_of",
-]
 
 _GROUPS = 10
 
@@ -73,13 +67,11 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=
     return deviance
 
 
-def deviance_of_pixels(loss, network, x, known):
-    """Return the deviance of all pixels of images, each held out once.
+def error_of_pixels(network, x, known):
+    """Return the squared error of all pixels of images, each held out once.
 
     Parameters
     ----------
-    loss : object of `skpudle._losses`
-        The loss.
     network : ConvNetwork
         Encoder and decoder, on one grid.
     x : Tensor of shape (n, n_channels, *size)
@@ -92,8 +84,8 @@ def deviance_of_pixels(loss, network, x, known):
     total = 0.0
     for i in range(_GROUPS):
         seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
-        natural = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
-        total = total + (2 * loss.half_deviance(wide(natural), wide(x)) * hidden).sum()
+        predicted = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + ((wide(x) - wide(predicted)).square() * hidden).sum()
     return float(total)
 
 

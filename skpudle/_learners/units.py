@@ -10,18 +10,8 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import split_missing, to_tensor, with_gaps
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.search.units import CENTRED, Units
-
-__all__ = [
-    "InUnits",
-    "SourceInUnits",
-    "baseline_of",
-    "centre",
-    "in_units",
-    "restore_noise",
-    "units_of",
-]
 
 
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
@@ -45,7 +35,7 @@ def centre(learner, rows):  # (n, n_features) -> the same
 def restore_noise(values):  # dict of arrays and numbers -> Units
     """Return the noise in the private attributes of a learner."""
     parts = {name: part for name, part in values.items() if isinstance(part, np.ndarray)}
-    return Units.from_dict(values | {name: to_tensor(part) for name, part in parts.items()})
+    return Units(**values | {name: to_tensor(part) for name, part in parts.items()})
 
 
 def units_of(learner):  # -> Units

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skpudle._additive import Progress
+from skpudle._additive._alternate import Progress
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.files import named_errors, replace_file
 from skpudle._training.loop import EpochTally, TrainingState
@@ -32,20 +32,7 @@ from skpudle.search._penalty import PenaltyPath, Trial
 from skpudle.search._search import SearchState, searched
 from skpudle.search._size import SizePath, SizeTrial
 from skpudle.search._stream import Memory, StreamState
-from skpudle.search.units import RowNoise, Units
-
-__all__ = [
-    "MARK",
-    "RECORDS",
-    "check_kind",
-    "check_search",
-    "named_checkpoint",
-    "pack",
-    "read_arrays",
-    "read_checkpoint",
-    "unpack",
-    "write_checkpoint",
-]
+from skpudle.search.units import Units
 
 MARK = b"skpudle1"
 
@@ -57,7 +44,7 @@ RECORDS = {
     kind.__name__: kind
     for kind in (
         Codes, EpochTally, LearnedEncoder, Memory, PenaltyPath, Prediction,
-        Progress, RowNoise, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
+        Progress, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
         Units,
     )
 }  # fmt: skip

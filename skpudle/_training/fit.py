@@ -44,12 +44,10 @@ from skpudle.search._descent import refit_atoms
 from skpudle.search._search import SearchState, advance, begin, is_done, searched
 from skpudle.search._stream import advance_stream
 
-__all__ = ["FitRun", "Interrupts", "Pass", "Phase", "Search", "Step", "Training", "Trials"]
-
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
 # units, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
-# of codes, the noise of features, a second search and its two steps, units again, the baseline and the
-# refinement of atoms of counts, and a learned encoder.
+# of codes, the noise of features, a second search and its two steps, units again, the baseline and
+# the refinement of atoms of counts, and a learned encoder.
 _STEPS = 13
 
 
@@ -246,7 +244,7 @@ class Step(Phase):
 
     def report(self, max_iter):
         """Print a line about the step."""
-        print(f"{self.names[0]}, {getattr(self.result, 'in_words', 'done')}", flush=True)
+        print(f"{self.names[0]}, done", flush=True)
 
 
 @dataclass
@@ -410,6 +408,8 @@ class FitRun(AbstractContextManager):
         ``pending`` is whether Ctrl-C was pressed.
     generator : torch.Generator
         Random numbers of the fit, the same in all processes.
+    own : torch.Generator
+        Random numbers of this process, for draws from its own samples.
     source : source of batches
         Samples to train on.
     n_updates, max_iter : int
@@ -440,7 +440,7 @@ class FitRun(AbstractContextManager):
             self.recorder.release()
 
     def open(self, data, plan, attributes_of=None):
-        """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
+        """Seed the fit, compare it with its checkpoint, and count its updates.
 
         Parameters
         ----------
@@ -456,13 +456,15 @@ class FitRun(AbstractContextManager):
         self.seconds["reading"] = self._ended - self._started
         self.attributes_of = attributes_of
         team, generator = self.team, make_generator(self.learner.random_state)
-        self.recorder.open(generator, team)
-        self.generator = team.agree(generator)
+        self.recorder.open(generator)
+        seed = team.largest(generator.initial_seed())
+        self.generator = self.own = generator.manual_seed(seed)
+        if team.rank > 0:
+            self.own = torch.Generator().manual_seed(seed + team.rank)
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None
-        own, size = team.own(self.generator), plan.batch_size(n_samples)
-        self.source = data.source.for_training(size, own, shuffle=True)
+        size = plan.batch_size(n_samples)
+        self.source = data.source.for_training(size, self.own, shuffle=True)
         if self.recorder.is_active:
-            seed = self.generator.initial_seed()
             self.recorder.recognise(data.source, data.samples, seed=seed)
         n_batches = team.largest(count_batches(self.source))
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))

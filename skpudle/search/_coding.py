@@ -18,19 +18,11 @@ from typing import NamedTuple
 
 import torch
 
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.search._conv_epoch import ConvProblem, conv_path
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import HeldOut, HiddenPixels, best_shares, errors_at
-
-__all__ = [
-    "Coding",
-    "choose_coding",
-    "coding_of_l0",
-    "coding_of_support",
-    "judged_rows",
-]
 
 # Hidden entries of training data that choose a penalty, about, and the least and most rows that
 # have them.

@@ -11,27 +11,8 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts, one_blas_thread, threads_for
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.search._compiled import loops
-
-__all__ = [
-    "HEIRS",
-    "MANY",
-    "NEAR",
-    "POWER_ITERATIONS",
-    "ROOM",
-    "SHARE",
-    "SWEEPS",
-    "SWEEPS_OF_CODES",
-    "SWEEPS_OF_COSTS",
-    "TOLERANCE",
-    "USERS",
-    "Codes",
-    "Epoch",
-    "draw_rows",
-    "own",
-    "spread_rows",
-]
 
 # Sweeps over the atoms per epoch. For few atoms they take a tenth of the time of the codes. For
 # 1,050 atoms two sweeps end as low as one, in 1.25 times the time.
@@ -65,7 +46,7 @@ _TASK, _PART = 2e7, 5e7
 # Least share of an atom's energy outside of the other atoms of a support for a direct solution of
 # least squares; otherwise descent from the lasso's codes, to this tolerance in units of alpha.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
-_MAX_REFIT_SWEEPS = 100
+SWEEPS_OF_REFITS = 100
 
 # Samples that estimate the cost of an atom; with 16, a search loses atoms.
 USERS = 32
@@ -95,6 +76,17 @@ class Codes:
         longest = int(count.max()) if len(count) else 0
         index = used.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
         return cls(count, index.int(), z.gather(1, index))
+
+    @classmethod
+    def packed(cls, index, value):  # (n, longest) each
+        """Return the nonzero values at these atoms."""
+        order = (value == 0).byte().argsort(dim=1, stable=True)
+        return cls((value != 0).sum(1), index.gather(1, order).int(), value.gather(1, order)).trim()
+
+    def padded(self, none):  # -> (n, longest) int64, (n, longest)
+        """Return atoms and values, with the atom ``none`` and the value 0 at empty places."""
+        empty = torch.arange(self.index.shape[1], device=self.count.device) >= self.count[:, None]
+        return self.index.long().masked_fill(empty, none), self.value.masked_fill(empty, 0.0)
 
     def dense(self, n_atoms):  # -> (n, n_atoms)
         """Return the codes with their zeros."""
@@ -230,13 +222,25 @@ def _packed(blocks, n):  # of (rows, count, index, value) -> Codes of n rows
     return Codes(count, index, value)
 
 
-class Epoch:
+class RowEpoch:
+    """What epochs of rows have in common, compiled or not."""
+
+    n_always_split = 0  # least number of atoms to split, whatever it costs
+
+    def restrict(self, kept):  # (p,) bool -> Codes
+        """Return the codes of the kept atoms."""
+        return self.codes.restrict(kept)
+
+    def move_atoms(self):
+        """Return None: rows have no neighbours that an atom could move to."""
+        return None
+
+
+class Epoch(RowEpoch):
     """Codes for the atoms of an epoch, and statistics of both.
 
     With a ``turn`` of 0 or 1 new atoms enter the codes of every second block of rows only.
     """
-
-    n_always_split = 0  # least number of atoms to split, whatever it costs
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
         self.problem, self.atoms = problem, atoms
@@ -320,7 +324,7 @@ class Epoch:
             options = 0.0, problem.positive_code, _REFIT_TOLERANCE * problem.alpha, 1.0
             left = np.empty(len(rest))
             loops().solve_rows(
-                *self._dictionary, mask, slope, *options, _MAX_REFIT_SWEEPS, *some, left, size
+                *self._dictionary, mask, slope, *options, SWEEPS_OF_REFITS, *some, left, size
             )
             found[rest] = left
             for array, part in zip(arrays, some, strict=False):
@@ -465,14 +469,6 @@ class Epoch:
 
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
-
-    def restrict(self, kept):  # (p,) bool -> Codes
-        """Return the codes of the kept atoms."""
-        return self.codes.restrict(kept)
-
-    def move_atoms(self):
-        """Return None: rows have no neighbours that an atom could move to."""
-        return None
 
     def common_directions(self, seed):  # -> (p,), (p, m)
         """Return for each atom the largest energy of its users' residuals, and its direction."""

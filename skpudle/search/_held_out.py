@@ -22,20 +22,6 @@ from skpudle.lasso._solve import gram_matrix, lasso_path
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import spread_rows
 
-__all__ = [
-    "LEAST_ROWS",
-    "HeldOut",
-    "HiddenPixels",
-    "Prediction",
-    "best_shares",
-    "errors_at",
-    "hash_rows",
-    "hide_in_turn",
-    "hold_out",
-    "match_equal_rows",
-    "measure_evenness",
-]
-
 # Least number of rows for held-out rows: four held-out rows cannot order penalties.
 LEAST_ROWS = 20
 # One row in _HELD_OUT is held out, at most the number of codings; of few rows up to one in _FEW, to

@@ -11,13 +11,11 @@ exceeded.
 from dataclasses import replace
 from math import log, sqrt
 
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.search._descent import solve_codes
 from skpudle.search._epoch import spread_rows
 from skpudle.search._held_out import hold_out
 from skpudle.search._search import search
-
-__all__ = ["correlation_level", "search_above_noise"]
 
 # Number of samples that the residuals are taken from, and epochs that solve for their codes.
 _SAMPLES, _EPOCHS = 2**17, 4

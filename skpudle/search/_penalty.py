@@ -24,20 +24,6 @@ from torch import Tensor
 
 from skpudle.search._held_out import Prediction
 
-__all__ = [
-    "PenaltyPath",
-    "Trial",
-    "chosen_trial",
-    "error_of",
-    "finds_more",
-    "is_worse",
-    "limits_of_path",
-    "next_penalty",
-    "penalty_above_noise",
-    "penalty_of_mixtures",
-    "penalty_path",
-]
-
 # Factors from one penalty to the next, in a path to larger and to smaller penalties.
 _LARGER, _SMALLER = 2**0.5, 0.5
 # The first penalty of mixtures in deviations of the noise, and the usual penalty in units of the

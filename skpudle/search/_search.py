@@ -37,7 +37,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search._descent import (
     PROGRESS,
@@ -61,18 +61,6 @@ from skpudle.search._penalty import (
     next_penalty,
     penalty_above_noise,
 )
-
-__all__ = [
-    "Problem",
-    "SearchState",
-    "advance",
-    "auto_alpha",
-    "begin",
-    "is_done",
-    "noise_penalty",
-    "search",
-    "searched",
-]
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
@@ -651,7 +639,7 @@ def _next_phase(problem, state, epoch):
 
 
 def _mean_residual(epoch):  # -> (m,)
-    """Return the mean residual of known entries: the step of a baseline that minimises the objective."""
+    """Return the mean residual of known entries, the step of the best baseline for the codes."""
     problem, codes, atoms = epoch.problem, epoch.codes, epoch.atoms
     sums = atoms.new_zeros(2, atoms.shape[1])
     for rows in torch.arange(len(problem.x)).split(_ROWS_OF_RESIDUALS):

@@ -42,8 +42,6 @@ from skpudle.search._held_out import (
 )
 from skpudle.search._search import SearchState, advance, begin, is_done, noise_penalty
 
-__all__ = ["SizePath", "SizeTrial", "try_sizes"]
-
 # Held-out rows: a quarter, at most 2000. Of these 512, at most half, select the atoms to remove:
 # with 256 rows an atom that no row uses was removed before nine copies, and 209 of 200 atoms were
 # chosen.

@@ -32,20 +32,17 @@ divides by them, and features of large weight are fitted better in the next roun
 
 from dataclasses import dataclass, replace
 from math import inf, log, log2
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from skpudle._initialization import initial_atoms
-from skpudle._operators import atom_norms
+from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search._descent import descend
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._held_out import hide_in_turn, match_equal_rows
 from skpudle.search._search import Problem, advance, auto_alpha, begin
-
-__all__ = ["CENTRED", "RowNoise", "Units", "learn_scales", "learn_units", "refine_units"]
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
 _FAR = 5.0
@@ -59,10 +56,10 @@ _HALF, _TENTH = 0.6745, 1.645
 # The unpredicted share of the energy of outliers. It is .00 to .19 for signals, .94 to 1.3 for
 # outliers.
 _UNPREDICTED = 0.5
-# The least gain that pays, of the logarithms of errors and of variances, and of the objective and the
-# number of codes by a baseline: a tenth. Weights lower variances by exp(-variance of logarithms). In
-# 70 random families of rows a baseline that is there takes off .13 to .8 of the codes in 63, and one
-# that is not there in 2 of 67.
+# The least gain that pays, of the logarithms of errors and of variances, and of the objective and
+# the number of codes by a baseline: a tenth. Weights lower variances by exp(-variance of
+# logarithms). In 70 random families a baseline that is there saves a tenth of the codes in 64, one
+# that is not there in 3.
 _WORTH = 0.1
 # Standard errors of a gain: one in a thousand by chance.
 _SURE = 3.0
@@ -71,11 +68,14 @@ _SURE = 3.0
 _HIDES = 0.8
 # Squared standard errors of a mean that is no baseline.
 _NEAR = 16.0
-# Rows to learn from, or rows for each atom and feature, of up to so many entries, half of them for
-# atoms to settle; rows for each atom that decide on a baseline; least rows for outliers; most atoms,
-# since their number hardly changes residuals; rows that judge, and that screen.
-_ROWS, _ROWS_PER_ATOM, _ENTRIES, _FEW = 4096, 32, 2**20, 8
-_LEAST_ROWS, _ATOMS, _JUDGES, _SCREENED = 60, 256, 300, 100
+# Rows to learn from, or rows for each atom and feature, of up to so many entries; half of them let
+# atoms settle, and a quarter of the rows for each atom decide on a baseline. Most atoms, since their
+# number hardly changes residuals, and rows that judge or screen.
+_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**20
+_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
+# Least rows, and rows for each atom, that decide. Atoms of fewer rows do not predict, and all harm
+# among 160 families of clean rows came from families with 0.7 to 2.5 rows for an atom.
+_LEAST_ROWS, _FEW = 60, 4
 # Epochs in which atoms settle, and settle again; rounds of outliers, of features and of rows; the
 # change that ends rounds.
 _SETTLES, _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 100, 8, 4, 8, 3, 0.05
@@ -85,22 +85,6 @@ _PENALTIES = 4.0, 2.0, 1.0, 0.5, 0.25
 _ROWS_AT_A_TIME, _LEAST_SCALE = 4096, 0.02
 # Share of the median variance below which a feature or row is constant.
 _CONSTANT = 1e-9
-
-
-class RowNoise(NamedTuple):
-    """The distribution of the noise of rows, which shrinks the estimate of a new row.
-
-    Attributes
-    ----------
-    mean, variance : float
-        Mean and variance of the logarithms of variances.
-    least : float
-        Smallest scale of a row.
-    """
-
-    mean: float
-    variance: float
-    least: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +97,9 @@ class Units:
         The baseline; None is zero.
     scale : Tensor of shape (n_features,), default=None
         Noise of features, of geometric mean 1; None if it is equal.
-    rows : RowNoise, default=None
-        Noise of rows; None if it is equal.
+    rows : tuple (mean, variance, least), default=None
+        Mean and variance of the logarithms of the variances of rows, which shrink the estimate of a
+        new row, and the smallest scale of a row; None if their noise is equal.
     limit : Tensor of shape (n_features,), default=None
         The largest error of an entry, in units of the features' noise. An entry with an error of
         its own is missing. None: all entries count.
@@ -131,7 +116,7 @@ class Units:
 
     intercept: Tensor | None = None
     scale: Tensor | None = None
-    rows: RowNoise | None = None
+    rows: tuple | None = None
     limit: Tensor | None = None
     norm: float | None = None
     atoms: Tensor | None = None
@@ -152,16 +137,6 @@ class Units:
     def changes_nothing(self):
         """Whether rows stay as they are."""
         return self.intercept is None and self.is_equal
-
-    @property
-    def in_words(self):
-        """What differs from equal noise around zero."""
-        parts = {"a baseline": self.intercept, "outlying entries": self.limit}
-        parts |= {"outlying rows": self.norm, "unequal features": self.scale}
-        found = [
-            name for name, part in (parts | {"unequal rows": self.rows}).items() if part is not None
-        ]
-        return ", ".join(found) or "equal noise around zero"
 
     def of_new_rows(self):
         """Return the units of rows outside of a fit, where all rows count."""
@@ -192,19 +167,18 @@ class Units:
 
     def _enter(self, x, known):  # -> known, scale
         unit = 2.0 ** round(log2(self.alpha))  # no square overflows
-        y, alpha = torch.where(known > 0, x, 0.0).double() / unit, self.alpha / unit
-        atoms, counts = self.atoms.to(y), known.double()
-        how, scale = dict(alpha=alpha, positive=self.positive_code), torch.ones_like(y[:, :1])
+        y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
+        how = self.atoms.to(y), self.alpha / unit, self.positive_code
+        scale = torch.ones_like(y[:, :1])
         if self.rows is not None:
-            fitted, free = _fit_rows(atoms, y, counts, **how)
-            logs = _log_variances((y - fitted) * counts, free) + 2 * log(unit) - self.rows.mean
-            share = self.rows.variance / (self.rows.variance + 2 / free)
-            found = (0.5 * share * logs).exp().clamp_min(self.rows.least)
-            scale = torch.where(counts.any(1, keepdim=True), found[:, None], 1.0)
+            (mean, variance, least), (_, variances, free) = self.rows, _fit_rows(y, counts, *how)
+            logs = variances.clamp_min(1e-300).log() + 2 * log(unit) - mean
+            scale = (0.5 * variance / (variance + 2 / free) * logs).exp().clamp_min(least)[:, None]
+            scale = torch.where(counts.any(1, keepdim=True), scale, 1.0)
         if self.limit is not None:
-            counts = _usual_entries(atoms, y, counts, self.limit.to(y) / unit, **how)
+            counts = _usual_entries(y, counts, *how, self.limit.to(y) / unit)
         if self.norm is not None:
-            counts = counts * ~_outlying_rows(atoms, y, counts, self.norm / unit, **how)[:, None]
+            counts = counts * ~_outlying_rows(y, counts, *how, self.norm / unit)[:, None]
         return counts.to(known), scale.to(x)
 
     def of_features(self, features):
@@ -229,15 +203,8 @@ class Units:
         return gains.nan_to_num(1.0, 1.0).flatten()
 
     def as_dict(self):
-        """Return the fields that are not None, as plain values."""
-        known = {name: value for name, value in vars(self).items() if value is not None}
-        return known if self.rows is None else known | {"rows": self.rows._asdict()}
-
-    @classmethod
-    def from_dict(cls, values):
-        """Return the units from the result of `as_dict`."""
-        rows = {"rows": RowNoise(**values["rows"])} if "rows" in values else {}
-        return cls(**values | rows)
+        """Return the fields that are not None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 CENTRED = Units()  # equal noise around zero
@@ -260,18 +227,15 @@ def _given(known):
 # ------------------------------------------------------------------ rows and their atoms
 
 
-def _fit_rows(atoms, x, known, *, alpha, positive):  # -> (n, m), (n,)
-    """Return least squares on the lasso's supports, and degrees of freedom of residuals."""
-    options = dict(positive=positive, mask=_given(known))
-    _, (codes,) = lasso_path(atoms, x, [alpha], **options)
-    return codes @ atoms, (known.sum(1) - (codes != 0).sum(1)).clamp_min(1)
+def _fit_rows(x, known, atoms, alpha, positive):  # -> residuals (n, m), (n,), (n,)
+    """Return residuals of least squares on the lasso's supports, variances, degrees of freedom."""
+    _, (codes,) = lasso_path(atoms, x, [alpha], positive=positive, mask=_given(known))
+    residuals, free = (x - codes @ atoms) * known, known.sum(1) - (codes != 0).sum(1)
+    free = free.clamp_min(1)
+    return residuals, residuals.square().sum(1) / free, free
 
 
-def _log_variances(residuals, free):  # (n, m), (n,) -> (n,)
-    return (residuals.square().sum(1) / free).clamp_min(1e-300).log()
-
-
-def _usual_entries(atoms, x, known, limit, *, alpha, positive):  # -> (n, m)
+def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     """Return the entries without an error of their own beyond the limit, see the module.
 
     Errors are free of the lasso's bias. Its penalty is at most that of a unit atom at the least
@@ -286,30 +250,30 @@ def _usual_entries(atoms, x, known, limit, *, alpha, positive):  # -> (n, m)
     return known * (errors * alpha <= limit.square())
 
 
-def _outlying_rows(atoms, x, known, norm, *, alpha, positive):  # -> (n,) bool
+def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
     """Mark long rows whose hidden entries are not predicted."""
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
-    y, k = x[found], known[found]
-    y = y * norm * (k.sum(1) / squares[found]).sqrt()[:, None]  # of the usual length
-    errors, _ = _predict(atoms, y, k, alphas=[alpha], positive=positive)
-    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * k).square().sum(1)
+    y, known = x[found], known[found]
+    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # of the usual length
+    errors, _ = _predict(y, known, atoms, alpha, positive, factors=(1.0,))
+    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
     return found
 
 
-def _predict(atoms, x, known, *, alphas, positive, judged=None):  # -> (n, m), (n, m)
-    """Return squared errors and predictions of entries that are hidden in turn.
+def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIES):
+    """Return squared errors and predictions of entries that are hidden in turn, (n, m) each.
 
     They are those of the penalty, and of the lasso or of least squares, with the least error of the
     entries that are ``judged``.
     """
-    judged, known = known if judged is None else judged, known.to(x)
-    found = x.new_zeros(2 * len(alphas), *x.shape)
+    found = x.new_zeros(2 * len(factors), *x.shape)
     for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
         options = dict(positive=positive, mask=_given(known[:, seen]))
+        alphas = [factor * alpha for factor in factors]
         codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], alphas, **options))
         found[:, :, hidden] = codes @ atoms[:, hidden]
-    errors = (x - found).square() * judged
+    errors = (x - found).square() * (known if judged is None else judged)
     best = int(errors.sum((1, 2)).argmin())
     return errors[best], found[best] * known
 
@@ -317,30 +281,36 @@ def _predict(atoms, x, known, *, alphas, positive, judged=None):  # -> (n, m), (
 # ------------------------------------------------------------------ statistics
 
 
-def _deviations(distances, axis=0):  # with NaN for gaps
+def _deviations(distances):  # with NaN for gaps
     """Return standard deviations by two quantiles of distances; infinite where most are zero."""
-    middle = distances.nanmedian(axis).values.nan_to_num() / _HALF
-    outer = distances.nanquantile(1 - _MOST, axis).nan_to_num() / _TENTH
-    found = torch.maximum(middle, outer)
+    outer = distances.nanquantile(1 - _MOST, 0).nan_to_num() / _TENTH
+    found = torch.maximum(distances.nanmedian(0).values.nan_to_num() / _HALF, outer)
     return torch.where(found > 0, found, inf)
+
+
+def _limit(residuals, counts):  # -> (m,)
+    """Return the limit of errors of usual entries: deviations of each feature, or of all."""
+    distances = torch.where(counts > 0, residuals.abs(), torch.nan)
+    of_each = _deviations(distances)
+    of_each = torch.where(of_each < inf, of_each, 0.0)
+    return _FAR * torch.maximum(of_each, _deviations(distances.flatten())).clamp_max(1e300)
+
+
+def _median_size(size):  # (n,) -> scalar
+    return size[size > 0].median() if bool(size.any()) else size.new_tensor(inf)
 
 
 def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
     """Mark far entries, in deviations of their column and of their row, and long rows."""
     y = torch.where(known > 0, x, torch.nan)
     y = y - y.nanmedian(0).values if centres else y
-    distances = y.abs()
-    distances = distances / _deviations(distances)
+    distances = y.abs() / _deviations(y.abs())
     of_row = (distances.nanmedian(1).values.nan_to_num(1.0) / _HALF).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
     far &= bool(far.sum() <= _MOST * known.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
     long = size > _LONG * _median_size(size)
     return far, long & bool(long.double().mean() <= _MOST)
-
-
-def _median_size(size):  # (n,) -> scalar
-    return size[size > 0].median() if bool(size.any()) else size.new_tensor(inf)
 
 
 def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of logarithms
@@ -397,40 +367,36 @@ def _find_missing(problem, n_components):  # -> atoms
 class _Sample:
     """Rows that units are learned from, divided by the unit of a problem.
 
-    ``counts`` marks the entries that count, and ``centre`` and ``scale`` are the present units.
+    ``counts`` marks the entries that count, and ``centre``, ``scale`` and ``row_scale`` are the
+    present units.
     """
 
     def __init__(self, problem, n_components):
-        m = problem.x.shape[1]
         distinct = match_equal_rows(problem.x, problem.mask).unique()  # judges have no copies
         self.n_components = min(n_components, len(distinct), _ATOMS)
+        m = problem.x.shape[1]
         n = max(_ROWS, _ROWS_PER_ATOM * max(self.n_components, m))
         weight = None if problem.weight is None else problem.weight[distinct].cpu().double()
         drawn, self.weight = draw_rows(len(distinct), min(n, max(_ENTRIES // m, 1024)), weight)
-        rows, self.unit = distinct[drawn], problem.unit
+        rows, self.unit, self.positive = distinct[drawn], problem.unit, problem.positive_code
         x = problem.x[rows].cpu().double()
-        self.known = torch.ones_like(x) if problem.mask is None else problem.mask[rows].cpu()
-        self.x = torch.where(self.known > 0, x, 0.0)
-        self.positive = problem.positive_code
+        known = torch.ones_like(x) if problem.mask is None else problem.mask[rows].cpu().double()
+        self.x, self.known = torch.where(known > 0, x, 0.0), known
         self._signs = dict(positive_code=self.positive, positive_atoms=problem.positive_atoms)
-        self.counts, self.row_scale = self.known, torch.ones_like(x[:, :1])
-        self.centre, self.scale = torch.zeros_like(x[0]), torch.ones_like(x[0])
+        self.counts, self.row_scale = known, torch.ones_like(x[:, :1])
+        self.centre, self.scale, self._n_settle = 0 * x[0], torch.ones_like(x[0]), n // 2
+
+    def is_large(self, n_parts=1):
+        """Return whether each of some parts of the rows is large enough for decisions."""
+        return len(self.x) // n_parts >= max(_LEAST_ROWS // n_parts, _FEW * self.n_components)
 
     def in_units(self, rows=slice(None)):
         """Return some rows in the present units."""
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
 
-    def problem(self, among=None, n=None):
-        """Return the problem of some rows with entries that count."""
-        n = (
-            max(_ROWS, _ROWS_PER_ATOM * max(self.n_components, len(self.scale))) // 2
-            if n is None
-            else n
-        )
-        rows = self.rows(n, among)
-        weight = None if self.weight is None else self.weight[rows]
-        x, given = self.in_units(rows), dict(mask=_given(self.counts[rows]), weight=weight)
-        return Problem(x, auto_alpha(x, **given), **given, **self._signs)
+    def weigh(self, entries):  # (n, m) -> the same
+        """Return entries times the weights of their rows."""
+        return entries if self.weight is None else entries * self.weight[:, None]
 
     def rows(self, n, among=None):
         """Return the numbers of some rows with entries that count."""
@@ -438,125 +404,130 @@ class _Sample:
         used = used.nonzero().flatten()
         return used[spread_rows(len(used), n)]
 
-    def weigh(self, entries):  # (n, m) -> the same
-        """Return entries times the weights of their rows."""
-        return entries if self.weight is None else entries * self.weight[:, None]
+    def problem(self, among=None, n=None):
+        """Return the problem of some rows with entries that count."""
+        rows = self.rows(n or self._n_settle, among)
+        weight = None if self.weight is None else self.weight[rows]
+        x, given = self.in_units(rows), dict(mask=_given(self.counts[rows]), weight=weight)
+        return Problem(x, auto_alpha(x, **given), **given, **self._signs)
 
-    def take_mean(self, asked):
-        """Take the mean of the entries that count as the baseline, if it is one."""
+    def mean(self):  # -> (m,), bool
+        """Return the mean of the entries that count, and whether it is far from zero."""
         weight = self.weigh(self.counts)
         n = weight.sum(0).clamp_min(1e-300)
         mean = (weight * self.x).sum(0) / n
-        self.centre = mean if asked is True else torch.zeros_like(mean)
-        if asked != "auto" or self.positive:
-            return
-        variances = (weight * (self.x - mean).square()).sum(0) / n
-        errors = variances / self.counts.sum(0).clamp_min(1)
-        if float(mean.square().sum()) > _NEAR * float(errors.sum()) and self._is_baseline(mean):
-            self.centre = mean
+        errors = (weight * (self.x - mean).square()).sum(0) / n / self.counts.sum(0).clamp_min(1)
+        return mean, float(mean.square().sum()) > _NEAR * float(errors.sum())
 
-    def _is_baseline(self, mean):
-        n, alpha, epochs = _FEW * max(self.n_components, len(mean)), None, []
-        for self.centre in (mean, torch.zeros_like(mean)):
-            problem = self.problem(n=n)
-            alpha = problem.alpha if alpha is None else alpha
-            epochs.append(_settle(replace(problem, alpha=alpha), self.n_components))
-        within, without = epochs
-        fewer = within.n_entries < (1 - _WORTH) * without.n_entries
-        return fewer and within.objective < (1 - _WORTH) * without.objective
+    def take_mean(self, asked):
+        """Take the mean as the baseline, if it lowers the objective and the number of codes."""
+        mean, is_far = self.mean()
+        if asked == "auto" and is_far and not self.positive and self.is_large():
+            n, alpha, epochs = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean)), None, []
+            for self.centre in (mean, 0 * mean):
+                problem = self.problem(n=n)
+                alpha = problem.alpha if alpha is None else alpha
+                epochs.append(_settle(replace(problem, alpha=alpha), self.n_components))
+            one, other = ((epoch.objective, epoch.n_entries) for epoch in epochs)
+            asked = all(a < (1 - _WORTH) * b for a, b in zip(one, other, strict=True))
+        self.centre = mean if asked is True else 0 * mean
 
-    def hidden(self, atoms, n_rows=2 * _JUDGES, alphas=None):  # -> noise, signal, n: (m,) each
+    def hidden(self, atoms, n_rows=2 * _JUDGES, alpha=None):  # -> noise, signal, n: (m,) each
         """Return mean squares of errors and of predictions of hidden entries, and their numbers."""
         rows = self.rows(n_rows)
         x, known = self.in_units(rows), self.counts[rows]
-        if alphas is None:
-            alphas = _penalties(auto_alpha(x, mask=_given(known)))
-        found = _predict(atoms, x, known, alphas=alphas, positive=self.positive)
+        factors = _PENALTIES if alpha is None else (1.0,)
+        alpha = auto_alpha(x, mask=_given(known)) if alpha is None else alpha
+        errors, found = _predict(x, known, atoms, alpha, self.positive, factors=factors)
         n = known.sum(0).clamp_min(1)
-        return *(self.scale.square() * part.sum(0) / n for part in (found[0], found[1] ** 2)), n
+        return *(self.scale.square() * part.sum(0) / n for part in (errors, found.square())), n
 
     # -------------------------------------------------------------- outliers
 
     def find_suspects(self, n_components, *, centres):  # -> far entries, long rows; or None
         """Mark suspects and let the other entries count, if suspects hold the energy of an atom."""
         far, long = _suspects(self.x, self.known, centres=centres)
-        usual = self.known * ~(far | long[:, None])
-        weight = self.weigh(usual)
-        mean = (weight * self.x).sum(0) / weight.sum(0).clamp_min(1e-300) * centres
-        squares = self.weigh((self.x - mean).square())
-        of_suspects = float((squares * (self.known - usual)).sum())
-        if of_suspects * n_components <= float((squares * self.known).sum()):
-            return None
-        self.counts = usual
-        return far, long
+        self.counts = self.known * ~(far | long[:, None])
+        squares = self.weigh((self.x - self.mean()[0] * centres).square())
+        of_suspects = float((squares * (self.known - self.counts)).sum())
+        if of_suspects * n_components > float((squares * self.known).sum()):
+            return far, long
+        self.counts = self.known
 
     def are_outliers(self, long):
         """Return whether suspects are not predicted, and usual entries are predicted better."""
         usual, suspected = self.counts, self.known - self.counts
         half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
-        n, self.counts = self.n_components, self.known
-        problem = self.problem(half)
-        atoms, alpha = _settle(problem, n).atoms, problem.alpha
+
+        def settle(counts):
+            self.counts = counts
+            problem = self.problem(half)
+            return _settle(problem, self.n_components).atoms, problem.alpha, self.positive
+
+        def errors(rows, known, atoms, judged):
+            return _predict(self.in_units(rows), known[rows], *atoms, judged=judged[rows])[0]
+
+        with_suspects = settle(self.known)
         rows = self.rows(_JUDGES, ~half & suspected.any(1))
-        x, how = self.in_units(rows), dict(alphas=_penalties(alpha), positive=self.positive)
-        errors, _ = _predict(atoms, x, self.known[rows], judged=suspected[rows], **how)
-        energy, self.counts = (x.square() * suspected[rows]).sum(), usual
-        if not float(errors.sum()) > _UNPREDICTED * float(energy):
+        energy = float((self.in_units(rows).square() * suspected[rows]).sum())
+        left = float(errors(rows, self.known, with_suspects, suspected).sum())
+        without = settle(usual) if left > _UNPREDICTED * energy else None
+        if without is None:
             return False
         rows = self.rows(_JUDGES, ~half & ~long)
-        x, judged = self.in_units(rows), usual[rows]
-        before, _ = _predict(atoms, x, self.known[rows], judged=judged, **how)
-        problem = self.problem(half)
-        atoms, how["alphas"] = _settle(problem, n).atoms, _penalties(problem.alpha)
-        after, _ = _predict(atoms, x, judged, **how)
-        return _is_worse(before.sum(1), after.sum(1))
+        before = errors(rows, self.known, with_suspects, usual).sum(1)
+        return _is_worse(before, errors(rows, usual, without, usual).sum(1))
 
     def separate(self, far, long):  # -> Units
         """Let outliers follow from atoms of the usual entries, in units of the features."""
         outlying, atoms = long.clone(), None
         for i in range(_ROBUST + 1):
             problem = self.problem()
-            how = dict(alpha=problem.alpha, positive=self.positive)
             if i:
                 atoms = _settle(problem, self.n_components, atoms, _AGAIN).atoms
             else:
                 atoms = _find_missing(problem, self.n_components)
+            how = atoms, problem.alpha, self.positive
+            if i == 0:  # long rows come back if they are predicted
                 x, known = self.in_units(long), self.known[long] * ~far[long]
-                options = dict(alphas=_penalties(problem.alpha), positive=self.positive)
-                errors = _predict(atoms, x, known, **options)[0].sum(1)  # long rows may come back
+                errors = _predict(x, known, *how)[0].sum(1)
                 outlying[long] = errors > _UNPREDICTED * (x.square() * known).sum(1)
             x, known = self.in_units(), self.known * ~outlying[:, None]
-            fitted, _ = _fit_rows(atoms, x, self.counts, **how)
-            limit = _limit(x - fitted, self.counts)
-            self.counts = _usual_entries(atoms, x, known, limit, **how)
-            if i == _ROBUST:
-                break
-            *both, n = self.hidden(atoms)
-            scale = self.scale * _shrink(both[0] / self.scale**2, n)[0]
-            if i + 1 == _ROBUST and not _differs(*both, n):
-                scale = torch.ones_like(scale)
-            atoms, self.scale = _unit(atoms * self.scale / scale), scale
-        norm = _median_size(((x * self.counts).square().sum(1) / n.max()).sqrt())
+            limit = _limit(_fit_rows(x, self.counts, *how)[0], self.counts)
+            self.counts = _usual_entries(x, known, *how, limit)
+            if i < _ROBUST:
+                noise, signal, n = self.hidden(atoms)
+                scale = self.scale * _shrink(noise / self.scale**2, n)[0]
+                if i + 1 == _ROBUST and not _differs(noise, signal, n):
+                    scale = torch.ones_like(scale)
+                atoms, self.scale = _unit(atoms * self.scale / scale), scale
         squares = self.weigh(x.square() * known)
-        of_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
-        units = dict(atoms=atoms, alpha=problem.alpha * self.unit, positive_code=self.positive)
-        units["limit"] = limit * self.unit if of_entries > float(squares.sum()) else None
-        units["norm"] = float(norm) * self.unit if bool(outlying.any()) else None
-        return self.units(**units)
+        are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
+        norm = _median_size((x * self.counts).square().mean(1).sqrt())
+        return replace(
+            self.units(atoms, problem.alpha),
+            limit=limit * self.unit if are_entries > float(squares.sum()) else None,
+            norm=float(norm) * self.unit if bool(outlying.any()) else None,
+        )
 
-    def units(self, **parts):
-        """Return the present units."""
+    def units(self, atoms=None, alpha=None):
+        """Return the present units, with atoms and their penalty if rows are looked at."""
         centred, equal = bool(self.centre.any()), bool((self.scale == 1).all())
-        parts |= dict(intercept=self.centre * self.unit if centred else None)
-        return Units(scale=None if equal else self.scale, **parts)
+        return Units(
+            intercept=self.centre * self.unit if centred else None,
+            scale=None if equal else self.scale,
+            atoms=atoms,
+            alpha=None if alpha is None else alpha * self.unit,
+            positive_code=self.positive,
+        )
 
     def enter(self, units):
         """Take units that have been learned."""
         if units.intercept is not None:
             self.centre = units.intercept.to(self.x) / self.unit
         self.scale = self.scale if units.scale is None else units.scale.to(self.x)
-        _, counts, scale = units.enter(self.x * self.unit, self.known)
-        self.counts, self.row_scale = counts, self.row_scale if scale is None else scale
+        _, self.counts, scale = units.enter(self.x * self.unit, self.known)
+        self.row_scale = self.row_scale if scale is None else scale
 
     # -------------------------------------------------------------- noise that differs
 
@@ -579,39 +550,25 @@ class _Sample:
         atoms = _find_missing(self.problem(), self.n_components)
         if noise != "rows":
             atoms = self.learn_features(atoms, asked=True)
-        units, alpha = self.units(), self.problem().alpha
-        for _ in range(_ROUNDS_OF_ROWS if noise != "features" else 0):
-            given = dict(atoms=atoms, alpha=alpha * self.unit, positive_code=self.positive)
-            units = replace(units, rows=self.noise_of_rows(atoms, alpha), **given)
+        if noise == "features":
+            return self.units()
+        alpha = self.problem().alpha
+        for _ in range(_ROUNDS_OF_ROWS):
+            units = replace(self.units(atoms, alpha), rows=self.noise_of_rows(atoms, alpha))
             self.enter(units)
             atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
         return units
 
-    def noise_of_rows(self, atoms, alpha):  # -> RowNoise
+    def noise_of_rows(self, atoms, alpha):  # -> mean, variance, least
         """Return the distribution of the noise of rows, which are coded as new rows are."""
         self.row_scale = torch.ones_like(self.row_scale)
-        x = self.in_units()
-        fitted, free = _fit_rows(atoms, x, self.counts, alpha=alpha, positive=self.positive)
-        variances = _log_variances((x - fitted) * self.counts, free).exp()
-        scales, mean, variance = _shrink(variances, free)
-        mean += 2 * log(self.unit)
-        return RowNoise(mean, variance, float(scales.quantile(_LEAST_SCALE)))
-
-
-def _penalties(alpha):
-    return [factor * alpha for factor in _PENALTIES]
-
-
-def _limit(residuals, counts):  # -> (m,)
-    """Return the limit of errors of usual entries: deviations of each feature, or of all."""
-    distances = torch.where(counts > 0, residuals.abs(), torch.nan)
-    of_all = _deviations(distances.flatten())
-    of_each = _deviations(distances)
-    return _FAR * torch.maximum(torch.where(of_each < inf, of_each, 0.0), of_all).clamp_max(1e300)
+        _, *variances = _fit_rows(self.in_units(), self.counts, atoms, alpha, self.positive)
+        scales, mean, variance = _shrink(*variances)
+        return mean + 2 * log(self.unit), variance, float(scales.quantile(_LEAST_SCALE))
 
 
 def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # -> Units
-    """Learn the baseline and outliers, before a search.
+    """Learn the baseline, outliers, and the noise that is named, before a search.
 
     Parameters
     ----------
@@ -621,35 +578,28 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
         Number of atoms of the search.
     intercept : bool or "auto", default="auto"
         Whether there is a baseline; "auto" decides, and non-negative codes then have none.
-    noise : {"auto", "outliers", "equal", "features", "rows", "both"} or Tensor, default="auto"
-        Which noise is unequal. Only "auto" and "outliers" look for outliers. A tensor of shape (n_features,) is
-        the noise of features, of geometric mean 1.
-
-    Returns
-    -------
-    Units
-        The units. If noise is "auto", `learn_scales` learns the noise of features after the search.
+    noise : str or Tensor, default="auto"
+        "equal", "features", "rows" or "both": which noise is unequal. "auto" and "outliers" look
+        for outliers; with "auto" `learn_scales` decides on the noise of features after the search.
+        A tensor of shape (n_features,) is the noise of features, of geometric mean 1.
     """
-    sample = _Sample(problem, n_components)
-    if not isinstance(noise, str):
+    sample, named = _Sample(problem, n_components), noise if isinstance(noise, str) else None
+    if named is None:
         sample.scale = noise.cpu().double()
     suspects = None
-    if (
-        isinstance(noise, str)
-        and noise in ("auto", "outliers")
-        and len(sample.x) >= _LEAST_ROWS
-        and bool(sample.x.any())
-    ):
+    if named in ("auto", "outliers") and sample.is_large(2) and bool(sample.x.any()):
         centres = intercept is True or (intercept == "auto" and not sample.positive)
         suspects = sample.find_suspects(n_components, centres=centres)
     sample.take_mean(intercept)
     if suspects is not None:
         if sample.are_outliers(suspects[1]):
+            sample.counts = sample.known * ~(suspects[0] | suspects[1][:, None])
             return sample.separate(*suspects)
         sample.counts = sample.known
         sample.take_mean(intercept)
-    named = isinstance(noise, str) and noise in ("features", "rows", "both")
-    return sample.learn_noise(noise) if named and len(sample.x) > 1 else sample.units()
+    if named in ("features", "rows", "both") and len(sample.x) > 1:
+        return sample.learn_noise(noise)
+    return sample.units()
 
 
 def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise is equal
@@ -667,10 +617,10 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
         Penalty of codes that predict hidden entries, in the units of the data.
     """
     sample = _Sample(problem, len(atoms))
-    if units.scale is not None or units.looks_at_rows or len(sample.x) < _LEAST_ROWS:
+    if units.scale is not None or units.looks_at_rows or not sample.is_large():
         return units
     sample.enter(units)
-    if not _differs(*sample.hidden(atoms.cpu().double(), _SCREENED, [alpha / sample.unit])):
+    if not _differs(*sample.hidden(atoms.cpu().double(), _SCREENED, alpha / sample.unit)):
         return units
     atoms = _settle(sample.problem(), sample.n_components).atoms
     return units if sample.learn_features(atoms) is None else sample.units()
@@ -683,20 +633,15 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     ----------
     units : Units
         The units that the atoms were found in.
-    problem : Problem
-        As in `learn_units`.
-    atoms : Tensor of shape (n_components, n_features)
-        Unit atoms, in these units.
-    alpha : float
-        Penalty of the codes of `transform`, in the units of the data.
+    problem, atoms, alpha
+        As in `learn_scales`, with the penalty of the codes of `transform`.
     """
-    if units.intercept is None and not units.looks_at_rows:
-        return units
     sample, atoms = _Sample(problem, len(atoms)), atoms.cpu().double()
     sample.enter(units)
-    x, counts, unit = sample.in_units(), sample.counts, sample.unit
-    fitted, _ = _fit_rows(atoms, x, counts, alpha=alpha / unit, positive=sample.positive)
-    changes, residuals = dict(atoms=atoms), (x - fitted) * counts
+    unit, counts = sample.unit, sample.counts
+    given = sample.in_units(), counts, atoms, alpha / unit, sample.positive
+    residuals, _, _ = _fit_rows(*given)
+    changes = dict(atoms=atoms)
     if units.intercept is not None:
         weights = sample.weigh(counts / sample.row_scale.square())
         errors = (weights * residuals * sample.row_scale * sample.scale).sum(0) * unit

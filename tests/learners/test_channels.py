@@ -65,7 +65,6 @@ def test_maps_and_waveforms_are_found(n_channels, dtype):
         dict(gradient="dec", max_iter=2, tol=None),
         dict(n_unfoldings=3, max_iter=2, tol=None, optimizer=partial(torch.optim.Adam, lr=0.1)),
         dict(n_unfoldings=3, max_iter=2, tol=None, dict_init="data"),
-        dict(loss="poisson"),
         dict(n_components="auto"),
         dict(n_components=7),
         dict(stride=3),
@@ -74,8 +73,6 @@ def test_maps_and_waveforms_are_found(n_channels, dtype):
 )
 def test_atoms_of_every_fit_are_products(options):
     signals, _, _ = planted()
-    if "loss" in options:
-        signals = np.random.default_rng(0).poisson(np.exp(signals))
     learner = learner_of(**options).fit(signals)
     assert_products(learner)
     assert_products(pickle.loads(pickle.dumps(learner)).partial_fit(signals))
@@ -287,5 +284,3 @@ def test_noise_of_channels_is_a_positive_number_for_each(noise):
     signals, _, _ = planted(n_channels=3)
     with pytest.raises(ValueError, match="not one positive number for each of 3 channels. Pass"):
         learner_of(channel_noise=noise).fit(signals)
-    with pytest.raises(ValueError, match="Pass channel_noise='equal', or loss='gaussian'"):
-        learner_of(channel_noise="auto", loss="poisson").fit(np.abs(signals))

@@ -59,15 +59,20 @@ VARIANTS = [
     ConvDenoiser(**SMALL_CONV),
     ConvDenoiser(atom_shape=3, stride=1, shrinkage="hard", **SMALL_CONV),
     ConvDenoiser(
-        atom_shape=(1, 3), stride=2, learn_threshold="atom", separate_atoms="both", **SMALL_CONV
+        atom_shape=(1, 3),
+        stride=2,
+        learn_threshold="atom",
+        separate_atoms="unfolding",
+        atom_norm=None,
+        **SMALL_CONV,
     ),
-    ConvDenoiser(noise_std=0.1, n_train_shifts=3, shift_average=True, **SMALL_CONV),
+    ConvDenoiser(noise_std=0.1, shift_average=True, **SMALL_CONV),
     NOODLDictionaryLearning(**SMALL),
     PUDLEDictionaryLearning(loss="poisson", **SMALL),
     PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
     PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
     PoissonNMF(max_iter=3),
-    PoissonNMF(alpha=0.5, batch_size=7, max_iter=3),
+    PoissonNMF(alpha=0.5, max_iter=3),
     PUDLEClassifier(max_iter=3),
     PUDLERegressor(max_iter=3),
 ]

@@ -16,7 +16,7 @@ from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
 from skpudle._data import images as image_module
 from skpudle._data.images import read_images
 from skpudle._data.training_images import initial_kernels
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle._training.loop import Interrupted, Trainer
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
@@ -226,7 +226,8 @@ def test_sparse_codes_of_rows_decode_as_dense_ones(kind):
 @pytest.mark.parametrize("how", ["fit", "partial_fit", "interrupted"])
 def test_nothing_is_left_of_an_earlier_fit(how, images, frame, monkeypatch):
     """Neither atoms that there are no more, nor the names of features that images have not."""
-    learner = learner_of(ConvDenoiser, **LINES, separate_atoms="both").fit(frame)
+    separate = dict(separate_atoms="unfolding", atom_norm=None)
+    learner = learner_of(ConvDenoiser, **LINES, **separate).fit(frame)
     learner.set_params(separate_atoms=None)
     if how == "interrupted":
         monkeypatch.setattr(Trainer, "run_epoch", interrupt)
@@ -234,7 +235,7 @@ def test_nothing_is_left_of_an_earlier_fit(how, images, frame, monkeypatch):
             learner.fit(images)
     else:
         getattr(learner, how)(frame if how == "partial_fit" else images)
-    names = {"analysis_components_", "decoder_components_"}
+    names = {"analysis_components_", "synthesis_components_"}
     if how == "partial_fit":
         assert learner.n_features_in_ == len(learner.feature_names_in_) == 13 * 16
     else:
@@ -276,3 +277,18 @@ def test_a_callable_brings_its_learning_rate(images):
     for rate, found in ((0.05, by_lr), (1e-3, named)):
         denoiser = learner_of(ConvDenoiser, **options, learning_rate=rate).fit(images)
         np.testing.assert_array_equal(denoiser.components_, found)
+
+
+@pytest.mark.parametrize("n_components", [2, "auto"])
+@pytest.mark.parametrize("shape", [(2, 12, 11, 3), (3, 20, 2), (2, 12, 11, 1)], ids=str)
+def test_several_channels_pass_through_every_method(shape, n_components):
+    kernel = (4, 3)[: len(shape) - 2]
+    learner = ConvPUDLEDictionaryLearning(n_components, atom_shape=kernel, stride=1, random_state=0)
+    X = np.random.default_rng(0).normal(size=shape)
+    codes = learner.fit(X).transform(X)
+    assert learner.components_.shape == (learner.n_components_, *kernel, shape[-1])
+    back = learner.inverse_transform(codes)
+    assert back.shape == shape
+    assert np.square(X - back).sum() < np.square(X - X.mean(tuple(range(X.ndim - 1)))).sum()
+    X[np.random.default_rng(1).random(shape) < 0.1] = np.nan
+    assert np.isfinite(learner.partial_fit(X).transform(X)).all()

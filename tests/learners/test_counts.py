@@ -476,8 +476,6 @@ def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
     for rows in (X, sparse.csr_array(X), torch.tensor(X)):
         found = learner.transform_sparse(rows, exposure=exposure)
         np.testing.assert_allclose(found.toarray(), codes, rtol=0, atol=1e-10)
-        out = learner.transform_into(rows, np.zeros_like(codes), exposure=exposure)
-        np.testing.assert_allclose(out, codes, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -502,14 +500,12 @@ def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
 def test_exposures_are_positive_numbers_one_for_each_sample(wrong, counts):
     X, exposure = counts
     learner = make("poisson", max_iter=1).fit(X, exposure=exposure)
-    out = np.zeros((300, 12))
     for use in (
         make("poisson").fit,
         make("poisson").partial_fit,
         learner.transform,
         learner.score,
         learner.transform_sparse,
-        lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
     ):
         with pytest.raises(ValueError, match="Pass a positive number for each of the 300 rows"):
             use(X, exposure=wrong)
@@ -519,7 +515,6 @@ def test_exposures_are_positive_numbers_one_for_each_sample(wrong, counts):
 def test_exposures_are_for_counts_without_a_limit(loss, counts):
     X, exposure = np.minimum(counts[0], N_TRIALS), counts[1]
     learner = make(loss, max_iter=1).fit(X)
-    out = np.zeros((300, 12))
     for use in (
         make(loss).fit,
         make(loss).partial_fit,
@@ -527,7 +522,6 @@ def test_exposures_are_for_counts_without_a_limit(loss, counts):
         learner.transform,
         learner.score,
         learner.transform_sparse,
-        lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
     ):
         with pytest.raises(ValueError, match=f"exposure is for .*, but loss='{loss}'"):
             use(X, exposure=exposure)

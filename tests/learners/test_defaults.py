@@ -303,9 +303,9 @@ def test_a_search_that_is_cut_off_goes_on_with_the_same_bits(n, fitted, tmp_path
         with pytest.raises(RuntimeError, match="killed"):
             learner.fit(X)
     if n > 1:
-        assert read_checkpoint(path)["own"][0]["search"].epoch == n - 1
+        assert read_checkpoint(path)["own"]["search"].epoch == n - 1
     np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
-    assert "search" not in read_checkpoint(path)["own"][0]
+    assert "search" not in read_checkpoint(path)["own"]
 
 
 def test_a_fit_that_has_ended_is_what_its_checkpoint_gives(fitted, tmp_path, monkeypatch):
@@ -331,7 +331,7 @@ def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path
         with pytest.raises(KeyboardInterrupt):
             learner.fit(X)
     assert learner.transform(X).shape == (600, 20)
-    assert read_checkpoint(path)["own"][0]["search"].epoch == 12
+    assert read_checkpoint(path)["own"]["search"].epoch == 12
     np.testing.assert_array_equal(learner.fit(X).components_, fitted.components_)
 
 

@@ -92,11 +92,9 @@ OWN = {
         "channels_first": True,
         "crop_size": 5,
         "flip": False,
-        "learn_step": True,
         "learn_threshold": "atom",
-        "n_train_shifts": 2,
         "noise_std": 0.1,
-        "separate_atoms": "both",
+        "separate_atoms": "unfolding",
         "shift_average": True,
         "stride": 1,
         "tol": None,
@@ -128,7 +126,7 @@ def data_for(learner):
     if isinstance(learner, ConvDenoiser):
         return np.tile(IMAGES, (16, 1, 1)), None
     if isinstance(learner, ConvPUDLEDictionaryLearning):
-        return (np.abs(IMAGES).round() if learner.loss != "gaussian" else IMAGES), None
+        return IMAGES, None
     rows = X if getattr(learner, "loss", "gaussian") == "gaussian" else np.abs(X).round()
     y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
     return rows, y

@@ -19,7 +19,6 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
-    report,
 )
 from skpudle.inspection import (
     atom_contributions,
@@ -94,7 +93,6 @@ FUNCTIONS = {
     "saliency": (ROWS, code_saliency),
     "directions": (ROWS, feature_directions),
     "findings": (ROWS, findings),
-    "report": (ROWS, report),
     "R^2": (ROWS, reconstruction_r2_scorer),
     "denoising": (ROWS, make_denoising_scorer()),
     "codes": (ROWS, CodesDisplay.from_estimator),
@@ -170,7 +168,7 @@ class Mixed(Batches):
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-@pytest.mark.parametrize("name", ["rows", "poisson", "counts that add", "noodl"])
+@pytest.mark.parametrize("name", ["rows", "poisson", "noodl"])
 def test_the_first_batch_names_the_features(name, method):
     learner = getattr(clone(LEARNERS[name]), method)(Batches(FRAME))
     assert learner.feature_names_in_.tolist() == list("abcdef")

@@ -35,7 +35,7 @@ from skpudle import (
 )
 from skpudle._learners import dense, pudle
 from skpudle._learners.convolutional import search as conv_search
-from skpudle._optimizers import GradientOptimizer
+from skpudle._optimizers._gradient import GradientOptimizer
 from skpudle._training import fit
 from skpudle._training.archive import MARK
 from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
@@ -100,8 +100,8 @@ CASES = {
     "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
     "convolution": (
         ConvDenoiser(
-            5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, n_train_shifts=2,
-            crop_size=9, batch_size=2, max_iter=3, **FIXED,
+            5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, crop_size=9,
+            batch_size=2, max_iter=3, **FIXED,
         ),
         lambda: IMAGES,
     ),
@@ -377,11 +377,11 @@ class Learned:
         return self.atoms.T
 
 
-def test_a_file_of_one_other_row_is_refused(tmp_path):
+def test_a_file_of_another_last_row_is_refused(tmp_path):
     rows, file = np.random.default_rng(0).normal(size=(5000, 4)), tmp_path / "fit.npz"
     learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
     clone_with(learner, Checkpoint(file)).fit(rows)
-    rows[1] += 1
+    rows[-1] += 1
     with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 5000 samples"):
         clone_with(learner, Checkpoint(file)).fit(rows)
 
@@ -566,14 +566,14 @@ def changed(file, change):
 
 def trained(state):
     """Return the state of training, and the cause of an early end."""
-    return state["own"][0]["training"]
+    return state["own"]["training"]
 
 
 def training_set_to(**functions):
     def change(state):
         found, ended_by = trained(state)
         values = {name: function(getattr(found, name)) for name, function in functions.items()}
-        state["own"][0]["training"] = replace(found, **values), ended_by
+        state["own"]["training"] = replace(found, **values), ended_by
 
     return change
 
@@ -601,7 +601,7 @@ BY_HAND = {
     "a missing moment": training_set_to(moments=lambda state: {"exp_avg": state["exp_avg"]}),
     "no generator": training_set_to(generator=lambda numbers: None),
     "a generator of another size": training_set_to(generator=lambda numbers: numbers[:3]),
-    "a state that is a number": lambda state: state["own"][0].update(training=3),
+    "a state that is a number": lambda state: state["own"].update(training=3),
     "narrow rows": rows_set_to("start", lambda rows: rows[:, :1]),
     "rows of another dtype": rows_set_to("start", torch.Tensor.float),
     "rows that are a number": rows_set_to("start", lambda rows: 3),
@@ -610,9 +610,8 @@ BY_HAND = {
     "an unknown value": lambda state: state["fitted"]["record"].update(other=1),
     "no generator of the start": lambda state: state["fitted"].pop("generator"),
     "an end without a record": lambda state: state["end"].pop("fitted"),
-    "processes that are a number": lambda state: state.update(own=3),
-    "nobody's state": lambda state: state.update(own=()),
-    "samples that nobody counted": lambda state: state["own"][0].update(n_seen=3),
+    "states that are a number": lambda state: state.update(own=3),
+    "samples that nobody counted": lambda state: state["own"].update(n_seen=3),
     "a missing part": lambda state: state.pop("own"),
     "an unknown part": lambda state: state.update(other=torch.ones(3)),
     "a negative seed": lambda state: state.update(seed=-1),
@@ -630,9 +629,9 @@ def test_values_of_another_kind_are_refused(change, file):
 
 def search_changed(**functions):
     def change(state):
-        found = state["own"][0]["search"]
+        found = state["own"]["search"]
         values = {name: function(getattr(found, name)) for name, function in functions.items()}
-        state["own"][0]["search"] = replace(found, **values)
+        state["own"]["search"] = replace(found, **values)
 
     return change
 
@@ -676,11 +675,6 @@ SEARCHES_BY_HAND = {
 }
 SEARCHES = {
     "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
-    "complete rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS[4:]),
-    "number from the data": (
-        PUDLEDictionaryLearning("auto", alpha=0.2, random_state=0),
-        lambda: ROWS,
-    ),
     "images": (
         ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
         lambda: IMAGES,
@@ -696,14 +690,8 @@ def noisy_rows():
     return codes @ atoms + 0.6 * rng.normal(size=(300, 16))
 
 
-# searches that try other penalties, and return to one of the first
-PATHS = {
-    "noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows),
-    "noisy images": (
-        ConvPUDLEDictionaryLearning(3, atom_shape=(3, 3), stride=2, random_state=0),
-        lambda: IMAGES[:8],
-    ),
-}
+# a search that tries other penalties, and returns to one of the first
+PATHS = {"noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows)}
 
 
 class KillsTheSearch(FitCallback):
@@ -750,26 +738,20 @@ def test_atoms_and_codes_of_other_shapes_are_refused(change, search, tmp_path):
         clone_with(learner, Checkpoint(file)).fit(data())
 
 
-@pytest.mark.parametrize(("kind", "n_epochs"), [("noisy rows", 20), ("noisy images", 3)])
-def test_a_search_that_is_cut_off_along_its_path_ends_with_the_same_bits(kind, n_epochs, tmp_path):
-    learner, data = PATHS[kind]
+@pytest.mark.parametrize(
+    ("kind", "n_epochs", "stage"),
+    [("rows", 10, None), ("images", 10, None), ("noisy rows", 20, "penalty")],
+)
+def test_a_search_that_is_killed_goes_on_and_ends_as_good(kind, n_epochs, stage, tmp_path):
+    learner, data = (SEARCHES | PATHS)[kind]
     expected, file, phases = clone_with(learner).fit(data()), tmp_path / "fit.npz", set()
     for _ in range(3):
-        killed_search(kind, file, n_epochs, "penalty")
-        phases.add(read_checkpoint(file)["own"][0]["search"].phase)
-    assert phases == {"climb", "return"}
-    assert_same(clone_with(learner, Checkpoint(file)).fit(data()), expected)
-
-
-@pytest.mark.parametrize("kind", SEARCHES)
-def test_a_search_goes_on_from_any_epoch_to_the_same_bits(kind, tmp_path):
-    """So that no state that a search comes to is refused."""
-    learner, data = SEARCHES[kind]
-    expected = clone_with(learner).fit(data())
-    file = tmp_path / "fit.npz"
-    for _ in range(5):
-        killed_search(kind, file, len(expected.loss_curve_) // 6)
-    assert_same(clone_with(learner, Checkpoint(file)).fit(data()), expected)
+        killed_search(kind, file, n_epochs, stage)
+        phases.add(read_checkpoint(file)["own"]["search"].phase)
+    found = clone_with(learner, Checkpoint(file)).fit(data())
+    assert found.loss_curve_[-1] <= 1.01 * expected.loss_curve_[-1]
+    assert found.alpha_ == pytest.approx(expected.alpha_, rel=0.01)
+    assert stage is None or phases == {"climb", "return"}
 
 
 def sealed(archive):
