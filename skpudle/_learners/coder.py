@@ -185,9 +185,10 @@ def _check_sparse_coder(learner, algorithm):
             "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
             "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
         )
-    if not units_of(learner).is_equal:
+    if not units_of(learner).of_new_rows().is_equal:
         raise ValueError(
-            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise or "
+            "outlying entries. Use "
             "its transform, or pass noise='equal', and fit again."
         )
 

@@ -84,7 +84,7 @@ _SETTLES, _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 100, 8, 4, 8, 3, 0
 # Factors on the penalty of codes that predict hidden entries.
 _PENALTIES = 4.0, 2.0, 1.0, 0.5, 0.25
 # Rows to enter at a time, and the share of rows that are less noisy than the least scale of a row.
-_ROWS_AT_A_TIME, _LEAST_SCALE = 4096, 0.02
+_ROWS_AT_A_TIME, _LEAST_SCALE = 1024, 0.02
 # Share of the median variance below which a feature or row is constant.
 _CONSTANT = 1e-9
 
@@ -231,9 +231,13 @@ def _given(known):
 
 def _fit_rows(x, known, atoms, alpha, positive):  # -> residuals (n, m), (n,), (n,)
     """Return residuals of least squares on the lasso's supports, variances, degrees of freedom."""
-    _, (codes,) = lasso_path(atoms, x, [alpha], positive=positive, mask=_given(known))
-    residuals, free = (x - codes @ atoms) * known, known.sum(1) - (codes != 0).sum(1)
-    free = free.clamp_min(1)
+    residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
+    for rows in torch.arange(len(x)).split(max(1, _ENTRIES // len(atoms))):
+        options = dict(positive=positive, mask=_given(known[rows]))
+        _, (codes,) = lasso_path(atoms, x[rows], [alpha], **options)
+        residuals[rows] = (x[rows] - codes @ atoms) * known[rows]
+        n_codes[rows] = (codes != 0).sum(1).to(x)
+    free = (known.sum(1) - n_codes).clamp_min(1)
     return residuals, residuals.square().sum(1) / free, free
 
 
