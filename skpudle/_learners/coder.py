@@ -38,7 +38,7 @@ from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.tables import map_rows
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.score import hidden_deviance, sums_of
-from skpudle._learners.units import baseline_of, units_of
+from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
@@ -185,9 +185,10 @@ def _check_sparse_coder(learner, algorithm):
             "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
             "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
         )
-    if not units_of(learner).is_equal:
+    if not units_of(learner).of_new_rows().is_equal:
         raise ValueError(
-            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise or "
+            "outlying entries. Use "
             "its transform, or pass noise='equal', and fit again."
         )
 
@@ -437,9 +438,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 samples = replace(samples, weight=weight.to(samples.x.device))
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
-            deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
+            units, limit = units_of(self).of_new_rows(), None
+            if units.limit is not None:
+                limit = units.limit_in_data().to(dictionary.atoms)
+            deviance = hidden_deviance(loss, of_features, dictionary, self._offset, limit=limit)
             size = chunk_size(self, samples.x, device)
             error += sum(in_chunks(deviance, samples, device, size))
+            if limit is not None:  # outlying entries do not count in the deviance from the means
+                samples = replace(samples, mask=in_units(units, samples).mask)
             sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
         total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
         return 1 - error / total if total else 0.0

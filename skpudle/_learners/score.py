@@ -16,7 +16,7 @@ from skpudle.search._held_out import hide_in_turn
 _GROUPS = 10
 
 
-def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
+def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=None):
     """Return a function of samples: the deviance of all features, each held out once.
 
     Codes are inferred from the features of all other groups; a single feature is predicted from
@@ -35,6 +35,8 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     places : Tensor of shape (n_features,), default=None
         For each feature the place of its first copy, with which it is held out; by default features
         are distinct, so that a score depends on its own samples alone.
+    limit : Tensor of shape (n_features,), default=None
+        What the error of an entry counts at most.
     """
     atoms = dictionary.atoms
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
@@ -53,7 +55,11 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
             with own_precision():
                 natural = codes @ dictionary.atoms[:, hidden]
             natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
-            entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
+            values = x[:, hidden]
+            if limit is not None:
+                most = limit[hidden]
+                values = natural + torch.maximum(torch.minimum(values - natural, most), -most)
+            entries = 2 * loss.half_deviance(wide(natural), wide(values))
             entries = samples.weigh(entries)
             total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
         return float(total)  # one wait for the device

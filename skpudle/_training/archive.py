@@ -28,11 +28,11 @@ from skpudle._training.loop import EpochTally, TrainingState
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._epoch import Codes
 from skpudle.search._held_out import Prediction
-from skpudle.search._noise import Noise, NoiseTrial, RowNoise
 from skpudle.search._penalty import PenaltyPath, Trial
 from skpudle.search._search import SearchState, searched
 from skpudle.search._size import SizePath, SizeTrial
 from skpudle.search._stream import Memory, StreamState
+from skpudle.search.units import Units
 
 MARK = b"skpudle1"
 
@@ -43,8 +43,9 @@ _TENSOR, _ARRAY, _RECORD = "<tensor>", "<array>", "<record>"
 RECORDS = {
     kind.__name__: kind
     for kind in (
-        Codes, EpochTally, LearnedEncoder, Memory, Noise, NoiseTrial, PenaltyPath, Prediction,
-        Progress, RowNoise, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
+        Codes, EpochTally, LearnedEncoder, Memory, PenaltyPath, Prediction,
+        Progress, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
+        Units,
     )
 }  # fmt: skip
 

@@ -33,7 +33,6 @@ from skpudle._data.batches import count_batches
 from skpudle._training.archive import check_kind, check_search
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.messages import (
-    print_noise,
     print_pass,
     print_progress,
     print_search,
@@ -46,12 +45,10 @@ from skpudle.search._search import SearchState, advance, begin, is_done, searche
 from skpudle.search._stream import advance_stream
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
-# noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
-# of codes, the noise of rows, the baseline and the refinement of atoms of counts, and a learned
-# encoder.
-_STEPS = 9
-# For each kind of trials, the callbacks' name of one of them, and what prints a line about it.
-_TRIALS = {"noise": ("units of the data", print_noise), "size": ("number of atoms", print_size)}
+# units, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
+# of codes, the noise of features, a second search and its two steps, units again, the baseline and
+# the refinement of atoms of counts, and a learned encoder.
+_STEPS = 13
 
 
 class Interrupts:
@@ -113,16 +110,19 @@ class Search(Phase):
         Initial atoms.
     attributes_of : callable
         ``attributes_of(state)`` returns the fitted attributes for the best atoms of a state.
+    names : tuple of str
+        The callbacks' names of the search and of an epoch.
     """
 
     problem: object
     atoms: object
     attributes_of: Callable
+    names: tuple = ("search", "epoch of the search")
     stages: dict = field(default_factory=dict)
     best: float = inf  # objective of a sample
     share_done: float = 0.0
 
-    names, n_tasks = ("search", "epoch of the search"), len(SearchState.stages)
+    n_tasks = len(SearchState.stages)
 
     def begin(self, state=None):
         """Start from the atoms, or from a state."""
@@ -171,28 +171,24 @@ class Search(Phase):
 
 @dataclass
 class Trials(Phase):
-    """What is tried in turn: baseline and noise, or the number of atoms.
+    """The numbers of atoms that are tried in turn.
 
     Parameters
     ----------
-    names : tuple of str
-        The callbacks' names of the phase and of a trial.
     trials : iterator
         Its trials; the last one says so by ``is_last``.
     attributes_of : callable
         ``attributes_of(trial)`` returns the fitted attributes for a trial.
-    print_trial : callable
-        ``print_trial(trial)`` prints a line about it.
     generator : torch.Generator
         Its random numbers, which later phases draw from, too.
     """
 
-    names: tuple
     trials: Iterator
     attributes_of: Callable
-    print_trial: Callable
     generator: torch.Generator
     trial: object = None
+
+    names = "size", "number of atoms"
 
     def pack(self):
         """Return the last trial; before it None, since an iterator does not go on from a file."""
@@ -217,7 +213,7 @@ class Trials(Phase):
 
     def report(self, max_iter):
         """Print a line about the last trial."""
-        self.print_trial(self.trial)
+        print_size(self.trial)
 
 
 @dataclass
@@ -519,14 +515,12 @@ class FitRun(AbstractContextManager):
         if name is not None:
             whole.call_on_fit_task_end(**ended)
         self._ended = time.perf_counter()
-        self.seconds[phase.key] = self._ended - began
+        self.seconds[phase.key] = self.seconds.get(phase.key, 0.0) + self._ended - began
         return stopped
 
-    def make_trials(self, name, trials, attributes_of):  # -> NoiseTrial or SizeTrial
-        """Make trials of "noise" or "size", and return the last one; see `Trials`."""
-        name_of_trials, print_trial = _TRIALS[name]
-        names = name, name_of_trials
-        phase = Trials(names, trials, attributes_of, print_trial, self.generator)
+    def make_trials(self, trials, attributes_of):  # -> SizeTrial
+        """Try numbers of atoms, and return the last trial; see `Trials`."""
+        phase = Trials(trials, attributes_of, self.generator)
         self.run(phase)
         return phase.trial
 
@@ -537,10 +531,12 @@ class FitRun(AbstractContextManager):
         return phase.result
 
     def search(self, problem, atoms, attributes_of):  # -> SearchState
-        """Search for atoms; see `Search`."""
-        phase = Search(problem, atoms, attributes_of)
+        """Search for atoms, in the units of the noise in a second search; see `Search`."""
+        names = "search in units of the noise" if self.losses else "search", "epoch of the search"
+        phase = Search(problem, atoms, attributes_of, names)
         self.run(phase)
-        self.losses, self.search_was_stopped = phase.state.losses, not phase.is_done
+        self.losses = (*self.losses, *phase.state.losses)
+        self.search_was_stopped = not phase.is_done
         return phase.state
 
     def refit(self, problem, state, attributes):  # -> atoms

@@ -115,6 +115,9 @@ _IN_WORDS = {
 # Epochs in which atoms lose the lasso's bias before they predict held-out rows.
 _REFITS = 4
 
+# Rows whose residuals are computed at a time.
+_ROWS_OF_RESIDUALS = 1024
+
 _WHOLE = "polish", "done"  # phases in all samples, held-out rows included
 
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
@@ -149,6 +152,8 @@ class Problem:
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts in sums over samples; None is once. The penalty of a sample is
         not weighted on its own: weights leave codes alone.
+    has_baseline : bool, default=False
+        Whether the data have lost a baseline, which the polish refits.
     """
 
     x: Tensor
@@ -161,6 +166,7 @@ class Problem:
     held_out: HeldOut | None = None
     held_rows: Tensor | None = None
     weight: Tensor | None = None
+    has_baseline: bool = False
     _thinned: dict = field(default_factory=dict, init=False, repr=False)  # last thinned problem
 
     n_positions = 1  # positions of an atom in a row
@@ -211,6 +217,10 @@ class Problem:
         parts = {name: getattr(self, name) for name in ("mask", "weight")}
         parts = {name: part if part is None else part[rows] for name, part in parts.items()}
         return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
+
+    def around(self, baseline: Tensor) -> Self:  # (n_features,)
+        """Return the problem of the samples minus a baseline; held-out samples keep it."""
+        return replace(self, x=self.x - baseline.to(self.x))
 
     @property
     def n_samples(self) -> int:
@@ -311,6 +321,8 @@ class SearchState:
         that of atoms without bias.
     unseen : Tensor of shape (n_components, n_features), default=None
         The atoms that held-out rows chose, before they adapted to these rows.
+    baseline : Tensor of shape (n_features,), default=None
+        What the polish has added to the baseline that the data lost before the search.
     """
 
     atoms: Tensor
@@ -332,6 +344,7 @@ class SearchState:
     trials: tuple = ()
     path: tuple = ()
     unseen: Tensor | None = None
+    baseline: Tensor | None = None
 
     stages = _STAGES
 
@@ -489,6 +502,8 @@ def _round(problem, state, epoch):
 def _polish(problem, state, n_entries):
     """Adapt the best atoms to all samples, or to a subsample with _MOST_USES uses of each atom."""
     best = dict(atoms=state.best_atoms, codes=state.best_codes, alpha=state.best_alpha)
+    if problem.has_baseline:
+        best["baseline"] = torch.zeros_like(state.best_atoms[0])
     stride = _stride(state, n_entries, _MOST_USES)
     if stride < state.stride or problem.held_rows is not None:
         stride = min(stride, state.stride)
@@ -623,6 +638,20 @@ def _next_phase(problem, state, epoch):
     return _round(problem, state, epoch)
 
 
+def _mean_residual(epoch):  # -> (m,)
+    """Return the mean residual of known entries, the step of the best baseline for the codes."""
+    problem, codes, atoms = epoch.problem, epoch.codes, epoch.atoms
+    sums = atoms.new_zeros(2, atoms.shape[1])
+    for rows in torch.arange(len(problem.x)).split(_ROWS_OF_RESIDUALS):
+        fitted = codes.of_rows(rows).like(atoms).dense(len(atoms)) @ atoms
+        counts = torch.ones_like(fitted) if problem.mask is None else problem.mask[rows].to(atoms)
+        weight = 1.0 if problem.weight is None else problem.weight[rows, None].to(atoms)
+        left = (problem.x[rows].to(atoms) - fitted) * counts
+        sums += torch.stack([(weight * part).sum(0) for part in (left, counts)])
+    ((total, n),) = problem.total(sums)
+    return total / n.clamp_min(1e-300)
+
+
 def advance(problem, state):
     """Return the state after one more epoch.
 
@@ -648,6 +677,8 @@ def advance(problem, state):
     if state.phase == "polish" and epoch.objective < state.best_objective:
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes)
         state = replace(state, **best, best_objective=epoch.objective)
+    if state.baseline is not None:
+        state = replace(state, baseline=state.baseline + _mean_residual(epoch))
     if len(curve) >= _MAX_EPOCHS[state.phase] or has_stalled(curve, _STALL[state.phase]):
         return _next_phase(problem, state, epoch)
     atoms = epoch.improved_atoms()
@@ -734,4 +765,6 @@ def searched(problem, state):
     Problem or ConvProblem
         The problem.
     """
-    return problem.thinned(state.stride, whole=state.phase in _WHOLE, alpha=state.alpha)
+    part = problem.thinned(state.stride, whole=state.phase in _WHOLE, alpha=state.alpha)
+    baseline = getattr(state, "baseline", None)
+    return part if baseline is None else part.around(baseline)

@@ -177,7 +177,7 @@ def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
     n_epochs = watcher.tasks.count("epoch of the search")
     assert n_epochs > 5
     assert watcher.seen == (600, 20)
-    tasks = watcher.tasks[watcher.tasks.index("noise") + 1 :]
+    tasks = watcher.tasks[watcher.tasks.index("units") + 1 :]
     before = tasks[: tasks.index("search")]
     assert before.count("epoch of the search") == n_epochs
     stages = [name for name in before if name != "epoch of the search"]
