@@ -31,6 +31,7 @@ follow from sums over samples, so processes with different samples end with the 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf
 from typing import Any, Self
 
@@ -261,8 +262,9 @@ class Problem:
             return DeviceEpoch(self, atoms, codes, refit=refit)
         return Epoch(self, atoms, codes, refit=refit, turn=turn if len(atoms) >= MANY else None)
 
-    def squares(self) -> Tensor:  # -> (n_samples,)
-        """Return the sum of squares of each sample."""
+    @cached_property
+    def squares(self) -> Tensor:  # (n_samples,)
+        """The sum of squares of each sample."""
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
         return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
 
@@ -410,7 +412,7 @@ def auto_alpha(
         where any penalty will do.
     """
     problem = Problem(x, 0.0, mask=mask, weight=weight)
-    squares = problem.squares()
+    squares = problem.squares
     sums = (problem.weighted(part).sum() for part in (squares, (squares > 0).double()))
     squares, n = total(*(part.reshape(1) for part in sums))
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0

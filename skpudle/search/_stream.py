@@ -131,7 +131,7 @@ class Memory(NamedTuple):
     def add_block(self, epoch, n):
         """Return the memory with a block of ``n`` rows added; costs stay as they are."""
         if self.pairs:
-            a, b = self.a + torch.as_tensor(epoch.products(0, len(self.a))), self.b + epoch.b
+            a, b = (one + two for one, two in zip((self.a, self.b), epoch.statistics, strict=True))
         else:
             a = self.a + epoch.energies()
             b = a[:, None] * epoch.atoms
