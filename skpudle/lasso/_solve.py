@@ -14,7 +14,7 @@ from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 from skpudle.lasso._supports import BLOCK_ENTRIES, MOST_ROUNDS
 
-__all__ = ["choose_solver", "gram_matrix", "lasso_path", "rows_of_block", "solve_lasso"]
+__all__ = ["choose_solver", "gram_matrix", "lasso_path", "path_from_products", "rows_of_block", "solve_lasso"]
 
 # Most atoms per sample with which a Gram matrix pays. It costs n_components products with the
 # atoms, in one efficient call, and saves a few inefficient products per sample. Above 10,000 atoms
@@ -305,3 +305,20 @@ def lasso_path(atoms, x, alphas, *, positive=False, solver="auto", mask=None, gr
     if solve is solve_batched:
         refits = torch.stack([refit(kept, x, z, known) for z in codes])
     return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))
+
+
+def path_from_products(gram, products, alphas, *, positive=False):
+    """Solve the lasso on the CPU for several penalties, as `lasso_path`, from products alone.
+
+    Parameters
+    ----------
+    gram : Tensor of shape (n_components, n_components)
+        Products of the atoms, in float64.
+    products : Tensor of shape (n_samples, n_components)
+        Products of samples with the atoms, in float64.
+    alphas, positive
+        As in `lasso_path`, positive.
+    """
+    refits = products.new_empty(len(alphas), *products.shape)
+    options = dict(positive=positive, max_iter=MOST_ROUNDS, refits=refits, of_products=True)
+    return solve_compiled(gram, gram, products, penalties=alphas, **options), refits
