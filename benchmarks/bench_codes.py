@@ -25,7 +25,7 @@ from sklearn.impute import IterativeImputer, KNNImputer
 from sklearn.preprocessing import StandardScaler
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.datasets import extract_patches, load_gray_images, make_dictionary_data
 
 MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)

@@ -27,7 +27,7 @@ from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
 from skpudle._gradients import ae_ls
 from skpudle._losses import Binomial, Gaussian, Poisson
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
 
 

@@ -29,7 +29,7 @@ from common import anonymous_megabytes, circumstances, write_report
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._data import tables
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso._implicit import converged_codes
 
 KINDS = "memory map", "HDF5", "zarr", "dask"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import circumstances, peak_megabytes, synchronize, write_report
 
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._unfold import threshold_levels, unfold
 
 

@@ -21,7 +21,7 @@ import torch
 from common import circumstances, synchronize, write_report
 
 import skpudle
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.omp import solve_omp

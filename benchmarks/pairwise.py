@@ -28,7 +28,7 @@ The theory is for the limit of many samples; four choices adapt it to few:
 
 import torch
 
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 
 PAIRS_PER_ROUND = 128
 POOL_SIZE = 4096  # samples to make the pairs of a round from

@@ -34,8 +34,8 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._initialization import initial_atoms
-from skpudle._operators import DenseDictionary, project_atoms
-from skpudle._optimizers import make_optimizer
+from skpudle._operators._atoms import DenseDictionary, project_atoms
+from skpudle._optimizers._make import make_optimizer
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.encoding import encode
 from skpudle.metrics import dictionary_error

@@ -37,7 +37,7 @@ from sklearn.utils import resample
 from skpudle import PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
-from skpudle._operators import DenseDictionary, project_atoms
+from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
 from skpudle.inspection import atom_contributions, reconstruction_contributions

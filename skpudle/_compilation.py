@@ -12,15 +12,6 @@ from math import prod
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = [
-    "are_few",
-    "compile_together",
-    "entries_of_block",
-    "in_parts",
-    "one_blas_thread",
-    "threads_for",
-]
-
 # Most multiplications of data with atoms for compiled loops, which then take 0.4 to 0.8 of the time
 # of torch. For a single row loops always win, since memory is the limit: 0.5 to 0.6 of the time for
 # 1500 x 1000 atoms.

@@ -33,17 +33,13 @@ from sklearn.utils.validation import (
 )
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
-from skpudle._data.callers import users_level
-from skpudle._data.names import explain_names
+from skpudle._data.names import explain_names, fit_context, users_level
 from skpudle._data.sources import open_source
-from skpudle._data.validation import fit_context
 from skpudle._data.weights import check_sample_weight, hash_array, merge_copies
 from skpudle._losses import loss_named
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._unfold import default_step
 from skpudle.metrics._stability import recombine_atoms
-
-__all__ = ["ConsensusDictionary"]
 
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
@@ -291,16 +287,6 @@ class ConsensusDictionary(
     >>> consensus.transform(X).shape, consensus.stability_.shape
     ((1797, 16), (16,))
     """
-
-    components_: np.ndarray
-    stability_: np.ndarray
-    chance_stability_: float
-    n_agreeing_: np.ndarray
-    replicates_: list[np.ndarray]
-    matches_: np.ndarray
-    estimator_: Any
-    n_features_in_: int
-    feature_names_in_: np.ndarray
 
     @explain_names
     def __init__(

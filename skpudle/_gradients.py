@@ -26,9 +26,6 @@ from torch import Tensor
 from skpudle._losses import Gaussian
 from skpudle._precision import in_own_precision
 
-__all__ = ["GRADIENT_RULES", "Evaluation", "ae_lasso", "ae_ls", "dec", "differentiate", "noodl"]
-
-
 _LEAST_SQUARES = Gaussian()
 
 

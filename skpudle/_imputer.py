@@ -26,8 +26,6 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._training.messages import listed
 from skpudle._training.team import ALONE
 
-__all__ = ["DictionaryImputer"]
-
 
 def _names_of_weights(estimator):  # -> list of str, parameters of fit
     if has_fit_parameter(estimator, "sample_weight"):
@@ -93,11 +91,6 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     >>> bool((filled == X)[~hidden].all())
     True
     """
-
-    estimator_: Any
-    means_: np.ndarray
-    n_features_in_: int
-    feature_names_in_: np.ndarray
 
     _parameter_constraints = {
         "estimator": [HasMethods(["fit", "transform", "inverse_transform"]), None]

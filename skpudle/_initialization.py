@@ -13,15 +13,7 @@ some atoms are then the convex hull of these atoms, however bright samples are.
 import torch
 
 from skpudle._compilation import threads_for
-from skpudle._operators import project_atoms
-
-__all__ = [
-    "INITIALIZATIONS",
-    "initial_atoms",
-    "leading_directions",
-    "successive_projections",
-    "vertices",
-]
+from skpudle._operators._atoms import project_atoms
 
 # Least distance of a sample from the span of the samples taken, as a share of its norm; a nearer
 # sample repeats them.

@@ -18,16 +18,6 @@ import torch
 
 from skpudle._compilation import threads_for
 
-__all__ = [
-    "as_scalars",
-    "check_tensors",
-    "differentiable_once",
-    "in_own_precision",
-    "kept_by_autograd",
-    "own_precision",
-    "training_mode",
-]
-
 F = TypeVar("F", bound=Callable)
 
 _DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]

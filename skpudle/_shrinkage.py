@@ -21,8 +21,6 @@ from functools import partial
 
 import torch
 
-__all__ = ["SHRINKAGES", "shrinkage_function"]
-
 
 def _number(level):  # -> float; None for several levels, or on a device, where the host would wait
     return level.item() if level.numel() == 1 and level.device.type == "cpu" else None

@@ -27,7 +27,7 @@ from torch import Tensor
 from skpudle._data.arrays import host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
 from skpudle._data.names import place_of
-from skpudle._operators import Phases
+from skpudle._operators._conv import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.inspection import (
     atom_contributions,

@@ -5,8 +5,10 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle._operators import atom_norms, project_atoms
-from skpudle._optimizers import GradientOptimizer, SurrogateOptimizer, make_optimizer
+from skpudle._operators._atoms import atom_norms, project_atoms
+from skpudle._optimizers._gradient import GradientOptimizer
+from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision, own_precision
 
 

@@ -240,14 +240,18 @@ def test_the_owner_of_the_repository_is_named_in_one_place():
 def test_module_says_what_it_is_and_what_is_public(path):
     tree = parse(path)
     assert ast.get_docstring(tree), f"{path.name} has no docstring."
-    is_door = (path.stem == "__init__" and not entry(module(path)).startswith("_")) or (
-        path.stem != "__init__" and not path.stem.startswith("_")
+    # a module that users import, by its own name or as its folder's
+    top = entry(module(path))
+    is_door = top == "__init__" or (
+        not top.startswith("_") and (path.stem == "__init__" or not path.stem.startswith("_"))
     )
     if is_door:
         names = public_names(tree)
         assert names, f"{path.name} has no __all__."
         assert len(set(names)) == len(names)
         assert all(isinstance(name, str) for name in names)
+    else:
+        assert public_names(tree) is None, f"{path.name} is private and has an __all__."
 
 
 @pytest.mark.parametrize("path", files(ROOT / "tests"))

@@ -18,7 +18,8 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
 )
-from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import own_precision
 from skpudle._training.archive import check_search, pack, unpack
 from skpudle.encoding import encode

@@ -9,8 +9,8 @@ import torch
 from skpudle import PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
-from skpudle._operators import DenseDictionary, project_atoms
-from skpudle._optimizers import SurrogateOptimizer
+from skpudle._operators._atoms import DenseDictionary, project_atoms
+from skpudle._optimizers._surrogate import SurrogateOptimizer
 from skpudle.datasets import make_dictionary_data
 from skpudle.lasso._implicit import converged_codes
 from skpudle.metrics import dictionary_error

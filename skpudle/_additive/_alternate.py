@@ -20,21 +20,6 @@ from skpudle._additive._compiled import loops
 from skpudle._compilation import in_parts
 from skpudle.search._epoch import draw_rows
 
-__all__ = [
-    "Events",
-    "Progress",
-    "advance",
-    "atoms_of_events",
-    "begin",
-    "converge",
-    "expected_events",
-    "limit_atoms",
-    "negative_log",
-    "prune_codes",
-    "solve_codes",
-    "start_from",
-]
-
 # Prunings of rows; the atoms adapt after each pruning.
 _PRUNINGS = 4
 # Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood that ends them. A

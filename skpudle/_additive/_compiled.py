@@ -11,8 +11,6 @@ import numpy as np
 
 from skpudle._compilation import compile_together
 
-__all__ = ["loops"]
-
 
 def _slope(n, x, column, base, z):
     """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and its derivative without the sign."""

@@ -12,8 +12,6 @@ from scipy import sparse
 
 from skpudle._additive._alternate import Events, converge, solve_codes
 
-__all__ = ["converge_dispersed", "estimate_dispersion", "solve_dispersed", "weigh"]
-
 # Weights above 1 - _FULL are set to 1, so that sparse counts have sparse weights. Weights that are
 # 2 % wrong raise the variance of least squares by 0.04 %.
 _FULL = 0.02
@@ -161,11 +159,11 @@ def converge_dispersed(events, weighted, state, smoothing, dispersion, **options
     state : Progress
         The state to begin with.
     smoothing : float
-        As in `skpudle._additive.advance`.
+        As in `skpudle._additive._alternate.advance`.
     dispersion : float or "auto"
         The dispersion; "auto" estimates it.
     **options : dict
-        Options of `skpudle._additive.converge`.
+        Options of `skpudle._additive._alternate.converge`.
 
     Returns
     -------

@@ -8,8 +8,6 @@ from scipy import sparse
 from skpudle._additive._alternate import begin, converge, limit_atoms, solve_codes
 from skpudle._additive._dispersion import solve_dispersed
 
-__all__ = ["Prior", "choose_prior"]
-
 # Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; least
 # smoothing, in events, and loss of prediction that counts as equal, in nats, for rows that count
 # once.

@@ -17,8 +17,6 @@ from skpudle._additive._alternate import Progress, begin, converge, negative_log
 from skpudle._additive._dispersion import converge_dispersed, solve_dispersed, weigh
 from skpudle._additive._start import spectral_start
 
-__all__ = ["SizePath", "choose_size", "first_atoms"]
-
 # Groups of features; share and largest number of held-out rows; first number of atoms, numbers in a
 # row that may fail to predict better, and largest number.
 _GROUPS, _HELD, _MOST_HELD, _FIRST, _FAILURES, _MOST = 5, 0.25, 2000, 4, 2, 256

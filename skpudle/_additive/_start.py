@@ -5,8 +5,6 @@ import numpy as np
 from skpudle._initialization import successive_projections
 from skpudle.search._epoch import spread_rows
 
-__all__ = ["spectral_start"]
-
 # most samples to choose from; the cost grows with the cube of the smaller side
 _SAMPLES = 2000
 

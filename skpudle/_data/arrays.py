@@ -10,34 +10,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
-from skpudle._data.callers import users_level
+from skpudle._data.names import users_level
 from skpudle._precision import kept_by_autograd
-
-__all__ = [
-    "as_array_like",
-    "check_no_picture",
-    "check_range",
-    "check_rows",
-    "handed_over",
-    "host_array",
-    "input_attributes",
-    "is_in_memory",
-    "like_input",
-    "looks_like_picture",
-    "make_generator",
-    "mean_square",
-    "refuse_sparse",
-    "resolve_device",
-    "shortened",
-    "split_missing",
-    "tensors_of",
-    "to_numpy",
-    "to_tensor",
-    "unit_of",
-    "unpacked",
-    "wide",
-    "with_gaps",
-]
 
 # Characters of an error: scikit-learn's, about a wrong parameter, may have 500 and the value.
 _LONGEST = 800

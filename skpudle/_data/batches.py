@@ -18,9 +18,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import with_gaps
 
-__all__ = ["Indexed", "Rows", "Samples", "check_end", "count_batches", "once_only"]
-
-
 # Most batches to count; with more, as for 25 million rows, users have to state the number.
 _MOST_BATCHES = 100_000
 

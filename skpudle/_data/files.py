@@ -6,8 +6,6 @@ import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["MOST_UNFOLDINGS", "named_errors", "remove_parts", "replace_file"]
-
 # Most unfoldings in a file of unknown origin: each is a product of its arrays, so a few bytes could
 # otherwise take any time and memory.
 MOST_UNFOLDINGS = 1000

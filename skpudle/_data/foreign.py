@@ -15,13 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-__all__ = [
-    "check_learner",
-    "dictionary_of",
-    "drop_names",
-    "given_atoms",
-]
-
 
 def dictionary_of(source):
     """Return the atoms of a fitted learner; an array is returned unchanged.

@@ -22,28 +22,8 @@ from skpudle._data.arrays import (
     to_tensor,
     unpacked,
 )
-from skpudle._data.callers import users_level
+from skpudle._data.names import users_level
 from skpudle._data.sources import is_stream
-
-__all__ = [
-    "Images",
-    "as_fractions",
-    "as_pixels",
-    "check_atoms_fit",
-    "check_axes",
-    "check_gaps",
-    "check_sizes",
-    "covering_positions",
-    "cut_tiles",
-    "extend",
-    "is_one_image",
-    "largest_unsigned",
-    "of_colours",
-    "read_images",
-    "read_targets",
-    "sizes",
-    "split_gaps",
-]
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _PIXELS = (np.dtype("uint8"), torch.uint8)

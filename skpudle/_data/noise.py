@@ -14,20 +14,9 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import host_array, to_tensor
-from skpudle._data.callers import users_level
 from skpudle._data.images import largest_unsigned, split_gaps
+from skpudle._data.names import users_level
 from skpudle._losses import Poisson
-
-__all__ = [
-    "Noise",
-    "deviation_of",
-    "estimate_noise",
-    "extent_of",
-    "given_channel_noise",
-    "noise_of_channels",
-    "with_noise",
-    "with_photons",
-]
 
 # Largest ratio of pixels to noise in practice; sigma 50, given as a fraction of 255, is beyond it.
 _RANGE = 1200

@@ -15,8 +15,6 @@ from skpudle._data.arrays import check_rows, split_missing, to_tensor, with_gaps
 from skpudle._data.batches import Samples
 from skpudle._data.tables import only_array
 
-__all__ = ["Loader", "Reader", "part_of", "read_ahead", "without_labels"]
-
 
 class Loader(DataLoader):
     """A loader on the host, whatever torch's default device is.

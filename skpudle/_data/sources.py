@@ -44,22 +44,10 @@ from skpudle._data.arrays import (
     with_gaps,
 )
 from skpudle._data.batches import Indexed, Samples, check_end, once_only
-from skpudle._data.callers import users_level
+from skpudle._data.names import users_level
 from skpudle._data.reading import Loader, part_of, read_ahead, without_labels
 from skpudle._data.tables import only_array, table_of
 from skpudle.search._epoch import spread_rows
-
-__all__ = [
-    "InMemory",
-    "NumberedSamples",
-    "SparseRows",
-    "Stream",
-    "TableRows",
-    "check_exposure",
-    "is_stream",
-    "open_source",
-    "refuse_shuffled",
-]
 
 # Size of a window, in which rows of a table are shuffled: contiguous blocks from random places. Two
 # windows are in memory, one in use and one that is read ahead.

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from scipy import sparse
 
-__all__ = ["IN_MEMORY_BYTES", "Table", "map_rows", "only_array", "table_of"]
-
 # Largest table that is read at once, with the bits of its array.
 IN_MEMORY_BYTES = 2**28
 

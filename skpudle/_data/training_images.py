@@ -12,16 +12,7 @@ from skpudle._data.arrays import check_range
 from skpudle._data.batches import Indexed, Samples
 from skpudle._data.images import extend, split_gaps
 from skpudle._data.noise import with_photons
-from skpudle._operators import atom_norms
-
-__all__ = [
-    "Cropping",
-    "Crops",
-    "Geometry",
-    "TrainingImages",
-    "initial_kernels",
-    "patches_by_energy",
-]
+from skpudle._operators._atoms import atom_norms
 
 # Most patches to draw from an image, which may be mostly black, until one is not zero.
 _N_TRIES = 8

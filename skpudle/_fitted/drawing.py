@@ -8,22 +8,6 @@ import math
 
 import numpy as np
 
-__all__ = [
-    "as_pictures",
-    "axes_to_draw_on",
-    "cover_atoms",
-    "draw_bands",
-    "draw_grid",
-    "draw_seconds",
-    "draw_steps",
-    "label_rows",
-    "new_figure",
-    "new_grid",
-    "refuse_sampling_rate",
-    "size_of_grid",
-    "tick_whole_numbers",
-]
-
 KINDS = ("auto", "images", "lines")
 
 GREYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}

@@ -14,19 +14,6 @@ from skpudle._data.sources import open_source
 from skpudle._fitted.drawing import as_pictures
 from skpudle._learners.units import centre
 
-__all__ = [
-    "Found",
-    "Look",
-    "as_arrays",
-    "as_samples",
-    "encode_parts",
-    "find_learner",
-    "find_peaks",
-    "look_at",
-    "sample_numbers",
-    "signed_codes",
-]
-
 
 class Found(NamedTuple):
     """A fitted learner, and the fitted transformers before it."""

@@ -11,15 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Stabilised",
-    "least_penalty",
-    "settle",
-    "settled_baseline",
-    "smaller_penalty",
-    "stabilised",
-]
-
 # Least penalty, in standard deviations of the noise of a correlation with a unit atom, which is 1
 # for stabilised counts. From counts of mean 3.3 a search found 54 % of 50 atoms with a penalty of
 # 0.7, and all with 1.4 and with 2.9.

@@ -18,10 +18,11 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.callers import users_level
+from skpudle._data.names import users_level
 from skpudle._learners.record import learned_encoder
 from skpudle._losses import Gaussian
-from skpudle._operators import ConvDictionary, DenseDictionary, atom_norms, project_atoms
+from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
+from skpudle._operators._conv import ConvDictionary
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
@@ -30,18 +31,6 @@ from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
 from skpudle.omp import solve_omp
 from skpudle.search._conv_epoch import conv_codes
-
-__all__ = [
-    "Converged",
-    "Decay",
-    "DenseModel",
-    "Encoder",
-    "Learned",
-    "Pursuit",
-    "Unfolded",
-    "directions",
-    "fixed",
-]
 
 # as in the paper
 _UNFOLDINGS = 100

@@ -20,21 +20,19 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from skpudle._additive import (
+from skpudle._additive._alternate import (
     Events,
     advance,
     atoms_of_events,
     begin,
-    choose_prior,
-    choose_size,
-    converge_dispersed,
     expected_events,
-    first_atoms,
     prune_codes,
     solve_codes,
-    solve_dispersed,
     start_from,
 )
+from skpudle._additive._dispersion import converge_dispersed, solve_dispersed
+from skpudle._additive._prior import choose_prior
+from skpudle._additive._size import choose_size, first_atoms
 from skpudle._data.arrays import (
     check_rows,
     input_attributes,
@@ -45,9 +43,8 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
-from skpudle._data.names import explain_names
+from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import check_exposure, open_source
-from skpudle._data.validation import fit_context
 from skpudle._data.weights import check_sample_weight, merge_copies, merge_samples
 from skpudle._learners.coder import ExposedTransformer, check_number
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
@@ -61,9 +58,7 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
-from skpudle.search._held_out import hash_rows
-
-__all__ = ["PoissonNMF"]
+from skpudle.search.held_out import hash_rows
 
 # The prior of given atoms, and of data without events, in pseudo-events per feature. For planted
 # spectra (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than

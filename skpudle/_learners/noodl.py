@@ -4,14 +4,11 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.names import explain_names
 from skpudle._learners.dense import DenseLearner, without_row_noise
 from skpudle._learners.plan import CodePlan, DensePlan
-
-__all__ = ["NOODLDictionaryLearning"]
 
 
 class NOODLDictionaryLearning(DenseLearner):
@@ -87,19 +84,6 @@ class NOODLDictionaryLearning(DenseLearner):
     >>> learner.fit_transform(X).shape
     (1797, 32)
     """
-
-    components_: np.ndarray
-    alpha_: float
-    n_components_: int
-    n_features_in_: int
-    n_iter_: int
-    n_steps_: int
-    loss_curve_: np.ndarray
-    ended_by_: str
-    phases_: dict[str, int]
-    fit_seconds_: dict[str, float]
-    step_size_: float
-    device_: torch.device
 
     @explain_names
     def __init__(

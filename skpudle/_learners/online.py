@@ -22,8 +22,6 @@ from skpudle.search._stream import (
     with_atoms,
 )
 
-__all__ = ["go_on", "learn_blocks", "preferred"]
-
 # Mean uses of an atom in a block; atoms in a row, assumed before the first block; least rows and
 # most bytes of a block.
 _USES, _USED, _LEAST_ROWS, _BLOCK_BYTES = 120, 4.0, 1024, 2**26

@@ -16,11 +16,9 @@ from skpudle._data.arrays import host_array, to_tensor
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
 from skpudle._losses import loss_named
-from skpudle._optimizers import make_optimizer
+from skpudle._optimizers._make import make_optimizer
 from skpudle._training.identity import plain
 from skpudle._training.messages import any_named
-
-__all__ = ["CodePlan", "DensePlan", "Plan", "default_optimizer", "refining_updates"]
 
 # Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096

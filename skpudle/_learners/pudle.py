@@ -9,8 +9,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -26,9 +24,8 @@ from skpudle._data.arrays import (
     with_gaps,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.names import explain_names
+from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
-from skpudle._data.validation import fit_context
 from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.models import Learned, Pursuit
@@ -36,7 +33,7 @@ from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
 from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import LOSSES
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
 from skpudle._training.identity import task_of
@@ -46,9 +43,7 @@ from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
-
-__all__ = ["PUDLEDictionaryLearning", "module_of"]
+from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
@@ -149,7 +144,7 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         if not is_met:
             warn_of_l0(coding.n_entries, l0)
         return coding
-    predicting = choose_coding(judged_rows(problem), atoms, debias=debias).chosen
+    predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
         return predicting
     found = coding_of_support(problem, atoms, debias=debias)
@@ -534,32 +529,6 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     >>> codes.shape, learner.components_.shape
     ((1797, 32), (32, 64))
     """
-
-    components_: np.ndarray
-    n_components_: int
-    size_path_: Bunch
-    penalty_path_: Bunch
-    intercept_: np.ndarray | float
-    outliers_: csr_array
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-    n_iter_: int
-    n_steps_: int
-    n_samples_seen_: int
-    loss_curve_: np.ndarray
-    ended_by_: str
-    phases_: dict[str, int]
-    fit_seconds_: dict[str, float]
-    alpha_: float
-    analysis_components_: np.ndarray
-    synthesis_components_: np.ndarray
-    thresholds_: np.ndarray
-    debias_: float
-    noise_std_: float | np.ndarray
-    search_alpha_: float
-    step_size_: float
-    lambda_decay_: float
-    device_: str
 
     @explain_names
     def __init__(

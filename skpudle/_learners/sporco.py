@@ -20,8 +20,7 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.names import explain_names
-from skpudle._data.validation import fit_context
+from skpudle._data.names import explain_names, fit_context
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
@@ -29,8 +28,6 @@ from skpudle._learners.models import Converged
 from skpudle._training.messages import warn_of_few_samples, warn_of_unused
 from skpudle._training.team import ALONE
 from skpudle.search import auto_alpha
-
-__all__ = ["SporcoDictionaryLearning"]
 
 
 def _import_sporco():
@@ -140,15 +137,6 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     >>> learner.fit_transform(X).shape
     (300, 32)
     """
-
-    components_: np.ndarray
-    n_components_: int
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-    n_iter_: int
-    loss_curve_: np.ndarray
-    ended_by_: str
-    alpha_: float
 
     @explain_names
     def __init__(

@@ -10,18 +10,8 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import split_missing, to_tensor, with_gaps
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.search._noise import CENTRED, Noise
-
-__all__ = [
-    "InUnits",
-    "SourceInUnits",
-    "baseline_of",
-    "centre",
-    "in_units",
-    "restore_noise",
-    "units_of",
-]
 
 
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None

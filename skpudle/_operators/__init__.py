@@ -10,23 +10,3 @@ A dictionary is the form ``<D z, x>``, linear in the atoms, in the codes ``z`` a
 Every kind of dictionary has its atoms along axis 0, so code that treats atoms one by one
 (normalising, matching, resampling, plotting) is written once.
 """
-
-from skpudle._operators._atoms import (
-    DenseDictionary,
-    atom_norms,
-    factor_atoms,
-    largest_eigenvalue_bound,
-    project_atoms,
-)
-from skpudle._operators._conv import ConvDictionary, ConvLayers, Phases
-
-__all__ = [
-    "ConvDictionary",
-    "ConvLayers",
-    "DenseDictionary",
-    "Phases",
-    "atom_norms",
-    "factor_atoms",
-    "largest_eigenvalue_bound",
-    "project_atoms",
-]

@@ -10,16 +10,6 @@ from torch import Tensor
 
 from skpudle._precision import in_own_precision
 
-__all__ = [
-    "DenseDictionary",
-    "atom_norms",
-    "factor_atoms",
-    "largest_eigenvalue_bound",
-    "project_atoms",
-    "scaled",
-    "smaller_gram",
-]
-
 # Squarings that make the power 2**8: the 2**8-th root of the number of eigenvalues is below 1.05
 # for up to 265,000 eigenvalues.
 _SQUARINGS = 7

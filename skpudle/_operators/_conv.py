@@ -25,8 +25,6 @@ from torch import Tensor
 from skpudle._operators._atoms import largest_eigenvalue_bound, scaled, smaller_gram
 from skpudle._precision import in_own_precision
 
-__all__ = ["ConvDictionary", "ConvLayers", "Phases"]
-
 # Samples of the symbol of a convolution per degree of the polynomial: bounds are then at most 4 %
 # per axis above the maximum.
 _SAMPLES_PER_DEGREE = 8

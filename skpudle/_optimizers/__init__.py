@@ -4,9 +4,3 @@ An optimiser owns the atoms while they are trained. `update` takes the gradient 
 codes of its batch. `replace` puts new atoms in place of old ones, and forgets its memory of the old
 ones. Both leave the atoms inside their constraints.
 """
-
-from skpudle._optimizers._gradient import GradientOptimizer
-from skpudle._optimizers._make import make_optimizer
-from skpudle._optimizers._surrogate import SurrogateOptimizer
-
-__all__ = ["GradientOptimizer", "SurrogateOptimizer", "make_optimizer"]

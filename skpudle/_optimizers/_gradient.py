@@ -5,16 +5,6 @@ from functools import partial
 
 import torch
 
-__all__ = [
-    "GradientOptimizer",
-    "Optimizer",
-    "check_load",
-    "copy_of",
-    "kinds",
-    "misfit_of",
-    "row_major",
-]
-
 
 def copy_of(state):  # dict of tensors and further objects
     return {

@@ -9,8 +9,6 @@ import torch
 from skpudle._optimizers._gradient import GradientOptimizer
 from skpudle._optimizers._surrogate import SurrogateOptimizer
 
-__all__ = ["make_optimizer"]
-
 # Learning rate of learners without this parameter; a callable may have its own.
 _LEARNING_RATE = 1e-3
 

@@ -6,8 +6,6 @@ import torch
 
 from skpudle._optimizers._gradient import Optimizer, check_load, kinds, misfit_of, row_major
 
-__all__ = ["SurrogateOptimizer"]
-
 _BLOCK = 128  # atoms to move at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
 _SAMPLES_PER_ATOM = 4  # least samples in the model, up to a third of all samples

@@ -21,31 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skpudle._additive import Progress
+from skpudle._additive._alternate import Progress
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.files import named_errors, replace_file
 from skpudle._training.loop import EpochTally, TrainingState
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._epoch import Codes
-from skpudle.search._held_out import Prediction
 from skpudle.search._noise import Noise, NoiseTrial, RowNoise
-from skpudle.search._penalty import PenaltyPath, Trial
 from skpudle.search._search import SearchState, searched
-from skpudle.search._size import SizePath, SizeTrial
 from skpudle.search._stream import Memory, StreamState
-
-__all__ = [
-    "MARK",
-    "RECORDS",
-    "check_kind",
-    "check_search",
-    "named_checkpoint",
-    "pack",
-    "read_arrays",
-    "read_checkpoint",
-    "unpack",
-    "write_checkpoint",
-]
+from skpudle.search.choose import PenaltyPath, SizePath, SizeTrial, Trial
+from skpudle.search.held_out import Prediction
 
 MARK = b"skpudle1"
 

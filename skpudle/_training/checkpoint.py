@@ -23,8 +23,8 @@ from sklearn.utils._param_validation import (
 )
 
 from skpudle._data.arrays import shortened
-from skpudle._data.callers import users_level
 from skpudle._data.files import remove_parts
+from skpudle._data.names import users_level
 from skpudle._training.archive import (
     named_checkpoint,
     pack,
@@ -34,8 +34,6 @@ from skpudle._training.archive import (
 )
 from skpudle._training.identity import check_same, data_of, identity_of, plain, rule_of
 from skpudle._training.team import ALONE
-
-__all__ = ["Checkpoint", "Recorder"]
 
 _CONSTRAINTS = {
     "path": [str, os.PathLike],

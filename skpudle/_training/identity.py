@@ -16,8 +16,6 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
 
-__all__ = ["check_same", "data_of", "identity_of", "plain", "rule_of", "task_of"]
-
 # characters of a text of names
 _LONGEST = 60
 

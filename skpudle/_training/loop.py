@@ -29,17 +29,6 @@ from skpudle._data.batches import count_batches, once_only
 from skpudle._gradients import differentiate
 from skpudle._training.team import ALONE
 
-__all__ = [
-    "Diverged",
-    "EpochSummary",
-    "EpochTally",
-    "HeldOut",
-    "Interrupted",
-    "Stopping",
-    "Trainer",
-    "TrainingState",
-]
-
 # updates between two reads of the loss: a GPU does not idle, and training can stop within a first
 # epoch of a hundred thousand samples
 _UPDATES_PER_ROUND = 10

@@ -7,30 +7,8 @@ from inspect import signature
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.callers import is_news, users_level
-from skpudle._optimizers import SurrogateOptimizer
-
-__all__ = [
-    "any_named",
-    "divergence",
-    "listed",
-    "nothing_known",
-    "print_encoder",
-    "print_noise",
-    "print_pass",
-    "print_progress",
-    "print_search",
-    "print_size",
-    "warn_of_early_end",
-    "warn_of_few_samples",
-    "warn_of_l0",
-    "warn_of_rise",
-    "warn_of_step",
-    "warn_of_unknown_features",
-    "warn_of_unused",
-    "warn_of_zero_codes",
-    "wrong_atoms",
-]
+from skpudle._data.names import is_news, users_level
+from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 # relative rise of the objective that counts as chance: stochastic gradients end with noisy steps
 _CHANCE = 1e-2

@@ -23,8 +23,6 @@ import torch.distributed as dist
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle.search._epoch import spread_rows
 
-__all__ = ["ALONE", "Team", "current_team", "data_parallel"]
-
 if dist.is_available():
     # Imported before a group exists: on import its functions keep the connected group for good,
     # whose threads can abort the end of Python.

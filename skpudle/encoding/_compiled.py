@@ -17,8 +17,6 @@ import numpy as np
 
 from skpudle._compilation import compile_together
 
-__all__ = ["loops", "unfold_few"]
-
 
 def iterate(atoms, x, levels, step, hard, positive, codes):
     """Run one iteration on the codes for each row of levels, in place."""

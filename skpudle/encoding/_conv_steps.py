@@ -1,15 +1,13 @@
 """Gradient steps of a convolution, on codes with an entry for every block of pixels.
 
-An encoder stays in the form of `skpudle._operators.Phases` from its first iteration to its last.
-Every product writes its image and patches into the same memory.
+An encoder stays in the form of `skpudle._operators._conv.Phases` from its first iteration to its
+last. Every product writes its image and patches into the same memory.
 """
 
 import torch
 
-from skpudle._operators import ConvLayers
+from skpudle._operators._conv import ConvLayers
 from skpudle.encoding._steps import Steps
-
-__all__ = ["ConvSteps"]
 
 
 class ConvSteps(Steps):

@@ -11,8 +11,6 @@ import torch
 from skpudle.encoding._products import may_leave_out, multiply
 from skpudle.encoding._steps import Steps
 
-__all__ = ["DenseSteps"]
-
 # Time of products that skip the zeros of codes and derivatives, as a share of dense products: 0.35
 # to 0.4 in updates with n = 50, m = 1000, p = 1500 and decay, or n = 256, m = 256, p = 512.
 _SPARSE = 0.4

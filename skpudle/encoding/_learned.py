@@ -22,11 +22,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from skpudle._operators import atom_norms
+from skpudle._operators._atoms import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
 from skpudle.encoding._products import multiply
-
-__all__ = ["EncoderModule", "LearnedEncoder", "default_updates", "learn_encoder"]
 
 # Learning rates of Adam for the analysis, the synthesis and the thresholds, as shares of the root
 # mean square of each. For 1,200 digits and three unfoldings the held-out objective is 0.0950, and

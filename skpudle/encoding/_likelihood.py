@@ -27,13 +27,11 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import loops
 from skpudle.encoding._products import multiply
 from skpudle.encoding._steps import Steps, mask_by
-
-__all__ = ["LikelihoodIterations", "LikelihoodSteps"]
 
 # First step, in units of 1 / (|D|^2 w) for the largest count or expectation. For Poisson counts the
 # mean objective after 10 iterations was 0.12 above the minimum, and 0.60 with a first step of 1.

@@ -17,8 +17,6 @@ import torch
 
 from skpudle._compilation import compile_together
 
-__all__ = ["may_leave_out", "multiply"]
-
 # Largest share of nonzero entries with which lists pay: both products take the same time at 0.3 to
 # 0.5 (one core, float32). Lists use one thread, since torch's threads keep their cores while they
 # wait: on two cores two threads of lists make an update 1.1 to 1.6 times as long.

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from skpudle._shrinkage import shrinkage_function
 
-__all__ = ["Iteration", "Iterations", "Steps", "Sums", "mask_by"]
-
 
 class Steps:
     """Steps by the maps of a dictionary.

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from skpudle._compilation import are_few, threads_for
 from skpudle._losses import Gaussian, KullbackLeibler
-from skpudle._operators import ConvDictionary, ConvLayers, DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle._precision import (
     as_scalars,
     check_tensors,
@@ -22,8 +23,6 @@ from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
 from skpudle.encoding._steps import Iterations, Steps
 from skpudle.encoding._working_sets import Run, WorkingSets
-
-__all__ = ["default_step", "encode", "threshold_levels", "unfold"]
 
 # Least operations of an iteration, and least unfoldings, with which working sets pay on the CPU. In
 # five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long (soft shrinkage) and
@@ -180,7 +179,7 @@ def unfold(
     if isinstance(loss, KullbackLeibler):
         raise ValueError(
             "Unfoldings are for losses of natural parameters, got KullbackLeibler. Use "
-            "skpudle._additive.solve_codes."
+            "skpudle._additive._alternate.solve_codes."
         )
     if not len(levels):
         raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")

@@ -39,8 +39,6 @@ from torch import Tensor
 
 from skpudle.encoding._steps import Iteration
 
-__all__ = ["Run", "WorkingSets"]
-
 _KEPT = 256  # most iterations with codes in memory: the memory of a few dense ones
 
 _PARTS = 8  # parts of a block, each certified as a whole

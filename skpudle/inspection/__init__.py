@@ -15,8 +15,7 @@ from skpudle.inspection._contributions import (
     code_saliency,
     reconstruction_contributions,
 )
-from skpudle.inspection._intervals import atom_intervals, code_intervals
-from skpudle.inspection._limits import error_bound
+from skpudle.inspection._intervals import atom_intervals, code_intervals, error_bound
 
 __all__ = [
     "atom_contributions",

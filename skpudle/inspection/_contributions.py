@@ -28,12 +28,6 @@ from skpudle._data.foreign import check_learner
 from skpudle._data.sources import refuse_shuffled
 from skpudle._fitted.learners import encode_parts
 
-__all__ = [
-    "atom_contributions",
-    "code_saliency",
-    "reconstruction_contributions",
-]
-
 # number of contributions in memory at a time, 64 MiB, and of samples to encode at a time
 _ENTRIES = 2**23
 _PART = 8192

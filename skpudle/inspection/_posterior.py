@@ -31,8 +31,6 @@ from scipy import sparse, stats
 from skpudle._compilation import in_parts
 from skpudle.inspection._posterior_compiled import loops
 
-__all__ = ["AtomPosterior", "Rows", "keep_above_rounding", "sample_atoms", "sample_noise"]
-
 # Sweeps before the first that counts, and numbers of sweeps after which the chain may end; the last
 # two thirds of the chain count.
 _FIRST, _ENDS = 5, (21, 54, 108)

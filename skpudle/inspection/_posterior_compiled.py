@@ -11,8 +11,6 @@ import numpy as np
 
 from skpudle._compilation import compile_together
 
-__all__ = ["loops"]
-
 
 def _uniform(state):
     """Advance the two states of L'Ecuyer's combined generator; return a number in (0, 1).

@@ -15,8 +15,6 @@ import numpy as np
 from skpudle._compilation import in_parts
 from skpudle.inspection._posterior_compiled import loops
 
-__all__ = ["RatePosterior", "sample_rates"]
-
 # Sweeps before the first that counts, and sweeps that count.
 _FIRST, _KEPT = 60, 150
 # Weight of the last sweep in the moving average of rates, and least rate, in mean rates.

@@ -31,8 +31,6 @@ from skpudle.lasso._batched import (
     TIE,
 )
 
-__all__ = ["solve"]
-
 # Slopes of the support that wait for the next round: up to this share of the largest new slope.
 SETTLED = 1e-6
 # Factor of the margins of rounding for an atom that depends on the support, if there is no penalty:

@@ -9,15 +9,6 @@ from skpudle._precision import as_scalars
 from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import solve as solve_compiled
 
-__all__ = [
-    "checked_alpha",
-    "descent_direction",
-    "duality_gap",
-    "known_entries",
-    "nonnegative_gap",
-    "warn_about_gaps",
-]
-
 _WARNED_SAMPLES = 5
 # Least cosine with a descent direction that rounding cannot make positive.
 _LEAST_COSINE = 1e-9

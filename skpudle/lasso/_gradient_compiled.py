@@ -17,11 +17,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from skpudle._compilation import compile_together
+from skpudle.lasso._batched import MOST_ROUNDS
 from skpudle.lasso._compiled import solve
 from skpudle.lasso._gap import known_entries
-from skpudle.lasso._supports import MOST_ROUNDS
-
-__all__ = ["lasso_gradient"]
 
 # Most multiplications for loops on one thread. With 6e7 (512 atoms of 144 features, 256 samples)
 # torch takes 5 instead of 15 ms.

@@ -3,11 +3,9 @@
 import torch
 
 from skpudle._precision import differentiable_once, kept_by_autograd
+from skpudle.lasso._batched import parts, supports_of
 from skpudle.lasso._gap import known_entries
 from skpudle.lasso._solve import solve_lasso
-from skpudle.lasso._supports import parts, supports_of
-
-__all__ = ["converged_codes"]
 
 # Share of the largest eigenvalue of G_SS below which the pseudo-inverse takes an eigenvalue for
 # zero: the square of the relative resolution of atoms in float32.
@@ -168,7 +166,7 @@ def converged_codes(
     --------
     >>> import torch
     >>> from skpudle.lasso import converged_codes
-    >>> from skpudle._operators import DenseDictionary
+    >>> from skpudle._operators._atoms import DenseDictionary
     >>> x = torch.tensor([[1.0, -0.25]], requires_grad=True)
     >>> codes, gaps = converged_codes(DenseDictionary(torch.eye(2)), x, alpha=0.5)
     >>> codes.sum().backward()

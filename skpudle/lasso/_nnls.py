@@ -17,8 +17,6 @@ from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import descent_direction, nonnegative_gap, warn_about_gaps
 from skpudle.lasso._solve import choose_solver, gram_matrix, rows_of_block
 
-__all__ = ["solve_nnls"]
-
 _LEAST_ROUNDS, _ROUNDS_PER_ATOM = 1000, 3
 
 

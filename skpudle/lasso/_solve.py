@@ -8,13 +8,10 @@ from torch import Tensor
 
 from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import check_tensors
-from skpudle.lasso._batched import refit
+from skpudle.lasso._batched import BLOCK_ENTRIES, MOST_ROUNDS, refit
 from skpudle.lasso._batched import solve as solve_batched
 from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
-from skpudle.lasso._supports import BLOCK_ENTRIES, MOST_ROUNDS
-
-__all__ = ["choose_solver", "gram_matrix", "lasso_path", "path_from_products", "rows_of_block", "solve_lasso"]
 
 # Most atoms per sample with which a Gram matrix pays. It costs n_components products with the
 # atoms, in one efficient call, and saves a few inefficient products per sample. Above 10,000 atoms

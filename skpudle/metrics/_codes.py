@@ -12,13 +12,6 @@ from sklearn.utils import check_array
 from skpudle._data.arrays import host_array
 from skpudle._data.images import as_fractions
 
-__all__ = [
-    "lasso_objective",
-    "make_denoising_scorer",
-    "reconstruction_r2_scorer",
-    "unexplained_variance",
-]
-
 FLOATS = [np.float64, np.float32]
 
 

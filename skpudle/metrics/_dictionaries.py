@@ -12,19 +12,6 @@ from skpudle.metrics._codes import (
     check_pair,
 )
 
-__all__ = [
-    "AtomMatch",
-    "ComponentMatch",
-    "atom_coherence",
-    "atom_cosines",
-    "check_dictionaries",
-    "dictionary_error",
-    "match_atoms",
-    "match_components",
-    "recovery_rate",
-    "unit_atoms",
-]
-
 # least rise of the cosine for which a reference joins a mixture
 _GAIN = 0.01
 

@@ -10,8 +10,6 @@ from skpudle._data.arrays import host_array
 from skpudle._data.foreign import check_learner, drop_names
 from skpudle.metrics._codes import code_and_reconstruction
 
-__all__ = ["atom_importance"]
-
 
 def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), squared errors (n,)
     _, codes, reconstruction = code_and_reconstruction(learner, X)

@@ -17,8 +17,6 @@ from skpudle._data.foreign import dictionary_of
 from skpudle.metrics._codes import check_pair
 from skpudle.metrics._dictionaries import atom_coherence, check_dictionaries, unit_atoms
 
-__all__ = ["chance_coherence", "dictionary_stability", "recombine_atoms"]
-
 # Number of random matches in a mean, and least number of draws. Coherences of random atoms vary by
 # 0.1, and the mean of 2,500 coherences by 0.002.
 _MATCHES, _DRAWS = 2500, 4

@@ -27,8 +27,6 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.metrics._dictionaries import match_atoms, unit_atoms
 from skpudle.metrics._stability import chance_coherence
 
-__all__ = ["atom_support"]
-
 # Least cosine of an atom of the learner and an atom that both halves found. Sums of two orthogonal
 # atoms have .71; at 10 dB atoms of fits with twice the atoms have at least .91.
 _SAME = 0.8

@@ -11,8 +11,6 @@ from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import check_tensors
 from skpudle.omp._compiled import solve as solve_compiled
 
-__all__ = ["solve_omp"]
-
 # Entries of the correlations, and of the directions, of a block of rows in torch.
 _BLOCK_ENTRIES = {"cpu": 2**19, "cuda": 2**24}
 _DIRECTION_ENTRIES = {"cpu": 2**22, "cuda": 2**26}

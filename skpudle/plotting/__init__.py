@@ -21,12 +21,8 @@ is imported on the first drawing.
 """
 
 from skpudle.plotting._activations import ActivationsDisplay
-from skpudle.plotting._displays import (
-    AtomsDisplay,
-    CodesDisplay,
-    LossCurveDisplay,
-    RecoveryDisplay,
-)
+from skpudle.plotting._curves import LossCurveDisplay
+from skpudle.plotting._displays import AtomsDisplay, CodesDisplay, RecoveryDisplay
 from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
 from skpudle.plotting._sizes import ConsensusDisplay, PenaltyPathDisplay, SizePathDisplay
 from skpudle.plotting._spectra import SpectraDisplay

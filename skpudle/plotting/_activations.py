@@ -12,8 +12,6 @@ from skpudle._fitted.drawing import axes_to_draw_on, refuse_sampling_rate
 from skpudle._fitted.learners import as_samples, find_learner, find_peaks, look_at
 from skpudle._learners.convolutional.parameters import stride_of
 
-__all__ = ["ActivationsDisplay"]
-
 # area of the largest dot in points squared
 _DOT = 120
 # left and right end of the thumbnails of atoms, right of a signal, in widths of the axes

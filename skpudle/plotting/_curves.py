@@ -8,8 +8,6 @@ import numpy as np
 from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 from skpudle._fitted.learners import find_learner
 
-__all__ = ["LossCurveDisplay"]
-
 # dash styles of successive curves: a curve shows through the gaps of a curve drawn on it
 _DASHES = "-", (0, (4, 4)), (0, (1, 3))
 

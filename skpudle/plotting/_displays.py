@@ -26,14 +26,6 @@ from skpudle._fitted.drawing import (
 from skpudle._fitted.learners import as_samples, find_learner, sample_numbers, signed_codes
 from skpudle.metrics import atom_importance, match_atoms
 from skpudle.metrics._dictionaries import atom_cosines
-from skpudle.plotting._curves import LossCurveDisplay
-
-__all__ = [
-    "AtomsDisplay",
-    "CodesDisplay",
-    "LossCurveDisplay",
-    "RecoveryDisplay",
-]
 
 
 class AtomsDisplay:
@@ -307,8 +299,6 @@ class CodesDisplay:
         copies in a sample, in falling order; for "count" and "magnitude" the number of samples, or
         of nonzero entries, in each bin.
     """
-
-    heights_: np.ndarray
 
     def __init__(self, codes: np.ndarray, samples: np.ndarray | None = None) -> None:
         self.codes, self.samples = codes, samples

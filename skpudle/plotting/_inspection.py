@@ -18,8 +18,6 @@ from skpudle._fitted.learners import find_learner, signed_codes
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.metrics import dictionary_stability
 
-__all__ = ["ContributionsDisplay", "StabilityDisplay"]
-
 
 class ContributionsDisplay:
     """Atoms or reconstructions next to the training samples that make them, a row each.

@@ -7,8 +7,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 
-__all__ = ["ConsensusDisplay"]
-
 
 class ConsensusDisplay:
     """The stability of each atom of a consensus, most stable first.
@@ -31,8 +29,6 @@ class ConsensusDisplay:
     order_ : ndarray of shape (n_components,)
         Atoms in the order of drawing.
     """
-
-    order_: np.ndarray
 
     def __init__(self, stability: np.ndarray, agreeing: np.ndarray, threshold: float = 0.9) -> None:
         self.stability, self.agreeing, self.threshold = stability, agreeing, threshold

@@ -10,8 +10,6 @@ from skpudle._data.arrays import host_array
 from skpudle._fitted.drawing import axes_to_draw_on
 from skpudle._fitted.learners import find_learner
 
-__all__ = ["SpectraDisplay"]
-
 # opacity of bars whose interval holds 0
 _FADED = 0.25
 # height of the tallest bar, in distances of two spectra, and inches of a spectrum and of all

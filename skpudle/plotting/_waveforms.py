@@ -9,8 +9,6 @@ from skpudle._data.arrays import host_array
 from skpudle._fitted.drawing import new_grid
 from skpudle._fitted.learners import find_learner
 
-__all__ = ["WaveformsDisplay"]
-
 # Levels of a topography, and the height of a row in inches.
 _LEVELS, _HEIGHT = 15, 1.6
 

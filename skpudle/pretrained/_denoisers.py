@@ -21,8 +21,6 @@ from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._shrinkage import SHRINKAGES
 from skpudle._training.archive import read_arrays
 
-__all__ = ["load_denoiser", "save_denoiser"]
-
 # parameters of `denoise` that a file holds in addition to the arrays
 _PARAMETERS = ("atom_shape", "n_unfoldings", "shrinkage", "positive_code")
 _OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_components_")

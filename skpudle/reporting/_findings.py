@@ -17,8 +17,6 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
 from skpudle.metrics import atom_support
 
-__all__ = ["ENDINGS", "findings", "sentences"]
-
 # Cosine from which on two atoms count as the same. They then differ by less than sqrt(2 - 2 * 0.99)
 # = 14 %, as by noise at 17 dB.
 _SAME = 0.99

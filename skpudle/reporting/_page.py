@@ -21,8 +21,6 @@ from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
 from skpudle.reporting._findings import ENDINGS, sentences
 from skpudle.search._epoch import spread_rows
 
-__all__ = ["Report", "report"]
-
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }

@@ -11,8 +11,6 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._fitted.learners import encode_parts
 from skpudle._learners.units import centre
 
-__all__ = ["FeatureDirections", "feature_directions"]
-
 # Range of cosines of near atoms, which belong to paths with a common part. Mean correlation of
 # directions and features of a hierarchy (benchmarks/bench_synthsae.py) with .3, .4 and .5 as the
 # lower bound: .774, .781, .780.

@@ -11,8 +11,6 @@ import torch
 from skpudle._data.arrays import to_numpy
 from skpudle._data.files import named_errors, replace_file
 
-__all__ = ["read_decoder", "save"]
-
 # weights of autoencoders in a folder with "cfg.json": SAELens', sparsify's
 _SAE_FILES = "sae_weights.safetensors", "sae.safetensors"
 _DECODERS, _BIASES = ("W_dec", "decoder.weight"), ("b_dec", "decoder.bias")

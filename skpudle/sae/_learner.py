@@ -9,8 +9,6 @@ from torch import Tensor
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.sae._files import read_decoder
 
-__all__ = ["from_sae"]
-
 
 def from_sae(
     folder: str | PathLike[str],

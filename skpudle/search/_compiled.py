@@ -19,8 +19,6 @@ import numpy as np
 
 from skpudle._compilation import compile_together
 
-__all__ = ["loops"]
-
 
 def subtract_synthesis(count, index, value, atoms, residual):
     """Subtract ``D z`` from the rows of ``residual``."""

@@ -16,8 +16,6 @@ import numpy as np
 
 from skpudle._compilation import compile_together
 
-__all__ = ["loops"]
-
 _BLOCK = 512  # neighbouring positions whose correlations fit into the fastest cache
 
 

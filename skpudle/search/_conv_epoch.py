@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.search._conv_compiled import loops
 from skpudle.search._epoch import (
     HEIRS,
@@ -35,8 +35,6 @@ from skpudle.search._epoch import (
     Codes,
     spread_rows,
 )
-
-__all__ = ["ConvProblem", "as_pictures", "conv_codes", "conv_path", "conv_synthesis"]
 
 # Effort of an epoch: working sets, and sweeps over each; then sweeps over the atoms, and steps of
 # an atom in each sweep. Steps of an atom are cheap compared with its residuals.

@@ -7,19 +7,6 @@ their users' residuals *split*, and the atoms that cost least are *removed*.
 
 import torch
 
-__all__ = [
-    "PROGRESS",
-    "SPLIT",
-    "STALL",
-    "descend",
-    "extrapolate",
-    "has_stalled",
-    "refit_atoms",
-    "remaining",
-    "solve_codes",
-    "split",
-]
-
 # Factor of extrapolation, D + 0.95 (D - D_before). In 80 epochs it found 0.93 of 500 atoms of
 # random data; 0.9 and 0.98 found 0.88 and 0.90.
 _EXTRAPOLATION = 0.95

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad, softshrink
 
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle._precision import in_own_precision
 from skpudle.search._epoch import (
     HEIRS,
@@ -34,8 +34,6 @@ from skpudle.search._epoch import (
     USERS,
     Codes,
 )
-
-__all__ = ["DeviceEpoch"]
 
 # Numbers of the largest array of a block of rows. A block has some five arrays of this size: 0.7 GB
 # in single precision.

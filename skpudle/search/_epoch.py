@@ -11,27 +11,8 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts, one_blas_thread, threads_for
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.search._compiled import loops
-
-__all__ = [
-    "HEIRS",
-    "MANY",
-    "NEAR",
-    "POWER_ITERATIONS",
-    "ROOM",
-    "SHARE",
-    "SWEEPS",
-    "SWEEPS_OF_CODES",
-    "SWEEPS_OF_COSTS",
-    "TOLERANCE",
-    "USERS",
-    "Codes",
-    "Epoch",
-    "draw_rows",
-    "own",
-    "spread_rows",
-]
 
 # Sweeps over the atoms per epoch. For few atoms they take a tenth of the time of the codes. For
 # 1,050 atoms two sweeps end as low as one, in 1.25 times the time.

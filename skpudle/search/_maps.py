@@ -13,18 +13,10 @@ from dataclasses import replace
 
 import torch
 
-from skpudle._operators import factor_atoms
+from skpudle._operators._atoms import factor_atoms
 from skpudle.search._conv_epoch import conv_synthesis
 from skpudle.search._descent import descend, solve_codes
 from skpudle.search._search import search
-
-__all__ = [
-    "combine_channels",
-    "map_directions",
-    "principal_directions",
-    "refine_products",
-    "spread_channels",
-]
 
 # Rounds of waveforms and maps before and after a search with rank-one atoms, and the root mean
 # square step of atoms at which rounds end. The mean correlation with true atoms is .926 before,

@@ -22,7 +22,8 @@ atoms were found, with all of it 0.986.)
 Shifted atoms of images move first, in rounds of their own.
 
 Rounds use a subsample in which each atom has enough users, without the held-out rows. Held-out rows
-choose among larger and smaller penalties, at which the atoms adapt further, see `choose`. At the end the dictionary adapts to all samples, or to a larger subsample.
+choose among larger and smaller penalties, at which the atoms adapt further, see `choose`. At the
+end the dictionary adapts to all samples, or to a larger subsample.
 
 The whole search is one value, `SearchState`, and `advance` maps it to the next. All decisions
 follow from sums over samples, so processes with different samples end with the same atoms.
@@ -36,7 +37,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search._descent import (
     PROGRESS,
@@ -58,18 +59,6 @@ from skpudle.search.choose import (
     penalty_above_noise,
 )
 from skpudle.search.held_out import HeldOut, hold_out, worse
-
-__all__ = [
-    "Problem",
-    "SearchState",
-    "advance",
-    "auto_alpha",
-    "begin",
-    "is_done",
-    "noise_penalty",
-    "search",
-    "searched",
-]
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries

@@ -33,16 +33,6 @@ from torch import Tensor
 from skpudle.search._descent import PROGRESS, SPLIT, descend, remaining, solve_codes, split
 from skpudle.search._search import searched
 
-__all__ = [
-    "Memory",
-    "StreamState",
-    "advance_stream",
-    "after_search",
-    "begin_stream",
-    "objective",
-    "with_atoms",
-]
-
 # Epochs from zero codes on a new block, with and without moves. Three leave the objective .02 %
 # above its minimum, two .1 %; without moves codes improve further in epochs that adapt atoms.
 _REPEATS, _REPEATS_WITHOUT_MOVES = 3, 2

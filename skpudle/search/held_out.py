@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import one_blas_thread
+from skpudle._data.arrays import wide
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._precision import own_precision
 from skpudle.lasso._solve import lasso_path, path_from_products
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
-
-__all__ = [
-    "CHANCE", "LEAST_ROWS", "SURE", "HeldOut", "Prediction", "best_shares", "errors_at",
-    "hash_rows", "hide_in_turn", "hold_out", "match_equal_rows", "measure_evenness", "worse",
-]  # fmt: skip
 
 # Standard errors of a difference that counts as chance, and of a difference that is certain. With
 # 0.5 the prediction of 19 of 22 sets of rows (benchmarks/bench_learners.py) is as good as with the
@@ -215,6 +213,7 @@ class HeldOut:
     is_predictable = True
 
     def __new__(cls, problem, **options):
+        """Return held-out rows or tiles."""
         return super().__new__(_Tiles if isinstance(problem, ConvProblem) else _Rows)
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
@@ -504,3 +503,75 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     if learn:
         return replace(problem, held_out=held_out, held_rows=rows)
     return replace(problem.of_rows(~rows), held_out=held_out)
+
+
+# ------------------------------------------------------------------ scores of learners
+
+
+def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
+    """Return a function of samples: the deviance of all features, each held out once.
+
+    Codes are inferred from the features of all other groups; a single feature is predicted from
+    itself.
+
+    Parameters
+    ----------
+    loss : object of `skpudle._losses`
+        The loss.
+    encoder_of : callable
+        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask, offset=offset)``.
+    dictionary : DenseDictionary
+        The dictionary.
+    offset_of : callable
+        ``offset_of(samples)`` returns the offset of their reconstruction, or None.
+    places : Tensor of shape (n_features,), default=None
+        For each feature the place of its first copy, with which it is held out; by default features
+        are distinct, so that a score depends on its own samples alone.
+    """
+    atoms = dictionary.atoms
+    places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
+    turns = [[part.to(atoms.device) for part in turn] for turn in hide_in_turn(places)]
+
+    def deviance(samples):
+        x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
+        for seen, hidden in turns:
+            visible = DenseDictionary(dictionary.atoms[:, seen])
+            codes = encoder_of(seen)(
+                visible,
+                x[:, seen],
+                mask=None if mask is None else mask[:, seen],
+                offset=None if offset is None else offset[..., seen],
+            )
+            with own_precision():
+                natural = codes @ dictionary.atoms[:, hidden]
+            natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
+            entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
+            entries = samples.weigh(entries)
+            total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
+        return float(total)  # one wait for the device
+
+    return deviance
+
+
+def deviance_of_pixels(loss, network, x, known):
+    """Return the deviance of all pixels of images, each held out once.
+
+    Parameters
+    ----------
+    loss : object of `skpudle._losses`
+        The loss.
+    network : ConvNetwork
+        Encoder and decoder, on one grid.
+    x : Tensor of shape (n, n_channels, *size)
+        Images.
+    known : Tensor of shape size
+        1 for pixels, 0 beyond the border.
+    """
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(_GROUPS, known.shape, generator=generator, device="cpu").to(x.device)
+    total = 0.0
+    for i in range(_GROUPS):
+        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
+        natural = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + (2 * loss.half_deviance(wide(natural), wide(x)) * hidden).sum()
+    return float(total)

@@ -11,25 +11,22 @@ from scipy.stats import nbinom
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._additive import (
+from skpudle._additive._alternate import (
     Events,
     advance,
     atoms_of_events,
     begin,
-    choose_prior,
-    choose_size,
     converge,
-    estimate_dispersion,
     expected_events,
-    first_atoms,
     limit_atoms,
     negative_log,
     prune_codes,
     solve_codes,
-    solve_dispersed,
-    spectral_start,
-    weigh,
 )
+from skpudle._additive._dispersion import estimate_dispersion, solve_dispersed, weigh
+from skpudle._additive._prior import choose_prior
+from skpudle._additive._size import choose_size, first_atoms
+from skpudle._additive._start import spectral_start
 
 N, M, P = 40, 25, 4
 

@@ -8,7 +8,8 @@ from test_gradients import gradient_of
 
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
-from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 

@@ -10,7 +10,8 @@ from naive import make_mask, naive_encode, naive_shrink, normal
 from sklearn.decomposition import sparse_encode
 from torch.overrides import TorchFunctionMode
 
-from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import as_scalars
 from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding import encode

@@ -9,7 +9,8 @@ from test_encoding import make_problem
 
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES, differentiate
-from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 

@@ -14,7 +14,8 @@ from test_encoding import unit_atoms
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._losses import LOSSES, Binomial, Gaussian, Poisson
-from skpudle._operators import ConvDictionary, DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 

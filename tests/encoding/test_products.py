@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._products import multiply
 from skpudle.encoding._unfold import threshold_levels, unfold
 

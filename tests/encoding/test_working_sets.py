@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.encoding._working_sets import Run
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.lasso._implicit import converged_codes
 from skpudle.lasso._solve import gram_matrix, lasso_path

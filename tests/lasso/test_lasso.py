@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import _compiled, _implicit, _solve, duality_gap, solve_lasso
 from skpudle.lasso._gap import warn_about_gaps
 from skpudle.lasso._implicit import converged_codes

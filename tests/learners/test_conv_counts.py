@@ -19,7 +19,7 @@ from skpudle._learners.convolutional.model import ConvNetwork, RowLayout
 from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
 from skpudle._losses import Binomial, Gaussian, Poisson
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.pretrained import load_denoiser, save_denoiser
 from skpudle.search._conv_epoch import ConvProblem
 

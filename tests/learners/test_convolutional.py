@@ -16,7 +16,7 @@ from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
 from skpudle._data import images as image_module
 from skpudle._data.images import read_images
 from skpudle._data.training_images import initial_kernels
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle._training.loop import Interrupted, Trainer
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)

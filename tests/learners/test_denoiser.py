@@ -19,7 +19,7 @@ from skpudle._learners.convolutional.denoising import denoise_images
 from skpudle._learners.convolutional.model import ConvNetwork, RowLayout, all_shifts
 from skpudle._learners.convolutional.values import ConvParameters
 from skpudle._learners.models import Encoder
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 
 SMALL = dict(
     atom_shape=(5, 4), stride=(2, 3), noise_std=0.0, n_unfoldings=4, max_iter=2, tol=None,

@@ -12,7 +12,7 @@ from sklearn.callback import FitCallback
 from sklearn.datasets import load_digits
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._training.loop import Interrupted, Trainer
 from skpudle.encoding import EncoderModule, _learned, encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder

@@ -22,7 +22,7 @@ from small import (
 from torch.utils.data import TensorDataset
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 

@@ -25,7 +25,7 @@ from skpudle._data.weights import merge_copies, merge_samples
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._learners.models import Converged, Unfolded
 from skpudle._learners.models import Encoder as Choice
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle.metrics import recovery_rate
 
 N, M, P = 90, 8, 6

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle._operators import (
-    ConvDictionary,
+from skpudle._operators._atoms import (
     DenseDictionary,
     atom_norms,
     factor_atoms,
+    krylov_estimate,
     project_atoms,
 )
-from skpudle._operators._atoms import krylov_estimate
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._steps import Steps

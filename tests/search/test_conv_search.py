@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._operators import ConvDictionary, factor_atoms, project_atoms
+from skpudle._operators._atoms import factor_atoms, project_atoms
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle._training.archive import pack, unpack
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, search

@@ -7,7 +7,8 @@ import pytest
 import torch
 from two_processes import in_two_processes
 
-from skpudle._operators import ConvDictionary, project_atoms
+from skpudle._operators._atoms import project_atoms
+from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes

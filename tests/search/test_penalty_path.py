@@ -10,7 +10,7 @@ from two_processes import in_two_processes
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import initial_atoms
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle._training.archive import check_search, pack, unpack
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search._descent import refit_atoms

@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from two_processes import in_two_processes
 
 from skpudle._initialization import initial_atoms
-from skpudle._operators import project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import recovery_rate
 from skpudle.search import Problem, _epoch, _search, auto_alpha, search

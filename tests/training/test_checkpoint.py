@@ -35,7 +35,7 @@ from skpudle import (
 )
 from skpudle._learners import dense, pudle
 from skpudle._learners.convolutional import search as conv_search
-from skpudle._optimizers import GradientOptimizer
+from skpudle._optimizers._gradient import GradientOptimizer
 from skpudle._training import fit
 from skpudle._training.archive import MARK
 from skpudle._training.checkpoint import read_checkpoint, write_checkpoint

@@ -8,8 +8,8 @@ import torch
 from skpudle._data.batches import Rows, Samples
 from skpudle._gradients import ae_ls
 from skpudle._learners.record import Fitted
-from skpudle._operators import DenseDictionary, project_atoms
-from skpudle._optimizers import make_optimizer
+from skpudle._operators._atoms import DenseDictionary, project_atoms
+from skpudle._optimizers._make import make_optimizer
 from skpudle._training.loop import Diverged, Stopping, Trainer
 from skpudle.encoding import encode
 

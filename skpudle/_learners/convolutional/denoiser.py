@@ -14,10 +14,9 @@ from torch import Tensor
 
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.images import is_one_image, read_targets
-from skpudle._data.names import explain_names
+from skpudle._data.names import explain_names, fit_context
 from skpudle._data.noise import Noise, deviation_of, with_noise
 from skpudle._data.training_images import Cropping, TrainingImages
-from skpudle._data.validation import fit_context
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner, parts_of_images
@@ -29,12 +28,11 @@ from skpudle._learners.convolutional.values import (
     initial_parameters,
 )
 from skpudle._learners.record import Fitted
-from skpudle._operators import ConvDictionary, project_atoms
+from skpudle._operators._atoms import project_atoms
+from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding._unfold import default_step
-
-__all__ = ["ConvDenoiser"]
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.

@@ -12,8 +12,6 @@ from skpudle._data.noise import extent_of
 from skpudle._learners.convolutional.model import all_shifts
 from skpudle._learners.convolutional.values import ConvParameters
 
-__all__ = ["DenoiserModule", "denoise_images"]
-
 # pixels along an axis that are denoised at once, plus the overlap
 _TILE = 768
 

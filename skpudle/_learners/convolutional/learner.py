@@ -23,21 +23,19 @@ from skpudle._data.images import (
     sizes,
     split_gaps,
 )
+from skpudle._data.names import fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.training_images import Geometry
-from skpudle._data.validation import fit_context
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer, check_loss, decode_parts
 from skpudle._learners.convolutional.model import ConvNetwork
 from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._learners.convolutional.values import known_parameters
 from skpudle._learners.record import Fitted
-from skpudle._operators import ConvDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle._training.messages import nothing_known
 from skpudle._training.team import current_team
-
-__all__ = ["ConvLearner", "covered", "parts_of_images"]
 
 # pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17

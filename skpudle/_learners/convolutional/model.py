@@ -22,25 +22,12 @@ from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
 from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
 from skpudle._learners.models import Encoder
-from skpudle._operators import (
-    ConvDictionary,
-    ConvLayers,
-    atom_norms,
-    factor_atoms,
-    project_atoms,
-)
+from skpudle._operators._atoms import atom_norms, factor_atoms, project_atoms
+from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.search._maps import combine_channels, map_directions
-
-__all__ = [
-    "ConvModel",
-    "ConvNetwork",
-    "DenoiserModel",
-    "RowLayout",
-    "all_shifts",
-]
 
 # Unit of the step in a row of parameters, small enough that learning rates for atoms change the
 # step slowly.
@@ -86,7 +73,7 @@ class RowLayout:
         Unit of learned penalties in a row, a power of two. They are in units of the data, and a
         learning rate is not.
     rank : {1, None}, default=None
-        Rank of the atoms; see `skpudle._operators.project_atoms`.
+        Rank of the atoms; see `skpudle._operators._atoms.project_atoms`.
     """
 
     shape: tuple[int, ...]

@@ -15,8 +15,6 @@ from skpudle._learners.models import Decay, Encoder, fixed
 from skpudle._learners.plan import Plan
 from skpudle._losses import loss_named
 
-__all__ = ["COUNT", "SHARED", "ConvPlan", "given_of", "stride_of"]
-
 # Pixels between neighbouring copies of an atom in pictures.
 _STRIDE = 4
 

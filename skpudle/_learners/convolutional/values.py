@@ -13,20 +13,9 @@ from skpudle._data.foreign import dictionary_of
 from skpudle._data.noise import estimate_noise
 from skpudle._data.training_images import initial_kernels, patches_by_energy
 from skpudle._learners.counts import least_penalty
-from skpudle._operators import ConvDictionary, factor_atoms
+from skpudle._operators._atoms import factor_atoms
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding._unfold import default_step
-
-__all__ = [
-    "ConvParameters",
-    "auto_penalty",
-    "baseline",
-    "fitted_values",
-    "initial_atoms",
-    "initial_parameters",
-    "known_parameters",
-    "noise_of",
-    "responses",
-]
 
 # alpha="auto": a fraction of the median over images of the largest correlation, or a multiple of
 # the noise, as in the paper's denoiser (0.16 for 25 / 255)

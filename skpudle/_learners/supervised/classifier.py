@@ -11,13 +11,10 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
 from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
-from skpudle._data.names import explain_names
-from skpudle._data.validation import fit_context
+from skpudle._data.names import explain_names, fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 from skpudle._precision import training_mode
-
-__all__ = ["PUDLEClassifier"]
 
 
 class PUDLEClassifier(ClassifierMixin, TaskLearner):
@@ -165,25 +162,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     >>> classifier.fit(X_train, y_train).score(X_test, y_test) > 0.93
     True
     """
-
-    classes_: np.ndarray
-    coef_: np.ndarray
-    baseline_: np.ndarray | float
-    intercept_: np.ndarray
-    validation_scores_: np.ndarray
-    components_: np.ndarray
-    alpha_: float
-    step_size_: float
-    loss_curve_: np.ndarray
-    n_iter_: int
-    n_steps_: int
-    ended_by_: str
-    phases_: dict[str, int]
-    device_: torch.device
-    fit_seconds_: dict[str, float]
-    n_components_: int
-    n_features_in_: int
-    feature_names_in_: np.ndarray
 
     @explain_names
     def __init__(

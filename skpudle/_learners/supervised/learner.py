@@ -30,9 +30,8 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.batches import Rows, Samples
-from skpudle._data.names import explain_names
+from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import NumberedSamples, Stream, open_source
-from skpudle._data.validation import fit_context
 from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data
 from skpudle._learners.dense import DenseLearner, resume_rows, without_row_noise
@@ -44,8 +43,6 @@ from skpudle._precision import own_precision, training_mode
 from skpudle._training.messages import wrong_atoms
 from skpudle._training.team import current_team
 from skpudle.encoding import EncoderModule
-
-__all__ = ["TaskLearner"]
 
 _AUTO_EPOCHS = 100
 

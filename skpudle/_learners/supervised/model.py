@@ -18,10 +18,8 @@ import torch
 from skpudle._gradients import Evaluation
 from skpudle._learners.models import DenseModel
 from skpudle._learners.supervised.tasks import Head
-from skpudle._operators import DenseDictionary
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision
-
-__all__ = ["TaskLayout", "TaskModel", "joint"]
 
 
 class TaskLayout(NamedTuple):

@@ -3,19 +3,16 @@
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from torch import Tensor
 
 from skpudle._data.arrays import handed_over, host_array
-from skpudle._data.validation import fit_context
+from skpudle._data.names import fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Regression
 from skpudle._precision import training_mode
-
-__all__ = ["PUDLERegressor"]
 
 
 class PUDLERegressor(RegressorMixin, TaskLearner):
@@ -147,24 +144,6 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     >>> regressor.fit(X[:1500, :32], X[:1500, 32:]).predict(X[1500:, :32]).shape
     (297, 32)
     """
-
-    coef_: np.ndarray
-    baseline_: np.ndarray | float
-    intercept_: float | np.ndarray
-    validation_scores_: np.ndarray
-    components_: np.ndarray
-    alpha_: float
-    step_size_: float
-    loss_curve_: np.ndarray
-    n_iter_: int
-    n_steps_: int
-    ended_by_: str
-    phases_: dict[str, int]
-    device_: torch.device
-    fit_seconds_: dict[str, float]
-    n_components_: int
-    n_features_in_: int
-    feature_names_in_: np.ndarray
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -35,16 +35,6 @@ from torch.nn.functional import cross_entropy
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
 
-__all__ = [
-    "Classification",
-    "Head",
-    "Regression",
-    "check_weights",
-    "class_decisions",
-    "distinct",
-    "hold_out",
-]
-
 # The intercept of a class without samples, which cross-entropy would make -infinity. Rows of
 # logistic regression add up to zero, so the largest decision is at least 0, and the probability of
 # the class at most exp(-30).
