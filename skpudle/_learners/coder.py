@@ -5,7 +5,7 @@ for data of any size.
 """
 
 from dataclasses import replace
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import Any, Literal
 
 import numpy as np
