@@ -31,19 +31,20 @@ from skpudle._data.arrays import (
     split_missing,
     to_numpy,
     to_tensor,
+    wide,
 )
 from skpudle._data.batches import Samples
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.tables import map_rows
 from skpudle._data.weights import check_sample_weight
-from skpudle._learners.score import hidden_deviance, sums_of
 from skpudle._learners.units import baseline_of, units_of
-from skpudle._losses import loss_named
+from skpudle._losses import FromMeans, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
 from skpudle.search._epoch import spread_rows
+from skpudle.search.held_out import hidden_deviance
 
 # rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192
@@ -86,6 +87,10 @@ def chunk_size(learner, x, device):
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         size = max(1, min(size, free // row))
     return size
+
+
+def _from_means(loss, samples):
+    return FromMeans.of(samples.map(wide), loss)
 
 
 def in_chunks(function, samples, device, size):
@@ -516,8 +521,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
             size = chunk_size(self, samples.x, device)
             error += sum(in_chunks(deviance, samples, device, size))
-            sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
-        total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
+            sums += in_chunks(partial(_from_means, loss), samples, samples.x.device, PART)
+        total = reduce(lambda one, part: one.add(part, loss), sums).total(loss)
         return 1 - error / total if total else 0.0
 
     def to_sparse_coder(

@@ -43,7 +43,6 @@ from skpudle._learners.models import directions
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import FittedRows
-from skpudle._learners.score import hidden_deviance
 from skpudle._learners.units import InUnits, in_units, restore_noise, units_of
 from skpudle._losses import loss_named
 from skpudle._operators._atoms import DenseDictionary, project_atoms
@@ -60,11 +59,10 @@ from skpudle._training.team import ALONE, current_team
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search._held_out import hold_out, match_equal_rows
 from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
-from skpudle.search._penalty import penalty_of_mixtures, penalty_path
 from skpudle.search._search import is_done, searched
-from skpudle.search._size import try_sizes
+from skpudle.search.choose import penalty_of_mixtures, penalty_path, try_sizes
+from skpudle.search.held_out import hidden_deviance, hold_out, match_equal_rows
 
 # samples that choose the penalty for codes of counts
 _JUDGES = 200
@@ -276,7 +274,7 @@ def _learn_noise(plan, samples, run):  # -> Noise
 
 
 def _choose_size(plan, begun, run):  # -> FittedRows
-    """Choose the number of atoms, see `skpudle.search._size`."""
+    """Choose the number of atoms, see `skpudle.search.choose`."""
     problem = _problem(begun.model, begun.samples, begun.search_penalty(), begun.unit)
 
     def fitted(trial):

@@ -43,7 +43,7 @@ from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
+from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
@@ -144,7 +144,7 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         if not is_met:
             warn_of_l0(coding.n_entries, l0)
         return coding
-    predicting = choose_coding(judged_rows(problem), atoms, debias=debias).chosen
+    predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
         return predicting
     found = coding_of_support(problem, atoms, debias=debias)

@@ -27,12 +27,11 @@ from skpudle._data.files import named_errors, replace_file
 from skpudle._training.loop import EpochTally, TrainingState
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._epoch import Codes
-from skpudle.search._held_out import Prediction
 from skpudle.search._noise import Noise, NoiseTrial, RowNoise
-from skpudle.search._penalty import PenaltyPath, Trial
 from skpudle.search._search import SearchState, searched
-from skpudle.search._size import SizePath, SizeTrial
 from skpudle.search._stream import Memory, StreamState
+from skpudle.search.choose import PenaltyPath, SizePath, SizeTrial, Trial
+from skpudle.search.held_out import Prediction
 
 MARK = b"skpudle1"
 

@@ -40,10 +40,10 @@ from skpudle._training.messages import (
     print_size,
 )
 from skpudle._training.team import current_team
-from skpudle.search._coding import choose_coding
 from skpudle.search._descent import refit_atoms
 from skpudle.search._search import SearchState, advance, begin, is_done, searched
 from skpudle.search._stream import advance_stream
+from skpudle.search.choose import best_coding
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
 # noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
@@ -548,8 +548,8 @@ class FitRun(AbstractContextManager):
 
     def choose_coding(self, held_out, atoms, unit, attributes, *, debias, place=0):
         """Return penalty, share of the bias to remove and noise of codes, for data over a unit."""
-        choose = partial(choose_coding, held_out, atoms, debias=debias, place=place)
-        return self.make_step("penalty of codes", choose, attributes).summary(unit)
+        choose = partial(best_coding, held_out, atoms, debias=debias, place=place)
+        return self.make_step("penalty of codes", choose, attributes).in_units(unit)
 
     def go_on(self, phase):
         """Pass over all rows after a search in a sample; see `Pass`."""

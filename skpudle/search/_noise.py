@@ -51,8 +51,8 @@ from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path
 from skpudle.search._descent import refit_atoms, solve_codes
 from skpudle.search._epoch import Codes, draw_rows, spread_rows
-from skpudle.search._held_out import hide_in_turn, match_equal_rows
 from skpudle.search._search import Problem, advance, auto_alpha, begin
+from skpudle.search.held_out import hide_in_turn, match_equal_rows
 
 # Rows that noise is learned from: 2,048, or 16 for each atom and feature, of up to 2**22 entries;
 # most atoms, since their number hardly changes residuals; the least number of rows, and the least

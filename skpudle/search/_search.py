@@ -22,7 +22,7 @@ atoms were found, with all of it 0.986.)
 Shifted atoms of images move first, in rounds of their own.
 
 Rounds use a subsample in which each atom has enough users, without the held-out rows. Held-out rows
-choose among larger and smaller penalties, at which the atoms adapt further, see `_penalty`. At the
+choose among larger and smaller penalties, at which the atoms adapt further, see `choose`. At the
 end the dictionary adapts to all samples, or to a larger subsample.
 
 The whole search is one value, `SearchState`, and `advance` maps it to the next. All decisions
@@ -52,16 +52,14 @@ from skpudle.search._descent import (
 )
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
-from skpudle.search._held_out import HeldOut, hold_out
-from skpudle.search._penalty import (
+from skpudle.search.choose import (
     Trial,
     chosen_trial,
-    error_of,
     finds_more,
-    is_worse,
     next_penalty,
     penalty_above_noise,
 )
+from skpudle.search.held_out import HeldOut, hold_out, worse
 
 # The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
 # 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
@@ -88,8 +86,8 @@ _MOST_USES = 2000
 
 # Least fall of the objective per epoch, as a share, before a phase ends. With half of the share in
 # the polish 8 x 8 patches take a tenth longer for 0.002 of the objective.
-_STALL = dict.fromkeys(("settle", "larger", "smaller", "climb", "return"), STALL) | {"polish": 2e-4}
-_MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "climb": 30, "return": 30, "polish": 60}
+_STALL = dict.fromkeys(("settle", "larger", "smaller", "climb"), STALL) | {"polish": 2e-4}
+_MAX_EPOCHS = {"settle": 100, "larger": 8, "smaller": 30, "climb": 30, "polish": 60}
 # Most rounds. Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. For
 # 1,000 concepts in 2,500 samples 18 rounds end 0.9 % lower than 8, in 1.6 times the time.
 _MAX_ROUNDS = 20
@@ -108,7 +106,6 @@ _IN_WORDS = {
     "larger": "with split atoms",
     "smaller": "without spare atoms",
     "climb": "at another penalty",
-    "return": "at the chosen penalty",
     "polish": "polishing",
     "done": "done",
 }
@@ -288,7 +285,7 @@ class SearchState:
         The best dictionary of the wanted size, with its codes and objective.
     epoch : int
         Epochs so far.
-    phase : {"settle", "larger", "smaller", "climb", "return", "polish", "done"}
+    phase : {"settle", "larger", "smaller", "climb", "polish", "done"}
         Phase of the search.
     curve : tuple of float
         Objective of the epochs of this phase.
@@ -499,21 +496,22 @@ def _polish(problem, state, n_entries):
     return _restart(state, "polish", **best)
 
 
-def _validate(problem, state, atoms, codes, n_entries, kinds=(False, True)):  # -> Trial, its atoms
-    """Predict held-out rows by atoms with and without the lasso's bias; return the better."""
+def _validate(problem, state, atoms, codes, kinds=(False, True)):  # -> Trial
+    """Predict held-out data by atoms with and without the lasso's bias; return the better."""
     part = problem.thinned(state.stride, whole=False, alpha=state.alpha)
-    begin, found = (None,), []
+    begin, found, judged = (0,), [], atoms
     if state.trials:  # start the path of codes where it ended at the last penalty
         last = state.trials[-1]
         steps = (1, -1) if state.alpha == last.alpha else (1 if state.alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        atoms = refit_atoms(part, atoms, codes, _REFITS) if unbiased else atoms
-        prediction = problem.held_out.predict(atoms, *begin)
+        judged = refit_atoms(part, judged, codes, _REFITS) if unbiased else judged
+        prediction = problem.held_out.predict(judged, *begin)
         begin = (prediction.place, *begin[1:])
-        found.append((Trial(state.alpha, unbiased, prediction, n_entries), atoms))
+        found.append(Trial(state.alpha, unbiased, prediction, atoms, judged))
     biased, last = found[0], found[-1]
-    return last if last is biased or is_worse(biased[0], last[0], problem.total) else biased
+    is_better = last is biased or worse(biased.prediction, last.prediction, total=problem.total)
+    return last if is_better else biased
 
 
 def _add_trial(state, trial, **changes):
@@ -526,9 +524,8 @@ def _end_of_rounds(problem, state, n_entries):
     """Try penalties after the last round, or polish if the penalty is fixed."""
     if problem.held_out is None:
         return _polish(problem, state, n_entries)
-    trial, atoms = _validate(problem, state, state.best_atoms, state.best_codes, n_entries)
-    best = dict(unseen=atoms, best_alpha=state.alpha)
-    state = _add_trial(state, trial, trials=(trial,), **best)
+    trial = _validate(problem, state, state.best_atoms, state.best_codes)
+    state = _add_trial(state, trial, trials=(trial,), unseen=trial.judged, best_alpha=state.alpha)
     if problem.held_out.fixed:
         return _polish(problem, state, n_entries)
     return _climb(problem, state, n_entries)
@@ -547,32 +544,24 @@ def _climb(problem, state, n_entries, last=None):
         return _restart(state, "climb", **begin, alpha=alpha)
     earlier = state.path[: len(state.path) - len(state.trials)]
     if finds_more(state.trials, problem, min((error for _, error, _ in earlier), default=inf)):
-        leader = min(state.trials, key=error_of)
+        leader = min(state.trials, key=lambda trial: trial.prediction.total)
         alpha = penalty_above_noise(state.trials[0], leader, problem)
         _, n_splits = _splits(len(state.best_atoms))
         best |= dict(n_splits=n_splits, n_rounds=0, best_objective=inf)
         return _restart(state, "settle", **best, alpha=alpha, trials=(leader,))
-    first, chosen = state.trials[0], chosen_trial(state.trials, problem)
-    state = replace(state, trials=(chosen,), alpha=chosen.alpha)
-    if chosen.alpha != state.best_alpha:
-        return _restart(state, "return", **best)
-    if chosen is first:
-        return _polish(problem, state, n_entries)
-    return _choose_bias(problem, state, n_entries)
-
-
-def _choose_bias(problem, state, n_entries):
-    """Choose atoms with or without bias at the chosen penalty, and polish."""
-    trial, atoms = _validate(problem, state, state.best_atoms, state.best_codes, n_entries)
-    return _polish(problem, replace(state, trials=(trial,), unseen=atoms), n_entries)
+    chosen = chosen_trial(state.trials, problem)
+    best = dict(best_atoms=chosen.atoms, unseen=chosen.judged, best_objective=inf)
+    best |= dict(alpha=chosen.alpha, best_alpha=chosen.alpha, trials=(chosen,))
+    return _polish(problem, replace(state, **best), n_entries)
 
 
 def _validate_penalty(problem, state, epoch):
     """Judge the atoms of another penalty, and keep them if they predict no worse."""
     kinds = (state.trials[-1].unbiased,)
-    trial, _ = _validate(problem, state, epoch.atoms, epoch.codes, epoch.n_entries, kinds)
+    trial = _validate(problem, state, epoch.atoms, epoch.codes, kinds)
+    predictions = [other.prediction for other in state.trials]
     state = _add_trial(state, trial, trials=(*state.trials, trial))
-    if not any(is_worse(trial, other, problem.total) for other in state.trials):
+    if not any(worse(trial.prediction, other, total=problem.total) for other in predictions):
         best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
         state = replace(state, **best)
     return _climb(problem, state, epoch.n_entries, epoch)
@@ -599,14 +588,11 @@ def _next_phase(problem, state, epoch):
     if state.phase == "polish":
         best = dict(atoms=state.best_atoms, codes=state.best_codes)
         return _restart(state, "done", **best)
-    settles = state.phase in ("settle", "climb", "return")
+    settles = state.phase in ("settle", "climb")
     if settles and state.stride > 1 and epoch.n_entries < _USES * p:
         return _take_more_samples(problem, state, epoch)
     if state.phase == "climb":
         return _validate_penalty(problem, state, epoch)
-    if state.phase == "return":
-        best = dict(best_atoms=epoch.atoms, best_codes=epoch.codes, best_alpha=state.alpha)
-        return _choose_bias(problem, replace(state, **best), epoch.n_entries)
     if len(epoch.atoms) > p:
         kept = remaining(epoch, len(epoch.atoms) - p)
         atoms, codes = epoch.atoms[kept], epoch.restrict(kept)

@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import Tensor
 
-from skpudle._data.arrays import to_tensor
+from skpudle._data.arrays import to_tensor, wide
 from skpudle._data.batches import Samples
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.noise import given_channel_noise
@@ -23,13 +23,13 @@ from skpudle._learners.convolutional.learner import ConvLearner, covered, parts_
 from skpudle._learners.convolutional.model import ConvModel
 from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of, stride_of
 from skpudle._learners.convolutional.search import AtomSearch, problem_of
-from skpudle._learners.score import deviance_of_pixels, sums_of
-from skpudle._losses import LOSSES
+from skpudle._losses import LOSSES, FromMeans
 from skpudle._precision import training_mode
 from skpudle._training.messages import warn_of_l0
-from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
 from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
+from skpudle.search.choose import best_coding, coding_of_l0, judged
+from skpudle.search.held_out import deviance_of_pixels
 
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
@@ -546,7 +546,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             for part in parts_of_images(cover(x)):
                 deviance += deviance_of_pixels(loss, network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = sums_of(loss, Samples(pixels)).deviance(loss)
+        total = FromMeans.of(Samples(wide(pixels)), loss).total(loss)
         return 1 - deviance / total if total else 0.0
 
     @torch.no_grad()
@@ -586,7 +586,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         atoms = as_pictures(self._parameters(plan, images.images[0]).atoms).double()
         problem = problem_of(plan, images, float(getattr(self, "search_alpha_", self.alpha_)))
         if l0 is None:
-            coding = choose_coding(judged_rows(problem), atoms, debias=plan.debias).chosen
+            coding = best_coding(judged(problem), atoms, debias=plan.debias)
         else:
             area = sum(image[0].numel() for image in images.images)
             n_images = len(images.images) * problem.x[:, 0].numel() / area

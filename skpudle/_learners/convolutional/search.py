@@ -22,17 +22,15 @@ from skpudle._learners.record import Fitted
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._conv_epoch import ConvProblem, as_pictures
 from skpudle.search._epoch import spread_rows
-from skpudle.search._held_out import hold_out
-from skpudle.search._level import search_above_noise
 from skpudle.search._maps import (
     combine_channels,
     principal_directions,
     refine_products,
     spread_channels,
 )
-from skpudle.search._penalty import penalty_path
 from skpudle.search._search import is_done
-from skpudle.search._size import try_sizes
+from skpudle.search.choose import penalty_path, search_above_noise, try_sizes
+from skpudle.search.held_out import hold_out
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14

@@ -1,0 +1,746 @@
+"""Choose penalties and the number of atoms: walks along trials, compared by `worse`.
+
+A search begins at its usual penalty. Its atoms adapt to larger penalties while the prediction of
+held-out data does not get worse; if the first is worse, to smaller penalties while they predict
+better. Codes take the penalty with the least error of their own; it is another one, since a search
+needs the penalty that finds all atoms, and codes the one that keeps least noise.
+
+Of the trials that differ from the best by chance, the sparsest is chosen: the largest penalty, the
+fewest atoms. On planted data chance is tiny, and the best prediction wins. On real data predictions
+hardly differ, and sparser codes have atoms on which two starts agree better.
+
+If a larger penalty explains a fifth more than the first, noise has hidden the atoms at the first
+penalty: the rounds of the search begin again, one step below the best penalty. (The atoms so far
+are mixtures, which predict best at a penalty that is too large for true atoms. Of 60 atoms in
+20,000 rows with twice as much noise as signal 0.95 are found from one step below, and 0.78 from the
+best penalty.)
+
+The number of atoms *grows* by half while held-out data are predicted better. Then atoms are
+*removed*, those first that lower the objective least per use (a sum of two saves little at many
+uses, a rare atom of the data much at few), and the remaining atoms adapt: a quarter of the atoms at
+a time until predictions are worse, then fewer. Sizes from the data by growing and pruning go back
+to [1]_.
+
+.. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
+   arXiv:1804.07101.
+"""
+
+from dataclasses import replace
+from math import ceil, inf, log, prod, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skpudle._initialization import initial_atoms
+from skpudle._operators._conv import ConvDictionary
+from skpudle.lasso import solve_lasso
+from skpudle.search import _search
+from skpudle.search._conv_epoch import ConvProblem, conv_path
+from skpudle.search._descent import refit_atoms, remaining, solve_codes
+from skpudle.search._epoch import own, spread_rows
+from skpudle.search.held_out import (
+    CHANCE,
+    LEAST_ROWS,
+    SURE,
+    HeldOut,
+    Prediction,
+    hold_out,
+    match_equal_rows,
+    worse,
+)
+
+# Factors from one penalty to the next, in a path to larger and to smaller penalties.
+_LARGER, _SMALLER = 2**0.5, 0.5
+# The first penalty of mixtures in deviations of the noise, and the usual penalty in units of the
+# smallest penalty. The mean angle between eight kinds of spectra and their atoms is 4.2 degrees
+# with a path from the usual penalty, and 1.8 with a path from this penalty.
+_OF_NOISE, _MOST_OF_MIXTURES = 0.3, 256
+# Least gain of explained energy with which the search begins again at a larger penalty. The gain is
+# 3 and more at -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB and for patches and digits.
+_MORE = 1.2
+# Rows, or samples of signals, that judge codes of training data.
+_JUDGED, _SAMPLES = 200, 2**17
+# Rows, and entries of their codes, to count nonzero codes in, at most; the relative error of the
+# mean number at which a bisection ends, and its most steps.
+_COUNTED, _COUNTED_ENTRIES, _CLOSE, _STEPS = 2000, 2**25, 0.005, 30
+# The penalty falls by a factor of 2**0.5 while at most this share of the new codes is false,
+# estimated from at least this number of new codes. In benchmarks/bench_synthsae.py F1 of features
+# is .86 for the true atoms, and .76 and .72 at the next larger and smaller penalty; shares of false
+# codes are .05 to .36 at the best penalties, and .48 to 1.1 at the next.
+_WRONG, _NEW = 0.4, 100
+_MEDIAN_OF_NORMAL = 0.6745
+# A new search of signals follows if the level of the noise is more than _EXCESS times the penalty,
+# at most _MOST times. The level is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in
+# autoregressive noise of coefficient 0.9; there it still rises after four searches, but a larger
+# penalty loses atoms.
+_EXCESS, _MOST = 1.25, 4
+# Standard errors within which a larger penalty of codes predicts as well as the best.
+_CODES = 2.0
+# Held-out data of the number of atoms: a quarter, at most 2000 rows.
+_HELD_OUT, _MOST_HELD_OUT = 4, 2000
+# The first number of atoms of images, which need few; rows begin with half the number of features.
+# The factor of growth; the largest number, in numbers of features.
+_FIRST_OF_IMAGES, _GROWTH, _LARGEST = 4, 1.5, 16
+# Epochs of a new dictionary, of rows and of images, whose atoms move in rounds (with 12 epochs 8
+# planted atoms were counted as 4 or 19); epochs after a removal.
+_SETTLE, _SEARCH, _ADAPT = 12, 60, 3
+# The largest share of atoms that one removal takes, and the divisor of their number after it fails.
+_REMOVED, _FEWER = 0.25, 3
+# Numbers in a row that may fail. With one, 29 of 80 planted atoms are found at 2 dB, with two 80.
+_PATIENCE = 2
+# Epochs without the lasso's bias before a dictionary predicts. Bias would dominate the errors of
+# noiseless data: with 0 epochs 12 planted atoms were counted as 31.
+_UNBIASED = 2
+
+
+def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
+    """Return whether a walk goes on: fewer than ``patience`` predictions in a row have failed.
+
+    A prediction fails if it is worse than the best before it, with ``gains`` if it is not better,
+    by more than this number of standard errors.
+    """
+    best, failed = found[0], 0
+    for one in found[1:]:
+        fails = not worse(best, one, errors, total) if gains else worse(one, best, errors, total)
+        failed, best = failed + 1 if fails else 0, min(best, one, key=lambda each: each.total)
+    return failed < patience
+
+
+def walk(first, step, score, **rule):
+    """Yield trials, each with its prediction, until predictions fail; see `goes_on`.
+
+    Parameters
+    ----------
+    first : object
+        The first trial.
+    step : callable
+        ``step(trial)`` returns the next trial, None at the end.
+    score : callable
+        ``score(trial)`` returns its prediction.
+    **rule : dict
+        Arguments of `goes_on`.
+
+    Yields
+    ------
+    tuple of (trial, Prediction)
+        All trials, those that fail included.
+    """
+    trial, found = first, []
+    while trial is not None:
+        found.append(score(trial))
+        yield trial, found[-1]
+        trial = step(trial) if goes_on(found, **rule) else None
+
+
+# ------------------------------------------------------------------ penalty of a search
+
+
+class PenaltyPath(NamedTuple):
+    """The penalties that a search tried, in its order.
+
+    Attributes
+    ----------
+    alpha : Tensor of shape (n_trials,)
+        Penalties.
+    score : Tensor of shape (n_trials,)
+        Share of the energy of hidden entries that the atoms explain.
+    unbiased : Tensor of shape (n_trials,), bool
+        Whether these are the atoms without the lasso's bias.
+    """
+
+    alpha: Tensor
+    score: Tensor
+    unbiased: Tensor
+
+
+class Trial(NamedTuple):
+    """Atoms at a penalty, and how well they predict held-out data.
+
+    Attributes
+    ----------
+    alpha : float
+        Penalty.
+    unbiased : bool
+        Whether the atoms predict better without the lasso's bias.
+    prediction : Prediction
+        Errors of the better of both kinds of atoms.
+    atoms, judged : Tensor of shape (n_components, ...), default=None
+        The atoms of the search, and those that predict.
+    """
+
+    alpha: float
+    unbiased: bool
+    prediction: Prediction
+    atoms: Tensor | None = None
+    judged: Tensor | None = None
+
+
+def _error_of(trial):
+    return trial.prediction.total
+
+
+def _energy(problem):  # -> float
+    (energy,) = problem.total(problem.held_out.energies.sum())
+    return float(energy)
+
+
+def _predicts(prediction, held_out):
+    """Return whether a prediction of hidden entries is better than zeros, beyond chance."""
+    return worse(Prediction(held_out.energies, inf), prediction, SURE, held_out.total)
+
+
+def limits_of_path(problem):  # -> the smallest and the largest penalty
+    """Return the least and largest penalty of a search; a given penalty is both."""
+    held_out = problem.held_out
+    if held_out is None or held_out.fixed:
+        return problem.alpha, problem.alpha
+    return problem.alpha * held_out.smallest, problem.alpha * held_out.largest
+
+
+def next_penalty(trials, problem):  # -> float or None
+    """Return the next penalty to try after some trials; None at the end of the path."""
+    first, (smallest, largest), total = trials[0], limits_of_path(problem), problem.total
+    mixes = problem.held_out.mixes
+    ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
+    downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
+    alpha, smaller = trials[-1].alpha * _LARGER, min(t.alpha for t in trials) * _SMALLER
+    if len(downs) == 1 and alpha <= largest and goes_on(ups, total=total):
+        return alpha
+    turns = mixes or len(downs) > 1 or (len(ups) <= 2 and min(trials, key=_error_of) is first)
+    ends = not goes_on(downs, CHANCE, gains=not mixes, total=total)
+    return smaller if turns and not ends and smaller >= smallest else None
+
+
+def chosen_trial(trials, problem):  # -> Trial
+    """Return the trial with the largest penalty that predicts as well as the best, by chance.
+
+    If no trial predicts held-out data better than zeros, it is the first trial.
+    """
+    best = min(trials, key=_error_of)
+    if not _predicts(best.prediction, problem.held_out):
+        return trials[0]
+    good = (t for t in trials if not worse(t.prediction, best.prediction, CHANCE, problem.total))
+    return max(good, key=lambda trial: trial.alpha)
+
+
+def finds_more(trials, problem, least=inf):
+    """Return whether a larger penalty predicts so much better that a search there finds new atoms.
+
+    It has to explain more than the first penalty, and more than the ``least`` error of earlier
+    paths; rounds without a gain are the last rounds.
+    """
+    first, best = trials[0], min(trials, key=_error_of)
+    energy, before = _energy(problem), min(_error_of(first), least)
+    found = energy - _error_of(best) > _MORE * max(energy - before, 0.0)
+    return best.alpha > first.alpha and found and _predicts(best.prediction, problem.held_out)
+
+
+def penalty_above_noise(first, chosen, problem):  # -> float
+    """Return the penalty of a search above the noise, one step below the chosen trial's.
+
+    If the chosen trial does not predict better than the first one beyond chance, return the usual
+    penalty, which is the smallest.
+    """
+    if not worse(first.prediction, chosen.prediction, SURE, problem.total):
+        return problem.alpha
+    return max(chosen.alpha / _LARGER, problem.alpha)
+
+
+def penalty_of_mixtures(problem, n_components):  # -> float
+    """Return the first penalty for few non-negative atoms, from the level of the noise.
+
+    The usual penalty, which is the largest one, pulls atoms of norm 1 towards the data, and atoms
+    do not come back on a path from there. The noise is the residual of the leading singular
+    vectors; all entries are known.
+    """
+    often = problem.weighted(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
+    x = problem.x.double() * often.sqrt()
+    squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
+    left = float(squares[:-n_components].clamp_min(0).sum())
+    n_left = (len(x) - n_components) * (x.shape[1] - n_components)
+    penalty = _OF_NOISE * (left / max(n_left, 1)) ** 0.5
+    return min(max(penalty, problem.alpha / _MOST_OF_MIXTURES), problem.alpha)
+
+
+def penalty_path(problem, path, unit):  # -> PenaltyPath or None
+    """Return the trials of a search, (alpha, error, unbiased), in the units of the data."""
+    if not path:
+        return None
+    alpha, error, unbiased = zip(*path, strict=True)
+    score = 1 - torch.tensor(error, dtype=torch.float64) / (_energy(problem) or 1.0)
+    alpha = torch.tensor(alpha, dtype=torch.float64) * unit
+    return PenaltyPath(alpha, score, torch.tensor(unbiased))
+
+
+def noise_level(problem, atoms):  # -> float
+    """Return the universal threshold of the correlations of atoms and residuals of signals.
+
+    Differences of neighbours measure the level of white noise. Slow noise has small differences,
+    and large correlations with slow atoms.
+    """
+    rows = spread_rows(len(problem.x), max(1, _SAMPLES // problem.x[0, 0].numel()))
+    residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
+    correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
+    noise = float(correlations.abs().median()) / _MEDIAN_OF_NORMAL
+    return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
+
+
+def search_above_noise(problem, atoms, state):  # -> ConvProblem, SearchState
+    """Repeat a search of signals with a penalty above the noise, if its penalty was below.
+
+    Codes then follow the noise, and hide some of it from the residual; so a search follows until
+    the level of the noise is not exceeded.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        Data and objective of the search, with what it held out.
+    atoms : Tensor of shape (n_components, n_channels, height, width)
+        Initial atoms.
+    state : SearchState
+        Last state of that search.
+    """
+    for _ in range(_MOST):
+        level = noise_level(replace(problem, alpha=state.alpha), state.best_atoms)
+        if level <= _EXCESS * state.alpha:
+            break
+        plain = replace(problem, alpha=level, held_out=None, held_rows=None)
+        problem = hold_out(plain, fixed=True)
+        state = _search.search(problem, atoms)
+    return problem, state
+
+
+# ------------------------------------------------------------------ penalty of codes
+
+
+class Coding(NamedTuple):
+    """A penalty for codes, and how well they predict.
+
+    Attributes
+    ----------
+    alpha : float
+        Penalty.
+    debias : float
+        Share of the lasso's bias to remove.
+    n_entries : float
+        Mean number of nonzero codes in a row.
+    noise_std : float
+        Standard deviation of the noise, estimated from residuals.
+    """
+
+    alpha: float
+    debias: float
+    n_entries: float = float("nan")
+    noise_std: float = float("nan")
+
+    def in_units(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
+        """Return the values for a learner, of data before the division by ``unit``."""
+        return self.alpha * unit, self.debias, self.noise_std * unit
+
+
+@torch.no_grad()
+def best_coding(held_out, atoms, *, debias=None, place=0):  # -> Coding
+    """Choose the penalty of codes, and the share of its bias to remove.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Entries to predict, and the penalty of the search.
+    atoms : Tensor of shape (n_components, ...)
+        Atoms.
+    debias : float, default=None
+        The share; None chooses it.
+    place : int, default=0
+        A penalty to begin with, as a power of ``2 ** 0.5`` in units of the search's.
+
+    Returns
+    -------
+    Coding
+        The largest penalty that predicts as well as the best. If no entry can be predicted, as for
+        one feature, zeros or independent features, it is the lasso with the penalty of the search.
+    """
+    atoms = atoms.detach()
+    unchosen = Coding(held_out.alpha, debias or 0.0, 0.0, held_out.mean_square**0.5)
+    if held_out.mean_square == 0 or not held_out.is_predictable:
+        return unchosen
+    best = held_out.predict(atoms, place, share=debias)
+    if not _predicts(best, held_out):
+        return unchosen
+    chosen, rule = best, dict(errors=_CODES, total=held_out.total)
+    for one in range(best.place + 1, held_out.places[1] + 1):
+        trial = held_out.at(atoms, one, debias)
+        if worse(trial, best, **rule):
+            break
+        chosen = trial
+    return _coding(held_out, atoms, chosen)
+
+
+def _coding(held_out, atoms, found):
+    alpha = held_out.alpha * 2 ** (0.5 * found.place)
+    ((_, entries),) = held_out.sums(atoms, [found.place])
+    noise = held_out.noise(atoms, alpha, found.share)
+    return Coding(alpha, found.share, float(entries[1 if found.share == 1 else 0]), noise**0.5)
+
+
+def judged(problem):  # -> HeldOut
+    """Return some of the training data to judge codes by, of atoms that have seen these data."""
+    if isinstance(problem, ConvProblem):
+        return HeldOut(problem)
+    return HeldOut(problem.of_rows(spread_rows(len(problem.x), _JUDGED)))
+
+
+@torch.no_grad()
+def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
+    """Return the coding with ``l0`` nonzero codes in a row or image, on average.
+
+    The penalty is found by bisection. The share of its bias to remove is chosen as in
+    `best_coding`, at the penalty for the lasso's codes. If the share is 1, least squares leave out
+    codes that would turn their sign, and the remaining codes are counted.
+
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Data; the penalty has no effect.
+    atoms : Tensor of shape (n_components, ...)
+        Atoms.
+    l0 : float
+        The number, positive.
+    debias : float, default=None
+        The share; None chooses it.
+    n_images : float, default=None
+        Number of images whose pieces the problem has.
+
+    Returns
+    -------
+    Coding
+        The coding.
+    bool
+        Whether rows have that number of codes. It may jump from one penalty to the next.
+
+    Raises
+    ------
+    ValueError
+        If no penalty gives ``l0`` codes.
+    """
+    count, most, n_rows = _counter(problem, atoms, n_images)
+
+    def find(share):  # -> penalty, number of codes
+        lower, found = most, 0.0
+        for _ in range(_STEPS):
+            if found < l0 and lower > 0:
+                lower, upper = lower / 2, lower
+                found = sum(count(lower, share))
+        if found < l0:
+            raise ValueError(
+                f"l0={l0:g} is more than the codes of these rows have for any penalty, {found:.4g}."
+                " Pass a smaller number, or rows that the atoms explain."
+            )
+        alpha = lower
+        for _ in range(_STEPS):
+            if abs(found - l0) <= _CLOSE * l0:
+                break
+            alpha = (lower * upper) ** 0.5
+            found = sum(count(alpha, share))
+            lower, upper = (alpha, upper) if found > l0 else (lower, alpha)
+        return alpha, found
+
+    alpha, n_entries = find(debias or 0.0)
+    share = _share_at(alpha, problem, atoms, debias)
+    if debias is None and share == 1:
+        alpha, n_entries = find(1.0)
+    return Coding(alpha, share, n_entries), abs(n_entries - l0) <= max(_CLOSE * l0, 1 / n_rows)
+
+
+@torch.no_grad()
+def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
+    """Return the coding with most of the true codes, and few false codes.
+
+    Negative codes of the signed lasso are decoys: no atom is present with a negative sign, so their
+    number estimates the number of false positive codes. The penalty falls while few of the new
+    codes are false. (Proteomics counts false discoveries by decoys [1]_; knockoffs [2]_ are decoys,
+    too.)
+
+    Parameters
+    ----------
+    problem : Problem
+        Data with positive codes, and the penalty of a search.
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms.
+    debias : float, default=None
+        As in `best_coding`.
+
+    Raises
+    ------
+    ValueError
+        If negative codes are as frequent as positive ones from the largest penalty on.
+
+    References
+    ----------
+    .. [1] J. Elias and S. Gygi, "Target-decoy search strategy for increased confidence in
+       large-scale protein identifications by mass spectrometry", Nature Methods 4, 2007.
+    .. [2] R. Barber and E. Candes, "Controlling the false discovery rate via knockoffs", Annals of
+       Statistics 43, 2015.
+    """
+    count, alpha, n_rows = _counter(problem, atoms)
+    chosen, before = None, (0.0, 0.0)
+    while alpha > problem.alpha * 2.0**-10:
+        here = count(alpha, 0.0, positive=False)
+        right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
+        if right + wrong >= _NEW:
+            if wrong > _WRONG * right:
+                break
+            before, chosen = here, alpha
+        alpha *= 2**-0.5
+    if chosen is None:
+        raise ValueError(
+            "No penalty tells atoms that are present from others: codes of both signs are as "
+            "frequent, or there are few rows. Pass more rows, or criterion='prediction' or l0."
+        )
+    return Coding(chosen, _share_at(chosen, problem, atoms, debias))
+
+
+def _share_at(alpha, problem, atoms, debias):  # -> float
+    held_out = judged(replace(problem, alpha=alpha))
+    if debias is not None or not held_out.is_predictable:
+        return debias or 0.0
+    return held_out.at(atoms, 0).share
+
+
+def _counter(problem, atoms, n_images=None):
+    """Return ``count(alpha, share)`` of codes, the least penalty without codes, the number of rows.
+
+    The counts are mean numbers of positive and of negative codes; of images, of all codes and 0.
+    """
+    if not isinstance(problem, ConvProblem):
+        n_rows = max(1, min(_COUNTED, _COUNTED_ENTRIES // len(atoms)))
+        problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
+    x, mask, atoms = problem.x, problem.mask, atoms.to(problem.x)
+    known = x if mask is None else x * mask
+    if isinstance(problem, ConvProblem):
+        correlations = ConvDictionary(atoms, problem.stride).analysis(known)
+    else:
+        correlations, n_images = known @ atoms.mT, len(x)
+    most = correlations.max() if problem.positive_code else correlations.abs().max()
+
+    def count(alpha, share, positive=problem.positive_code):
+        if isinstance(problem, ConvProblem):
+            ((codes, refits),) = conv_path(problem, atoms, [alpha])
+            return float((refits if share == 1 else codes).count.sum()) / n_images, 0.0
+        how = dict(positive=positive, debias=share, certify=False, mask=mask)
+        z, _ = solve_lasso(atoms, x, alpha, **how)
+        return float((z > 0).sum()) / n_images, float((z < 0).sum()) / n_images
+
+    return count, float(most), n_images
+
+
+# ------------------------------------------------------------------ number of atoms
+
+
+class SizePath(NamedTuple):
+    """The numbers of atoms that were tried, increasing.
+
+    Attributes
+    ----------
+    n_components : Tensor of shape (n_sizes,)
+        Numbers of atoms.
+    score : Tensor of shape (n_sizes,)
+        R^2 of hidden entries of held-out data, against the column means of rows.
+    objective : Tensor of shape (n_sizes,)
+        Mean objective of the search.
+    tolerance : Tensor of shape (n_sizes,)
+        The loss against the best score that counts as chance: the standard error of the difference.
+    """
+
+    n_components: Tensor
+    score: Tensor
+    objective: Tensor
+    tolerance: Tensor
+
+
+class SizeTrial(NamedTuple):
+    """The best dictionary so far, while its number of atoms is chosen.
+
+    Attributes
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, to begin a search with.
+    path : SizePath
+        The numbers that were tried.
+    alpha : float
+        Penalty of the search.
+    is_last : bool
+        Whether this number is chosen.
+    """
+
+    atoms: Tensor
+    path: SizePath
+    alpha: float
+    is_last: bool
+
+
+class _Tried(NamedTuple):
+    """A dictionary, its training data with their codes, and how well it predicts."""
+
+    epoch: object
+    state: object
+    prediction: Prediction
+
+    @property
+    def n_components(self):
+        return len(self.epoch.atoms)
+
+
+class _Sizes:
+    """Dictionaries of several sizes, judged by held-out data."""
+
+    def __init__(self, problem, generator, start):
+        n, chosen = len(problem.x), torch.zeros(len(problem.x), dtype=torch.bool)
+        n_held = min(n // _HELD_OUT, _MOST_HELD_OUT)
+        chosen[torch.randperm(n, generator=generator)[:n_held]] = True
+        self.training, held_out = problem, problem
+        if n_held:
+            self.training, held_out = problem.of_rows(~chosen), problem.of_rows(chosen)
+        self.held_out, self._start, self.best = HeldOut(held_out), start, {}
+        self._settles = not isinstance(problem, ConvProblem)
+
+    def _judge(self, state, atoms, codes):
+        problem, place = self.training.thinned(state.stride), 0
+        for tried in self.best.values():
+            place = tried.prediction.place
+        unbiased = refit_atoms(problem, atoms, codes, _UNBIASED, still=0.0)
+        prediction = self.held_out.predict(unbiased, place)
+        tried = _Tried(problem.epoch(atoms, codes), state, prediction)
+        same = self.best.pop(len(atoms), tried)  # the last one is the last key
+        self.best[len(atoms)] = min(same, tried, key=_error_of)
+        return tried
+
+    def begin(self, n_components):
+        """Try a dictionary that descends from samples."""
+        state = _search.begin(self.training, self._start(n_components))
+        most = _SETTLE if self._settles else _SEARCH
+        while not _search.is_done(state) and state.epoch < most:
+            if self._settles and state.phase != "settle":
+                break
+            state = _search.advance(self.training, state)
+        found = (state.atoms, state.codes) if state.phase == "settle" else state.found
+        return self._judge(state, *found)
+
+    def remove(self, larger, n_components):
+        """Try a dictionary without the atoms that save least per use."""
+        kept = remaining(larger.epoch, larger.n_components - n_components, per_use=True)
+        atoms = larger.epoch.atoms[kept]
+        codes = larger.epoch.codes.restrict(kept, self.training.n_positions)
+        begun = dict(atoms=atoms, previous=atoms, codes=codes, best_atoms=atoms, best_codes=codes)
+        state = replace(larger.state, **begun, best_objective=inf, phase="smaller", curve=())
+        for _ in range(_ADAPT):
+            state = _search.advance(self.training, state)
+        return self._judge(state, state.atoms, state.codes)
+
+    def is_too_small(self, one):
+        """Return whether a dictionary is smaller than the best and predicts worse beyond chance."""
+        best = min(self.best.values(), key=_error_of)
+        smaller = one.n_components < best.n_components
+        return smaller and worse(one.prediction, best.prediction, 1.0)
+
+    def path(self):  # -> SizePath
+        tried = [self.best[number] for number in sorted(self.best)]
+        best = min(tried, key=_error_of).prediction.errors
+        energy = float(self.held_out.deviations.sum()) or 1.0
+        rows = [
+            (
+                one.n_components,
+                1 - _error_of(one) / energy,
+                one.epoch.objective / max(one.epoch.problem.n_samples, 1),
+                float((one.prediction.errors - best).std(correction=0)) * len(best) ** 0.5 / energy,
+            )
+            for one in tried
+        ]
+        numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
+        return SizePath(numbers.long(), *parts)
+
+
+def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so far
+    """Let the number grow while predictions gain; then remove atoms while they are no worse."""
+
+    def grow(tried):
+        n = min(ceil(_GROWTH * tried.n_components), largest)
+        return sizes.begin(n) if n > tried.n_components else None
+
+    rule = dict(gains=True, patience=_PATIENCE)
+    for tried, _ in walk(sizes.begin(first), grow, lambda one: one.prediction, **rule):
+        good = found = tried
+        yield min(sizes.best.values(), key=_error_of)
+    n_removed, n_failed = found.n_components, 0
+    while found.n_components > 1 and n_failed < _PATIENCE:
+        n_removed = max(1, min(n_removed, int(_REMOVED * found.n_components)))
+        tried = sizes.remove(found, found.n_components - n_removed)
+        if not sizes.is_too_small(tried):
+            good = found = tried
+            n_failed = 0
+        elif n_removed > 1:  # remove fewer: some may be spare
+            n_removed //= _FEWER
+        else:  # one atom fewer: errors are not monotone
+            found, n_failed = tried, n_failed + 1
+        yield good
+
+
+def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTrial
+    """Choose the number of atoms by the prediction of held-out data.
+
+    Equal samples count as one. Otherwise copies of the held-out samples would be trained on, and
+    atoms that fit the noise of the samples would predict them.
+
+    Much noise hides the atoms of rows at the usual penalty, whatever their number. So a dictionary
+    with one atom per feature chooses a larger penalty first, see `noise_penalty`.
+
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Data and objective of a search.
+    generator : torch.Generator
+        Draws the rows that are held out, and initial atoms.
+    fixed : bool, default=False
+        Whether the penalty is given.
+    start : callable, default=None
+        For images: ``start(n_components)`` returns initial atoms. For rows, initial atoms are
+        samples.
+
+    Yields
+    ------
+    SizeTrial
+        After each number that was tried, the best so far. The last one has the number that is
+        chosen: with fewer than 20 samples the smaller of the numbers of features and samples.
+    """
+    is_rows = start is None
+    if is_rows:
+
+        def start(n, of=problem):
+            x = of.x.cpu().double()
+            return initial_atoms(x, n, "data", generator, weight=of.weight)
+
+        if not fixed:
+            begun = start(problem.x.shape[1])
+            problem = replace(problem, alpha=_search.noise_penalty(problem, begun))
+    distinct = match_equal_rows(problem.x, problem.mask).unique()
+    if len(distinct) < len(problem.x):
+        problem = problem.of_rows(distinct)
+    n, m = problem.n_samples, problem.x[0].numel() if is_rows else prod(problem.kernel)
+    if n < LEAST_ROWS:
+        number = max(1, min(n, m))
+        unknown = torch.full((1,), torch.nan, dtype=torch.float64)
+        path = SizePath(torch.tensor([number]), unknown, unknown, unknown)
+        yield SizeTrial(start(number), path, problem.alpha, True)
+        return
+    sizes = _Sizes(problem, generator, start)
+
+    def trial(one, is_last=False):
+        path = sizes.path()
+        path = path._replace(objective=path.objective * problem.unit**2)
+        return SizeTrial(one.epoch.atoms, path, problem.alpha, is_last)
+
+    largest = min(n // 2, _LARGEST * m)
+    first = max(1, min(m // 2 if is_rows else _FIRST_OF_IMAGES, largest))
+    for good in _grow_and_shrink(sizes, first, largest):
+        yield trial(good)
+    yield trial(good, is_last=True)
