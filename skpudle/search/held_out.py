@@ -243,21 +243,23 @@ class HeldOut:
         error = float(errors_at(total, share))
         return Prediction(errors_at(sums, share), error, place, float(share))
 
-    def predict(self, atoms, place=0, steps=(1, -1), share=None):  # -> Prediction
+    def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
         """Predict the hidden entries with the best penalty of codes.
 
         Parameters
         ----------
         atoms : Tensor of shape (n_components, ...)
             Atoms.
-        place : int, default=0
-            The penalty to begin with, see `Prediction`.
+        place : int, default=None
+            The penalty to begin with, see `Prediction`; None is ``alpha`` for rows. Few places of
+            images fit their noise, so errors have local minima, and None falls from the largest.
         steps : tuple of int, default=(1, -1)
             Directions in which penalties follow, as long as the error falls.
         share : float, default=None
             The share of the lasso's bias to remove; None chooses it.
         """
         (least, most), found = self.places, {}
+        place = self._locate(atoms, share) if place is None else place
         inside = min(max(place, least + 1), most - 1)
         place, steps = inside, steps if inside == place else (1, -1)  # at an end codes are dense
 
@@ -279,6 +281,9 @@ class _Rows(HeldOut):
     # Below, codes are dense, which takes long and changes little. At -3 dB, the most noise with
     # which atoms are found, the best penalty of a search is 4 to 6 times its first one.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
+
+    def _locate(self, atoms, share):
+        return 0
 
     def _hide(self, problem, n_codings):
         self.problem = problem = problem.on_host()
@@ -352,8 +357,12 @@ class _Rows(HeldOut):
             sums[rows] += ((x - centre[hidden]) ** 2 * counts).sum(1)
         return torch.as_tensor(sums * self._often)
 
-    def noise(self, atoms, alpha, debias):  # -> float
-        """Return the variance of residuals, for each known entry without a code."""
+    def noise(self, atoms, found):  # -> float
+        """Return the variance of residuals of codes like a prediction's.
+
+        It is the mean square for each known entry without a code.
+        """
+        alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         atoms, x, known = atoms.detach().to(self.x), self.x, self.known
         paths = lasso_path(atoms, x, [alpha], positive=self.problem.positive_code, mask=known)
         (codes,) = torch.lerp(*paths, debias)
@@ -398,6 +407,16 @@ class _Tiles(HeldOut):
         self._hidden = [self.known * (turn == i) for i in range(_TURNS)]
         self.n_known = self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
 
+    def _locate(self, atoms, share):
+        """Return about the best place, from falling penalties until errors rise."""
+        best = self.at(atoms, self.places[1], share)
+        for place in range(self.places[1] - 2, self.places[0] - 1, -2):
+            one = self.at(atoms, place, share)
+            if one.total > best.total:
+                break
+            best = one
+        return best.place
+
     def _code(self, atoms, alphas, mask):  # yields codes and images for each penalty
         problem = replace(self.problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
@@ -428,7 +447,8 @@ class _Tiles(HeldOut):
     def energies(self):
         return sum(self._of_tiles(self.x.square() * hidden) for hidden in self._hidden)
 
-    def noise(self, atoms, alpha, debias):  # -> float
+    def noise(self, atoms, found):  # -> float
+        alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
         left = float(self.known.sum() - codes[debias == 1].count.sum())
         residual = (self.x - torch.lerp(*images, debias)) * self.known
