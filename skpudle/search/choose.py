@@ -51,6 +51,30 @@ from skpudle.search.held_out import (
     worse,
 )
 
+__all__ = [
+    "Coding",
+    "PenaltyPath",
+    "SizePath",
+    "SizeTrial",
+    "Trial",
+    "best_coding",
+    "chosen_trial",
+    "coding_of_l0",
+    "coding_of_support",
+    "finds_more",
+    "goes_on",
+    "judged",
+    "limits_of_path",
+    "next_penalty",
+    "noise_level",
+    "penalty_above_noise",
+    "penalty_of_mixtures",
+    "penalty_path",
+    "search_above_noise",
+    "try_sizes",
+    "walk",
+]
+
 # Factors from one penalty to the next, in a path to larger and to smaller penalties.
 _LARGER, _SMALLER = 2**0.5, 0.5
 # The first penalty of mixtures in deviations of the noise, and the usual penalty in units of the
