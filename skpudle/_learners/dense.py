@@ -37,7 +37,7 @@ from skpudle._data.weights import (
 )
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.coder import DictionaryTransformer, hidden_deviance
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
 from skpudle._learners.models import directions
 from skpudle._learners.online import go_on, preferred
@@ -62,7 +62,7 @@ from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
 from skpudle.search._search import is_done, searched
 from skpudle.search.choose import penalty_of_mixtures, penalty_path, try_sizes
-from skpudle.search.held_out import hidden_deviance, hold_out, match_equal_rows
+from skpudle.search.held_out import hold_out, match_equal_rows
 
 # samples that choose the penalty for codes of counts
 _JUDGES = 200

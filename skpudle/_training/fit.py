@@ -546,7 +546,7 @@ class FitRun(AbstractContextManager):
         refit = partial(refit_atoms, searched(problem, state), *state.found)
         return self.make_step("unbiased atoms", refit, attributes)
 
-    def choose_coding(self, held_out, atoms, unit, attributes, *, debias, place=0):
+    def choose_coding(self, held_out, atoms, unit, attributes, *, debias, place=None):
         """Return penalty, share of the bias to remove and noise of codes, for data over a unit."""
         choose = partial(best_coding, held_out, atoms, debias=debias, place=place)
         return self.make_step("penalty of codes", choose, attributes).in_units(unit)

@@ -499,7 +499,7 @@ def _polish(problem, state, n_entries):
 def _validate(problem, state, atoms, codes, kinds=(False, True)):  # -> Trial
     """Predict held-out data by atoms with and without the lasso's bias; return the better."""
     part = problem.thinned(state.stride, whole=False, alpha=state.alpha)
-    begin, found, judged = (0,), [], atoms
+    begin, found, judged = (), [], atoms
     if state.trials:  # start the path of codes where it ended at the last penalty
         last = state.trials[-1]
         steps = (1, -1) if state.alpha == last.alpha else (1 if state.alpha > last.alpha else -1,)
@@ -507,7 +507,7 @@ def _validate(problem, state, atoms, codes, kinds=(False, True)):  # -> Trial
     for unbiased in kinds:
         judged = refit_atoms(part, judged, codes, _REFITS) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
-        begin = (prediction.place, *begin[1:])
+        begin = prediction.place, *begin[1:]
         found.append(Trial(state.alpha, unbiased, prediction, atoms, judged))
     biased, last = found[0], found[-1]
     is_better = last is biased or worse(biased.prediction, last.prediction, total=problem.total)

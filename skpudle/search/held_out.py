@@ -20,12 +20,25 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import one_blas_thread
-from skpudle._data.arrays import wide
-from skpudle._operators._atoms import DenseDictionary
-from skpudle._precision import own_precision
 from skpudle.lasso._solve import lasso_path, path_from_products
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
+
+__all__ = [
+    "CHANCE",
+    "LEAST_ROWS",
+    "SURE",
+    "HeldOut",
+    "Prediction",
+    "best_shares",
+    "count_codings",
+    "errors_at",
+    "hash_rows",
+    "hide_in_turn",
+    "hold_out",
+    "match_equal_rows",
+    "worse",
+]
 
 # Standard errors of a difference that counts as chance, and of a difference that is certain. With
 # 0.5 the prediction of 19 of 22 sets of rows (benchmarks/bench_learners.py) is as good as with the
@@ -243,21 +256,23 @@ class HeldOut:
         error = float(errors_at(total, share))
         return Prediction(errors_at(sums, share), error, place, float(share))
 
-    def predict(self, atoms, place=0, steps=(1, -1), share=None):  # -> Prediction
+    def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
         """Predict the hidden entries with the best penalty of codes.
 
         Parameters
         ----------
         atoms : Tensor of shape (n_components, ...)
             Atoms.
-        place : int, default=0
-            The penalty to begin with, see `Prediction`.
+        place : int, default=None
+            The penalty to begin with, see `Prediction`; None is ``alpha`` for rows. Few places of
+            images fit their noise, so errors have local minima, and None falls from the largest.
         steps : tuple of int, default=(1, -1)
             Directions in which penalties follow, as long as the error falls.
         share : float, default=None
             The share of the lasso's bias to remove; None chooses it.
         """
         (least, most), found = self.places, {}
+        place = self._locate(atoms, share) if place is None else place
         inside = min(max(place, least + 1), most - 1)
         place, steps = inside, steps if inside == place else (1, -1)  # at an end codes are dense
 
@@ -280,10 +295,13 @@ class _Rows(HeldOut):
     # which atoms are found, the best penalty of a search is 4 to 6 times its first one.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
 
+    def _locate(self, atoms, share):
+        return 0
+
     def _hide(self, problem, n_codings):
         self.problem = problem = problem.on_host()
         self.x, self.known, n = problem.x.double(), problem.mask, len(problem.x)
-        self._often = problem.weighted(self.x.new_ones(n)).numpy()
+        self._often = np.asarray(problem.weighted(self.x.new_ones(n)))
         known = None if self.known is None else self.known.mT
         features = hide_in_turn(match_equal_rows(self.x.mT, known)) if n else []
         self.is_predictable = len(features) > 1
@@ -291,11 +309,11 @@ class _Rows(HeldOut):
         n_codings = n_codings or count_codings(problem)
         n_turns = max(1, min(len(features), ceil(n_codings / max(float(n_rows), 1))))
         known = torch.ones(1, 1).expand(self.x.shape) if self.known is None else self.known
-        x, known, self._turns = self.x.numpy(), known.numpy(), []
+        x, known, self._turns = np.asarray(self.x), np.asarray(known), []
         for i, (seen, hidden) in enumerate(features):
-            rows = ((torch.arange(n) + i) % len(features) < n_turns).nonzero().flatten().numpy()
-            at = np.ix_(rows, hidden.numpy())
-            self._turns.append((rows, seen.numpy(), hidden.numpy(), x[at], known[at]))
+            rows = np.flatnonzero((np.arange(n) + i) % len(features) < n_turns)
+            at = np.ix_(rows, np.asarray(hidden))
+            self._turns.append((rows, np.asarray(seen), np.asarray(hidden), x[at], known[at]))
         counts = [[self._often @ known.sum(1), self._often @ (x**2).sum(1), 0, 0]] + [
             [0, 0, self._often[rows] @ counts.sum(1), self._often[rows].sum()]
             for rows, *_, counts in self._turns
@@ -306,12 +324,12 @@ class _Rows(HeldOut):
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3), (n_alphas, 2)
         """Code visible entries; a hidden group leaves by products, where all entries are known."""
-        d, k, options = atoms.numpy(), len(alphas), dict(positive=self.problem.positive_code)
+        d, k, options = np.asarray(atoms), len(alphas), dict(positive=self.problem.positive_code)
         sums, entries, gram = np.zeros((k, len(self.x), 3)), np.zeros((k, 2)), None
         n_rows = max(1, _CODES // (k * len(d)))
         with one_blas_thread():
             if self.known is None and len(d) <= _MOST_PRODUCTS:
-                gram, products = d @ d.T, self.x.numpy() @ d.T
+                gram, products = d @ d.T, np.asarray(self.x) @ d.T
             for rows, seen, hidden, x, counts in self._turns:
                 part = np.ascontiguousarray(d[:, hidden])
                 left = None if gram is None else torch.as_tensor(gram - part @ part.T)
@@ -326,9 +344,9 @@ class _Rows(HeldOut):
                         what = atoms[:, seen], self.x[row][:, seen], alphas
                         codes, refits = lasso_path(*what, mask=mask, **options)
                     for i, z in enumerate((codes, refits)):
-                        entries[:, i] += (z != 0).sum(2).numpy() @ self._often[row]
-                    error = (given - codes.numpy() @ part) * counts[some]
-                    step = refits.sub_(codes).numpy() @ part * counts[some]
+                        entries[:, i] += (np.asarray(z) != 0).sum(2) @ self._often[row]
+                    error = (given - np.asarray(codes) @ part) * counts[some]
+                    step = np.asarray(refits.sub_(codes)) @ part * counts[some]
                     for i, (a, b) in enumerate(((error, error), (error, step), (step, step))):
                         sums[:, row, i] += np.einsum("krf,krf->kr", a, b) * self._often[row]
         (entries,) = self.total(torch.as_tensor(entries))
@@ -344,7 +362,7 @@ class _Rows(HeldOut):
         known = torch.ones_like(self.x) if self.known is None else self.known
         often = torch.as_tensor(self._often)
         sums, counts = self.total(often @ (known * self.x), often @ known)
-        return self._of_hidden((sums / counts.clamp_min(1)).numpy())
+        return self._of_hidden(np.asarray(sums / counts.clamp_min(1)))
 
     def _of_hidden(self, centre):  # -> (n_rows,)
         sums, centre = np.zeros(len(self.x)), centre + np.zeros(self.x.shape[1])
@@ -352,8 +370,12 @@ class _Rows(HeldOut):
             sums[rows] += ((x - centre[hidden]) ** 2 * counts).sum(1)
         return torch.as_tensor(sums * self._often)
 
-    def noise(self, atoms, alpha, debias):  # -> float
-        """Return the variance of residuals, for each known entry without a code."""
+    def noise(self, atoms, found):  # -> float
+        """Return the variance of residuals of codes like a prediction's.
+
+        It is the mean square for each known entry without a code.
+        """
+        alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         atoms, x, known = atoms.detach().to(self.x), self.x, self.known
         paths = lasso_path(atoms, x, [alpha], positive=self.problem.positive_code, mask=known)
         (codes,) = torch.lerp(*paths, debias)
@@ -398,6 +420,16 @@ class _Tiles(HeldOut):
         self._hidden = [self.known * (turn == i) for i in range(_TURNS)]
         self.n_known = self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
 
+    def _locate(self, atoms, share):
+        """Return about the best place, from falling penalties until errors rise."""
+        best = self.at(atoms, self.places[1], share)
+        for place in range(self.places[1] - 2, self.places[0] - 1, -2):
+            one = self.at(atoms, place, share)
+            if one.total > best.total:
+                break
+            best = one
+        return best.place
+
     def _code(self, atoms, alphas, mask):  # yields codes and images for each penalty
         problem = replace(self.problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
@@ -428,7 +460,8 @@ class _Tiles(HeldOut):
     def energies(self):
         return sum(self._of_tiles(self.x.square() * hidden) for hidden in self._hidden)
 
-    def noise(self, atoms, alpha, debias):  # -> float
+    def noise(self, atoms, found):  # -> float
+        alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
         left = float(self.known.sum() - codes[debias == 1].count.sum())
         residual = (self.x - torch.lerp(*images, debias)) * self.known
@@ -503,75 +536,3 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     if learn:
         return replace(problem, held_out=held_out, held_rows=rows)
     return replace(problem.of_rows(~rows), held_out=held_out)
-
-
-# ------------------------------------------------------------------ scores of learners
-
-
-def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
-    """Return a function of samples: the deviance of all features, each held out once.
-
-    Codes are inferred from the features of all other groups; a single feature is predicted from
-    itself.
-
-    Parameters
-    ----------
-    loss : object of `skpudle._losses`
-        The loss.
-    encoder_of : callable
-        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask, offset=offset)``.
-    dictionary : DenseDictionary
-        The dictionary.
-    offset_of : callable
-        ``offset_of(samples)`` returns the offset of their reconstruction, or None.
-    places : Tensor of shape (n_features,), default=None
-        For each feature the place of its first copy, with which it is held out; by default features
-        are distinct, so that a score depends on its own samples alone.
-    """
-    atoms = dictionary.atoms
-    places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
-    turns = [[part.to(atoms.device) for part in turn] for turn in hide_in_turn(places)]
-
-    def deviance(samples):
-        x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
-        for seen, hidden in turns:
-            visible = DenseDictionary(dictionary.atoms[:, seen])
-            codes = encoder_of(seen)(
-                visible,
-                x[:, seen],
-                mask=None if mask is None else mask[:, seen],
-                offset=None if offset is None else offset[..., seen],
-            )
-            with own_precision():
-                natural = codes @ dictionary.atoms[:, hidden]
-            natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
-            entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
-            entries = samples.weigh(entries)
-            total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
-        return float(total)  # one wait for the device
-
-    return deviance
-
-
-def deviance_of_pixels(loss, network, x, known):
-    """Return the deviance of all pixels of images, each held out once.
-
-    Parameters
-    ----------
-    loss : object of `skpudle._losses`
-        The loss.
-    network : ConvNetwork
-        Encoder and decoder, on one grid.
-    x : Tensor of shape (n, n_channels, *size)
-        Images.
-    known : Tensor of shape size
-        1 for pixels, 0 beyond the border.
-    """
-    generator = torch.Generator().manual_seed(0)
-    group = torch.randint(_GROUPS, known.shape, generator=generator, device="cpu").to(x.device)
-    total = 0.0
-    for i in range(_GROUPS):
-        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
-        natural = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
-        total = total + (2 * loss.half_deviance(wide(natural), wide(x)) * hidden).sum()
-    return float(total)

@@ -29,10 +29,12 @@ from skpudle._training.messages import warn_of_l0
 from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
 from skpudle.search.choose import best_coding, coding_of_l0, judged
-from skpudle.search.held_out import deviance_of_pixels
 
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
+
+# Turns in which pixels are hidden for a score.
+_TURNS = 10
 
 # The number of n_unfoldings="auto" if codes are unfolded, as in the paper.
 _UNFOLDINGS = 15
@@ -124,6 +126,30 @@ def _check(given, n_unfoldings, gradient):
             "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
             f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings."
         )
+
+
+def _deviance_of_pixels(loss, network, x, known):
+    """Return the deviance of all pixels of images, each held out once.
+
+    Parameters
+    ----------
+    loss : object of `skpudle._losses`
+        The loss.
+    network : ConvNetwork
+        Encoder and decoder, on one grid.
+    x : Tensor of shape (n, n_channels, *size)
+        Images.
+    known : Tensor of shape size
+        1 for pixels, 0 beyond the border.
+    """
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(_TURNS, known.shape, generator=generator, device="cpu").to(x.device)
+    total = 0.0
+    for i in range(_TURNS):
+        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
+        natural = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + (2 * loss.half_deviance(wide(natural), wide(x)) * hidden).sum()
+    return float(total)
 
 
 class ConvPUDLEDictionaryLearning(ConvLearner):
@@ -544,7 +570,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         for x in images.tensors:
             known = cover(torch.ones_like(x[0, 0]))
             for part in parts_of_images(cover(x)):
-                deviance += deviance_of_pixels(loss, network, part, known)
+                deviance += _deviance_of_pixels(loss, network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
         total = FromMeans.of(Samples(wide(pixels)), loss).total(loss)
         return 1 - deviance / total if total else 0.0
