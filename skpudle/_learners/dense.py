@@ -61,7 +61,8 @@ from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._noise import CENTRED, Noise, learn_noise, refine_noise
 from skpudle.search._search import is_done, searched
-from skpudle.search.choose import penalty_of_mixtures, penalty_path, try_sizes
+from skpudle.search.choose import try_sizes
+from skpudle.search.find import penalty_of_mixtures, penalty_path
 from skpudle.search.held_out import hold_out, match_equal_rows
 
 # samples that choose the penalty for codes of counts

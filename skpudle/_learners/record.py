@@ -14,7 +14,8 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._learners.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._noise import CENTRED, Noise
-from skpudle.search.choose import PenaltyPath, SizePath
+from skpudle.search.choose import SizePath
+from skpudle.search.find import PenaltyPath
 
 # Values that the state of training has.
 _OF_TRAINING = "moments", "stopping"

@@ -30,7 +30,8 @@ from skpudle.search._epoch import Codes
 from skpudle.search._noise import Noise, NoiseTrial, RowNoise
 from skpudle.search._search import SearchState, searched
 from skpudle.search._stream import Memory, StreamState
-from skpudle.search.choose import PenaltyPath, SizePath, SizeTrial, Trial
+from skpudle.search.choose import SizePath, SizeTrial
+from skpudle.search.find import PenaltyPath, Trial
 from skpudle.search.held_out import Prediction
 
 MARK = b"skpudle1"

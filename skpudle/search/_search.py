@@ -52,7 +52,7 @@ from skpudle.search._descent import (
 )
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
-from skpudle.search.choose import (
+from skpudle.search.find import (
     Trial,
     chosen_trial,
     finds_more,

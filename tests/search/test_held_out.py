@@ -14,7 +14,7 @@ from skpudle.search import Problem, auto_alpha, search
 from skpudle.search import held_out as held_out_module
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
 from skpudle.search._search import advance, begin, is_done, searched
-from skpudle.search.choose import goes_on, walk
+from skpudle.search.find import (goes_on, walk)
 from skpudle.search.held_out import (
     HeldOut,
     Prediction,

@@ -29,7 +29,8 @@ from skpudle.search._maps import (
     spread_channels,
 )
 from skpudle.search._search import is_done
-from skpudle.search.choose import penalty_path, search_above_noise, try_sizes
+from skpudle.search.choose import try_sizes
+from skpudle.search.find import penalty_path, search_above_noise
 from skpudle.search.held_out import hold_out
 
 # pixels of a piece: its correlations with some atoms stay in a cache
