@@ -32,7 +32,7 @@ from skpudle.plotting import AtomsDisplay, CodesDisplay
 from skpudle.search import Problem
 from skpudle.search import _device_epoch as device_module
 from skpudle.search import _search as search_module
-from skpudle.search import _size as size_module
+from skpudle.search import choose as size_module
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Epoch
 from skpudle.search._search import advance, begin

@@ -289,7 +289,7 @@ def search_in_two_processes():
     import torch
 
     from skpudle.search import Problem, search
-    from skpudle.search._held_out import hold_out
+    from skpudle.search.held_out import hold_out
 
     sys.path.insert(0, str(ROOT / "tests" / "search"))
     from two_processes import in_two_processes

@@ -341,9 +341,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays
         ``n_components``, ``score`` (R^2 of hidden entries of held-out samples), ``objective``
-        (of the search, mean over held-out samples) and ``tolerance`` (the loss against the best
-        score that counts as chance: a standard error, between .001 and .002). Not there after
-        `partial_fit`.
+        (of the search, mean over its samples) and ``tolerance`` (the loss against the best score
+        that counts as chance: a standard error, at least .001). Not there after `partial_fit`.
 
     penalty_path_ : Bunch
         The penalties that a search tried, in its order: arrays ``alpha``, ``score`` (share of the
@@ -481,7 +480,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
     turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
     mean square norm of the samples, goes on to larger penalties as long as the predictions get no
-    worse by more than a standard error, and to smaller ones as long as their error falls by 1 %. If
+    worse by more than a standard error, and to smaller ones as long as they are better by half of one. If
     a larger penalty explains a fifth more of their energy than all penalties before, the rounds of
     the search begin again at it. The largest penalty that predicts nearly as well as the best is
     ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to the
@@ -501,10 +500,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     entries of them predicted; equal samples count as one. The number of atoms begins at half the
     number of features, and grows by half until the score, R^2 of the hidden entries, has failed
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
-    Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
-    one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose score is
+    Then atoms are removed that lower the objective least per use, a quarter of them at a time and
+    finally one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose score is
     as large as the largest, within the standard error of the difference, which counts as 0.001 at
-    least and 0.002 at most. From there the search continues on all samples.
+    least. From there the search continues on all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.

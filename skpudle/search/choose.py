@@ -75,6 +75,9 @@ _FIRST_OF_IMAGES, _GROWTH, _LARGEST = 4, 1.5, 16
 _SETTLE, _SEARCH, _ADAPT = 12, 60, 3
 # The largest share of atoms that one removal takes, and the divisor of their number after it fails.
 _REMOVED, _FEWER = 0.25, 3
+# Share of the energy that a smaller dictionary may lose without noise. Epochs of adaptation change
+# scores by half of it; with 0, 12 planted atoms were counted as 14.
+_NEGLIGIBLE = 1e-3
 # Numbers in a row that may fail. With one, 29 of 80 planted atoms are found at 2 dB, with two 80.
 _PATIENCE = 2
 # Epochs without the lasso's bias before a dictionary predicts. Bias would dominate the errors of
@@ -322,7 +325,8 @@ class SizePath(NamedTuple):
     objective : Tensor of shape (n_sizes,)
         Mean objective of the search.
     tolerance : Tensor of shape (n_sizes,)
-        The loss against the best score that counts as chance: the standard error of the difference.
+        The loss against the best score that counts as chance: the standard error of the difference,
+        at least 0.001.
     """
 
     n_components: Tensor
@@ -406,22 +410,20 @@ class _Sizes:
     def is_too_small(self, one):
         """Return whether a dictionary is smaller than the best and predicts worse beyond chance."""
         best = min(self.best.values(), key=error_of)
-        smaller = one.n_components < best.n_components
-        return smaller and worse(one.prediction, best.prediction, 1.0)
+        if one.n_components >= best.n_components:
+            return False
+        lost = (error_of(one) - error_of(best)) / self.energy
+        return lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
     def path(self):  # -> SizePath
         tried = [self.best[number] for number in sorted(self.best)]
-        best = min(tried, key=error_of).prediction.errors
-        energy = float(self.held_out.deviations.sum()) or 1.0
-        rows = [
-            (
-                one.n_components,
-                1 - error_of(one) / energy,
-                one.coded.objective / max(one.coded.problem.n_samples, 1),
-                float((one.prediction.errors - best).std(correction=0)) * len(best) ** 0.5 / energy,
-            )
-            for one in tried
-        ]
+        best, rows = min(tried, key=error_of).prediction.errors, []
+        for one in tried:
+            part, loss = one.coded.problem, one.prediction.errors - best
+            chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
+            objective = one.coded.objective / max(getattr(part, "total_weight", len(part.x)), 1)
+            score = 1 - error_of(one) / self.energy
+            rows.append((one.n_components, score, objective, max(chance, _NEGLIGIBLE)))
         numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
         return SizePath(numbers.long(), *parts)
 

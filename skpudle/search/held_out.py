@@ -234,6 +234,11 @@ class HeldOut:
         self._of, self._sums = torch.empty(0), {}
         self._hide(problem, n_codings)
 
+    @property
+    def deviations(self):
+        """The errors of column means; of images, which have none, of zeros."""
+        return self.energies
+
     def sums(self, atoms, places):  # -> tuples (n_parts, 3), (2,)
         """Return products of errors of each part, and mean numbers of codes, for falling penalties.
 
@@ -357,8 +362,7 @@ class _Rows(HeldOut):
         return self._of_hidden(0.0)
 
     @cached_property
-    def deviations(self):  # -> (n_rows,)
-        """The sum of squares of the hidden entries of each row, less the column means."""
+    def deviations(self):
         known = torch.ones_like(self.x) if self.known is None else self.known
         often = torch.as_tensor(self._often)
         sums, counts = self.total(often @ (known * self.x), often @ known)

@@ -10,13 +10,13 @@ from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._level import correlation_level, search_above_noise
 from skpudle.search._maps import (
     combine_channels,
     map_directions,
     principal_directions,
     refine_products,
 )
+from skpudle.search.find import (noise_level, search_above_noise)
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -270,11 +270,9 @@ def test_the_level_of_white_noise_is_the_universal_threshold(generator):
     problem = ConvProblem(x, (1, 6), (1, 1), 1e9)
     atoms = project_atoms(draw(generator, 3, 2, 1, 6))
     expected = 3 * np.sqrt(2 * np.log(40 * 75))
-    assert correlation_level(problem, atoms) == pytest.approx(expected, rel=0.05)
+    assert noise_level(problem, atoms) == pytest.approx(expected, rel=0.05)
     scaled = ConvProblem(2 * x, (1, 6), (1, 1), 1e9)
-    assert correlation_level(scaled, atoms) == pytest.approx(
-        2 * correlation_level(problem, atoms), rel=1e-12
-    )
+    assert noise_level(scaled, atoms) == pytest.approx(2 * noise_level(problem, atoms), rel=1e-12)
 
 
 def test_a_search_below_slow_noise_begins_again_at_its_level(generator):

@@ -10,8 +10,8 @@ from sklearn.callback._progressbar import RichTask
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._held_out import hold_out
 from skpudle.search._search import SearchState
+from skpudle.search.held_out import hold_out
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from skpudle.search import Problem, _epoch, _search, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._descent import descend, refit_atoms, solve_codes, split
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
-from skpudle.search._held_out import HeldOut, hide_in_turn, hold_out, match_equal_rows
 from skpudle.search._search import advance, begin, is_done
 from skpudle.search._stream import Memory
+from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, hold_out, match_equal_rows
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
@@ -577,16 +577,16 @@ def test_weights_of_held_out_rows_are_repetitions(masked):
         problem = replace(problem, mask=known.double())
     weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
     whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
-    alphas = [0.3, 0.1, 0.03]
-    found, expected = weighted.sums(truth, alphas), whole.sums(truth, alphas)
-    torch.testing.assert_close(found[0].sum(1), expected[0].sum(1))
-    torch.testing.assert_close(found[1], expected[1])
-    assert found[2] == expected[2] == weighted.n_known == whole.n_known
+    pairs = zip(*(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)), strict=True)
+    for (found, n_found), (expected, n_expected) in pairs:
+        torch.testing.assert_close(found.sum(0), expected.sum(0))
+        torch.testing.assert_close(n_found, n_expected)
+    assert weighted.n_hidden == whole.n_hidden == weighted.n_known == whole.n_known
     assert weighted.mean_square == pytest.approx(whole.mean_square)
     for name in ("energies", "deviations"):
         torch.testing.assert_close(getattr(weighted, name).sum(), getattr(whole, name).sum())
-    noise = whole.noise(truth, 0.1, 0.5)
-    assert weighted.noise(truth, 0.1, 0.5) == pytest.approx(noise)
+    half = Prediction(torch.empty(0), 0.0, 0, 0.5)
+    assert weighted.noise(truth, half) == pytest.approx(whole.noise(truth, half))
 
 
 @pytest.mark.parametrize("n_places", [1, 7, 40])
