@@ -379,6 +379,7 @@ class _Sizes:
         if n_held:
             self.training, held_out = problem.of_rows(~chosen), problem.of_rows(chosen)
         self.held_out, self._start, self.best = HeldOut(held_out), start, {}
+        self.energy = float(self.held_out.deviations.sum()) or 1.0
         self._settles = not isinstance(problem, ConvProblem)
 
     def _judge(self, coded, stride):
