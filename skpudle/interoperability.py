@@ -20,7 +20,6 @@ from skpudle._data.foreign import given_atoms
 from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._search import advance, begin, is_done
 
 __all__ = ["dict_learning_online"]
 

@@ -49,10 +49,11 @@ from torch import Tensor
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path
-from skpudle.search._descent import refit_atoms, solve_codes
 from skpudle.search._epoch import Codes, draw_rows, spread_rows
-from skpudle.search._search import Problem, advance, auto_alpha, begin
+from skpudle.search.descend import refit_atoms, solve_codes
+from skpudle.search.find import find_atoms
 from skpudle.search.held_out import hide_in_turn, match_equal_rows
+from skpudle.search.problem import Problem, auto_alpha
 
 # Rows that noise is learned from: 2,048, or 16 for each atom and feature, of up to 2**22 entries;
 # most atoms, since their number hardly changes residuals; the least number of rows, and the least
@@ -615,10 +616,11 @@ class _Judged:
             atoms = initial_atoms(*given, weight=problem.weight)
             norms = atom_norms(atoms)
             atoms = problem.project(atoms / torch.where(norms > 0, norms, 1.0))
-        state = begin(problem, atoms)
-        while state.phase in phases and state.epoch < n_epochs:
-            state = advance(problem, state)
-        return refit_atoms(problem, *state.found) if unbiased else state.found[0]
+        for k, found in enumerate(find_atoms(problem, atoms)):
+            if k + 1 >= n_epochs or found.stage not in ("settle", "split and remove"):
+                break
+        coded = found.coded
+        return refit_atoms(problem, coded.atoms, coded.codes) if unbiased else coded.atoms
 
     def hides_signals(self, residuals):
         """Return whether rows with larger residuals have a smaller share of signal.

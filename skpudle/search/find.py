@@ -286,6 +286,8 @@ class Found:
         that of atoms without bias.
     trial : Trial, default=None
         The chosen penalty, of a finished search in data with held-out rows.
+    stride : int, default=1
+        A finished search ends on one in ``stride`` samples.
     """
 
     stage: str
@@ -294,6 +296,7 @@ class Found:
     losses: tuple = ()
     path: tuple = ()
     trial: Trial | None = None
+    stride: int = 1
 
     @property
     def atoms(self):
@@ -376,16 +379,6 @@ def climb(problem, first, stride, note, leader=()):
     return trials, best, stride
 
 
-def polish(problem, atoms, alpha, stride, codes):
-    """Adapt atoms to all samples, or to a sample with enough uses; return the best coded data."""
-    whole, best = problem.thinned(stride, alpha=alpha), None
-    codes = codes if codes is not None else whole.first_codes(atoms)
-    for coded in descend(whole, atoms, codes, _POLISHES, stall=_STALL_OF_POLISH):
-        best = coded if best is None or coded.objective < best.objective else best
-        yield coded
-    return best
-
-
 def find_atoms(problem, atoms):
     """Search for the atoms that minimise the objective, and for their penalty.
 
@@ -420,12 +413,19 @@ def find_atoms(problem, atoms):
         least = min(least, *(trial.prediction.total for trial in trials))
         alpha, best_atoms = penalty_above_noise(trials[0], leader, problem), best.atoms
         trials = (leader,)
+    atoms = best.atoms if chosen is None else chosen.atoms
+    alpha = best.problem.alpha if chosen is None else chosen.alpha
     wanted = min(stride, stride_of_uses(best, stride, _MOST_USES))
-    given = (best.atoms, best.problem.alpha) if chosen is None else (chosen.atoms, chosen.alpha)
-    same = chosen is None and wanted == stride and problem.held_rows is None
-    steps = polish(problem, *given, wanted, best.codes if same else None)
-    best = yield from log.stage("polish", steps)
-    yield Found("done", best, len(best.atoms), log.losses, log.path, chosen)
+    whole = problem.thinned(wanted, alpha=alpha)
+    is_same = chosen is None and wanted == stride and problem.held_rows is None
+    codes = best.codes if is_same else whole.first_codes(atoms)
+    steps, last, best = descend(whole, atoms, codes, _POLISHES, stall=_STALL_OF_POLISH), None, None
+    for found in log.stage("polish", steps):
+        if last is not None:
+            yield last
+        best = min(best or found.coded, found.coded, key=lambda coded: coded.objective)
+        last = found
+    yield replace(last, stage="done", coded=best, trial=chosen, stride=wanted)
 
 
 def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> Found:
