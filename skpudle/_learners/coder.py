@@ -169,32 +169,6 @@ def _in_one_piece(chunks, n_rows, X):
     return handed_over(result, X)
 
 
-def _wrong_shape(out, rows, codes):
-    sizes = ", ".join(map(str, codes.shape[1:]))
-    return ValueError(
-        f"out has shape {tuple(out.shape)}, but {rows} have codes of shape {codes.shape}; pass "
-        f"one of shape (n_samples, {sizes})."
-    )
-
-
-def _check_holds_codes(out, codes):
-    dtype = getattr(out, "dtype", codes.dtype)
-    of_torch = isinstance(out, torch.Tensor)
-    if not (dtype.is_floating_point if of_torch else np.can_cast(codes.dtype, dtype, "same_kind")):
-        raise TypeError(
-            f"out holds {dtype}, which would cut codes off; pass an array of floating-point "
-            "numbers."
-        )
-    largest = float(torch.finfo(dtype).max if of_torch else np.finfo(dtype).max)
-    if largest < float(np.finfo(codes.dtype).max):
-        too_large = np.isfinite(codes) & (np.abs(codes) > largest)
-        if too_large.any():
-            raise ValueError(
-                f"out holds {dtype}, up to {largest:.6g}, and a code is "
-                f"{codes[too_large][0]:.6g}. Pass an array of {codes.dtype}, or scale the data."
-            )
-
-
 def check_loss(learner, state):
     """Raise ValueError if ``loss`` was set after the fit whose private state is given."""
     before = state.get("given", {}).get("loss", learner.loss)
@@ -403,53 +377,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         encoder = self._transform_encoder()
         return bool(encoder(DenseDictionary(atoms), x, mask=samples.mask, offset=offset).any())
 
-    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out)
-
-    def _transform_into(self, X, out, exposure=None):
-        if not hasattr(out, "shape"):
-            raise TypeError(
-                f"out is a {type(out).__name__}; pass an array, a memory map or a tensor of shape "
-                f"(n_samples, {self._n_features_out})."
-            )
-        start = 0
-        for codes in self._codes_by_parts(open_source(X), exposure):
-            rows = slice(start, start + len(codes))
-            if codes.shape[1:] != tuple(out.shape[1:]) or rows.stop > out.shape[0]:
-                raise _wrong_shape(out, f"rows {start} to {rows.stop}", codes)
-            _check_holds_codes(out, codes)
-            if isinstance(out, torch.Tensor):
-                out.detach()[rows] = to_tensor(codes).to(out)
-            else:
-                out[rows] = codes
-            start = rows.stop
-        if start < out.shape[0]:
-            raise _wrong_shape(out, f"X has {start} rows, which", codes)
-        return out
-
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
@@ -472,16 +399,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, exposure=None):
-        def compress(codes):
-            if codes.ndim != 2:
-                raise ValueError(
-                    f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
-                    "array has rows and columns only. Use transform_into."
-                )
-            return sparse.csr_array(codes)
-
+        if hasattr(self, "atom_shape"):
+            raise ValueError(
+                "The codes of images are maps, but a CSR array has rows and columns only. Use "
+                "transform."
+            )
         parts = self._codes_by_parts(open_source(X), exposure)
-        return sparse.vstack([compress(codes) for codes in parts], format="csr")
+        return sparse.vstack([sparse.csr_array(codes) for codes in parts], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the data that codes decode to.
@@ -717,36 +641,6 @@ class ExposedTransformer(DictionaryTransformer):
             If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X, exposure)
-
-    def transform_into(
-        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out, exposure)
 
     def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.

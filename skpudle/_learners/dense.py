@@ -71,6 +71,9 @@ _JUDGES = 200
 # the number of atoms is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
 
+# samples of each process, at most, to choose initial atoms and alpha from
+_COLLECTED = 2**14
+
 # least number of samples that show whether training has raised its objective
 _SAMPLES = 1024
 
@@ -228,6 +231,16 @@ class _Beginning:
             return float(self.penalty)
         alpha = float(_chosen_alpha(self._plan, self.model, None, self.penalty, self.noise))
         return alpha / self.noise if alpha > 0 else float(self.penalty)
+
+
+def collect(samples):  # -> Samples
+    """Return samples of all processes, at most 2**14 of each; of several without marks of gaps."""
+    team = current_team()
+    if team.is_alone:
+        return samples
+    if any(team.any(samples.weight is not None)):
+        samples = replace(samples, weight=samples.weigh(torch.ones_like(samples.x[:, 0])))
+    return replace(samples, mask=None)[spread_rows(len(samples), _COLLECTED)].map(team.gather)
 
 
 def _warn_of_samples(plan, begun, data, n_components):
@@ -388,8 +401,8 @@ def _refine_noise(plan, fitted, samples, run):  # -> FittedRows
 
 def _refine_atoms(plan, fitted, data, run):  # -> FittedRows
     """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient."""
-    rows, own = fitted.rows, run.team.own(run.generator)
-    source = data.source.for_training(plan.batch_size(), own, shuffle=True)
+    rows = fitted.rows
+    source = data.source.for_training(plan.batch_size(), run.own, shuffle=True)
     # a named optimizer is for the later training
     name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
     trainer = Trainer(
@@ -428,7 +441,7 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> FittedRows
     atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(noise, atoms=atoms)
     if not seen:  # first data after `from_components` or zeros
-        samples = in_units(noise, current_team().collect(data.samples))
+        samples = in_units(noise, data.samples)
         model = replace(model, data_scale=mean_square(samples.x, samples.weight))
         if given == "auto":
             penalty = auto_alpha(samples.x, mask=samples.mask, weight=samples.weight)
@@ -700,7 +713,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _find(self, plan, data, run):  # -> FittedRows
         """Return the record of a fit before training: of a search, or with the initial atoms."""
         _check_known_entries(self, data)
-        samples, known, noise = run.team.collect(data.samples), run.recorder.has_record, CENTRED
+        samples, known, noise = collect(data.samples), run.recorder.has_record, CENTRED
         if plan.learns_noise and not known:
             noise = _learn_noise(plan, samples, run)
         begun = _Beginning(plan, samples, noise)
@@ -729,7 +742,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _begin(self, plan, data, generator):  # -> FittedRows
         """Return the record of a first `partial_fit`, without a search."""
         _check_known_entries(self, data)
-        samples, noise = current_team().collect(data.samples), CENTRED
+        samples, noise = data.samples, CENTRED
         if plan.learns_noise:
             *_, last = _trials_of_noise(plan, samples, generator)
             noise = last.noise

@@ -17,17 +17,14 @@ from torch import Tensor
 from skpudle._data.arrays import (
     host_array,
     mean_square,
-    split_missing,
     to_numpy,
     to_tensor,
     unit_of,
-    with_gaps,
 )
-from skpudle._data.batches import Samples
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
-from skpudle._learners.dense import DenseLearner, read_rows
+from skpudle._learners.dense import DenseLearner, collect, read_rows
 from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
@@ -36,9 +33,8 @@ from skpudle._losses import LOSSES
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
-from skpudle._training.identity import task_of
 from skpudle._training.messages import print_encoder, warn_of_l0, warn_of_unused
-from skpudle._training.team import current_team
+from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
@@ -480,8 +476,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
     turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
     mean square norm of the samples, goes on to larger penalties as long as the predictions get no
-    worse by more than a standard error, and to smaller ones as long as they are better by half of one. If
-    a larger penalty explains a fifth more of their energy than all penalties before, the rounds of
+    worse by more than a standard error, and to smaller ones as long as they are better by half of
+    one. If a larger penalty explains a fifth more of their energy than all penalties before, the rounds of
     the search begin again at it. The largest penalty that predicts nearly as well as the best is
     ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to the
     held-out samples too. Then the atoms, before they have seen these samples, choose the penalty of
@@ -501,8 +497,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     number of features, and grows by half until the score, R^2 of the hidden entries, has failed
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
     Then atoms are removed that lower the objective least per use, a quarter of them at a time and
-    finally one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose score is
-    as large as the largest, within the standard error of the difference, which counts as 0.001 at
+    finally one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose
+    score is as large as the largest, within the standard error of the difference, which counts as 0.001 at
     least. From there the search continues on all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
@@ -885,18 +881,15 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         >>> float((codes != 0).sum(axis=1).mean().round())
         5.0
         """
+        refuse_several("choose_alpha")
         check_is_fitted(self)
         check_loss(self, self._training_state)
         self._validate_params()
         plan = self._plan()
         _check_choice(self, plan.codes, l0, criterion)
-        data, team = read_rows(self, plan, open_source(X, self), known=True), current_team()
-        own = Samples(with_gaps(data.samples.x, data.samples.mask))
-        given = {"dtype": str(own.x.dtype), "l0": repr(l0), "criterion": criterion}
-        team.check_agreement(lambda: task_of(self, "choose_alpha", data) | given)
-        whole = Samples(*split_missing(team.collect(own).x))  # rows from all processes
+        data = read_rows(self, plan, open_source(X, self), known=True)
         units = units_of(self)
-        rows = in_units(units, whole)
+        rows = in_units(units, data.samples)
         x, mask = rows.x, rows.mask
         unit, penalty = unit_of(mean_square(x)), auto_alpha(x, mask=mask)
         signs = dict(positive_code=bool(self.positive_code))
@@ -962,7 +955,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     def _learn_encoder(self, plan, fitted, data, interrupts, **options):
         """Return the record with a trained encoder, and the number of updates."""
-        samples, n_made = fitted.in_units(current_team().collect(data.samples)), 0
+        samples, n_made = fitted.in_units(collect(data.samples)), 0
 
         def stopped():  # called before each update
             nonlocal n_made

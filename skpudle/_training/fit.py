@@ -396,6 +396,8 @@ class FitRun(AbstractContextManager):
         ``pending`` is whether Ctrl-C was pressed.
     generator : torch.Generator
         Random numbers of the fit, the same in all processes.
+    own : torch.Generator
+        Random numbers of this process, for draws from its own samples.
     source : source of batches
         Samples to train on.
     n_updates, max_iter : int
@@ -426,7 +428,7 @@ class FitRun(AbstractContextManager):
             self.recorder.release()
 
     def open(self, data, plan, attributes_of=None):
-        """Seed the fit, compare it with its checkpoint and other processes, and count its updates.
+        """Seed the fit, compare it with its checkpoint, and count its updates.
 
         Parameters
         ----------
@@ -442,13 +444,15 @@ class FitRun(AbstractContextManager):
         self.seconds["reading"] = self._ended - self._started
         self.attributes_of = attributes_of
         team, generator = self.team, make_generator(self.learner.random_state)
-        self.recorder.open(generator, team)
-        self.generator = team.agree(generator)
+        self.recorder.open(generator)
+        seed = team.largest(generator.initial_seed())
+        self.generator = self.own = generator.manual_seed(seed)
+        if team.rank > 0:
+            self.own = torch.Generator().manual_seed(seed + team.rank)
         n_samples = len(data.source) if hasattr(data.source, "__len__") else None
-        own, size = team.own(self.generator), plan.batch_size(n_samples)
-        self.source = data.source.for_training(size, own, shuffle=True)
+        size = plan.batch_size(n_samples)
+        self.source = data.source.for_training(size, self.own, shuffle=True)
         if self.recorder.is_active:
-            seed = self.generator.initial_seed()
             self.recorder.recognise(data.source, data.samples, seed=seed)
         n_batches = team.largest(count_batches(self.source))
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))

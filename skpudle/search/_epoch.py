@@ -48,7 +48,7 @@ _TASK, _PART = 2e7, 5e7
 # Least share of an atom's energy outside of the other atoms of a support for a direct solution of
 # least squares; otherwise descent from the lasso's codes, to this tolerance in units of alpha.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
-_MAX_REFIT_SWEEPS = 100
+SWEEPS_OF_REFITS = 100
 
 # Samples that estimate the cost of an atom; with 16, a search loses atoms.
 USERS = 32
@@ -78,6 +78,17 @@ class Codes:
         longest = int(count.max()) if len(count) else 0
         index = used.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
         return cls(count, index.int(), z.gather(1, index))
+
+    @classmethod
+    def packed(cls, index, value):  # (n, longest) each
+        """Return the nonzero values at these atoms."""
+        order = (value == 0).byte().argsort(dim=1, stable=True)
+        return cls((value != 0).sum(1), index.gather(1, order).int(), value.gather(1, order)).trim()
+
+    def padded(self, none):  # -> (n, longest) int64, (n, longest)
+        """Return atoms and values, with the atom ``none`` and the value 0 at empty places."""
+        empty = torch.arange(self.index.shape[1], device=self.count.device) >= self.count[:, None]
+        return self.index.long().masked_fill(empty, none), self.value.masked_fill(empty, 0.0)
 
     def dense(self, n_atoms):  # -> (n, n_atoms)
         """Return the codes with their zeros."""
@@ -213,15 +224,27 @@ def _packed(blocks, n):  # of (rows, count, index, value) -> Codes of n rows
     return Codes(count, index, value)
 
 
-class Epoch:
+class RowEpoch:
+    """What epochs of rows have in common, compiled or not."""
+
+    n_always_split = 0  # least number of atoms to split, whatever it costs
+
+    def restrict(self, kept):  # (p,) bool -> Codes
+        """Return the codes of the kept atoms."""
+        return self.codes.restrict(kept)
+
+    def move_atoms(self):
+        """Return None: rows have no neighbours that an atom could move to."""
+        return None
+
+
+class Epoch(RowEpoch):
     """Codes for the atoms of an epoch, and statistics of both.
 
     Fewer than 1,024 atoms and rows without missing entries are coded from products of atoms with
     atoms and with rows; otherwise residuals are kept. With a ``turn`` of 0 or 1 new atoms enter the
     codes of every second block of rows only.
     """
-
-    n_always_split = 0  # least number of atoms to split, whatever it costs
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
         self.problem, self.atoms, self._atoms = problem, atoms, np.asarray(atoms)
@@ -254,7 +277,7 @@ class Epoch:
         n_rows = min(max(_ROWS, _CACHED // p), max(n, 1))
         squares, unbiased = np.asarray(self.problem.squares), self._unbiased
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
-        options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, _MAX_REFIT_SWEEPS
+        options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
         found = []
 
         def work(first, last):
@@ -313,7 +336,7 @@ class Epoch:
             some = [array[rest] for array in arrays[:4]]
             size, slope = np.empty(len(rest)), np.zeros((len(rest), len(self.atoms)), np.float32)
             mask = known if self.problem.mask is None else known[rest]
-            options = 0.0, positive, _REFIT_TOLERANCE * self.problem.alpha, 1.0, _MAX_REFIT_SWEEPS
+            options = 0.0, positive, _REFIT_TOLERANCE * self.problem.alpha, 1.0, SWEEPS_OF_REFITS
             left = np.empty(len(rest))
             loops().solve_rows(self._atoms, mask, slope, *options, *some, left, size)
             found[rest] = left
@@ -506,14 +529,6 @@ class Epoch:
 
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
-
-    def restrict(self, kept):  # (p,) bool -> Codes
-        """Return the codes of the kept atoms."""
-        return self.codes.restrict(kept)
-
-    def move_atoms(self):
-        """Return None: rows have no neighbours that an atom could move to."""
-        return None
 
     def common_directions(self, seed):  # -> (p,), (p, m)
         """Return for each atom the largest energy of its users' residuals, and its direction."""

@@ -340,7 +340,7 @@ def with_atoms(found, atoms):
 
 
 def _adapt(coded, n_epochs, memory):  # -> Epoch
-    """Return the coded data after a number of epochs in which atoms adapt to earlier blocks, too."""
+    """Return the data after some epochs in which atoms adapt to earlier blocks, too."""
     if n_epochs == 0:
         return coded
     given = coded.problem, coded.improved_atoms(memory), coded.codes, n_epochs

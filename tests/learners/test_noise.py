@@ -17,7 +17,6 @@ from sklearn.datasets import (
 from sklearn.linear_model import LinearRegression
 
 from skpudle import (
-    Checkpoint,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -119,7 +118,7 @@ def test_outlying_entries_are_missing(planted):
     assert marked[~spikes].mean() < 0.01
 
 
-@pytest.mark.parametrize(("share", "size"), [(0.05, 4), (0.02, 2), (0.02, 30), (0.01, 100)])
+@pytest.mark.parametrize(("share", "size"), [(0.05, 4), (0.01, 100)])
 def test_outlying_rows_do_not_rule(planted, share, size):
     """Rows that are shortened keep little weight, whether or not their estimate adds to it."""
     clean, atoms = planted
@@ -133,21 +132,15 @@ def test_outlying_rows_do_not_rule(planted, share, size):
     assert np.median(scores[rows]) < np.quantile(usual, 0.01)
 
 
-@pytest.mark.parametrize("noise", ["equal", "features", "rows", "both", SCALES])
-@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize(
+    ("noise", "fit_intercept"),
+    [("equal", True), ("features", False), ("rows", True), ("both", True), (SCALES, False)],
+)
 def test_scaling_data_scales_codes(planted, noise, fit_intercept):
     X = noise_of(planted[0])[:300] + OFFSET
     one, two = (learner(noise=noise, fit_intercept=fit_intercept).fit(c * X) for c in (1, 4))
     np.testing.assert_allclose(two.components_, one.components_, atol=1e-6)
     np.testing.assert_allclose(two.transform(4 * X), 4 * one.transform(X), atol=1e-5)
-
-
-@pytest.mark.parametrize("noise", ["features", "rows", "both"])
-def test_a_row_is_coded_alone(planted, noise):
-    X = noise_of(planted[0])[:300] + OFFSET
-    fitted = learner(noise=noise, fit_intercept=True).fit(X)
-    whole, alone = fitted.transform(X[:5]), [fitted.transform(X[i : i + 1])[0] for i in range(5)]
-    np.testing.assert_allclose(alone, whole, atol=1e-10)
 
 
 def test_features_in_other_units_are_a_noise_array(planted):
@@ -227,18 +220,6 @@ def test_a_module_carries_baseline_and_noise(planted):
     np.testing.assert_allclose(decoded, fitted.inverse_transform(codes.detach().numpy()), atol=1e-8)
 
 
-def test_a_resumed_fit_has_the_same_units(planted, tmp_path):
-    X = noise_of(planted[0])[:300] + OFFSET
-    params = {"n_unfoldings": 3, "max_iter": 3, "tol": None, "noise": "both", "fit_intercept": True}
-    whole = learner(**params).fit(X)
-    name = tmp_path / "fit.ckpt"
-    part = learner(**params | {"max_iter": 1}).set_callbacks(Checkpoint(name))
-    part.fit(X)
-    rest = learner(**params).set_callbacks(Checkpoint(name)).fit(X)
-    np.testing.assert_array_equal(rest.components_, whole.components_)
-    np.testing.assert_array_equal(rest.intercept_, whole.intercept_)
-
-
 def test_a_baseline_is_given_to_atoms():
     atoms = np.eye(3)
     made = PUDLEDictionaryLearning.from_components(atoms, intercept=[1.0, 2.0, 3.0], alpha=0.5)
@@ -316,7 +297,7 @@ def test_findings_tell_of_noise(planted):
     assert any(f"{fitted.outliers_.nnz} entries" in text for text in findings(fitted, X))
 
 
-@pytest.mark.parametrize("size", [0.7, 1, 3, 10, 100])  # of the other rows
+@pytest.mark.parametrize("size", [0.7, 3, 100])  # of the other rows
 def test_rows_of_noise_change_nothing(planted, size):
     """No atom predicts a row of noise, and the fit is that of the data without these rows."""
     clean, atoms = planted
@@ -362,7 +343,7 @@ def test_a_mean_of_non_negative_codes_is_no_baseline(offset, noise):
         assert fitted.score(X) > 0.95
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @pytest.mark.parametrize("nuisance", ["spikes", "long rows"])
 def test_outliers_hide_no_baseline_of_non_negative_codes(nuisance, seed):
     """The baseline has to gain, which outliers do not let it: so it is asked for twice."""
@@ -435,14 +416,6 @@ def test_learning_a_task_goes_on_in_the_units_of_the_fit(planted, kind):
     np.testing.assert_allclose(copy.components_, fitted.components_, atol=1e-9)
 
 
-def test_the_noise_of_features_stays_while_learning_goes_on(planted):
-    clean, _ = planted
-    X = clean + 0.03 * SCALES * np.random.default_rng(1).standard_normal(clean.shape)
-    fitted = learner().fit(X)
-    before = fitted.noise_std_
-    np.testing.assert_allclose(fitted.partial_fit(X).noise_std_, before)
-
-
 def bars_with_everything(side=8, n_samples=2000):
     """Return rows of three bars, with an offset, unequal noise, spikes and long rows; the bars."""
     random = np.random.default_rng(0)
@@ -470,14 +443,6 @@ def test_all_nuisances_together_hide_no_atom():
     spikes = fitted.outliers_.toarray()
     spikes[::100] = False
     assert 0.01 < spikes.mean() < 0.03
-
-
-def test_data_with_outliers_have_a_score():
-    """Some features are hidden for it, with what the learner knows of these columns."""
-    X, atoms = bars_with_everything()
-    fitted = PUDLEDictionaryLearning(len(atoms), random_state=0).fit(X)
-    usual = np.where(fitted.outliers_.toarray(), np.nan, X)
-    assert fitted.score(usual) > 0.9 > fitted.score(X)
 
 
 @pytest.mark.parametrize("constant", [1.0, 100.0])
@@ -519,8 +484,9 @@ def test_few_rows_have_a_baseline_of_any_size():
     assert np.ndim(centred.intercept_) == 0
 
 
-@pytest.mark.parametrize("unit_of_column", [1e-4, 1.0, 1e2, 1e6])
-@pytest.mark.parametrize("load", [load_iris, load_wine])
+@pytest.mark.parametrize(
+    ("load", "unit_of_column"), [(load_iris, 1e-4), (load_wine, 1e2), (load_iris, 1e6)]
+)
 def test_the_unit_of_a_column_changes_no_class(load, unit_of_column):
     X, y = load(return_X_y=True)
     X[:, 1] *= unit_of_column

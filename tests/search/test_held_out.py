@@ -1,6 +1,5 @@
 """One score, one comparison: hidden entries, and data that a search does not see."""
 
-from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -430,21 +429,3 @@ def test_of_few_rows_with_copies_none_is_held_out(kind):
     x = x[:19].repeat(20, 1) if kind == "few rows" else x
     mask = torch.zeros_like(x) if kind == "unknown" else None
     assert hold_out(Problem(x, 0.1, mask=mask)).held_out is None
-
-
-@pytest.mark.parametrize("n", [1, 8])
-def test_of_equal_images_none_is_held_out(n):
-    problem = pictures(1)[0]
-    problem = hold_out(replace(problem, x=problem.x.repeat(n, 1, 1, 1)))
-    assert problem.held_rows is None
-    assert len(problem.held_out.x) == n
-
-
-def test_one_known_column_is_predicted_no_worse_than_by_zeros():
-    x, truth = planted(40)
-    mask = torch.zeros_like(x)
-    mask[:, 0] = 1
-    problem = hold_out(Problem(x, 0.1, mask=mask))
-    found = problem.held_out.predict(truth)
-    assert found.total <= float(problem.held_out.energies.sum()) * (1 + 1e-9)
-    assert is_done(search(problem, truth))

@@ -37,17 +37,6 @@ def test_the_share_rises_within_a_phase_and_ends_at_one(planted):
     assert all(names.count(name) <= stages[name] for name in names)
 
 
-def test_a_search_with_rows_that_are_held_out_has_all_stages_in_turn(planted):
-    x, _ = planted
-    seen = []
-    search(hold_out(Problem(x, auto_alpha(x))), x[:20], on_epoch=seen.append)
-    stages, names = seen[0].stages, [state.stage for state in seen]
-    assert list(dict.fromkeys(names)) == list(stages)
-    assert all(stages[name] is None or names.count(name) <= stages[name] for name in names)
-    assert all(0 < state.share_done < 1 for state in seen[:-1])
-    assert seen[-1].share_done == 1
-
-
 def test_a_progress_bar_shows_each_stage_of_a_search(planted, capsys, monkeypatch):
     """A stage that ends early is complete, and with it a quarter of the search."""
     pytest.importorskip("rich")

@@ -11,8 +11,7 @@ from two_processes import in_two_processes
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
-from skpudle.metrics import recovery_rate
-from skpudle.search import Problem, _epoch, _search, auto_alpha, search
+from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._descent import descend, refit_atoms, solve_codes, split
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
@@ -102,19 +101,6 @@ def test_masked_rows_are_the_lasso_on_what_is_known(positive):
     torch.testing.assert_close(found.sum(), value)
 
 
-@pytest.mark.uncompiled
-def test_the_best_atoms_enter_where_there_is_no_room_for_all():
-    x, atoms = make_problem(n=20)
-    room, residual = 4, x.clone()
-    slope, codes = (x @ atoms.mT).numpy(), (np.zeros((20, room), np.int32), np.zeros((20, room)))
-    count, none, known = np.zeros(20, np.int64), np.empty((0, 16)), np.empty((1, 0))
-    arrays = count, *codes, residual.numpy(), np.zeros(20), np.zeros(20)
-    loops().solve_rows(atoms.numpy(), none, known, slope, 1e-3, False, 1e-9, 0.01, 3, *arrays)
-    for row, n, index in zip(np.abs(slope), count, codes[0], strict=True):
-        assert 0 < n <= room
-        assert set(index[:n]) <= set(np.argsort(-row)[:room])
-
-
 def improved_in_turn(x, z, atoms, sweeps):
     for _ in range(sweeps):
         for j in range(len(atoms)):
@@ -149,31 +135,6 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
     torch.testing.assert_close(last.improved_atoms(earlier), expected(z))
 
 
-def test_residuals_are_there_after_atoms_have_used_them_up(monkeypatch):
-    monkeypatch.setattr(_epoch, "MANY", 0)
-    x, atoms = make_problem()
-    problem = Problem(x, 0.1)
-    epoch, used = (problem.epoch(atoms, Codes.none(len(x))) for _ in range(2))
-    used.improved_atoms()
-    torch.testing.assert_close(used.b, epoch.b)
-    for found, expected in zip(used.common_directions(0), epoch.common_directions(0), strict=True):
-        torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.skipif(not _epoch._has_bfloat16(), reason="the processor has no bfloat16")
-def test_products_in_bfloat16_solve_the_lasso_too(monkeypatch):
-    """Codes of given atoms end where no other atom is worth more than the tolerance."""
-    x, atoms = make_problem()
-    monkeypatch.setattr(_epoch, "MANY", 0)
-    problem, codes = Problem(x, 0.1), Codes.none(len(x))
-    for _ in range(20):
-        epoch = problem.epoch(atoms, codes)
-        codes = epoch.codes
-    expected = solve_lasso(atoms, x, 0.1)[0]
-    least = float(objective(expected, atoms, x, 0.1))
-    assert least * (1 - 1e-9) <= epoch.objective <= least * (1 + 1e-4)
-
-
 def test_many_atoms_have_the_epoch_of_few(monkeypatch):
     """Descent on residuals and among products of atoms are the same iteration."""
     monkeypatch.setattr(_epoch, "_has_bfloat16", lambda: False)
@@ -189,62 +150,6 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
         assert getattr(many, name) == pytest.approx(getattr(few, name), rel=1e-12)
     for found, expected in zip(many.costs(), few.costs(), strict=True):
         torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("turn", [0, 1])
-def test_atoms_enter_the_codes_of_half_of_the_blocks(turn, monkeypatch):
-    """The others improve the codes of their own atoms."""
-    monkeypatch.setattr(_epoch, "MANY", 0)
-    monkeypatch.setattr(_epoch, "_ROWS", 50)
-    x, atoms = make_problem()
-    problem = Problem(x, 0.1)
-    whole = problem.epoch(atoms, Codes.none(len(x)))
-    half = Epoch(problem, atoms, Codes.none(len(x)), turn=turn)
-    takes = torch.arange(len(x)) // 50 % 2 == turn
-    expected = dense(whole.codes, 20) * takes[:, None]
-    torch.testing.assert_close(dense(half.codes, 20), expected, rtol=0, atol=0)
-    later = Epoch(problem, atoms, whole.codes, turn=turn)
-    stays = dense(whole.codes, 20)[~takes] != 0
-    assert not (dense(later.codes, 20)[~takes] != 0)[~stays].any()
-    assert later.objective < whole.objective
-
-
-def test_many_atoms_enter_half_of_the_codes_from_the_third_epoch_on(monkeypatch):
-    """Both halves in turn; the search ends with the atoms of searches that screen all rows."""
-    for module in (_epoch, _search):
-        monkeypatch.setattr(module, "MANY", 0)
-    monkeypatch.setattr(_epoch, "_ROWS", 50)
-    x, truth = make_problem()
-    turns, plain = [], _search.Epoch
-
-    def noted(*given, turn=None, **options):
-        turns.append(turn)
-        return plain(*given, turn=turn, **options)
-
-    monkeypatch.setattr(_search, "Epoch", noted)
-    state = search(Problem(x, 0.1), start(x, 20))
-    assert turns[:6] == [None, None, 0, 1, 0, 1]
-    assert recovery_rate(state.best_atoms.numpy(), truth.numpy()) == 1
-
-
-def test_rounds_split_at_least_an_eighth_of_what_the_first_one_may():
-    """A twentieth of 400 atoms are 20."""
-    x = torch.randn(800, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    states = []
-    search(Problem(x, 0.5), start(x, 400), on_epoch=states.append)
-    splits = {state.n_splits for state in states if state.phase == "larger"}
-    assert splits <= {20, 10, 5, 2}
-    assert 2 in splits
-
-
-def test_float32_atoms_of_many_are_those_of_float64(monkeypatch):
-    monkeypatch.setattr(_epoch, "MANY", 0)
-    x, atoms = make_problem()
-    single, double = (
-        Problem(data, 0.1).epoch(atoms, Codes.none(len(x))) for data in (x.float(), x)
-    )
-    found, expected = single.improved_atoms(), double.improved_atoms()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.uncompiled
@@ -291,40 +196,6 @@ def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
     assert objective(z, better, x, 0.1, 1.0 if mask is None else mask) < value
 
 
-@pytest.mark.uncompiled
-def test_the_atom_splits_whose_users_residuals_have_most_in_common():
-    x, truth = make_problem(noise=0)
-    mixed = torch.cat([project_atoms(truth[:1] + truth[1:2]), truth[2:]])
-    problem = Problem(x, 0.05)
-    epoch = Epoch(problem, mixed, Codes.none(len(x)))
-    atoms, _ = split(epoch, 1, seed=0)
-    z = dense(epoch.codes, len(mixed))
-    energies, directions = [], []
-    for j, atom in enumerate(mixed):
-        residual = (x - z @ mixed)[z[:, j] != 0]
-        residual -= (residual @ atom)[:, None] * atom
-        values, vectors = torch.linalg.eigh(residual.mT @ residual)
-        energies.append(values[-1])
-        directions.append(vectors[:, -1])
-    j = int(torch.stack(energies).argmax())
-    half = atoms[j] - mixed[j] * (atoms[j] @ mixed[j])
-    assert abs(torch.nn.functional.normalize(half, dim=0) @ directions[j]) > 0.99
-    torch.testing.assert_close(project_atoms(atoms[j : j + 1] + atoms[-1:]), mixed[j : j + 1])
-    others = torch.arange(len(mixed)) != j
-    torch.testing.assert_close(atoms[:-1][others], mixed[others])
-    beside, places = split(epoch, 1, seed=0, keep=True)
-    assert places.tolist() == [j]
-    torch.testing.assert_close(beside[:-1], mixed)
-    assert abs(beside[-1] @ directions[j]) > 0.99
-
-
-def test_a_costly_dictionary_splits_nothing():
-    """Where another atom costs more than the energy along any direction."""
-    x, truth = make_problem(n=100)
-    epoch = Epoch(Problem(x, 0.1), truth, Codes.none(len(x)))
-    assert split(epoch, 3, seed=0, costs=torch.full((len(truth),), 1e9).double()) is None
-
-
 @pytest.mark.parametrize("gaps", [False, True])
 def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
     x, truth = make_problem(n=200)
@@ -363,24 +234,6 @@ def test_the_dictionary_is_found_from_what_is_known():
     known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8
     problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
     assert n_found(search(problem, start(x, len(truth))).best_atoms, truth) == len(truth)
-
-
-def test_a_mask_that_hides_nothing_changes_nothing():
-    x, truth = make_problem(n=200)
-    atoms = start(x, len(truth))
-    without = advance(Problem(x, 0.1), begin(Problem(x, 0.1), atoms))
-    masked = Problem(x, 0.1, mask=torch.ones_like(x))
-    torch.testing.assert_close(advance(masked, begin(masked, atoms)).atoms, without.atoms)
-
-
-def test_rounds_find_what_alternation_leaves():
-    x, truth = make_problem(600, 24, 60, noise=0, seed=1)
-    problem = Problem(x, 0.1)
-    state = begin(problem, start(x, len(truth)))
-    while state.phase == "settle":
-        state = advance(problem, state)
-    assert n_found(state.best_atoms, truth) < len(truth)
-    assert n_found(search(problem, None, state=state).best_atoms, truth) == len(truth)
 
 
 def test_the_best_objective_never_rises_and_is_that_of_the_best_atoms():
@@ -434,38 +287,6 @@ def test_a_search_goes_on_from_a_pickled_state_to_the_same_bits():
         assert again.epoch == last.epoch
 
 
-def test_what_a_callback_raises_ends_the_search():
-    x, _ = make_problem()
-
-    def stop(state):
-        if state.epoch == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(Problem(x, 0.1), start(x, 20), on_epoch=stop)
-
-
-@pytest.mark.parametrize(("n_rows", "n_places"), [(0, 5), (1, 1), (7, 7), (7, 30), (1000, 70)])
-def test_rows_are_spread_one_in_each_of_equal_parts(n_rows, n_places):
-    places = spread_rows(n_rows, n_places)
-    edges = torch.arange(len(places) + 1) * n_rows // max(len(places), 1)
-    assert len(places) == min(n_rows, n_places)
-    assert (edges[:-1] <= places).all()
-    assert (places < edges[1:]).all()
-    assert torch.equal(places, spread_rows(n_rows, n_rows)[places])  # whose places are all
-
-
-@pytest.mark.parametrize("period", [2, 3, 4, 8, 10])
-def test_rows_of_each_channel_are_among_those_of_any_stride(period):
-    """Every row has the number of its channel."""
-    channel = (torch.arange(24_000) % period).double()[:, None]
-    for stride in (2, 4, 8, 12, 20, 40):
-        found = Problem(channel, 0.1).thinned(stride).x[:, 0].long()
-        assert len(found) == 24_000 // stride
-        share = found.bincount(minlength=period) / len(found)
-        assert (share - 1 / period).abs().max() < 0.05
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_rows_are_equal_where_their_known_entries_are(gaps, dtype):
@@ -485,28 +306,11 @@ def test_rows_are_equal_where_their_known_entries_are(gaps, dtype):
     assert torch.equal(match_equal_rows(x[:, :, None, None], mask), first)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (5, 0), (0, 5), (3, 4)])
-def test_columns_are_compared_as_rows(shape, dtype):
-    """Strides of an axis of length 1 may be any."""
-    x = torch.arange(shape[0] * shape[1], dtype=dtype).reshape(shape) // 2
-    for rows in (x, x.mT, x.repeat(1, 2)[:, ::2], x.repeat(2, 1)[::2].mT):
-        texts = [str(row) for row in rows.tolist()]
-        assert match_equal_rows(rows).tolist() == [texts.index(text) for text in texts]
-
-
 def test_rows_that_differ_by_rounding_are_not_equal():
     x = torch.randn(1, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     near = torch.cat([x, x * (1 + 2**-52), -x, x.flip(1), x])
     assert match_equal_rows(near).tolist() == [0, 1, 2, 3, 0]
     assert match_equal_rows(near[:0]).tolist() == []
-
-
-@pytest.mark.parametrize("n", [0, 1, 2])
-def test_features_of_few_rows_are_equal_where_their_entries_are(n):
-    """Without rows all are."""
-    x = torch.tensor([[1.0, 2.0, 1.0, 0.0], [3.0, 2.0, 3.0, 0.0]], dtype=torch.float64)[:n]
-    assert match_equal_rows(x.mT).tolist() == ([0, 1, 0, 3] if n else [0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("n_groups", [1, 4, 10, 50])
@@ -714,64 +518,3 @@ def test_without_noise_and_bias_the_dictionary_is_exact():
     after = (found @ truth.mT).abs().amax(1).min()
     assert before < 0.9999
     assert after > 1 - 1e-6
-
-
-def test_atoms_of_many_tiny_codes_move_to_the_truth_without_bias():
-    """Their codes are non-negative, and become denser on the way."""
-    generator = torch.Generator().manual_seed(1)
-    options = dict(generator=generator, dtype=torch.float64)
-    n, p, m, n_nonzero = 2500, 100, 47, 10
-    truth = project_atoms(torch.randn(p, m, **options))
-    supports = torch.rand(n, p, generator=generator).argsort(1)[:, :n_nonzero]
-    codes = torch.zeros(n, p, dtype=torch.float64)
-    x = codes.scatter(1, supports, torch.rand(n, n_nonzero, **options)) @ truth
-    problem = Problem(x, 0.1, positive_code=True)
-    state = search(problem, start(x, p))
-    found = state.best_atoms, refit_atoms(problem, *state.found)
-    before, after = (float(1 - (atoms @ truth.mT).amax(0).mean()) for atoms in found)
-    assert 0 < after < before / 4
-
-
-@pytest.mark.parametrize("p", [1, 20])
-def test_codes_of_dense_ones_are_these_codes(p):
-    z = torch.randn(30, p, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = torch.where(z > 0.5, z, 0.0)
-    codes = Codes.of_dense(z)
-    assert torch.equal(dense(codes, p), z)
-    assert torch.equal(codes.count, (z != 0).sum(1))
-    assert codes.index.shape[1] == int(codes.count.max())
-    empty = Codes.of_dense(z[:0])
-    assert (len(empty.count), *empty.index.shape, *empty.value.shape) == (0, 0, 0, 0, 0)
-
-
-@pytest.mark.parametrize("positive", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_first_codes_of_few_atoms_are_those_of_the_lasso(masked, positive):
-    """And zeros for more than a quarter as many atoms as features."""
-    x, atoms = make_problem(n=40, p=5)
-    mask = None
-    if masked:
-        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
-    problem = Problem(x, 0.1, positive_code=positive, mask=mask)
-    expected = solve_lasso(atoms[:4], x, 0.1, positive=positive, mask=mask, certify=False)[0]
-    found = dense(problem.first_codes(atoms[:4]), 4)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    assert expected.any()
-    assert int(problem.first_codes(atoms).count.sum()) == 0
-    nothing = problem.of_rows(slice(0)).first_codes(atoms[:4])
-    assert len(nothing.count) == len(nothing.index) == 0
-
-
-@pytest.mark.parametrize("stride", [1, 3])
-def test_a_thinned_problem_has_rows_that_are_not_held_out_and_the_penalty(stride):
-    x, _ = make_problem(n=200)
-    problem = hold_out(Problem(x, 0.1))
-    rest = x[~problem.held_rows]
-    part = problem.thinned(stride, whole=False, alpha=0.3)
-    assert part.alpha == 0.3
-    assert torch.equal(part.x, rest[spread_rows(len(rest), -(-len(rest) // stride))])
-    assert part.held_out is None
-    assert problem.thinned(stride, whole=False, alpha=0.3) is part  # and is made once
-    whole = problem.thinned(stride)
-    assert whole.alpha == 0.1
-    assert len(whole.x) == -(-200 // stride)

@@ -41,7 +41,7 @@ from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.messages import wrong_atoms
-from skpudle._training.team import current_team
+from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule
 
 _AUTO_EPOCHS = 100
@@ -240,24 +240,6 @@ class TaskLearner(DenseLearner):
         """
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
-    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform`, of any size.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-        """
-        return self._transform_into(X, out)
-
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
@@ -338,11 +320,11 @@ class TaskLearner(DenseLearner):
                 f"{name} requires y to be passed, but the target y is None. Pass one target for "
                 "each row, fit(X, y), or learn without targets by PUDLEDictionaryLearning."
             )
+        refuse_several(name)
         given = open_source(X, self)
-        if isinstance(given, NumberedSamples | Stream) or not current_team().is_alone:
+        if isinstance(given, NumberedSamples | Stream):
             raise TypeError(
-                f"{name} learns from arrays and tensors in one process; pass parts of the data to "
-                "partial_fit."
+                f"{name} learns from arrays and tensors; pass parts of the data to partial_fit."
             )
         X, device = given.array(), resolve_device(self.device, given.data)
         if known:
