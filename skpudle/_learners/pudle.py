@@ -477,12 +477,12 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
     mean square norm of the samples, goes on to larger penalties as long as the predictions get no
     worse by more than a standard error, and to smaller ones as long as they are better by half of
-    one. If a larger penalty explains a fifth more of their energy than all penalties before, the rounds of
-    the search begin again at it. The largest penalty that predicts nearly as well as the best is
-    ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to the
-    held-out samples too. Then the atoms, before they have seen these samples, choose the penalty of
-    codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for least
-    squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
+    one. If a larger penalty explains a fifth more of their energy than all penalties before, the
+    rounds of the search begin again at it. The largest penalty that predicts nearly as well as the
+    best is ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to
+    the held-out samples too. Then the atoms, before they have seen these samples, choose the
+    penalty of codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for
+    least squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
     predicted, or with fewer than 20 samples, the first penalty stays. For counts and binary data
     codes have the search's penalty, or halves of it as long as they predict held-out features
     better.
@@ -498,8 +498,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
     Then atoms are removed that lower the objective least per use, a quarter of them at a time and
     finally one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose
-    score is as large as the largest, within the standard error of the difference, which counts as 0.001 at
-    least. From there the search continues on all samples.
+    score is as large as the largest, within the standard error of the difference, which counts as
+    0.001 at least. From there the search continues on all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.

@@ -52,8 +52,6 @@ from skpudle.search.descend import (
 )
 from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, worse
 
-# Names of the stages of a search.
-STAGES = "settle", "split and remove", "penalty", "polish"
 # Most epochs on a sample before rounds, and of the polish, and the least fall of the objective per
 # epoch in the polish. With half of the share 8 x 8 patches take a tenth longer for 0.002 of the
 # objective.
@@ -273,7 +271,7 @@ class Found:
     Attributes
     ----------
     stage : str
-        Name of the present stage, one of `STAGES`, or "done".
+        Name of the present stage: "settle", "split and remove", "penalty", "polish" or "done".
     coded : Epoch or ConvEpoch
         The last data with codes for atoms of the wanted number; of a finished search, those with
         the least objective in the polish.

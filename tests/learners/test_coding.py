@@ -11,8 +11,7 @@ from skpudle._learners.counts import smaller_penalty
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path, conv_synthesis
-from skpudle.search.choose import (best_coding)
+from skpudle.search.choose import best_coding
 from skpudle.search.held_out import HeldOut, hold_out
 
 
@@ -93,7 +92,7 @@ def test_atoms_that_judge_have_not_seen_what_they_judge():
     problem = hold_out(Problem(x, 0.5), fixed=True)
     state = search(problem, torch.nn.functional.normalize(x[:30]))
     energy = float(problem.held_out.energies.sum())
-    errors = [problem.held_out.predict(a).total for a in (state.best_atoms, state.unseen)]
+    errors = [problem.held_out.predict(a).total for a in (state.atoms, state.trial.judged)]
     assert errors[0] < 0.9 * energy
     assert errors[1] > 0.97 * energy
 

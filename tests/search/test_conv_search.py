@@ -10,13 +10,7 @@ from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._maps import (
-    combine_channels,
-    map_directions,
-    principal_directions,
-    refine_products,
-)
-from skpudle.search.find import (noise_level, search_above_noise)
+from skpudle.search.find import noise_level, search_above_noise
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -128,15 +122,12 @@ def test_planted_shapes_are_found(seed):
     problem = ConvProblem(torch.as_tensor(x)[:, None, None], (1, 24), (1, 1), 0.1)
     starts = rng.integers(177, size=4)
     first = np.stack([x[i, a : a + 24] for i, a in enumerate(starts)])
-    atoms = search(problem, torch.as_tensor(first)[:, None, None]).best_atoms[:, 0, 0].numpy()
+    atoms = search(problem, torch.as_tensor(first)[:, None, None]).atoms[:, 0, 0].numpy()
     correlations = [
         [np.abs(np.correlate(atom, shape, mode="full")).max() for atom in atoms] for shape in shapes
     ]
     assert np.max(correlations, axis=1).min() > 0.985
     assert len(set(np.argmax(correlations, axis=1))) == 4
-
-
-# ---------------------------------------------------------------- atoms of rank one
 
 
 # ---------------------------------------------------------------- the level of the noise
@@ -163,7 +154,7 @@ def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
     again, found = search_above_noise(problem, atoms, state)
     assert again.alpha > 1.25 * problem.alpha
     assert found.alpha == again.alpha
-    assert found.phase == "done"
+    assert found.is_done
     enough = ConvProblem(slow, (1, 12), (1, 1), 1e3)
     state = search(enough, atoms)
     assert search_above_noise(enough, atoms, state) == (enough, state)

@@ -1,5 +1,6 @@
 """One score, one comparison: hidden entries, and data that a search does not see."""
 
+from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -12,8 +13,7 @@ from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search import held_out as held_out_module
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._search import advance, begin, is_done, searched
-from skpudle.search.find import (goes_on, walk)
+from skpudle.search.find import find_atoms, goes_on, walk
 from skpudle.search.held_out import (
     HeldOut,
     Prediction,
@@ -394,22 +394,19 @@ def test_rows_that_are_held_out_change_the_atoms_only_in_the_end():
     assert torch.equal(changed.held_rows, problem.held_rows)
     one, other = (search(each, truth) for each in (problem, changed))
     assert one.is_unbiased == other.is_unbiased
-    assert torch.equal(one.unseen, other.unseen)
-    assert (one.best_atoms - other.best_atoms).abs().max() > 1e-4
+    assert torch.equal(one.trial.judged, other.trial.judged)
+    assert (one.atoms - other.atoms).abs().max() > 1e-4
 
 
 def test_all_rows_are_searched_in_at_last_and_the_rest_before():
     x, truth = planted(300, noise=0.5)
     problem = hold_out(Problem(x, auto_alpha(x)))
     rest = problem.x[~problem.held_rows]
-    state, phases = begin(problem, truth), set()
-    while not is_done(state):
-        state = advance(problem, state)
-        part = searched(problem, state)
-        assert part.alpha == state.alpha
-        assert torch.equal(part.x, problem.x if state.phase in ("polish", "done") else rest)
-        phases.add(state.phase)
-    assert {"climb", "polish"} <= phases
+    records = list(find_atoms(problem, truth))
+    for found in records:
+        searched = problem.x if found.stage in ("polish", "done") else rest
+        assert torch.equal(found.coded.problem.x, searched)
+    assert {"penalty", "polish"} <= {found.stage for found in records}
 
 
 def test_equal_data_hold_out_the_same_rows_and_hide_the_same_entries():
