@@ -427,7 +427,7 @@ class Epoch(RowEpoch):
         m, arrays = x.shape[1], (*self._entries, self._values, x)
         return self._sums(loops().add_moments, first, last, m, m, *arrays)
 
-    @cached_property
+    @property
     def statistics(self):  # -> (p, p), (p, m) float64
         """``A = Z^T Z`` and ``B = Z^T X``, of all processes.
 
