@@ -40,8 +40,8 @@ from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search.held_out import hide_in_turn, match_equal_rows
 from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.held_out import hide_in_turn, match_equal_rows
 from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
