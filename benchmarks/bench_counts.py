@@ -3,7 +3,6 @@
     python benchmarks/bench_counts.py recovery
     python benchmarks/bench_counts.py deviance
     python benchmarks/bench_counts.py update
-    python benchmarks/bench_counts.py kernels
 
 Recovery: data of 50 atoms in 40 dimensions, 3 in use with amplitudes from 1.5 to 3 and any sign:
 counts of expectation ``exp(D z + 1)``, and 20 trials with the odds ``exp(D z)``.
@@ -23,7 +22,7 @@ from scipy.special import xlogy
 from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
 from skpudle._gradients import ae_ls
 from skpudle._losses import Binomial, Gaussian, Poisson
@@ -72,46 +71,6 @@ def recovery(seeds):
             norm = np.sqrt((Y**2).sum(1).mean())
             for share in (0.15, 0.2, 0.3):
                 report_recovery(f"{name}, alpha {share} |x|", make(alpha=share * norm), Y, atoms)
-
-
-def make_signals(loss, seed, n_kernels=3, size=25, shape=(40, 400)):
-    """Return counts, (n, length, 1), of kernels at random times, and the kernels."""
-    rng = np.random.default_rng(seed)
-    kernels = rng.normal(size=(n_kernels, size + 8))
-    kernels = np.stack([np.convolve(kernel, np.hanning(9), "valid") for kernel in kernels])
-    kernels *= np.hanning(size + 2)[1:-1]
-    kernels /= np.linalg.norm(kernels, axis=1, keepdims=True)
-    largest, natural = (5, np.full(shape, 0.7)) if loss == "poisson" else (8, np.zeros(shape))
-    places = shape[0], shape[1] - size + 1
-    for kernel in kernels:
-        events = rng.uniform(largest / 2, largest, places) * (rng.random(places) < 0.01)
-        natural += np.stack([np.convolve(row, kernel) for row in events])
-    if loss == "poisson":
-        return rng.poisson(np.exp(natural)).astype(float)[..., None], kernels
-    return rng.binomial(10, 1 / (1 + np.exp(-natural))).astype(float)[..., None], kernels
-
-
-def kernels_of_signals(seeds):
-    ways = {
-        "search": {},
-        "patches, dec": dict(dict_init="data", gradient="dec", max_iter=100, tol=None),
-        "random, ae-ls": dict(dict_init="random", max_iter=100, tol=None),
-    }
-    for loss in ("poisson", "binomial"):
-        for seed in seeds:
-            X, kernels = make_signals(loss, seed)
-            given = dict(atom_shape=kernels.shape[1], stride=1, loss=loss, n_trials=10)
-            for name, way in ways.items():
-                learner = ConvPUDLEDictionaryLearning(
-                    len(kernels), random_state=seed, **given, **way
-                )
-                start = time.process_time()
-                learner.fit(X)
-                seconds = time.process_time() - start
-                atoms = learner.components_.reshape(kernels.shape)
-                pairs = [[np.correlate(atom, k, "full") for atom in atoms] for k in kernels]
-                found = np.sort(np.abs(pairs).max(axis=(1, 2))).round(3)
-                print(f"{loss:9s} {name:14s} {seconds:5.1f} s  correlations {found}", flush=True)
 
 
 def deviance(x, mean):
@@ -247,15 +206,13 @@ def update(shapes):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["recovery", "deviance", "update", "kernels"])
+    parser.add_argument("what", choices=["recovery", "deviance", "update"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--data", nargs="+", default=["digits", "reuters"])
     parser.add_argument("--n-components", type=int, default=32)
     arguments = parser.parse_args()
     if arguments.what == "recovery":
         recovery(arguments.seeds)
-    elif arguments.what == "kernels":
-        kernels_of_signals(arguments.seeds)
     elif arguments.what == "deviance":
         for seed in arguments.seeds:
             held_out(arguments.n_components, arguments.data, seed)

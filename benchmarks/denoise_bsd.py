@@ -1,5 +1,7 @@
 """Train a convolutional denoiser and measure it on the Berkeley images, as table 1 of the paper.
 
+The networks are those of `published_network`.
+
 ``--data DIR`` has a folder of training images, ``--train`` (432 colour pictures, read as grey
 levels), and one of test images, ``--test`` (68 grey ones); nothing is downloaded. Every run has a
 name, writes ``benchmarks/results/denoise/NAME.json`` as it proceeds, and keeps in
@@ -55,20 +57,17 @@ Two protocols are reported, each with one grid of positions and with the average
 """
 
 import argparse
-import pickle
 import time
-from functools import partial
 from math import cos, log10, pi
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import circumstances, write, write_report
+from common import circumstances, write_report
 from denoisers import crops_of
+from published_network import PublishedNetwork, epoch, initial_atoms, take_parameters
 
-from skpudle import ConvDenoiser
 from skpudle.datasets import load_gray_images
-from skpudle.pretrained import save_denoiser
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results" / "denoise"
@@ -78,7 +77,7 @@ STATES = BENCHMARKS / "output" / "denoise"
 CROP, N_CROPS = 129, 4
 
 # options that do not affect the result, or belong to one machine
-_UNREPORTED = ("data", "save", "verbose", "only_train", "one_grid")
+_UNREPORTED = ("data", "verbose", "only_train", "one_grid")
 
 
 def images_of(folder):
@@ -92,29 +91,20 @@ def psnr(image, target, peak):
 # ---------------------------------------------------------------- training
 
 
-def learner_of(options):
-    step = options.step_size if options.step_size == "auto" else float(options.step_size)
-    return ConvDenoiser(
-        options.n_components,
-        atom_shape=(options.atom_size,) * 2,
+def network_of(options):
+    generator = torch.Generator().manual_seed(options.seed)
+    how = options.n_components, options.atom_size, options.dict_init
+    return PublishedNetwork(
+        initial_atoms(*how, generator),
         stride=options.stride,
         alpha=options.alpha,
-        gradient=options.gradient,
         n_unfoldings=options.n_unfoldings,
-        step_size=step,
+        step=None if options.step_size == "auto" else float(options.step_size),
         shrinkage=options.shrinkage,
-        atom_norm=None if options.atom_norm == "none" else options.atom_norm,
+        atom_norm=options.atom_norm,
         learn_threshold=options.learn_threshold,
         learn_step=options.learn_step,
         separate_atoms=options.separate_atoms,
-        noise_std=options.sigma / 255,
-        crop_size=options.crop_size,
-        n_train_shifts=options.n_train_shifts,
-        learning_rate=options.learning_rate,
-        optimizer="adam" if options.eps is None else partial(torch.optim.Adam, eps=options.eps),
-        batch_size=options.batch_size,
-        dict_init=options.dict_init,
-        random_state=options.seed,
     )
 
 
@@ -125,23 +115,30 @@ def rate_at(epoch, options):
     return options.learning_rate * (1 - cos(pi / 2 * left)) if left < 1 else options.learning_rate
 
 
-def train(learner, images, options, state):
+def train(network, optimizer, images, options, state):
     """Continue training until all epochs are done; ``state`` is changed and stored."""
-    path, last = STATES / f"{options.name}.pickle", (time.perf_counter(), time.process_time())
+    path, last = STATES / f"{options.name}.pt", (time.perf_counter(), time.process_time())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    how = dict(sigma=options.sigma / 255, batch_size=options.batch_size, alpha=options.alpha)
+    how |= dict(gradient=options.gradient, n_shifts=options.n_train_shifts)
     while state["epoch"] < options.epochs:
-        learner.set_params(learning_rate=rate_at(state["epoch"], options))
-        learner.partial_fit(crops_of(images, options.crop_size, [options.seed, state["epoch"]]))
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(state["epoch"], options)
+        seed = [options.seed, state["epoch"]]
+        generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**31)))
+        crops = crops_of(images, options.crop_size, seed)
+        state["losses"].append(epoch(network, optimizer, crops, generator, **how))
         state["epoch"] += 1
         now = time.perf_counter(), time.process_time()
         state["seconds"] += now[0] - last[0]
         state["cpu_seconds"] += now[1] - last[1]
         last = now
-        state["losses"].append(float(learner.loss_curve_[-1]))
-        write(path, pickle.dumps({"learner": learner, "state": state}))
+        stored = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(stored | {"state": state}, path)
         if options.verbose and state["epoch"] % options.verbose == 0:
             print(
                 f"epoch {state['epoch']}/{options.epochs}  loss {state['losses'][-1]:.4g}  "
-                f"step {learner.step_size_:.3f}  {state['seconds']:.0f} s",
+                f"step {float(network.step_size):.3f}  {state['seconds']:.0f} s",
                 flush=True,
             )
 
@@ -149,26 +146,28 @@ def train(learner, images, options, state):
 # ---------------------------------------------------------------- evaluation
 
 
-def denoised_crop(learner, crop):
+def denoised_crop(network, crop, shift_average):
     """Denoise a crop; without shifts no atom extends over its border."""
-    if learner.shift_average:
-        return learner.denoise([crop])[0]
-    return learner.inverse_transform(learner.transform([crop]))[0][:CROP, :CROP]
+    if shift_average:
+        return network.denoise(crop, shift_average=True)
+    with torch.no_grad():
+        x = torch.as_tensor(crop)[None, None]
+        return network.decode(network.encode(x))[0, 0].numpy()
 
 
-def evaluate(learner, images, sigma, *, shift_average):
+def evaluate(network, images, sigma, *, shift_average):
     """Return the mean PSNRs of both protocols, in dB, and their deviation between crops."""
     noise, places = np.random.default_rng(0), np.random.default_rng(1)
-    learner = learner.set_params(shift_average=shift_average)
     whole, crops = [], []
     for image in images:
         noisy = image + sigma * noise.standard_normal(image.shape, dtype=np.float32)
-        whole.append(psnr(learner.denoise([noisy])[0], image, 1.0))
+        whole.append(psnr(network.denoise(noisy, shift_average=shift_average), image, 1.0))
         crops.append([])
         for _ in range(N_CROPS):
             starts = [int(places.integers(n - CROP + 1)) for n in image.shape]
             inside = tuple(slice(start, start + CROP) for start in starts)
-            crop, target = denoised_crop(learner, noisy[inside]), image[inside]
+            crop, target = denoised_crop(network, noisy[inside], shift_average), image[inside]
+            target = target[: len(crop), : crop.shape[1]]
             crops[-1].append(psnr(crop, target, target.max()))
     crops = np.mean(crops, axis=0)
     return {
@@ -176,12 +175,6 @@ def evaluate(learner, images, sigma, *, shift_average):
         "crop": float(np.mean(crops)),
         "crop_std": float(np.std(crops, ddof=1)),
     }
-
-
-def n_parameters(learner):
-    names = ("components_", "analysis_components_", "decoder_components_", "alpha_")
-    arrays = [np.asarray(getattr(learner, name, [])) for name in names]
-    return sum(a.size for a in arrays if a.ndim) + (1 if learner.learn_step else 0)
 
 
 def main():
@@ -197,7 +190,7 @@ def main():
     parser.add_argument("--n-components", type=int, default=64)
     parser.add_argument("--atom-size", type=int, default=9)
     parser.add_argument("--stride", type=int, default=4)
-    parser.add_argument("--dict-init", choices=["random", "data", "dct"], default="random")
+    parser.add_argument("--dict-init", choices=["random", "dct"], default="random")
     parser.add_argument("--n-unfoldings", type=int, default=15)
     parser.add_argument("--step-size", default="0.1", help='a number or "auto"')
     parser.add_argument("--atom-norm", choices=["unit", "ball", "none"], default="unit")
@@ -212,7 +205,6 @@ def main():
     parser.add_argument("--eps", type=float, help="of Adam")
     parser.add_argument("--sigma", type=float, default=25, help="of the noise, for pixels to 255")
     parser.add_argument("--max-images", type=int, help="of the test images, for a quick look")
-    parser.add_argument("--save", type=Path, help="write the parameters to this npz file")
     parser.add_argument("--only-train", action="store_true", help="without an evaluation")
     parser.add_argument("--one-grid", action="store_true", help="evaluate without shift averaging")
     parser.add_argument("--start", help="name of a run to start from, with parameters to add to it")
@@ -220,19 +212,24 @@ def main():
     parser.add_argument("--verbose", type=int, default=1, help="epochs between two printed lines")
     options = parser.parse_args()
 
-    path = STATES / f"{options.name}.pickle"
+    path = STATES / f"{options.name}.pt"
     state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": []}
-    learner = learner_of(options)
-    start = STATES / f"{options.start or options.name}.pickle"
+    network = network_of(options)
+    learned = [value for value in network.parameters() if value.requires_grad]
+    eps = {} if options.eps is None else {"eps": options.eps}
+    optimizer = torch.optim.Adam(learned, lr=options.learning_rate, **eps)
+    start = STATES / f"{options.start or options.name}.pt"
     for origin in (path, start):
-        if origin.exists():  # written by this script on this machine
-            stored = pickle.loads(origin.read_bytes())
-            state = stored["state"] if origin == path else state | {"start": stored["state"]}
-            learner = stored["learner"].set_params(**learner.get_params())
+        if origin.exists():
+            stored = torch.load(origin, weights_only=True)
+            take_parameters(network, stored["network"])
+            if origin == path:
+                state = stored["state"]
+                optimizer.load_state_dict(stored["optimizer"])
+            else:
+                state["start"] = stored["state"]
             break
-    train(learner, images_of(options.data / options.train), options, state)
-    if options.save:
-        save_denoiser(learner, options.save)
+    train(network, optimizer, images_of(options.data / options.train), options, state)
     if options.only_train:
         return
 
@@ -242,8 +239,8 @@ def main():
         "epochs": state["epoch"],
         "training_seconds": state["seconds"],
         "training_cpu_seconds": state["cpu_seconds"],
-        "n_parameters": n_parameters(learner),
-        "step_size": learner.step_size_,
+        "n_parameters": sum(value.numel() for value in learned),
+        "step_size": float(network.step_size),
         "losses": state["losses"],
         "start": state.get("start"),
         "circumstances": circumstances(),
@@ -251,7 +248,7 @@ def main():
     protocols = [("one grid", False), ("all grids", True)]
     for label, shift_average in protocols[: 1 if options.one_grid else 2]:
         start = time.perf_counter()
-        result[label] = evaluate(learner, tests, options.sigma / 255, shift_average=shift_average)
+        result[label] = evaluate(network, tests, options.sigma / 255, shift_average=shift_average)
         result[label]["seconds"] = time.perf_counter() - start
         print(f"{options.name}, {label}: ", result[label], flush=True)
     write_report(RESULTS / f"{options.name}.json", result)

@@ -18,7 +18,6 @@ from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
@@ -48,7 +47,7 @@ OF_IMAGES = {
 }
 OF_DENOISERS = {
     "thresholds": dict(n_unfoldings=3, max_iter=1, learn_threshold="atom"),
-    "encoder": dict(n_unfoldings=2, max_iter=1, separate_atoms="analysis"),
+    "encoders": dict(n_unfoldings=2, max_iter=1, separate_atoms="unfolding", atom_norm=None),
 }
 N_COMPONENTS = 5
 
@@ -67,14 +66,12 @@ def is_clear(error):
 def random_learner(rng):
     """Return a learner and the name of its options."""
     kind, seed = (
-        pick(rng, "rows", "rows", "spectra", "images", "task", "noodl"),
+        pick(rng, "rows", "rows", "images", "task", "noodl"),
         dict(random_state=0),
     )
     if kind == "rows":
         name = pick(rng, *OF_ROWS)
         return PUDLEDictionaryLearning(N_COMPONENTS, **OF_ROWS[name], **seed), name
-    if kind == "spectra":
-        return PoissonNMF(N_COMPONENTS, max_iter=5, **seed), kind
     if kind == "images":
         name, small = pick(rng, *OF_IMAGES, *OF_DENOISERS), dict(atom_shape=(3, 3), stride=1) | seed
         if name in OF_IMAGES:

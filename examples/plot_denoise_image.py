@@ -6,7 +6,7 @@ Trained on one photograph, it denoises another.
 
 A photograph is a sum of small atoms at every fourth pixel.
 :class:`~skpudle.ConvDenoiser` is trained to remove noise, drawn anew for every
-update. It learns the atoms, a threshold for each, and the step of its encoder.
+update. It learns atoms and thresholds of each unfolding.
 """
 
 import matplotlib.pyplot as plt
@@ -23,21 +23,19 @@ china, flower = (image.mean(axis=2).astype(np.float32) / 255 for image in photog
 tiles = [china[i : i + 100, j : j + 100] for i in range(0, 400, 100) for j in range(0, 600, 100)]
 
 # %%
-# Every epoch takes one random crop of each tile. Atoms start as cosines, and a decoder of its own
-# refines the reconstruction. Which pixels the atoms sit on is arbitrary: ``shift_average`` denoises
-# by the mean over all 16 grids, and training averages over four that change from update to update.
+# Every epoch takes one random crop of each tile. Atoms start as cosines, and every unfolding then
+# learns atoms of its own. Which pixels the atoms sit on is arbitrary: ``shift_average`` denoises by
+# the mean over all 16 grids.
 
 learner = ConvDenoiser(
     64,
     atom_shape=(8, 8),
     alpha=0.1,
     atom_norm=None,
-    learn_threshold="atom",
-    learn_step=True,
-    separate_atoms="decoder",
+    learn_threshold="unfolding",
+    separate_atoms="unfolding",
     noise_std=SIGMA,
     crop_size=64,
-    n_train_shifts=4,
     shift_average=True,
     learning_rate=2e-3,
     batch_size=2,

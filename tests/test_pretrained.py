@@ -81,7 +81,6 @@ CHANGES = {
     "one row for all": dict(analysis_components_=np.ones((3, 1, 5, 4), np.float32)),
     "no layers": dict(analysis_components_=np.ones((6, 5, 4), np.float32)),
     "too many layers": dict(synthesis_components_=np.ones((3, 6, 5, 4), np.float32)),
-    "two decoders": dict(decoder_components_=np.ones((6, 5, 4), np.float32)),
     "one threshold for some": dict(alpha_=np.ones(5)),
     "negative thresholds": dict(alpha_=-np.ones(6)),
     "slopes for some": dict(alpha_slope_=np.ones((3, 5))),

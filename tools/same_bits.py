@@ -9,21 +9,16 @@ is unpacked once into ``build/``, where its compiled loops stay for the next com
 """
 
 import argparse
-import os
 import pickle
-import subprocess
 import sys
-import tarfile
 import tempfile
 import warnings
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from checkouts import ROOT, check_place, start, unpack
 
-ROOT = Path(__file__).resolve().parents[1]
-ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 UNTIMED = {"fit_seconds_"}  # attributes whose values are no results
 
 # ------------------------------------------------------------------------- data
@@ -300,9 +295,9 @@ def search_in_two_processes():
         return search(hold_out(Problem(x[rank::2], 0.3, total=total)), x[:12])
 
     first, second = in_two_processes(run_one)
-    return {f"{name}.{rank}": np.asarray(getattr(state, name))
-            for rank, state in enumerate((first, second))
-            for name in ("best_atoms", "best_alpha", "losses")}  # fmt: skip
+    return {f"{name}.{rank}": np.asarray(getattr(found, name))
+            for rank, found in enumerate((first, second))
+            for name in ("atoms", "alpha", "losses")}  # fmt: skip
 
 
 def choose_alpha(**options):
@@ -429,8 +424,6 @@ CASES = {
     "images, sizes": partial(fit_images, lambda: draw_images(4, 20), "auto"),
     "images, ae-ls": partial(fit_images, gradient="ae-ls", n_unfoldings=3, max_iter=2),
     "signals": partial(fit_images, draw_signals, 2, atom_shape=7),
-    "signals of counts": partial(fit_images, partial(draw_signals, True), 2, atom_shape=7,
-                                 loss="poisson", max_iter=2, n_unfoldings=5),
     "images with gaps": partial(fit_images, partial(draw_images, gaps=True)),
     "images, random start": partial(fit_images, dict_init="random", n_unfoldings=None, max_iter=2,
                                     tol=None),
@@ -444,9 +437,8 @@ CASES = {
     "denoiser of photons": partial(fit_denoiser, partial(draw_images, counts=True),
                                    noise_std="poisson", alpha=1.0),
     "denoiser with hard thresholds": partial(fit_denoiser, shrinkage="hard", lambda_decay=0.9),
-    "denoiser that learns all": partial(fit_denoiser, separate_atoms="both", learn_step=True,
-                                        learn_threshold="atom", atom_norm="ball"),
-    "denoiser on several grids": partial(fit_denoiser, n_train_shifts=3, shift_average=True),
+    "denoiser of thresholds": partial(fit_denoiser, learn_threshold="atom", atom_norm="ball"),
+    "denoiser on several grids": partial(fit_denoiser, shift_average=True),
     "denoiser of signals": partial(fit_denoiser, draw_signals, atom_shape=7, stride=2),
     "denoiser of any noise": partial(fit_layers, more=True),
     "packaged denoiser": partial(denoise_by, "gaussian-small"),
@@ -469,7 +461,6 @@ CASES = {
     "score": score_rows,
     "score of counts": partial(score_rows, draw_counts, loss="poisson", max_iter=2),
     "score of images": score_images,
-    "score of signals of counts": partial(score_images, loss="poisson", max_iter=2),
     "consensus": fit_consensus,
     "imputer": fill_gaps,
 }  # fmt: skip
@@ -528,40 +519,21 @@ def compare(base, present, removed=()):
     return not found, ("; ".join(sorted(found)) or "equal") + new
 
 
-def unpack(base):
-    """Return the directory of a checkout: a directory as it is, a revision in ``build/``."""
-    if (Path(base) / "skpudle").is_dir():
-        return Path(base).resolve()
-    git = partial(subprocess.run, cwd=ROOT, capture_output=True, check=True)
-    commit = git(["git", "rev-parse", "--verify", f"{base}^{{commit}}"]).stdout.decode().strip()
-    folder = ROOT / "build" / "same_bits" / commit
-    if not folder.is_dir():
-        archive = git(["git", "archive", commit, "skpudle"]).stdout
-        with tarfile.open(fileobj=BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
-    return folder
-
-
-def start(checkout, target, only):
-    """Start a process that writes the results of a checkout to a file."""
-    command = [sys.executable, "-P", __file__, "--write", target, "--only", only]
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(checkout), "SCIPY_ARRAY_API": "1"}
-    return subprocess.Popen(command, env=environment)
-
-
 def run_checkouts(checkouts, only=""):
     """Return the results of both checkouts, from processes that run at the same time."""
     with tempfile.TemporaryDirectory() as folder:
         targets = [Path(folder) / name for name in ("base", "present")]
         pairs = list(zip(checkouts, targets, strict=True))
-        processes = [start(checkout, target, only) for checkout, target in pairs]
+        processes = [
+            start(__file__, checkout, "--write", target, "--only", only)
+            for checkout, target in pairs
+        ]
         codes = [process.wait() for process in processes]
         if any(codes):
             raise SystemExit("A checkout does not run.")
         found = [pickle.loads(target.read_bytes()) for target in targets]
     for checkout, (where, _) in zip(checkouts, found, strict=True):
-        if not Path(where).is_relative_to(checkout):
-            raise SystemExit(f"{where} ran in the place of {checkout}.")
+        check_place(where, checkout)
     return [values for _, values in found]
 
 

@@ -12,6 +12,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_noise.py",
     "plot_anomalies.py",
     "plot_callback.py",
+    "plot_describe_fit.py",
     # Images
     "plot_denoising.py",
     "plot_denoise_image.py",
@@ -25,7 +26,6 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_counts.py",
     "plot_signatures.py",
     "plot_topics.py",
-    "plot_spike_counts.py",
     # Tables with gaps
     "plot_imputation.py",
     # Classification, regression, interpretation

@@ -248,8 +248,6 @@ class Cropping(NamedTuple):
         smallest image, and at most 129.
     whole : bool
         Whether to take images, all of one size, whole.
-    shifted : bool
-        Whether crops need room for several grids.
     margin : bool
         Whether the loss leaves out pixels of a crop that some atoms do not reach.
     """
@@ -258,7 +256,6 @@ class Cropping(NamedTuple):
     stride: tuple[int, ...]
     size: int | str
     whole: bool
-    shifted: bool
     margin: bool
 
 
@@ -281,21 +278,20 @@ class TrainingImages:
     """
 
     def __init__(self, images, targets, geometry, cropping, *, noise_std=0.0, flip=False):
-        kernel, stride, size, whole, shifted, margin = cropping
+        kernel, stride, size, whole, margin = cropping
         self.kernel, self.stride, self.geometry = kernel, stride, geometry
         self.noise_std, self.flip = noise_std, flip
-        self.room = tuple(s - 1 if shifted else 0 for s in stride)
         self.margin = tuple(k - 1 if margin else 0 for k in kernel)
         self.crop = []
         for axis, (k, s) in enumerate(zip(kernel, stride, strict=True)):
             n = min(image.shape[axis + 1] for image in images)
-            least, margin = k + self.room[axis], self.margin[axis]
+            margin = self.margin[axis]
             if whole:
-                steps = -(-(n + 2 * margin - least) // s)
+                steps = -(-(n + 2 * margin - k) // s)
             else:
                 n = min(n, _CROP) if size == "auto" else size
-                steps = max((n - least) // s, -(-(2 * margin + 1 - least) // s))
-            self.crop.append(least + s * max(steps, 0))
+                steps = max((n - k) // s, -(-(2 * margin + 1 - k) // s))
+            self.crop.append(k + s * max(steps, 0))
         images, masks = zip(*(split_gaps(image, len(kernel)) for image in images), strict=True)
         self.images, self.masks = [self._enlarge(image) for image in images], None
         if any(mask is not None for mask in masks):

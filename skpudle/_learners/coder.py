@@ -38,7 +38,7 @@ from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.tables import map_rows
 from skpudle._data.weights import check_sample_weight
-from skpudle._learners.units import baseline_of, units_of
+from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import FromMeans, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
@@ -89,7 +89,7 @@ def chunk_size(learner, x, device):
     return size
 
 
-def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
+def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=None):
     """Return a function of samples: the deviance of all features, each held out once.
 
     Codes are inferred from the features of all other groups; a single feature is predicted from
@@ -108,6 +108,8 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
     places : Tensor of shape (n_features,), default=None
         For each feature the place of its first copy, with which it is held out; by default features
         are distinct, so that a score depends on its own samples alone.
+    limit : Tensor of shape (n_features,), default=None
+        What the error of an entry counts at most.
     """
     atoms = dictionary.atoms
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
@@ -126,7 +128,11 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None):
             with own_precision():
                 natural = codes @ dictionary.atoms[:, hidden]
             natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
-            entries = 2 * loss.half_deviance(wide(natural), wide(x[:, hidden]))
+            values = x[:, hidden]
+            if limit is not None:
+                most = limit[hidden]
+                values = natural + torch.maximum(torch.minimum(values - natural, most), -most)
+            entries = 2 * loss.half_deviance(wide(natural), wide(values))
             entries = samples.weigh(entries)
             total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
         return float(total)  # one wait for the device
@@ -167,32 +173,6 @@ def _in_one_piece(chunks, n_rows, X):
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
     return handed_over(result, X)
-
-
-def _wrong_shape(out, rows, codes):
-    sizes = ", ".join(map(str, codes.shape[1:]))
-    return ValueError(
-        f"out has shape {tuple(out.shape)}, but {rows} have codes of shape {codes.shape}; pass "
-        f"one of shape (n_samples, {sizes})."
-    )
-
-
-def _check_holds_codes(out, codes):
-    dtype = getattr(out, "dtype", codes.dtype)
-    of_torch = isinstance(out, torch.Tensor)
-    if not (dtype.is_floating_point if of_torch else np.can_cast(codes.dtype, dtype, "same_kind")):
-        raise TypeError(
-            f"out holds {dtype}, which would cut codes off; pass an array of floating-point "
-            "numbers."
-        )
-    largest = float(torch.finfo(dtype).max if of_torch else np.finfo(dtype).max)
-    if largest < float(np.finfo(codes.dtype).max):
-        too_large = np.isfinite(codes) & (np.abs(codes) > largest)
-        if too_large.any():
-            raise ValueError(
-                f"out holds {dtype}, up to {largest:.6g}, and a code is "
-                f"{codes[too_large][0]:.6g}. Pass an array of {codes.dtype}, or scale the data."
-            )
 
 
 def check_loss(learner, state):
@@ -261,9 +241,10 @@ def _check_sparse_coder(learner, algorithm):
             "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
             "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
         )
-    if not units_of(learner).is_equal:
+    if not units_of(learner).of_new_rows().is_equal:
         raise ValueError(
-            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise or "
+            "outlying entries. Use "
             "its transform, or pass noise='equal', and fit again."
         )
 
@@ -403,53 +384,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         encoder = self._transform_encoder()
         return bool(encoder(DenseDictionary(atoms), x, mask=samples.mask, offset=offset).any())
 
-    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out)
-
-    def _transform_into(self, X, out, exposure=None):
-        if not hasattr(out, "shape"):
-            raise TypeError(
-                f"out is a {type(out).__name__}; pass an array, a memory map or a tensor of shape "
-                f"(n_samples, {self._n_features_out})."
-            )
-        start = 0
-        for codes in self._codes_by_parts(open_source(X), exposure):
-            rows = slice(start, start + len(codes))
-            if codes.shape[1:] != tuple(out.shape[1:]) or rows.stop > out.shape[0]:
-                raise _wrong_shape(out, f"rows {start} to {rows.stop}", codes)
-            _check_holds_codes(out, codes)
-            if isinstance(out, torch.Tensor):
-                out.detach()[rows] = to_tensor(codes).to(out)
-            else:
-                out[rows] = codes
-            start = rows.stop
-        if start < out.shape[0]:
-            raise _wrong_shape(out, f"X has {start} rows, which", codes)
-        return out
-
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
@@ -472,16 +406,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, exposure=None):
-        def compress(codes):
-            if codes.ndim != 2:
-                raise ValueError(
-                    f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
-                    "array has rows and columns only. Use transform_into."
-                )
-            return sparse.csr_array(codes)
-
+        if hasattr(self, "atom_shape"):
+            raise ValueError(
+                "The codes of images are maps, but a CSR array has rows and columns only. Use "
+                "transform."
+            )
         parts = self._codes_by_parts(open_source(X), exposure)
-        return sparse.vstack([compress(codes) for codes in parts], format="csr")
+        return sparse.vstack([sparse.csr_array(codes) for codes in parts], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the data that codes decode to.
@@ -563,9 +494,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 samples = replace(samples, weight=weight.to(samples.x.device))
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
-            deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
+            units, limit = units_of(self).of_new_rows(), None
+            if units.limit is not None:
+                limit = units.limit_in_data().to(dictionary.atoms)
+            deviance = hidden_deviance(loss, of_features, dictionary, self._offset, limit=limit)
             size = chunk_size(self, samples.x, device)
             error += sum(in_chunks(deviance, samples, device, size))
+            if limit is not None:  # outlying entries do not count in the deviance from the means
+                samples = replace(samples, mask=in_units(units, samples).mask)
             sums += in_chunks(partial(_from_means, loss), samples, samples.x.device, PART)
         total = reduce(lambda one, part: one.add(part, loss), sums).total(loss)
         return 1 - error / total if total else 0.0
@@ -717,36 +653,6 @@ class ExposedTransformer(DictionaryTransformer):
             If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X, exposure)
-
-    def transform_into(
-        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out, exposure)
 
     def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.

@@ -4,7 +4,6 @@ The search works on stabilised counts, which have a variance of about 1, less th
 baseline. Their lasso is close to the penalised likelihood if counts are not too small.
 """
 
-from dataclasses import replace
 from math import exp, expm1, isfinite
 from typing import NamedTuple
 
@@ -28,8 +27,8 @@ _TAIL = 0.05
 # halvings. Penalties above the search's were never better.
 _LOWER, _HALVES = 0.01, 4
 
-# steps for the baseline, and samples or pixels encoded at a time
-_STEPS, _SAMPLES, _PIXELS = 5, 1024, 2**17
+# steps for the baseline, and samples encoded at a time
+_STEPS, _SAMPLES = 5, 1024
 
 
 def least_penalty(noise, n_entries):
@@ -171,36 +170,3 @@ def settle(model, rows, samples, team):
         counted, expected, n_known = team.sum(counted, expected, n_known)
         rows[-1] += _step_of_baseline(loss, counted, expected, n_known)
     return rows
-
-
-@torch.no_grad()
-def settled_baseline(network, x, mask=None):
-    """Return the best baseline for the atoms of images, as `settle` does.
-
-    Parameters
-    ----------
-    network : ConvNetwork
-        Encoder and decoder.
-    x, mask : Tensor of shape (n, n_channels, *size), mask or None
-        Images, and masks, 1 for known pixels.
-
-    Returns
-    -------
-    Tensor of shape (n_channels,)
-        The baseline.
-    """
-    loss, parts = network.encoder.loss, max(1, _PIXELS // x[0, 0].numel())
-    intercept, known = network.parameters.intercept, torch.ones_like(x) if mask is None else mask
-    for _ in range(_STEPS):
-        counted, expected, n_known = (torch.zeros_like(intercept) for _ in range(3))
-        network = replace(network, parameters=network.parameters._replace(intercept=intercept))
-        for part, seen in zip(x.split(parts), known.split(parts), strict=True):
-            mean = loss.mean(network.synthesis(network.encode(part, mask=seen)))
-            sums = (
-                entries.transpose(0, 1).flatten(1).sum(1)
-                for entries in (seen * part, seen * mean, seen)
-            )
-            for total, value in zip((counted, expected, n_known), sums, strict=True):
-                total += value
-        intercept = intercept + _step_of_baseline(loss, counted, expected, n_known)
-    return intercept

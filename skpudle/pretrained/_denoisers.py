@@ -23,7 +23,7 @@ from skpudle._training.archive import read_arrays
 
 # parameters of `denoise` that a file holds in addition to the arrays
 _PARAMETERS = ("atom_shape", "n_unfoldings", "shrinkage", "positive_code")
-_OWN_ATOMS = ("analysis_components_", "decoder_components_", "synthesis_components_")
+_OWN_ATOMS = ("analysis_components_", "synthesis_components_")
 _ARRAYS = ("components_", *_OWN_ATOMS, "alpha_", "alpha_slope_")
 _OPTIONAL = {*_OWN_ATOMS, "alpha_slope_"}
 _NUMBERS = ("step_size_", "lambda_decay_", "peak_")
@@ -44,13 +44,7 @@ _PACKAGED = {
     "poisson": "denoiser_photons.npz",
 }
 _KNOWN = {*_PARAMETERS, "stride", "noise_std", *_ARRAYS, *_NUMBERS}
-_SEPARATE = {
-    (): None,
-    ("analysis",): "analysis",
-    ("decoder",): "decoder",
-    ("analysis", "decoder"): "both",
-    ("analysis", "synthesis"): "unfolding",
-}
+_SEPARATE = {(): None, ("analysis", "synthesis"): "unfolding"}
 
 
 def _sizes(value):  # an array -> an int, or a tuple
@@ -83,10 +77,8 @@ def _check(values):
     if not atoms.size or atoms.shape[1:] not in (kernel, (*kernel, *atoms.shape[-1:])):
         raise ValueError(f"components_ has shape {atoms.shape} for atoms of {kernel}")
     depth = int(values["n_unfoldings"])
-    in_layers = "synthesis_components_" in values
     expected = dict(
-        analysis_components_=(depth, *atoms.shape) if in_layers else atoms.shape,
-        decoder_components_=atoms.shape,
+        analysis_components_=(depth, *atoms.shape),
         synthesis_components_=(depth - 1, *atoms.shape),
     )
     for name in values.keys() & set(_OWN_ATOMS):

@@ -26,8 +26,8 @@ to [1]_.
 """
 
 from dataclasses import replace
-from math import ceil, inf, log, prod, sqrt
-from operator import attrgetter
+from itertools import islice
+from math import ceil, prod
 from typing import NamedTuple
 
 import torch
@@ -36,56 +36,20 @@ from torch import Tensor
 from skpudle._initialization import initial_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.search import _search
 from skpudle.search._conv_epoch import ConvProblem, conv_path
-from skpudle.search._descent import refit_atoms, remaining, solve_codes
-from skpudle.search._epoch import own, spread_rows
+from skpudle.search._epoch import spread_rows
+from skpudle.search.descend import descend, exhaust, first_stride, refit_atoms, remaining, settle
+from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import (
-    CHANCE,
     LEAST_ROWS,
-    SURE,
     HeldOut,
     Prediction,
-    hold_out,
     match_equal_rows,
     worse,
 )
 
-__all__ = [
-    "Coding",
-    "PenaltyPath",
-    "SizePath",
-    "SizeTrial",
-    "Trial",
-    "best_coding",
-    "chosen_trial",
-    "coding_of_l0",
-    "coding_of_support",
-    "finds_more",
-    "goes_on",
-    "judged",
-    "limits_of_path",
-    "next_penalty",
-    "noise_level",
-    "penalty_above_noise",
-    "penalty_of_mixtures",
-    "penalty_path",
-    "search_above_noise",
-    "try_sizes",
-    "walk",
-]
-
-# Factors from one penalty to the next, in a path to larger and to smaller penalties.
-_LARGER, _SMALLER = 2**0.5, 0.5
-# The first penalty of mixtures in deviations of the noise, and the usual penalty in units of the
-# smallest penalty. The mean angle between eight kinds of spectra and their atoms is 4.2 degrees
-# with a path from the usual penalty, and 1.8 with a path from this penalty.
-_OF_NOISE, _MOST_OF_MIXTURES = 0.3, 256
-# Least gain of explained energy with which the search begins again at a larger penalty. The gain is
-# 3 and more at -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB and for patches and digits.
-_MORE = 1.2
-# Rows, or samples of signals, that judge codes of training data.
-_JUDGED, _SAMPLES = 200, 2**17
+# Rows that judge codes of training data.
+_JUDGED = 200
 # Rows, and entries of their codes, to count nonzero codes in, at most; the relative error of the
 # mean number at which a bisection ends, and its most steps.
 _COUNTED, _COUNTED_ENTRIES, _CLOSE, _STEPS = 2000, 2**25, 0.005, 30
@@ -94,12 +58,6 @@ _COUNTED, _COUNTED_ENTRIES, _CLOSE, _STEPS = 2000, 2**25, 0.005, 30
 # is .86 for the true atoms, and .76 and .72 at the next larger and smaller penalty; shares of false
 # codes are .05 to .36 at the best penalties, and .48 to 1.1 at the next.
 _WRONG, _NEW = 0.4, 100
-_MEDIAN_OF_NORMAL = 0.6745
-# A new search of signals follows if the level of the noise is more than _EXCESS times the penalty,
-# at most _MOST times. The level is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in
-# autoregressive noise of coefficient 0.9; there it still rises after four searches, but a larger
-# penalty loses atoms.
-_EXCESS, _MOST = 1.25, 4
 # Factors on the smallest error, without the noise, within which the sparsest codes are chosen, for
 # codes of the lasso and for least squares. Chance alone would give digits 17 codes a row instead of
 # 9, and tables of wines 8 instead of 4. The lasso's error hardly changes with the penalty: with 1.1
@@ -125,225 +83,6 @@ _PATIENCE = 2
 # Epochs without the lasso's bias before a dictionary predicts. Bias would dominate the errors of
 # noiseless data: with 0 epochs 12 planted atoms were counted as 31.
 _UNBIASED = 2
-
-
-def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
-    """Return whether a walk goes on: fewer than ``patience`` predictions in a row have failed.
-
-    A prediction fails if it is worse than the best before it, with ``gains`` if it is not better,
-    by more than this number of standard errors.
-    """
-    best, failed = found[0], 0
-    for one in found[1:]:
-        fails = not worse(best, one, errors, total) if gains else worse(one, best, errors, total)
-        failed, best = failed + 1 if fails else 0, min(best, one, key=lambda each: each.total)
-    return failed < patience
-
-
-def walk(first, step, score, **rule):
-    """Yield trials, each with its prediction, until predictions fail; see `goes_on`.
-
-    Parameters
-    ----------
-    first : object
-        The first trial.
-    step : callable
-        ``step(trial)`` returns the next trial, None at the end.
-    score : callable
-        ``score(trial)`` returns its prediction.
-    **rule : dict
-        Arguments of `goes_on`.
-
-    Yields
-    ------
-    tuple of (trial, Prediction)
-        All trials, those that fail included.
-    """
-    trial, found = first, []
-    while trial is not None:
-        found.append(score(trial))
-        yield trial, found[-1]
-        trial = step(trial) if goes_on(found, **rule) else None
-
-
-# ------------------------------------------------------------------ penalty of a search
-
-
-class PenaltyPath(NamedTuple):
-    """The penalties that a search tried, in its order.
-
-    Attributes
-    ----------
-    alpha : Tensor of shape (n_trials,)
-        Penalties.
-    score : Tensor of shape (n_trials,)
-        Share of the energy of hidden entries that the atoms explain.
-    unbiased : Tensor of shape (n_trials,), bool
-        Whether these are the atoms without the lasso's bias.
-    """
-
-    alpha: Tensor
-    score: Tensor
-    unbiased: Tensor
-
-
-class Trial(NamedTuple):
-    """Atoms at a penalty, and how well they predict held-out data.
-
-    Attributes
-    ----------
-    alpha : float
-        Penalty.
-    unbiased : bool
-        Whether the atoms predict better without the lasso's bias.
-    prediction : Prediction
-        Errors of the better of both kinds of atoms.
-    atoms, judged : Tensor of shape (n_components, ...), default=None
-        The atoms of the search, and those that predict.
-    """
-
-    alpha: float
-    unbiased: bool
-    prediction: Prediction
-    atoms: Tensor | None = None
-    judged: Tensor | None = None
-
-
-_total = attrgetter("total")
-_error_of = attrgetter("prediction.total")
-
-
-def _energy(problem):  # -> float
-    (energy,) = problem.total(problem.held_out.energies.sum())
-    return float(energy)
-
-
-def _predicts(prediction, held_out):
-    """Return whether a prediction of hidden entries is better than zeros, beyond chance."""
-    return worse(Prediction(held_out.energies, inf), prediction, SURE, held_out.total)
-
-
-def limits_of_path(problem):  # -> the smallest and the largest penalty
-    """Return the least and largest penalty of a search; a given penalty is both."""
-    held_out = problem.held_out
-    if held_out is None or held_out.fixed:
-        return problem.alpha, problem.alpha
-    return problem.alpha * held_out.smallest, problem.alpha * held_out.largest
-
-
-def next_penalty(trials, problem):  # -> float or None
-    """Return the next penalty to try after some trials; None at the end of the path."""
-    first, (smallest, largest), total = trials[0], limits_of_path(problem), problem.total
-    mixes = problem.held_out.mixes
-    ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
-    downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
-    alpha, smaller = trials[-1].alpha * _LARGER, min(t.alpha for t in trials)
-    smaller *= _SMALLER if first.alpha <= problem.alpha else 1 / _LARGER
-    goes_up = goes_on(ups, total=total) or not _predicts(min(ups, key=_total), problem.held_out)
-    if len(downs) == 1 and alpha <= largest and goes_up:
-        return alpha
-    turns = mixes or len(downs) > 1 or (len(ups) <= 2 and min(trials, key=_error_of) is first)
-    ends = not goes_on(downs, CHANCE, gains=not mixes, total=total)
-    return smaller if turns and not ends and smaller >= smallest else None
-
-
-def chosen_trial(trials, problem):  # -> Trial
-    """Return the trial with the largest penalty that predicts as well as the best, by chance.
-
-    If no trial predicts held-out data better than zeros, it is the first trial.
-    """
-    best = min(trials, key=_error_of)
-    if not _predicts(best.prediction, problem.held_out):
-        return trials[0]
-    good = (t for t in trials if not worse(t.prediction, best.prediction, CHANCE, problem.total))
-    return max(good, key=lambda trial: trial.alpha)
-
-
-def finds_more(trials, problem, least=inf):
-    """Return whether a larger penalty predicts so much better that a search there finds new atoms.
-
-    It has to explain more than the first penalty, and more than the ``least`` error of earlier
-    paths; rounds without a gain are the last rounds.
-    """
-    first, best = trials[0], min(trials, key=_error_of)
-    energy, before = _energy(problem), min(_error_of(first), least)
-    found = energy - _error_of(best) > _MORE * max(energy - before, 0.0)
-    return best.alpha > first.alpha and found and _predicts(best.prediction, problem.held_out)
-
-
-def penalty_above_noise(first, chosen, problem):  # -> float
-    """Return the penalty of a search above the noise, one step below the chosen trial's.
-
-    If the chosen trial does not predict better than the first one beyond chance, return the usual
-    penalty, which is the smallest.
-    """
-    if not worse(first.prediction, chosen.prediction, SURE, problem.total):
-        return problem.alpha
-    return max(chosen.alpha / _LARGER, problem.alpha)
-
-
-def penalty_of_mixtures(problem, n_components):  # -> float
-    """Return the first penalty for few non-negative atoms, from the level of the noise.
-
-    The usual penalty, which is the largest one, pulls atoms of norm 1 towards the data, and atoms
-    do not come back on a path from there. The noise is the residual of the leading singular
-    vectors; all entries are known.
-    """
-    often = problem.weighted(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
-    x = problem.x.double() * often.sqrt()
-    squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
-    left = float(squares[:-n_components].clamp_min(0).sum())
-    n_left = (len(x) - n_components) * (x.shape[1] - n_components)
-    penalty = _OF_NOISE * (left / max(n_left, 1)) ** 0.5
-    return min(max(penalty, problem.alpha / _MOST_OF_MIXTURES), problem.alpha)
-
-
-def penalty_path(problem, path, unit):  # -> PenaltyPath or None
-    """Return the trials of a search, (alpha, error, unbiased), in the units of the data."""
-    if not path:
-        return None
-    alpha, error, unbiased = zip(*path, strict=True)
-    score = 1 - torch.tensor(error, dtype=torch.float64) / (_energy(problem) or 1.0)
-    alpha = torch.tensor(alpha, dtype=torch.float64) * unit
-    return PenaltyPath(alpha, score, torch.tensor(unbiased))
-
-
-def noise_level(problem, atoms):  # -> float
-    """Return the universal threshold of the correlations of atoms and residuals of signals.
-
-    Differences of neighbours measure the level of white noise. Slow noise has small differences,
-    and large correlations with slow atoms.
-    """
-    rows = spread_rows(len(problem.x), max(1, _SAMPLES // problem.x[0, 0].numel()))
-    residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
-    correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
-    noise = float(correlations.abs().median()) / _MEDIAN_OF_NORMAL
-    return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
-
-
-def search_above_noise(problem, atoms, state):  # -> ConvProblem, SearchState
-    """Repeat a search of signals with a penalty above the noise, if its penalty was below.
-
-    Codes then follow the noise, and hide some of it from the residual; so a search follows until
-    the level of the noise is not exceeded.
-
-    Parameters
-    ----------
-    problem : ConvProblem
-        Data and objective of the search, with what it held out.
-    atoms : Tensor of shape (n_components, n_channels, height, width)
-        Initial atoms.
-    state : SearchState
-        Last state of that search.
-    """
-    for _ in range(_MOST):
-        level = noise_level(replace(problem, alpha=state.alpha), state.best_atoms)
-        if level <= _EXCESS * state.alpha:
-            break
-        plain = replace(problem, alpha=level, held_out=None, held_rows=None)
-        problem = hold_out(plain, fixed=True)
-        state = _search.search(problem, atoms)
-    return problem, state
 
 
 # ------------------------------------------------------------------ penalty of codes
@@ -401,7 +140,7 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     if held_out.mean_square == 0 or not held_out.is_predictable:
         return unchosen
     best = held_out.predict(atoms, place, share=debias)
-    if not _predicts(best, held_out):
+    if not predicts(best, held_out):
         return unchosen
     noise = held_out.noise(atoms, best) * held_out.n_hidden
     lasso, least_squares = _SPARER
@@ -620,13 +359,13 @@ class SizeTrial(NamedTuple):
 class _Tried(NamedTuple):
     """A dictionary, its training data with their codes, and how well it predicts."""
 
-    epoch: object
-    state: object
+    coded: object
+    stride: int
     prediction: Prediction
 
     @property
     def n_components(self):
-        return len(self.epoch.atoms)
+        return len(self.coded.atoms)
 
 
 class _Sizes:
@@ -643,55 +382,48 @@ class _Sizes:
         self.energy = float(self.held_out.deviations.sum()) or 1.0
         self._settles = not isinstance(problem, ConvProblem)
 
-    def _judge(self, state, atoms, codes):
-        problem, place = self.training.thinned(state.stride), None
+    def _judge(self, coded, stride):
+        place = None
         for tried in self.best.values():
             place = tried.prediction.place
-        unbiased = refit_atoms(problem, atoms, codes, _UNBIASED, still=0.0)
-        prediction = self.held_out.predict(unbiased, place)
-        tried = _Tried(problem.epoch(atoms, codes), state, prediction)
-        same = self.best.pop(len(atoms), tried)  # the last one is the last key
-        self.best[len(atoms)] = min(same, tried, key=_error_of)
+        unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, _UNBIASED, still=0.0)
+        tried = _Tried(coded, stride, self.held_out.predict(unbiased, place))
+        same = self.best.pop(tried.n_components, tried)  # the last one is the last key
+        self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
 
     def begin(self, n_components):
         """Try a dictionary that descends from samples."""
-        state = _search.begin(self.training, self._start(n_components))
-        most = _SETTLE if self._settles else _SEARCH
-        while not _search.is_done(state) and state.epoch < most:
-            if self._settles and state.phase != "settle":
-                break
-            state = _search.advance(self.training, state)
-        found = (state.atoms, state.codes) if state.phase == "settle" else state.found
-        return self._judge(state, *found)
+        atoms = self._start(n_components)
+        if self._settles:
+            atoms, stride = self.training.project(atoms), first_stride(self.training, n_components)
+            return self._judge(*exhaust(settle(self.training, atoms, stride, _SETTLE)))
+        *_, found = islice(find_atoms(self.training, atoms), _SEARCH)
+        return self._judge(found.coded, 1)
 
     def remove(self, larger, n_components):
         """Try a dictionary without the atoms that save least per use."""
-        kept = remaining(larger.epoch, larger.n_components - n_components, per_use=True)
-        atoms = larger.epoch.atoms[kept]
-        codes = larger.epoch.codes.restrict(kept, self.training.n_positions)
-        begun = dict(atoms=atoms, previous=atoms, codes=codes, best_atoms=atoms, best_codes=codes)
-        state = replace(larger.state, **begun, best_objective=inf, phase="smaller", curve=())
-        for _ in range(_ADAPT):
-            state = _search.advance(self.training, state)
-        return self._judge(state, state.atoms, state.codes)
+        coded = larger.coded
+        kept = remaining(coded, larger.n_components - n_components, per_use=True)
+        steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), _ADAPT)
+        return self._judge(exhaust(steps), larger.stride)
 
     def is_too_small(self, one):
         """Return whether a dictionary is smaller than the best and predicts worse beyond chance."""
-        best = min(self.best.values(), key=_error_of)
+        best = min(self.best.values(), key=error_of)
         if one.n_components >= best.n_components:
             return False
-        lost = (_error_of(one) - _error_of(best)) / self.energy
+        lost = (error_of(one) - error_of(best)) / self.energy
         return lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
     def path(self):  # -> SizePath
         tried = [self.best[number] for number in sorted(self.best)]
-        best, rows = min(tried, key=_error_of).prediction.errors, []
+        best, rows = min(tried, key=error_of).prediction.errors, []
         for one in tried:
-            part, loss = one.epoch.problem, one.prediction.errors - best
+            part, loss = one.coded.problem, one.prediction.errors - best
             chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
-            objective = one.epoch.objective / max(getattr(part, "total_weight", len(part.x)), 1)
-            score = 1 - _error_of(one) / self.energy
+            objective = one.coded.objective / max(getattr(part, "total_weight", len(part.x)), 1)
+            score = 1 - error_of(one) / self.energy
             rows.append((one.n_components, score, objective, max(chance, _NEGLIGIBLE)))
         numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
         return SizePath(numbers.long(), *parts)
@@ -707,7 +439,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so fa
     rule = dict(gains=True, patience=_PATIENCE)
     for tried, _ in walk(sizes.begin(first), grow, lambda one: one.prediction, **rule):
         good = found = tried
-        yield min(sizes.best.values(), key=_error_of)
+        yield min(sizes.best.values(), key=error_of)
     n_removed, n_failed = found.n_components, 0
     while found.n_components > 1 and n_failed < _PATIENCE:
         n_removed = max(1, min(n_removed, int(_REMOVED * found.n_components)))
@@ -758,7 +490,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
 
         if not fixed:
             begun = start(problem.x.shape[1])
-            problem = replace(problem, alpha=_search.noise_penalty(problem, begun))
+            problem = replace(problem, alpha=noise_penalty(problem, begun))
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
@@ -774,7 +506,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     def trial(one, is_last=False):
         path = sizes.path()
         path = path._replace(objective=path.objective * problem.unit**2)
-        return SizeTrial(one.epoch.atoms, path, problem.alpha, is_last)
+        return SizeTrial(one.coded.atoms, path, problem.alpha, is_last)
 
     largest = min(n // 2, _LARGEST * m)
     first = max(1, min(m // 2 if is_rows else _FIRST_OF_IMAGES, largest))

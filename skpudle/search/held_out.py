@@ -481,7 +481,7 @@ def measure_evenness(problem):  # -> float, float
 
     The evenness is the share of rows of equal energy that would have the same information.
     """
-    squares = problem.weighted(problem.squares())
+    squares = problem.weighted(problem.squares)
     sums = torch.stack([squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()])
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()

@@ -1,7 +1,6 @@
 """The penalty of codes, and the bias to remove, come from the data."""
 
 import pickle
-from itertools import count
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from skpudle._learners.counts import smaller_penalty
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path, conv_synthesis
 from skpudle.search.choose import best_coding
 from skpudle.search.held_out import HeldOut, hold_out
 
@@ -94,7 +92,7 @@ def test_atoms_that_judge_have_not_seen_what_they_judge():
     problem = hold_out(Problem(x, 0.5), fixed=True)
     state = search(problem, torch.nn.functional.normalize(x[:30]))
     energy = float(problem.held_out.energies.sum())
-    errors = [problem.held_out.predict(a).total for a in (state.best_atoms, state.unseen)]
+    errors = [problem.held_out.predict(a).total for a in (state.atoms, state.trial.judged)]
     assert errors[0] < 0.9 * energy
     assert errors[1] > 0.97 * energy
 
@@ -147,13 +145,6 @@ def test_a_share_that_is_given_is_kept(debias):
     np.testing.assert_allclose(learner.transform(X), expected, rtol=0, atol=1e-12)
 
 
-def test_features_that_do_not_predict_each_other_leave_the_penalty_of_the_search():
-    X = np.random.default_rng(0).standard_normal((200, 6))
-    learner = PUDLEDictionaryLearning(6, random_state=0).fit(X)
-    assert learner.alpha_ == learner.search_alpha_
-    assert learner.debias_ == 0
-
-
 def test_codes_keep_their_penalty_in_a_pickle_and_in_partial_fit():
     _, X, _ = noisy_sums(0.1)
     learner = PUDLEDictionaryLearning(25, random_state=0).fit(X)
@@ -178,30 +169,6 @@ def test_atoms_follow_codes_with_a_far_smaller_penalty(noise):
     assert ((found - clean) ** 2).sum() < 0.25 * ((X - clean) ** 2).sum()
 
 
-def test_codes_along_a_path_of_images_are_those_of_each_penalty():
-    generator = torch.Generator().manual_seed(0)
-    options = dict(generator=generator, dtype=torch.float64)
-    atoms = torch.nn.functional.normalize(torch.randn(2, 1, 3, 3, **options).flatten(1))
-    atoms, x = atoms.view(2, 1, 3, 3), torch.randn(2, 1, 12, 12, **options)
-    mask = (torch.rand(x.shape, generator=generator) < 0.8).double()
-    problem = ConvProblem(x, (3, 3), (1, 1), 1.0, mask=mask)
-    alphas, dictionary = (2.0 * 0.5**i for i in count()), ConvDictionary(atoms, 1)
-    for alpha, (codes, refits) in zip([2.0, 1.0, 0.5], conv_path(problem, atoms, alphas)):
-        for share, found in ((0.0, codes), (1.0, refits)):
-            options = dict(alpha=alpha, debias=share, mask=mask)
-            expected, solved = conv_codes(dictionary, x, **options)
-            assert solved.all()
-            values = [value[:n] for value, n in zip(found.value, found.count, strict=True)]
-            objectives = [
-                0.5 * ((x - images) * mask).square().sum() + (1 - share) * alpha * norm
-                for images, norm in (
-                    (conv_synthesis(problem, atoms, found), torch.cat(values).abs().sum()),
-                    (dictionary.synthesis(expected), expected.abs().sum()),
-                )
-            ]
-            torch.testing.assert_close(*objectives, rtol=2e-5, atol=0)
-
-
 def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
     rng = np.random.default_rng(0)
     atoms = torch.nn.functional.normalize(
@@ -222,14 +189,6 @@ def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
     lasso = learner.set_params(debias=0.0)
     biased = lasso.inverse_transform(lasso.transform(X[3:]))
     assert ((biased - clean[3:]) ** 2).sum() > ((found - clean[3:]) ** 2).sum()
-
-
-def test_the_penalty_falls_while_the_deviance_does():
-    deviances = {1.0: 10.0, 0.5: 8.0, 0.25: 7.95, 0.125: 1.0}
-    assert smaller_penalty(deviances.get, 1.0) == 0.5
-    assert smaller_penalty(lambda alpha: alpha, 1.0) == 2.0**-4
-    assert smaller_penalty(lambda alpha: 1.0, 1.0) == 1.0
-    assert smaller_penalty(lambda alpha: np.nan, 1.0) == 1.0
 
 
 @pytest.mark.parametrize("with_exposure", [False, True])

@@ -14,7 +14,6 @@ from sklearn.model_selection import GridSearchCV
 
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data.noise import Noise, estimate_noise
-from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.denoising import denoise_images
 from skpudle._learners.convolutional.model import ConvNetwork, RowLayout, all_shifts
 from skpudle._learners.convolutional.values import ConvParameters
@@ -64,45 +63,43 @@ def test_image_sized_atoms_learn_what_the_dense_estimator_learns(images):
     np.testing.assert_allclose(codes.reshape(5, 7), dense.transform(rows), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("separate", [(1, 1, 0), (5, 0, 4)], ids=["both", "unfolding"])
+@pytest.mark.parametrize("separate", [False, True], ids=["one", "unfolding"])
 @pytest.mark.parametrize("noise_unit", [None, 0.5])
 def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiation(
     separate, noise_unit, generator
 ):
-    """Atoms, separate ones, thresholds of each unfolding that may follow the noise, the step."""
+    """Atoms, those of each unfolding, thresholds of each that may follow the noise."""
     shape, stride, n_unfoldings = (4, 2, 5, 4), (2, 3), 5
 
     def draw(*size):
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
     atoms = 0.3 * draw(*shape)
-    layout = RowLayout(shape[1:], separate, n_unfoldings, noise_unit, False, True, None, 0.0, None)
-    stacks = [
-        atoms + 0.05 * draw(n, *shape) if i == 0 else 0.3 * draw(n, *shape)
-        for i, n in enumerate(separate)
-    ]
+    n_layers = n_unfoldings if separate else 0
+    layout = RowLayout(shape[1:], n_layers, n_unfoldings, noise_unit, False, None, 0.0, 0.08)
+    stacks = [None, None]
+    if separate:
+        stacks = [atoms + 0.05 * draw(5, *shape), 0.3 * draw(4, *shape)]
     alpha, slope = 0.2 + 0.1 * draw(2, n_unfoldings, 4).abs()
-    step = torch.tensor(0.08, dtype=torch.float64)
     x, noise_std = 2 * draw(3, 2, 13, 13), torch.tensor([0.1, 0.4, 1.5], dtype=torch.float64)
-    rows = layout.pack(ConvParameters(atoms, *stacks, alpha, slope, step)).requires_grad_()
+    rows = layout.pack(ConvParameters(atoms, *stacks, alpha, slope, 0.08)).requires_grad_()
     network = ConvNetwork(layout.unpack(rows), stride, Encoder(n_unfoldings), lambda_decay=0.9)
     known = {} if noise_unit is None else {"noise_std": noise_std}
     codes = network.encode(x, **known)
     output = network.synthesis(codes)
 
     def naive(rows):
-        atoms, analysis, decoder, synthesis, alpha, slope, step, _ = layout.unpack(rows)
+        atoms, analysis, synthesis, alpha, slope, step = layout.unpack(rows)
         z = torch.nn.functional.conv2d(x, atoms, stride=stride) * 0
         for t in range(n_unfoldings):
-            forth = atoms if synthesis is None else synthesis[max(t - 1, 0)]
-            back = analysis[t % len(analysis)]
+            forth = atoms if synthesis is None or t == 0 else synthesis[t - 1]
+            back = atoms if analysis is None else analysis[t]
             residual = x - torch.conv_transpose2d(z, forth, stride=stride)
             v = z + step * torch.nn.functional.conv2d(residual, back, stride=stride)
             level = alpha[t] if slope is None else alpha[t] + noise_std[:, None] * slope[t]
             level = (step * level * 0.9**t)[..., None, None]
             z = v.sign() * (v.abs() - level).relu()
-        last = atoms if decoder is None else decoder[0]
-        return torch.conv_transpose2d(z, last, stride=stride)
+        return torch.conv_transpose2d(z, atoms, stride=stride)
 
     expected = naive(rows)
     assert 0 < (codes == 0).double().mean() < 1
@@ -113,18 +110,19 @@ def test_everything_that_is_learned_has_the_gradient_of_automatic_differentiatio
     torch.testing.assert_close(actual, oracle, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("separate", [(0, 0, 0), (1, 1, 0), (5, 0, 4)])
+@pytest.mark.parametrize("n_layers", [0, 5])
 @pytest.mark.parametrize(
     ("n_thresholds", "noise_unit"), [(0, None), (1, None), (5, None), (5, 0.5)]
 )
-@pytest.mark.parametrize("learn_step", [False, True])
-def test_rows_hold_what_was_packed(separate, n_thresholds, noise_unit, learn_step, generator):
+def test_rows_hold_what_was_packed(n_layers, n_thresholds, noise_unit, generator):
     atoms = torch.randn(3, 1, 2, 2, generator=generator)
-    stacks = [torch.randn(n, 3, 1, 2, 2, generator=generator) if n else None for n in separate]
+    stacks = [None, None]
+    if n_layers:
+        stacks = [torch.randn(n, 3, 1, 2, 2, generator=generator) for n in (5, 4)]
     alpha = torch.rand(n_thresholds, 3, generator=generator) if n_thresholds else 0.3
     slope = None if noise_unit is None else torch.rand(n_thresholds, 3, generator=generator)
     parameters = ConvParameters(atoms, *stacks, alpha, slope, 0.125)
-    shared = separate, n_thresholds, noise_unit, False, learn_step
+    shared = n_layers, n_thresholds, noise_unit, False
     layout = RowLayout((1, 2, 2), *shared, None, 0.3, 0.125, threshold_unit=0.25)
     for got, packed in zip(layout.unpack(layout.pack(parameters)), parameters, strict=True):
         if isinstance(packed, torch.Tensor):
@@ -137,7 +135,7 @@ def test_rows_hold_what_was_packed(separate, n_thresholds, noise_unit, learn_ste
 
 def test_fitted_network_is_the_paper_s(images):
     """Code maps are those of the naive encoder with the fitted parameters."""
-    learner = learner_of(alpha=0.2, learn_threshold="atom", learn_step=True).fit(images)
+    learner = learner_of(alpha=0.2, learn_threshold="atom").fit(images)
     assert learner.alpha_.shape == (6,)
     assert np.ptp(learner.alpha_) > 0
     x = torch.nn.functional.pad(torch.tensor(images)[:, None], [0, 0, 0, 0])
@@ -233,19 +231,6 @@ def test_shift_average_moves_with_the_image(generator):
     torch.testing.assert_close(moved[inside], expected, rtol=0, atol=1e-12)
 
 
-def test_training_network_of_all_grids_is_denoise(generator):
-    """What `n_train_shifts` trains on is what `shift_average` denoises by, beside the margin."""
-    network = network_of(generator)
-    x = torch.randn(2, 1, 71, 71, generator=generator, dtype=torch.float64)
-    canvas = x[..., :70, :70]  # an atom, the room for shifts, and a multiple of the stride
-    shifted = network.with_grids(all_shifts((2, 2)), (1, 1))
-    inside = shifted.synthesis(shifted.encode(canvas))
-    assert inside.shape[2:] == (62, 62)  # without 4 pixels on every side
-    expected = denoise_images(network, canvas, shift_average=True)[..., 4:-4, 4:-4]
-    centre = (..., slice(22, 40), slice(22, 40))
-    torch.testing.assert_close(inside[centre], expected[centre], rtol=0, atol=1e-12)
-
-
 def test_score_is_the_mean_psnr(images):
     from skimage.metrics import peak_signal_noise_ratio
 
@@ -276,13 +261,13 @@ def blocks(n, size, seed):  # piecewise constant pictures
 
 
 def test_training_denoises(generator):
-    """Supervised by pairs, or with noise of its own; through grids; unsupervised does less well."""
+    """Supervised by pairs, or with noise of its own."""
     clean, test = blocks(24, 33, 0), blocks(6, 40, 1)
     rng = np.random.default_rng(2)
     noisy, noisy_test = (x + 0.2 * rng.normal(size=x.shape) for x in (clean, test))
     options = dict(
         atom_shape=(6, 6), stride=3, n_unfoldings=6, max_iter=15, learning_rate=1e-2,
-        learn_threshold="atom", learn_step=True, batch_size=8, alpha=0.2,
+        learn_threshold="atom", batch_size=8, alpha=0.2,
     )  # fmt: skip
     before = learner_of(16, **options | {"learning_rate": 1e-9}).fit(noisy, clean)
     start = before.score(noisy_test, test)
@@ -292,8 +277,6 @@ def test_training_denoises(generator):
     assert fresh.score(noisy_test, test) > start + 1
     averaged = fresh.set_params(shift_average=True).score(noisy_test, test)
     assert averaged > fresh.set_params(shift_average=False).score(noisy_test, test)
-    through = learner_of(16, **options, noise_std=0.2, n_train_shifts=3, shift_average=True)
-    assert through.fit(clean).score(noisy_test, test) > start + 1
 
 
 LAYERS = dict(
@@ -518,7 +501,7 @@ def test_atoms_satisfy_their_constraint(atom_norm, images):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(images):
-    options = dict(noise_std=0.1, crop_size=9, n_train_shifts=2)
+    options = dict(noise_std=0.1, crop_size=9)
     first, second, other = (
         learner_of(**options | {"random_state": seed}).fit(images).components_ for seed in (0, 0, 1)
     )
@@ -527,7 +510,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(images):
 
 
 def test_fit_goes_on_after_pickling(images):
-    """Also with more to learn than before."""
+    """Also with more to learn than before, or less."""
     learner = learner_of(noise_std=0.1, crop_size=9)
     for _ in range(2):
         learner.partial_fit(images)
@@ -535,14 +518,10 @@ def test_fit_goes_on_after_pickling(images):
     stored = pickle.loads(pickle.dumps(reference)).partial_fit(images)
     np.testing.assert_array_equal(stored.components_, learner.components_)
     assert stored.n_steps_ == 2
-    more = dict(separate_atoms="both", learn_threshold="unfolding", learn_step=True)
-    stored.set_params(**more).partial_fit(images)
+    stored.set_params(learn_threshold="unfolding").partial_fit(images)
     assert stored.alpha_.shape == (4, 6)
-    assert stored.analysis_components_.shape == stored.components_.shape
-    assert (stored.decoder_components_ != stored.components_).any()
-    assert stored.denoise(images).shape == images.shape
-    for separate in ("unfolding", "analysis", None, "unfolding"):
-        stored.set_params(separate_atoms=separate, learn_step=False, atom_norm=None)
+    for separate in ("unfolding", None, "unfolding"):
+        stored.set_params(separate_atoms=separate, atom_norm=None)
         stored.partial_fit(images)
         assert stored.denoise(images).shape == images.shape
     assert len(stored.synthesis_components_) == 3
@@ -553,12 +532,11 @@ def test_fit_goes_on_after_pickling(images):
 def test_unused_atoms_are_replaced_by_patches(images):
     atoms = np.random.default_rng(0).normal(size=(6, 5, 4))
     atoms[2] *= 1e-9  # a short atom in the ball is not used by any code
-    options = dict(dict_init=atoms, atom_norm="ball", learn_threshold="one", learn_step=True)
+    options = dict(dict_init=atoms, atom_norm="ball", learn_threshold="one")
     options |= dict(alpha=0.3, step_size=0.1, learning_rate=1e-9, max_iter=2)
     learner = learner_of(**options).fit(images)
     assert np.linalg.norm(learner.components_[2]) == pytest.approx(1)
     assert learner.alpha_ == pytest.approx(0.3, abs=1e-6)
-    assert learner.step_size_ == pytest.approx(0.1, abs=1e-6)
 
 
 def test_no_atom_is_replaced_by_nothing():
@@ -571,13 +549,12 @@ def test_no_atom_is_replaced_by_nothing():
         np.testing.assert_allclose(np.linalg.norm(learner.components_, axis=(1, 2)), 1)
 
 
-@pytest.mark.parametrize("n_train_shifts", [1, 3])
-def test_automatic_alpha_looks_at_whole_images(n_train_shifts):
+def test_automatic_alpha_looks_at_whole_images():
     """Also where only their ends are not black, beyond the first crop."""
     images = np.random.default_rng(0).random((3, 40, 45))
     images[:, :20, :20] = 0
     options = dict(dict_init=np.random.default_rng(1).normal(size=(6, 5, 4)), alpha="auto")
-    learner = learner_of(**options, crop_size=15, n_train_shifts=n_train_shifts, max_iter=1)
+    learner = learner_of(**options, crop_size=15, max_iter=1)
     atoms = learner_of(**options | dict(alpha=0.0), learning_rate=1e-15, max_iter=1).fit(images)
     dictionary = ConvDictionary(torch.tensor(atoms.components_)[:, None], (2, 3))
     largest = dictionary.analysis(torch.tensor(images[:, :39, :43])[:, None]).abs()
@@ -686,24 +663,6 @@ def test_thresholds_of_unfoldings_become_their_mean(then, images):
     np.testing.assert_allclose(learner.alpha_, mean, atol=1e-9)
 
 
-@pytest.mark.parametrize("gradient", ["ae-lasso", "dec"])
-def test_of_several_grids_the_penalty_is_the_mean(gradient, images, monkeypatch):
-    """As the reconstruction is: alpha means the same for every number of grids."""
-    rule, n_grids = GRADIENT_RULES[gradient], []
-
-    def spy(*args, **options):
-        evaluation = rule(*args, **options)
-        penalties = 0.3 * evaluation.codes.abs().sum((0, 1, 3, 4)) / len(evaluation.codes)
-        expected = evaluation.losses.mean() + penalties.mean()
-        torch.testing.assert_close(evaluation.objective, expected)
-        n_grids.append(len(penalties))
-        return evaluation
-
-    monkeypatch.setitem(GRADIENT_RULES, gradient, spy)
-    learner_of(gradient=gradient, alpha=0.3, n_train_shifts=3).fit(images)
-    assert set(n_grids) == {3}
-
-
 MODES = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "default device": lambda: torch.device("meta"),  # numbers do not exist there
@@ -714,7 +673,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_modes_of_torch_do_not_matter(mode, dict_init, images):
     images = images.astype(np.float32)
-    options = dict(dict_init=dict_init, noise_std=0.1, n_train_shifts=2, shift_average=True)
+    options = dict(dict_init=dict_init, noise_std=0.1, shift_average=True)
     options |= dict(batch_size=2, device="cpu", step_size=0.01)
 
     def results():
@@ -755,8 +714,10 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
     ("options", "message"),
     [
         (dict(gradient="dec", learn_threshold="atom"), "does not go through the encoder"),
-        (dict(gradient="dec", learn_step=True), "does not go through the encoder"),
-        (dict(gradient="dec", separate_atoms="analysis"), "does not go through the encoder"),
+        (
+            dict(gradient="dec", separate_atoms="unfolding", atom_norm=None),
+            "does not go through the encoder",
+        ),
         (dict(shrinkage="hard", learn_threshold="one"), "has derivative 0"),
         (dict(separate_atoms="unfolding"), "step is a part of the atoms"),
         (dict(noise_std=(0.1, 0.5)), "have to be learned"),
@@ -767,7 +728,6 @@ def test_noise_in_other_units_than_the_images_is_pointed_out():
         (dict(atom_shape=(5, 4, 3), stride=1), "one or two axes of an atom"),
         (dict(atom_shape=()), "do not belong together"),
         (dict(atom_shape=(5.7, 4)), "do not belong together"),
-        (dict(n_train_shifts=7), "has 6 grids"),
         (dict(lambda_decay=(1.0, 5.0)), "is not a pair"),
         (dict(lambda_decay=(0.9,)), "is not a pair"),
         (dict(dict_init=np.ones((6, 4, 5))), "expected .* = \\(6, 5, 4\\)"),
@@ -804,7 +764,6 @@ def test_warnings_point_at_the_line_that_called_fit(images):
     "params",
     [
         dict(learn_threshold="one"),
-        dict(learn_threshold="atom", learn_step=True),
         dict(learn_threshold="atom", alpha=0.0),
         dict(learn_threshold="unfolding", separate_atoms="unfolding", atom_norm=None),
         dict(learn_threshold="atom", noise_std=0.1),

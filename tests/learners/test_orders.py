@@ -15,7 +15,6 @@ from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -40,7 +39,6 @@ LEARNERS = {
     "hard": Plain(shrinkage="hard", **TRAINED),
     "encoder": Plain(separate_atoms=True, **TRAINED),
     "counts": Rows(loss="poisson"),
-    "spectra": PoissonNMF(6, max_iter=9, **SEED),
     "noodl": NOODLDictionaryLearning(6, **TRAINED),
     "classifier": PUDLEClassifier(6, **TRAINED),
     "regressor": PUDLERegressor(6, **TRAINED),
@@ -150,14 +148,6 @@ def test_another_loss_is_refused_until_the_next_fit(before, now):
     assert learner.fit(X).transform(X).shape == codes.shape
 
 
-def test_a_loss_of_images_is_that_of_the_fit():
-    (X,) = data_of(Convolved())
-    learner = Convolved().fit(X).set_params(loss="poisson")
-    for call in (learner.transform, learner.score, learner.partial_fit):
-        with pytest.raises(ValueError, match="loss='poisson' was set after fit"):
-            call(X)
-
-
 def test_partial_fit_refuses_another_number_of_atoms(learner):
     data = data_of(learner)
     n = learner.n_components
@@ -193,7 +183,7 @@ def test_atoms_of_other_features_are_refused(case):
         train_on(learner, *data)
 
 
-@pytest.mark.parametrize("case", ["rows", "hard", "counts", "spectra", "convolution"])
+@pytest.mark.parametrize("case", ["rows", "hard", "counts", "convolution"])
 def test_codes_of_fewer_atoms_lead_back_to_rows(case):
     learner = clone(LEARNERS[case])
     (X,) = data_of(learner)
@@ -228,7 +218,7 @@ def test_partial_fit_starts_from_atoms_that_were_put_there(learner, begins, chan
 
 @pytest.mark.parametrize("n", [4, 9])
 @pytest.mark.parametrize("begins", ["fit", "partial_fit"])
-@pytest.mark.parametrize("case", ["rows", "trained", "hard", "counts", "spectra", "noodl"])
+@pytest.mark.parametrize("case", ["rows", "trained", "hard", "counts", "noodl"])
 def test_partial_fit_takes_another_number_of_atoms(case, begins, n):
     learner = clone(LEARNERS[case])
     (X,) = data_of(learner)

@@ -122,16 +122,6 @@ def test_it_depends_on_neither_the_unit_nor_anything_but_the_seed():
     np.testing.assert_allclose(larger.size_path_.objective, 2**20 * first.size_path_.objective)
 
 
-def test_training_follows_a_search_for_that_number():
-    X, atoms = planted(**PROBLEMS["no noise"])
-    options = dict(n_unfoldings=10, max_iter=2, tol=None, random_state=0)
-    learner = PUDLEDictionaryLearning("auto", **options).fit(X)
-    assert learner.n_components_ == len(atoms)
-    assert list(learner.phases_) == ["search", "ae-ls"]
-    learner.partial_fit(X[:50])
-    assert learner.n_components_ == len(atoms)
-
-
 def test_counts():
     X, atoms = planted(10, 30, 2, 2000)
     counts = np.random.default_rng(1).poisson(np.exp(X + 2)).astype(float)

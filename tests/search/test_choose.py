@@ -11,15 +11,14 @@ from two_processes import in_two_processes
 from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import project_atoms
-from skpudle._training.archive import check_search, pack, unpack
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._descent import refit_atoms
 from skpudle.search._epoch import own
-from skpudle.search._search import advance, begin, is_done, searched
-from skpudle.search.choose import (
+from skpudle.search.choose import best_coding
+from skpudle.search.descend import refit_atoms
+from skpudle.search.find import (
     Trial,
-    best_coding,
     chosen_trial,
+    find_atoms,
     finds_more,
     limits_of_path,
     next_penalty,
@@ -181,7 +180,7 @@ def test_at_much_noise_the_path_finds_more_atoms_than_the_usual_penalty(loud, fi
     x, truth = loud
     alpha = auto_alpha(x)
     first = initial_atoms(x, 25, "data", torch.Generator().manual_seed(0))
-    usual = search(Problem(x, alpha), first).best_atoms
+    usual = search(Problem(x, alpha), first).atoms
     assert share_found(fitted.components_, truth, 0.9) > share_found(usual, truth, 0.9) + 0.3
     assert fitted.search_alpha_ > 1.4 * alpha
 
@@ -202,9 +201,9 @@ def test_a_given_penalty_has_no_path(loud, fitted):
     learner = PUDLEDictionaryLearning(25, alpha=alpha, random_state=0).fit(x.numpy())
     assert learner.search_alpha_ == alpha
     problem, alphas = hold_out(Problem(x, alpha), fixed=True), set()
-    state = search(problem, x[:25], on_epoch=lambda state: alphas.add(state.alpha))
+    found = search(problem, x[:25], on_epoch=lambda found: alphas.add(found.alpha))
     assert alphas == {alpha}
-    assert len(state.path) == 1
+    assert len(found.path) == 1
 
 
 def test_dense_codes_with_little_noise_want_a_smaller_penalty():
@@ -230,63 +229,31 @@ def test_the_unit_of_the_data_is_that_of_the_penalty_and_changes_no_bit(exponent
 
 
 @pytest.fixture(scope="module")
-def states():
-    """Return a problem with rows that are held out, and the states of its search."""
+def records():
+    """Return a problem with rows that are held out, and the records of its search."""
     x, _ = planted(300, 16, 20, decibels=-3)
     problem = hold_out(Problem(x, auto_alpha(x)))
-    states = [begin(problem, x[:20])]
-    while not is_done(states[-1]):
-        states.append(advance(problem, states[-1]))
-    return problem, states
+    return problem, list(find_atoms(problem, x[:20]))
 
 
-def used_values(state):
-    """Return the values of a state, without the room for codes that no row uses."""
-    values = vars(state).copy()
-    for name in ("codes", "best_codes"):
-        codes = values[name]
-        used = torch.arange(codes.index.shape[1]) < codes.count[:, None]
-        kept = (torch.where(used, part, 0) for part in (codes.index, codes.value))
-        values[name] = (codes.count, *kept)
-    return values
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, tuple | list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def test_a_search_goes_on_from_any_epoch_in_a_file_to_the_same_bits(states):
-    problem, states = states
-    assert {"settle", "climb", "polish"} <= {state.phase for state in states}
-    for state, expected in pairwise(states):
-        resumed = unpack(pack(state), "file")
-        check_search(resumed, problem, states[0].atoms)
-        assert same(used_values(advance(problem, resumed)), used_values(expected))
-
-
-def test_the_path_holds_all_penalties_that_were_searched_with(states):
-    problem, states = states
-    *_, last = states
+def test_the_path_holds_all_penalties_that_were_searched_with(records):
+    problem, records = records
+    *_, last = records
     path = {alpha for alpha, _, _ in last.path}
-    assert {state.alpha for state in states} == path
+    assert {found.alpha for found in records} == path
     assert last.path[0][0] == problem.alpha
-    assert last.best_alpha == last.alpha == last.trials[0].alpha
-    assert last.alpha in path
-    seen = [state.path for state in states]
+    assert last.alpha == last.trial.alpha
+    seen = [found.path for found in records]
     assert all(after[: len(before)] == before for before, after in pairwise(seen))
+    assert [found.stage for found in records].index("penalty") > 0
 
 
-def test_errors_of_the_path_are_predictions_of_held_out_rows(states):
-    problem, (*_, last) = states
-    (trial,) = last.trials
-    found = problem.held_out.predict(last.unseen, trial.prediction.place)
-    assert found.total == pytest.approx(trial.prediction.total, rel=0.01)
+def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
+    problem, (*_, last) = records
+    prediction = last.trial.prediction
+    found = problem.held_out.predict(last.trial.judged, prediction.place)
+    assert found.total == pytest.approx(prediction.total, rel=0.01)
+    assert (last.alpha, prediction.total, last.is_unbiased) in last.path
 
 
 def test_processes_with_their_own_rows_take_one_path():
@@ -300,20 +267,20 @@ def test_processes_with_their_own_rows_take_one_path():
         return search(problem, first)
 
     one, other = in_two_processes(run)
-    assert torch.equal(one.best_atoms, other.best_atoms)
-    assert torch.equal(one.unseen, other.unseen)
+    assert torch.equal(one.atoms, other.atoms)
+    assert torch.equal(one.trial.judged, other.trial.judged)
     assert one.path == other.path
-    assert len(one.trials[0].prediction.errors) < len(other.trials[0].prediction.errors)
+    assert len(one.trial.prediction.errors) < len(other.trial.prediction.errors)
     assert len(one.path) > 1
 
 
 def test_atoms_without_bias_are_nearer_to_the_truth():
     x, truth = planted(600, 20, 20, decibels=20)
     problem = hold_out(Problem(x, auto_alpha(x)), fixed=True)
-    state = search(problem, truth)
-    assert state.is_unbiased
-    found = state.best_atoms, refit_atoms(searched(problem, state), *state.found)
-    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in found)
+    found = search(problem, truth)
+    assert found.is_unbiased
+    both = found.atoms, refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
+    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in both)
     assert after < 0.5 * before
 
 

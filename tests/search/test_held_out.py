@@ -13,8 +13,7 @@ from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search import held_out as held_out_module
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._search import advance, begin, is_done, searched
-from skpudle.search.choose import goes_on, walk
+from skpudle.search.find import find_atoms, goes_on, walk
 from skpudle.search.held_out import (
     HeldOut,
     Prediction,
@@ -395,22 +394,19 @@ def test_rows_that_are_held_out_change_the_atoms_only_in_the_end():
     assert torch.equal(changed.held_rows, problem.held_rows)
     one, other = (search(each, truth) for each in (problem, changed))
     assert one.is_unbiased == other.is_unbiased
-    assert torch.equal(one.unseen, other.unseen)
-    assert (one.best_atoms - other.best_atoms).abs().max() > 1e-4
+    assert torch.equal(one.trial.judged, other.trial.judged)
+    assert (one.atoms - other.atoms).abs().max() > 1e-4
 
 
 def test_all_rows_are_searched_in_at_last_and_the_rest_before():
     x, truth = planted(300, noise=0.5)
     problem = hold_out(Problem(x, auto_alpha(x)))
     rest = problem.x[~problem.held_rows]
-    state, phases = begin(problem, truth), set()
-    while not is_done(state):
-        state = advance(problem, state)
-        part = searched(problem, state)
-        assert part.alpha == state.alpha
-        assert torch.equal(part.x, problem.x if state.phase in ("polish", "done") else rest)
-        phases.add(state.phase)
-    assert {"climb", "polish"} <= phases
+    records = list(find_atoms(problem, truth))
+    for found in records:
+        searched = problem.x if found.stage in ("polish", "done") else rest
+        assert torch.equal(found.coded.problem.x, searched)
+    assert {"penalty", "polish"} <= {found.stage for found in records}
 
 
 def test_equal_data_hold_out_the_same_rows_and_hide_the_same_entries():
@@ -430,21 +426,3 @@ def test_of_few_rows_with_copies_none_is_held_out(kind):
     x = x[:19].repeat(20, 1) if kind == "few rows" else x
     mask = torch.zeros_like(x) if kind == "unknown" else None
     assert hold_out(Problem(x, 0.1, mask=mask)).held_out is None
-
-
-@pytest.mark.parametrize("n", [1, 8])
-def test_of_equal_images_none_is_held_out(n):
-    problem = pictures(1)[0]
-    problem = hold_out(replace(problem, x=problem.x.repeat(n, 1, 1, 1)))
-    assert problem.held_rows is None
-    assert len(problem.held_out.x) == n
-
-
-def test_one_known_column_is_predicted_no_worse_than_by_zeros():
-    x, truth = planted(40)
-    mask = torch.zeros_like(x)
-    mask[:, 0] = 1
-    problem = hold_out(Problem(x, 0.1, mask=mask))
-    found = problem.held_out.predict(truth)
-    assert found.total <= float(problem.held_out.energies.sum()) * (1 + 1e-9)
-    assert is_done(search(problem, truth))

@@ -117,10 +117,6 @@ COMPLETE = {
                      crop_size=9, **SMALL),
         lambda: (pictures(),),
     ),
-    "convolution of counts": (
-        Convolved(3, loss="poisson", n_unfoldings=3, max_iter=1),
-        lambda: (np.abs(pictures()).round(),),
-    ),
 }  # fmt: skip
 
 

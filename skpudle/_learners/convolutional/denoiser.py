@@ -20,7 +20,7 @@ from skpudle._data.training_images import Cropping, TrainingImages
 from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.denoising import DenoiserModule, denoise_images
 from skpudle._learners.convolutional.learner import ConvLearner, parts_of_images
-from skpudle._learners.convolutional.model import DenoiserModel, all_shifts
+from skpudle._learners.convolutional.model import DenoiserModel
 from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of
 from skpudle._learners.convolutional.values import (
     auto_penalty,
@@ -58,14 +58,7 @@ class DenoiserPlan(ConvPlan):
         gradient = "ae-ls" if given.gradient == "auto" else given.gradient
         _check(given, gradient)
         phases = dict(searches=False, trains=True)
-        plan = cls.of_network(given, given.n_unfoldings, gradient, **phases)
-        n_grids = len(all_shifts(plan.stride))
-        if given.n_train_shifts > n_grids:
-            raise ValueError(
-                f"n_train_shifts={given.n_train_shifts}, but stride={given.stride!r} has {n_grids} "
-                "grids of positions; pass at most that."
-            )
-        return plan
+        return cls.of_network(given, given.n_unfoldings, gradient, **phases)
 
     def without_effect(self, data):  # yields names, setting
         """Yield parameters that have no effect in this fit, and a setting that would use them."""
@@ -83,22 +76,20 @@ class DenoiserPlan(ConvPlan):
 
 def _check(given, gradient):
     """Raise ValueError if parameters contradict each other."""
-    own_analysis = given.separate_atoms in ("analysis", "both", "unfolding")
-    if (given.learn_threshold or given.learn_step or own_analysis) and gradient == "dec":
+    if (given.learn_threshold or given.separate_atoms) and gradient == "dec":
         raise ValueError(
             "gradient='dec' does not go through the encoder, so that it cannot learn "
-            "thresholds, the step or atoms of analysis; pass gradient='ae-ls'."
+            "thresholds or atoms of analysis; pass gradient='ae-ls'."
         )
     if given.learn_threshold and given.shrinkage == "hard":
         raise ValueError(
             "A hard threshold has derivative 0 and cannot be learned; pass shrinkage='soft' or "
             "learn_threshold=None."
         )
-    free = given.atom_norm is None and not given.learn_step
-    if given.separate_atoms == "unfolding" and not free:
+    if given.separate_atoms == "unfolding" and given.atom_norm is not None:
         raise ValueError(
             "With separate_atoms='unfolding' the step is a part of the atoms, and their norms are "
-            "free; pass learn_step=False and atom_norm=None."
+            "free; pass atom_norm=None."
         )
     follows = given.noise_std != "auto" and Noise.of(given.noise_std).is_range
     if follows and given.learn_threshold is None:
@@ -189,14 +180,10 @@ class ConvDenoiser(ConvLearner):
         Thresholds to learn, starting at ``alpha`` (soft shrinkage): one number, one for each atom,
         or one for each atom and iteration.
 
-    learn_step : bool, default=False
-        Whether ``step_size`` is learned.
-
-    separate_atoms : {"analysis", "decoder", "both", "unfolding"} or None, default=None
-        Which of encoder ("analysis") and decoder have their own atoms, which start as the
-        dictionary and are free of constraints. "unfolding": every unfolding has its own atoms for
-        both, of any norm (``atom_norm=None``), which include its step [3]_. The loss then leaves
-        out the pixels of a crop that some atoms do not reach.
+    separate_atoms : {"unfolding"} or None, default=None
+        "unfolding": every unfolding has its own atoms of analysis and synthesis, of any norm
+        (``atom_norm=None``), which start as the dictionary and include its step [3]_. The loss then
+        leaves out the pixels of a crop that some atoms do not reach.
 
     crop_size : int or "auto", default="auto"
         Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
@@ -205,10 +192,6 @@ class ConvDenoiser(ConvLearner):
 
     flip : bool, default=True
         Whether crops of pictures are mirrored and transposed at random.
-
-    n_train_shifts : int, default=1
-        More than 1: train on the mean of the reconstructions from this number of grids of
-        positions, drawn for every update, for denoising with ``shift_average``.
 
     shift_average : bool, default=False
         Whether `denoise` averages over all grids of positions [2]_, ``prod(stride)`` of them.
@@ -251,9 +234,8 @@ class ConvDenoiser(ConvLearner):
     components_ : ndarray of shape (n_components, [height,] width[, n_channels])
         The atoms, with an axis of channels if images have one.
 
-    analysis_components_, decoder_components_ : ndarray of the shape of ``components_``
-        Separate atoms, if ``separate_atoms`` asks for them. If every unfolding has its own,
-        ``analysis_components_`` has the shape (n_unfoldings, n_components, ...).
+    analysis_components_ : ndarray of shape (n_unfoldings, n_components, ...)
+        If every unfolding has its own atoms, the atoms of analysis.
 
     synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, ...)
         If every unfolding has its own atoms, the atoms of the reconstructions that the encoder
@@ -326,7 +308,6 @@ class ConvDenoiser(ConvLearner):
 
     components_: np.ndarray
     analysis_components_: np.ndarray
-    decoder_components_: np.ndarray
     synthesis_components_: np.ndarray
     alpha_: float | np.ndarray
     alpha_slope_: float | np.ndarray
@@ -361,11 +342,9 @@ class ConvDenoiser(ConvLearner):
         positive_code: bool = False,
         atom_norm: Literal["unit", "ball", None] = "unit",
         learn_threshold: Literal["one", "atom", "unfolding"] | None = None,
-        learn_step: bool = False,
-        separate_atoms: Literal["analysis", "decoder", "both", "unfolding"] | None = None,
+        separate_atoms: Literal["unfolding"] | None = None,
         crop_size: int | Literal["auto"] = "auto",
         flip: bool = True,
-        n_train_shifts: int = 1,
         shift_average: bool = False,
         channels_first: bool = False,
         optimizer: Literal["adam", "sgd"] | Callable = "adam",
@@ -392,11 +371,9 @@ class ConvDenoiser(ConvLearner):
         self.positive_code = positive_code
         self.atom_norm = atom_norm
         self.learn_threshold = learn_threshold
-        self.learn_step = learn_step
         self.separate_atoms = separate_atoms
         self.crop_size = crop_size
         self.flip = flip
-        self.n_train_shifts = n_train_shifts
         self.shift_average = shift_average
         self.channels_first = channels_first
         self.optimizer = optimizer
@@ -428,11 +405,9 @@ class ConvDenoiser(ConvLearner):
             "shrinkage": [StrOptions(set(SHRINKAGES))],
             "atom_norm": [StrOptions({"unit", "ball"}), None],
             "learn_threshold": [StrOptions({"one", "atom", "unfolding"}), None],
-            "learn_step": ["boolean"],
-            "separate_atoms": [StrOptions({"analysis", "decoder", "both", "unfolding"}), None],
+            "separate_atoms": [StrOptions({"unfolding"}), None],
             "crop_size": [COUNT, StrOptions({"auto"})],
             "flip": ["boolean"],
-            "n_train_shifts": [COUNT],
             "shift_average": ["boolean"],
             "dict_init": [StrOptions({"random", "data", "dct"}), "array-like", HasMethods("fit")],
         }
@@ -495,14 +470,12 @@ class ConvDenoiser(ConvLearner):
         if not known:
             images = images.map(noise.enter)
             noise.warn_of_units(images.tensors)
-        shifted = self.n_train_shifts > 1
         cropping = Cropping(
             plan.kernel,
             plan.stride,
             self.crop_size,
             whole=images.kind == "rows" and self.crop_size == "auto",
-            shifted=shifted,
-            margin=shifted or self.separate_atoms == "unfolding",
+            margin=self.separate_atoms == "unfolding",
         )
         targets = targets and list(map(noise.enter, targets))
         options = dict(noise_std=given, flip=self.flip and len(plan.kernel) == 2)
@@ -515,23 +488,22 @@ class ConvDenoiser(ConvLearner):
         return run.end_search(begun)
 
     def _begin(self, plan, data, generator):  # -> Fitted
-        images, loss = data.samples, plan.encoder.loss
+        images = data.samples
         shape = self.n_components, len(images.images[0]), *plan.kernel
-        atoms = initial_atoms(images, self.dict_init, shape, generator, loss, None)
+        atoms = initial_atoms(images, self.dict_init, shape, generator)
         atoms = project_atoms(atoms.contiguous(), atom_norm=self.atom_norm)
         noise, alpha = Noise.of(images.noise_std), self.alpha
         if alpha == "auto":
-            alpha = auto_penalty(images, atoms, noise.unit or noise.high, loss, None)
+            alpha = auto_penalty(images, atoms, noise.unit or noise.high)
             if self.shrinkage == "hard":
                 step = default_step(ConvDictionary(atoms, plan.stride))
                 alpha = alpha * float(step if plan.step_size is None else plan.step_size)
         parameters = initial_parameters(plan, atoms, alpha, noise_unit=noise.unit)
-        own = dict(alpha=parameters.alpha, peak=images.peak(), generator=generator)
-        own |= dict(n_train_shifts=self.n_train_shifts)
+        own = dict(alpha=parameters.alpha, peak=images.peak())
         model, rows = plan.model(parameters, images, images.geometry, **own)
         return Fitted(model=model, rows=rows)
 
-    def _known_choices(self, plan, images, generator, alpha):  # -> ConvParameters, dict, dict
+    def _known_choices(self, plan, images, alpha):  # -> ConvParameters, dict, dict
         in_layers = self.separate_atoms == "unfolding"
         if alpha is not None and (self.learn_threshold is not None or in_layers):
             raise ValueError(
@@ -540,12 +512,11 @@ class ConvDenoiser(ConvLearner):
                 "again, or fit again."
             )
         parameters = self._parameters(plan, images.images[0])
-        if not (self.learn_step or in_layers):
+        if not in_layers:
             parameters = parameters._replace(step=plan.step_size)
         if alpha is not None:
             parameters = parameters._replace(alpha=alpha)
-        own = dict(peak=max(images.peak(), self.peak_), generator=generator)
-        return parameters, own | dict(n_train_shifts=self.n_train_shifts), {}
+        return parameters, dict(peak=max(images.peak(), self.peak_)), {}
 
     # ------------------------------------------------------------------ denoising
 

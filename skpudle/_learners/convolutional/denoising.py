@@ -59,7 +59,7 @@ def _denoise_opponents(network, x, noise_std, **options):
 
 def _on_grid(network, canvas, size, shift, room, noise_std, tile):  # -> (n, n_channels, *size)
     """Return the reconstruction from one grid of positions, tile by tile."""
-    network = network.with_grids([shift], room)
+    network = network.with_grid(shift, room)
     result = canvas.new_empty(*canvas.shape[:2], *size)
     axes = list(zip(canvas.shape[2:], network.kernel, network.stride, room, strict=True))
     for corner in product(*(cut_tiles(n, tile, s) for n, s in zip(size, network.stride))):

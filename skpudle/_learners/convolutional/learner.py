@@ -27,7 +27,7 @@ from skpudle._data.names import fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.training_images import Geometry
 from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.coder import DictionaryTransformer, check_loss, decode_parts
+from skpudle._learners.coder import DictionaryTransformer, decode_parts
 from skpudle._learners.convolutional.model import ConvNetwork
 from skpudle._learners.convolutional.parameters import stride_of
 from skpudle._learners.convolutional.values import known_parameters
@@ -35,7 +35,7 @@ from skpudle._learners.record import Fitted
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle._training.messages import nothing_known
-from skpudle._training.team import current_team
+from skpudle._training.team import refuse_several
 
 # pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17
@@ -91,7 +91,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         """Return images of users from reconstructions of the network."""
         return x
 
-    def _known_choices(self, plan, images, generator, alpha):  # -> ConvParameters, dict, dict
+    def _known_choices(self, plan, images, alpha):  # -> ConvParameters, dict, dict
         """Return the parameters that `partial_fit` goes on from, and fields of model and record.
 
         ``alpha`` is a penalty that was set after the fit, None otherwise.
@@ -109,8 +109,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return sizes(self.atom_shape, 1)
 
     def _reading(self):
-        known = dict(largest=self._loss().largest, channels_first=self.channels_first)
-        return known | {"estimator": self}
+        return {"channels_first": self.channels_first, "estimator": self}
 
     def _read_new(self, X, device, **options):  # -> Images
         images = read_images(
@@ -140,7 +139,6 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
     def _check_known(self):  # -> Plan
         """Raise an error unless it is fitted, with atoms of the present parameters."""
         check_is_fitted(self)
-        check_loss(self, self._training_state)
         self._validate_params()  # they may have been set since `fit`
         plan = self._plan()
         found = self.components_.shape[1 : 1 + len(self._kernel)]
@@ -202,7 +200,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
 
     @torch.no_grad()
     def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
-        """Return images from code maps; for losses other than "gaussian", their expectations.
+        """Return images from code maps.
 
         Parameters
         ----------
@@ -270,11 +268,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         return self._partial_fit(X, y)
 
     def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
-        if not current_team().is_alone:
-            raise ValueError(
-                f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
-                "with several; call fit outside of it."
-            )
+        refuse_several(type(self).__name__)
         gaps = {"allow_nan": self._allows_nan}
         if known:
             self._check_known()
@@ -321,7 +315,7 @@ class ConvLearner(GradientLearner, DictionaryTransformer):
         images, state = data.samples, self._training_state
         given, before = plan.given.alpha, state["given"]["alpha"]
         alpha = None if given in ("auto", before) else float(given)
-        parameters, own, found = self._known_choices(plan, images, generator, alpha)
+        parameters, own, found = self._known_choices(plan, images, alpha)
         geometry = images.geometry._replace(image_size=state["image_size"])
         unit = state["threshold_unit"] if state["data_scale"] else None  # unknown after zeros alone
         own |= dict(threshold_unit=unit, alpha=state["alpha"] if alpha is None else alpha)

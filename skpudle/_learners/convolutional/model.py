@@ -1,26 +1,25 @@
 r"""The model of convolutional learners: encoder and decoder with all their learnable parameters.
 
-The parameters of an atom are one row of numbers: the atom, its separate ones for analysis and
-decoder, its thresholds, the step. The trainer and the optimisers see one tensor, as for any
+The parameters of an atom are one row of numbers: the atom, those of analysis and synthesis in each
+unfolding, its thresholds. The trainer and the optimisers see one tensor, as for any
 dictionary, and atoms are normalised, replaced and stored row by row.
 
 Atoms at every ``s``-th pixel see the image on a grid, and there are ``s`` grids along each axis.
-The mean of the reconstructions from several grids is better than any of them, and a network may be
-trained on that mean.
+The mean of the reconstructions from several grids is better than any of them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from math import isfinite, prod
+from math import prod
 
 import torch
 from torch import Tensor
 
 from skpudle._data.noise import Noise, estimate_noise
 from skpudle._data.training_images import Geometry, TrainingImages
-from skpudle._learners.convolutional.values import ConvParameters, fitted_values, responses
+from skpudle._learners.convolutional.values import ConvParameters, fitted_values
 from skpudle._learners.models import Encoder
 from skpudle._operators._atoms import atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary, ConvLayers
@@ -28,11 +27,6 @@ from skpudle._precision import as_scalars, in_own_precision
 from skpudle._training.messages import warn_of_step
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 from skpudle.search._maps import combine_channels, map_directions
-
-# Unit of the step in a row of parameters, small enough that learning rates for atoms change the
-# step slowly.
-_STEP_UNIT = 0.03
-_SMALLEST_STEP = 1e-6
 
 # Numbers of the layout that follow from the data, or from the atoms of a search.
 _FIXED = "fixed_alpha", "fixed_step", "threshold_unit"
@@ -50,25 +44,20 @@ class RowLayout:
     ----------
     shape : tuple of int
         (n_channels, *kernel).
-    separate : tuple of int
-        Numbers of separate atoms, for each atom: of the analysis, of the decoder, and of all
-        unfoldings but the last. They are free of constraints.
+    n_layers : int
+        Number of unfoldings that have atoms of their own, 0 or all. They are free of constraints.
     n_thresholds : int
         Learned penalties of an atom: 0, 1, or the number of unfoldings.
     noise_unit : float or None
         Unit of the noise for the slopes in a row, if penalties follow the noise.
     shared_threshold : bool
         Whether all atoms share a learned penalty, the mean of their rows'.
-    learn_step : bool
-        Whether the step is learned, as the mean over atoms.
     atom_norm : {"unit", "ball", None}
         The constraint of the atoms.
     fixed_alpha : float
         The penalty, if it is not learned.
     fixed_step : float or None
-        The step, if it is not learned; None derives it from the atoms.
-    n_intercepts : int, default=0
-        Numbers of the intercept, the mean over atoms.
+        The step; None derives it from the atoms.
     threshold_unit : float, default=1.0
         Unit of learned penalties in a row, a power of two. They are in units of the data, and a
         learning rate is not.
@@ -77,42 +66,37 @@ class RowLayout:
     """
 
     shape: tuple[int, ...]
-    separate: tuple[int, int, int]
+    n_layers: int
     n_thresholds: int
     noise_unit: float | None
     shared_threshold: bool
-    learn_step: bool
     atom_norm: str | None
     fixed_alpha: float
     fixed_step: float | None
-    n_intercepts: int = 0
     threshold_unit: float = 1.0
     rank: int | None = None
 
     @cached_property
     def _sizes(self):  # numbers in each part of a row
         atom, slopes = prod(self.shape), self.n_thresholds * (self.noise_unit is not None)
-        atoms = [atom, *(atom * n for n in self.separate)]
-        return [*atoms, self.n_thresholds, slopes, int(self.learn_step), self.n_intercepts]
+        return [atom, *(atom * n for n in self._n_separate), self.n_thresholds, slopes]
+
+    @property
+    def _n_separate(self):  # -> atoms of analysis and, beside the last unfolding, of synthesis
+        return self.n_layers, max(self.n_layers - 1, 0)
 
     def pack(self, parameters):  # ConvParameters -> (n_components, n_parameters)
         """Return one row for each atom."""
-        atoms, *_, alpha, slope, step, intercept = parameters
+        atoms, *_, alpha, slope, _ = parameters
         parts = [atoms.flatten(1)]
-        for n, separate in zip(self.separate, parameters.separate, strict=True):
-            stack = atoms[None] if separate is None else separate
-            if len(stack) != n:  # from one for all to one for each, or back
-                stack = stack.mean(0, keepdim=True).expand(n, *atoms.shape)
+        for n, separate in zip(self._n_separate, parameters.separate, strict=True):
+            stack = atoms.expand(n, *atoms.shape) if separate is None else separate[:n]
             parts.append(stack.transpose(0, 1).flatten(1))
         if self.n_thresholds:
             parts.append(self._thresholds(alpha, atoms))
         if self.n_thresholds and self.noise_unit is not None:
             slope = 0.0 if slope is None else slope * self.noise_unit
             parts.append(self._thresholds(slope, atoms))
-        if self.learn_step:
-            parts.append(atoms.new_tensor(float(step) / _STEP_UNIT).expand(len(atoms), 1))
-        if self.n_intercepts:
-            parts.append(intercept.expand(len(atoms), -1))
         return torch.cat(parts, dim=1)
 
     def _thresholds(self, alpha, atoms):  # -> (n_components, n_thresholds)
@@ -123,7 +107,7 @@ class RowLayout:
 
     def unpack(self, rows):  # (n_components, n_parameters) -> ConvParameters
         """Return the parameters in rows; differentiable."""
-        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        atoms, *separate, alpha, slope = rows.split(self._sizes, dim=1)
         alpha, slope = (part.mT * self.threshold_unit for part in (alpha, slope))
         if self.shared_threshold:
             alpha, slope = (
@@ -131,26 +115,24 @@ class RowLayout:
             )
         stacks = [
             part.unflatten(1, (n, *self.shape)).transpose(0, 1) if n else None
-            for n, part in zip(self.separate, separate, strict=True)
+            for n, part in zip(self._n_separate, separate, strict=True)
         ]
         return ConvParameters(
             atoms.unflatten(1, self.shape),
             *stacks,
             alpha if self.n_thresholds else self.fixed_alpha,
             slope / self.noise_unit if len(slope) else None,
-            step.mean() * _STEP_UNIT if self.learn_step else self.fixed_step,
-            intercept.mean(0) if self.n_intercepts else None,
+            self.fixed_step,
         )
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints."""
-        atoms, *separate, alpha, slope, step, intercept = rows.split(self._sizes, dim=1)
+        atoms, *separate, alpha, slope = rows.split(self._sizes, dim=1)
         if self.rank is not None:
             atoms = project_atoms(atoms.unflatten(1, self.shape), atom_norm=None, rank=self.rank)
             atoms = atoms.flatten(1)
         atoms = project_atoms(atoms, atom_norm=self.atom_norm)  # separate atoms are free
-        positive = alpha.clamp_min(0), slope.clamp_min(0), step.clamp_min(_SMALLEST_STEP)
-        return torch.cat([atoms, *separate, *positive, intercept], dim=1)
+        return torch.cat([atoms, *separate, alpha.clamp_min(0), slope.clamp_min(0)], dim=1)
 
     def replacements(self, rows, atoms):  # current rows, (k, n_channels, *kernel) -> (k, ...)
         """Return rows for new atoms, of any norm, with mean values of all other parameters."""
@@ -162,7 +144,6 @@ class RowLayout:
         }
         size = 1.0 if self.atom_norm else atom_norms(parameters.atoms).mean()
         atoms = project_atoms(atoms, atom_norm="unit", rank=self.rank) * size
-        means |= dict(step=parameters.step, intercept=parameters.intercept)
         return self.pack(ConvParameters(atoms, **means))
 
 
@@ -189,10 +170,9 @@ class ConvNetwork:
         The largest magnitude of a pixel of the clean training images.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive unfoldings.
-    shifts : list of tuple, default=None
-        Grids to average reconstructions of. The reconstruction is then smaller than the image, by a
-        margin in which some atoms that reach a pixel are missing. None: one grid that starts at the
-        first pixel, no margin.
+    shift : tuple of int, default=None
+        Offset of the first position. The reconstruction is then smaller than the image, by a margin
+        in which some atoms that reach a pixel are missing. None: the first pixel, without margin.
     room : tuple of int, default=None
         The largest shift along each axis: images exceed the size that one grid covers by this.
     """
@@ -203,7 +183,7 @@ class ConvNetwork:
     noise: Noise | None = None
     peak: float = 1.0
     lambda_decay: float = 1.0
-    shifts: list | None = None
+    shift: tuple[int, ...] | None = None
     room: tuple[int, ...] | None = None
 
     @property
@@ -216,9 +196,9 @@ class ConvNetwork:
         """Size of an atom."""
         return tuple(self.parameters.atoms.shape[2:])
 
-    def with_grids(self, shifts, room):
-        """Return the same network for other grids."""
-        return replace(self, shifts=shifts, room=room)
+    def with_grid(self, shift, room):
+        """Return the same network for another grid."""
+        return replace(self, shift=shift, room=room)
 
     def of_maps(self):  # -> ConvNetwork, (n_channels, k) or None
         """Return the same network for combinations of channels by the maps of atoms of rank one.
@@ -237,25 +217,19 @@ class ConvNetwork:
     def encode(self, x, *, mask=None, noise_std=None):
         """Return code maps, (n, n_components, *positions).
 
-        With several grids their shape is (n, n_components, n_shifts, *positions). ``noise_std``,
-        (n,), is the noise of the images, replaced by the nearest level of training. None estimates
-        it if thresholds follow it, and else takes the noise of training. The ``mask`` is 0 where
-        pixels are missing; it needs a single grid.
+        ``noise_std``, (n,), is the noise of the images, replaced by the nearest level of training.
+        None estimates it if thresholds follow it, and else takes the noise of training. The
+        ``mask`` is 0 where pixels are missing; it needs the grid without a margin.
         """
         if noise_std is None:
             noise_std = self.noise_of(x)
         if noise_std is not None and self.noise is not None:
             noise_std = noise_std.clamp(self.noise.low, self.noise.high)
-        if self.shifts is None:
+        if self.shift is None:
             return self._unfold(x, noise_std, mask)
-        sizes = [n - room for n, room in zip(x.shape[2:], self.room, strict=True)]
-        windows = [
-            x[(..., *(slice(a, a + n) for a, n in zip(shift, sizes, strict=True)))]
-            for shift in self.shifts
-        ]
-        noise_std = None if noise_std is None else noise_std.repeat(len(windows))
-        z = self._unfold(torch.cat(windows), noise_std)
-        return z.unflatten(0, (len(windows), len(x))).movedim(0, 2)
+        axes = zip(self.shift, x.shape[2:], self.room, strict=True)
+        x = x[(..., *(slice(a, a + n - room) for a, n, room in axes))]
+        return self._unfold(x, noise_std)
 
     @property
     def follows_noise(self):
@@ -289,43 +263,23 @@ class ConvNetwork:
 
     @in_own_precision
     def synthesis(self, z):
-        """Return the mean reconstruction of all grids, (n, n_channels, *size).
-
-        For losses other than least squares it is the natural parameter.
-        """
-        atoms, decoder_atoms = self.parameters.atoms, self.parameters.decoder_atoms
-        decoder = ConvDictionary(atoms if decoder_atoms is None else decoder_atoms[0], self.stride)
-        if self.shifts is None:
-            mean = decoder.synthesis(z)
-        else:
-            images = decoder.synthesis(z.movedim(2, 0).flatten(0, 1))
-            images = images.unflatten(0, (z.shape[2], len(z)))
-            margins = [k - 1 for k in self.atoms.shape[2:]]
-            sizes = [n + room for n, room in zip(images.shape[3:], self.room, strict=True)]
-            ends = [n - m for n, m in zip(sizes, margins, strict=True)]
-            total = 0
-            for image, shift in zip(images, self.shifts, strict=True):
-                axes = zip(margins, ends, shift, strict=True)
-                total = total + image[(..., *(slice(m - a, end - a) for m, end, a in axes))]
-            mean = total / len(self.shifts)
-        intercept = self._intercept()
-        return mean if intercept is None else mean + intercept
-
-    def _intercept(self):  # -> in a shape to add to images
-        intercept = self.parameters.intercept
-        return None if intercept is None else intercept.reshape(-1, *[1] * len(self.stride))
+        """Return reconstructions, (n, n_channels, *size)."""
+        image = ConvDictionary(self.atoms, self.stride).synthesis(z)
+        if self.shift is None:
+            return image
+        axes = zip(self.kernel, image.shape[2:], self.room, self.shift, strict=True)
+        inside = (slice(k - 1 - a, n + room - (k - 1) - a) for k, n, room, a in axes)
+        return image[(..., *inside)]
 
     def _unfold(self, x, noise_std, mask=None):
-        atoms, analysis, _, synthesis, alpha, slope, step, _ = self.parameters
+        atoms, analysis, synthesis, alpha, slope, step = self.parameters
         dictionary = ConvDictionary(atoms, self.stride)
         if synthesis is not None:
             analysis = ConvLayers(analysis, self.stride)
-        elif analysis is not None:
-            analysis = ConvDictionary(analysis[0], self.stride)
         encoder, decay = self.encoder, {"lambda_decay": self.lambda_decay}
         if synthesis is slope is None:
             unfold_or_solve = encoder.at(alpha, step_size=step, analysis=analysis, **decay)
-            return unfold_or_solve(dictionary, x, mask, self._intercept())
+            return unfold_or_solve(dictionary, x, mask)
         step = as_scalars(default_step(dictionary) if step is None else step, atoms)
         how = encoder.n_unfoldings, step
         levels = threshold_levels(dictionary, alpha, *how, shrinkage=encoder.shrinkage, **decay)
@@ -343,7 +297,7 @@ class ConvNetwork:
 class ConvModel:
     """The model that a convolutional learner trains; see `skpudle._training.loop`.
 
-    `DenoiserModel` adds noise and grids.
+    `DenoiserModel` adds noise.
 
     Parameters
     ----------
@@ -380,11 +334,11 @@ class ConvModel:
     curvature = 1.0  # the curvature of least squares
     n_constant_codes = 0  # all rows are atoms
 
-    def network(self, rows, update, **grids):
+    def network(self, rows, update, **of_denoiser):
         """Return the network of an update, its encoder and the penalty."""
         options = {"lambda_decay": self.decay(update)}
         penalty = self.encoder.at(self.alpha, **options).penalty
-        options |= grids
+        options |= of_denoiser
         network = ConvNetwork(self.layout.unpack(rows), self.images.stride, self.encoder, **options)
         return network, ConvNetwork.encode, penalty
 
@@ -394,18 +348,15 @@ class ConvModel:
 
     def replacements(self, rows, samples):
         """Return rows for patches."""
-        intercept = self.layout.unpack(rows).intercept
-        samples = torch.stack(responses(self.encoder.loss, samples, intercept))
         return self.layout.replacements(rows, samples)
 
     def warn_of_step(self, initial, final):
         """Warn if the encoder may diverge with the step, once."""
-        step, (analysis, *_) = self.layout.fixed_step, self.layout.separate
-        curvature = self.encoder.loss.curvature
-        if step is None or self.layout.learn_step or analysis or not isfinite(curvature):
+        step = self.layout.fixed_step
+        if step is None or self.layout.n_layers:
             return
         atoms = (self.layout.unpack(rows).atoms for rows in (initial, final))
-        warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms), curvature)
+        warn_of_step(step, (ConvDictionary(part, self.images.stride) for part in atoms))
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
@@ -427,8 +378,8 @@ class ConvModel:
     def attributes(self, rows):
         """Return the fitted attributes."""
         values, stride = self.layout.unpack(rows), self.images.stride
-        if values.step is None:  # samples have their own steps
-            step = default_step(ConvDictionary(values.atoms, stride), self.encoder.loss)
+        if values.step is None:
+            step = default_step(ConvDictionary(values.atoms, stride))
             values = values._replace(step=step)
         options = dict(shared_threshold=self.layout.shared_threshold, rank=self.layout.rank)
         attributes = fitted_values(values, len(stride), self.geometry, **options)
@@ -437,35 +388,23 @@ class ConvModel:
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserModel(ConvModel):
-    """The model of a denoiser, which sees noisy crops on several grids.
+    """The model of a denoiser, which sees noisy crops.
 
     Parameters
     ----------
     peak : float
         The largest magnitude of a clean pixel, of earlier training too.
-    n_train_shifts : int
-        Grids that an update draws.
-    generator : torch.Generator
-        Generator of the grids.
     """
 
     peak: float
-    n_train_shifts: int
-    generator: torch.Generator
 
     def network(self, rows, update):
-        """Return the network of an update, on random grids, its encoder and the penalty."""
+        """Return the network of an update, its encoder and the penalty."""
         options = {"noise": Noise.of(self.images.noise_std)}
-        if not any(self.images.margin):
-            return super().network(rows, update, **options)
-        grids = [(0,) * len(self.images.stride)]
-        if self.n_train_shifts > 1:
-            grids = all_shifts(self.images.stride)
-            order = torch.randperm(len(grids), generator=self.generator, device="cpu")
-            grids = [grids[i] for i in order[: self.n_train_shifts].tolist()]
-        options |= dict(shifts=grids, room=self.images.room)
-        network, encode, penalty = super().network(rows, update, **options)
-        return network, encode, penalty / len(grids)  # penalty of the mean over grids
+        if any(self.images.margin):
+            first = (0,) * len(self.images.stride)
+            options |= dict(shift=first, room=first)
+        return super().network(rows, update, **options)
 
     def attributes(self, rows):
         """Return the fitted attributes."""

@@ -13,13 +13,12 @@ from skpudle._learners.base import GradientLearner
 from skpudle._learners.convolutional.model import ConvModel, RowLayout
 from skpudle._learners.models import Decay, Encoder, fixed
 from skpudle._learners.plan import Plan
-from skpudle._losses import loss_named
 
 # Pixels between neighbouring copies of an atom in pictures.
 _STRIDE = 4
 
-# Pixels of a part of a batch, counted once for each grid: large enough for efficient products,
-# small enough for the codes of all unfoldings.
+# Pixels of a part of a batch: large enough for efficient products, small enough for the codes of
+# all unfoldings.
 _PIXELS = 2**16
 # Root mean squares of pixels from 1 / (2 * _MIDDLE) to 1 / _MIDDLE keep the unit 1.
 _MIDDLE = 2**0.5
@@ -43,7 +42,6 @@ SHARED = {name: GradientLearner._parameter_constraints[name] for name in _OF_TRA
 # Values of the network's parameters that a learner lacks.
 _DEFAULTS = dict(
     loss="gaussian",
-    n_trials=1,
     step_size="auto",
     lambda_decay=1.0,
     shrinkage="soft",
@@ -51,9 +49,7 @@ _DEFAULTS = dict(
     rank=None,
     atom_norm="unit",
     learn_threshold=None,
-    learn_step=False,
     separate_atoms=None,
-    n_train_shifts=1,
     learning_rate=None,
     n_iter_no_change=5,
 )
@@ -103,13 +99,14 @@ class ConvPlan(Plan):
         """
         kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
         check_sizes(kernel, stride)
-        loss, debias = loss_named(given.loss, given.n_trials), fixed(given.debias)
-        options = dict(loss=loss, debias=debias or 0.0)
+        debias = fixed(given.debias)
         return cls(
             given=given,
             kernel=kernel,
             stride=stride,
-            encoder=Encoder(n_unfoldings, given.shrinkage, given.positive_code, **options),
+            encoder=Encoder(
+                n_unfoldings, given.shrinkage, given.positive_code, debias=debias or 0.0
+            ),
             gradient=gradient,
             name=gradient,
             decay=Decay.of(given.lambda_decay),
@@ -121,20 +118,15 @@ class ConvPlan(Plan):
     def layout(self, parameters, noise_unit, threshold_unit):  # -> RowLayout
         """Return the layout of rows of these parameters."""
         given, n = self.given, self.encoder.n_unfoldings or 0
-        separate = {"analysis": (1, 0, 0), "decoder": (0, 1, 0), "both": (1, 1, 0)}
-        separate |= {"unfolding": (n, 0, n - 1), None: (0, 0, 0)}
-        intercept = parameters.intercept
         return RowLayout(
             tuple(parameters.atoms.shape[1:]),
-            separate=separate[given.separate_atoms],
+            n_layers=n if given.separate_atoms == "unfolding" else 0,
             noise_unit=noise_unit,
             n_thresholds={None: 0, "unfolding": n}.get(given.learn_threshold, 1),
             shared_threshold=given.learn_threshold == "one",
-            learn_step=given.learn_step,
             atom_norm=given.atom_norm,
             fixed_alpha=parameters.alpha,
             fixed_step=parameters.step,
-            n_intercepts=0 if intercept is None else len(intercept),
             threshold_unit=threshold_unit,
             rank=given.rank,
         )
@@ -167,8 +159,7 @@ class ConvPlan(Plan):
         scale = images.mean_square()
         if threshold_unit is None:
             pixel = (scale / (len(images.images[0]) * prod(images.crop))) ** 0.5
-            counts = parameters.intercept is not None
-            threshold_unit = 1.0 if counts else 2.0 ** frexp(_MIDDLE * pixel)[1]
+            threshold_unit = 2.0 ** frexp(_MIDDLE * pixel)[1]
         layout = self.layout(parameters, Noise.of(images.noise_std).unit, threshold_unit)
         model = self.kind(
             rule=self.rule(self.gradient),
@@ -178,7 +169,7 @@ class ConvPlan(Plan):
             geometry=geometry,
             decay=self.decay.at_last,
             data_scale=scale,
-            part_size=max(1, _PIXELS // (prod(images.crop) * self.given.n_train_shifts)),
+            part_size=max(1, _PIXELS // prod(images.crop)),
             **own,
         )
         return model, layout.pack(parameters)

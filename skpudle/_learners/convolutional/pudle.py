@@ -23,7 +23,7 @@ from skpudle._learners.convolutional.learner import ConvLearner, covered, parts_
 from skpudle._learners.convolutional.model import ConvModel
 from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of, stride_of
 from skpudle._learners.convolutional.search import AtomSearch, problem_of
-from skpudle._losses import LOSSES, FromMeans
+from skpudle._losses import FromMeans, Gaussian
 from skpudle._precision import training_mode
 from skpudle._training.messages import warn_of_l0
 from skpudle.search._conv_epoch import as_pictures
@@ -72,7 +72,7 @@ class DictionaryPlan(ConvPlan):
         trains = given.gradient != "auto" or not (lasso and searches)
         depth, gradient = given.n_unfoldings, given.gradient
         if depth == "auto":
-            depth = _UNFOLDINGS if trains or given.loss != "gaussian" else None
+            depth = _UNFOLDINGS if trains else None
         if gradient == "auto":  # converged codes are not differentiated
             gradient = "dec" if depth is None else "ae-ls"
         _check(given, depth, gradient)
@@ -98,24 +98,12 @@ class DictionaryPlan(ConvPlan):
             yield ("debias",), "codes of the lasso, n_unfoldings=None"
         if len(data.samples.images[0]) == 1:
             yield ("rank",), "signals with more than one channel"
-        if self.given.loss != "binomial":
-            yield ("n_trials",), "loss='binomial'"
 
 
 def _check(given, n_unfoldings, gradient):
     """Raise ValueError if parameters contradict each other."""
-    if given.loss != "gaussian" and not np.array_equal(given.channel_noise, "equal"):
-        raise ValueError(
-            f"channel_noise={given.channel_noise!r:.50}, but channels of counts have equal units. "
-            "Pass channel_noise='equal', or loss='gaussian'."
-        )
     if n_unfoldings is not None:
         return
-    if given.loss != "gaussian":
-        raise ValueError(
-            f"Codes are solved for (n_unfoldings=None) with loss='gaussian'; with "
-            f"loss={given.loss!r} pass n_unfoldings=15, for example."
-        )
     if given.alpha == 0:
         raise ValueError(
             "Converged codes (n_unfoldings=None) exist for a positive alpha, got 0; pass "
@@ -128,13 +116,11 @@ def _check(given, n_unfoldings, gradient):
         )
 
 
-def _deviance_of_pixels(loss, network, x, known):
-    """Return the deviance of all pixels of images, each held out once.
+def _error_of_pixels(network, x, known):
+    """Return the squared error of all pixels of images, each held out once.
 
     Parameters
     ----------
-    loss : object of `skpudle._losses`
-        The loss.
     network : ConvNetwork
         Encoder and decoder, on one grid.
     x : Tensor of shape (n, n_channels, *size)
@@ -147,8 +133,8 @@ def _deviance_of_pixels(loss, network, x, known):
     total = 0.0
     for i in range(_TURNS):
         seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
-        natural = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
-        total = total + (2 * loss.half_deviance(wide(natural), wide(x)) * hidden).sum()
+        predicted = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + ((wide(x) - wide(predicted)).square() * hidden).sum()
     return float(total)
 
 
@@ -177,8 +163,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in the units of the data. "auto" is a tenth of the median over images
-        of the largest correlation with an initial atom; for other losses it is at least twice the
-        standard deviation of the noise of a correlation. For codes of the lasso it is at least
+        of the largest correlation with an initial atom. For codes of the lasso it is at least
         ``sigma * sqrt(2 log n)``, with the estimated noise ``sigma`` and the number ``n`` of
         places of an atom; signals estimate ``sigma`` again after the search, from correlations of
         atoms and residual, and search again if it is larger. Held-out images choose between it and
@@ -190,19 +175,10 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         The gradient to train by; see `PUDLEDictionaryLearning`. Naming one requests training.
         "auto" is "ae-ls", and "dec" for converged codes.
 
-    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
-        Distribution of the data, as in `PUDLEDictionaryLearning`: numbers, counts, or successes of
-        ``n_trials`` (unsigned integers are then not taken as fractions). The baseline,
-        ``intercept_``, is a number for each channel. The search works on stabilised counts, as for
-        rows; converged codes need "gaussian".
-
-    n_trials : float, default=1
-        Number of trials of the binomial loss; with 1, data are binary or fractions.
-
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder. None: converged codes of the lasso, by coordinate
         descent, which training does not differentiate (its gradient is then "dec"). "auto" is None
-        after a search without training (15 with other losses), and 15 otherwise.
+        after a search without training, and 15 otherwise.
 
     debias : float or "auto", default="auto"
         Share of the lasso's bias to remove from codes, as in `PUDLEDictionaryLearning`; "auto" is
@@ -226,7 +202,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Standard deviation of the noise of each channel. The fit is in units of it, and so are
         ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``, maps and reconstructions
         are in the units of the data. "auto" estimates it from differences of neighbours. "equal":
-        all channels have the same units, as counts have.
+        all channels have the same units.
 
     optimizer : {"adam", "sgd"} or callable, default="adam"
         How the gradient changes the atoms, with a learning rate of 1e-3. A callable takes
@@ -287,9 +263,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     channel_noise_ : ndarray of shape (n_channels,)
         Standard deviation of the noise of each channel, unless ``channel_noise="equal"``.
-
-    intercept_ : ndarray of shape (n_channels,)
-        The baseline, for losses other than "gaussian".
 
     n_components_, size_path_, penalty_path_, device_
         As in `PUDLEDictionaryLearning`.
@@ -370,7 +343,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     noise_std_: float
     search_alpha_: float
     step_size_: float
-    intercept_: np.ndarray
     n_components_: int
     size_path_: Bunch
     penalty_path_: Bunch
@@ -392,8 +364,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         stride: int | tuple[int, ...] | Literal["auto"] = "auto",
         alpha: float | Literal["auto"] = "auto",
         gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
-        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
-        n_trials: float = 1,
         n_unfoldings: int | Literal["auto"] | None = "auto",
         debias: float | Literal["auto"] = "auto",
         positive_code: bool = False,
@@ -413,8 +383,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.stride = stride
         self.alpha = alpha
         self.gradient = gradient
-        self.loss = loss
-        self.n_trials = n_trials
         self.n_unfoldings = n_unfoldings
         self.debias = debias
         self.positive_code = positive_code
@@ -431,8 +399,6 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     _parameter_constraints = SHARED | {
         "n_components": [COUNT, StrOptions({"auto"})],
-        "loss": [StrOptions(set(LOSSES))],
-        "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [COUNT, StrOptions({"auto"}), None],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "rank": [Options(Integral, {1}), None],
@@ -481,7 +447,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             noise = given_channel_noise(self.channel_noise, images)
             images = images.map(lambda x: x / self._units(noise, x))
         whole = images.kind == "rows"
-        cropping = Cropping(plan.kernel, plan.stride, "auto", whole, shifted=False, margin=False)
+        cropping = Cropping(plan.kernel, plan.stride, "auto", whole, margin=False)
         geometry = geometry._replace(channel_noise=noise)
         return TrainingImages(images.singles(), None, geometry, cropping)
 
@@ -507,7 +473,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         problem = problem_of(self._plan(), data.samples, float(fitted.model.alpha))
         return problem, as_pictures(fitted.model.layout.unpack(fitted.rows).atoms)
 
-    def _known_choices(self, plan, images, generator, alpha):  # -> ConvParameters, dict, dict
+    def _known_choices(self, plan, images, alpha):  # -> ConvParameters, dict, dict
         state = self._training_state
         coding = state.get("coding") if alpha is None else None
         if coding:  # codes have another penalty than training
@@ -528,7 +494,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         return images if noise is None else images.map(lambda x: x / self._units(noise, x))
 
     def _to_images(self, x):
-        x, noise = self._loss().mean(x), getattr(self, "channel_noise_", None)
+        noise = getattr(self, "channel_noise_", None)
         return x if noise is None else x * self._units(noise, x)
 
     def _network(self, plan, like):
@@ -539,7 +505,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     def _encode_complete(self, network, x):
         directions = None
-        if self.rank is not None and network.parameters.intercept is None:
+        if self.rank is not None:
             network, directions = network.of_maps()
         x = x if directions is None else combine_channels(x, directions)
         return super()._encode_complete(network, x)
@@ -561,19 +527,19 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         Returns
         -------
         float
-            The explained share of the deviance (for ``loss="gaussian"`` of the squared error) of
-            hidden pixels, against the mean of each channel; at most 1.
+            The explained share of the squared error of hidden pixels, against the mean of each
+            channel; at most 1.
         """
         images, network = self._read_and_build(X)
-        loss, deviance = self._loss(), 0.0
+        error = 0.0
         cover = partial(covered, kernel=self._kernel, stride=stride_of(self))
         for x in images.tensors:
             known = cover(torch.ones_like(x[0, 0]))
             for part in parts_of_images(cover(x)):
-                deviance += _deviance_of_pixels(loss, network, part, known)
+                error += _error_of_pixels(network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = FromMeans.of(Samples(wide(pixels)), loss).total(loss)
-        return 1 - deviance / total if total else 0.0
+        total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
+        return 1 - error / total if total else 0.0
 
     @torch.no_grad()
     def choose_alpha(

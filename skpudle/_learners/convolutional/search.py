@@ -10,14 +10,10 @@ import torch
 from skpudle._data.arrays import unit_of
 from skpudle._learners.convolutional.values import (
     auto_penalty,
-    baseline,
     initial_atoms,
     initial_parameters,
-    noise_of,
-    responses,
     universal_threshold,
 )
-from skpudle._learners.counts import settled_baseline
 from skpudle._learners.record import Fitted
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._conv_epoch import ConvProblem, as_pictures
@@ -28,8 +24,8 @@ from skpudle.search._maps import (
     refine_products,
     spread_channels,
 )
-from skpudle.search._search import is_done
-from skpudle.search.choose import penalty_path, search_above_noise, try_sizes
+from skpudle.search.choose import try_sizes
+from skpudle.search.find import penalty_path, search_above_noise
 from skpudle.search.held_out import hold_out
 
 # pixels of a piece: its correlations with some atoms stay in a cache
@@ -107,7 +103,7 @@ def pieces_of(images, kernel, stride):  # -> Pieces
     return Pieces(images.images, windows_of(images.images, kernel, stride))
 
 
-def problem_of(plan, images, alpha, intercept=None):  # -> ConvProblem
+def problem_of(plan, images, alpha):  # -> ConvProblem
     """Return the problem of a search for atoms of images.
 
     Parameters
@@ -118,12 +114,10 @@ def problem_of(plan, images, alpha, intercept=None):  # -> ConvProblem
         The images.
     alpha : float
         Penalty.
-    intercept : Tensor of shape (n_channels,), default=None
-        The `baseline`.
     """
     pieces, flat = pieces_of(images, plan.kernel, plan.stride), (1,) * (2 - len(plan.kernel))
     mask = None if images.masks is None else as_pictures(pieces.stacked(images.masks))
-    seen = torch.stack(responses(plan.encoder.loss, pieces, intercept))
+    seen = pieces.stacked()
     # a power of two, which divides data and penalty in the search
     unit = unit_of(float(seen.double().square().mean()) * prod(plan.kernel))
     return ConvProblem(
@@ -137,23 +131,23 @@ def problem_of(plan, images, alpha, intercept=None):  # -> ConvProblem
     )
 
 
-def _products_of(problem, state, pieces, directions):  # -> (n_components, n_channels, h, w)
+def _products_of(problem, found, pieces, directions):  # -> (n_components, n_channels, h, w)
     """Return the atoms of rank one next to the atoms of a search.
 
     Parameters
     ----------
     problem : ConvProblem
         The problem of the search.
-    state : SearchState
-        Its last state.
+    found : Found
+        Its result.
     pieces : Pieces
         The images in all channels.
     directions : Tensor of shape (n_channels, n_directions) or None
         The combinations of channels that the problem has.
     """
-    rows = spread_rows(len(problem.x), -(-len(problem.x) // state.stride))
-    part = replace(problem.of_rows(rows), alpha=state.alpha)
-    return refine_products(part, state.found[0], pieces.part(rows, problem.unit), directions)
+    rows = spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
+    part = replace(problem.of_rows(rows), alpha=found.alpha)
+    return refine_products(part, found.atoms, pieces.part(rows, problem.unit), directions)
 
 
 class AtomSearch:
@@ -174,19 +168,16 @@ class AtomSearch:
     """
 
     def __init__(self, plan, images, generator, n_components, *, searches):
-        loss, rank = plan.encoder.loss, plan.given.rank
         self._plan, self._images, self._generator = plan, images, generator
-        self._of_loss = loss, baseline(loss, images)
-        self._intercept = self._of_loss[1]
         self._directions, self._seen, self._size_path = None, images, None
-        if rank is not None and searches and images.masks is None and self._intercept is None:
+        if plan.given.rank is not None and searches and images.masks is None:
             self._directions = self._pieces.principal_directions(n_components)
         if self._directions is not None:
             self._seen = images.mapped(
                 lambda image: combine_channels(image[None], self._directions)[0]
             )
         shape = n_components, self._seen.images[0].shape[0], *plan.kernel
-        atoms = initial_atoms(self._seen, plan.start, shape, generator, *self._of_loss)
+        atoms = initial_atoms(self._seen, plan.start, shape, generator)
         self.atoms = project_atoms(atoms.contiguous())
         self._penalty = self._initial_penalty()
         self._search_alpha = float(self._penalty) if searches else None
@@ -199,34 +190,32 @@ class AtomSearch:
         alpha = self._plan.given.alpha
         if alpha != "auto":
             return alpha
-        alpha = auto_penalty(self._seen, self.atoms, 0.0, *self._of_loss)
-        if not self._plan.codes_follow_data or self._intercept is not None:
+        alpha = auto_penalty(self._seen, self.atoms, 0.0)
+        if not self._plan.codes_follow_data:
             return alpha
         return max(alpha, universal_threshold(self._images, self._plan.kernel))
 
-    def fitted(self, atoms, intercept=None, **found):  # (n, n_channels, *kernel) -> Fitted
+    def fitted(self, atoms, **found):  # (n, n_channels, *kernel) -> Fitted
         """Return the record of a fit with these atoms, of all channels or of their combinations."""
         plan, images = self._plan, self._images
         atoms = atoms.reshape(len(atoms), -1, *plan.kernel).to(self.atoms)
         if atoms.shape[1] != len(images.images[0]):
             atoms = spread_channels(atoms, self._directions.to(atoms))
         atoms = project_atoms(atoms, atom_norm=None, rank=plan.given.rank)
-        intercept = self._intercept if intercept is None else intercept
-        parameters = initial_parameters(plan, atoms, self._penalty, intercept=intercept)
+        parameters = initial_parameters(plan, atoms, self._penalty)
         model, rows = plan.model(parameters, images, images.geometry, alpha=parameters.alpha)
         known = dict(search_alpha=self._search_alpha, size_path=self._size_path)
         return Fitted(model=model, rows=rows, **known | found)
 
     def _problem(self):
-        alpha = float(self._penalty) / noise_of(*self._of_loss)
-        return problem_of(self._plan, self._seen, alpha, self._intercept)
+        return problem_of(self._plan, self._seen, float(self._penalty))
 
     def choose_number(self, run):
         """Choose the number of atoms, and continue with the atoms of that number."""
 
         def start(n):
             shape = (n, *self.atoms.shape[1:])
-            begun = initial_atoms(self._seen, "search", shape, self._generator, *self._of_loss)
+            begun = initial_atoms(self._seen, "search", shape, self._generator)
             return as_pictures(begun)
 
         def attributes_of(trial):
@@ -239,41 +228,31 @@ class AtomSearch:
 
     def find(self, run):  # -> Fitted
         """Search, refine the atoms, and choose the penalty of codes."""
-        given, unbiased = self._plan.given, self._intercept is None
+        given = self._plan.given
         problem = hold_out(self._problem(), fixed=given.alpha != "auto")
 
-        def attributes_of(state):
-            return run.attributes_of(self.fitted(state.found[0], losses=state.losses))
+        def attributes_of(found):
+            return run.attributes_of(self.fitted(found.atoms, losses=found.losses))
 
         start = as_pictures(self.atoms)
-        state = run.search(problem, start, attributes_of)
-        complete = unbiased and self._images.masks is None
+        found = run.search(problem, start, attributes_of)
+        complete = self._images.masks is None
         of_noise = given.alpha == "auto" and len(self._plan.kernel) == 1 and complete
-        if of_noise and is_done(state):
-            level = partial(search_above_noise, problem, start, state)
-            now = partial(attributes_of, state)
-            problem, state = run.make_step("level of the noise", level, now)
-        now = partial(attributes_of, state)
+        if of_noise and found.is_done:
+            level = partial(search_above_noise, problem, start, found)
+            now = partial(attributes_of, found)
+            problem, found = run.make_step("level of the noise", level, now)
+        now = partial(attributes_of, found)
         if given.rank is not None:
-            refine = partial(_products_of, problem, state, self._pieces, self._directions)
+            refine = partial(_products_of, problem, found, self._pieces, self._directions)
             fitted = self.fitted(run.make_step("maps and waveforms", refine, now))
         else:
-            fitted = self.fitted(run.refit(problem, state, now))
-        if not unbiased:
-            fitted = run.make_step("baseline", partial(self._settled, fitted), now)
-        unit = problem.unit * noise_of(*self._of_loss)
-        path = penalty_path(problem, state.path, unit)
-        fitted = replace(fitted, search_alpha=state.alpha * unit, penalty_path=path)
-        if is_done(state) and problem.held_out is not None and self._plan.codes_follow_data:
-            unseen = project_atoms(state.unseen, rank=given.rank)
-            options = dict(debias=self._plan.debias, place=state.trials[0].prediction.place)
+            fitted = self.fitted(run.refit(found, now))
+        path = penalty_path(problem, found.path, problem.unit)
+        fitted = replace(fitted, search_alpha=found.alpha * problem.unit, penalty_path=path)
+        if found.is_done and problem.held_out is not None and self._plan.codes_follow_data:
+            unseen = project_atoms(found.trial.judged, rank=given.rank)
+            options = dict(debias=self._plan.debias, place=found.trial.prediction.place)
             coding = run.choose_coding(problem.held_out, unseen, problem.unit, now, **options)
             fitted = replace(fitted, coding=coding)
         return fitted
-
-    def _settled(self, fitted):  # -> Fitted, with the best baseline
-        pieces, masks = self._pieces, self._images.masks
-        known = pieces.stacked(), None if masks is None else pieces.stacked(masks)
-        atoms = fitted.model.layout.unpack(fitted.rows).atoms
-        network, *_ = fitted.model.network(fitted.rows, 0)
-        return self.fitted(atoms, settled_baseline(network, *known))

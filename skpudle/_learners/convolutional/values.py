@@ -12,7 +12,6 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.noise import estimate_noise
 from skpudle._data.training_images import initial_kernels, patches_by_energy
-from skpudle._learners.counts import least_penalty
 from skpudle._operators._atoms import factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding._unfold import default_step
@@ -28,7 +27,6 @@ _PLACES = 2**14
 _SEPARATE_ATOMS = (
     "components_",
     "analysis_components_",
-    "decoder_components_",
     "synthesis_components_",
 )
 # attributes of atoms of rank one
@@ -42,35 +40,29 @@ class ConvParameters(NamedTuple):
     ----------
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         The dictionary.
-    analysis_atoms : Tensor of shape (1 or n_unfoldings, n_components, n_channels, *kernel), or None
-        Separate atoms of the analysis, for all unfoldings or for each.
-    decoder_atoms : Tensor of shape (1, n_components, n_channels, *kernel), or None
-        Separate atoms of the last synthesis.
+    analysis_atoms : Tensor of shape (n_unfoldings, n_components, n_channels, *kernel), or None
+        Atoms of analysis of each unfolding, if each has its own.
     synthesis_atoms : Tensor of shape (n_unfoldings - 1, n_components, ...), or None
         Atoms of synthesis of all unfoldings but the last, if each has its own.
     alpha : Tensor of shape (n_thresholds, n_components) or float
         Penalties (thresholds of hard shrinkage) of each unfolding, or one row for all.
     alpha_slope : Tensor of that shape or None
         Increase of ``alpha`` for each unit of the noise.
-    step : Tensor of shape () or float or None
+    step : float or None
         The step; None derives it from the atoms.
-    intercept : Tensor of shape (n_channels,) or None
-        Added to every reconstruction, for losses other than least squares.
     """
 
     atoms: Tensor
     analysis_atoms: Tensor | None = None
-    decoder_atoms: Tensor | None = None
     synthesis_atoms: Tensor | None = None
     alpha: Tensor | float = 0.0
     alpha_slope: Tensor | None = None
-    step: Tensor | float | None = None
-    intercept: Tensor | None = None
+    step: float | None = None
 
     @property
     def separate(self):
-        """The separate atoms of the analysis, the decoder and all unfoldings except the last."""
-        return self[1:4]
+        """The atoms of analysis and, without the last unfolding, of synthesis."""
+        return self[1:3]
 
 
 def _outside(atoms, n_axes, channel_axis, noise=None):  # -> the public attribute
@@ -135,17 +127,11 @@ def known_parameters(attributes, n_axes, like):
         None if value is None else _inside(value, **options)
         for value in map(attributes.get, _SEPARATE_ATOMS)
     )
-    separate = (
-        stack[None] if stack is not None and stack.ndim == atoms.ndim else stack
-        for stack in separate
-    )
     alpha, slope = (
         to_tensor(value).to(like).reshape(-1, n_components) if np.ndim(value) else value
         for value in (attributes["alpha_"], attributes.get("alpha_slope_"))
     )
-    intercept = attributes.get("intercept_")
-    intercept = None if intercept is None else to_tensor(intercept).to(like)
-    return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"), intercept)
+    return ConvParameters(atoms, *separate, alpha, slope, attributes.get("step_size_"))
 
 
 def _threshold(alpha, *, shared):  # -> the fitted attribute ``alpha_``
@@ -157,12 +143,9 @@ def _threshold(alpha, *, shared):  # -> the fitted attribute ``alpha_``
 
 def fitted_values(parameters, n_axes, geometry, *, shared_threshold, rank=None):
     """Return the fitted attributes of parameters, the inverse of `known_parameters`."""
-    *atoms, alpha, slope, step, intercept = parameters
+    *atoms, alpha, slope, step = parameters
     _, *how = geometry  # axis and noise of channels
-    outside, in_layers = [_outside(atoms[0], n_axes, *how)], atoms[-1] is not None
-    for stack in atoms[1:]:
-        part = stack if stack is None or in_layers else stack[0]
-        outside.append(None if part is None else _outside(part, n_axes, *how))
+    outside = [None if stack is None else _outside(stack, n_axes, *how) for stack in atoms]
     factors, noise = (None, None), geometry.channel_noise
     if rank is not None:
         maps, waveforms = factor_atoms(atoms[0])
@@ -172,62 +155,10 @@ def fitted_values(parameters, n_axes, geometry, *, shared_threshold, rank=None):
         "alpha_": _threshold(alpha, shared=shared_threshold),
         "alpha_slope_": _threshold(slope, shared=shared_threshold),
         "step_size_": None if step is None else float(step),
-        "intercept_": None if intercept is None else to_numpy(intercept),
     }
 
 
-def baseline(loss, images):
-    """Return the intercept that makes expectations the means of the known pixels.
-
-    Parameters
-    ----------
-    loss : object of `skpudle._losses`
-        The distribution of images around a reconstruction.
-    images : TrainingImages
-        The images.
-
-    Returns
-    -------
-    Tensor of shape (n_channels,) or None
-        None for least squares, which have no intercept.
-    """
-    if not loss.has_baseline:
-        return None
-    masks = images.masks or [torch.ones_like(image) for image in images.images]
-    known = (x * mask for x, mask in zip(images.images, masks, strict=True))
-    total, n_known = (sum(x.flatten(1).sum(1) for x in parts) for parts in (known, masks))
-    return loss.natural((total + 0.5) / (n_known + 1))
-
-
-def responses(loss, images, intercept):
-    """Stabilise counts: almost linear in natural parameters, with variance 1.
-
-    Parameters
-    ----------
-    loss : object of `skpudle._losses`
-        The distribution of images around a reconstruction.
-    images : iterable of Tensor of shape (n_channels, *size)
-        The images; for least squares they are returned unchanged.
-    intercept : Tensor of shape (n_channels,) or None
-        The `baseline`, stabilised to 0.
-
-    Returns
-    -------
-    list of Tensor
-        The stabilised images.
-    """
-    if intercept is None:
-        return list(images)
-    base = loss.response(loss.mean(intercept))
-    return [loss.response(x) - base.reshape(-1, *[1] * (x.ndim - 1)) for x in images]
-
-
-def noise_of(loss, intercept):
-    """Return the standard deviation of data at the `baseline`, 1 for least squares."""
-    return 1.0 if intercept is None else float(loss.variance(loss.mean(intercept)).mean().sqrt())
-
-
-def initial_atoms(images, dict_init, shape, generator, loss, intercept):
+def initial_atoms(images, dict_init, shape, generator):
     """Return the atoms that a search or training starts from.
 
     Parameters
@@ -240,10 +171,6 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
         (n_components, n_channels, *kernel).
     generator : torch.Generator
         Random numbers.
-    loss : object of `skpudle._losses`
-        The distribution of images around a reconstruction.
-    intercept : Tensor of shape (n_channels,) or None
-        The `baseline` of the images.
 
     Returns
     -------
@@ -253,11 +180,9 @@ def initial_atoms(images, dict_init, shape, generator, loss, intercept):
     n_components, n_channels, *kernel = shape
     channel_axis = images.geometry.channel_axis
     if isinstance(dict_init, str) and dict_init == "search":
-        seen = responses(loss, images.images, intercept)
-        return patches_by_energy(seen, shape[1:], n_components, generator)
+        return patches_by_energy(images.images, shape[1:], n_components, generator)
     if isinstance(dict_init, str):
-        seen = responses(loss, images.images, intercept)
-        return initial_kernels(seen, shape[1:], n_components, dict_init, generator)
+        return initial_kernels(images.images, shape[1:], n_components, dict_init, generator)
     options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
     atoms = check_array(dictionary_of(dict_init), **options)
     expected = (n_components, *kernel, *[n_channels][:channel_axis])
@@ -287,7 +212,7 @@ def universal_threshold(images, kernel):
     return float(noise.median()) * sqrt(2 * log(max(n, 2)))
 
 
-def auto_penalty(images, atoms, noise_std, loss, intercept):
+def auto_penalty(images, atoms, noise_std):
     """Return the penalty of ``alpha="auto"``.
 
     Parameters
@@ -298,10 +223,6 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
         Initial atoms.
     noise_std : float
         The noise that training adds to images, 0 for none.
-    loss : object of `skpudle._losses`
-        The distribution of images around a reconstruction.
-    intercept : Tensor of shape (n_channels,) or None
-        The `baseline` of the images.
 
     Returns
     -------
@@ -310,8 +231,7 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
     """
     if noise_std:
         return _NOISE * noise_std
-    dictionary, noise = ConvDictionary(atoms, images.stride), noise_of(loss, intercept)
-    seen = responses(loss, map(images.covered, images.images), intercept)
+    dictionary = ConvDictionary(atoms, images.stride)
     k, s = atoms.shape[-1], images.stride[-1]
 
     reach = (_PLACES - 1) * s + k
@@ -323,18 +243,14 @@ def auto_penalty(images, atoms, noise_std, loss, intercept):
                     for start in range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
                 ]
             ).max()
-            for image in seen
+            for image in map(images.covered, images.images)
         ]
     )
     largest = largest[largest > 0]
-    alpha = _ALPHA * (float(largest.median()) if len(largest) else 1.0)
-    if intercept is None:
-        return alpha
-    # here a row is the part of an image under one atom
-    return max(noise * alpha, least_penalty(noise, atoms[0].numel()))
+    return _ALPHA * (float(largest.median()) if len(largest) else 1.0)
 
 
-def initial_parameters(plan, atoms, alpha, *, noise_unit=None, intercept=None):
+def initial_parameters(plan, atoms, alpha, *, noise_unit=None):
     """Return the parameters that training starts from; a step of None follows the atoms.
 
     Parameters
@@ -347,8 +263,6 @@ def initial_parameters(plan, atoms, alpha, *, noise_unit=None, intercept=None):
         The penalty, or the threshold of hard shrinkage.
     noise_unit : float, default=None
         Unit of the noise, if thresholds follow it.
-    intercept : Tensor of shape (n_channels,), default=None
-        The `baseline`.
 
     Returns
     -------
@@ -357,7 +271,7 @@ def initial_parameters(plan, atoms, alpha, *, noise_unit=None, intercept=None):
     """
     given, step_size = plan.given, plan.step_size
     in_layers = given.separate_atoms == "unfolding"  # atoms of an unfolding include its step
-    if step_size is None and (given.learn_step or in_layers):
+    if step_size is None and in_layers:
         step_size = float(default_step(ConvDictionary(atoms, plan.stride)))
     if in_layers:  # root in both factors: entries of equal size
         alpha *= step_size**0.5 if given.shrinkage == "soft" else step_size**-0.5
@@ -365,6 +279,4 @@ def initial_parameters(plan, atoms, alpha, *, noise_unit=None, intercept=None):
     slope = None
     if noise_unit is not None:
         alpha, slope = 0.0, float(alpha) / noise_unit
-    return ConvParameters(
-        atoms, alpha=float(alpha), alpha_slope=slope, step=step_size, intercept=intercept
-    )
+    return ConvParameters(atoms, alpha=float(alpha), alpha_slope=slope, step=step_size)
