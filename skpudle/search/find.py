@@ -191,7 +191,8 @@ def next_penalty(trials, problem):  # -> float or None
     mixes = problem.held_out.mixes
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
     downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
-    alpha, smaller = trials[-1].alpha * _LARGER, min(t.alpha for t in trials) * _SMALLER
+    alpha, smaller = trials[-1].alpha * _LARGER, min(t.alpha for t in trials)
+    smaller *= _SMALLER if first.alpha <= problem.alpha else 1 / _LARGER
     goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=_total), problem.held_out)
     if len(downs) == 1 and alpha <= largest and goes_up:
         return alpha
