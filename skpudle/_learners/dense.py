@@ -761,8 +761,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if noise is fitted.noise:
             return fitted
         begun = _Beginning(plan, samples, noise)
-        again = begun.fitted(begun.first_atoms(len(fitted.rows), run.generator))
-        again = replace(again, size_path=fitted.size_path)
+        atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
+        again = begun.fitted(atoms, size_path=fitted.size_path)
         return _search(plan, begun, again, data, run)
 
     def _begin(self, plan, data, generator):  # -> FittedRows

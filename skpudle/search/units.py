@@ -40,8 +40,8 @@ from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search.held_out import hide_in_turn, match_equal_rows
 from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.held_out import hide_in_turn, match_equal_rows
 from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
@@ -82,7 +82,7 @@ _LEAST_ROWS, _FEW = 60, 4
 # change that ends rounds.
 _SETTLES, _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 100, 8, 4, 8, 3, 0.05
 # Factors on the penalty of codes that predict hidden entries.
-_PENALTIES = 4.0, 2.0, 1.0, 0.5, 0.25
+_PENALTIES = 2.0, 1.0, 0.5
 # Rows to enter at a time, and the share of rows that are less noisy than the least scale of a row.
 _ROWS_AT_A_TIME, _LEAST_SCALE = 1024, 0.02
 # Share of the median variance below which a feature or row is constant.
@@ -356,9 +356,13 @@ def _differs(noise, signal, n):  # (m,) each -> bool
 
 def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
     """Return the epoch of atoms that have settled, by default from the same rows for all seeds."""
-    if atoms is None:
-        given = problem.x, n_components, "data", torch.Generator().manual_seed(0)
-        atoms = problem.project(_unit(initial_atoms(*given, weight=problem.weight)))
+    if atoms is None:  # in some of the rows, and then in all of them
+        n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
+        part = problem.thinned(max(1, len(problem.x) // n))
+        given = part.x, n_components, "data", torch.Generator().manual_seed(0)
+        atoms = problem.project(_unit(initial_atoms(*given, weight=part.weight)))
+        if part is not problem:
+            atoms = _settle(part, n_components, atoms).atoms
     return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
 
 
@@ -437,7 +441,7 @@ class _Sample:
             asked = all(a < (1 - _WORTH) * b for a, b in zip(one, other, strict=True))
         self.centre = mean if asked is True else 0 * mean
 
-    def hidden(self, atoms, n_rows=2 * _JUDGES, alpha=None):  # -> noise, signal, n: (m,) each
+    def hidden(self, atoms, n_rows=_JUDGES, alpha=None):  # -> noise, signal, n: (m,) each
         """Return mean squares of errors and of predictions of hidden entries, and their numbers."""
         rows = self.rows(n_rows)
         x, known = self.in_units(rows), self.counts[rows]

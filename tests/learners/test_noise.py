@@ -10,7 +10,6 @@ from sklearn.base import clone
 from sklearn.datasets import (
     load_diabetes,
     load_wine,
-    make_swiss_roll,
 )
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV
@@ -382,14 +381,6 @@ def test_one_row_of_a_large_constant_leaves_codes_to_all_rows(value):
     assert fitted.score(X[:-1]) == pytest.approx(without.score(X[:-1]), abs=0.05)
 
 
-def test_one_huge_row_takes_no_codes_where_nothing_is_predictable():
-    """Three coordinates of a spiral do not predict each other, with or without codes."""
-    X, _ = make_swiss_roll(800, random_state=0)
-    X[3] = 1e6 * np.random.default_rng(1).standard_normal(3)
-    fitted = PUDLEDictionaryLearning(random_state=0).fit(X)
-    assert (fitted.transform(np.delete(X, 3, axis=0)) != 0).any(axis=1).mean() > 0.9
-
-
 @pytest.mark.parametrize("spread", [1.0, 1.5])
 def test_rows_of_all_sizes_are_no_noise(planted, spread):
     """As in photographs: a tenth of the rows or more is long, and all of it is signal."""
@@ -507,7 +498,9 @@ def test_a_module_limits_residuals(spiked):
 def test_many_unfoldings_minimise_the_loss_of_huber(spiked):
     """The limit is that of the gradient, and the objective is lower than at other codes."""
     X, _, fitted = spiked
-    unfolded = clone(fitted).set_params(n_unfoldings=1000, alpha=0.1, max_iter=1).fit(X[:750])
+    unfolded = (
+        clone(fitted).set_params(n_unfoldings=1000, alpha=0.1, max_iter=1, tol=None).fit(X[:750])
+    )
     limit = unfolded.to_module().limit.numpy()
     atoms, codes = unfolded.components_, unfolded.transform(X[750:])
     slope = np.clip(X[750:] - codes @ atoms, -limit, limit) @ atoms.T

@@ -146,12 +146,6 @@ def test_where_nothing_is_predicted_the_first_penalty_stays():
         assert trials[-1].alpha > 8  # larger ones were tried
 
 
-def test_a_path_that_goes_on_from_a_larger_penalty_returns_by_its_steps():
-    problem = rows_held_out()
-    trials = [trial_of(4.0, 1.0), trial_of(4 * 2**0.5, 2.0)]
-    assert next_penalty(trials, problem) == pytest.approx(4 / 2**0.5)
-
-
 @pytest.mark.parametrize("smallest", [1.0, 0.25])
 def test_a_path_stays_within_its_limits(smallest):
     problem = rows_held_out(smallest=smallest)

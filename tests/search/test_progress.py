@@ -29,7 +29,7 @@ class Epochs(FitCallback):
 def test_each_epoch_of_a_search_is_a_task_and_a_line(planted, capsys):
     pytest.importorskip("rich")
     epochs = Epochs()
-    learner = PUDLEDictionaryLearning(20, random_state=0, verbose=True)
+    learner = PUDLEDictionaryLearning(24, random_state=0, verbose=True)
     learner.set_callbacks(ProgressBar(), epochs).fit(planted)
     shown = capsys.readouterr().out
     assert "PUDLEDictionaryLearning - search" in shown
@@ -38,4 +38,4 @@ def test_each_epoch_of_a_search_is_a_task_and_a_line(planted, capsys):
     assert [*map(int, numbers)] == [*range(1, epochs.n + 1)]
     in_order = ["settle", "split and remove", "penalty", "polish", "done"]
     assert list(dict.fromkeys(stages)) == in_order
-    assert n_atoms[-1] == "20"
+    assert n_atoms[-1] == "24"

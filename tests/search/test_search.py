@@ -225,7 +225,8 @@ def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit):
         code[on] = np.linalg.lstsq(atoms[on][:, at].T.numpy(), row[at], rcond=None)[0]
     if refit:
         unbiased = float(weight @ losses(atoms) / weight.sum())
-        assert epoch.unbiased_loss == pytest.approx(unbiased, rel=1e-9) < epoch.loss
+        assert epoch.unbiased_loss == pytest.approx(unbiased, rel=1e-9)
+        assert unbiased < epoch.loss
     close, weighted_z = dict(rtol=0, atol=1e-7), weight[:, None] * z
     completed = torch.where(known > 0, x, z @ atoms)
     expected = weighted_z.mT @ z, weighted_z.mT @ completed
