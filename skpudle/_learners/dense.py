@@ -37,13 +37,12 @@ from skpudle._data.weights import (
 )
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.coder import DictionaryTransformer, hidden_deviance
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
 from skpudle._learners.models import Learned, directions
 from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import FittedRows
-from skpudle._learners.score import hidden_deviance
 from skpudle._learners.units import InUnits, in_units, restore_noise, units_of
 from skpudle._losses import loss_named
 from skpudle._operators._atoms import DenseDictionary, project_atoms
@@ -61,10 +60,9 @@ from skpudle._training.team import ALONE, current_team
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search._held_out import hold_out, match_equal_rows
-from skpudle.search._penalty import penalty_of_mixtures, penalty_path
-from skpudle.search._search import is_done, searched
-from skpudle.search._size import try_sizes
+from skpudle.search.choose import try_sizes
+from skpudle.search.find import penalty_of_mixtures, penalty_path
+from skpudle.search.held_out import hold_out, match_equal_rows
 from skpudle.search.units import CENTRED, Units, learn_scales, learn_units, refine_units
 
 # samples that choose the penalty for codes of counts
@@ -305,7 +303,7 @@ def _learn_units(plan, samples):  # -> Units
 
 
 def _choose_size(plan, begun, run):  # -> FittedRows
-    """Choose the number of atoms, see `skpudle.search._size`."""
+    """Choose the number of atoms, see `skpudle.search.choose`."""
     problem = _problem(begun.model, begun.samples, begun.search_penalty(), begun.unit)
 
     def fitted(trial):
@@ -324,14 +322,12 @@ def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
     return ((known > 0) & (counts == 0)).nonzero().cpu()
 
 
-def _energies(problem, state):
+def _energies(found):
     """Return the energies of atoms at the end of a search, for a later `partial_fit`.
 
     Parameters
     ----------
-    problem : Problem
-        Data and objective of the search.
-    state : SearchState
+    found : Found
         The search.
 
     Returns
@@ -339,14 +335,9 @@ def _energies(problem, state):
     dict
         The mean square of the codes of each atom, and the mean objective of a row.
     """
-    problem, (atoms, codes) = searched(problem, state), state.found
-    places = torch.arange(codes.index.shape[1], device=codes.index.device)
-    used = places < codes.count[:, None]
-    energy, squares = codes.value.new_zeros(len(atoms)), problem.weighted(codes.value.square())
-    energy.index_add_(0, codes.index[used].long(), squares[used])
-    energy, n = problem.total(energy.cpu().double(), atoms.new_tensor([problem.total_weight]))
-    mean = state.best_objective / float(n)
-    return {"energy": to_numpy(energy / n), "mean": mean}
+    coded, problem = found.coded, found.coded.problem
+    (n,) = problem.total(torch.tensor([problem.total_weight], dtype=torch.float64))
+    return {"energy": to_numpy(coded.energies() / n), "mean": coded.objective / float(n)}
 
 
 def _search(plan, begun, fitted, data, run):  # -> FittedRows
@@ -370,9 +361,9 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     if run.n_updates:
         plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
 
-    def attributes_of(state):
-        rows = begun.rows_of(state.found[0].to(atoms))
-        return run.attributes_of(replace(fitted, rows=rows, losses=state.losses))
+    def attributes_of(found):
+        rows = begun.rows_of(found.atoms.to(atoms))
+        return run.attributes_of(replace(fitted, rows=rows, losses=found.losses))
 
     in_parts = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
     (in_parts,) = run.team.any(in_parts and data.source.n_samples > len(problem.x))
@@ -381,31 +372,31 @@ def _search(plan, begun, fitted, data, run):  # -> FittedRows
     if mixes and not fixed:
         problem = replace(problem, alpha=penalty_of_mixtures(problem, len(atoms)))
     problem = hold_out(problem, fixed=fixed, mixes=mixes, learn=not in_parts)
-    state = run.search(problem, atoms, attributes_of)
-    if state.baseline is not None:
-        problem = problem.around(state.baseline)
-        intercept = noise.intercept + state.baseline.to(noise.intercept) * problem.unit
+    found = run.search(problem, atoms, attributes_of)
+    baseline = found.coded.problem.baseline
+    if baseline is not None:
+        problem = problem.around(baseline)
+        intercept = noise.intercept + baseline.to(noise.intercept) * problem.unit
         fitted = replace(fitted, noise=replace(noise, intercept=intercept))
-        state = replace(state, baseline=None)
-    if in_parts and is_done(state):
+    if in_parts and found.is_done:
         source = fitted.source_in_units(data.source)
-        state = go_on(run, problem, state, source, attributes_of)
+        found = go_on(run, problem, found, source, attributes_of)
     fitted = replace(
         fitted,
-        stream=_energies(problem, state),
-        search_alpha=state.alpha * problem.unit,
-        penalty_path=penalty_path(problem, state.path, problem.unit),
+        stream=_energies(found),
+        search_alpha=found.alpha * problem.unit,
+        penalty_path=penalty_path(problem, found.path, problem.unit),
     )
-    held_out, now = problem.held_out, partial(attributes_of, state)
-    found = run.refit(problem, state, now)
-    if in_parts and state.is_unbiased:
-        found = preferred(held_out.problem, found, state.found[0])
-    fitted = replace(fitted, rows=begun.rows_of(found.to(atoms)))
+    held_out, now = problem.held_out, partial(attributes_of, found)
+    refitted = run.refit(found, now)
+    if in_parts and found.is_unbiased:
+        refitted = preferred(held_out.problem, refitted, found.atoms)
+    fitted = replace(fitted, rows=begun.rows_of(refitted.to(atoms)))
     chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
-    if not (chooses and is_done(state) and held_out is not None):
+    if not (chooses and found.is_done and held_out is not None):
         return fitted
-    options = dict(debias=plan.debias, place=state.trials[0].prediction.place)
-    coding = run.choose_coding(held_out, state.unseen, problem.unit, now, **options)
+    options = dict(debias=plan.debias, place=found.trial.prediction.place)
+    coding = run.choose_coding(held_out, found.trial.judged, problem.unit, now, **options)
     return replace(fitted, coding=coding)
 
 

@@ -55,7 +55,7 @@ from skpudle._training.messages import (
     warn_of_unused,
 )
 from skpudle._training.team import refuse_several
-from skpudle.search._held_out import hash_rows
+from skpudle.search.held_out import hash_rows
 
 # The prior of given atoms, and of data without events, in pseudo-events per feature. For planted
 # spectra (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than

@@ -39,7 +39,7 @@ from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
+from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
@@ -149,7 +149,7 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         if not is_met:
             warn_of_l0(coding.n_entries, l0)
         return coding
-    predicting = choose_coding(judged_rows(problem), atoms, debias=debias).chosen
+    predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
         return predicting
     found = coding_of_support(problem, atoms, debias=debias)
@@ -344,9 +344,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays
         ``n_components``, ``score`` (R^2 of hidden entries of held-out samples), ``objective``
-        (of the search, mean over held-out samples) and ``tolerance`` (the loss against the best
-        score that counts as chance: a standard error, between .001 and .002). Not there after
-        `partial_fit`.
+        (of the search, mean over its samples) and ``tolerance`` (the loss against the best score
+        that counts as chance: a standard error, at least .001). Not there after `partial_fit`.
 
     penalty_path_ : Bunch
         The penalties that a search tried, in its order: arrays ``alpha``, ``score`` (share of the
@@ -484,13 +483,13 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
     turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
     mean square norm of the samples, goes on to larger penalties as long as the predictions get no
-    worse by more than a standard error, and to smaller ones as long as their error falls by 1 %. If
-    a larger penalty explains a fifth more of their energy than all penalties before, the rounds of
-    the search begin again at it. The largest penalty that predicts nearly as well as the best is
-    ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to the
-    held-out samples too. Then the atoms, before they have seen these samples, choose the penalty of
-    codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for least
-    squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
+    worse by more than a standard error, and to smaller ones as long as they are better by half of
+    one. If a larger penalty explains a fifth more of their energy than all penalties before, the
+    rounds of the search begin again at it. The largest penalty that predicts nearly as well as the
+    best is ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to
+    the held-out samples too. Then the atoms, before they have seen these samples, choose the
+    penalty of codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for
+    least squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
     predicted, or with fewer than 20 samples, the first penalty stays. For counts and binary data
     codes have the search's penalty, or halves of it as long as they predict held-out features
     better.
@@ -504,10 +503,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     entries of them predicted; equal samples count as one. The number of atoms begins at half the
     number of features, and grows by half until the score, R^2 of the hidden entries, has failed
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
-    Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
-    one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose score is
-    as large as the largest, within the standard error of the difference, which counts as 0.001 at
-    least and 0.002 at most. From there the search continues on all samples.
+    Then atoms are removed that lower the objective least per use, a quarter of them at a time and
+    finally one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose
+    score is as large as the largest, within the standard error of the difference, which counts as
+    0.001 at least. From there the search continues on all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.

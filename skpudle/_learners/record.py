@@ -13,8 +13,8 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._learners.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search._penalty import PenaltyPath
-from skpudle.search._size import SizePath
+from skpudle.search.choose import SizePath
+from skpudle.search.find import PenaltyPath
 from skpudle.search.units import CENTRED, Units
 
 # Values that the state of training has.

@@ -93,12 +93,11 @@ def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
     )
 
 
-def print_search(state, best, share_done):
+def print_search(found):
     """Print a line about an epoch of the search."""
-    objective = f"best objective {best:.6g} a sample  " if np.isfinite(best) else ""
     print(
-        f"search, epoch {state.epoch}  {state.activity}  {len(state.atoms)} atoms  "
-        f"{objective}{share_done:.0%} done",
+        f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  "
+        f"loss {found.losses[-1]:.6g}",
         flush=True,
     )
 

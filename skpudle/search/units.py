@@ -39,10 +39,10 @@ from torch import Tensor
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
-from skpudle.search._descent import descend
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search._held_out import hide_in_turn, match_equal_rows
-from skpudle.search._search import Problem, advance, auto_alpha, begin
+from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.held_out import hide_in_turn, match_equal_rows
+from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
 _FAR = 5.0
@@ -363,15 +363,14 @@ def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
         atoms = problem.project(_unit(initial_atoms(*given, weight=part.weight)))
         if part is not problem:
             atoms = _settle(part, n_components, atoms).atoms
-    return descend(problem.epoch(atoms, problem.first_codes(atoms)), n_epochs)
+    return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
 
 
 def _find_missing(problem, n_components):  # -> atoms
     """Return settled atoms after the rounds of a search, which find missing ones."""
-    state = begin(problem, _settle(problem, n_components).atoms)
-    while state.phase in ("settle", "larger", "smaller"):
-        state = advance(problem, state)
-    return state.found[0]
+    atoms = _settle(problem, n_components).atoms
+    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
+    return exhaust(play_rounds(settled)).atoms
 
 
 class _Sample:

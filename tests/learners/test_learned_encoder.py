@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._training.loop import Interrupted, Trainer
 from skpudle.encoding import EncoderModule, _learned, encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import default_step
@@ -145,22 +144,6 @@ def test_partial_fit_changes_dictionary_and_encoder(separate):
     assert not np.array_equal(learner.analysis_components_, before[1])
     exact = learner.set_params(transform_algorithm="lasso").transform(TEST)
     assert np.square(codes).sum() > 0.1 * np.square(exact).sum()
-
-
-def test_verbose_announces_the_encoder(capsys):
-    learner_of(max_iter=2, verbose=1).fit(TRAIN)
-    assert capsys.readouterr().out.splitlines()[-2:] == ["encoder, 10 updates", "encoder, done"]
-
-
-def test_without_a_penalty_codes_are_finite_and_thresholds_not_negative():
-    learner = learner_of(alpha=0.0, max_iter=2).fit(TRAIN)
-    assert np.isfinite(learner.transform(TEST)).all()
-    assert not learner.thresholds_.min() < 0
-
-
-def test_the_squared_error_alone_has_lower_thresholds():
-    dense = (learner_of(gradient="ae-ls").fit(TRAIN).transform(TEST) != 0).mean()
-    assert dense > (learner_of().fit(TRAIN).transform(TEST) != 0).mean()
 
 
 MODULES = [
@@ -309,34 +292,6 @@ def test_an_interrupted_encoder_says_so(separate, handler, monkeypatch):
     assert learner.fit(TRAIN).ended_by_ == "search"
 
 
-def stopped_at_once(trainer, *_):
-    signal.raise_signal(signal.SIGINT)
-    raise Interrupted(0, trainer)
-
-
-@pytest.mark.parametrize("known", [False, True])
-@pytest.mark.parametrize("of_atoms", [False, True])
-def test_an_interrupted_part_leaves_an_encoder(known, of_atoms, handler, monkeypatch):
-    learner = learner_of()
-    if known:
-        learner.partial_fit(TRAIN[:600])
-    if of_atoms:
-        monkeypatch.setattr(Trainer, "run_epoch", stopped_at_once)
-    else:
-        interrupted_in_update(1, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        learner.partial_fit(TRAIN[600:])
-    assert np.isfinite(learner.transform(TEST)).all()
-    monkeypatch.undo()
-    assert learner.partial_fit(TRAIN[600:]).analysis_components_.shape == (3, 24, 64)
-
-
-def test_seconds_name_the_encoder():
-    seconds = learner_of(max_iter=1).fit(TRAIN).fit_seconds_
-    assert list(seconds) == ["reading", "search", "unbiased atoms", "encoder", "result", "fit"]
-    assert sum(seconds.values()) <= 2 * seconds["fit"]  # the whole is not less than its parts
-
-
 @pytest.mark.parametrize(
     ("params", "named"),
     [
@@ -355,10 +310,3 @@ def test_a_parameter_of_codes_that_they_do_not_use_is_named(params, named):
         np.testing.assert_array_equal(learner.transform(TEST), codes)
     with pytest.warns(UserWarning, match=f"no effect on these codes: {named}"):
         learner.score(TEST)
-
-
-def test_atoms_of_another_shape_have_no_encoder():
-    learner = learner_of(max_iter=1).fit(TRAIN)
-    learner.components_ = learner.components_[:5]
-    with pytest.raises(ValueError, match=r"trained for atoms of shape \(24, 64\).*\(5, 64\) now"):
-        learner.transform(TEST)
