@@ -144,9 +144,7 @@ def planted_images():
         (PUDLEDictionaryLearning, {"separate_atoms": True}),
         (PUDLEDictionaryLearning, {"separate_atoms": "unfolding"}),
         (PUDLEDictionaryLearning, {"separate_atoms": True, "n_components": "auto"}),
-        (ConvDenoiser, {"separate_atoms": "both"}),
-        (ConvDenoiser, {"separate_atoms": "unfolding", "atom_norm": None}),
-        (ConvDenoiser, {"learn_threshold": "atom"}),
+        (ConvDenoiser, {}),
     ],
     ids=str,
 )

@@ -217,7 +217,7 @@ def test_convolutional_learners_have_one(atom_shape, samples):
 @pytest.mark.parametrize("noise_std", ["auto", (0.1, 1.0), "poisson"])
 def test_denoisers_have_one(noise_std):
     samples = np.abs(NOISE[..., 0].round())
-    options = dict(learn_threshold="one", max_iter=1, n_unfoldings=3, tol=None, random_state=0)
+    options = dict(max_iter=1, n_unfoldings=3, tol=None, random_state=0)
     learner = ConvDenoiser(6, atom_shape=(4, 4), noise_std=noise_std, **options).fit(samples)
     assert len(check(skpudle.report(learner, samples).page)) == 6
 

@@ -283,13 +283,13 @@ def test_noodl_on_a_device(X, device_epochs):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(), dict(learn_threshold="atom", separate_atoms="unfolding", atom_norm=None)],
-    ids=["plain", "learned"],
+    [dict(noise_std=0.0), dict(noise_std=(0.1, 0.5))],
+    ids=["pairs", "range"],
 )
 def test_convolutions_on_a_device(options):
     images = np.random.default_rng(0).standard_normal((4, 12, 12))
     options = dict(max_iter=2, tol=None, random_state=0, n_unfoldings=5, crop_size=8) | options
-    make_conv = partial(ConvDenoiser, 6, noise_std=0.0, atom_shape=(4, 4), **options)
+    make_conv = partial(ConvDenoiser, 6, atom_shape=(4, 4), **options)
     cpu = make_conv(device="cpu").fit(images)
     expected = cpu.components_, cpu.transform(images), cpu.denoise(images)
     with simulated_gpu():
