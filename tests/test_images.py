@@ -426,8 +426,8 @@ def test_packaged_denoiser_denoises(name, tmp_path):
     learner = load_denoiser(name)
     denoised = learner.denoise([noisy])[0]
     assert psnr(denoised, clean) > psnr(noisy, clean) + 5
-    save_denoiser(learner, tmp_path / "copy.npz")
-    again = load_denoiser(tmp_path / "copy.npz").denoise([noisy])[0]
+    save_denoiser(learner, tmp_path / "copy.pt")
+    again = load_denoiser(tmp_path / "copy.pt").denoise([noisy])[0]
     np.testing.assert_allclose(again, denoised, atol=1e-12)
     steps = learner.set_params(learning_rate=1e-4, random_state=0).partial_fit([clean]).n_steps_
     assert steps == 1

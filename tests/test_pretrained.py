@@ -49,7 +49,7 @@ def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, noise_std, tmp_path)
     learner = ConvDenoiser(6, **sizes, **options).fit(noisy)
     save_denoiser(learner, tmp_path / "denoiser")  # ".pt" is appended
     loaded = load_denoiser(tmp_path / "denoiser.pt")
-    for name in ("atom_shape", "stride", "noise_std", "n_unfoldings"):
+    for name in ("atom_shape", "noise_std", "n_unfoldings"):
         assert loaded.get_params()[name] == learner.get_params()[name]
     np.testing.assert_array_equal(loaded.denoise(noisy), learner.denoise(noisy))
     again = loaded.set_params(random_state=0).partial_fit(noisy)

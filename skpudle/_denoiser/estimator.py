@@ -333,7 +333,9 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             "analysis_components_": outside(network.analysis),
             "synthesis_components_": synthesis[:-1],
             "alpha_": to_numpy(network.thresholds),
-            "alpha_slope_": None if slopes is None else to_numpy(slopes / network.noise.typical),
+            "alpha_slope_": None
+            if slopes is None
+            else to_numpy(slopes.double() / network.noise.typical),
             "training_noise_std_": network.noise_std,
             "peak_": network.peak,
             "n_components_": len(synthesis[-1]),
@@ -362,11 +364,12 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         return network
 
     @classmethod
-    def _from_network(cls, network, **options):
-        """Return the estimator of a network."""
+    def from_network(cls, network: DenoisingNetwork, **params: Any) -> Self:
+        """Return the estimator of a trained network, with further parameters."""
         n_unfoldings, n_components, n_channels, *kernel = network.analysis.shape
-        own = dict(atom_shape=tuple(kernel), stride=network.stride, noise_std=network.noise_std)
-        learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **options)
+        shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
+        own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
+        learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **params)
         learner._take(
             learner._attributes_of(network, n_channels > 1)
             | dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
@@ -507,7 +510,9 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             Crops(singles, targets, shape, kernel, **options),
             self.optimizer,
             learning_rate=self.learning_rate,
-            batch_size=min(_BATCH if self.batch_size == "auto" else self.batch_size, len(singles)),
+            batch_size=min(
+                _BATCH if self.batch_size == "auto" else int(self.batch_size), len(singles)
+            ),
             unit=inputs["_unit"],
             n_steps=self.n_steps_ if known else 0,
             state=self._optimizer_state if known else {},
@@ -646,6 +651,11 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             pairs = zip(many, sigmas, strict=True)
             yield torch.cat([network(x, sigma, tell=tell) for x, sigma in pairs])
 
+    def build_network(self) -> DenoisingNetwork:
+        """Return the network of the fitted attributes; for photons it takes stabilised counts."""
+        self._check_known()
+        return self._coder(to_tensor(self.components_, resolve_device(self.device, None)))
+
     def to_module(self) -> torch.nn.Module:
         """Return the denoiser as a module of torch: channels first, differentiable in the images.
 
@@ -664,8 +674,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             raise ValueError(
                 "A denoiser of counts has no noise level that a module would take. Call denoise."
             )
-        like = to_tensor(self.components_, resolve_device(self.device, None))
-        return self._coder(like).requires_grad_(False)
+        return self.build_network().requires_grad_(False)
 
     @torch.no_grad()
     def score(

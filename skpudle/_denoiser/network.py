@@ -15,6 +15,7 @@ from math import prod
 import torch
 from torch import nn
 
+from skpudle._data.arrays import to_tensor
 from skpudle._data.images import cut_tiles, extend
 from skpudle._data.noise import estimate_noise, extent_of
 from skpudle._denoiser.noise import Noise
@@ -304,7 +305,7 @@ class DenoisingNetwork(nn.Module):
             Denoised images, differentiable in ``x``.
         """
         if sigma is not None:
-            sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten().expand(len(x))
+            sigma = to_tensor(sigma, x.device, x.dtype).flatten().expand(len(x))
         if x.shape[1] == len(_OPPONENT) > self.analysis.shape[2]:
             return self._of_opponents(x, sigma, tell)
         shifts = [(0,) * len(self.stride)]

@@ -106,20 +106,17 @@ class Noise(NamedTuple):
                 f"noise_std={noise_std!r:.50}, but the noise {known}. Leave noise_std=None, or "
                 "train with noise_std, of one level or a pair."
             )
-        refusal = ValueError(
-            f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number that is "
-            f"not negative, or one for each of {len(images)} images."
-        )
         try:
             levels = np.asarray(host_array(noise_std))
+            known = levels.dtype.kind in "iuf" and bool((np.isfinite(levels) & (levels >= 0)).all())
         except (TypeError, ValueError):  # lists of other lengths
-            raise refusal from None
-        if levels.dtype.kind not in "iuf":
-            raise refusal
+            known = False
+        if not known or levels.shape not in ((), (len(images),)):
+            raise ValueError(
+                f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number "
+                f"that is not negative, or one for each of {len(images)} images."
+            )
         levels = to_tensor(levels, images.tensors[0].device, images.dtype)
-        known = levels.isfinite() & (levels >= 0)
-        if levels.shape not in ((), (len(images),)) or not known.all():
-            raise refusal
         first = images.source[0] if images.kind == "list" else images.source
         largest = None if images.kind == "rows" else largest_unsigned(first)
         if largest is not None and (levels > 1).any():

@@ -76,7 +76,7 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
             "or write the learner by skops or pickle."
         )
     check_is_fitted(learner)
-    state = learner._coder(torch.zeros((), device="cpu")).state_dict()
+    state = learner.build_network().float().cpu().state_dict()
     try:
         _network_of(state)
     except ValueError as error:
@@ -161,4 +161,4 @@ def load_denoiser(
         except pickle.UnpicklingError:
             raise ValueError("it holds more than tensors and numbers") from None
         network = _network_of(state)
-    return ConvDenoiser._from_network(network, shift_average=shift_average, device=device)
+    return ConvDenoiser.from_network(network, shift_average=shift_average, device=device)

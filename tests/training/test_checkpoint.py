@@ -99,7 +99,7 @@ CASES = {
     "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
     "convolution": (
         ConvPUDLEDictionaryLearning(
-            5, atom_shape=(3, 3), stride=2, alpha=0.1, batch_size=2, n_unfoldings=15, max_iter=3,
+            5, atom_shape=(3, 3), stride=2, alpha=0.1, batch_size=2, max_iter=3,
             **FIXED,
         ),
         lambda: IMAGES,
@@ -114,7 +114,7 @@ GOES_ON = {
 } | {
     "convolution with unused atoms": (
         ConvPUDLEDictionaryLearning(
-            12, atom_shape=(3, 3), stride=2, alpha=3.0, batch_size=4, n_unfoldings=15, max_iter=4,
+            12, atom_shape=(3, 3), stride=2, alpha=3.0, batch_size=4, max_iter=4,
             dict_init="data", tol=None, **FIXED,
         ),
         lambda: IMAGES,
