@@ -41,7 +41,7 @@ test: $(call installed,test) ## Run the tests and report coverage (PYTEST_ARGS="
 
 test-uncompiled: $(call installed,test) ## Run the tests of compiled loops as plain Python
 	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LOOPS:%=tests/%) \
-		-n $(WORKERS) -m uncompiled --cov --cov-report= --cov-fail-under=0
+		-n $(WORKERS) -m "uncompiled and not slow" --cov --cov-report= --cov-fail-under=0
 
 lint: $(call installed,lint) ## Check rules, format, types, spelling, and the workflows of CI
 	$(BIN)/ruff check .

@@ -171,7 +171,7 @@ def run(seed, arguments):
         facts["cpu_seconds"] = round(facts["cpu_seconds"], 1)
         yield about | {"method": kind} | facts | found
         start = time.process_time()
-        learner = from_sae(folder, x)
+        learner = from_sae(sae.W_dec.detach(), x, bias=sae.b_dec.detach())
         cpu = facts["cpu_seconds"] + time.process_time() - start
         yield coded(f"{kind}, exact codes", learner, cpu) | {"shown": facts["shown"]}
         learner.choose_alpha(x, l0=found["l0"])

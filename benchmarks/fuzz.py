@@ -36,7 +36,6 @@ import pandas as pd
 import torch
 from common import circumstances, write_report
 from orders import is_clear, orders, pick
-from safetensors.numpy import load_file as load_safetensors
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 from sklearn.datasets import load_sample_image
@@ -51,7 +50,6 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
-    sae,
 )
 from skpudle._data import sources, tables
 from skpudle._learners import coder
@@ -428,8 +426,6 @@ def company(rng):
     try:
         if sparse_too:
             close(learner.transform_sparse(X).toarray(), whole, size, "transform_sparse")
-        out = np.empty(whole.shape)
-        close(learner.transform_into(X, out), whole, size, "transform_into")
     finally:
         coder.PART = before
 
@@ -476,6 +472,11 @@ class Buffered:
         buffer[:] = np.nan
 
 
+def ways_to_fit(learner):
+    """Return the names of the methods by which a learner learns."""
+    return [name for name in ("fit", "partial_fit") if hasattr(learner, name)]
+
+
 def streamed_learner(rng):
     """Return a learner that takes streams, and whether it takes counts only."""
     seed = dict(random_state=int(rng.integers(100)))
@@ -506,7 +507,10 @@ def buffers(rng):
     if rng.random() < 0.3:
         X[rng.random(X.shape) < 0.1] = np.nan
         X[np.isnan(X).all(1), 0] = 1.0
-    size, method = int(rng.integers(5, 40)), pick(rng, "fit", "partial_fit")
+    size, method = (
+        int(rng.integers(5, 40)),
+        pick(rng, "fit", *["partial_fit"] * hasattr(learner, "partial_fit")),
+    )
     yield f"{X.shape} {X.dtype} by {size}, {method}\n  {learner}"
     given = pick(rng, lambda rows, _: rows, lambda rows, _: torch.from_numpy(rows))
     found = getattr(clone(learner), method)(Buffered(X, size, as_batch=given))
@@ -530,7 +534,7 @@ def frames(rng):
     order = rng.permutation(m)
     order = order[::-1] if (order == np.arange(m)).all() else order
     wrong, size = int(rng.integers(1, 3)), int(rng.integers(10, 25))
-    method = pick(rng, "fit", "partial_fit")
+    method = pick(rng, *ways_to_fit(learner))
     yield f"{X.shape} by {size}, {method}, batch {wrong} in the order {order}\n  {learner}"
 
     def named(rows, number):
@@ -544,12 +548,11 @@ def frames(rng):
     getattr(learner, method)(right)
     expect(learner.feature_names_in_.tolist() == names, "the names are not those of the batches")
     for data in (spoiled, named(X, 0).iloc[:, order]):
-        for name in ("transform", "score", "partial_fit", "transform_sparse"):
+        for name in ("transform", "score", method, "transform_sparse"):
             with refused(f"{name} of columns in another order"):
                 getattr(learner, name)(data)
-    for name in ("fit", "partial_fit"):
-        with refused(f"{name} of columns in another order"):
-            getattr(clone(learner), name)(spoiled)
+    with refused(f"{method} of columns in another order"):
+        getattr(clone(learner), method)(spoiled)
     whole = named(X, 0)
     size_of_codes = max(float(np.abs(learner.transform(X)).max()), 1e-12)
     close(learner.transform(right), learner.transform(whole), size_of_codes, "batches of frames")
@@ -971,23 +974,10 @@ def random_encoder(rng):
 
 
 def check_module(learner, X, codes, size):
-    """Compare codes with those of the module, and of the file of an autoencoder."""
+    """Compare codes with those of the module."""
     module, x = learner.to_module(), torch.as_tensor(np.asarray(X, codes.dtype))
     with torch.no_grad():
         close(module(x).numpy(), codes, size, "codes of the module")
-    signed = not (learner.positive_code or learner.split_sign)
-    with tempfile.TemporaryDirectory() as folder:
-        if signed or len(learner.thresholds_) > 1:
-            with refused("an autoencoder of several unfoldings, or of signs"):
-                sae.save(learner, folder)
-            return
-        sae.save(learner, folder)
-        stored = load_safetensors(Path(folder) / "sae_weights.safetensors")
-        found = np.maximum(x.numpy() @ stored["W_enc"] + stored["b_enc"], 0)
-        close(found, codes, size, "codes of the file")
-        norms = np.linalg.norm(stored["W_dec"][: len(learner.components_)], axis=1)
-        expected = np.linalg.norm(learner.components_, axis=1)
-        close(norms, expected, max(float(expected.max()), 1e-300), "norms of the file")
 
 
 def check_without(learner, X):
@@ -1179,8 +1169,6 @@ ARGUMENTS = {
     "exposure of a classifier": lambda: (
         clone(fitted("classifier")).fit_transform(rows(), np.arange(40) % 3, exposure=np.ones(40))
     ),
-    "out of another shape": lambda: fitted("rows").transform_into(rows(), np.zeros((40, 3))),
-    "out that is a list": lambda: fitted("rows").transform_into(rows(), [0.0] * 40),
     "Checkpoint(3)": lambda: Checkpoint(3),
     "every_seconds='a'": lambda: Checkpoint("fit.npz", every_seconds="a"),
     "every_seconds=-1": lambda: Checkpoint("fit.npz", every_seconds=-1),
@@ -1226,9 +1214,6 @@ ARGUMENTS = {
 
 # valid calls, to check the results of
 RIGHT = {
-    "into a tensor": lambda: fitted("rows").transform_into(
-        torch.as_tensor(rows()), torch.zeros(40, 4, dtype=torch.float64)
-    ),
     "a sign less": lambda: (
         clone(fitted("classifier")).fit(rows(), np.arange(40) % 3).set_params(split_sign=False)
         .predict(rows())

@@ -18,7 +18,6 @@ from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
@@ -67,14 +66,12 @@ def is_clear(error):
 def random_learner(rng):
     """Return a learner and the name of its options."""
     kind, seed = (
-        pick(rng, "rows", "rows", "spectra", "images", "task", "noodl"),
+        pick(rng, "rows", "rows", "images", "task", "noodl"),
         dict(random_state=0),
     )
     if kind == "rows":
         name = pick(rng, *OF_ROWS)
         return PUDLEDictionaryLearning(N_COMPONENTS, **OF_ROWS[name], **seed), name
-    if kind == "spectra":
-        return PoissonNMF(N_COMPONENTS, max_iter=5, **seed), kind
     if kind == "images":
         name, small = pick(rng, *OF_IMAGES, *OF_DENOISERS), dict(atom_shape=(3, 3), stride=1) | seed
         if name in OF_IMAGES:

@@ -1,13 +1,12 @@
 """Break training on purpose, for a given time or a given number of times, and count losses.
 
-    python benchmarks/soak.py --kills 50 --corruptions 100 --full-disks 5 --rank-deaths 5
+    python benchmarks/soak.py --kills 50 --corruptions 100 --full-disks 5
     python benchmarks/soak.py --minutes 30
 
 A process in training is killed by SIGKILL at random moments until its fit is finished; the result
 has to equal an undisturbed one bit by bit. Checkpoints are cut off, changed in a bit, overwritten,
 or replaced by a file that would run when unpickled. The largest file a process may write becomes
-too small, as on a full disk. Two processes train together and one is killed; the other has to stop
-with an error, and the checkpoint has to be complete.
+too small, as on a full disk.
 
 Children are forked, so that a fault does not cost a start of Python; each computes on one thread.
 """
@@ -28,12 +27,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
 
 import numpy as np
-import torch.distributed as dist
 from common import circumstances, write_report
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle import Checkpoint, PUDLEDictionaryLearning, data_parallel
+from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._training.archive import MARK, read_checkpoint
 
 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -103,9 +101,8 @@ class Soak:
         self.rng = np.random.default_rng(seed)
         self.counts = dict(
             fits=0, kills=0, kills_while_writing=0, restarts_from_a_checkpoint=0,
-            corrupted_files=0, full_disks=0, killed_ranks=0, results_lost=0,
+            corrupted_files=0, full_disks=0, results_lost=0,
         )  # fmt: skip
-        self.seconds_to_stop = []
 
     def expect(self, right, what):
         if not right:
@@ -213,34 +210,6 @@ class Soak:
         self.expect(same, "other bits after a full disk")
         self.counts["full_disks"] += 1
 
-    def kill_rank(self, folder):
-        """Kill one of two processes that train together."""
-        X, learner = make_data(self.rng), make_learner(self.rng).set_params(max_iter=2000)
-        path, store = folder / "team.npz", folder / "store"
-
-        def rank(number):
-            options = dict(init_method=f"file://{store}", rank=number, world_size=2)
-            dist.init_process_group("gloo", **options)
-            with data_parallel(dist.group.WORLD):
-                train(learner, X[number::2], path, folder / f"rank{number}.npy")
-
-        children = [forked(lambda number=number: rank(number)) for number in range(2)]
-        victim = int(self.rng.integers(2))
-        end = time.monotonic() + 60
-        while not path.exists() and time.monotonic() < end:
-            time.sleep(0.01)
-        time.sleep(self.rng.uniform(0, 0.5))
-        os.kill(children[victim], signal.SIGKILL)
-        start = time.monotonic()
-        wait(children[victim])
-        code = wait(children[1 - victim], 60)
-        if code is None:
-            os.kill(children[1 - victim], signal.SIGKILL)
-        self.expect(code == 1, f"the other process did not stop with an error but with {code}")
-        self.seconds_to_stop.append(time.monotonic() - start)
-        read_checkpoint(path)
-        self.counts["killed_ranks"] += 1
-
     def prepare(self, folder):
         """Write the file to damage."""
         X, learner, _, _ = self.in_peace(folder)
@@ -264,7 +233,6 @@ def main():
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--corruptions", type=int, default=0)
     parser.add_argument("--full-disks", type=int, default=0)
-    parser.add_argument("--rank-deaths", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -274,7 +242,6 @@ def main():
         kills=arguments.kills,
         corrupted_files=arguments.corruptions,
         full_disks=arguments.full_disks,
-        killed_ranks=arguments.rank_deaths,
     )
 
     def left(fault):
@@ -289,7 +256,6 @@ def main():
     faults = dict(
         kills=kill,
         full_disks=soak.fill_disk,
-        killed_ranks=soak.kill_rank,
         corrupted_files=soak.corrupt,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -303,8 +269,6 @@ def main():
         "seconds": round(time.monotonic() - start),
         "peak_memory_mb": round(max(resource.getrusage(w).ru_maxrss for w in who) / 1024),
     }
-    if soak.seconds_to_stop:
-        row["slowest_stop_after_a_death_s"] = max(soak.seconds_to_stop)
     print(row)
     title = "Faults injected into training, and results lost"
     report = {"title": title, "seed": arguments.seed} | circumstances() | {"results": [row]}

@@ -55,8 +55,7 @@ display.ax_.set_title("Atoms, most used first, row by row")
 plt.show()
 
 # %%
-# Which of them do the windows support? Of twice as many atoms, not more; `skpudle.report` would say
-# so too.
+# Which of them do the windows support? Of twice as many atoms, not more.
 
 for n_components in (32, 64):
     larger = PUDLEDictionaryLearning(n_components, random_state=0).fit(train)

@@ -23,7 +23,6 @@ from skpudle._learners.supervised.classifier import PUDLEClassifier
 from skpudle._learners.supervised.regressor import PUDLERegressor
 from skpudle._training.checkpoint import Checkpoint
 from skpudle._training.team import data_parallel
-from skpudle.reporting import report
 
 if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import datasets as datasets
@@ -31,7 +30,6 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import events as events
     from skpudle import images as images
     from skpudle import inspection as inspection
-    from skpudle import interoperability as interoperability
     from skpudle import lasso as lasso
     from skpudle import metrics as metrics
     from skpudle import omp as omp
@@ -55,7 +53,6 @@ __all__ = [
     "SporcoDictionaryLearning",
     "__version__",
     "data_parallel",
-    "report",
 ]
 
 __version__ = "0.1.0"

@@ -24,7 +24,6 @@ from skpudle._data.names import explain_names
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._training.messages import listed
-from skpudle._training.team import ALONE
 
 
 def _names_of_weights(estimator):  # -> list of str, parameters of fit
@@ -38,7 +37,7 @@ def _names_of_weights(estimator):  # -> list of str, parameters of fit
 
 def _merge_rows(X, weight):  # -> rows that differ, weights of mean 1 or None
     merged, _ = merge_samples(Samples(*split_missing(to_tensor(X)), weight=weight))
-    weight, _ = scale_weights(merged.weight, len(merged), ALONE)
+    weight, _ = scale_weights(merged.weight, len(merged))
     rows = to_numpy(with_gaps(merged.x, merged.mask))
     return rows, None if weight is None else to_numpy(weight)
 

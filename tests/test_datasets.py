@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.datasets import load_sample_images, make_sparse_coded_signal
+from sklearn.datasets import load_sample_images
 from sklearn.feature_extraction.image import extract_patches_2d
 
 from skpudle.datasets import (
@@ -42,13 +42,6 @@ def test_data_are_codes_times_unit_atoms(sign):
     assert_allclose(np.linalg.norm(dictionary, axis=1), 1)
 
 
-def test_order_and_shapes_are_those_of_scikit_learn():
-    sizes = dict(n_samples=7, n_features=5, n_components=9)
-    ours = make_dictionary_data(**sizes, n_nonzero=2, random_state=0)
-    theirs = make_sparse_coded_signal(**sizes, n_nonzero_coefs=2, random_state=0)
-    assert [array.shape for array in ours] == [array.shape for array in theirs]
-
-
 @pytest.mark.parametrize("n_nonzero", [1, 3, 12])
 @pytest.mark.parametrize("sign", SIGNS)
 def test_codes_have_the_sparsity_and_amplitudes_asked_for(n_nonzero, sign):
@@ -73,42 +66,12 @@ def test_supports_are_uniform_over_all_subsets():
     assert ((counts - expected) ** 2 / expected).sum() < 27.9  # 99.9 % of chi-squared, 9 degrees
 
 
-def test_supports_do_not_depend_on_the_blocks_they_are_drawn_in(monkeypatch):
-    whole = make_dictionary_data(50, 5, 12, 3, random_state=0)
-    monkeypatch.setattr("skpudle.datasets.KEYS_PER_BLOCK", 7 * 12)
-    for array, in_blocks in zip(whole, make_dictionary_data(50, 5, 12, 3, random_state=0)):
-        assert_array_equal(array, in_blocks)
-
-
 @pytest.mark.parametrize("snr_db", [-3.0, 10.0, 20.0])
 def test_noise_has_the_ratio_asked_for(snr_db):
     noisy, dictionary, code = make_dictionary_data(100, 30, 40, snr_db=snr_db, random_state=0)
     clean = code @ dictionary
     ratio = (clean**2).sum() / ((noisy - clean) ** 2).sum()
     assert_allclose(10 * np.log10(ratio), snr_db)
-
-
-def test_noise_changes_neither_atoms_nor_codes():
-    clean = make_dictionary_data(random_state=0)
-    noisy = make_dictionary_data(snr_db=10, random_state=0)
-    assert_array_equal(noisy[1], clean[1])
-    assert_array_equal(noisy[2], clean[2])
-
-
-def test_precisions_see_the_same_draws():
-    double = make_dictionary_data(40, 20, 30, snr_db=20, random_state=0)
-    single = make_dictionary_data(40, 20, 30, snr_db=20, dtype=np.float32, random_state=0)
-    for wide, narrow in zip(double, single):
-        assert wide.dtype == np.float64
-        assert narrow.dtype == np.float32
-        assert_allclose(narrow, wide, rtol=1e-5, atol=1e-5)
-
-
-def test_given_dictionary_is_used_as_it_is():
-    given = 3 * np.random.default_rng(0).normal(size=(8, 6))
-    data, dictionary, code = make_dictionary_data(10, dictionary=given, n_nonzero=2, random_state=0)
-    assert_array_equal(dictionary, given)
-    assert_allclose(data, code @ given, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +106,6 @@ def test_tau_is_the_expected_relative_error(shape):
     assert error == pytest.approx(0.14, rel=0.02)  # its standard deviation is 0.7 %
 
 
-def test_perturbation_is_linear_in_tau():
-    atoms = np.random.default_rng(0).normal(size=(10, 20))
-    small, large = (perturb_dictionary(atoms, tau, random_state=0) for tau in (0.1, 0.3))
-    assert_allclose(large - atoms, 3 * (small - atoms))
-    assert_array_equal(perturb_dictionary(atoms, 0, random_state=0), atoms)
-
-
-def test_perturbation_keeps_the_precision():
-    assert perturb_dictionary(np.eye(3, dtype=np.float32), 0.1, random_state=0).dtype == np.float32
-
-
-def test_perturbation_is_not_negative():
-    with pytest.raises(ValueError, match="must not be negative"):
-        perturb_dictionary(np.eye(3), -0.1)
-
-
 # Patches
 
 
@@ -176,18 +123,6 @@ def test_patches_are_different_pieces_of_the_images(images):
     assert len({patch[0] for patch in some}) == 100
     for patch in some:
         assert_array_equal(patch, places[patch[0]])
-
-
-def test_every_place_is_drawn_when_as_many_are_asked_for(images):
-    every = extract_patches(images, (4, 3), None)
-    drawn = extract_patches(images, (4, 3), len(every), random_state=0)
-    order, reference = np.lexsort(drawn.T), np.lexsort(every.T)
-    assert_array_equal(drawn[order], every[reference])
-
-
-def test_small_images_are_left_out(images):
-    alone = extract_patches(images[2:], (15, 3), None)
-    assert_array_equal(extract_patches(images, (15, 3), None), alone)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -48,12 +48,6 @@ def test_planted_events_are_found_at_their_peaks(n_channels):
     np.testing.assert_allclose(seconds["time"], table["time"] / 50)
 
 
-def test_positive_codes_have_events_of_one_sign():
-    signals = signals_with_events()
-    learner = learner_of(positive_code=True).fit(signals)
-    assert (find_events(learner, signals)["amplitude"] > 0).all()
-
-
 @pytest.mark.parametrize("kind", ["list", "tensor", "rows", "first", "one", "pipeline"])
 def test_every_form_of_signals_has_the_same_events(kind):
     signals = signals_with_events()
@@ -91,20 +85,6 @@ def test_the_smallest_events_are_a_share_of_the_typical_one():
     for least in (0.2, 0.7, 1.0):
         found = np.abs(find_events(learner, signals, least=least)["amplitude"])
         assert len(found) == np.count_nonzero(all_events >= least * typical) > 0
-
-
-def test_scaled_signals_have_scaled_events():
-    signals = signals_with_events()
-    one = find_events(learner_of().fit(signals), signals)
-    other = find_events(learner_of().fit(4 * signals), 4 * signals)
-    np.testing.assert_array_equal(other["time"], one["time"])
-    np.testing.assert_allclose(other["amplitude"], 4 * one["amplitude"])
-
-
-def test_silence_has_no_events():
-    signals = signals_with_events()
-    learner = learner_of().fit(signals)
-    assert len(find_events(learner, np.zeros((2, 160, 1)))) == 0
 
 
 def test_wrong_calls_are_refused():

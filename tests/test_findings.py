@@ -13,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
 from skpudle.datasets import make_dictionary_data
@@ -224,16 +223,6 @@ def test_codes_are_dense(params, advice):
         assert findings(learner, X) == []
 
 
-def test_dense_codes_of_a_learned_encoder_depend_on_the_alpha_of_its_training():
-    X = np.random.default_rng(1).normal(size=(60, 16))
-    options = dict(separate_atoms=True, alpha=1e-6, max_iter=5, random_state=0)
-    learner = PUDLEDictionaryLearning(16, **options).fit(X).set_params(transform_alpha=1.0)
-    with pytest.warns(UserWarning, match="no effect on these codes: transform_alpha"):
-        said = findings(learner, X)
-    (sentence,) = (text for text in said if text.startswith("Codes are dense"))
-    assert "raise alpha (now 1e-06)" in sentence
-
-
 def test_dense_codes_where_alpha_was_chosen():
     rng = np.random.default_rng(1)
     X = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 16))
@@ -297,14 +286,6 @@ def test_training_ended_too_early(params, advice):
     learner = PUDLEDictionaryLearning(8, max_iter=1, random_state=0, **params).fit(X)
     found = [sentence for sentence in findings(learner, X) if "Training" in sentence]
     assert found == ([] if advice is None else [END + advice])
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("kind", [NOODLDictionaryLearning, PUDLEClassifier])
-def test_other_learners_ended_too_early(kind):
-    X = make_dictionary_data(200, 16, 8, 2, random_state=0)[0]
-    learner = kind(8, max_iter=1, random_state=0).fit(X, np.arange(200) % 2)
-    assert END + "raise it." in findings(learner, X)
 
 
 @pytest.mark.parametrize(

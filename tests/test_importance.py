@@ -39,15 +39,6 @@ def test_it_is_the_loss_of_a_naive_loop(data):
     np.testing.assert_allclose(found.energy, energy / energy.sum(), atol=1e-6)
 
 
-def test_copies_are_not_missed(data):
-    """Of two equal atoms either does without the other."""
-    X, atoms = data
-    twice = np.concatenate([atoms, atoms[:1]])
-    learner = PUDLEDictionaryLearning.from_components(twice, alpha=0.1)
-    found = atom_importance(learner, X)
-    assert abs(found.r2_loss[[0, -1]]).max() < 1e-6 < found.r2_loss[1:-1].min()
-
-
 @pytest.mark.parametrize("positive_code", [False, True])
 @pytest.mark.parametrize("separate", [True, "unfolding"])
 def test_a_learned_encoder_without_an_atom_has_no_rows_for_it(data, separate, positive_code):
@@ -71,17 +62,6 @@ def test_a_learned_encoder_without_an_atom_has_no_rows_for_it(data, separate, po
     total = np.square(X - X.mean(axis=0)).sum()
     naive = [(error(j)[0] - errors)[codes[:, j] != 0].sum() / total for j in range(len(atoms))]
     np.testing.assert_allclose(atom_importance(learner, X).r2_loss, naive, atol=1e-9)
-
-
-@pytest.mark.parametrize("separate", [True, "unfolding"])
-def test_a_learned_encoder_does_not_miss_one_of_two_equal_atoms(separate):
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(300, 4)) * (rng.random((300, 4)) < 0.4)
-    twins = np.eye(4)[[0, 0, 1, 2, 3]]
-    options = dict(separate_atoms=separate, n_unfoldings=3, random_state=0, max_iter=200)
-    learner = PUDLEDictionaryLearning(dict_init=twins, alpha=0.05, **options).fit(X)
-    lost = atom_importance(learner, X).r2_loss
-    assert abs(lost[:2]).max() < 0.1 * lost[2:].min()
 
 
 def test_orthonormal_atoms_share_what_is_explained(data):

@@ -8,8 +8,6 @@ import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
-from skpudle._operators._atoms import DenseDictionary
-from skpudle.encoding import encode
 from skpudle.inspection import (
     atom_contributions,
     code_saliency,
@@ -111,15 +109,6 @@ def test_learners_of_other_packages_and_split_signs():
     np.testing.assert_array_equal(found.values, atom_contributions(split, X).values)
 
 
-def test_atoms_that_nobody_uses_have_no_contributions(learner):
-    X = samples()
-    idle = PUDLEDictionaryLearning(8, random_state=0).fit(X)
-    idle.components_ = np.vstack([idle.components_[:7], np.zeros(12)])
-    found = atom_contributions(idle, X)
-    np.testing.assert_allclose(found.values[7], 0, atol=1e-12)
-    assert found.distances[7] < 1e-10
-
-
 @pytest.mark.parametrize("n_unfoldings", [None, 4])
 def test_saliency_is_the_derivative_of_the_code(n_unfoldings):
     X = samples()
@@ -165,26 +154,6 @@ def test_an_encoder_without_a_derivative_is_refused():
     for given in (learner, ConsensusDictionary(learner, 2, random_state=0).fit(samples())):
         with pytest.raises(ValueError, match="no encoder of rows.*pass a PUDLEDictionaryLearning"):
             code_saliency(given, samples())
-
-
-def test_saliency_of_unfoldings_is_that_of_plain_autograd(learner):
-    X = samples()[:4]
-    learner = PUDLEDictionaryLearning(8, n_unfoldings=6, max_iter=1, tol=None, random_state=0).fit(
-        samples()
-    )
-    x = torch.tensor(X)
-    atoms = torch.tensor(learner.components_)
-    found = code_saliency(learner, X, n_codes=8)
-
-    def codes_of(x):
-        return encode(
-            DenseDictionary(atoms), x, alpha=learner.alpha_, n_unfoldings=6,
-            step_size=learner.step_size_,
-        )  # fmt: skip
-
-    jacobian = torch.autograd.functional.jacobian(codes_of, x)[range(4), :, range(4)].numpy()
-    expected = np.take_along_axis(jacobian, found.indices[:, :, None], 1)
-    np.testing.assert_allclose(found.gradients, expected, atol=1e-13)
 
 
 def test_errors_say_what_to_do(learner):
@@ -270,31 +239,6 @@ def test_near_atoms_of_independent_features_stay():
     assert not found.implied.nnz
     assert found.prominence.max() > 0
     assert (found.thresholds == -np.inf).all()
-
-
-def test_directions_follow_the_order_of_atoms_and_parts_of_data():
-    _, paths, X = hierarchy()
-    order = np.random.default_rng(1).permutation(len(paths))
-    one, other = feature_directions(of(paths), X), feature_directions(of(paths[order]), X)
-    np.testing.assert_allclose(other.directions, one.directions[order], rtol=0, atol=1e-9)
-    np.testing.assert_allclose(other.prominence, one.prominence[order], rtol=1e-9)
-    parts = type("Parts", (), {"__iter__": lambda self: iter(np.split(X, 4))})()
-    np.testing.assert_allclose(feature_directions(of(paths), parts).prominence, one.prominence)
-
-
-def test_zero_and_unused_atoms_stay():
-    features, paths, X = hierarchy()
-    atoms = np.concatenate([paths, np.zeros((1, 30)), paths[:1] - 0.9 * features[-1]])
-    found = feature_directions(of(atoms), X)
-    assert not found.directions[15].any()
-    assert not found.prominence[15]
-    np.testing.assert_allclose(found.directions[:15], features, rtol=0, atol=1e-9)
-
-
-def test_features_have_codes_of_one_sign():
-    _, paths, X = hierarchy()
-    with pytest.raises(ValueError, match="positive_code=True"):
-        feature_directions(of(paths, positive_code=False), X - 0.5)
 
 
 def fitted(X, n_components, **params):

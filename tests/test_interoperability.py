@@ -11,7 +11,6 @@ import torch
 from joblib import parallel_backend
 from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
-from sklearn.decomposition import dict_learning_online as sklearn_online
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -26,9 +25,6 @@ from skpudle import (
 )
 from skpudle._data.foreign import dictionary_of
 from skpudle.datasets import make_dictionary_data
-from skpudle.interoperability import dict_learning_online
-from skpudle.lasso import solve_lasso
-from skpudle.metrics import recovery_rate
 
 SETTINGS = dict(max_iter=2, tol=None, random_state=0)
 
@@ -132,85 +128,6 @@ def test_a_learner_without_atoms_is_called_what_it_is(X):
     with pytest.raises(ValueError, match="^MiniBatchDictionaryLearning has no atoms") as error:
         dictionary_of(MiniBatchDictionaryLearning(7))
     assert "dict_init" not in str(error.value)
-
-
-# ---------------------------------------------------------------------------- dict_learning_online
-
-
-def objective(X, code, atoms, alpha):
-    return 0.5 * np.square(X - code @ atoms).sum() + alpha * np.abs(code).sum()
-
-
-@pytest.mark.draws_from_numpy
-@pytest.mark.parametrize("signs", [{}, {"positive_code": True}, {"positive_dict": True}])
-def test_the_function_reaches_scikit_learns_objective_from_the_same_start(signs, X):
-    """The same objective in the same units, with the same arguments."""
-    rng = np.random.default_rng(0)
-    start = np.abs(rng.standard_normal((7, 10)))
-    start /= np.linalg.norm(start, axis=1, keepdims=True)
-    given = dict(alpha=0.3, dict_init=start, max_iter=300, random_state=0, **signs)
-    options = dict(method="cd", batch_size=20, shuffle=True, n_jobs=1, verbose=0)
-    theirs = sklearn_online(X, 7, tol=0, max_no_improvement=None, **given, **options)
-    ours = dict_learning_online(X, 7, **given, **options)
-    assert objective(X, *ours, 0.3) <= 1.02 * objective(X, *theirs, 0.3)
-    np.testing.assert_allclose(np.linalg.norm(ours[1], axis=1), 1)
-    assert not (signs and (ours[0 if "positive_code" in signs else 1] < 0).any())
-
-
-def test_the_functions_codes_solve_the_lasso(X):
-    code, atoms = dict_learning_online(X, 7, alpha=0.3, random_state=0)
-    exact, _ = solve_lasso(torch.tensor(atoms), torch.tensor(X), 0.3)
-    np.testing.assert_allclose(code, exact)
-
-
-def test_the_function_searches_without_initial_atoms():
-    X, atoms, _ = make_dictionary_data(600, 12, 16, 2, random_state=0)
-    found = dict_learning_online(X, 16, alpha=0.1, random_state=0, return_code=False)
-    assert recovery_rate(found, atoms, threshold=0.95) == 1
-
-
-def test_the_function_keeps_float32_and_follows_the_scale(X):
-    start = X[:7]
-    for scale in (1.0, 1e-30):
-        code, atoms = dict_learning_online(scale * X, 7, alpha="auto", dict_init=start)
-        if scale == 1:
-            expected = code, atoms
-        np.testing.assert_allclose(code / scale, expected[0], rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(atoms, expected[1], rtol=1e-6, atol=1e-9)
-    code, atoms = dict_learning_online(X.astype(np.float32), 7, alpha=0.3, dict_init=start)
-    assert code.dtype == atoms.dtype == np.float32
-
-
-def test_the_automatic_penalty_is_above_the_noise():
-    """Of pure noise, codes have the share of entries that normal numbers have above 1.75."""
-    X = 3 * np.random.default_rng(0).standard_normal((4000, 9))
-    codes, _ = dict_learning_online(X, 3, alpha="auto", dict_init=np.eye(9)[:3], max_iter=1)
-    assert 0.05 < (codes != 0).mean() < 0.1  # 0.080
-
-
-@pytest.mark.parametrize(
-    ("params", "error", "message"),
-    [
-        ({"callback": print}, TypeError, "no callback. Leave it out"),
-        ({"tol": 0.1, "method_max_iter": 3}, TypeError, "no method_max_iter, tol"),
-        ({"method": "omp"}, ValueError, "method='omp'"),
-        ({"n_jobs": 2}, ValueError, "torch uses the cores"),
-        ({"max_iter": 0}, ValueError, "max_iter=0"),
-        ({"batch_size": "auto"}, ValueError, "batch_size='auto'"),
-        ({"alpha": 0}, ValueError, "alpha=0 is no penalty"),
-        ({"alpha": "best"}, ValueError, "alpha='best' is no penalty"),
-        ({"n_components": 0}, ValueError, "n_components=0"),
-        ({"dict_init": np.eye(10)}, ValueError, "shape"),
-    ],
-)
-def test_the_function_refuses_what_it_does_not_do(params, error, message, X):
-    with pytest.raises(error, match=message):
-        dict_learning_online(X, **({"n_components": 7} | params))
-
-
-def test_the_function_stops_and_prints(capsys, X):
-    dict_learning_online(X, 7, alpha=0.3, max_iter=2, verbose=True, random_state=0)
-    assert [line[:7] for line in capsys.readouterr().out.splitlines()] == ["epoch 1", "epoch 2"]
 
 
 # ---------------------------------------------------------------------------- persistence

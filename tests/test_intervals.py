@@ -9,7 +9,6 @@ from scipy import stats
 from skpudle import ConvPUDLEDictionaryLearning, PoissonNMF, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import atom_intervals, code_intervals, error_bound
-from skpudle.inspection._posterior import keep_above_rounding
 from skpudle.inspection._posterior_compiled import loops
 
 
@@ -71,36 +70,6 @@ def test_units_of_the_data_change_no_atom():
         np.testing.assert_allclose(part, same, rtol=1e-9)
 
 
-def test_atoms_of_other_norms_have_intervals_of_their_norm():
-    X, atoms, _ = planted(n=300)
-    one = atom_intervals(known(atoms), X, random_state=0)
-    norms = np.full((24, 1), 4.0)
-    other = atom_intervals(known(4 * atoms, alpha=2.0), X, random_state=0)
-    np.testing.assert_allclose(other.estimate, norms * one.estimate, rtol=1e-9)
-    np.testing.assert_allclose(other.standard_error, norms * one.standard_error, rtol=1e-9)
-
-
-def test_a_higher_level_widens_intervals_and_moves_nothing():
-    X, atoms, _ = planted(n=300)
-    narrow, wide = (atom_intervals(known(atoms), X, level, random_state=3) for level in (0.5, 0.99))
-    np.testing.assert_array_equal(narrow.estimate, wide.estimate)
-    assert (wide.lower < narrow.lower).all()
-    assert (wide.upper > narrow.upper).all()
-    reach = stats.norm.ppf(0.75) * narrow.standard_error
-    np.testing.assert_allclose(narrow.upper - narrow.estimate, reach, rtol=1e-9)
-
-
-def test_features_with_more_noise_have_wider_intervals():
-    X, atoms, codes = planted()
-    rng = np.random.default_rng(0)
-    noise = np.where(np.arange(16) < 8, 0.05, 0.4)
-    X = codes @ atoms + noise * rng.standard_normal(X.shape)
-    found = atom_intervals(known(atoms), X, random_state=0)
-    quiet, loud = np.split(found.standard_error, 2, axis=1)
-    assert loud.mean() > 4 * quiet.mean()
-    assert coverage(found, atoms) > 0.85
-
-
 def test_missing_entries_widen_intervals():
     X, atoms, _ = planted()
     rng = np.random.default_rng(0)
@@ -138,18 +107,6 @@ def test_atoms_of_pure_noise_are_not_supported():
     assert found.supported.mean() <= 0.05
 
 
-def test_of_two_equal_atoms_one_is_supported_and_an_idle_one_is_not():
-    X, atoms, _ = planted(n_nonzero=1, snr_db=20)
-    idle = np.random.default_rng(0).standard_normal((1, 16))
-    idle -= (idle @ atoms[:1].T) * atoms[:1]
-    X = X[np.abs(X @ atoms[-1]) < 0.98 * np.linalg.norm(X, axis=1)]  # without the last atom
-    given = np.concatenate([atoms[:1], atoms])
-    found = atom_intervals(known(given), X, random_state=0)
-    assert found.supported[:2].sum() == 1
-    assert found.supported[2:-1].all()
-    assert not found.supported[-1]
-
-
 def test_the_same_seed_gives_the_same_intervals_in_words_too():
     X, atoms, _ = planted(n=200)
     one, other = (atom_intervals(known(atoms), X, random_state=5) for _ in range(2))
@@ -176,19 +133,6 @@ def test_intervals_of_counts_hold_spectra(used):
     assert found.supported.all()
 
 
-def test_exposure_and_missing_counts():
-    rng = np.random.default_rng(0)
-    spectra = rng.dirichlet(np.full(20, 1.0), size=2)
-    codes, exposure = 200 * rng.gamma(1.0, 1.0, (200, 2)), rng.uniform(0.5, 2, 200)
-    X = rng.poisson(exposure[:, None] * (codes @ spectra)).astype(float)
-    X[rng.random(X.shape) < 0.1] = np.nan
-    learner = PoissonNMF(2, random_state=0).fit(X, exposure=exposure)
-    found = atom_intervals(learner, X, exposure=exposure, random_state=0)
-    order = (found.estimate @ spectra.T).argmax(0)
-    ends = found.lower[order], found.upper[order]
-    assert ((ends[0] <= spectra) & (spectra <= ends[1])).mean() >= 0.75
-
-
 # ---------------------------------------------------------------------------- codes
 
 
@@ -211,15 +155,6 @@ def test_intervals_of_codes_hold_them_where_the_support_is_right():
     assert right.mean() > 0.3
     inside = (found.lower <= codes) & (codes <= found.upper)
     assert 0.87 <= inside[right][codes[right] != 0].mean() <= 0.93
-
-
-def test_errors_of_codes_of_orthonormal_atoms_are_the_noise():
-    rng = np.random.default_rng(0)
-    codes = np.where(rng.random((1000, 8)) < 0.3, 3.0, 0.0)
-    X = codes + 0.2 * rng.standard_normal(codes.shape)
-    found = code_intervals(known(np.eye(8), alpha=1.0), X, random_state=0)
-    errors = found.standard_error[found.supported]
-    np.testing.assert_allclose(errors, 0.2, rtol=0.1)
 
 
 def test_few_rows_have_the_noise_of_the_fit():
@@ -256,21 +191,6 @@ def test_intervals_hold_the_true_codes_as_often_as_they_say(dispersion, level):
     assert (low >= 0).all()
     held = ((low <= codes) & (codes <= high))[codes > 0].mean()
     assert abs(held - level) < 0.05
-
-
-def test_intervals_are_narrower_where_more_is_known():
-    X, _, coder = counts_of_known_atoms()
-    exposure = np.full(len(X), 4.0)
-
-    def width(X, **options):
-        _, low, high, *_ = code_intervals(coder, X, random_state=0, **options)
-        return (high - low).mean()
-
-    all_known = width(X)
-    gaps = np.where(np.random.default_rng(1).random(X.shape) < 0.5, np.nan, X)
-    assert width(gaps) > 1.2 * all_known
-    assert width(4 * X, exposure=exposure) < 0.6 * all_known
-    assert width(X, level=0.5) < 0.5 * all_known
 
 
 # ---------------------------------------------------------------------------- refusals
@@ -315,25 +235,6 @@ def test_the_bound_is_the_inverse_of_the_information():
     np.testing.assert_allclose(found, (m - 1) * noise / energy)
 
 
-def test_no_support_has_more_information_than_the_bound_says():
-    rng = np.random.default_rng(0)
-    m, p, s, n = 8, 6, 3, 400
-    atoms = rng.standard_normal((p, m))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    information = np.zeros((p * m, p * m))
-    for _ in range(n):
-        support = rng.choice(p, s, replace=False)
-        chosen = atoms[support].T
-        left = np.eye(m) - chosen @ np.linalg.pinv(chosen)
-        code = np.zeros(p)
-        code[support] = rng.choice([-1.0, 1.0], s)
-        information += np.kron(np.outer(code, code), left)
-    variances = np.diag(np.linalg.pinv(information, rcond=1e-9)).sum() / p
-    noise = s / m / 10  # 10 dB, for atoms without correlation on average
-    found = error_bound(n, m, p, n_nonzero=s, snr_db=10)
-    assert found < noise * variances < 2 * found
-
-
 def test_twice_the_rows_halve_the_error_and_rare_atoms_need_more():
     options = dict(n_nonzero=3, snr_db=10)
     one, two = (error_bound(n, 20, 40, **options) for n in (1000, 2000))
@@ -351,12 +252,6 @@ def test_the_bound_refuses_codes_without_information():
 
 
 # ---------------------------------------------------------------------------- draws
-
-
-def test_the_tail_is_that_of_scipy():
-    x = np.linspace(-30, 40, 500)
-    found = [loops()._log_of_tail(value) for value in x]
-    np.testing.assert_allclose(found, stats.norm.logcdf(x), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.uncompiled
@@ -413,22 +308,3 @@ def test_a_rate_has_its_posterior_distribution():
     expected = (density * grid).sum() / density.sum()
     np.testing.assert_allclose(z[z > 0].mean(), expected, rtol=0.05)
     np.testing.assert_array_equal(squares, 2.0)
-
-
-def test_a_constant_feature_does_not_decide():
-    variances = keep_above_rounding(np.array([1.0, 1.0, 0.0]), np.ones(3))
-    assert variances[2] > 1e-4
-    np.testing.assert_array_equal(variances[:2], 1.0)
-
-
-def test_data_without_noise_have_tiny_intervals_and_dead_atoms_and_features_none():
-    _, atoms, codes = planted(n=300)
-    X = np.concatenate([codes @ atoms, np.zeros((300, 1))], axis=1)
-    given = np.zeros((25, 17))
-    given[:24, :16] = atoms
-    found = atom_intervals(known(given, alpha=0.05), X, random_state=0)
-    np.testing.assert_allclose(found.estimate, given, atol=1e-3)
-    assert found.standard_error[:24].max() < 1e-2
-    assert not found.standard_error[24].any()
-    assert found.supported[:24].all()
-    assert not found.supported[24]

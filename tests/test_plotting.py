@@ -1,8 +1,6 @@
 """Displays: what is drawn is what the arrays say."""
 
 import builtins
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,13 +23,12 @@ from sklearn.preprocessing import (
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     PoissonNMF,
-    PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
 from skpudle._fitted.learners import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.events import find_events
-from skpudle.inspection import atom_contributions, reconstruction_contributions
+from skpudle.inspection import atom_contributions
 from skpudle.inspection._intervals import AtomIntervals
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
@@ -84,25 +81,11 @@ def test_every_atom_is_drawn_scaled_to_its_largest_modulus(learner):
         np.testing.assert_allclose(image.ravel(), atom / np.abs(atom).max(), rtol=1e-12)
 
 
-def test_lines_between_atoms_are_empty(learner):
-    display = AtomsDisplay.from_estimator(learner, image_shape=(3, 4))
-    grid = np.ma.filled(display.image_.get_array(), np.nan)
-    assert grid.shape == (3 * 4 - 1, 3 * 5 - 1)
-    assert np.isnan(grid[3]).all()
-    assert np.isnan(grid[:, 4]).all()
-
-
 def test_atoms_come_in_the_order_of_their_use(learner, X):
     usage = (learner.transform(X) != 0).sum(0)
     display = AtomsDisplay.from_estimator(learner, X, image_shape=(3, 4), n_atoms=1)
     most = learner.components_[usage.argmax()]
     np.testing.assert_array_equal(display.atoms[0].ravel(), most)
-
-
-def test_a_square_is_what_images_are_by_default(learner):
-    assert AtomsDisplay.from_atoms(np.eye(16), kind="images").atoms.shape == (16, 4, 4)
-    with pytest.raises(ValueError, match="12 features.*image_shape"):
-        AtomsDisplay.from_estimator(learner, kind="images")
 
 
 def test_colours_are_kept_and_zero_is_grey():
@@ -138,18 +121,6 @@ def test_convolutional_atoms_and_codes_are_drawn(n_channels):
         assert display.heights_.sum() == len(pictures)
     first = AtomsDisplay.from_estimator(learner, pictures, n_atoms=1).atoms[0]
     np.testing.assert_array_equal(first, learner.components_[usage.argmax()])
-
-
-def test_two_channels_are_no_image():
-    with pytest.raises(ValueError, match="neither grey nor colour"):
-        AtomsDisplay.from_atoms(np.ones((4, 5, 6, 2)))
-
-
-def test_a_new_figure_is_as_wide_as_its_grid():
-    display = AtomsDisplay.from_atoms(np.eye(16), kind="images", n_columns=6)
-    width, height = display.figure_.get_size_inches()
-    n_rows, n_columns = np.shape(display.image_.get_array())
-    assert width / height == pytest.approx(n_columns / n_rows)
 
 
 # ---------------------------------------------------------------------------- lines
@@ -213,17 +184,6 @@ def test_channels_are_lines_on_one_scale():
         np.testing.assert_allclose(scaled, atoms / np.abs(atoms).max(axis=(1, 2), keepdims=True))
 
 
-@pytest.mark.parametrize("n_channels", [0, 2])
-@pytest.mark.parametrize("atom_shape", [5, (5,)])
-def test_convolutional_atoms_of_signals_are_lines(atom_shape, n_channels):
-    signals = np.random.default_rng(0).normal(size=(4, 30, 2)[: 2 + (n_channels > 0)])
-    options = dict(atom_shape=atom_shape, stride=2, max_iter=1, n_unfoldings=3, random_state=0)
-    learner = ConvPUDLEDictionaryLearning(3, tol=None, **options).fit(signals)
-    display = AtomsDisplay.from_estimator(learner, signals)
-    assert display.atoms.shape == (3, 5, max(n_channels, 1))
-    assert len(display.lines_) == max(n_channels, 1)
-
-
 @pytest.mark.parametrize(
     ("atoms", "options", "message"),
     [
@@ -275,14 +235,6 @@ def test_steps_without_an_affine_way_back_leave_atoms_as_they_are(step, X):
     np.testing.assert_array_equal(atoms, pipeline[-1].components_)
 
 
-def test_convolutional_atoms_stay_as_they_are(X):
-    options = dict(atom_shape=4, stride=2, max_iter=1, n_unfoldings=3, random_state=0)
-    learner = ConvPUDLEDictionaryLearning(3, tol=None, **options)
-    pipeline = make_pipeline(StandardScaler(), learner).fit(X)
-    atoms = AtomsDisplay.from_estimator(pipeline, X).atoms[:, :, 0]
-    np.testing.assert_array_equal(np.sort(atoms, 0), np.sort(learner.components_, 0))
-
-
 GRID = {"alpha": [0.1, 0.2]}
 PLACES = {
     "grid": lambda learner: GridSearchCV(learner, GRID, cv=2),
@@ -321,13 +273,6 @@ def test_displays_look_into_pipelines_and_searches(place, X):
     np.testing.assert_allclose(display.pictures, expected.pictures, atol=1e-12)
 
 
-def test_a_classifier_is_a_learner(X):
-    classifier = PUDLEClassifier(5, max_iter=1, tol=None, random_state=0)
-    classifier.fit(X, np.arange(len(X)) % 2)
-    atoms = AtomsDisplay.from_estimator(classifier, X).atoms[:, :, 0]
-    np.testing.assert_array_equal(np.sort(atoms, 0), np.sort(classifier.components_, 0))
-
-
 def test_what_has_no_learner_is_refused(X):
     search = GridSearchCV(clone(SMALL), GRID, cv=2, refit=False)
     with pytest.raises(NotFittedError, match="GridSearchCV instance is not fitted"):
@@ -356,16 +301,6 @@ def test_usage_is_the_share_of_samples_in_falling_order(split_sign, learner, X):
     learner.set_params(split_sign=False)
     expected = np.sort((learner.transform(X) != 0).mean(0))[::-1]
     np.testing.assert_allclose(display.heights_, expected)
-
-
-def test_counts_and_magnitudes_are_of_all_samples_and_entries(learner, X):
-    codes = learner.transform(X)
-    count = CodesDisplay.from_codes(codes, kind="count")
-    np.testing.assert_array_equal(count.heights_, np.bincount((codes != 0).sum(1)))
-    magnitude = CodesDisplay.from_codes(codes, kind="magnitude")
-    assert magnitude.heights_.sum() == np.count_nonzero(codes)
-    for kind in ("usage", "count", "magnitude"):  # also where nothing is used
-        CodesDisplay.from_codes(np.zeros((3, 4)), kind=kind)
 
 
 def test_an_unknown_kind_is_named(learner, X):
@@ -401,13 +336,6 @@ def test_matched_atoms_are_on_the_diagonal(n_reference, learner):
     np.testing.assert_allclose(np.sort(np.diag(matrix)), expected, rtol=1e-12)
 
 
-def test_a_permutation_with_signs_is_a_diagonal(learner):
-    order, signs = np.random.default_rng(0).permutation(9), np.resize([1, -1], 9)
-    shuffled = signs[:, None] * learner.components_[order]
-    matrix = RecoveryDisplay.from_dictionaries(shuffled, learner.components_).coherences
-    np.testing.assert_allclose(np.diag(matrix), 1, rtol=1e-12)
-
-
 # ---------------------------------------------------------------------------- matplotlib
 
 
@@ -438,11 +366,6 @@ def test_without_matplotlib_the_error_names_the_extra(learner, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"skpudle\[plot\]"):
         LossCurveDisplay.from_estimator(learner)
-
-
-def test_importing_the_module_does_not_import_matplotlib():
-    program = "import sys, skpudle.plotting; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # ---------------------------------------------------------------------------- contributions
@@ -485,23 +408,6 @@ def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     colours = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(2, 2, 3))
     drawn = cells(np.asarray(colours.image_.get_array()), 2, 2)
     np.testing.assert_allclose(drawn[0].ravel(), 0.5 + 0.5 * X[0] / np.abs(X[0]).max())
-
-
-def test_contributions_of_signals_are_lines(learner, X):
-    display = ContributionsDisplay.from_estimator(learner, X, X[:2], n_largest=2)
-    found = reconstruction_contributions(learner, X, X[:2])
-    made_of = X[found.indices[1, 1]] * np.sign(found.values[1, 1])
-    _, y = pieces(display.lines_[0])
-    np.testing.assert_allclose(y[7], 1.5 - 0.45 * made_of / np.abs(made_of).max())
-
-
-def test_stability_is_drawn_in_the_order_of_sizes(learner):
-    atoms = learner.components_
-    display = StabilityDisplay.from_dictionaries([[atoms, -atoms], [atoms[:4], atoms[:4]]])
-    np.testing.assert_array_equal(display.line_.get_xdata(), [4, 9])
-    np.testing.assert_allclose(display.line_.get_ydata(), 1)
-    np.testing.assert_array_equal(display.count_line_.get_ydata(), [4, 9])
-    assert display.score_line_ is None
 
 
 def test_scores_of_held_out_samples_are_drawn_against_the_size_too(learner):

@@ -10,8 +10,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "skpudle"
 
@@ -22,7 +20,7 @@ GROUPS = {
                     "lasso", "omp",
                     "encoding", "_gradients", "_optimizers", "_initialization", "search",
                     "_additive"],
-    "boundary": ["_data", "interoperability"],
+    "boundary": ["_data"],
     "training": ["_training"],
     "learners": ["_learners", "_denoiser"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
@@ -61,17 +59,6 @@ CLOCKS = {"time", "timeit", "datetime"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
-def files(folder):
-    return [
-        pytest.param(path, id=path.relative_to(ROOT).as_posix())
-        for path in sorted(folder.rglob("*.py"))
-    ]
-
-
-def parse(path):
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
 def module(path):
     """Return the dotted name of a module inside the package: ``operators._dense``."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -83,7 +70,12 @@ def entry(name):
     return name.partition(".")[0]
 
 
-MODULES = {module(path) for path in PACKAGE.rglob("*.py")}
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+# module: what is written in it
+TREES = {module(path): parse(path) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def outside_functions(node):
@@ -115,7 +107,7 @@ def imported_modules(tree):
         if package == "skpudle":
             parts = rest.split(".") if rest else []
             prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-            yield next((prefix for prefix in prefixes if prefix in MODULES), "__init__")
+            yield next((prefix for prefix in prefixes if prefix in TREES), "__init__")
 
 
 def dotted(node):
@@ -167,62 +159,59 @@ def test_what_has_no_underscore_is_what_is_documented():
     assert set(listed) == {name for name in ORDER if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_imports_go_down_only(path):
-    here = entry(module(path))
-    below = ORDER[: ORDER.index(here)]
-    upward = {name for name in imported_modules(parse(path)) if entry(name) not in [*below, here]}
-    assert not upward, f"{path.name} imports from its own height or above: {sorted(upward)}."
+def test_imports_go_down_only():
+    for here, tree in TREES.items():
+        allowed = ORDER[: ORDER.index(entry(here)) + 1]
+        upward = {name for name in imported_modules(tree) if entry(name) not in allowed}
+        assert not upward, f"{here} imports from its own height or above: {sorted(upward)}."
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_underscored_names_are_nobody_elses_business(path):
+def test_underscored_names_are_nobody_elses_business():
     """Private modules serve the whole package, along the layers; an underscored name its file."""
     private = [
-        name
-        for name in imported(ast.walk(parse(path)))
+        f"{here} imports {name}"
+        for here, tree in TREES.items()
+        for name in imported(ast.walk(tree))
         if name.startswith("skpudle.")
-        and name.removeprefix("skpudle.") not in MODULES
+        and name.removeprefix("skpudle.") not in TREES
         and name.rpartition(".")[2].startswith("_")
     ]
-    assert not private, f"{path.name} imports what is private elsewhere: {private}."
+    assert not private
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_the_mathematics_does_not_know_scikit_learn(path):
-    if entry(module(path)) in GROUPS["mathematics"]:
-        assert "sklearn" not in top_level(imported(ast.walk(parse(path))))
+def test_the_mathematics_does_not_know_scikit_learn():
+    mathematics = {here for here in TREES if entry(here) in GROUPS["mathematics"]}
+    knows = {here for here in TREES if "sklearn" in top_level(imported(ast.walk(TREES[here])))}
+    assert not mathematics & knows
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_arrays_and_tensors_meet_in_one_module(path):
-    tree, here = parse(path), module(path)
-    if here == "_data.arrays":
-        return
-    forbidden = set(CONVERSIONS)
-    if entry(here) not in GROUPS["mathematics"]:
-        forbidden |= CONVERSIONS_OF_ANYTHING
-    found = {name: line for name, line in uses(tree).items() if name in forbidden}
-    assert not found, f"Convert in _data/arrays.py, not in {path.name}: {found}."
-    lines = calls_numpy_method(tree)
-    assert not lines, f"Convert in _data/arrays.py, not in {path.name}, lines {lines}."
+def test_arrays_and_tensors_meet_in_one_module():
+    found = []
+    for here in TREES.keys() - {"_data.arrays"}:
+        forbidden = set(CONVERSIONS)
+        if entry(here) not in GROUPS["mathematics"]:
+            forbidden |= CONVERSIONS_OF_ANYTHING
+        used = {name: line for name, line in uses(TREES[here]).items() if name in forbidden}
+        found += [f"{here}: {name}, line {line}" for name, line in used.items()]
+        found += [f"{here}: line {line}" for line in calls_numpy_method(TREES[here])]
+    assert not found, f"Convert in _data/arrays.py, not in {found}."
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_import_needs_no_optional_package(path):
+def test_import_needs_no_optional_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     distributions = {re.match(r"[\w-]+", entry)[0] for entry in project["dependencies"]}
     installed = {"sklearn" if name == "scikit-learn" else name for name in distributions}
-    at_import = top_level(imported(outside_functions(parse(path))))
-    optional = at_import - installed - sys.stdlib_module_names - {"skpudle"}
-    assert not optional, f"Import {sorted(optional)} inside the function that uses it."
+    for here, tree in TREES.items():
+        at_import = top_level(imported(outside_functions(tree)))
+        optional = at_import - installed - sys.stdlib_module_names - {"skpudle"}
+        assert not optional, f"{here}: import {sorted(optional)} inside the function that uses it."
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_global_state_is_left_alone(path):
-    forbidden = GLOBAL_STATE - CHANGED_AND_RESTORED.get(module(path), set())
-    found = {name: line for name, line in uses(parse(path)).items() if name in forbidden}
-    assert not found, f"{path.name} changes global state: {found}."
+def test_global_state_is_left_alone():
+    for here, tree in TREES.items():
+        forbidden = GLOBAL_STATE - CHANGED_AND_RESTORED.get(here, set())
+        found = {name: line for name, line in uses(tree).items() if name in forbidden}
+        assert not found, f"{here} changes global state: {found}."
 
 
 def test_the_owner_of_the_repository_is_named_in_one_place():
@@ -236,26 +225,23 @@ def test_the_owner_of_the_repository_is_named_in_one_place():
     assert urls["Changelog"].startswith(urls["Documentation"])
 
 
-@pytest.mark.parametrize("path", files(PACKAGE))
-def test_module_says_what_it_is_and_what_is_public(path):
-    tree = parse(path)
-    assert ast.get_docstring(tree), f"{path.name} has no docstring."
-    # a module that users import, by its own name or as its folder's
-    top = entry(module(path))
-    is_door = top == "__init__" or (
-        not top.startswith("_") and (path.stem == "__init__" or not path.stem.startswith("_"))
-    )
-    if is_door:
-        names = public_names(tree)
-        assert names, f"{path.name} has no __all__."
-        assert len(set(names)) == len(names)
-        assert all(isinstance(name, str) for name in names)
-    else:
-        assert public_names(tree) is None, f"{path.name} is private and has an __all__."
+def test_modules_say_what_they_are_and_doors_what_is_public():
+    """Doors are what users import: modules by their own name, or folders."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        here, top = module(path), entry(module(path))
+        assert ast.get_docstring(TREES[here]), f"{here} has no docstring."
+        is_door = top == "__init__" or (
+            not top.startswith("_") and (path.stem == "__init__" or not path.stem.startswith("_"))
+        )
+        names = public_names(TREES[here])
+        assert bool(names) == is_door, f"{here}: doors alone have an __all__."
+        if is_door:
+            assert len(set(names)) == len(names)
+            assert all(isinstance(name, str) for name in names)
 
 
-@pytest.mark.parametrize("path", files(ROOT / "tests"))
-def test_tests_look_at_no_clock(path):
+def test_tests_look_at_no_clock():
     """A timed test fails on a busy machine: speed is for the benchmarks."""
-    clocks = top_level(imported(ast.walk(parse(path)))) & CLOCKS
-    assert not clocks, f"{path.name} imports {sorted(clocks)}."
+    for path in (ROOT / "tests").rglob("*.py"):
+        clocks = top_level(imported(ast.walk(parse(path)))) & CLOCKS
+        assert not clocks, f"{path.name} imports {sorted(clocks)}."

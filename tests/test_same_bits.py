@@ -1,14 +1,10 @@
 """tools/same_bits.py finds a checkout equal to itself, and sees the smallest difference."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
-import pytest
+import same_bits
 
-from skpudle.search import _search
+from skpudle.search import problem
 
-PATH = Path(__file__).parents[1] / "tools" / "same_bits.py"
 CASE = "default, few rows"
 # A package with the names that the case needs, and a share that its atoms are of the first rows.
 CHECKOUT = """
@@ -24,14 +20,6 @@ class PUDLEDictionaryLearning:
 """
 
 
-@pytest.fixture(scope="module")
-def same_bits():
-    spec = importlib.util.spec_from_file_location("same_bits", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def checkout(folder, share=1.0, parameters="random_state"):
     (folder / "skpudle").mkdir(parents=True)
     text = CHECKOUT.format(share=share, parameters=parameters)
@@ -39,17 +27,17 @@ def checkout(folder, share=1.0, parameters="random_state"):
     return folder
 
 
-def test_a_case_equals_itself_and_not_a_changed_package(same_bits, monkeypatch):
+def test_a_case_equals_itself_and_not_a_changed_package(monkeypatch):
     base = same_bits.run_case(same_bits.CASES[CASE])
     assert {"components_", "alpha_", "search_alpha_", "codes", "loss_curve_"} <= base.keys()
     assert same_bits.compare(base, same_bits.run_case(same_bits.CASES[CASE])) == (True, "equal")
-    monkeypatch.setattr(_search, "_ALPHA", np.nextafter(_search._ALPHA, 1))
+    monkeypatch.setattr(problem, "_ALPHA", np.nextafter(problem._ALPHA, 1))
     is_equal, text = same_bits.compare(base, same_bits.run_case(same_bits.CASES[CASE]))
     assert not is_equal
     assert "search_alpha_ up to " in text
 
 
-def test_checkouts_are_compared_in_processes_of_their_own(same_bits, tmp_path):
+def test_checkouts_are_compared_in_processes_of_their_own(tmp_path):
     one, near = checkout(tmp_path / "one"), checkout(tmp_path / "near", 1 + 2**-52)
     base, present = same_bits.run_checkouts([one, near], CASE)
     assert same_bits.compare(base[CASE], base[CASE]) == (True, "equal")
@@ -59,7 +47,7 @@ def test_checkouts_are_compared_in_processes_of_their_own(same_bits, tmp_path):
     assert "components_ up to " in text
 
 
-def test_a_case_that_one_checkout_does_not_know_is_named(same_bits, tmp_path):
+def test_a_case_that_one_checkout_does_not_know_is_named(tmp_path):
     one = checkout(tmp_path / "one")
     other = checkout(tmp_path / "other", parameters="seed=0")
     base, present = same_bits.run_checkouts([one, other], CASE)
@@ -69,7 +57,7 @@ def test_a_case_that_one_checkout_does_not_know_is_named(same_bits, tmp_path):
     assert not same_bits.compare(present[CASE], present[CASE])[0]  # no checkout runs it
 
 
-def test_an_attribute_that_is_gone_is_a_difference(same_bits):
+def test_an_attribute_that_is_gone_is_a_difference():
     values = {"alpha_": np.ones(())}
     assert same_bits.compare(values, {}) == (False, "alpha_ is gone")
     assert same_bits.compare({}, values) == (True, "equal (alpha_ is new)")

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from skpudle import ConsensusDictionary, PoissonNMF, PUDLEDictionaryLearning
+from skpudle import PoissonNMF, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import (
     atom_coherence,
     atom_support,
     dictionary_stability,
 )
-from skpudle.metrics._stability import chance_coherence
 
 
 def test_it_is_the_mean_coherence_with_the_other_dictionaries():
@@ -95,32 +94,6 @@ def test_random_dictionaries_agree_by_chance(draw, n_components):
     found = dictionary_stability([atoms for pair in pairs for atoms in pair])
     assert abs(found.above_chance) < 0.03
     assert found.by_chance == pytest.approx(found.stability - found.above_chance)
-
-
-def test_chance_does_not_depend_on_order_signs_or_lengths_of_the_reference():
-    rng = np.random.default_rng(0)
-    atoms, reference = rng.standard_normal((2, 30, 12))
-    order, factors = rng.permutation(30), rng.uniform(1, 2, (30, 1)) * rng.choice([-1, 1], (30, 1))
-    plain = chance_coherence(atoms, reference).mean(axis=0)
-    moved = chance_coherence(atoms, (factors * reference)[order]).mean(axis=0)
-    np.testing.assert_allclose(moved, plain[order], atol=0.02)
-
-
-def test_no_atoms_have_no_chance():
-    assert not chance_coherence(np.zeros((3, 4)), np.eye(4)).any()
-
-
-def test_the_consensus_of_random_dictionaries_is_at_chance():
-    class Random(PUDLEDictionaryLearning):
-        def fit(self, X, y=None):
-            super().fit(X)
-            draw = np.random.default_rng(self.random_state).standard_normal
-            self.components_ = draw(self.components_.shape)
-            return self
-
-    X = np.random.default_rng(0).standard_normal((100, 10))
-    consensus = ConsensusDictionary(Random(20), 4, random_state=0).fit(X)
-    assert abs(consensus.stability_.mean() - consensus.chance_stability_) < 0.05
 
 
 def test_superfluous_atoms_are_not_supported():

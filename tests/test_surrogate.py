@@ -11,9 +11,7 @@ from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle._optimizers._surrogate import SurrogateOptimizer
-from skpudle.datasets import make_dictionary_data
 from skpudle.lasso._implicit import converged_codes
-from skpudle.metrics import dictionary_error
 
 
 @pytest.fixture
@@ -55,32 +53,6 @@ def test_without_forgetting_batches_add_up(problem):
     )
 
 
-def test_a_strong_anchor_is_a_small_gradient_step(problem):
-    """With rho far above the curvature the minimum is D - g / rho."""
-    atoms, codes, x = problem
-    gradient = dec_gradient(atoms, codes, x)
-    project = partial(project_atoms, atom_norm=None)
-    optimizer = SurrogateOptimizer(atoms, project, anchor=1e8, n_inner=50)
-    optimizer.update(gradient, codes)
-    one_use = codes.square().sum() / len(codes) / (codes != 0).sum()
-    moved = (optimizer.atoms.detach() - atoms) * 1e8 * one_use
-    torch.testing.assert_close(moved, -gradient, rtol=1e-5, atol=1e-6)
-
-
-def test_units_of_the_data_do_not_matter(problem):
-    """Codes times c and gradients times c squared lead to the same atoms."""
-    atoms, codes, x = problem
-    trained = []
-    for c in (1.0, 1e-6, 1e6):
-        optimizer = SurrogateOptimizer(atoms, project_atoms)
-        for rows in (slice(0, 25), slice(25, 50)):
-            now = optimizer.atoms.detach()
-            optimizer.update(c**2 * dec_gradient(now, codes[rows], x[rows]), c * codes[rows])
-        trained.append(optimizer.atoms.detach())
-    torch.testing.assert_close(trained[1], trained[0], rtol=0, atol=1e-10)
-    torch.testing.assert_close(trained[2], trained[0], rtol=0, atol=1e-10)
-
-
 def test_a_resumed_surrogate_takes_the_same_steps(problem):
     atoms, codes, x = problem
     optimizer = SurrogateOptimizer(atoms, project_atoms)
@@ -91,61 +63,6 @@ def test_a_resumed_surrogate_takes_the_same_steps(problem):
     for each in (optimizer, other):
         each.update(dec_gradient(now, codes, x), codes)
     assert torch.equal(optimizer.atoms, other.atoms)
-
-
-def test_replaced_atoms_leave_no_trace_in_the_model(problem):
-    atoms, codes, x = problem
-    optimizer = SurrogateOptimizer(atoms, project_atoms)
-    optimizer.update(dec_gradient(atoms, codes, x), codes)
-    rows = torch.tensor([1, 4])
-    optimizer.replace(rows, atoms[[0, 0]])
-    state = optimizer.state()
-    assert (state["curvature"][rows] == 0).all()
-    assert (state["curvature"][:, rows] == 0).all()
-    assert (state["pull"][rows] == 0).all()
-
-
-def test_batches_without_codes_leave_atoms_where_a_batch_with_codes_left_them(problem):
-    """The anchor weighs a use in the model, and no batch without one takes it away.
-
-    The gradient through an encoder also pulls at atoms that no code uses in the end.
-    """
-    atoms, codes, x = problem
-    codes = codes.clone()
-    codes[:, 2] = 0
-    gradient = dec_gradient(atoms, codes, x)
-    gradient[2] = 1e-3
-    optimizer = SurrogateOptimizer(atoms, project_atoms, anchor=1e6)
-    optimizer.update(gradient, codes)
-    before = optimizer.atoms.detach().clone()
-    for small in (0.0, 1e-150):
-        optimizer.update(small * gradient, small * codes)
-        torch.testing.assert_close(optimizer.atoms.detach(), before, rtol=0, atol=1e-4)
-
-
-def test_one_row_that_is_larger_than_all_others_is_learned_from():
-    """Most batches then have no codes at all."""
-    for seed in range(4):
-        X = np.random.default_rng(seed).normal(size=(300, 10))
-        X[7] *= 1e7
-        params = dict(n_unfoldings=100, max_iter=5, tol=None, random_state=seed)
-        params["noise"] = "equal"  # otherwise the row is an outlier
-        learner = PUDLEDictionaryLearning(8, gradient="ae-ls", **params).fit(X)
-        left = X - learner.inverse_transform(learner.transform(X))
-        assert np.square(left).sum() < 1e-3 * np.square(X).sum()
-
-
-def test_a_loss_that_rounding_leaves_below_zero_is_none(problem):
-    atoms, codes, x = problem
-    found = []
-    for loss in (-1e-16, 0.0):
-        optimizer = SurrogateOptimizer(atoms, project_atoms)
-        for _ in range(2):
-            now = optimizer.atoms.detach()
-            value = torch.tensor(loss, dtype=torch.float64)
-            optimizer.update(dec_gradient(now, codes, x), codes, loss=value)
-        found.append(optimizer.atoms.detach())
-    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def planted(rng, n_samples, n_features=40, n_components=60, n_nonzero=3):
@@ -178,22 +95,6 @@ def test_the_surrogate_ends_at_least_as_low_as_adam(gradient, shrinkage, n_sampl
     adam = learn(X, initial, optimizer="adam", **options)
     assert np.isfinite(surrogate.loss_curve_).all()
     assert surrogate.loss_curve_[-1] <= adam.loss_curve_[-1]
-
-
-def test_samples_as_atoms_lead_to_the_dictionary_of_the_data():
-    """Codes of before hold atoms where they were: the model has to forget them."""
-    X, truth, _ = make_dictionary_data(1500, 30, 40, n_nonzero=3, snr_db=30, random_state=2)
-    options = dict(gradient="dec", n_unfoldings=None, optimizer="surrogate", batch_size=100)
-    learner = PUDLEDictionaryLearning(
-        40, alpha=0.1, max_iter=30, tol=None, random_state=0, **options
-    ).fit(X)
-    assert dictionary_error(learner.components_, truth, match=True) < 0.03
-
-
-@pytest.mark.parametrize("params", [{"n_inner": 0}, {"n_inner": 2.5}, {"anchor": -1.0}])
-def test_parameters_that_train_nothing_are_refused(params, problem):
-    with pytest.raises(ValueError, match=next(iter(params))):
-        SurrogateOptimizer(problem[0], project_atoms, **params)
 
 
 @pytest.mark.parametrize("positive", [False, True])

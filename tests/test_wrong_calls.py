@@ -30,10 +30,10 @@ from skpudle import (
     images,
     metrics,
     plotting,
-    report,
 )
 from skpudle._data.names import COUNTERPARTS
 from skpudle.pretrained import load_denoiser
+from skpudle.reporting import findings
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
 ESTIMATORS = [kind for kind in vars(skpudle).values() if hasattr(kind, "get_params")]
@@ -294,20 +294,15 @@ REFUSED = {
         r"fit\(X, y\)",
     ),
     # results
-    "a report of data": (
-        lambda: report(rows()),
-        r"got a ndarray of shape \(60, 16\)",
-        r"report\(learner, X\)",
-    ),
-    "a report without data": (
-        lambda: report(learner()),
+    "findings without data": (
+        lambda: findings(learner(), None),
         "PUDLEDictionaryLearning came without samples",
-        r"report\(learner, X\)",
+        r"findings\(learner, X\)",
     ),
-    "a report of data first": (
-        lambda: report(rows(), learner()),
+    "findings of data first": (
+        lambda: findings(rows(), learner()),
         r"got a ndarray of shape \(60, 16\)",
-        r"report\(learner, X\)",
+        r"findings\(learner, X\)",
     ),
     "a display of data": (
         lambda: plotting.AtomsDisplay.from_estimator(rows()),
@@ -495,7 +490,6 @@ KEPT = {
     "rows": (lambda: PUDLEDictionaryLearning(4, random_state=0), rows),
     "online": (lambda: PUDLEDictionaryLearning(4, gradient="dec", random_state=0), rows),
     "NOODL": (lambda: NOODLDictionaryLearning(4, max_iter=1, tol=None, random_state=0), rows),
-    "counts": (lambda: PoissonNMF(4, random_state=0), spectra),
     "signals": (lambda: Conv(2, atom_shape=8), lambda: rows()[:, :, np.newaxis]),
 }
 

@@ -9,21 +9,16 @@ is unpacked once into ``build/``, where its compiled loops stay for the next com
 """
 
 import argparse
-import os
 import pickle
-import subprocess
 import sys
-import tarfile
 import tempfile
 import warnings
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from checkouts import ROOT, check_place, start, unpack
 
-ROOT = Path(__file__).resolve().parents[1]
-ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 UNTIMED = {"fit_seconds_"}  # attributes whose values are no results
 
 # ------------------------------------------------------------------------- data
@@ -278,7 +273,7 @@ def search_in_two_processes():
     import torch
 
     from skpudle.search import Problem, search
-    from skpudle.search._held_out import hold_out
+    from skpudle.search.held_out import hold_out
 
     sys.path.insert(0, str(ROOT / "tests" / "search"))
     from two_processes import in_two_processes
@@ -289,9 +284,9 @@ def search_in_two_processes():
         return search(hold_out(Problem(x[rank::2], 0.3, total=total)), x[:12])
 
     first, second = in_two_processes(run_one)
-    return {f"{name}.{rank}": np.asarray(getattr(state, name))
-            for rank, state in enumerate((first, second))
-            for name in ("best_atoms", "best_alpha", "losses")}  # fmt: skip
+    return {f"{name}.{rank}": np.asarray(getattr(found, name))
+            for rank, found in enumerate((first, second))
+            for name in ("atoms", "alpha", "losses")}  # fmt: skip
 
 
 def choose_alpha(**options):
@@ -511,40 +506,21 @@ def compare(base, present, removed=()):
     return not found, ("; ".join(sorted(found)) or "equal") + new
 
 
-def unpack(base):
-    """Return the directory of a checkout: a directory as it is, a revision in ``build/``."""
-    if (Path(base) / "skpudle").is_dir():
-        return Path(base).resolve()
-    git = partial(subprocess.run, cwd=ROOT, capture_output=True, check=True)
-    commit = git(["git", "rev-parse", "--verify", f"{base}^{{commit}}"]).stdout.decode().strip()
-    folder = ROOT / "build" / "same_bits" / commit
-    if not folder.is_dir():
-        archive = git(["git", "archive", commit, "skpudle"]).stdout
-        with tarfile.open(fileobj=BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
-    return folder
-
-
-def start(checkout, target, only):
-    """Start a process that writes the results of a checkout to a file."""
-    command = [sys.executable, "-P", __file__, "--write", target, "--only", only]
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(checkout), "SCIPY_ARRAY_API": "1"}
-    return subprocess.Popen(command, env=environment)
-
-
 def run_checkouts(checkouts, only=""):
     """Return the results of both checkouts, from processes that run at the same time."""
     with tempfile.TemporaryDirectory() as folder:
         targets = [Path(folder) / name for name in ("base", "present")]
         pairs = list(zip(checkouts, targets, strict=True))
-        processes = [start(checkout, target, only) for checkout, target in pairs]
+        processes = [
+            start(__file__, checkout, "--write", target, "--only", only)
+            for checkout, target in pairs
+        ]
         codes = [process.wait() for process in processes]
         if any(codes):
             raise SystemExit("A checkout does not run.")
         found = [pickle.loads(target.read_bytes()) for target in targets]
     for checkout, (where, _) in zip(checkouts, found, strict=True):
-        if not Path(where).is_relative_to(checkout):
-            raise SystemExit(f"{where} ran in the place of {checkout}.")
+        check_place(where, checkout)
     return [values for _, values in found]
 
 

@@ -12,6 +12,7 @@ EXAMPLES = [  # grouped as in examples/GALLERY_HEADER.rst: tasks first, then the
     "plot_noise.py",
     "plot_anomalies.py",
     "plot_callback.py",
+    "plot_describe_fit.py",
     # Images
     "plot_denoising.py",
     "plot_denoise_image.py",

@@ -90,9 +90,7 @@ COLUMNS = {
     "RssAnon before mb": "own memory before (MB)",
     "largest RssAnon mb": "largest own memory (MB)",
     "anonymous memory (MB)": "own memory at the end (MB)",
-    "killed ranks": "kills of one of two processes that train together",
     "peak memory mb": "peak memory (MB)",
-    "slowest stop after a death s": "slowest stop after a death (s)",
 }
 # Table 1 of the paper, PSNR in dB by the authors' protocol: method, penalty or threshold.
 PUBLISHED = {

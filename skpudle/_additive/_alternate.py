@@ -172,11 +172,6 @@ class Events:
         entries = xlogy(counts.data, self._plain) - xlogy(counts.data, rates) - counts.data
         return self.total(self.loads(atoms) * codes) + self.total_of_entries(entries)
 
-    def parts(self, n_rows):  # yields Events
-        """Yield the events of parts of the rows."""
-        for first in range(0, self.counts.shape[0], n_rows):
-            yield self.take(slice(first, first + n_rows))
-
     def take(self, rows):  # -> Events
         """Return the events of some rows."""
         given = self.missing, self.exposure, self.row_weight, self.plain, self.allowed
@@ -272,7 +267,7 @@ def solve_codes(events, atoms, codes=None, tol=_TOL):
     return z
 
 
-def prune_codes(events, atoms, codes, min_gain, kept=()):
+def prune_codes(events, atoms, codes, min_gain):
     """Return codes of fewer atoms: an atom leaves a row if it raises the likelihood by too little.
 
     Rows are pruned independently. First leaves the atom whose removal lowers the row's largest
@@ -288,8 +283,6 @@ def prune_codes(events, atoms, codes, min_gain, kept=()):
         Codes of most likely rates, of `solve_codes`.
     min_gain : float
         The least gain of log-likelihood, in nats, by which an atom stays.
-    kept : sequence of int, default=()
-        Atoms that stay in all rows.
 
     Returns
     -------
@@ -299,8 +292,7 @@ def prune_codes(events, atoms, codes, min_gain, kept=()):
     counts, z = events.counts, codes.copy()
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     loads = np.array(events.loads(atoms), order="C")
-    stays = np.isin(np.arange(len(atoms)), np.asarray(kept, dtype=np.int64))
-    given = np.ascontiguousarray(atoms.T), loads, stays, float(min_gain), _SWEEPS, _TOL
+    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
     prune = loops().prune_rows
     in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
     return z
@@ -561,20 +553,3 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
         (before, now), loss = (np.inf, *state.objectives)[-2:], state.losses[-1]
         n_stalled = n_stalled + 1 if before - now <= tol * abs(loss) else 0
     return state
-
-
-def expected_events(events, atoms, codes):  # -> two (n_components, n_features)
-    """Return, by atom and feature, the explained events and the events that could be observed."""
-    rates = events.repeated.copy()
-    rates.data = rates.data / np.maximum(_rates(rates, atoms, codes), 1e-300)
-    return atoms * (rates.T @ codes).T, events.visible(codes).T
-
-
-def atoms_of_events(found, visible, mean, smoothing):  # -> (n_components, n_features)
-    """Return the atoms of explained events with the prior, each of sum 1."""
-    n_features = len(mean)
-    atoms = (found + smoothing * n_features * mean) / np.maximum(
-        visible + smoothing * n_features, 1e-300
-    )
-    sums = atoms.sum(1, keepdims=True)
-    return np.where(sums > 0, atoms / np.where(sums > 0, sums, 1.0), mean)

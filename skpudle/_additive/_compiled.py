@@ -116,11 +116,11 @@ def _excludes(first, last, index, atoms, loads):
     return False
 
 
-def prune_rows(first, last, start, index, value, atoms, loads, kept, min_gain, sweeps, tol, z):
+def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
     """Remove atoms from rows as long as the likelihood falls by less than ``min_gain``.
 
     ``z`` holds codes of the largest likelihood, on return for the remaining atoms. The atom of
-    least cost leaves, except for ``kept`` atoms; its ``loads`` become 0. See `solve_rows`.
+    least cost leaves; its ``loads`` become 0. See `solve_rows`.
     """
     n_components = z.shape[1]
     prior, explained = np.zeros(len(z)), np.empty(len(z))
@@ -130,13 +130,13 @@ def prune_rows(first, last, start, index, value, atoms, loads, kept, min_gain, s
         now = explained[i]
         for k in range(n_components):
             now -= loads[i, k] * z[i, k]
-            if z[i, k] <= 0 and not kept[k]:
+            if z[i, k] <= 0:
                 loads[i, k] = 0.0
         for _ in range(n_components):
             least, gone = min_gain, -1
             before[:], allowed[:] = z[i], loads[i]
             for k in range(n_components):
-                if allowed[k] <= 0 or kept[k]:
+                if allowed[k] <= 0:
                     continue
                 loads[i, k], z[i, k] = 0.0, 0.0
                 if _excludes(start[i], start[i + 1], index, atoms, loads[i]):

@@ -67,7 +67,7 @@ def check_learner(learner, attribute="components_"):
         shape = f" of shape {np.shape(learner)}" if hasattr(learner, "shape") else ""
         raise TypeError(
             f"A fitted learner is expected, got a {type(learner).__name__}{shape}. Pass the "
-            "learner first and the data second, as report(learner, X)."
+            "learner first and the data second, as findings(learner, X)."
         )
     check_is_fitted(learner, attribute)
 

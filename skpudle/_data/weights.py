@@ -7,6 +7,7 @@ later draws agree. Distinct rows of equal weight stay as they are.
 """
 
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -15,7 +16,8 @@ from scipy import sparse
 from sklearn.utils.validation import _check_sample_weight
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor, with_gaps
-from skpudle.search._held_out import hash_rows
+from skpudle.search._epoch import own
+from skpudle.search.held_out import hash_rows
 
 # An odd factor of 64 bits, which combines the keys of data and of their targets.
 _FACTOR = -0x61C8864680B583EB
@@ -155,34 +157,36 @@ def merge_sparse(X, exposure=None, weight=None):  # -> the same, of rows that di
     return X[rows], None if exposure is None else exposure[rows], sums
 
 
-def scale_weights(weight, n, team):  # -> Tensor (n,) or None, mean of the given weights or None
-    """Divide weights by their mean over all processes.
+def scale_weights(
+    weight, n, total=own
+):  # -> Tensor (n,) or None, mean of the given weights or None
+    """Divide weights by their mean.
 
     Parameters
     ----------
     weight : Tensor of shape (n,) or None
-        Weights of this process; None if all are 1.
+        Weights; None if all are 1.
     n : int
-        Number of samples of this process.
-    team : Team
-        The processes.
+        Number of samples.
+    total : callable, default=own
+        ``total(*tensors)`` returns their sums over processes that have other samples.
 
     Returns
     -------
     weight : Tensor of shape (n,) or None
         Weights of mean 1; None if all are equal.
     mean : float or None
-        The divisor; None if no process has weights.
+        The divisor; None without weights.
     """
-    (weighted,) = team.any(weight is not None)
-    if not weighted:
+    number = partial(torch.tensor, dtype=torch.float64, device="cpu")
+    if not any(total(number(float(weight is not None)))):
         return None, None
     weight = torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
     sums = [float(weight.double().sum()), float(n)]
-    total, n = team.sum(torch.tensor(sums, dtype=torch.float64, device="cpu"))[0].tolist()
-    weight = weight * (n / total)
-    (differ,) = team.any(bool(((weight - 1).abs() > _SAME[weight.dtype]).any()))
-    return weight if differ else None, total / n
+    of_all, n = total(number(sums))[0].tolist()
+    weight = weight * (n / of_all)
+    (differ,) = total(((weight - 1).abs() > _SAME[weight.dtype]).any().cpu().double())
+    return weight if differ else None, of_all / n
 
 
 def known_samples(samples):  # -> Samples

@@ -24,7 +24,6 @@ _N_COLOURS = 10
 
 def _matplotlib():
     try:
-        import matplotlib.figure
         import matplotlib.patches
         import matplotlib.pyplot
         import matplotlib.ticker
@@ -34,11 +33,6 @@ def _matplotlib():
             "`pip install skpudle[plot]`."
         ) from error
     return matplotlib
-
-
-def new_figure(**kwargs):
-    """Return a figure without a window, which `show` ignores."""
-    return _matplotlib().figure.Figure(layout="constrained", **kwargs)
 
 
 def axes_to_draw_on(ax, **kwargs):

@@ -180,7 +180,7 @@ class Look(NamedTuple):
         return hasattr(self.learner, "atom_shape")
 
 
-def as_arrays(samples):
+def _as_arrays(samples):
     """Return samples as a list of arrays."""
     if isinstance(samples, list):
         return [to_numpy(to_tensor(sample)) for sample in samples]
@@ -190,10 +190,10 @@ def as_arrays(samples):
 def _read(learner, X):
     """Return X, as the learner reads it, as a list of arrays."""
     if not hasattr(learner, "atom_shape"):
-        return as_arrays(check_rows(open_source(X).array(), allow_nan=True))
+        return _as_arrays(check_rows(open_source(X).array(), allow_nan=True))
     first = learner.channels_first
     images = read_images(X, np.size(learner.atom_shape), channels_first=first, allow_nan=True)
-    return as_arrays(images.hand_back(images.tensors))
+    return _as_arrays(images.hand_back(images.tensors))
 
 
 def look_at(estimator, X):  # -> Look
@@ -202,7 +202,7 @@ def look_at(estimator, X):  # -> Look
     if X is None:
         raise TypeError(
             f"{type(found.learner).__name__} came without samples to look at. Pass the learner "
-            "first and the data second, as report(learner, X)."
+            "first and the data second, as findings(learner, X)."
         )
     X = as_samples(found.learner, found.prepare(X))
     raw = found.learner.transform(X)

@@ -31,8 +31,8 @@ from skpudle._training.messages import (
     warn_of_unused,
     warn_of_zero_codes,
 )
-from skpudle._training.team import current_team
-from skpudle.search._coding import judged_rows
+from skpudle._training.team import refuse_several
+from skpudle.search.choose import judged
 
 # parameters that attributes depend on; a fit remembers them to detect changes
 KEPT = "loss", "alpha", "n_components"
@@ -71,18 +71,18 @@ class Data(NamedTuple):
     task: object = None
     places: object = None
 
-    def scaled(self, team):  # -> Data
+    def scaled(self, total):  # -> Data
         """Return the data with weights of mean 1 over all processes, or without equal weights."""
         source, samples = self.source, self.samples
         if isinstance(source, Rows):
-            weight, mean = scale_weights(samples.weight, len(samples), team)
+            weight, mean = scale_weights(samples.weight, len(samples), total)
             if mean is None:
                 return self
             given = replace(source.given, weight=weight)
             source = Rows(given, n_given=source.n_given)
             return self._replace(source=source, samples=replace(samples, weight=weight))
         of_all = getattr(source, "weight", None)
-        weight, mean = scale_weights(of_all, getattr(source, "n_samples", None), team)
+        weight, mean = scale_weights(of_all, getattr(source, "n_samples", None), total)
         if mean is None:
             return self
         source.weight = weight
@@ -194,7 +194,7 @@ class GradientLearner(CallbackSupportMixin):
     def _choose_penalty(self, plan, fitted, data, run):  # -> Fitted
         """Choose the penalty of the codes of `transform`, which follows the data."""
         problem, atoms = self._coding_problem(fitted, data, run)
-        what, now = (judged_rows(problem), atoms), partial(run.attributes_of, fitted)
+        what, now = (judged(problem), atoms), partial(run.attributes_of, fitted)
         coding = run.choose_coding(*what, problem.unit, now, debias=plan.debias)
         return replace(fitted, coding=coding)
 
@@ -221,9 +221,9 @@ class GradientLearner(CallbackSupportMixin):
             plan = self._plan()
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
-            run.team.check_agreement(partial(task_of, self, "fit", data))
+            run.team.check_same(partial(task_of, self, data))
             if plan.encoder.loss.is_quadratic:  # weights of counts are numbers of events
-                data = data.scaled(run.team)
+                data = data.scaled(run.team.sum)
             run.open(data, plan, partial(self._attributes, plan, data))
             with run.interrupts:
                 try:
@@ -302,7 +302,8 @@ class GradientLearner(CallbackSupportMixin):
 
     def _partial_fit(self, X, y, **of_samples):
         """Read the data, train through them once, set the attributes."""
-        team, interrupts = current_team(), Interrupts()
+        refuse_several("partial_fit")
+        interrupts = Interrupts()
         known = hasattr(self, "components_")
         before = self._training_state if known else {}
         if known:  # scikit-learn's context checks parameters for a first call only
@@ -311,13 +312,12 @@ class GradientLearner(CallbackSupportMixin):
             check_number(self, before)
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        team.check_agreement(lambda: task_of(self, "partial_fit", data))
         replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))
         if known and (replaced or not before["is_open"]):
             fitted, generator = self._resume(plan, data)
         else:  # the first call, or only zeros before
             before = {}
-            generator = team.agree(make_generator(self.random_state))
+            generator = make_generator(self.random_state)
             fitted = self._begin(plan, data, generator)
         if known:
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
@@ -331,7 +331,7 @@ class GradientLearner(CallbackSupportMixin):
         n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
         options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
         source = fitted.source_in_units(data.source)
-        found, stopped = learn_blocks(fitted, source, current_team(), interrupts, **options)
+        found, stopped = learn_blocks(fitted, source, interrupts, **options)
         self._take_part(self._attributes(plan, data, found, unused=()), before)
         if stopped:
             raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
@@ -347,7 +347,7 @@ class GradientLearner(CallbackSupportMixin):
             unused = before["idle"]
         unused = to_tensor(unused)
         fitted = fitted.with_model(decay=plan.decay.at_last)
-        trainer = Trainer(fitted, optimizer, team=current_team(), interrupts=interrupts)
+        trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
         source = fitted.source_in_units(source)
         try:

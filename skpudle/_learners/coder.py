@@ -31,19 +31,20 @@ from skpudle._data.arrays import (
     split_missing,
     to_numpy,
     to_tensor,
+    wide,
 )
 from skpudle._data.batches import Samples
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.tables import map_rows
 from skpudle._data.weights import check_sample_weight
-from skpudle._learners.score import hidden_deviance, sums_of
-from skpudle._learners.units import baseline_of, units_of
-from skpudle._losses import loss_named
+from skpudle._learners.units import baseline_of, in_units, units_of
+from skpudle._losses import FromMeans, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
 from skpudle.search._epoch import spread_rows
+from skpudle.search.held_out import hide_in_turn
 
 # rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192
@@ -88,6 +89,61 @@ def chunk_size(learner, x, device):
     return size
 
 
+def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=None):
+    """Return a function of samples: the deviance of all features, each held out once.
+
+    Codes are inferred from the features of all other groups; a single feature is predicted from
+    itself.
+
+    Parameters
+    ----------
+    loss : object of `skpudle._losses`
+        The loss.
+    encoder_of : callable
+        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask, offset=offset)``.
+    dictionary : DenseDictionary
+        The dictionary.
+    offset_of : callable
+        ``offset_of(samples)`` returns the offset of their reconstruction, or None.
+    places : Tensor of shape (n_features,), default=None
+        For each feature the place of its first copy, with which it is held out; by default features
+        are distinct, so that a score depends on its own samples alone.
+    limit : Tensor of shape (n_features,), default=None
+        What the error of an entry counts at most.
+    """
+    atoms = dictionary.atoms
+    places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
+    turns = [[part.to(atoms.device) for part in turn] for turn in hide_in_turn(places)]
+
+    def deviance(samples):
+        x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
+        for seen, hidden in turns:
+            visible = DenseDictionary(dictionary.atoms[:, seen])
+            codes = encoder_of(seen)(
+                visible,
+                x[:, seen],
+                mask=None if mask is None else mask[:, seen],
+                offset=None if offset is None else offset[..., seen],
+            )
+            with own_precision():
+                natural = codes @ dictionary.atoms[:, hidden]
+            natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
+            values = x[:, hidden]
+            if limit is not None:
+                most = limit[hidden]
+                values = natural + torch.maximum(torch.minimum(values - natural, most), -most)
+            entries = 2 * loss.half_deviance(wide(natural), wide(values))
+            entries = samples.weigh(entries)
+            total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
+        return float(total)  # one wait for the device
+
+    return deviance
+
+
+def _from_means(loss, samples):
+    return FromMeans.of(samples.map(wide), loss)
+
+
 def in_chunks(function, samples, device, size):
     """Yield ``function(samples)`` for chunks of samples; halve the chunks if memory runs out."""
     n_samples = len(samples.x)
@@ -117,32 +173,6 @@ def _in_one_piece(chunks, n_rows, X):
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
     return handed_over(result, X)
-
-
-def _wrong_shape(out, rows, codes):
-    sizes = ", ".join(map(str, codes.shape[1:]))
-    return ValueError(
-        f"out has shape {tuple(out.shape)}, but {rows} have codes of shape {codes.shape}; pass "
-        f"one of shape (n_samples, {sizes})."
-    )
-
-
-def _check_holds_codes(out, codes):
-    dtype = getattr(out, "dtype", codes.dtype)
-    of_torch = isinstance(out, torch.Tensor)
-    if not (dtype.is_floating_point if of_torch else np.can_cast(codes.dtype, dtype, "same_kind")):
-        raise TypeError(
-            f"out holds {dtype}, which would cut codes off; pass an array of floating-point "
-            "numbers."
-        )
-    largest = float(torch.finfo(dtype).max if of_torch else np.finfo(dtype).max)
-    if largest < float(np.finfo(codes.dtype).max):
-        too_large = np.isfinite(codes) & (np.abs(codes) > largest)
-        if too_large.any():
-            raise ValueError(
-                f"out holds {dtype}, up to {largest:.6g}, and a code is "
-                f"{codes[too_large][0]:.6g}. Pass an array of {codes.dtype}, or scale the data."
-            )
 
 
 def check_loss(learner, state):
@@ -211,9 +241,10 @@ def _check_sparse_coder(learner, algorithm):
             "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
             "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
         )
-    if not units_of(learner).is_equal:
+    if not units_of(learner).of_new_rows().is_equal:
         raise ValueError(
-            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise or "
+            "outlying entries. Use "
             "its transform, or pass noise='equal', and fit again."
         )
 
@@ -353,53 +384,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         encoder = self._transform_encoder()
         return bool(encoder(DenseDictionary(atoms), x, mask=samples.mask, offset=offset).any())
 
-    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out)
-
-    def _transform_into(self, X, out, exposure=None):
-        if not hasattr(out, "shape"):
-            raise TypeError(
-                f"out is a {type(out).__name__}; pass an array, a memory map or a tensor of shape "
-                f"(n_samples, {self._n_features_out})."
-            )
-        start = 0
-        for codes in self._codes_by_parts(open_source(X), exposure):
-            rows = slice(start, start + len(codes))
-            if codes.shape[1:] != tuple(out.shape[1:]) or rows.stop > out.shape[0]:
-                raise _wrong_shape(out, f"rows {start} to {rows.stop}", codes)
-            _check_holds_codes(out, codes)
-            if isinstance(out, torch.Tensor):
-                out.detach()[rows] = to_tensor(codes).to(out)
-            else:
-                out[rows] = codes
-            start = rows.stop
-        if start < out.shape[0]:
-            raise _wrong_shape(out, f"X has {start} rows, which", codes)
-        return out
-
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
@@ -422,16 +406,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, exposure=None):
-        def compress(codes):
-            if codes.ndim != 2:
-                raise ValueError(
-                    f"The codes of images are maps, here of shape {codes.shape[1:]}, but a CSR "
-                    "array has rows and columns only. Use transform_into."
-                )
-            return sparse.csr_array(codes)
-
+        if hasattr(self, "atom_shape"):
+            raise ValueError(
+                "The codes of images are maps, but a CSR array has rows and columns only. Use "
+                "transform."
+            )
         parts = self._codes_by_parts(open_source(X), exposure)
-        return sparse.vstack([compress(codes) for codes in parts], format="csr")
+        return sparse.vstack([sparse.csr_array(codes) for codes in parts], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the data that codes decode to.
@@ -513,11 +494,16 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 samples = replace(samples, weight=weight.to(samples.x.device))
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
-            deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
+            units, limit = units_of(self).of_new_rows(), None
+            if units.limit is not None:
+                limit = units.limit_in_data().to(dictionary.atoms)
+            deviance = hidden_deviance(loss, of_features, dictionary, self._offset, limit=limit)
             size = chunk_size(self, samples.x, device)
             error += sum(in_chunks(deviance, samples, device, size))
-            sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
-        total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
+            if limit is not None:  # outlying entries do not count in the deviance from the means
+                samples = replace(samples, mask=in_units(units, samples).mask)
+            sums += in_chunks(partial(_from_means, loss), samples, samples.x.device, PART)
+        total = reduce(lambda one, part: one.add(part, loss), sums).total(loss)
         return 1 - error / total if total else 0.0
 
     def to_sparse_coder(
@@ -667,36 +653,6 @@ class ExposedTransformer(DictionaryTransformer):
             If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X, exposure)
-
-    def transform_into(
-        self, X: Any, out: np.ndarray | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-
-        Raises
-        ------
-        TypeError
-            If ``out`` is no array of floating-point numbers.
-        ValueError
-            If it has another shape than the codes, or its dtype is too small for one; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_into(X, out, exposure)
 
     def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.

@@ -10,7 +10,6 @@ from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, Self
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -23,9 +22,7 @@ from torch import Tensor
 from skpudle._additive._alternate import (
     Events,
     advance,
-    atoms_of_events,
     begin,
-    expected_events,
     prune_codes,
     solve_codes,
     start_from,
@@ -36,7 +33,6 @@ from skpudle._additive._size import choose_size, first_atoms
 from skpudle._data.arrays import (
     check_rows,
     input_attributes,
-    make_generator,
     to_numpy,
     to_tensor,
     with_gaps,
@@ -46,7 +42,7 @@ from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._data.weights import check_sample_weight, merge_copies, merge_samples
-from skpudle._learners.coder import ExposedTransformer, check_number
+from skpudle._learners.coder import ExposedTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms, read_rows
 from skpudle._precision import training_mode
 from skpudle._training.archive import check_kind
@@ -58,7 +54,8 @@ from skpudle._training.messages import (
     warn_of_unknown_features,
     warn_of_unused,
 )
-from skpudle.search._held_out import hash_rows
+from skpudle._training.team import refuse_several
+from skpudle.search.held_out import hash_rows
 
 # The prior of given atoms, and of data without events, in pseudo-events per feature. For planted
 # spectra (benchmarks/bench_additive.py) the best number is 0.4 to 13, and 0.5 is never worse than
@@ -66,9 +63,6 @@ from skpudle.search._held_out import hash_rows
 _SMOOTHING = 0.5
 # max_iter="auto"
 _STEPS = 1000
-# Exponent of forgetting in `partial_fit`: statistics before batch t get the weight (1 - 1 / t) **
-# _FORGETTING.
-_FORGETTING = 2.0
 # n_components="auto": least number of rows; smoothing before alpha="auto" is chosen, and its
 # largest share of the events of a feature. With an alpha chosen for 4 atoms instead 3 of 22 numbers
 # are wrong, not 1.
@@ -89,17 +83,14 @@ class _Plan:
         Number of atoms.
     most_steps : int
         The largest number of steps of a fit.
-    size : int
-        The number of rows in an update of `partial_fit`.
     """
 
     n_components: int | None
     most_steps: int
-    size: int
 
     def batch_size(self, n_samples=None):
-        """Return the number of rows in an update."""
-        return self.size
+        """Return the number of rows to read at a time."""
+        return _ROWS
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates, which sets the number of epochs for callbacks."""
@@ -117,15 +108,12 @@ class _Encoder:
         so predictions of further entries need some.
     min_gain : float, default=0.0
         An atom stays in a row if it improves the log-likelihood by this.
-    kept : tuple of int, default=()
-        Atoms that stay in all rows.
     dispersion : float, default=0.0
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     """
 
     least: float = 0.0
     min_gain: float = 0.0
-    kept: tuple = ()
     dispersion: float = 0.0
 
     def of_features(self, features):
@@ -145,7 +133,7 @@ class _Encoder:
         atoms = to_numpy(dictionary.atoms.double())
         codes, events = solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
-            codes = prune_codes(events, atoms, codes, self.min_gain, self.kept)
+            codes = prune_codes(events, atoms, codes, self.min_gain)
         empty = ~codes.any(1)
         if self.least and empty.any():
             loads = events.loads(atoms)[empty]
@@ -315,18 +303,10 @@ def _check_data(learner, events, atoms, names):
         warn_of_few_samples(n_samples, len(atoms))
 
 
-def _attributes(learner, data, atoms, chosen, memory, **known):  # -> dict
+def _attributes(learner, data, atoms, chosen, **known):  # -> dict
     """Return the fitted attributes; None removes one of a `fit`."""
     atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
-    memory = memory | {
-        "atoms": crc32(np.ascontiguousarray(atoms)),
-        "given": {"n_components": learner.n_components},
-    }
-    fitted = {
-        "components_": atoms,
-        "n_components_": len(atoms),
-        "_training_state": memory,
-    }
+    fitted = {"components_": atoms, "n_components_": len(atoms)}
     fitted |= {f"{name}_": float(value) for name, value in chosen._asdict().items()}
     of_fits = dict.fromkeys(("ended_by_", "phases_", "fit_seconds_", "size_path_"))
     return of_fits | data.inputs | fitted | known
@@ -336,7 +316,7 @@ def _first_attributes(learner, data, atoms):  # -> dict
     """Return the fitted attributes before the alternation."""
     chosen = _Chosen(_SMOOTHING, 0.0, 0.0)
     known = dict(n_iter_=0, n_steps_=0, loss_curve_=np.zeros(0))
-    return _attributes(learner, data, atoms, chosen, {}, **known)
+    return _attributes(learner, data, atoms, chosen, **known)
 
 
 @dataclass
@@ -390,14 +370,11 @@ class _Alternation(Phase):
     def attributes(self):
         """Return the fitted attributes."""
         state = self.state
-        found, visible = expected_events(self.events, state.atoms, state.codes)
-        memory = dict(found=found, visible=visible, mean=self.events.mean, n_batches=1)
         return _attributes(
             self.learner,
             self.data,
             state.atoms,
             self.chosen,
-            memory | {"n_rows": self.events.n_rows},
             n_iter_=len(state.losses),
             n_steps_=len(state.losses),
             loss_curve_=np.array(state.losses),
@@ -409,73 +386,6 @@ class _Alternation(Phase):
         """Print a line about the last step."""
         n, loss = len(self.state.losses), self.state.losses[-1]
         print(f"alternation, epoch {n}/{self.most_steps}  loss {loss:.6g}", flush=True)
-
-
-def _go_on(learner, data, everything, fitted):  # -> atoms, _Chosen, dict of statistics
-    """Return what the attributes of a fit hold, and at first what the data choose."""
-    memory = fitted.get("_training_state", {})
-    replaced = fitted and memory["atoms"] != crc32(np.ascontiguousarray(fitted["components_"]))
-    if fitted and (replaced or memory.get("visible", np.ones(1)).any()):
-        atoms = np.asarray(fitted["components_"], dtype=np.float64)
-        values = ((name, getattr(learner, name)) for name in _Chosen._fields)
-        chosen = _Chosen(*(fitted[f"{n}_"] if v == "auto" else v or 0.0 for n, v in values))
-    else:  # at first, and before the first event
-        memory, generator = {}, make_generator(learner.random_state)
-        atoms, _ = _first_atoms(learner, data, everything, generator)
-        chosen, atoms = _choose_parameters(learner, everything, atoms, generator)
-    if replaced:  # the events of equally many earlier atoms hold these atoms
-        atoms, found = start_from(everything, atoms), memory.get("found", np.empty((0, 0)))
-        same = found.shape == atoms.shape
-        memory = memory | {"found": atoms * found.sum(1, keepdims=True)} if same else {}
-    if "found" not in memory:
-        zeros = np.zeros_like(atoms)
-        memory = dict(found=zeros, visible=zeros, mean=everything.mean, n_batches=0, n_rows=0.0)
-    return atoms, chosen, memory
-
-
-def _update(learner, data, fitted, exposure):  # -> dict
-    """Return the attributes after one pass: statistics of batches, older ones forgotten.
-
-    ``fitted`` holds the attributes of a fitted learner, to go on from; it is empty at first. See O.
-    Cappe and E. Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS
-    B 71, 2009.
-    """
-    losses, n_rows = [], 0
-    everything, keys = _read_events(data.source, exposure)
-    atoms, chosen, memory = _go_on(learner, data, _merge_copies(everything, keys), fitted)
-    fixed = _fixed_atoms(learner, atoms.shape[1])
-    atoms[: len(fixed)] = fixed
-    for part in everything.parts(learner.batch_size):
-        n = part.n_rows
-        t = memory["n_batches"] + 1
-        kept = (1 - 1 / t) ** _FORGETTING if t > 1 else 0.0
-        codes, part = solve_dispersed(part, atoms, chosen.dispersion)
-        if chosen.min_gain:
-            codes = prune_codes(part, atoms, codes, chosen.min_gain)
-        losses.append(part.half_deviance(atoms, codes))
-        found, visible = expected_events(part, atoms, codes)
-        share = n / (kept * memory["n_rows"] + n)
-        memory = dict(
-            found=kept * memory["found"] + found,
-            visible=kept * memory["visible"] + visible,
-            mean=(1 - share) * memory["mean"] + share * part.mean,
-            n_batches=t,
-            n_rows=kept * memory["n_rows"] + n,
-        )
-        n_rows += n
-        atoms = atoms_of_events(memory["found"], memory["visible"], memory["mean"], chosen.alpha)
-        atoms[: len(fixed)] = fixed
-    curve = [*fitted.get("loss_curve_", ()), float(np.sum(losses)) / n_rows]
-    return _attributes(
-        learner,
-        data,
-        atoms,
-        chosen,
-        memory,
-        n_iter_=len(curve),
-        n_steps_=fitted.get("n_steps_", 0) + len(losses),
-        loss_curve_=np.array(curve),
-    )
 
 
 class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
@@ -498,8 +408,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     n_components : int or "auto", default=None
         Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
         the number of features. "auto" is the smallest number whose atoms predict hidden entries of
-        held-out samples nearly best (see the notes), with ``dict_init="search"``; in `partial_fit`
-        hidden entries of its first rows.
+        held-out samples nearly best (see the notes), with ``dict_init="search"``.
 
     alpha : float or "auto", default="auto"
         Smoothing of the atoms: the number of pseudo-events a feature, in the shape of the mean
@@ -518,9 +427,6 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         this, in nats. Small codes by chance, in rows without the atom, would turn atoms into
         mixtures. With 0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden
         entries at most 1 nat worse, and there is a prior (``alpha``), else 0.
-
-    batch_size : int, default=256
-        Rows in an update of `partial_fit`.
 
     max_iter : int or "auto", default="auto"
         Largest number of steps of the alternation; "auto" is 1000.
@@ -545,10 +451,6 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         nats; in `transform` and `score`. Atoms leave one by one, first the atom whose absence costs
         the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
         assignments to known spectra.
-
-    transform_kept : array-like of int, default=None
-        Indices of atoms that stay in every row, whatever their gain: sources that are known to be
-        everywhere. Their codes may still be 0, where the largest likelihood has none.
 
     random_state : int, RandomState instance or None, default=None
         Determines the hidden entries of ``alpha="auto"``, and initial atoms that are drawn.
@@ -577,7 +479,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
         ``score`` (explained share of the deviance of hidden entries of held-out samples),
         ``objective`` (of the alternation) and ``tolerance`` (the loss against the best score that
-        counts as chance: a standard error, at least .0005). Not there after `partial_fit`.
+        counts as chance: a standard error, at least .0005).
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -586,7 +488,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         Names of features seen in `fit`, if ``X`` has names.
 
     n_iter_ : int
-        Number of steps of `fit`; passes of `partial_fit` count, too.
+        Number of steps.
 
     n_steps_ : int
         Number of updates of the atoms.
@@ -596,15 +498,15 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     ended_by_ : str
         Cause of the end of `fit`: "tol" (the objective had stalled), "max_iter", "callback" or
-        "interrupt" (Ctrl-C). Absent after `partial_fit`.
+        "interrupt" (Ctrl-C).
 
     phases_ : dict of str to int
-        The number of steps of the "alternation". Absent after `partial_fit`.
+        The number of steps of the "alternation".
 
     fit_seconds_ : dict of str to float
         Seconds of the last `fit` ("fit"), of the "reading" of the data, of the choice of the
         number of atoms ("size") and of the other parameters ("prior"), of the alternation
-        ("training"), and of the "result" after it. Absent after `partial_fit`.
+        ("training"), and of the "result" after it.
 
     See Also
     --------
@@ -669,14 +571,12 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         alpha: float | Literal["auto"] = "auto",
         dispersion: float | Literal["auto"] | None = "auto",
         min_gain: float | Literal["auto"] = "auto",
-        batch_size: int = 256,
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-6,
         n_iter_no_change: int = 5,
         dict_init: Any = "search",
         fixed_components: ArrayLike | None = None,
         transform_min_gain: float = 0.0,
-        transform_kept: ArrayLike | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -684,14 +584,12 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         self.alpha = alpha
         self.dispersion = dispersion
         self.min_gain = min_gain
-        self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.dict_init = dict_init
         self.fixed_components = fixed_components
         self.transform_min_gain = transform_min_gain
-        self.transform_kept = transform_kept
         self.random_state = random_state
         self.verbose = verbose
 
@@ -700,14 +598,12 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "dispersion": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"}), None],
         "min_gain": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "dict_init": [StrOptions({"search"}), *DICT_INIT],
         "fixed_components": ["array-like", None],
         "transform_min_gain": [Interval(Real, 0, None, closed="left")],
-        "transform_kept": ["array-like", None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -766,8 +662,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             or features without a known value.
         """
         with FitRun(self, X, y) as run:
-            if not run.team.is_alone:
-                raise ValueError("PoissonNMF is fitted in one process. Leave out data_parallel.")
+            refuse_several(type(self).__name__)
             plan = self._plan()
             data, exposure = self._read(plan, X, exposure, sample_weight)
             if self.tol is None:
@@ -792,50 +687,6 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             warn_of_early_end(self, has_rate=False)
         return self
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(
-        self,
-        X: Any,
-        y: None = None,
-        exposure: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> Self:
-        """Update the atoms by one pass over the data, in their order.
-
-        The first call chooses initial atoms, ``alpha_``, ``dispersion_`` and ``min_gain_``: give it
-        some hundred rows. Events of earlier batches are forgotten slowly. If you replace
-        ``components_``, learning continues from your atoms.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Counts as for `fit`, cut into batches of ``batch_size``.
-        y : None
-            Ignored.
-        exposure, sample_weight : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        self
-            The estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit or have another number of features than before, or if
-            ``n_components`` was set to another value since, which leaves the estimator unchanged.
-        """
-        known = hasattr(self, "components_")
-        if known:  # scikit-learn's context checks parameters for a first call only
-            self._validate_params()
-            check_number(self, self._training_state)
-        where = dict(known=known, part=True)
-        data, exposure = self._read(self._plan(), X, exposure, sample_weight, **where)
-        self._take(_update(self, data, vars(self) if known else {}, exposure))
-        return self
-
     def _first_atoms(self, data, events, run):  # -> (n_components, n_features), Bunch or None
         find = partial(_first_atoms, self, data, events, run.generator)
         if self.n_components != "auto":
@@ -849,17 +700,15 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     def _plan(self):
         most_steps = _STEPS if self.max_iter == "auto" else self.max_iter
         n_components = None if self.n_components == "auto" else self.n_components
-        return _Plan(n_components, most_steps, self.batch_size)
+        return _Plan(n_components, most_steps)
 
-    def _read(self, plan, X, exposure, weight, *, known=False, part=False):  # -> Data, exposure
+    def _read(self, plan, X, exposure, weight):  # -> Data, exposure
         given = open_source(X, self)
         if weight is not None:
             weight = check_sample_weight(weight, given.n_rows)
         if exposure is not None:
             exposure = check_exposure(exposure, given.n_rows, self.loss)
-            if part and weight is not None and not given.in_parts:
-                exposure = exposure[to_numpy(weight > 0)]  # the reader leaves out other rows
-        data = read_rows(self, plan, given, known=known, part=part, weight=weight)
+        data = read_rows(self, plan, given, weight=weight)
         if exposure is not None:  # by which a checkpoint recognises the data, too
             data = data._replace(samples=replace(data.samples, offset=to_tensor(exposure)))
         return data, exposure
@@ -898,15 +747,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         return self._score(X, exposure, sample_weight)
 
     def _transform_encoder(self):
-        # they may have been set since `fit`
-        self._validate_params("transform_min_gain", "transform_kept")
-        kept = np.atleast_1d(() if self.transform_kept is None else self.transform_kept)
-        if kept.ndim != 1 or not set(kept.tolist()) <= set(range(len(self.components_))):
-            raise ValueError(
-                f"transform_kept={self.transform_kept!r:.50} does not list atoms. Pass numbers "
-                f"from 0 to {len(self.components_) - 1}."
-            )
-        return _Encoder(0.0, self.transform_min_gain, tuple(map(int, kept)), self.dispersion_)
+        # it may have been set since `fit`
+        self._validate_params("transform_min_gain")
+        return _Encoder(0.0, self.transform_min_gain, self.dispersion_)
 
     # ------------------------------------------------------------------ given atoms
 
@@ -925,7 +768,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         Returns
         -------
         PoissonNMF
-            Ready for `transform` and `partial_fit`.
+            Ready for `transform`.
 
         Raises
         ------
@@ -955,5 +798,5 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         atoms = to_numpy(atoms)
         data = SimpleNamespace(samples=Samples(to_tensor(atoms)), inputs=input_attributes(atoms))
         known = dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
-        learner._take(_attributes(learner, data, atoms, chosen, {}, **known))
+        learner._take(_attributes(learner, data, atoms, chosen, **known))
         return learner

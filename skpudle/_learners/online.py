@@ -41,7 +41,7 @@ def _block_rows(n_used, n_components, n_features):
     return max(least, min(wanted, _BLOCK_BYTES // row))
 
 
-def go_on(run, problem, state, source, attributes_of):
+def go_on(run, problem, found, source, attributes_of):
     """Pass over all rows after a search in a sample; keep the atoms with the least held-out error.
 
     Parameters
@@ -50,7 +50,7 @@ def go_on(run, problem, state, source, attributes_of):
         The fit.
     problem : Problem
         The sample that was searched in, with rows that are held out.
-    state : SearchState
+    found : Found
         The search, which is done.
     source : source of batches
         All rows.
@@ -59,37 +59,36 @@ def go_on(run, problem, state, source, attributes_of):
 
     Returns
     -------
-    SearchState
+    Found
         The search with the atoms to go on with, and with their codes of the sample.
     """
-    begun, n_used = after_search(problem, state)
+    begun, n_used = after_search(found)
     size = _block_rows(n_used, *begun.atoms.shape)
     n_blocks = run.team.largest(ceil(source.n_samples / size))
-    own = run.team.own(run.generator)
-    nothing = replace(problem.of_rows(slice(0)), alpha=state.alpha)
+    nothing = replace(problem.of_rows(slice(0)), alpha=found.alpha)
 
     def problem_of(batch):
         if batch is None:
             return nothing
         x = batch.x if problem.unit == 1 else batch.x.double() / problem.unit
-        given = dict(mask=batch.mask, weight=batch.weight, alpha=state.alpha)
+        given = dict(mask=batch.mask, weight=batch.weight, alpha=found.alpha)
         return replace(problem, x=x, **given, held_out=None)
 
-    blocks = source.blocks(size, torch.Generator().manual_seed(own.initial_seed()))
+    blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
     phase = Pass(
         blocks,
         n_blocks,
         problem_of,
         begun,
-        lambda stream: attributes_of(replace(state, best_atoms=stream.atoms)),
+        lambda stream: attributes_of(with_atoms(found, stream.atoms)),
     )
     run.go_on(phase)
     atoms = phase.state.atoms
     if problem.held_out is not None:
-        judges = replace(problem.held_out.problem, alpha=state.alpha)
+        judges = replace(problem.held_out.problem, alpha=found.alpha)
         if not objective(judges, atoms) < objective(judges, begun.atoms):
-            return state
-    return with_atoms(problem, state, atoms)
+            return found
+    return with_atoms(found, atoms)
 
 
 def preferred(judges, atoms, others):
@@ -151,7 +150,7 @@ def _kept(state, recent):  # recent: Samples -> dict of arrays and numbers
     return sums | numbers | rows
 
 
-def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
+def learn_blocks(fitted, source, interrupts, *, n_seen=0, replaced=False):
     """Adapt the atoms to the rows of a `partial_fit`, block by block.
 
     Rows that are too few for a block stay for the next call.
@@ -162,12 +161,10 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
         The atoms, and the memory of earlier calls.
     source : source of batches
         The rows of this call, in units of their noise.
-    team : Team
-        Processes with other rows.
     interrupts : Interrupts
         ``pending`` is whether Ctrl-C was pressed.
     n_seen : float, default=0
-        Rows of earlier calls of this process, a sum of weights.
+        Rows of earlier calls, a sum of weights.
     replaced : bool, default=False
         Whether the atoms differ from the atoms of earlier calls.
 
@@ -181,21 +178,16 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
     model, rows = fitted.model, fitted.rows
     unit = unit_of(model.data_scale)
     signs = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
-    options = signs | {"total": team.sum}
     rows = model.project(rows.contiguous()) if replaced else rows
     atoms = rows.detach().to("cpu", torch.float64)
-    (n_seen,) = team.sum(torch.tensor([float(n_seen)], dtype=torch.float64))
     state, recent = _resumed(fitted.stream, atoms, float(n_seen), replaced=replaced)
     x = rows[:0].cpu()
     recent = Samples(x, weight=x.new_ones(0)) if recent is None else recent.to(x.dtype)
     size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0
-    blocks = iter(source.blocks(size, None))
-    while True:
-        block = next(blocks, None)
-        is_more, stopped = team.any(block is not None, interrupts.pending)
-        if stopped or not is_more:
+    for block in source.blocks(size, None):
+        if interrupts.pending:
             break
-        n_new = 0.0 if block is None else block.total_weight
+        n_new = block.total_weight
         if n_new:
             weight = block.weigh(block.x.new_ones(len(block)))
             new = with_gaps(block.x, block.mask).cpu(), weight.cpu()
@@ -204,11 +196,10 @@ def learn_blocks(fitted, source, team, interrupts, *, n_seen=0, replaced=False):
             recent = Samples(x, weight=weight)
         x, mask = split_missing(recent.x.to(rows.device))
         weight = None if bool((recent.weight == 1).all()) else recent.weight
-        problem = Problem.in_unit(x, model.alpha, unit, mask=mask, weight=weight, **options)
-        (full,) = team.any(len(recent) >= size)
-        state, over = advance_stream(problem, state, final=full)
+        problem = Problem.in_unit(x, model.alpha, unit, mask=mask, weight=weight, **signs)
+        state, over = advance_stream(problem, state, final=len(recent) >= size)
         loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
         recent = recent[slice(0)] if over else recent
     curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
     found = replace(fitted, rows=state.atoms.to(rows), stream=_kept(state, recent), losses=())
-    return replace(found, loss_curve=curve), stopped
+    return replace(found, loss_curve=curve), interrupts.pending

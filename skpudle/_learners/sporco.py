@@ -26,7 +26,6 @@ from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT, choose_atoms
 from skpudle._learners.models import Converged
 from skpudle._training.messages import warn_of_few_samples, warn_of_unused
-from skpudle._training.team import ALONE
 from skpudle.search import auto_alpha
 
 
@@ -204,7 +203,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, len(x)).to(x)
         merged, _ = merge_samples(Samples(x, weight=weight))
-        weight, _ = scale_weights(merged.weight, len(merged), ALONE)
+        weight, _ = scale_weights(merged.weight, len(merged))
         x, generator = merged.x, make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
         if isinstance(self.dict_init, str):

@@ -29,18 +29,17 @@ from skpudle._training.archive import (
     named_checkpoint,
     pack,
     read_checkpoint,
-    unpack,
     write_checkpoint,
 )
 from skpudle._training.identity import check_same, data_of, identity_of, plain, rule_of
-from skpudle._training.team import ALONE
+from skpudle._training.team import refuse_several
 
 _CONSTRAINTS = {
     "path": [str, os.PathLike],
     "every_seconds": [Interval(Real, 0, None, closed="left"), None],
     "resume": ["boolean"],
 }
-# Parts of a file: of all processes, and a list of the states of each.
+# parts of a file
 _STORED = {"identity", "seed", "rule", "fitted", "end", "own"}
 
 
@@ -48,8 +47,8 @@ class Checkpoint:
     """Write the state of a fit between two epochs to a file, and resume from it.
 
     A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit`
-    resumes from it, to the same bits as a fit that was never interrupted; if the fit in the file is
-    complete, `fit` returns its result without training.
+    resumes from it: training ends with the bits of a fit that was never interrupted, a search as
+    good. If the fit in the file is complete, `fit` returns its result without training.
 
     Parameters
     ----------
@@ -71,10 +70,9 @@ class Checkpoint:
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may parameters that do not affect training. Data are
-    compared by a checksum of their values and of which are missing: all of an array; of other data
-    the sample that the search begins with, and of a stream the size of its first batch. An array, a
-    memory map, a dataset and a stream of the same rows count as different data, and so do the data
-    of another number of processes; each process compares its own.
+    compared by their shape and a checksum of two rows, the first and the last that `fit` keeps in
+    memory; of a stream by the size of its first batch, too. An array, a memory map, a dataset and a
+    stream of the same rows count as different data.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
     trains, another fit that is given the file is refused before it trains. The operating system
@@ -82,7 +80,7 @@ class Checkpoint:
     locks. A search makes many fits, with other parameters or other data, and its second one is
     refused: search without a `Checkpoint`.
 
-    With several processes only the first process needs a `Checkpoint`.
+    Fits of several processes, see `data_parallel`, refuse this callback.
 
     Learners that write no checkpoints, such as SPORCO's, refuse this callback.
 
@@ -145,17 +143,16 @@ class Checkpoint:
 
 
 class HeldFile:
-    """The file of a checkpoint, held by one fit, in one process or several.
+    """The file of a checkpoint, held by one fit.
 
     Parameters
     ----------
     settings : Checkpoint or None
-        The user's callback; with several processes the first one's counts.
+        The user's callback.
     """
 
     def __init__(self, settings):
-        self.settings = settings
-        self.team, self._lock, self._stored = ALONE, None, None
+        self.settings, self._lock = settings, None
 
     @property
     def name(self):
@@ -169,7 +166,14 @@ class HeldFile:
                 os.unlink(self._lock.lock_file)
             self._lock.release()
 
-    def open(self, team):
+    def write(self, state):
+        """Write the state; return the error if that fails."""
+        try:
+            write_checkpoint(self._path, state)
+        except (OSError, ValueError) as error:
+            return error
+
+    def open(self):
         """Take hold of the file; return the state in it, or None without a state to resume from.
 
         Raises
@@ -177,34 +181,8 @@ class HeldFile:
         ValueError
             If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
-        self.team, error = team, None
-        if self.settings is not None and team.rank == 0:
-            self._path = os.path.realpath(self.name)
-            try:
-                self._stored = self._take_hold()
-            except (ValueError, OSError) as caught:
-                error = caught
-        if not team.is_alone:
-            error = self._share(error)
-        if error is not None:
-            raise error
-        return self._stored
-
-    def write(self, state, own):
-        """Write the shared state, and each process's own; return the error if that fails."""
-        everyone = [own]
-        if not self.team.is_alone:
-            packed = self.team.gather_bytes(pack(own))
-            everyone = [unpack(part, self.name) for part in packed]
-        if self.team.rank > 0:
-            return None
-        try:
-            write_checkpoint(self._path, state | {"own": everyone})
-        except (OSError, ValueError) as error:
-            return error
-
-    def _take_hold(self):  # -> the state in the file, None if there is none to resume from
         path = self.name
+        self._path = os.path.realpath(path)
         if os.path.isdir(self._path):
             raise ValueError(
                 f"The checkpoint {path} is a directory. Pass the path of a file, such as "
@@ -237,23 +215,6 @@ class HeldFile:
                 raise ValueError(f"its seed is {stored['seed']!r:.50}")
         return stored
 
-    def _share(self, error):  # -> the first process's error
-        """Take over the first process's settings, and the state or the error that it read."""
-        has_one = self.settings is not None
-        mine = []
-        if has_one and self.team.rank == 0:
-            settings = vars(self.settings) | {"path": str(self.name)}
-            text = None if error is None else str(error)
-            mine = [pack({"settings": settings, "stored": self._stored, "error": text})]
-        (someone,) = self.team.any(has_one)
-        first = self.team.first(mine)
-        if not first:
-            text = "Give the Checkpoint to the first of the processes, which writes it."
-            return ValueError(text) if someone else None
-        first = unpack(first[0], "message of the first process")
-        self.settings, self._stored = Checkpoint(**first["settings"]), first["stored"]
-        return error or (first["error"] and ValueError(first["error"]))
-
 
 class Recorder:
     """The checkpoint of one fit, if its estimator has one among its callbacks.
@@ -282,29 +243,28 @@ class Recorder:
             raise ValueError(
                 f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
             )
+        if found:
+            refuse_several("A fit with a Checkpoint")
         self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
-        self._stored, self._own = None, {}  # the file's content, and its states of this process
+        self._stored, self._own = None, {}  # the file's content, and its states of phases
         self._fitted, self._states = None, {}  # to write: a packed record, states by phase
-        self.is_active = self.has_record = False
+        self.is_active, self.has_record = bool(found), False
         self.release = self._file.release
 
-    def open(self, generator, team=ALONE):
+    def open(self, generator):
         """Take hold of the file; if it holds a fit, seed the generator as that fit did.
 
         Parameters
         ----------
         generator : torch.Generator
             Generator of the fit.
-        team : Team, default=ALONE
-            Processes that train together; the first of them reads and writes.
 
         Raises
         ------
         ValueError
             If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
-        self._stored = self._file.open(team)
-        self.is_active = self._file.settings is not None
+        self._stored = self._file.open() if self.is_active else None
         if self._stored is not None:
             generator.manual_seed(self._stored["seed"])
             self.has_record = self._stored["fitted"] is not None
@@ -315,7 +275,7 @@ class Recorder:
         Parameters
         ----------
         source : source of batches
-            This process's data.
+            The data.
         samples : Samples, or iterable of Tensor
             The same data, or a part that identifies them.
         seed : int
@@ -327,12 +287,11 @@ class Recorder:
             If the file belongs to another fit.
         """
         self._seed, self._source, self._written_at = seed, source, time.monotonic()
-        data = data_of(source, samples)
-        self._identity = identity_of(self._estimator, data, self._file.team)
+        self._identity = identity_of(self._estimator, data_of(source, samples))
         if self._stored is not None:
             check_same(self._stored["identity"], self._identity, self._file.name)
             with self._named():
-                self._own = self._stored["own"][self._file.team.rank]
+                self._own = self._stored["own"]
                 self._states = dict(self._own)
                 if (n_seen := self._states.pop("n_seen")) is not None:
                     source.count(n_seen)
@@ -361,7 +320,7 @@ class Recorder:
             return
         self._states[phase.key] = state
         waited, most = time.monotonic() - self._written_at, self._file.settings.every_seconds
-        if ends or self._file.team.any(most is not None and waited >= most)[0]:
+        if ends or (most is not None and waited >= most):
             self.write()
 
     def refuse(self, optimizer):
@@ -443,8 +402,8 @@ class Recorder:
         self._written_at = time.monotonic()
         state = {"identity": self._identity, "seed": self._seed, "end": end}
         state |= {"rule": rule_of(self._estimator), "fitted": self._fitted}
-        own = self._states | {"n_seen": getattr(self._source, "n_seen", None)}
-        if error := self._file.write(state, own):
+        n_seen = getattr(self._source, "n_seen", None)
+        if error := self._file.write(state | {"own": self._states | {"n_seen": n_seen}}):
             warnings.warn(
                 f"The checkpoint could not be written: {error}. Training goes on; an older "
                 "checkpoint is unchanged.",

@@ -1,13 +1,7 @@
-"""Fingerprint a fit, to compare it with a checkpoint and across processes.
+"""Fingerprint a fit: a checkpoint recognises its fit by it."""
 
-A checkpoint recognises its fit by the fingerprint, and processes that train together check that
-their fits agree.
-"""
-
-import json
 import zlib
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import torch
@@ -15,9 +9,6 @@ import torch
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of
-
-# characters of a text of names
-_LONGEST = 60
 
 # parameters that may differ between processes that train one dictionary
 _OWN = {"device", "random_state", "verbose"}
@@ -79,62 +70,43 @@ def _checksum(tensors):
 
 
 def data_of(source, samples):
-    """Return a fingerprint of data: their kind, their size and a checksum.
+    """Return a fingerprint of data: their kind, their size, and a checksum of the first and last.
 
     Parameters
     ----------
     source : source of batches
         See `skpudle._data.batches`.
-    samples : Samples, or collection of Tensor
+    samples : Samples, or sequence of Tensor
         The data, or a part that identifies them.
     """
-    kind = type(source).__name__.strip("_")
+    kind, n = type(source).__name__.strip("_"), len(samples)
     if not isinstance(samples, Samples):
-        return f"{kind} of {len(samples)} images, checksum {_checksum(samples)}"
-    parts = samples.x.split(2**14)
-    if samples.mask is not None:  # a gap holds its column's mean, a possible value
-        parts = chain(parts, (part.bool() for part in samples.mask.split(2**14)))
-    if samples.offset is not None:  # exposures
-        parts = chain(parts, [samples.offset])
-    if samples.target is not None:
-        parts = chain(parts, [samples.target])
-    if samples.weight is not None:
-        parts = chain(parts, [samples.weight])
+        images = list(samples)  # and their targets and masks
+        ends = [*images[::n], images[-1]]
+        return f"{kind} of {n} images, checksum of the first and last {_checksum(ends)}"
+    parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
+    ends = [part[end] for part in parts if part is not None for end in (0, -1)]
     first = getattr(source, "first_batch", None)
     batch = "" if first is None else f", the first batch of {first}"
-    return f"{kind} of {len(samples)} samples{batch}, checksum {_checksum(parts)}"
+    shape = f"{n} samples of {samples.x.shape[1]} features"
+    return f"{kind} of {shape}{batch}, checksum of the first and last {_checksum(ends)}"
 
 
-def _listed(names):
-    """Return names of features as one text, a long one with a checksum."""
-    text = ", ".join(map(str, names))
-    if len(text) <= _LONGEST:
-        return text
-    return f"{text[:_LONGEST]} ... {zlib.crc32(text.encode()):08x}"
-
-
-def task_of(estimator, method, data):
-    """Return, by name, the facts that must agree among processes that train one dictionary.
+def task_of(estimator, data):
+    """Return, as a text, what processes that fit one dictionary must have in common.
 
     Parameters
     ----------
     estimator : estimator
         The estimator of one of these processes.
-    method : {"fit", "partial_fit", "choose_alpha"}
-        The method that was called.
     data : Data
         Its data: ``samples``, and names of features in ``inputs``.
     """
-    samples, names = data.samples, data.inputs.get("feature_names_in_")
-    if names is None:
-        names = getattr(estimator, "feature_names_in_", ())
-    task = {"class": type(estimator).__name__, "method": method}
-    task |= {n: text for n, text in parameters_of(estimator).items() if n not in _OWN}
-    task |= {"n_features": str(samples.x.shape[1]), "feature_names_in_": _listed(names)}
-    if method == "fit" or not hasattr(estimator, "components_"):
-        return task | {"dtype": str(samples.x.dtype).removeprefix("torch.")}
-    learned = "components_", "alpha_", "n_steps_"
-    return task | {name: _text(getattr(estimator, name, None)) for name in learned}
+    x, names = data.samples.x, data.inputs.get("feature_names_in_")
+    texts = {n: text for n, text in parameters_of(estimator).items() if n not in _OWN}
+    listed = "" if names is None else ", ".join(map(str, names))
+    given = f"{x.shape[1]} features of {x.dtype} {listed}"
+    return f"{type(estimator).__name__}({texts}) to {given}"
 
 
 def rule_of(estimator):
@@ -142,40 +114,26 @@ def rule_of(estimator):
     return plain(estimator.tol), int(estimator.n_iter_no_change)
 
 
-def identity_of(estimator, data, team):
-    """Return the fingerprint of a fit, by name. The first process compares it for all processes.
+def identity_of(estimator, data):
+    """Return the fingerprint of a fit, by name.
 
     Parameters
     ----------
     estimator : estimator
         The estimator to fit.
     data : str
-        This process's data, from `data_of`.
-    team : Team
-        Processes that train together.
+        Its data, from `data_of`.
     """
     parameters = parameters_of(estimator)
-    parts = team.gather_bytes(data.encode())
-    random_state = parameters["random_state"]
-    identity = {name: text for name, text in parameters.items() if name not in _FREE} | {
-        "learner": type(estimator).__name__,
-        "processes": len(parts),
-        "data": "; ".join(part.decode() for part in parts),
-    }
-    if random_state.isdigit():
-        identity["random_state"] = random_state
-    return json.loads(team.first([json.dumps(identity).encode()])[0])
+    identity = {name: text for name, text in parameters.items() if name not in _FREE}
+    identity |= {"learner": type(estimator).__name__, "data": data}
+    if parameters["random_state"].isdigit():
+        identity["random_state"] = parameters["random_state"]
+    return identity
 
 
 def check_same(stored, present, path):
     """Raise ValueError if a checkpoint belongs to another fit."""
-    n_then, n_now = stored.get("processes"), present["processes"]
-    if n_then != n_now:
-        raise ValueError(
-            f"The checkpoint {path} is of a fit with {n_then} processes, and there are {n_now} "
-            "now. It holds the place of each process in its own share of the data, so only as many "
-            f"can go on: start {n_then}, or pass resume=False to train from the start."
-        )
     differ = [name for name in present if present[name] != stored.get(name)]
     if differ:
         pairs = "; ".join(f"{name}: {stored.get(name)}, now {present[name]}" for name in differ)

@@ -403,9 +403,7 @@ class Trainer:
 
     def idle(self, before):  # (n_components,) -> the same, on the host
         """Return the number of samples since each atom was used, given the number before."""
-        return torch.where(
-            self.team.all(self._epoch.unused).cpu(), before + self._epoch.n_samples, 0.0
-        )
+        return torch.where(self._epoch.unused.cpu(), before + self._epoch.n_samples, 0.0)
 
     def replace_unused(self, source, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.
@@ -417,7 +415,8 @@ class Trainer:
         losses, keys = self._epoch.losses, self._epoch.keys
         if not self.team.largest(len(losses)):  # all atoms are used
             return
-        unused = self.team.all(self._epoch.unused)
+        (used,) = self.team.sum((~self._epoch.unused).int())
+        unused = used == 0
         if among is not None:
             unused = unused & among.to(unused.device)
         unused = unused.nonzero().squeeze(1)
@@ -425,7 +424,7 @@ class Trainer:
         losses = losses[losses > 0]
         atoms = self.optimizer.atoms.detach()
         samples = source.samples(keys[: len(losses)]) if len(losses) else atoms[:0]
-        losses, samples = (torch.cat(self.team.gather(part)) for part in (losses, samples))
+        losses, samples = map(self.team.gather, (losses, samples))
         samples = samples[losses.topk(min(len(unused), len(losses))).indices]
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):

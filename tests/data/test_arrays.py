@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
-from simulated_device import simulated_gpu
 from sklearn.base import clone
 
 from skpudle import (
@@ -19,9 +18,7 @@ from skpudle import (
 from skpudle._data import arrays
 from skpudle._data.arrays import (
     check_rows,
-    host_array,
     like_input,
-    make_generator,
     mean_square,
     resolve_device,
     to_numpy,
@@ -59,33 +56,12 @@ def test_an_array_comes_back_from_torch_as_it_was(dtype, layout, array, device):
     np.testing.assert_array_equal(back, array)
 
 
-def test_a_writeable_array_shares_its_memory(array):
-    assert to_tensor(array).data_ptr() == array.ctypes.data
-
-
-def test_a_read_only_array_is_copied(array):
-    """Torch cannot protect it, and warns where it is not."""
-    assert to_tensor(read_only(array)).data_ptr() != array.ctypes.data
-
-
-def test_a_tensor_stays_itself(array):
-    tensor = torch.from_numpy(array)
-    assert to_tensor(tensor) is tensor
-
-
 def test_what_becomes_numpy_is_independent_of_the_tensor(array):
     tensor = torch.from_numpy(array).clone().requires_grad_()
     back = to_numpy(tensor)
     with torch.no_grad():
         tensor.zero_()
     np.testing.assert_array_equal(back, array)
-
-
-def test_zero_dimensions_pass_both_ways():
-    """The step count of an optimiser is such a tensor."""
-    there = to_numpy(torch.tensor(3.0))
-    assert isinstance(there, np.ndarray)
-    assert to_tensor(there) == 3.0
 
 
 def test_output_is_of_the_kind_of_the_input(array, device):
@@ -110,16 +86,10 @@ def test_auto_is_the_cpu_where_there_is_no_cuda(monkeypatch):
         assert resolve_device("auto", X) == torch.device("cpu")
 
 
+@pytest.mark.gpu
 def test_auto_is_cuda_where_it_is_present():
-    with simulated_gpu():
-        assert str(resolve_device("auto", np.zeros(2))) == "cuda:0"
-        assert str(resolve_device("cuda")) == "cuda:0"
-        assert resolve_device("auto", torch.zeros(2)).type == "cpu"
-
-
-def test_a_device_is_taken_by_its_name(device):
-    assert resolve_device(device).type == device
-    assert resolve_device(device, torch.zeros(2)).type == device
+    assert resolve_device("auto", np.zeros(2)).type == "cuda"
+    assert resolve_device("auto", torch.zeros(2)).type == "cpu"
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:97", "mps:7", "cpu:x"])
@@ -128,28 +98,7 @@ def test_an_unknown_device_is_named_next_to_those_available(name):
         resolve_device(name)
 
 
-def test_the_name_of_a_device_is_cut_in_the_error():
-    with pytest.raises(ValueError, match="is unknown") as error:
-        resolve_device("x" * 10_000)
-    assert len(str(error.value)) < 300
-
-
 # ---------------------------------------------------------------------------- random numbers
-
-
-def draw(random_state):
-    return torch.rand(5, generator=make_generator(random_state)).tolist()
-
-
-def test_the_same_seed_gives_the_same_numbers():
-    assert draw(3) == draw(3) == draw(np.random.RandomState(3))
-    assert draw(3) != draw(4)
-
-
-def test_a_random_state_is_advanced():
-    """Its second use differs from its first, as everywhere in scikit-learn."""
-    shared = np.random.RandomState(3)
-    assert draw(shared) != draw(shared)
 
 
 # ---------------------------------------------------------------------------- validation
@@ -162,13 +111,6 @@ def make(request):
     return request.param
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_floating_rows_keep_their_dtype(dtype, make, array):
-    rows = check_rows(make(array.astype(dtype)))
-    assert str(rows.dtype).endswith(dtype)
-    np.testing.assert_array_equal(np.asarray(rows), array.astype(dtype))
-
-
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int64", "uint8", "bool"])
 def test_other_numbers_become_float64(dtype, make):
     rows = check_rows(make(np.array([[0, 1], [1, 1]], dtype=dtype)))
@@ -176,50 +118,10 @@ def test_other_numbers_become_float64(dtype, make):
     assert rows.tolist() == [[0.0, 1.0], [1.0, 1.0]]
 
 
-def test_brain_floating_point_becomes_float64():
-    assert check_rows(torch.ones(2, 2, dtype=torch.bfloat16)).dtype == torch.float64
-
-
 @pytest.mark.parametrize("dtype", [">f8", ">f4"])
 def test_rows_of_foreign_byte_order_become_tensors(dtype, array):
     tensor = to_tensor(check_rows(array.astype(dtype)))
     torch.testing.assert_close(tensor.double(), torch.from_numpy(array), rtol=1e-6, atol=0)
-
-
-def test_kind_of_container_stays(make, array):
-    assert isinstance(check_rows(make(array)), type(make(array)))
-
-
-def test_lists_and_data_frames_become_arrays(array):
-    for rows in (array.tolist(), pd.DataFrame(array)):
-        np.testing.assert_array_equal(check_rows(rows), array)
-
-
-def test_copies_are_made_on_demand(make, array, device):
-    rows = make(array)
-    if isinstance(rows, torch.Tensor):
-        rows = rows.to(device)
-    copied = check_rows(rows, copy=True)
-    copied[:] = 0
-    np.testing.assert_array_equal(to_numpy(to_tensor(rows)), array)
-
-
-def test_the_graph_of_a_tensor_is_left_behind(array):
-    assert not check_rows(torch.from_numpy(array).requires_grad_()).requires_grad
-
-
-def test_a_tensor_may_be_one_that_is_negated_when_read(array):
-    """As the imaginary part of a conjugate, which NumPy cannot look at."""
-    lazy = torch.complex(torch.zeros(array.shape, dtype=torch.float64), torch.from_numpy(array))
-    lazy = lazy.conj().imag
-    assert lazy.is_neg()
-    for found in (check_rows(lazy), to_numpy(lazy), host_array(lazy)):
-        np.testing.assert_array_equal(np.asarray(found), -array)
-
-
-def test_only_tensors_are_brought_to_the_host(array):
-    assert host_array(array) is array
-    assert isinstance(host_array(torch.from_numpy(array).requires_grad_()), np.ndarray)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -278,11 +180,6 @@ def test_objects_that_are_no_numbers_are_refused():
         check_rows(np.array([["a", 1.0]], dtype=object))
 
 
-def test_the_estimator_is_named_in_the_message():
-    with pytest.raises(ValueError, match="required by Learner"):
-        check_rows(np.zeros((0, 3)), estimator="Learner")
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
 def test_masked_entries_are_missing(dtype, array):
     """What lies under the mask counts for nothing, be it infinite."""
@@ -298,10 +195,6 @@ def test_masked_entries_are_missing(dtype, array):
     np.testing.assert_array_equal(rows[~masked.mask], masked.compressed())
     with pytest.raises(ValueError, match="NaN"):
         check_rows(masked)
-
-
-def test_a_mask_of_nothing_is_none(array):
-    np.testing.assert_array_equal(check_rows(np.ma.masked_array(array)), array)
 
 
 def test_functions_and_classes_are_not_called():
@@ -370,14 +263,6 @@ def test_data_that_cannot_be_squared_are_refused(unit, learner):
             getattr(learner, method)(X * np.float32(unit))
         assert not hasattr(learner, "components_")
     learner.fit(X.astype(float) * unit)  # float64 has room
-
-
-@pytest.mark.parametrize("unit", [2.0**-50, 2.0**50])
-def test_a_power_of_two_as_unit_changes_nothing(unit):
-    X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
-    expected, found = (clone(LEARNERS[0]).fit(c * X) for c in (1, np.float32(unit)))
-    np.testing.assert_allclose(found.components_, expected.components_, atol=1e-6)
-    assert found.score(X * np.float32(unit)) == pytest.approx(expected.score(X), rel=1e-5)
 
 
 @pytest.mark.parametrize("unit", [2.0**-90, 2.0**70])

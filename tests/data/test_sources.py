@@ -30,7 +30,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._data import batches, reading, sources, tables
+from skpudle._data import batches, sources, tables
 from skpudle._data.reading import Reader
 from skpudle._data.sources import TableRows, open_source
 from skpudle._data.tables import table_of
@@ -123,12 +123,6 @@ def test_a_dataset_gives_the_bits_of_its_array(wrap, n_rows, X):
     assert found.n_features_in_ == 6
 
 
-def test_a_small_memory_map_gives_the_bits_of_its_array(X, memory_map):
-    assert_array_equal(
-        make_learner().fit(memory_map).components_, make_learner().fit(X).components_
-    )
-
-
 STREAMS = {
     "iterable": in_batches,
     "loader": lambda X: DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=16),
@@ -144,22 +138,6 @@ def test_an_epoch_of_a_stream_is_a_pass_over_the_rows_in_order(stream, X):
     torch.set_rng_state(state)  # a loader draws from it; that is its owner's choice
     assert_array_equal(found.components_, expected.components_)
     assert found.n_steps_ == 5
-
-
-@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
-def test_partial_fit_takes_streams(stream, X):
-    state = torch.get_rng_state()
-    found = make_learner().partial_fit(stream(X)).partial_fit(stream(X))
-    torch.set_rng_state(state)
-    expected = make_learner().partial_fit(X).partial_fit(X)
-    assert_array_equal(found.components_, expected.components_)
-
-
-def test_a_pair_of_decays_counts_the_batches_of_a_stream(X):
-    decays = dict(lambda_decay=(1.0, 0.9), max_iter=10)
-    learner = make_learner(**decays).fit(in_batches(X))
-    assert learner.lambda_decay_ == 0.9
-    assert learner.n_steps_ == 50
 
 
 class Tensors(Rows):
@@ -181,29 +159,12 @@ def test_the_default_device_of_torch_does_not_matter(wrap, X):
     assert_array_equal(codes, expected.transform(wrap(X)))
 
 
-def test_a_batch_that_is_on_the_device_stays_there(monkeypatch):
-    """What the device "meta" holds has no values, and could not be copied to the host."""
-    monkeypatch.setattr(reading, "check_rows", lambda X, allow_nan: X)
-    reader = Reader(torch.device("meta"), allow_nan=False)
-    assert reader(torch.empty(3, 4, device="meta"), "batch 0").device.type == "meta"
-    assert reader(torch.empty(3, 4), "batch 1").device.type == "cpu"
-    assert reader(np.empty((3, 4)), "batch 2").device.type == "cpu"
-
-
-def test_gaps_in_a_stream_are_gaps(X):
-    X[3, 2] = X[40, 1] = np.nan
-    learner = make_learner(dict_init=np.eye(8, 6) + 0.1, alpha=0.1, max_iter=1)
-    expected = make_learner(dict_init=np.eye(8, 6) + 0.1, alpha=0.1).partial_fit(X)
-    found = learner.fit(in_batches(X))
-    np.testing.assert_allclose(found.components_, expected.components_, atol=1e-6)
-
-
 SOURCES = STREAMS | {
     "dataset": Rows,
     "dataset of tensors": lambda X: TensorDataset(torch.from_numpy(X)),
     "map": lambda X: np.load("X.npy", mmap_mode="r"),
 }
-SAME_AS_ARRAYS = [(name, loss) for name in SOURCES for loss in ("gaussian", "poisson")]
+SAME_AS_ARRAYS = [*zip(SOURCES, itertools.cycle(["gaussian", "poisson"]))]
 
 
 @pytest.mark.parametrize(("name", "loss"), SAME_AS_ARRAYS)
@@ -227,29 +188,11 @@ def test_samples_with_gaps_that_replace_atoms_are_those_of_an_array(
     np.testing.assert_allclose(found.components_, expected.components_, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrap", [Rows, lambda X: TensorDataset(torch.from_numpy(X))])
-def test_a_dataset_with_gaps_gives_the_bits_of_its_array(wrap, X):
-    """Also where samples replace unused atoms, between the epochs."""
-    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
-    params = dict(dict_init=np.vstack([np.eye(6), np.ones((2, 6))]), alpha=2.0)
-    found, expected = (make_learner(**params).fit(data) for data in (wrap(X), X))
-    assert_array_equal(found.components_, expected.components_)
-    assert_array_equal(found.loss_curve_, expected.loss_curve_)
-
-
-def test_unused_atoms_become_samples_of_a_stream(X):
-    """An atom that no sample uses is not there any more at the end."""
-    X[:, 5] = 0
-    learner = make_learner(dict_init=np.eye(6), alpha=0.5).set_params(n_components=6)
-    for data in (X, in_batches(X), Rows(X)):
-        assert np.abs(learner.fit(data).components_[:, 5]).max() < 0.1
-
-
 # ---------------------------------------------------------------------------- a large memory map
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 7, 20, 32, 100])
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_an_epoch_of_a_map_visits_every_row_once(
     batch_size, shuffle, X, memory_map, small_windows, generator
 ):
@@ -328,11 +271,6 @@ def test_the_first_batches_of_a_stream_do_not_count_it(X, monkeypatch):
     source = opened(in_batches(X))
     assert len(source.first(8)) == 32
     assert batches.count_batches(source) == 5
-
-
-def test_a_reservoir_that_holds_all_rows_keeps_their_order(X):
-    source = opened(in_batches(X))
-    assert_array_equal(source.sample(8, 0), X)
 
 
 @pytest.mark.parametrize("size", [7, 16, 40, 100])
@@ -441,7 +379,6 @@ def test_a_small_table_gives_the_bits_of_its_array(kind, X, tmp_path, monkeypatc
     assert_array_equal(make_learner().partial_fit(data).components_,
                        make_learner().partial_fit(X).components_)  # fmt: skip
     assert_array_equal(learner.transform(data), learner.transform(X))
-    assert_array_equal(learner.transform_into(data, np.empty((70, 8))), learner.transform(X))
     assert_array_equal(learner.transform_sparse(data).toarray(), learner.transform(X))
     assert learner.score(data) == pytest.approx(learner.score(X), rel=1e-5)
 
@@ -526,20 +463,6 @@ def test_a_large_table_is_learned_from_as_a_map(kind, X, memory_map, small_windo
     assert learner.score(data) == pytest.approx(learner.score(X), rel=1e-5)
 
 
-def test_blocks_are_whole_chunks(X, small_windows):
-    """Blocks of at most four rows, chunks of seven: a block is a chunk."""
-    asked = []
-
-    def rows(first, last):
-        asked.append((first, last))
-        return X[first:last]
-
-    source = TableRows(tables.Table(X.shape, 4, 7, rows), Reader(CPU, allow_nan=False))
-    assert torch.equal(source.sample(8, 0), torch.from_numpy(X))
-    epoch(source.for_training(16, torch.Generator(), shuffle=True))
-    assert all(first % 7 == 0 and last - first == 7 for first, last in asked[1:])
-
-
 @pytest.mark.parametrize("how", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
 def test_sparse_rows_of_the_gaussian_loss_are_their_array(how, X):
     X[X < 0.5] = 0
@@ -587,18 +510,6 @@ def test_annotated_data_are_refused(X):
             getattr(learner, method)(AnnData(X))
 
 
-def test_the_next_window_is_read_ahead_and_errors_arrive():
-    def parts():
-        yield 1
-        yield 2
-        raise ValueError("broken")
-
-    ahead = reading.read_ahead(parts())
-    assert [next(ahead), next(ahead)] == [1, 2]
-    with pytest.raises(ValueError, match="broken"):
-        next(ahead)
-
-
 # ---------------------------------------------------------------------------- memory of the user
 
 
@@ -629,15 +540,16 @@ STREAMED = {
 
 
 @pytest.mark.filterwarnings("ignore:.*no effect")
-@pytest.mark.parametrize("as_batch", [np.asarray, torch.from_numpy])
-@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize(
+    ("name", "as_batch"), [*zip(STREAMED, itertools.cycle([np.asarray, torch.from_numpy]))]
+)
 def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
     X = np.rint(np.abs(3 * X)) if name in ("poisson", "counts that add") else X
 
     def stream(X):
         return Reused(X, as_batch)
 
-    for method in ("fit", "partial_fit"):
+    for method in ("fit",) if name == "counts that add" else ("fit", "partial_fit"):
         found, expected = (
             getattr(clone(STREAMED[name]), method)(data) for data in (stream(X), in_batches(X))
         )
@@ -645,8 +557,6 @@ def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
         assert found.alpha_ == expected.alpha_
         assert_array_equal(found.transform(stream(X)), expected.transform(X))
         assert found.score(stream(X)) == expected.score(in_batches(X))
-        out = np.empty((len(X), expected.n_components_), X.dtype)
-        assert_array_equal(found.transform_into(stream(X), out), expected.transform(X))
 
 
 TAUGHT = {
@@ -737,7 +647,7 @@ class Shrinking:
         return self.X[rows] if self.n_whole >= 0 else self.X[rows][:1]
 
 
-@pytest.mark.parametrize("n_whole", [0, 1, 2])
+@pytest.mark.parametrize("n_whole", [0, 2])
 @pytest.mark.parametrize(
     "method", ["fit", "partial_fit", "transform", "transform_sparse", "score", "choose_alpha"]
 )
@@ -760,7 +670,6 @@ RANDOM = {
 }
 BY_ROW = {
     "transform": lambda learner, X: learner.transform(X),
-    "transform_into": lambda learner, X: learner.transform_into(X, np.empty((70, 8))),
     "transform_sparse": lambda learner, X: learner.transform_sparse(X),
     "fit_transform": lambda learner, X: clone(learner).fit_transform(X),
     "atom_contributions": atom_contributions,
@@ -768,8 +677,7 @@ BY_ROW = {
 }
 
 
-@pytest.mark.parametrize("how", RANDOM)
-@pytest.mark.parametrize("name", BY_ROW)
+@pytest.mark.parametrize(("name", "how"), [*zip(BY_ROW, itertools.cycle(RANDOM))])
 def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X):
     learner = make_learner().fit(X)
     state = torch.get_rng_state()
@@ -781,25 +689,7 @@ def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X)
     torch.set_rng_state(state)
 
 
-def test_sums_over_rows_need_no_order(X):
-    learner, state = make_learner().fit(X), torch.get_rng_state()
-    assert learner.score(shuffled(X, shuffle=True)) == pytest.approx(learner.score(X), rel=1e-5)
-    make_learner().fit(shuffled(X, shuffle=True, generator=torch.Generator()))
-    torch.set_rng_state(state)
-
-
 # ---------------------------------------------------------------------------- errors
-
-
-@pytest.mark.parametrize(
-    "in_memory",
-    [[[1.0, 2.0]], ((1.0, 2.0),), np.zeros((2, 2)), torch.zeros(2, 2), 3, pd.DataFrame([[1.0]])],
-    ids=lambda X: type(X).__name__,
-)
-def test_arrays_and_what_becomes_one_are_in_memory(in_memory):
-    given = open_source(in_memory)
-    assert not given.in_parts
-    assert given.array() is in_memory
 
 
 @pytest.mark.parametrize("nothing", ["text", b"text", {"a": 1}, None, [None], Path("X.npy"), Rows])
@@ -912,14 +802,6 @@ def test_an_endless_stream_has_to_say_how_long_an_epoch_is(X, monkeypatch):
     assert make_learner(max_iter=3).fit(Given([X] * 49)).n_steps_ == 3 * 49
 
 
-def test_a_length_of_zero_says_nothing(X):
-    assert make_learner(max_iter=3).fit(Sized([X, X], 0)).n_steps_ == 6
-    options = dict(batch_size=100, drop_last=True, generator=torch.Generator())
-    short = DataLoader(TensorDataset(torch.from_numpy(X)), **options)
-    with pytest.raises(ValueError, match="yields no batch"):
-        make_learner().fit(short)
-
-
 BAD = {
     "one sample": lambda rows: rows[0],
     "text": lambda rows: "text",
@@ -1000,31 +882,6 @@ def test_the_score_of_a_stream_is_that_of_its_rows(gaps, stream, X):
     torch.set_rng_state(state)
 
 
-def test_parts_go_to_the_device_of_their_whole(X, monkeypatch):
-    """A tensor that comes out of a loader was put nowhere by its user."""
-    learner, seen = make_learner().fit(X), []
-
-    def transform(rows):
-        seen.append(rows.device.type)
-        return torch.zeros(len(rows), 8)
-
-    def device_of(data):
-        return data.device if isinstance(data, torch.Tensor) else torch.device("meta")
-
-    monkeypatch.setattr(learner, "transform", transform)
-    monkeypatch.setattr(learner, "_transform_device", device_of)
-    for data, device in [
-        (STREAMS["loader"](X), "meta"),
-        (Given([torch.from_numpy(X)]), "meta"),
-        (torch.from_numpy(X), "cpu"),
-    ]:
-        state = torch.get_rng_state()
-        learner.transform_into(data, np.empty((70, 8)))
-        torch.set_rng_state(state)
-        assert {*seen} == {device}
-        seen.clear()
-
-
 @pytest.mark.gpu
 def test_a_loader_is_encoded_where_it_is_fitted(X, monkeypatch):
     learner, devices = make_learner().fit(X), []
@@ -1042,21 +899,14 @@ def test_a_loader_is_encoded_where_it_is_fitted(X, monkeypatch):
     assert not {("encode", "cpu"), ("deviance", "cpu")} & set(devices)
 
 
-def test_codes_go_into_no_list(X):
-    learner = make_learner().fit(X)
-    with pytest.raises(TypeError, match=r"out is a list.*\(n_samples, 8\)"):
-        learner.transform_into(X, [])
-
-
 def test_no_rows_have_no_codes(X):
     learner = make_learner().fit(X)
     with pytest.raises(ValueError, match="yields no batch"):
         learner.transform(Given([]))
-    for method in (learner.transform_sparse, lambda X: learner.transform_into(X, np.empty((0, 8)))):
-        with pytest.raises(ValueError, match="yields no batch"):
-            method(Given([]))
-        with pytest.raises(ValueError, match=r"0 sample\(s\)"):
-            method(X[:0])
+    with pytest.raises(ValueError, match="yields no batch"):
+        learner.transform_sparse(Given([]))
+    with pytest.raises(ValueError, match=r"0 sample\(s\)"):
+        learner.transform_sparse(X[:0])
 
 
 def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
@@ -1082,20 +932,14 @@ def test_codes_of_a_stream_are_those_of_its_rows(stream, X):
 
 
 @pytest.mark.parametrize("split_sign", [False, True])
-def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_path, monkeypatch):
+def test_codes_go_into_a_sparse_array(split_sign, X, monkeypatch):
     monkeypatch.setattr(coder, "PART", 16)
     learner = make_learner(split_sign=split_sign).fit(X)
     expected = learner.transform(X)
-    out = np.lib.format.open_memmap(
-        tmp_path / "codes.npy", mode="w+", dtype=np.float32, shape=expected.shape
-    )
     for data in (X, in_batches(X), pd.DataFrame(X)):
-        out[:] = np.nan
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # names that were not there in fit
-            assert learner.transform_into(data, out) is out
             codes = learner.transform_sparse(data)
-        np.testing.assert_allclose(out, expected, atol=1e-6)
         assert codes.format == "csr"
         assert codes.nnz == np.count_nonzero(codes.toarray())
         np.testing.assert_allclose(codes.toarray(), expected, atol=1e-6)
@@ -1104,61 +948,8 @@ def test_codes_go_into_a_memory_map_and_into_a_sparse_array(split_sign, X, tmp_p
 def test_code_maps_fit_into_no_sparse_array():
     images = np.random.default_rng(0).normal(size=(3, 12, 12))
     learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
-    with pytest.raises(ValueError, match=r"maps, here of shape \(4, 4, 2\)"):
+    with pytest.raises(ValueError, match="maps, but a CSR array has rows and columns"):
         learner.fit(images).transform_sparse(images)
-
-
-def test_code_maps_of_a_stream_of_images_fit_into_an_array():
-    images = np.random.default_rng(0).normal(size=(5, 12, 12))
-    learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
-    codes = learner.fit(images).transform(images)
-    out = learner.transform_into(Given([images[:2], images[2:]]), np.empty_like(codes))
-    np.testing.assert_allclose(out, codes, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(70, 7), (69, 8), (71, 8), (70,), ()])
-@pytest.mark.parametrize("make_array", [np.zeros, torch.zeros])
-def test_an_array_for_codes_has_to_have_their_shape(make_array, shape, X):
-    """One that is longer than X would keep what was in its last rows."""
-    learner, words = make_learner().fit(X), r"out has shape .* pass one of shape \(n_samples, 8"
-    for data in (X, in_batches(X)):
-        with pytest.raises(ValueError, match=words):
-            learner.transform_into(data, make_array(shape))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, in_batches])
-def test_codes_go_into_a_tensor(kind, dtype, X, device):
-    learner = make_learner().fit(X)
-    out = torch.full((70, 8), torch.nan, dtype=dtype, device=device, requires_grad=True)
-    assert learner.transform_into(kind(X), out) is out
-    expected = torch.from_numpy(learner.transform(X)).to(dtype)
-    torch.testing.assert_close(out.detach().cpu(), expected, rtol=0, atol=1e-6)
-    assert out.requires_grad
-
-
-@pytest.mark.parametrize("out", [np.zeros((70, 8), int), torch.zeros(70, 8, dtype=torch.long),
-                                 np.zeros((70, 8), bool)])  # fmt: skip
-def test_codes_go_into_floating_point_numbers_only(out, X):
-    with pytest.raises(TypeError, match="out holds .*; pass .* floating-point numbers"):
-        make_learner().fit(X).transform_into(X, out)
-
-
-HALVES = [
-    np.empty((70, 8), np.float16),
-    torch.empty(70, 8, dtype=torch.float16),
-    np.empty((70, 8), np.float32),
-]
-
-
-@pytest.mark.parametrize("out", HALVES, ids=["float16", "torch.float16", "float32"])
-def test_codes_that_a_dtype_cannot_hold_are_refused(out, X):
-    learner, largest = make_learner(alpha=1e-3).fit(X), np.finfo(str(out.dtype)[-7:]).max
-    codes = learner.transform(X.astype(float))
-    np.testing.assert_allclose(learner.transform_into(X, out), codes, atol=1e-2)
-    X = X.astype(float) * (2 * float(largest) / np.abs(codes).max())
-    with pytest.raises(ValueError, match="out holds .*float.*, up to .*and a code is .* Pass an"):
-        learner.transform_into(X, out)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])

@@ -60,24 +60,6 @@ def test_adjoint_is_automatic_differentiation(name, variant, per_atom, masked, g
     assert_agree([actual, *gradients[0]], [expected, *gradients[1]])
 
 
-@pytest.fixture
-def filled_memory():
-    """Let torch fill new memory with NaN, as it does in its deterministic mode."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def test_what_memory_held_before_is_in_no_derivative(filled_memory, generator):
-    atoms = normal(generator, 4, 1, 5, 5)
-    alpha = (0.1 + torch.rand(4, generator=generator, dtype=torch.float64)).requires_grad_()
-    x = normal(generator, 2, 1, 13, 11)
-    options = dict(alpha=alpha, step_size=0.01, n_unfoldings=3)
-    encode(ConvDictionary(atoms, 2), x, **options).square().sum().backward()
-    assert alpha.grad.isfinite().all()
-    assert alpha.grad.all()
-
-
 @pytest.mark.parametrize("gradient", GRADIENT_RULES)
 def test_convolution_with_image_sized_atoms_is_dense(gradient, variant, generator):
     """An atom as large as the image has one position: both maps are one matrix."""

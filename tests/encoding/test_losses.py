@@ -13,7 +13,7 @@ from test_encoding import unit_atoms
 
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
-from skpudle._losses import LOSSES, Binomial, Gaussian, Poisson
+from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
@@ -127,12 +127,6 @@ def test_half_the_deviance_is_a_difference_of_likelihoods(natural):
             assert found == pytest.approx(expected, rel=1e-7, abs=1e-12)
 
 
-def test_what_one_entry_says_is_finite(loss):
-    x = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    assert loss.response(x).isfinite().all()
-    assert loss.response(x).diff() > 0
-
-
 # ---------------------------------------------------------------------------- the adjoint
 
 
@@ -173,16 +167,6 @@ def test_gradient_is_that_of_the_definition(rule, n_unfoldings, masked, options,
     n_compared = 1 if rule == "noodl" else 3  # that of NOODL is one of the atoms alone
     for one, other in list(zip(found, expected, strict=True))[:n_compared]:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.uncompiled
-def test_problems_of_these_tests_undo_iterations(generator):
-    """Codes of some samples stay where they were, and go on after that."""
-    atoms, x, offset = make_problem(generator, Poisson())
-    curve = torch.stack(steps_of(Poisson(), atoms, x, offset, 0.4, 16))
-    stays = (curve.diff(dim=0) == 0).all(2)
-    assert stays.any()
-    assert (~stays[-5:]).any(0).all()
 
 
 @pytest.mark.uncompiled
@@ -311,15 +295,6 @@ def test_codes_become_those_of_the_penalised_likelihood(loss, generator):
     assert violation(loss, atoms, x, z, 0.3, offset) < 1e-6
 
 
-def test_codes_of_no_penalty_are_of_maximal_likelihood(loss, generator):
-    """Where it has a maximum: fewer atoms than features, and data that are their expectation."""
-    atoms, _, offset = make_problem(generator, loss, (12, 4, 9))
-    z = normal(generator, 12, 4)
-    x = loss.mean(z @ atoms + offset)
-    found = encode(atoms, x, alpha=0.0, n_unfoldings=5_000, loss=loss, offset=offset)
-    torch.testing.assert_close(found, z, rtol=0, atol=1e-6)
-
-
 def test_codes_of_binary_data_are_those_of_logistic_regression(generator):
     """Every sample is a regression on the atoms, with the offset as an atom of code 1."""
     loss, alpha = Binomial(), 0.3
@@ -378,24 +353,6 @@ def test_exposure_is_an_offset(generator):
         torch.testing.assert_close(alone[0], code, rtol=0, atol=1e-12)
 
 
-def test_no_counts_at_all_and_the_largest_that_there_are(generator):
-    atoms, offset = unit_atoms(generator, 11, 7), normal(generator, 7)
-    x = torch.stack([torch.zeros(7), torch.full((7,), 1e9)]).double()
-    for dtype in (torch.float64, torch.float32):
-        given = (value.to(dtype) for value in (atoms, x))
-        z = encode(*given, alpha=0.3, n_unfoldings=400, loss=Poisson(), offset=offset.to(dtype))
-        assert z.isfinite().all()
-        assert z.count_nonzero(dim=1).min() > 0
-
-
-def test_float32_is_float64_rounded(loss, generator):
-    atoms, x, offset = make_problem(generator, loss)
-    options = dict(alpha=0.3, loss=loss, n_unfoldings=2_000)
-    z = encode(atoms, x, offset=offset, **options)
-    single = encode(atoms.float(), x.float(), offset=offset.float(), **options)
-    torch.testing.assert_close(single.double(), z, rtol=0, atol=1e-3)
-
-
 def test_steps_are_looked_for_only_where_there_is_no_bound(generator):
     atoms, x, _ = make_problem(generator, Binomial())
     dictionary = DenseDictionary(atoms)
@@ -405,7 +362,3 @@ def test_steps_are_looked_for_only_where_there_is_no_bound(generator):
             unfold(dictionary, x, levels, None, loss=loss)
     with pytest.raises(ValueError, match="least squares"):
         unfold(dictionary, x, levels, None, loss=Poisson(), path="active")
-
-
-def test_losses_have_names():
-    assert [make() for make in LOSSES.values()] == [Gaussian(), Poisson(), Binomial()]

@@ -144,7 +144,7 @@ def distances(actual, expected):
     ]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(CASES)
 @example(LONG)
 @example(LONG | dict(alpha=0.1, lambda_decay=0.995, n_components=64, positive=True))
@@ -156,6 +156,7 @@ def test_active_is_dense(case):
         assert max(distances(problem.outcome("active"), problem.outcome("dense"))) < 1e-12
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(CASES.map(lambda case: case | dict(repeated=False)))
 @example(LONG)

@@ -22,7 +22,7 @@ def method(request):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("n_components", [1, 4, 9, 40])
+@pytest.mark.parametrize("n_components", [1, 40])
 def test_atoms_have_the_shape_and_dtype_asked_for(method, n_components, dtype, device, generator):
     """Also where there are fewer samples or features than atoms."""
     x = normal(generator, 20, 4).to(device, dtype)
@@ -32,12 +32,6 @@ def test_atoms_have_the_shape_and_dtype_asked_for(method, n_components, dtype, d
     assert atoms.device.type == device
     assert torch.isfinite(atoms).all()
     assert (atoms != 0).any(1).all()
-
-
-def test_every_device_starts_from_the_same_atoms(method, device, generator):
-    x = normal(generator, 20, 4)
-    on_device = initial_atoms(x.to(device), 30, method, seeded())
-    torch.testing.assert_close(on_device.cpu(), initial_atoms(x, 30, method, seeded()))
 
 
 def test_a_generator_determines_the_atoms(method, generator):
@@ -57,18 +51,6 @@ def test_directions_do_not_depend_on_the_units_of_the_data(method, scale, genera
     torch.testing.assert_close(scaled, atoms)
 
 
-def test_zero_data_give_atoms_that_are_not_zero(method):
-    atoms = initial_atoms(torch.zeros(10, 3), 5, method, seeded())
-    assert (atoms != 0).any(1).all()
-
-
-def test_atoms_share_no_memory_with_the_data(method, generator):
-    x = normal(generator, 20, 4)
-    before = x.clone()
-    initial_atoms(x, 9, method, seeded()).zero_()
-    assert torch.equal(x, before)
-
-
 def test_data_takes_distinct_samples_that_are_not_zero(generator):
     """Copies, at other amplitudes too, would stay copies: equal atoms have equal gradients."""
     x = normal(generator, 10, 4)
@@ -86,11 +68,6 @@ def test_data_that_are_few_directions_are_completed_by_random_ones():
     on_axis = (atoms.abs() > 1 - 1e-12).any(dim=1)
     assert on_axis.sum() == 2  # two of the three samples are one direction
     assert torch.linalg.matrix_rank(atoms) == 6
-
-
-def test_random_knows_only_the_shape_of_the_data(generator):
-    x, other = normal(generator, 20, 4), normal(generator, 7, 4)
-    assert torch.equal(*(initial_atoms(data, 9, "random", seeded()) for data in (x, other)))
 
 
 @pytest.mark.parametrize("n_samples", [20, 4, 3])

@@ -7,7 +7,6 @@ import torch
 from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import (
     initial_atoms,
-    leading_directions,
     successive_projections,
     vertices,
 )
@@ -50,15 +49,6 @@ def test_pure_rows_are_found_however_bright_rows_are(uneven):
     torch.testing.assert_close(cosines(vertices(x, 6), truth), torch.ones(6, dtype=torch.float64))
 
 
-def test_the_unit_of_the_data_is_that_of_the_vertices():
-    x, _ = mixtures(uneven=0.1)  # without ties
-    found = vertices(x, 4)
-    torch.testing.assert_close(vertices(1e6 * x, 4), 1e6 * found)
-    torch.testing.assert_close(vertices(x.float(), 4), found.float(), rtol=1e-3, atol=1e-3)
-    order = torch.arange(59, -1, -1)
-    torch.testing.assert_close(vertices(x[:, order], 4), found[:, order])
-
-
 def test_vertices_are_purer_than_random_rows_also_where_rows_differ_in_brightness():
     x, truth = mixtures(noise=0.01, uneven=0.6)
     random = initial_atoms(x, 4, "data", torch.Generator().manual_seed(0))
@@ -81,41 +71,6 @@ def test_numpy_and_torch_project_onto_the_same_rows(n_rows, generator):
         taken = successive_projections(rows, n, weights)
         assert taken == successive_projections(rows.numpy(), n, weights.numpy())
         assert len(set(taken)) == len(taken) == min(n, n_rows, 6)
-
-
-def test_each_row_is_the_farthest_from_the_span_of_those_before(generator):
-    rows = torch.randn(50, 6, generator=generator, dtype=torch.float64)
-    rows = torch.nn.functional.normalize(rows)
-    weights = 0.5 + torch.rand(50, generator=generator, dtype=torch.float64)
-    taken = successive_projections(rows, 6, weights)
-    for k, place in enumerate(taken):
-        basis = torch.linalg.qr(rows[taken[:k]].mT).Q
-        distance = weights * (rows - rows @ basis @ basis.mT).square().sum(1)
-        assert distance[place] == pytest.approx(float(distance.max()))
-
-
-def test_directions_that_repeat_are_taken_once(generator):
-    """Also of zeros none is taken."""
-    rows = torch.nn.functional.normalize(torch.randn(3, 6, generator=generator).double())
-    copies = torch.cat([rows, torch.zeros_like(rows), -rows, rows, (rows[:1] + rows[1:2]) / 2])
-    taken = successive_projections(copies, 6, torch.ones(len(copies)).double())
-    assert len(taken) == 3
-    assert successive_projections(torch.zeros(4, 5), 3, torch.ones(4)) == []
-
-
-@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
-def test_leading_directions_are_the_first_singular_vectors(shape, generator):
-    x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    basis = leading_directions(x, 3)
-    _, _, right = torch.linalg.svd(x)
-    torch.testing.assert_close(basis @ basis.mT, right[:3].mT @ right[:3])
-
-
-def test_atoms_beyond_the_vertices_are_there_too():
-    x, truth = mixtures(p=2)
-    atoms = initial_atoms(x, 5, "vertices", torch.Generator().manual_seed(0))
-    assert atoms.shape == (5, 60)
-    torch.testing.assert_close(cosines(atoms, truth), torch.ones(2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.001])

@@ -1,16 +1,12 @@
-"""nilearn's DictLearning with this package's engine."""
+"""nilearn's DictLearning with the recipe of the guide."""
 
-import os
-import subprocess
-import sys
+import re
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
-
-from skpudle.interoperability import dict_learning_online
 
 pytest.importorskip("nilearn")
 nibabel = pytest.importorskip("nibabel")
@@ -54,38 +50,27 @@ def n_found(seed, alpha):
     return int((np.abs(unit[0] @ unit[1].T).max(1) > 0.9).sum())
 
 
-@pytest.mark.parametrize("alphas", [(1, 1), (2, 2), (3, 3), (10, "auto")])
-def test_planted_maps_are_found_as_often_as_by_scikit_learn(alphas, monkeypatch):
-    """At its default, 10, nilearn finds none of these."""
+@pytest.fixture
+def recipe(monkeypatch):
+    """Return a function that puts the search of the guide into nilearn."""
     from nilearn.decomposition import dict_learning
 
-    theirs = [n_found(seed, alphas[0]) for seed in range(3)]
-    monkeypatch.setattr(dict_learning, "dict_learning_online", dict_learning_online)
-    ours = [n_found(seed, alphas[1]) for seed in range(3)]
-    assert sum(ours) >= sum(theirs), (ours, theirs)
-
-
-def test_auto_is_as_good_as_the_best_of_three_penalties(monkeypatch):
-    from nilearn.decomposition import dict_learning
-
-    best = max(sum(n_found(seed, alpha) for seed in range(3)) for alpha in (1, 2, 3))
-    monkeypatch.setattr(dict_learning, "dict_learning_online", dict_learning_online)
-    assert sum(n_found(seed, "auto") for seed in range(3)) >= best
-
-
-def test_nilearns_own_tests_pass(tmp_path):
-    if find_spec("nilearn.decomposition.tests.test_dict_learning") is None:
-        pytest.skip("nilearn came without its tests")
-    here = Path(__file__).parent
-    folders = [here, here.parents[1], os.environ.get("PYTHONPATH", "")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "skpudle_inside_nilearn", "--pyargs"]
-    done = subprocess.run(
-        [*command, "nilearn.decomposition.tests.test_dict_learning"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "MPLBACKEND": "Agg"},
-        cwd=tmp_path,  # away from this project's configuration of pytest
-        capture_output=True,
-        text=True,
+    page = Path(__file__).parents[2] / "docs" / "guide" / "other_tools.rst"
+    code = re.search(
+        r"    import torch\n.*?\n\n(?=    dict_learning\.)", page.read_text(), re.DOTALL
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert " passed" in done.stdout
+    names = {}
+    exec(dedent(code[0]), names)
+
+    def put():
+        monkeypatch.setattr(dict_learning, "dict_learning_online", names["dict_learning_online"])
+
+    return put
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_planted_maps_are_found_as_often_as_by_scikit_learn(alpha, recipe):
+    theirs = [n_found(seed, alpha) for seed in range(3)]
+    recipe()
+    ours = [n_found(seed, alpha) for seed in range(3)]
+    assert sum(ours) >= sum(theirs), (ours, theirs)

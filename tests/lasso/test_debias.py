@@ -7,7 +7,7 @@ import torch
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.lasso._implicit import converged_codes
-from skpudle.lasso._solve import gram_matrix, lasso_path
+from skpudle.lasso._solve import lasso_path
 
 SOLVERS = ["batched", "compiled"]
 
@@ -84,23 +84,6 @@ def test_a_row_has_the_same_debiased_codes_in_any_company(generator, solver):
         torch.testing.assert_close(some, codes[rows], rtol=0, atol=1e-12)
 
 
-def test_debiased_codes_scale_with_data_and_penalty(generator, solver):
-    atoms, x, alpha = make_problem(generator)
-    codes, _ = solve_lasso(atoms, x, alpha, debias=0.7, solver=solver)
-    scaled, _ = solve_lasso(atoms, 1e6 * x, 1e6 * alpha, debias=0.7, solver=solver)
-    torch.testing.assert_close(scaled, 1e6 * codes, rtol=1e-10, atol=1e-6)
-
-
-def test_a_penalty_for_each_atom_chooses_supports_only(generator, solver):
-    """Least squares know no penalties: scaled atoms have codes of the inverse scale."""
-    atoms, x, alpha = make_problem(generator)
-    scale = 0.5 + torch.rand(len(atoms), generator=generator, dtype=torch.float64)
-    codes, gaps = solve_lasso(atoms, x, alpha * scale, debias=1, solver=solver)
-    scaled, _ = solve_lasso(atoms / scale[:, None], x, alpha, debias=1, solver=solver)
-    torch.testing.assert_close(codes, scaled / scale, rtol=1e-9, atol=1e-9)
-    assert float(gaps.max()) < 1e-9
-
-
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
@@ -113,22 +96,6 @@ def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
         for debias, found in ((0, z), (1, refit)):
             expected, _ = solve_lasso(atoms, x, alpha, debias=debias, mask=mask)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_path_takes_products_that_are_known(generator, solver, masked):
-    atoms, x, _ = make_problem(generator)
-    atoms[7], atoms[9] = -2 * atoms[3], 0
-    options = dict(solver=solver, mask=make_mask(generator, x) if masked else None)
-    expected = lasso_path(atoms, x, [0.8, 0.1], **options)
-    found = lasso_path(atoms, x, [0.8, 0.1], gram=atoms @ atoms.mT, **options)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-
-
-def test_products_are_made_where_they_save_time(generator):
-    atoms = torch.randn(100, 5, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(gram_matrix(atoms, 10), atoms @ atoms.mT)
-    assert gram_matrix(atoms, 1) is None
 
 
 @pytest.mark.parametrize("debias", [0.3, 1.0])

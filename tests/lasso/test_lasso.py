@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
 from skpudle._operators._atoms import DenseDictionary
-from skpudle.lasso import _compiled, _implicit, _solve, duality_gap, solve_lasso
+from skpudle.lasso import _implicit, _solve, duality_gap, solve_lasso
 from skpudle.lasso._gap import warn_about_gaps
 from skpudle.lasso._implicit import converged_codes
 
@@ -163,7 +162,7 @@ def test_a_row_has_the_same_codes_alone_and_in_a_batch(generator, solver, shared
         torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("exponent", [-13, -12, -11, -10, -9, -8, -7])
+@pytest.mark.parametrize("exponent", [-13, -10, -7])
 def test_twins_do_not_share_codes_by_rounding(generator, solver, exponent):
     """Atoms whose cosine is 1 to rounding are one; others are told apart. All are certified."""
     atoms, x, alpha = make_problem(generator, 600, 4, 20, alpha=0.05)
@@ -178,24 +177,7 @@ def test_twins_do_not_share_codes_by_rounding(generator, solver, exponent):
         torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-9)
 
 
-def test_blocks_of_rows_do_not_matter(generator, solver, monkeypatch):
-    atoms, x, alpha = make_problem(generator)
-    codes, gaps = solve_lasso(atoms, x, alpha, solver=solver)
-    monkeypatch.setitem(_solve.BLOCK_ENTRIES, "cpu", 7 * len(atoms))
-    again, gaps_again = solve_lasso(atoms, x, alpha, solver=solver)
-    torch.testing.assert_close(again, codes, rtol=0, atol=1e-13)
-    torch.testing.assert_close(gaps_again, gaps, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("factor", [1e-6, 3.0, 1e6])
-def test_codes_scale_with_the_data_and_the_penalty(generator, solver, factor):
-    atoms, x, alpha = make_problem(generator)
-    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
-    scaled, _ = solve_lasso(atoms, factor * x, factor * alpha, solver=solver)
-    torch.testing.assert_close(scaled, factor * codes, rtol=1e-9, atol=1e-12 * factor)
-
-
-@pytest.mark.parametrize("exponent", [-480, -40, 40, 480])
+@pytest.mark.parametrize("exponent", [-480, 480])
 def test_powers_of_two_scale_codes_exactly_and_leave_gaps(generator, solver, exponent):
     """Near the ends of float64 too, where products of three data have no room."""
     atoms, x, alpha = make_problem(generator)
@@ -207,15 +189,6 @@ def test_powers_of_two_scale_codes_exactly_and_leave_gaps(generator, solver, exp
         scaled, gaps_of_scaled = solve_lasso(atoms, factor * x, factor * alpha, **options)
         assert torch.equal(scaled, factor * codes)
         torch.testing.assert_close(gaps_of_scaled, gaps, rtol=1e-12, atol=1e-15)
-
-
-def test_permuting_and_flipping_atoms_permutes_and_flips_codes(generator, solver):
-    atoms, x, alpha = make_problem(generator)
-    order = torch.randperm(len(atoms), generator=generator)
-    signs = torch.randn(len(atoms), generator=generator, dtype=torch.float64).sign()
-    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
-    moved, _ = solve_lasso(signs[:, None] * atoms[order], x, alpha, solver=solver)
-    torch.testing.assert_close(moved, signs * codes[:, order], rtol=0, atol=1e-12)
 
 
 def test_positive_codes_are_signed_codes_of_atoms_and_their_negatives(generator, solver):
@@ -236,47 +209,6 @@ def test_a_penalty_for_each_atom_scales_atom_and_code(generator, solver):
     assert optimality_error(atoms, x, codes, penalties) < 1e-13
     expected, _ = solve_lasso(atoms / penalties[:, None], x, 1.0, solver=solver)
     torch.testing.assert_close(penalties * codes, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.uncompiled
-def test_of_parallel_atoms_the_longest_or_the_first_is_used(generator, solver):
-    atoms, x, alpha = make_problem(generator, p=10)
-    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
-    zero = torch.zeros_like(atoms[:3])
-    longer = torch.cat([0.9 * atoms, zero, atoms, -0.5 * atoms, atoms])
-    again, gaps = solve_lasso(longer, x, alpha, solver=solver)
-    assert gaps.max() < 1e-12
-    torch.testing.assert_close(again[:, 13:23], codes, rtol=0, atol=1e-12)
-    assert not again[:, :13].any()
-    assert not again[:, 23:].any()
-
-
-@pytest.mark.uncompiled
-def test_zero_data_zero_atoms_and_large_penalties_have_zero_codes(generator, solver):
-    atoms, x, _ = make_problem(generator)
-    largest = (x @ atoms.mT).abs().amax(1)
-    codes, gaps = solve_lasso(atoms, x[:1], 1.01 * float(largest[0]), solver=solver)
-    assert not codes.any()
-    assert gaps.max() < 1e-15
-    codes, _ = solve_lasso(atoms, x[:1], 0.99 * float(largest[0]), solver=solver)
-    assert codes.any()
-    for problem in [(atoms, 0 * x), (0 * atoms, x), (0 * atoms, 0 * x)]:
-        codes, gaps = solve_lasso(*problem, 0.1, solver=solver)
-        assert not codes.any()
-        assert not gaps.any()
-    codes, gaps = solve_lasso(atoms, x[:0], 0.1, solver=solver)
-    assert codes.shape == (0, len(atoms))
-    assert gaps.shape == (0,)
-
-
-def test_large_supports_and_data_reached_exactly(generator, solver):
-    """Supports beyond the first guess of their size; a tiny penalty leaves almost no residual."""
-    atoms, x, _ = make_problem(generator, 5, 90, 200)
-    codes, gaps = solve_lasso(atoms, x, 1e-6, solver=solver)
-    assert (codes != 0).sum(1).min() > 80
-    assert (codes != 0).sum(1).max() <= 90
-    assert gaps.max() < 1e-9
-    assert (x - codes @ atoms).abs().max() < 1e-4
 
 
 @pytest.mark.uncompiled
@@ -391,26 +323,6 @@ def test_gap_bounds_the_distance_from_the_minimum(generator, positive):
         torch.testing.assert_close(gap, distance, rtol=1e-14, atol=1e-13)
 
 
-def test_gap_is_that_of_a_feasible_dual_point(generator, solver):
-    """Computed here from its definition, from codes alone."""
-    atoms, x, alpha = make_problem(generator, dtype=torch.float32)
-    codes, _ = solve_lasso(atoms, x, alpha, solver=solver)
-    atoms, x, codes = atoms.double().numpy(), x.double().numpy(), codes.double().numpy()
-    residual = x - codes @ atoms
-    largest = np.abs(residual @ atoms.T).max(axis=1, keepdims=True)
-    dual = residual * np.minimum(1, alpha / largest)
-    primal = 0.5 * (residual**2).sum(axis=1) + alpha * np.abs(codes).sum(axis=1)
-    bound = 0.5 * (x**2).sum(axis=1) - 0.5 * ((x - dual) ** 2).sum(axis=1)
-    assert ((primal - bound) / (0.5 * (x**2).sum(axis=1))).max() < 1e-6
-
-
-def test_gap_of_forbidden_codes_is_infinite(generator):
-    atoms, x, alpha = make_problem(generator)
-    gaps = duality_gap(atoms, x, -torch.ones(len(x), len(atoms)), alpha, positive=True)
-    assert gaps.isinf().all()
-    assert duality_gap(atoms, 0 * x, torch.ones(len(x), len(atoms)), alpha).isinf().all()
-
-
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_samples", [2, 200], ids=["direct", "gram"])
@@ -472,14 +384,6 @@ def test_alpha_must_be_positive(generator, alpha):
         solve_lasso(atoms, x, alpha)
 
 
-def test_wrong_arguments_say_what_is_expected(generator):
-    atoms, x, _ = make_problem(generator)
-    with pytest.raises(ValueError, match="shape \\(3,\\).*the 40 atoms"):
-        solve_lasso(atoms, x, torch.ones(3))
-    with pytest.raises(ValueError, match="'fast'.*'auto'.*'batched', 'compiled'"):
-        solve_lasso(atoms, x, 0.1, solver="fast")
-
-
 # Derivatives.
 
 
@@ -494,16 +398,6 @@ def test_gradient_agrees_with_finite_differences(generator):
     assert torch.autograd.gradcheck(codes, inputs, eps=1e-7, atol=1e-6)
     per_atom = alpha.detach().expand(len(atoms)).clone().requires_grad_()
     assert torch.autograd.gradcheck(codes, [atoms, x, per_atom], eps=1e-7, atol=1e-6)
-
-
-def test_gradient_of_positive_codes_agrees_with_finite_differences(generator):
-    atoms, x, alpha = make_problem(generator, 4, 6, 9, alpha=0.3)
-
-    def codes(atoms, x):
-        return converged_codes(DenseDictionary(atoms), x, alpha=alpha, positive_code=True)[0]
-
-    inputs = [tensor.requires_grad_() for tensor in (atoms, x)]
-    assert torch.autograd.gradcheck(codes, inputs, eps=1e-7, atol=1e-6)
 
 
 def gradients(encode, atoms, x, alpha, weights):
@@ -541,19 +435,6 @@ def test_gradient_of_masked_codes_agrees_with_finite_differences(generator, posi
     assert torch.autograd.gradcheck(codes, inputs, eps=1e-7, atol=1e-6)
 
 
-def test_gradient_of_masked_codes_is_the_limit_of_the_unfolded_encoder(generator, use_solver):
-    atoms, x, alpha = make_problem(generator, 15, 8, 14, alpha=0.3)
-    alpha, mask = torch.tensor(alpha, dtype=torch.float64), make_mask(generator, x)
-    weights = torch.randn(len(x), len(atoms), generator=generator, dtype=torch.float64)
-
-    def converged(atoms, x, alpha):
-        return converged_codes(DenseDictionary(atoms), x, alpha=alpha, mask=mask)[0]
-
-    expected = gradients(partial(unrolled, mask=mask), atoms, x, alpha, weights)
-    for got, limit in zip(gradients(converged, atoms, x, alpha, weights), expected):
-        torch.testing.assert_close(got, limit, rtol=1e-9, atol=1e-9)
-
-
 @pytest.mark.parametrize("blocks", [2**22, 100])
 def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, monkeypatch):
     """Also for repeated atoms, supports larger than the number of features, and empty ones."""
@@ -579,33 +460,6 @@ def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, 
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
 
 
-def test_autocast_changes_no_derivative(generator, use_solver):
-    """Products of float32 would be in bfloat16."""
-    atoms, x, alpha = make_problem(generator, dtype=torch.float32)
-    atoms.requires_grad_()
-
-    def derivative():
-        codes, _ = converged_codes(DenseDictionary(atoms), x, alpha=alpha)
-        return torch.autograd.grad(codes.square().sum(), atoms)[0]
-
-    expected = derivative()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(derivative(), expected)
-
-
-def test_only_what_is_asked_for_is_differentiated_and_only_once(generator):
-    atoms, x, alpha = make_problem(generator, dtype=torch.float32)
-    atoms.requires_grad_()
-    codes, gaps = converged_codes(DenseDictionary(atoms), x, alpha=alpha)
-    assert not gaps.requires_grad
-    with pytest.raises(RuntimeError, match="once only"):
-        torch.autograd.grad(codes.square().sum(), atoms, create_graph=True)
-    (gradient,) = torch.autograd.grad(codes.square().sum(), atoms)
-    assert gradient.dtype == torch.float32
-    codes, _ = converged_codes(DenseDictionary(atoms.detach()), x, alpha=alpha)
-    assert not codes.requires_grad
-
-
 def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
     atoms, x, alpha = make_problem(generator)
     with pytest.raises(TypeError, match="data must be a torch tensor, got ndarray"):
@@ -616,15 +470,7 @@ def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
         solve_lasso(atoms, x.T, alpha)
 
 
-def test_compiled_functions_hold_no_numbers():
-    """The cache of numba would keep those that another file defines."""
-    _compiled._compiled()
-    for function in _compiled._FUNCTIONS:
-        names = function.__code__.co_names
-        values = [vars(_compiled).get(name) for name in names]
-        assert not [value for value in values if isinstance(value, int | float | tuple)]
-
-
+@pytest.mark.slow
 def test_a_process_that_compiles_and_one_that_loads_have_the_same_bits(tmp_path):
     script = """if True:
         import hashlib, torch

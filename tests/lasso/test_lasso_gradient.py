@@ -107,11 +107,3 @@ def test_a_large_batch_is_left_to_others(problem, monkeypatch):
     assert lasso_gradient(*problem, ALPHA, through_encoder=False) is not None
     monkeypatch.setattr(_gradient_compiled, "_MOST_WORK", 100)
     assert lasso_gradient(*problem, ALPHA, through_encoder=False) is None
-
-
-def test_compiled_functions_hold_no_numbers():
-    """The cache of numba would keep those that another file defines."""
-    _gradient_compiled._compiled()
-    for function in _gradient_compiled._FUNCTIONS:
-        values = [vars(_gradient_compiled).get(name) for name in function.__code__.co_names]
-        assert not [value for value in values if isinstance(value, int | float | tuple)]

@@ -89,7 +89,6 @@ METHODS = [
     "to_module",
     "to_sparse_coder",
     "transform",
-    "transform_into",
     "transform_sparse",
 ]
 
@@ -163,13 +162,6 @@ def arguments(learner, method, given):
     return named | ({"X": codes} if method == "inverse_transform" else {})
 
 
-def offered():
-    for name, (learner, _) in LEARNERS.items():
-        for method in METHODS:
-            if hasattr(learner, method):
-                yield pytest.param(name, method, id=f"{name}-{method}")
-
-
 def test_all_methods_are_known():
     """A new one is to be in the list above."""
     scikit_learns = {"get_params", "set_params", "get_metadata_routing", "set_callbacks"}
@@ -180,17 +172,19 @@ def test_all_methods_are_known():
         assert names - requests - scikit_learns <= set(METHODS)
 
 
-@pytest.mark.parametrize(("name", "method"), [*offered()])
-def test_each_argument_is_taken_or_refused_in_words(name, method):
+@pytest.mark.parametrize("values", [FEW, pytest.param([*ODD.values()], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*LEARNERS])
+def test_each_argument_is_taken_or_refused_in_words(name, values):
     learner, given = fitted(name)
-    usual = arguments(learner, method, given)
-    changes = method in ("fit", "fit_transform", "partial_fit")
-    for argument, parameter in signature(getattr(learner, method)).parameters.items():
-        if parameter.kind == parameter.VAR_KEYWORD:
-            continue
-        for value in FEW if method == "fit_transform" else ODD.values():
-            one = copy.deepcopy(learner) if changes else learner
-            use(getattr(one, method), usual | {argument: value})
+    for method in (method for method in METHODS if hasattr(learner, method)):
+        usual = arguments(learner, method, given)
+        changes = method in ("fit", "fit_transform", "partial_fit")
+        for argument, parameter in signature(getattr(learner, method)).parameters.items():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                continue
+            for value in values:
+                one = copy.deepcopy(learner) if changes else learner
+                use(getattr(one, method), usual | {argument: value})
 
 
 @pytest.mark.parametrize("name", [*LEARNERS])
@@ -204,6 +198,7 @@ def test_what_is_not_fitted_says_so(name):
             getattr(clone(learner), method)(**arguments(known, method, given))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LEARNERS])
 def test_each_parameter_is_checked_again_where_it_has_changed_since_fit(name):
     learner, given = fitted(name)

@@ -1,7 +1,5 @@
 """scikit-learn's own callbacks on every learner: alone, in a pipeline, in a search."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from sklearn.callback import FitCallback, ProgressBar, ScoringMonitor
@@ -16,7 +14,6 @@ from skpudle import (
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
-from skpudle._training import messages
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import reconstruction_r2_scorer
 
@@ -107,13 +104,3 @@ def test_a_callback_can_stop_any_training(learner, X):
     assert learner.n_iter_ == len(learner.loss_curve_) == 2
     np.testing.assert_array_equal(stop.seen.components_, learner.components_)
     np.testing.assert_array_equal(stop.seen.transform(X), learner.transform(X))
-
-
-def test_the_rate_of_progress_counts_the_updates_of_this_process(capsys, monkeypatch):
-    """Those that a checkpoint remembers took none of its time."""
-    monkeypatch.setattr(messages.time, "perf_counter", lambda: 25.0)
-    trainer = SimpleNamespace(n_steps=1100, loss_curve=[0.5])
-    messages.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1000)
-    assert "  5 updates/s  at most 180 s left" in capsys.readouterr().out
-    messages.print_progress("ae-ls", trainer, 3, 2000, 5.0, 1100)  # an epoch that had ended before
-    assert "0.05 updates/s" in capsys.readouterr().out

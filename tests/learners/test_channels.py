@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle import Checkpoint, ConvDenoiser, ConvPUDLEDictionaryLearning
+from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
 
 LENGTH = 12
 
@@ -76,71 +76,6 @@ def test_atoms_of_every_fit_are_products(options):
     learner = learner_of(**options).fit(signals)
     assert_products(learner)
     assert_products(pickle.loads(pickle.dumps(learner)).partial_fit(signals))
-
-
-def test_missing_samples_leave_the_maps():
-    signals, maps, _ = planted()
-    signals[1:3, 20:60, 4] = np.nan
-    learner = learner_of().fit(signals)
-    assert_products(learner)
-    assert np.abs(learner.spatial_components_ @ maps.T).max(1).min() > 0.98
-    assert np.isfinite(learner.transform(signals)).all()
-
-
-def test_codes_need_only_combinations_of_channels_by_the_maps():
-    """The same atoms without a rank are coded in all channels."""
-    signals, _, _ = planted()
-    learner = learner_of().fit(signals)
-    expected = pickle.loads(pickle.dumps(learner)).set_params(rank=None).transform(signals)
-    np.testing.assert_allclose(learner.transform(signals), expected, atol=1e-8)
-    learner.components_ = learner.components_ + 0.1  # no products any more
-    expected = pickle.loads(pickle.dumps(learner)).set_params(rank=None).transform(signals)
-    np.testing.assert_allclose(learner.transform(signals), expected, atol=1e-8)
-
-
-def test_a_rotation_of_the_channels_rotates_the_maps():
-    signals, _, _ = planted()
-    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
-    options = dict(alpha=0.3)  # the level of noise is estimated by channel
-    learner, rotated = (learner_of(**options).fit(x) for x in (signals, signals @ rotation))
-    turned = learner.spatial_components_ @ rotation
-    cosines = np.abs(turned @ rotated.spatial_components_.T)
-    assert cosines.max(1).min() > 0.999
-
-
-class Stop:
-    """Stop a fit at the end of a number of tasks, as an error of a user's callback would."""
-
-    def __init__(self, n_tasks):
-        self.n_tasks = n_tasks
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context, **_):
-        pass
-
-    def on_fit_task_end(self, estimator, context, **_):
-        self.n_tasks -= 1
-        if self.n_tasks == 0:
-            raise ArithmeticError("stopped")
-
-
-def test_an_interrupted_search_goes_on_to_the_same_products(tmp_path):
-    signals, _, _ = planted()
-    expected = learner_of().fit(signals).components_
-    stopped = learner_of().set_callbacks(
-        Checkpoint(tmp_path / "fit.npz", every_seconds=0), Stop(10)
-    )
-    with pytest.raises(ArithmeticError, match="stopped"):
-        stopped.fit(signals)
-    for _ in range(2):  # from the middle, and from the end
-        again = learner_of().set_callbacks(Checkpoint(tmp_path / "fit.npz")).fit(signals)
-        np.testing.assert_array_equal(again.components_, expected)
-        assert_products(again)
 
 
 def test_atoms_of_full_rank_have_no_maps():
@@ -261,22 +196,6 @@ def test_estimated_noise_follows_the_noise_of_each_channel():
     constant[..., 0] = 0
     floor = learner_of(channel_noise="auto").fit(constant).channel_noise_
     np.testing.assert_allclose(floor[0], 0.1 * np.median(floor))
-
-
-def test_training_goes_on_in_units_of_the_noise():
-    signals, _, _ = planted(n_channels=3)
-    noise = np.array([0.5, 1.0, 2.0])
-    params = dict(gradient="dec", max_iter=2, tol=None)
-    plain = learner_of(**params).fit(signals).partial_fit(signals)
-    scaled = learner_of(channel_noise=noise, **params).fit(signals * noise)
-    scaled = pickle.loads(pickle.dumps(scaled)).partial_fit(signals * noise)
-    np.testing.assert_allclose(scaled.components_, plain.components_ * noise, atol=1e-8)
-    atoms = learner_of(dict_init=scaled.components_, channel_noise=noise, max_iter=1, tol=None)
-    expected = learner_of(dict_init=plain.components_, max_iter=1, tol=None).fit(signals)
-    found = atoms.fit(signals * noise).components_
-    np.testing.assert_allclose(found, expected.components_ * noise, atol=1e-8)
-    equal = scaled.set_params(channel_noise="equal").fit(signals)
-    assert not hasattr(equal, "channel_noise_")
 
 
 @pytest.mark.parametrize("noise", [[1.0, 2.0], [1.0, 0.0, 1.0], ["a", "b", "c"], [[1.0] * 3]])

@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import BaggingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -21,8 +20,6 @@ from skpudle._gradients import differentiate
 from skpudle._learners.models import Decay, Encoder
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Head
-from skpudle._training.loop import HeldOut
-from skpudle.inspection import atom_contributions
 
 
 def make_data(seed=0, n=240, m=10, n_classes=3):
@@ -140,24 +137,6 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     torch.testing.assert_close(of_head.intercept * 9, by_intercept, **tight)
 
 
-@pytest.mark.parametrize("sides", [1, 2])
-def test_rows_hold_what_is_packed(sides, generator):
-    layout = TaskLayout(3, 2, sides, unit=2.0)
-    atoms = torch.randn(4, 3, generator=generator)
-    head = Head(torch.randn(2, 4 * sides, generator=generator), torch.tensor([1.0, -2.0]))
-    rows = layout.pack(atoms, head)
-    torch.testing.assert_close(layout.atoms(rows), atoms, rtol=0, atol=0)
-    for one, other in zip(head, layout.head(rows)):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-    # what belongs to an atom is its row
-    order = torch.tensor([2, 0, 3, 1])
-    z = torch.randn(5, 4, generator=generator)
-    moved = layout.head(rows[order])
-    torch.testing.assert_close(
-        layout.features(z[:, order]) @ moved.weights.mT, layout.features(z) @ head.weights.mT
-    )
-
-
 # ---------------------------------------------------------------------------- supervision
 
 
@@ -223,10 +202,6 @@ def test_the_scale_of_the_data_changes_nothing_but_theirs(fitted):
     np.testing.assert_allclose(scaled.components_, fitted.components_)
 
 
-def test_the_same_seed_gives_the_same_bits(fitted):
-    np.testing.assert_array_equal(classifier_of().fit(X, Y).coef_, fitted.coef_)
-
-
 # ---------------------------------------------------------------------------- weights
 
 
@@ -253,7 +228,7 @@ def test_weights_of_classes_are_those_of_their_samples():
 # ---------------------------------------------------------------------------- absent classes
 
 
-@pytest.mark.parametrize("C", [0.1, 1.0])
+@pytest.mark.parametrize("C", [0.3])
 @pytest.mark.parametrize("present", [[0, 1], [0, 2], [0, 1, 3], [0, 1, 2, 3]])
 def test_the_head_minimises_the_cross_entropy_of_the_classes_that_are_there(present, C, generator):
     """Two of several classes as well, for which scikit-learn's solver has a single row."""
@@ -326,49 +301,7 @@ def test_weights_may_be_for_more_classes_than_a_part_of_the_data_has():
     assert classifier.classes_.tolist() == [0, 1]
 
 
-def test_a_bag_of_classifiers_may_miss_rare_classes():
-    y = np.r_[Y[:-1] % 2, 2]
-    bag = BaggingClassifier(classifier_of(max_iter=2), n_estimators=6, random_state=0).fit(X, y)
-    assert bag.predict_proba(X).shape == (len(X), 3)
-    lacks = [len(set(y[chosen])) < 3 for chosen in bag.estimators_samples_]
-    assert 0 < sum(lacks) < 6
-    for estimator, lacking in zip(bag.estimators_, lacks, strict=True):
-        assert (estimator.predict_proba(X)[:, 2].max() < 1e-12) == lacking
-
-
 # ---------------------------------------------------------------------------- stopping
-
-
-class Rows:
-    """An optimiser in name."""
-
-    def __init__(self):
-        self.atoms = torch.zeros(2)
-
-    def state(self):
-        return {}
-
-    def load(self, atoms, state):
-        self.atoms = atoms
-
-
-def test_training_ends_with_the_best_epoch():
-    optimizer, scores = Rows(), iter([0.5, 0.7, 0.7, 0.6, 0.9])
-
-    def rows():
-        return optimizer.atoms
-
-    held_out = HeldOut(lambda rows: next(scores), rows, 10, tol=1e-4, patience=2)
-    ends = []
-    for epoch in range(4):
-        optimizer.atoms = torch.full((2,), float(epoch))
-        assert not held_out.check(0.0, 5, 0)  # half an epoch
-        ends.append(held_out.check(0.0, 5, 0))
-    assert ends == [False, False, False, True]
-    held_out.settle(optimizer)
-    assert optimizer.atoms.tolist() == [1, 1]
-    held_out.forgive()
-    assert not held_out.check(0.0, 10, 0)
 
 
 def test_early_stopping_holds_samples_out():
@@ -420,15 +353,6 @@ def test_a_fit_that_stopped_early_goes_on_from_its_checkpoint(tmp_path):
     assert best <= 5
     with pytest.raises(ValueError, match="another fit"):
         classifier_of(**params).set_callbacks(Checkpoint(path)).fit(X, Y[::-1])
-
-
-def test_a_checkpoint_gives_the_same_bits(tmp_path, fitted):
-    checkpoint = Checkpoint(tmp_path / "fit.npz", every_seconds=0)
-    cut = classifier_of(max_iter=3).set_callbacks(checkpoint).fit(X, Y)
-    assert not np.array_equal(cut.coef_, fitted.coef_)
-    resumed = classifier_of().set_callbacks(checkpoint).fit(X, Y)
-    np.testing.assert_array_equal(resumed.coef_, fitted.coef_)
-    np.testing.assert_array_equal(resumed.components_, fitted.components_)
 
 
 # ---------------------------------------------------------------------------- partial_fit
@@ -508,10 +432,6 @@ def test_it_stands_where_classifiers_stand():
     assert importance.importances_mean.max() > 0
 
 
-def test_its_atoms_can_be_questioned(fitted):
-    assert atom_contributions(fitted, X).indices.shape == (6, 10)
-
-
 def test_errors_say_what_to_do(fitted):
     with pytest.raises(ValueError, match="one class, 1; pass"):
         classifier_of().fit(X, np.ones(len(X), int))
@@ -561,16 +481,6 @@ def test_it_is_a_transformer_of_rows_without_exposures(fitted):
     np.testing.assert_array_equal(fitted.transform_sparse(X).toarray(), fitted.transform(X))
     for name in ("fit", "partial_fit", "transform", "fit_transform", "score", "transform_sparse"):
         assert "exposure" not in signature(getattr(fitted, name)).parameters
-
-
-def test_some_sample_has_a_weight():
-    only = {0: 0.0, 1: 0.0}
-    classifier = classifier_of(class_weight=only)
-    rows = Y < 2
-    for method in (classifier.fit, classifier.partial_fit):
-        given = {} if method == classifier.fit else {"classes": [0, 1]}
-        with pytest.raises(ValueError, match="no sample has a weight above 0. Pass"):
-            method(X[rows], Y[rows], **given)
 
 
 def test_a_wrong_label_leaves_the_estimator_as_it_was(fitted):

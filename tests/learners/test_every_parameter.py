@@ -5,7 +5,6 @@ from inspect import signature
 
 import numpy as np
 import pytest
-import torch
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from small import make_data
 
@@ -241,16 +240,6 @@ def test_nothing_is_said_where_all_act(learner):
     assert told(learner, y=LABELS) == []
 
 
-def test_every_fit_says_it_again():
-    learner = PUDLEDictionaryLearning(6, max_iter=3)
-    assert len(told(learner)) == len(told(learner)) == 1
-
-
-def test_partial_fit_says_nothing():
-    """What trains there is for this method, and its passes are those of the user."""
-    PUDLEDictionaryLearning(6, max_iter=3, random_state=0).partial_fit(X)
-
-
 def test_a_search_over_a_grid_says_it_once():
     learner = PUDLEDictionaryLearning(6, max_iter=2, random_state=0)
     search = GridSearchCV(learner, {"alpha": [0.3, 0.5]}, cv=2)
@@ -259,8 +248,3 @@ def test_a_search_over_a_grid_says_it_once():
     with pytest.warns(UserWarning, match="max_iter") as caught:
         cross_val_score(learner, X, cv=3)
     assert len(caught) == 1
-
-
-def test_a_tensor_is_no_default():
-    atoms = torch.tensor(ATOMS)
-    assert told(PUDLEDictionaryLearning(dict_init=atoms, max_iter=2, tol=None)) == []

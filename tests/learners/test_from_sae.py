@@ -1,7 +1,7 @@
 """Exact codes for given atoms: decoders of autoencoders, their bias, a penalty from data."""
 
-import json
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +11,7 @@ from sklearn.exceptions import NotFittedError
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.lasso import solve_lasso
 from skpudle.reporting import findings
-from skpudle.sae import from_sae, save
-from skpudle.sae._files import read_decoder
-
-safetensors = pytest.importorskip("safetensors.torch")
+from skpudle.sae import from_sae
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +32,19 @@ def X(decoder):
     return (codes @ rows + bias).numpy()
 
 
-def write(folder, arrays, config=(), name="sae_weights.safetensors"):
-    folder.mkdir()
-    arrays = {key: value.contiguous() for key, value in arrays.items()}
-    safetensors.save_file(arrays, folder / name)
-    (folder / "cfg.json").write_text(json.dumps(dict(config)))
-    return folder
-
-
 @pytest.fixture
-def sae(decoder, tmp_path):
+def sae(decoder):
+    """Return `from_sae` of the decoder."""
     rows, bias = decoder
-    return write(tmp_path / "sae", {"W_dec": rows, "b_dec": bias}, {"d_in": 12})
+    return partial(from_sae, rows, bias=bias)
 
 
-# ---------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------- decoders
 
 
 def test_codes_are_the_lassos_of_rows_minus_the_bias_for_atoms_of_norm_1(sae, decoder, X):
     rows, bias = decoder
-    learner = from_sae(sae, alpha=0.2)
+    learner = sae(alpha=0.2)
     norms = rows.norm(dim=1, keepdim=True)
     atoms = torch.where(norms > 0, rows / norms, 0.0)
     codes = solve_lasso(atoms, torch.from_numpy(X) - bias, 0.2, positive=True)[0].numpy()
@@ -63,100 +53,11 @@ def test_codes_are_the_lassos_of_rows_minus_the_bias_for_atoms_of_norm_1(sae, de
     np.testing.assert_allclose(learner.inverse_transform(codes), expected, rtol=0, atol=1e-9)
 
 
-def test_norms_of_the_decoder_change_the_units_of_latents_alone(sae, decoder, X, tmp_path):
+def test_norms_of_the_decoder_change_the_units_of_latents_alone(sae, decoder, X):
     rows, bias = decoder
-    scale = torch.arange(1, 31)[:, None] / 7
-    scaled = write(tmp_path / "scaled", {"W_dec": rows * scale, "b_dec": bias})
-    np.testing.assert_allclose(*(read_decoder(file)[0] for file in (sae, scaled)), atol=1e-12)
-    codes = [from_sae(file, alpha=0.2).transform(X) for file in (sae, scaled)]
-    np.testing.assert_allclose(codes[0], codes[1], rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", ["W_dec", "decoder.weight"])
-def test_sparsify_names_a_decoder_and_a_layer_of_torch(name, decoder, tmp_path):
-    rows, bias = decoder
-    weight = rows if name == "W_dec" else rows.mT
-    arrays = {name: weight, "b_dec": bias, "encoder.weight": rows + 1}
-    config = {"d_in": 12, "num_latents": 30, "k": 4, "transcode": False}
-    folder = write(tmp_path / "layers.3", arrays, config, "sae.safetensors")
-    for path in (folder, folder / "sae.safetensors"):
-        atoms, found = read_decoder(path)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        np.testing.assert_allclose(norms * atoms, rows, atol=1e-12)
-        np.testing.assert_array_equal(found, bias)
-
-
-def test_half_precision_is_read_as_float32(decoder, tmp_path):
-    rows, _ = decoder
-    atoms, bias = read_decoder(write(tmp_path / "half", {"W_dec": rows.bfloat16()}))
-    assert atoms.dtype == bias.dtype == np.float32
-    assert not bias.any()  # it has no bias
-    expected = torch.nn.functional.normalize(rows.bfloat16().float(), dim=1)
-    np.testing.assert_allclose(atoms, expected, rtol=1e-6)
-
-
-def test_an_autoencoder_of_this_package_comes_back(X, tmp_path):
-    options = dict(n_unfoldings=1, separate_atoms="unfolding", positive_code=True, max_iter=2)
-    learner = PUDLEDictionaryLearning(8, random_state=0, **options).fit(X)
-    save(learner, tmp_path / "sae")
-    atoms, _ = read_decoder(tmp_path / "sae")
-    np.testing.assert_allclose(atoms, learner.components_, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"architecture": "transcoder"}, "transcoder"),
-        ({"transcode": True}, "transcoder"),
-        ({"architecture": "Skip_Transcoder"}, "transcoder"),
-        ({"architecture": "temporal"}, "temporal"),
-        ({"architecture": "CrossCoder"}, "architecture is 'crosscoder'"),
-        ({"architecture": ["topk"]}, "architecture is"),
-        ({"scaling_factor": 2.5}, "scaling_factor=2.5"),
-        ({"finetuning_scaling_factor": True}, "scales its latents"),
-        ({"normalize_activations": "layer_norm"}, "layer_norm"),
-        ({"d_in": 11}, "d_in is 11"),
-        ([1], "cfg.json"),
-    ],
-)
-def test_other_autoencoders_are_refused(config, message, decoder, tmp_path):
-    folder = write(tmp_path / "sae", {"W_dec": decoder[0]})
-    (folder / "cfg.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"{message}.*from_components"):
-        from_sae(folder)
-
-
-def test_damaged_and_missing_files_are_named(sae, decoder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.*cfg.json"):
-        from_sae(tmp_path / "nowhere")
-    infinite = write(tmp_path / "infinite", {"W_dec": decoder[0] / 0})
-    with pytest.raises(ValueError, match="infinite.*not finite"):
-        from_sae(infinite)
-    with pytest.raises(ValueError, match="no matrix"):
-        from_sae(write(tmp_path / "encoder", {"W_enc": decoder[0]}))
-    (sae / "sae_weights.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="no autoencoder"):
-        from_sae(sae)
-
-
-@pytest.mark.parametrize("shape", [[2**40, 0], [0, 2**40], [0, 0], [2**40], [2, 2, 0]])
-@pytest.mark.parametrize("name", ["W_dec", "decoder.weight"])
-def test_a_decoder_without_entries_takes_no_memory(name, shape, tmp_path):
-    (tmp_path / "cfg.json").write_text("{}")
-    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
-    content = len(header).to_bytes(8, "little") + header
-    (tmp_path / "sae_weights.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=f"{tmp_path} is no autoencoder"):
-        from_sae(tmp_path)
-
-
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
-@pytest.mark.parametrize("name", ["W_dec", "b_dec"])
-def test_numbers_that_are_no_floats_are_refused(name, dtype, decoder, tmp_path):
-    arrays = {"W_dec": decoder[0], "b_dec": decoder[1]}
-    arrays[name] = arrays[name].to(dtype)
-    with pytest.raises(ValueError, match=f"{name} is of dtype"):
-        from_sae(write(tmp_path / "sae", arrays))
+    scaled = from_sae(rows * torch.arange(1, 31)[:, None] / 7, bias=bias, alpha=0.2)
+    codes = sae(alpha=0.2).transform(X)
+    np.testing.assert_allclose(scaled.transform(X), codes, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -164,55 +65,21 @@ def test_numbers_that_are_no_floats_are_refused(name, dtype, decoder, tmp_path):
     [(torch.float32, s) for s in (1e30, 1e-30, 1e-42)]
     + [(torch.float64, s) for s in (1e200, 1e-200)],
 )
-def test_decoders_of_any_size_have_atoms_of_norm_1(dtype, scale, decoder, tmp_path):
+def test_decoders_of_any_size_have_atoms_of_norm_1(dtype, scale, decoder):
     rows = decoder[0].to(dtype) * scale
-    atoms, _ = read_decoder(write(tmp_path / "sae", {"W_dec": rows}))
+    atoms = from_sae(rows, alpha=1.0).components_
     expected = rows.double() / rows.double().abs().amax(1, keepdim=True)  # no square underflows
     expected = torch.nn.functional.normalize(expected.nan_to_num(), dim=1)
     np.testing.assert_allclose(atoms, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_norms_beyond_the_dtype_are_divided_by(tmp_path):
-    atoms, _ = read_decoder(write(tmp_path / "sae", {"W_dec": torch.full((2, 50), 3e38)}))
-    np.testing.assert_allclose(atoms, 50**-0.5, rtol=1e-6)
-
-
-def test_the_named_file_is_read(tmp_path):
-    folder = write(tmp_path / "sae", {"W_dec": torch.ones(3, 4)})
-    safetensors.save_file({"W_dec": torch.ones(7, 4)}, folder / "sae.safetensors")
-    assert len(from_sae(folder / "sae_weights.safetensors", alpha=1.0).components_) == 3
-    assert len(from_sae(folder / "sae.safetensors", alpha=1.0).components_) == 7
-    with pytest.raises(ValueError, match="two autoencoders. Pass the path of one"):
-        from_sae(folder)
-
-
-@pytest.mark.parametrize("name", ["scaling_factor", "finetuning_scaling_factor"])
-def test_signs_of_factors_of_latents_are_those_of_atoms(name, decoder, tmp_path):
-    rows, _ = decoder
-    factors = torch.linspace(-0.5, 2, 30, dtype=torch.float64)
-    plain, _ = read_decoder(write(tmp_path / "plain", {"W_dec": rows}))
-    tuned, _ = read_decoder(write(tmp_path / "tuned", {"W_dec": rows, name: factors}))
-    np.testing.assert_allclose(tuned, np.sign(factors.numpy())[:, None] * plain, rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match=f"{name} has shape"):
-        from_sae(write(tmp_path / "other", {"W_dec": rows, name: factors[:5]}))
 
 
 @pytest.mark.parametrize("alpha", [np.array([1.0, 2.0]), "low", None, -1.0, [0.1]])
 @pytest.mark.parametrize("with_data", [False, True])
 def test_a_penalty_that_is_none_is_refused(alpha, with_data, sae, X):
     with pytest.raises(ValueError, match="alpha"):
-        from_sae(sae, X if with_data else None, alpha=alpha)
+        sae(X if with_data else None, alpha=alpha)
     with pytest.raises(ValueError, match="alpha"):
         PUDLEDictionaryLearning.from_components(np.eye(3), alpha=alpha)
-
-
-def test_an_autoencoder_does_not_become_a_file(tmp_path):
-    options = dict(n_unfoldings=1, separate_atoms=True, positive_code=True, max_iter=1)
-    learner = PUDLEDictionaryLearning(2, random_state=0, **options).fit(np.eye(6))
-    (tmp_path / "sae").write_text("mine")
-    with pytest.raises(ValueError, match="is a file. Pass the path of a folder"):
-        save(learner, tmp_path / "sae")
-    assert (tmp_path / "sae").read_text() == "mine"
 
 
 # ---------------------------------------------------------------------------- penalty
@@ -224,20 +91,19 @@ def test_an_autoencoder_does_not_become_a_file(tmp_path):
 def test_codes_have_the_stated_number_of_entries(l0, positive, debias, sae, X):
     """Noise, since least squares codes without it are zero up to rounding."""
     X = X + 0.05 * np.random.default_rng(0).normal(size=X.shape)
-    learner = from_sae(sae, X, l0=l0, positive_code=positive, debias=debias)
+    learner = sae(X, l0=l0, positive_code=positive, debias=debias)
     found = (learner.transform(X) != 0).sum(axis=1).mean()
     assert abs(found - l0) <= 0.005 * l0 + 1 / len(X)
     assert learner.alpha == "auto"
-    again = from_sae(sae, alpha=learner.alpha_, positive_code=positive, debias=learner.debias_)
+    again = sae(alpha=learner.alpha_, positive_code=positive, debias=learner.debias_)
     np.testing.assert_array_equal(again.transform(X), learner.transform(X))
 
 
-def test_the_penalty_follows_the_scale_of_data(sae, decoder, X, tmp_path):
+def test_the_penalty_follows_the_scale_of_data(sae, decoder, X):
     rows, bias = decoder
-    larger = write(tmp_path / "larger", {"W_dec": rows, "b_dec": 1024 * bias})
     for options in ({}, {"l0": 2}):
-        one = from_sae(sae, X, **options)
-        other = from_sae(larger, 1024 * X, **options)
+        one = sae(X, **options)
+        other = from_sae(rows, 1024 * X, bias=1024 * bias, **options)
         np.testing.assert_allclose(other.alpha_, 1024 * one.alpha_, rtol=1e-9)
         np.testing.assert_allclose(other.debias_, one.debias_, rtol=1e-9)
 
@@ -247,7 +113,7 @@ def test_missing_entries_have_no_effect(sae, X):
     hidden = rng.random(X.shape) < 0.2
     one, other = (np.where(hidden, np.nan, X) for _ in range(2))
     other[0] = np.nan
-    learner = from_sae(sae, one, l0=2, debias=0)
+    learner = sae(one, l0=2, debias=0)
     assert abs((learner.transform(one) != 0).sum(1).mean() - 2) < 0.02
     filled = learner.inverse_transform(learner.transform(other))
     np.testing.assert_allclose(filled[0], learner.intercept_)
@@ -255,22 +121,22 @@ def test_missing_entries_have_no_effect(sae, X):
 
 def test_a_penalty_is_stated_once(sae, X):
     with pytest.raises(ValueError, match="without data"):
-        from_sae(sae)
+        sae()
     with pytest.raises(ValueError, match="l0=3 came without data"):
-        from_sae(sae, alpha=0.1, l0=3)
+        sae(alpha=0.1, l0=3)
     with pytest.raises(ValueError, match="Pass one of alpha and X"):
-        from_sae(sae, X, alpha=0.1)
+        sae(X, alpha=0.1)
 
 
 @pytest.mark.parametrize("l0", [0, -1, np.inf, np.nan, "3"])
 def test_a_number_of_codes_is_positive(l0, sae, X):
     with pytest.raises(ValueError, match="Pass a positive number"):
-        from_sae(sae, X, l0=l0)
+        sae(X, l0=l0)
 
 
 def test_more_codes_than_there_can_be_are_refused(sae, X):
     with pytest.raises(ValueError, match="l0=50 is more than"):
-        from_sae(sae, X, l0=50)
+        sae(X, l0=50)
     with pytest.raises(ValueError, match="l0=1 is more than"):
         PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1).choose_alpha(0 * X, l0=1)
 
@@ -278,9 +144,9 @@ def test_more_codes_than_there_can_be_are_refused(sae, X):
 def test_only_penalties_of_codes_of_the_lasso_are_chosen(sae, X):
     for options in ({"shrinkage": "hard"}, {"n_unfoldings": 5}, {"transform_algorithm": "omp"}):
         with pytest.raises(ValueError, match="codes of the lasso"):
-            from_sae(sae, X, **options)
+            sae(X, **options)
     with pytest.raises(ValueError, match="transform_alpha=0.1 overrides"):
-        from_sae(sae, X, transform_alpha=0.1)
+        sae(X, transform_alpha=0.1)
     with pytest.raises(NotFittedError):
         PUDLEDictionaryLearning().choose_alpha(X)
 
@@ -323,8 +189,8 @@ def test_batches_and_arrays_choose_alike(sae, X):
         def __iter__(self):
             return iter(np.split(X, 4))
 
-    one = from_sae(sae, X, l0=2)
-    other = from_sae(sae, Batches(), l0=2)
+    one = sae(X, l0=2)
+    other = sae(Batches(), l0=2)
     assert other.alpha_ == one.alpha_
 
 

@@ -11,7 +11,6 @@ from skpudle import (
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
-from skpudle._data.arrays import split_missing
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
@@ -49,43 +48,12 @@ def gaps(X):
     return np.where(missing, np.nan, X)
 
 
-def test_what_is_not_missing_is_kept_and_gaps_are_column_means(gaps):
-    x, mask = split_missing(torch.tensor(gaps))
-    known = ~np.isnan(gaps)
-    np.testing.assert_array_equal(mask.numpy(), known)
-    np.testing.assert_array_equal(x.numpy()[known], gaps[known])
-    means = np.broadcast_to(np.nanmean(gaps, axis=0), gaps.shape)
-    np.testing.assert_allclose(x.numpy()[~known], means[~known], rtol=1e-12)
-
-
-def test_a_column_of_gaps_is_zero_and_complete_data_have_no_mask(X):
-    x, _ = split_missing(torch.full((2, 3), torch.nan))
-    assert (x == 0).all()
-    same = torch.tensor(X)
-    x, mask = split_missing(same)
-    assert mask is None
-    assert x is same
-
-
 def test_masked_arrays_are_arrays_with_gaps(learner, gaps):
     masked = np.ma.masked_array(np.where(np.isnan(gaps), 1e6, gaps), mask=np.isnan(gaps))
     expected, found = clone(learner).fit(gaps), learner.fit(masked)
     np.testing.assert_array_equal(found.components_, expected.components_)
     np.testing.assert_array_equal(found.transform(masked), expected.transform(gaps))
     assert found.score(masked) == expected.score(gaps)
-
-
-def test_gaps_in_no_sample_of_the_last_batch_change_nothing(learner, X):
-    """A mask of ones is no mask: the same updates from complete data and from masked ones."""
-    complete = clone(learner).fit(X)
-    padded = np.vstack([X, np.full((1, X.shape[1]), np.nan)])
-    same = dict(dict_init=complete.components_, batch_size=len(padded), n_components=None)
-    threshold = "threshold" if isinstance(learner, NOODLDictionaryLearning) else "alpha"
-    same[threshold] = complete.alpha_
-    masked, plain = (clone(learner).set_params(**same, max_iter=1, tol=None) for _ in range(2))
-    masked.fit(padded)
-    plain.fit(np.vstack([X, np.zeros((1, X.shape[1]))]))
-    np.testing.assert_allclose(masked.components_, plain.components_, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["ae-ls", "lasso", "search"])
@@ -103,12 +71,6 @@ def test_codes_are_those_of_the_known_entries(name, gaps):
         else:
             expected, _ = solve_lasso(visible, x, learner.alpha_, debias=learner.debias_)
         np.testing.assert_allclose(code, expected.numpy()[0], rtol=0, atol=1e-10)
-
-
-def test_what_is_missing_does_not_depend_on_its_neighbours(learner, gaps):
-    learner.fit(gaps)
-    codes = learner.transform(gaps)
-    np.testing.assert_allclose(learner.transform(gaps[5:7]), codes[5:7], rtol=0, atol=1e-10)
 
 
 def test_every_method_takes_gaps_and_gives_finite_numbers(learner, gaps):

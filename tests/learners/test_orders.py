@@ -14,7 +14,6 @@ from small import make_data
 from skpudle import (
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -38,7 +37,6 @@ LEARNERS = {
     "hard": Plain(shrinkage="hard", **TRAINED),
     "encoder": Plain(separate_atoms=True, **TRAINED),
     "counts": Rows(loss="poisson"),
-    "spectra": PoissonNMF(6, max_iter=9, **SEED),
     "noodl": NOODLDictionaryLearning(6, **TRAINED),
     "classifier": PUDLEClassifier(6, **TRAINED),
     "regressor": PUDLERegressor(6, **TRAINED),
@@ -181,7 +179,7 @@ def test_atoms_of_other_features_are_refused(case):
         train_on(learner, *data)
 
 
-@pytest.mark.parametrize("case", ["rows", "hard", "counts", "spectra", "convolution"])
+@pytest.mark.parametrize("case", ["rows", "hard", "counts", "convolution"])
 def test_codes_of_fewer_atoms_lead_back_to_rows(case):
     learner = clone(LEARNERS[case])
     (X,) = data_of(learner)
@@ -216,7 +214,7 @@ def test_partial_fit_starts_from_atoms_that_were_put_there(learner, begins, chan
 
 @pytest.mark.parametrize("n", [4, 9])
 @pytest.mark.parametrize("begins", ["fit", "partial_fit"])
-@pytest.mark.parametrize("case", ["rows", "trained", "hard", "counts", "spectra", "noodl"])
+@pytest.mark.parametrize("case", ["rows", "trained", "hard", "counts", "noodl"])
 def test_partial_fit_takes_another_number_of_atoms(case, begins, n):
     learner = clone(LEARNERS[case])
     (X,) = data_of(learner)

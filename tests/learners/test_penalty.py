@@ -40,13 +40,6 @@ def test_much_noise_calls_for_a_larger_penalty(noisy):
     assert recovery_rate(truth, learner.components_) > 1.5 * recovery_rate(truth, fixed.components_)
 
 
-def test_a_number_is_the_penalty_of_the_search(rng):
-    X = rng.normal(size=(300, 8))
-    learner = PUDLEDictionaryLearning(5, alpha=0.5, random_state=0).fit(X)
-    assert learner.search_alpha_ == learner.alpha_ == 0.5
-    assert set(learner.penalty_path_.alpha) == {0.5}
-
-
 def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy):
     X, _ = noisy
     learner = PUDLEDictionaryLearning(25, random_state=0).fit(X[:1000])
@@ -55,15 +48,6 @@ def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy):
     assert np.isclose(path.alpha, learner.search_alpha_).any()
     assert path.alpha.shape == path.score.shape == path.unbiased.shape
     assert path.score.max() <= 1
-
-
-@pytest.mark.parametrize("factor", [2.0**-20, 2.0**10])
-def test_the_path_scales_with_the_data(noisy, factor):
-    X = noisy[0][:600]
-    one, other = (PUDLEDictionaryLearning(12, random_state=0).fit(a) for a in (X, factor * X))
-    np.testing.assert_array_equal(other.components_, one.components_)
-    np.testing.assert_array_equal(other.penalty_path_.alpha, factor * one.penalty_path_.alpha)
-    np.testing.assert_array_equal(other.penalty_path_.score, one.penalty_path_.score)
 
 
 def test_few_rows_keep_the_usual_penalty(rng):

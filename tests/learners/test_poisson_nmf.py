@@ -1,6 +1,5 @@
 """`PoissonNMF`: counts of sources that add."""
 
-import pickle
 import warnings
 from inspect import signature
 
@@ -150,10 +149,6 @@ def test_the_number_of_atoms_is_found(X, tmp_path):
     assert learner.get_feature_names_out().shape == (4,)
     again = make("auto").set_callbacks(recording).fit(X[::2])
     np.testing.assert_array_equal(again.components_, learner.components_)
-    learner.partial_fit(X[1::2])
-    assert learner.n_components_ == 4
-    assert not hasattr(learner, "size_path_")
-    assert make("auto").partial_fit(X[::2]).n_components_ == 4
 
 
 def test_a_number_needs_rows_and_its_own_start(X):
@@ -215,14 +210,6 @@ def test_rows_of_all_atoms_keep_them():
     assert make().fit(X).min_gain_ == 0
 
 
-def test_a_pass_of_rows_of_few_atoms_goes_on_with_them():
-    X, _ = mixed_in_pairs(0)
-    learner = make(6, min_gain=5.0).partial_fit(X)
-    assert learner.min_gain_ == 5
-    learner.partial_fit(X)
-    assert learner.set_params(min_gain="auto").partial_fit(X).min_gain_ == 5
-
-
 def test_counts_of_poisson_have_no_dispersion(fitted, X):
     """Their fit is the fit without."""
     assert fitted.dispersion_ == 0
@@ -255,16 +242,6 @@ def test_codes_solve_the_equation_of_the_negative_binomial_distribution():
     assert np.abs(slopes).max() < 0.05 * X.sum(1).mean() ** 0.5
     alone = PoissonNMF.from_components(atoms, dispersion=0.2).transform(X[3:4])[0]
     np.testing.assert_allclose(alone, codes[3], rtol=1e-9)
-
-
-def test_a_pass_keeps_the_dispersion():
-    X, _, atoms = overdispersed(0, 10.0, n=300)
-    learner = make().partial_fit(X[:150])
-    chosen = learner.dispersion_
-    assert chosen == pytest.approx(0.1, rel=0.2)
-    assert learner.partial_fit(X[150:]).dispersion_ == chosen
-    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
-    assert make(dispersion=0.3).partial_fit(X).dispersion_ == 0.3
 
 
 def test_constants_score_zero():
@@ -358,52 +335,14 @@ def test_odd_data(X, alpha):
 
 
 def test_negative_data_are_refused(fitted, X):
-    for method in ("fit", "partial_fit", "transform", "score"):
+    for method in ("fit", "transform", "score"):
         with pytest.raises(ValueError, match="Negative values in data"):
             getattr(clone(fitted).fit(X), method)(-X)
-
-
-# ---------------------------------------------------------------------------- passes
-
-
-def test_passes_over_parts_find_the_spectra(data):
-    X, rates, atoms = data
-    learner = make()
-    for _ in range(3):
-        for part in np.array_split(X, 4):
-            learner.partial_fit(part)
-    found = learner.inverse_transform(learner.transform(X))
-    assert divergence(rates, found) < 0.05
-    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
-    assert learner.n_iter_ == 12
-    with pytest.raises(ValueError, match="features"):
-        learner.partial_fit(X[:, 1:])
-
-
-def test_the_first_rows_choose_the_prior_as_in_a_fit(X):
-    """The same seed hides the same entries."""
-    learner = make().partial_fit(X)
-    assert learner.alpha_ == make(max_iter=1, tol=None).fit(X).alpha_
-    alpha = learner.alpha_
-    assert learner.partial_fit(X[:50]).alpha_ == alpha
-    assert make(alpha=2.5).partial_fit(X).alpha_ == 2.5
-    assert np.isfinite(make().partial_fit(0 * X[:4]).partial_fit(X).components_).all()
-
-
-def test_a_pass_goes_on_from_a_fit_and_through_a_pickle(fitted, X):
-    learner = pickle.loads(pickle.dumps(fitted))
-    learner.partial_fit(X[:100])
-    again = pickle.loads(pickle.dumps(fitted)).partial_fit(X[:100])
-    np.testing.assert_array_equal(learner.components_, again.components_)
-    assert not np.array_equal(learner.components_, fitted.components_)
-    cosines = (directions(learner.components_) * directions(fitted.components_)).sum(1)
-    assert cosines.min() > 0.98
 
 
 def test_given_atoms_encode_without_data(fitted, X):
     learner = PoissonNMF.from_components(fitted)
     np.testing.assert_array_equal(learner.transform(X), fitted.transform(X))
-    assert learner.partial_fit(X).components_.shape == fitted.components_.shape
     with pytest.raises(ValueError, match="least entry of components is -1.*not negative"):
         PoissonNMF.from_components(-np.eye(3))
 
@@ -493,14 +432,10 @@ def test_weights_beside_a_stream_are_refused(X):
 
 @pytest.mark.parametrize("learner", [WEIGHTED["default"], WEIGHTED["samples"]], ids=str)
 def test_a_weight_of_zero_is_absence(learner):
-    """Also for the cut into batches."""
     X, often, _ = weighted()
     exposure, kept = np.random.default_rng(1).uniform(0.5, 2, len(X)), often > 0
-    for method in ("fit", "partial_fit"):
-        one, other = (clone(learner).set_params(batch_size=7) for _ in range(2))
-        getattr(one, method)(X[kept], exposure=exposure[kept])
-        getattr(other, method)(X, exposure=exposure, sample_weight=kept)
-        assert_same(one, other)
+    one = clone(learner).fit(X[kept], exposure=exposure[kept])
+    assert_same(one, clone(learner).fit(X, exposure=exposure, sample_weight=kept))
 
 
 def test_weights_of_one_are_none(fitted, X):
@@ -537,9 +472,6 @@ def test_weights_and_pseudo_events_have_one_unit(X):
     np.testing.assert_allclose(one.components_, same.components_, rtol=0, atol=1e-4)
     np.testing.assert_allclose(one.loss_curve_, same.loss_curve_, rtol=1e-3)
     assert np.abs(one.components_ - other.components_).max() > 1e-3
-    for learner, unit in ((one, 1.0), (same, 4.0)):
-        learner.partial_fit(X[:, ::-1], sample_weight=unit * weight)
-    np.testing.assert_allclose(one.components_, same.components_, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_components", [4, "auto"])
@@ -566,18 +498,6 @@ def test_atoms_are_drawn_from_heavy_rows():
         learner = PoissonNMF(1, random_state=seed, **options)
         learner.fit(rows, sample_weight=np.repeat([1.0, 1e-6], 30))
         assert learner.loss_curve_[0] < 0.01 * rows.sum(1).mean()
-
-
-@pytest.mark.parametrize("alpha", ["auto", 0.5])
-def test_weights_of_a_pass_are_repetitions(alpha):
-    X, often, _ = weighted()
-    one, other = (make(3, alpha=alpha, batch_size=1000) for _ in range(2))
-    for rows in (slice(0, 40), slice(40, 60)):
-        one.partial_fit(np.repeat(X[rows], often[rows], axis=0))
-        other.partial_fit(X[rows], sample_weight=often[rows])
-    assert one.alpha_ == other.alpha_
-    np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, rtol=1e-9)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -633,7 +553,7 @@ def test_a_checkpoint_is_of_its_weights(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-@pytest.mark.parametrize("method", ["fit", "partial_fit", "score"])
+@pytest.mark.parametrize("method", ["fit", "score"])
 def test_weights_that_are_none_are_refused(weight, message, method):
     X, _, _ = weighted()
     learner = PoissonNMF.from_components(np.eye(30))
@@ -662,13 +582,12 @@ VALUES = {
     "tol": 0.5,
     "transform_min_gain": 6.0,
 }
-OF_PARTS = {"batch_size": 7}
-FIXED = {"fixed_components", "transform_kept"}
+FIXED = {"fixed_components"}
 SILENT = {"verbose"}
 
 
 def test_every_parameter_is_tested():
-    assert {*signature(PoissonNMF).parameters} == {*VALUES} | {*OF_PARTS} | FIXED | SILENT
+    assert {*signature(PoissonNMF).parameters} == {*VALUES} | FIXED | SILENT
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -677,27 +596,6 @@ def test_a_parameter_acts(name, fitted, X):
     learner = make(**{name: VALUES[name]}).fit(X)
     one, other = learner.transform(X), fitted.transform(X)
     assert one.shape != other.shape or (one != other).any()
-
-
-def test_kept_atoms_stay_in_all_rows(fitted, X):
-    """They have their most likely codes, and the others leave as before."""
-    learner = PoissonNMF.from_components(fitted, transform_min_gain=1e9)
-    alone = learner.transform(X)
-    codes = learner.set_params(transform_kept=[1, 3]).transform(X)
-    assert (codes[:, [0, 2]] > 0).mean() < (alone[:, [0, 2]] > 0).mean()
-    pair = PoissonNMF.from_components(fitted.components_[[1, 3]]).transform(X)
-    rows = ~codes[:, [0, 2]].any(1)
-    assert rows.mean() > 0.5
-    np.testing.assert_allclose(codes[rows][:, [1, 3]], pair[rows], rtol=0, atol=0.05)
-    every = PoissonNMF.from_components(fitted, transform_min_gain=1e9, transform_kept=range(4))
-    np.testing.assert_allclose(every.transform(X), fitted.transform(X), rtol=0, atol=0.05)
-
-
-@pytest.mark.parametrize("kept", [[4], [-1], [[0]], [0.5], ["a"]])
-def test_atoms_to_keep_that_are_none_are_refused(kept, fitted, X):
-    learner = PoissonNMF.from_components(fitted, transform_kept=kept)
-    with pytest.raises(ValueError, match="does not list atoms. Pass numbers from 0 to 3"):
-        learner.transform(X)
 
 
 @pytest.mark.parametrize("n_fixed", [1, 3, 4])
@@ -711,10 +609,6 @@ def test_fixed_atoms_stay_and_the_others_are_found(n_fixed, alpha, data):
     np.testing.assert_array_equal(learner.components_[:n_fixed], kept)
     assert np.isfinite(learner.loss_curve_).all()
     assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
-    learner.partial_fit(X[:100])
-    np.testing.assert_array_equal(learner.components_[:n_fixed], kept)
-    found = make(4, alpha=alpha, fixed_components=fixed).partial_fit(X)
-    np.testing.assert_array_equal(found.components_[:n_fixed], kept)
 
 
 def test_fixed_atoms_leave_the_objective_monotone(data, tmp_path):
@@ -751,11 +645,6 @@ def test_the_number_of_new_atoms_is_found(n_fixed, data):
 def test_wrong_fixed_atoms_are_refused(n, fixed, words, X):
     with pytest.raises(ValueError, match=words):
         make(n, fixed_components=fixed).fit(X)
-
-
-def test_batches_are_updates(X):
-    learner = make(**OF_PARTS).partial_fit(X)
-    assert learner.n_steps_ == -(-len(X) // OF_PARTS["batch_size"])
 
 
 def test_without_a_tolerance_patience_has_no_effect(X):
@@ -831,7 +720,7 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(change, X, tmp_path):
     file = tmp_path / "fit.npz"
     learner = make(max_iter=2, tol=None).set_callbacks(Checkpoint(file)).fit(X)
     state = read_checkpoint(file)
-    state["own"][0]["training"] = change(state["own"][0]["training"])
+    state["own"]["training"] = change(state["own"]["training"])
     write_checkpoint(file, state)
     with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
         learner.fit(X)

@@ -16,10 +16,8 @@ from small import (
     leaves,
     make,
     make_data,
-    numpy_codes,
     perturbed,
 )
-from torch.utils.data import TensorDataset
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._operators._atoms import DenseDictionary
@@ -43,19 +41,6 @@ def test_training_approaches_the_dictionary_that_made_the_data(gradient):
     assert distance(estimator.components_) < 0.8 * distance(start)
 
 
-def test_loss_curve_is_the_epoch_mean_of_the_reconstruction_error(gradient, shrinkage, X, atoms):
-    """With full batches, an epoch's loss is that of the dictionary which it starts from."""
-    options = dict(gradient=gradient, shrinkage=shrinkage, alpha=0.1, batch_size=len(X))
-    options["dict_init"] = perturbed(atoms)
-    curve = make(max_iter=4, **options).fit(X).loss_curve_
-    assert curve.shape == (4,)
-    for n_epochs in (1, 2, 3):
-        estimator = make(max_iter=n_epochs, **options).fit(X)
-        codes = numpy_codes(estimator, X)
-        loss = 0.5 * ((X - codes @ estimator.components_) ** 2).sum(1).mean()
-        assert curve[n_epochs] == pytest.approx(loss, rel=1e-10)
-
-
 @pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e3, 1e8])
 def test_units_of_the_data_do_not_matter(scale, shrinkage, X):
     """The same atoms, and codes in the units of the data."""
@@ -65,16 +50,6 @@ def test_units_of_the_data_do_not_matter(scale, shrinkage, X):
     codes, scaled_codes = estimator.transform(X), scaled.transform(scale * X)
     np.testing.assert_allclose(scaled_codes / scale, codes, rtol=0, atol=1e-6)
     assert scaled.alpha_ == pytest.approx(scale * estimator.alpha_, rel=1e-10)
-
-
-def test_order_of_the_samples_does_not_matter_to_full_batches(gradient, shrinkage, X, atoms):
-    options = dict(gradient=gradient, shrinkage=shrinkage, batch_size=len(X))
-    options["dict_init"] = perturbed(atoms)
-    order = np.random.default_rng(2).permutation(len(X))
-    estimator, permuted = make(**options).fit(X), make(**options).fit(X[order])
-    np.testing.assert_allclose(permuted.components_, estimator.components_, rtol=0, atol=1e-8)
-    np.testing.assert_allclose(permuted.transform(X), estimator.transform(X), rtol=0, atol=1e-8)
-    np.testing.assert_allclose(permuted.loss_curve_, estimator.loss_curve_, rtol=0, atol=1e-8)
 
 
 def test_a_random_state_determines_every_bit(variant, X):
@@ -100,19 +75,6 @@ def test_float32_and_float64_learn_the_same(X):
     np.testing.assert_allclose(*reconstructions, rtol=0, atol=1e-4)
 
 
-def test_epochs_and_updates_are_counted(X):
-    estimator = make(max_iter=3, batch_size=16).fit(X)
-    assert estimator.n_iter_ == 3
-    assert estimator.n_steps_ == 3 * 4
-    assert len(estimator.loss_curve_) == 3
-
-
-@pytest.mark.parametrize(("n_samples", "n_updates"), [(255, 1), (256, 1), (257, 2), (513, 3)])
-def test_batches_have_at_most_256_samples_by_default(n_samples, n_updates):
-    X, _ = make_data(n_samples=n_samples)
-    assert make(max_iter=1).fit(X).n_steps_ == n_updates
-
-
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_a_fitted_estimator_holds_no_tensors(options, X):
     """So pickles load anywhere, and no memory of a GPU is held."""
@@ -126,11 +88,6 @@ def test_a_fitted_estimator_holds_no_tensors(options, X):
     }
     assert type(estimator.alpha_) is type(estimator.step_size_) is float
     assert estimator.device_ == "cpu"
-
-
-def test_n_components_is_the_number_of_features_or_of_given_atoms(X, atoms):
-    assert make(n_components=None).fit(X).n_components_ == X.shape[1]
-    assert make(n_components=None, dict_init=atoms[:3]).fit(X).n_components_ == 3
 
 
 def test_every_atom_norm_holds(X, atoms):
@@ -160,12 +117,6 @@ def test_signs_are_as_asked(dict_init, X, atoms):
     assert (signed.transform(X) < 0).any()
 
 
-@pytest.mark.parametrize("dict_init", ["data", "random", "svd"])
-def test_every_initialisation_trains(dict_init, gradient, X):
-    estimator = make(dict_init=dict_init, gradient=gradient, learning_rate=0.01).fit(X)
-    assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
-
-
 def test_a_given_dictionary_is_where_training_starts(X, atoms):
     """Scaled to the constraint; the array itself is left alone."""
     given = 3 * atoms
@@ -181,11 +132,6 @@ def test_a_given_dictionary_may_be_any_array_like(given, X, atoms):
     expected = make(dict_init=atoms).fit(X).components_
     actual = make(dict_init=given(atoms)).fit(X).components_
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
-
-
-def test_every_optimizer_trains(optimizer, gradient, X):
-    estimator = make(gradient=gradient, max_iter=8, learning_rate=0.01, **optimizer).fit(X)
-    assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -220,40 +166,10 @@ def test_constant_and_zero_data_can_be_learned_from():
 # ---------------------------------------------------------------------------- alpha and step
 
 
-def test_alpha_is_a_share_of_the_root_mean_square_norm(X, atoms):
-    """Over the samples that are not zero."""
-    X = np.concatenate([X[:41], np.zeros((50, X.shape[1]))])
-    norm = np.sqrt(np.square(X[:41]).sum(1).mean())
-    estimator = make(dict_init=atoms).fit(X)
-    assert estimator.alpha_ == pytest.approx(0.07 * norm, rel=1e-12)
-
-
-def test_a_hard_threshold_is_that_times_the_root_of_the_step(atoms, X):
-    """Atoms come in whose correlation is above the threshold over that root."""
-    soft = make(dict_init=atoms).fit(X)
-    hard = make(dict_init=atoms, shrinkage="hard").fit(X)
-    step = float(default_step(DenseDictionary(torch.tensor(atoms))))
-    assert hard.alpha_ == pytest.approx(step**0.5 * soft.alpha_, rel=1e-12)
-
-
 def test_a_given_alpha_is_absolute(X):
     assert make(alpha=0.25).fit(X).alpha_ == 0.25
     with pytest.warns(UserWarning, match=r"All codes .* zero.* Pass a smaller alpha \(now 1000"):
         assert not make(alpha=1e3).fit(X).transform(X).any()
-
-
-def test_step_size_is_that_of_the_learned_dictionary(X):
-    estimator = make().fit(X)
-    step = float(default_step(DenseDictionary(torch.tensor(estimator.components_))))
-    assert estimator.step_size_ == step
-    squared_norm = np.linalg.norm(estimator.components_, ord=2) ** 2
-    assert 1 <= 1 / (estimator.step_size_ * squared_norm) <= 1.05
-
-
-def test_a_given_step_size_is_used_as_it_is(X):
-    estimator = make(step_size=0.2).fit(X)
-    assert estimator.step_size_ == 0.2
-    np.testing.assert_array_equal(estimator.transform(X), numpy_codes(estimator, X, step_size=0.2))
 
 
 def test_a_step_beyond_its_bound_warns_with_the_bound(X, atoms):
@@ -294,22 +210,6 @@ def test_a_pair_of_decays_is_a_staircase_of_ten_equal_parts(max_iter, decays, X)
     assert estimator.lambda_decay_ == pytest.approx(0.55, rel=1e-12)
 
 
-def test_a_decay_is_the_same_throughout(decays, X):
-    assert make(lambda_decay=0.9, batch_size=16).fit(X).lambda_decay_ == 0.9
-    assert set(decays) == {0.9}
-
-
-def test_a_pair_of_equal_decays_is_one_decay(X):
-    pair, number = make(lambda_decay=(0.9, 0.9)).fit(X), make(lambda_decay=0.9).fit(X)
-    np.testing.assert_array_equal(pair.components_, number.components_)
-
-
-def test_partial_fit_uses_the_last_decay(decays, X):
-    estimator = make(lambda_decay=(1.0, 0.55), batch_size=16).partial_fit(X).partial_fit(X)
-    assert estimator.lambda_decay_ == 0.55
-    assert set(decays) == {0.55}
-
-
 def test_a_pair_of_decays_keeps_early_stopping_off_before_its_last_stage(X):
     """The objective stalls at once, since nothing moves, and may stop training only there."""
     options = dict(learning_rate=1e-12, batch_size=16, max_iter=40, tol=1e-2, n_iter_no_change=1)
@@ -347,38 +247,6 @@ def test_warnings_point_at_the_line_that_called_fit(X):
     assert {warning.filename for warning in caught} == {__file__}
 
 
-@pytest.mark.parametrize("batch_size", [len(make_data()[0]), 16])
-def test_training_has_at_least_two_hundred_updates(batch_size, X):
-    """However few batches an epoch has."""
-    learner = make(n_unfoldings=1, max_iter="auto", batch_size=batch_size).fit(X)
-    assert learner.n_steps_ >= 200
-
-
-def test_training_has_a_hundred_epochs_unless_they_are_dear(monkeypatch, X):
-    few = dict(n_unfoldings=1, max_iter="auto", batch_size=1)
-    assert make(**few).fit(X).n_iter_ == 100
-    monkeypatch.setattr("skpudle._learners.plan._AUTO_OPERATIONS", 0)
-    learner = make(**few, lambda_decay=(1.0, 0.5)).fit(X)
-    assert (learner.n_steps_, learner.n_iter_) == (200, -(-200 // len(X)))
-    assert learner.lambda_decay_ == 0.5  # the last of ten stages
-    assert make(**few | dict(max_iter=4)).fit(X).n_iter_ == 4
-
-
-@pytest.mark.parametrize("max_iter", [1, 2, 7])
-def test_a_pair_of_decays_ends_at_the_last_in_a_few_updates_too(max_iter, X):
-    learner = make(lambda_decay=(1.0, 0.5), max_iter=max_iter, batch_size=len(X)).fit(X)
-    assert learner.n_steps_ == max_iter
-    assert learner.lambda_decay_ == 0.5
-
-
-def test_a_batch_size_may_be_a_number_of_numpy(X):
-    """As it comes out of a grid for a search."""
-    data = TensorDataset(torch.from_numpy(X))
-    sizes = (8, np.int64(8))
-    first, second = (make(batch_size=size, random_state=0).fit(data) for size in sizes)
-    assert np.array_equal(first.components_, second.components_)
-
-
 def test_without_a_tolerance_training_goes_through_all_epochs_in_silence(X):
     assert make(learning_rate=1e-12, max_iter=20, tol=None).fit(X).n_iter_ == 20
 
@@ -413,15 +281,6 @@ def test_redrawn_atoms_do_not_depend_on_units(atom_norm, scale):
     np.testing.assert_allclose(scaled.components_, plain.components_, atol=1e-6)
 
 
-def test_redrawn_atoms_of_negative_samples_are_positive():
-    data = -np.abs(np.random.default_rng(0).normal(size=(40, 6)))
-    settings = dict(positive_dict=True, positive_code=True, dict_init=np.eye(6), max_iter=2)
-    atoms = make(**settings).fit(data).components_
-    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
-    assert not np.allclose(atoms, np.eye(6))
-    assert (atoms >= 0).all()
-
-
 # ---------------------------------------------------------------------------- divergence
 
 
@@ -443,11 +302,6 @@ def test_the_last_finite_dictionary_is_that_before_the_divergence(n_unfoldings, 
         estimator.fit(X)
     np.testing.assert_array_equal(estimator.components_, atoms)
     assert estimator.n_steps_ == 0
-
-
-def test_data_too_large_for_their_dtype_say_so(X):
-    with pytest.raises(ValueError, match="scale the data"):
-        make().fit(1e200 * X)
 
 
 # ---------------------------------------------------------------------------- partial_fit
@@ -506,16 +360,6 @@ def test_alpha_is_frozen_at_the_first_call(X):
     assert estimator.alpha_ == alpha
 
 
-def test_partial_fit_counts_on(X):
-    estimator = make(batch_size=16, max_iter=3).fit(X)
-    curve = estimator.loss_curve_
-    estimator.partial_fit(X).partial_fit(X[:5])
-    assert estimator.n_steps_ == 3 * 4 + 4 + 1
-    assert estimator.n_iter_ == 3 + 2
-    assert len(estimator.loss_curve_) == 5
-    np.testing.assert_array_equal(estimator.loss_curve_[:3], curve)
-
-
 def test_partial_fit_goes_on_after_fit(X):
     """With the dictionary, the moments and the alpha that fit ended with."""
     options = dict(batch_size=len(X))
@@ -523,19 +367,3 @@ def test_partial_fit_goes_on_after_fit(X):
     np.testing.assert_array_equal(
         estimator.components_, make(max_iter=4, **options).fit(X).components_
     )
-
-
-def test_fit_after_partial_fit_starts_over(X):
-    estimator = make().partial_fit(X[:30]).fit(X)
-    assert_same(vars(estimator), vars(make().fit(X)))
-
-
-def test_partial_fit_keeps_the_dtype_of_the_dictionary(X):
-    estimator = make().partial_fit(X.astype(np.float32))
-    assert estimator.partial_fit(X).components_.dtype == np.float32
-
-
-def test_partial_fit_with_another_optimizer_starts_its_memory_anew(X):
-    momentum = make(optimizer=partial(torch.optim.SGD, momentum=0.9)).partial_fit(X)
-    momentum.set_params(optimizer="adam").partial_fit(X)
-    assert np.isfinite(momentum.components_).all()

@@ -2,24 +2,20 @@
 
 import copy
 from functools import partial
+from itertools import product
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small import (
-    ABSURD,
     assert_same,
     make,
 )
-
-from skpudle._learners.base import GradientLearner
 
 # ---------------------------------------------------------------------------- bad input
 
@@ -98,12 +94,11 @@ BAD_DATA = {
 }
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(("params", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS)
-def test_bad_parameters_are_named_and_leave_no_trace(params, message, method, X):
+def test_bad_parameters_are_named_and_leave_no_trace(params, message, X):
     """By scikit-learn's convention `partial_fit` validates them at its first call."""
-    fitted = [make(batch_size=16).fit(X)] if method == "fit" else []
-    for estimator in (make(), *fitted):
+    fitted = make(batch_size=16).fit(X)
+    for estimator, method in ((make(), "fit"), (fitted, "fit"), (make(), "partial_fit")):
         estimator.set_params(**params)
         before = copy.deepcopy(vars(estimator))
         with pytest.raises((ValueError, TypeError), match=message):
@@ -111,10 +106,10 @@ def test_bad_parameters_are_named_and_leave_no_trace(params, message, method, X)
         assert_same(vars(estimator), before)
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "score"])
 @pytest.mark.parametrize(("rows", "message"), BAD_DATA.values(), ids=BAD_DATA)
-def test_bad_data_are_named_and_leave_no_trace(rows, message, method, X):
-    for estimator in (make(), make().fit(X)):
+def test_bad_data_are_named_and_leave_no_trace(rows, message, X):
+    methods = ("fit", "partial_fit", "transform", "score")
+    for estimator, method in product((make(), make().fit(X)), methods):
         before = copy.deepcopy(vars(estimator))
         if method in ("transform", "score") and "components_" not in before:
             continue
@@ -156,13 +151,6 @@ def test_a_pipeline_is_searched_over_alpha_in_two_processes():
     assert scores[:2].min() > 0.5
     assert scores[2] < 0.2  # no codes, no digits
     assert search.best_index_ != 2
-
-
-def test_a_clone_has_the_parameters_and_nothing_else(X, atoms):
-    estimator = make(dict_init=atoms, optimizer=torch.optim.RMSprop).fit(X)
-    cloned = clone(estimator)
-    assert not hasattr(cloned, "components_")
-    np.testing.assert_array_equal(cloned.fit(X).components_, estimator.components_)
 
 
 def test_verbose_training_prints_a_line_an_epoch(X, capsys):
@@ -226,26 +214,6 @@ def test_a_callback_can_stop_training(X):
     assert estimator.lambda_decay_ == pytest.approx(1.0 - 0.1 / 9)  # the stage it had come to
 
 
-def test_a_callback_is_torn_down_after_an_error(X):
-    callback = Callback()
-    with pytest.raises(ValueError, match="stopped being finite"):
-        make(**ABSURD).set_callbacks(callback).fit(X)
-    assert callback.events[-1] == "teardown"
-
-
-def test_without_a_callback_nothing_is_evaluated_between_epochs(X, monkeypatch):
-    calls = []
-    evaluate = GradientLearner._attributes
-
-    def spy(self, *args):
-        calls.append(self)
-        return evaluate(self, *args)
-
-    monkeypatch.setattr(GradientLearner, "_attributes", spy)
-    make(max_iter=5).fit(X)
-    assert len(calls) == 1
-
-
 def test_the_default_device_of_torch_does_not_matter(variant, X):
     """Nothing is made there: on the device "meta" numbers do not exist."""
     options = variant | dict(batch_size=16, device="cpu")
@@ -256,18 +224,6 @@ def test_the_default_device_of_torch_does_not_matter(variant, X):
     assert_same(vars(found), vars(expected))
     np.testing.assert_array_equal(codes, expected.transform(X))
     assert score == expected.score(X)
-
-
-def test_a_tensor_is_an_initial_dictionary_too(X, atoms):
-    given = torch.tensor(atoms, requires_grad=True)
-    found, expected = make(dict_init=given).fit(X), make(dict_init=atoms).fit(X)
-    np.testing.assert_array_equal(found.components_, expected.components_)
-
-
-def test_another_fit_leaves_nothing_of_the_fit_before(X):
-    estimator = make().fit(pd.DataFrame(X, columns=[f"x{i}" for i in range(8)]))
-    assert estimator.fit(X[:, :5]).n_features_in_ == 5
-    assert not hasattr(estimator, "feature_names_in_")
 
 
 def test_a_data_error_on_the_way_leaves_a_fitted_estimator_as_it_was(X):

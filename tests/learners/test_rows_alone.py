@@ -130,8 +130,6 @@ def test_however_data_come(learner, rows, monkeypatch):
     expected = learner.transform(rows)
     assert np.any(expected)
     monkeypatch.setattr(coder, "PART", 13)
-    out = np.empty_like(expected)
-    assert_same_rows(learner.transform_into(rows, out), expected)
     assert_same_rows(learner.transform_sparse(rows).toarray(), expected)
     assert_same_rows(learner.transform([*rows]), expected)
     back = learner.inverse_transform(expected)

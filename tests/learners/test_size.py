@@ -2,16 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.base import clone
-from sklearn.datasets import load_digits
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
-from skpudle.lasso import solve_lasso
-from skpudle.metrics import atom_coherence, lasso_objective
+from skpudle.metrics import atom_coherence
 from skpudle.plotting import SizePathDisplay
-from skpudle.search import Problem, auto_alpha
-from skpudle.search._size import _Rows
 
 RARE_AND_FREQUENT = 1.0
 
@@ -116,34 +111,6 @@ def test_the_number_is_the_smallest_that_is_as_good_as_the_best():
     assert {values.shape for values in path.values()} == {path.n_components.shape}
 
 
-def test_objectives_of_the_path_are_of_solved_codes():
-    """The number of epochs that solve for them is enough where codes are dense."""
-    x = torch.from_numpy(load_digits().data[:400])
-    atoms = torch.nn.functional.normalize(x[:100], dim=1)
-    problem = Problem(x[100:], auto_alpha(x))
-    held_out = _Rows(problem)
-    x = problem.x[held_out.selecting]
-    codes = solve_lasso(atoms, x, problem.alpha)[0]
-    expected = lasso_objective(x, codes, codes @ atoms, problem.alpha)
-    objective = held_out.epoch(atoms).objective / len(x)
-    assert objective == pytest.approx(float(expected), rel=0.02)
-
-
-def test_rows_that_judge_have_no_say_in_what_is_removed():
-    """Their score of the atoms that stay would be too large."""
-    x = torch.from_numpy(load_digits().data[:400])
-    atoms = torch.nn.functional.normalize(x[:100], dim=1)
-
-    def kept(x):
-        held_out = _Rows(Problem(x, 3.0))
-        return held_out.selecting, held_out.without(atoms, held_out.epoch(atoms), 20)
-
-    selecting, expected = kept(x[100:])
-    assert 0 < selecting.sum() <= len(selecting) / 2
-    others = torch.where(selecting[:, None], x[100:], x[100:].flip(1))
-    assert torch.equal(kept(others)[1], expected)
-
-
 def test_it_depends_on_neither_the_unit_nor_anything_but_the_seed():
     X, _ = planted(**PROBLEMS["no noise"])
     first = PUDLEDictionaryLearning("auto", random_state=3).fit(X)
@@ -153,16 +120,6 @@ def test_it_depends_on_neither_the_unit_nor_anything_but_the_seed():
     assert larger.n_components_ == first.n_components_
     np.testing.assert_allclose(larger.size_path_.score, first.size_path_.score, atol=1e-6)
     np.testing.assert_allclose(larger.size_path_.objective, 2**20 * first.size_path_.objective)
-
-
-def test_training_follows_a_search_for_that_number():
-    X, atoms = planted(**PROBLEMS["no noise"])
-    options = dict(n_unfoldings=10, max_iter=2, tol=None, random_state=0)
-    learner = PUDLEDictionaryLearning("auto", **options).fit(X)
-    assert learner.n_components_ == len(atoms)
-    assert list(learner.phases_) == ["search", "ae-ls"]
-    learner.partial_fit(X[:50])
-    assert learner.n_components_ == len(atoms)
 
 
 def test_counts():

@@ -4,7 +4,6 @@ import builtins
 
 import numpy as np
 import pytest
-import torch
 from sklearn.base import clone
 from sklearn.decomposition import sparse_encode
 
@@ -66,15 +65,6 @@ def test_an_unknown_option_is_an_error(problem):
     learner = SporcoDictionaryLearning(options={"Sparsity": 3}, random_state=0)
     with pytest.raises(ValueError, match="Sparsity"):
         learner.fit(problem[0])
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_precision_is_kept(problem, dtype):
-    x = problem[0].astype(dtype)
-    learner = SporcoDictionaryLearning(max_iter=3, random_state=0).fit(x)
-    assert learner.components_.dtype == dtype
-    assert learner.transform(x).dtype == dtype
-    assert isinstance(learner.transform(torch.tensor(x)), torch.Tensor)
 
 
 def test_a_checkpoint_is_refused(problem, tmp_path):

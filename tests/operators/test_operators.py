@@ -1,7 +1,6 @@
 """Dictionaries are trilinear forms, their bound is a bound, and projections are nearest points."""
 
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from skpudle._operators._atoms import (
     DenseDictionary,
     atom_norms,
     factor_atoms,
-    krylov_estimate,
     project_atoms,
 )
 from skpudle._operators._conv import ConvDictionary
@@ -78,21 +76,6 @@ def test_synthesis_analysis_and_outer_are_the_partial_derivatives_of_one_form(pr
     form = (dictionary.synthesis(z) * x).sum()
     torch.testing.assert_close((z * dictionary.analysis(x)).sum(), form)
     torch.testing.assert_close((dictionary.atoms * dictionary.outer(z, x)).sum(), form)
-
-
-def test_outer_is_the_derivative_in_the_atoms(problem):
-    dictionary, z, x = problem
-    atoms = dictionary.atoms.requires_grad_()
-    (gradient,) = torch.autograd.grad((dictionary.synthesis(z) * x).sum(), atoms)
-    torch.testing.assert_close(dictionary.outer(z, x), gradient)
-
-
-def test_a_detached_dictionary_shares_its_atoms_and_carries_no_gradient(problem):
-    dictionary, _, _ = problem
-    dictionary.atoms.requires_grad_()
-    detached = dictionary.detach()
-    assert detached.atoms.data_ptr() == dictionary.atoms.data_ptr()
-    assert not detached.atoms.requires_grad
 
 
 def make_steps(dictionary, x, step, **options):
@@ -184,26 +167,6 @@ def test_bound_of_a_convolution_is_never_below_the_squared_norm(name, dtype, gen
     assert 1 - 1e-14 <= bound.double() / exact <= 2.5
 
 
-def test_bound_of_a_periodic_pattern_is_tight(generator):
-    """The best code of equal blocks side by side is their product, whose norm is known."""
-    block = normal(generator, 3, 2, 4, 4)
-    bound = ConvDictionary(block, 4).squared_norm_bound()
-    exact = spectral_norm_squared(block.flatten(1))
-    assert 1 <= bound / exact <= 1.05
-    ones = ConvDictionary(torch.ones(1, 1, 3, 5), 1).squared_norm_bound()
-    assert 1 <= ones / (3 * 5) ** 2 <= 1.05 * 1.042**2
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_bound_of_a_convolution_scales_with_the_square_of_the_atoms(dtype, generator):
-    atoms = normal(generator, 4, 2, 3, 3).to(dtype)
-    bound = ConvDictionary(atoms, 2).squared_norm_bound()
-    for scale in (1e-12, 1e12):
-        scaled = ConvDictionary(atoms * scale, 2).squared_norm_bound()
-        torch.testing.assert_close(scaled / scale**2, bound)
-    assert ConvDictionary(atoms * 0, 2).squared_norm_bound() == 0
-
-
 def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
     dictionary = ConvDictionary(normal(generator, 2, 1, 9, 9), 4)
     assert dictionary.positions((129, 13)) == (31, 2)
@@ -214,7 +177,7 @@ def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["random", "rank one", "orthogonal", "coherent", "some zero"])
-@pytest.mark.parametrize("shape", [*SHAPES, (40, 90), (90, 40), (300, 280), (260, 300)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (300, 280)], ids=str)
 def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     kind, shape, dtype, generator
 ):
@@ -226,102 +189,12 @@ def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
     assert 1 - 1e-14 <= ratio <= 1.05
 
 
-SPECTRA = {
-    "without gaps": lambda t: 1 - t,
-    "crowded at the top": lambda t: 1 - t**3,
-    "a step": lambda t: 1 - 0.05 * (t > 0.01),
-    "falling fast": lambda t: 1000.0**-t,
-}
-
-
-@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
-@pytest.mark.parametrize("k", [256, 1000])
-def test_bound_of_large_dictionaries_for_spectra_that_are_hard(spectrum, k, generator):
-    """Above half is what steps need, and 2 % below is as far as it misses."""
-    values = spectrum(torch.linspace(0, 1, k, dtype=torch.float64))
-    rotation = torch.linalg.qr(normal(generator, k, k)).Q
-    atoms = (rotation * values.sqrt()) @ torch.linalg.qr(normal(generator, k, k)).Q
-    assert 0.98 <= DenseDictionary(atoms).squared_norm_bound() <= 1.03
-
-
-@pytest.mark.parametrize("depth", [5, 9])  # the space has no more dimensions than there are atoms
-def test_a_krylov_space_of_all_dimensions_has_the_largest_eigenvalue(depth, generator):
-    atoms = torch.randn(5, 7, generator=generator, dtype=torch.float64)
-    found = krylov_estimate(atoms, depth)
-    torch.testing.assert_close(found, torch.linalg.matrix_norm(atoms, 2) ** 2)
-
-
-def test_steps_of_half_the_norm_lower_the_objective(generator):
-    """What the bound of large dictionaries is certain of is enough."""
-    atoms, x = normal(generator, 30, 20), normal(generator, 5, 20)
-    step, z, values = 1.99 / spectral_norm_squared(atoms), torch.zeros(5, 30), []
-    for _ in range(100):
-        z = z.double() + step * (x - z.double() @ atoms) @ atoms.mT
-        z = z.sign() * (z.abs() - step * 0.3).clamp_min(0)
-        values.append(0.5 * (x - z @ atoms).square().sum() + 0.3 * z.abs().sum())
-    assert all(after <= before for before, after in pairwise(values))
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
-def test_bound_of_large_dictionaries_that_have_diverged(value, generator):
-    """As of small ones: no error, no finite number above zero, unless it is one."""
-    large, small = normal(generator, 300, 280).float(), normal(generator, 4, 3).float()
-    large[0, 0] = small[0, 0] = value
-    bounds = [DenseDictionary(atoms).squared_norm_bound() for atoms in (large, small)]
-    assert torch.equal(*(torch.stack([b > 0, b.isinf(), b.isnan()]) for b in bounds))
-
-
-@pytest.mark.parametrize("n_components", [1, 2])
-@pytest.mark.parametrize("n_features", [1, 2, 5, 40])
-def test_bound_of_one_and_two_atoms_is_not_below_by_rounding(n_components, n_features, generator):
-    """The power that it is the root of errs by next to nothing there, and leaves no margin."""
-    for atoms in normal(generator, 200, n_components, n_features).float():
-        assert DenseDictionary(atoms).squared_norm_bound() >= spectral_norm_squared(atoms)
-
-
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_bound_scales_with_the_square_of_the_atoms(scale, dtype, generator):
     atoms = normal(generator, 20, 10).to(dtype)
     scaled = DenseDictionary(atoms * scale).squared_norm_bound()
     torch.testing.assert_close(scaled / scale**2, DenseDictionary(atoms).squared_norm_bound())
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_bound_of_zero_atoms_is_zero(shape):
-    assert DenseDictionary(torch.zeros(shape)).squared_norm_bound() == 0
-
-
-def test_bound_depends_on_the_dictionary_alone(generator):
-    """Neither on a random start nor on automatic differentiation."""
-    atoms = normal(generator, 20, 10).requires_grad_()
-    first, second = (DenseDictionary(atoms).squared_norm_bound() for _ in range(2))
-    assert torch.equal(first, second)
-    assert not first.requires_grad
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_gram_matrix_is_used_where_it_saves_operations(masked, generator):
-    """It costs 2 m p^2 once and saves 4 m p - 2 p^2 operations a sample and step; not of a mask."""
-    x, step = normal(generator, 50, 30), torch.tensor(0.1, dtype=torch.float64)
-    mask = torch.ones_like(x) if masked else None
-    for n_components in (3, 10, 58, 62, 100):
-        dictionary = DenseDictionary(normal(generator, n_components, 30))
-        for n_steps in (1, 2, 100):
-            saved = (4 * 30 * n_components - 2 * n_components**2) * 50 * n_steps
-            steps = DenseSteps(dictionary, x, step, mask=mask, n_steps=n_steps, adjoint=False)
-            pays = saved > 2 * 30 * n_components**2 and not masked
-            assert (steps.transition is not None) == pays
-
-
-def test_pull_is_the_transpose_of_push(problem, generator):
-    dictionary, z, x = problem
-    steps = make_steps(dictionary, x, torch.tensor(0.05, dtype=torch.float64))
-    z, u = steps.enter(z), steps.enter(normal(generator, *z.shape))
-    (pushed, residual), (zero, _) = steps.push(z), steps.push(torch.zeros_like(z))
-    pulled = steps.sums().pull(u, z, residual)
-    forward, backward = (pushed - zero) * u, pulled * z
-    torch.testing.assert_close(steps.leave(forward).sum(), steps.leave(backward).sum())
 
 
 @pytest.mark.parametrize("n_samples", [4, 600])
@@ -359,18 +232,6 @@ def test_projecting_twice_is_projecting_once(shape, atom_norm, positive, generat
 
 
 @pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
-def test_projected_atoms_satisfy_the_constraints(atom_norm, positive, generator):
-    atoms = project_atoms(normal(generator, 50, 3), atom_norm=atom_norm, positive=positive)
-    norms = atom_norms(atoms)
-    if atom_norm == "unit":
-        torch.testing.assert_close(norms, torch.ones_like(norms))
-    if atom_norm == "ball":
-        assert (norms <= 1 + 1e-15).all()
-    if positive:
-        assert (atoms >= 0).all()
-
-
-@pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
 @settings(deadline=None, derandomize=True)
 @given(atom=st.lists(st.integers(-300, 300), min_size=2, max_size=2))
 def test_projected_atom_is_the_nearest_one_allowed(atom_norm, positive, atom):
@@ -387,12 +248,6 @@ def test_projected_atom_is_the_nearest_one_allowed(atom_norm, positive, atom):
     projected = project_atoms(atom, atom_norm=atom_norm, positive=positive)
     nearest = torch.linalg.vector_norm(allowed - atom, dim=1).min()
     assert torch.linalg.vector_norm(projected - atom) <= nearest + 1e-14
-
-
-@pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)
-def test_zero_atoms_stay_zero(atom_norm, positive):
-    zero = torch.zeros(2, 3)
-    assert torch.equal(project_atoms(zero, atom_norm=atom_norm, positive=positive), zero)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 7), (5, 7, 3), (4, 3, 2, 5)], ids=str)
@@ -422,9 +277,3 @@ def test_products_stay_products(atom_norm, generator):
     one_channel = normal(generator, 6, 1, 8)
     expected = project_atoms(one_channel, atom_norm=atom_norm)
     torch.testing.assert_close(project_atoms(one_channel, **project), expected)
-
-
-def test_norms_are_those_of_whole_atoms(generator):
-    atoms = normal(generator, 4, 2, 3)
-    torch.testing.assert_close(atom_norms(atoms).flatten(), atoms.flatten(1).norm(dim=1))
-    assert (atoms / atom_norms(atoms)).shape == atoms.shape

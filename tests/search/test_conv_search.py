@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle._operators._atoms import factor_atoms, project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._level import correlation_level, search_above_noise
-from skpudle.search._maps import (
-    combine_channels,
-    map_directions,
-    principal_directions,
-    refine_products,
-)
+from skpudle.search.find import noise_level, search_above_noise
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -59,17 +53,6 @@ def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, mas
     torch.testing.assert_close(codes, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("shapes", SHAPES)
-def test_atoms_of_any_norm_have_the_codes_of_the_encoder(shapes, generator):
-    atoms, images, stride = shapes
-    dictionary = ConvDictionary(draw(generator, *atoms), stride)
-    x = draw(generator, *images)
-    codes, _ = conv_codes(dictionary, x, alpha=3.0)
-    step = default_step(dictionary)
-    expected = encode(dictionary, x, alpha=3.0, n_unfoldings=6000, step_size=step)
-    torch.testing.assert_close(codes, expected, rtol=0, atol=1e-6)
-
-
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("masked", [False, True])
@@ -93,44 +76,11 @@ def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, gene
     assert error(better) < error(atoms)
 
 
-def test_many_sweeps_reach_the_minimum_over_one_atom(generator):
-    """On the sphere the gradient is then along the atom: (D z - x) z^T = -m d."""
-    problem, atoms = problem_of(generator, SHAPES[0])
-    atoms = atoms[:1]
-    epoch = solved(problem, atoms)
-    z = dense(problem, epoch.codes, 1)
-    for _ in range(500):
-        epoch.atoms = epoch.improved_atoms()
-        residual = problem.x - ConvDictionary(epoch.atoms, problem.stride).synthesis(z)
-        epoch._residual = residual.numpy()
-    gradient = ConvDictionary(epoch.atoms, problem.stride).outer(z, residual).flatten()
-    along = gradient @ epoch.atoms.flatten()
-    torch.testing.assert_close(gradient, along * epoch.atoms.flatten(), rtol=0, atol=1e-6)
-
-
 def dense(problem, codes, n_atoms):
     z = torch.zeros(len(problem.x), n_atoms * np.prod(problem.positions), dtype=torch.float64)
     for row, count, index, value in zip(z, codes.count, codes.index, codes.value, strict=True):
         row[index[:count].long()] = value[:count]
     return z.unflatten(1, (n_atoms, *problem.positions))
-
-
-@pytest.mark.uncompiled
-def test_directions_are_those_of_the_largest_second_moment(generator):
-    problem, atoms = problem_of(generator, SHAPES[1])
-    epoch = solved(problem, atoms)
-    z = dense(problem, epoch.codes, len(atoms))
-    residual = problem.x - ConvDictionary(atoms, problem.stride).synthesis(z)
-    (h, w), (s, t) = problem.kernel, problem.stride
-    patches = residual.unfold(2, h, s).unfold(3, w, t).permute(0, 2, 3, 1, 4, 5)
-    for _ in range(40):  # of eight iterations each
-        energy, direction = epoch.common_directions(seed=0)
-    for k, atom in enumerate(atoms.flatten(1)):
-        used = patches[z[:, k] != 0].flatten(1)
-        away = used - (used @ atom)[:, None] * atom
-        largest = float(torch.linalg.eigvalsh(away.mT @ away)[-1])
-        assert 0.5 * largest < float(energy[k]) <= largest * (1 + 1e-9)
-        assert float(direction[k].flatten() @ atom) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.uncompiled
@@ -156,22 +106,6 @@ def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place
         assert without * 0.9 < float(cost[k]) < nothing * (1 + 1e-6)
 
 
-@pytest.mark.uncompiled
-def test_an_atom_beside_its_shape_moves_to_it(generator):
-    """Atoms that are cut off at one side go on beyond it in their users' residuals."""
-    shape = project_atoms(torch.hann_window(12, dtype=torch.float64)[None, None, None])
-    z = torch.zeros(10, 1, 1, 89, dtype=torch.float64)
-    z[:, 0, 0, [15, 50]] = 1 + torch.rand(10, 2, generator=generator, dtype=torch.float64)
-    problem = ConvProblem(ConvDictionary(shape).synthesis(z), (1, 12), (1, 1), 0.5)
-    cut = torch.zeros_like(shape)
-    cut[..., 4:] = shape[..., :-4]
-    epoch = solved(problem, problem.project(cut))
-    atoms, codes = epoch.move_atoms()
-    moved = problem.epoch(atoms, codes)
-    assert float((atoms * shape).sum()) > 0.95 > float((epoch.atoms * shape).sum())
-    assert moved.objective < epoch.objective
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_shapes_are_found(seed):
     """Four shapes at random times, twice each in 30 traces with noise: all to 0.985."""
@@ -188,77 +122,12 @@ def test_planted_shapes_are_found(seed):
     problem = ConvProblem(torch.as_tensor(x)[:, None, None], (1, 24), (1, 1), 0.1)
     starts = rng.integers(177, size=4)
     first = np.stack([x[i, a : a + 24] for i, a in enumerate(starts)])
-    atoms = search(problem, torch.as_tensor(first)[:, None, None]).best_atoms[:, 0, 0].numpy()
+    atoms = search(problem, torch.as_tensor(first)[:, None, None]).atoms[:, 0, 0].numpy()
     correlations = [
         [np.abs(np.correlate(atom, shape, mode="full")).max() for atom in atoms] for shape in shapes
     ]
     assert np.max(correlations, axis=1).min() > 0.985
     assert len(set(np.argmax(correlations, axis=1))) == 4
-
-
-# ---------------------------------------------------------------- atoms of rank one
-
-
-class Whole:
-    """Signals in all channels, as `refine_products` asks for them."""
-
-    def __init__(self, x):
-        self.x = x
-
-    def combined(self, directions):
-        return combine_channels(self.x, directions)
-
-    def products(self, sources):
-        return torch.einsum("nkhw,nchw->kc", sources, self.x)
-
-
-def signals_of_products(generator, n_channels=5):
-    """Return signals (12, n_channels, 1, 60) without noise, and their two atoms of rank one."""
-    atoms = project_atoms(draw(generator, 2, n_channels, 1, 6), rank=1)
-    codes = torch.zeros(12, 2, 1, 55, dtype=torch.float64)
-    for z in codes.flatten(0, 1):
-        z[0, torch.randperm(55, generator=generator)[:2]] = 1.0
-    return ConvDictionary(atoms, (1, 1)).synthesis(codes), atoms
-
-
-def test_data_of_products_lie_in_their_principal_directions(generator):
-    """Combinations by these, and back, change nothing; and so do those by the maps."""
-    x, atoms = signals_of_products(generator)
-    flat = x.transpose(0, 1).flatten(1)
-    for directions in (
-        principal_directions(flat @ flat.mT, 2),
-        map_directions(factor_atoms(atoms)[0]),
-    ):
-        torch.testing.assert_close(directions.mT @ directions, torch.eye(2, dtype=torch.float64))
-        there = combine_channels(x, directions)
-        torch.testing.assert_close(combine_channels(there, directions.mT), x)
-
-
-@pytest.mark.parametrize("in_all_channels", [False, True])
-def test_products_descend_to_the_true_ones(in_all_channels, generator):
-    """From atoms of any rank near them; with combinations of channels maps leave their span."""
-    x, atoms = signals_of_products(generator)
-    near = atoms + 0.2 * project_atoms(draw(generator, *atoms.shape))
-    if in_all_channels:
-        problem = ConvProblem(x, (1, 6), (1, 1), 0.02, positive_code=True)
-        found = refine_products(problem, near)
-    else:
-        directions = map_directions(factor_atoms(near)[0])
-        problem = ConvProblem(combine_channels(x, directions), (1, 6), (1, 1), 0.02, True)
-        begin = combine_channels(near, directions)
-        found = refine_products(problem, begin, Whole(x), directions)
-    torch.testing.assert_close(found, project_atoms(found, rank=1))
-    cosines = (found * atoms).flatten(1).sum(1)
-    assert cosines.min() > 0.999
-
-
-def test_an_epoch_of_products_improves_products(generator):
-    problem, atoms = problem_of(generator, SHAPES[1], rank=1)
-    atoms = problem.project(atoms)
-    epoch = solved(problem, atoms)
-    improved = epoch.improved_atoms()
-    torch.testing.assert_close(improved, problem.project(improved))
-    assert problem.epoch(improved, epoch.codes).objective < epoch.objective
 
 
 # ---------------------------------------------------------------- the level of the noise
@@ -270,11 +139,9 @@ def test_the_level_of_white_noise_is_the_universal_threshold(generator):
     problem = ConvProblem(x, (1, 6), (1, 1), 1e9)
     atoms = project_atoms(draw(generator, 3, 2, 1, 6))
     expected = 3 * np.sqrt(2 * np.log(40 * 75))
-    assert correlation_level(problem, atoms) == pytest.approx(expected, rel=0.05)
+    assert noise_level(problem, atoms) == pytest.approx(expected, rel=0.05)
     scaled = ConvProblem(2 * x, (1, 6), (1, 1), 1e9)
-    assert correlation_level(scaled, atoms) == pytest.approx(
-        2 * correlation_level(problem, atoms), rel=1e-12
-    )
+    assert noise_level(scaled, atoms) == pytest.approx(2 * noise_level(problem, atoms), rel=1e-12)
 
 
 def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
@@ -287,7 +154,7 @@ def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
     again, found = search_above_noise(problem, atoms, state)
     assert again.alpha > 1.25 * problem.alpha
     assert found.alpha == again.alpha
-    assert found.phase == "done"
+    assert found.is_done
     enough = ConvProblem(slow, (1, 12), (1, 1), 1e3)
     state = search(enough, atoms)
     assert search_above_noise(enough, atoms, state) == (enough, state)

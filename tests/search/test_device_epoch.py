@@ -1,4 +1,4 @@
-"""The epoch for a GPU, mostly on the CPU: agreement with compiled loops, and identities."""
+"""The search in batched torch is the oracle of the compiled one, and what a GPU runs."""
 
 from dataclasses import replace
 
@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from skpudle._operators._atoms import project_atoms
-from skpudle._training.archive import pack, unpack
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, search
 from skpudle.search import _device_epoch as device_module
-from skpudle.search import _epoch as epoch_module
-from skpudle.search._descent import refit_atoms
+from skpudle.search import _epoch as rules
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Epoch
-from skpudle.search._search import advance, begin, is_done
+from skpudle.search.descend import refit_atoms
 
 
 def make_problem(
@@ -74,8 +72,8 @@ KINDS = [
 @pytest.mark.parametrize("refit", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch):
-    for module in (epoch_module, device_module):  # compiled loops end sweeps early
-        monkeypatch.setattr(module, "TOLERANCE", 0.0)
+    monkeypatch.setattr(rules, "TOLERANCE", 0.0)  # compiled loops end sweeps early
+    monkeypatch.setattr(device_module, "_OTHERS", 0.0)  # atoms improve one by one
     problem, truth = make_problem(**kind)
     there = replace(problem, x=problem.x.to(device))
     p, atoms, codes = len(truth), first_rows(problem, len(truth)), problem.no_codes()
@@ -89,13 +87,14 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
         assert found.loss == pytest.approx(compiled.loss, rel=digits)
         assert found.n_entries == pytest.approx(compiled.n_entries, rel=digits)
         torch.testing.assert_close(dense(found.codes, p), dense(codes, p), **close)
-        if refit:  # descent where atoms depend on each other ends at a tolerance
+        if refit:
             assert found.unbiased_loss == pytest.approx(compiled.unbiased_loss, rel=1e-5)
-            continue
+        if refit and (problem.positive_code or problem.mask is not None or digits > 1e-9):
+            continue  # rows that descend to least squares end at a tolerance, or at seven digits
+        torch.testing.assert_close(found.improved_atoms(), atoms, **close)
         torch.testing.assert_close(found.uses, compiled.uses, **close)
-        torch.testing.assert_close(found.b, compiled.b, **close)
+        torch.testing.assert_close(found.statistics, compiled.statistics, **close)
         torch.testing.assert_close(found.energies(), compiled.energies(), **close)
-        np.testing.assert_allclose(found.products(2, 9), compiled.products(2, 9), **close)
         energy, direction = found.common_directions(3)
         expected = compiled.common_directions(3)  # residuals in single precision
         torch.testing.assert_close(energy, expected[0], rtol=1e-4, atol=1e-5)
@@ -108,8 +107,8 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
 
 @pytest.mark.parametrize("positive", [False, True])
 def test_codes_end_at_the_lasso(positive, device, monkeypatch):
-    monkeypatch.setattr(device_module, "TOLERANCE", 1e-9)
-    monkeypatch.setattr(device_module, "SWEEPS_OF_CODES", 100)
+    monkeypatch.setattr(rules, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(rules, "SWEEPS_OF_CODES", 100)
     problem, atoms = make_problem(100)
     problem = replace(problem, x=problem.x.to(device), positive_code=positive)
     codes = problem.no_codes()
@@ -120,8 +119,8 @@ def test_codes_end_at_the_lasso(positive, device, monkeypatch):
 
 
 def test_rows_without_room_take_the_best_atoms(monkeypatch):
-    monkeypatch.setattr(device_module, "ROOM", 4 - 16)
-    monkeypatch.setattr(device_module, "SHARE", 0.01)
+    monkeypatch.setattr(rules, "ROOM", 4 - 16)
+    monkeypatch.setattr(rules, "SHARE", 0.01)
     problem, atoms = make_problem(50)
     codes = DeviceEpoch(problem, atoms, problem.no_codes()).codes
     assert 0 < int(codes.count.max()) <= 4
@@ -164,9 +163,9 @@ def test_improved_atoms_never_raise_the_objective(others, positive, monkeypatch)
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
-    monkeypatch.setattr(device_module, "TOLERANCE", 1e-9 - 1)  # all atoms enter
-    monkeypatch.setattr(device_module, "SHARE", 0.0)
-    monkeypatch.setattr(device_module, "SWEEPS_OF_COSTS", 300)
+    monkeypatch.setattr(rules, "TOLERANCE", 1e-9 - 1)  # all atoms enter
+    monkeypatch.setattr(rules, "SHARE", 0.0)
+    monkeypatch.setattr(rules, "SWEEPS_OF_COSTS", 300)
     problem, atoms = make_problem(30, 12, 10, masked=masked)
     epoch, known = DeviceEpoch(problem, atoms, problem.no_codes()), torch.ones_like(problem.x)
     for _ in range(60):
@@ -230,16 +229,6 @@ def test_a_process_without_rows_has_the_sums_of_others():
 )
 def test_a_search_finds_all_planted_atoms(kind, on_device):
     problem, truth = make_problem(**dict(n=600) | kind)
-    state = search(problem, first_rows(problem, len(truth)))
-    for atoms in (state.best_atoms, refit_atoms(problem, *state.found)):
+    found = search(problem, first_rows(problem, len(truth)))
+    for atoms in (found.atoms, refit_atoms(problem, found.atoms, found.coded.codes)):
         assert ((atoms @ truth.mT).abs().amax(0) > 0.95).all()
-
-
-def test_a_search_goes_on_from_a_file_to_the_same_bits(on_device):
-    problem, truth = make_problem(dtype=torch.float32)
-    states = [begin(problem, first_rows(problem, len(truth)))]
-    while not is_done(states[-1]):
-        states.append(advance(problem, states[-1]))
-    resumed = unpack(pack(states[len(states) // 2]), "file")
-    last = search(problem, None, state=resumed)
-    assert torch.equal(last.best_atoms, states[-1].best_atoms)

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import signal
-import stat
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from fits import COMPLETE, FromData, Given, Killed, assert_equal
@@ -34,7 +32,6 @@ from skpudle import (
 )
 from skpudle._learners import dense, pudle
 from skpudle._learners.convolutional import start as conv_search
-from skpudle._optimizers._gradient import GradientOptimizer
 from skpudle._training import fit
 from skpudle._training.archive import MARK
 from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
@@ -177,43 +174,12 @@ def test_a_fit_that_is_cut_off_again_and_again_ends_with_the_same_bits(case, tmp
     assert_same(found, expected)
 
 
-def test_a_case_diverges_once():
-    """So that the table above has the case that it names."""
-    halved = []
-    halve = GradientOptimizer.halve_learning_rate
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            GradientOptimizer,
-            "halve_learning_rate",
-            lambda self: halved.append(1) or halve(self),
-        )
-        learner, data = CASES["diverges once"]
-        clone_with(learner).fit(data())
-    assert len(halved) == 1
-
-
-@pytest.mark.parametrize("case", ["adam", "batches", "convolution"])
-def test_writing_changes_nothing(case, tmp_path):
-    learner, data = CASES[case]
-    found = clone_with(learner, Checkpoint(tmp_path / "fit.npz", every_seconds=0))
-    assert_same(found.fit(data()), clone_with(learner).fit(data()))
-
-
-def test_after_the_end_nothing_is_trained(tmp_path, monkeypatch):
-    learner, data = CASES["adam"]
-    recording = Checkpoint(tmp_path / "fit.npz")
-    expected = clone_with(learner, recording).fit(data())
-    kill_after(monkeypatch, 0)
-    assert_same(clone_with(learner, recording).fit(data()), expected)
-
-
-@pytest.mark.parametrize("looked_at", [0, 2], ids=["once", "fitted again in between"])
 @pytest.mark.parametrize("case", GOES_ON)
-def test_a_finished_fit_goes_on_for_more_epochs(case, looked_at, tmp_path):
+def test_a_finished_fit_goes_on_for_more_epochs(case, tmp_path):
     """Whatever was drawn between its epochs, and however often nothing was left to train."""
     learner, data = GOES_ON[case]
     recording = Checkpoint(tmp_path / "fit.npz")
-    for _ in range(1 + looked_at):
+    for _ in range(2):
         clone_with(learner, recording).set_params(max_iter=2).fit(data())
     found = clone_with(learner, recording).fit(data())
     assert_same(found, clone_with(learner).fit(data()))
@@ -233,17 +199,6 @@ def test_a_fit_that_ended_with_its_best_epoch_goes_on_from_its_last(tmp_path):
     again = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
     assert_same(again, first)
     assert_same(clone_with(learner, recording).fit(X, y), expected)
-
-
-def test_numbers_of_numpy_are_parameters_like_others(tmp_path):
-    learner, data = CASES["adam"]
-    recording = Checkpoint(tmp_path / "fit.npz")
-    expected = clone_with(learner, recording).fit(data())
-    same = clone_with(learner, recording).set_params(batch_size=np.int64(8))
-    assert_same(same.fit(data()), expected)
-    other = clone_with(learner, recording).set_params(batch_size=np.int64(16))
-    with pytest.raises(ValueError, match="batch_size: 8, now 16"):
-        other.fit(data())
 
 
 def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
@@ -331,7 +286,7 @@ def test_a_file_is_an_archive_of_arrays(file):
         assert all(stored[name].dtype != object for name in stored)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 def test_a_file_that_was_cut_off_is_refused_by_name(share, file):
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
@@ -339,7 +294,7 @@ def test_a_file_that_was_cut_off_is_refused_by_name(share, file):
         fit_from(file)
 
 
-@pytest.mark.parametrize("where", [0, 100, -1, -20, -39, -41, -100, None])
+@pytest.mark.parametrize("where", [0, -1, -41, None])
 def test_a_file_with_one_changed_bit_is_refused_by_name(where, file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2 if where is None else where] ^= 4
@@ -366,21 +321,11 @@ def test_a_file_of_other_data_is_refused(file):
         clone_with(learner, Checkpoint(file)).fit(2 * ROWS)
 
 
-class Learned:
-    """What offers its atoms as a learner of SPORCO does."""
-
-    def __init__(self, atoms):
-        self.atoms = atoms
-
-    def getdict(self):
-        return self.atoms.T
-
-
-def test_a_file_of_one_other_row_is_refused(tmp_path):
+def test_a_file_of_another_last_row_is_refused(tmp_path):
     rows, file = np.random.default_rng(0).normal(size=(5000, 4)), tmp_path / "fit.npz"
     learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
     clone_with(learner, Checkpoint(file)).fit(rows)
-    rows[1] += 1
+    rows[-1] += 1
     with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 5000 samples"):
         clone_with(learner, Checkpoint(file)).fit(rows)
 
@@ -397,19 +342,6 @@ def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_p
     first = clone_with(learner, Checkpoint(file)).fit(ROWS)
     again = clone_with(learner, Checkpoint(file)).fit(ROWS)
     np.testing.assert_array_equal(again.components_, first.components_)
-
-
-@pytest.mark.parametrize("kind", [pd.DataFrame, Learned])
-def test_a_file_of_other_initial_atoms_is_refused(kind, tmp_path):
-    checkpoint = Checkpoint(tmp_path / "fit.npz")
-    settings = dict(max_iter=1, n_unfoldings=2, random_state=0)
-    first, other = (
-        FromData(6, dict_init=kind(atoms), tol=None, **settings)
-        for atoms in (np.eye(6) + 1, np.eye(6) + 2)
-    )
-    first.set_callbacks(checkpoint).fit(ROWS)
-    with pytest.raises(ValueError, match=r"belongs to another fit \(dict_init"):
-        other.set_callbacks(checkpoint).fit(ROWS)
 
 
 @pytest.mark.parametrize("other", ["images", "number of images", "targets"])
@@ -438,17 +370,6 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["state.npz"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
-def test_nothing_is_left_of_a_file_that_was_not_finished(error, tmp_path, monkeypatch):
-    def fail(descriptor):
-        raise error
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(type(error)):
-        write_checkpoint(tmp_path / "state.npz", {"n": 1})
-    assert not os.listdir(tmp_path)
-
-
 def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
     learner, data = CASES["adam"]
     expected = clone_with(learner).fit(data())
@@ -462,20 +383,6 @@ def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
         found.fit(data())
     assert_same(found, expected)
     assert not os.listdir(tmp_path)
-
-
-def test_a_directory_that_cannot_be_synced_makes_no_warning(tmp_path, monkeypatch):
-    """Its file is there, and whole: some file systems sync none."""
-    sync = os.fsync
-
-    def no_directory(descriptor):
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", no_directory)
-    fit_from(tmp_path / "fit.npz")  # warnings are errors
-    assert trained(read_checkpoint(tmp_path / "fit.npz"))[0].n_updates == 60
 
 
 @pytest.mark.parametrize("name", [".", "", "folder"])
@@ -520,39 +427,6 @@ def test_a_missing_directory_is_refused_before_training(tmp_path, monkeypatch):
         fit_from(path)
 
 
-def test_a_link_is_followed_and_a_mode_is_kept(tmp_path):
-    (tmp_path / "disk").mkdir()
-    link, file = tmp_path / "fit.npz", tmp_path / "disk" / "real.npz"
-    link.symlink_to(file)  # of nothing yet
-    fit_from(link)
-    assert link.is_symlink()
-    for mode in (0o600, 0o640):
-        file.chmod(mode)
-        write_checkpoint(link, {"n": mode})
-        assert stat.S_IMODE(file.stat().st_mode) == mode
-    assert read_checkpoint(file) == {"n": 0o640}
-    assert sorted(os.listdir(tmp_path)) == ["disk", "fit.npz"]
-    assert os.listdir(tmp_path / "disk") == ["real.npz"]
-
-
-def test_writers_of_one_path_do_not_damage_it(tmp_path):
-    path = tmp_path / "state.npz"
-    states = [{"n": n, "x": torch.full((2**14,), float(n))} for n in range(2)]
-    write_checkpoint(path, states[0])
-
-    def write(state):
-        for _ in range(20):
-            write_checkpoint(path, state)
-
-    threads = [threading.Thread(target=write, args=(state,)) for state in states]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        found = read_checkpoint(path)
-        assert (found["x"] == found["n"]).all()
-    assert os.listdir(tmp_path) == ["state.npz"]
-
-
 # ---------------------------------------------------------------------------- made by hand
 
 
@@ -565,14 +439,14 @@ def changed(file, change):
 
 def trained(state):
     """Return the state of training, and the cause of an early end."""
-    return state["own"][0]["training"]
+    return state["own"]["training"]
 
 
 def training_set_to(**functions):
     def change(state):
         found, ended_by = trained(state)
         values = {name: function(getattr(found, name)) for name, function in functions.items()}
-        state["own"][0]["training"] = replace(found, **values), ended_by
+        state["own"]["training"] = replace(found, **values), ended_by
 
     return change
 
@@ -590,32 +464,16 @@ def rows_set_to(where, function):
 
 
 BY_HAND = {
-    "one atom for all": training_set_to(atoms=lambda atoms: atoms[:1]),
     "atoms of another dtype": training_set_to(atoms=torch.Tensor.float),
     "atoms that are a number": training_set_to(atoms=lambda atoms: 3),
-    "larger moments": moments_set_to(lambda moments: torch.cat([moments, moments])),
     "smaller moments": moments_set_to(lambda moments: moments[:2]),
-    "moments of another dtype": moments_set_to(torch.Tensor.float),
-    "moments that are a number": moments_set_to(lambda moments: 3),
     "a missing moment": training_set_to(moments=lambda state: {"exp_avg": state["exp_avg"]}),
-    "no generator": training_set_to(generator=lambda numbers: None),
     "a generator of another size": training_set_to(generator=lambda numbers: numbers[:3]),
-    "a state that is a number": lambda state: state["own"][0].update(training=3),
     "narrow rows": rows_set_to("start", lambda rows: rows[:, :1]),
-    "rows of another dtype": rows_set_to("start", torch.Tensor.float),
-    "rows that are a number": rows_set_to("start", lambda rows: 3),
-    "narrow rows at the end": rows_set_to("end", lambda rows: rows[:, :1]),
     "no model": lambda state: state["fitted"]["record"].pop("model"),
     "an unknown value": lambda state: state["fitted"]["record"].update(other=1),
-    "no generator of the start": lambda state: state["fitted"].pop("generator"),
-    "an end without a record": lambda state: state["end"].pop("fitted"),
-    "processes that are a number": lambda state: state.update(own=3),
-    "nobody's state": lambda state: state.update(own=()),
-    "samples that nobody counted": lambda state: state["own"][0].update(n_seen=3),
     "a missing part": lambda state: state.pop("own"),
-    "an unknown part": lambda state: state.update(other=torch.ones(3)),
     "a negative seed": lambda state: state.update(seed=-1),
-    "a seed that is no number": lambda state: state.update(seed="one"),
     "no identity": lambda state: state.update(identity=[]),
 }
 
@@ -627,66 +485,6 @@ def test_values_of_another_kind_are_refused(change, file):
         fit_from(file)
 
 
-def search_changed(**functions):
-    def change(state):
-        found = state["own"][0]["search"]
-        values = {name: function(getattr(found, name)) for name, function in functions.items()}
-        state["own"][0]["search"] = replace(found, **values)
-
-    return change
-
-
-def codes_changed(name, function):
-    def change_codes(codes):
-        if not codes.index.numel():  # the best codes are none before the first round
-            return codes
-        return replace(codes, **{name: function(getattr(codes, name).clone())})
-
-    return search_changed(codes=change_codes, best_codes=change_codes)
-
-
-def set_first(value):
-    def change(array):
-        array[(0,) * array.ndim] = value
-        return array
-
-    return change
-
-
-SEARCHES_BY_HAND = {
-    "an atom that is not there": codes_changed("index", set_first(10**6)),
-    "a negative atom": codes_changed("index", set_first(-1)),
-    "the next atom after the last": codes_changed("index", set_first(8)),
-    "more entries than there are": codes_changed("count", set_first(10**6)),
-    "a negative count": codes_changed("count", set_first(-1)),
-    "fewer rows": codes_changed("count", lambda count: count[:1]),
-    "fewer rows of atoms": codes_changed("index", lambda index: index[:1]),
-    "fewer values": codes_changed("value", lambda value: value[:, :1]),
-    "wide atoms": codes_changed("index", torch.Tensor.long),
-    "counts that are a number": codes_changed("count", lambda count: 3),
-    "atoms of another dtype": search_changed(atoms=torch.Tensor.float),
-    "fewer atoms": search_changed(atoms=lambda atoms: atoms[:-1]),
-    "fewer atoms of the step before": search_changed(previous=lambda atoms: atoms[:-1]),
-    "fewer best atoms": search_changed(best_atoms=lambda atoms: atoms[:-1]),
-    "narrow atoms": search_changed(best_atoms=lambda atoms: atoms[:, :-1]),
-    "narrow chosen atoms": search_changed(unseen=lambda _: torch.ones(8, 1).double()),
-    "atoms that are a number": search_changed(atoms=lambda atoms: 3),
-    "another stride": search_changed(stride=lambda stride: 7),
-}
-SEARCHES = {
-    "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
-    "complete rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS[4:]),
-    "number from the data": (
-        PUDLEDictionaryLearning("auto", alpha=0.2, random_state=0),
-        lambda: ROWS,
-    ),
-    "images": (
-        ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
-        lambda: IMAGES,
-    ),
-}
-
-
 def noisy_rows():
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(20, 16))
@@ -695,80 +493,60 @@ def noisy_rows():
     return codes @ atoms + 0.6 * rng.normal(size=(300, 16))
 
 
-# searches that try other penalties, and return to one of the first
-PATHS = {
-    "noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows),
-    "noisy images": (
-        ConvPUDLEDictionaryLearning(3, atom_shape=(3, 3), stride=2, random_state=0),
-        lambda: IMAGES[:8],
+SEARCHES = {
+    "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
+    "images": (
+        ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
+        lambda: IMAGES,
     ),
+    # it tries other penalties
+    "noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows),
 }
 
 
 class KillsTheSearch(FitCallback):
-    """A callback that stands for SIGKILL after some epochs of a search, or of a stage of it."""
+    """A callback that stands for SIGKILL after some epochs of a search."""
 
-    def __init__(self, n_epochs, stage=None):
-        self.n_epochs, self.stage = n_epochs, stage
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
 
     def on_fit_task_end(self, estimator, context):
-        stages = None, context.parent and context.parent.task_name
-        if context.task_name == "epoch of the search" and self.stage in stages:
+        if context.task_name == "epoch of the search":
             self.n_epochs -= 1
             if self.n_epochs == 0:
                 raise Killed
 
 
-def killed_search(kind, path, n_epochs=7, stage=None):
-    learner, data = (SEARCHES | PATHS)[kind]
-    kills = KillsTheSearch(n_epochs, stage)
-    with pytest.raises(Killed):
-        clone_with(learner, kills, Checkpoint(path, every_seconds=0)).fit(data())
-
-
-@pytest.fixture(scope="module", params=SEARCHES)
-def search(request, tmp_path_factory):
-    """What a search of some epochs left, and whose it is."""
-    file = tmp_path_factory.mktemp("search") / "fit.npz"
-    killed_search(request.param, file)
-    return request.param, file.read_bytes()
-
-
-@pytest.mark.parametrize("change", SEARCHES_BY_HAND)
-def test_atoms_and_codes_of_other_shapes_are_refused(change, search, tmp_path):
-    kind, content = search
-    file = tmp_path / "fit.npz"
-    file.write_bytes(content)
-    if kind == "images" and change == "the next atom after the last":
-        positions = 5 * 5
-        changed(file, codes_changed("index", set_first(8 * positions)))
-    else:
-        changed(file, SEARCHES_BY_HAND[change])
+def killed_search(kind, path, n_epochs=7):
     learner, data = SEARCHES[kind]
+    with pytest.raises(Killed):
+        clone_with(learner, KillsTheSearch(n_epochs), Checkpoint(path, every_seconds=0)).fit(data())
+
+
+@pytest.mark.parametrize(("kind", "n_epochs"), [("rows", 10), ("images", 10), ("noisy rows", 30)])
+def test_a_search_that_is_killed_goes_on_and_ends_as_good(kind, n_epochs, tmp_path):
+    learner, data = SEARCHES[kind]
+    expected, file = clone_with(learner).fit(data()), tmp_path / "fit.npz"
+    for _ in range(2):
+        killed_search(kind, file, n_epochs)
+        atoms = read_checkpoint(file)["own"]["search"]
+        torch.testing.assert_close(atoms.flatten(1).norm(dim=1), torch.ones(len(atoms)).double())
+    found = clone_with(learner, Checkpoint(file)).fit(data())
+    assert found.loss_curve_[-1] <= 1.01 * expected.loss_curve_[-1]
+    assert found.alpha_ == pytest.approx(expected.alpha_, rel=0.01)
+
+
+def test_a_search_of_other_atoms_is_refused(tmp_path):
+    file = tmp_path / "fit.npz"
+    killed_search("rows", file)
+
+    def drop_atom(state):
+        state["own"]["search"] = state["own"]["search"][:-1]
+
+    changed(file, drop_atom)
+    learner, data = SEARCHES["rows"]
     with pytest.raises(ValueError, match=rf"{file} is no whole checkpoint: .*remove it"):
         clone_with(learner, Checkpoint(file)).fit(data())
-
-
-@pytest.mark.parametrize(("kind", "n_epochs"), [("noisy rows", 20), ("noisy images", 3)])
-def test_a_search_that_is_cut_off_along_its_path_ends_with_the_same_bits(kind, n_epochs, tmp_path):
-    learner, data = PATHS[kind]
-    expected, file, phases = clone_with(learner).fit(data()), tmp_path / "fit.npz", set()
-    for _ in range(3):
-        killed_search(kind, file, n_epochs, "penalty")
-        phases.add(read_checkpoint(file)["own"][0]["search"].phase)
-    assert phases == {"climb", "return"}
-    assert_same(clone_with(learner, Checkpoint(file)).fit(data()), expected)
-
-
-@pytest.mark.parametrize("kind", SEARCHES)
-def test_a_search_goes_on_from_any_epoch_to_the_same_bits(kind, tmp_path):
-    """So that no state that a search comes to is refused."""
-    learner, data = SEARCHES[kind]
-    expected = clone_with(learner).fit(data())
-    file = tmp_path / "fit.npz"
-    for _ in range(5):
-        killed_search(kind, file, len(expected.loss_curve_) // 6)
-    assert_same(clone_with(learner, Checkpoint(file)).fit(data()), expected)
 
 
 def sealed(archive):
@@ -858,25 +636,6 @@ def test_the_same_rows_from_elsewhere_are_other_data(kind, file):
     X = data if kind == "dataset" else loader
     with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 120 samples"):
         clone_with(learner, Checkpoint(file)).fit(X)
-
-
-def test_a_stream_of_batches_of_another_size_is_other_data(tmp_path):
-    learner, _ = CASES["batches"]
-    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
-    learner.fit(Given(np.split(ROWS, 15)))
-    with pytest.raises(ValueError, match=r"first batch of 8,.*, now .*first batch of 12,"):
-        learner.fit(Given(np.split(ROWS, 10)))
-
-
-def test_parameters_by_name_are_the_same_in_any_order(tmp_path):
-    learner, data = CASES["adam"]
-    params = dict(betas=(0.8, 0.9), eps=1e-6)
-    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
-    expected = (
-        learner.set_params(optimizer=partial(torch.optim.Adam, **params)).fit(data()).components_
-    )
-    learner.set_params(optimizer=partial(torch.optim.Adam, **dict(reversed(params.items()))))
-    assert_array_equal(learner.fit(data()).components_, expected)
 
 
 # ---------------------------------------------------------------------------- one fit at a time
@@ -1054,6 +813,7 @@ def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
     assert_equal(clone_with(learner, recording).fit(*data()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", COMPLETE)
 def test_a_complete_file_and_one_of_the_last_tasks_give_the_same_fit(case, tmp_path, in_samples):
     learner, data = COMPLETE[case]

@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import input_attributes, make_generator, to_tensor
+from skpudle._data.arrays import input_attributes, make_generator, to_tensor, wide
 from skpudle._data.batches import Samples
 from skpudle._data.images import check_sizes, sizes
 from skpudle._data.names import explain_names, fit_context
@@ -33,15 +33,14 @@ from skpudle._learners.convolutional.transformer import (
 from skpudle._learners.models import Decay, Encoder, fixed
 from skpudle._learners.plan import Plan
 from skpudle._learners.record import Fitted
-from skpudle._learners.score import error_of_pixels, sums_of
-from skpudle._losses import Gaussian
+from skpudle._losses import FromMeans, Gaussian
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle._training.messages import nothing_known, warn_of_l0
-from skpudle._training.team import current_team
-from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
+from skpudle._training.team import refuse_several
 from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
+from skpudle.search.choose import best_coding, coding_of_l0, judged
 
 COUNT = Interval(Integral, 1, None, closed="left")
 
@@ -51,6 +50,9 @@ _PIXELS = 2**16
 
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
+
+# Turns in which pixels are hidden for a score.
+_TURNS = 10
 
 # The number of n_unfoldings="auto" if codes are unfolded, as in the paper.
 _UNFOLDINGS = 15
@@ -160,6 +162,28 @@ def _check(given, n_unfoldings, gradient):
             "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
             f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings."
         )
+
+
+def _error_of_pixels(network, x, known):
+    """Return the squared error of all pixels of images, each held out once.
+
+    Parameters
+    ----------
+    network : ConvNetwork
+        Encoder and decoder, on one grid.
+    x : Tensor of shape (n, n_channels, *size)
+        Images.
+    known : Tensor of shape size
+        1 for pixels, 0 beyond the border.
+    """
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(_TURNS, known.shape, generator=generator, device="cpu").to(x.device)
+    total = 0.0
+    for i in range(_TURNS):
+        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
+        predicted = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + ((wide(x) - wide(predicted)).square() * hidden).sum()
+    return float(total)
 
 
 class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
@@ -494,11 +518,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         return self._partial_fit(X, y)
 
     def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
-        if not current_team().is_alone:
-            raise ValueError(
-                f"{type(self).__name__} trains in one process, and this is inside of data_parallel "
-                "with several; call fit outside of it."
-            )
+        refuse_several(type(self).__name__)
         if known:
             self._check_known()
         images = self._read_training(X, known=known)
@@ -657,10 +677,9 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         for x in images.tensors:
             known = cover(torch.ones_like(x[0, 0]))
             for part in parts_of_images(cover(x)):
-                error += error_of_pixels(network, part, known)
+                error += _error_of_pixels(network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        loss = Gaussian()
-        total = sums_of(loss, Samples(pixels)).deviance(loss)
+        total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
         return 1 - error / total if total else 0.0
 
     @torch.no_grad()
@@ -700,7 +719,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         atoms = as_pictures(self._atoms(images.images[0])).double()
         problem = problem_of(plan, images, float(getattr(self, "search_alpha_", self.alpha_)))
         if l0 is None:
-            coding = choose_coding(judged_rows(problem), atoms, debias=plan.debias).chosen
+            coding = best_coding(judged(problem), atoms, debias=plan.debias)
         else:
             area = sum(image[0].numel() for image in images.images)
             n_images = len(images.images) * problem.x[:, 0].numel() / area

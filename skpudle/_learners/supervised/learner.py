@@ -34,14 +34,14 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import NumberedSamples, Stream, open_source
 from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data
-from skpudle._learners.dense import DenseLearner, resume_rows, without_row_noise
+from skpudle._learners.dense import DenseLearner, resume_rows
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.messages import wrong_atoms
-from skpudle._training.team import current_team
+from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule
 
 _AUTO_EPOCHS = 100
@@ -90,7 +90,7 @@ class TaskPlan(DensePlan):
         plan = replace(
             plan,
             codes_follow_data=False,
-            noise="columns" if plan.learns_noise else plan.noise,
+            noise="outliers" if plan.learns_noise else plan.noise,
             asks_for_training="a setting that trains after the search, such as supervision=0.5",
         )
         if not learner.supervision:
@@ -240,24 +240,6 @@ class TaskLearner(DenseLearner):
         """
         return self.fit(X, y, sample_weight=sample_weight).transform(X)
 
-    def transform_into(self, X: Any, out: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Encode data part by part, and write the codes into an array.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform`, of any size.
-        out : array or Tensor of shape (n_samples, n_features_out)
-            Takes codes by ``out[first:last] = codes``: an array, a memory map or a tensor of
-            floating-point numbers.
-
-        Returns
-        -------
-        array or Tensor
-            ``out``.
-        """
-        return self._transform_into(X, out)
-
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
@@ -338,11 +320,11 @@ class TaskLearner(DenseLearner):
                 f"{name} requires y to be passed, but the target y is None. Pass one target for "
                 "each row, fit(X, y), or learn without targets by PUDLEDictionaryLearning."
             )
+        refuse_several(name)
         given = open_source(X, self)
-        if isinstance(given, NumberedSamples | Stream) or not current_team().is_alone:
+        if isinstance(given, NumberedSamples | Stream):
             raise TypeError(
-                f"{name} learns from arrays and tensors in one process; pass parts of the data to "
-                "partial_fit."
+                f"{name} learns from arrays and tensors; pass parts of the data to partial_fit."
             )
         X, device = given.array(), resolve_device(self.device, given.data)
         if known:
@@ -378,13 +360,13 @@ class TaskLearner(DenseLearner):
         return Data(Rows(trained), samples, device, inputs, held_out, task)
 
     def _find(self, plan, data, run):  # -> FittedRows
-        fitted = without_row_noise(super()._find(plan, data, run))
+        fitted = super()._find(plan, data, run)
         if not self.supervision:  # the head is fitted last
             return fitted
         return self._with_head(fitted, data, self._best_head(fitted, data))
 
     def _begin(self, plan, data, generator):  # -> FittedRows
-        fitted = without_row_noise(super()._begin(plan, data, generator))
+        fitted = super()._begin(plan, data, generator)
         if hasattr(self, "coef_"):  # earlier data were zero
             return self._with_known_head(fitted, data)
         blank = self._layout(fitted, data).blank_head(fitted.rows)

@@ -1,15 +1,25 @@
-"""Find the direction of each feature in a hierarchy, where an atom codes a path of features."""
+"""Dictionaries in the place of sparse autoencoders: exact codes, and directions of features.
+
+In a hierarchy an atom codes a path of features, and the direction of each feature is what the path
+adds to other paths.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
+from skpudle._data.arrays import check_rows, to_numpy, to_tensor
 from skpudle._fitted.learners import encode_parts
+from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
+
+__all__ = ["feature_directions", "from_sae"]
 
 # Range of cosines of near atoms, which belong to paths with a common part. Mean correlation of
 # directions and features of a hierarchy (benchmarks/bench_synthsae.py) with .3, .4 and .5 as the
@@ -210,3 +220,73 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     directions = np.where(taken[:, None], left, atoms)
     found = FeatureDirections(directions, implied, prominence, thresholds, learner)
     return _refined(found, X) if refine else found
+
+
+def from_sae(
+    decoder: ArrayLike | Tensor,
+    X: ArrayLike | Tensor | None = None,
+    *,
+    bias: ArrayLike | Tensor | None = None,
+    l0: float | None = None,
+    **params: Any,
+) -> PUDLEDictionaryLearning:
+    """Return a learner with the decoder of a sparse autoencoder, for its exact codes.
+
+    The autoencoder's encoder is not used: codes solve the non-negative lasso for rows minus
+    the decoder's bias.
+
+    Parameters
+    ----------
+    decoder : array-like or Tensor of shape (n_components, n_features)
+        Rows of the decoder, one for each latent, as ``W_dec`` of SAELens and of sparsify.
+    X : array-like or Tensor of shape (n_samples, n_features), default=None
+        Activations that choose the penalty, by `choose_alpha` with ``criterion="support"`` (for
+        ``positive_code=False`` with "prediction").
+    bias : array-like or Tensor of shape (n_features,), default=None
+        Bias of the decoder, ``b_dec``.
+    l0 : float, default=None
+        Mean number of nonzero codes in a row; needs ``X``.
+    **params : dict
+        Parameters of the learner; ``positive_code`` is True unless given. Without ``X``,
+        ``alpha`` must be a number.
+
+    Returns
+    -------
+    PUDLEDictionaryLearning
+        ``components_`` are the decoder's rows, in their order, divided by their norms, so that
+        codes are in units of the activations: the length of each concept's contribution. Divide
+        them by the norms for the units of the autoencoder's latents. A zero row stays zero.
+        ``intercept_`` is the decoder's bias.
+
+    Raises
+    ------
+    ValueError
+        If the decoder is no matrix of finite numbers, or if the penalty is missing, or given twice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle.sae import from_sae
+    >>> from_sae(2 * np.eye(3), alpha=0.1).transform(np.array([[1.0, 0.0, -1.0]])).round(2)
+    array([[0.9, 0. , 0. ]])
+    """
+    rows, params = to_numpy(to_tensor(check_rows(decoder))), {"positive_code": True} | params
+    largest = np.abs(rows).max(axis=1, keepdims=True)  # squares of rows may overflow
+    atoms = _unit(rows / np.where(largest > 0, largest, 1))
+    alpha = params.pop("alpha", "auto")
+    automatic = isinstance(alpha, str) and alpha == "auto"
+    if X is None and (automatic or l0 is not None):
+        raise ValueError(
+            f"alpha={alpha!r:.50} and l0={l0!r:.50} came without data. Pass activations as X, "
+            "or a number as alpha and no l0."
+        )
+    if X is not None and not automatic:
+        raise ValueError(
+            f"alpha={alpha!r:.50} is given, and data to choose it from. Pass one of alpha and X."
+        )
+    start = 1.0 if automatic else alpha
+    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, alpha=start, **params)
+    if X is None:
+        return learner
+    criterion = "support" if learner.positive_code else "prediction"
+    return learner.set_params(alpha="auto").choose_alpha(X, l0=l0, criterion=criterion)

@@ -17,6 +17,8 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
 from skpudle.metrics import atom_support
 
+__all__ = ["findings"]
+
 # Cosine from which on two atoms count as the same. They then differ by less than sqrt(2 - 2 * 0.99)
 # = 14 %, as by noise at 17 dB.
 _SAME = 0.99
@@ -35,15 +37,6 @@ _OFFSET, _UNEQUAL = 0.5, 0.5
 
 # Values of ``ended_by_`` of fits that were cut short, which another finding reports.
 _BROKEN = "interrupt", "divergence"
-
-ENDINGS = {
-    "search": "the search ended by itself, and nothing was trained after it",
-    "tol": "converged: the objective had stalled",
-    "max_iter": "at max_iter",
-    "callback": "a callback ended it",
-    "interrupt": "interrupted by Ctrl-C",
-    "divergence": "it stopped being finite",
-}
 
 
 def _some(indices, n_atoms):
@@ -325,7 +318,7 @@ def _outlying_entries(look):
     n_rows, n_entries = int(are_whole.sum()), int(of_rows[~are_whole].sum())
     found = []
     if n_rows:
-        found.append(f"No atom predicts {n_rows} rows, and fit gave them little weight.")
+        found.append(f"No atom predicts {n_rows} rows, and fit left them out.")
     if n_entries:
         share = n_entries / np.prod(outliers.shape)
         found.append(
@@ -347,7 +340,7 @@ def _offset(look):
         return None
     return (
         f"Samples have an offset: their mean has {share:.0%} of the energy, and fit_intercept="
-        "False. Pass fit_intercept='auto'."
+        f"False. Pass fit_intercept={True if learner.positive_code else 'auto'!r}."
     )
 
 
@@ -417,15 +410,6 @@ _FINDINGS = (
 )
 
 
-def sentences(look):
-    """Return all findings."""
-    if all(np.isnan(sample).all() for sample in look.samples):
-        return ["No value of these samples is known: all are NaN. Pass samples with known values."]
-    if zero := _zero_codes(look):
-        return [zero]
-    return [sentence for finding in _FINDINGS if (sentence := finding(look))]
-
-
 def findings(estimator: Any, X: ArrayLike) -> list[str]:
     """Return faults of a fitted learner, in words, and remedies.
 
@@ -465,4 +449,9 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     >>> findings(learner, X)[0][:58]
     'All codes are zero: alpha=1e+03 is too large for these dat'
     """
-    return sentences(look_at(estimator, X))
+    look = look_at(estimator, X)
+    if all(np.isnan(sample).all() for sample in look.samples):
+        return ["No value of these samples is known: all are NaN. Pass samples with known values."]
+    if zero := _zero_codes(look):
+        return [zero]
+    return [sentence for finding in _FINDINGS if (sentence := finding(look))]

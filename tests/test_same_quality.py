@@ -1,0 +1,131 @@
+"""tools/same_quality.py finds each figure that gets worse, and none where nothing does."""
+
+import json
+
+import numpy as np
+import pytest
+import same_quality as tool
+
+FIGURES = {"error": 0.2, "found": 1.0, "agreement": 0.9, "codes": 4.0, "seconds": 2.0}
+
+
+def runs(**changes):
+    return [dict(FIGURES, **changes) for _ in tool.SEEDS]
+
+
+def test_equal_figures_keep_the_contract():
+    one = tool.compare(runs(), runs())
+    assert one.is_equal
+    assert not one.broken
+    is_broken, text = tool.judge_all({"case": one})
+    assert not is_broken
+    assert "1 equal" in text
+
+
+@pytest.mark.parametrize(
+    ("figure", "kept", "broken"),
+    [
+        ("error", 0.219, 0.221),
+        ("found", 0.991, 0.989),
+        ("agreement", 0.881, 0.879),
+        ("codes", 4.39, 4.41),
+        ("codes", 3.61, 3.59),
+        ("seconds", 2.39, 2.41),
+    ],
+)
+def test_a_figure_beyond_its_limit_breaks_the_contract(figure, kept, broken):
+    assert tool.compare(runs(), runs(**{figure: kept})).broken == []
+    one = tool.compare(runs(), runs(**{figure: broken}))
+    assert one.broken == [figure]
+    assert f"{figure} " in tool.describe("case", one).partition("!")[0]
+    assert tool.judge_all({"case": one})[0]
+
+
+@pytest.mark.parametrize(("figure", "value"), [("error", 0.208), ("seconds", 2.1)])
+def test_a_median_beyond_its_limit_breaks_the_contract(figure, value):
+    one = tool.compare(runs(), runs(**{figure: value}))
+    assert one.broken == []
+    is_broken, text = tool.judge_all(dict.fromkeys(range(100), one))
+    assert is_broken
+    assert f"broken by the median: {figure}" in text
+
+
+def test_the_noise_of_few_timings_keeps_the_contract():
+    one = tool.compare(runs(), runs(seconds=2.1))
+    assert not tool.judge_all(dict.fromkeys(range(9), one))[0]
+
+
+def test_a_figure_that_is_no_number_breaks_the_contract():
+    assert tool.compare(runs(), runs(error=float("nan"))).broken == ["error"]
+
+
+def test_a_failure_breaks_the_contract():
+    failed = [*runs()[1:], {"failed": "ValueError: no"}]
+    for base, here, where in ((failed, runs(), "base"), (runs(), failed, "here")):
+        one = tool.compare(base, here)
+        assert one.broken == [f"{where}: ValueError: no"]
+        assert "BROKEN" in tool.describe("case", one)
+        assert tool.judge_all({"case": one, "other": tool.compare(runs(), runs())})[0]
+
+
+def test_atoms_match_at_any_sign_and_shift():
+    atoms = np.random.default_rng(0).standard_normal((3, 8, 2))
+    moved = np.zeros_like(atoms)
+    atoms[:, 6:] = 0
+    moved[:, 2:] = -3 * atoms[:, :6]
+    np.testing.assert_allclose(tool.match(atoms, moved[::-1]), 1)
+    rows = atoms.reshape(3, -1)
+    np.testing.assert_allclose(tool.match(rows, -rows[::-1]), 1)
+    assert tool.match(rows, moved.reshape(3, -1)).max() < 1
+
+
+def test_a_report_is_resumed_for_the_same_source_only(tmp_path):
+    path, report = tmp_path / "report.json", {"state": {"base": "a"}, "runs": {"case": [1, 2]}}
+    tool.write_report(path, report)
+    assert tool.read_report(path, {"base": "a"}) == json.loads(path.read_text()) == report
+    assert tool.read_report(path, {"base": "b"}) == {"state": {"base": "b"}, "runs": {}}
+
+
+class Slow:
+    """A worker whose fits take these seconds, one after another."""
+
+    def __init__(self, *seconds):
+        self.seconds = iter(seconds)
+
+    def run(self, name, seed):
+        return dict(FIGURES, seconds=next(self.seconds))
+
+
+@pytest.mark.parametrize(("second", "is_broken"), [(2.0, False), (3.0, True)])
+def test_seconds_above_the_limit_are_taken_again(second, is_broken):
+    workers = [Slow(*[2.0] * 6), Slow(*[3.0] * 3, *[second] * 3)]
+    assert bool(tool.compare(*tool.run_pair(workers, "case")).broken) == is_broken
+
+
+def test_checkouts_are_compared_in_processes_of_their_own(tmp_path):
+    places = [tmp_path / "one", tmp_path / "other"]
+    for place, error in zip(places, ("pass", "raise ValueError('no atoms')"), strict=True):
+        (place / "skpudle").mkdir(parents=True)
+        (place / "skpudle" / "__init__.py").write_text(CHECKOUT.format(error=error))
+    found = {}
+    tool.run_cases(places, ["planted, few atoms"], 1, found.__setitem__)
+    base, here = found["planted, few atoms"]
+    assert tool.compare(base, base).is_equal
+    assert tool.compare(base, here).broken == ["here: ValueError: no atoms"]
+
+
+CHECKOUT = """
+class PUDLEDictionaryLearning:
+    def __init__(self, n_components, random_state):
+        self.n_components = n_components
+
+    def fit(self, X):
+        {error}
+        self.components_ = X[: self.n_components]
+
+    def transform(self, X):
+        return X @ self.components_.T
+
+    def inverse_transform(self, X):
+        return X @ self.components_
+"""
