@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from skpudle._consensus import ConsensusDictionary
 from skpudle._data.names import place_of as _place_of
+from skpudle._denoiser.estimator import ConvDenoiser
 from skpudle._imputer import DictionaryImputer
-from skpudle._learners.convolutional.denoiser import ConvDenoiser
-from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
+from skpudle._learners.convolutional.estimator import ConvPUDLEDictionaryLearning
 from skpudle._learners.nmf import PoissonNMF
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning

@@ -22,7 +22,7 @@ GROUPS = {
                     "_additive"],
     "boundary": ["_data"],
     "training": ["_training"],
-    "learners": ["_learners"],
+    "learners": ["_learners", "_denoiser"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
                 "_fitted", "events", "inspection", "sae", "plotting", "reporting",
                 "__init__"],

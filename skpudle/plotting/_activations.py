@@ -10,7 +10,7 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.images import covering_positions, sizes
 from skpudle._fitted.drawing import axes_to_draw_on, refuse_sampling_rate
 from skpudle._fitted.learners import as_samples, find_learner, find_peaks, look_at
-from skpudle._learners.convolutional.parameters import stride_of
+from skpudle._learners.convolutional.transformer import stride_of
 
 # area of the largest dot in points squared
 _DOT = 120
