@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skpudle._additive._alternate import Progress
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.files import named_errors, replace_file
 from skpudle._training.loop import EpochTally, TrainingState
@@ -44,7 +43,7 @@ RECORDS = {
     kind.__name__: kind
     for kind in (
         Codes, EpochTally, LearnedEncoder, Memory, Noise, NoiseTrial, PenaltyPath, Prediction,
-        Progress, RowNoise, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
+        RowNoise, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
     )
 }  # fmt: skip
 
