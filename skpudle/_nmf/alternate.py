@@ -120,12 +120,14 @@ class Events:
 
     def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
         """Return the events that a unit of each code is expected to show in each row."""
-        return (atoms.sum(1) - self.lost @ atoms.T).clip(0) * self.allowed * self.exposure
+        lost = self.lost @ atoms.T if self.lost.nnz else 0.0
+        return (atoms.sum(1) - lost).clip(0) * self.allowed * self.exposure
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
         """Return the sum of each atom's codes, times exposures, over rows that know a feature."""
         codes = codes * self.exposure * self.often
-        return (codes.sum(0) - self.lost.T @ codes).clip(0)
+        lost = self.lost.T @ codes if self.lost.nnz else np.zeros((self.lost.shape[1], 1))
+        return (codes.sum(0) - lost).clip(0)
 
     def rates(self, atoms, codes):  # yields rows, expectations of all their entries
         """Yield dense expectations of some rows at a time."""

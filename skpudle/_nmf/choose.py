@@ -131,14 +131,12 @@ class Hidden:
         self.counts, self.often = events.counts.toarray(), events.often[:, 0]
         size = events.visible(np.ones((len(self.often), 1)))[:, 0]
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
-        self.weigh(self.mean[None], 0.0)
 
     def weigh(self, atoms, dispersion):
-        """Weight entries by their rates, and forget codes."""
-        self.dispersion, self.codes, self.floor = dispersion, [None] * len(self.places), 0.0
-        self.events, *self.seen = (
-            alternate.solve_dispersed(part, atoms, dispersion, _TOL)[1] for part in self.plain
-        )
+        """Weight entries by their rates, and begin with codes for these atoms."""
+        self.dispersion = dispersion
+        found = [alternate.solve_dispersed(part, atoms, dispersion, _TOL) for part in self.plain]
+        (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
         self.perfect = self.judge([self.counts / self.events.exposure] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect

@@ -379,6 +379,7 @@ def test_hidden_entries_are_judged_by_the_likelihood(rng):
     x, _, atoms = planted(rng)
     masks, known = rng.random((2, *x.shape)) < 0.2, gaps_of(rng, x, True)
     hidden = Hidden(Events.of(x, known), list(masks))
+    hidden.weigh(atoms, 0.0)
     hidden.floor, expected, hidden.codes = 0.0, 0.0, []
     for mask in masks:
         codes, _ = solve_codes(Events.of(x, known * ~mask), atoms)
@@ -399,6 +400,7 @@ def test_the_prior_is_an_optimum_of_held_out_entries(counts):
     chosen = choose_prior(events, OPEN, np.random.default_rng(0), start)[0].alpha
     assert 0.1 < chosen < 4 * x.sum() / start.size
     hidden = Hidden(events, [rng.random(x.shape) < 0.1])
+    hidden.weigh(start, 0.0)
 
     def error(smoothing):
         (seen,) = hidden.seen
@@ -489,9 +491,11 @@ def test_choices_with_weights_are_choices_with_repeated_rows(rng):
     often = weighted.often[:, 0].astype(int)
     np.testing.assert_allclose(first_atoms(weighted, P), first_atoms(repeated, P), atol=1e-9)
     mask = rng.random((N, M)) < 0.2
-    one = Hidden(weighted, [mask]).predict(atoms)
-    other = Hidden(repeated, [np.repeat(mask, often, axis=0)]).predict(atoms)
-    assert one.total == pytest.approx(other.total)
+    pair = Hidden(weighted, [mask]), Hidden(repeated, [np.repeat(mask, often, axis=0)])
+    for hidden in pair:
+        hidden.weigh(atoms, 0.0)
+    one, other = (hidden.predict(atoms).total for hidden in pair)
+    assert one == pytest.approx(other)
 
 
 def test_the_dispersion_is_that_of_heavy_rows(rng):
