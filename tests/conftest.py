@@ -85,12 +85,24 @@ def cover_pairs(rows):
     return chosen
 
 
+def choices_of(item):
+    """Return the place of a test in each parametrisation; the arguments of one table are one."""
+    tables, chosen = {}, defaultdict(tuple)
+    for number, mark in enumerate(item.iter_markers("parametrize")):
+        names = mark.args[0]
+        names = names.replace(",", " ").split() if isinstance(names, str) else names
+        tables |= dict.fromkeys(names, number)
+    for name, value in item.callspec.params.items():
+        chosen[tables.get(name, name)] += (id(value),)
+    return tuple(chosen.values())
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Skip what is marked ``gpu`` without a CUDA device, and leave most products to ``slow``.
 
-    A test of three or more parametrised arguments runs for some of their products, in which each
-    value of one argument meets each value of another. The rest of them are marked ``slow``.
+    A test of three or more parametrisations runs for some of their products, in which each choice
+    of one meets each choice of another. The rest of them are marked ``slow``.
     """
     tests = defaultdict(list)
     for item in items:
@@ -100,8 +112,8 @@ def pytest_collection_modifyitems(items):
         if not item.get_closest_marker("slow") and hasattr(item, "callspec"):
             tests[item.path, item.originalname, on_gpu].append(item)
     for products in tests.values():
-        if len(products[0].callspec.params) > 2:
-            rows = [tuple(map(id, item.callspec.params.values())) for item in products]
+        rows = [choices_of(item) for item in products]
+        if len(rows[0]) > 2:
             for i in {*range(len(rows))} - cover_pairs(rows):
                 products[i].add_marker(pytest.mark.slow)
 

@@ -15,26 +15,23 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1616,
-    "_data": 2028,
-    "_fitted": 296,
-    "_learners": 5858,
-    "_nmf": 790,
+    ".": 1972,
+    "_data": 2030,
+    "_fitted": 293,
+    "_learners": 5526,
     "_operators": 264,
     "_optimizers": 277,
-    "_training": 1350,
+    "_training": 1218,
     "encoding": 1316,
     "inspection": 729,
     "lasso": 1198,
     "metrics": 436,
     "omp": 404,
     "plotting": 899,
-    "pretrained": 197,
-    "reporting": 541,
-    "sae": 279,
-    "search": 3726,
-    "all of the package": 22115,
-    "tests": 20941,
+    "pretrained": 189,
+    "search": 3640,
+    "all of the package": 21077,
+    "tests": 18926,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

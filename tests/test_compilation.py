@@ -22,7 +22,7 @@ def n_threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 100])
+@pytest.mark.parametrize("n", [0, 7, 100])
 @pytest.mark.parametrize("least", [1, 5, 1000])
 def test_every_member_is_in_one_part(n, least, n_threads):
     parts, lock = [], threading.Lock()

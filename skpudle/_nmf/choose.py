@@ -30,8 +30,9 @@ _GROUPS, _HELD, _MOST_HELD, _FIRST, _FAILURES, _MOST = 5, 0.25, 2000, 4, 2, 256
 # Steps after growth and after a removal, least relative improvement of a step, and standard errors
 # above the best error at which removal ends.
 _STEPS, _POLISH, _IMPROVED, _WORSE = 60, 40, 1e-5, 4.0
-# Least share of the deviance that an atom explains. Without this bound 8 atoms of noiseless data
-# were counted as 22, since spare atoms repair the bias of the prior.
+# Least share of the deviance that an atom explains, and that codes of all atoms explain more than
+# codes of few. Without this bound 8 atoms of noiseless data were counted as 22, since spare atoms
+# repair the bias of the prior.
 _EXPLAINED = 5e-4
 # Smoothing before it is chosen, and its largest share of the events of a feature. With an alpha
 # chosen for 4 atoms instead 3 of 22 numbers are wrong, not 1.
@@ -404,6 +405,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     if gain:
         few, limited = alternate.limit_atoms(seen, state, value, gain)
         (other, few), others = smoothest(limited, few)
-        if min_gain != "auto" or not worse(others, found, CHANCE):
+        allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
+        if min_gain != "auto" or not worse(others, allowed, CHANCE):
             return Chosen(other, dispersion, gain), few.atoms
     return Chosen(value, dispersion, 0.0), state.atoms

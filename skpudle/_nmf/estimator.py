@@ -223,7 +223,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     alpha : float or "auto", default="auto"
         Smoothing of the atoms: the number of pseudo-events a feature, in the shape of the mean
         spectrum, that each atom begins with (a Dirichlet prior). With 0 atoms are those of the
-        largest likelihood. "auto" predicts hidden entries best.
+        largest likelihood. "auto" is the largest that predicts hidden entries as the best does,
+        by half a standard error.
 
     dispersion : float, "auto" or None, default="auto"
         How much more than Poisson's counts vary: the variance of a count of expectation ``mu`` is
@@ -235,8 +236,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
     min_gain : float or "auto", default="auto"
         In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
         this, in nats. Small codes by chance, in rows without the atom, would turn atoms into
-        mixtures. With 0 rows may have all atoms; "auto" is 3 if the atoms then predict hidden
-        entries at most 1 nat worse, and there is a prior (``alpha``), else 0.
+        mixtures. With 0 rows may have all atoms; "auto" is 3 if hidden entries then lose at most
+        .0005 of their deviance beyond chance, and there is a prior (``alpha``), else 0.
 
     max_iter : int or "auto", default="auto"
         Largest number of steps of the alternation; "auto" is 1000.
@@ -285,9 +286,9 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
-        ``score`` (explained share of the deviance of hidden entries of held-out samples),
-        ``objective`` (of the alternation) and ``tolerance`` (the loss against the best score that
-        counts as chance: a standard error, at least .0005).
+        ``score`` (explained share of the deviance of hidden entries of held-out samples, less .0005
+        an atom), ``objective`` (of the alternation) and ``tolerance`` (the loss against the best
+        score that counts as chance: a standard error).
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -332,9 +333,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
     their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
-    numbers in a row predict no better. Then the atoms leave whose absence costs the held-out
-    samples least, at last one by one, and the remaining atoms adapt. The number is the smallest
-    whose predictions are within a standard error of the best. From its atoms the fit of all samples
+    numbers in a row predict no better, where each atom has to explain .0005 of the deviance. Then
+    the atoms leave whose absence costs the held-out samples least, at last one by one, and the
+    remaining atoms adapt. The number is the smallest whose predictions are within a standard error
+    of the best. From its atoms the fit of all samples
     begins. Until then ``alpha="auto"`` is 2, or a thousandth of the events of a feature if that is
     less.
 

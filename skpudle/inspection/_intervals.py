@@ -477,7 +477,7 @@ def code_intervals(
     return CodeIntervals(*_ends(values / size, errors / size, level, positive), found != 0)
 
 
-def _check(n_features, n_components, n_nonzero, snr_db, relative_uses):
+def _check_sizes(n_features, n_components, n_nonzero, snr_db, relative_uses):
     check_scalar(n_features, "n_features", int, min_val=2)
     check_scalar(n_components, "n_components", int, min_val=1)
     number = (int, float)
@@ -567,7 +567,7 @@ def error_bound(
     >>> ceil(error_bound(1, 64, 128, n_nonzero=4, snr_db=5) / 0.02)
     2092
     """
-    _check(n_features, n_components, n_nonzero, snr_db, relative_uses)
+    _check_sizes(n_features, n_components, n_nonzero, snr_db, relative_uses)
     check_scalar(n_samples, "n_samples", int, min_val=1)
     n_uses = n_samples * n_nonzero / n_components * relative_uses
     share = (n_features - 1) ** 2 / (n_features * (n_features - n_nonzero))

@@ -263,7 +263,7 @@ def test_alpha_above_every_correlation_gives_zero_codes(shape, n_unfoldings, gen
     assert encode(atoms, x, alpha=largest * 0.999, **options).any()
 
 
-@pytest.mark.parametrize("scale", [2.0**-30, 0.5, 2.0**20])
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**20])
 def test_scaling_data_and_alpha_scales_codes(variant, scale, generator):
     """By powers of two, so exactly."""
     atoms, x = make_problem(generator)
@@ -308,8 +308,8 @@ def test_float32_is_computed_in_float32(variant, shape, generator):
         torch.testing.assert_close(codes.double(), expected, rtol=0, atol=1e-4)
 
 
-def test_codes_on_every_device_are_those_of_the_cpu(variant, shape, device, generator):
-    atoms, x = make_problem(generator, shape)
+def test_codes_on_every_device_are_those_of_the_cpu(variant, device, generator):
+    atoms, x = make_problem(generator)
     codes = encode(atoms.to(device), x.to(device), alpha=0.3, **variant)
     assert codes.device.type == device
     expected = encode(atoms, x, alpha=0.3, **variant)

@@ -22,7 +22,7 @@ def method(request):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("n_components", [1, 4, 9, 40])
+@pytest.mark.parametrize("n_components", [1, 40])
 def test_atoms_have_the_shape_and_dtype_asked_for(method, n_components, dtype, device, generator):
     """Also where there are fewer samples or features than atoms."""
     x = normal(generator, 20, 4).to(device, dtype)
