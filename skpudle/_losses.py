@@ -27,8 +27,10 @@ auto-encoders for natural exponential-family distributions", ICML 2020.
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
@@ -192,3 +194,62 @@ def loss_named(name, n_trials=1):
     if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:
         raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials. Pass one from 1 on.")
     return Binomial(float(n_trials))
+
+
+class FromMeans(NamedTuple):
+    """The deviance of columns of data from their means, or from their rates times exposures.
+
+    Parts of the data add up: the deviance of all is that of the parts, and that of their means.
+
+    Attributes
+    ----------
+    size : Tensor of shape (n_features,)
+        Known entries or exposures.
+    mean, deviance : Tensor of shape (n_features,)
+        Their mean or rate, and the deviance from it.
+    """
+
+    size: Tensor
+    mean: Tensor
+    deviance: Tensor
+
+    @classmethod
+    def of(cls, samples, loss):
+        """Return the deviance of the known entries of samples; offsets are logarithms."""
+        x, offset = samples.x, samples.offset
+        known = samples.weigh(torch.ones_like(x) if samples.mask is None else samples.mask)
+        exposure = torch.ones_like(x[:, :1]) if offset is None else offset.exp()
+        size = (known * exposure).sum(0)
+        # zero for constant columns, even with a rounded mean
+        origin = x.masked_fill(known == 0, inf).amin(0)
+        origin = origin.masked_fill(origin.isinf(), 0.0)
+        mean = origin + (known * (x - origin * exposure)).sum(0) / torch.where(size > 0, size, 1.0)
+        natural = loss.shifted(_natural(loss, mean), offset)
+        deviance = 2 * (known * loss.half_deviance(natural, x)).sum(0)
+        return cls(size.cpu(), mean.cpu(), deviance.cpu())
+
+    def add(self, other, loss):
+        """Return the deviance of both parts together."""
+        size = self.size + other.size
+        share = other.size / torch.where(size > 0, size, 1.0)
+        mean, deviance = self.mean + (other.mean - self.mean) * share, self.deviance
+        for part in (self, other):
+            between = loss.half_deviance(_natural(loss, mean), part.mean)
+            deviance = deviance + 2 * torch.where(part.size > 0, part.size * between, 0.0)
+        return FromMeans(size, mean, deviance + other.deviance)
+
+    def total(self, loss):  # -> float
+        """Return the sum over columns; rounding of constant columns is no deviance."""
+        rounding = 0.0
+        if not loss.is_quadratic:
+            eps = torch.finfo(self.mean.dtype).eps
+            rounding = self.size * eps * self.size.clamp_min(1).sqrt() * (1 + self.mean)
+        return float(torch.where(self.deviance > rounding, self.deviance, 0.0).sum())
+
+
+def _natural(loss, mean):
+    """Return the natural parameter of a mean, a number at the ends of the range of means, too."""
+    if loss.is_quadratic:
+        return mean
+    precision = torch.finfo(mean.dtype)
+    return loss.natural(mean.clamp(precision.tiny, loss.largest * (1 - precision.eps)))

@@ -318,7 +318,7 @@ def _outlying_entries(look):
     n_rows, n_entries = int(are_whole.sum()), int(of_rows[~are_whole].sum())
     found = []
     if n_rows:
-        found.append(f"No atom predicts {n_rows} rows, and fit gave them little weight.")
+        found.append(f"No atom predicts {n_rows} rows, and fit left them out.")
     if n_entries:
         share = n_entries / np.prod(outliers.shape)
         found.append(
@@ -340,7 +340,7 @@ def _offset(look):
         return None
     return (
         f"Samples have an offset: their mean has {share:.0%} of the energy, and fit_intercept="
-        "False. Pass fit_intercept='auto'."
+        f"False. Pass fit_intercept={True if learner.positive_code else 'auto'!r}."
     )
 
 

@@ -284,7 +284,7 @@ def search_in_two_processes():
     import torch
 
     from skpudle.search import Problem, search
-    from skpudle.search._held_out import hold_out
+    from skpudle.search.held_out import hold_out
 
     sys.path.insert(0, str(ROOT / "tests" / "search"))
     from two_processes import in_two_processes
@@ -295,9 +295,9 @@ def search_in_two_processes():
         return search(hold_out(Problem(x[rank::2], 0.3, total=total)), x[:12])
 
     first, second = in_two_processes(run_one)
-    return {f"{name}.{rank}": np.asarray(getattr(state, name))
-            for rank, state in enumerate((first, second))
-            for name in ("best_atoms", "best_alpha", "losses")}  # fmt: skip
+    return {f"{name}.{rank}": np.asarray(getattr(found, name))
+            for rank, found in enumerate((first, second))
+            for name in ("atoms", "alpha", "losses")}  # fmt: skip
 
 
 def choose_alpha(**options):

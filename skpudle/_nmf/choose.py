@@ -17,12 +17,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.special import gammaln, xlogy
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._nmf import alternate
 from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
+from skpudle.search.find import walk
+from skpudle.search.held_out import CHANCE, Prediction, worse
 
 # Groups of features; share and largest number of held-out rows; first number of atoms, numbers in a
 # row that may fail to predict better, and largest number.
@@ -74,31 +75,6 @@ class Size(NamedTuple):
     state: Progress
     weighted: Events
     dispersion: float
-
-
-CHANCE = 0.5
-
-
-class Prediction(NamedTuple):
-    errors: torch.Tensor
-    total: float
-
-
-def worse(one, other, errors=1.0):
-    loss = one.errors - other.errors
-    return bool(loss.sum() > errors * len(loss) ** 0.5 * loss.std(correction=0))
-
-
-def walk(first, step, score, *, errors=1.0, gains=False, patience=1):
-    trial, best, failed = first, None, 0
-    while trial is not None:
-        found = score(trial)
-        yield trial, found
-        if best is not None:
-            fails = not worse(best, found, errors) if gains else worse(found, best, errors)
-            failed = failed + 1 if fails else 0
-        best = found if best is None or found.total < best.total else best
-        trial = step(trial) if failed < patience else None
 
 
 def negative_log(x, rates, dispersion):  # -> as x

@@ -29,7 +29,7 @@ from skpudle._training import messages
 from skpudle._training.archive import check_kind
 from skpudle._training.fit import FitRun, Phase
 from skpudle._training.team import refuse_several
-from skpudle.search._held_out import hash_rows
+from skpudle.search.held_out import hash_rows
 
 # max_iter="auto", rows read at a time, and the least number of rows of n_components="auto"
 _STEPS, _ROWS, _FEWEST = 1000, 4096, 8
@@ -455,6 +455,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             steps = _STEPS if self.max_iter == "auto" else self.max_iter
             plan = SimpleNamespace(
                 n_components=None if self.n_components == "auto" else self.n_components,
+                encoder=SimpleNamespace(loss=self._loss()),
                 batch_size=lambda n_samples=None: _ROWS,
                 n_updates=lambda n_batches, batch_size, data: n_batches * steps,
             )
@@ -497,8 +498,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         atoms, path = self._first_atoms(events, fixed, data.samples.x), None
         if self.n_components == "auto":
             atoms, path = step("size", choose.choose_size, atoms, fixed)
-        names = data.inputs.get("feature_names_in_")
-        messages.warn_of_unknown_features(unknown, names)
+        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         if isinstance(self.dict_init, str):
             messages.warn_of_few_samples(n_samples, len(atoms))
         chosen, atoms = step("prior", choose.choose_prior, atoms, atoms, len(fixed))

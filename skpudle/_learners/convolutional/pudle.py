@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import Tensor
 
-from skpudle._data.arrays import to_tensor
+from skpudle._data.arrays import to_tensor, wide
 from skpudle._data.batches import Samples
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.noise import given_channel_noise
@@ -23,16 +23,18 @@ from skpudle._learners.convolutional.learner import ConvLearner, covered, parts_
 from skpudle._learners.convolutional.model import ConvModel
 from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of, stride_of
 from skpudle._learners.convolutional.search import AtomSearch, problem_of
-from skpudle._learners.score import error_of_pixels, sums_of
-from skpudle._losses import Gaussian
+from skpudle._losses import FromMeans, Gaussian
 from skpudle._precision import training_mode
 from skpudle._training.messages import warn_of_l0
-from skpudle.search._coding import choose_coding, coding_of_l0, judged_rows
 from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
+from skpudle.search.choose import best_coding, coding_of_l0, judged
 
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
+
+# Turns in which pixels are hidden for a score.
+_TURNS = 10
 
 # The number of n_unfoldings="auto" if codes are unfolded, as in the paper.
 _UNFOLDINGS = 15
@@ -112,6 +114,28 @@ def _check(given, n_unfoldings, gradient):
             "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
             f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings."
         )
+
+
+def _error_of_pixels(network, x, known):
+    """Return the squared error of all pixels of images, each held out once.
+
+    Parameters
+    ----------
+    network : ConvNetwork
+        Encoder and decoder, on one grid.
+    x : Tensor of shape (n, n_channels, *size)
+        Images.
+    known : Tensor of shape size
+        1 for pixels, 0 beyond the border.
+    """
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(_TURNS, known.shape, generator=generator, device="cpu").to(x.device)
+    total = 0.0
+    for i in range(_TURNS):
+        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
+        predicted = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
+        total = total + ((wide(x) - wide(predicted)).square() * hidden).sum()
+    return float(total)
 
 
 class ConvPUDLEDictionaryLearning(ConvLearner):
@@ -512,10 +536,9 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         for x in images.tensors:
             known = cover(torch.ones_like(x[0, 0]))
             for part in parts_of_images(cover(x)):
-                error += error_of_pixels(network, part, known)
+                error += _error_of_pixels(network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        loss = Gaussian()
-        total = sums_of(loss, Samples(pixels)).deviance(loss)
+        total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
         return 1 - error / total if total else 0.0
 
     @torch.no_grad()
@@ -555,7 +578,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         atoms = as_pictures(self._parameters(plan, images.images[0]).atoms).double()
         problem = problem_of(plan, images, float(getattr(self, "search_alpha_", self.alpha_)))
         if l0 is None:
-            coding = choose_coding(judged_rows(problem), atoms, debias=plan.debias).chosen
+            coding = best_coding(judged(problem), atoms, debias=plan.debias)
         else:
             area = sum(image[0].numel() for image in images.images)
             n_images = len(images.images) * problem.x[:, 0].numel() / area

@@ -18,17 +18,15 @@ from skpudle._learners.record import Fitted
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._conv_epoch import ConvProblem, as_pictures
 from skpudle.search._epoch import spread_rows
-from skpudle.search._held_out import hold_out
-from skpudle.search._level import search_above_noise
 from skpudle.search._maps import (
     combine_channels,
     principal_directions,
     refine_products,
     spread_channels,
 )
-from skpudle.search._penalty import penalty_path
-from skpudle.search._search import is_done
-from skpudle.search._size import try_sizes
+from skpudle.search.choose import try_sizes
+from skpudle.search.find import penalty_path, search_above_noise
+from skpudle.search.held_out import hold_out
 
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
@@ -133,23 +131,23 @@ def problem_of(plan, images, alpha):  # -> ConvProblem
     )
 
 
-def _products_of(problem, state, pieces, directions):  # -> (n_components, n_channels, h, w)
+def _products_of(problem, found, pieces, directions):  # -> (n_components, n_channels, h, w)
     """Return the atoms of rank one next to the atoms of a search.
 
     Parameters
     ----------
     problem : ConvProblem
         The problem of the search.
-    state : SearchState
-        Its last state.
+    found : Found
+        Its result.
     pieces : Pieces
         The images in all channels.
     directions : Tensor of shape (n_channels, n_directions) or None
         The combinations of channels that the problem has.
     """
-    rows = spread_rows(len(problem.x), -(-len(problem.x) // state.stride))
-    part = replace(problem.of_rows(rows), alpha=state.alpha)
-    return refine_products(part, state.found[0], pieces.part(rows, problem.unit), directions)
+    rows = spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
+    part = replace(problem.of_rows(rows), alpha=found.alpha)
+    return refine_products(part, found.atoms, pieces.part(rows, problem.unit), directions)
 
 
 class AtomSearch:
@@ -233,28 +231,28 @@ class AtomSearch:
         given = self._plan.given
         problem = hold_out(self._problem(), fixed=given.alpha != "auto")
 
-        def attributes_of(state):
-            return run.attributes_of(self.fitted(state.found[0], losses=state.losses))
+        def attributes_of(found):
+            return run.attributes_of(self.fitted(found.atoms, losses=found.losses))
 
         start = as_pictures(self.atoms)
-        state = run.search(problem, start, attributes_of)
+        found = run.search(problem, start, attributes_of)
         complete = self._images.masks is None
         of_noise = given.alpha == "auto" and len(self._plan.kernel) == 1 and complete
-        if of_noise and is_done(state):
-            level = partial(search_above_noise, problem, start, state)
-            now = partial(attributes_of, state)
-            problem, state = run.make_step("level of the noise", level, now)
-        now = partial(attributes_of, state)
+        if of_noise and found.is_done:
+            level = partial(search_above_noise, problem, start, found)
+            now = partial(attributes_of, found)
+            problem, found = run.make_step("level of the noise", level, now)
+        now = partial(attributes_of, found)
         if given.rank is not None:
-            refine = partial(_products_of, problem, state, self._pieces, self._directions)
+            refine = partial(_products_of, problem, found, self._pieces, self._directions)
             fitted = self.fitted(run.make_step("maps and waveforms", refine, now))
         else:
-            fitted = self.fitted(run.refit(problem, state, now))
-        path = penalty_path(problem, state.path, problem.unit)
-        fitted = replace(fitted, search_alpha=state.alpha * problem.unit, penalty_path=path)
-        if is_done(state) and problem.held_out is not None and self._plan.codes_follow_data:
-            unseen = project_atoms(state.unseen, rank=given.rank)
-            options = dict(debias=self._plan.debias, place=state.trials[0].prediction.place)
+            fitted = self.fitted(run.refit(found, now))
+        path = penalty_path(problem, found.path, problem.unit)
+        fitted = replace(fitted, search_alpha=found.alpha * problem.unit, penalty_path=path)
+        if found.is_done and problem.held_out is not None and self._plan.codes_follow_data:
+            unseen = project_atoms(found.trial.judged, rank=given.rank)
+            options = dict(debias=self._plan.debias, place=found.trial.prediction.place)
             coding = run.choose_coding(problem.held_out, unseen, problem.unit, now, **options)
             fitted = replace(fitted, coding=coding)
         return fitted

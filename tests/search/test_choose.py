@@ -1,4 +1,4 @@
-"""The path of penalties of a search."""
+"""Choices of a search: its penalty, and the penalty of codes."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -11,21 +11,20 @@ from two_processes import in_two_processes
 from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import project_atoms
-from skpudle._training.archive import check_search, pack, unpack
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._descent import refit_atoms
 from skpudle.search._epoch import own
-from skpudle.search._held_out import Prediction, hold_out
-from skpudle.search._penalty import (
+from skpudle.search.choose import best_coding
+from skpudle.search.descend import refit_atoms
+from skpudle.search.find import (
     Trial,
     chosen_trial,
+    find_atoms,
     finds_more,
-    is_worse,
     limits_of_path,
     next_penalty,
     penalty_of_mixtures,
 )
-from skpudle.search._search import advance, begin, is_done, searched
+from skpudle.search.held_out import HeldOut, Prediction, hold_out
 
 
 def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
@@ -55,23 +54,23 @@ def rows_held_out(
     """Return what the path asks of a problem; each part has the energy 4."""
     energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
     limits = dict(smallest=smallest, largest=largest)
-    held_out = SimpleNamespace(energies=energies, fixed=fixed, mixes=mixes, **limits)
+    held_out = SimpleNamespace(energies=energies, fixed=fixed, mixes=mixes, total=own, **limits)
     return SimpleNamespace(alpha=alpha, held_out=held_out, total=own)
 
 
-def trial_of(alpha, error, n_parts=PARTS, n_entries=1000.0):
+def trial_of(alpha, error, n_parts=PARTS):
     """Return a trial whose errors differ from those of another by different amounts in all rows."""
     spread = torch.linspace(0.5, 1.5, n_parts, dtype=torch.float64)
     errors = error * spread
-    return Trial(alpha, False, Prediction(errors, float(errors.sum()), 0, 0.0), n_entries)
+    return Trial(alpha, False, Prediction(errors, float(errors.sum())))
 
 
-def path_of(error, problem=None, n_entries=lambda alpha: 1000.0):
+def path_of(error, problem=None):
     """Return the trials of a path where a penalty has this error."""
     problem = rows_held_out() if problem is None else problem
     n, alpha, trials = len(problem.held_out.energies), problem.alpha, []
     while alpha is not None:
-        trials.append(trial_of(alpha, error(alpha), n, n_entries(alpha)))
+        trials.append(trial_of(alpha, error(alpha), n))
         alpha = next_penalty(trials, problem)
     return trials, problem
 
@@ -107,6 +106,39 @@ def test_a_path_ends_behind_its_valley_and_takes_that():
     assert finds_more(trials, problem)  # it explains three times as much as the first
 
 
+def test_a_path_finds_no_more_than_earlier_paths():
+    """Also where the first penalty explains nothing: rounds would begin again without an end."""
+    trials, problem = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
+    explained = 1 - min(trial.prediction.total for trial in trials) / float(
+        problem.held_out.energies.sum()
+    )
+    assert finds_more(trials, problem)
+    energy = float(problem.held_out.energies.sum())
+    assert not finds_more(trials, problem, (1 - explained) * energy)
+    assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
+
+
+def test_a_path_that_gains_less_than_a_fifth_finds_no_other_atoms():
+    trials, problem = path_of(lambda alpha: 2 + 0.1 * abs(np.log2(alpha / 4)))
+    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
+    assert not finds_more(trials, problem)
+
+
+def test_smaller_penalties_end_where_they_gain_nothing():
+    trials, _ = path_of(lambda alpha: max(alpha, 0.25) + (alpha > 1))
+    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125]
+
+
+def test_a_path_of_mixtures_goes_both_ways_until_it_is_worse():
+    """Also where errors hardly change."""
+    mixtures = rows_held_out(mixes=True)
+    trials, _ = path_of(lambda alpha: 1 + max(alpha - 1, 0), mixtures)
+    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5, 0.25, 0.125, 1 / 16])
+    trials, _ = path_of(lambda alpha: 1 + max(0.3 - alpha, 0), mixtures)
+    assert [trial.alpha for trial in trials[-2:]] == [0.5, 0.25]
+    assert chosen_trial(trials, mixtures).alpha == max(trial.alpha for trial in trials) > 8
+
+
 def test_where_nothing_is_predicted_the_first_penalty_stays():
     for error in (lambda alpha: 5.0, lambda alpha: 5 - 0.01 * alpha):
         trials, problem = path_of(error)
@@ -122,24 +154,6 @@ def test_a_path_stays_within_its_limits(smallest):
     assert min(trial.alpha for trial in trials) == smallest
     fixed = rows_held_out(alpha=3.0, fixed=True)
     assert limits_of_path(fixed) == (3, 3)
-
-
-def test_a_difference_is_chance_within_its_standard_errors():
-    rng = np.random.default_rng(0)
-    noise = torch.from_numpy(rng.standard_normal(400))
-    noise = (noise - noise.mean()) / noise.std(correction=0)
-
-    def trial(mean):
-        errors = 1.0 + mean + noise
-        return Trial(1.0, False, Prediction(errors, float(errors.sum()), 0, 0.0), 0.0)
-
-    flat = torch.ones(400, dtype=torch.float64)
-    flat = Trial(1.0, False, Prediction(flat, 400.0, 0, 0.0), 0.0)
-    for mean, n_errors in ((0.04, 0.8), (0.06, 1.2), (-0.04, 0.0)):  # a standard error is 1 / 20
-        assert not is_worse(flat, trial(mean), own)
-        assert is_worse(trial(mean), flat, own, 0.99 * n_errors) == (mean > 0)
-        assert not is_worse(trial(mean), flat, own, 1.01 * n_errors)
-    assert not is_worse(flat, flat, own, 0.0)
 
 
 # ---------------------------------------------------------------------------- searches
@@ -160,7 +174,7 @@ def test_at_much_noise_the_path_finds_more_atoms_than_the_usual_penalty(loud, fi
     x, truth = loud
     alpha = auto_alpha(x)
     first = initial_atoms(x, 25, "data", torch.Generator().manual_seed(0))
-    usual = search(Problem(x, alpha), first).best_atoms
+    usual = search(Problem(x, alpha), first).atoms
     assert share_found(fitted.components_, truth, 0.9) > share_found(usual, truth, 0.9) + 0.3
     assert fitted.search_alpha_ > 1.4 * alpha
 
@@ -181,9 +195,9 @@ def test_a_given_penalty_has_no_path(loud, fitted):
     learner = PUDLEDictionaryLearning(25, alpha=alpha, random_state=0).fit(x.numpy())
     assert learner.search_alpha_ == alpha
     problem, alphas = hold_out(Problem(x, alpha), fixed=True), set()
-    state = search(problem, x[:25], on_epoch=lambda state: alphas.add(state.alpha))
+    found = search(problem, x[:25], on_epoch=lambda found: alphas.add(found.alpha))
     assert alphas == {alpha}
-    assert len(state.path) == 1
+    assert len(found.path) == 1
 
 
 def test_dense_codes_with_little_noise_want_a_smaller_penalty():
@@ -209,63 +223,31 @@ def test_the_unit_of_the_data_is_that_of_the_penalty_and_changes_no_bit(exponent
 
 
 @pytest.fixture(scope="module")
-def states():
-    """Return a problem with rows that are held out, and the states of its search."""
+def records():
+    """Return a problem with rows that are held out, and the records of its search."""
     x, _ = planted(300, 16, 20, decibels=-3)
     problem = hold_out(Problem(x, auto_alpha(x)))
-    states = [begin(problem, x[:20])]
-    while not is_done(states[-1]):
-        states.append(advance(problem, states[-1]))
-    return problem, states
+    return problem, list(find_atoms(problem, x[:20]))
 
 
-def used_values(state):
-    """Return the values of a state, without the room for codes that no row uses."""
-    values = vars(state).copy()
-    for name in ("codes", "best_codes"):
-        codes = values[name]
-        used = torch.arange(codes.index.shape[1]) < codes.count[:, None]
-        kept = (torch.where(used, part, 0) for part in (codes.index, codes.value))
-        values[name] = (codes.count, *kept)
-    return values
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, tuple | list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def test_a_search_goes_on_from_any_epoch_in_a_file_to_the_same_bits(states):
-    problem, states = states
-    assert {"settle", "climb", "return", "polish"} <= {state.phase for state in states}
-    for state, expected in pairwise(states):
-        resumed = unpack(pack(state), "file")
-        check_search(resumed, problem, states[0].atoms)
-        assert same(used_values(advance(problem, resumed)), used_values(expected))
-
-
-def test_the_path_holds_all_penalties_that_were_searched_with(states):
-    problem, states = states
-    *_, last = states
+def test_the_path_holds_all_penalties_that_were_searched_with(records):
+    problem, records = records
+    *_, last = records
     path = {alpha for alpha, _, _ in last.path}
-    assert {state.alpha for state in states} == path
+    assert {found.alpha for found in records} == path
     assert last.path[0][0] == problem.alpha
-    assert last.best_alpha == last.alpha == last.trials[0].alpha
-    assert last.alpha in path
-    seen = [state.path for state in states]
+    assert last.alpha == last.trial.alpha
+    seen = [found.path for found in records]
     assert all(after[: len(before)] == before for before, after in pairwise(seen))
+    assert [found.stage for found in records].index("penalty") > 0
 
 
-def test_errors_of_the_path_are_predictions_of_held_out_rows(states):
-    problem, (*_, last) = states
-    (trial,) = last.trials
-    found = problem.held_out.predict(last.unseen, trial.prediction.place)
-    assert found.total == pytest.approx(trial.prediction.total, rel=0.01)
+def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
+    problem, (*_, last) = records
+    prediction = last.trial.prediction
+    found = problem.held_out.predict(last.trial.judged, prediction.place)
+    assert found.total == pytest.approx(prediction.total, rel=0.01)
+    assert (last.alpha, prediction.total, last.is_unbiased) in last.path
 
 
 def test_processes_with_their_own_rows_take_one_path():
@@ -279,21 +261,44 @@ def test_processes_with_their_own_rows_take_one_path():
         return search(problem, first)
 
     one, other = in_two_processes(run)
-    assert torch.equal(one.best_atoms, other.best_atoms)
-    assert torch.equal(one.unseen, other.unseen)
+    assert torch.equal(one.atoms, other.atoms)
+    assert torch.equal(one.trial.judged, other.trial.judged)
     assert one.path == other.path
-    assert len(one.trials[0].prediction.errors) < len(other.trials[0].prediction.errors)
+    assert len(one.trial.prediction.errors) < len(other.trial.prediction.errors)
     assert len(one.path) > 1
 
 
 def test_atoms_without_bias_are_nearer_to_the_truth():
     x, truth = planted(600, 20, 20, decibels=20)
     problem = hold_out(Problem(x, auto_alpha(x)), fixed=True)
-    state = search(problem, truth)
-    assert state.is_unbiased
-    found = state.best_atoms, refit_atoms(searched(problem, state), *state.found)
-    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in found)
+    found = search(problem, truth)
+    assert found.is_unbiased
+    both = found.atoms, refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
+    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in both)
     assert after < 0.5 * before
+
+
+# ---------------------------------------------------------------------------- codes
+
+
+@pytest.mark.parametrize("debias", [None, 0.0, 0.5])
+@pytest.mark.parametrize("decibels", [0, 20])
+def test_codes_have_the_largest_penalty_that_predicts_nearly_as_well(decibels, debias):
+    """The same from all penalties, one by one, and the noise that the data have."""
+    x, truth = planted(300, decibels=decibels)
+    held_out = HeldOut(Problem(x, auto_alpha(x)))
+    found = best_coding(held_out, truth, debias=debias)
+    least, most = held_out.places
+    trials = [held_out.at(truth, place, debias) for place in range(most, least - 1, -1)]
+    best = min(trials, key=lambda trial: trial.total)
+    noise = held_out.noise(truth, best) * held_out.n_hidden
+    factor = 1.05 + 0.1 * best.share
+    limit = min(noise, best.total) + factor * max(best.total - noise, 0) + 1e-12 * best.total
+    chosen = next(trial for trial in trials if trial.total <= limit)
+    assert found.alpha == held_out.alpha * 2 ** (chosen.place / 2)
+    assert found.debias == (chosen.share if debias is None else debias)
+    clean_std = float(x.std()) / (1 + 10 ** (decibels / 10)) ** 0.5
+    assert found.noise_std == pytest.approx(clean_std, rel=0.25)
 
 
 # ---------------------------------------------------------------------------- mixtures
