@@ -268,7 +268,7 @@ class ConsensusDictionary(
     --------
     skpudle.metrics.dictionary_stability : Agreement of dictionaries without a consensus.
     skpudle.metrics.atom_support : Which atoms the samples support.
-    skpudle.plotting.ConsensusDisplay : Stability of each atom, as a picture.
+    skpudle.plotting.StabilityDisplay : Stability of each atom, as a picture.
 
     Notes
     -----
