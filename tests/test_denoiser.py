@@ -9,6 +9,7 @@ import torch
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.datasets import load_sample_image
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
@@ -471,6 +472,13 @@ def test_training_that_diverges_leaves_a_finite_network(images):
         learner.fit(images)
     assert learner.ended_by_ == "divergence"
     assert np.isfinite(learner.denoise(images)).all()
+
+
+def test_training_that_makes_images_worse_says_so():
+    """The loss is then larger than the noise."""
+    learner = learner_of(noise_std=0.01, learning_rate=0.3)
+    with pytest.warns(ConvergenceWarning, match="raised its objective .*learning_rate"):
+        learner.set_params(batch_size=1, max_iter=5).fit(blocks(8, 24, 0))
 
 
 def test_a_grid_of_parameters_is_searched_by_the_score():

@@ -42,7 +42,12 @@ from skpudle._learners.convolutional.transformer import (
 )
 from skpudle._precision import training_mode
 from skpudle._training.fit import Interrupts
-from skpudle._training.messages import warn_of_early_end, warn_of_unused, warn_of_zero_codes
+from skpudle._training.messages import (
+    warn_of_early_end,
+    warn_of_rise,
+    warn_of_unused,
+    warn_of_zero_codes,
+)
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.
@@ -568,6 +573,8 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
         if not training.has_codes():
             warn_of_zero_codes(self)
+        if training.unchanged:  # pairs may be equal
+            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged, has_rate=True)
         # with "auto" the limit is the expected end
         if ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
             warn_of_early_end(self, has_rate=True)
