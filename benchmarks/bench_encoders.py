@@ -40,14 +40,6 @@ def patches(rng):
     return X[:4000], X[4000:]
 
 
-
-
-
-
-
-
-
-
 SETS = {"digits": digits, "photograph patches": patches}
 
 

@@ -132,7 +132,7 @@ def learner_of(options):
     if options.photons:
         noise, muon = dict(alpha=0.4, noise_std="poisson"), muon | dict(threshold_rate=0.8)
     return ConvDenoiser(
-        options.n_components, atom_shape=[options.atom_size] * 2, stride=options.stride,
+        options.n_components, atom_shape=(options.atom_size,) * 2, stride=options.stride,
         n_unfoldings=options.n_unfoldings, step_size="auto", atom_norm=None,
         separate_atoms="unfolding", learn_threshold="unfolding", crop_size=options.crop_size,
         optimizer=partial(Muon, **muon), learning_rate=options.learning_rate,
