@@ -197,7 +197,7 @@ def searched_atoms(X, n_components, alpha, *, positive):
     """Return the atoms of the search that begins a fit, which minimises the lasso objective."""
     x, generator = torch.tensor(X), torch.Generator().manual_seed(0)
     atoms = torch.nn.functional.normalize(initial_atoms(x, n_components, "data", generator))
-    return search(Problem(x, alpha, positive_code=positive), atoms).best_atoms.numpy()
+    return search(Problem(x, alpha, positive_code=positive), atoms).atoms.numpy()
 
 
 def scikit_learn(k, alpha, positive, *, learner, common_alpha=False):

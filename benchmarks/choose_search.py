@@ -65,10 +65,11 @@ def found_by(x, p, rule):
     data = torch.from_numpy(x)
     atoms = initial_atoms(data, p, "data", torch.Generator().manual_seed(0))
     alpha = penalty(rule, data, atoms)
-    state, seconds = timed(search, Problem(data, alpha), atoms)
-    density = float(state.best_codes.count.double().mean()) / p
+    result, seconds = timed(search, Problem(data, alpha), atoms)
+    coded = result.coded
+    density = coded.n_entries / coded.problem.total_weight / p
     row = {"rule": rule, "alpha": alpha, "method": "search", "density": density}
-    return state.best_atoms.numpy(), row | {"seconds": seconds, "epochs": state.epoch}
+    return coded.atoms.numpy(), row | {"seconds": seconds, "epochs": len(result.losses)}
 
 
 def main():
