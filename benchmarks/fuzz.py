@@ -279,7 +279,7 @@ def company(rng):
     X = np.rint(rng.gamma(1.0, 4.0, size=(n, m))).clip(0, 50)
     y = np.arange(n) % 3
     learner = company_learner(rng, X, y)
-    gaps = learner._allows_nan() and rng.random() < 0.5
+    gaps = learner.__sklearn_tags__().input_tags.allow_nan and rng.random() < 0.5
     if gaps:
         rows = rng.random(n) < 0.2
         X[rows, rng.integers(m)] = np.nan
@@ -299,7 +299,7 @@ def company(rng):
         cuts = np.sort(rng.integers(1, n, size=3))
         parts = [function(part) for part in np.split(X, cuts) if len(part)]
         close(np.concatenate(parts), whole, size, f"{name}, in parts")
-        if learner._allows_nan():
+        if learner.__sklearn_tags__().input_tags.allow_nan:
             other = X.copy()
             j = int(rng.integers(n))
             other[j, int(rng.integers(m))] = np.nan
