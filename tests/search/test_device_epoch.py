@@ -132,18 +132,6 @@ def test_rows_without_room_take_the_best_atoms(monkeypatch):
 # ---------------------------------------------------------------------------- identities
 
 
-def test_blocks_of_one_atom_are_improved_in_turn(monkeypatch):
-    monkeypatch.setattr(device_module, "_OTHERS", 0.0)
-    problem, truth = make_problem()
-    epoch = DeviceEpoch(problem, first_rows(problem, len(truth)), problem.no_codes())
-    z, expected = dense(epoch.codes, len(truth)), epoch.atoms.clone()
-    for _ in range(device_module._SWEEPS):
-        for j in range(len(expected)):
-            rest = problem.x - z @ expected + z[:, j : j + 1] * expected[j]
-            expected[j] = torch.nn.functional.normalize(z[:, j] @ rest, dim=0)
-    torch.testing.assert_close(epoch.improved_atoms(), expected)
-
-
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("others", [0.5, 100.0])  # all atoms in one block
 def test_improved_atoms_never_raise_the_objective(others, positive, monkeypatch):
