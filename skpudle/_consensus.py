@@ -61,7 +61,7 @@ def _has(name):
     return available_if(lambda self: hasattr(getattr(self, "estimator_", self.estimator), name))
 
 
-def _seeded(estimator, random_state):
+def seed_clone(estimator, random_state):
     """Return a clone with a new seed in each of its parameters ``random_state``."""
     estimator = clone(estimator)
     names = [
@@ -69,7 +69,7 @@ def _seeded(estimator, random_state):
         for name in sorted(estimator.get_params(deep=True))
         if name == "random_state" or name.endswith("__random_state")
     ]
-    seeds = random_state.randint(np.iinfo(np.int32).max, size=len(names))
+    seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=len(names))
     return estimator.set_params(**dict(zip(names, map(int, seeds), strict=True)))
 
 
@@ -268,7 +268,7 @@ class ConsensusDictionary(
     --------
     skpudle.metrics.dictionary_stability : Agreement of dictionaries without a consensus.
     skpudle.metrics.atom_support : Which atoms the samples support.
-    skpudle.plotting.ConsensusDisplay : Stability of each atom, as a picture.
+    skpudle.plotting.StabilityDisplay : Stability of each atom, as a picture.
 
     Notes
     -----
@@ -367,7 +367,7 @@ class ConsensusDictionary(
             if has_fit_parameter(self.estimator, "sample_weight"):
                 X, weight = _merge_rows(X, weight)
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)(_seeded(self.estimator, random_state), X, weight, rows)
+            delayed(_fitted)(seed_clone(self.estimator, random_state), X, weight, rows)
             for rows in self._samples(X, random_state)
         )
         name = type(self.estimator).__name__
@@ -422,9 +422,9 @@ class ConsensusDictionary(
             given = dict(dict_init=components, n_components=len(components))
             if baseline is not None:  # given atoms have none by default
                 given["fit_intercept"] = True
-            return _seeded(self.estimator, random_state).set_params(**given).fit(X, **weight)
+            return seed_clone(self.estimator, random_state).set_params(**given).fit(X, **weight)
         if self.resample != "seeds":
-            estimator = _seeded(self.estimator, random_state).fit(X, **weight)
+            estimator = seed_clone(self.estimator, random_state).fit(X, **weight)
             if len(estimator.components_) != len(components):
                 estimator = clone(estimator).set_params(n_components=len(components))
                 estimator = estimator.fit(X, **weight)

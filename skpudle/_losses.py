@@ -18,10 +18,6 @@ and the variance weights its derivative. Learners minimise and report half the d
 negative log-likelihood minus its value at ``mean = x``. It is zero at best, and
 :math:`\frac12 (x - \eta)^2` for ``gaussian``.
 
-`KullbackLeibler` is the Poisson loss of counts whose expectation is :math:`D z` itself, for codes
-and atoms that are not negative. ``skpudle._additive`` minimises it; the unfolded encoder does not
-take it.
-
 References
 ----------
 B. Tolooshams, A. H. Song, S. Temereanca and D. Ba, "Convolutional dictionary learning based
@@ -180,30 +176,6 @@ class Binomial:
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
 
-@dataclass(frozen=True)
-class KullbackLeibler(Poisson):
-    """Counts whose expectations add, the Poisson loss with the identity link."""
-
-    has_baseline = False
-
-    def mean(self, natural):
-        """Return the expectation, here the parameter itself."""
-        return natural
-
-    def natural(self, mean):
-        """Return the natural parameter of an expectation, here the expectation itself."""
-        return mean
-
-    def shifted(self, natural, offset):
-        """Return rates times exposures; ``offset`` holds the logarithms of exposures."""
-        return natural if offset is None else natural * offset.exp()
-
-    def half_deviance(self, natural, x):
-        """Return the loss of each entry; differentiable in the rate."""
-        rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
-        return rate - xlogy(x, rate) + self.saturated(x)
-
-
 LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
 
 
@@ -215,11 +187,8 @@ def loss_named(name, n_trials=1):
     ValueError
         If the name is unknown, or the number of trials is below 1 or not finite.
     """
-    if name == "kullback-leibler":
-        return KullbackLeibler()
     if not isinstance(name, str) or name not in LOSSES:
-        names = sorted([*LOSSES, "kullback-leibler"])
-        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {names}.")
+        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {sorted(LOSSES)}.")
     if name != "binomial":
         return LOSSES[name]()
     if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:

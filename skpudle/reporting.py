@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
 from skpudle._fitted.learners import look_at, sample_numbers
-from skpudle._learners.convolutional.parameters import stride_of
-from skpudle._learners.nmf import PoissonNMF
+from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
+from skpudle._nmf.estimator import PoissonNMF
 from skpudle.metrics import atom_support
 
 __all__ = ["findings"]

@@ -221,7 +221,7 @@ def penalty_of(learner):
 
 def _check_sparse_coder(learner, algorithm):
     """Raise ValueError unless scikit-learn's coder has this algorithm and the learner's codes."""
-    if not loss_named(learner.loss, learner.n_trials).is_quadratic:
+    if learner.loss != "gaussian":
         raise ValueError(
             f"scikit-learn's coder minimises least squares, but loss={learner.loss!r}; use "
             "`transform`."

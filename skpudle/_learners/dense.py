@@ -44,7 +44,6 @@ from skpudle._learners.online import go_on, preferred
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import FittedRows
 from skpudle._learners.units import InUnits, in_units, restore_noise, units_of
-from skpudle._losses import loss_named
 from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle._precision import training_mode
 from skpudle._training.fit import Training
@@ -502,7 +501,7 @@ def read_rows(learner, plan, given, *, known=False, part=False, exposure=None, w
         The rows.
     """
     device = resolve_device(learner.device, given.data)
-    options = dict(allow_nan=True, largest=loss_named(learner.loss, learner.n_trials).largest)
+    options = dict(allow_nan=True, largest=plan.encoder.loss.largest)
     offset = None if exposure is None else to_tensor(exposure, device).log()[:, None]
     if not given.in_parts:
         X = given.array()

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skpudle._additive._alternate import Progress
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.files import named_errors, replace_file
 from skpudle._training.loop import EpochTally, TrainingState
@@ -42,7 +41,7 @@ _TENSOR, _ARRAY, _RECORD = "<tensor>", "<array>", "<record>"
 RECORDS = {
     kind.__name__: kind
     for kind in (
-        Codes, EpochTally, LearnedEncoder, Memory, PenaltyPath, Prediction, Progress, SizePath,
+        Codes, EpochTally, LearnedEncoder, Memory, PenaltyPath, Prediction, SizePath,
         SizeTrial, StreamState, TrainingState, Trial, Units,
     )
 }  # fmt: skip

@@ -57,7 +57,7 @@ _GROUPS = 10
 # between draws of the held-out rows.
 _ENTRIES, _CODINGS, _MOST_CODINGS = 10_000, (400, 1000), 3000
 # Entries of dense codes to hold, and most atoms whose products are held.
-_CODES, _MOST_PRODUCTS = 2**20, 4096
+_CODES, _MOST_PRODUCTS = 2**18, 4096
 # Halves of 64-bit numbers to hash at a time, whose products of 2 MiB stay in a cache: 20,000 rows
 # of 64 features take 5 ms, and 24 ms with four times the number.
 _NUMBERS_AT_A_TIME = 2**18
@@ -334,16 +334,17 @@ class _Rows(HeldOut):
         n_rows = max(1, _CODES // (k * len(d)))
         with one_blas_thread():
             if self.known is None and len(d) <= _MOST_PRODUCTS:
-                gram, products = d @ d.T, np.asarray(self.x) @ d.T
+                gram = atoms @ atoms.mT
             for rows, seen, hidden, x, counts in self._turns:
                 part = np.ascontiguousarray(d[:, hidden])
-                left = None if gram is None else torch.as_tensor(gram - part @ part.T)
+                if gram is not None:  # without the hidden features, for a time
+                    gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT, alpha=-1)
                 for first in range(0, len(rows), n_rows):
                     some = slice(first, first + n_rows)
                     row, given = rows[some], x[some]
                     if gram is not None:
-                        start = torch.as_tensor(products[row] - given @ part.T)
-                        codes, refits = path_from_products(left, start, alphas, **options)
+                        start = torch.as_tensor(np.asarray(self.x)[row] @ d.T - given @ part.T)
+                        codes, refits = path_from_products(gram, start, alphas, **options)
                     else:
                         mask = None if self.known is None else self.known[row][:, seen]
                         what = atoms[:, seen], self.x[row][:, seen], alphas
@@ -354,6 +355,8 @@ class _Rows(HeldOut):
                     step = np.asarray(refits.sub_(codes)) @ part * counts[some]
                     for i, (a, b) in enumerate(((error, error), (error, step), (step, step))):
                         sums[:, row, i] += np.einsum("krf,krf->kr", a, b) * self._often[row]
+                if gram is not None:
+                    gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT)
         (entries,) = self.total(torch.as_tensor(entries))
         return torch.as_tensor(sums), entries / max(self._n_codings, 1.0)
 

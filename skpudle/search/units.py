@@ -41,7 +41,7 @@ from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
-from skpudle.search.held_out import hide_in_turn, match_equal_rows
+from skpudle.search.held_out import Prediction, hide_in_turn, match_equal_rows, worse
 from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
@@ -336,9 +336,9 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
 
 def _is_worse(one, other):
     """Return whether positive errors are larger by a tenth, and beyond chance."""
-    gain = (one + 1e-300).log() - (other + 1e-300).log()
-    error = float(gain.std()) / len(gain) ** 0.5 if len(gain) > 1 else inf
-    return float(gain.mean()) > max(_WORTH, _SURE * error)
+    logs = [(errors + 1e-300).log() for errors in (one, other)]
+    predictions = (Prediction(errors, float(errors.sum())) for errors in logs)
+    return float((logs[0] - logs[1]).mean()) > _WORTH and worse(*predictions, _SURE)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool

@@ -25,14 +25,13 @@ from sklearn.pipeline import make_pipeline
 import skpudle
 from skpudle import (
     Checkpoint,
-    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
 from skpudle._learners import dense, pudle
-from skpudle._learners.convolutional import search as conv_search
+from skpudle._learners.convolutional import start as conv_search
 from skpudle._training import fit
 from skpudle._training.archive import MARK
 from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
@@ -96,9 +95,9 @@ CASES = {
     ),
     "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
     "convolution": (
-        ConvDenoiser(
-            5, atom_shape=(3, 3), stride=2, alpha=0.1, noise_std=0.1, crop_size=9,
-            batch_size=2, max_iter=3, **FIXED,
+        ConvPUDLEDictionaryLearning(
+            5, atom_shape=(3, 3), stride=2, alpha=0.1, batch_size=2, max_iter=3,
+            **FIXED,
         ),
         lambda: IMAGES,
     ),
@@ -111,9 +110,9 @@ GOES_ON = {
     if name not in ("staircase", "stops")  # their updates depend on the number of all
 } | {
     "convolution with unused atoms": (
-        ConvDenoiser(
-            12, atom_shape=(3, 3), stride=2, alpha=3.0, crop_size=9, batch_size=4, max_iter=4,
-            noise_std=0.0, dict_init="data", tol=None, **FIXED,
+        ConvPUDLEDictionaryLearning(
+            12, atom_shape=(3, 3), stride=2, alpha=3.0, batch_size=4, max_iter=4,
+            dict_init="data", tol=None, **FIXED,
         ),
         lambda: IMAGES,
     ),

@@ -100,20 +100,8 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
                 break
         total = 0.0
         for t in range(n):
-            total += x[t] * np.log(max(mu[t], 1e-300))
+            total += x[t] * (np.log(mu[t]) if mu[t] > 0 else -1e30)  # no atom has the entry
         explained[i] = total
-
-
-def _excludes(first, last, index, atoms, loads):
-    """Return whether a row has events in an entry where all its atoms, of positive load, are 0."""
-    for t in range(first, last):
-        rate = 0.0
-        for k in range(len(loads)):
-            if loads[k] > 0:
-                rate += atoms[index[t], k]
-        if rate <= 0:
-            return True
-    return False
 
 
 def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
@@ -126,31 +114,19 @@ def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps,
     prior, explained = np.zeros(len(z)), np.empty(len(z))
     before, best, allowed = np.empty(n_components), np.empty(n_components), np.empty(n_components)
     for i in range(first, last):
-        solve_rows(i, i + 1, start, index, value, atoms, loads, prior, 0, tol, z, explained)
-        now = explained[i]
-        for k in range(n_components):
-            now -= loads[i, k] * z[i, k]
-            if z[i, k] <= 0:
-                loads[i, k] = 0.0
+        row = start, index, value, atoms, loads, prior
+        solve_rows(i, i + 1, *row, 0, tol, z, explained)
+        now = explained[i] - (loads[i] * z[i]).sum()
+        loads[i] = np.where(z[i] > 0, loads[i], 0.0)
         for _ in range(n_components):
             least, gone = min_gain, -1
             before[:], allowed[:] = z[i], loads[i]
-            for k in range(n_components):
-                if allowed[k] <= 0:
-                    continue
+            for k in np.flatnonzero(allowed):
                 loads[i, k], z[i, k] = 0.0, 0.0
-                if _excludes(start[i], start[i + 1], index, atoms, loads[i]):
-                    z[i], loads[i] = before, allowed
-                    continue
-                for j in range(n_components):  # small codes, so that no rate is 0
-                    if loads[i, j] > 0:
-                        z[i, j] += 1e-3 * before[k]
-                solve_rows(
-                    i, i + 1, start, index, value, atoms, loads, prior, sweeps, tol, z, explained
-                )
-                cost = now - explained[i]
-                for j in range(n_components):
-                    cost += loads[i, j] * z[i, j]
+                # small codes, so that no rate is 0
+                z[i] = np.where(loads[i] > 0, z[i] + 1e-3 * before[k], z[i])
+                solve_rows(i, i + 1, *row, sweeps, tol, z, explained)
+                cost = now - explained[i] + (loads[i] * z[i]).sum()
                 if cost < least:
                     least, gone = cost, k
                     best[:] = z[i]
@@ -162,7 +138,7 @@ def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps,
             now -= least
 
 
-_FUNCTIONS = _slope, _move, solve_rows, _excludes, prune_rows
+_FUNCTIONS = _slope, _move, solve_rows, prune_rows
 
 
 @cache

@@ -3,32 +3,50 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
+from math import inf, prod
 from numbers import Integral, Real
-from typing import Literal, Self
+from types import SimpleNamespace
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import to_tensor, wide
+from skpudle._data.arrays import input_attributes, make_generator, to_tensor, wide
 from skpudle._data.batches import Samples
+from skpudle._data.images import check_sizes, sizes
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.noise import given_channel_noise
-from skpudle._data.training_images import Cropping, TrainingImages
-from skpudle._learners.convolutional.learner import ConvLearner, covered, parts_of_images
-from skpudle._learners.convolutional.model import ConvModel
-from skpudle._learners.convolutional.parameters import COUNT, SHARED, ConvPlan, given_of, stride_of
-from skpudle._learners.convolutional.search import AtomSearch, problem_of
+from skpudle._learners.base import Data, GradientLearner
+from skpudle._learners.convolutional.crops import Geometry, TrainingImages
+from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, atoms_inside
+from skpudle._learners.convolutional.start import AtomSearch, given_channel_noise, problem_of
+from skpudle._learners.convolutional.transformer import (
+    ConvTransformer,
+    covered,
+    parts_of_images,
+    stride_of,
+)
+from skpudle._learners.models import Decay, Encoder, fixed
+from skpudle._learners.plan import Plan
+from skpudle._learners.record import Fitted
 from skpudle._losses import FromMeans, Gaussian
+from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
-from skpudle._training.messages import warn_of_l0
+from skpudle._training.messages import nothing_known, warn_of_l0
+from skpudle._training.team import refuse_several
 from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
 from skpudle.search.choose import best_coding, coding_of_l0, judged
+
+COUNT = Interval(Integral, 1, None, closed="left")
+
+# Pixels of a part of a batch: large enough for efficient products, small enough for the codes of
+# all unfoldings.
+_PIXELS = 2**16
 
 # Number of atoms in the first `partial_fit` with n_components="auto", the default number.
 _ATOMS = 64
@@ -41,17 +59,21 @@ _UNFOLDINGS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class DictionaryPlan(ConvPlan):
+class ConvPlan(Plan):
     """The plan of a fit of a sparse convolutional dictionary.
 
     Parameters
     ----------
+    kernel, stride : tuple of int
+        Size of an atom, and the distance of its copies.
     start : str or array-like
         ``dict_init``; "auto" is "search" for codes of the lasso, and else "random".
     """
 
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
     start: object
-    kind = ConvModel
+    auto_batch_size: int = 16
 
     @classmethod
     def of(cls, learner):
@@ -62,7 +84,9 @@ class DictionaryPlan(ConvPlan):
         ValueError
             If parameters contradict each other.
         """
-        given = given_of(learner)
+        own = dict(loss="gaussian", learning_rate=None, lambda_decay=1.0)
+        own["n_iter_no_change"] = learner.n_iter_no_change
+        given = SimpleNamespace(**own, **learner.get_params(deep=False))
         # for codes of the lasso the search needs no training
         lasso = given.alpha != 0 and given.n_unfoldings in ("auto", None)
         start = given.dict_init
@@ -81,15 +105,39 @@ class DictionaryPlan(ConvPlan):
                 "n_components='auto' is chosen by a search, which these parameters do without. "
                 "Pass dict_init='search', or a number of atoms."
             )
-        return cls.of_network(
-            given,
-            depth,
-            gradient,
+        kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
+        check_sizes(kernel, stride)
+        debias = fixed(given.debias)
+        return cls(
+            given=given,
+            kernel=kernel,
+            stride=stride,
+            encoder=Encoder(depth, "soft", given.positive_code, debias=debias or 0.0),
+            gradient=gradient,
+            name=gradient,
+            decay=Decay.of(1.0),
+            step_size=None,
+            debias=debias,
             start=start,
             searches=searches,
             trains=trains,
             codes_follow_data=given.alpha == "auto" and depth is None,
         )
+
+    def model(self, atoms, alpha, images, geometry):  # -> ConvModel, rows
+        """Return the model of atoms (n_components, n_channels, *kernel), and its rows."""
+        model = ConvModel(
+            rule=self.rule(self.gradient),
+            encoder=self.encoder,
+            rank=self.given.rank,
+            images=images,
+            geometry=geometry,
+            decay=self.decay.at_last,
+            alpha=alpha,
+            data_scale=images.mean_square(),
+            part_size=max(1, _PIXELS // prod(images.crop)),
+        )
+        return model, atoms.flatten(1)
 
     def without_effect(self, data):  # yields names, setting
         """Yield parameters that have no effect in this fit, and a setting that would use them."""
@@ -138,7 +186,7 @@ def _error_of_pixels(network, x, known):
     return float(total)
 
 
-class ConvPUDLEDictionaryLearning(ConvLearner):
+class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
     r"""Sparse convolutional dictionary learning, by a search or through an unfolded encoder.
 
     By default `fit` searches for atoms that make the lasso objective small, and `transform` solves
@@ -397,7 +445,18 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         self.random_state = random_state
         self.verbose = verbose
 
-    _parameter_constraints = SHARED | {
+    _parameter_constraints = {
+        name: GradientLearner._parameter_constraints[name]
+        for name in ("batch_size", "tol", "random_state", "verbose")
+    } | {
+        "atom_shape": [COUNT, tuple, list],
+        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
+        "positive_code": ["boolean"],
+        "channels_first": ["boolean"],
+        "optimizer": [StrOptions({"adam", "sgd"}), callable],
+        "max_iter": [COUNT, StrOptions({"auto"})],
         "n_components": [COUNT, StrOptions({"auto"})],
         "n_unfoldings": [COUNT, StrOptions({"auto"}), None],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
@@ -411,7 +470,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
     # ------------------------------------------------------------------ training
 
     def _plan(self):
-        return DictionaryPlan.of(self)
+        return ConvPlan.of(self)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -438,18 +497,84 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
         """
         return self._fit(X, y)
 
-    def _training_images(self, plan, images, y, geometry, *, known):  # -> TrainingImages
-        noise = None
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train by one random crop of each image.
+
+        The state of the optimiser persists between calls, also through pickling, and after `fit`;
+        parameters such as ``batch_size`` may change in between.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self
+            The estimator.
+        """
+        return self._partial_fit(X, y)
+
+    def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
+        refuse_several(type(self).__name__)
         if known:
-            noise = getattr(self, "channel_noise_", None)
-            noise = None if noise is None else to_tensor(noise)
+            self._check_known()
+        images = self._read_training(X, known=known)
+        same = images.kind != "list"
+        image_size = tuple(images.tensors[0].shape[2:]) if same else None
+        geometry = Geometry(image_size, images.channel_axis)
+        if known:
+            geometry = geometry._replace(channel_noise=self._noise)
         elif not np.array_equal(self.channel_noise, "equal"):
             noise = given_channel_noise(self.channel_noise, images)
+            geometry = geometry._replace(channel_noise=noise)
             images = images.map(lambda x: x / self._units(noise, x))
-        whole = images.kind == "rows"
-        cropping = Cropping(plan.kernel, plan.stride, "auto", whole, margin=False)
-        geometry = geometry._replace(channel_noise=noise)
-        return TrainingImages(images.singles(), None, geometry, cropping)
+        whole, device = images.kind == "rows", images.tensors[0].device
+        sample = TrainingImages(images.singles(), geometry, plan.kernel, plan.stride, whole=whole)
+        if known:
+            return Data(sample, sample, device, {})
+        if sample.masks and not any(mask.any() for mask in sample.masks):
+            raise nothing_known(self)
+        inputs = input_attributes(X if images.kind == "rows" else None)
+        return Data(sample, sample, device, inputs)
+
+    def _some_samples(self, data):  # -> Samples
+        own = make_generator(0)  # leave the generator of training's crops as it is
+        source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
+        return next(iter(source.batches()))
+
+    def _has_codes(self, data):
+        pictures = [data.samples.covered(image)[None] for image in data.samples.images]
+        if all((x == x.flatten()[0]).all() for x in pictures):
+            return True  # a baseline explains constant pictures
+        plan = self._plan()
+        network = self._coder(pictures[0])
+        if plan.encoder.n_unfoldings is not None:
+            return any(network.encode(x).any() for x in pictures)
+        # codes of the lasso are zero where no correlation is above the penalty
+        dictionary = ConvDictionary(network.atoms, stride_of(self))
+        found = (dictionary.analysis(x) for x in pictures)
+        found = (z if self.positive_code else z.abs() for z in found)
+        return any((z > self.alpha_).any() for z in found)
+
+    def _resume(self, plan, data):  # -> Fitted, generator
+        generator = make_generator(self.random_state)
+        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
+        images, state = data.samples, self._training_state
+        given, before = plan.given.alpha, state["given"]["alpha"]
+        is_new = given not in ("auto", before)  # set after the fit
+        alpha, coding = float(given) if is_new else state["alpha"], None
+        if state.get("coding") and not is_new:  # codes have another penalty than training
+            debias = self.debias_ if plan.debias is None else plan.debias
+            coding = self.alpha_, debias, getattr(self, "noise_std_", None)
+        geometry = images.geometry._replace(image_size=state["image_size"])
+        atoms = self._atoms(images.images[0])
+        model, rows = plan.model(atoms, alpha, images, geometry)
+        model = replace(model, data_scale=state["data_scale"] or model.data_scale)
+        known = dict(coding=coding, search_alpha=state.get("search_alpha"))
+        return Fitted(model=model, rows=rows, **known), generator
 
     def _find(self, plan, data, run):  # -> Fitted
         decides, resumes = isinstance(self.n_components, str), run.recorder.has_record
@@ -471,44 +596,60 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
 
     def _coding_problem(self, fitted, data, run):  # -> ConvProblem, atoms
         problem = problem_of(self._plan(), data.samples, float(fitted.model.alpha))
-        return problem, as_pictures(fitted.model.layout.unpack(fitted.rows).atoms)
-
-    def _known_choices(self, plan, images, alpha):  # -> ConvParameters, dict, dict
-        state = self._training_state
-        coding = state.get("coding") if alpha is None else None
-        if coding:  # codes have another penalty than training
-            debias = self.debias_ if plan.debias is None else plan.debias
-            coding = self.alpha_, debias, getattr(self, "noise_std_", None)
-        parameters = self._parameters(plan, images.images[0])._replace(step=plan.step_size)
-        if coding or alpha is not None:
-            parameters = parameters._replace(alpha=state["alpha"] if alpha is None else alpha)
-        return parameters, {}, dict(coding=coding, search_alpha=state.get("search_alpha"))
+        return problem, as_pictures(fitted.model.atoms(fitted.rows))
 
     # ------------------------------------------------------------------ using the dictionary
 
-    def _units(self, noise, x):  # (n_channels,), (..., n_channels, *size) -> to divide images by
-        return to_tensor(noise).to(x).reshape(-1, *[1] * len(self._kernel))
+    @property
+    def _image_size(self):
+        return self._training_state["image_size"]
 
-    def _to_network(self, images):
+    @property
+    def _noise(self):  # -> (n_channels,) or None
         noise = getattr(self, "channel_noise_", None)
+        return None if noise is None else to_tensor(noise)
+
+    def _units(self, noise, x):  # (n_channels,), (..., n_channels, *size) -> to divide images by
+        return noise.to(x).reshape(-1, *[1] * len(self._kernel))
+
+    def _to_coder(self, images):
+        noise = self._noise
         return images if noise is None else images.map(lambda x: x / self._units(noise, x))
 
     def _to_images(self, x):
-        noise = getattr(self, "channel_noise_", None)
-        return x if noise is None else x * self._units(noise, x)
+        return x if self._noise is None else x * self._units(self._noise, x)
 
-    def _network(self, plan, like):
-        network = super()._network(plan, like)
-        if self.debias != "auto":
-            return network
-        return replace(network, encoder=replace(network.encoder, debias=self.debias_))
+    def _check_known(self):  # -> Plan
+        """Raise an error unless it is fitted, with atoms of the present parameters."""
+        check_is_fitted(self)
+        self._validate_params()  # they may have been set since `fit`
+        plan = self._plan()
+        found = self.components_.shape[1 : 1 + len(self._kernel)]
+        if found != self._kernel:
+            raise ValueError(
+                f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
+                f"{found}. Set the parameter as it was, or fit again."
+            )
+        return plan
 
-    def _encode_complete(self, network, x):
+    def _atoms(self, like):  # -> (n_components, n_channels, *kernel)
+        channel_axis = self.components_.ndim == 2 + len(self._kernel)
+        geometry = Geometry(None, channel_axis, self._noise)
+        return atoms_inside(self.components_, geometry, like)
+
+    def _coder(self, like):
+        encoder = self._plan().encoder
+        if self.debias == "auto":
+            encoder = replace(encoder, debias=self.debias_)
+        encoder = encoder.at(self.alpha_, step_size=getattr(self, "step_size_", None))
+        return ConvNetwork(self._atoms(like), stride_of(self), encoder)
+
+    def _encode_complete(self, coder, x):
         directions = None
         if self.rank is not None:
-            network, directions = network.of_maps()
+            coder, directions = coder.of_maps()
         x = x if directions is None else combine_channels(x, directions)
-        return super()._encode_complete(network, x)
+        return super()._encode_complete(coder, x)
 
     @torch.no_grad()
     def score(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> float:
@@ -575,7 +716,7 @@ class ConvPUDLEDictionaryLearning(ConvLearner):
             )
         if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < inf):
             raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-        atoms = as_pictures(self._parameters(plan, images.images[0]).atoms).double()
+        atoms = as_pictures(self._atoms(images.images[0])).double()
         problem = problem_of(plan, images, float(getattr(self, "search_alpha_", self.alpha_)))
         if l0 is None:
             coding = best_coding(judged(problem), atoms, debias=plan.debias)
