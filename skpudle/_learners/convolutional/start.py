@@ -477,7 +477,7 @@ class AtomSearch:
             return run.attributes_of(self.fitted(trial.atoms, size_path=trial.path))
 
         trials = try_sizes(self._problem(), self._generator, start=start)
-        trial = run.make_trials("size", trials, attributes_of)
+        trial = run.make_trials(trials, attributes_of)
         self._size_path = trial.path
         self.atoms = trial.atoms.reshape(-1, *self.atoms.shape[1:]).to(self.atoms)
 
