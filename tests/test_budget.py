@@ -17,6 +17,7 @@ import skpudle
 BUDGET = {
     ".": 1972,
     "_data": 2030,
+    "_denoiser": 833,
     "_fitted": 293,
     "_learners": 5074,
     "_nmf": 794,
@@ -29,7 +30,7 @@ BUDGET = {
     "metrics": 436,
     "omp": 404,
     "plotting": 899,
-    "pretrained": 189,
+    "pretrained": 86,
     "search": 3640,
     "all of the package": 21077,
     "tests": 18926,
