@@ -44,7 +44,7 @@ for name, learner in learners.items():
 # The loss is the same quantity for all of them, the error of reconstruction, so curves compare.
 # Those of ``dec`` and ``ae-lasso`` lie on each other.
 
-LossCurveDisplay.from_estimators(learners)
+LossCurveDisplay.from_estimator(learners)
 plt.show()
 
 # %%

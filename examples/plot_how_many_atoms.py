@@ -13,7 +13,7 @@ import numpy as np
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import atom_coherence, atom_importance
-from skpudle.plotting import ConsensusDisplay, SizePathDisplay
+from skpudle.plotting import PathDisplay, StabilityDisplay
 
 N_ATOMS = 24
 rng = np.random.default_rng(0)
@@ -44,8 +44,8 @@ print(f"{len(stable)} of {N_ATOMS + 6} atoms are stable; {planted} of these are 
 # one that is not stable.
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
-SizePathDisplay.from_estimator(learner, ax=axes[0])
-ConsensusDisplay.from_estimator(consensus, ax=axes[1])
+PathDisplay.from_estimator(learner, ax=axes[0])
+StabilityDisplay.from_estimator(consensus, ax=axes[1])
 losses = atom_importance(consensus, X).r2_loss
 axes[2].plot(consensus.stability_, losses, "o")
 axes[2].set(xlabel="Stability", ylabel="Loss of $R^2$ without the atom")

@@ -14,7 +14,7 @@ import numpy as np
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle.events import find_events
-from skpudle.plotting import ActivationsDisplay, WaveformsDisplay
+from skpudle.plotting import ActivationsDisplay, AtomsDisplay
 
 rng = np.random.default_rng(0)
 RATE, SECONDS, LENGTH = 150, 60, 60
@@ -65,7 +65,7 @@ learner = ConvPUDLEDictionaryLearning(
 cosines = np.abs(maps @ learner.spatial_components_.T)
 print("cosine of each true map with the nearest learned one:", cosines.max(axis=1).round(3))
 
-WaveformsDisplay.from_estimator(learner, positions=positions, sampling_rate=RATE)
+AtomsDisplay.from_estimator(learner, kind="waveforms", positions=positions, sampling_rate=RATE)
 plt.show()
 
 # %%

@@ -16,7 +16,7 @@ import numpy as np
 from skpudle import PoissonNMF
 from skpudle.inspection import code_intervals
 from skpudle.metrics import match_components
-from skpudle.plotting import SizePathDisplay, SpectraDisplay
+from skpudle.plotting import AtomsDisplay, PathDisplay
 
 # %%
 # The channels in the order of the field, such as A[C>A]A. A real table, with a row a channel and a
@@ -46,7 +46,7 @@ X = rng.poisson(rates * rng.gamma(30, 1 / 30, rates.shape))
 
 learner = PoissonNMF("auto", random_state=0).fit(X)
 print(f"{learner.n_components_} signatures, dispersion {learner.dispersion_:.3f}")
-SizePathDisplay.from_estimator(learner)
+PathDisplay.from_estimator(learner)
 
 # %%
 # A catalogue of known signatures names them. If a component is a mixture, its shares say of which.
@@ -58,7 +58,9 @@ for match in matches:
 
 colors = ["deepskyblue", "black", "red", "silver", "yellowgreen", "pink"]
 groups = [channel[2:5] for channel in channels]
-display = SpectraDisplay.from_estimator(learner, names=found, groups=groups, colors=colors)
+display = AtomsDisplay.from_estimator(
+    learner, kind="spectra", row_labels=found, groups=groups, colors=colors
+)
 display.ax_.set(xlabel="Substitution with its neighbours")
 
 # %%

@@ -19,7 +19,7 @@ import numpy as np
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.images import sizes
 from skpudle._fitted.learners import find_learner, find_peaks
-from skpudle._learners.convolutional.parameters import stride_of
+from skpudle._learners.convolutional.transformer import stride_of
 
 __all__ = ["find_events"]
 

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
 from skpudle._fitted.learners import look_at, sample_numbers
-from skpudle._learners.convolutional.parameters import stride_of
-from skpudle._learners.nmf import PoissonNMF
+from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
+from skpudle._nmf.estimator import PoissonNMF
 from skpudle.metrics import atom_support
 
 __all__ = ["findings"]
@@ -318,7 +318,7 @@ def _outlying_entries(look):
     n_rows, n_entries = int(are_whole.sum()), int(of_rows[~are_whole].sum())
     found = []
     if n_rows:
-        found.append(f"No atom predicts {n_rows} rows, and fit gave them little weight.")
+        found.append(f"No atom predicts {n_rows} rows, and fit left them out.")
     if n_entries:
         share = n_entries / np.prod(outliers.shape)
         found.append(
@@ -340,7 +340,7 @@ def _offset(look):
         return None
     return (
         f"Samples have an offset: their mean has {share:.0%} of the energy, and fit_intercept="
-        "False. Pass fit_intercept='auto'."
+        f"False. Pass fit_intercept={True if learner.positive_code else 'auto'!r}."
     )
 
 

@@ -22,7 +22,6 @@ from sklearn.preprocessing import (
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
-    PoissonNMF,
     PUDLEDictionaryLearning,
 )
 from skpudle._fitted.learners import find_learner
@@ -38,9 +37,7 @@ from skpudle.plotting import (
     ContributionsDisplay,
     LossCurveDisplay,
     RecoveryDisplay,
-    SpectraDisplay,
     StabilityDisplay,
-    WaveformsDisplay,
 )
 
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -162,15 +159,6 @@ def test_a_bar_below_lines_is_as_long_as_it_says(rate, seconds):
     assert not AtomsDisplay.from_atoms(np.eye(31)).ax_.texts
 
 
-def test_pictures_have_no_sampling_rate():
-    maps, image = np.zeros((4, 5, 2)), np.ones((9, 11))
-    options = dict(components=np.ones((2, 3, 3)), stride=2, sampling_rate=20)
-    with pytest.raises(ValueError, match="sampling_rate=20.*pictures"):
-        ActivationsDisplay.from_codes(maps, image, **options)
-    with pytest.raises(ValueError, match="sampling_rate=20.*pictures"):
-        AtomsDisplay.from_atoms(np.eye(9).reshape(9, 3, 3), sampling_rate=20)
-
-
 def test_channels_are_lines_on_one_scale():
     atoms = np.random.default_rng(0).normal(size=(3, 7, 2))
     for display in (
@@ -188,16 +176,28 @@ def test_channels_are_lines_on_one_scale():
     ("atoms", "options", "message"),
     [
         (np.eye(6), dict(kind="curves"), "'curves'.*'lines'"),
-        (np.ones((2, 3, 4, 3)), dict(kind="lines"), "no lines.*n_channels.*kind='images'"),
-        (np.eye(6), dict(kind="lines", image_shape=(5,)), "6 features are no lines of shape"),
-        (np.eye(6), dict(image_shape=(2, 2)), "6 features are no images of shape"),
-        (np.eye(6), dict(kind="images", image_shape=(6,)), "neither grey nor colour"),
+        (np.ones((2, 3, 4, 3)), dict(kind="lines"), "are no lines.*n_channels.*kind='images'"),
+        (np.eye(6), dict(kind="lines", image_shape=(5,)), "cannot reshape"),
+        (np.eye(6), dict(image_shape=(2, 2)), "cannot reshape"),
+        (
+            np.eye(6),
+            dict(n_columns=4, row_labels=["a"]),
+            r"locations \(2\).*number of labels \(1\)",
+        ),
+        (-np.eye(2), dict(kind="spectra"), "least entry.*is -1. Pass spectra that are not"),
+        (np.eye(2), dict(kind="spectra", groups=["A"]), "1 labels of groups.*a label"),
+        (np.eye(4).reshape(1, 4, 4), dict(kind="waveforms"), "no maps times waveforms.*rank=1"),
     ],
-    ids=["kind", "axes", "length", "size", "image"],
 )
-def test_atoms_of_another_shape_are_refused(atoms, options, message):
+def test_what_does_not_fit_the_atoms_is_refused(atoms, options, message):
     with pytest.raises(ValueError, match=message):
         AtomsDisplay.from_atoms(atoms, **options)
+
+
+@pytest.mark.parametrize("option", ["sampling_rate", "channel_names", "groups"])
+def test_options_of_another_kind_are_refused(option):
+    with pytest.raises(AttributeError, match=f"unexpected keyword argument '{option}'"):
+        AtomsDisplay.from_atoms(np.ones((9, 3, 3)), **{option: 20})
 
 
 # ---------------------------------------------------------------------------- pipelines
@@ -312,7 +312,7 @@ def test_an_unknown_kind_is_named(learner, X):
 
 
 def test_loss_curves_are_those_of_the_learners(learner):
-    display = LossCurveDisplay.from_estimators({"a": learner, "b": learner})
+    display = LossCurveDisplay.from_estimator({"a": learner, "b": learner})
     assert [line.get_label() for line in display.lines_] == ["a", "b"]
     n, curve = learner.phases_["search"], learner.loss_curve_
     expected = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
@@ -396,8 +396,6 @@ def test_rows_of_atoms_have_names(learner):
     _, rows = axes_of(display)
     assert [text.get_text() for text in rows.get_ticklabels()] == ["a", "b", "c"]
     np.testing.assert_array_equal(rows.get_ticklocs(), [0.5, 1.5, 2.5])
-    with pytest.raises(ValueError, match="2 row_labels for 3 rows of atoms. Pass one label"):
-        AtomsDisplay.from_atoms(atoms, n_columns=4, row_labels=["a", "b"])
 
 
 def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
@@ -410,15 +408,16 @@ def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     np.testing.assert_allclose(drawn[0].ravel(), 0.5 + 0.5 * X[0] / np.abs(X[0]).max())
 
 
-def test_scores_of_held_out_samples_are_drawn_against_the_size_too(learner):
+def test_scores_or_numbers_of_stable_atoms_are_drawn_against_the_size_too(learner):
     atoms = learner.components_
     fits = [[atoms, -atoms], [atoms[:4], atoms[:4]]]
-    display = StabilityDisplay.from_dictionaries(fits, scores=[0.9, 0.7])
-    np.testing.assert_array_equal(display.score_line_.get_xdata(), [4, 9])
-    np.testing.assert_array_equal(display.score_line_.get_ydata(), [0.7, 0.9])
-    assert display.score_line_.axes is display.right_ax_
-    assert display.count_line_ is None
-    with pytest.raises(ValueError, match="one score for every size"):
+    for scores, expected in [([0.9, 0.7], [0.7, 0.9]), (None, [4, 9])]:
+        display = StabilityDisplay.from_dictionaries(fits, scores=scores)
+        np.testing.assert_array_equal(display.right_line_.get_xdata(), [4, 9])
+        np.testing.assert_array_equal(display.right_line_.get_ydata(), expected)
+        np.testing.assert_allclose(display.line_.get_ydata(), 1)
+        assert display.right_line_.axes is display.right_ax_
+    with pytest.raises(ValueError, match="zip.. argument 3 is shorter"):
         StabilityDisplay.from_dictionaries(fits, scores=[0.9])
 
 
@@ -458,13 +457,12 @@ def test_atoms_at_their_places_are_the_reconstruction(atom_shape, stride, size):
 
 
 def test_bars_are_as_high_as_codes_at_peaks_and_dots_in_the_middle_of_atoms():
-    codes, waves = np.zeros((20, 2)), np.zeros((2, 5))
-    codes[3, 0], codes[8, 1] = 2.0, -1.0
-    waves[0, [1, 3]], waves[1, [0, 4]] = (1.0, -3.0), (-2.0, 1.0)
-    display = ActivationsDisplay.from_codes(codes, np.ones(24), waves)
+    waves = np.array([[0, 1, 0, -3, 0], [-2, 0, 0, 0, 1.0]])
+    copies = np.array([[6], [8]]), np.array([0, 1]), np.array([2.0, -1.0])
+    display = ActivationsDisplay(np.ones((24, 1)), *copies, waves).plot()
     (first, second) = (bars.get_segments()[0] for bars in display.marks_)
-    np.testing.assert_allclose(first, [[3 + 3, -1], [3 + 3, -1 + 0.45]])
-    np.testing.assert_allclose(second, [[8 + 0, -2], [8 + 0, -2 - 0.225]])
+    np.testing.assert_allclose(first, [[6, -1], [6, -1 + 0.45]])
+    np.testing.assert_allclose(second, [[8, -2], [8, -2 - 0.225]])
     for row, (thumbnail, wave) in enumerate(zip(display.thumbnails_, waves), start=1):
         (line,) = thumbnail
         np.testing.assert_allclose(line.get_ydata(), 0.4 * wave / np.abs(wave).max() - row)
@@ -473,13 +471,12 @@ def test_bars_are_as_high_as_codes_at_peaks_and_dots_in_the_middle_of_atoms():
     np.testing.assert_allclose(display.marks_[0].get_segments()[0][:, 0], 6 / 20)
     assert display.ax_.get_xlim() == (0, 23 / 20)
     assert display.ax_.get_xlabel() == "Seconds"
-    maps, options = np.zeros((4, 5, 2)), dict(components=np.eye(3)[None] * [[[1]], [[2]]], stride=2)
-    maps[1, 2, 1] = 3.0
-    display = ActivationsDisplay.from_codes(maps, np.ones((9, 11)), **options)
+    copies = np.array([[3, 5]]), np.array([1]), np.array([3.0])
+    display = ActivationsDisplay(np.ones((9, 11)), *copies, np.ones((2, 3, 3))).plot()
     (dots,) = display.marks_
-    np.testing.assert_allclose(dots.get_offsets(), [[2 * 2 + 1, 2 * 1 + 1]])
-    nothing = ActivationsDisplay.from_codes(0 * maps, np.ones((9, 11)), **options)
-    assert nothing.marks_ == []
+    np.testing.assert_allclose(dots.get_offsets(), [[5, 3]])
+    with pytest.raises(AttributeError, match="unexpected keyword argument 'sampling_rate'"):
+        display.plot(sampling_rate=20)
 
 
 def test_the_bar_of_an_event_is_at_its_time():
@@ -517,42 +514,30 @@ def test_maps_are_bars_or_topographies_beside_their_waveforms():
     signals = np.random.default_rng(0).normal(size=(3, 60, 4))
     learner = ConvPUDLEDictionaryLearning(3, atom_shape=5, rank=1, random_state=0).fit(signals)
     maps, waveforms = learner.spatial_components_, learner.temporal_components_
-    display = WaveformsDisplay.from_estimator(
-        learner, atoms=[2, 0], sampling_rate=10, channel_names=list("abcd")
-    )
+    figure, (_, ax) = plt.subplots(1, 2)
+    options = dict(kind="waveforms", sampling_rate=10, channel_names=list("abcd"))
+    display = AtomsDisplay.from_estimator(learner, n_atoms=2, ax=ax, **options)
     assert display.axes_.shape == (2, 2)
-    for bars, line, k in zip(display.maps_, display.lines_, (2, 0)):
-        np.testing.assert_array_equal([bar.get_height() for bar in bars], maps[k])
-        np.testing.assert_array_equal(line.get_ydata(), waveforms[k])
+    assert display.axes_[0, 0].figure is figure
+    for bars, line, map_, wave in zip(display.maps_, display.lines_, maps, waveforms):
+        np.testing.assert_allclose([bar.get_height() for bar in bars], map_, rtol=1e-5)
+        np.testing.assert_allclose(line.get_ydata(), wave, rtol=1e-5)
         np.testing.assert_allclose(line.get_xdata(), np.arange(5) / 10)
-    assert [ax.get_title() for ax in display.axes_[:, 0]] == ["atom 2", "atom 0"]
+    assert [ax.get_title() for ax in display.axes_[:, 0]] == ["atom 0", "atom 1"]
     labels = [text.get_text() for text in display.axes_[0, 0].get_xticklabels()]
     assert labels == list("abcd")
     positions = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    display = WaveformsDisplay.from_factors(maps, waveforms, positions=positions)
+    display = AtomsDisplay.from_estimator(learner, kind="waveforms", positions=positions)
     largest = [contours.levels[-1] for contours in display.maps_]
-    np.testing.assert_allclose(largest, np.abs(maps).max(1))
-
-
-def test_maps_need_atoms_of_rank_one(learner):
-    with pytest.raises(ValueError, match="have no maps. Pass a .* with rank=1"):
-        WaveformsDisplay.from_estimator(learner)
-    with pytest.raises(ValueError, match="do not belong together. Pass spatial_components_"):
-        WaveformsDisplay.from_factors(np.ones((2, 3)), np.ones((3, 5)))
-    for name, values in (("channel_names", ["a"]), ("positions", [[0, 1]])):
-        with pytest.raises(ValueError, match=f"{name} has 1 entries, but maps have 3 channels"):
-            WaveformsDisplay.from_factors(np.ones((2, 3)), np.ones((2, 5)), **{name: values})
+    np.testing.assert_allclose(largest, np.abs(maps).max(1), rtol=1e-5)
 
 
 def test_activations_need_positions(learner, X):
     with pytest.raises(ValueError, match="have no positions in a sample. Pass a fitted Conv"):
         ActivationsDisplay.from_estimator(learner, X)
-    for codes, atoms in [((2, 5, 5, 3), (3, 5, 5)), ((5, 5, 3), (4, 5, 5)), ((5, 5, 3), (3, 5))]:
-        with pytest.raises(ValueError, match="not of one image. Pass"):
-            ActivationsDisplay.from_codes(np.zeros(codes), np.zeros((9, 9)), np.zeros(atoms))
     signals = np.random.default_rng(0).normal(size=(2, 30, 1))
     found = ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, random_state=0)
-    with pytest.raises(ValueError, match="Got index=2 for 2 samples. Pass a smaller index"):
+    with pytest.raises(IndexError):
         ActivationsDisplay.from_estimator(found.fit(signals), signals, index=2)
 
 
@@ -581,9 +566,9 @@ def test_spectra_are_bars_in_the_colours_of_their_groups():
     """Heights are shares of the largest channel, in the order of the rows from the top."""
     spectra = np.array([[1.0, 2.0, 4.0, 0.0], [0.0, 0.3, 0.0, 0.1]])
     colors = {"low": "red", "high": "blue"}
-    drawn = SpectraDisplay.from_spectra(
-        spectra, names=["a", "b"], groups=["low", "low", "high", "high"], colors=colors
-    )
+    groups = ["low", "low", "high", "high"]
+    options = dict(kind="spectra", groups=groups, row_labels=["a", "b"])
+    drawn = AtomsDisplay.from_atoms(spectra, colors=colors, **options)
     for bars, spectrum, bottom in zip(drawn.bars_, spectra, (1, 0), strict=True):
         heights = np.array([bar.get_height() for bar in bars])
         np.testing.assert_allclose(heights / heights.max(), spectrum / spectrum.max())
@@ -597,21 +582,10 @@ def test_spectra_are_bars_in_the_colours_of_their_groups():
     texts = [text.get_text() for text in drawn.ax_.get_yticklabels()]
     labels = dict(zip(texts, drawn.ax_.get_yticks(), strict=True))
     assert labels["a"] > 1 > labels["b"] > 0
-    again = drawn.plot(ax=plt.subplots()[1], width=0.1)
-    assert again is drawn
+    drawn.plot(width=0.1)
     assert drawn.bars_[0][0].get_width() == pytest.approx(0.1)
-
-
-def test_spectra_of_a_learner_are_its_atoms():
-    learner = PoissonNMF.from_components([[0.2, 0.8], [0.5, 0.5]])
-    drawn = SpectraDisplay.from_estimator(learner)
-    np.testing.assert_array_equal(drawn.spectra, learner.components_)
-    with pytest.raises(ValueError, match="shape .2, 2.. Pass a name for each row"):
-        SpectraDisplay.from_estimator(learner, groups=["A"])
-    with pytest.raises(ValueError, match="group 'B' has no colour. Pass colours for all"):
-        SpectraDisplay.from_estimator(learner, groups=["A", "B"], colors=["red"])
-    with pytest.raises(ValueError, match="least entry of spectra is -1. Pass spectra that are not"):
-        SpectraDisplay.from_spectra(-np.eye(2))
+    with pytest.raises(KeyError, match="high"):
+        AtomsDisplay.from_atoms(spectra, colors=["red"], **options)
 
 
 # ---------------------------------------------------------------------------- intervals
@@ -649,8 +623,9 @@ def test_entries_whose_interval_holds_zero_are_empty_in_images():
 
 
 def test_spectra_have_ends_and_bars_without_support_fade():
-    drawn = SpectraDisplay.from_intervals(intervals())
-    assert len(drawn.bars_) == 3
-    for bars in drawn.bars_:
-        opacities = [bar.get_alpha() for bar in bars]
-        assert opacities[0] == opacities[1] < opacities[2] == opacities[3] == 1
+    found = intervals()
+    drawn = AtomsDisplay.from_intervals(found, kind="spectra")
+    for bars, lower, is_supported in zip(drawn.bars_, found.lower, found.supported, strict=True):
+        assert [bar.get_alpha() == 1 for bar in bars] == [*(lower > 0) & is_supported]
+    with pytest.raises(ValueError, match="have intervals"):
+        AtomsDisplay.from_intervals(found, kind="waveforms")

@@ -11,7 +11,6 @@ from skpudle._data.foreign import check_learner
 from skpudle._data.images import read_images
 from skpudle._data.reading import part_of
 from skpudle._data.sources import open_source
-from skpudle._fitted.drawing import as_pictures
 from skpudle._learners.units import centre
 
 
@@ -59,21 +58,6 @@ class Found(NamedTuple):
     def atoms(self):  # -> (n_components, ...)
         """Return the atoms in the features of the data, if the steps have an affine inverse."""
         return self.to_data(self.learner.components_)
-
-    def pictures(self, arrays, *, kind="auto", image_shape=None):  # -> kind, pictures
-        """Return atoms or samples as images or lines, by `as_pictures`.
-
-        Convolutional atoms and samples have their own shape, and are lines if it has one axis;
-        channels other than colours are drawn side by side.
-        """
-        if not hasattr(self.learner, "atom_shape"):
-            return as_pictures(arrays, kind=kind, image_shape=image_shape)
-        if kind == "auto":
-            is_signal = np.size(self.learner.atom_shape) == 1 or arrays.ndim == 2
-            kind = "lines" if is_signal else "images"
-        if kind == "images" and arrays.ndim == 4 and arrays.shape[3] not in (1, 3):
-            arrays = arrays.swapaxes(2, 3).reshape(*arrays.shape[:2], -1)
-        return as_pictures(arrays, kind=kind)
 
 
 def find_learner(estimator, attribute="components_"):  # -> Found

@@ -5,9 +5,6 @@ place. For a support of ``k`` atoms, ``directions[:k]`` are the first rows of th
 factor of the whole Gram matrix, ``factor`` is its part inside the support, and ``amounts`` are the
 products of the sample with the orthonormal directions. Loops replace slices, because numba takes
 seconds to compile an assignment to a slice.
-
-In torch 5,000 rows of 64 features take 8 times as long with 64 atoms and 6 times with 256, 1,000
-rows of 256 features 2.5 times with 1,000 atoms (5 atoms a code, one core).
 """
 
 from functools import cache

@@ -5,40 +5,33 @@ method, which draws at once; call `plot` again to draw on other axes or in anoth
 is imported on the first drawing.
 
 ======================  =======================================================================
-`AtomsDisplay`          the atoms of a dictionary as one grid of images
+`AtomsDisplay`          the atoms of a dictionary as images, lines, spectra, or maps and waveforms
 `ActivationsDisplay`    where in a signal or image the atoms of a convolutional learner are active
 `LossCurveDisplay`      loss against epochs, one line per learner
 `CodesDisplay`          how often each atom is used, how many atoms a sample uses, how strongly
 `RecoveryDisplay`       coherences between learned and known atoms as a matrix
 `ContributionsDisplay`  atoms or reconstructions next to the training samples that make them
-`ConsensusDisplay`      the stability of each atom of a consensus of fits
-`PenaltyPathDisplay`    score against the penalty of the search, and the penalty that was chosen
-`SizePathDisplay`       score against the number of atoms, and the number that was chosen
-`SpectraDisplay`        non-negative atoms as bars, with a colour for each group of channels
-`StabilityDisplay`      how many atoms recur in other fits, against their number
-`WaveformsDisplay`      atoms of rank one: maps over channels, and waveforms
+`PathDisplay`           the numbers of atoms, or penalties, that were tried, and which was chosen
+`StabilityDisplay`      how stable atoms are, of a consensus or of dictionaries of several sizes
 ======================  =======================================================================
 """
 
-from skpudle.plotting._activations import ActivationsDisplay
-from skpudle.plotting._curves import LossCurveDisplay
-from skpudle.plotting._displays import AtomsDisplay, CodesDisplay, RecoveryDisplay
-from skpudle.plotting._inspection import ContributionsDisplay, StabilityDisplay
-from skpudle.plotting._sizes import ConsensusDisplay, PenaltyPathDisplay, SizePathDisplay
-from skpudle.plotting._spectra import SpectraDisplay
-from skpudle.plotting._waveforms import WaveformsDisplay
+from skpudle.plotting._atoms import AtomsDisplay, ContributionsDisplay
+from skpudle.plotting._codes import ActivationsDisplay, CodesDisplay
+from skpudle.plotting._curves import (
+    LossCurveDisplay,
+    PathDisplay,
+    RecoveryDisplay,
+    StabilityDisplay,
+)
 
 __all__ = [
     "ActivationsDisplay",
     "AtomsDisplay",
     "CodesDisplay",
-    "ConsensusDisplay",
     "ContributionsDisplay",
     "LossCurveDisplay",
-    "PenaltyPathDisplay",
+    "PathDisplay",
     "RecoveryDisplay",
-    "SizePathDisplay",
-    "SpectraDisplay",
     "StabilityDisplay",
-    "WaveformsDisplay",
 ]

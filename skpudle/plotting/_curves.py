@@ -1,57 +1,24 @@
-"""Draw curves of training; see `skpudle.plotting`."""
+"""Displays of training, of choices by the data, and of atoms that are found again."""
 
+from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
 
-from skpudle._fitted.drawing import axes_to_draw_on, tick_whole_numbers
 from skpudle._fitted.learners import find_learner
+from skpudle.metrics import dictionary_stability, match_atoms
+from skpudle.metrics._dictionaries import atom_cosines
+from skpudle.plotting._display import Display, tick_whole_numbers
 
 # dash styles of successive curves: a curve shows through the gaps of a curve drawn on it
 _DASHES = "-", (0, (4, 4)), (0, (1, 3))
 
 
-class _CurvesDisplay:
-    """Labelled curves on a logarithmic scale; a subclass names the axes."""
-
-    _axes = {}
-
-    def _curves(self):  # -> iterable of label, abscissae (n,), ordinates (n,) or (n, n_samples)
-        raise NotImplementedError
-
-    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; by default a new figure.
-        **line_kwargs : dict
-            Passed to `matplotlib.axes.Axes.semilogy`.
-
-        Returns
-        -------
-        Display
-            This object.
-        """
-        self.ax_, self.figure_ = axes_to_draw_on(ax)
-        self.lines_ = []
-        for (label, x, y), dashes in zip(self._curves(), cycle(_DASHES)):
-            low, median, high = np.percentile(y.reshape(len(y), -1), [10, 50, 90], axis=1)
-            style = {"linestyle": dashes, "label": label} | line_kwargs
-            (line,) = self.ax_.semilogy(x, median, **style)
-            self.lines_.append(line)
-            if y.ndim > 1:
-                band = dict(color=line.get_color(), alpha=0.2, linewidth=0)
-                self.ax_.fill_between(x, low, high, **band)
-        self.ax_.set(**self._axes)
-        tick_whole_numbers(self.ax_.xaxis)
-        self.ax_.legend()
-        return self
-
-
-class LossCurveDisplay(_CurvesDisplay):
+@dataclass(eq=False, repr=False)
+class LossCurveDisplay(Display):
     """Loss against epochs, one line per learner.
 
     The loss of a search jumps when the search replaces atoms. Its line is the smallest loss so far,
@@ -61,8 +28,8 @@ class LossCurveDisplay(_CurvesDisplay):
     ----------
     curves : dict of str to ndarray of shape (n_epochs,)
         Losses of each learner.
-    n_searched : dict of str to int, default=None
-        Number of first epochs that were of a search, by the same labels; by default 0.
+    n_searched : dict of str to int
+        Number of first epochs that were of a search, by the same labels.
 
     Attributes
     ----------
@@ -70,92 +37,337 @@ class LossCurveDisplay(_CurvesDisplay):
         Axes drawn on, and their figure.
     lines_ : list of matplotlib Line2D
         One per curve.
+
+    Notes
+    -----
+    Options of `plot` go to `matplotlib.axes.Axes.semilogy`.
     """
 
-    _axes = {"xlabel": "Epoch", "ylabel": r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$"}
+    curves: dict[str, np.ndarray]
+    n_searched: dict[str, int]
 
-    def __init__(
-        self, curves: dict[str, np.ndarray], n_searched: dict[str, int] | None = None
-    ) -> None:
-        self.curves, self.n_searched = curves, n_searched
-
-    def _curves(self):
-        for name, curve in self.curves.items():
-            n = (self.n_searched or {}).get(name, 0)
-            best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
-            yield name, np.arange(1, len(curve) + 1), best
-
-    def plot(self, *, ax: Any = None, **line_kwargs: Any) -> Self:
-        """Draw.
+    @classmethod
+    def from_estimator(cls, estimator: Any, **options: Any) -> Self:
+        """Draw ``loss_curve_`` of a fitted learner, or of several.
 
         Parameters
         ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; by default a new figure.
-        **line_kwargs : dict
-            Passed to `matplotlib.axes.Axes.semilogy`.
+        estimator : estimator or dict of str to estimator
+            Fitted, with ``loss_curve_``, or a pipeline or search with such a learner; or several by
+            their labels. The label of one is the name of its class.
+        **options : dict
+            Passed to `plot`.
 
         Returns
         -------
         LossCurveDisplay
-            This object.
+            The display, drawn.
         """
-        super().plot(ax=ax, **line_kwargs)
-        for line, (name, curve) in zip(self.lines_, self.curves.items(), strict=True):
-            if (n := (self.n_searched or {}).get(name, 0)) > 1:
-                pale = dict(color=line.get_color(), alpha=0.25, linewidth=1, label="_search")
-                self.ax_.semilogy(np.arange(1, n + 1), curve[:n], **pale)
-        return self
+        given = estimator if isinstance(estimator, dict) else {None: estimator}
+        curves, n_searched = {}, {}
+        for name, one in given.items():
+            learner = find_learner(one, "loss_curve_").learner
+            name = type(learner).__name__ if name is None else name
+            curves[name] = learner.loss_curve_
+            n_searched[name] = getattr(learner, "phases_", {}).get("search", 0)
+        return cls(curves, n_searched).plot(**options)
+
+    def _draw(self, **style):
+        self.lines_ = []
+        for (name, curve), dashes in zip(self.curves.items(), cycle(_DASHES)):
+            n, epochs = self.n_searched[name], np.arange(1, len(curve) + 1)
+            best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
+            own = {"linestyle": dashes, "label": name} | style
+            self.lines_ += self.ax_.semilogy(epochs, best, **own)
+            if n > 1:
+                pale = dict(color=self.lines_[-1].get_color(), alpha=0.25, linewidth=1)
+                self.ax_.semilogy(epochs[:n], curve[:n], label="_search", **pale)
+        self.ax_.set(xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$")
+        tick_whole_numbers(self.ax_.xaxis)
+        self.ax_.legend()
+
+
+@dataclass(eq=False, repr=False)
+class PathDisplay(Display):
+    """What a learner tried to choose its number of atoms or the penalty of its search.
+
+    "size" is the loss of score against the best number of atoms. The choice is the smallest number
+    whose loss counts as chance: it lies in the grey band of one standard error, within bounds.
+    (Growth compares numbers on more samples than the score has, so that a smaller number
+    occasionally lies in the band as well.) Losses have a linear scale inside the band and a
+    logarithmic scale above, since the first atoms improve the score hundreds of times more.
+
+    "penalty" is the energy of hidden entries that atoms explain, in the order of the trials: the
+    rounds of a search may begin again at a penalty that was tried.
+
+    Parameters
+    ----------
+    path : object
+        ``size_path_`` or ``penalty_path_`` of a learner.
+    chosen : float
+        What was chosen.
+    kind : {"size", "penalty"}
+        Which path this is.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes drawn on, and their figure.
+    line_, chosen_line_ : matplotlib Line2D
+        The trials, and the choice.
+    band_ : matplotlib PolyCollection
+        The losses that count as chance.
+    unbiased_line_ : matplotlib Line2D
+        The scores of atoms without the lasso's bias.
+
+    Notes
+    -----
+    Options of `plot` go to `matplotlib.axes.Axes.plot` for the trials.
+    """
+
+    path: Any
+    chosen: float
+    kind: Literal["size", "penalty"]
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, *, name: str | None = None, ax: Any = None, **line_kwargs: Any
+        cls, estimator: Any, *, kind: Literal["size", "penalty"] = "size", **options: Any
     ) -> Self:
-        """Draw ``loss_curve_`` of a fitted learner.
+        """Draw how a fitted learner chose.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``loss_curve_``, or a pipeline or search with such a learner.
-        name : str, default=None
-            Label; by default the name of the learner's class.
-        ax, **line_kwargs
-            As in `plot`.
+            Fitted with ``n_components="auto"``, or with a search for its penalty, or a pipeline or
+            search with such a learner.
+        kind : {"size", "penalty"}, default="size"
+            Draw the choice of the number of atoms, or of the penalty of the search.
+        **options : dict
+            Passed to `plot`.
 
         Returns
         -------
-        LossCurveDisplay
+        PathDisplay
             The display, drawn.
         """
-        if name is None:
-            name = type(find_learner(estimator, "loss_curve_").learner).__name__
-        return cls.from_estimators({name: estimator}, ax=ax, **line_kwargs)
+        chosen = {"size": "n_components_", "penalty": "search_alpha_"}[kind]
+        learner = find_learner(estimator, f"{kind}_path_").learner
+        path = getattr(learner, f"{kind}_path_")
+        return cls(path, getattr(learner, chosen), kind).plot(**options)
+
+    def _draw(self, **style):
+        draw = self._draw_sizes if self.kind == "size" else self._draw_penalties
+        draw({"marker": ".", "zorder": 3} | style)
+        self.chosen_line_ = self.ax_.axvline(self.chosen, color="grey", linestyle=":")
+        self.ax_.legend()
+
+    def _draw_sizes(self, style):
+        sizes, best, tolerance = self.path.n_components, self.path.score.max(), self.path.tolerance
+        (self.line_,) = self.ax_.plot(sizes, best - self.path.score, **style)
+        band = dict(color="0.85", label="counts as chance")
+        self.band_ = self.ax_.fill_between(sizes, tolerance, **band)
+        loss = f"Loss of score against the best, {best:.3g}"
+        self.ax_.set(xlabel="Number of atoms", ylabel=loss, title=f"{self.chosen} atoms")
+        # with fewer than 20 samples the path has no scores, and exact scores have no tolerance
+        self.ax_.set_yscale("symlog", linthresh=np.nanmax(tolerance, initial=1e-9))
+        self.ax_.set_ylim(bottom=0)
+        tick_whole_numbers(self.ax_.xaxis)
+
+    def _draw_penalties(self, style):
+        alpha, score, unbiased = self.path.alpha, self.path.score, self.path.unbiased
+        (self.line_,) = self.ax_.semilogx(alpha, score, **style)
+        ring = dict(color=self.line_.get_color(), marker="o", fillstyle="none", linestyle="none")
+        ring["label"] = "without the lasso's bias"
+        (self.unbiased_line_,) = self.ax_.plot(alpha[unbiased], score[unbiased], **ring)
+        self.ax_.set(xlabel="Penalty of the search", ylabel="Explained share of hidden entries")
+        self.ax_.set_title(f"Penalty {self.chosen:.3g}")
+
+
+@dataclass(eq=False, repr=False)
+class StabilityDisplay(Display):
+    """Stability of the atoms of a consensus, or of dictionaries against their number of atoms.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n,)
+        Places of the values: ranks of atoms, or numbers of atoms.
+    stability : ndarray of shape (n,)
+        Stability of each atom, or mean stability of dictionaries.
+    second : ndarray of shape (n,)
+        Values for the right axis.
+    labels : tuple of str
+        Names of both axes of values, and of the axis of their places.
+    threshold : float, default=None
+        Stability from which an atom counts as stable, as a line.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes drawn on, and their figure.
+    right_ax_ : matplotlib Axes
+        The right axis.
+    line_, right_line_ : matplotlib Line2D
+        The stability, and the values of the right axis.
+
+    Notes
+    -----
+    Options of `plot` go to `matplotlib.axes.Axes.plot` for the stability.
+    """
+
+    x: np.ndarray
+    stability: np.ndarray
+    second: np.ndarray
+    labels: tuple[str, str, str]
+    threshold: float | None = None
 
     @classmethod
-    def from_estimators(
-        cls, estimators: dict[str, Any], *, ax: Any = None, **line_kwargs: Any
-    ) -> Self:
-        """Draw ``loss_curve_`` of several fitted learners.
+    def from_estimator(cls, estimator: Any, *, threshold: float = 0.9, **options: Any) -> Self:
+        """Draw the stability of each atom of a consensus, and the share of fits that agree on it.
 
         Parameters
         ----------
-        estimators : dict of str to estimator
-            Fitted learners by their labels.
-        ax, **line_kwargs
-            As in `plot`.
+        estimator : ConsensusDictionary
+            Fitted.
+        threshold : float, default=0.9
+            Stability from which an atom counts as stable.
+        **options : dict
+            Passed to `plot`.
 
         Returns
         -------
-        LossCurveDisplay
+        StabilityDisplay
+            The display, drawn, the most stable atoms first.
+        """
+        check_is_fitted(estimator, "stability_")
+        order = np.argsort(-estimator.stability_, kind="stable")
+        agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)
+        labels = "Stability", "Share of replicates that agree", "Atom, most stable first"
+        values = np.arange(1, len(order) + 1), estimator.stability_[order], agreeing
+        return cls(*values, labels, threshold).plot(**options)
+
+    @classmethod
+    def from_dictionaries(
+        cls,
+        dictionaries: Any,
+        *,
+        scores: ArrayLike | None = None,
+        **options: Any,
+    ) -> Self:
+        """Draw the stability of dictionaries of several sizes.
+
+        Parameters
+        ----------
+        dictionaries : iterable of lists of array-like of shape (n_components, ...)
+            For every size, the ``components_`` of independent fits.
+        scores : array-like of shape (n_sizes,), default=None
+            Score of held-out samples for every size, such as the mean of its fits, for the right
+            axis in place of the number of stable atoms of `skpudle.metrics.dictionary_stability`.
+        **options : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        StabilityDisplay
             The display, drawn.
         """
-        learners = {
-            name: find_learner(estimator, "loss_curve_").learner
-            for name, estimator in estimators.items()
-        }
-        curves = {name: learner.loss_curve_ for name, learner in learners.items()}
-        n_searched = {
-            name: getattr(learner, "phases_", {}).get("search", 0)
-            for name, learner in learners.items()
-        }
-        return cls(curves, n_searched).plot(ax=ax, **line_kwargs)
+        found = [dictionary_stability(fits) for fits in dictionaries]
+        name = "Stable atoms" if scores is None else "Score of held-out samples"
+        scores = [one.n_stable for one in found] if scores is None else scores
+        rows = zip((one.atoms.shape[1] for one in found), found, scores, strict=True)
+        values = np.array(sorted((n, one.stability, score) for n, one, score in rows)).T
+        return cls(*values, ("Mean stability", name, "Number of atoms")).plot(**options)
+
+    def _draw(self, **style):
+        left, right, below = self.labels
+        style = {"marker": "o", "color": "C0", "label": left} | style
+        (self.line_,) = self.ax_.plot(self.x, self.stability, **style)
+        self.right_ax_ = self.ax_.twinx()
+        own = {"marker": "s", "color": "C1", "label": right}
+        (self.right_line_,) = self.right_ax_.plot(self.x, self.second, **own)
+        self.right_ax_.set(ylabel=right)
+        self.ax_.set(xlabel=below, ylabel=left)
+        tick_whole_numbers(self.ax_.xaxis)
+        self.ax_.set_ylim(top=1.02)
+        if self.threshold is not None:
+            n_stable = np.count_nonzero(self.stability >= self.threshold)
+            self.ax_.axhline(self.threshold, color="grey", linestyle=":")
+            below = f"{below}\n{n_stable} of {len(self.x)} have {self.threshold:g} or more"
+            self.ax_.set(xlabel=below)
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}
+        self.ax_.legend(handles=[self.line_, self.right_line_], **place)
+
+
+@dataclass(eq=False, repr=False)
+class RecoveryDisplay(Display):
+    """Coherences between learned and known atoms, matched pairs on the diagonal.
+
+    Parameters
+    ----------
+    coherences : ndarray of shape (n_reference, n_components)
+        Moduli of cosines; columns in the order of drawing.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes drawn on, and their figure.
+    image_ : matplotlib AxesImage
+        The matrix.
+
+    Notes
+    -----
+    Options of `plot` go to `matplotlib.axes.Axes.imshow`.
+    """
+
+    coherences: np.ndarray
+
+    @classmethod
+    def from_dictionaries(cls, dictionary: ArrayLike, reference: ArrayLike, **options: Any) -> Self:
+        """Draw how a dictionary compares with a known one.
+
+        Parameters
+        ----------
+        dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
+            Atoms of the same shape.
+        **options : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        RecoveryDisplay
+            The display, drawn; atoms without a match come last.
+        """
+        match = match_atoms(dictionary, reference)
+        cosines = np.abs(atom_cosines(dictionary, reference))
+        orders = [
+            np.concatenate([taken, np.setdiff1d(np.arange(size), taken)])
+            for size, taken in zip(cosines.shape, (match.reference_indices, match.indices))
+        ]
+        return cls(cosines[np.ix_(*orders)]).plot(**options)
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, reference: ArrayLike, **options: Any) -> Self:
+        """Draw how the atoms of a fitted learner compare with known ones.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted learner, or a pipeline or search with one; atoms are compared in the features of
+            the data, as in `AtomsDisplay.from_estimator`.
+        reference : array-like of shape (n_reference, ...)
+            Known atoms.
+        **options : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        RecoveryDisplay
+            The display, drawn.
+        """
+        return cls.from_dictionaries(find_learner(estimator).atoms(), reference, **options)
+
+    def _draw(self, **style):
+        matrix = {"cmap": "viridis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+        self.image_ = self.ax_.imshow(self.coherences, **(matrix | style))
+        self.figure_.colorbar(self.image_, ax=self.ax_, label="Coherence")
+        self.ax_.set(xlabel="Learned atom", ylabel="Known atom")
+        tick_whole_numbers(self.ax_.xaxis, self.ax_.yaxis)

@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import recovery_rate
-from skpudle.plotting import PenaltyPathDisplay
+from skpudle.plotting import PathDisplay
 
 
 @pytest.fixture
@@ -59,14 +59,9 @@ def test_few_rows_keep_the_usual_penalty(rng):
 def test_the_display_shows_the_path(noisy):
     pytest.importorskip("matplotlib")
     learner = PUDLEDictionaryLearning(25, random_state=0).fit(noisy[0][:1000])
-    display = PenaltyPathDisplay.from_estimator(learner)
-    path, drawn = learner.penalty_path_, [line.get_xydata() for line in display.lines_]
-    expected = np.stack([path.alpha, path.score], axis=1)
-    np.testing.assert_array_equal(
-        np.unique(np.concatenate(drawn), axis=0), np.unique(expected, axis=0)
-    )
-    for points in drawn:  # a path tries a penalty once
-        assert (np.diff(np.log(points[:, 0])) > 0.1).all()
+    display = PathDisplay.from_estimator(learner, kind="penalty")
+    path = learner.penalty_path_
+    np.testing.assert_array_equal(display.line_.get_xydata().T, [path.alpha, path.score])
     assert display.unbiased_line_.get_xdata().size == path.unbiased.sum()
     assert display.chosen_line_.get_xdata()[0] == learner.search_alpha_
 

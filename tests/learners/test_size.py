@@ -6,7 +6,7 @@ from sklearn.base import clone
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
-from skpudle.plotting import SizePathDisplay
+from skpudle.plotting import PathDisplay
 
 RARE_AND_FREQUENT = 1.0
 
@@ -183,7 +183,7 @@ def test_images_need_a_search_too():
 def test_the_display_shows_the_path_and_the_choice():
     X, _ = planted(**PROBLEMS["no noise"])
     learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
-    display = SizePathDisplay.from_estimator(learner)
+    display = PathDisplay.from_estimator(learner)
     path = learner.size_path_
     np.testing.assert_array_equal(display.line_.get_xdata(), path.n_components)
     np.testing.assert_array_equal(display.line_.get_ydata(), path.score.max() - path.score)
