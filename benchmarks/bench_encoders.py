@@ -43,8 +43,8 @@ def patches(rng):
 SETS = {"digits": digits, "photograph patches": patches}
 
 
-def judged(X, codes, atoms, alpha):
-    left = np.square(X - codes @ atoms).sum()
+def judged(X, codes, learner, alpha):
+    left = np.square(X - learner.inverse_transform(codes)).sum()  # a baseline counts
     objective = left / 2 / len(X) + alpha * np.abs(codes).sum() / len(X)
     explained = 1 - left / np.square(X - X.mean(0)).sum()
     return {"R2": explained, "density": (codes != 0).mean(), "objective": objective}
@@ -123,13 +123,14 @@ def rows_of(name, seed):
 
     def row(encoder, n_unfoldings, learner, seconds):
         codes = learner.transform(test)
-        found = judged(test, codes, learner.components_, alpha)
+        found = judged(test, codes, learner, alpha)
         row = {"data": name, "encoder": encoder, "unfoldings": n_unfoldings} | found
         return row | {"fit, s": seconds, "row, us": microseconds_a_row(learner, test)}
 
     yield row("converged", None, search, seconds)
     for n in DEPTHS:
-        plain = PUDLEDictionaryLearning.from_components(atoms, alpha=alpha, n_unfoldings=n)
+        known = dict(alpha=alpha, intercept=search.intercept_)
+        plain = PUDLEDictionaryLearning.from_components(atoms, n_unfoldings=n, **known)
         yield row("search alone", n, plain, seconds)
     for n in DEPTHS:
         learner = PUDLEDictionaryLearning(N_COMPONENTS, n_unfoldings=n, **options)
