@@ -7,9 +7,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment, nnls
 
 from skpudle._data.foreign import dictionary_of
-from skpudle.metrics._codes import (
-    check_pair,
-)
+from skpudle.metrics._codes import check_pair
 
 # least rise of the cosine for which a reference joins a mixture
 _GAIN = 0.01
@@ -55,17 +53,22 @@ def atom_cosines(dictionary, reference):
 class AtomMatch(NamedTuple):
     """The pairs that `match_atoms` found, in the order of the reference.
 
-    Every array has ``min(n_components, n_reference)`` entries.
+    Attributes
+    ----------
+    indices : ndarray of shape (min(n_components, n_reference),)
+        Atoms of the dictionary.
+    reference_indices : ndarray of the same shape
+        Atoms of the reference that they match, increasing.
+    signs : ndarray of the same shape
+        1 or -1, the sign by which an atom of the dictionary agrees with its match.
+    coherences : ndarray of the same shape
+        Modulus of the cosine between the two, from 0 to 1.
     """
 
     indices: np.ndarray
-    """Atoms of the dictionary."""
     reference_indices: np.ndarray
-    """Atoms of the reference that they match, increasing."""
     signs: np.ndarray
-    """1 or -1, the sign by which an atom of the dictionary agrees with its match."""
     coherences: np.ndarray
-    """Modulus of the cosine between the two, from 0 to 1."""
 
     def align_dictionary(self, dictionary):
         """Return the matched atoms in the order and with the signs of the reference."""
@@ -133,16 +136,24 @@ def match_atoms(
 
 
 class ComponentMatch(NamedTuple):
-    """The references that explain a component; see `match_components`."""
+    """The references that explain a component; see `match_components`.
+
+    Attributes
+    ----------
+    nearest : object
+        Name of the reference of the largest cosine.
+    cosine : float
+        Its cosine.
+    shares : dict
+        Names of the references of a mixture, the largest share first, and their shares.
+    mixture_cosine : float
+        Cosine of the component and the mixture.
+    """
 
     nearest: object
-    """Name of the reference of the largest cosine."""
     cosine: float
-    """Its cosine."""
     shares: dict
-    """Names of the references of a mixture, the largest share first, and their shares."""
     mixture_cosine: float
-    """Cosine of the component and the mixture."""
 
 
 def _match_component(atom, reference, names, max_terms):  # -> ComponentMatch
