@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 SKIPS ?=
 # --no-cov: two thirds of the time
 COVERAGE ?= --cov --cov-append --cov-report=term
-LOOPS := additive encoding lasso omp operators search test_intervals.py
+LOOPS := nmf encoding lasso omp operators search test_intervals.py
 
 # One extra for all targets instead of one each, as CI has it: an installation instead of three.
 EXTRA ?=

@@ -27,7 +27,7 @@ from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import atom_coherence
 from skpudle.search import Problem, search
-from skpudle.search._descent import refit_atoms
+from skpudle.search.descend import refit_atoms
 
 ACTIVE = 10
 ALPHA = 0.1
@@ -71,9 +71,8 @@ def search_atoms(x, p, seed, *, alpha=ALPHA, debiased=False):
     generator = torch.Generator().manual_seed(seed)
     atoms = initial_atoms(torch.from_numpy(x), p, "data", generator)
     problem = Problem(torch.from_numpy(x), alpha, positive_code=True)
-    state = search(problem, atoms)
-    atoms = state.best_atoms
-    return (refit_atoms(problem, atoms, state.best_codes) if debiased else atoms).numpy()
+    coded = search(problem, atoms).coded
+    return (refit_atoms(problem, coded.atoms, coded.codes) if debiased else coded.atoms).numpy()
 
 
 def search_by_score(x, p, seed):

@@ -31,7 +31,7 @@ from common import anonymous_megabytes, circumstances, write_report
 from skpudle import PUDLEDictionaryLearning
 from skpudle.omp import solve_omp
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._search import advance, begin
+from skpudle.search.find import find_atoms
 
 # atoms, features, rows, atoms in a row
 SIZES = [
@@ -115,15 +115,16 @@ def epochs(size):
     _tiny()
     problem = Problem(x, auto_alpha(x))
     with _Growth() as growth:
-        state = begin(problem, x[torch.randperm(n, generator=torch.Generator().manual_seed(0))[:p]])
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+        steps = find_atoms(problem, x[order[:p]])
         for _ in range(8):
             start = time.process_time()
-            state = advance(problem, state)
+            coded = next(steps).coded
             seconds = time.process_time() - start
-    rows = -(-n // state.stride)
+    rows = len(coded.problem.x)
     return dict(
         seconds=seconds, rows=rows, rows_per_second=rows / seconds, megabytes=growth.most,
-        codes_per_row=float(state.codes.count.double().mean()),
+        codes_per_row=coded.n_entries / rows,
     )  # fmt: skip
 
 

@@ -235,7 +235,7 @@ class Search(AtThePenalty):
         problem = Problem(x, self.alpha, positive_code=self.positive_code)
         atoms = initial_atoms(x, self.n_components, "data", generator)
         atoms = torch.nn.functional.normalize(atoms)
-        self.components_ = search(problem, atoms).best_atoms.numpy()
+        self.components_ = search(problem, atoms).atoms.numpy()
         return self
 
 

@@ -17,7 +17,6 @@ Usage: python benchmarks/bench_seeds.py spread [--fits 6]
 import argparse
 import json
 import time
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -30,14 +29,12 @@ from skpudle._initialization import initial_atoms
 from skpudle.datasets import load_image_patches
 from skpudle.metrics import atom_coherence
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._descent import remaining
-from skpudle.search._search import advance, begin, is_done
+from skpudle.search.descend import descend, exhaust, first_stride, remaining, settle
 
 SIZES = 64, 100
 STEPS, ADAPT = 3, 6  # steps of pruning, and epochs before each
-SOLVE = (
-    15  # epochs to solve for codes; after 3 of them the objective of digits is a tenth too large
-)
+# epochs to solve for codes; after 3 of them the objective of digits is a tenth too large
+SOLVE = 15
 THRESHOLDS = 0.6, 0.9
 
 
@@ -80,18 +77,14 @@ def pruned(problem, atoms, n_components):
 
 def settled(problem, atoms):
     """Descend to where a search would begin with rounds."""
-    state = begin(problem, atoms)
-    while state.phase == "settle":
-        state = advance(problem, state)
-    return state.found[0]
+    atoms = problem.project(atoms)
+    coded, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), 100))
+    return coded.atoms
 
 
 def polished(problem, atoms):
     """Descend on all samples, without rounds."""
-    state = replace(begin(problem, atoms), n_splits=0, moves=False)
-    while not is_done(state):
-        state = advance(problem, state)
-    return state.best_atoms
+    return exhaust(descend(problem, atoms, problem.first_codes(atoms), 60, stall=2e-4)).atoms
 
 
 def first_atoms(problem, n_components, seed):
@@ -117,7 +110,7 @@ def ways(problem, n_components, fits):
 
 def searched(problem, atoms):
     """Search from given atoms."""
-    return search(problem, atoms).best_atoms
+    return search(problem, atoms).atoms
 
 
 def timed(function, *args):

@@ -27,7 +27,7 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import initial_atoms
 from skpudle.datasets import make_dictionary_data
 from skpudle.search import Problem, auto_alpha, search
-from skpudle.search._descent import refit_atoms
+from skpudle.search.descend import refit_atoms
 
 SYNTHETIC = {
     "64 x 100": dict(n_samples=5000, n_features=64, n_components=100, n_nonzero=5),
@@ -126,13 +126,14 @@ def run(x, p, rule, score, *, gradient):
     atoms = initial_atoms(data, p, "data", torch.Generator().manual_seed(0))
     alpha = penalty(rule, data, atoms)
     problem = Problem(data, alpha)
-    state, seconds = timed(search, problem, atoms)
-    density = round(float(state.best_codes.count.double().mean()) / p, 3)
-    found = state.best_atoms.numpy()
+    result, seconds = timed(search, problem, atoms)
+    coded = result.coded
+    density = round(coded.n_entries / coded.problem.total_weight / p, 3)
+    found = coded.atoms.numpy()
     common = {"rule": rule, "alpha": round(alpha, 4)}
-    extra = {"density": density, "epochs": state.epoch, "rounds": state.n_rounds}
+    extra = {"density": density, "epochs": len(result.losses)}
     yield common | {"method": "search"} | score(found) | {"seconds": seconds} | extra
-    unbiased, more = timed(refit_atoms, problem, state.best_atoms, state.best_codes)
+    unbiased, more = timed(refit_atoms, coded.problem, coded.atoms, coded.codes)
     yield common | {"method": "debiased"} | score(unbiased.numpy()) | {"seconds": seconds + more}
     options = dict(dict_init=found, gradient="ae-ls", tol=None, alpha=alpha, random_state=0)
     for optimizer, depth, n_epochs in gradient:
@@ -165,8 +166,8 @@ def main():
     gradient = [*depths, ("surrogate", None, 20)] if arguments.gradient else []
     small = torch.randn(50, 5, generator=torch.Generator().manual_seed(0)).double()
     problem = Problem(small, 0.1)
-    state = search(problem, small[:6])
-    refit_atoms(problem, state.best_atoms, state.best_codes)  # compiles
+    coded = search(problem, small[:6]).coded
+    refit_atoms(problem, coded.atoms, coded.codes)  # compiles
     results = []
 
     def report(name, rows):

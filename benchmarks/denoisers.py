@@ -24,46 +24,46 @@ class Muon(torch.optim.Optimizer):
 
     Parameters
     ----------
-    parameters : list of Tensor of shape (n_components, n_matrices * size + n_thresholds)
-        Rows: matrices side by side, then thresholds.
+    parameters : list of Tensor
+        Atoms, of shape (n_unfoldings, n_components, n_channels, *kernel), one matrix for each
+        unfolding; and thresholds, of shape (n_unfoldings, n_components).
     lr : float
         Spectral norm of a step.
-    size, n_matrices : int
-        Columns of a matrix, and number of matrices.
     threshold_rate : float, default=0.1
         Step of a threshold, in units of ``lr``; suits noise of about 0.1.
     """
 
-    def __init__(self, parameters, lr, *, size, n_matrices, threshold_rate=0.1):
-        super().__init__(parameters, dict(lr=lr))
-        self.size, self.n_matrices, self.threshold_rate = size, n_matrices, threshold_rate
+    def __init__(self, parameters, lr, *, threshold_rate=0.1):
+        super().__init__(parameters, dict(lr=lr, threshold_rate=threshold_rate))
 
     @torch.no_grad()
     def step(self, closure=None):
         """Make a step along the gradient."""
         for group in self.param_groups:
-            for rows in group["params"]:
-                self._step(rows, group["lr"])
+            for value in group["params"]:
+                state = self.state[value]
+                if not state:
+                    state["momentum"], state["square"] = (torch.zeros_like(value) for _ in range(2))
+                    state["n_steps"] = torch.zeros(())
+                state["n_steps"] += 1
+                (_move_atoms if value.ndim > 2 else _move_thresholds)(value, state, group)
 
-    def _step(self, rows, rate):
-        state = self.state[rows]
-        if not state:
-            state["momentum"], state["square"] = torch.zeros_like(rows), torch.zeros_like(rows)
-            state["n_steps"] = torch.zeros(())
-        state["n_steps"] += 1
-        n, n_atoms = float(state["n_steps"]), self.size * self.n_matrices
-        # Adam's moments of thresholds, and Nesterov's momentum of atoms
-        fading = torch.full_like(rows[0], 0.95)
-        fading[n_atoms:] = 0.9
-        momentum = state["momentum"].mul_(fading).add_(rows.grad * (1 - fading))
-        ahead = (momentum * 0.95 + rows.grad * 0.05)[:, :n_atoms]
-        matrices = ahead.unflatten(1, (self.n_matrices, self.size)).transpose(0, 1)
-        step = _orthogonal(matrices).transpose(0, 1).flatten(1)
-        rows[:, :n_atoms].sub_(step, alpha=rate)
-        square = state["square"].mul_(0.999).addcmul_(rows.grad, rows.grad, value=0.001)
-        scale = (square[:, n_atoms:] / (1 - 0.999**n)).sqrt_().add_(1e-12)
-        step = momentum[:, n_atoms:] / (1 - 0.9**n) / scale
-        rows[:, n_atoms:].sub_(step, alpha=rate * self.threshold_rate)
+
+def _move_atoms(atoms, state, group):
+    """Make a step with Nesterov's momentum."""
+    momentum = state["momentum"].mul_(0.95).add_(atoms.grad, alpha=0.05)
+    step = _orthogonal((0.95 * momentum + 0.05 * atoms.grad).flatten(2))
+    atoms.sub_(step.view_as(atoms), alpha=group["lr"])
+
+
+def _move_thresholds(thresholds, state, group):
+    """Make a step of Adam."""
+    n, gradient = float(state["n_steps"]), thresholds.grad
+    momentum = state["momentum"].mul_(0.9).add_(gradient, alpha=0.1)
+    square = state["square"].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+    scale = (square / (1 - 0.999**n)).sqrt_().add_(1e-12)
+    rate = group["lr"] * group["threshold_rate"]
+    thresholds.sub_(momentum / (1 - 0.9**n) / scale, alpha=rate)
 
 
 def _orthogonal(matrices):  # (n, rows, columns) -> about their polar factors
@@ -91,7 +91,7 @@ def add_options(parser):
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--every", type=int, default=20, help="epochs between looks at 4 images")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--save", type=Path, help="write the denoiser to this npz file")
+    parser.add_argument("--save", type=Path, help="write the denoiser to this file")
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -44,7 +44,6 @@ from sklearn.ensemble import BaggingClassifier
 from skpudle import (
     Checkpoint,
     ConsensusDictionary,
-    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -764,8 +763,7 @@ def checkpointed(rng):
         if np.isnan(X).any() or rng.integers(2):
             start = pick(rng, "data", "search")
             return ConvPUDLEDictionaryLearning(n_components, dict_init=start, **common), (X,)
-        options = dict(dict_init="data", crop_size=9, noise_std=pick(rng, 0.0, 0.1))
-        return ConvDenoiser(n_components, **options, **common), (X,)
+        return ConvPUDLEDictionaryLearning(n_components, dict_init="random", **common), (X,)
     X = rng.normal(size=(80, 6))
     if kind == "classifier":
         early = bool(rng.integers(2))
@@ -798,18 +796,8 @@ def opened(rng):
         X = rng.normal(size=(4, 12, 12)) * (rng.random((4, 12, 12)) < 0.1)
         X = X + np.roll(X, 1, axis=2) + pick(rng, 0.02, 0.3) * rng.normal(size=X.shape)
         common |= dict(atom_shape=(3, 3), stride=pick(rng, 1, 2))
-        options = pick(
-            rng,
-            None,
-            dict(shrinkage="hard"),
-            dict(separate_atoms="unfolding", atom_norm=None),
-            dict(learn_threshold="atom"),
-        )
-        if options is None:
-            common |= pick(rng, dict(), dict(n_unfoldings=2, max_iter=2, dict_init="search"))
-            return ConvPUDLEDictionaryLearning(pick(rng, 3, "auto"), **common), (X,)
-        options |= dict(n_unfoldings=2, max_iter=2, crop_size=9)
-        return ConvDenoiser(3, **options, **common), (X,)
+        common |= pick(rng, dict(), dict(n_unfoldings=2, max_iter=2, dict_init="search"))
+        return ConvPUDLEDictionaryLearning(pick(rng, 3, "auto"), **common), (X,)
     codes = rng.normal(size=(400, 6)) * (rng.random((400, 6)) < 0.4)
     X = codes @ rng.normal(size=(6, 8))
     X = X + pick(rng, 0.02, 0.3, 1.0) * rng.normal(size=X.shape)

@@ -11,7 +11,6 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,7 +25,7 @@ from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.omp import solve_omp
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._search import advance, begin
+from skpudle.search.descend import descend
 
 ROOT = Path(__file__).resolve().parents[1]
 N_UNFOLDINGS, STEP = 100, 0.2
@@ -225,9 +224,10 @@ def search(options):
 
     def run(device):
         problem = Problem(x.to(device), auto_alpha(x))
-        state = replace(begin(problem, x[:p]), stride=1, codes=problem.no_codes())
-        state = advance(problem, state)  # compiles, on the CPU
-        return seconds_of(lambda: advance(problem, state), device, repeats=options.repeats)
+        atoms = problem.project(x[:p].double())
+        steps = descend(problem, atoms, problem.no_codes(), options.repeats + 2, stall=-1.0)
+        next(steps)  # compiles, on the CPU
+        return seconds_of(lambda: next(steps), device, repeats=options.repeats)
 
     found = {name: attempt(partial(run, name)) for name in dict.fromkeys([options.device, "cpu"])}
     return found | {"n": n, "m": m, "p": p}

@@ -46,8 +46,8 @@ OF_IMAGES = {
     "unfolded": dict(n_unfoldings=3, max_iter=1),
 }
 OF_DENOISERS = {
-    "thresholds": dict(n_unfoldings=3, max_iter=1, learn_threshold="atom"),
-    "encoders": dict(n_unfoldings=2, max_iter=1, separate_atoms="unfolding", atom_norm=None),
+    "one level": dict(n_unfoldings=3, max_iter=1, noise_std=0.1),
+    "levels": dict(n_unfoldings=2, max_iter=1, noise_std=(0.1, 0.5)),
 }
 N_COMPONENTS = 5
 

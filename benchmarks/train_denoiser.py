@@ -6,9 +6,9 @@ writes ``benchmarks/results/denoisers/NAME.json`` as it proceeds, and keeps its 
 ``benchmarks/output/denoise``, to resume after an interruption::
 
     python benchmarks/train_denoiser.py any-noise --data DIR --epochs 1100 \
-        --save skpudle/pretrained/denoiser_gray.npz
+        --save skpudle/pretrained/denoiser_gray.pt
     python benchmarks/train_denoiser.py any-noise-small --data DIR --epochs 600 \
-        --n-components 40 --n-unfoldings 6 --save skpudle/pretrained/denoiser_gray_small.npz
+        --n-components 40 --n-unfoldings 6 --save skpudle/pretrained/denoiser_gray_small.pt
 
 An epoch is one crop of every image, with new noise of a new level for every crop. With ``--only
 25`` the network is for one level, to measure the gain of a model for each level.
@@ -40,13 +40,9 @@ def learner_of(options):
         stride=options.stride,
         n_unfoldings=options.n_unfoldings,
         alpha=0.04,  # about half the noise in the middle of its range
-        step_size="auto",
-        atom_norm=None,
-        separate_atoms="unfolding",
-        learn_threshold="unfolding",
         noise_std=noise_std,
         crop_size=options.crop_size,
-        optimizer=partial(Muon, size=size**2, n_matrices=2 * options.n_unfoldings),
+        optimizer=Muon,
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         dict_init="dct",

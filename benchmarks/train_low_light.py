@@ -9,7 +9,7 @@ exponential-family distributions", ICML 2020: with 20,618 parameters, the first 
 22.31 and 23.51 dB in one draw. A run resumes after an interruption::
 
     python benchmarks/train_low_light.py low-light --data DIR --bm3d 12 \
-        --save skpudle/pretrained/denoiser_photons.npz
+        --save skpudle/pretrained/denoiser_photons.pt
 
 An epoch is one crop of every image, with newly drawn photons. The learning rate falls in the second
 half of training; extend a run before that.
@@ -41,15 +41,9 @@ def learner_of(options):
         stride=options.stride,
         n_unfoldings=options.n_unfoldings,
         alpha=0.4,  # about half the noise
-        step_size="auto",
-        atom_norm=None,
-        separate_atoms="unfolding",
-        learn_threshold="unfolding",
         noise_std="poisson",
         crop_size=options.crop_size,
-        optimizer=partial(
-            Muon, size=size**2, n_matrices=2 * options.n_unfoldings, threshold_rate=0.8
-        ),
+        optimizer=partial(Muon, threshold_rate=0.8),
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         dict_init="dct",

@@ -41,11 +41,13 @@ def damage(rows, n_pixels):
 
 cancer = load_breast_cancer()
 benign = rng.permutation(cancer.data[cancer.target == 1])
+scaler = StandardScaler().fit(benign[:250])  # columns have units of their own
+benign, malignant = scaler.transform(benign), scaler.transform(cancer.data[cancer.target == 0])
 sets = {
     "digits,\ntwo wrong pixels": (train, usual, damage(damaged, 2)),
     "digits,\nfour wrong pixels": (train, usual, damage(damaged, 4)),
     "means of\ntwo digits": (train, usual, (damaged[:-1] + damaged[1:]) / 2),
-    "malignant\ntumours": (benign[:250], benign[250:], cancer.data[cancer.target == 0]),
+    "malignant\ntumours": (benign[:250], benign[250:], malignant),
 }
 detectors = {
     "score_samples": lambda m: PUDLEDictionaryLearning(m, random_state=0),

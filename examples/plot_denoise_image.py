@@ -30,10 +30,7 @@ tiles = [china[i : i + 100, j : j + 100] for i in range(0, 400, 100) for j in ra
 learner = ConvDenoiser(
     64,
     atom_shape=(8, 8),
-    alpha=0.1,
-    atom_norm=None,
-    learn_threshold="unfolding",
-    separate_atoms="unfolding",
+    n_unfoldings=6,
     noise_std=SIGMA,
     crop_size=64,
     shift_average=True,
@@ -41,7 +38,6 @@ learner = ConvDenoiser(
     batch_size=2,
     max_iter=20,
     tol=None,
-    dict_init="dct",
     random_state=0,
 ).fit(tiles)
 

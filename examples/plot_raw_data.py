@@ -2,11 +2,11 @@
 Learn from raw data
 ===================
 
-An offset, a broken pixel and a few bad rows hide every atom, unless the learner knows of them.
+An offset, flashes of pixels and a few bad rows hide every atom, unless the learner knows of them.
 
 Small pictures are sums of three bars of sixteen. Then the data become as data are: all pictures
 have the same bright corner, the noise of each pixel has its own size, two pixels in a hundred
-flash, and one row in a hundred is much larger than all others. Nothing is centred, scaled or
+flash, and one row in a hundred is noise, much larger than all others. Nothing is centred, scaled or
 removed before the fit.
 """
 
@@ -28,7 +28,7 @@ clean = codes @ atoms
 corner = 6 * np.exp(-np.add.outer(np.arange(side), np.arange(side)) / 4).ravel()
 X = clean + corner + rng.standard_normal(clean.shape) * rng.uniform(0.02, 0.3, side**2)
 X[rng.random(X.shape) < 0.02] += 20
-X[::100] *= 15
+X[::100] = 15 * rng.standard_normal(X[::100].shape)
 
 # %%
 # The first learner takes the data as they are: all entries count alike, around zero. The second is

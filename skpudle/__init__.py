@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from skpudle._consensus import ConsensusDictionary
 from skpudle._data.names import place_of as _place_of
+from skpudle._denoiser.estimator import ConvDenoiser
 from skpudle._imputer import DictionaryImputer
-from skpudle._learners.convolutional.denoiser import ConvDenoiser
-from skpudle._learners.convolutional.pudle import ConvPUDLEDictionaryLearning
-from skpudle._learners.nmf import PoissonNMF
+from skpudle._learners.convolutional.estimator import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.sporco import SporcoDictionaryLearning
 from skpudle._learners.supervised.classifier import PUDLEClassifier
 from skpudle._learners.supervised.regressor import PUDLERegressor
+from skpudle._nmf.estimator import PoissonNMF
 from skpudle._training.checkpoint import Checkpoint
 from skpudle._training.team import data_parallel
 

@@ -36,6 +36,7 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context, users_level
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, hash_array, merge_copies
+from skpudle._learners.units import baseline_of
 from skpudle._losses import loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._unfold import default_step
@@ -60,7 +61,7 @@ def _has(name):
     return available_if(lambda self: hasattr(getattr(self, "estimator_", self.estimator), name))
 
 
-def _seeded(estimator, random_state):
+def seed_clone(estimator, random_state):
     """Return a clone with a new seed in each of its parameters ``random_state``."""
     estimator = clone(estimator)
     names = [
@@ -68,7 +69,7 @@ def _seeded(estimator, random_state):
         for name in sorted(estimator.get_params(deep=True))
         if name == "random_state" or name.endswith("__random_state")
     ]
-    seeds = random_state.randint(np.iinfo(np.int32).max, size=len(names))
+    seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=len(names))
     return estimator.set_params(**dict(zip(names, map(int, seeds), strict=True)))
 
 
@@ -101,6 +102,14 @@ def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit
     if len(rows) == _num_samples(X) and not weight:
         return X, weight
     return _safe_indexing(X, to_numpy(rows)), {"sample_weight": to_numpy(sums)}
+
+
+def _median_baseline(fitted):  # -> ndarray of shape (n_features,) or None
+    """Return the median of the baselines of learners, None if one of them has none."""
+    found = [baseline_of(one) if hasattr(one, "_training_state") else None for one in fitted]
+    if any(baseline is None for baseline in found):
+        return None
+    return np.median(found, axis=0).astype(found[0].dtype)
 
 
 def _isolation(replicates, share):  # -> list of (n_components,)
@@ -358,7 +367,7 @@ class ConsensusDictionary(
             if has_fit_parameter(self.estimator, "sample_weight"):
                 X, weight = _merge_rows(X, weight)
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)(_seeded(self.estimator, random_state), X, weight, rows)
+            delayed(_fitted)(seed_clone(self.estimator, random_state), X, weight, rows)
             for rows in self._samples(X, random_state)
         )
         name = type(self.estimator).__name__
@@ -390,7 +399,7 @@ class ConsensusDictionary(
         ]
         components = units * np.nanmedian(norms, axis=0)[:, None]
         components = components.reshape(self.replicates_[medoid].shape).astype(first.dtype)
-        given = X, weight, random_state
+        given = _median_baseline(fitted), X, weight, random_state
         self.estimator_ = self._with_components(fitted[medoid], components, *given)
         self.components_ = self.estimator_.components_
         validate_data(self, X, skip_check_array=True)
@@ -407,17 +416,22 @@ class ConsensusDictionary(
                 n = _num_samples(X)
                 yield random_state.permutation(n)[: (n + 1) // 2]
 
-    def _with_components(self, estimator, components, X, weight, random_state):
+    def _with_components(self, estimator, components, baseline, X, weight, random_state):
         """Return an estimator that was fitted to all samples, with other components."""
         if any(getattr(estimator, name, None) for name in _OF_ATOMS):
             given = dict(dict_init=components, n_components=len(components))
-            return _seeded(self.estimator, random_state).set_params(**given).fit(X, **weight)
+            if baseline is not None:  # given atoms have none by default
+                given["fit_intercept"] = True
+            return seed_clone(self.estimator, random_state).set_params(**given).fit(X, **weight)
         if self.resample != "seeds":
-            estimator = _seeded(self.estimator, random_state).fit(X, **weight)
+            estimator = seed_clone(self.estimator, random_state).fit(X, **weight)
             if len(estimator.components_) != len(components):
                 estimator = clone(estimator).set_params(n_components=len(components))
                 estimator = estimator.fit(X, **weight)
         estimator.components_ = components
+        if baseline is not None and baseline_of(estimator) is not None:
+            name = "baseline_" if hasattr(estimator, "coef_") else "intercept_"
+            setattr(estimator, name, baseline)
         if hasattr(estimator, "mixing_"):  # of FastICA
             estimator.mixing_ = np.linalg.pinv(components)
         follows = getattr(estimator, "step_size", None) == "auto" and components.ndim == 2

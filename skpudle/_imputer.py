@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
+from skpudle._consensus import seed_clone
 from skpudle._data.arrays import (
     check_rows,
     host_array,
@@ -59,6 +60,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         value everywhere: a `PUDLEDictionaryLearning`, or a pipeline with one. By default features
         are put in units of their standard deviation, with one atom per feature:
         ``make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))``.
+    random_state : int, RandomState instance or None, default=None
+        Seeds every ``random_state`` of the estimator. None leaves them as they are.
 
     Attributes
     ----------
@@ -92,12 +95,15 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "estimator": [HasMethods(["fit", "transform", "inverse_transform"]), None]
+        "estimator": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "random_state": ["random_state"],
     }
 
     @explain_names
-    def __init__(self, estimator: Any = None) -> None:
-        self.estimator = estimator
+    def __init__(
+        self, estimator: Any = None, *, random_state: int | np.random.RandomState | None = None
+    ) -> None:
+        self.estimator, self.random_state = estimator, random_state
 
     def _read(self, X, *, reset):
         rows = check_rows(host_array(X), estimator=self, allow_nan=True)
@@ -130,10 +136,10 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         self._validate_params()
         X = self._read(X, reset=True)
-        if self.estimator is None:
-            learner = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
-        else:
-            learner = clone(self.estimator)
+        default = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
+        learner = clone(default if self.estimator is None else self.estimator)
+        if self.random_state is not None:
+            learner = seed_clone(learner, self.random_state)
         names, weight = _names_of_weights(learner), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, len(X))
@@ -146,12 +152,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X, weight = _merge_rows(X, weight)
         unknown = np.flatnonzero(np.isnan(X).all(axis=0))
         if len(unknown):
-            names = getattr(self, "feature_names_in_", None)
-            raise ValueError(
-                f"Features {listed(unknown.tolist(), names)} have no known value, from which "
-                "nothing is learned. Leave them out."
-            )
-        given = {} if weight is None else dict.fromkeys(names, weight)
+            listing = listed(unknown.tolist(), getattr(self, "feature_names_in_", None))
+            raise ValueError(f"Features {listing} have no known value. Leave them out.")
+        given = dict.fromkeys([] if weight is None else names, weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
         known, counts = ~np.isnan(X), np.ones(len(X)) if weight is None else weight
@@ -176,13 +179,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "means_")  # the last that fit sets
         X = self._read(X, reset=False)
-        gaps = np.isnan(X)
+        filled, gaps = X.copy(), np.isnan(X)
         if not gaps.any():
-            return X.copy()
-        filled = X.copy()
+            return filled
         rows = gaps.any(axis=1)  # codes of a row depend on no other row
-        learner = self.estimator_
-        restored = np.array(learner.inverse_transform(learner.transform(X[rows])))
+        codes = self.estimator_.transform(X[rows])
+        restored = np.array(self.estimator_.inverse_transform(codes))
         restored[gaps[rows].all(axis=1) | (not self._predicts)] = self.means_
         filled[rows] = np.where(gaps[rows], restored, X[rows])
         return filled

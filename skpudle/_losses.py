@@ -18,10 +18,6 @@ and the variance weights its derivative. Learners minimise and report half the d
 negative log-likelihood minus its value at ``mean = x``. It is zero at best, and
 :math:`\frac12 (x - \eta)^2` for ``gaussian``.
 
-`KullbackLeibler` is the Poisson loss of counts whose expectation is :math:`D z` itself, for codes
-and atoms that are not negative. ``skpudle._additive`` minimises it; the unfolded encoder does not
-take it.
-
 References
 ----------
 B. Tolooshams, A. H. Song, S. Temereanca and D. Ba, "Convolutional dictionary learning based
@@ -31,8 +27,10 @@ auto-encoders for natural exponential-family distributions", ICML 2020.
 from dataclasses import dataclass
 from math import inf
 from numbers import Real
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
@@ -178,30 +176,6 @@ class Binomial:
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
 
-@dataclass(frozen=True)
-class KullbackLeibler(Poisson):
-    """Counts whose expectations add, the Poisson loss with the identity link."""
-
-    has_baseline = False
-
-    def mean(self, natural):
-        """Return the expectation, here the parameter itself."""
-        return natural
-
-    def natural(self, mean):
-        """Return the natural parameter of an expectation, here the expectation itself."""
-        return mean
-
-    def shifted(self, natural, offset):
-        """Return rates times exposures; ``offset`` holds the logarithms of exposures."""
-        return natural if offset is None else natural * offset.exp()
-
-    def half_deviance(self, natural, x):
-        """Return the loss of each entry; differentiable in the rate."""
-        rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
-        return rate - xlogy(x, rate) + self.saturated(x)
-
-
 LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
 
 
@@ -213,13 +187,69 @@ def loss_named(name, n_trials=1):
     ValueError
         If the name is unknown, or the number of trials is below 1 or not finite.
     """
-    if name == "kullback-leibler":
-        return KullbackLeibler()
     if not isinstance(name, str) or name not in LOSSES:
-        names = sorted([*LOSSES, "kullback-leibler"])
-        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {names}.")
+        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {sorted(LOSSES)}.")
     if name != "binomial":
         return LOSSES[name]()
     if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:
         raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials. Pass one from 1 on.")
     return Binomial(float(n_trials))
+
+
+class FromMeans(NamedTuple):
+    """The deviance of columns of data from their means, or from their rates times exposures.
+
+    Parts of the data add up: the deviance of all is that of the parts, and that of their means.
+
+    Attributes
+    ----------
+    size : Tensor of shape (n_features,)
+        Known entries or exposures.
+    mean, deviance : Tensor of shape (n_features,)
+        Their mean or rate, and the deviance from it.
+    """
+
+    size: Tensor
+    mean: Tensor
+    deviance: Tensor
+
+    @classmethod
+    def of(cls, samples, loss):
+        """Return the deviance of the known entries of samples; offsets are logarithms."""
+        x, offset = samples.x, samples.offset
+        known = samples.weigh(torch.ones_like(x) if samples.mask is None else samples.mask)
+        exposure = torch.ones_like(x[:, :1]) if offset is None else offset.exp()
+        size = (known * exposure).sum(0)
+        # zero for constant columns, even with a rounded mean
+        origin = x.masked_fill(known == 0, inf).amin(0)
+        origin = origin.masked_fill(origin.isinf(), 0.0)
+        mean = origin + (known * (x - origin * exposure)).sum(0) / torch.where(size > 0, size, 1.0)
+        natural = loss.shifted(_natural(loss, mean), offset)
+        deviance = 2 * (known * loss.half_deviance(natural, x)).sum(0)
+        return cls(size.cpu(), mean.cpu(), deviance.cpu())
+
+    def add(self, other, loss):
+        """Return the deviance of both parts together."""
+        size = self.size + other.size
+        share = other.size / torch.where(size > 0, size, 1.0)
+        mean, deviance = self.mean + (other.mean - self.mean) * share, self.deviance
+        for part in (self, other):
+            between = loss.half_deviance(_natural(loss, mean), part.mean)
+            deviance = deviance + 2 * torch.where(part.size > 0, part.size * between, 0.0)
+        return FromMeans(size, mean, deviance + other.deviance)
+
+    def total(self, loss):  # -> float
+        """Return the sum over columns; rounding of constant columns is no deviance."""
+        rounding = 0.0
+        if not loss.is_quadratic:
+            eps = torch.finfo(self.mean.dtype).eps
+            rounding = self.size * eps * self.size.clamp_min(1).sqrt() * (1 + self.mean)
+        return float(torch.where(self.deviance > rounding, self.deviance, 0.0).sum())
+
+
+def _natural(loss, mean):
+    """Return the natural parameter of a mean, a number at the ends of the range of means, too."""
+    if loss.is_quadratic:
+        return mean
+    precision = torch.finfo(mean.dtype)
+    return loss.natural(mean.clamp(precision.tiny, loss.largest * (1 - precision.eps)))

@@ -5,11 +5,12 @@ differs a little from its atom, has two or three codes side by side; codes at th
 are no events. So events are found from codes of a penalty at that level. Codes of one atom and sign
 whose copies of the atom correlate by more than 0.7 are one event, at the place of the largest. Its
 amplitude is the projection of their sum on the atom there. Events much smaller than the atom's
-typical one are left out.
+typical one are left out. An artefact, however large, has no more say in what is typical than the
+largest usual events.
 """
 
 from copy import copy
-from math import log, sqrt
+from math import inf, log, sqrt
 from numbers import Real
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.images import sizes
 from skpudle._fitted.learners import find_learner, find_peaks
-from skpudle._learners.convolutional.parameters import stride_of
+from skpudle._learners.convolutional.transformer import stride_of
 
 __all__ = ["find_events"]
 
@@ -29,13 +30,18 @@ _ALIKE = 0.7
 # Smallest event, as a share of an atom's typical amplitude. In the electrocardiogram at 0 dB waves
 # other than beats reach .36, and the smallest beat has .77.
 _LEAST = 1 / 3
+# Share of events that are no artefacts: energies count up to the size that this share keeps below.
+_USUAL = 0.9
 
 
 def _typical(amplitudes):
-    """Return the amplitude above which events have half of the energy."""
+    """Return the amplitude above which events, none larger than nine tenths, have half the energy.
+
+    The median of an electrocardiogram with little noise is that of waves between the beats.
+    """
     sizes = np.sort(np.abs(amplitudes))
-    energy = np.cumsum(sizes**2)
-    return sizes[np.searchsorted(energy, energy[-1] / 2)] if len(sizes) else 0.0
+    energy = np.cumsum(np.minimum(sizes, sizes[int(_USUAL * (len(sizes) - 1))]) ** 2)
+    return sizes[np.searchsorted(energy, energy[-1] / 2)]
 
 
 def _autocorrelation(atom, stride):  # (length, n_channels) -> (n_shifts,)
@@ -102,7 +108,8 @@ def find_events(
         Signals, as `transform` takes them.
     least : float, default=1/3
         The smallest amplitude of an event as a share of its atom's typical amplitude, above which
-        events have half of the energy. 0 keeps all.
+        events have half of the energy; the largest tenth counts with the size of the next. 0 keeps
+        all.
     sampling_rate : float, default=None
         Samples in a second, which gives times in seconds. None: times are numbers of samples.
 
@@ -139,12 +146,13 @@ def find_events(
             f"{type(learner).__name__} is not. Pass a fitted ConvPUDLEDictionaryLearning with one "
             "number for atom_shape, for signals."
         )
-    if not (isinstance(least, Real) and 0 <= least <= 1):
+    if type(least) is bool or not (isinstance(least, Real) and 0 <= least <= 1):
         raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1.")
-    if sampling_rate is not None and not (isinstance(sampling_rate, Real) and sampling_rate > 0):
+    rate = 1.0 if sampling_rate is None else sampling_rate
+    if type(rate) is bool or not (isinstance(rate, Real) and 0 < rate < inf):
         raise ValueError(
             f"sampling_rate={sampling_rate!r:.50} is no number of samples in a second. Pass a "
-            "positive number, or None for times in samples."
+            "positive finite number, or None for times in samples."
         )
     X, (stride,) = found.prepare(X), stride_of(learner)
     atoms = learner.components_.reshape(len(learner.components_), kernel[0], -1)
@@ -154,13 +162,11 @@ def find_events(
         own = []
         for signal, map_ in enumerate(maps):
             places, amplitudes = _merge(map_[:, number], correlation)
-            own += [(signal, p * stride + peak, number, a) for p, a in zip(places, amplitudes)]
-        smallest = least * _typical([amplitude for *_, amplitude in own])
+            times = [(p * stride + peak) / rate for p in places]
+            own += [(signal, t, number, a) for t, a in zip(times, amplitudes)]
+        smallest = least * _typical([amplitude for *_, amplitude in own]) if own else 0.0
         events += [event for event in own if abs(event[3]) >= smallest]
     events.sort()
     time = np.int64 if sampling_rate is None else np.float64
     fields = [("signal", np.int64), ("time", time), ("atom", np.int64), ("amplitude", np.float64)]
-    table = np.array(events, dtype=fields)
-    if sampling_rate is not None:
-        table["time"] /= sampling_rate
-    return table
+    return np.array(events, dtype=fields)

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
 from skpudle._fitted.learners import look_at, sample_numbers
-from skpudle._learners.convolutional.parameters import stride_of
-from skpudle._learners.nmf import PoissonNMF
+from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
+from skpudle._nmf.estimator import PoissonNMF
 from skpudle.metrics import atom_support
 
 __all__ = ["findings"]
@@ -320,13 +320,16 @@ def _outlying_entries(look):
     of_rows = outliers.sum(1)  # of a sparse array
     are_whole = of_rows == outliers.shape[1]
     n_rows, n_entries = int(are_whole.sum()), int(of_rows[~are_whole].sum())
-    rows = f"No atom predicts {n_rows} rows, and fit gave them little weight. " if n_rows else ""
-    entries = (
-        f"{n_entries} entries ({n_entries / np.prod(outliers.shape):.2g} of all) are far from the rest of "
-        "their rows, and fit treated them as missing. "
-    )
-    entries = entries if n_entries else ""
-    return f"{rows}{entries}See outliers_. Pass noise='equal' to use all data alike."
+    found = []
+    if n_rows:
+        found.append(f"No atom predicts {n_rows} rows, and fit left them out.")
+    if n_entries:
+        share = n_entries / np.prod(outliers.shape)
+        found.append(
+            f"{n_entries} entries ({share:.2g} of all) are far from the rest of their rows, and "
+            "fit treated them as missing."
+        )
+    return " ".join([*found, "See outliers_. Pass noise='equal' to use all data alike."])
 
 
 def _offset(look):
@@ -341,7 +344,7 @@ def _offset(look):
         return None
     return (
         f"Samples have an offset: their mean has {share:.0%} of the energy, and fit_intercept="
-        "False. Pass fit_intercept='auto'."
+        f"False. Pass fit_intercept={True if learner.positive_code else 'auto'!r}."
     )
 
 

@@ -16,10 +16,10 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1972,
-    "_additive": 686,
     "_data": 2030,
     "_fitted": 293,
-    "_learners": 5526,
+    "_learners": 5074,
+    "_nmf": 794,
     "_operators": 264,
     "_optimizers": 277,
     "_training": 1218,

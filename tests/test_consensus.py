@@ -133,9 +133,7 @@ def planted_images():
         (PUDLEDictionaryLearning, {"separate_atoms": True}, "bootstrap"),
         (PUDLEDictionaryLearning, {"separate_atoms": "unfolding"}, "seeds"),
         (PUDLEDictionaryLearning, {"separate_atoms": True, "n_components": "auto"}, "halves"),
-        (ConvDenoiser, {"separate_atoms": "both"}, "bootstrap"),
-        (ConvDenoiser, {"separate_atoms": "unfolding", "atom_norm": None}, "halves"),
-        (ConvDenoiser, {"learn_threshold": "atom"}, "seeds"),
+        (ConvDenoiser, {}, "halves"),
     ],
     ids=str,
 )

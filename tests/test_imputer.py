@@ -79,6 +79,16 @@ def test_by_default_units_of_features_do_not_matter(damaged):
     assert error < 0.3 * of_means
 
 
+def test_its_seed_is_that_of_the_estimator(damaged):
+    _, X = damaged
+    for estimator in (None, make_pipeline(StandardScaler(), PUDLEDictionaryLearning(4))):
+        one, same, other = (DictionaryImputer(estimator, random_state=k).fit(X) for k in (1, 1, 2))
+        np.testing.assert_array_equal(one.transform(X), same.transform(X))
+        seeds = [imputer.estimator_[-1].random_state for imputer in (one, same, other)]
+        assert seeds[0] == seeds[1] != seeds[2]
+    assert DictionaryImputer().fit(X).estimator_[-1].random_state == 0
+
+
 def test_a_feature_without_known_values_is_named(damaged):
     _, X = damaged
     X[:, 3] = np.nan

@@ -70,6 +70,23 @@ def test_units_of_the_data_change_no_atom():
         np.testing.assert_allclose(part, same, rtol=1e-9)
 
 
+def test_copies_of_rows_are_one_row_with_a_weight():
+    """Twice the rows have the noise of the rows; a weight of 0 is absence."""
+    X, atoms, _ = planted(n=300)
+    whole, twice = (
+        atom_intervals(known(atoms), np.tile(X, (k, 1)), random_state=0) for k in (1, 2)
+    )
+    for part, same in zip(whole, twice, strict=True):
+        np.testing.assert_array_equal(part, same)
+    often = np.random.default_rng(0).integers(0, 4, len(X))
+    copies = atom_intervals(known(atoms), np.repeat(X, often, axis=0), random_state=0)
+    weighted = atom_intervals(known(atoms), X, sample_weight=often, random_state=0)
+    for part, same in zip(copies, weighted, strict=True):
+        np.testing.assert_allclose(part, same, rtol=1e-9)
+    assert 0.86 <= coverage(weighted, atoms) <= 0.94
+    assert weighted.standard_error.mean() > 1.1 * whole.standard_error.mean()
+
+
 def test_missing_entries_widen_intervals():
     X, atoms, _ = planted()
     rng = np.random.default_rng(0)
@@ -206,6 +223,8 @@ def test_what_has_no_intervals_is_refused():
         with pytest.raises(ValueError, match="has no exposure.*pass a PoissonNMF"):
             intervals(learner, X, exposure=np.ones(100))
     counts = PoissonNMF.from_components(np.eye(16))
+    with pytest.raises(ValueError, match="Intervals of counts take no sample_weight"):
+        atom_intervals(counts, np.abs(X), sample_weight=np.ones(100))
     with pytest.raises(ValueError, match="exposure=.* is not an array of 100 positive"):
         code_intervals(counts, np.abs(X), exposure=np.ones(99))
     with pytest.raises(ValueError, match="has 5 features.*Pass rows"):

@@ -18,11 +18,10 @@ GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
     "mathematics": ["_compilation", "_precision", "_shrinkage", "_losses", "_operators",
                     "lasso", "omp",
-                    "encoding", "_gradients", "_optimizers", "_initialization", "search",
-                    "_additive"],
+                    "encoding", "_gradients", "_optimizers", "_initialization", "search"],
     "boundary": ["_data"],
     "training": ["_training"],
-    "learners": ["_learners"],
+    "learners": ["_learners", "_denoiser", "_nmf"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
                 "_fitted", "events", "inspection", "sae", "plotting", "reporting",
                 "__init__"],

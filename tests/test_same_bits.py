@@ -3,7 +3,7 @@
 import numpy as np
 import same_bits
 
-from skpudle.search import _search
+from skpudle.search import problem
 
 CASE = "default, few rows"
 # A package with the names that the case needs, and a share that its atoms are of the first rows.
@@ -31,7 +31,7 @@ def test_a_case_equals_itself_and_not_a_changed_package(monkeypatch):
     base = same_bits.run_case(same_bits.CASES[CASE])
     assert {"components_", "alpha_", "search_alpha_", "codes", "loss_curve_"} <= base.keys()
     assert same_bits.compare(base, same_bits.run_case(same_bits.CASES[CASE])) == (True, "equal")
-    monkeypatch.setattr(_search, "_ALPHA", np.nextafter(_search._ALPHA, 1))
+    monkeypatch.setattr(problem, "_ALPHA", np.nextafter(problem._ALPHA, 1))
     is_equal, text = same_bits.compare(base, same_bits.run_case(same_bits.CASES[CASE]))
     assert not is_equal
     assert "search_alpha_ up to " in text

@@ -161,17 +161,12 @@ def fit_counts_that_add():
     return fit(learner, draw_counts())
 
 
-def find_denoiser():
-    """Return the class of denoisers, which an older checkout had in the convolutional learner."""
-    import skpudle
-
-    return getattr(skpudle, "ConvDenoiser", skpudle.ConvPUDLEDictionaryLearning)
-
-
 def fit_denoiser(draw=draw_images, more=False, **params):
     """Train a convolutional denoiser, and denoise; with ``more`` go on by `partial_fit`."""
+    from skpudle import ConvDenoiser
+
     params = dict(noise_std=0.1, max_iter=2, n_unfoldings=3, crop_size=15, random_state=0) | params
-    learner = find_denoiser()(3, **dict(atom_shape=(5, 5)) | params)
+    learner = ConvDenoiser(3, **dict(atom_shape=(5, 5)) | params)
     pairs = [draw()]
     if params["noise_std"] == 0:  # clean images
         pairs.append(pairs[0] + 0.1 * np.random.default_rng(6).standard_normal(pairs[0].shape))
@@ -181,12 +176,6 @@ def fit_denoiser(draw=draw_images, more=False, **params):
         learner.set_params(learning_rate=3e-3).partial_fit(*pairs)
     found = {"denoised": learner.denoise(pairs[0]), "score": np.asarray(learner.score(*pairs))}
     return read_attributes(learner) | encode(learner, pairs[0]) | found
-
-
-def fit_layers(**params):
-    """Train a denoiser whose unfoldings have atoms of their own, and whose thresholds adapt."""
-    own = dict(separate_atoms="unfolding", learn_threshold="unfolding", atom_norm=None)
-    return fit_denoiser(**dict(noise_std=(0.05, 0.3)) | own | params)
 
 
 def denoise_by(name):
@@ -284,7 +273,7 @@ def search_in_two_processes():
     import torch
 
     from skpudle.search import Problem, search
-    from skpudle.search._held_out import hold_out
+    from skpudle.search.held_out import hold_out
 
     sys.path.insert(0, str(ROOT / "tests" / "search"))
     from two_processes import in_two_processes
@@ -295,9 +284,9 @@ def search_in_two_processes():
         return search(hold_out(Problem(x[rank::2], 0.3, total=total)), x[:12])
 
     first, second = in_two_processes(run_one)
-    return {f"{name}.{rank}": np.asarray(getattr(state, name))
-            for rank, state in enumerate((first, second))
-            for name in ("best_atoms", "best_alpha", "losses")}  # fmt: skip
+    return {f"{name}.{rank}": np.asarray(getattr(found, name))
+            for rank, found in enumerate((first, second))
+            for name in ("atoms", "alpha", "losses")}  # fmt: skip
 
 
 def choose_alpha(**options):
@@ -436,11 +425,9 @@ CASES = {
     "denoiser of pairs": partial(fit_denoiser, noise_std=0.0, flip=False),
     "denoiser of photons": partial(fit_denoiser, partial(draw_images, counts=True),
                                    noise_std="poisson", alpha=1.0),
-    "denoiser with hard thresholds": partial(fit_denoiser, shrinkage="hard", lambda_decay=0.9),
-    "denoiser of thresholds": partial(fit_denoiser, learn_threshold="atom", atom_norm="ball"),
     "denoiser on several grids": partial(fit_denoiser, shift_average=True),
     "denoiser of signals": partial(fit_denoiser, draw_signals, atom_shape=7, stride=2),
-    "denoiser of any noise": partial(fit_layers, more=True),
+    "denoiser of any noise": partial(fit_denoiser, noise_std=(0.05, 0.3), more=True),
     "packaged denoiser": partial(denoise_by, "gaussian-small"),
     "packaged denoiser of photons": partial(denoise_by, "poisson"),
     "classifier": partial(fit_task, "PUDLEClassifier"),

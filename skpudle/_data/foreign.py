@@ -79,7 +79,7 @@ def drop_names(learner):
     return learner
 
 
-def given_atoms(dict_init, n_components, x):
+def given_atoms(dict_init, n_components, x, name="dict_init"):
     """Check an initial dictionary from the user.
 
     Parameters
@@ -90,6 +90,8 @@ def given_atoms(dict_init, n_components, x):
         Required number of atoms; None for any.
     x : Tensor of shape (n_samples, n_features)
         The data.
+    name : str, default="dict_init"
+        The parameter.
 
     Returns
     -------
@@ -101,20 +103,20 @@ def given_atoms(dict_init, n_components, x):
     ValueError
         If the shape is wrong, or an atom is zero or not finite.
     """
-    options = {"dtype": np.float64, "ensure_all_finite": False, "input_name": "dict_init"}
+    options = {"dtype": np.float64, "ensure_all_finite": False, "input_name": name}
     atoms = check_array(dictionary_of(dict_init), **options)
     if n_components is None:
         n_components = len(atoms)
     if atoms.shape != (n_components, x.shape[1]):
         raise ValueError(
-            f"dict_init has shape {atoms.shape}, expected (n_components, n_features) = "
+            f"{name} has shape {atoms.shape}, expected (n_components, n_features) = "
             f"{(n_components, x.shape[1])}. Pass one atom per row."
         )
     atoms = to_tensor(atoms, x.device, x.dtype)
     bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
     if bad.any():
         raise ValueError(
-            f"dict_init has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}. Drop "
+            f"{name} has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}. Drop "
             "these rows or replace them, for example by samples."
         )
     return atoms

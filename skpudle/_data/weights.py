@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor, with_gaps
 from skpudle.search._epoch import own
-from skpudle.search._held_out import hash_rows
+from skpudle.search.held_out import hash_rows
 
 # An odd factor of 64 bits, which combines the keys of data and of their targets.
 _FACTOR = -0x61C8864680B583EB

@@ -32,7 +32,7 @@ from skpudle._training.messages import (
     warn_of_zero_codes,
 )
 from skpudle._training.team import refuse_several
-from skpudle.search._coding import judged_rows
+from skpudle.search.choose import judged
 
 # parameters that attributes depend on; a fit remembers them to detect changes
 KEPT = "loss", "alpha", "n_components"
@@ -194,7 +194,7 @@ class GradientLearner(CallbackSupportMixin):
     def _choose_penalty(self, plan, fitted, data, run):  # -> Fitted
         """Choose the penalty of the codes of `transform`, which follows the data."""
         problem, atoms = self._coding_problem(fitted, data, run)
-        what, now = (judged_rows(problem), atoms), partial(run.attributes_of, fitted)
+        what, now = (judged(problem), atoms), partial(run.attributes_of, fitted)
         coding = run.choose_coding(*what, problem.unit, now, debias=plan.debias)
         return replace(fitted, coding=coding)
 

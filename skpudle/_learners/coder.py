@@ -31,19 +31,20 @@ from skpudle._data.arrays import (
     split_missing,
     to_numpy,
     to_tensor,
+    wide,
 )
 from skpudle._data.batches import Samples
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.tables import map_rows
 from skpudle._data.weights import check_sample_weight
-from skpudle._learners.score import hidden_deviance, sums_of
-from skpudle._learners.units import baseline_of, units_of
-from skpudle._losses import loss_named
+from skpudle._learners.units import baseline_of, in_units, units_of
+from skpudle._losses import FromMeans, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._training.messages import wrong_atoms
 from skpudle.search._epoch import spread_rows
+from skpudle.search.held_out import hide_in_turn
 
 # rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192
@@ -86,6 +87,61 @@ def chunk_size(learner, x, device):
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         size = max(1, min(size, free // row))
     return size
+
+
+def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=None):
+    """Return a function of samples: the deviance of all features, each held out once.
+
+    Codes are inferred from the features of all other groups; a single feature is predicted from
+    itself.
+
+    Parameters
+    ----------
+    loss : object of `skpudle._losses`
+        The loss.
+    encoder_of : callable
+        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask, offset=offset)``.
+    dictionary : DenseDictionary
+        The dictionary.
+    offset_of : callable
+        ``offset_of(samples)`` returns the offset of their reconstruction, or None.
+    places : Tensor of shape (n_features,), default=None
+        For each feature the place of its first copy, with which it is held out; by default features
+        are distinct, so that a score depends on its own samples alone.
+    limit : Tensor of shape (n_features,), default=None
+        What the error of an entry counts at most.
+    """
+    atoms = dictionary.atoms
+    places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
+    turns = [[part.to(atoms.device) for part in turn] for turn in hide_in_turn(places)]
+
+    def deviance(samples):
+        x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
+        for seen, hidden in turns:
+            visible = DenseDictionary(dictionary.atoms[:, seen])
+            codes = encoder_of(seen)(
+                visible,
+                x[:, seen],
+                mask=None if mask is None else mask[:, seen],
+                offset=None if offset is None else offset[..., seen],
+            )
+            with own_precision():
+                natural = codes @ dictionary.atoms[:, hidden]
+            natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
+            values = x[:, hidden]
+            if limit is not None:
+                most = limit[hidden]
+                values = natural + torch.maximum(torch.minimum(values - natural, most), -most)
+            entries = 2 * loss.half_deviance(wide(natural), wide(values))
+            entries = samples.weigh(entries)
+            total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
+        return float(total)  # one wait for the device
+
+    return deviance
+
+
+def _from_means(loss, samples):
+    return FromMeans.of(samples.map(wide), loss)
 
 
 def in_chunks(function, samples, device, size):
@@ -165,7 +221,7 @@ def penalty_of(learner):
 
 def _check_sparse_coder(learner, algorithm):
     """Raise ValueError unless scikit-learn's coder has this algorithm and the learner's codes."""
-    if not loss_named(learner.loss, learner.n_trials).is_quadratic:
+    if learner.loss != "gaussian":
         raise ValueError(
             f"scikit-learn's coder minimises least squares, but loss={learner.loss!r}; use "
             "`transform`."
@@ -185,9 +241,10 @@ def _check_sparse_coder(learner, algorithm):
             "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
             "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
         )
-    if not units_of(learner).is_equal:
+    if not units_of(learner).of_new_rows().is_equal:
         raise ValueError(
-            "scikit-learn's coder supposes equal noise, and this learner found unequal noise. Use "
+            "scikit-learn's coder supposes equal noise, and this learner found unequal noise or "
+            "outlying entries. Use "
             "its transform, or pass noise='equal', and fit again."
         )
 
@@ -437,11 +494,16 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 samples = replace(samples, weight=weight.to(samples.x.device))
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
-            deviance = hidden_deviance(loss, of_features, dictionary, self._offset)
+            units, limit = units_of(self).of_new_rows(), None
+            if units.limit is not None:
+                limit = units.limit_in_data().to(dictionary.atoms)
+            deviance = hidden_deviance(loss, of_features, dictionary, self._offset, limit=limit)
             size = chunk_size(self, samples.x, device)
             error += sum(in_chunks(deviance, samples, device, size))
-            sums += in_chunks(partial(sums_of, loss), samples, samples.x.device, PART)
-        total = reduce(lambda sums, part: sums.with_part(part), sums).deviance(loss)
+            if limit is not None:  # outlying entries do not count in the deviance from the means
+                samples = replace(samples, mask=in_units(units, samples).mask)
+            sums += in_chunks(partial(_from_means, loss), samples, samples.x.device, PART)
+        total = reduce(lambda one, part: one.add(part, loss), sums).total(loss)
         return 1 - error / total if total else 0.0
 
     def to_sparse_coder(

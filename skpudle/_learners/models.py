@@ -19,7 +19,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.names import users_level
-from skpudle._learners.record import learned_encoder
 from skpudle._losses import Gaussian
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._operators._conv import ConvDictionary
@@ -258,32 +257,23 @@ class Pursuit:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """Codes of a trained encoder.
+    """Codes of an encoder with a fixed graph.
 
     Parameters
     ----------
-    learner : estimator
-        A fitted learner, see `learned_encoder`.
-    atoms : Tensor of shape (n_components, n_features)
-        Its atoms, in units of the noise.
-    features : Tensor, default=None
-        Numbers of the features that are seen; None for all.
+    graph : LearnedEncoder
+        The encoder, of rows in units of the noise.
     """
 
-    learner: object
-    atoms: Tensor
-    features: Tensor | None = None
+    graph: object
 
     def __call__(self, dictionary, x, mask=None, offset=None):
         """Return codes; least squares have no offset."""
-        if self.features is None:
-            return learned_encoder(self.learner, dictionary.atoms).encode(x, mask)
-        whole = learned_encoder(self.learner, self.atoms.to(x))
-        return whole.of_features(self.features).encode(x, mask)
+        return self.graph.to(x).encode(x, mask)
 
     def of_features(self, features):
         """Return the encoder for some of the features."""
-        return replace(self, features=features)
+        return Learned(self.graph.of_features(features))
 
 
 def _beside_intercept(dictionary, x, *, encode, mask=None, offset=None):

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.names import explain_names
-from skpudle._learners.dense import DenseLearner, without_row_noise
+from skpudle._learners.dense import DenseLearner
 from skpudle._learners.plan import CodePlan, DensePlan
 
 
@@ -134,9 +134,6 @@ class NOODLDictionaryLearning(DenseLearner):
     def _plan(self):
         constants = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
         return DensePlan.of(self, alpha=self.threshold, **constants)
-
-    def _find(self, plan, data, run):  # -> FittedRows
-        return without_row_noise(super()._find(plan, data, run))
 
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`

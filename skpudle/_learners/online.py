@@ -41,7 +41,7 @@ def _block_rows(n_used, n_components, n_features):
     return max(least, min(wanted, _BLOCK_BYTES // row))
 
 
-def go_on(run, problem, state, source, attributes_of):
+def go_on(run, problem, found, source, attributes_of):
     """Pass over all rows after a search in a sample; keep the atoms with the least held-out error.
 
     Parameters
@@ -50,7 +50,7 @@ def go_on(run, problem, state, source, attributes_of):
         The fit.
     problem : Problem
         The sample that was searched in, with rows that are held out.
-    state : SearchState
+    found : Found
         The search, which is done.
     source : source of batches
         All rows.
@@ -59,19 +59,19 @@ def go_on(run, problem, state, source, attributes_of):
 
     Returns
     -------
-    SearchState
+    Found
         The search with the atoms to go on with, and with their codes of the sample.
     """
-    begun, n_used = after_search(problem, state)
+    begun, n_used = after_search(found)
     size = _block_rows(n_used, *begun.atoms.shape)
     n_blocks = run.team.largest(ceil(source.n_samples / size))
-    nothing = replace(problem.of_rows(slice(0)), alpha=state.alpha)
+    nothing = replace(problem.of_rows(slice(0)), alpha=found.alpha)
 
     def problem_of(batch):
         if batch is None:
             return nothing
         x = batch.x if problem.unit == 1 else batch.x.double() / problem.unit
-        given = dict(mask=batch.mask, weight=batch.weight, alpha=state.alpha)
+        given = dict(mask=batch.mask, weight=batch.weight, alpha=found.alpha)
         return replace(problem, x=x, **given, held_out=None)
 
     blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
@@ -80,15 +80,15 @@ def go_on(run, problem, state, source, attributes_of):
         n_blocks,
         problem_of,
         begun,
-        lambda stream: attributes_of(replace(state, best_atoms=stream.atoms)),
+        lambda stream: attributes_of(with_atoms(found, stream.atoms)),
     )
     run.go_on(phase)
     atoms = phase.state.atoms
     if problem.held_out is not None:
-        judges = replace(problem.held_out.problem, alpha=state.alpha)
+        judges = replace(problem.held_out.problem, alpha=found.alpha)
         if not objective(judges, atoms) < objective(judges, begun.atoms):
-            return state
-    return with_atoms(problem, state, atoms)
+            return found
+    return with_atoms(found, atoms)
 
 
 def preferred(judges, atoms, others):

@@ -401,7 +401,7 @@ class DensePlan(Plan):
     fit_intercept : bool or "auto", default=False
         Whether rows have a baseline; "auto" lets the data decide.
     noise : str or Tensor, default="equal"
-        The noise of rows and features, see `skpudle.search.learn_noise`, or that of each feature.
+        The noise of rows and features, see `skpudle.search.units`, or that of each feature.
     """
 
     refines: bool

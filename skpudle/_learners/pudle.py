@@ -39,7 +39,7 @@ from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._coding import choose_coding, coding_of_l0, coding_of_support, judged_rows
+from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
@@ -62,10 +62,15 @@ _OF_THE_ENCODER = (
 )
 
 
+def _solves(codes):
+    """Return whether codes are solved for, which is no fixed graph."""
+    return codes.solves or codes.converges or codes.given.n_unfoldings is None
+
+
 def module_of(learner, codes):  # -> EncoderModule
     """Return the encoder of a fitted learner as a module of torch; see `to_module`."""
     given = codes.given
-    solved = not given.separate_atoms and (codes.solves or given.n_unfoldings is None)
+    solved = not given.separate_atoms and _solves(codes)
     if solved or given.transform_algorithm != "unfolded":
         raise ValueError(
             "Codes that are solved for are no fixed graph of products, and cannot be exported. "
@@ -85,9 +90,14 @@ def module_of(learner, codes):  # -> EncoderModule
     options = dict(split_sign=learner.split_sign, scale=noise.scale)
     if (baseline := baseline_of(learner)) is not None:
         options["intercept"] = to_tensor(baseline)
-    atoms = noise.from_user(decoder)
-    if given.separate_atoms:
-        return EncoderModule(learned_encoder(learner, atoms), decoder, **options).eval()
+    return EncoderModule(_graph_of(learner, codes, noise), decoder, **options).eval()
+
+
+def _graph_of(learner, codes, noise):  # -> LearnedEncoder
+    """Return the unfoldings of a fitted learner, of rows in units of the noise."""
+    atoms, limit = noise.atoms, noise.limit
+    if codes.given.separate_atoms:
+        return replace(learned_encoder(learner, atoms), limit=limit)
     dictionary, step = DenseDictionary(atoms), learner.step_size_
     levels = threshold_levels(
         dictionary,
@@ -95,12 +105,11 @@ def module_of(learner, codes):  # -> EncoderModule
         codes.n_unfoldings,
         atoms.new_tensor(step),
         lambda_decay=learner.lambda_decay_,
-        shrinkage=given.shrinkage,
+        shrinkage=codes.given.shrinkage,
     )
     thresholds = levels.expand(-1, len(atoms))
-    how = bool(given.positive_code), True, given.shrinkage
-    unfolded = LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
-    return EncoderModule(unfolded, decoder, **options).eval()
+    how = bool(codes.given.positive_code), True, codes.given.shrinkage, limit
+    return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
 
 
 def _knows_noise(learner):
@@ -140,7 +149,7 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         if not is_met:
             warn_of_l0(coding.n_entries, l0)
         return coding
-    predicting = choose_coding(judged_rows(problem), atoms, debias=debias).chosen
+    predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
         return predicting
     found = coding_of_support(problem, atoms, debias=debias)
@@ -151,7 +160,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
     By default `fit` searches for atoms that make the lasso objective small. Held-out rows, whose
-    entries are hidden, choose the penalties, a baseline and the noise. `transform` solves the lasso
+    entries are hidden, choose the penalties, outliers and the noise. `transform` solves the lasso
     for each row, and takes off a share of its bias. No gradient trains the atoms.
 
     Training follows the search if a ``gradient`` or an unfolded encoder (``n_unfoldings``,
@@ -200,22 +209,20 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     fit_intercept : bool or "auto", default="auto"
         Whether rows have a baseline, ``intercept_``, which is estimated together with the atoms.
-        "auto" has one if the mean of the rows is far from zero and hidden entries of held-out rows
-        are predicted no worse with it (for non-negative codes: better), and none with a
-        ``dict_init`` other than "search". From 10 to 59 rows the mean alone decides, for signed
-        codes; fewer rows have none. Other losses than "gaussian" always have one.
+        "auto" has one if the mean is four standard errors from zero and if settled atoms around it
+        lower the objective, and the number of codes, by a tenth. It has none for non-negative
+        codes, whose mean competes with it, for less than four rows for each atom, and with a
+        ``dict_init`` other than "search". Other losses than "gaussian" always have one.
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of entries depends on: nothing, the feature, the row, or both; an array of
         shape (n_features,) has the standard deviation of each feature. Rows and features with more
         noise have less weight, and atoms, codes and reconstructions are in the units of ``X``.
-        "auto" tries each if residuals are unequal, and keeps it if hidden entries of held-out rows
-        are predicted better. It also treats entries as missing that are more than five standard
-        deviations from their prediction by the rest of their row, if they have more than a fifth of
-        the energy, scales columns of other units, shortens a few long rows in `fit` if they hide
-        the other rows, and gives little weight to rows that no atom predicts, at most a tenth of
-        all rows. With a ``dict_init`` other than "search", or fewer than 60 rows, "auto" is
-        "equal". See :doc:`/guide/noise`.
+        "auto" decides on the noise of features, and takes entries and whole rows for outliers if
+        they hold the energy of an atom, cannot be predicted, and hide the other entries. The fit
+        goes without them; `transform`, `score` and `score_samples` then limit the errors of
+        entries. If nothing is found, and with less than four rows for each atom or a ``dict_init``
+        other than "search", "auto" is "equal". See :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.
@@ -337,9 +344,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     size_path_ : Bunch
         With ``n_components="auto"``, the numbers of atoms that were tried: arrays
         ``n_components``, ``score`` (R^2 of hidden entries of held-out samples), ``objective``
-        (of the search, mean over held-out samples) and ``tolerance`` (the loss against the best
-        score that counts as chance: a standard error, between .001 and .002). Not there after
-        `partial_fit`.
+        (of the search, mean over its samples) and ``tolerance`` (the loss against the best score
+        that counts as chance: a standard error, at least .001). Not there after `partial_fit`.
 
     penalty_path_ : Bunch
         The penalties that a search tried, in its order: arrays ``alpha``, ``score`` (share of the
@@ -351,9 +357,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         The baseline: of a row without codes, in `inverse_transform`. 0.0 without one.
 
     outliers_ : csr_array of shape (n_samples, n_features), bool
-        Entries of an array that `fit` treated as missing because they were far from the rest of
-        their row, and all known entries of rows to which `fit` gave less than a 25th of the usual
-        weight because no atom predicts them. Absent if there are none.
+        Entries of an array that `fit` left out because they were far from the rest of their row,
+        and all known entries of long rows that no atom predicts. Absent if there are none.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -384,12 +389,13 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         training, and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
 
     fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit") and of its phases: the "noise" of the data, the "size" of
-        ``n_components="auto"``, "search", the "pass" over rows that do not fit into memory,
-        "unbiased atoms" (least squares on the lasso's supports), "noise of rows", "baseline" and
-        "refinement" (of the likelihood of counts), "training", the "penalty of codes", and the
-        "encoder" of ``separate_atoms``; of the "reading" of the data before the phases, and of the
-        "result" after the phases, its attributes and checks. Absent after `partial_fit`.
+        Seconds of the last `fit` ("fit") and of its phases: the "units" of the data, the "size" of
+        ``n_components="auto"``, "search", the "noise" of features, "search in units of the noise",
+        the "pass" over rows that do not fit into memory, "unbiased atoms" (least squares on the
+        lasso's supports), "units again", "baseline" and "refinement" (of the likelihood of counts),
+        "training", the "penalty of codes", and the "encoder" of ``separate_atoms``; of the
+        "reading" of the data before the phases, and of the "result" after the phases, its
+        attributes and checks. Absent after `partial_fit`.
 
     alpha_ : float
         The penalty or threshold for codes in `transform`.
@@ -477,13 +483,13 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
     turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
     mean square norm of the samples, goes on to larger penalties as long as the predictions get no
-    worse by more than a standard error, and to smaller ones as long as their error falls by 1 %. If
-    a larger penalty explains a fifth more of their energy than all penalties before, the rounds of
-    the search begin again at it. The largest penalty that predicts nearly as well as the best is
-    ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to the
-    held-out samples too. Then the atoms, before they have seen these samples, choose the penalty of
-    codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for least
-    squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
+    worse by more than a standard error, and to smaller ones as long as they are better by half of
+    one. If a larger penalty explains a fifth more of their energy than all penalties before, the
+    rounds of the search begin again at it. The largest penalty that predicts nearly as well as the
+    best is ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to
+    the held-out samples too. Then the atoms, before they have seen these samples, choose the
+    penalty of codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for
+    least squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
     predicted, or with fewer than 20 samples, the first penalty stays. For counts and binary data
     codes have the search's penalty, or halves of it as long as they predict held-out features
     better.
@@ -497,10 +503,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     entries of them predicted; equal samples count as one. The number of atoms begins at half the
     number of features, and grows by half until the score, R^2 of the hidden entries, has failed
     twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
-    Then atoms are removed that held-out samples miss least, a quarter of them at a time and finally
-    one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose score is
-    as large as the largest, within the standard error of the difference, which counts as 0.001 at
-    least and 0.002 at most. From there the search continues on all samples.
+    Then atoms are removed that lower the objective least per use, a quarter of them at a time and
+    finally one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose
+    score is as large as the largest, within the standard error of the difference, which counts as
+    0.001 at least. From there the search continues on all samples.
 
     Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
     were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
@@ -821,6 +827,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
         noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
         residual = (to_numpy(samples.x) - fitted) / noise
+        if (units := units_of(self)).limit is not None:
+            most = to_numpy(units.limit_in_data()) / noise
+            residual = np.clip(residual, -most, most)
         known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
         entries = -0.5 * (residual**2 + np.log(2 * np.pi) + 2 * np.log(noise))
         n_known = known.sum(axis=1)
@@ -944,8 +953,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))
-        if self.separate_atoms and self.transform_algorithm == "unfolded":
-            return Learned(self, units_of(self).atoms)
+        units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
+        if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
+            return Learned(_graph_of(self, codes, units))
         encoder = codes.encoder
         if self.debias == "auto":
             encoder = replace(encoder, debias=self.debias_)

@@ -13,9 +13,9 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._learners.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search._noise import CENTRED, Noise
-from skpudle.search._penalty import PenaltyPath
-from skpudle.search._size import SizePath
+from skpudle.search.choose import SizePath
+from skpudle.search.find import PenaltyPath
+from skpudle.search.units import CENTRED, Units
 
 # Values that the state of training has.
 _OF_TRAINING = "moments", "stopping"
@@ -190,7 +190,7 @@ class FittedRows(Fitted):
 
     Parameters
     ----------
-    noise : Noise, default=CENTRED
+    noise : Units, default=CENTRED
         The units that rows are learned in.
     outliers : Tensor of shape (n_outliers, 2), default=None
         Places of entries that were treated as missing.
@@ -200,7 +200,7 @@ class FittedRows(Fitted):
         The encoder that was trained after the dictionary.
     """
 
-    noise: Noise = CENTRED
+    noise: Units = CENTRED
     outliers: Tensor | None = None
     stream: dict | None = None
     learned: LearnedEncoder | None = None

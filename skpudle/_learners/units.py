@@ -1,6 +1,6 @@
 """Rows in units of their noise: sources of batches for training, and encoders for `transform`.
 
-See `skpudle.search._noise`.
+See `skpudle.search.units`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import split_missing, to_tensor, with_gaps
 from skpudle._operators._atoms import DenseDictionary
-from skpudle.search._noise import CENTRED, Noise
+from skpudle.search.units import CENTRED, Units
 
 
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
@@ -32,13 +32,13 @@ def centre(learner, rows):  # (n, n_features) -> the same
     return rows if baseline is None else rows - baseline
 
 
-def restore_noise(values):  # dict of arrays and numbers -> Noise
+def restore_noise(values):  # dict of arrays and numbers -> Units
     """Return the noise in the private attributes of a learner."""
     parts = {name: part for name, part in values.items() if isinstance(part, np.ndarray)}
-    return Noise.from_dict(values | {name: to_tensor(part) for name, part in parts.items()})
+    return Units(**values | {name: to_tensor(part) for name, part in parts.items()})
 
 
-def units_of(learner):  # -> Noise
+def units_of(learner):  # -> Units
     """Return the units of a fitted learner's rows; equal noise if no noise was learned.
 
     New rows get their noise from codes of the learner's atoms.
@@ -68,7 +68,7 @@ class SourceInUnits:
     ----------
     source : source of batches
         See `skpudle._data.batches`.
-    noise : Noise
+    noise : Units
         The units.
     """
 
@@ -107,14 +107,14 @@ class InUnits:
     ----------
     encoder : callable
         The encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
-    noise : Noise
+    noise : Units
         The units, without a baseline, which data have lost before.
     gains : Tensor of shape (n_components,)
         By what codes in these units exceed the user's.
     """
 
     encoder: object
-    noise: Noise
+    noise: Units
     gains: Tensor
 
     def __call__(self, dictionary, x, mask=None, offset=None):
@@ -123,9 +123,7 @@ class InUnits:
         if self.noise.scale is not None:
             atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
         with torch.no_grad():
-            _, _, scale = replace(self.noise, atoms=atoms).enter(x, mask)
-        x = self.noise.centre(x)
-        x = x if scale is None else x / scale
+            x, mask, scale = replace(self.noise, atoms=atoms).enter(x, mask)
         codes = self.encoder(DenseDictionary(atoms), x, mask=mask, offset=offset) / gains
         return codes if scale is None else codes * scale
 

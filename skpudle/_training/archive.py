@@ -21,18 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skpudle._additive._alternate import Progress
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.files import named_errors, replace_file
 from skpudle._training.loop import EpochTally, TrainingState
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._epoch import Codes
-from skpudle.search._held_out import Prediction
-from skpudle.search._noise import Noise, NoiseTrial, RowNoise
-from skpudle.search._penalty import PenaltyPath, Trial
-from skpudle.search._search import SearchState, searched
-from skpudle.search._size import SizePath, SizeTrial
 from skpudle.search._stream import Memory, StreamState
+from skpudle.search.choose import SizePath, SizeTrial
+from skpudle.search.find import PenaltyPath, Trial
+from skpudle.search.held_out import Prediction
+from skpudle.search.units import Units
 
 MARK = b"skpudle1"
 
@@ -43,8 +41,8 @@ _TENSOR, _ARRAY, _RECORD = "<tensor>", "<array>", "<record>"
 RECORDS = {
     kind.__name__: kind
     for kind in (
-        Codes, EpochTally, LearnedEncoder, Memory, Noise, NoiseTrial, PenaltyPath, Prediction,
-        Progress, RowNoise, SearchState, SizePath, SizeTrial, StreamState, TrainingState, Trial,
+        Codes, EpochTally, LearnedEncoder, Memory, PenaltyPath, Prediction, SizePath,
+        SizeTrial, StreamState, TrainingState, Trial, Units,
     )
 }  # fmt: skip
 
@@ -180,46 +178,6 @@ def check_kind(state, expected):
     kinds = _kinds(state), _kinds(expected)
     if type(state) is not type(expected) or kinds[0] != kinds[1]:
         raise ValueError(f"its state has arrays {kinds[0]}, expected {kinds[1]}")
-
-
-def _check_codes(codes, n_rows, n_places):
-    """Raise ValueError unless codes are those of ``n_rows`` rows at ``n_places`` places.
-
-    A place is an atom at a position.
-    """
-    count, index = codes.count, codes.index
-    if (count.dtype, index.dtype) != (torch.int64, torch.int32):
-        raise ValueError("its codes have other dtypes")
-    if count.shape != (n_rows,) or index.shape != codes.value.shape or len(index) != n_rows:
-        raise ValueError(f"its codes are not for {n_rows} samples")
-    used = torch.arange(index.shape[1]) < count[:, None]
-    if ((count < 0) | (count > index.shape[1])).any():
-        raise ValueError("its codes have other numbers of entries than they state")
-    if (used & ((index < 0) | (index >= n_places))).any():
-        raise ValueError(f"its codes are not for {n_places} places")
-
-
-def check_search(state, problem, atoms):
-    """Raise ValueError unless the atoms and codes of a search belong to a problem.
-
-    Parameters
-    ----------
-    state : SearchState
-        The state of the search.
-    problem : Problem or ConvProblem
-        Data and objective.
-    atoms : Tensor of shape (n_components, ...)
-        Initial atoms.
-    """
-    (n, *shape), n_now = atoms.shape, len(state.atoms)
-    found = (state.atoms, state.previous, state.best_atoms, state.unseen)
-    sizes = n_now, n_now, n, n
-    for part, size in zip(found, sizes, strict=True):
-        if part is not None and (part.shape != (size, *shape) or part.dtype != torch.float64):
-            raise ValueError(f"its atoms have shape {tuple(part.shape)}, expected {(size, *shape)}")
-    n_rows = len(searched(problem, state).x)
-    for codes, n_atoms in ((state.codes, n_now), (state.best_codes, n)):
-        _check_codes(codes, n_rows, n_atoms * problem.n_positions)
 
 
 # ---------------------------------------------------------------------------- files

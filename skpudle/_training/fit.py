@@ -11,8 +11,6 @@ A phase is a state that advances by epochs, until it is done. It has
 * ``attributes()``, the fitted attributes of a learner with the present state;
 * ``report(max_iter)``, which prints a line about the last epoch;
 * ``names``: the names of the phase (or None) and of its epochs for callbacks;
-* ``stages``: for callbacks, the largest number of epochs of each stage of a search, by name; empty
-  without stages;
 * ``stops_at_interrupts``: whether it leaves Ctrl-C to the driver.
 """
 
@@ -21,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from math import inf
@@ -30,28 +28,25 @@ import torch
 
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
-from skpudle._training.archive import check_kind, check_search
+from skpudle._training.archive import check_kind
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.messages import (
-    print_noise,
     print_pass,
     print_progress,
     print_search,
     print_size,
 )
 from skpudle._training.team import current_team
-from skpudle.search._coding import choose_coding
-from skpudle.search._descent import refit_atoms
-from skpudle.search._search import SearchState, advance, begin, is_done, searched
 from skpudle.search._stream import advance_stream
+from skpudle.search.choose import best_coding
+from skpudle.search.descend import refit_atoms
+from skpudle.search.find import find_atoms
 
 # Steps of a fit that are tasks of their own for callbacks, beside search, pass and training: the
-# noise, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
-# of codes, the noise of rows, the baseline and the refinement of atoms of counts, and a learned
-# encoder.
-_STEPS = 9
-# For each kind of trials, the callbacks' name of one of them, and what prints a line about it.
-_TRIALS = {"noise": ("units of the data", print_noise), "size": ("number of atoms", print_size)}
+# units, the number of atoms, the level of the noise, atoms without bias or of rank one, the penalty
+# of codes, the noise of features, a second search and its two steps, units again, the baseline and
+# the refinement of atoms of counts, and a learned encoder.
+_STEPS = 13
 
 
 class Interrupts:
@@ -86,7 +81,7 @@ class Interrupts:
 class Phase:
     """A phase that does not mind its end, and whose state no file holds."""
 
-    ended_by, stages, n_tasks = None, {}, None
+    ended_by, n_tasks = None, None
     stops_at_interrupts = True
 
     @property
@@ -103,7 +98,7 @@ class Phase:
 
 @dataclass
 class Search(Phase):
-    """The search for a dictionary, see `skpudle.search`.
+    """The search for a dictionary, see `skpudle.search.find`.
 
     Parameters
     ----------
@@ -112,87 +107,70 @@ class Search(Phase):
     atoms : Tensor of shape (n_components, ...)
         Initial atoms.
     attributes_of : callable
-        ``attributes_of(state)`` returns the fitted attributes for the best atoms of a state.
+        ``attributes_of(found)`` returns the fitted attributes for the atoms of a search.
+    names : tuple of str
+        The callbacks' names of the search and of an epoch.
     """
 
     problem: object
     atoms: object
     attributes_of: Callable
-    stages: dict = field(default_factory=dict)
-    best: float = inf  # objective of a sample
-    share_done: float = 0.0
+    names: tuple = ("search", "epoch of the search")
+    found: object = None
 
-    names, n_tasks = ("search", "epoch of the search"), len(SearchState.stages)
-
-    def begin(self, state=None):
-        """Start from the atoms, or from a state."""
-        self.state = begin(self.problem, self.atoms) if state is None else state
-        (n,) = self.problem.total(torch.tensor([self.problem.n_samples], dtype=torch.float64))
-        self.n_samples = int(n)  # samples of all processes
-        factor = self.state.stride.bit_length()
-        limited = self.problem.n_positions == 1  # moves of atoms in images know no limit
-        self.stages = {
-            name: factor * most if limited and most else None
-            for name, most in self.state.stages.items()
-        }
+    def begin(self):
+        """Start from the atoms."""
+        self._steps = find_atoms(self.problem, self.atoms)
 
     def pack(self):
-        """Return the state."""
-        return self.state
+        """Return the atoms, from which a killed search goes on."""
+        return None if self.found is None else self.found.atoms
 
     def resume(self, state, *, same_rule):
-        """Go on from a state."""
-        check_search(state, self.problem, self.atoms)
-        self.begin(state)
+        """Begin with the atoms of an earlier search."""
+        if not isinstance(state, torch.Tensor) or state.shape != self.atoms.shape:
+            shape = tuple(self.atoms.shape)
+            raise ValueError(f"its atoms have shape {getattr(state, 'shape', None)}, not {shape}")
+        self.atoms = state.double()
+        self.begin()
 
     @property
     def is_done(self):
-        return is_done(self.state)
+        return self.found is not None and self.found.is_done
 
     def advance(self):
         """Make one more epoch."""
-        self.state = advance(self.problem, self.state)
+        self.found = next(self._steps)
 
     def attributes(self):
         """Return the fitted attributes."""
-        return self.attributes_of(self.state)
+        return self.attributes_of(self.found)
 
     def report(self, max_iter):
-        """Print a line about the last epoch.
-
-        The best objective, of dictionaries of the wanted size, never rises; the share never falls.
-        """
-        state, n = self.state, -(-self.n_samples // self.state.stride)
-        if state.best_objective < inf:
-            self.best = min(self.best, state.best_objective * self.problem.unit**2 / n)
-        self.share_done = max(self.share_done, state.share_done)
-        print_search(state, self.best, self.share_done)
+        """Print a line about the last epoch."""
+        print_search(self.found)
 
 
 @dataclass
 class Trials(Phase):
-    """What is tried in turn: baseline and noise, or the number of atoms.
+    """The numbers of atoms that are tried in turn.
 
     Parameters
     ----------
-    names : tuple of str
-        The callbacks' names of the phase and of a trial.
     trials : iterator
         Its trials; the last one says so by ``is_last``.
     attributes_of : callable
         ``attributes_of(trial)`` returns the fitted attributes for a trial.
-    print_trial : callable
-        ``print_trial(trial)`` prints a line about it.
     generator : torch.Generator
         Its random numbers, which later phases draw from, too.
     """
 
-    names: tuple
     trials: Iterator
     attributes_of: Callable
-    print_trial: Callable
     generator: torch.Generator
     trial: object = None
+
+    names = "size", "number of atoms"
 
     def pack(self):
         """Return the last trial; before it None, since an iterator does not go on from a file."""
@@ -217,7 +195,7 @@ class Trials(Phase):
 
     def report(self, max_iter):
         """Print a line about the last trial."""
-        self.print_trial(self.trial)
+        print_size(self.trial)
 
 
 @dataclass
@@ -489,16 +467,9 @@ class FitRun(AbstractContextManager):
         task, (name, name_of_epochs), stopped = self.root, phase.names, False
         ended = self.given | {"reconstruction_attributes": dict}
         if name is not None:
-            task = whole = self.root.subcontext(task_name=name, max_subtasks=phase.n_tasks)
-            whole.call_on_fit_task_begin(**self.given)
-        stage = None
+            task = self.root.subcontext(task_name=name, max_subtasks=phase.n_tasks)
+            task.call_on_fit_task_begin(**self.given)
         while not (stopped or phase.is_done):
-            if phase.stages and phase.state.stage != stage:
-                if stage is not None:
-                    task.call_on_fit_task_end(**ended)
-                stage = phase.state.stage
-                task = whole.subcontext(task_name=stage, max_subtasks=phase.stages[stage])
-                task.call_on_fit_task_begin(**self.given)
             epoch = task.subcontext(task_name=name_of_epochs)
             epoch.call_on_fit_task_begin(**self.given)
             phase.advance()
@@ -514,19 +485,15 @@ class FitRun(AbstractContextManager):
             phase.ended_by = "interrupt" if self.interrupts.pending else "callback"
         if self.recorder.is_active:
             self.recorder.note(phase, ends=True)
-        if stage is not None:
-            task.call_on_fit_task_end(**ended)
         if name is not None:
-            whole.call_on_fit_task_end(**ended)
+            task.call_on_fit_task_end(**ended)
         self._ended = time.perf_counter()
-        self.seconds[phase.key] = self._ended - began
+        self.seconds[phase.key] = self.seconds.get(phase.key, 0.0) + self._ended - began
         return stopped
 
-    def make_trials(self, name, trials, attributes_of):  # -> NoiseTrial or SizeTrial
-        """Make trials of "noise" or "size", and return the last one; see `Trials`."""
-        name_of_trials, print_trial = _TRIALS[name]
-        names = name, name_of_trials
-        phase = Trials(names, trials, attributes_of, print_trial, self.generator)
+    def make_trials(self, trials, attributes_of):  # -> SizeTrial
+        """Try numbers of atoms, and return the last trial; see `Trials`."""
+        phase = Trials(trials, attributes_of, self.generator)
         self.run(phase)
         return phase.trial
 
@@ -536,24 +503,27 @@ class FitRun(AbstractContextManager):
         self.run(phase)
         return phase.result
 
-    def search(self, problem, atoms, attributes_of):  # -> SearchState
-        """Search for atoms; see `Search`."""
-        phase = Search(problem, atoms, attributes_of)
+    def search(self, problem, atoms, attributes_of):  # -> Found
+        """Search for atoms, in the units of the noise in a second search; see `Search`."""
+        names = "search in units of the noise" if self.losses else "search", "epoch of the search"
+        phase = Search(problem, atoms, attributes_of, names)
         self.run(phase)
-        self.losses, self.search_was_stopped = phase.state.losses, not phase.is_done
-        return phase.state
+        self.losses = (*self.losses, *phase.found.losses)
+        self.search_was_stopped = not phase.is_done
+        return phase.found
 
-    def refit(self, problem, state, attributes):  # -> atoms
+    def refit(self, found, attributes):  # -> atoms
         """Return the atoms of a search, free of the lasso's bias if they then predict better."""
-        if not state.is_unbiased:
-            return state.found[0]
-        refit = partial(refit_atoms, searched(problem, state), *state.found)
+        if not found.is_unbiased:
+            return found.atoms
+        coded = found.coded
+        refit = partial(refit_atoms, coded.problem, coded.atoms, coded.codes)
         return self.make_step("unbiased atoms", refit, attributes)
 
-    def choose_coding(self, held_out, atoms, unit, attributes, *, debias, place=0):
+    def choose_coding(self, held_out, atoms, unit, attributes, *, debias, place=None):
         """Return penalty, share of the bias to remove and noise of codes, for data over a unit."""
-        choose = partial(choose_coding, held_out, atoms, debias=debias, place=place)
-        return self.make_step("penalty of codes", choose, attributes).summary(unit)
+        choose = partial(best_coding, held_out, atoms, debias=debias, place=place)
+        return self.make_step("penalty of codes", choose, attributes).in_units(unit)
 
     def go_on(self, phase):
         """Pass over all rows after a search in a sample; see `Pass`."""

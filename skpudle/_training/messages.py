@@ -36,6 +36,17 @@ def listed(features, names=None):
     return f"{features[:10]}{' ...' if len(features) > 10 else ''}"
 
 
+def warn_of_units(column, share):
+    """Warn of a column in another unit."""
+    warnings.warn(
+        f"Column {column} has {share:.1%} of the variance of X, and decides on the atoms. Put "
+        "columns of different units through sklearn.preprocessing.StandardScaler first, or pass "
+        "noise='features'; noise='equal' takes them as they are.",
+        UserWarning,
+        stacklevel=users_level(),
+    )
+
+
 def warn_of_unknown_features(features, names=None):
     """Warn of features, by number, without a known value in any sample; name them."""
     if features:
@@ -82,23 +93,13 @@ def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
     )
 
 
-def print_search(state, best, share_done):
+def print_search(found):
     """Print a line about an epoch of the search."""
-    objective = f"best objective {best:.6g} a sample  " if np.isfinite(best) else ""
     print(
-        f"search, epoch {state.epoch}  {state.activity}  {len(state.atoms)} atoms  "
-        f"{objective}{share_done:.0%} done",
+        f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  "
+        f"loss {found.losses[-1]:.6g}",
         flush=True,
     )
-
-
-def print_noise(trial):
-    """Print a line about the units of the data so far."""
-    noise = trial.noise
-    named = {"a baseline": noise.intercept, "unequal features": noise.scale}
-    named |= {"unequal rows": noise.rows, "outlying entries": noise.spread}
-    found = [name for name, part in named.items() if part is not None]
-    print(f"noise, {', '.join(found) or 'equal, no baseline'}", flush=True)
 
 
 def print_size(trial):

@@ -68,6 +68,9 @@ class LearnedEncoder:
         Whether one analysis serves all unfoldings, and their synthesis is the dictionary.
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage. A hard threshold has derivative 0.
+    limit : Tensor of shape (n_features,), default=None
+        The largest residual of an entry that counts: larger ones count as that (the gradient of the
+        loss of Huber).
     """
 
     analysis: Tensor
@@ -76,6 +79,7 @@ class LearnedEncoder:
     positive_code: bool = False
     shares_atoms: bool = False
     shrinkage: str = "soft"
+    limit: Tensor | None = None
 
     def encode(self, x, mask=None):
         """Return codes; differentiable.
@@ -95,13 +99,13 @@ class LearnedEncoder:
         z = None
         for t, threshold in enumerate(self.thresholds):
             analysis = self.analysis[t % len(self.analysis)]
-            if z is None:
-                z = (x if mask is None else x * mask) @ analysis.mT
-            else:
+            if z is not None:
                 synthesis = self.synthesis[(t - 1) % len(self.synthesis)]
-                residual = _subtract(x, z, synthesis)
-                residual = residual if mask is None else residual * mask
-                z = torch.addmm(z, residual, analysis.mT)
+            residual = x if z is None else _subtract(x, z, synthesis)
+            residual = residual if mask is None else residual * mask
+            if self.limit is not None:
+                residual = torch.maximum(torch.minimum(residual, self.limit), -self.limit)
+            z = residual @ analysis.mT if z is None else torch.addmm(z, residual, analysis.mT)
             z = _SHRINK[self.shrinkage](z, threshold)
             z = z.clamp_min(0) if self.positive_code else z
         return z
@@ -120,7 +124,15 @@ class LearnedEncoder:
             The encoder of data with these features alone.
         """
         analysis, synthesis = (part[:, :, features] for part in (self.analysis, self.synthesis))
-        return replace(self, analysis=analysis, synthesis=synthesis)
+        limit = None if self.limit is None else self.limit[features]
+        return replace(self, analysis=analysis, synthesis=synthesis, limit=limit)
+
+    def to(self, x):
+        """Return the encoder in the dtype and on the device of a tensor."""
+        parts = {name: getattr(self, name) for name in (*_PARTS, "limit")}
+        return replace(
+            self, **{name: part.to(x) for name, part in parts.items() if part is not None}
+        )
 
 
 def _root_mean_square(part):  # one number for each unfolding
@@ -200,6 +212,7 @@ class EncoderModule(torch.nn.Module):
         self.register_buffer("scale", None if scale is None else scale.to(atoms))
         gains = None if scale is None else atom_norms(atoms / self.scale) / atom_norms(atoms)
         self.register_buffer("gains", None if gains is None else gains.flatten().nan_to_num(1.0))
+        self.register_buffer("limit", None if encoder.limit is None else encoder.limit.to(atoms))
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,7 +230,8 @@ class EncoderModule(torch.nn.Module):
         """
         x = x if self.intercept is None else x - self.intercept
         x = x if self.scale is None else x / self.scale
-        z = LearnedEncoder(*(getattr(self, name) for name in _PARTS), *self._how).encode(x)
+        parts = (getattr(self, name) for name in _PARTS)
+        z = LearnedEncoder(*parts, *self._how, self.limit).encode(x)
         z = z if self.gains is None else z / self.gains
         return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
 

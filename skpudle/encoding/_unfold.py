@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import are_few, threads_for
-from skpudle._losses import Gaussian, KullbackLeibler
+from skpudle._losses import Gaussian
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle._precision import (
@@ -176,11 +176,6 @@ def unfold(
         x, offset = x - offset, None
     if step is None and isfinite(loss.curvature):
         raise ValueError("Got no step. Pass a number, such as default_step(dictionary, loss).")
-    if isinstance(loss, KullbackLeibler):
-        raise ValueError(
-            "Unfoldings are for losses of natural parameters, got KullbackLeibler. Use "
-            "skpudle._additive._alternate.solve_codes."
-        )
     if not len(levels):
         raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
     plain = isinstance(dictionary, DenseDictionary) and mask is analysis is None

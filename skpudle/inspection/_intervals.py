@@ -14,11 +14,13 @@ from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
+from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fitted.learners import signed_codes
 from skpudle._learners.units import units_of
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
 from skpudle.search._epoch import spread_rows
+from skpudle.search._held_out import hash_rows
 
 # Draws of each row. Drawn rows that are encoded at a time.
 _DRAWS, _ROWS = 100, 8192
@@ -75,20 +77,30 @@ def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high
 
 
 class AtomIntervals(NamedTuple):
-    """Intervals of the entries of atoms; see `atom_intervals`."""
+    """Intervals of the entries of atoms; see `atom_intervals`.
+
+    Attributes
+    ----------
+    estimate : ndarray of shape (n_components, n_features)
+        Estimates.
+    lower : ndarray of shape (n_components, n_features)
+        Lower ends of the intervals.
+    upper : ndarray of shape (n_components, n_features)
+        Upper ends of the intervals.
+    standard_error : ndarray of shape (n_components, n_features)
+        Standard errors of the estimates.
+    supported : ndarray of shape (n_components,), bool
+        Which atoms the data support.
+    limit : ndarray of shape (n_components,)
+        The least squared error of the direction of each atom, of any method.
+    """
 
     estimate: NDArray
-    """Estimates, (n_components, n_features)."""
     lower: NDArray
-    """Lower ends of the intervals, of the same shape."""
     upper: NDArray
-    """Upper ends of the intervals, of the same shape."""
     standard_error: NDArray
-    """Standard errors of the estimates, of the same shape."""
     supported: NDArray
-    """Which atoms the data support, bool, (n_components,)."""
     limit: NDArray
-    """The least squared error of the direction of each atom, (n_components,), of any method."""
 
     def __str__(self) -> str:
         """Return how sure the atoms are, in words."""
@@ -106,18 +118,27 @@ class AtomIntervals(NamedTuple):
 
 
 class CodeIntervals(NamedTuple):
-    """Intervals of codes; see `code_intervals`."""
+    """Intervals of codes; see `code_intervals`.
+
+    Attributes
+    ----------
+    estimate : ndarray of shape (n_samples, n_components)
+        Estimates.
+    lower : ndarray of shape (n_samples, n_components)
+        Lower ends of the intervals.
+    upper : ndarray of shape (n_samples, n_components)
+        Upper ends of the intervals.
+    standard_error : ndarray of shape (n_samples, n_components)
+        Standard errors of the estimates.
+    supported : ndarray of shape (n_samples, n_components), bool
+        The support.
+    """
 
     estimate: NDArray
-    """Estimates, (n_samples, n_components)."""
     lower: NDArray
-    """Lower ends of the intervals, of the same shape."""
     upper: NDArray
-    """Upper ends of the intervals, of the same shape."""
     standard_error: NDArray
-    """Standard errors of the estimates, of the same shape."""
     supported: NDArray
-    """The support, bool, of the same shape."""
 
 
 # Most codes, or entries of rows, that a sweep draws. If rows have more, an evenly spaced subset is
@@ -199,14 +220,15 @@ def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes
     return np.concatenate(rows), np.concatenate(codes)
 
 
-def _in_units(learner, rows):  # -> Rows, units of features
+def _in_units(learner, rows, weight=None):  # -> Rows, units of features
     """Subtract the baseline from rows, and divide by their noise."""
     noise, (x, mask) = units_of(learner), split_missing(to_tensor(rows))
     x, known, scale = noise.enter(x, mask)
     known = None if known is None or bool(known.all()) else to_numpy(known) == 0
     scale = None if scale is None else to_numpy(scale)
     units = 1.0 if noise.scale is None else to_numpy(noise.scale)
-    return Rows(to_numpy(x), known, scale, noise.intercept is not None), units
+    weight = np.ones(len(rows)) if weight is None else to_numpy(weight / weight.mean())
+    return Rows(to_numpy(x), known, scale, noise.intercept is not None, weight[:, None]), units
 
 
 def _codes_in_units(learner, codes, scale, units):  # -> unit atoms, codes
@@ -242,7 +264,8 @@ def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
     free = 1 - np.count_nonzero(codes[kept]) / max(np.count_nonzero(known), 1)
     variances = keep_above_rounding(variances / max(free, 0.1), x[kept])
     missing = missing[kept] if missing[kept].any() else None
-    return rows._replace(x=x[kept], missing=missing), codes[kept], variances
+    rows = rows._replace(x=x[kept], missing=missing, weight=rows.weight[kept])
+    return rows, codes[kept], variances
 
 
 def _least_squares(rows, atoms, codes, noise):  # -> codes, their variances
@@ -282,9 +305,8 @@ def _noise(learner, rows, atoms, codes, units, random_state):  # -> (n_features,
     some = np.asarray(spread_rows(len(rows.x), _MOST_OF_NOISE))
     missing = None if rows.missing is None else rows.missing[some]
     rows = rows._replace(x=rows.x[some], missing=missing)
-    positive = bool(getattr(learner, "positive_code", False))
-    rng = _generator(random_state)
-    return sample_noise(rows, atoms, codes[some], variances, rng, positive=positive)
+    how = _generator(random_state), bool(getattr(learner, "positive_code", False))
+    return sample_noise(rows, atoms, codes[some], variances, *how)
 
 
 def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
@@ -328,6 +350,7 @@ def atom_intervals(
     level: float = 0.9,
     *,
     exposure: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> AtomIntervals:
     r"""Return intervals of the entries of atoms, from one fit and its data.
@@ -349,6 +372,10 @@ def atom_intervals(
         Probability, between 0 and 1.
     exposure : array-like of shape (n_samples,), default=None
         As for `fit` of a `skpudle.PoissonNMF`.
+    sample_weight : array-like of shape (n_samples,), default=None
+        How often each row counts, as for `fit`. Equal rows become one row with their number: a
+        row that counts twice has the noise of one row. Counts (`skpudle.PoissonNMF`) have no
+        weights, and equal rows of counts are rows.
     random_state : int, RandomState instance or None, default=None
         Determines the draws.
 
@@ -364,8 +391,8 @@ def atom_intervals(
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", or if X comes
-        from a loader that shuffles.
+        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", if X comes
+        from a loader that shuffles, or if counts have weights.
 
     Warns
     -----
@@ -386,12 +413,17 @@ def atom_intervals(
     _check(learner, X, level)
     exposure = _check_exposure(learner, X, exposure)
     if getattr(learner, "loss", "gaussian") == "kullback-leibler":
+        if sample_weight is not None:
+            raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
         return _atoms_of_counts(learner, X, level, exposure, _generator(random_state))
     rows, codes = _read(learner, X)
+    weight = None if sample_weight is None else check_sample_weight(sample_weight, len(rows))
+    first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
-    spread = np.asarray(spread_rows(len(rows), wanted))
-    rows, units = _in_units(learner, rows[spread])
-    atoms, codes = _codes_in_units(learner, codes[spread], rows.scale, units)
+    spread = np.asarray(spread_rows(len(first), wanted))
+    first = to_numpy(first)[spread]
+    rows, units = _in_units(learner, rows[first], weight[spread])
+    atoms, codes = _codes_in_units(learner, codes[first], rows.scale, units)
     rows, codes, variances = _without_outliers(rows, atoms, codes)
     how = dict(scale=units, positive=bool(getattr(learner, "positive_code", False)))
     found = sample_atoms(rows, atoms, codes, variances, _generator(random_state), **how)
@@ -404,9 +436,8 @@ def atom_intervals(
         )
     norms = np.linalg.norm(learner.components_, axis=1, keepdims=True)
     errors = np.sqrt(found.variances) * norms
-    positive = bool(getattr(learner, "positive_dict", False))
-    ends = _ends(found.atoms * norms, errors, level, positive)
-    return AtomIntervals(*ends, _supported(found), found.limit)
+    ends = found.atoms * norms, errors, level, getattr(learner, "positive_dict", False)
+    return AtomIntervals(*_ends(*ends), _supported(found), found.limit)
 
 
 def code_intervals(
@@ -473,8 +504,8 @@ def code_intervals(
     errors = np.sqrt(variances)
     norms = np.linalg.norm(learner.components_ / units, axis=1)
     size = np.where(norms > 0, norms, 1.0) if rows.scale is None else norms / rows.scale
-    positive = bool(getattr(learner, "positive_code", False))
-    return CodeIntervals(*_ends(values / size, errors / size, level, positive), found != 0)
+    ends = values / size, errors / size, level, getattr(learner, "positive_code", False)
+    return CodeIntervals(*_ends(*ends), found != 0)
 
 
 def _check_sizes(n_features, n_components, n_nonzero, snr_db, relative_uses):

@@ -7,7 +7,8 @@ covers codes of one size as well as normal ones. A sweep draws in turn
 - missing entries, given codes and atoms;
 - each code of a row, whether it is zero and its value, given the row's other codes [1]_;
 - atoms, given codes: normal, of covariance :math:`(Z^T Z)^{-1}` between atoms, :math:`t_j^2` in a
-  feature;
+  feature; with weights W of rows it is :math:`(Z^T W Z)^{-1} Z^T W^2 Z (Z^T W Z)^{-1}`, since a row
+  that counts twice has the noise of one row;
 
 and sets the noise and the distribution of codes to their most likely values. So codes and supports
 are integrated out instead of fixed: where one atom can replace another, atoms vary more. With known
@@ -65,12 +66,15 @@ class Rows(NamedTuple):
         Noise of rows, by which they were divided.
     has_baseline : bool
         Whether the rows lost a baseline that was estimated from rows.
+    weight : ndarray of shape (n_samples, 1)
+        Weights, of mean 1.
     """
 
     x: np.ndarray
     missing: np.ndarray | None
     scale: np.ndarray | None
     has_baseline: bool
+    weight: np.ndarray
 
 
 class AtomPosterior(NamedTuple):
@@ -214,7 +218,7 @@ def _summary(sweeps, noise, n_rows):  # -> AtomPosterior
     return AtomPosterior(mean, variances, n_uses, np.sqrt(noise), limit, hidden)
 
 
-def sample_noise(rows, atoms, codes, variances, rng, *, positive=False):
+def sample_noise(rows, atoms, codes, variances, rng, positive):
     """Return the variances of the noise of features for given atoms; see `sample_atoms`."""
     codes = _strong(codes, variances)
     for _ in range(_OF_NOISE):
@@ -255,7 +259,7 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
     AtomPosterior
         The atoms in the units of the data.
     """
-    x, missing = rows.x, rows.missing
+    x, missing, weight = rows.x, rows.missing, rows.weight
     n, m = x.shape
     p, ones = len(atoms), np.ones((n, int(rows.has_baseline)))
     baseline, first, sweeps = np.zeros((ones.shape[1], m)), atoms, []
@@ -270,21 +274,24 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
         prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
         regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
-        gram, pull = (regressors.T @ regressors).toarray(), regressors.T @ x
+        weighted = regressors.multiply(weight).tocsr()
+        gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
         inverse = np.linalg.inv(gram + np.diag(prior))
+        # a row of weight 2 has the noise of one row, not of two
+        covariance = inverse + inverse @ ((weighted.T @ weighted).toarray() - gram) @ inverse
         centre = pull.copy()
         centre[:p] += prior[:p, None] * first
         means = inverse @ centre
         # Sums of squared residuals x - z D, without another pass over the rows.
-        squares = np.einsum("ij,ij->j", x, x) + ((gram @ means - 2 * pull) * means).sum(0)
+        squares = np.einsum("ij,ij->j", weight * x, x) + ((gram @ means - 2 * pull) * means).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
-        drawn = means + np.linalg.cholesky(inverse) @ drawn
+        drawn = means + np.linalg.cholesky(covariance) @ drawn
         atoms, baseline = drawn[:p], drawn[p:]
         norms = np.linalg.norm(atoms, axis=1)
         atoms = atoms / norms[:, None]
         codes.data *= norms[codes.indices]
-        given = means[:p], np.diag(inverse)[:p], variances, scale
+        given = means[:p], np.diag(covariance)[:p], variances, scale
         sweeps.append(_Sweep(*_in_units(*given), np.bincount(codes.indices, minlength=p)))
         n_sweeps = len(sweeps) - _FIRST
         if n_sweeps in _ENDS:

@@ -407,18 +407,22 @@ def _compiled():
 
 def solve(
     atoms, gram, x, *, penalties, positive, max_iter, mask=None, debias=0.0, out=None, refits=None,
-    gaps=None, single=False,
+    gaps=None, single=False, of_products=False,
 ):  # fmt: skip
     """Return codes of the rows of ``x`` for each penalty, as `skpudle.lasso._batched.solve` does.
 
     All tensors are on the CPU. ``out``, of shape (n_penalties, n_samples, n_components), gets the
     codes; ``refits`` and ``gaps``, if given, get the codes without bias and the relative duality
     gaps of the last penalty. With ``single`` the gaps are for codes rounded to float32. They use
-    the correlations of the last round of the solver.
+    the correlations of the last round of the solver. ``of_products`` tells that ``x`` holds the
+    products of rows with atoms, and that ``gram`` stands for the atoms.
     """
     out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
-    with threads_for(atoms, x):
-        torch.mm(x, atoms.mT, out=out[-1])
+    if of_products:
+        out[-1] = x
+    else:
+        with threads_for(atoms, x):
+            torch.mm(x, atoms.mT, out=out[-1])
     gram = atoms.new_empty(0, 0) if gram is None else gram
     gaps = x.new_empty(0) if gaps is None else gaps
     refits = x.new_empty(0, len(x), len(atoms)) if refits is None else refits

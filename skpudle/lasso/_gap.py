@@ -112,7 +112,8 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
     A residual ``r`` with correlations ``c`` is moved along a descent direction with products ``w``
     until it is feasible, by ``max(c / w)``. Positive correlations of atoms without a direction add
     at most ``max(c) * sum(z)`` to the gap, over codes of the minimum. These are taken to be twice
-    the codes.
+    the codes. Weights of a row change products: the direction is multiplied by the weights where
+    its products keep their signs, and divided by them elsewhere, if no weight is 0.
 
     Parameters
     ----------
@@ -146,18 +147,18 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
     energy = x.square().sum(1)
     size = dual_codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
-        v = weighted(v)
-        w = (weighted(v) @ atoms.mT) * (w > 0)
-        usable = (w >= 0).all(1, keepdim=True)
-        v, w = v * usable, w * usable
-        c -= _ROUNDING * size[:, None]
+        own = weighted(weighted(v)) @ atoms.mT  # of the direction times the weights
+        fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
+        # the direction over the weights has the same products with weighted atoms as without
+        usable = fits | (weights > 0).all(1, keepdim=True)
+        v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
+        w = torch.where(fits, own, w).where(usable, 0.0)
+        c -= _ROUNDING * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
-    # the best multiple of the dual point: all multiples of at least 0 are feasible
-    best = (x * dual).sum(1).clamp_min(0).square() / dual.square().sum(1)
-    best = best.nan_to_num(0.0) / 2
-    if not (w > 0).all():
-        best = (best - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)).clamp_min(0)
+    # the best multiple of the dual point: all multiples of at least 0 are as feasible
+    best = (x * dual).sum(1) - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)
+    best = (best.clamp_min(0).square() / dual.square().sum(1)).nan_to_num(0.0) / 2
     gap = primal - best
     gap = gap.masked_fill(~(codes.amin(1) >= 0) | ~gap.isfinite(), torch.inf)
     return torch.where((energy == 0) & (gap == 0), 0.0, gap / (energy / 2)).clamp_min(0)

@@ -189,7 +189,8 @@ def solve_nnls(
     gaps : ndarray or Tensor of shape (n_samples,)
         Relative duality gaps in float64: bounds on :math:`(P(z) - \min P) / P(0)`. The bound is
         rigorous, up to rounding, if a vector has positive products with all atoms, as for
-        non-negative or for linearly independent atoms, and if it is orthogonal to free atoms.
+        non-negative or for linearly independent atoms, and if it is orthogonal to free atoms
+        (which takes weights above 0 where weights differ between rows).
         Otherwise the gap assumes that the codes of the minimum sum to at most twice the sum of the
         codes found. Codes beyond the range of their dtype have an infinite gap.
 

@@ -302,3 +302,20 @@ def lasso_path(atoms, x, alphas, *, positive=False, solver="auto", mask=None, gr
     if solve is solve_batched:
         refits = torch.stack([refit(kept, x, z, known) for z in codes])
     return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))
+
+
+def path_from_products(gram, products, alphas, *, positive=False):
+    """Solve the lasso on the CPU for several penalties, as `lasso_path`, from products alone.
+
+    Parameters
+    ----------
+    gram : Tensor of shape (n_components, n_components)
+        Products of the atoms, in float64.
+    products : Tensor of shape (n_samples, n_components)
+        Products of samples with the atoms, in float64.
+    alphas, positive
+        As in `lasso_path`, positive.
+    """
+    refits = products.new_empty(len(alphas), *products.shape)
+    options = dict(positive=positive, max_iter=MOST_ROUNDS, refits=refits, of_products=True)
+    return solve_compiled(gram, gram, products, penalties=alphas, **options), refits

@@ -17,7 +17,7 @@ from skpudle._fitted.learners import (
     sample_numbers,
     signed_codes,
 )
-from skpudle._learners.convolutional.parameters import stride_of
+from skpudle._learners.convolutional.transformer import stride_of
 from skpudle.plotting._display import Display, tick_whole_numbers
 
 # approximate largest number of bins in a histogram of numbers of atoms

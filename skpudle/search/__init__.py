@@ -1,8 +1,9 @@
 """Search for a dictionary of the lasso: descend, split, move and remove atoms.
 
-The search steps from state to state by `begin`, `advance` and `is_done`; `search` runs it.
+A search is a generator of records, one for each epoch; `search` runs it.
 """
 
-from skpudle.search._search import Problem, auto_alpha, search
+from skpudle.search.find import search
+from skpudle.search.problem import Problem, auto_alpha
 
 __all__ = ["Problem", "auto_alpha", "search"]

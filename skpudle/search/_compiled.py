@@ -1,9 +1,10 @@
 r"""The loops of `skpudle.search` over samples and over atoms, compiled by numba.
 
-The functions are plain Python until `loops` compiles them. Coordinate descent works on the residual
-of a sample, ``x - D z``: a coordinate costs two passes over an atom, whatever the number of atoms,
-and no matrix of atoms by atoms is needed. A BLAS multiplies many samples with all atoms, which
-selects the atoms that enter a working set.
+The functions are plain Python until `loops` compiles them. With few atoms and no missing entries,
+coordinate descent works on products: of atoms with atoms, and of a sample with all atoms
+(`solve_products`). Otherwise it works on the residual of a sample, ``x - D z``: a coordinate costs
+two passes over an atom, whatever the number of atoms, and no matrix of atoms by atoms is needed. A
+BLAS multiplies many samples with all atoms, which selects the atoms that enter a working set.
 
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
@@ -64,17 +65,11 @@ def _shrink(target, curvature, alpha, positive):
     return 0.0
 
 
-def _descend_among(w, support, atoms, gram, alpha, positive, tolerance, max_sweeps, slope, inner,
-                   z, residual):  # fmt: skip
-    """Minimise over a working set of ``w`` atoms by coordinate descent, given their products.
+def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
+    """Minimise over ``w`` atoms by coordinate descent, given their products and slopes.
 
-    A step costs ``w`` operations. Leave the residual unchanged; return by how much half of its
-    square would fall.
+    A step costs ``w`` operations. Return by how much half of the squared residual falls.
     """
-    for i in range(w):
-        slope[i] = _product(atoms[support[i]], residual)
-        for j in range(w):
-            inner[i, j] = gram[support[i], support[j]]
     fall = 0.0
     for _ in range(max_sweeps):
         largest = 0.0
@@ -150,38 +145,30 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):
     return k
 
 
-def solve_rows(atoms, gram, mask, slope, alpha, positive, tolerance, share, max_sweeps,
+def solve_rows(atoms, mask, slope, alpha, positive, tolerance, share, max_sweeps,
                count, index, value, residual, loss, size):  # fmt: skip
     """Improve the codes of rows on one working set each, from ``slope = D^T (x - D z)``.
 
-    ``residual`` has ``x - D z``; it is updated with the codes, except if ``gram`` holds the
-    products of all atoms. ``loss`` becomes half of its square, and ``size`` the sum of the moduli
-    of the codes.
+    ``residual`` has ``x - D z`` and is updated with the codes. ``loss`` becomes half of its square,
+    and ``size`` the sum of the moduli of the codes.
     """
     room = index.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
-    z, beyond = np.empty(room), np.empty(len(atoms), np.int64)
-    work, inner = np.empty(room), np.empty((room if len(gram) else 0, room))
+    z, beyond, work = np.empty(room), np.empty(len(atoms), np.int64), np.empty(room)
     for row in range(len(slope)):
         known, left = mask[min(row, len(mask) - 1)], residual[row]
         k = np.int64(count[row])
         for i in range(k):
             support[i], z[i] = index[row, i], value[row, i]
         w = _enter(slope[row], positive, alpha + tolerance, share, k, inside, beyond, support, z)
-        options = alpha, positive, tolerance, max_sweeps
-        if len(gram):
-            loss[row] = 0.5 * _product(left, left)
-            loss[row] -= _descend_among(w, support, atoms, gram, *options, work, inner, z, left)
-        else:
-            _descend(w, support, atoms, known, *options, work, z, left)
-            loss[row] = 0.5 * _product(left, left)
+        _descend(w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left)
         k, length = np.int64(0), 0.0
         for i in range(w):
             if z[i] != 0.0:
                 index[row, k], value[row, k] = support[i], z[i]
                 length += abs(z[i])
                 k += 1
-        count[row], size[row] = k, length
+        count[row], size[row], loss[row] = k, length, 0.5 * _product(left, left)
 
 
 def _solve(w, inner, positive, dependent, factor, slope, z):
@@ -218,7 +205,7 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
     return True
 
 
-def refit_rows(atoms, gram, mask, positive, dependent, count, index, value, residual, loss,
+def refit_rows(atoms, mask, positive, dependent, count, index, value, residual, loss,
                solved):  # fmt: skip
     """Turn codes into least squares on their supports, where `_solve` succeeds.
 
@@ -233,16 +220,93 @@ def refit_rows(atoms, gram, mask, positive, dependent, count, index, value, resi
             z[i], atom = value[row, i], atoms[index[row, i]]
             step[i] = _product(atom, residual[row])
             for j in range(i + 1):
-                if len(gram):
-                    inner[i, j] = gram[index[row, i], index[row, j]]
-                else:
-                    inner[i, j] = _known_product(atom, atoms[index[row, j]], known)
+                inner[i, j] = _known_product(atom, atoms[index[row, j]], known)
         solved[row] = _solve(w, inner, positive, dependent, factor, step, z)
         if solved[row]:
             for i in range(w):
                 _subtract(z[i] - value[row, i], atoms[index[row, i]], known, residual[row])
                 value[row, i] = z[i]
             loss[row] = 0.5 * _product(residual[row], residual[row])
+
+
+def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
+                   refit, dependent, refit_tolerance, refit_sweeps,
+                   count, index, value, loss, size, fitted, unbiased):  # fmt: skip
+    """Improve the codes of rows on one working set each, from products alone.
+
+    ``gram`` has the products of atoms, ``c = D^T x`` those of rows with atoms, and ``square`` the
+    squared norms of rows. A row costs ``count * n_atoms`` operations for its slopes, and none on
+    features: the squared residual is ``|x|^2 - z^T (c + slope)``.
+
+    With ``refit`` the rows of ``fitted`` become least squares on the supports, and ``unbiased``
+    half of its squared residual.
+    """
+    n_atoms, room = len(gram), index.shape[1]
+    support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
+    z, beyond, slopes = np.empty(room), np.empty(n_atoms, np.int64), np.empty(n_atoms)
+    slope, inner, step = np.empty(room), np.empty((room, room)), np.empty(room)
+    factor = np.empty((room if refit else 0, room))
+    for row in range(len(c)):
+        k = np.int64(count[row])
+        for j in range(n_atoms):
+            slopes[j] = c[row, j]
+        for i in range(k):
+            support[i], z[i] = index[row, i], value[row, i]
+        i = np.int64(0)
+        while i + 3 < k:  # four atoms at a time: slopes are written a quarter as often
+            z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
+            g0, g1 = gram[support[i]], gram[support[i + 1]]
+            g2, g3 = gram[support[i + 2]], gram[support[i + 3]]
+            for j in range(n_atoms):
+                slopes[j] -= z0 * g0[j] + z1 * g1[j] + z2 * g2[j] + z3 * g3[j]
+            i += 4
+        while i < k:
+            z0, g0 = z[i], gram[support[i]]
+            for j in range(n_atoms):
+                slopes[j] -= z0 * g0[j]
+            i += 1
+        w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
+        for i in range(w):
+            slope[i] = slopes[support[i]]
+            for j in range(w):
+                inner[i, j] = gram[support[i], support[j]]
+        _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
+        k, length, left = np.int64(0), 0.0, square[row]
+        for i in range(w):
+            if z[i] != 0.0:
+                index[row, k], value[row, k] = support[i], z[i]
+                length += abs(z[i])
+                left -= z[i] * (c[row, support[i]] + slope[i])
+                support[k], z[k], slope[k] = support[i], z[i], slope[i]
+                k += 1
+        count[row], size[row], loss[row] = k, length, 0.5 * max(left, 0.0)
+        if refit:
+            for i in range(k):
+                step[i] = slope[i]
+                for j in range(k):
+                    inner[i, j] = gram[support[i], support[j]]
+            if _solve(k, inner, positive, dependent, factor, step, z):
+                fall = 0.0
+                for i in range(k):
+                    fall += 0.5 * (z[i] - value[row, i]) * slope[i]
+            else:  # descent on the support alone, without a penalty
+                fall = _sweep_codes(
+                    k, inner, 0.0, positive, refit_tolerance, refit_sweeps, slope, z
+                )
+            for i in range(k):
+                fitted[row, i] = z[i]
+            unbiased[row] = max(loss[row] - fall, 0.0)
+
+
+def add_statistics(count, index, value, weight, x, a, b):
+    """Add ``Z^T W Z``, of each pair one of both entries, and ``Z^T W X``, with weights of rows."""
+    for i in range(len(count)):
+        for e in range(count[i]):
+            z, j = weight[i] * value[i, e], index[i, e]
+            for f in range(x.shape[1]):
+                b[j, f] += z * x[i, f]
+            for k in range(e + 1):
+                a[j, index[i, k]] += z * value[i, k]
 
 
 def leave_out(atoms, mask, slope, near, cosine, who, row, place, count, index, value, residual,
@@ -378,9 +442,10 @@ def sweep(a, positive, target, atoms):
 
 
 # A function comes before its callers.
-_FUNCTIONS = (subtract_synthesis, _product, _subtract, _known_product, _shrink, _descend_among,
-              _descend, _enter, solve_rows, _solve, refit_rows, leave_out, compare, sort_by_atom,
-              add_moments, subtract_changes, add_products, add_second_moments, sweep)  # fmt: skip
+_FUNCTIONS = (subtract_synthesis, _product, _subtract, _known_product, _shrink, _sweep_codes,
+              _descend, _enter, solve_rows, _solve, refit_rows, solve_products, add_statistics,
+              leave_out, compare, sort_by_atom, add_moments, subtract_changes, add_products,
+              add_second_moments, sweep)  # fmt: skip
 
 
 @cache

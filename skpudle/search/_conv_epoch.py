@@ -92,6 +92,8 @@ class ConvProblem:
     held_rows: Tensor | None = None
     rank: int | None = None
 
+    has_baseline, baseline = False, None
+
     def __post_init__(self):
         x = self.x.detach().to("cpu", torch.float64)
         if self.mask is not None:

@@ -61,7 +61,7 @@ class DeviceEpoch(rules.RowEpoch):
         self._support, self._z = self.codes.padded(p)
         b += a @ self._dictionary  # X filled by D z in gaps: majorises the masked objective
         self._a, self._b = problem.total(a[:p, :p], b[:p])
-        self.b, self.uses = self._b.cpu().double(), uses[:p].cpu().double()
+        self.uses = uses[:p].cpu().double()
         self._objectives = of_rows[:, 0] + problem.alpha * of_rows[:, 1]
         (sums,) = problem.total((self._weight @ of_rows).cpu().double())
         loss, size, unbiased, self.n_entries, self._n = sums.tolist()
@@ -133,9 +133,10 @@ class DeviceEpoch(rules.RowEpoch):
 
     # ------------------------------------------------------------------ atoms
 
-    def products(self, first, last):  # -> (last - first, p)
-        """Return rows of ``A = Z^T Z``."""
-        return self._a[first:last].cpu().double()
+    @property
+    def statistics(self):  # -> (p, p), (p, m)
+        """``A = Z^T Z`` and ``B = Z^T X``; see `_epoch.Epoch.statistics`."""
+        return self._a.cpu().double(), self._b.cpu().double()
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""

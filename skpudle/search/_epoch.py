@@ -4,7 +4,7 @@ Decisions and new atoms depend only on sums over samples, added over processes.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ SWEEPS_OF_COSTS = 5
 # the largest violation.
 SHARE = 0.6
 
-# Rows to correlate at once, which stay in a cache.
-_ROWS = 256
+# Rows to correlate at once, which stay in a cache, and products of rows with few atoms.
+_ROWS, _CACHED = 256, 2**16
+# Most parts of sums over rows for few atoms, each with a matrix of its own.
+_PARTS = 8
 # Atoms to improve at once.
 _ATOMS = 64
 # Most entries of a code beyond the number of features.
@@ -239,97 +241,137 @@ class RowEpoch:
 class Epoch(RowEpoch):
     """Codes for the atoms of an epoch, and statistics of both.
 
-    With a ``turn`` of 0 or 1 new atoms enter the codes of every second block of rows only.
+    Fewer than 1,024 atoms and rows without missing entries are coded from products of atoms with
+    atoms and with rows; otherwise residuals are kept. With a ``turn`` of 0 or 1 new atoms enter the
+    codes of every second block of rows only.
     """
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
-        self.problem, self.atoms = problem, atoms
-        n, p, m = len(problem.x), *atoms.shape
-        self._atoms, self._few = np.asarray(atoms), p < MANY
-        self._screen = atoms.float() if self._few or not _has_bfloat16() else atoms.bfloat16()
-        paired = self._atoms if problem.mask is None and self._few else self._atoms[:0]
-        with one_blas_thread():
-            self._dictionary = self._atoms, paired @ paired.T
-        self._x, self._known = np.asarray(problem.x), np.empty((1, 0))
-        if problem.mask is not None:
-            self._known = np.asarray(problem.mask)
-            # Missing entries are filled by D z: the objective then majorises the masked objective.
-            self._x = self._x.astype(np.float64) if self._few else self._x
-        self._residual = None if self._few else np.empty_like(self._x)
+        self.problem, self.atoms, self._atoms = problem, atoms, np.asarray(atoms)
+        self._x, n = np.asarray(problem.x), len(problem.x)
+        self._few = len(atoms) < MANY and problem.mask is None
+        self._known = np.empty((1, 0)) if problem.mask is None else np.asarray(problem.mask)
+        self._screen = (
+            atoms.float() if len(atoms) < MANY or not _has_bfloat16() else atoms.bfloat16()
+        )
+        self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
-        self._loss, self._size, unbiased = np.zeros(n), np.zeros(n), np.zeros(n)
-        found, refitted = [], []
-
-        def solve(rows, known, residual, slope, count, index, value):
-            arrays = count, index, value, residual, self._loss[rows], self._size[rows]
-            loops().solve_rows(
-                *self._dictionary, known, slope, *self._options, SWEEPS_OF_CODES, *arrays
-            )
-            index, value = index[:, : count.max()].copy(), value[:, : count.max()].copy()
-            found.append((rows, count, index, value))
-            if refit:
-                count, index, value = count.copy(), index.copy(), value.copy()
-                self._refit(rows, known, residual, count, index, value, unbiased)
-                refitted.append((rows, count, index, value))
-            if not self._few:
-                self._residual[rows] = residual
-            elif problem.mask is not None:  # missing entries of the residual are -D z
-                prediction = np.zeros_like(residual)
-                loops().subtract_synthesis(count, index, value, self._atoms, prediction)
-                self._x[rows] -= (1 - known) * prediction
-
-        self._by_rows(solve, codes, min(p, m + ROOM), turn=turn)
-        self.codes = _packed(found, n)
-        self.fitting = _packed(refitted, n) if refit else self.codes  # atoms adapt to these codes
-        weight = problem.weight
-        self._weight = np.ones(n) if weight is None else np.asarray(weight)
-        self._root = None if weight is None else np.sqrt(self._weight)
-        count, index, value = self.fitting.arrays()
-        # Codes, rows and residuals take the roots of the weights, so that their products are
-        # weighted.
-        used = np.arange(value.shape[1]) < count[:, None]
-        self._values = value if weight is None else np.where(used, value, 0) * self._root[:, None]
-        self._x = self._rooted(self._x) if self._few else self._x
-        self._residual = None if self._few else self._rooted(self._residual)
-        row, place = np.empty((2, int(count.sum())), np.int32)
-        self._entries = np.zeros(p + 1, np.int64), row, place  # sorted by atom, then by row
-        loops().sort_by_atom(count, index, *self._entries)
-        self._gathering = 4 * len(row) / p  # operations of an atom to gather its users
-        of_rows = self._loss, self._size, unbiased, np.asarray(self.codes.count), np.ones(n)
-        sums = [part.sum() if weight is None else self._weight @ part for part in of_rows]
-        (sums,) = problem.total(self.atoms.new_tensor(sums))
+        self._loss, self._size, self._unbiased = np.zeros((3, n))
+        room = max(min(len(atoms), atoms.shape[1] + ROOM), codes.index.shape[1])
+        if self._few:
+            self._residual = None
+            self._code_by_products(codes, room, refit)
+        else:
+            self._residual = np.empty_like(self._x)
+            self._code_by_residuals(codes, room, refit, turn)
+        of_rows = self._loss, self._size, self._unbiased, np.asarray(self.codes.count), np.ones(n)
+        (sums,) = problem.total(self.atoms.new_tensor([self._weight @ part for part in of_rows]))
         loss, size, unbiased, self.n_entries, n = sums.tolist()
         self.objective = loss + problem.alpha * size
         # means of |x - D z|^2 / 2, before and after a refit
         self.loss, self.unbiased_loss = loss / n, unbiased / n
 
-    def _rooted(self, rows):  # (n, m) -> the same
-        return rows if self._root is None else rows * self._root[:, None].astype(rows.dtype)
+    def _code_by_products(self, codes, room, refit):
+        """Solve for all codes, a cache of products of rows with atoms at a time."""
+        p, n, given = len(self.atoms), len(self._x), codes.arrays()
+        n_rows = min(max(_ROWS, _CACHED // p), max(n, 1))
+        squares, unbiased = np.asarray(self.problem.squares), self._unbiased
+        tolerance = _REFIT_TOLERANCE * self.problem.alpha
+        options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
+        found = []
 
-    def _refit(self, rows, known, residual, count, index, value, loss):
+        def work(first, last):
+            c, index = np.empty((n_rows, p)), np.empty((n_rows, room), np.int32)
+            value, fitted = np.empty((n_rows, room)), np.empty((n_rows if refit else 1, room))
+            for start in range(first * n_rows, min(last * n_rows, n), n_rows):
+                part = slice(start, min(start + n_rows, n))
+                k, longest = part.stop - start, given[1].shape[1]
+                count = given[0][part].copy()
+                index[:k, :longest], value[:k, :longest] = given[1][part], given[2][part]
+                np.matmul(self._x[part].astype(np.float64, copy=False), self._atoms.T, out=c[:k])
+                arrays = count, index[:k], value[:k], self._loss[part], self._size[part]
+                arrays = *arrays, fitted[:k], unbiased[part]
+                loops().solve_products(gram, squares[part], c[:k], *options, *arrays)
+                longest = count.max()
+                values = [values[:k, :longest].copy() for values in (value, fitted)[: 1 + refit]]
+                found.append((part, count, index[:k, :longest].copy(), *values))
+
+        with one_blas_thread(), threads_for():
+            gram = self._atoms @ self._atoms.T
+            in_parts(work, -(-n // n_rows), _least(n_rows * self._atoms.size, _PART))
+        self.codes = _packed([block[:4] for block in found], n)
+        # atoms adapt to these codes
+        self.fitting = self.codes
+        if refit:
+            self.fitting = _packed([(*block[:3], block[4]) for block in found], n)
+
+    def _code_by_residuals(self, codes, room, refit, turn):
+        """Solve for all codes, and keep the residuals of the codes that atoms adapt to."""
+        found, refitted = [], []
+
+        def solve(rows, known, residual, slope, count, index, value):
+            arrays = count, index, value, residual, self._loss[rows], self._size[rows]
+            loops().solve_rows(self._atoms, known, slope, *self._options, SWEEPS_OF_CODES, *arrays)
+            index, value = index[:, : count.max()].copy(), value[:, : count.max()].copy()
+            found.append((rows, count, index, value))
+            if refit:
+                count, index, value = count.copy(), index.copy(), value.copy()
+                self._refit(rows, known, residual, count, index, value)
+                refitted.append((rows, count, index, value))
+            self._residual[rows] = residual
+
+        self._by_rows(solve, codes, room, turn=turn)
+        self.codes = _packed(found, len(self._x))
+        self.fitting = _packed(refitted, len(self._x)) if refit else self.codes
+        self._residual = self._rooted(self._residual)
+
+    def _refit(self, rows, known, residual, count, index, value):
         """Turn codes into least squares on their supports, non-negative if they are."""
-        problem, solved = self.problem, np.zeros(len(count), bool)
-        if len(self._dictionary[1]):  # descent used products and left the residual as it was
-            residual = self._x[rows].astype(np.float64)
-            loops().subtract_synthesis(count, index, value, self._atoms, residual)
-        options = known, problem.positive_code, _DEPENDENT
+        positive, solved, found = self.problem.positive_code, np.zeros(len(count), bool), None
         found = np.empty(len(count))
         arrays = count, index, value, residual, found, solved
-        loops().refit_rows(*self._dictionary, *options, *arrays)
+        loops().refit_rows(self._atoms, known, positive, _DEPENDENT, *arrays)
         if not solved.all():  # descent on the support alone, with penalty zero
             rest = np.flatnonzero(~solved)
             some = [array[rest] for array in arrays[:4]]
             size, slope = np.empty(len(rest)), np.zeros((len(rest), len(self.atoms)), np.float32)
-            mask = known if problem.mask is None else known[rest]
-            options = 0.0, problem.positive_code, _REFIT_TOLERANCE * problem.alpha, 1.0
+            mask = known if self.problem.mask is None else known[rest]
+            options = 0.0, positive, _REFIT_TOLERANCE * self.problem.alpha, 1.0, SWEEPS_OF_REFITS
             left = np.empty(len(rest))
-            loops().solve_rows(
-                *self._dictionary, mask, slope, *options, SWEEPS_OF_REFITS, *some, left, size
-            )
+            loops().solve_rows(self._atoms, mask, slope, *options, *some, left, size)
             found[rest] = left
             for array, part in zip(arrays, some, strict=False):
                 array[rest] = part
-        loss[rows] = found
+        self._unbiased[rows] = found
+
+    def _rooted(self, rows):  # (n, m) -> the same
+        """Return rows, or residuals, times the roots of weights: products are then weighted."""
+        if self.problem.weight is None:
+            return rows
+        return rows * np.sqrt(self._weight)[:, None].astype(rows.dtype)
+
+    @cached_property
+    def _entries(self):  # starts (p + 1,), rows and places (n_entries,)
+        """The entries of codes, sorted by atom, then by row."""
+        count, index, _ = self.fitting.arrays()
+        row, place = np.empty((2, int(count.sum())), np.int32)
+        entries = np.zeros(len(self.atoms) + 1, np.int64), row, place
+        loops().sort_by_atom(count, index, *entries)
+        return entries
+
+    @cached_property
+    def _values(self):  # (n, longest)
+        """The codes that atoms adapt to, times the roots of weights."""
+        count, index, value = self.fitting.arrays()
+        if self.problem.weight is None:
+            return value
+        used = np.arange(index.shape[1]) < count[:, None]
+        return self._rooted(np.where(used, value, 0.0))
+
+    @property
+    def _gathering(self):
+        """The number of operations of an atom to gather its users."""
+        return 4 * len(self._entries[1]) / len(self.atoms)
 
     def _by_rows(self, function, codes, room, rows=None, turn=None, *, screen=True):
         """Call a function with blocks of rows, their residuals, slopes and copies of codes.
@@ -386,12 +428,31 @@ class Epoch(RowEpoch):
         return self._sums(loops().add_moments, first, last, m, m, *arrays)
 
     @property
-    def b(self):  # -> (p, m)
-        """``Z^T X`` with the prediction where entries are missing, of all processes."""
-        if self._few:
-            return torch.as_tensor(self._moments(self._x, 0, len(self.atoms)))
-        b = self._moments(self._residuals(), 0, len(self.atoms))
-        return torch.as_tensor(b + self.products(0, len(b)) @ self._atoms)
+    def statistics(self):  # -> (p, p), (p, m) float64
+        """``A = Z^T Z`` and ``B = Z^T X``, of all processes.
+
+        Missing entries of X are those of D Z: the objective then majorises that of known entries.
+        """
+        p, m = self.atoms.shape
+        if not self._few:
+            a, b = self.products(0, p), self._moments(self._residuals(), 0, p)
+            return torch.as_tensor(a), torch.as_tensor(b + a @ self._atoms)
+        n, given = len(self._x), (*self.fitting.arrays(), self._weight, self._x)
+        # parts do not depend on the number of threads, and neither do sums
+        n_parts = min(_PARTS, 1 + int(given[0].sum() * m / _TASK))
+        ends = np.arange(n_parts + 1) * n // n_parts
+        sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
+
+        def add(first, last):
+            for part in range(first, last):
+                rows = slice(ends[part], ends[part + 1])
+                loops().add_statistics(*(array[rows] for array in given), *sums[part])
+
+        in_parts(add, n_parts, 1)
+        a, b = map(sum, zip(*sums, strict=True))
+        a = a + a.T
+        np.fill_diagonal(a, a.diagonal() / 2)
+        return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))
 
     def products(self, first, last, among=None):  # -> (last - first, p) or the columns among
         """Return rows of ``A = Z^T Z``."""
@@ -428,20 +489,19 @@ class Epoch(RowEpoch):
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
 
-        Few atoms descend on products of all codes (``p * p * m`` operations), many atoms on the
-        residuals of their users (``n_entries * m`` operations).
+        Few atoms descend on products of all codes (``p * p * m`` operations), many atoms, and rows
+        with missing entries, on the residuals of users (``n_entries * m`` operations).
 
         ``earlier`` has sums over other samples; see `_stream.Memory`.
         """
-        p = len(self.atoms)
-        atoms, kind = self._atoms.copy(), "few" if self._few else "many"
+        p, atoms = len(self.atoms), self._atoms.copy()
         if self._few:
-            a, b = self.products(0, p), self._moments(self._x, 0, p)
+            a, b = (np.asarray(sums) for sums in self.statistics)
         else:
             residual = self._residuals()
             self._residual = None  # out of date once atoms change
         with one_blas_thread():
-            for _ in range(SWEEPS[kind]):
+            for _ in range(SWEEPS["few" if p < MANY else "many"]):
                 for first in range(0, p, _ATOMS):
                     last = min(first + _ATOMS, p)
                     part = slice(first, last)
@@ -538,11 +598,11 @@ class Epoch(RowEpoch):
                 mask = known if self.problem.mask is None else known[at]
                 options = *self._options, SWEEPS_OF_COSTS
                 arrays = *own, left[:n], loss[:n], size[:n]
-                loops().solve_rows(*self._dictionary, mask, only[:n], *options, *arrays)
+                loops().solve_rows(self._atoms, mask, only[:n], *options, *arrays)
                 rise[some] = loss[:n] - self._loss[row[some]]
                 rise[some] += alpha * (size[:n] - self._size[row[some]])
                 loops().compare(near, who[some], at, *codes, *own, none, growth[some])
-                if self._root is not None:
+                if self.problem.weight is not None:
                     rise[some] *= self._weight[row[some]]
                     growth[some] *= self._weight[row[some], None].astype(growth.dtype)
 

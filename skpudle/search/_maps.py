@@ -15,8 +15,8 @@ import torch
 
 from skpudle._operators._atoms import factor_atoms
 from skpudle.search._conv_epoch import conv_synthesis
-from skpudle.search._descent import descend, solve_codes
-from skpudle.search._search import search
+from skpudle.search.descend import descend, exhaust, solve_codes
+from skpudle.search.find import search
 
 # Rounds of waveforms and maps before and after a search with rank-one atoms, and the root mean
 # square step of atoms at which rounds end. The mean correlation with true atoms is .926 before,
@@ -119,7 +119,9 @@ def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, ato
             directions = map_directions(maps)
             problem = replace(problem, x=pieces.combined(directions))
             atoms = torch.einsum("kd,k...->kd...", maps @ directions, waveforms)
-        atoms = descend(solve_codes(problem, atoms, _EPOCHS_OF_CODES), _EPOCHS).atoms
+        coded = solve_codes(problem, atoms, _EPOCHS_OF_CODES)
+        steps = descend(problem, coded.improved_atoms(), coded.codes, _EPOCHS)
+        atoms = exhaust(steps).atoms
         step = spread_channels(atoms, directions) - before
         if float(step.square().flatten(1).sum(1).mean()) < _STILL**2:
             break
@@ -150,6 +152,6 @@ def refine_products(problem, atoms, pieces=None, directions=None):
     problem = replace(problem, rank=1, held_out=None, held_rows=None)
     atoms, (first, last) = problem.project(atoms), _ROUNDS
     problem, atoms, directions = _alternate(problem, atoms, pieces, directions, first)
-    atoms = search(problem, atoms).best_atoms
+    atoms = search(problem, atoms).atoms
     _, atoms, directions = _alternate(problem, atoms, pieces, directions, last)
     return spread_channels(atoms, directions)

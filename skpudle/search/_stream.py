@@ -30,8 +30,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle.search._descent import PROGRESS, SPLIT, descend, remaining, solve_codes, split
-from skpudle.search._search import searched
+from skpudle.search.descend import (
+    PROGRESS,
+    SPLIT,
+    descend,
+    exhaust,
+    remaining,
+    solve_codes,
+    split,
+)
 
 # Epochs from zero codes on a new block, with and without moves. Three leave the objective .02 %
 # above its minimum, two .1 %; without moves codes improve further in epochs that adapt atoms.
@@ -131,7 +138,7 @@ class Memory(NamedTuple):
     def add_block(self, epoch, n):
         """Return the memory with a block of ``n`` rows added; costs stay as they are."""
         if self.pairs:
-            a, b = self.a + torch.as_tensor(epoch.products(0, len(self.a))), self.b + epoch.b
+            a, b = (one + two for one, two in zip((self.a, self.b), epoch.statistics, strict=True))
         else:
             a = self.a + epoch.energies()
             b = a[:, None] * epoch.atoms
@@ -289,14 +296,12 @@ def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
     return StreamState(atoms, memory, forgetting, n_rows, n_splits, mean)
 
 
-def after_search(problem, state):
+def after_search(found):
     """Start with the atoms of a search, and sums over the samples that it ended with.
 
     Parameters
     ----------
-    problem : Problem
-        Data and objective of the search.
-    state : SearchState
+    found : Found
         The search, which is done.
 
     Returns
@@ -306,8 +311,8 @@ def after_search(problem, state):
     float
         Mean number of atoms that a row uses.
     """
-    problem = searched(problem, state)
-    epoch, n = problem.epoch(*state.found), _total(problem, problem.total_weight)
+    epoch, problem = found.coded, found.coded.problem
+    n = _total(problem, problem.total_weight)
     memory = Memory.none(epoch.atoms).add_block(epoch, n)
     if memory.pairs:
         cost = epoch.costs()[0]
@@ -316,26 +321,30 @@ def after_search(problem, state):
     return begin_stream(epoch.atoms, memory, **options), epoch.n_entries / n
 
 
-def with_atoms(problem, state, atoms):
+def with_atoms(found, atoms):
     """Return a finished search with its atoms replaced, and with the codes of the new atoms.
 
     Parameters
     ----------
-    problem : Problem
-        Data and objective of the search.
-    state : SearchState
+    found : Found
         The search.
     atoms : Tensor of shape (n_components, n_features)
         The atoms.
 
     Returns
     -------
-    SearchState
+    Found
         The search.
     """
-    epoch = solve_codes(searched(problem, state), atoms, _REPEATS)
-    best = dict(best_atoms=atoms, best_codes=epoch.codes, best_objective=epoch.objective)
-    return replace(state, **best)
+    return replace(found, coded=solve_codes(found.coded.problem, atoms, _REPEATS))
+
+
+def _adapt(coded, n_epochs, memory):  # -> Epoch
+    """Return the data after some epochs in which atoms adapt to earlier blocks, too."""
+    if n_epochs == 0:
+        return coded
+    given = coded.problem, coded.improved_atoms(memory), coded.codes, n_epochs
+    return exhaust(descend(*given, earlier=memory))
 
 
 def _round(epoch, memory, n_splits, n, seed, *, keep):
@@ -364,7 +373,7 @@ def _round(epoch, memory, n_splits, n, seed, *, keep):
     larger, chosen = found
     n_splits = len(chosen)
     more = (memory if keep else memory.without(atoms, chosen)).append_atoms(n_splits)
-    found = descend(problem.epoch(larger, epoch.codes), _LARGER, more)
+    found = exhaust(descend(problem, larger, epoch.codes, 1 + _LARGER, earlier=more))
     judged = _CostsInStream(found, more, n)
     kept = remaining(judged, n_splits)
     if int(kept.sum()) != len(atoms):  # removed atoms have each other as heirs
@@ -372,7 +381,7 @@ def _round(epoch, memory, n_splits, n, seed, *, keep):
     lost = float((n * more.rate)[~kept].sum())
     less = more.bequeath_costs(judged.costs()[1], ~kept)
     less, atoms = less.without(found.atoms, ~kept).restrict(kept), found.atoms[kept]
-    found = descend(problem.epoch(atoms, found.restrict(kept)), _SMALLER, less)
+    found = exhaust(descend(problem, atoms, found.restrict(kept), 1 + _SMALLER, earlier=less))
     return found, less.discount_moved(atoms, found.atoms), epoch.objective - found.objective - lost
 
 
@@ -407,12 +416,12 @@ def advance_stream(problem, state, *, final=False):
     if surprised:
         n_splits = max(1, p // SPLIT["few"])
     else:
-        epoch = descend(epoch, n_settling, memory)
+        epoch = _adapt(epoch, n_settling, memory)
         memory = memory.discount_moved(state.atoms, epoch.atoms)
     is_large = epoch.n_entries >= _USES * p
     moves = is_large and memory.pairs
     if not (is_large or final):
-        epoch = descend(epoch, n_settling, memory) if surprised else epoch
+        epoch = _adapt(epoch, n_settling, memory) if surprised else epoch
         return replace(state, atoms=epoch.atoms, loss=epoch.loss), False
     for number in range(_MAX_ROUNDS * moves):
         if n_splits == 0:
@@ -427,7 +436,7 @@ def advance_stream(problem, state, *, final=False):
         if epoch.objective / n > _SURPRISE * state.mean:  # too few atoms: follow the new rows
             memory = memory.fade((state.mean * n / epoch.objective) ** 2)
         before = epoch.atoms
-        epoch = descend(epoch, n_settling, memory)
+        epoch = _adapt(epoch, n_settling, memory)
         memory = memory.discount_moved(before, epoch.atoms)
     if memory.pairs and (n_splits > 0 or surprised or state.n_blocks % _COSTED == 0):
         cost, weight = memory.cost + epoch.costs()[0], memory.weight + n

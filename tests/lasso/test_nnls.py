@@ -310,6 +310,25 @@ def test_gaps_bound_the_distance_from_the_minimum(rng, solver):
             assert (gaps[excess > 1e-9] > 1e-9).all()
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_gaps_are_of_the_weighted_problem(rng, solver, share):
+    """What is orthogonal to a free atom is not so with weights; atoms differ by 1e-6."""
+    atoms, x = 1 + 1e-6 * rng.normal(size=(6, 9)), rng.normal(size=(300, 9))
+    weights, free = rng.uniform(0.1, 1.1, x.shape) * (rng.random(x.shape) < share), np.arange(6) < 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        codes, gaps = solve_nnls(atoms, x, free=free, weights=weights, solver=solver)
+    both = np.concatenate([atoms, -atoms[free]])
+    pairs = [(w * both, w * row) for w, row in zip(weights, x)]
+    best = np.array([nnls(a.T, row, maxiter=1000)[1] ** 2 for a, row in pairs])
+    energy = np.square(weights * x).sum(1)
+    excess = (np.square(weights * (x - codes @ atoms)).sum(1) - best) / np.maximum(energy, 1e-9)
+    assert excess.max() > 1e-3  # some rows are not solved
+    assert (gaps[excess > 1e-6] > 1e-8).all()
+    if share == 1.0:  # a vector proves it: no weight is 0
+        assert (excess <= gaps + 1e-6).all()
+
+
 def test_a_missed_tolerance_is_warned_of_on_the_callers_line(rng, solver):
     atoms, x = make_spectra(rng)
     with pytest.warns(RuntimeWarning, match="larger max_iter") as record:

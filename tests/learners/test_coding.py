@@ -10,9 +10,9 @@ from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._learners.counts import smaller_penalty
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.search import Problem, auto_alpha
-from skpudle.search._coding import choose_coding
-from skpudle.search._held_out import HeldOut, hide_in_turn, match_equal_rows
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search.choose import best_coding
+from skpudle.search.held_out import HeldOut, hold_out
 
 
 def noisy_sums(level, n=400, m=20, p=25, k=2):
@@ -72,10 +72,10 @@ def test_codes_of_features_with_copies_are_as_sparse_as_without(noisy, gaps):
     if gaps:
         mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9
         mask = mask.double()
-    one = choose_coding(HeldOut(Problem(x, 0.1, mask=mask)), atoms).chosen
+    one = best_coding(HeldOut(Problem(x, 0.1, mask=mask)), atoms)
     mask = None if mask is None else mask.tile(4)
     held_out = HeldOut(Problem(x.tile(4), 0.2, mask=mask))
-    four = choose_coding(held_out, atoms.tile(4) / 2).chosen
+    four = best_coding(held_out, atoms.tile(4) / 2)
     assert four.n_entries < 2 * one.n_entries
 
 
@@ -86,25 +86,35 @@ def test_nothing_predicts_a_feature_from_its_copies():
     assert learner.alpha_ == learner.search_alpha_
 
 
-def test_errors_along_a_path_are_errors_of_predictions_one_by_one(noisy):
-    """The same by a loop over groups, rows and penalties."""
-    _, X, atoms = noisy
-    atoms, x = torch.from_numpy(atoms), torch.from_numpy(X[:100])
-    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9).double()
-    rows = HeldOut(Problem(x, 0.1, mask=mask))
-    path = choose_coding(rows, atoms)
-    for found in path.codings[::4]:
-        error = 0.0
-        for _, hidden in hide_in_turn(match_equal_rows(rows.x.mT, mask.mT)):
-            seen = np.setdiff1d(np.arange(x.shape[1]), hidden)
-            for row, known in zip(rows.x, mask, strict=True):
-                options = dict(debias=found.debias, mask=known[seen][None], certify=False)
-                z, _ = solve_lasso(atoms[:, seen], row[seen][None], found.alpha, **options)
-                left = (row[hidden] - z[0] @ atoms[:, hidden]) * known[hidden]
-                error += float(left.square().sum())
-        assert found.error == pytest.approx(error / float(mask.sum()), rel=1e-9)
-    assert path.chosen.error <= path.limit
-    assert all(c.error > path.limit for c in path.codings if c.alpha > path.chosen.alpha)
+def test_atoms_that_judge_have_not_seen_what_they_judge():
+    """Of noise alone, atoms that were fitted to its rows predict what they hide; others do not."""
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((150, 20)))
+    problem = hold_out(Problem(x, 0.5), fixed=True)
+    state = search(problem, torch.nn.functional.normalize(x[:30]))
+    energy = float(problem.held_out.energies.sum())
+    errors = [problem.held_out.predict(a).total for a in (state.atoms, state.trial.judged)]
+    assert errors[0] < 0.9 * energy
+    assert errors[1] > 0.97 * energy
+
+
+def test_much_noise_wants_a_larger_penalty_than_the_search():
+    clean, X, _ = noisy_sums(0.6)
+    learner = PUDLEDictionaryLearning(25, random_state=0).fit(X)
+    lasso = PUDLEDictionaryLearning(25, alpha=learner.search_alpha_, random_state=0).fit(X)
+    errors = [
+        np.square(m.inverse_transform(m.transform(X)) - clean).sum() for m in (learner, lasso)
+    ]
+    assert learner.alpha_ > 1.4 * learner.search_alpha_
+    assert errors[0] < 0.9 * errors[1]
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_the_unit_of_the_data_is_the_unit_of_penalty_and_noise(scale):
+    _, X, _ = noisy_sums(0.1)
+    one, other = (PUDLEDictionaryLearning(25, random_state=0).fit(c * X) for c in (1.0, scale))
+    for name in ("alpha_", "noise_std_", "search_alpha_"):
+        assert getattr(other, name) == pytest.approx(scale * getattr(one, name), rel=1e-9)
+    assert other.debias_ == pytest.approx(one.debias_, rel=1e-9)
 
 
 def test_a_number_for_alpha_is_kept_and_means_the_lasso():

@@ -130,7 +130,6 @@ def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
     from skpudle._data.batches import Samples
     from skpudle._gradients import ae_ls, differentiate
     from skpudle._learners.convolutional.model import ConvNetwork
-    from skpudle._learners.convolutional.values import ConvParameters
     from skpudle._learners.models import Encoder
 
     generator = torch.Generator().manual_seed(0)
@@ -140,7 +139,7 @@ def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
         x = torch.as_tensor(np.nan_to_num(gaps, nan=fill))[:, None]
         atoms = torch.randn(3, 1, 6, generator=generator.manual_seed(0), dtype=torch.float64)
         atoms.requires_grad_()
-        network = ConvNetwork(ConvParameters(atoms, alpha=0.1, step=0.05), (1,), Encoder(5))
+        network = ConvNetwork(atoms, (1,), Encoder(5).at(0.1, step_size=0.05))
         batch = Samples(x, mask)
         gradient, _ = differentiate(
             ae_ls, network, atoms, batch, encoder=ConvNetwork.encode, penalty=0.1

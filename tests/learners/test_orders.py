@@ -12,7 +12,6 @@ from sklearn.base import clone
 from small import make_data
 
 from skpudle import (
-    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -31,7 +30,6 @@ Rows = partial(PUDLEDictionaryLearning, 6, **SEED)
 Plain = partial(Rows, noise="equal", fit_intercept=False)
 CONVOLVED = dict(n_components=3, atom_shape=(3, 3), stride=1) | SEED
 Convolved = partial(ConvPUDLEDictionaryLearning, **CONVOLVED)
-Denoiser = partial(ConvDenoiser, crop_size=9, **CONVOLVED | TRAINED)
 LEARNERS = {
     "rows": Plain(),
     "trained": Plain(gradient="ae-ls", **TRAINED),
@@ -44,15 +42,13 @@ LEARNERS = {
     "regressor": PUDLERegressor(6, **TRAINED),
     "convolution": Convolved(),
     "convolution, trained": Convolved(**TRAINED),
-    "denoiser": Denoiser(),
-    "denoiser, thresholds": Denoiser(learn_threshold="atom"),
 }
-OF_ROWS = [case for case in LEARNERS if not case.startswith(("convolution", "denoiser"))]
+OF_ROWS = [case for case in LEARNERS if not case.startswith("convolution")]
 
 
 def data_of(learner):
     """Return counts, which every learner takes, and targets."""
-    if isinstance(learner, ConvDenoiser | ConvPUDLEDictionaryLearning):
+    if isinstance(learner, ConvPUDLEDictionaryLearning):
         rng = np.random.default_rng(0)
         pulses = np.where(rng.random((4, 12, 12)) < 0.05, 4.0, 0.0)
         return (pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2),)
@@ -234,7 +230,7 @@ def test_partial_fit_takes_another_number_of_atoms(case, begins, n):
 def test_nothing_is_chosen_as_long_as_data_are_zero(learner):
     """Silence before a signal leaves the penalty and the atoms open."""
     X, *targets = data_of(learner)
-    of_rows = not isinstance(learner, ConvDenoiser | ConvPUDLEDictionaryLearning)
+    of_rows = not isinstance(learner, ConvPUDLEDictionaryLearning)
     if of_rows and learner.__dict__.get("loss") in (None, "gaussian"):
         X = 1e-3 * X
     expected = train_on(clone(learner), X, *targets)

@@ -18,9 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import Checkpoint, PoissonNMF
-from skpudle._losses import KullbackLeibler
-from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
-from skpudle.encoding import encode
+from skpudle._nmf.estimator import KullbackLeibler
 from skpudle.inspection import code_saliency
 from skpudle.metrics import recovery_rate
 from skpudle.reporting import findings
@@ -87,19 +85,11 @@ def test_rates_are_nearer_to_the_truth_than_those_of_nmf(counts):
     assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
 
 
-def test_attributes(fitted, X):
+def test_codes_are_events(fitted, X):
+    codes = fitted.transform(X)
     assert fitted.components_.shape == (4, 100)
     assert fitted.components_.min() > 0
     np.testing.assert_allclose(fitted.components_.sum(1), 1)
-    assert fitted.phases_ == {"alternation": fitted.n_iter_}
-    assert fitted.ended_by_ == "tol"
-    assert len(fitted.loss_curve_) == fitted.n_iter_
-    assert fitted.loss_curve_[-1] < fitted.loss_curve_[0]
-    assert fitted.alpha_ > 0
-
-
-def test_codes_are_events(fitted, X):
-    codes = fitted.transform(X)
     assert codes.min() == 0
     np.testing.assert_allclose(codes.sum(1), X.sum(1), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(fitted.inverse_transform(codes), codes @ fitted.components_)
@@ -149,13 +139,15 @@ def test_the_number_of_atoms_is_found(X, tmp_path):
     assert learner.get_feature_names_out().shape == (4,)
     again = make("auto").set_callbacks(recording).fit(X[::2])
     np.testing.assert_array_equal(again.components_, learner.components_)
+    assert not hasattr(again.set_callbacks().set_params(n_components=2).fit(X), "size_path_")
 
 
-def test_a_number_needs_rows_and_its_own_start(X):
-    with pytest.raises(ValueError, match="quarter of the rows, got 7. Pass 8 rows or more"):
-        make("auto").fit(X[:7])
-    with pytest.raises(ValueError, match="finds atoms itself, got dict_init='data'"):
-        make("auto", dict_init="data").fit(X)
+def test_a_number_needs_rows_that_differ_and_its_own_start(X):
+    """Copies of a held-out row would reveal its noise."""
+    with pytest.raises(ValueError, match="7 rows that differ. Pass .* 8 rows or more"):
+        make("auto").fit(np.repeat(X[:7], 3, axis=0))
+    with pytest.raises(ValueError, match=r"finds atoms itself, .* got dict_init=\[\["):
+        make("auto", dict_init=X[:2].tolist()).fit(X)
 
 
 # ---------------------------------------------------------------------------- dispersion
@@ -193,14 +185,15 @@ def mixed_in_pairs(seed):
 
 def test_rows_of_few_atoms_have_better_atoms():
     """Codes by chance mix atoms; hidden entries see it, and choose rows of few atoms."""
-    X, atoms = mixed_in_pairs(0)
-    errors = []
-    for min_gain in ("auto", 0.0):
-        learner = make(6, min_gain=min_gain).fit(X)
-        assert (learner.min_gain_ > 0) == (min_gain == "auto")
-        cosines = directions(atoms) @ directions(learner.components_).T
-        errors.append((1 - cosines.max(1)).mean())
-    assert errors[0] < 0.7 * errors[1]
+    for seed in (0, 2, 3):
+        X, atoms = mixed_in_pairs(seed)
+        errors = []
+        for min_gain in ("auto", 0.0):
+            learner = make(6, min_gain=min_gain).fit(X)
+            assert (learner.min_gain_ > 0) == (min_gain == "auto")
+            cosines = directions(atoms) @ directions(learner.components_).T
+            errors.append((1 - cosines.max(1)).mean())
+        assert errors[0] < 0.9 * errors[1]
 
 
 def test_rows_of_all_atoms_keep_them():
@@ -334,12 +327,6 @@ def test_odd_data(X, alpha):
     assert np.isfinite(learner.score(X))
 
 
-def test_negative_data_are_refused(fitted, X):
-    for method in ("fit", "transform", "score"):
-        with pytest.raises(ValueError, match="Negative values in data"):
-            getattr(clone(fitted).fit(X), method)(-X)
-
-
 def test_given_atoms_encode_without_data(fitted, X):
     learner = PoissonNMF.from_components(fitted)
     np.testing.assert_array_equal(learner.transform(X), fitted.transform(X))
@@ -363,7 +350,7 @@ WEIGHTED = {
     "smoothing": make(3, alpha=0.5),
     "dispersion": make(3, dispersion=0.1),
     "few atoms": make(3, min_gain=3.0),
-    "samples": make(3, dict_init="data"),
+    "given": make(3, dict_init=planted(0, m=30)[2][:3]),
     "fixed": make(3, fixed_components=planted(0, m=30)[2][:1]),
 }
 
@@ -394,15 +381,6 @@ def test_weights_are_repetitions_in_any_order(learner, gaps):
     assert_same(one, clone(learner).fit(X[order], sample_weight=often[order]))
 
 
-def test_weights_of_rows_with_exposures_are_repetitions():
-    X, often, order = weighted()
-    exposure = np.random.default_rng(1).uniform(0.5, 2, len(X))
-    X[1], often[:2] = X[0], 2  # equal counts of other exposures are another row
-    one = make(3).fit(np.repeat(X, often, axis=0), exposure=np.repeat(exposure, often))
-    given = dict(exposure=exposure[order], sample_weight=often[order])
-    assert_same(one, make(3).fit(X[order], **given))
-
-
 class Numbered(torch.utils.data.Dataset):
     def __init__(self, rows):
         self.rows = rows
@@ -425,12 +403,7 @@ def test_weights_of_other_data_are_repetitions(kind):
     assert_same(one, make(3).fit(kind(X[order]), sample_weight=often[order]))
 
 
-def test_weights_beside_a_stream_are_refused(X):
-    with pytest.raises(ValueError, match="numbered rows, but X is a Batches"):
-        make().fit(Batches([X]), sample_weight=np.ones(len(X)))
-
-
-@pytest.mark.parametrize("learner", [WEIGHTED["default"], WEIGHTED["samples"]], ids=str)
+@pytest.mark.parametrize("learner", [WEIGHTED["default"], WEIGHTED["given"]], ids=str)
 def test_a_weight_of_zero_is_absence(learner):
     X, often, _ = weighted()
     exposure, kept = np.random.default_rng(1).uniform(0.5, 2, len(X)), often > 0
@@ -441,13 +414,6 @@ def test_a_weight_of_zero_is_absence(learner):
 def test_weights_of_one_are_none(fitted, X):
     for weight in (1, np.ones(len(X))):
         assert_same(fitted, make().fit(X, sample_weight=weight))
-
-
-def test_a_row_without_weight_knows_no_feature(X):
-    X = X.copy()
-    X[1:] = np.nan
-    with pytest.raises(ValueError, match="All values of X are NaN"):
-        make().fit(X, sample_weight=np.arange(len(X)))
 
 
 def test_heavy_rows_have_their_atoms():
@@ -485,19 +451,6 @@ def test_choices_leave_the_unit_of_weights_open(n_components):
     assert other.dispersion_ == pytest.approx(one.dispersion_, rel=1e-3)
     assert other.min_gain_ == one.min_gain_
     np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-3)
-
-
-def test_atoms_are_drawn_from_heavy_rows():
-    """They explain the heavy rows before the first step."""
-    heavy, light = np.array([9.0, 5, 1, 0, 0]), np.array([0.0, 0, 1, 5, 9])
-    rows = np.outer(np.tile(np.arange(1, 31), 2), np.ones(5)) * np.repeat(
-        [heavy, light], 30, axis=0
-    )
-    options = dict(dict_init="data", alpha=0.1, dispersion=None, min_gain=0.0)
-    for seed in range(6):
-        learner = PoissonNMF(1, random_state=seed, **options)
-        learner.fit(rows, sample_weight=np.repeat([1.0, 1e-6], 30))
-        assert learner.loss_curve_[0] < 0.01 * rows.sum(1).mean()
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -562,32 +515,23 @@ def test_weights_that_are_none_are_refused(weight, message, method):
     np.testing.assert_array_equal(learner.components_, np.eye(30))
 
 
-def test_rows_that_differ_decide_about_the_number(X):
-    """Copies of a held-out row would reveal its noise."""
-    with pytest.raises(ValueError, match="got 7. Pass 8 rows or more that differ"):
-        make("auto").fit(np.repeat(X[:7], 3, axis=0))
-
-
 # ---------------------------------------------------------------------------- parameters
 
 VALUES = {
     "alpha": 0.0,
     "dispersion": 0.1,
-    "dict_init": "data",
     "max_iter": 1,
     "min_gain": 50.0,
     "n_components": 5,
-    "n_iter_no_change": 1,
     "random_state": 5,
     "tol": 0.5,
     "transform_min_gain": 6.0,
 }
-FIXED = {"fixed_components"}
-SILENT = {"verbose"}
+ELSEWHERE = {"dict_init", "fixed_components", "verbose"}
 
 
 def test_every_parameter_is_tested():
-    assert {*signature(PoissonNMF).parameters} == {*VALUES} | FIXED | SILENT
+    assert {*signature(PoissonNMF).parameters} == {*VALUES} | ELSEWHERE
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -611,17 +555,6 @@ def test_fixed_atoms_stay_and_the_others_are_found(n_fixed, alpha, data):
     assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
 
 
-def test_fixed_atoms_leave_the_objective_monotone(data, tmp_path):
-    X, _, atoms = data
-    learner = make(4, fixed_components=atoms[:2], alpha=1.0, tol=None, max_iter=20)
-    expected = learner.fit(X).components_
-    assert (np.diff(learner.loss_curve_[2:]) < 0.01 * learner.loss_curve_[0]).all()
-    recording = Checkpoint(tmp_path / "fit.npz")
-    for max_iter in (7, 20):
-        learner.set_params(max_iter=max_iter).set_callbacks(recording).fit(X)
-    np.testing.assert_array_equal(learner.components_, expected)
-
-
 @pytest.mark.parametrize("n_fixed", [1, 3, 4])
 def test_the_number_of_new_atoms_is_found(n_fixed, data):
     """None, where the fixed atoms explain all."""
@@ -637,25 +570,14 @@ def test_the_number_of_new_atoms_is_found(n_fixed, data):
     ("n", "fixed", "words"),
     [
         (1, np.ones((2, 100)), "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on"),
-        (3, np.ones((2, 99)), r"shape \(2, 99\) .* Pass rows of 100 entries"),
-        (3, -np.eye(2, 100), "least entry -1. Pass rows of 100 entries that are not neg"),
-        (3, np.zeros((2, 100)), "not all 0"),
+        (3, np.ones((2, 99)), r"fixed_components has shape \(2, 99\), expected"),
+        (3, -np.eye(2, 100), "least entry of fixed_components is -1"),
+        (3, np.zeros((2, 100)), "fixed_components has zero"),
     ],
 )
 def test_wrong_fixed_atoms_are_refused(n, fixed, words, X):
     with pytest.raises(ValueError, match=words):
         make(n, fixed_components=fixed).fit(X)
-
-
-def test_without_a_tolerance_patience_has_no_effect(X):
-    with pytest.warns(UserWarning, match="no effect in this fit: n_iter_no_change"):
-        make(tol=None, max_iter=2, n_iter_no_change=2).fit(X)
-
-
-def test_the_unfolded_encoder_refuses_the_loss(fitted, X):
-    given = torch.tensor(fitted.components_), torch.tensor(X)
-    with pytest.raises(ValueError, match="solve_codes"):
-        encode(*given, alpha=1.0, step_size=0.1, loss=KullbackLeibler())
 
 
 def test_an_early_end_is_said(X):
@@ -687,7 +609,7 @@ def test_a_checkpoint_goes_on_for_more_steps(X, tmp_path):
 @pytest.mark.parametrize("ended_by", ["tol", "callback"])
 def test_a_checkpoint_remembers_an_early_end(ended_by, X, tmp_path):
     recording = Checkpoint(tmp_path / "fit.npz")
-    options = dict(tol=0.5, n_iter_no_change=2) if ended_by == "tol" else dict(tol=None)
+    options = dict(tol=0.5) if ended_by == "tol" else dict(tol=None)
     stops = [Stops(4)] * (ended_by == "callback")
     first = make(max_iter=9, **options).set_callbacks(recording, *stops).fit(X)
     again = make(max_iter=9, **options).set_callbacks(recording).fit(X)
@@ -704,26 +626,6 @@ def test_a_checkpoint_of_other_exposures_is_refused(X, tmp_path):
     for other in (None, 2 * exposure):
         with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
             make(max_iter=2, tol=None).set_callbacks(recording).fit(X, exposure=other)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda found: (found[0]._replace(atoms=found[0].atoms[:1]), *found[1:]),
-        lambda found: (found[0]._replace(codes=found[0].codes.astype(np.float32)), *found[1:]),
-        lambda found: (found[0]._replace(codes=3), *found[1:]),
-        lambda found: found[:2],
-        lambda found: 3,
-    ],
-)
-def test_a_checkpoint_of_another_kind_is_refused_by_name(change, X, tmp_path):
-    file = tmp_path / "fit.npz"
-    learner = make(max_iter=2, tol=None).set_callbacks(Checkpoint(file)).fit(X)
-    state = read_checkpoint(file)
-    state["own"]["training"] = change(state["own"]["training"])
-    write_checkpoint(file, state)
-    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
-        learner.fit(X)
 
 
 def test_progress_is_printed(X, capsys):

@@ -167,7 +167,7 @@ OF_IMAGES = {
     "unfolded": ConvPUDLEDictionaryLearning(
         3, stride=2, n_unfoldings=9, max_iter=2, tol=None, **SMALL
     ),
-    "hard": ConvDenoiser(3, stride=2, shrinkage="hard", max_iter=2, tol=None, **SMALL),
+    "denoiser": ConvDenoiser(3, stride=2, max_iter=2, tol=None, **SMALL),
 }
 
 

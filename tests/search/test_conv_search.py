@@ -10,7 +10,7 @@ from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._level import correlation_level
+from skpudle.search.find import noise_level, search_above_noise
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -122,15 +122,12 @@ def test_planted_shapes_are_found(seed):
     problem = ConvProblem(torch.as_tensor(x)[:, None, None], (1, 24), (1, 1), 0.1)
     starts = rng.integers(177, size=4)
     first = np.stack([x[i, a : a + 24] for i, a in enumerate(starts)])
-    atoms = search(problem, torch.as_tensor(first)[:, None, None]).best_atoms[:, 0, 0].numpy()
+    atoms = search(problem, torch.as_tensor(first)[:, None, None]).atoms[:, 0, 0].numpy()
     correlations = [
         [np.abs(np.correlate(atom, shape, mode="full")).max() for atom in atoms] for shape in shapes
     ]
     assert np.max(correlations, axis=1).min() > 0.985
     assert len(set(np.argmax(correlations, axis=1))) == 4
-
-
-# ---------------------------------------------------------------- atoms of rank one
 
 
 # ---------------------------------------------------------------- the level of the noise
@@ -142,8 +139,22 @@ def test_the_level_of_white_noise_is_the_universal_threshold(generator):
     problem = ConvProblem(x, (1, 6), (1, 1), 1e9)
     atoms = project_atoms(draw(generator, 3, 2, 1, 6))
     expected = 3 * np.sqrt(2 * np.log(40 * 75))
-    assert correlation_level(problem, atoms) == pytest.approx(expected, rel=0.05)
+    assert noise_level(problem, atoms) == pytest.approx(expected, rel=0.05)
     scaled = ConvProblem(2 * x, (1, 6), (1, 1), 1e9)
-    assert correlation_level(scaled, atoms) == pytest.approx(
-        2 * correlation_level(problem, atoms), rel=1e-12
-    )
+    assert noise_level(scaled, atoms) == pytest.approx(2 * noise_level(problem, atoms), rel=1e-12)
+
+
+def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
+    slow = draw(generator, 12, 1, 1, 120)
+    for t in range(1, 120):  # an autoregression
+        slow[..., t] += 0.9 * slow[..., t - 1]
+    atoms = project_atoms(draw(generator, 2, 1, 1, 12))
+    problem = ConvProblem(slow, (1, 12), (1, 1), 5.0, positive_code=True)
+    state = search(problem, atoms)
+    again, found = search_above_noise(problem, atoms, state)
+    assert again.alpha > 1.25 * problem.alpha
+    assert found.alpha == again.alpha
+    assert found.is_done
+    enough = ConvProblem(slow, (1, 12), (1, 1), 1e3)
+    state = search(enough, atoms)
+    assert search_above_noise(enough, atoms, state) == (enough, state)

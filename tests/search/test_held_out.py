@@ -1,5 +1,6 @@
-"""Rows and pixels that are hidden, and rows that a search does not see."""
+"""One score, one comparison: hidden entries, and data that a search does not see."""
 
+from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -9,15 +10,18 @@ from two_processes import in_two_processes
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.search import Problem, auto_alpha
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search import held_out as held_out_module
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._held_out import (
+from skpudle.search.find import find_atoms, goes_on, walk
+from skpudle.search.held_out import (
     HeldOut,
-    HiddenPixels,
+    Prediction,
     best_shares,
     hide_in_turn,
     hold_out,
     match_equal_rows,
+    worse,
 )
 
 
@@ -35,6 +39,9 @@ def planted(n, m=16, p=20, n_nonzero=3, *, noise=0.1, positive=False, seed=0):
     return codes @ truth + noise * torch.randn(n, m, **options), truth
 
 
+AS_IS = Prediction(torch.empty(0), 0.0, 0, 1.0)  # the penalty of the data, least squares
+
+
 def gaps_in(x, share=0.2):
     return (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= share).double()
 
@@ -43,7 +50,7 @@ def gaps_in(x, share=0.2):
 
 
 def naive_sums(problem, n_codings, atoms, alpha):
-    """Return what `HeldOut.sums` does, by a loop over rows of which one group is hidden."""
+    """Return the sums of `HeldOut`, by a loop over rows of which one group is hidden."""
     x, known = problem.x, problem.mask
     known = torch.ones_like(x) if known is None else known
     turns = hide_in_turn(match_equal_rows(x.mT, known.mT))
@@ -77,13 +84,40 @@ def test_sums_are_those_of_rows_and_groups_one_by_one(gaps, positive, n_codings)
     x, atoms = x[:, of_copies], truth[:, of_copies]
     mask = gaps_in(x[:, :16])[:, of_copies] if gaps else None
     problem = Problem(x, 0.2, positive_code=positive, mask=mask)
-    held_out, alphas = HeldOut(problem, n_codings=n_codings), [0.4, 0.1]
-    sums, entries, n_hidden = held_out.sums(atoms, alphas)
-    for i, alpha in enumerate(alphas):
-        expected = naive_sums(problem, n_codings, atoms, alpha)
-        torch.testing.assert_close(sums[i], expected[0], rtol=1e-7, atol=1e-9)
-        torch.testing.assert_close(entries[i].float(), expected[1])
-        assert n_hidden == expected[2]
+    held_out, places = HeldOut(problem, n_codings=n_codings), [2, -2]
+    for place, (sums, entries) in zip(places, held_out.sums(atoms, places), strict=True):
+        expected = naive_sums(problem, n_codings, atoms, 0.2 * 2 ** (place / 2))
+        torch.testing.assert_close(sums, expected[0], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(entries.float(), expected[1])
+        assert held_out.n_hidden == expected[2]
+
+
+@pytest.mark.parametrize("n_entries", [1, 100])
+def test_few_entries_at_a_time_and_entries_that_are_remembered_change_nothing(
+    n_entries, monkeypatch
+):
+    x, truth = planted(60)
+    held_out = HeldOut(Problem(x, 0.2))
+    expected = held_out.sums(truth, [1, 0, -1])
+    other = held_out.sums(-truth, [0])
+    torch.testing.assert_close(other[0], expected[1], rtol=1e-9, atol=1e-12)
+    monkeypatch.setattr(held_out_module, "_CODES", n_entries)
+    monkeypatch.setattr(held_out_module, "_MOST_PRODUCTS", 0 if n_entries == 1 else 100)
+    for found, sums in zip(held_out.sums(truth, [1, 0, -1]), expected, strict=True):
+        torch.testing.assert_close(found, sums, rtol=1e-9, atol=1e-12)
+    again = held_out.sums(truth, [0, -1])
+    assert again[0][0] is held_out.sums(truth.clone(), [0])[0][0]
+
+
+def test_energies_are_the_errors_of_zeros():
+    x, truth = planted(50)
+    held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x)), n_codings=120)
+    ((sums, entries),) = held_out.sums(truth, [20])
+    assert float(entries.sum()) == 0
+    torch.testing.assert_close(held_out.energies, sums[:, 0])
+    means = (held_out.known * held_out.x).sum(0) / held_out.known.sum(0)
+    centred = HeldOut(replace(held_out.problem, x=held_out.x - means), n_codings=120)
+    torch.testing.assert_close(held_out.deviations, centred.energies)
 
 
 def test_the_share_of_the_bias_is_the_best_of_a_line():
@@ -100,14 +134,14 @@ def test_the_share_of_the_bias_is_the_best_of_a_line():
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3])
-@pytest.mark.parametrize("place", [None, -9, 0, 3])
+@pytest.mark.parametrize("place", [-20, -5, 0, 3])
 def test_a_prediction_is_the_best_of_all_penalties(place, noise):
     x, truth = planted(100, noise=noise)
     held_out = HeldOut(Problem(x, auto_alpha(x)))
     found = held_out.predict(truth, place)
     places = range(held_out.places[1], held_out.places[0] - 1, -1)
-    alphas = [held_out.alpha * 2 ** (0.5 * i) for i in places]
-    errors, shares = best_shares(held_out.sums(truth, alphas)[0].sum(1))
+    sums = torch.stack([sums.sum(0) for sums, _ in held_out.sums(truth, places)])
+    errors, shares = best_shares(sums)
     best = int(errors.argmin())
     assert found.place == places[best]
     assert found.total == pytest.approx(float(errors[best]), rel=1e-9)
@@ -119,7 +153,7 @@ def test_a_prediction_is_the_best_of_all_penalties(place, noise):
 def test_the_noise_is_that_of_rows_whose_atoms_are_known(gaps):
     x, truth = planted(2000, 40, 12, noise=0.05)
     held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x, 0.1) if gaps else None))
-    assert held_out.noise(truth, 0.2, 1.0) == pytest.approx(0.0025, rel=0.1)
+    assert held_out.noise(truth, AS_IS) == pytest.approx(0.0025, rel=0.1)
 
 
 @pytest.mark.parametrize("n_first", [0, 30])
@@ -127,26 +161,83 @@ def test_two_processes_have_the_sums_of_one(n_first):
     """One of them may have no rows."""
     x, truth = planted(80)
     whole = HeldOut(Problem(x, 0.2), n_codings=200)
-    expected = whole.sums(truth, [0.3, 0.2]), whole.predict(truth)
+    expected = whole.sums(truth, [1, 0]), whole.predict(truth)
 
     def run(rank, total):
         held_out = HeldOut(Problem((x[:n_first], x[n_first:])[rank], 0.2, total=total))
         held_out = HeldOut(held_out.problem, n_codings=200)
-        numbers = held_out.n_rows, held_out.n_known, held_out.mean_square
-        noise = held_out.noise(truth, 0.2, 1.0)
-        return held_out.sums(truth, [0.3, 0.2]), held_out.predict(truth), numbers, noise
+        numbers = held_out.n_hidden, held_out.n_known, held_out.mean_square
+        noise = held_out.noise(truth, AS_IS)
+        return held_out.sums(truth, [1, 0]), held_out.predict(truth), numbers, noise
 
     found = in_two_processes(run)
-    sums = torch.cat([one[0][0] for one in found], 1)
-    torch.testing.assert_close(sums, expected[0][0], rtol=1e-9, atol=1e-12)
+    for i, (sums, _) in enumerate(expected[0]):
+        parts = torch.cat([one[0][i][0] for one in found])
+        torch.testing.assert_close(parts, sums, rtol=1e-9, atol=1e-12)
     errors = torch.cat([one[1].errors for one in found])
     torch.testing.assert_close(errors, expected[1].errors)
-    for (_, entries, n_hidden), prediction, numbers, noise in found:
-        torch.testing.assert_close(entries, expected[0][1])
-        assert n_hidden == expected[0][2]
+    for of_penalties, prediction, numbers, noise in found:
+        for (_, entries), (_, of_all) in zip(of_penalties, expected[0], strict=True):
+            torch.testing.assert_close(entries, of_all)
         assert prediction[1:] == pytest.approx(expected[1][1:])
-        assert numbers == pytest.approx((whole.n_rows, whole.n_known, whole.mean_square))
-        assert noise == pytest.approx(whole.noise(truth, 0.2, 1.0))
+        assert numbers == pytest.approx((whole.n_hidden, whole.n_known, whole.mean_square))
+        assert noise == pytest.approx(whole.noise(truth, AS_IS))
+
+
+# ---------------------------------------------------------------------------- the comparison
+
+
+def prediction(errors):
+    errors = torch.as_tensor(errors, dtype=torch.float64)
+    return Prediction(errors, float(errors.sum()))
+
+
+def test_a_difference_is_chance_within_its_standard_errors():
+    noise = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = (noise - noise.mean()) / noise.std(correction=0)
+    flat = prediction(torch.ones(400))
+    for mean, n_errors in ((0.04, 0.8), (0.06, 1.2), (-0.04, 0.0)):  # a standard error is 1 / 20
+        one = prediction(1.0 + mean + noise)
+        assert not worse(flat, one)
+        assert worse(one, flat, 0.99 * n_errors) == (mean > 0)
+        assert not worse(one, flat, 1.01 * n_errors)
+    assert not worse(flat, flat, 0.0)
+
+
+def test_processes_decide_alike():
+    """By the sums of their parts, which differ in number."""
+    spread = torch.linspace(0.5, 1.5, 100, dtype=torch.float64)
+    one, other = prediction(spread), prediction(1.1 * spread)
+
+    def decide(rows, *total):
+        parts = [prediction(each.errors[rows]) for each in (one, other)]
+        return [worse(*each, n, *total) for each in (parts, parts[::-1]) for n in (1.0, 300.0)]
+
+    expected = decide(slice(None))
+    assert expected == [False, False, True, False]
+    found = in_two_processes(
+        lambda rank, total: decide((slice(0, 30), slice(30, None))[rank], total)
+    )
+    assert found == [expected, expected]
+
+
+def test_a_walk_ends_after_predictions_that_fail_in_a_row():
+    errors = [3.0, 2.0, 2.5, 1.0, 1.0, 2.0, 2.0, 0.0]
+    spread = torch.linspace(0.5, 1.5, 100, dtype=torch.float64)
+
+    def walked(**rule):
+        def step(i):
+            return i + 1 if i + 1 < len(errors) else None
+
+        trials = walk(0, step, lambda i: prediction(errors[i] * spread), **rule)
+        return [i for i, _ in trials]
+
+    assert walked() == [0, 1, 2]  # 2.5 is worse than 2
+    assert walked(patience=2) == [0, 1, 2, 3, 4, 5, 6]
+    assert walked(patience=2, gains=True) == [0, 1, 2, 3, 4, 5]  # an equal one is no gain
+    assert walked(patience=3) == list(range(8))
+    assert walked(errors=1e9) == list(range(8))
+    assert goes_on([prediction(spread)])
 
 
 # ---------------------------------------------------------------------------- hidden pixels
@@ -170,14 +261,14 @@ def pictures(n=4, size=(14, 12), *, masked=False, positive=False):
 def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
     """Codes along the path end at a thousandth of the penalty."""
     problem, atoms = pictures(masked=masked, positive=positive)
-    held_out, alphas = HiddenPixels(problem), [0.4, 0.2]
-    sums, entries, n_hidden = held_out.sums(atoms, alphas)
+    held_out, places = HeldOut(problem), [1, -1]
     x, known = held_out.x, held_out.known
     turns = held_out._hidden
-    assert n_hidden == sum(float(hidden.sum()) for hidden in turns)
+    assert held_out.n_hidden == sum(float(hidden.sum()) for hidden in turns)
     assert float(sum(turns).max()) == 1  # a pixel is hidden in one turn
     assert all(0.05 < float(hidden.sum() / known.sum()) < 0.15 for hidden in turns)
-    for found, n_entries, alpha in zip(sums, entries, alphas, strict=True):
+    for place, (found, n_entries) in zip(places, held_out.sums(atoms, places), strict=True):
+        alpha = problem.alpha * 2 ** (place / 2)
         expected, n_expected = torch.zeros(3).double(), torch.zeros(2).double()
         for hidden in turns:
             options = dict(alpha=alpha, positive_code=positive, mask=known - hidden)
@@ -191,6 +282,47 @@ def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
             n_expected += torch.stack([(z != 0).sum() for z in codes]) / len(x) / len(turns)
         torch.testing.assert_close(found.sum(0), expected, rtol=0.03, atol=1e-3)
         torch.testing.assert_close(n_entries, n_expected, rtol=0.1, atol=0.0)
+
+
+def test_pixels_that_a_tile_hides_are_in_its_sum():
+    problem, atoms = pictures()
+    held_out = HeldOut(problem)
+    hidden = sum(held_out._hidden)
+    tiles = [
+        (held_out.x * hidden)[i, :, row : row + 3, column : column + 3].square().sum()
+        for i in range(4)
+        for row in range(0, 14, 3)
+        for column in range(0, 12, 3)
+    ]
+    torch.testing.assert_close(held_out.energies, torch.stack(tiles))
+    ((sums, _),) = held_out.sums(atoms, [20])
+    torch.testing.assert_close(sums[:, 0], held_out.energies)
+
+
+def test_a_prediction_of_pixels_is_the_best_of_all_penalties():
+    problem, atoms = pictures()
+    held_out = HeldOut(problem)
+    found = held_out.predict(atoms)
+    places = range(held_out.places[1], held_out.places[0] - 1, -1)
+    sums = torch.stack([sums.sum(0) for sums, _ in held_out.sums(atoms, places)])
+    errors, _ = best_shares(sums)
+    assert found.total == pytest.approx(float(errors.min()), rel=0.01)
+    assert found.total < 0.5 * float(held_out.energies.sum())
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 40])
+def test_images_are_held_out_where_there_are_four(n):
+    problem = hold_out(pictures(n)[0])
+    if n < 4:
+        assert problem.held_rows is None
+        assert len(problem.held_out.x) == n
+        return
+    n_held = int(problem.held_rows.sum())
+    assert 1 <= n_held <= n / 4
+    rest = problem.thinned(1, whole=False).x
+    assert len(rest) == n - n_held
+    first = match_equal_rows(torch.cat([rest, problem.x[problem.held_rows]]))
+    assert torch.equal(first, torch.arange(n))
 
 
 # ---------------------------------------------------------------------------- rows held out
@@ -226,6 +358,65 @@ def test_a_tenth_of_the_rows_is_held_out_and_of_few_a_quarter(n):
     assert (
         len(problem.held_out.x) == int(problem.held_rows.sum()) == max(n // 10, n // 4 * (n < 400))
     )
+
+
+def test_rows_with_one_feature_predict_nothing():
+    assert hold_out(Problem(planted(100)[0][:, :1], 0.1)).held_out is None
+
+
+def test_processes_hold_out_shares_of_their_rows():
+    x = planted(600)[0]
+
+    def run(rank, total):
+        part = (x[:0], x[:200], x[200:])[rank + 1]
+        return hold_out(Problem(part, 0.1, total=total))
+
+    first, second = in_two_processes(run)
+    assert len(first.held_out.x) == 34
+    assert len(second.held_out.x) == 67
+    assert first.held_out.n_known == second.held_out.n_known == 101 * 16
+
+
+def test_a_process_without_rows_holds_none_out():
+    x = planted(200)[0]
+    problems = in_two_processes(
+        lambda rank, total: hold_out(Problem((x[:0], x)[rank], 0.1, total=total))
+    )
+    assert [len(problem.held_out.x) for problem in problems] == [0, 50]
+
+
+def test_rows_that_are_held_out_change_the_atoms_only_in_the_end():
+    """The first atoms know nothing of them; the last ones are adapted to all rows."""
+    x, truth = planted(300, noise=0.02)
+    problem = hold_out(Problem(x, 0.3), fixed=True)
+    louder = torch.where(problem.held_rows[:, None], 1.2 * x, x)
+    changed = hold_out(Problem(louder, 0.3), fixed=True)
+    assert torch.equal(changed.held_rows, problem.held_rows)
+    one, other = (search(each, truth) for each in (problem, changed))
+    assert one.is_unbiased == other.is_unbiased
+    assert torch.equal(one.trial.judged, other.trial.judged)
+    assert (one.atoms - other.atoms).abs().max() > 1e-4
+
+
+def test_all_rows_are_searched_in_at_last_and_the_rest_before():
+    x, truth = planted(300, noise=0.5)
+    problem = hold_out(Problem(x, auto_alpha(x)))
+    rest = problem.x[~problem.held_rows]
+    records = list(find_atoms(problem, truth))
+    for found in records:
+        searched = problem.x if found.stage in ("polish", "done") else rest
+        assert torch.equal(found.coded.problem.x, searched)
+    assert {"penalty", "polish"} <= {found.stage for found in records}
+
+
+def test_equal_data_hold_out_the_same_rows_and_hide_the_same_entries():
+    x, truth = planted(300)
+    one, other = (hold_out(Problem(x, 0.1)).held_out for _ in range(2))
+    assert torch.equal(one.x, other.x)
+    ((expected, _),) = one.sums(truth, [0])
+    assert torch.equal(other.sums(truth, [0])[0][0], expected)
+    larger = hold_out(Problem(1024 * x, 102.4)).held_out
+    assert torch.equal(larger.sums(truth, [0])[0][0], 2**20 * expected)
 
 
 @pytest.mark.parametrize("kind", ["zeros", "few rows", "unknown"])

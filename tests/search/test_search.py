@@ -1,6 +1,4 @@
-import pickle
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,11 +11,18 @@ from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
-from skpudle.search._descent import descend, refit_atoms, solve_codes
-from skpudle.search._epoch import Codes, Epoch
-from skpudle.search._held_out import hide_in_turn, match_equal_rows
-from skpudle.search._search import is_done
+from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
 from skpudle.search._stream import Memory
+from skpudle.search.descend import (
+    descend,
+    exhaust,
+    play_rounds,
+    refit_atoms,
+    settle,
+    solve_codes,
+)
+from skpudle.search.find import find_atoms
+from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, match_equal_rows
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
@@ -49,21 +54,41 @@ def dense(codes, p):
     return result[:, :p]
 
 
-def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, gram=True):
-    """Return the codes and objectives of `solve_rows`, solved to rounding."""
+def gaps_in(x, share=0.2):
+    return (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= share).double()
+
+
+def record(steps):  # -> the result of a generator, and what it yields
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            return end.value, seen
+
+
+def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_products=False):
+    """Return codes and objectives of `solve_rows` or `solve_products`, solved to rounding."""
     n, p = len(x), len(atoms)
     codes = np.zeros(n, np.int64), np.zeros((n, p), np.int32), np.zeros((n, p))
     known = torch.ones_like(x) if mask is None else mask
     arrays = np.zeros(n), np.zeros(n)
-    gram = (atoms @ atoms.mT if gram and mask is None else atoms[:0]).numpy()
+    options = alpha, positive, 1e-13 * alpha, 0.6, 10_000
     for _ in range(60):
+        if by_products:
+            products = (
+                each.numpy() for each in (atoms @ atoms.mT, x.square().sum(1), x @ atoms.mT)
+            )
+            refit = False, 0.0, 0.0, 0, *codes, *arrays, np.empty((1, p)), np.empty(1)
+            loops().solve_products(*products, *options, *refit)
+            continue
         residual = known * (x - dense(Codes(*map(torch.from_numpy, codes)), p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
             slope[:, banned] = 0
         loops().solve_rows(
-            atoms.numpy(), gram, np.empty((1, 0)) if mask is None else mask.numpy(), slope, alpha,
-            positive, 1e-13 * alpha, 0.6, 10_000, *codes, residual.numpy(), *arrays
+            atoms.numpy(), np.empty((1, 0)) if mask is None else mask.numpy(), slope, *options,
+            *codes, residual.numpy(), *arrays
         )  # fmt: skip
     loss, size = map(torch.from_numpy, arrays)
     return Codes(*map(torch.from_numpy, codes)), loss + alpha * size
@@ -75,30 +100,17 @@ def objective(z, atoms, x, alpha, mask=1.0):
 
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
-@pytest.mark.parametrize("gram", [False, True])
-def test_rows_are_solved_as_the_lasso_is(positive, gram):
-    x, atoms = make_problem(n=100)
-    codes, found = solved(atoms, x, 0.1, positive=positive, gram=gram)
-    z = dense(codes, len(atoms))
-    expected = solve_lasso(atoms, x, 0.1, positive=positive)[0]
+@pytest.mark.parametrize("kind", ["residuals", "products", "masked"])
+def test_rows_are_solved_as_the_lasso_is(kind, positive):
+    x, atoms = make_problem(n=50)
+    mask = gaps_in(x, 0.3) if kind == "masked" else None
+    options = dict(positive=positive, mask=mask)
+    codes, found = solved(atoms, x, 0.1, **options, by_products=kind == "products")
+    z, expected = dense(codes, 20), solve_lasso(atoms, x, 0.1, **options, certify=False)[0]
     torch.testing.assert_close(z, expected, atol=1e-6, rtol=0)
-    value = objective(z, atoms, x, 0.1)
-    torch.testing.assert_close(found.sum(), value)
-
-
-@pytest.mark.uncompiled
-@pytest.mark.parametrize("positive", [False, True])
-def test_masked_rows_are_the_lasso_on_what_is_known(positive):
-    x, atoms = make_problem(n=30)
-    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.7).double()
-    codes, found = solved(atoms, x, 0.1, positive=positive, mask=mask)
-    z = dense(codes, len(atoms))
-    for row, known, code in zip(x, mask.bool(), z, strict=True):
-        options = dict(positive=positive, certify=False)
-        expected = solve_lasso(atoms[:, known].contiguous(), row[known][None], 0.1, **options)[0]
-        torch.testing.assert_close(code, expected[0], atol=1e-6, rtol=0)
-    value = objective(z, atoms, x, 0.1, mask)
-    torch.testing.assert_close(found.sum(), value)
+    torch.testing.assert_close(
+        found.sum(), objective(z, atoms, x, 0.1, 1.0 if mask is None else mask)
+    )
 
 
 def improved_in_turn(x, z, atoms, sweeps):
@@ -117,7 +129,7 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
     monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
     monkeypatch.setattr(_epoch, "_ATOMS", 8)
     x, atoms = make_problem()
-    known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < (0.8 if masked else 1)
+    known = gaps_in(x, 0.2 if masked else 0) > 0
     problem = Problem(x, 0.1, mask=known.double() if masked else None)
     sweeps = 1 if many else 2
 
@@ -145,7 +157,7 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
         epochs.append(Problem(x, 0.1).epoch(atoms, Codes.none(len(x)), refit=True))
     few, many = epochs
     torch.testing.assert_close(dense(many.codes, 20), dense(few.codes, 20))
-    torch.testing.assert_close(many.b, few.b)
+    torch.testing.assert_close(many.statistics, few.statistics)
     for name in ("objective", "loss", "unbiased_loss", "n_entries"):
         assert getattr(many, name) == pytest.approx(getattr(few, name), rel=1e-12)
     for found, expected in zip(many.costs(), few.costs(), strict=True):
@@ -160,9 +172,7 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
     monkeypatch.setattr(_epoch, "SHARE", 0.0)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 2000)
     x, atoms = make_problem(n=20)
-    mask = None
-    if masked:
-        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
+    mask = gaps_in(x) if masked else None
     codes, objectives = solved(atoms, x, 0.1, mask=mask)
     epoch = Problem(x, 0.1, mask=mask).epoch(atoms, codes)
     cost, heirs = epoch.costs()
@@ -177,37 +187,74 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
 
 
 @pytest.mark.uncompiled
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("refit", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_an_epoch_has_the_moments_of_its_codes_and_the_objective(masked):
-    x, atoms = make_problem()
-    mask = None
-    if masked:
-        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
-    problem = Problem(x, 0.1, mask=mask)
-    epoch = Epoch(problem, atoms, Codes.none(len(x)))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, monkeypatch):
+    """Refits are (non-negative) least squares on the supports."""
+    monkeypatch.setattr(_epoch, "_REFIT_TOLERANCE", 1e-12)
+    monkeypatch.setattr(_epoch, "SWEEPS_OF_REFITS", 10_000)
+    x, atoms = make_problem(n=50, positive=positive, noise=0.3 if positive else 0.02)
+    known, weight = gaps_in(x, 0.2 if masked else 0), torch.ones(50, dtype=torch.float64)
+    if weighted:
+        weight = weight.mul(2).sub(gaps_in(weight, 0.5)).mul(0.7)
+    given = dict(mask=known if masked else None, weight=weight if weighted else None)
+    epoch = Epoch(Problem(x, 0.1, positive, **given), atoms, Codes.none(50), refit=refit)
     z = dense(epoch.codes, len(atoms))
-    completed = x if mask is None else torch.where(mask > 0, x, z @ atoms)
-    torch.testing.assert_close(torch.as_tensor(epoch.products(0, len(atoms))), z.mT @ z)
-    torch.testing.assert_close(epoch.b, z.mT @ completed)
-    value = float(objective(z, atoms, x, 0.1, 1.0 if mask is None else mask))
-    assert epoch.objective == pytest.approx(value, rel=1e-12)
+
+    def losses(atoms):
+        return 0.5 * (known * (x - z @ atoms)).square().sum(1)
+
+    expected = float(weight @ (losses(atoms) + 0.1 * z.abs().sum(1)))
+    assert epoch.objective == pytest.approx(expected, rel=1e-9)
+    assert epoch.loss == pytest.approx(float(weight @ losses(atoms) / weight.sum()), rel=1e-9)
+    assert epoch.n_entries == pytest.approx(float(weight @ (z != 0).double().sum(1)))
+    if not refit:
+        torch.testing.assert_close(epoch.uses, weight @ (z != 0).double())
+    for row, at, code in zip(x.numpy(), known.bool(), z.numpy()) if refit else ():
+        on = code.nonzero()[0]
+        seen = atoms[on][:, at].T.numpy(), row[at]
+        code[on] = nnls(*seen)[0] if positive else np.linalg.lstsq(*seen, rcond=None)[0]
+    if refit:
+        unbiased = float(weight @ losses(atoms) / weight.sum())
+        assert epoch.unbiased_loss == pytest.approx(unbiased, rel=1e-9)
+        assert unbiased < epoch.loss
+    close, weighted_z = dict(rtol=0, atol=1e-7), weight[:, None] * z
+    completed = torch.where(known > 0, x, z @ atoms)
+    expected = weighted_z.mT @ z, weighted_z.mT @ completed
+    torch.testing.assert_close(epoch.statistics, expected, **close)
+    torch.testing.assert_close(torch.as_tensor(epoch.products(0, 20)), expected[0], **close)
+    torch.testing.assert_close(epoch.energies(), expected[0].diagonal(), **close)
     # the completed sums touch the objective from above: better atoms lower both
-    better = epoch.improved_atoms()
-    assert objective(z, better, x, 0.1, 1.0 if mask is None else mask) < value
+    assert weight @ losses(epoch.improved_atoms()) < weight @ losses(atoms)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
 def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
     x, truth = make_problem(n=200)
-    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.9).double()
-    epoch = solve_codes(Problem(x, 0.1, mask=mask if gaps else None), start(x, len(truth)), 3)
-    curve = [descend(epoch, n).objective for n in (0, 1, 4, 12)]
-    assert curve[0] == epoch.objective
+    problem = Problem(x, 0.1, mask=gaps_in(x, 0.1) if gaps else None)
+    begun = solve_codes(problem, start(x, len(truth)), 3)
+
+    def descended(most, **earlier):
+        return exhaust(descend(problem, begun.atoms, begun.codes, most, **earlier))
+
+    curve = [descended(n).objective for n in (1, 5, 12, 10**6)]  # the last ends by itself
     assert curve == sorted(curve, reverse=True)
-    alone, with_none = descend(epoch, 4), descend(epoch, 4, Memory.none(epoch.atoms))
-    assert torch.equal(alone.atoms, with_none.atoms)
-    stalled = descend(epoch, 10**6)  # ends by itself
-    assert stalled.objective <= curve[-1]
+    assert curve[-1] < begun.objective
+    assert torch.equal(descended(4).atoms, descended(4, earlier=Memory.none(begun.atoms)).atoms)
+
+
+def test_rounds_leave_a_local_minimum_and_return_the_best():
+    x, truth = make_problem(seed=3)
+    begun, stride = exhaust(settle(Problem(x, 0.1), start(x, len(truth)), 1, 100))
+    best, tried = record(play_rounds(begun))
+    assert stride == 1
+    assert best in tried
+    ends = [coded.objective for coded in tried if len(coded.atoms) == len(truth)]
+    assert best.objective < begun.objective
+    assert best.objective <= 1.001 * min(ends)
+    assert n_found(begun.atoms, truth) < n_found(best.atoms, truth) == len(truth)
 
 
 def test_codes_alone_converge_to_the_lasso():
@@ -223,7 +270,7 @@ def test_codes_alone_converge_to_the_lasso():
 def test_the_dictionary_is_found_from_samples(positive, dtype):
     x, truth = make_problem(positive=positive)
     problem = Problem(x.to(dtype), 0.1, positive_code=positive, positive_atoms=positive)
-    atoms = search(problem, start(x, len(truth))).best_atoms
+    atoms = search(problem, start(x, len(truth))).atoms
     assert n_found(atoms, truth) == len(truth)
     torch.testing.assert_close(atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64))
     assert not positive or atoms.min() >= 0
@@ -233,25 +280,33 @@ def test_the_dictionary_is_found_from_what_is_known():
     x, truth = make_problem(n=1000)
     known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8
     problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
-    assert n_found(search(problem, start(x, len(truth))).best_atoms, truth) == len(truth)
+    assert n_found(search(problem, start(x, len(truth))).atoms, truth) == len(truth)
 
 
-def test_the_best_objective_never_rises_and_is_that_of_the_best_atoms():
+def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     x, _ = make_problem()
-    problem, best = Problem(x, 0.1), []
-    state = search(problem, start(x, 24), on_epoch=lambda s: best.append(s.best_objective))
-    assert all(later <= earlier for earlier, later in pairwise(best))
-    assert np.isfinite(best[-1])
-    z = dense(solved(state.best_atoms, x, 0.1)[0], 24)
-    value = float(objective(z, state.best_atoms, x, 0.1))
-    assert state.best_objective == pytest.approx(value, rel=1e-4)
+    problem = Problem(x, 0.1)
+    _, records = record(find_atoms(problem, start(x, 24)))
+    assert [found.is_done for found in records] == [False] * (len(records) - 1) + [True]
+    stages = ["settle", "split and remove", "polish", "done"]
+    assert list(dict.fromkeys(found.stage for found in records)) == stages
+    assert any(found.n_atoms > 24 for found in records)
+    for n, found in enumerate(records, 1):
+        assert len(found.losses) == n
+        assert found.atoms.shape == (24, 16)
+        assert found.alpha == 0.1
+    last = records[-1]
+    value = float(objective(dense(last.coded.codes, 24), last.atoms, x, 0.1))
+    assert last.coded.objective == pytest.approx(value, rel=1e-9)
+    z = dense(solved(last.atoms, x, 0.1)[0], 24)
+    assert value == pytest.approx(float(objective(z, last.atoms, x, 0.1)), rel=1e-4)
 
 
 def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
     x, truth = make_problem()
     atoms = start(x, len(truth))
-    expected = search(Problem(x, 0.1), atoms).best_atoms
-    assert torch.equal(search(Problem(64 * x, 6.4), atoms).best_atoms, expected)
+    expected = search(Problem(x, 0.1), atoms).atoms
+    assert torch.equal(search(Problem(64 * x, 6.4), atoms).atoms, expected)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -264,7 +319,7 @@ def test_threads_change_no_bit(many, monkeypatch):
     for n_threads in (1, 3):
         torch.set_num_threads(n_threads)
         state = search(problem, atoms)
-        found.append(refit_atoms(problem, *state.found))
+        found.append(refit_atoms(problem, state.atoms, state.coded.codes))
     torch.set_num_threads(before)
     assert torch.equal(*found)
 
@@ -272,19 +327,8 @@ def test_threads_change_no_bit(many, monkeypatch):
 def test_float32_is_searched_as_what_it_is_in_float64():
     x, _ = make_problem()
     x, atoms = x.float(), start(x, 20)
-    expected = search(Problem(x.double(), 0.1), atoms).best_atoms
-    torch.testing.assert_close(search(Problem(x, 0.1), atoms).best_atoms, expected)
-
-
-def test_a_search_goes_on_from_a_pickled_state_to_the_same_bits():
-    x, _ = make_problem()
-    problem, states = Problem(x, 0.1), []
-    last = search(problem, start(x, 24), on_epoch=lambda state: states.append(pickle.dumps(state)))
-    for content in states[:: len(states) // 4]:
-        resumed = pickle.loads(content)
-        again = resumed if is_done(resumed) else search(problem, None, state=resumed)
-        assert torch.equal(again.best_atoms, last.best_atoms)
-        assert again.epoch == last.epoch
+    expected = search(Problem(x.double(), 0.1), atoms).atoms
+    torch.testing.assert_close(search(Problem(x, 0.1), atoms).atoms, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -361,7 +405,7 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
         for name in ("objective", "loss", "unbiased_loss", "n_entries"):
             assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9)
         one, other = (Epoch(each, atoms, z) for each, z in zip((whole, weighted), codes))
-        for name in ("uses", "b"):
+        for name in ("uses", "statistics"):
             torch.testing.assert_close(getattr(other, name), getattr(one, name), **close)
         torch.testing.assert_close(other.energies(), one.energies(), **close)
         np.testing.assert_allclose(other.products(2, 7), one.products(2, 7), **close)
@@ -370,18 +414,57 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
     torch.testing.assert_close(other.costs()[0], one.costs()[0], **close)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_of_held_out_rows_are_repetitions(masked):
+    x, truth = make_problem(60, 12, 16)
+    problem = Problem(x, 0.1)
+    generator = torch.Generator().manual_seed(1)
+    often = torch.randint(1, 4, (60,), generator=generator)
+    if masked:
+        known = torch.rand(problem.x.shape, generator=generator) < 0.8
+        problem = replace(problem, mask=known.double())
+    weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
+    whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
+    pairs = zip(*(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)), strict=True)
+    for (found, n_found), (expected, n_expected) in pairs:
+        torch.testing.assert_close(found.sum(0), expected.sum(0))
+        torch.testing.assert_close(n_found, n_expected)
+    assert weighted.n_hidden == whole.n_hidden == weighted.n_known == whole.n_known
+    assert weighted.mean_square == pytest.approx(whole.mean_square)
+    for name in ("energies", "deviations"):
+        torch.testing.assert_close(getattr(weighted, name).sum(), getattr(whole, name).sum())
+    half = Prediction(torch.empty(0), 0.0, 0, 0.5)
+    assert weighted.noise(truth, half) == pytest.approx(whole.noise(truth, half))
+
+
+@pytest.mark.parametrize("n_places", [1, 7, 40])
+def test_rows_are_drawn_by_their_weight(n_places):
+    """A row is drawn as often as it fills parts of the weight, up to one."""
+    weight = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    weight[::5] = 0.0
+    rows, counts = draw_rows(50, n_places, weight)
+    assert counts.sum() == n_places
+    assert (rows.diff() > 0).all()
+    assert (weight[rows] > 0).all()
+    drawn = torch.zeros_like(weight).index_add_(0, rows, counts)
+    assert ((drawn - weight / weight.sum() * n_places).abs() < 2).all()
+    equal, none = draw_rows(50, n_places)
+    assert none is None
+    assert torch.equal(equal, spread_rows(50, n_places))
+
+
 def test_processes_with_their_own_samples_end_with_the_same_bits():
     x, truth = make_problem()
     atoms = start(x, len(truth))
 
     def run(rank, total):
         problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, total=total)
-        return search(problem, atoms).best_atoms
+        return search(problem, atoms).atoms
 
     results = in_two_processes(run)
     assert torch.equal(*results)
     assert n_found(results[0], truth) == len(truth)
-    alone = search(Problem(x, 0.1), atoms).best_atoms  # begins with other rows: in another order
+    alone = search(Problem(x, 0.1), atoms).atoms  # begins with other rows: in another order
     cosines = (results[0] @ alone.mT).abs().amax(1)
     torch.testing.assert_close(cosines, torch.ones_like(cosines), atol=1e-5, rtol=0)
 
@@ -405,10 +488,9 @@ def awkward_data():
 @pytest.mark.parametrize("alpha", [0.0, 100.0])
 def test_awkward_data_give_unit_atoms(name, alpha):
     x = awkward_data()[name]
-    state = search(Problem(x, alpha), start(x, 12))
-    assert state.best_atoms.shape == (12, x.shape[1])
-    ones = torch.ones(12, dtype=torch.float64)
-    torch.testing.assert_close(state.best_atoms.norm(dim=1), ones)
+    atoms = search(Problem(x, alpha), start(x, 12)).atoms
+    assert atoms.shape == (12, x.shape[1])
+    torch.testing.assert_close(atoms.norm(dim=1), torch.ones(12, dtype=torch.float64))
 
 
 def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
@@ -432,50 +514,12 @@ def test_auto_alpha_is_that_of_all_processes():
     assert first == second == pytest.approx(auto_alpha(x))
 
 
-@pytest.mark.uncompiled
-@pytest.mark.parametrize("masked", [False, True])
-def test_moments_without_bias_are_those_of_least_squares_on_the_supports(masked):
-    x, atoms = make_problem(n=50)
-    mask = torch.ones_like(x)
-    if masked:
-        mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8).double()
-    problem = Problem(x, 0.1, mask=mask if masked else None)
-    epoch = Epoch(problem, atoms, Codes.none(len(x)), refit=True)
-    z = dense(epoch.codes, len(atoms))
-    for row, known, code in zip(x, mask.bool(), z, strict=True):
-        support = code.nonzero()[:, 0]
-        code[support] = torch.linalg.lstsq(atoms[support][:, known].mT, row[known]).solution
-    products = torch.as_tensor(epoch.products(0, len(atoms)))
-    torch.testing.assert_close(products, z.mT @ z, rtol=0, atol=1e-9)
-    completed = torch.where(mask > 0, x, z @ atoms)
-    torch.testing.assert_close(epoch.b, z.mT @ completed, rtol=0, atol=1e-9)
-    loss = 0.5 * (mask * (x - z @ atoms)).square().sum() / len(x)
-    assert epoch.unbiased_loss == pytest.approx(float(loss), rel=1e-9)
-    assert epoch.unbiased_loss < epoch.loss
-
-
-@pytest.mark.uncompiled
-def test_moments_without_bias_of_non_negative_codes_are_those_of_non_negative_least_squares():
-    x, atoms = make_problem(n=50, positive=True, noise=0.3)
-    problem = Problem(x, 0.1, positive_code=True)
-    epoch = Epoch(problem, atoms, Codes.none(len(x)), refit=True)
-    z, n_turned = dense(epoch.codes, len(atoms)), 0
-    for row, code in zip(x, z, strict=True):
-        support = code.nonzero()[:, 0]
-        free = torch.linalg.lstsq(atoms[support].mT, row).solution
-        n_turned += bool((free < 0).any())
-        code[support] = torch.from_numpy(nnls(atoms[support].mT.numpy(), row.numpy())[0])
-    assert 0 < n_turned < len(x)  # directly, and by descent
-    products = torch.as_tensor(epoch.products(0, len(atoms)))
-    torch.testing.assert_close(products, z.mT @ z, rtol=0, atol=2e-2)
-
-
 def test_without_noise_and_bias_the_dictionary_is_exact():
     x, truth = make_problem(noise=0)
     problem = Problem(x, 0.1)
     state = search(problem, start(x, len(truth)))
-    before = (state.best_atoms @ truth.mT).abs().amax(1).min()
-    found = refit_atoms(problem, *state.found, 20)
+    before = (state.atoms @ truth.mT).abs().amax(1).min()
+    found = refit_atoms(problem, state.atoms, state.coded.codes, 20)
     after = (found @ truth.mT).abs().amax(1).min()
     assert before < 0.9999
     assert after > 1 - 1e-6

@@ -139,7 +139,9 @@ def test_gaps_and_signs_pass(X, populations, small_samples):
     assert (positive.components_ >= 0).all()
 
 
-def test_a_fit_resumes_at_the_beginning_of_the_pass(X, small_samples, tmp_path, monkeypatch):
+def test_a_fit_that_ended_at_the_beginning_of_the_pass_goes_on_and_ends_as_good(
+    X, small_samples, tmp_path, monkeypatch
+):
     expected, path = make().fit(Stream(X)), tmp_path / "fit.npz"
 
     def broken(problem, state, *, final):
@@ -150,7 +152,8 @@ def test_a_fit_resumes_at_the_beginning_of_the_pass(X, small_samples, tmp_path, 
         with pytest.raises(OSError, match="disk"):
             make().set_callbacks(Checkpoint(path, every_seconds=1000)).fit(Stream(X))
     found = make().set_callbacks(Checkpoint(path, every_seconds=1000)).fit(Stream(X))
-    np.testing.assert_array_equal(found.components_, expected.components_)
+    assert share_found(found.components_, torch.from_numpy(expected.components_)) == 1
+    assert found.loss_curve_[-1] == pytest.approx(expected.loss_curve_[-1], rel=1e-2)
 
 
 @pytest.mark.parametrize("size", [40, 500])

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.testing import assert_array_equal
 
 from skpudle import (
-    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -106,15 +105,6 @@ COMPLETE = {
     "convolution, number from the data": (Convolved("auto"), lambda: (pictures(),)),
     "convolution, trained": (
         Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1),
-        lambda: (pictures(),),
-    ),
-    "denoiser, hard": (
-        ConvDenoiser(3, shrinkage="hard", n_unfoldings=3, max_iter=1, crop_size=9, **SMALL),
-        lambda: (pictures(),),
-    ),
-    "denoiser": (
-        ConvDenoiser(3, n_unfoldings=3, max_iter=1, separate_atoms="unfolding", atom_norm=None,
-                     crop_size=9, **SMALL),
         lambda: (pictures(),),
     ),
 }  # fmt: skip

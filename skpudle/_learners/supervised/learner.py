@@ -34,7 +34,7 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import NumberedSamples, Stream, open_source
 from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data
-from skpudle._learners.dense import DenseLearner, resume_rows, without_row_noise
+from skpudle._learners.dense import DenseLearner, resume_rows
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
@@ -90,7 +90,7 @@ class TaskPlan(DensePlan):
         plan = replace(
             plan,
             codes_follow_data=False,
-            noise="columns" if plan.learns_noise else plan.noise,
+            noise="outliers" if plan.learns_noise else plan.noise,
             asks_for_training="a setting that trains after the search, such as supervision=0.5",
         )
         if not learner.supervision:
@@ -360,13 +360,13 @@ class TaskLearner(DenseLearner):
         return Data(Rows(trained), samples, device, inputs, held_out, task)
 
     def _find(self, plan, data, run):  # -> FittedRows
-        fitted = without_row_noise(super()._find(plan, data, run))
+        fitted = super()._find(plan, data, run)
         if not self.supervision:  # the head is fitted last
             return fitted
         return self._with_head(fitted, data, self._best_head(fitted, data))
 
     def _begin(self, plan, data, generator):  # -> FittedRows
-        fitted = without_row_noise(super()._begin(plan, data, generator))
+        fitted = super()._begin(plan, data, generator)
         if hasattr(self, "coef_"):  # earlier data were zero
             return self._with_known_head(fitted, data)
         blank = self._layout(fitted, data).blank_head(fitted.rows)

@@ -1,0 +1,740 @@
+"""Train networks of convolutions that remove noise from images."""
+
+import time
+from collections.abc import Callable, Sequence
+from math import frexp, inf, log10
+from numbers import Integral, Real
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skpudle._data.arrays import (
+    check_range,
+    input_attributes,
+    make_generator,
+    resolve_device,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._data.images import (
+    check_sizes,
+    is_one_image,
+    read_targets,
+)
+from skpudle._data.names import explain_names, fit_context
+from skpudle._denoiser.network import DenoisingNetwork
+from skpudle._denoiser.noise import Noise, deviation_of
+from skpudle._denoiser.train import Crops, Diverged, Training, crop_shape, initialise
+from skpudle._learners.convolutional.crops import Geometry
+from skpudle._learners.convolutional.model import atoms_inside, atoms_outside
+from skpudle._learners.convolutional.start import initial_atoms
+from skpudle._learners.convolutional.transformer import (
+    ConvTransformer,
+    covered,
+    parts_of_images,
+    stride_of,
+)
+from skpudle._precision import training_mode
+from skpudle._training.fit import Interrupts
+from skpudle._training.messages import warn_of_early_end, warn_of_unused, warn_of_zero_codes
+
+# noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
+# photographs, whose pixels have about 55.
+_NOISE = 0.45
+
+# Root mean squares of pixels from 1 / (2 * _MIDDLE) to 1 / _MIDDLE keep the unit 1.
+_MIDDLE = 2**0.5
+
+# Parameters that a fitted network has, which only a new fit can change.
+_FIXED = "n_components", "atom_shape", "stride", "n_unfoldings", "alpha", "noise_std"
+
+_EPOCHS, _BATCH = 100, 16  # of "auto"
+
+_COUNT = Interval(Integral, 1, None, closed="left")
+
+
+def _without_effect(learner, kernel, stride):  # yields names, setting
+    if len(kernel) == 1:
+        yield ("flip",), "two numbers for atom_shape"
+    if max(stride) == 1:
+        yield ("shift_average",), "a stride of more than 1"
+
+
+def _found_noise(images, targets):  # -> float
+    """Return the noise of pairs, or noise for clean images."""
+    if targets is None:
+        return _NOISE * deviation_of(images.tensors)
+    pairs = zip(images.singles(), targets, strict=True)
+    return deviation_of([noisy - clean for noisy, clean in pairs])
+
+
+def _with_typical_noise(image, noise):  # (n_channels, *size) -> the same
+    """Return an image with noise of the middle level, the same for all images of this size."""
+    generator = torch.Generator().manual_seed(0)
+    return noise.added_to(image[None], generator, image.new_full((1,), noise.typical))[0][0]
+
+
+class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
+    r"""Denoising network of convolutions, trained by backpropagation through its encoder.
+
+    By default `fit` trains 64 atoms of 9 x 9 pixels on clean images, to which every update adds
+    noise; it takes pairs of noisy and clean images, too. `denoise` removes noise from images of any
+    size. The network unfolds a sparse convolutional encoder, whose unfoldings have analysis,
+    synthesis and thresholds of their own, and decodes the codes [3]_.
+    `skpudle.pretrained.load_denoiser` returns trained networks.
+
+    Parameters
+    ----------
+    n_components : int, default=64
+        Number of atoms.
+
+    atom_shape : int or tuple of int, default=(9, 9)
+        Size of an atom: two numbers for pictures, one for signals.
+
+    stride : int, tuple of int or "auto", default="auto"
+        Distance of neighbouring copies of an atom along each axis. "auto" is 1 for signals and 4
+        for pictures, or the size of an atom if that is smaller.
+
+    noise_std : float, tuple (low, high), "poisson" or "auto", default="auto"
+        Standard deviation of Gaussian noise that every update adds to clean images, in their units
+        (25 / 255 for "sigma 25" and images from 0 to 1). With a pair every crop gets noise of a
+        level between low and high, and thresholds follow the level [3]_: one network serves
+        all levels. "poisson": images are photons, counted or expected (unsigned integers are then
+        not taken as fractions), and every update draws counts from clean images. The network sees
+        roots of both, by Anscombe's transform, with noise of about 1; choose ``alpha`` in
+        proportion. "auto" is 0.45 times the standard deviation of the pixels of clean images, and
+        of noisy and clean images that of their differences. To pairs of noisy and clean images no
+        noise is added; the number is then the noise that they have.
+
+    alpha : float or "auto", default="auto"
+        The penalty of the lasso, in the units of the data, that thresholds start from. "auto" is
+        1.6 times the noise, and without noise a tenth of the median over images of the largest
+        correlation with an initial atom.
+
+    n_unfoldings : int, default=15
+        Number of iterations of the encoder.
+
+    crop_size : int or "auto", default="auto"
+        Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
+        image, and at most 129 (rows are taken whole). Any size is rounded down to one that copies
+        of an atom cover.
+
+    flip : bool, default=True
+        Whether crops of pictures are mirrored and transposed at random.
+
+    shift_average : bool, default=False
+        Whether `denoise` averages over all grids of positions [2]_, ``prod(stride)`` of them.
+
+    channels_first : bool, default=False
+        Whether channels are the first axis of a signal or image, (n, n_channels, length).
+
+    optimizer : {"adam", "sgd"} or callable, default="adam"
+        How gradients change the network; a callable takes parameters and ``lr`` and returns an
+        optimiser of torch, such as ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
+
+    learning_rate : float, default=1e-3
+        Learning rate.
+
+    batch_size : int or "auto", default="auto"
+        Images in an update; "auto" is ``min(16, n_images)``.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs of training; "auto" is 100.
+
+    tol : float or None, default=1e-4
+        As in `PUDLEDictionaryLearning`: training ends after 5 checks in a row without progress.
+        Checks are at least 256 crops apart, as fewer are noisy.
+
+    dict_init : {"dct", "random", "data"}, array-like or learner, default="dct"
+        Initial atoms of all unfoldings: the slowest cosines of an atom's size (then random
+        directions), random directions, a constant atom and random patches without their mean, an
+        array of the shape of ``components_``, or a fitted learner, such as
+        `ConvPUDLEDictionaryLearning`.
+
+    device : str, default="auto"
+        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the initial dictionary, the crops and the noise.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, [height,] width[, n_channels])
+        The atoms that decode codes, with an axis of channels if images have one.
+
+    analysis_components_ : ndarray of shape (n_unfoldings, n_components, ...)
+        The atoms of analysis of each unfolding.
+
+    synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, ...)
+        The atoms of synthesis of all unfoldings but the last.
+
+    alpha_ : ndarray of shape (n_unfoldings, n_components)
+        Thresholds without noise; with ``noise_std`` a number, thresholds.
+
+    alpha_slope_ : ndarray of the shape of ``alpha_``
+        Increase of ``alpha_`` for each unit of noise, if ``noise_std`` is a pair.
+
+    training_noise_std_ : float, tuple or "poisson"
+        The noise of training.
+
+    peak_ : float
+        Largest magnitude of a pixel in training, without the noise that training added and, with
+        ``noise_std="poisson"``, of the root: `denoise` scales images with larger pixels.
+
+    n_components_, device_
+        As in `PUDLEDictionaryLearning`.
+
+    n_iter_, n_steps_, loss_curve_, ended_by_
+        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop that all atoms
+        reach.
+
+    n_features_in_ : int
+        Number of features, if it was fitted on rows.
+
+    See Also
+    --------
+    skpudle.pretrained.load_denoiser : Trained denoisers.
+    skpudle.images.denoise_patches : Denoising with a dictionary of patches.
+    ConvPUDLEDictionaryLearning : Sparse convolutional dictionaries.
+
+    Notes
+    -----
+    Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
+    number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
+    Two-dimensional input means rows, unless ``channels_first``; a row is one signal, or an image of
+    one line. Unsigned integers become fractions of their largest value, except in rows. If atoms do
+    not cover an image exactly, `transform` and training extend it by zeros at its ends, `denoise`
+    by reflection.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
+       Backpropagation", arXiv:2106.00058, 2021.
+    .. [2] D. Simon and M. Elad, "Rethinking the CSC Model for Natural Images", NeurIPS 2019.
+    .. [3] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
+       Dictionary Learning Network for Blind Denoising and Demosaicing", IEEE Open Journal of
+       Signal Processing, 2022.
+    .. [4] S. Ramani, T. Blu and M. Unser, "Monte-Carlo SURE: A black-box optimization of
+       regularization parameters for general denoising algorithms", IEEE Transactions on Image
+       Processing, 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_sample_images
+    >>> from skpudle import ConvDenoiser
+    >>> images = [image.mean(axis=2) / 255 for image in load_sample_images().images]
+    >>> learner = ConvDenoiser(8, noise_std=0.1, crop_size=65, max_iter=2, tol=None, random_state=0)
+    >>> learner.fit(images).components_.shape
+    (8, 9, 9)
+    >>> learner.denoise([image[:65, :97] for image in images])[0].shape
+    (65, 97)
+    """
+
+    @explain_names
+    def __init__(
+        self,
+        n_components: int = 64,
+        *,
+        atom_shape: int | tuple[int, ...] = (9, 9),
+        stride: int | tuple[int, ...] | Literal["auto"] = "auto",
+        noise_std: float | tuple[float, float] | Literal["poisson", "auto"] = "auto",
+        alpha: float | Literal["auto"] = "auto",
+        n_unfoldings: int = 15,
+        crop_size: int | Literal["auto"] = "auto",
+        flip: bool = True,
+        shift_average: bool = False,
+        channels_first: bool = False,
+        optimizer: Literal["adam", "sgd"] | Callable = "adam",
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        dict_init: Literal["dct", "random", "data"] | ArrayLike | Any = "dct",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.atom_shape = atom_shape
+        self.stride = stride
+        self.noise_std = noise_std
+        self.alpha = alpha
+        self.n_unfoldings = n_unfoldings
+        self.crop_size = crop_size
+        self.flip = flip
+        self.shift_average = shift_average
+        self.channels_first = channels_first
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.dict_init = dict_init
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    _parameter_constraints = {
+        "n_components": [_COUNT],
+        "atom_shape": [_COUNT, tuple, list],
+        "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
+        "noise_std": [
+            Interval(Real, 0, None, closed="left"),
+            tuple,
+            StrOptions({"poisson", "auto"}),
+        ],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "n_unfoldings": [_COUNT],
+        "crop_size": [_COUNT, StrOptions({"auto"})],
+        "flip": ["boolean"],
+        "shift_average": ["boolean"],
+        "channels_first": ["boolean"],
+        "optimizer": [StrOptions({"adam", "sgd"}), callable],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [_COUNT, StrOptions({"auto"})],
+        "max_iter": [_COUNT, StrOptions({"auto"})],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "dict_init": [StrOptions({"random", "data", "dct"}), "array-like", HasMethods("fit")],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # ------------------------------------------------------------------ the network
+
+    _allows_nan = False
+    _image_size = None  # of images of several sizes
+    n_iter_no_change = 5
+
+    @property
+    def _noise(self):
+        return Noise.of(self.training_noise_std_)
+
+    def _attributes_of(self, network, channel_axis):
+        """Return the fitted attributes of a network, arrays and numbers."""
+        geometry = Geometry(None, channel_axis)
+
+        def outside(layers):
+            return np.stack([atoms_outside(atoms, geometry) for atoms in layers.detach()])
+
+        slopes, synthesis = network.slopes, outside(network.synthesis)
+        return {
+            "components_": synthesis[-1],
+            "analysis_components_": outside(network.analysis),
+            "synthesis_components_": synthesis[:-1],
+            "alpha_": to_numpy(network.thresholds),
+            "alpha_slope_": None
+            if slopes is None
+            else to_numpy(slopes.double() / network.noise.typical),
+            "training_noise_std_": network.noise_std,
+            "peak_": network.peak,
+            "n_components_": len(synthesis[-1]),
+            "_given": {name: getattr(self, name) for name in _FIXED},
+        }
+
+    @torch.no_grad()
+    def _coder(self, like):  # -> DenoisingNetwork
+        n_axes = len(self._kernel)
+        geometry = Geometry(None, self.components_.ndim == 2 + n_axes)
+        last = self.components_[None]
+        layers = self.analysis_components_, np.concatenate([self.synthesis_components_, last])
+        layers = [torch.stack([atoms_inside(a, geometry, like) for a in part]) for part in layers]
+        network = DenoisingNetwork(
+            layers[0].shape,
+            stride_of(self),
+            self.training_noise_std_,
+            peak=self.peak_,
+            shift_average=self.shift_average,
+        ).to(like)
+        values = [*layers, to_tensor(self.alpha_)]
+        if network.slopes is not None:
+            values.append(to_tensor(self.alpha_slope_) * network.noise.typical)
+        for parameter, value in zip(network.parameters(), values, strict=True):
+            parameter.copy_(value)
+        return network
+
+    @classmethod
+    def from_network(cls, network: DenoisingNetwork, **params: Any) -> Self:
+        """Return the estimator of a trained network, with further parameters."""
+        n_unfoldings, n_components, n_channels, *kernel = network.analysis.shape
+        shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
+        own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
+        learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **params)
+        learner._take(
+            learner._attributes_of(network, n_channels > 1)
+            | dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
+            | dict(device_=str(resolve_device(learner.device, None)))
+            | dict(_unit=1.0, _image_size=None, _optimizer_state={})
+        )
+        return learner
+
+    def _check_known(self, *allowed):
+        """Raise an error unless it is fitted, with the present parameters."""
+        check_is_fitted(self)
+        self._validate_params()
+        for name in _FIXED:
+            now, before = getattr(self, name), self._given[name]
+            if now != before and name not in allowed:
+                raise ValueError(
+                    f"{name}={now!r:.80} was set after fit, and the network has {before!r:.80}. "
+                    "Set it back, or fit again."
+                )
+
+    def _encode_complete(self, coder, x):
+        sigma = coder.noise_of(x)  # before padding with zeros
+        return coder.encode(covered(x, self._kernel, stride_of(self)), sigma)
+
+    def _to_coder(self, images):
+        return images.map(self._noise.enter)
+
+    def _to_images(self, x):
+        return self._noise.leave(x)
+
+    def _reading(self):
+        counts = {"largest": inf} if self.noise_std == "poisson" else {}
+        return super()._reading() | counts
+
+    # ------------------------------------------------------------------ training
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
+    ) -> Self:
+        """Train a denoiser.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Clean images, signals or rows; see the notes. Noisy images if ``y`` has the clean
+            images.
+        y : array-like, Tensor or list of images, default=None
+            Clean images of the sizes of ``X``. Anything of one dimension, such as labels, is
+            ignored.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, or if training diverges twice; the estimator then
+            holds the last finite network.
+        """
+        with Interrupts() as interrupts:
+            return self._run(*self._begin(X, y), interrupts, {"estimator": self, "X": X, "y": y})
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train by one random crop of each image.
+
+        The state of the optimiser persists between calls, also through pickling, and after `fit`;
+        parameters such as ``batch_size`` may change in between.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self
+            The estimator.
+        """
+        known = hasattr(self, "components_")
+        if known:
+            self._check_known("noise_std")
+        with Interrupts() as interrupts:
+            training, attributes = self._begin(X, y, known=known)
+            self._run_epoch(training, attributes, interrupts)
+            self._take(attributes() | {"ended_by_": None})
+        return self
+
+    def _read(self, X, y, *, known):  # -> Images and targets of the network, noise_std
+        images = self._read_training(X, known=known)
+        targets, given = read_targets(y, images, **self._reading()), self.noise_std
+        if given == "auto":
+            given = self.training_noise_std_ if known else _found_noise(images, targets)
+        noise = Noise.of(given)
+        if not known:
+            noise.warn_of_units(images.tensors)
+            images = images.map(noise.enter)
+        return images, targets and list(map(noise.enter, targets)), given
+
+    def _begin(self, X, y, *, known=False):  # -> Training, function that returns attributes
+        kernel, stride, generator = self._kernel, stride_of(self), make_generator(self.random_state)
+        check_sizes(kernel, stride)
+        images, targets, noise_std = self._read(X, y, known=known)
+        singles = images.singles()
+        peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
+        mean_square = sum(float(x.double().square().mean()) for x in singles) / len(singles)
+        check_range(mean_square, singles)
+        if known:
+            generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
+            network, inputs = self._coder(singles[0]), {"_unit": self._unit}
+            network.retrain(noise_std, max(peak, network.peak))
+        else:
+            warn_of_unused(self, _without_effect(self, kernel, stride))
+            sizes = (self.n_components, images.n_channels, *kernel)
+            network = DenoisingNetwork((self.n_unfoldings, *sizes), stride, noise_std, peak=peak)
+            network = network.to(singles[0])
+            geometry = Geometry(None, images.channel_axis)
+            atoms = initial_atoms(singles, geometry, self.dict_init, sizes, generator)
+            initialise(network, atoms, self.alpha, singles)
+            same = images.kind != "list"
+            inputs = input_attributes(X if images.kind == "rows" else None) | {
+                "_unit": 2.0 ** frexp(_MIDDLE * mean_square**0.5)[1] if mean_square else 1.0,
+                "_image_size": tuple(images.tensors[0].shape[2:]) if same else None,
+                "device_": str(singles[0].device),
+            }
+        whole = images.kind == "rows" and self.crop_size == "auto"
+        shape = crop_shape(singles, kernel, stride, self.crop_size, whole=whole)
+        options = dict(flip=self.flip and len(kernel) == 2, generator=generator)
+        training = Training(
+            network,
+            Crops(singles, targets, shape, kernel, **options),
+            self.optimizer,
+            learning_rate=self.learning_rate,
+            batch_size=min(
+                _BATCH if self.batch_size == "auto" else int(self.batch_size), len(singles)
+            ),
+            unit=inputs["_unit"],
+            n_steps=self.n_steps_ if known else 0,
+            state=self._optimizer_state if known else {},
+        )
+        channel_axis = images.channel_axis
+        curve = [*self.loss_curve_] if known else []
+
+        def attributes():
+            found = self._attributes_of(training.finished(), channel_axis) | inputs
+            losses = np.array([*curve, *training.losses], dtype=np.float64)
+            return found | {
+                "n_iter_": max(len(losses), 1),
+                "n_steps_": training.n_steps,
+                "loss_curve_": losses,
+                "_optimizer_state": training.optimizer_state(),
+            }
+
+        return training, attributes
+
+    def _run_epoch(self, training, attributes, interrupts):
+        try:
+            training.run_epoch(interrupts)
+        except (Diverged, KeyboardInterrupt) as error:
+            ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
+            self._take(attributes() | {"ended_by_": ended_by})
+            if ended_by == "interrupt":
+                raise
+            raise ValueError(
+                f"Training of {type(self).__name__} stopped being finite at update "
+                f"{training.n_steps}, also after a second try with smaller steps; the estimator "
+                "holds the last finite network. Try a smaller learning_rate (now "
+                f"{self.learning_rate}), or scale the data."
+            ) from error
+
+    def _run(self, training, attributes, interrupts, given):
+        n_epochs = _EPOCHS if self.max_iter == "auto" else self.max_iter
+        root, ended_by = self._init_callback_context(max_subtasks=n_epochs), "max_iter"
+        root.call_on_fit_task_begin(**given)
+        began, losses = time.perf_counter(), training.losses
+        while len(losses) < n_epochs and ended_by == "max_iter":
+            epoch = root.subcontext(task_name="epoch")
+            epoch.call_on_fit_task_begin(**given)
+            self._run_epoch(training, attributes, interrupts)
+            if self.verbose:
+                left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
+                done = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
+                print(f"{done}  at most {left:.0f} s left", flush=True)
+            if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
+                ended_by = "callback"
+            elif training.has_stalled(self.tol, self.n_iter_no_change):
+                ended_by = "tol"
+        self._take(attributes() | {"ended_by_": ended_by})
+        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
+        if not training.has_codes():
+            warn_of_zero_codes(self)
+        # with "auto" the limit is the expected end
+        if ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
+            warn_of_early_end(self, has_rate=True)
+        return self
+
+    # ------------------------------------------------------------------ denoising
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        *,
+        noise_std: float | ArrayLike | None = None,
+    ) -> np.ndarray | Tensor | list:
+        """Denoise images, and keep their size.
+
+        A network for grey images denoises three channels by their mean and two differences.
+
+        The result is the network's output, or a mix with the input if the mix has a smaller
+        error by Stein's unbiased risk estimate (reference 4 of the class). This helps with less
+        noise than in training, and with texture that the network does not know. An image
+        without noise is returned unchanged.
+
+        Borders are extended by reflection. Large images are cut into tiles that overlap by the
+        reach of the encoder: memory is bounded, and the result the same.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Noisy images, signals or rows. Also a single picture, of shape (height, width) or
+            (height, width, 3).
+        noise_std : float or array-like of shape (n_images,), default=None
+            Standard deviation of the noise of the images, in the units of the images (for unsigned
+            integers a fraction of their largest value, as 25 / 255), which thresholds follow within
+            the levels of training; 0 is no noise. The default is
+            ``training_noise_std_`` if that is one number. Otherwise the noise of each image is
+            estimated with care: details that could be texture do not count as noise. The noise of
+            photons follows from their counts.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Denoised images, of the shape and dtype of the input: unsigned integers are rounded and
+            clipped. For photons, expected counts in float32 or float64.
+
+        Raises
+        ------
+        ValueError
+            If ``noise_std`` is negative or not finite, or not one number for each image; if the
+            network was not trained for any noise, or for photons; or if counts are negative.
+        """
+        self._check_known()
+        of_rows = getattr(self, "n_features_in_", None) is not None
+        if not (of_rows or self.channels_first) and is_one_image(X, len(self._kernel)):
+            return self.denoise([X], noise_std=noise_std)[0]
+        noise = self._noise
+        # colours are denoised by differences, and differences of photon counts are no counts
+        images, network = self._read_and_build(X, colours=not noise.of_photons)
+        levels = noise.levels(noise_std, images)
+        noise.warn_of_units(images.tensors, levels)
+        denoised = [self._to_images(x) for x in self._denoised(network, images.tensors, levels)]
+        pixels = not noise.of_photons  # counts are not fractions
+        options = dict(pixels=pixels, channels_first=self.channels_first)
+        return images.hand_back(denoised, **options)
+
+    def _denoised(self, network, tensors, levels):  # yields (n, n_channels, *size)
+        """Denoise some images at a time, and tell of every tile."""
+        parts = [parts_of_images(x) for x in tensors]
+        n_tiles = sum(network.n_tiles(part) for many in parts for part in many)
+        n_done, began = 0, time.perf_counter()
+
+        def tell():
+            nonlocal n_done
+            n_done += 1
+            if self.verbose:
+                left = (time.perf_counter() - began) * (n_tiles / n_done - 1)
+                print(f"denoising, tile {n_done}/{n_tiles}  {left:.0f} s left", flush=True)
+
+        for many, level in zip(parts, levels, strict=True):
+            sigmas = [None] * len(many) if level is None else level.split(len(many[0]))
+            pairs = zip(many, sigmas, strict=True)
+            yield torch.cat([network(x, sigma, tell=tell) for x, sigma in pairs])
+
+    def build_network(self) -> DenoisingNetwork:
+        """Return the network of the fitted attributes; for photons it takes stabilised counts."""
+        self._check_known()
+        return self._coder(to_tensor(self.components_, resolve_device(self.device, None)))
+
+    def to_module(self) -> torch.nn.Module:
+        """Return the denoiser as a module of torch: channels first, differentiable in the images.
+
+        Returns
+        -------
+        torch.nn.Module
+            ``module(x, sigma)`` denoises a batch (n, n_channels, height, width).
+
+        Raises
+        ------
+        ValueError
+            If the learner is for counts: the network takes stabilised counts.
+        """
+        self._check_known()
+        if self._noise.of_photons:
+            raise ValueError(
+                "A denoiser of counts has no noise level that a module would take. Call denoise."
+            )
+        return self.build_network().requires_grad_(False)
+
+    @torch.no_grad()
+    def score(
+        self,
+        X: ArrayLike | Tensor | Sequence[ArrayLike],
+        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
+        *,
+        peak: float = 1.0,
+    ) -> float:
+        """Return the peak signal-to-noise ratio of denoised images.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images; noisy images if ``y`` has the clean images.
+        y : array-like, Tensor or list of images, default=None
+            Clean images; anything of one dimension, such as labels, is ignored. Without it the
+            input is the clean image, and gets the noise of training, the same in every call.
+        peak : float, default=1.0
+            The largest value that pixels may have.
+
+        Returns
+        -------
+        float
+            The mean over images of ``10 log10(peak^2 / mean squared error)``, in dB.
+
+        Raises
+        ------
+        ValueError
+            If ``peak`` is no positive number; or if there are neither clean images nor noise.
+        """
+        if not isinstance(peak, Real) or not 0 < peak < inf:
+            raise ValueError(
+                f"peak={peak!r:.50} is no largest value of pixels; pass a positive number, such as "
+                "1.0 or 255."
+            )
+        self._check_known()
+        noise = self._noise
+        images, network = self._read_and_build(X, colours=not noise.of_photons)
+        inputs = images.singles()
+        targets = read_targets(y, images, **self._reading())
+        if targets is not None:
+            targets = list(map(noise.enter, targets))
+        elif noise.high:
+            targets, inputs = inputs, [_with_typical_noise(x, noise) for x in inputs]
+        else:
+            raise ValueError(
+                "There is nothing to remove: the noise of training is 0, and no clean images are "
+                "given. Pass them as y, or train with a positive noise_std."
+            )
+        total = 0.0
+        for image, target in zip(inputs, targets, strict=True):
+            denoised = network(image[None])[0]
+            error = float(
+                (self._to_images(denoised) - self._to_images(target)).double().square().mean()
+            )
+            total += 20 * log10(peak) - 10 * log10(error) if error else inf
+        return total / len(images)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = self.noise_std == "poisson"
+        return tags

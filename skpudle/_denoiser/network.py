@@ -1,0 +1,333 @@
+r"""The denoising network: an unfolded sparse encoder whose unfoldings have atoms of their own.
+
+Unfolding t changes the codes of an image by the correlations of what they leave of it, and shrinks
+them: :math:`z_{t+1} = S(z_t + A_t (x - B_{t-1} z_t))`, from :math:`z_0 = 0`, with analysis
+:math:`A_t`, synthesis :math:`B_t` and the thresholds of S, which grow with the noise. The last
+synthesis decodes the codes.
+
+Atoms at every ``s``-th pixel see the image on a grid, and there are ``s`` grids along each axis.
+The mean of the reconstructions from all grids is better than any of them.
+"""
+
+from itertools import product
+from math import prod
+
+import torch
+from torch import nn
+
+from skpudle._data.arrays import to_tensor
+from skpudle._data.images import cut_tiles, extend
+from skpudle._data.noise import estimate_noise, extent_of
+from skpudle._denoiser.noise import Noise
+from skpudle._operators._conv import ConvDictionary, ConvLayers
+from skpudle.encoding._unfold import unfold
+
+# Noise standard deviations by which a pixel may exceed the largest clean pixel of training; the
+# largest of a million normal numbers is about 5.
+_OUTERMOST = 6
+
+# step of the derivative along a probe, in noise standard deviations
+_STEP = 0.1
+
+# Factor on the estimated share of the denoised image in a mix; the product is at most 1. For images
+# as in training the estimate is about 0.95, so that the output is returned unchanged. The mix is
+# better than the input up to twice the best share.
+_IN_FAVOUR = 1.1
+
+# three channels for a network of one: their mean, a grey image, and differences of equal noise; the
+# rows are orthogonal
+_OPPONENT = (
+    (1 / 3, 1 / 3, 1 / 3),
+    (2**-0.5, 0, -(2**-0.5)),
+    (6**-0.5, -2 * 6**-0.5, 6**-0.5),
+)
+
+
+def _round_up(n, stride, remainder=0):
+    return n + (remainder - n) % stride
+
+
+def _each(values, x):  # (n,) -> broadcast to images
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _signs(like):  # (n, ...) -> (1, ...), 1 or -1 at random, the same for every image of a size
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    bits = torch.randint(2, (1, *like.shape[1:]), generator=generator, device="cpu")
+    return (2 * bits - 1).to(like)
+
+
+def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
+    r"""Return the share of the denoised image in the mix with the smallest estimated error.
+
+    Denoising changes images ``y`` with noise ``n`` by ``d``. The error of ``y + w d`` is least at
+    ``w = -<n, d> / |d|^2``. By Stein's identity the mean of ``-<n, d>`` is the sum of
+    ``v_i (1 - df_i / dy_i)``, with ``v_i`` the variance of pixel ``i`` and ``f(y)`` the denoised
+    image (C. M. Stein, Annals of Statistics 9, 1981). For photons, with variances equal to their
+    counts, it holds up to second derivatives (J. C. Hudson, Annals of Statistics 6, 1978). A probe
+    of random signs times deviations, and the derivative along it, estimate the sum of
+    ``v_i df_i / dy_i``.
+    """
+    explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
+    change = (denoised - images).square().flatten(1).sum(1)
+    # avoids a division by zero, which autograd turns into NaN
+    share = _IN_FAVOUR * explained / torch.where(change > 0, change, 1.0)
+    return torch.where(change > 0, share, 0.0).clamp(0, 1)
+
+
+class DenoisingNetwork(nn.Module):
+    """A denoiser as a module of torch: channels first, batches, and gradients in the images.
+
+    `skpudle.ConvDenoiser.to_module` returns one. ``module(x, sigma)`` is called as by libraries of
+    inverse problems, such as deepinv, and returns what `~skpudle.ConvDenoiser.denoise` returns.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n_unfoldings, n_components, n_channels, *kernel).
+    stride : tuple of int
+        Distance of neighbouring positions along each axis.
+    noise_std : float, tuple (low, high) or "poisson"
+        The noise of training.
+    peak : float, default=1.0
+        The largest magnitude of a pixel of the clean training images.
+    shift_average : bool, default=False
+        Whether to average over all grids of positions.
+
+    Attributes
+    ----------
+    analysis, synthesis : Parameter of the shape
+        Atoms of each unfolding, of any norm; they include its step.
+    thresholds : Parameter of shape (n_unfoldings, n_components)
+        Thresholds without noise.
+    slopes : Parameter of that shape or None
+        What the middle level of a range of noise adds to them; other levels in proportion.
+
+    Notes
+    -----
+    A plug-and-play loop that repeats the denoiser at one level of noise need not converge: the
+    differential of the packaged denoisers has a spectral norm of 1.3 to 2.9 at a photograph, and
+    convergence is certain up to 1 only. Lower ``sigma`` from iteration to iteration, from about
+    50 / 255 to the noise of the data by equal factors, and end after 10 to 20 iterations, as
+    `skpudle.images.inpaint` does and [1]_ recommends: ``deepinv.optim.DPIR(sigma,
+    denoiser=module)``.
+
+    References
+    ----------
+    .. [1] K. Zhang, Y. Li, W. Zuo, L. Zhang, L. Van Gool and R. Timofte, "Plug-and-play image
+       restoration with deep denoiser prior", IEEE Transactions on Pattern Analysis and Machine
+       Intelligence 44, 2022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpudle.pretrained import load_denoiser
+    >>> module = load_denoiser("gaussian-small").to_module()
+    >>> x = torch.rand(2, 3, 24, 24, requires_grad=True)
+    >>> module(x, 0.1).square().sum().backward()
+    >>> x.grad.shape
+    torch.Size([2, 3, 24, 24])
+    """
+
+    tile = 768  # pixels along an axis that are denoised at once, plus the overlap
+
+    def __init__(self, shape, stride, noise_std, *, peak=1.0, shift_average=False):
+        super().__init__()
+        self.stride, self.noise_std = tuple(stride), noise_std
+        self.noise, self.peak, self.shift_average = Noise.of(noise_std), peak, shift_average
+        zeros = [torch.zeros(size, device="cpu") for size in (shape, shape, shape[:2], shape[:2])]
+        self.analysis, self.synthesis, self.thresholds, slopes = map(nn.Parameter, zeros)
+        slopes = slopes if self.noise.is_range else None
+        self.register_parameter("slopes", slopes)
+
+    @property
+    def kernel(self):
+        """Size of an atom."""
+        return tuple(self.analysis.shape[3:])
+
+    def get_extra_state(self):
+        """Return what the arrays leave open, for `state_dict`."""
+        return {"stride": self.stride, "noise_std": self.noise_std, "peak": self.peak}
+
+    def set_extra_state(self, state):
+        """Take what `get_extra_state` returned."""
+        self.stride, self.noise_std, self.peak = state["stride"], state["noise_std"], state["peak"]
+        self.noise = Noise.of(self.noise_std)
+
+    def retrain(self, noise_std, peak):
+        """Take another noise of training, of the same kind, and another peak.
+
+        Raises
+        ------
+        ValueError
+            If the noise needs other thresholds.
+        """
+        noise, before = Noise.of(noise_std), self.noise
+        if noise[2:] != before[2:]:
+            raise ValueError(
+                f"noise_std={noise_std!r:.80} needs other thresholds than {self.noise_std!r:.80}, "
+                "the noise of fit. Fit again."
+            )
+        if self.slopes is not None:
+            self.slopes.data.mul_(noise.typical / before.typical)
+        self.noise_std, self.noise, self.peak = noise_std, noise, peak
+
+    # ------------------------------------------------------------------ codes
+
+    def _levels(self, sigma, x):  # (n,) or None -> (n_unfoldings, n or 1, n_components, 1, ...)
+        levels = self.thresholds.to(x)[:, None]
+        if self.slopes is not None:
+            share = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
+            levels = levels + share[:, None] * self.slopes.to(x)[:, None]
+        return levels.reshape(*levels.shape, *[1] * len(self.stride))
+
+    def encode(self, x, sigma=None, *, mask=None):  # (n, n_channels, *size) -> code maps
+        """Return code maps, (n, n_components, *positions), of images that atoms cover exactly.
+
+        ``sigma``, (n,), is their noise, replaced by the nearest level of training; by default
+        `noise_of`. The ``mask`` is 0 where pixels are missing.
+        """
+        sigma = self.noise_of(x) if sigma is None else sigma
+        levels = self._levels(sigma, x)
+        levels = levels if self.slopes is not None else levels[:, 0]
+        analysis, synthesis = (
+            ConvLayers(atoms.to(x), self.stride) for atoms in (self.analysis, self.synthesis)
+        )
+        return unfold(synthesis, x, levels, x.new_ones(()), analysis=analysis, mask=mask)
+
+    def decode(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
+        """Return the images of code maps."""
+        return ConvDictionary(self.synthesis[-1].to(z), self.stride).synthesis(z)
+
+    # ------------------------------------------------------------------ noise
+
+    def noise_of(self, x, extent=None):
+        """Return the noise of images, (n,), by `estimate_noise` if thresholds follow it.
+
+        Otherwise return the noise of training, or None without noise in training.
+        """
+        if self.slopes is not None:
+            return estimate_noise(x, extent)
+        return x.new_full((len(x),), self.noise.high) if self.noise.high else None
+
+    def _unit_of(self, x, sigma):  # (n, ...), (n,) -> (n,)
+        """Return divisors that make the pixels of images as large as in training.
+
+        The divisor is 1 if an image and its noise are as in training. With more noise it is at
+        least the ratio of the two levels. With less noise pixels are not enlarged further: a
+        network with atoms for each unfolding is unstable for images unlike those in training.
+        """
+        low, high = self.noise.low, self.noise.high
+        largest = x.abs().flatten(1).amax(1)
+        same_noise = (sigma >= low) & (sigma <= high)
+        same_units = ((largest - _OUTERMOST * sigma) / self.peak).clamp_min(1)
+        other_units = torch.maximum(sigma / high, largest / self.peak)
+        unit = torch.where(same_noise, same_units, other_units)
+        return torch.where(unit == 0, 1.0, unit)
+
+    # ------------------------------------------------------------------ images
+
+    def _on_grid(self, canvas, size, shift, room, sigma, tell):  # -> (n, n_channels, *size)
+        """Return the reconstruction from one grid of positions, tile by tile.
+
+        An unfolding carries information by less than an atom: tiles that overlap by one atom for
+        every unfolding give the result of the whole image up to rounding.
+        """
+        result, depth = canvas.new_empty(*canvas.shape[:2], *size), len(self.analysis)
+        tiles = (cut_tiles(n, self.tile, s) for n, s in zip(size, self.stride, strict=True))
+        axes = list(zip(canvas.shape[2:], self.kernel, self.stride, room, shift, strict=True))
+        for corner in product(*tiles):
+            cut, source = [], []
+            for (start, stop), (total, k, s, r, a) in zip(corner, axes, strict=True):
+                reach = _round_up(depth * (k - 1), s)
+                first = max(0, start - reach)
+                last = min(total, _round_up(stop + 2 * (k - 1) + reach, s, k + r))
+                cut.append(slice(first + a, last - r + a))
+                offset = k - 1 - a - first
+                source.append(slice(start + offset, stop + offset))
+            codes = self.encode(canvas[(..., *cut)], sigma)
+            place = (slice(*ends) for ends in corner)
+            result[(..., *place)] = self.decode(codes)[(..., *source)]
+            tell()
+        return result
+
+    def _reconstructions(self, x, sigma, shifts, tell):  # yields one for each grid
+        """Extend images by reflection, so that border pixels are in as many atoms as others."""
+        room = tuple(s - 1 if self.shift_average else 0 for s in self.stride)
+        axes = list(zip(x.shape[2:], self.kernel, self.stride, room, strict=True))
+        totals = [_round_up(n + 2 * (k - 1), s, k + r) for n, k, s, r in axes]
+        after = [total - n - k + 1 for total, (n, k, *_) in zip(totals, axes, strict=True)]
+        canvas = extend(x, [k - 1 for k in self.kernel], after)
+        for shift in shifts:
+            yield self._on_grid(canvas, x.shape[2:], shift, room, sigma, tell)
+
+    def _of_opponents(self, x, sigma, tell):  # (n, 3, *size) -> the same
+        """Denoise three channels as their mean, which has the least noise, and two differences."""
+        mixing = x.new_tensor(_OPPONENT)
+        channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
+        if sigma is None and self.slopes is not None:
+            extent = extent_of(channels[0])  # colour differences: texture of the image
+            levels = [self.noise_of(channel.detach(), extent) for channel in channels]
+        else:
+            sigma = self.noise_of(x) if sigma is None else sigma
+            norms = mixing.norm(dim=1)[:, None]
+            levels = [None] * len(mixing) if sigma is None else sigma * norms
+        pairs = zip(channels, levels, strict=True)
+        denoised = torch.cat([self(channel, level, tell=tell) for channel, level in pairs], 1)
+        return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), denoised)
+
+    def n_tiles(self, x):
+        """Return the number of tiles that `forward` encodes, for progress."""
+        sizes = zip(x.shape[2:], self.stride, strict=True)
+        of_grid = prod(len(cut_tiles(n, self.tile, s)) for n, s in sizes)
+        n_grids = prod(self.stride) if self.shift_average else 1
+        n_channels = 3 if x.shape[1] == 3 > self.analysis.shape[2] else 1
+        return of_grid * (n_grids + (self.noise.high > 0)) * n_channels  # with the probe
+
+    def forward(self, x, sigma=None, *, tell=lambda: None):
+        """Denoise images, and keep their size.
+
+        A network for one channel denoises three. The output is mixed with the input by Stein's
+        unbiased risk estimate, which costs one more pass of one grid.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_channels, height, width)
+            Noisy images in float32 or float64.
+        sigma : float or Tensor of shape () or (n,), default=None
+            Standard deviation of the noise; by default estimated for each image.
+        tell : callable, default=no function
+            Called after every tile.
+
+        Returns
+        -------
+        Tensor of shape (n, n_channels, height, width)
+            Denoised images, differentiable in ``x``.
+        """
+        if sigma is not None:
+            sigma = to_tensor(sigma, x.device, x.dtype).flatten().expand(len(x))
+        if x.shape[1] == len(_OPPONENT) > self.analysis.shape[2]:
+            return self._of_opponents(x, sigma, tell)
+        shifts = [(0,) * len(self.stride)]
+        if self.shift_average:
+            shifts = list(product(*map(range, self.stride)))
+        if sigma is None:
+            sigma = self.noise_of(x.detach())  # from the whole image, not per tile
+        if sigma is None:
+            return sum(self._reconstructions(x, sigma, shifts, tell)) / len(shifts)
+        noise, unit = self.noise, _each(self._unit_of(x, sigma), x)
+
+        def images_of(parts):  # reconstructions of grids, in units of training -> images
+            return noise.leave(sum(parts) / len(parts) * unit)
+
+        def reconstructed(x, shifts):
+            return list(self._reconstructions(x / unit, sigma / unit.flatten(), shifts, tell))
+
+        images = noise.leave(x)
+        deviation = noise.deviation(images, sigma)
+        probe = _signs(images) * deviation
+        parts = reconstructed(x, shifts)
+        denoised, first = images_of(parts), images_of(parts[:1])
+        beside = images_of(reconstructed(noise.enter(images + _STEP * probe), shifts[:1]))
+        share = _share(images, denoised, deviation, probe, (beside - first) / _STEP)
+        return noise.enter(images.lerp(denoised, _each(share, images)))

@@ -1,0 +1,152 @@
+"""The noise that a denoiser is trained for: one level, a range that thresholds follow, or photons.
+
+The noise of photons grows with their expected number. After Anscombe's transform, which takes roots
+of counts, its standard deviation is about 1 wherever there are more than a few photons. So a
+network with roots as input and target is a network for Gaussian noise.
+"""
+
+import warnings
+from math import inf, log, sqrt
+from numbers import Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from skpudle._data.arrays import host_array, to_tensor
+from skpudle._data.images import largest_unsigned
+from skpudle._data.names import users_level
+from skpudle._losses import Poisson
+
+# Largest ratio of pixels to noise in practice; sigma 50, given as a fraction of 255, is beyond it.
+_RANGE = 1200
+
+
+class Noise(NamedTuple):
+    """The noise of ``noise_std``."""
+
+    low: float
+    high: float
+    is_range: bool = False
+    of_photons: bool = False
+
+    @classmethod
+    def of(cls, noise_std):
+        """Read the noise from the parameter.
+
+        Raises
+        ------
+        ValueError
+            If it is no number, no pair of positive numbers in order, and not "poisson".
+        """
+        if noise_std == "poisson":
+            return cls(1.0, 1.0, of_photons=True)
+        pair = noise_std if isinstance(noise_std, tuple) else (noise_std, noise_std)
+        numbers = all(isinstance(level, Real) and 0 <= level < inf for level in pair)
+        is_range = isinstance(noise_std, tuple)
+        if len(pair) != 2 or not numbers or pair[0] > pair[1] or (is_range and not pair[0]):
+            raise ValueError(
+                f"noise_std={noise_std!r:.80} is neither a standard deviation nor a pair "
+                "(low, high) of positive ones. Pass one number, such a pair, or 'poisson'."
+            )
+        return cls(*map(float, pair), is_range)
+
+    @property
+    def typical(self):
+        """The level in the middle, on a logarithmic scale."""
+        return sqrt(self.low * self.high)
+
+    def enter(self, x):
+        """Return the network's input for images: stabilised counts, other images unchanged."""
+        return Poisson().response(x) if self.of_photons else x
+
+    def leave(self, x):
+        """Return the images of the network's output, the inverse of `enter`."""
+        return Poisson().of_response(x) if self.of_photons else x
+
+    def deviation(self, images, sigma):  # (n, ...), (n,) -> (n, ...)
+        """Return the standard deviation of the noise of each pixel; counts need no level."""
+        if self.of_photons:
+            return images.sqrt()
+        return sigma.reshape(-1, *[1] * (images.ndim - 1)).expand_as(images)
+
+    def added_to(self, x, generator, sigma=None):
+        """Return images with noise, and its levels (n,).
+
+        Levels are given, or drawn evenly on a logarithmic scale: the error of denoising is nearly
+        a line there, so all levels weigh alike in decibels. Counts are drawn from expected ones;
+        both are stabilised.
+        """
+        options = dict(generator=generator, dtype=x.dtype, device="cpu")
+        if self.of_photons:
+            loss = Poisson()
+            counts = torch.poisson(loss.of_response(x).cpu(), generator=generator)
+            return loss.response(counts.to(x)), x.new_ones(len(x))
+        if sigma is None and self.is_range:
+            low, high = log(self.low), log(self.high)
+            sigma = torch.exp(low + (high - low) * torch.rand(len(x), **options)).to(x)
+        sigma = x.new_full((len(x),), self.high) if sigma is None else sigma
+        noise = torch.randn(x.shape, **options).to(x)
+        return x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * noise, sigma
+
+    def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
+        """Return the noise levels that a user gave for images.
+
+        Raises
+        ------
+        ValueError
+            If levels are not finite, negative or not one for each image, or if the network is for
+            no noise, or for photons.
+        """
+        if noise_std is None:
+            return [None] * len(images.tensors)
+        if self.of_photons or not self.high:
+            known = "follows from their counts" if self.of_photons else "of training was 0"
+            raise ValueError(
+                f"noise_std={noise_std!r:.50}, but the noise {known}. Leave noise_std=None, or "
+                "train with noise_std, of one level or a pair."
+            )
+        try:
+            levels = np.asarray(host_array(noise_std))
+            known = levels.dtype.kind in "iuf" and bool((np.isfinite(levels) & (levels >= 0)).all())
+        except (TypeError, ValueError):  # lists of other lengths
+            known = False
+        if not known or levels.shape not in ((), (len(images),)):
+            raise ValueError(
+                f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number "
+                f"that is not negative, or one for each of {len(images)} images."
+            )
+        levels = to_tensor(levels, images.tensors[0].device, images.dtype)
+        first = images.source[0] if images.kind == "list" else images.source
+        largest = None if images.kind == "rows" else largest_unsigned(first)
+        if largest is not None and (levels > 1).any():
+            raise ValueError(
+                f"noise_std={noise_std!r:.50}, but images of {first.dtype} become fractions of "
+                f"{largest}, their largest value. Pass the noise as such a fraction, noise_std / "
+                f"{largest}."
+            )
+        return levels.expand(len(images)).split([len(x) for x in images.tensors])
+
+    def warn_of_units(self, images, levels=None):  # images: tensors
+        """Warn if the noise, given as `levels` or by training, has other units than images."""
+        told = [float(level.max()) for level in levels or [] if level is not None]
+        estimated = levels is not None and not told and self.is_range
+        if self.of_photons or estimated:  # counts have no unit, and estimates that of the images
+            return
+        largest = max(float(image.abs().max()) for image in images)
+        level = max(told, default=self.typical)
+        least = 0.0 if told else largest / _RANGE  # a given noise may be small
+        if level and largest and not least <= level <= largest:
+            warnings.warn(
+                f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
+                "in the units of the images, and unsigned integers become fractions of their "
+                "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions.",
+                stacklevel=users_level(),
+            )
+
+
+def deviation_of(images):  # list of (..., *size) -> float
+    """Return the standard deviation of the pixels of images from their common mean."""
+    n = sum(image.numel() for image in images)
+    mean = sum(float(image.double().sum()) for image in images) / n
+    return sqrt(sum(float((image.double() - mean).square().sum()) for image in images) / n)

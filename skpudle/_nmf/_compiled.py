@@ -1,0 +1,147 @@
+"""Coordinate descent for non-negative Poisson regressions, compiled by numba.
+
+The functions are plain Python until `loops` compiles them. They release the GIL and work on a slice
+of rows that no other slice writes to.
+"""
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from skpudle._compilation import compile_together
+
+
+def _slope(n, x, column, base, z):
+    """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and its derivative without the sign."""
+    g, h = 0.0, 0.0
+    for t in range(n):
+        part = column[t] / max(base[t] + column[t] * z, 1e-150)  # its square is finite
+        g += x[t] * part
+        h += x[t] * part * part
+    return g, h
+
+
+def _move(n, x, column, base, load, prior, z):
+    """Minimise ``load z - sum_t x_t log(base_t + a_t z) - prior log z``; return ``z``, first ``g``.
+
+    The slope is ``load - g(z)``, and ``1 / g`` is concave. So Newton's method for
+    ``1 / g(z) = 1 / load`` converges from below monotonically, and is exact for a single term. A
+    step down can be too long; the next one comes back.
+    """
+    alone = first = -1.0
+    for _ in range(20):
+        g, h = _slope(n, x, column, base, z)
+        if prior > 0:
+            g += prior / z
+            h += prior / (z * z)
+        if first < 0:
+            first = g
+        if h <= 0:
+            return 0.0, first
+        new = z + g / h * (g / load - 1)
+        if new <= 0 or z == 0:
+            if alone < 0:  # events of this atom alone keep the minimiser above 0
+                alone = prior
+                for t in range(n):
+                    if base[t] <= 0 and column[t] > 0:
+                        alone += x[t]
+            if new < alone / load:
+                new = alone / load
+        done = abs(new - z) <= 0.03 * z or (new == 0 and z == 0)
+        z = new
+        if done:
+            break
+    return z, first
+
+
+def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, tol, z, explained):
+    """Minimise ``loads_i z_i - sum_j x_ij log(z_i a_j) - prior_i sum_k log z_ik``, ``z >= 0``.
+
+    ``value[start[i]:start[i + 1]]`` are the nonzero counts of row ``i``, ``index`` their columns.
+    ``atoms``, (n_features, n_components), is the transpose of the atoms. ``explained`` becomes
+    ``sum_j x_ij log(z_i a_j)``.
+
+    A row ends with a duality gap of ``tol``. Codes ``z`` that explain all ``n`` events, ``loads z =
+    n``, and any codes ``y`` satisfy, by Jensen's inequality and with the slopes ``g``, ``sum_j x_j
+    log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
+    """
+    n_components, longest = z.shape[1], 0
+    for i in range(first, last):
+        longest = max(longest, start[i + 1] - start[i])
+    columns, mu = np.empty((n_components, longest)), np.empty(longest)
+    base = np.empty(longest)
+    for i in range(first, last):
+        x = value[start[i] : start[i + 1]]
+        n = len(x)
+        for t in range(n):
+            entry = index[start[i] + t]
+            mu[t] = 0.0
+            for k in range(n_components):
+                columns[k, t] = atoms[entry, k]
+                mu[t] += z[i, k] * atoms[entry, k]
+        n_events = x.sum()
+        for _ in range(sweeps):
+            largest = 0.0
+            for k in range(n_components):
+                column, load, old = columns[k], loads[i, k], z[i, k]
+                if load <= 0:  # no known entry shows this atom
+                    continue
+                for t in range(n):
+                    rest = mu[t] - column[t] * old
+                    base[t] = rest if rest > 1e-13 * mu[t] else 0.0
+                new, slope = _move(n, x, column, base, load, prior[i], old)
+                largest = max(largest, slope / load)
+                if new != old:
+                    z[i, k] = new
+                    for t in range(n):
+                        mu[t] = base[t] + column[t] * new
+            if n_events * (largest - 1) <= tol:
+                break
+        total = 0.0
+        for t in range(n):
+            total += x[t] * (np.log(mu[t]) if mu[t] > 0 else -1e30)  # no atom has the entry
+        explained[i] = total
+
+
+def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
+    """Remove atoms from rows as long as the likelihood falls by less than ``min_gain``.
+
+    ``z`` holds codes of the largest likelihood, on return for the remaining atoms. The atom of
+    least cost leaves; its ``loads`` become 0. See `solve_rows`.
+    """
+    n_components = z.shape[1]
+    prior, explained = np.zeros(len(z)), np.empty(len(z))
+    before, best, allowed = np.empty(n_components), np.empty(n_components), np.empty(n_components)
+    for i in range(first, last):
+        row = start, index, value, atoms, loads, prior
+        solve_rows(i, i + 1, *row, 0, tol, z, explained)
+        now = explained[i] - (loads[i] * z[i]).sum()
+        loads[i] = np.where(z[i] > 0, loads[i], 0.0)
+        for _ in range(n_components):
+            least, gone = min_gain, -1
+            before[:], allowed[:] = z[i], loads[i]
+            for k in np.flatnonzero(allowed):
+                loads[i, k], z[i, k] = 0.0, 0.0
+                # small codes, so that no rate is 0
+                z[i] = np.where(loads[i] > 0, z[i] + 1e-3 * before[k], z[i])
+                solve_rows(i, i + 1, *row, sweeps, tol, z, explained)
+                cost = now - explained[i] + (loads[i] * z[i]).sum()
+                if cost < least:
+                    least, gone = cost, k
+                    best[:] = z[i]
+                z[i], loads[i] = before, allowed
+            if gone < 0:
+                break
+            z[i] = best
+            loads[i, gone] = 0.0
+            now -= least
+
+
+_FUNCTIONS = _slope, _move, solve_rows, prune_rows
+
+
+@cache
+def loops():
+    """Return the functions, compiled."""
+    return SimpleNamespace(**compile_together(_FUNCTIONS))

@@ -1,0 +1,454 @@
+r"""Alternate between codes and atoms of counts, each a convex problem, row by row.
+
+Plain alternation is slow where spectra are alike: its steps are short and point in the same
+direction. So atoms and codes are *extrapolated* along their last step before each sweep. A sweep
+over the codes returns the objective; if the objective has risen, the sweep is repeated from the
+point before the extrapolation, and the next extrapolations are half as long. So the objective never
+rises.
+
+Counts may vary more than Poisson's. With the variance :math:`\mu + \phi \mu^2` the slope of the
+log-likelihood in :math:`\mu` is :math:`w (x - \mu) / \mu` with :math:`w = 1 / (1 + \phi \mu)`,
+Poisson's times a weight. Weighted counts of weighted entries are a Poisson problem again: a weight
+below 1 is an entry that is missing in part. Rates and weights alternate (iteratively reweighted
+least squares). Large expectations lose weight, so that no row of many events rules the atoms.
+"""
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.special import xlogy
+
+from skpudle._compilation import in_parts
+from skpudle._initialization import successive_projections
+from skpudle._nmf._compiled import loops
+from skpudle.search._epoch import spread_rows
+
+# Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood that ends them. A
+# step of the alternation makes one sweep, since the atoms change as well.
+_SWEEPS, _TOL = 2000, 1e-5
+# The share of the mean spectrum in initial atoms: an entry of 0 could never explain an event
+# without a prior.
+_SHARE_OF_MEAN = 0.01
+# Factor of the first extrapolation, its growth after each step, its largest value, and the least
+# share of an atom's entry that an extrapolation keeps. For 300 rows of 8 flat spectra the
+# likelihood is within 1 of its maximum after 68 steps (439 without extrapolation).
+_FACTOR, _GROWTH, _LARGEST, _KEPT = 0.5, 1.05, 1.0, 1e-3
+# `converge` ends after _STALLED steps without a relative improvement of _IMPROVED, or after _MOST.
+_STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
+# Weights above 1 - _FULL are set to 1, so that sparse counts have sparse weights. Weights that are
+# 2 % wrong raise the variance of least squares by 0.04 %. Repetitions of weights and codes.
+_FULL, _TURNS = 0.02, 4
+# Prunings of rows; the atoms adapt after each pruning.
+_PRUNINGS = 4
+# rows whose rates are dense at a time, rows that initial atoms are made from (the cost grows with
+# the cube of the smaller side), and the least number of rows that pays for a thread
+_DENSE, _START, _ROWS = 4096, 2000, 64
+
+
+@dataclass(frozen=True)
+class Events:
+    """Counts by their nonzero entries.
+
+    Weights of entries are those of the dispersion, and codes depend on them. ``often`` is how often
+    a row counts in sums over rows: the objective, the events of atoms, errors of hidden entries.
+
+    Parameters
+    ----------
+    counts : scipy.sparse.csr_array of shape (n_samples, n_features)
+        Known counts, float64, times the weights of entries.
+    lost : scipy.sparse.csr_array of shape (n_samples, n_features)
+        1 where entries are missing, else 1 minus the weights of entries.
+    exposure, often : ndarray of shape (n_samples, 1)
+        Factors of the expectations; how often each row counts, above 0.
+    saturated : ndarray of shape (n_samples,)
+        Weighted log-likelihoods of rows whose rates are the counts.
+    allowed : ndarray of shape (n_samples, 1) or (n_samples, n_components)
+        True for the atoms that a row may have.
+    """
+
+    counts: sparse.csr_array
+    lost: sparse.csr_array
+    exposure: np.ndarray
+    often: np.ndarray
+    saturated: np.ndarray
+    allowed: np.ndarray
+
+    @classmethod
+    def of(cls, x, known=None, exposure=1.0, often=1.0):
+        """Return the events of a dense array, with a mask of known entries, 1 or 0."""
+        known = np.ones_like(x) if known is None else known
+        counts = sparse.csr_array(np.where(known > 0, x, 0.0).astype(np.float64))
+        exposure, often = (
+            np.broadcast_to(np.reshape(given, (-1, 1)), (len(x), 1)).astype(np.float64)
+            for given in (exposure, often)
+        )
+        lost, allowed = sparse.csr_array(1.0 - known), np.ones((len(x), 1), dtype=bool)
+        return cls(counts, lost, exposure, often, _saturated(counts, exposure), allowed)
+
+    @classmethod
+    def joined(cls, parts):
+        """Return the events of several parts of rows."""
+
+        def join(*given):
+            of_rows = np.concatenate if isinstance(given[0], np.ndarray) else sparse.vstack
+            return of_rows(given)
+
+        return cls(*map(join, *([getattr(part, f.name) for f in fields(cls)] for part in parts)))
+
+    def take(self, rows):  # -> Events
+        """Return the events of some rows."""
+        return Events(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def sample(self, n_places):  # -> Events
+        """Return rows from all parts of the rows; all rows if there are no more than places."""
+        return self.take(np.asarray(spread_rows(len(self.often), n_places)))
+
+    @cached_property
+    def by_feature(self):  # -> CSR of shape (n_features, n_samples)
+        """The transpose of the counts times ``often``."""
+        return sparse.csr_array(self.counts.multiply(self.often).T)
+
+    @cached_property
+    def mean(self):  # -> (n_features,)
+        """The mean spectrum, with half an event more in every feature; its sum is 1."""
+        n_known = self.often.sum() - self.lost.T @ self.often[:, 0]
+        total = (self.by_feature.sum(1) + 0.5) / np.maximum(n_known, min(1.0, self.often.min()))
+        return total / total.sum()
+
+    def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
+        """Return the events that a unit of each code is expected to show in each row."""
+        lost = self.lost @ atoms.T if self.lost.nnz else 0.0
+        return (atoms.sum(1) - lost).clip(0) * self.allowed * self.exposure
+
+    def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
+        """Return the sum of each atom's codes, times exposures, over rows that know a feature."""
+        codes = codes * self.exposure * self.often
+        lost = self.lost.T @ codes if self.lost.nnz else np.zeros((self.lost.shape[1], 1))
+        return (codes.sum(0) - lost).clip(0)
+
+    def rates(self, atoms, codes):  # yields rows, expectations of all their entries
+        """Yield dense expectations of some rows at a time."""
+        for first in range(0, len(codes), _DENSE):
+            rows = slice(first, first + _DENSE)
+            yield rows, self.exposure[rows] * (codes[rows] @ atoms)
+
+    def unexplained(self, atoms):  # -> Events
+        """Return the events beyond the expectations of atoms, for initial atoms."""
+        codes, _ = solve_codes(self, atoms)
+        rest = [
+            sparse.csr_array((self.counts[rows].toarray() - rates).clip(0))
+            for rows, rates in self.rates(atoms, codes)
+        ]
+        return replace(self, counts=sparse.vstack(rest, format="csr"))
+
+    def without(self, hidden):  # (n, n_features) bool -> Events
+        """Return the events, without weights of entries, of the entries that are not hidden."""
+        counts = sparse.csr_array(np.where(hidden, 0.0, self.counts.toarray()))
+        lost = sparse.csr_array(np.maximum(self.lost.toarray(), hidden))
+        saturated = _saturated(counts, self.exposure)
+        return replace(self, counts=counts, lost=lost, saturated=saturated)
+
+    def weighed(self, atoms, codes, dispersion):  # -> Events
+        """Return events without weights with the weights of their rates."""
+        if dispersion == 0:
+            return self
+        lost, shares = [], []
+        for rows, rates in self.rates(atoms, codes):
+            share, part = 1 / (1 + dispersion * rates), self.counts[rows]
+            share[share > 1 - _FULL] = 1.0
+            shares.append(share[_rows_of(part), part.indices])
+            lost.append(sparse.csr_array(1 - (1 - self.lost[rows].toarray()) * share))
+        counts, shares = self.counts.copy(), np.concatenate(shares)
+        counts.data *= shares
+        saturated = _saturated(self.counts, self.exposure, shares)
+        lost = sparse.vstack(lost, format="csr")
+        return replace(self, counts=counts, lost=lost, saturated=saturated)
+
+
+def _rows_of(array):  # CSR -> (n_entries,)
+    return np.repeat(np.arange(array.shape[0]), np.diff(array.indptr))
+
+
+def _saturated(counts, exposure, weights=1.0):  # -> (n,)
+    rows, x = _rows_of(counts), counts.data
+    entries = weights * (xlogy(x, x / exposure[rows, 0]) - x)
+    return np.bincount(rows, entries, minlength=counts.shape[0])
+
+
+def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> (n,), sum x log mu; changes z
+    """Solve for rows; see `skpudle._nmf._compiled.solve_rows`."""
+    explained = np.empty(len(z))
+    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
+    given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol
+    solve = loops().solve_rows
+    in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _ROWS)
+    return explained
+
+
+def _first_codes(events, loads):  # -> (n, n_components)
+    """Share the events of each row among its atoms."""
+    total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
+    return np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
+
+
+def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_SWEEPS):
+    """Return the codes of most likely rates.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, not negative.
+    codes : ndarray of shape (n_samples, n_components), default=None
+        Codes to start from; the result does not depend on them where it is unique.
+    tol : float, default=1e-5
+        By how much the log-likelihood of a row may be below its maximum.
+    sweeps : int, default=2000
+        The largest number of sweeps over the codes of a row.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_components)
+        Codes: rates at exposure 1 are ``codes @ atoms``.
+    losses : ndarray of shape (n_samples,)
+        Half the deviance of each row.
+    """
+    loads = events.loads(atoms)
+    z = _first_codes(events, loads) if codes is None else codes.copy()
+    explained = _solve(events.counts, atoms, loads, np.zeros(len(z)), z, sweeps, tol)
+    return z, (loads * z).sum(1) - explained + events.saturated
+
+
+def solve_dispersed(events, atoms, dispersion, tol=_TOL):
+    """Return codes, and the events with the weights of their rates.
+
+    Parameters
+    ----------
+    events : Events
+        Counts without weights.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, not negative.
+    dispersion : float
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
+    tol : float, default=1e-5
+        As in `solve_codes`.
+    """
+    (codes, _), weighted = solve_codes(events, atoms, tol=tol), events
+    for _ in range(_TURNS if dispersion else 0):
+        weighted = events.weighed(atoms, codes, dispersion)
+        codes, _ = solve_codes(weighted, atoms, codes, tol)
+    return codes, weighted
+
+
+def prune_codes(events, atoms, codes, min_gain):
+    """Return codes of fewer atoms: an atom leaves a row if it raises the likelihood by too little.
+
+    Rows are pruned independently. First leaves the atom whose removal lowers the row's largest
+    likelihood least.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, not negative.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes of most likely rates, of `solve_codes`.
+    min_gain : float
+        The least gain of log-likelihood, in nats, by which an atom stays.
+    """
+    counts, z = events.counts, codes.copy()
+    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
+    loads = np.array(events.loads(atoms), order="C")
+    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
+    prune = loops().prune_rows
+    in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
+    return z
+
+
+def first_atoms(events, n_components, dispersion=0.0):  # -> (n_components, n_features)
+    """Return samples of different shapes, without most of their noise.
+
+    Counts are divided by the roots of the means of rows and columns, which makes their noise even.
+    In the subspace of the leading singular vectors the successive projection algorithm takes, one
+    by one, the row farthest from the span of the rows taken before. Rows with many events come
+    first, since they are precise. Where no more shapes differ, atoms are single features.
+
+    References
+    ----------
+    N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
+    matrix factorization", IEEE TPAMI 36, 2014.
+    M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
+    ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
+    """
+    some = events.sample(_START)
+    x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
+    of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
+    of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
+    x = np.where(known, x, of_rows * of_columns)  # fill gaps by the product of means
+    precision, roots = of_rows / (1 + dispersion * of_rows), np.sqrt(of_columns)
+    x = x / roots / of_rows * np.sqrt(precision * often)
+    _, vectors = np.linalg.eigh(x.T @ x if len(x) > x.shape[1] else x @ x.T)
+    basis = vectors[:, -n_components:]
+    x = x @ basis @ basis.T if len(x) > x.shape[1] else basis @ (basis.T @ x)
+    shapes = (x / np.sqrt(often)).clip(0)
+    norms = np.linalg.norm(shapes, axis=1, keepdims=True)
+    directions = shapes / np.where(norms > 0, norms, 1.0)
+    taken = successive_projections(directions, n_components, precision[:, 0] ** 0.5)
+    single = np.eye(x.shape[1])[np.arange(n_components - len(taken)) % x.shape[1]]
+    return np.concatenate([shapes[taken] * roots, single])
+
+
+class Progress(NamedTuple):
+    """The state of the alternation.
+
+    Attributes
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms, each of sum 1.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes.
+    previous_atoms : ndarray of shape (n_components, n_features)
+        Atoms before the last step.
+    previous_codes : ndarray of shape (n_samples, n_components)
+        Codes before the last step.
+    n_fixed : int
+        The number of first atoms that steps leave as they are.
+    factor : float
+        Length of the next extrapolation, in steps; 0 is plain alternation.
+    losses : tuple of float
+        Half the deviance, mean over the samples, in each step, between its codes and its atoms.
+    objectives : tuple of float
+        The same with the prior of the atoms.
+    """
+
+    atoms: np.ndarray
+    codes: np.ndarray
+    previous_atoms: np.ndarray
+    previous_codes: np.ndarray
+    n_fixed: int = 0
+    factor: float = _FACTOR
+    losses: tuple = ()
+    objectives: tuple = ()
+
+    @classmethod
+    def at(cls, atoms, codes, n_fixed):
+        """Return the state without memory of a last step."""
+        return cls(atoms, codes, atoms, codes, n_fixed)
+
+    def has_stalled(self, tol, n_steps):
+        """Return whether no step of the last ones lowered the objective by ``tol`` of the loss."""
+        gains, least = -np.diff(self.objectives), tol * np.abs(self.losses[1:])
+        return len(gains) >= n_steps and not (gains > least)[-n_steps:].any()
+
+
+def begin(events, atoms, n_fixed=0):  # -> Progress
+    """Return the state before the first step; fixed atoms come first, and have the sum 1.
+
+    The remaining atoms become positive, and an atom of zeros the mean.
+    """
+    new = np.maximum(atoms[n_fixed:], 0.0)
+    sums = new.sum(1, keepdims=True)
+    new = np.where(sums > 0, new / np.where(sums > 0, sums, 1.0), events.mean)
+    new = (1 - _SHARE_OF_MEAN) * new + _SHARE_OF_MEAN * events.mean
+    atoms = np.concatenate([atoms[:n_fixed], new])
+    return Progress.at(atoms, _first_codes(events, events.loads(atoms)), n_fixed)
+
+
+def advance(events, state, smoothing):
+    r"""Make one step: codes for the atoms, then atoms for the codes, both extrapolated before.
+
+    Minimises half the deviance minus the log-density of a Dirichlet prior,
+    :math:`c m \sum_{kj} \bar d_j \log d_{kj}` with the mean spectrum :math:`\bar d`, over atoms of
+    sum 1.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    state : Progress
+        The state.
+    smoothing : float
+        Pseudo-events of the prior, :math:`c`, on average over the features of an atom.
+
+    Returns
+    -------
+    Progress
+        The next state. Its objective is at most the one before.
+
+    References
+    ----------
+    A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
+    extrapolation", Neural Computation 31, 2019.
+    """
+    n_rows, n_fixed, n_pseudo = events.often.sum(), state.n_fixed, smoothing * len(events.mean)
+    pseudo = n_pseudo * events.mean
+
+    def adapt_codes(atoms, codes):  # -> codes, mean loss, mean objective
+        codes, losses = solve_codes(events, atoms, codes, 0.0, 1)
+        loss = float(events.often[:, 0] @ losses)
+        prior = float(xlogy(pseudo, atoms[n_fixed:]).sum())
+        return codes, loss / n_rows, (loss - prior) / n_rows
+
+    atoms = state.atoms + state.factor * (state.atoms - state.previous_atoms)
+    atoms = np.maximum(atoms, _KEPT * state.atoms)
+    atoms /= atoms.sum(1, keepdims=True)
+    atoms[:n_fixed] = state.atoms[:n_fixed]
+    codes = state.codes + state.factor * (state.codes - state.previous_codes)
+    codes, loss, objective = adapt_codes(atoms, codes.clip(0))
+    factor = min(state.factor * _GROWTH, _LARGEST)
+    if state.objectives and objective > state.objectives[-1] and state.factor:
+        atoms, factor = state.atoms, state.factor / 2
+        codes, loss, objective = adapt_codes(atoms, state.codes)
+    # With the Lagrange multiplier of the sum 1 an atom's entries are its events: the loads are the
+    # atom's visible events and pseudo-events.
+    loads = events.visible(codes) + n_pseudo
+    loads[:, :n_fixed] = 0.0  # fixed atoms
+    columns = np.ascontiguousarray(atoms.T)
+    _solve(events.by_feature, codes.T, loads, pseudo, columns, 1, 0.0)
+    sums = columns.sum(0)
+    sums[:n_fixed] = 1.0
+    sizes = np.where(sums > 0, sums, 1.0)
+    atoms = np.where(sums[:, None] > 0, columns.T / sizes[:, None], events.mean)
+    atoms = np.ascontiguousarray(atoms)  # sums then round as for arrays from a file
+    curves = (*state.losses, loss), (*state.objectives, objective)
+    return Progress(atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves)
+
+
+def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Progress
+    """Make steps until the objective stalls.
+
+    Parameters
+    ----------
+    events : Events
+        Counts.
+    state : Progress
+        The state to begin with; its curves and extrapolation are forgotten.
+    smoothing : float
+        As in `advance`.
+    n_steps : int, default=400
+        Largest number of steps.
+    tol : float, default=1e-6
+        Relative improvement of the objective that counts as one.
+    """
+    state = Progress.at(*state[:2], state.n_fixed)
+    while len(state.losses) < n_steps and not state.has_stalled(tol, _STALLED):
+        state = advance(events, state, smoothing)
+    return state
+
+
+def limit_atoms(events, state, smoothing, min_gain):  # -> Progress, Events with allowed atoms
+    """Prune atoms from rows as `prune_codes`, and adapt atoms to the pruned codes, in turn.
+
+    Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
+    them become mixtures.
+    """
+    for _ in range(_PRUNINGS):
+        codes = prune_codes(events, state.atoms, solve_codes(events, state.atoms)[0], min_gain)
+        limited = replace(events, allowed=codes > 0)
+        state = converge(limited, Progress.at(state.atoms, codes, state.n_fixed), smoothing)
+    return state, limited

@@ -1,0 +1,387 @@
+"""Choose the number of atoms, their prior, sparse rows and the dispersion of counts.
+
+Hidden entries decide, which are predicted from the other entries of their rows; the dispersion
+follows from residuals.
+
+*Number of atoms.* A quarter of the rows is held out, and groups of their features are hidden in
+turn. (Thinning, to hide events instead, fails where counts vary more than Poisson's: the atoms that
+explain this variation predict the other events of an entry.) The number grows by half while the
+prediction of held-out rows improves. Then the atoms that cost the held-out rows least are removed,
+and the remaining atoms adapt from where they are. The result is the smallest number within a
+standard error of the best.
+
+*Prior and sparse rows.* A tenth of the entries of all rows is hidden, from the atoms too.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import gammaln, xlogy
+
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._nmf import alternate
+from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
+from skpudle.search.find import walk
+from skpudle.search.held_out import CHANCE, Prediction, worse
+
+# Groups of features; share and largest number of held-out rows; first number of atoms, numbers in a
+# row that may fail to predict better, and largest number.
+_GROUPS, _HELD, _MOST_HELD, _FIRST, _FAILURES, _MOST = 5, 0.25, 2000, 4, 2, 256
+# Steps after growth and after a removal, least relative improvement of a step, and standard errors
+# above the best error at which removal ends.
+_STEPS, _POLISH, _IMPROVED, _WORSE = 60, 40, 1e-5, 4.0
+# Least share of the deviance that an atom explains, and that codes of all atoms explain more than
+# codes of few. Without this bound 8 atoms of noiseless data were counted as 22, since spare atoms
+# repair the bias of the prior.
+_EXPLAINED = 5e-4
+# Smoothing before it is chosen, and its largest share of the events of a feature. With an alpha
+# chosen for 4 atoms instead 3 of 22 numbers are wrong, not 1.
+_SIZING, _SIZING_SHARE = 2.0, 1e-3
+# Tolerances of the likelihood of a row, in nats, for predictions and for costs of atoms; share of a
+# removed atom's events that each of the other atoms begins with.
+_TOL, _ROUGH, _SHARE = 0.01, 0.1, 1e-3
+# Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; least
+# smoothing, in events; least gain of an atom in a row, in nats, if rows have few atoms.
+_HIDDEN, _START, _LAST, _LEAST, _GAIN = 0.1, 1e-3, 4.0, 0.1, 3.0
+# The prior of data without events. For planted spectra (benchmarks/bench_additive.py) the best
+# number is 0.4 to 13, and 0.5 is never worse than 0.
+_SMOOTHING = 0.5
+# the least rate of a hidden entry, in mean rates
+_LEAST_RATE = 1e-3
+# Fits of the estimate of the dispersion, and steps of its equation; least dispersion that counts:
+# standard errors above 0, and share of the mean variance of events.
+_FITS, _ROUNDS, _ERRORS, _OF_VARIANCE = 2, 30, 5.0, 0.05
+# the most rows that choose prior and dispersion
+_ROWS = 4096
+
+
+class Chosen(NamedTuple):
+    """Values of parameters that may be "auto"; see `skpudle.PoissonNMF`."""
+
+    alpha: float
+    dispersion: float
+    min_gain: float
+
+    def without_data(self):  # -> Chosen
+        """Return the parameters without data that choose them."""
+        values = zip(self, (_SMOOTHING, 0.0, 0.0), strict=True)
+        return Chosen(*(default if value == "auto" else value for value, default in values))
+
+
+class Size(NamedTuple):
+    """Atoms of some number, events with the weights of their rates, and the dispersion."""
+
+    state: Progress
+    weighted: Events
+    dispersion: float
+
+
+def negative_log(x, rates, dispersion):  # -> as x
+    """Return negative log-likelihoods of counts, up to terms of the counts alone.
+
+    Counts of expectation ``mu`` have the variance ``mu + dispersion * mu**2``, of Poisson's
+    distribution (0) or a negative binomial one.
+    """
+    if dispersion == 0:
+        return rates - xlogy(x, rates)
+    size = 1 / dispersion
+    constant = gammaln(size) - gammaln(x + size)
+    return (x + size) * np.log1p(rates / size) - xlogy(x, rates / size) + constant
+
+
+class Hidden:
+    """Entries that are predicted from the other entries of their rows, part by part.
+
+    Parameters
+    ----------
+    events : Events
+        Rows, without weights of entries.
+    masks : list of ndarray of bool of shape (n_samples, n_features)
+        The entries that each part hides.
+    """
+
+    def __init__(self, events, masks):
+        known = events.lost.toarray() < 1
+        self.plain = [events, *(events.without(mask) for mask in masks)]
+        self.places = [np.nonzero(mask & known) for mask in masks]
+        self.counts, self.often = events.counts.toarray(), events.often[:, 0]
+        size = events.visible(np.ones((len(self.often), 1)))[:, 0]
+        self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
+
+    def weigh(self, atoms, dispersion):
+        """Weight entries by their rates, and begin with codes for these atoms."""
+        self.dispersion = dispersion
+        found = [alternate.solve_dispersed(part, atoms, dispersion, _TOL) for part in self.plain]
+        (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
+        self.perfect = self.judge([self.counts / self.events.exposure] * len(self.seen)).sum()
+        mean = np.tile(self.mean, (len(self.often), 1))
+        self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
+        self.floor = _EXPLAINED * self.range / self.often.sum() * self.often
+
+    def judge(self, rates):  # of each part (n, n_features) -> (n,)
+        """Return negative log-likelihoods of rows' hidden entries for rates at exposure 1."""
+        total = 0.0
+        for (rows, columns), mu in zip(self.places, rates, strict=True):
+            mu, often = (self.plain[0].exposure * mu)[rows, columns], self.often[rows]
+            mu = np.maximum(mu, _LEAST_RATE * (often @ mu) / max(often.sum(), 1e-300))
+            entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
+            total = total + np.bincount(rows, entries, minlength=len(self.often))
+        return self.often * total
+
+    def predict(self, atoms):  # -> Prediction
+        """Return the errors of rows, times ``often``, for codes of their other entries."""
+        pairs = zip(self.seen, self.codes, strict=True)
+        self.codes = [solve_codes(part, atoms, start, _TOL)[0] for part, start in pairs]
+        errors = self.judge([codes @ atoms for codes in self.codes]) + len(atoms) * self.floor
+        return Prediction(to_tensor(errors), float(errors.sum()))
+
+    def costs(self, atoms):  # -> (n_components,)
+        """Return the loss of likelihood without each atom, from some sweeps over the codes."""
+        (codes, losses), costs = solve_codes(self.events, atoms, tol=_TOL), np.zeros(len(atoms))
+        for j in range(len(atoms)):
+            rows = np.flatnonzero(codes[:, j])  # codes of the atom's users only
+            if len(rows):
+                start = _without(codes[rows], [j])
+                given = self.events.take(rows), np.delete(atoms, j, 0), start, _ROUGH
+                costs[j] = self.often[rows] @ (solve_codes(*given)[1] - losses[rows])
+        return costs
+
+
+def _without(codes, gone):
+    """Return codes without some columns, with a few events added to the remaining codes."""
+    left = np.delete(codes, gone, 1)
+    return left + _SHARE * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
+
+
+def estimate_dispersion(events, atoms, codes):  # -> float
+    """Estimate the dispersion from residuals, by weighted moments.
+
+    Residuals are corrected for fitted parameters. A test comes first that weights all entries of
+    rows of one weight equally, so that rows of many events do not decide it.
+
+    Parameters
+    ----------
+    events : Events
+        Counts without weights of entries.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes.
+
+    Returns
+    -------
+    float
+        The dispersion; 0 if the counts vary no more than Poisson's.
+    """
+    parts = []
+    for rows, mu in events.rates(atoms, codes):
+        known = (mu > 0) & (events.lost[rows].toarray() == 0)
+        often = np.broadcast_to(events.often[rows], mu.shape)
+        squares = np.square(events.counts[rows].toarray() - mu)
+        parts.append(np.stack([part[known] for part in (mu, squares, often)]))
+    mu, squares, often = np.concatenate(parts, 1)
+    unit = np.square(events.often).sum() / events.often.sum()
+    n_fitted = (events.often * (codes > 0)).sum() + (atoms.size - len(atoms)) * unit
+    n_known = often.sum()
+    if n_fitted >= n_known:
+        return 0.0
+    excess = often * (n_known / (n_known - n_fitted) * squares - mu)
+    # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
+    errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
+    if errors <= _ERRORS:
+        return 0.0
+    found = 1.0
+    for _ in range(_ROUNDS):
+        weights, before = 1 / np.square(1 + found * mu), found
+        found = max(float((weights * excess).sum() / (weights * often * mu**2).sum()), 0.0)
+        if abs(before - found) <= 1e-3 * found:
+            break
+    least = _OF_VARIANCE * (often * mu).sum()
+    return found if found * (often * np.square(mu)).sum() > least else 0.0
+
+
+def converge_dispersed(events, weighted, state, smoothing, dispersion, *options):  # -> Size
+    """Make steps until the objective stalls, then with the weights of the rates, in turn.
+
+    Parameters
+    ----------
+    events, weighted : Events
+        Counts without weights of entries, and with weights to begin with.
+    state : Progress
+        The state to begin with.
+    smoothing : float
+        As in `skpudle._nmf.alternate.advance`.
+    dispersion : float or "auto"
+        The dispersion; "auto" estimates it.
+    *options : int, float
+        Options of `skpudle._nmf.alternate.converge`.
+    """
+    state = converge(weighted, state, smoothing, *options)
+    for _ in range(_FITS):
+        found = dispersion
+        if dispersion == "auto":
+            found = estimate_dispersion(events, state.atoms, state.codes)
+        weighted = events.weighed(state.atoms, state.codes, found)
+        if found == 0:
+            break
+        state = converge(weighted, state, smoothing, *options)
+    return Size(state, weighted, float(found))
+
+
+def _sizing_prior(events, alpha):  # -> float
+    """Return the smoothing before it is chosen; without one, zeros exclude held-out events."""
+    if alpha not in ("auto", 0):
+        return alpha
+    return min(_SIZING, _SIZING_SHARE * float(events.by_feature.sum()) / events.counts.shape[1])
+
+
+def choose_size(events, given, rng, fixed):  # -> atoms, dict
+    """Choose the smallest number of atoms that predicts held-out rows nearly best.
+
+    Parameters
+    ----------
+    events : Events
+        Counts of at least 8 rows.
+    given : Chosen
+        The parameters, with "auto" for the open ones.
+    rng : numpy.random.Generator
+        Chooses rows and features.
+    fixed : ndarray of shape (n_fixed, n_features)
+        First atoms, of sum 1, that stay as they are and count.
+
+    Returns
+    -------
+    ndarray of shape (n_components, n_features)
+        Atoms of that number.
+    dict
+        The numbers of the removal, increasing; see ``size_path_`` of `skpudle.PoissonNMF`.
+    """
+    (n, m), n_fixed, smoothing = events.counts.shape, len(fixed), _sizing_prior(events, given.alpha)
+    order, n_held = rng.permutation(n), min(int(_HELD * n), _MOST_HELD)
+    group, held = rng.permutation(m) % _GROUPS, events.take(np.sort(order[:n_held]))
+    hidden = Hidden(held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))])
+    events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, _MOST)
+    rest = events.unexplained(fixed) if n_fixed else events
+
+    def grown(n, before):  # -> Size with n new atoms
+        atoms = np.concatenate([fixed, alternate.first_atoms(rest, n, before.dispersion)])
+        how = smoothing, given.dispersion, _STEPS, _IMPROVED
+        return converge_dispersed(events, before.weighted, begin(events, atoms, n_fixed), *how)
+
+    def larger(size):
+        n = len(size.state.atoms) - n_fixed
+        return grown(min(n + max(n // 2, 1), most), size) if n < most else None
+
+    def score(size):
+        hidden.weigh(size.state.atoms, size.dispersion)
+        return hidden.predict(size.state.atoms)
+
+    def smaller(state):
+        if len(state.atoms) <= max(1, n_fixed):
+            return None
+        order = np.argsort(hidden.costs(state.atoms))
+        gone = order[order >= n_fixed][: max(1, (len(state.atoms) - number) // 2)]
+        hidden.codes = [_without(codes, gone) for codes in hidden.codes]
+        atoms, codes = np.delete(state.atoms, gone, 0), _without(state.codes, gone)
+        state = Progress.at(atoms, codes, n_fixed)
+        return converge(spare.weighted, state, smoothing, _POLISH, _IMPROVED)
+
+    def predict(state):
+        return hidden.predict(state.atoms)
+
+    first = grown(min(_FIRST, most), Size(None, events, 0.0))
+    sizes = list(walk(first, larger, score, gains=True, patience=_FAILURES))
+    best = _best(sizes)
+    place = next(i for i, (_, found) in enumerate(sizes) if not worse(found, best))
+    number, (spare, _) = len(sizes[place][0].state.atoms), sizes[min(place + 1, len(sizes) - 1)]
+    hidden.weigh(spare.state.atoms, spare.dispersion)
+    trials = list(walk(spare.state, smaller, predict, errors=_WORSE))[::-1]
+    best, scale = _best(trials), 1 / (hidden.range or 1.0)
+    chosen = next(state.atoms for state, found in trials if not worse(found, best))
+    errors = scale * np.array([to_numpy(found.errors) for _, found in trials])
+    path = {
+        "n_components": np.array([len(state.atoms) for state, _ in trials]),
+        "score": 1 + scale * hidden.perfect - errors.sum(1),
+        "objective": np.array([state.objectives[-1] for state, _ in trials]),
+        "tolerance": n_held**0.5 * (errors - scale * to_numpy(best.errors)).std(1),
+    }
+    return chosen, path
+
+
+def _best(trials):  # of (trial, Prediction) -> Prediction
+    return min((found for _, found in trials), key=lambda found: found.total)
+
+
+def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
+    """Choose the dispersion, the prior of atoms, and whether rows have few atoms.
+
+    Parameters
+    ----------
+    events : Events
+        Counts without weights of entries.
+    given : Chosen
+        The parameters, with "auto" for the open ones.
+    rng : numpy.random.Generator
+        Chooses the entries.
+    atoms : ndarray of shape (n_components, n_features)
+        Initial atoms.
+    n_fixed : int, default=0
+        The number of first atoms that stay as they are.
+
+    Returns
+    -------
+    Chosen
+        The parameters.
+    ndarray of shape (n_components, n_features)
+        Atoms for them, that have adapted to the known entries.
+    """
+    if not events.counts.nnz:
+        return given.without_data(), atoms
+    events, (alpha, dispersion, min_gain) = events.sample(_ROWS), given
+    if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
+        min_gain = 0.0
+    if dispersion:
+        now = begin(events, atoms, n_fixed), _sizing_prior(events, alpha), dispersion
+        state, _, dispersion = converge_dispersed(events, events, *now)
+        atoms = state.atoms
+    if "auto" not in (alpha, min_gain):
+        return Chosen(alpha, dispersion, min_gain), atoms
+    known = np.flatnonzero(events.lost.toarray() < 1)
+    mask = rng.random(events.counts.shape) < _HIDDEN
+    mask.flat[rng.choice(known)] = True  # at least one entry
+    hidden = Hidden(events, [mask])
+    hidden.weigh(atoms, dispersion)
+    (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)
+    first, limits = _START * size, (min(_LEAST, _START * size), _LAST * size)
+    if alpha != "auto":
+        first, limits = alpha, (np.inf, 0.0)  # no other value
+
+    def smoothest(events, state):  # -> (smoothing, Progress), Prediction
+        """Return the largest smoothing that predicts as the best does."""
+
+        def multiply(factor, trial):
+            value = factor * trial[0]
+            if limits[0] <= value <= limits[1]:
+                return value, converge(events, trial[1], value)
+
+        def score(trial):  # codes without pruning validate
+            hidden.codes = [trial[1].codes]
+            return hidden.predict(trial[1].atoms)
+
+        begun = first, converge(events, state, first)
+        trials = list(walk(begun, partial(multiply, 2.0), score, errors=0.0, patience=2))
+        if _best(trials) is trials[0][1]:
+            trials += walk(begun, partial(multiply, 0.5), score, errors=0.0, gains=True)
+        best = _best(trials)
+        return max((t for t in trials if not worse(t[1], best, CHANCE)), key=lambda t: t[0][0])
+
+    (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
+    gain = _GAIN if min_gain == "auto" else min_gain
+    if gain:
+        few, limited = alternate.limit_atoms(seen, state, value, gain)
+        (other, few), others = smoothest(limited, few)
+        allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
+        if min_gain != "auto" or not worse(others, allowed, CHANCE):
+            return Chosen(other, dispersion, gain), few.atoms
+    return Chosen(value, dispersion, 0.0), state.atoms

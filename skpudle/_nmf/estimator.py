@@ -1,0 +1,613 @@
+"""Counts of sources that add: `PoissonNMF`."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Integral, Real
+from types import SimpleNamespace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch.special import xlogy
+
+from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tensor, with_gaps
+from skpudle._data.foreign import dictionary_of, given_atoms
+from skpudle._data.names import explain_names, fit_context
+from skpudle._data.sources import check_exposure, open_source
+from skpudle._data.weights import check_sample_weight, merge_copies
+from skpudle._learners.coder import ExposedTransformer
+from skpudle._learners.dense import DICT_INIT, read_rows
+from skpudle._losses import Poisson
+from skpudle._nmf import alternate, choose
+from skpudle._nmf.alternate import Events, Progress
+from skpudle._precision import training_mode
+from skpudle._training import messages
+from skpudle._training.archive import check_kind
+from skpudle._training.fit import FitRun, Phase
+from skpudle._training.team import refuse_several
+from skpudle.search.held_out import hash_rows
+
+# max_iter="auto", rows read at a time, and the least number of rows of n_components="auto"
+_STEPS, _ROWS, _FEWEST = 1000, 4096, 8
+
+_OfRows = ArrayLike | None
+
+
+class KullbackLeibler(Poisson):
+    """Counts whose expectations add, the Poisson loss with the identity link."""
+
+    has_baseline = False
+
+    def mean(self, natural):
+        """Return the expectation, here the parameter itself."""
+        return natural
+
+    natural = mean
+
+    def shifted(self, natural, offset):
+        """Return rates times exposures; ``offset`` holds the logarithms of exposures."""
+        return natural if offset is None else natural * offset.exp()
+
+    def half_deviance(self, natural, x):
+        """Return the loss of each entry; differentiable in the rate."""
+        rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
+        return rate - xlogy(x, rate) + self.saturated(x)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """The encoder of most likely rates; every row is solved alone.
+
+    Parameters
+    ----------
+    min_gain : float
+        An atom stays in a row if it improves the log-likelihood by this.
+    dispersion : float
+        The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
+    least : float, default=0.0
+        Codes of rows without any event have this many events in all. A rate of 0 excludes events,
+        so predictions of further entries need some.
+    """
+
+    min_gain: float
+    dispersion: float
+    least: float = 0.0
+
+    def of_features(self, features):
+        """Return the encoder of some features, to predict the rest."""
+        return replace(self, least=0.5)
+
+    def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
+        """Return codes; ``offset`` holds the logarithms of exposures."""
+        if x.requires_grad:
+            raise ValueError(
+                "Codes of PoissonNMF have no derivatives. Pass a PUDLEDictionaryLearning, whose "
+                "loss='poisson' is for counts too."
+            )
+        events, atoms = _events_of(x, mask, offset), to_numpy(dictionary.atoms.double())
+        codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
+        if self.min_gain > 0:
+            codes = alternate.prune_codes(events, atoms, codes, self.min_gain)
+        sizes = events.loads(atoms).sum(1, keepdims=True)
+        empty = self.least * (~codes.any(1, keepdims=True) & (sizes > 0))
+        return to_tensor(codes + empty / np.where(sizes > 0, sizes, 1.0)).to(x)
+
+
+def _events_of(x, mask=None, offset=None, weight=None):  # -> Events
+    exposure = 1.0 if offset is None else to_numpy(offset[:, :1].double().exp())
+    often = 1.0 if weight is None else to_numpy(weight.double())
+    known = None if mask is None else to_numpy(mask)
+    return Events.of(to_numpy(x.double()), known, exposure, often)
+
+
+def _read_events(source):  # -> Events of rows that differ, number of rows
+    """Merge equal rows into one row with the sum of their weights, and drop rows without weight.
+
+    So entries are hidden, and rows held out, for all copies at once: a visible copy would reveal
+    the noise of a hidden copy.
+    """
+    parts, keys = [], []
+    for batch in source.for_training(_ROWS, None, shuffle=False).batches():
+        parts.append(_events_of(batch.x, batch.mask, batch.offset, batch.weight))
+        rows = with_gaps(batch.x.double(), batch.mask)
+        keys.append(hash_rows(torch.cat([rows, to_tensor(parts[-1].exposure)], 1)))
+    events = Events.joined(parts)
+    rows, often, places = merge_copies(torch.cat(keys), to_tensor(events.often[:, 0]))
+    events = replace(events.take(to_numpy(rows)), often=to_numpy(often)[:, None])
+    return events, int((places >= 0).sum())
+
+
+@dataclass
+class _Alternation(Phase):
+    """The phase of a fit; see `skpudle._training.fit`."""
+
+    learner: object
+    events: Events
+    state: Progress
+    unit: float
+    chosen: choose.Chosen
+    most_steps: int
+    attributes_of: object
+    ended_by: str | None = None
+
+    names = None, "epoch"
+
+    def pack(self):
+        """Return the state, and the cause of an early end."""
+        return tuple(self.state), self.ended_by
+
+    def resume(self, state, *, same_rule):
+        """Go on from a state; by another rule an alternation that has ended goes on."""
+        found, ended_by = state
+        check_kind(found, tuple(self.state))
+        self.state = Progress(*found)
+        stays = same_rule and ended_by == "callback"
+        self.ended_by = ended_by if stays else self._cause_of_end()
+
+    @property
+    def is_done(self):
+        return self.ended_by is not None
+
+    def _cause_of_end(self):
+        tol, given = self.learner.tol, self.learner.n_iter_no_change
+        if tol is not None and self.state.has_stalled(tol, given):
+            return "tol"
+        return "max_iter" if len(self.state.losses) >= self.most_steps else None
+
+    def advance(self):
+        """Make one step, and decide whether it is the last."""
+        self.state = alternate.advance(self.events, self.state, self.unit * self.chosen.alpha)
+        self.ended_by = self._cause_of_end()
+
+    def attributes(self):
+        """Return the fitted attributes."""
+        found = self.state.atoms, self.chosen, self.state.losses
+        return self.attributes_of(*found, self.ended_by or "callback")
+
+    def report(self, max_iter):
+        """Print a line about the last step."""
+        n, loss = len(self.state.losses), self.state.losses[-1]
+        print(f"alternation, epoch {n}/{self.most_steps}  loss {loss:.6g}", flush=True)
+
+
+def _refuse_negative(atoms, name):  # -> atoms
+    if (atoms < 0).any():
+        raise ValueError(
+            f"The least entry of {name} is {atoms.min():.3g}, and rates of counts are not "
+            "negative. Pass atoms that are not negative."
+        )
+    return atoms
+
+
+def _attributes(atoms, chosen, losses=(), ended_by=None):  # -> dict
+    """Return the fitted attributes; None removes one of a `fit`."""
+    return {
+        "components_": atoms,
+        "n_components_": len(atoms),
+        **{f"{name}_": float(value) for name, value in chosen._asdict().items()},
+        "n_iter_": len(losses),
+        "n_steps_": len(losses),
+        "loss_curve_": np.array(losses),
+        "ended_by_": ended_by,
+        "phases_": ended_by and {"alternation": len(losses)},
+        "size_path_": None,
+    }
+
+
+class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
+    r"""Non-negative matrix factorization of counts whose sources add.
+
+    By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
+    estimate the variation beyond Poisson's. `transform` returns how many events of a row come from
+    each atom. Every entry is a count of events, with the expectation
+
+    .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj}
+
+    of an exposure, codes and atoms that are not negative. The negative log-likelihood is the
+    generalised Kullback-Leibler divergence of expectations from counts, as for scikit-learn's
+    ``NMF(beta_loss="kullback-leibler")``. Atoms sum to 1, so that codes are numbers of events.
+    Atoms have a prior, which keeps them from excluding events that a few rows lack. See
+    :doc:`/guide/counts`.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default=None
+        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
+        the number of features. "auto" is the smallest number whose atoms predict hidden entries of
+        held-out samples nearly best (see the notes), with ``dict_init="search"``.
+
+    alpha : float or "auto", default="auto"
+        Smoothing of the atoms: the number of pseudo-events a feature, in the shape of the mean
+        spectrum, that each atom begins with (a Dirichlet prior). With 0 atoms are those of the
+        largest likelihood. "auto" is the largest that predicts hidden entries as the best does,
+        by half a standard error.
+
+    dispersion : float, "auto" or None, default="auto"
+        How much more than Poisson's counts vary: the variance of a count of expectation ``mu`` is
+        ``mu + dispersion * mu**2``, as of a negative binomial distribution of size
+        ``1 / dispersion``. Entries then have the weights ``1 / (1 + dispersion * mu)``, in `fit`,
+        `transform`, `score` and the choice of numbers. "auto" estimates it from residuals, and is
+        0 if they are Poisson's. None is Poisson's variance, as 0 is.
+
+    min_gain : float or "auto", default="auto"
+        In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
+        this, in nats. Small codes by chance, in rows without the atom, would turn atoms into
+        mixtures. With 0 rows may have all atoms; "auto" is 3 if hidden entries then lose at most
+        .0005 of their deviance beyond chance, and there is a prior (``alpha``), else 0.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of steps of the alternation; "auto" is 1000.
+
+    tol : float or None, default=1e-6
+        Relative improvement of the objective that counts as one: five steps in a row without end
+        the alternation. None makes ``max_iter`` steps.
+
+    dict_init : "search", array-like or learner, default="search"
+        Initial atoms: rows of different shapes without most of their noise ("search"), or given
+        ones, an array of shape (n_components, n_features) or a fitted learner.
+
+    fixed_components : array-like of shape (n_fixed, n_features), default=None
+        Known atoms, not negative: the first rows of ``components_``, divided by their sums, which
+        do not change. ``n_components`` counts them, "auto" chooses the number of new ones, which
+        may be 0, and ``dict_init`` has the remaining atoms.
+
+    transform_min_gain : float, default=0.0
+        An atom has a code in a row only if it raises the log-likelihood of the row by this, in
+        nats; in `transform` and `score`. Atoms leave one by one, first the atom whose absence costs
+        the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
+        assignments to known spectra.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the the entries and rows that are hidden for choices.
+
+    verbose : int, default=0
+        Whether to print a line per step.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The atoms, one per row, each of sum 1.
+
+    n_components_ : int
+        Number of atoms.
+
+    alpha_ : float
+        The smoothing in use.
+
+    dispersion_ : float
+        The dispersion in use, 0 for Poisson's variance.
+
+    min_gain_ : float
+        The least gain in use, 0 if rows may have all atoms.
+
+    size_path_ : Bunch
+        With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
+        ``score`` (explained share of the deviance of hidden entries of held-out samples, less .0005
+        an atom), ``objective`` (of the alternation) and ``tolerance`` (the loss against the best
+        score that counts as chance: a standard error).
+
+    n_features_in_ : int
+        Number of features seen in `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of features seen in `fit`, if ``X`` has names.
+
+    n_iter_ : int
+        Number of steps of `fit`.
+
+    n_steps_ : int
+        Number of updates of the atoms.
+
+    loss_curve_ : ndarray of shape (n_iter,)
+        Half the deviance, mean over the samples with their weights, before each step.
+
+    ended_by_ : str
+        Cause of the end of `fit`: "tol" (the objective had stalled), "max_iter", "callback" or
+        "interrupt" (Ctrl-C).
+
+    phases_ : dict of str to int
+        The number of steps of the "alternation".
+
+    fit_seconds_ : dict of str to float
+        Seconds of the last `fit` ("fit"), of the "reading" of the data, of the choice of the
+        number of atoms ("size") and of the other parameters ("prior"), of the alternation
+        ("training"), and of the "result" after it.
+
+    See Also
+    --------
+    PUDLEDictionaryLearning : With ``loss="poisson"`` for effects that multiply.
+    sklearn.decomposition.NMF : The same likelihood without a prior.
+
+    Notes
+    -----
+    A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
+    each entry becomes the optimum for the remaining entries. Codes of `transform` are solved to a
+    duality gap, row by row. A fit runs on the CPU, and holds all nonzero counts in memory.
+
+    Equal rows of the same exposure are one row with the sum of their weights (``sample_weight`` of
+    `fit`). Hidden and held-out entries are those of all copies of a row.
+
+    With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
+    their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
+    numbers in a row predict no better, where each atom has to explain .0005 of the deviance. Then
+    the atoms leave whose absence costs the held-out samples least, at last one by one, and the
+    remaining atoms adapt. The number is the smallest whose predictions are within a standard error
+    of the best. From its atoms the fit of all samples
+    begins. Until then ``alpha="auto"`` is 2, or a thousandth of the events of a feature if that is
+    less.
+
+    References
+    ----------
+    .. [1] D. D. Lee and H. S. Seung, "Learning the parts of objects by non-negative matrix
+       factorization", Nature 401, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle import PoissonNMF
+    >>> rng = np.random.default_rng(0)
+    >>> spectra = rng.dirichlet(np.full(40, 0.2), size=3)
+    >>> X = rng.poisson(100 * rng.gamma(1.0, 1.0, (200, 3)) @ spectra)
+    >>> learner = PoissonNMF(3, random_state=0).fit(X)
+    >>> events = learner.transform(X)
+    >>> bool(np.allclose(events.sum(axis=1), X.sum(axis=1), rtol=1e-3, atol=1e-3))
+    True
+    """
+
+    @explain_names
+    def __init__(
+        self,
+        n_components: int | Literal["auto"] | None = None,
+        *,
+        alpha: float | Literal["auto"] = "auto",
+        dispersion: float | Literal["auto"] | None = "auto",
+        min_gain: float | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-6,
+        dict_init: Any = "search",
+        fixed_components: _OfRows = None,
+        transform_min_gain: float = 0.0,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.alpha = alpha
+        self.dispersion = dispersion
+        self.min_gain = min_gain
+        self.max_iter = max_iter
+        self.tol = tol
+        self.dict_init = dict_init
+        self.fixed_components = fixed_components
+        self.transform_min_gain = transform_min_gain
+        self.random_state = random_state
+        self.verbose = verbose
+
+    _parameter_constraints = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "dispersion": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"}), None],
+        "min_gain": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "dict_init": [StrOptions({"search"}), *DICT_INIT[1:]],
+        "fixed_components": ["array-like", None],
+        "transform_min_gain": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
+    loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
+    _writes_checkpoints = True
+
+    def _loss(self):
+        return KullbackLeibler()
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(
+        self, X: Any, y: None = None, exposure: _OfRows = None, sample_weight: _OfRows = None
+    ) -> Self:
+        """Learn atoms.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Counts of shape (n_samples, n_features), or other numbers that are not negative, as for
+            `PUDLEDictionaryLearning`. NaN marks missing entries, which are ignored.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            Factors of the expectations of each sample: times of observation, volumes or
+            opportunities. By default 1 for all.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit is one row, next to
+            the pseudo-events of ``alpha``: twice the weights and the same number are a smaller
+            prior. By default all rows count once.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, which leaves the estimator unchanged.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and the fit ended before the objective had stalled.
+        UserWarning
+            If named parameters have no effect in this fit, if there are fewer samples than atoms,
+            or features without a known value.
+        """
+        with FitRun(self, X, y) as run:
+            refuse_several(type(self).__name__)
+            steps = _STEPS if self.max_iter == "auto" else self.max_iter
+            plan = SimpleNamespace(
+                n_components=None if self.n_components == "auto" else self.n_components,
+                encoder=SimpleNamespace(loss=self._loss()),
+                batch_size=lambda n_samples=None: _ROWS,
+                n_updates=lambda n_batches, batch_size, data: n_batches * steps,
+            )
+            given = open_source(X, self)
+            weight = None
+            if sample_weight is not None:
+                weight = check_sample_weight(sample_weight, given.n_rows)
+            if exposure is not None:
+                exposure = check_exposure(exposure, given.n_rows, self.loss)
+            data = read_rows(self, plan, given, exposure=exposure, weight=weight)
+            run.open(data, plan)
+            with run.interrupts:
+                self._alternate(run, data, steps)
+        self.fit_seconds_ = run.seconds
+        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
+            messages.warn_of_early_end(self, has_rate=False)
+        return self
+
+    def _alternate(self, run, data, steps):
+        """Read events, choose what is open, alternate, and set the attributes."""
+        events, n_samples = _read_events(data.source)
+        unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
+        if len(unknown) == events.counts.shape[1]:
+            raise messages.nothing_known(self)
+        # choices are those of rows that count about once
+        unit = float(np.square(events.often).sum() / events.often.sum())
+        scaled, given = replace(events, often=events.often / unit), self._given(unit)
+        fixed, seed = self._fixed_atoms(data.samples.x), run.generator.initial_seed()
+
+        def attributes_of(atoms, chosen, losses=(), ended_by=None):
+            atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
+            chosen = chosen._replace(alpha=unit * chosen.alpha)
+            return data.inputs | _attributes(atoms, chosen, losses, ended_by)
+
+        def step(name, function, atoms, *options):
+            before = partial(attributes_of, atoms, given.without_data())
+            options = scaled, given, np.random.default_rng(seed), *options
+            return run.make_step(name, partial(function, *options), before)
+
+        atoms, path = self._first_atoms(events, fixed, data.samples.x), None
+        if self.n_components == "auto":
+            atoms, path = step("size", choose.choose_size, atoms, fixed)
+        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
+        if isinstance(self.dict_init, str):
+            messages.warn_of_few_samples(n_samples, len(atoms))
+        chosen, atoms = step("prior", choose.choose_prior, atoms, atoms, len(fixed))
+        codes, events = alternate.solve_dispersed(events, atoms, chosen.dispersion)
+        if chosen.min_gain:  # atoms were learned with pruned codes
+            codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
+            events = replace(events, allowed=codes > 0)
+        state = alternate.begin(events, atoms, len(fixed))
+        phase = _Alternation(self, events, state, unit, chosen, steps, attributes_of)
+        run.run(phase)
+        self._take(phase.attributes() | {"size_path_": path and Bunch(**path)})
+
+    def _given(self, unit=1.0):  # -> Chosen
+        alpha = self.alpha if self.alpha == "auto" else self.alpha / unit
+        return choose.Chosen(alpha, self.dispersion or 0.0, self.min_gain)
+
+    def _fixed_atoms(self, x):  # -> (n_fixed, n_features), of sum 1
+        if self.fixed_components is None:
+            return np.empty((0, x.shape[1]))
+        atoms = given_atoms(self.fixed_components, None, x.double(), name="fixed_components")
+        atoms = _refuse_negative(to_numpy(atoms), "fixed_components")
+        return atoms / atoms.sum(1, keepdims=True)
+
+    def _first_atoms(self, events, fixed, x):  # -> (n_components, n_features)
+        n, n_fixed, searches = self.n_components, len(fixed), isinstance(self.dict_init, str)
+        if n == "auto":
+            if not searches or len(events.often) < _FEWEST:
+                raise ValueError(
+                    "n_components='auto' finds atoms itself, and holds out a quarter of the rows: "
+                    f"got dict_init={self.dict_init!r:.50}, and {len(events.often)} rows that "
+                    f"differ. Pass a number, or dict_init='search' and {_FEWEST} rows or more."
+                )
+            n = n_fixed + 1
+        elif (n or x.shape[1]) < n_fixed:
+            raise ValueError(
+                f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
+                f"{n_fixed} on."
+            )
+        if not searches:
+            new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
+        else:
+            rest = events.unexplained(fixed) if n_fixed else events
+            new = alternate.first_atoms(rest, (n or x.shape[1]) - n_fixed)
+        return np.concatenate([fixed, new])
+
+    def score(
+        self, X: Any, y: None = None, exposure: _OfRows = None, sample_weight: _OfRows = None
+    ) -> float:
+        """Return the explained share of the deviance of held-out features.
+
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
+        numbers of atoms by it. A row without any event outside of the held-out features gets half
+        an event, since a rate of 0 would exclude any event.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Counts, or a dataset, batches or a sparse array as for `fit`.
+        y : None
+            Ignored.
+        exposure, sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Explained share of the deviance, pooled over all known entries, against the mean rates
+            times exposures. At most 1, larger is better. 0 for constant data.
+        """
+        return self._score(X, exposure, sample_weight)
+
+    def _transform_encoder(self):
+        self._validate_params("transform_min_gain")  # it may have been set since `fit`
+        return _Encoder(self.transform_min_gain, self.dispersion_)
+
+    @classmethod
+    def from_components(cls, components: Any, **params: Any) -> Self:
+        """Return a learner that is fitted to given atoms, without data.
+
+        Parameters
+        ----------
+        components : array-like of shape (n_components, n_features), Tensor or learner
+            Atoms as rows, not negative, or a fitted learner of this package, scikit-learn or
+            SPORCO. They are not scaled: codes are events if the atoms sum to 1.
+        **params : dict
+            Parameters of the learner.
+
+        Returns
+        -------
+        PoissonNMF
+            Ready for `transform`.
+
+        Raises
+        ------
+        ValueError
+            If the atoms are no matrix of finite numbers that are not negative.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skpudle import PoissonNMF
+        >>> learner = PoissonNMF.from_components([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+        >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
+        array([[4., 2.]])
+        """
+        atoms = to_numpy(to_tensor(check_rows(dictionary_of(components))))
+        learner = cls(len(_refuse_negative(atoms, "components")), **params)
+        learner._validate_params()
+        chosen = learner._given().without_data()
+        learner._take(_attributes(atoms, chosen) | input_attributes(atoms))
+        return learner

@@ -1,0 +1,669 @@
+r"""Learn the units of rows: a baseline, outliers, and noise that differs.
+
+A row is
+
+.. math:: x_{ij} = b_j + (z_i D)_j + o_{ij} + s_i t_j \varepsilon_{ij},
+
+with a baseline :math:`b`, sparse outliers :math:`o` (entries, or whole rows), and noise of a scale
+:math:`t_j` for each feature and :math:`s_i` for each row. In units of the noise, :math:`(x_{ij} -
+b_j) / (s_i t_j)`, without the outliers, all methods that assume equal noise are right: one penalty,
+exact codes, errors of held-out entries.
+
+A search assumes equal noise. What it gets is learned from a sample of rows, from atoms that settle
+there from the same rows for all seeds, so that all fits of the same data decide alike:
+
+1. *Suspects* are entries far from their column's median, and long rows. If they hold the energy of
+   an atom, atoms of half of the rows predict the suspects of the other half, which are hidden in
+   turn. Signals are predicted. Otherwise atoms settle without the suspects, which are outliers if
+   the usual entries are then predicted better.
+2. The *baseline* is taken if it lowers the objective of the lasso and the number of codes. Where
+   codes are not centred, rows minus their mean have no sparse codes: the objective may fall, since
+   the mean costs no penalty, but codes get more.
+3. An entry is an *outlier* if the lasso gives it an error of its own, as an atom beside the atoms:
+   the minimum of :math:`\frac12 \|x - z D - o\|^2 + \alpha \|z\|_1 + \sum_j l_j |o_j|` is that of
+   the loss of Huber with the limit :math:`l_j`, five deviations of the noise.
+4. After the search, hidden entries tell whether the *noise of features* differs. It is taken into
+   account if it hides signals, is no missed signal (which is large where signals are small), and if
+   hidden entries are predicted better in units of the noise.
+
+Variances of hidden entries need no degrees of freedom. Those of residuals do, and drift: each round
+divides by them, and features of large weight are fitted better in the next round.
+"""
+
+from dataclasses import dataclass, replace
+from math import inf, log, log2
+
+import torch
+from torch import Tensor
+
+from skpudle._initialization import initial_atoms
+from skpudle._operators._atoms import atom_norms
+from skpudle.lasso._solve import lasso_path, solve_lasso
+from skpudle.search._epoch import draw_rows, spread_rows
+from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.held_out import Prediction, hide_in_turn, match_equal_rows, worse
+from skpudle.search.problem import Problem, auto_alpha
+
+# An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
+_FAR = 5.0
+# A row is long from 3 times the median norm on: norms of rows of k normal codes vary by a share of
+# (2 k)**-0.5.
+_LONG = 3.0
+# At most a tenth are outliers, which is the breakdown point of the deviations; more are the data.
+_MOST = 0.1
+# Quantiles of |e| for normal noise: of a half, and of 1 - _MOST.
+_HALF, _TENTH = 0.6745, 1.645
+# The unpredicted share of the energy of outliers. It is .00 to .19 for signals, .94 to 1.3 for
+# outliers.
+_UNPREDICTED = 0.5
+# The least gain that pays, of the logarithms of errors and of variances, and of the objective and
+# the number of codes by a baseline: a tenth. Weights lower variances by exp(-variance of
+# logarithms). In 70 random families a baseline that is there saves a tenth of the codes in 64, one
+# that is not there in 3.
+_WORTH = 0.1
+# Standard errors of a gain: one in a thousand by chance.
+_SURE = 3.0
+# Noise hides signals if log(noise) correlates so with log(noise / signal): it differs 4 / 3 as much
+# as signals do.
+_HIDES = 0.8
+# Squared standard errors of a mean that is no baseline.
+_NEAR = 16.0
+# Rows to learn from, or rows for each atom and feature, of up to so many entries; half of them let
+# atoms settle, and a quarter of the rows for each atom decide on a baseline. Most atoms, since
+# their number hardly changes residuals, and rows that judge or screen.
+_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**20
+_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
+# Number of rows with suspects from which on both halves of the rows have some.
+_IN_BOTH = 10
+# Least rows, and rows for each atom, that decide. Atoms of fewer rows do not predict, and all harm
+# among 160 families of clean rows came from families with 0.7 to 2.5 rows for an atom.
+_LEAST_ROWS, _FEW = 60, 4
+# Epochs in which atoms settle, and settle again; rounds of outliers, of features and of rows; the
+# change that ends rounds.
+_SETTLES, _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 100, 8, 4, 8, 3, 0.05
+# Factors on the penalty of codes that predict hidden entries.
+_PENALTIES = 2.0, 1.0, 0.5
+# Rows to enter at a time, and the share of rows that are less noisy than the least scale of a row.
+_ROWS_AT_A_TIME, _LEAST_SCALE = 1024, 0.02
+# Share of the median variance below which a feature or row is constant.
+_CONSTANT = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """A baseline, outliers, and how the noise of entries differs.
+
+    Parameters
+    ----------
+    intercept : Tensor of shape (n_features,), default=None
+        The baseline; None is zero.
+    scale : Tensor of shape (n_features,), default=None
+        Noise of features, of geometric mean 1; None if it is equal.
+    rows : tuple (mean, variance, least), default=None
+        Mean and variance of the logarithms of the variances of rows, which shrink the estimate of a
+        new row, and the smallest scale of a row; None if their noise is equal.
+    limit : Tensor of shape (n_features,), default=None
+        The largest error of an entry, in units of the features' noise. An entry with an error of
+        its own is missing. None: all entries count.
+    norm : float, default=None
+        Root mean square entry of the median row. A fit leaves out longer rows that atoms do not
+        predict; `transform` does not.
+    atoms : Tensor of shape (n_components, n_features), default=None
+        Unit atoms, in units of the noise, that explain rows.
+    alpha : float, default=None
+        Penalty of their codes.
+    positive_code : bool, default=False
+        Whether these codes are non-negative.
+    """
+
+    intercept: Tensor | None = None
+    scale: Tensor | None = None
+    rows: tuple | None = None
+    limit: Tensor | None = None
+    norm: float | None = None
+    atoms: Tensor | None = None
+    alpha: float | None = None
+    positive_code: bool = False
+
+    @property
+    def looks_at_rows(self):
+        """Whether the units of a row depend on its entries."""
+        return not (self.rows is self.limit is self.norm is None)
+
+    @property
+    def is_equal(self):
+        """Whether all entries count, with the same noise."""
+        return self.scale is None and not self.looks_at_rows
+
+    @property
+    def changes_nothing(self):
+        """Whether rows stay as they are."""
+        return self.intercept is None and self.is_equal
+
+    def of_new_rows(self):
+        """Return the units of rows outside of a fit, where all rows count."""
+        return replace(self, norm=None)
+
+    def limit_in_data(self):  # -> (n_features,)
+        """Return the limit in the units of the data."""
+        return self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
+
+    def centre(self, x):  # (n, n_features) -> the same
+        """Return rows without the baseline, in units of the features' noise."""
+        x = x if self.intercept is None else x - self.intercept.to(x)
+        return x if self.scale is None else x / self.scale.to(x)
+
+    def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
+        """Return rows in units of the noise, the entries that count, and the scale of each row.
+
+        A row is taken alone: its scale and its outliers follow from its own entries.
+        """
+        x = self.centre(x)
+        if not self.looks_at_rows:
+            return x, mask, None
+        known = torch.ones_like(x) if mask is None else mask
+        parts = zip(x.split(_ROWS_AT_A_TIME), known.split(_ROWS_AT_A_TIME), strict=True)
+        known, scale = map(torch.cat, zip(*(self._enter(*part) for part in parts), strict=True))
+        known = None if mask is None and bool(known.all()) else known
+        return (x, known, None) if self.rows is None else (x / scale, known, scale)
+
+    def _enter(self, x, known):  # -> known, scale
+        unit = 2.0 ** round(log2(self.alpha))  # no square overflows
+        y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
+        how = self.atoms.to(y), self.alpha / unit, self.positive_code
+        scale = torch.ones_like(y[:, :1])
+        if self.rows is not None:
+            (mean, variance, least), (_, variances, free) = self.rows, _fit_rows(y, counts, *how)
+            logs = variances.clamp_min(1e-300).log() + 2 * log(unit) - mean
+            scale = (0.5 * variance / (variance + 2 / free) * logs).exp().clamp_min(least)[:, None]
+            scale = torch.where(counts.any(1, keepdim=True), scale, 1.0)
+        if self.limit is not None:
+            counts = _usual_entries(y, counts, *how, self.limit.to(y) / unit)
+        if self.norm is not None:
+            counts = counts * ~_outlying_rows(y, counts, *how, self.norm / unit)[:, None]
+        return counts.to(known), scale.to(x)
+
+    def of_features(self, features):
+        """Return the units of some features."""
+        parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
+        known = {name: part[..., features] for name, part in parts.items() if part is not None}
+        return replace(self, **known)
+
+    def to_user(self, atoms):  # (p, n_features) -> the same
+        """Return atoms in the units of the data, with the norms that they have in the noise's."""
+        return atoms if self.scale is None else _with_norms(atoms * self.scale.to(atoms), atoms)
+
+    def from_user(self, atoms):  # (p, n_features) -> the same
+        """Return the inverse of `to_user`."""
+        return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
+
+    def gains(self, atoms):  # (p, n_features) of `to_user` -> (p,)
+        """Return the ratio of codes in units of the noise to codes in the user's units."""
+        if self.scale is None:
+            return atoms.new_ones(len(atoms))
+        gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
+        return gains.nan_to_num(1.0, 1.0).flatten()
+
+    def as_dict(self):
+        """Return the fields that are not None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+CENTRED = Units()  # equal noise around zero
+
+
+def _with_norms(atoms, others):
+    norms = atom_norms(atoms)
+    return atoms * torch.where(norms > 0, atom_norms(others) / norms, 1.0)
+
+
+def _unit(atoms):
+    norms = atom_norms(atoms)
+    return atoms / torch.where(norms > 0, norms, 1.0)
+
+
+def _given(known):
+    return None if bool(known.all()) else known
+
+
+# ------------------------------------------------------------------ rows and their atoms
+
+
+def _fit_rows(x, known, atoms, alpha, positive):  # -> residuals (n, m), (n,), (n,)
+    """Return residuals of least squares on the lasso's supports, variances, degrees of freedom."""
+    residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
+    for rows in torch.arange(len(x)).split(max(1, _ENTRIES // len(atoms))):
+        options = dict(positive=positive, mask=_given(known[rows]))
+        _, (codes,) = lasso_path(atoms, x[rows], [alpha], **options)
+        residuals[rows] = (x[rows] - codes @ atoms) * known[rows]
+        n_codes[rows] = (codes != 0).sum(1).to(x)
+    free = (known.sum(1) - n_codes).clamp_min(1)
+    return residuals, residuals.square().sum(1) / free, free
+
+
+def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
+    """Return the entries without an error of their own beyond the limit, see the module.
+
+    Errors are free of the lasso's bias. Its penalty is at most that of a unit atom at the least
+    limit: where noise is low, codes would otherwise cost more than errors of all entries.
+    """
+    alpha = min(alpha, float(limit.min()))
+    own = torch.diag(alpha / limit)
+    both = torch.cat([atoms, own, -own] if positive else [atoms, own])
+    options = dict(positive=positive, mask=_given(known), certify=False, debias=1.0)
+    codes, _ = solve_lasso(both, x, alpha, **options)
+    errors = codes[:, len(atoms) :].reshape(len(x), -1, len(own)).abs().amax(1)
+    return known * (errors * alpha <= limit.square())
+
+
+def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
+    """Mark long rows whose hidden entries are not predicted."""
+    squares = (x * known).square().sum(1)
+    found = squares > (_LONG * norm) ** 2 * known.sum(1)
+    y, known = x[found], known[found]
+    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # of the usual length
+    errors, _ = _predict(y, known, atoms, alpha, positive, factors=(1.0,))
+    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
+    return found
+
+
+def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIES):
+    """Return squared errors and predictions of entries that are hidden in turn, (n, m) each.
+
+    They are those of the penalty, and of the lasso or of least squares, with the least error of the
+    entries that are ``judged``.
+    """
+    found = x.new_zeros(2 * len(factors), *x.shape)
+    for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
+        options = dict(positive=positive, mask=_given(known[:, seen]))
+        alphas = [factor * alpha for factor in factors]
+        codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], alphas, **options))
+        found[:, :, hidden] = codes @ atoms[:, hidden]
+    errors = (x - found).square() * (known if judged is None else judged)
+    best = int(errors.sum((1, 2)).argmin())
+    return errors[best], found[best] * known
+
+
+# ------------------------------------------------------------------ statistics
+
+
+def _deviations(distances):  # with NaN for gaps
+    """Return standard deviations by two quantiles of distances; infinite where most are zero."""
+    outer = distances.nanquantile(1 - _MOST, 0).nan_to_num() / _TENTH
+    found = torch.maximum(distances.nanmedian(0).values.nan_to_num() / _HALF, outer)
+    return torch.where(found > 0, found, inf)
+
+
+def _limit(residuals, counts):  # -> (m,)
+    """Return the limit of errors of usual entries: deviations of each feature, or of all."""
+    distances = torch.where(counts > 0, residuals.abs(), torch.nan)
+    of_each = _deviations(distances)
+    of_each = torch.where(of_each < inf, of_each, 0.0)
+    return _FAR * torch.maximum(of_each, _deviations(distances.flatten())).clamp_max(1e300)
+
+
+def _median_size(size):  # (n,) -> scalar
+    return size[size > 0].median() if bool(size.any()) else size.new_tensor(inf)
+
+
+def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
+    """Mark far entries, in deviations of their column and of their row, and long rows."""
+    y = torch.where(known > 0, x, torch.nan)
+    y = y - y.nanmedian(0).values if centres else y
+    distances = y.abs() / _deviations(y.abs())
+    of_row = (distances.nanmedian(1).values.nan_to_num(1.0) / _HALF).clamp_min(1)
+    far = distances > _FAR * of_row[:, None]
+    far &= bool(far.sum() <= _MOST * known.sum())
+    size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
+    long = size > _LONG * _median_size(size)
+    return far, long & bool(long.double().mean() <= _MOST)
+
+
+def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of logarithms
+    """Return deviations of geometric mean 1; logarithms shrink by their sampling error, 2 / n."""
+    usual = (n > 1) & (variances > _CONSTANT * variances.median())
+    scales = torch.ones_like(variances)
+    if int(usual.sum()) < 2:
+        return scales, 0.0, 0.0
+    logs, error = variances[usual].log(), 2 / n[usual]
+    weights = 1 / (error + 1e-3)
+    weights = weights / weights.sum()
+    mean = (weights * logs).sum()
+    variance = (weights * ((logs - mean).square() - error)).sum().clamp_min(0)
+    scales[usual] = (0.5 * variance / (variance + error) * (logs - mean)).exp()
+    return scales / scales.log().mean().exp(), float(mean), float(variance)
+
+
+def _is_worse(one, other):
+    """Return whether positive errors are larger by a tenth, and beyond chance."""
+    logs = [(errors + 1e-300).log() for errors in (one, other)]
+    predictions = (Prediction(errors, float(errors.sum())) for errors in logs)
+    return float((logs[0] - logs[1]).mean()) > _WORTH and worse(*predictions, _SURE)
+
+
+def _differs(noise, signal, n):  # (m,) each -> bool
+    """Return whether noise differs, hides signals, and is no missed signal."""
+    usual = (noise > _CONSTANT * noise.median()) & (signal > _CONSTANT * signal.median())
+    if int(usual.sum()) < 3 or not _shrink(noise, n)[2] > _WORTH:
+        return False
+    noise, signal = noise[usual].log(), signal[usual].log()
+    hides = float(torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]) > _HIDES
+    return hides and float(torch.cov(torch.stack([noise, signal]))[0, 1]) > 0
+
+
+# ------------------------------------------------------------------ learning
+
+
+def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
+    """Return the epoch of atoms that have settled, by default from the same rows for all seeds."""
+    if atoms is None:  # in some of the rows, and then in all of them
+        n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
+        part = problem.thinned(max(1, len(problem.x) // n))
+        given = part.x, n_components, "data", torch.Generator().manual_seed(0)
+        atoms = problem.project(_unit(initial_atoms(*given, weight=part.weight)))
+        if part is not problem:
+            atoms = _settle(part, n_components, atoms).atoms
+    return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
+
+
+def _find_missing(problem, n_components):  # -> atoms
+    """Return settled atoms after the rounds of a search, which find missing ones."""
+    atoms = _settle(problem, n_components).atoms
+    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
+    return exhaust(play_rounds(settled)).atoms
+
+
+class _Sample:
+    """Rows that units are learned from, divided by the unit of a problem.
+
+    ``counts`` marks the entries that count, and ``centre``, ``scale`` and ``row_scale`` are the
+    present units.
+    """
+
+    def __init__(self, problem, n_components):
+        distinct = match_equal_rows(problem.x, problem.mask).unique()  # judges have no copies
+        self.n_components = min(n_components, len(distinct), _ATOMS)
+        m = problem.x.shape[1]
+        n = max(_ROWS, _ROWS_PER_ATOM * max(self.n_components, m))
+        weight = None if problem.weight is None else problem.weight[distinct].cpu().double()
+        drawn, self.weight = draw_rows(len(distinct), min(n, max(_ENTRIES // m, 1024)), weight)
+        rows, self.unit, self.positive = distinct[drawn], problem.unit, problem.positive_code
+        x = problem.x[rows].cpu().double()
+        known = torch.ones_like(x) if problem.mask is None else problem.mask[rows].cpu().double()
+        self.x, self.known = torch.where(known > 0, x, 0.0), known
+        self._signs = dict(positive_code=self.positive, positive_atoms=problem.positive_atoms)
+        self.counts, self.row_scale = known, torch.ones_like(x[:, :1])
+        self.centre, self.scale, self._n_settle = 0 * x[0], torch.ones_like(x[0]), n // 2
+
+    def is_large(self, n_parts=1):
+        """Return whether each of some parts of the rows is large enough for decisions."""
+        return len(self.x) // n_parts >= max(_LEAST_ROWS // n_parts, _FEW * self.n_components)
+
+    def in_units(self, rows=slice(None)):
+        """Return some rows in the present units."""
+        return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
+
+    def weigh(self, entries):  # (n, m) -> the same
+        """Return entries times the weights of their rows."""
+        return entries if self.weight is None else entries * self.weight[:, None]
+
+    def rows(self, n, among=None):
+        """Return the numbers of some rows with entries that count."""
+        used = self.counts.any(1) if among is None else among & self.counts.any(1)
+        used = used.nonzero().flatten()
+        return used[spread_rows(len(used), n)]
+
+    def problem(self, among=None, n=None):
+        """Return the problem of some rows with entries that count."""
+        rows = self.rows(n or self._n_settle, among)
+        weight = None if self.weight is None else self.weight[rows]
+        x, given = self.in_units(rows), dict(mask=_given(self.counts[rows]), weight=weight)
+        return Problem(x, auto_alpha(x, **given), **given, **self._signs)
+
+    def mean(self):  # -> (m,), bool
+        """Return the mean of the entries that count, and whether it is far from zero."""
+        weight = self.weigh(self.counts)
+        n = weight.sum(0).clamp_min(1e-300)
+        mean = (weight * self.x).sum(0) / n
+        errors = (weight * (self.x - mean).square()).sum(0) / n / self.counts.sum(0).clamp_min(1)
+        return mean, float(mean.square().sum()) > _NEAR * float(errors.sum())
+
+    def take_mean(self, asked):
+        """Take the mean as the baseline, if it lowers the objective and the number of codes."""
+        mean, is_far = self.mean()
+        if asked == "auto" and is_far and not self.positive and self.is_large():
+            n, alpha, epochs = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean)), None, []
+            for self.centre in (mean, 0 * mean):
+                problem = self.problem(n=n)
+                alpha = problem.alpha if alpha is None else alpha
+                epochs.append(_settle(replace(problem, alpha=alpha), self.n_components))
+            one, other = ((epoch.objective, epoch.n_entries) for epoch in epochs)
+            asked = all(a < (1 - _WORTH) * b for a, b in zip(one, other, strict=True))
+        self.centre = mean if asked is True else 0 * mean
+
+    def hidden(self, atoms, n_rows=_JUDGES, alpha=None):  # -> noise, signal, n: (m,) each
+        """Return mean squares of errors and of predictions of hidden entries, and their numbers."""
+        rows = self.rows(n_rows)
+        x, known = self.in_units(rows), self.counts[rows]
+        factors = _PENALTIES if alpha is None else (1.0,)
+        alpha = auto_alpha(x, mask=_given(known)) if alpha is None else alpha
+        errors, found = _predict(x, known, atoms, alpha, self.positive, factors=factors)
+        n = known.sum(0).clamp_min(1)
+        return *(self.scale.square() * part.sum(0) / n for part in (errors, found.square())), n
+
+    # -------------------------------------------------------------- outliers
+
+    def find_suspects(self, n_components, *, centres):  # -> far entries, long rows; or None
+        """Mark suspects and let the other entries count, if suspects hold the energy of an atom."""
+        far, long = _suspects(self.x, self.known, centres=centres)
+        self.counts = self.known * ~(far | long[:, None])
+        squares = self.weigh((self.x - self.mean()[0] * centres).square())
+        of_suspects = float((squares * (self.known - self.counts)).sum())
+        if of_suspects * n_components > float((squares * self.known).sum()):
+            return far, long
+        self.counts = self.known
+
+    def are_outliers(self, long):
+        """Return whether suspects are not predicted, and usual entries are predicted better."""
+        usual, suspected = self.counts, self.known - self.counts
+        of_suspects = suspected.any(1)
+        half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
+        halves = (half,) if int(of_suspects.sum()) >= _IN_BOTH else (half, ~half)
+
+        def settle(counts, rows):
+            self.counts = counts
+            problem = self.problem(rows)
+            return _settle(problem, self.n_components).atoms, problem.alpha, self.positive
+
+        def errors(rows, known, atoms, judged):
+            return _predict(self.in_units(rows), known[rows], *atoms, judged=judged[rows])[0].sum(1)
+
+        with_suspects = [settle(self.known, rows) for rows in halves]
+        left = energy = 0.0
+        for learned, atoms in zip(halves, with_suspects, strict=True):
+            rows = self.rows(_JUDGES, ~learned & of_suspects)
+            energy += float((self.in_units(rows).square() * suspected[rows]).sum())
+            left += float(errors(rows, self.known, atoms, suspected).sum())
+        if not left > _UNPREDICTED * energy:
+            return False
+        before, after = [], []
+        for learned, atoms in zip(halves, with_suspects, strict=True):
+            without = settle(usual, learned)
+            rows = self.rows(_JUDGES, ~learned & ~long)
+            before.append(errors(rows, self.known, atoms, usual))
+            after.append(errors(rows, usual, without, usual))
+        return _is_worse(torch.cat(before), torch.cat(after))
+
+    def separate(self, far, long):  # -> Units
+        """Let outliers follow from atoms of the usual entries, in units of the features."""
+        outlying, atoms = long.clone(), None
+        for i in range(_ROBUST + 1):
+            problem = self.problem()
+            if i:
+                atoms = _settle(problem, self.n_components, atoms, _AGAIN).atoms
+            else:
+                atoms = _find_missing(problem, self.n_components)
+            how = atoms, problem.alpha, self.positive
+            if i == 0:  # long rows come back if they are predicted
+                x, known = self.in_units(long), self.known[long] * ~far[long]
+                errors = _predict(x, known, *how)[0].sum(1)
+                outlying[long] = errors > _UNPREDICTED * (x.square() * known).sum(1)
+            x, known = self.in_units(), self.known * ~outlying[:, None]
+            limit = _limit(_fit_rows(x, self.counts, *how)[0], self.counts)
+            self.counts = _usual_entries(x, known, *how, limit)
+            if i < _ROBUST:
+                noise, signal, n = self.hidden(atoms)
+                scale = self.scale * _shrink(noise / self.scale**2, n)[0]
+                if i + 1 == _ROBUST and not _differs(noise, signal, n):
+                    scale = torch.ones_like(scale)
+                atoms, self.scale = _unit(atoms * self.scale / scale), scale
+        squares = self.weigh(x.square() * known)
+        are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
+        norm = _median_size((x * self.counts).square().mean(1).sqrt())
+        return replace(
+            self.units(atoms, problem.alpha),
+            limit=limit * self.unit if are_entries > float(squares.sum()) else None,
+            norm=float(norm) * self.unit if bool(outlying.any()) else None,
+        )
+
+    def units(self, atoms=None, alpha=None):
+        """Return the present units, with atoms and their penalty if rows are looked at."""
+        centred, equal = bool(self.centre.any()), bool((self.scale == 1).all())
+        return Units(
+            intercept=self.centre * self.unit if centred else None,
+            scale=None if equal else self.scale,
+            atoms=atoms,
+            alpha=None if alpha is None else alpha * self.unit,
+            positive_code=self.positive,
+        )
+
+    def enter(self, units):
+        """Take units that have been learned."""
+        if units.intercept is not None:
+            self.centre = units.intercept.to(self.x) / self.unit
+        self.scale = self.scale if units.scale is None else units.scale.to(self.x)
+        _, self.counts, scale = units.enter(self.x * self.unit, self.known)
+        self.row_scale = self.row_scale if scale is None else scale
+
+    # -------------------------------------------------------------- noise that differs
+
+    def learn_features(self, atoms, *, asked=False):  # -> atoms, or None if noise stays equal
+        """Take the noise of features from hidden entries, while atoms settle in its units."""
+        first = noise, _, n = self.hidden(atoms)
+        if not (asked or _differs(*first)):
+            return None
+        for _ in range(_ROUNDS):
+            scale = self.scale * _shrink(noise / self.scale**2, n)[0]
+            if float((scale / self.scale).log().abs().max()) < _STILL:
+                break
+            atoms, self.scale = _unit(atoms * self.scale / scale), scale
+            atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
+            noise, _, n = self.hidden(atoms)
+        return atoms if asked or _is_worse(first[0], noise) else None
+
+    def learn_noise(self, noise):  # -> Units
+        """Learn the noise of "features", "rows", or "both", whether or not it differs."""
+        atoms = _find_missing(self.problem(), self.n_components)
+        if noise != "rows":
+            atoms = self.learn_features(atoms, asked=True)
+        if noise == "features":
+            return self.units()
+        alpha = self.problem().alpha
+        for _ in range(_ROUNDS_OF_ROWS):
+            units = replace(self.units(atoms, alpha), rows=self.noise_of_rows(atoms, alpha))
+            self.enter(units)
+            atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
+        return units
+
+    def noise_of_rows(self, atoms, alpha):  # -> mean, variance, least
+        """Return the distribution of the noise of rows, which are coded as new rows are."""
+        self.row_scale = torch.ones_like(self.row_scale)
+        _, *variances = _fit_rows(self.in_units(), self.counts, atoms, alpha, self.positive)
+        scales, mean, variance = _shrink(*variances)
+        return mean + 2 * log(self.unit), variance, float(scales.quantile(_LEAST_SCALE))
+
+
+def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # -> Units
+    """Learn the baseline, outliers, and the noise that is named, before a search.
+
+    Parameters
+    ----------
+    problem : Problem
+        Rows of all processes, divided by its unit, and the signs of codes and atoms.
+    n_components : int
+        Number of atoms of the search.
+    intercept : bool or "auto", default="auto"
+        Whether there is a baseline; "auto" decides, and non-negative codes then have none.
+    noise : str or Tensor, default="auto"
+        "equal", "features", "rows" or "both": which noise is unequal. "auto" and "outliers" look
+        for outliers; with "auto" `learn_scales` decides on the noise of features after the search.
+        A tensor of shape (n_features,) is the noise of features, of geometric mean 1.
+    """
+    sample, named = _Sample(problem, n_components), noise if isinstance(noise, str) else None
+    if named is None:
+        sample.scale = noise.cpu().double()
+    suspects = None
+    if named in ("auto", "outliers") and sample.is_large(2) and bool(sample.x.any()):
+        centres = intercept is True or (intercept == "auto" and not sample.positive)
+        suspects = sample.find_suspects(n_components, centres=centres)
+    sample.take_mean(intercept)
+    if suspects is not None:
+        if sample.are_outliers(suspects[1]):
+            sample.counts = sample.known * ~(suspects[0] | suspects[1][:, None])
+            return sample.separate(*suspects)
+        sample.counts = sample.known
+        sample.take_mean(intercept)
+    if named in ("features", "rows", "both") and len(sample.x) > 1:
+        return sample.learn_noise(noise)
+    return sample.units()
+
+
+def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise is equal
+    """Learn the noise of features, after a search.
+
+    Parameters
+    ----------
+    units : Units
+        The units of the search.
+    problem : Problem
+        As in `learn_units`.
+    atoms : Tensor of shape (n_components, n_features)
+        Unit atoms of the search, in its units.
+    alpha : float
+        Penalty of codes that predict hidden entries, in the units of the data.
+    """
+    sample = _Sample(problem, len(atoms))
+    if units.scale is not None or units.looks_at_rows or not sample.is_large():
+        return units
+    sample.enter(units)
+    if not _differs(*sample.hidden(atoms.cpu().double(), _SCREENED, alpha / sample.unit)):
+        return units
+    atoms = _settle(sample.problem(), sample.n_components).atoms
+    return units if sample.learn_features(atoms) is None else sample.units()
+
+
+def refine_units(units, problem, atoms, alpha):  # -> Units
+    """Return the units with the baseline, the limits and the noise of rows that atoms leave.
+
+    Parameters
+    ----------
+    units : Units
+        The units that the atoms were found in.
+    problem, atoms, alpha
+        As in `learn_scales`, with the penalty of the codes of `transform`.
+    """
+    sample, atoms = _Sample(problem, len(atoms)), atoms.cpu().double()
+    sample.enter(units)
+    unit, counts = sample.unit, sample.counts
+    given = sample.in_units(), counts, atoms, alpha / unit, sample.positive
+    residuals, _, _ = _fit_rows(*given)
+    changes = dict(atoms=atoms)
+    if units.intercept is not None:
+        weights = sample.weigh(counts / sample.row_scale.square())
+        errors = (weights * residuals * sample.row_scale * sample.scale).sum(0) * unit
+        changes["intercept"] = units.intercept + errors / weights.sum(0).clamp_min(1e-300)
+    if units.limit is not None:
+        changes["limit"] = _limit(residuals, counts) * unit
+    if units.rows is not None:
+        changes["rows"] = sample.noise_of_rows(atoms, units.alpha / unit)
+    return replace(units, **changes)

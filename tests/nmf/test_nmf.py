@@ -1,0 +1,530 @@
+"""Steps and choices of counts that add: optimality, priors, exposures, gaps, weights."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import xlogy
+from scipy.stats import nbinom
+from sklearn.decomposition import NMF
+from sklearn.exceptions import ConvergenceWarning
+
+from skpudle._nmf.alternate import (
+    Events,
+    advance,
+    begin,
+    converge,
+    first_atoms,
+    limit_atoms,
+    prune_codes,
+    solve_codes,
+    solve_dispersed,
+)
+from skpudle._nmf.choose import (
+    Chosen,
+    Hidden,
+    choose_prior,
+    choose_size,
+    estimate_dispersion,
+    negative_log,
+)
+
+N, M, P = 40, 25, 4
+
+
+def planted(rng, n=N, m=M, p=P, counts=60.0, n_lines=3):
+    """Return counts, rates and spectra of a few lines and a background."""
+    axis = np.arange(m)
+    places = rng.uniform(0, m, (p, n_lines, 1))
+    atoms = np.exp(-((axis - places) ** 2) / 8).sum(1) + 0.02
+    atoms /= atoms.sum(1, keepdims=True)
+    codes = rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < 0.6)
+    rates = counts * codes @ atoms
+    return rng.poisson(rates).astype(float), rates, atoms
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def gaps_of(rng, x, gaps):
+    return (rng.random(x.shape) < 0.8).astype(float) if gaps else np.ones_like(x)
+
+
+def objective(x, atoms, z, known, exposure):
+    mu = exposure[:, None] * (z @ atoms)
+    return (known * (mu - xlogy(x, np.maximum(mu, 1e-300)))).sum(1)
+
+
+def by_multiplication(x, atoms, known, exposure, n_steps=30_000):
+    """Solve by the steps of Lee and Seung, the oracle: slow, obvious and monotone."""
+    z = np.full((len(x), len(atoms)), x.sum() / x.size)
+    loads = (exposure[:, None] * known) @ atoms.T
+    for _ in range(n_steps):
+        ratio = known * x / np.maximum(z @ atoms, 1e-300)
+        z *= ratio @ atoms.T / loads
+    return z
+
+
+# ---------------------------------------------------------------------------- codes
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("exposed", [False, True])
+def test_codes_are_the_most_likely(rng, gaps, exposed):
+    """Their losses are half the deviance."""
+    x, _, atoms = planted(rng)
+    known = gaps_of(rng, x, gaps)
+    exposure = rng.uniform(0.2, 3, len(x)) if exposed else np.ones(len(x))
+    codes, losses = solve_codes(Events.of(x, known, exposure), atoms)
+    oracle = by_multiplication(x, atoms, known, exposure)
+    found = objective(x, atoms, codes, known, exposure)
+    assert (found <= objective(x, atoms, oracle, known, exposure) + 1e-6).all()
+    np.testing.assert_allclose(codes @ atoms, oracle @ atoms, rtol=0, atol=0.02)
+    np.testing.assert_allclose(losses, found + (known * (xlogy(x, x) - x)).sum(1))
+
+
+def test_codes_satisfy_the_conditions_of_optimality(rng):
+    """The slope is 0 where a code is positive, and not negative where it is 0."""
+    x, _, atoms = planted(rng)
+    codes, _ = solve_codes(Events.of(x), atoms)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slopes = 1 - np.nan_to_num(x / (codes @ atoms)) @ atoms.T
+    assert np.abs(slopes[codes > 1e-3]).max() < 1e-3
+    assert slopes[codes == 0].min() > -1e-6
+    assert (codes == 0).mean() > 0.1
+    np.testing.assert_allclose(codes.sum(1), x.sum(1), atol=1e-3)  # they count events
+
+
+def test_an_l1_penalty_is_a_factor(rng):
+    """Why there is none: all atoms have one load, so a penalty scales all codes alike."""
+    x, _, atoms = planted(rng)
+    plain, _ = solve_codes(Events.of(x), atoms)
+    penalised = by_multiplication(x, atoms, np.ones_like(x), np.full(len(x), 1.25))
+    np.testing.assert_allclose(penalised @ atoms, plain @ atoms / 1.25, rtol=0, atol=0.02)
+
+
+def test_a_row_does_not_depend_on_others(rng):
+    x, _, atoms = planted(rng)
+    events, alone = Events.of(x), Events.of(x[7:8])
+    codes, _ = solve_codes(events, atoms)
+    np.testing.assert_array_equal(solve_codes(alone, atoms)[0][0], codes[7])
+    pruned = prune_codes(events, atoms, codes, 3.0)
+    np.testing.assert_array_equal(prune_codes(alone, atoms, codes[7:8], 3.0)[0], pruned[7])
+
+
+@pytest.mark.uncompiled
+def test_a_row_without_events_has_no_codes(rng):
+    _, _, atoms = planted(rng)
+    assert not solve_codes(Events.of(np.zeros((3, M))), atoms)[0].any()
+
+
+def prune_one(x, atoms, min_gain, known, exposure):
+    """Remove atoms of a row by solving every smaller set anew: slow and obvious."""
+    events = Events.of(x, known, exposure)
+
+    def best(some):
+        codes, _ = solve_codes(events, atoms[some])
+        return objective(x, atoms[some], codes, known, exposure)[0], codes[0]
+
+    active = np.flatnonzero(solve_codes(events, atoms)[0])
+    while len(active) > 1:
+        costs = [best(np.delete(active, i))[0] - best(active)[0] for i in range(len(active))]
+        if min(costs) >= min_gain:
+            break
+        active = np.delete(active, np.argmin(costs))
+    codes = np.zeros(len(atoms))
+    codes[active] = best(active)[1]
+    return codes
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("min_gain", [1.0, 6.0, 1e9])
+def test_atoms_leave_rows_as_by_solving_all_smaller_sets(rng, min_gain, gaps):
+    x, _, atoms = planted(rng, n=15, p=6, counts=100.0)
+    x[0] = 0
+    known, exposure = gaps_of(rng, x, gaps), rng.uniform(0.5, 2, len(x))
+    events = Events.of(x, known, exposure)
+    codes, _ = solve_codes(events, atoms)
+    pruned = prune_codes(events, atoms, codes, min_gain)
+    for i in range(len(x)):
+        row = slice(i, i + 1)
+        expected = prune_one(x[row], atoms, min_gain, known[row], exposure[row])
+        np.testing.assert_array_equal(pruned[i] > 0, expected > 0)
+        np.testing.assert_allclose(pruned[i], expected, rtol=0, atol=0.5)
+    assert ((pruned > 0) <= (codes > 0)).all()
+    assert (pruned > 0).sum() < (codes > 0).sum()
+
+
+@pytest.mark.uncompiled
+def test_the_only_atom_of_an_entry_stays():
+    """No threshold removes it: without it the likelihood is 0."""
+    atoms = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
+    events = Events.of(np.array([[1.0, 50.0, 0.0], [1.0, 50.0, 1.0]]))
+    pruned = prune_codes(events, atoms, solve_codes(events, atoms)[0], 1e9)
+    np.testing.assert_array_equal(pruned > 0, [[True, False], [True, True]])
+
+
+# ---------------------------------------------------------------------------- steps
+
+
+def test_a_fit_of_one_atom_is_the_mean_spectrum(rng):
+    """The prior has its shape too, so any number of pseudo-events leaves it alone."""
+    x, *_ = planted(rng)
+    events = Events.of(x)
+    state = converge(events, begin(events, rng.random((1, M))), 3.0)
+    np.testing.assert_allclose(state.atoms[0], events.mean, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(state.codes[:, 0], x.sum(1), rtol=1e-2)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_steps_lower_the_objective(rng, smoothing, factor, gaps):
+    """With extrapolation and without; sweeps are exact to the last digits of Newton's method."""
+    x, *_ = planted(rng)
+    events = Events.of(x, gaps_of(rng, x, gaps))
+    state = begin(events, first_atoms(events, P))._replace(factor=factor)
+    for _ in range(60):
+        state = advance(events, state, smoothing)
+    objectives = np.array(state.objectives)
+    assert (np.diff(objectives) <= 1e-5 * np.abs(objectives[0])).all()
+    assert objectives[-1] < objectives[0]
+    np.testing.assert_allclose(state.atoms.sum(1), 1)
+
+
+def test_extrapolation_converges_sooner(rng):
+    """Where spectra are alike, plain alternation makes many short steps."""
+    _, _, atoms = planted(rng)
+    atoms = 0.2 * atoms + 0.8 * atoms.mean(0)
+    events = Events.of(rng.poisson(2000 * rng.dirichlet(np.ones(P), 60) @ atoms).astype(float))
+    start = begin(events, atoms)
+    slow = start._replace(factor=0.0)
+    for _ in range(400):
+        slow = advance(events, slow, 1.0)
+    fast = converge(events, start, 1.0)
+    assert len(fast.losses) < 200
+    assert fast.objectives[-1] < min(slow.objectives[200], slow.objectives[-1] + 0.01)
+
+
+def test_a_fit_goes_with_permuted_features_and_rows(rng):
+    x, *_ = planted(rng)
+    rows, columns = rng.permutation(N), rng.permutation(M)
+    events, other = Events.of(x), Events.of(x[rows][:, columns])
+    atoms = first_atoms(events, P)
+    state = converge(events, begin(events, atoms), 1.0)
+    other = converge(other, begin(other, atoms[:, columns]), 1.0)
+    np.testing.assert_allclose(other.atoms, state.atoms[:, columns], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(other.codes, state.codes[rows], rtol=0, atol=1e-3)
+
+
+def test_counts_and_pseudo_events_scale_together(rng):
+    """A likelihood of c times the counts, and c times the pseudo-events, is c times as large."""
+    x, *_ = planted(rng)
+    atoms = first_atoms(Events.of(x), P)
+    state, other = (
+        converge(Events.of(c * x), begin(Events.of(c * x), atoms), c * 1.0, 30) for c in (1, 64)
+    )
+    np.testing.assert_allclose(other.codes, 64 * state.codes, rtol=0.02, atol=0.5)
+    np.testing.assert_allclose(other.atoms, state.atoms, rtol=0, atol=2e-4)
+
+
+def test_without_a_prior_the_likelihood_is_the_maximum_of_nmf(rng):
+    """From one start multiplicative updates reach the same likelihood, in many more steps."""
+    x, *_ = planted(rng)
+    events = Events.of(x)
+    start = begin(events, first_atoms(events, P))
+    found = converge(events, start, 0.0, 2000)
+    nmf = NMF(P, beta_loss="kullback-leibler", solver="mu", init="custom", tol=0, max_iter=3000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        codes = nmf.fit_transform(x, W=start.codes.copy(), H=start.atoms.copy())
+    theirs = solve_codes(events, nmf.components_, codes)[1].sum()
+    ours = solve_codes(events, found.atoms)[1].sum()
+    assert ours == pytest.approx(theirs, abs=0.5)
+
+
+def test_atoms_are_the_expected_events_with_the_prior(rng):
+    """A fixed point of expectation and maximisation."""
+    x, *_ = planted(rng)
+    events = Events.of(x)
+    state = begin(events, first_atoms(events, P))
+    for _ in range(2000):
+        state = advance(events, state, 1.0)
+    codes, _ = solve_codes(events, state.atoms)
+    found = state.atoms * (codes.T @ (x / (codes @ state.atoms))) + M * events.mean
+    np.testing.assert_allclose(found / found.sum(1, keepdims=True), state.atoms, atol=1e-4)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_rows_have_the_codes_of_their_atoms_alone(rng, gaps):
+    """Atoms that a row may not have are as if there were none; the objective still falls."""
+    x, _, atoms = planted(rng, n=20)
+    known, allowed = gaps_of(rng, x, gaps), rng.random((20, P)) < 0.6
+    allowed[:, 0] |= ~allowed.any(1)
+    events = replace(Events.of(x, known), allowed=allowed)
+    codes, _ = solve_codes(events, atoms)
+    assert not codes[~allowed].any()
+    for i in range(20):
+        one = Events.of(x[i : i + 1], known[i : i + 1])
+        expected = solve_codes(one, atoms[allowed[i]])[0][0]
+        np.testing.assert_allclose(codes[i, allowed[i]], expected, rtol=0, atol=1e-2)
+    state = converge(events, begin(events, atoms), 1.0, 20)
+    assert not state.codes[~allowed].any()
+    assert (np.diff(state.objectives) <= 1e-5 * abs(state.objectives[0])).all()
+
+
+def test_atoms_that_are_limited_have_gains(rng):
+    """Each atom of a row is worth its gain, before the atoms adapt to the others' absence."""
+    x, _, atoms = planted(rng, counts=300.0)
+    events = Events.of(x)
+    free = converge(events, begin(events, atoms), 1.0)
+    state, limited = limit_atoms(events, free, 1.0, 4.0)
+    assert limited.allowed.mean() < (solve_codes(events, state.atoms)[0] > 0).mean()
+    assert ((state.codes > 0) <= limited.allowed).all()
+    assert limit_atoms(events, free, 1.0, 0.0)[0].objectives[-1] <= free.objectives[-1] + 0.01
+
+
+def test_the_start_finds_pure_rows(rng):
+    """Rows of a single source without noise, and of most events, are exact."""
+    _, _, atoms = planted(rng)
+    codes = np.concatenate([10 * np.eye(P), rng.random((30, P))])
+    found = first_atoms(Events.of(1e9 * codes @ atoms), P)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    assert (found @ atoms.T).max(0).min() > 1 - 1e-6
+
+
+# ---------------------------------------------------------------------------- dispersion
+
+
+def dispersed(rng, size, **options):
+    _, rates, atoms = planted(rng, **options)
+    return rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float), rates, atoms
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_multiply_known_entries(rng, gaps):
+    """Loads, visible events and the deviance are sums over weighted entries."""
+    x, _, atoms = dispersed(rng, 3.0, counts=500.0)
+    known, exposure = gaps_of(rng, x, gaps), rng.uniform(0.5, 2, N)
+    events = Events.of(x, known, exposure)
+    codes = rng.random((N, P)) * x.sum(1, keepdims=True)
+    weighted = events.weighed(atoms, codes, 0.3)
+    mu = exposure[:, None] * (codes @ atoms)
+    w = known / (1 + 0.3 * mu)
+    np.testing.assert_allclose(weighted.counts.toarray(), w * x, rtol=0.021)
+    w = 1 - weighted.lost.toarray()  # the smallest corrections are left out
+    np.testing.assert_allclose(w * x, weighted.counts.toarray())
+    np.testing.assert_allclose(weighted.loads(atoms), exposure[:, None] * (w @ atoms.T))
+    np.testing.assert_allclose(weighted.visible(codes), w.T @ (exposure[:, None] * codes))
+    expected = (w * (mu - xlogy(x, mu) + xlogy(x, x) - x)).sum(1)
+    np.testing.assert_allclose(solve_codes(weighted, atoms, codes, sweeps=0)[1], expected)
+    rows = np.arange(5)
+    some = solve_codes(weighted.take(rows), atoms, codes[rows], sweeps=0)[1]
+    np.testing.assert_allclose(some, expected[:5])
+
+
+def test_weighted_codes_are_at_the_maximum_of_the_likelihood(rng):
+    """The slope of the negative binomial likelihood is 0 where codes are positive."""
+    x, _, atoms = dispersed(rng, 5.0, counts=1000.0)
+    codes, _ = solve_dispersed(Events.of(x), atoms, 0.2)
+    least = negative_log(x, codes @ atoms, 0.2).sum(1)
+    for k in range(P):
+        for factor in (0.97, 1.03):
+            other = codes.copy()
+            other[:, k] *= factor
+            assert (negative_log(x, other @ atoms, 0.2).sum(1) >= least - 2e-3).all()
+
+
+def test_the_negative_binomial_likelihood_is_scipys(rng):
+    """Up to terms of the counts alone; with a tiny dispersion it is Poisson's."""
+    x, mu = rng.poisson(20.0, 50), rng.uniform(1, 40, 50)
+    differences = [
+        negative_log(x, mu, 1 / size) + nbinom.logpmf(x, size, size / (size + mu))
+        for size in (3.0, 10.0)
+    ]
+    np.testing.assert_allclose(*differences, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        negative_log(x, mu, 1e-7), negative_log(x, mu, 0.0), rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("size", [2.0, 20.0])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_dispersion_is_that_of_the_residuals(rng, size, gaps):
+    x, _, atoms = dispersed(rng, size, n=300, counts=1500.0)
+    events = Events.of(x, gaps_of(rng, x, gaps))
+    codes, _ = solve_dispersed(events, atoms, 1 / size)
+    assert estimate_dispersion(events, atoms, codes) == pytest.approx(1 / size, rel=0.15)
+
+
+@pytest.mark.parametrize("counts", [2.0, 60.0, 2000.0])
+def test_poissons_counts_have_no_dispersion(counts):
+    for seed in range(5):
+        x, _, atoms = planted(np.random.default_rng(seed), n=100, counts=counts)
+        events = Events.of(x)
+        assert estimate_dispersion(events, atoms, solve_codes(events, atoms)[0]) == 0
+
+
+# ---------------------------------------------------------------------------- choices
+
+OPEN = Chosen("auto", 0.0, 0.0)
+
+
+def test_hidden_entries_are_judged_by_the_likelihood(rng):
+    """Each is predicted by the codes of known entries that are not hidden."""
+    x, _, atoms = planted(rng)
+    masks, known = rng.random((2, *x.shape)) < 0.2, gaps_of(rng, x, True)
+    hidden = Hidden(Events.of(x, known), list(masks))
+    hidden.weigh(atoms, 0.0)
+    hidden.floor, expected, hidden.codes = 0.0, 0.0, []
+    for mask in masks:
+        codes, _ = solve_codes(Events.of(x, known * ~mask), atoms)
+        hidden.codes.append(codes)  # exact ones to begin with
+        mu, judged = codes @ atoms, known * mask
+        mu = np.maximum(mu, 1e-3 * mu[judged == 1].mean())
+        expected = expected + (judged * (mu - xlogy(x, mu))).sum(1)
+    np.testing.assert_allclose(hidden.predict(atoms).errors, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("counts", [20.0, 300.0, 3000.0])
+def test_the_prior_is_an_optimum_of_held_out_entries(counts):
+    """It is inside of the grid, and far from it other entries are predicted worse."""
+    rng = np.random.default_rng(1)
+    x, *_ = planted(rng, n=80, counts=counts)
+    events = Events.of(x)
+    start = first_atoms(events, P)
+    chosen = choose_prior(events, OPEN, np.random.default_rng(0), start)[0].alpha
+    assert 0.1 < chosen < 4 * x.sum() / start.size
+    hidden = Hidden(events, [rng.random(x.shape) < 0.1])
+    hidden.weigh(start, 0.0)
+
+    def error(smoothing):
+        (seen,) = hidden.seen
+        return hidden.predict(converge(seen, begin(seen, start), smoothing).atoms).total
+
+    assert error(chosen) < min(error(32 * chosen), error(chosen / 32)) + 1
+
+
+def test_a_prior_is_chosen_that_beats_none(rng):
+    """Closer to the true rates, by the divergence; a maximum of likelihood has rates of 0."""
+    x, rates, _ = planted(rng, n=300, counts=40.0)
+    events = Events.of(x)
+
+    def error(smoothing, atoms):
+        state = converge(events, begin(events, atoms), smoothing, 40)
+        mu = np.maximum(solve_codes(events, state.atoms)[0] @ state.atoms, 1e-12)
+        return (xlogy(rates, rates / mu) - rates + mu).sum()
+
+    start = first_atoms(events, P)
+    chosen, atoms = choose_prior(events, OPEN, np.random.default_rng(0), start)
+    assert error(chosen.alpha, atoms) < 0.8 * error(0.0, start)
+
+
+def signatures(rng, p, n, counts):
+    """Return counts of spiky spectra, some of them in a row, and the spectra."""
+    atoms = rng.dirichlet(np.full(40, 0.15), p)
+    codes = rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < 0.5)
+    return rng.poisson(counts * codes @ atoms).astype(float), atoms
+
+
+def sized(events, **given):
+    """Choose a number of atoms."""
+    given = Chosen(1.0, 0.0, 0.0)._replace(**given)
+    none = np.empty((0, events.counts.shape[1]))
+    return choose_size(events, given, np.random.default_rng(0), none)
+
+
+@pytest.mark.parametrize("p", [1, 3, 6])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_number_of_atoms_is_found(rng, p, gaps):
+    x, atoms = signatures(rng, p, 80, 500.0)
+    exposure = rng.uniform(0.5, 2, len(x)) if gaps else 1.0
+    found, path = sized(Events.of(x, gaps_of(rng, x, gaps), exposure))
+    assert len(found) == p
+    assert (np.diff(path["n_components"]) > 0).all()
+    assert path["score"].max() <= 1
+    assert path["score"][path["n_components"] == p] > path["score"].max() - 0.01
+    found, atoms = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, atoms))
+    assert (found @ atoms.T).max(0).min() > 0.95
+
+
+def test_variation_beyond_poissons_adds_no_atoms(rng):
+    """Hidden features are not predicted by atoms that explain the errors of single entries."""
+    _, atoms = signatures(rng, 4, 1, 1.0)
+    codes = rng.gamma(1.0, 1.0, (120, 4)) * (rng.random((120, 4)) < 0.6)
+    rates = 2000 * codes @ atoms * rng.lognormal(0, 0.2, (120, 40))
+    assert len(sized(Events.of(rng.poisson(rates).astype(float)))[0]) == 4
+
+
+# ---------------------------------------------------------------------------- weights of rows
+
+
+def repeated_and_weighted(rng, gaps=False, **options):
+    """Return events with weights of rows, and the same with repeated rows, and their atoms."""
+    x, _, atoms = planted(rng, **options)
+    rows = x, gaps_of(rng, x, gaps), rng.uniform(0.5, 2, len(x))
+    often = rng.integers(1, 4, len(x))
+    return Events.of(*rows, often), Events.of(*(np.repeat(t, often, axis=0) for t in rows)), atoms
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("dispersion", [0.0, 0.3])
+def test_steps_with_weights_are_steps_with_repeated_rows(rng, gaps, dispersion):
+    weighted, repeated, atoms = repeated_and_weighted(rng, gaps)
+    one, other = (begin(events, atoms + 0.05) for events in (weighted, repeated))
+    weighted = weighted.weighed(atoms, one.codes, dispersion)
+    repeated = repeated.weighed(atoms, other.codes, dispersion)
+    for _ in range(20):
+        one, other = advance(weighted, one, 2.0), advance(repeated, other, 2.0)
+    np.testing.assert_allclose(one.objectives, other.objectives)
+    np.testing.assert_allclose(one.losses, other.losses)
+    np.testing.assert_allclose(one.atoms, other.atoms, atol=1e-9)
+
+
+def test_choices_with_weights_are_choices_with_repeated_rows(rng):
+    """The start, and the errors of hidden entries."""
+    weighted, repeated, atoms = repeated_and_weighted(rng, gaps=True, counts=3.0)
+    often = weighted.often[:, 0].astype(int)
+    np.testing.assert_allclose(first_atoms(weighted, P), first_atoms(repeated, P), atol=1e-9)
+    mask = rng.random((N, M)) < 0.2
+    pair = Hidden(weighted, [mask]), Hidden(repeated, [np.repeat(mask, often, axis=0)])
+    for hidden in pair:
+        hidden.weigh(atoms, 0.0)
+    one, other = (hidden.predict(atoms).total for hidden in pair)
+    assert one == pytest.approx(other)
+
+
+def test_the_dispersion_is_that_of_heavy_rows(rng):
+    """Rows of another dispersion hardly count; the unit of weights does not matter."""
+    _, rates, atoms = planted(rng, n=600, counts=1500.0)
+    x = rng.poisson(rates * rng.gamma(10.0, 0.1, rates.shape)).astype(float)
+    x[::2] = rng.poisson(rates[::2] * rng.gamma(2.0, 0.5, rates[::2].shape))
+    for light, expected in ((1, 0.5), (0, 0.1)):
+        weight = np.where(np.arange(600) % 2 == light, 1e-4, 1.0)
+        events, scaled = (Events.of(x, often=unit * weight) for unit in (1.0, 7.0))
+        codes, _ = solve_dispersed(events, atoms, 0.2)
+        found = estimate_dispersion(events, atoms, codes)
+        assert found == pytest.approx(expected, rel=0.15)
+        assert estimate_dispersion(scaled, atoms, codes) == pytest.approx(found)
+
+
+def test_codes_do_not_depend_on_weights(rng):
+    weighted, _, atoms = repeated_and_weighted(rng)
+    plain = replace(weighted, often=np.ones((N, 1)))
+    codes, _ = solve_codes(weighted, atoms)
+    np.testing.assert_array_equal(codes, solve_codes(plain, atoms)[0])
+    np.testing.assert_array_equal(
+        *(solve_dispersed(events, atoms, 0.2)[0] for events in (weighted, plain))
+    )
+
+
+def test_the_number_of_atoms_is_that_of_heavy_rows(rng):
+    """Errors of rows that hardly count are no reason for atoms, and no chance."""
+    x, _ = signatures(rng, 4, 80, 500.0)
+    y, _ = signatures(rng, 5, 80, 2000.0)
+    rows, weight = np.stack([x, y], 1).reshape(160, -1), np.tile([2.0, 2e-6], 80)
+    assert len(sized(Events.of(rows, often=weight))[0]) == 4

@@ -1,0 +1,328 @@
+"""Choices of a search: its penalty, and the penalty of codes."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from two_processes import in_two_processes
+
+from skpudle import PUDLEDictionaryLearning
+from skpudle._initialization import initial_atoms
+from skpudle._operators._atoms import project_atoms
+from skpudle.search import Problem, auto_alpha, search
+from skpudle.search._epoch import own
+from skpudle.search.choose import best_coding
+from skpudle.search.descend import refit_atoms
+from skpudle.search.find import (
+    Trial,
+    chosen_trial,
+    find_atoms,
+    finds_more,
+    limits_of_path,
+    next_penalty,
+    penalty_of_mixtures,
+)
+from skpudle.search.held_out import HeldOut, Prediction, hold_out
+
+
+def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
+    """Return rows of random atoms with this ratio of signal to noise, and the atoms."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((p, m))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.uniform(0.5, 1.5, (n, p)) * rng.choice([-1, 1], (n, p))
+    codes[rng.random((n, p)).argsort(1).argsort(1) >= n_nonzero] = 0
+    x = codes @ atoms
+    x += x.std() * 10 ** (-decibels / 20) * rng.standard_normal(x.shape)
+    return torch.from_numpy(x), torch.from_numpy(atoms)
+
+
+def share_found(atoms, truth, cosine=0.95):
+    return float(((torch.as_tensor(atoms) @ truth.mT).abs().amax(0) > cosine).double().mean())
+
+
+# ---------------------------------------------------------------------------- trials made by hand
+
+PARTS = 100
+
+
+def rows_held_out(
+    n_parts=PARTS, *, alpha=1.0, smallest=1 / 16, largest=12, fixed=False, mixes=False
+):
+    """Return what the path asks of a problem; each part has the energy 4."""
+    energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
+    limits = dict(smallest=smallest, largest=largest)
+    held_out = SimpleNamespace(energies=energies, fixed=fixed, mixes=mixes, total=own, **limits)
+    return SimpleNamespace(alpha=alpha, held_out=held_out, total=own)
+
+
+def trial_of(alpha, error, n_parts=PARTS):
+    """Return a trial whose errors differ from those of another by different amounts in all rows."""
+    spread = torch.linspace(0.5, 1.5, n_parts, dtype=torch.float64)
+    errors = error * spread
+    return Trial(alpha, False, Prediction(errors, float(errors.sum())))
+
+
+def path_of(error, problem=None):
+    """Return the trials of a path where a penalty has this error."""
+    problem = rows_held_out() if problem is None else problem
+    n, alpha, trials = len(problem.held_out.energies), problem.alpha, []
+    while alpha is not None:
+        trials.append(trial_of(alpha, error(alpha), n))
+        alpha = next_penalty(trials, problem)
+    return trials, problem
+
+
+def test_a_flat_path_goes_to_the_largest_penalty_and_takes_it():
+    trials, problem = path_of(lambda alpha: 1.0)
+    alphas = [trial.alpha for trial in trials]
+    assert alphas == sorted(alphas)
+    assert 12 / 2**0.5 < alphas[-1] <= 12
+    assert chosen_trial(trials, problem) is trials[-1]
+
+
+def test_a_path_that_rises_on_both_sides_stays():
+    trials, problem = path_of(lambda alpha: 1 + abs(np.log2(alpha)))
+    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5])
+    assert chosen_trial(trials, problem) is trials[0]
+    assert not finds_more(trials, problem)
+
+
+def test_a_path_that_falls_goes_to_the_smallest_penalty_and_takes_it():
+    trials, problem = path_of(lambda alpha: alpha)
+    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125, 0.0625]
+    assert chosen_trial(trials, problem) is trials[-1]
+    assert not finds_more(trials, problem)
+
+
+def test_a_path_ends_behind_its_valley_and_takes_that():
+    trials, problem = path_of(lambda alpha: 1 + abs(np.log2(alpha / 4)))
+    assert [trial.alpha for trial in trials] == pytest.approx(
+        [1, 2**0.5, 2, 2 * 2**0.5, 4, 4 * 2**0.5]
+    )
+    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
+    assert finds_more(trials, problem)  # it explains three times as much as the first
+
+
+def test_a_path_finds_no_more_than_earlier_paths():
+    """Also where the first penalty explains nothing: rounds would begin again without an end."""
+    trials, problem = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
+    explained = 1 - min(trial.prediction.total for trial in trials) / float(
+        problem.held_out.energies.sum()
+    )
+    assert finds_more(trials, problem)
+    energy = float(problem.held_out.energies.sum())
+    assert not finds_more(trials, problem, (1 - explained) * energy)
+    assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
+
+
+def test_a_path_that_gains_less_than_a_fifth_finds_no_other_atoms():
+    trials, problem = path_of(lambda alpha: 2 + 0.1 * abs(np.log2(alpha / 4)))
+    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
+    assert not finds_more(trials, problem)
+
+
+def test_smaller_penalties_end_where_they_gain_nothing():
+    trials, _ = path_of(lambda alpha: max(alpha, 0.25) + (alpha > 1))
+    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125]
+
+
+def test_a_path_of_mixtures_goes_both_ways_until_it_is_worse():
+    """Also where errors hardly change."""
+    mixtures = rows_held_out(mixes=True)
+    trials, _ = path_of(lambda alpha: 1 + max(alpha - 1, 0), mixtures)
+    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5, 0.25, 0.125, 1 / 16])
+    trials, _ = path_of(lambda alpha: 1 + max(0.3 - alpha, 0), mixtures)
+    assert [trial.alpha for trial in trials[-2:]] == [0.5, 0.25]
+    assert chosen_trial(trials, mixtures).alpha == max(trial.alpha for trial in trials) > 8
+
+
+def test_where_nothing_is_predicted_the_first_penalty_stays():
+    for error in (lambda alpha: 5.0, lambda alpha: 5 - 0.01 * alpha):
+        trials, problem = path_of(error)
+        assert chosen_trial(trials, problem) is trials[0]
+        assert trials[-1].alpha > 8  # larger ones were tried
+
+
+@pytest.mark.parametrize("smallest", [1.0, 0.25])
+def test_a_path_stays_within_its_limits(smallest):
+    problem = rows_held_out(smallest=smallest)
+    trials, _ = path_of(lambda alpha: alpha, problem)
+    assert limits_of_path(problem) == (smallest, 12)
+    assert min(trial.alpha for trial in trials) == smallest
+    fixed = rows_held_out(alpha=3.0, fixed=True)
+    assert limits_of_path(fixed) == (3, 3)
+
+
+# ---------------------------------------------------------------------------- searches
+
+
+@pytest.fixture(scope="module")
+def loud():
+    """Return rows with twice as much noise as signal, and their atoms."""
+    return planted(6000, decibels=-3)
+
+
+@pytest.fixture(scope="module")
+def fitted(loud):
+    return PUDLEDictionaryLearning(25, random_state=0).fit(loud[0].numpy())
+
+
+def test_at_much_noise_the_path_finds_more_atoms_than_the_usual_penalty(loud, fitted):
+    x, truth = loud
+    alpha = auto_alpha(x)
+    first = initial_atoms(x, 25, "data", torch.Generator().manual_seed(0))
+    usual = search(Problem(x, alpha), first).atoms
+    assert share_found(fitted.components_, truth, 0.9) > share_found(usual, truth, 0.9) + 0.3
+    assert fitted.search_alpha_ > 1.4 * alpha
+
+
+@pytest.mark.parametrize("decibels", [3, 20])
+def test_the_order_of_features_leaves_what_is_found(decibels):
+    """Other groups of features are hidden."""
+    x, truth = planted(4000, decibels=decibels)
+    for order in (torch.arange(20), torch.arange(20).flip(0)):
+        learner = PUDLEDictionaryLearning(25, random_state=0).fit(x[:, order].numpy())
+        assert share_found(learner.components_, truth[:, order], 0.9) >= 0.95
+
+
+def test_a_given_penalty_has_no_path(loud, fitted):
+    x, _ = loud
+    alpha = auto_alpha(x)
+    assert fitted.search_alpha_ != alpha
+    learner = PUDLEDictionaryLearning(25, alpha=alpha, random_state=0).fit(x.numpy())
+    assert learner.search_alpha_ == alpha
+    problem, alphas = hold_out(Problem(x, alpha), fixed=True), set()
+    found = search(problem, x[:25], on_epoch=lambda found: alphas.add(found.alpha))
+    assert alphas == {alpha}
+    assert len(found.path) == 1
+
+
+def test_dense_codes_with_little_noise_want_a_smaller_penalty():
+    """The usual one bends their atoms."""
+    rng = np.random.default_rng(0)
+    atoms = np.abs(rng.standard_normal((4, 12)))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.gamma(1.0, size=(600, 4)) * (rng.random((600, 4)) < 0.6)
+    X = codes @ atoms + 0.003 * rng.standard_normal((600, 12))
+    x = torch.from_numpy(X)
+    learner = PUDLEDictionaryLearning(4, positive_code=True, random_state=0).fit(X)
+    assert learner.search_alpha_ < auto_alpha(x)
+
+
+@pytest.mark.parametrize("exponent", [-10, 10, 100])
+def test_the_unit_of_the_data_is_that_of_the_penalty_and_changes_no_bit(exponent):
+    x = planted(600, decibels=0)[0].numpy()
+    one, other = (
+        PUDLEDictionaryLearning(25, random_state=0).fit(c * x) for c in (1.0, 2.0**exponent)
+    )
+    assert other.search_alpha_ == 2.0**exponent * one.search_alpha_
+    np.testing.assert_array_equal(other.components_, one.components_)
+
+
+@pytest.fixture(scope="module")
+def records():
+    """Return a problem with rows that are held out, and the records of its search."""
+    x, _ = planted(300, 16, 20, decibels=-3)
+    problem = hold_out(Problem(x, auto_alpha(x)))
+    return problem, list(find_atoms(problem, x[:20]))
+
+
+def test_the_path_holds_all_penalties_that_were_searched_with(records):
+    problem, records = records
+    *_, last = records
+    path = {alpha for alpha, _, _ in last.path}
+    assert {found.alpha for found in records} == path
+    assert last.path[0][0] == problem.alpha
+    assert last.alpha == last.trial.alpha
+    seen = [found.path for found in records]
+    assert all(after[: len(before)] == before for before, after in pairwise(seen))
+    assert [found.stage for found in records].index("penalty") > 0
+
+
+def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
+    problem, (*_, last) = records
+    prediction = last.trial.prediction
+    found = problem.held_out.predict(last.trial.judged, prediction.place)
+    assert found.total == pytest.approx(prediction.total, rel=0.01)
+    assert (last.alpha, prediction.total, last.is_unbiased) in last.path
+
+
+def test_processes_with_their_own_rows_take_one_path():
+    x, _ = planted(600, 16, 20, decibels=0)
+    first = initial_atoms(x, 20, "data", torch.Generator().manual_seed(0))
+    alpha = auto_alpha(x)
+
+    def run(rank, total):
+        part = x[rank * 240 :][: (240, 360)[rank]]
+        problem = hold_out(Problem(part, alpha, total=total))
+        return search(problem, first)
+
+    one, other = in_two_processes(run)
+    assert torch.equal(one.atoms, other.atoms)
+    assert torch.equal(one.trial.judged, other.trial.judged)
+    assert one.path == other.path
+    assert len(one.trial.prediction.errors) < len(other.trial.prediction.errors)
+    assert len(one.path) > 1
+
+
+def test_atoms_without_bias_are_nearer_to_the_truth():
+    x, truth = planted(600, 20, 20, decibels=20)
+    problem = hold_out(Problem(x, auto_alpha(x)), fixed=True)
+    found = search(problem, truth)
+    assert found.is_unbiased
+    both = found.atoms, refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
+    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in both)
+    assert after < 0.5 * before
+
+
+# ---------------------------------------------------------------------------- codes
+
+
+@pytest.mark.parametrize("debias", [None, 0.0, 0.5])
+@pytest.mark.parametrize("decibels", [0, 20])
+def test_codes_have_the_largest_penalty_that_predicts_nearly_as_well(decibels, debias):
+    """The same from all penalties, one by one, and the noise that the data have."""
+    x, truth = planted(300, decibels=decibels)
+    held_out = HeldOut(Problem(x, auto_alpha(x)))
+    found = best_coding(held_out, truth, debias=debias)
+    least, most = held_out.places
+    trials = [held_out.at(truth, place, debias) for place in range(most, least - 1, -1)]
+    best = min(trials, key=lambda trial: trial.total)
+    noise = held_out.noise(truth, best) * held_out.n_hidden
+    factor = 1.05 + 0.1 * best.share
+    limit = min(noise, best.total) + factor * max(best.total - noise, 0) + 1e-12 * best.total
+    chosen = next(trial for trial in trials if trial.total <= limit)
+    assert found.alpha == held_out.alpha * 2 ** (chosen.place / 2)
+    assert found.debias == (chosen.share if debias is None else debias)
+    clean_std = float(x.std()) / (1 + 10 ** (decibels / 10)) ** 0.5
+    assert found.noise_std == pytest.approx(clean_std, rel=0.25)
+
+
+# ---------------------------------------------------------------------------- mixtures
+
+
+@pytest.mark.parametrize("shape", [(400, 40), (40, 400)])
+def test_the_penalty_of_mixtures_is_that_of_their_noise(shape):
+    """It follows the noise from a small to the usual penalty."""
+    rng = np.random.default_rng(0)
+    clean = rng.dirichlet(np.ones(4), shape[0]) @ np.abs(rng.standard_normal((4, shape[1])))
+    noise = rng.standard_normal(shape)
+
+    def penalty(level):
+        problem = Problem(torch.from_numpy(clean + level * noise), 1.0)
+        return penalty_of_mixtures(problem, 4)
+
+    small, large = penalty(0.02), penalty(0.2)
+    assert small == pytest.approx(0.3 * 0.02, rel=0.05)
+    assert large == pytest.approx(10 * small, rel=0.02)
+    assert penalty(100.0) == 1.0
+    assert 0 < penalty(0.0) < small
+
+
+def test_atoms_of_all_features_have_a_penalty_too():
+    x = project_atoms(planted(30, 8, 8, decibels=10)[0])
+    for n_components in (8, 30):
+        assert 0 < penalty_of_mixtures(Problem(x, 0.1), n_components) <= 0.1

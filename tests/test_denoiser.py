@@ -1,0 +1,585 @@
+"""Denoising networks are loops of convolutions, train on noise, and keep the size of images."""
+
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage.metrics import peak_signal_noise_ratio
+from sklearn.datasets import load_sample_image
+from sklearn.model_selection import GridSearchCV
+
+from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
+from skpudle._data.noise import estimate_noise
+from skpudle._denoiser.network import DenoisingNetwork
+from skpudle.pretrained import load_denoiser
+
+SMALL = dict(
+    atom_shape=(5, 4), stride=(2, 3), noise_std=0.0, n_unfoldings=4, max_iter=2, tol=None,
+    random_state=0,
+)  # fmt: skip
+RANGE = (0.1, 0.5)
+
+
+def learner_of(n_components=6, **options):
+    return ConvDenoiser(n_components, **SMALL | options)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(5, 13, 16))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network for a range of noise, on normal numbers."""
+    images = np.random.default_rng(0).normal(size=(5, 13, 16))
+    return learner_of(noise_std=RANGE).fit(images)
+
+
+def blocks(n, size, seed):  # piecewise constant pictures
+    values = np.random.default_rng(seed).uniform(size=(n, size // 8 + 1, size // 8 + 1))
+    return np.kron(values, np.ones((8, 8)))[:, :size, :size]
+
+
+def network_of(generator, noise_std=RANGE, *, shape=(3, 6, 1, 5, 5), stride=(2, 2)):
+    network = DenoisingNetwork(shape, stride, noise_std, peak=9.0).double()
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_(0.15 * torch.randn(value.shape, generator=generator))
+        for levels in (network.thresholds, network.slopes):
+            if levels is not None:
+                levels.abs_()
+    return network
+
+
+# ---------------------------------------------------------------- the network
+
+
+@pytest.mark.parametrize("noise_std", [0.3, RANGE])
+def test_the_network_is_a_loop_of_convolutions(noise_std, generator):
+    """Values, and derivatives in all that is learned."""
+    network = network_of(generator, noise_std, shape=(5, 4, 2, 5, 4), stride=(2, 3))
+    x = 2 * torch.randn(3, 2, 13, 13, generator=generator, dtype=torch.float64)
+    sigma = torch.tensor([0.12, 0.3, 0.5], dtype=torch.float64)
+
+    def naive():
+        z = torch.nn.functional.conv2d(x, network.analysis[0], stride=(2, 3)) * 0
+        for t in range(5):
+            rest = (
+                x
+                if t == 0
+                else x - torch.conv_transpose2d(z, network.synthesis[t - 1], stride=(2, 3))
+            )
+            v = z + torch.nn.functional.conv2d(rest, network.analysis[t], stride=(2, 3))
+            level = network.thresholds[t].expand(3, 4)
+            if network.slopes is not None:  # in units of the middle level
+                level = level + sigma[:, None] / (0.1 * 0.5) ** 0.5 * network.slopes[t]
+            z = v.sign() * (v.abs() - level[..., None, None]).relu()
+        return torch.conv_transpose2d(z, network.synthesis[-1], stride=(2, 3))
+
+    codes = network.encode(x, sigma)
+    assert 0 < (codes == 0).double().mean() < 1
+    found, expected = network.decode(codes), naive()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weights = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    parameters = [*network.parameters()]
+    ours, oracle = (torch.autograd.grad((weights * y).sum(), parameters) for y in (found, expected))
+    for one, other in zip(ours, oracle, strict=True):
+        assert other.any()
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("shift_average", [False, True])
+def test_tiles_with_overlap_are_the_whole_image(shift_average, generator):
+    network = network_of(generator)
+    network.shift_average = shift_average
+    x = torch.randn(2, 1, 61, 53, generator=generator, dtype=torch.float64)
+    whole, calls = network(x, 0.3), []
+    for tile in (9, 16, 40):
+        network.tile = tile
+        tiled = network(x, 0.3, tell=lambda: calls.append(1))
+        torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+        assert len(calls) == network.n_tiles(x)
+        calls.clear()
+
+
+def test_shift_average_is_the_mean_over_moved_grids(generator):
+    """Inside, where the continuation of the border does not reach, and for no noise, unmixed."""
+    network = network_of(generator, 0.0)
+    x = torch.randn(1, 1, 70, 70, generator=generator, dtype=torch.float64)
+    total = 0
+    for i in range(2):
+        for j in range(2):
+            total = total + torch.nn.functional.pad(network(x[..., i:, j:]), [j, 0, i, 0])
+    network.shift_average = True
+    inside = (..., slice(26, 44), slice(26, 44))
+    torch.testing.assert_close(network(x)[inside], total[inside] / 4, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 28), (2, 23, 25), (1, 150)], ids=str)
+def test_the_mix_with_the_input_has_the_smallest_estimated_error(shape, generator):
+    """Stein's estimate with all derivatives has its minimum there.
+
+    Atoms are single pixels, so that the derivative is diagonal.
+    """
+    n_channels, *size = shape
+    sizes = (1, n_channels, n_channels, *[1] * len(size))
+    network = DenoisingNetwork(sizes, (1,) * len(size), 0.3, peak=9.0).double()
+    with torch.no_grad():
+        for atoms in (network.analysis, network.synthesis):
+            atoms.copy_(torch.eye(n_channels).reshape(sizes))
+        network.thresholds.fill_(0.7)
+    x = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    change = x.sign() * (x.abs() - 0.7).clamp_min(0) - x
+    trace = float((x.abs() > 0.7).double().sum())
+    share = 0.3**2 * (x.numel() - trace) / float(change.square().sum())
+    assert 0 < share < 0.9
+    # 10 % in favour of the network, and steps that cross a threshold
+    torch.testing.assert_close(network(x, 0.3), x + 1.1 * share * change, atol=0.02, rtol=0)
+
+
+def test_photons_are_mixed_by_the_variance_of_counts(generator):
+    """Hudson's identity: what noise explains of a change of a count is the count, times 1 - f'."""
+    network = DenoisingNetwork((1, 1, 1, 1, 1), (1, 1), "poisson", peak=99.0).double()
+    with torch.no_grad():
+        network.analysis.fill_(1.0)
+        network.synthesis.fill_(1.0)
+        network.thresholds.fill_(4.0)
+    counts = torch.poisson(torch.full((1, 1, 40, 40), 100.0), generator=generator).double()
+    roots = network.noise.enter(counts)
+    mixed, denoised = network.noise.leave(network(roots)), network.noise.leave(roots - 4.0)
+    slope = (roots - 4.0) / roots  # of (root(y) - 4)^2 / 4 in y
+    change = denoised - counts
+    share = float((counts * (1 - slope)).sum() / change.square().sum())
+    assert 0 < share < 0.5
+    torch.testing.assert_close(mixed, counts + 1.1 * share * change, rtol=1e-3, atol=0)
+
+
+def test_the_network_sees_nothing_that_it_was_not_trained_for(trained, images, monkeypatch):
+    """Pixels as large as in training, and a level of its range, whatever the noise and units."""
+    seen, levels, encode = [], [], DenoisingNetwork.encode
+
+    def listen(network, x, sigma=None, **options):
+        seen.append(float(x.abs().max()))
+        levels.append(network._levels(sigma, x))
+        return encode(network, x, sigma, **options)
+
+    monkeypatch.setattr(DenoisingNetwork, "encode", listen)
+    for unit in (1 / 64, 1.0, 255.0):
+        for level in (0.001, 0.09, 0.1, 0.5, 0.51, 3.0):
+            trained.denoise(unit * images, noise_std=unit * level)
+    assert max(seen) <= trained.peak_ + 6 * 0.5  # images and their noise
+    one = torch.ones(1, dtype=torch.float64)
+    ends = [trained._coder(one)._levels(level * one, one) for level in RANGE]
+    inside = ((ends[0] - 1e-12 <= found) & (found <= ends[1] + 1e-12) for found in levels)
+    assert all(found.all() for found in inside)
+
+
+def test_the_module_is_differentiable_and_moves(generator):
+    module = load_denoiser("gaussian-small").to_module()
+    x = torch.rand(1, 1, 9, 10, generator=generator, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: module(x, 0.1), x, atol=1e-4, rtol=1e-3)
+    flat = torch.full((1, 1, 9, 10), 0.5, requires_grad=True)
+    module(flat, 0.0).sum().backward()
+    assert torch.isfinite(flat.grad).all()
+    assert not [value for value in module.parameters() if value.requires_grad]
+    other = DenoisingNetwork(module.analysis.shape, module.stride, RANGE)
+    other.load_state_dict(module.state_dict())
+    torch.testing.assert_close(other(x, 0.1), module(x, 0.1))
+    with pytest.raises(ValueError, match="no noise level that a module would take. Call denoise"):
+        load_denoiser("poisson").to_module()
+
+
+# ---------------------------------------------------------------- denoising
+
+
+@pytest.mark.parametrize("shift_average", [False, True])
+@pytest.mark.parametrize("size", [(13, 16), (14, 15), (5, 4), (3, 20), (1, 1), (2, 7)], ids=str)
+def test_denoised_images_have_exactly_the_size_of_their_input(size, shift_average, trained):
+    learner = pickle.loads(pickle.dumps(trained)).set_params(shift_average=shift_average)
+    image = np.random.default_rng(0).normal(size=size)
+    (denoised,) = learner.denoise([image])
+    assert denoised.shape == size
+    assert np.isfinite(denoised).all()
+    assert learner.denoise(image[None]).shape == (1, *size)
+    assert learner.transform([image])[0].shape[-1] == 6
+
+
+def test_unsigned_integers_are_fractions_of_their_largest_value(images):
+    pixels = np.clip(60 * images + 128, 0, 255).astype(np.uint8)
+    learner = learner_of(alpha=0.1).fit(pixels / 255)
+    expected = np.clip(learner.denoise(pixels / 255), 0, 1)
+    denoised = learner.denoise(pixels)
+    assert denoised.dtype == np.uint8
+    np.testing.assert_allclose(denoised, 255 * expected, atol=0.51)
+    tensor = learner.denoise(torch.tensor(pixels))
+    assert tensor.dtype == torch.uint8
+    np.testing.assert_array_equal(tensor, denoised)
+    wide = learner.denoise([pixels[0].astype(np.uint16) * 257])[0]
+    np.testing.assert_allclose(wide, 65535 * expected[0], atol=1)
+    np.testing.assert_array_equal(learner.denoise(pixels[0]), denoised[0])  # a single picture
+
+
+@pytest.mark.parametrize("unit", [1 / 64, 64.0, 255.0])
+def test_images_in_other_units_are_scaled_to_the_pixels_of_training(unit, images, trained):
+    assert trained.peak_ == np.abs(images).max()
+    for image in images * (trained.peak_ / np.abs(images).max(axis=(1, 2), keepdims=True)):
+        for noise_std in (0.2, 0.02):  # known, and less than known
+            (expected,) = trained.denoise([image], noise_std=noise_std)
+            (found,) = trained.denoise([unit * image], noise_std=noise_std * unit)
+            np.testing.assert_allclose(found, unit * expected, rtol=1e-10, atol=1e-10 * unit)
+
+
+def test_every_image_has_its_noise_and_none_without_noise_changes(images, trained):
+    levels = np.array([0.0, 0.1, 0.2, 0.4, 0.5])
+    together = trained.denoise(images, noise_std=levels)
+    for i, level in enumerate(levels):
+        (alone,) = trained.denoise([images[i]], noise_std=level)
+        np.testing.assert_allclose(together[i], alone, atol=1e-12)
+    np.testing.assert_array_equal(together[0], images[0])
+    assert (together[1:] != images[1:]).all()
+
+
+def test_a_network_for_grey_images_denoises_three_channels(images, trained):
+    """By their mean, which has less noise, and differences, of which grey images have none."""
+    coloured = np.repeat(images[..., None], 3, axis=3)
+    denoised = trained.denoise(coloured, noise_std=0.3)
+    expected = trained.denoise(images, noise_std=0.3 / 3**0.5)
+    np.testing.assert_allclose(denoised, np.repeat(expected[..., None], 3, axis=3), atol=1e-12)
+    with pytest.raises(ValueError, match="3 channels, but .* fitted on 1"):
+        trained.transform(coloured)
+
+
+def test_score_is_the_mean_psnr(images):
+    learner = learner_of().fit(images)
+    noisy = images + 0.1
+    expected = [
+        peak_signal_noise_ratio(clean, denoised, data_range=2.0)
+        for clean, denoised in zip(images, learner.denoise(noisy))
+    ]
+    score = learner.score(list(noisy), list(images), peak=2.0)
+    assert type(score) is float
+    assert score == pytest.approx(np.mean(expected))
+    with pytest.raises(ValueError, match="nothing to remove: the noise of training is 0"):
+        learner.score(images, [0, 1, 0, 1, 0])
+    # without clean images the noise of training is added, the same in every call
+    of_noise = learner_of(noise_std=0.3).fit(images)
+    assert of_noise.score(images[::-1]) == pytest.approx(of_noise.score(images))
+    noise = np.random.default_rng(1).normal(scale=0.3, size=images.shape)
+    plain = of_noise.score(images + noise, images)
+    assert of_noise.score(images) == pytest.approx(plain, abs=0.5)
+
+
+def test_progress_is_told_tile_by_tile(images, trained, capsys):
+    learner = pickle.loads(pickle.dumps(trained)).set_params(verbose=1)
+    learner.denoise(images)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("denoising, tile 2/2 ")
+
+
+def test_photons_are_denoised_as_roots():
+    """The same updates for pairs of counts and expectations, and the same results."""
+    rng = np.random.default_rng(0)
+    expected = rng.uniform(0, 4, size=(4, 13, 16))
+    counts = rng.poisson(expected).astype(float)
+    photons = learner_of(noise_std="poisson", flip=False, alpha=0.4).fit(counts, expected)
+    root, both = lambda x: 2 * np.sqrt(x + 3 / 8), (counts, expected)
+    roots = learner_of(noise_std=0.0, flip=False, alpha=0.4).fit(*map(root, both))
+    np.testing.assert_allclose(photons.components_, roots.components_, rtol=1e-10)
+    codes = photons.transform(counts)
+    np.testing.assert_allclose(codes, roots.transform(root(counts)), rtol=1e-9, atol=1e-12)
+    decoded = np.maximum((np.maximum(roots.inverse_transform(codes), 0) / 2) ** 2 - 3 / 8, 0)
+    np.testing.assert_allclose(photons.inverse_transform(codes), decoded, rtol=1e-9, atol=1e-12)
+    as_integers = photons.denoise(counts.astype(np.uint16))
+    np.testing.assert_array_equal(as_integers, photons.denoise(counts))
+    for call in (photons.fit, photons.denoise, lambda x: photons.fit(counts, x)):
+        with pytest.raises(ValueError, match="Negative values"):
+            call(-1 - counts)
+    with pytest.raises(ValueError, match="Leave noise_std=None"):
+        photons.denoise(counts, noise_std=1.0)
+    with pytest.raises(ValueError, match="3 channels"):
+        photons.denoise(np.stack([counts] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("peak", [1, 4])
+def test_the_packaged_network_denoises_photons(peak):
+    image = load_sample_image("flower.jpg").mean(axis=2)[100:180, 200:290]
+    expected = peak * image / image.max()
+    counts = np.random.default_rng(0).poisson(expected)
+    smoothed = ndimage.gaussian_filter(counts.astype(float), 2)
+    decibels = -10 * np.log10(np.square(smoothed - expected).mean())
+    assert load_denoiser("poisson").score([counts], [expected]) > 0.5 + decibels
+
+
+# ---------------------------------------------------------------- the noise of images
+
+
+def test_texture_is_no_noise():
+    """Clean photographs have none, and noise is found whole where there is enough of it."""
+    parts = []
+    for name in ("china.jpg", "flower.jpg"):
+        image = load_sample_image(name).mean(axis=2) / 255
+        part = image[100:292, 150:342]
+        assert float(estimate_noise(torch.tensor(part)[None, None])) < 1e-3
+        image = image if name == "china.jpg" else part
+        corners = np.ndindex(*(n // 32 for n in image.shape))
+        parts += [image[32 * y : 32 * y + 32, 32 * x : 32 * x + 32] for y, x in corners]
+    clean = torch.tensor(np.stack(parts))[:, None]
+    assert (estimate_noise(clean) > 0.005).double().mean() < 0.1  # .14 with half the texture
+    white = torch.randn(4, 1, 200, 210, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(estimate_noise(white), torch.ones(4), atol=0.05, rtol=0)
+    ramp = torch.linspace(0, 20, 200)[:, None] + white
+    torch.testing.assert_close(estimate_noise(ramp), torch.ones(4), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(96, 80), (700,), (1, 700)], ids=str)
+def test_estimated_noise_commutes_with_units_and_offsets(size):
+    images = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(0)).double()
+    found = estimate_noise(images)
+    assert ((found > 0.7) & (found < 1.3)).all()
+    torch.testing.assert_close(estimate_noise(255 * images - 7), 255 * found, rtol=1e-9, atol=0)
+    assert not estimate_noise(torch.full((1, 1, *size), 0.5)).any()
+
+
+def test_the_noise_of_photographs_is_estimated():
+    """Within 5 % at 15 and 50 of 255, where there is not more texture than noise."""
+    image = load_sample_image("flower.jpg").mean(axis=2) / 255
+    for level in (15 / 255, 50 / 255):
+        noisy = image + level * np.random.default_rng(0).normal(size=image.shape)
+        found = float(estimate_noise(torch.tensor(noisy)[None, None]))
+        assert abs(found / level - 1) < 0.05
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_training_denoises():
+    """Supervised by pairs, or with noise of its own."""
+    clean, test = blocks(24, 33, 0), blocks(6, 40, 1)
+    rng = np.random.default_rng(2)
+    noisy, noisy_test = (x + 0.2 * rng.normal(size=x.shape) for x in (clean, test))
+    options = dict(atom_shape=(6, 6), stride=3, n_unfoldings=6, max_iter=15, batch_size=8)
+    options |= dict(learning_rate=1e-2, alpha=0.2)
+    before = learner_of(16, **options | {"learning_rate": 1e-9}).fit(noisy, clean)
+    start = before.score(noisy_test, test)
+    pairs = learner_of(16, **options).fit(noisy, clean).score(noisy_test, test)
+    fresh = learner_of(16, **options, noise_std=0.2).fit(clean)
+    assert pairs > start + 1
+    assert fresh.score(noisy_test, test) > start + 1
+    averaged = fresh.set_params(shift_average=True).score(noisy_test, test)
+    assert averaged > fresh.set_params(shift_average=False).score(noisy_test, test)
+
+
+def test_one_network_denoises_at_any_level():
+    """It does better with the noise it is told or finds than with that of another level."""
+    clean, test = blocks(32, 24, 0), blocks(32, 24, 1)
+    learner = learner_of(16, noise_std=(0.05, 0.5), crop_size=24, learning_rate=1e-2)
+    learner.set_params(max_iter=40).fit(clean)
+    for level in (0.07, 0.4):
+        noisy = test + level * np.random.default_rng(2).normal(size=test.shape)
+        told, found, wrong = (
+            np.mean((learner.denoise(noisy, noise_std=s) - test) ** 2)
+            for s in (level, None, 0.47 - level)
+        )
+        assert max(told, found) < min(0.8 * wrong, level**2)
+
+
+def test_a_fit_begins_as_the_lasso_of_its_atoms(images):
+    """The step is shared by both sides, and codes and thresholds are in its unit."""
+    atoms = np.random.default_rng(1).normal(size=(6, 5, 4))
+    atoms /= np.linalg.norm(atoms, axis=(1, 2), keepdims=True)
+    learner = learner_of(dict_init=3 * atoms, alpha=0.3, learning_rate=1e-300).fit(images)
+    lasso = ConvPUDLEDictionaryLearning(6, atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4)
+    lasso.set_params(alpha=0.3, dict_init=atoms, max_iter=1, tol=None, random_state=0)
+    lasso.set_params(optimizer=partial(torch.optim.Adam, lr=1e-300)).fit(images)
+    codes = learner.transform(images)
+    np.testing.assert_allclose(codes * lasso.step_size_**0.5, lasso.transform(images), atol=1e-12)
+    expected = lasso.inverse_transform(lasso.transform(images))
+    np.testing.assert_allclose(learner.inverse_transform(codes), expected, atol=1e-12)
+
+
+def test_the_same_seed_gives_the_same_bits_also_after_pickling(images):
+    options = dict(noise_std=0.1, crop_size=9)
+    first, second, other = (
+        learner_of(**options | {"random_state": seed}).fit(images) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.components_, second.components_)
+    assert (first.components_ != other.components_).any()
+    stored = pickle.loads(pickle.dumps(first)).partial_fit(images)
+    np.testing.assert_array_equal(stored.components_, second.partial_fit(images).components_)
+    assert stored.n_steps_ == first.n_steps_ + 1
+    assert len(stored.loss_curve_) == 3
+
+
+@pytest.mark.parametrize("exponent", [-30, -3, 20])
+@pytest.mark.parametrize("noise_std", [0.1, (0.05, 0.3)])
+def test_thresholds_scale_with_the_data(noise_std, exponent, images):
+    """In `fit` and in `partial_fit` after it; slopes for the noise have no unit."""
+    unit = 2.0**exponent
+    one, other = (learner_of(3, noise_std=s, learning_rate=0.02) for s in (noise_std, 0.0))
+    scaled = unit * np.asarray(noise_std)
+    other.set_params(noise_std=tuple(scaled) if scaled.ndim else float(scaled))
+    for method in ("fit", "partial_fit"):
+        getattr(one, method)(images)
+        getattr(other, method)(unit * images)
+        np.testing.assert_allclose(other.alpha_, unit * one.alpha_, rtol=1e-7)
+        np.testing.assert_allclose(other.components_, one.components_, rtol=1e-7)
+        if isinstance(noise_std, tuple):
+            np.testing.assert_allclose(other.alpha_slope_, one.alpha_slope_, rtol=1e-7)
+
+
+def test_without_a_level_the_noise_follows_the_images(images):
+    """In proportion to the pixels of clean images, or as noisy images differ from clean ones."""
+    learner = learner_of(noise_std="auto").fit(images)
+    assert learner.training_noise_std_ == pytest.approx(0.45 * images.std())
+    noisy = images + 0.3 * np.random.default_rng(1).normal(size=images.shape)
+    pairs = learner_of(noise_std="auto").fit(noisy, images)
+    stored = pairs.training_noise_std_
+    assert stored == pytest.approx((noisy - images).std())
+    assert pairs.peak_ == np.abs(images).max()
+    assert pairs.partial_fit(images / 2).training_noise_std_ == stored
+    assert pairs.peak_ == np.abs(images).max()
+    learners = [learner_of(**s, alpha=0.2).fit(images, images) for s in ({}, dict(noise_std=0.5))]
+    np.testing.assert_array_equal(learners[0].components_, learners[1].components_)
+
+
+def test_a_denoiser_of_the_default_noise_denoises_raw_images():
+    """Integers as they are, which are not centred."""
+    clean, test = ((255 * blocks(16, 24, seed)).astype(np.uint8) for seed in (0, 1))
+    learner = ConvDenoiser(8, atom_shape=(7, 7), n_unfoldings=5, max_iter=40, tol=None)
+    learner.set_params(learning_rate=1e-2, random_state=0).fit(clean)
+    noise = 255 * learner.training_noise_std_ * np.random.default_rng(2).normal(size=test.shape)
+    noisy = np.clip(test + noise, 0, 255).astype(np.uint8)
+    denoised = learner.denoise(noisy)
+    before, after = (np.square(x.astype(float) - test).mean() for x in (noisy, denoised))
+    assert after < 0.8 * before
+    assert denoised.dtype == np.uint8
+
+
+def test_a_fitted_dictionary_is_a_start(images):
+    dictionary = ConvPUDLEDictionaryLearning(6, atom_shape=(5, 4), stride=(2, 3), random_state=0)
+    atoms = dictionary.fit(images).components_
+    by_learner, by_atoms = (learner_of(dict_init=d).fit(images) for d in (dictionary, atoms))
+    np.testing.assert_array_equal(by_learner.components_, by_atoms.components_)
+
+
+def test_training_that_diverges_leaves_a_finite_network(images):
+    learner = learner_of(learning_rate=1e30, max_iter=9)
+    with pytest.raises(ValueError, match="stopped being finite .*learning_rate"):
+        learner.fit(images)
+    assert learner.ended_by_ == "divergence"
+    assert np.isfinite(learner.denoise(images)).all()
+
+
+def test_a_grid_of_parameters_is_searched_by_the_score():
+    images = blocks(8, 24, 0)
+    learner = learner_of(noise_std=0.2, batch_size=2, max_iter=10)
+    search = GridSearchCV(learner, {"learning_rate": [1e-9, 1e-2]}, cv=2).fit(images)
+    assert search.best_params_ == {"learning_rate": 1e-2}
+    assert search.score(images) == search.best_estimator_.score(images)
+
+
+MODES = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default device": lambda: torch.device("meta"),  # numbers do not exist there
+}
+
+
+@pytest.mark.parametrize("dict_init", ["random", "data", "dct"])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_modes_of_torch_do_not_matter(mode, dict_init, images):
+    images = images.astype(np.float32)
+    options = dict(dict_init=dict_init, noise_std=0.1, shift_average=True, batch_size=2)
+
+    def results():
+        learner = learner_of(**options, device="cpu").fit(images).partial_fit(images)
+        codes = learner.transform(images)
+        again = learner.inverse_transform(codes)
+        return learner.components_, codes, again, learner.denoise(images), learner.score(images)
+
+    expected = results()
+    with mode():
+        found = results()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_noise_in_other_units_than_the_images_is_pointed_out():
+    """Unsigned integers become fractions, so sigma 25 is 25 / 255; other numbers stay."""
+    images = np.random.default_rng(0).integers(256, size=(2, 13, 16), dtype=np.uint8)
+    wrong = pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1")
+    with pytest.warns(UserWarning, match="All codes .* are zero"), wrong as record:
+        learner_of(noise_std=25.0, learning_rate=1e-9).fit(images)
+    learner = learner_of(noise_std=25 / 255).fit(images)
+    learner.denoise(images)
+    learner.denoise(images, noise_std=1e-6)  # who tells it knows it
+    with pytest.warns(UserWarning, match="noise_std=0.098, but the largest pixel is 255") as more:
+        learner.denoise(images.astype(float))
+    with pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1") as told:
+        learner.denoise(images / 255, noise_std=25)
+    assert {warning.filename for warning in [*record, *more, *told]} == {__file__}
+    with pytest.raises(ValueError, match="noise_std=25, but images of uint8.* noise_std / 255"):
+        learner.denoise(images, noise_std=25)
+
+
+@pytest.mark.parametrize(
+    "noise_std", [-1.0, float("nan"), float("inf"), [0.1, 0.2], "a", ["a"] * 5, 1j, True, [[0.1]]]
+)
+def test_what_is_no_noise_is_refused(noise_std, images, trained):
+    with pytest.raises(ValueError, match="no standard deviation. Pass .* each of 5 images"):
+        trained.denoise(images, noise_std=noise_std)
+    with pytest.raises(ValueError, match="noise of training was 0"):
+        learner_of().fit(images).denoise(images, noise_std=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(noise_std=(0.5, 0.1)), "neither a standard deviation nor a pair"),
+        (dict(noise_std=(0.0, 0.1)), "neither a standard deviation nor a pair"),
+        (dict(stride=(1, 2, 3)), "do not belong together"),
+        (dict(stride=(6, 3)), "leaves gaps between atoms"),
+        (dict(atom_shape=(5, 4, 3), stride=1), "one or two axes of an atom"),
+        (dict(atom_shape=()), "do not belong together"),
+        (dict(atom_shape=(5.7, 4)), "do not belong together"),
+        (dict(dict_init=np.ones((6, 4, 5))), "expected .* = \\(6, 5, 4\\)"),
+    ],
+)
+def test_contradictions_are_refused(options, message, images):
+    with pytest.raises(ValueError, match=message):
+        learner_of(**options).fit(images)
+
+
+def test_missing_pixels_are_refused(images, trained):
+    gaps = np.where(images > 1, np.nan, images)
+    for call in (learner_of().fit, trained.transform, trained.denoise, trained.score):
+        with pytest.raises(ValueError, match="NaN"):
+            call(gaps)
+
+
+@pytest.mark.parametrize("clean", ["fewer", "smaller", "other channels"])
+def test_pairs_that_do_not_match_are_refused(clean, images, trained):
+    targets = {
+        "fewer": images[:4],
+        "smaller": images[:, :12],
+        "other channels": np.repeat(images[..., None], 2, axis=3),
+    }[clean]
+    for call in (learner_of().fit, trained.score):
+        with pytest.raises(ValueError, match="Targets do not match"):
+            call(images, targets)
+
+
+@pytest.mark.parametrize(
+    "changed", [dict(n_unfoldings=5), dict(alpha=0.3), dict(stride=1), dict(noise_std=0.2)], ids=str
+)
+def test_what_was_set_after_fit_is_refused(changed, images, trained):
+    learner = pickle.loads(pickle.dumps(trained)).set_params(**changed)
+    with pytest.raises(ValueError, match="was set after fit"):
+        learner.transform(images)
+    with pytest.raises(ValueError, match="was set after fit|other thresholds"):
+        learner.partial_fit(images)
