@@ -15,9 +15,9 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1972,
+    ".": 1898,
     "_data": 2030,
-    "_fitted": 293,
+    "_fitted": 119,
     "_learners": 5074,
     "_nmf": 794,
     "_operators": 264,
@@ -26,9 +26,9 @@ BUDGET = {
     "encoding": 1316,
     "inspection": 729,
     "lasso": 1198,
-    "metrics": 436,
-    "omp": 404,
-    "plotting": 899,
+    "metrics": 396,
+    "omp": 238,
+    "plotting": 669,
     "pretrained": 189,
     "search": 3640,
     "all of the package": 21077,
