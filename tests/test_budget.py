@@ -15,10 +15,9 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1972,
+    ".": 1898,
     "_data": 2030,
-    "_denoiser": 833,
-    "_fitted": 293,
+    "_fitted": 119,
     "_learners": 5074,
     "_nmf": 794,
     "_operators": 264,
@@ -27,10 +26,10 @@ BUDGET = {
     "encoding": 1316,
     "inspection": 729,
     "lasso": 1198,
-    "metrics": 436,
-    "omp": 404,
-    "plotting": 899,
-    "pretrained": 86,
+    "metrics": 396,
+    "omp": 238,
+    "plotting": 669,
+    "pretrained": 189,
     "search": 3640,
     "all of the package": 21077,
     "tests": 18926,
