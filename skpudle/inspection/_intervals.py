@@ -20,7 +20,7 @@ from skpudle._learners.units import units_of
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
 from skpudle.search._epoch import spread_rows
-from skpudle.search._held_out import hash_rows
+from skpudle.search.held_out import hash_rows
 
 # Draws of each row. Drawn rows that are encoded at a time.
 _DRAWS, _ROWS = 100, 8192

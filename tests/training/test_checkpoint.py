@@ -785,7 +785,7 @@ def test_a_complete_file_makes_nothing_anew(case, tmp_path, monkeypatch):
         raise Killed
 
     for module, name in (
-        (fit, "choose_coding"),
+        (fit, "best_coding"),
         (fit, "refit_atoms"),
         (dense, "try_sizes"),
         (conv_search, "try_sizes"),
