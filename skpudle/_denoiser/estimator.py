@@ -399,8 +399,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         return self._noise.leave(x)
 
     def _reading(self):
-        counts = {"largest": inf} if self.noise_std == "poisson" else {}
-        return super()._reading() | counts
+        return super()._reading() | ({"largest": inf} if self.noise_std == "poisson" else {})
 
     # ------------------------------------------------------------------ training
 

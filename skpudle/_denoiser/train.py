@@ -190,10 +190,9 @@ class Training:
     def has_codes(self):
         """Return whether some image has nonzero codes, or all are constant."""
         images, network = self.loader.dataset.images, self.finished()
-        constant = all((image == image.flatten()[0]).all() for image in images)
-        return constant or any(
-            network.encode(x[None]).any() for x in covered_parts(images, network)
-        )
+        if all((image == image.flatten()[0]).all() for image in images):
+            return True
+        return any(network.encode(x[None]).any() for x in covered_parts(images, network))
 
     def _state(self):
         return deepcopy((self.network.state_dict(), self.optimizer.state_dict()))
