@@ -85,9 +85,7 @@ EXTRA = dict(stride=(2, 2), noise_std=(0.05, 0.5), peak=1.0)
 CHANGES = {
     "not finite": dict(synthesis=torch.full((3, 6, 1, 5, 4), torch.nan)),
     "one row for all": dict(analysis=torch.ones(3, 1, 1, 5, 4)),
-    "no layers": dict(analysis=torch.ones(6, 1, 5, 4)),
     "negative thresholds": dict(thresholds=-torch.ones(3, 6)),
-    "thresholds for some": dict(thresholds=torch.ones(3, 5)),
     "slopes for one noise": dict(_extra_state=EXTRA | dict(noise_std=0.1)),
     "noise in another order": dict(_extra_state=EXTRA | dict(noise_std=(0.5, 0.1))),
     "stride": dict(_extra_state=EXTRA | dict(stride=(3, 3, 3))),
@@ -98,7 +96,6 @@ CHANGES = {
     "no numbers": dict(_extra_state={}),
     "huge atoms": dict(analysis=torch.full((3, 6, 1, 5, 4), 1e38)),
     "something else": dict(other=torch.ones(3)),
-    "nothing": dict(analysis=None),
 }
 
 

@@ -22,11 +22,7 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
 )
-from skpudle._data.images import (
-    check_sizes,
-    is_one_image,
-    read_targets,
-)
+from skpudle._data.images import check_sizes, is_one_image, read_targets
 from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
@@ -42,7 +38,12 @@ from skpudle._learners.convolutional.transformer import (
 )
 from skpudle._precision import training_mode
 from skpudle._training.fit import Interrupts
-from skpudle._training.messages import warn_of_early_end, warn_of_unused, warn_of_zero_codes
+from skpudle._training.messages import (
+    warn_of_early_end,
+    warn_of_rise,
+    warn_of_unused,
+    warn_of_zero_codes,
+)
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.
@@ -57,6 +58,7 @@ _FIXED = "n_components", "atom_shape", "stride", "n_unfoldings", "alpha", "noise
 _EPOCHS, _BATCH = 100, 16  # of "auto"
 
 _COUNT = Interval(Integral, 1, None, closed="left")
+_SIZE = Interval(Real, 0, None, closed="left")
 
 
 def _without_effect(learner, kernel, stride):  # yields names, setting
@@ -288,12 +290,8 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         "n_components": [_COUNT],
         "atom_shape": [_COUNT, tuple, list],
         "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
-        "noise_std": [
-            Interval(Real, 0, None, closed="left"),
-            tuple,
-            StrOptions({"poisson", "auto"}),
-        ],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "noise_std": [_SIZE, tuple, StrOptions({"poisson", "auto"})],
+        "alpha": [_SIZE, StrOptions({"auto"})],
         "n_unfoldings": [_COUNT],
         "crop_size": [_COUNT, StrOptions({"auto"})],
         "flip": ["boolean"],
@@ -303,7 +301,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [_COUNT, StrOptions({"auto"})],
         "max_iter": [_COUNT, StrOptions({"auto"})],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "tol": [_SIZE, None],
         "dict_init": [StrOptions({"random", "data", "dct"}), "array-like", HasMethods("fit")],
         "device": [str],
         "random_state": ["random_state"],
@@ -401,8 +399,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         return self._noise.leave(x)
 
     def _reading(self):
-        counts = {"largest": inf} if self.noise_std == "poisson" else {}
-        return super()._reading() | counts
+        return super()._reading() | ({"largest": inf} if self.noise_std == "poisson" else {})
 
     # ------------------------------------------------------------------ training
 
@@ -568,6 +565,8 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
         if not training.has_codes():
             warn_of_zero_codes(self)
+        if training.unchanged:  # pairs may be equal
+            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged, has_rate=True)
         # with "auto" the limit is the expected end
         if ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
             warn_of_early_end(self, has_rate=True)
@@ -728,9 +727,8 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         total = 0.0
         for image, target in zip(inputs, targets, strict=True):
             denoised = network(image[None])[0]
-            error = float(
-                (self._to_images(denoised) - self._to_images(target)).double().square().mean()
-            )
+            apart = self._to_images(denoised) - self._to_images(target)
+            error = float(apart.double().square().mean())
             total += 20 * log10(peak) - 10 * log10(error) if error else inf
         return total / len(images)
 

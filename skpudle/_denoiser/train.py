@@ -215,6 +215,7 @@ class Training:
                 loss = 0.5 * (found[inside] - target[inside]).square().sum()
                 (loss / len(images)).backward()
             total += loss.item()
+            self.unchanged += 0.5 * (x[inside] - target[inside]).square().sum().item()
         self.optimizer.step()
         with torch.no_grad():
             for levels in (network.thresholds, network.slopes):
@@ -233,7 +234,7 @@ class Training:
         KeyboardInterrupt
             After a complete update.
         """
-        before, total, n = self._state(), 0.0, 0
+        before, total, n, self.unchanged = self._state(), 0.0, 0, 0.0
         with torch.enable_grad(), torch.device("cpu"):  # of the loader's random numbers
             for images, targets in self.loader:
                 total, n = total + self._update(images, targets), n + len(images)
@@ -244,6 +245,7 @@ class Training:
         finite = all(bool(value.isfinite().all()) for value in self.network.parameters())
         if isfinite(total) and finite:
             self.losses.append(total / n * self.unit**2)
+            self.unchanged *= self.unit**2 / n  # the loss of images as they are
             return
         self.network.load_state_dict(before[0])
         self.optimizer.load_state_dict(before[1])

@@ -76,9 +76,12 @@ def _wrong_channels(learner, found, expected):
 
 
 class ConvTransformer(DictionaryTransformer):
-    """A learner of convolved atoms; a subclass has ``_image_size``, of images of one size in a fit.
+    """A learner of convolved atoms.
 
-    `_to_coder` converts images to the coder's units, `_to_images` back.
+    A subclass has ``_image_size``, of images of one size in a fit; ``_check_known()``, which raises
+    an error unless it is fitted with the present parameters; and ``_coder(like)``, the object that
+    encodes and decodes, of the dtype and on the device of a tensor, by ``encode(x, mask=None)`` and
+    ``decode(z)``. `_to_coder` converts images to the coder's units, `_to_images` back.
     """
 
     # ------------------------------------------------------------------ for subclasses
@@ -90,17 +93,6 @@ class ConvTransformer(DictionaryTransformer):
     def _to_images(self, x):  # (..., n_channels, *size) -> the same
         """Return images of users from reconstructions of the coder."""
         return x
-
-    def _check_known(self):
-        """Raise an error unless it is fitted, with atoms of the present parameters."""
-        raise NotImplementedError
-
-    def _coder(self, like):
-        """Return the object that encodes and decodes, of the dtype and on the device of a tensor.
-
-        It has ``encode(x, mask=None)`` and ``decode(z)``.
-        """
-        raise NotImplementedError
 
     def _encode_complete(self, coder, x):  # (n, n_channels, *size) -> (n, n_components, ...)
         """Return the codes of images without gaps, which atoms need not cover."""
