@@ -9,14 +9,12 @@ events; the mean cosine of atoms and true spectra; seconds of CPU time for `fit_
 which a user cannot choose; its time is for 200 iterations.
 """
 
-import time
-import warnings
+from itertools import product
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from common import Report, matched, parse, timed
 from scipy.special import xlogy
 from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
 
 from skpudle import PoissonNMF
 
@@ -45,11 +43,7 @@ def divergence(rates, found):
 
 
 def cosine(atoms, found):
-    atoms, found = (
-        a / np.linalg.norm(a, axis=1, keepdims=True).clip(1e-300) for a in (atoms, found)
-    )
-    pairs = atoms @ found.T
-    return float(pairs[linear_sum_assignment(-pairs)].mean())
+    return float(matched(found, atoms)[1].mean())
 
 
 def of_nmf(X, rates, atoms):
@@ -58,9 +52,8 @@ def of_nmf(X, rates, atoms):
         for max_iter in (20, 50, 200, 600):
             nmf = NMF(len(atoms), beta_loss="kullback-leibler", solver="mu", init=init, tol=0,
                       max_iter=max_iter, random_state=0)  # fmt: skip
-            start = time.process_time()
-            codes = nmf.fit_transform(X)
-            taken = time.process_time() - start if max_iter == 200 else taken
+            codes, seconds = timed(nmf.fit_transform, X)
+            taken = seconds if max_iter == 200 else taken
             errors.append(divergence(rates, codes @ nmf.components_))
             cosines.append(cosine(atoms, nmf.components_))
     return min(errors), max(cosines), taken
@@ -68,33 +61,21 @@ def of_nmf(X, rates, atoms):
 
 def of_ours(X, rates, atoms, **params):
     learner = PoissonNMF(len(atoms), random_state=0, **params)
-    start = time.process_time()
-    codes = learner.fit_transform(X)
-    seconds = time.process_time() - start
+    codes, seconds = timed(learner.fit_transform, X)
     found = divergence(rates, learner.inverse_transform(codes))
-    return found, cosine(atoms, learner.components_), seconds, learner
+    return found, cosine(atoms, learner.components_), seconds
 
 
 def main():
-    warnings.simplefilter("ignore", ConvergenceWarning)
+    report = Report(parse(__doc__).out, title="Spectra that add")
     of_ours(*planted(0, 50, 30, 2, 50))  # compiles
-    wins = []
-    for n, m, p in SIZES:
-        for counts in (50, 200, 1000):
-            for seed in (0, 1, 2):
-                problem = planted(seed, n, m, p, counts)
-                nmf, ours = of_nmf(*problem), of_ours(*problem)
-                wins.append((ours[0] <= nmf[0], ours[1] >= nmf[1], ours[0] / nmf[0]))
-                print(
-                    f"{n:5d} x {m:3d}, {p} spectra, {counts:4d} counts, seed {seed}:  divergence "
-                    f"{ours[0]:.4f} (NMF {nmf[0]:.4f})  cosine {ours[1]:.4f} ({nmf[1]:.4f})  "
-                    f"seconds {ours[2]:.2f} ({nmf[2]:.2f})  alpha {ours[3].alpha_:.2f}  "
-                    f"steps {ours[3].n_iter_}",
-                    flush=True,
-                )
-    nearer, closer, ratio = zip(*wins)
-    print(f"rates nearer in {sum(nearer)}, atoms closer in {sum(closer)} of {len(wins)} problems")
-    print(f"divergence, in NMF's: {np.exp(np.mean(np.log(ratio))):.2f}")
+    for (n, m, p), counts, seed in product(SIZES, (50, 200, 1000), (0, 1, 2)):
+        row = {"rows": n, "channels": m, "spectra": p, "counts": counts, "seed": seed}
+        problem = planted(seed, n, m, p, counts)
+        for name, learn in (("ours", of_ours), ("NMF", of_nmf)):
+            figures = zip(("divergence", "cosine", "seconds"), learn(*problem))
+            row |= {f"{figure}, {name}": value for figure, value in figures}
+        report.add(row)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,7 @@ Usage: python benchmarks/bench_agreement.py [--data digits patches synthetic min
     [--saes topk batchtopk matryoshka] [--tokens 24000]
 """
 
-import argparse
 import ast
-import json
-import time
 from itertools import chain
 from pathlib import Path
 from sysconfig import get_paths
@@ -31,16 +28,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from bench_synthsae import RATE, draw, world
-from common import RESULTS
-from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-from sae_lens.saes.matryoshka_batchtopk_sae import (
-    MatryoshkaBatchTopKTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAEConfig,
-)
-from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
-from sae_lens.training.sae_trainer import SAETrainer
+from bench_synthsae import KINDS, RATE, autoencoder, draw, world
+from common import Report, parse, timed, unit
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d
 
@@ -48,11 +37,6 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence, unexplained_variance
 from skpudle.metrics._stability import chance_coherence
 
-KINDS = {
-    "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
-    "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
-    "matryoshka": (MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig),
-}
 ATOMS = {"digits": 64, "patches": 128, "synthetic": 512, "minilm": 768}
 ACTIVE = {"digits": 5, "patches": 5, "synthetic": 5, "minilm": 16}
 PACKAGES = "numpy", "scipy", "sklearn", "pandas", "torch", "matplotlib", "transformers"
@@ -117,6 +101,9 @@ def load(name, n_tokens):  # -> rows in random order, without their mean, and he
 
 def trained(kind, X, width, active, seed, seconds):
     """Return the decoder's directions after so many seconds of the CPU, and the rows shown."""
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
     rows = torch.from_numpy(np.float32(X * np.sqrt(X.shape[1] / np.square(X).sum(1).mean())))
 
     def run(n_batches):
@@ -126,11 +113,7 @@ def trained(kind, X, width, active, seed, seconds):
             while True:
                 yield from (p for p in rows[torch.randperm(len(rows))].split(BATCH))
 
-        make, configure = KINDS[kind]
-        options = dict(d_in=X.shape[1], d_sae=width, k=active)
-        if kind == "matryoshka":
-            options["matryoshka_widths"] = [width // 16, width // 4, width]
-        sae = make(configure(**options))
+        sae = autoencoder(kind, X.shape[1], width, active)
         config = SAETrainerConfig(
             n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False,
             total_training_samples=n_batches * BATCH, device="cpu", autocast=False, lr=RATE,
@@ -140,9 +123,9 @@ def trained(kind, X, width, active, seed, seconds):
             logger=LoggingConfig(log_to_wandb=False, eval_every_n_wandb_logs=2**31 - 1),
             n_batches_for_norm_estimate=1,
         )  # fmt: skip
-        start = time.process_time()
-        SAETrainer(cfg=config, sae=sae, data_provider=batches()).fit()
-        return sae.W_dec.detach().numpy(), time.process_time() - start
+        trainer = SAETrainer(cfg=config, sae=sae, data_provider=batches())
+        _, seconds = timed(trainer.fit)
+        return sae.W_dec.detach().numpy(), seconds
 
     pace = run(SHORT)[1] / SHORT
     n_batches = max(SHORT, round(seconds / pace))
@@ -151,14 +134,14 @@ def trained(kind, X, width, active, seed, seconds):
 
 
 def searched(X, width, seed):
-    start = time.process_time()
-    learner = PUDLEDictionaryLearning(width, positive_code=True, random_state=seed).fit(X)
-    return learner.components_, time.process_time() - start
+    learner = PUDLEDictionaryLearning(width, positive_code=True, random_state=seed)
+    _, seconds = timed(learner.fit, X)
+    return learner.components_, seconds
 
 
 def left(atoms, test, active):
     """Return the fraction of variance that a pursuit of so many atoms leaves."""
-    atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = unit(atoms)
     options = dict(transform_algorithm="omp", transform_n_nonzero_coefs=active, alpha=1.0)
     coder = PUDLEDictionaryLearning.from_components(atoms.astype(test.dtype), **options)
     return float(unexplained_variance(test, coder.inverse_transform(coder.transform(test))))
@@ -204,25 +187,14 @@ def run(name, arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", choices=ATOMS, default=list(ATOMS))
-    parser.add_argument("--saes", nargs="*", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--times", type=float, default=1)
-    parser.add_argument("--tokens", type=int, default=24_000)
-    parser.add_argument("--output", default="agreement.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    choices = {"data": ATOMS, "saes": KINDS}
+    given = parse(__doc__, "agreement.json", choices=choices, data=list(ATOMS), saes=list(KINDS),
+                  times=1.0, tokens=24_000)  # fmt: skip
     noise = np.random.default_rng(0).standard_normal((50, 5))
     PUDLEDictionaryLearning(6, positive_code=True).fit(noise)  # compiles
-    path = RESULTS / arguments.output
-    results = json.loads(path.read_text())["results"] if path.exists() else []
-    for name in arguments.data:
-        for result in run(name, arguments):
-            print(result, flush=True)
-            key = {column: result.get(column) for column in ("data", "rows", "method", "times")}
-            results = [r for r in results if any(r.get(c) != key[c] for c in key)]
-            results.append(result)
-            path.write_text(json.dumps({"results": results}, indent=1) + "\n")
+    report = Report(given.out, "data", "rows", "method", "times")
+    for name in given.data:
+        report.extend(run(name, given))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ all other rows, the mean of ten draws, and the smallest. Detectors of scikit-lea
 defaults; "scaled" is after `StandardScaler`.
 """
 
-import argparse
-import json
 import warnings
-from pathlib import Path
+from itertools import product
 
 import numpy as np
-import torch
-from common import RESULTS, circumstances, write_report
+from common import Report, parse
 from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.decomposition import FactorAnalysis
 from sklearn.ensemble import IsolationForest
@@ -72,22 +69,14 @@ def area(make, usual, odd, share, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=RESULTS / "anomalies.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    report = Report(parse(__doc__, "anomalies.json").out, rows="rows")
     warnings.simplefilter("ignore")
-    rows = []
-    for data, load in SETS.items():
-        usual, odd = load()
-        for share in (0.0, 0.1):
-            row = {"data": data, "anomalous": share}
-            for name, make in DETECTORS.items():
-                areas = [area(make, usual, odd, share, seed) for seed in range(DRAWS)]
-                row[name] = {"mean": np.mean(areas), "smallest": min(areas)}
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    write_report(arguments.out, circumstances() | {"rows": rows})
+    for (data, load), share in product(SETS.items(), (0.0, 0.1)):
+        row = {"data": data, "anomalous": share}
+        for name, make in DETECTORS.items():
+            areas = [area(make, *load(), share, seed) for seed in range(DRAWS)]
+            row[name] = {"mean": np.mean(areas), "smallest": min(areas)}
+        report.add(row)
 
 
 if __name__ == "__main__":

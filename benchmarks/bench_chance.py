@@ -13,13 +13,9 @@ are seen once, and an update has 65,536 of them.
 Usage: python benchmarks/bench_chance.py [--updates 1 5 20 34 56 90 114] [--unequal]
 """
 
-import argparse
-import json
-import time
-
 import numpy as np
 import torch
-from common import RESULTS
+from common import Report, parse, timed
 from scipy import sparse
 
 from skpudle.metrics._stability import chance_coherence
@@ -74,10 +70,9 @@ def run(updates, *, unequal):
         moved, uses = torch.zeros_like(atoms), torch.zeros(len(atoms))
         for _ in range(UPDATE // BATCH):
             x = world.draw(BATCH)
-            start = time.process_time()
-            of_batch = sums(atoms, x)
+            of_batch, taken = timed(sums, atoms, x)
             moved, uses = moved + of_batch[0], uses + of_batch[1]
-            seconds += time.process_time() - start
+            seconds += taken
         moved = moved + uses[:, None] * atoms
         norms = moved.norm(dim=1, keepdim=True)
         atoms = torch.where(norms > 1e-6, moved / norms, atoms)
@@ -95,19 +90,10 @@ def run(updates, *, unequal):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--updates", nargs="+", type=int, default=[1, 5, 20, 34, 56, 90, 114])
-    parser.add_argument("--unequal", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    path = RESULTS / "chance.json"
-    kept = json.loads(path.read_text())["results"] if path.exists() else []
-    frequencies = "unequal" if arguments.unequal else "constant"
-    results = [row for row in kept if row["frequencies"] != frequencies]
-    for row in run(arguments.updates, unequal=arguments.unequal):
-        print(row, flush=True)
-        results.append(row)
-        path.write_text(json.dumps({"results": results}, indent=1) + "\n")
+    given = parse(__doc__, "chance.json", updates=[1, 5, 20, 34, 56, 90, 114], unequal=False)
+    Report(given.out, "frequencies", "rows, each seen once").extend(
+        run(given.updates, unequal=given.unequal)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compare classifiers of small images and series: accuracy, time, and size of the model.
+"""Compare classifiers of small images and series: accuracy and time.
 
 Three stratified folds, shuffled by a fixed seed, the same for all. Inputs are divided by their
 standard deviation, and otherwise unchanged. Every method has its default parameters, except for the
@@ -16,18 +16,14 @@ aeon is not imported: its files are read from its folder (pip install --no-deps 
 Usage: python benchmarks/bench_classifiers.py [--sets digits textures] [--atoms 32 64 128]
 """
 
-import argparse
-import json
-import time
-import warnings
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, circumstances, write_report
+from common import Report, parse, timed
 from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
@@ -58,23 +54,17 @@ def textures():
     """Thirds of the images, from left to right, are tested on in turn."""
     from skimage import data
 
-    rng = np.random.default_rng(0)
-    X, y, third = [], [], []
-    for label, name in enumerate(("brick", "grass", "gravel")):
+    rng, X = np.random.default_rng(0), []
+    y, third = np.repeat(np.divmod(np.arange(9), 3), N_PATCHES, axis=1)
+    for name, part in product(("brick", "grass", "gravel"), range(3)):
         image = getattr(data, name)() / 255
         width = image.shape[1] // 3
-        for part in range(3):
-            strip = image[:, part * width : (part + 1) * width]
-            rows = rng.integers(0, strip.shape[0] - SIDE, N_PATCHES)
-            columns = rng.integers(0, strip.shape[1] - SIDE, N_PATCHES)
-            for i, j in zip(rows, columns):
-                patch = strip[i : i + SIDE, j : j + SIDE].ravel()
-                X.append(patch - patch.mean())
-                y.append(label)
-                third.append(part)
-    third = np.array(third)
+        strip = image[:, part * width : (part + 1) * width]
+        places = [rng.integers(0, size - SIDE, N_PATCHES) for size in (len(strip), width)]
+        patches = (strip[i : i + SIDE, j : j + SIDE].ravel() for i, j in zip(*places))
+        X.extend(patch - patch.mean() for patch in patches)
     folds = [(np.flatnonzero(third != part), np.flatnonzero(third == part)) for part in range(3)]
-    return np.array(X), np.array(y), folds
+    return np.array(X), y, folds
 
 
 def series(name, n_points=None):
@@ -140,78 +130,31 @@ def methods(atoms, n_classes):
     }
 
 
-def n_numbers(model):
-    """Return the number of numbers that a fitted model predicts from, None if unknown."""
-    if hasattr(model, "steps"):
-        counts = [n_numbers(step) for _, step in model.steps]
-        return sum(counts)
-    if isinstance(model, SVC):
-        return model.support_vectors_.size + model.dual_coef_.size
-    if isinstance(model, MLPClassifier):
-        return sum(part.size for part in [*model.coefs_, *model.intercepts_])
-    if isinstance(model, HistGradientBoostingClassifier):
-        return 2 * sum(tree.get_n_leaf_nodes() * 2 - 1 for row in model._predictors for tree in row)
-    names = (
-        "components_",
-        "coef_",
-        "intercept_",
-        "scale_",
-        "mean_",
-        "dictionary_",
-        "classifier_",
-        "encoders_",
-        "dictionaries_",
-    )
-    arrays = [getattr(model, name, None) for name in names]
-    sizes = [np.size(array) for array in arrays if array is not None]
-    return sum(sizes) or None
-
-
 def run(model, X, y, folds):
-    right, seconds, times, numbers = [], [], [], None
+    right, seconds, times = [], [], []
     for train, test in folds:
         scale = X[train].std()
-        start = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(X[train] / scale, y[train])
-        seconds.append(time.process_time() - start)
-        start = time.process_time()
-        right.append(float((model.predict(X[test] / scale) == y[test]).mean()))
-        times.append(time.process_time() - start)
-        numbers = n_numbers(model)
+        seconds.append(timed(model.fit, X[train] / scale, y[train])[1])
+        predicted, taken = timed(model.predict, X[test] / scale)
+        right.append(float((predicted == y[test]).mean()))
+        times.append(taken)
     return {
         "accuracy": float(np.mean(right)),
         "least": min(right),
         "fit_seconds": float(np.median(seconds)),
         "predict_seconds": float(np.median(times)),
-        "numbers": numbers,
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--atoms", nargs="+", type=int, default=[32, 64, 128])
-    parser.add_argument("--only", default="", help="methods whose name has this in it")
-    parser.add_argument("--json", default=RESULTS / "classifiers.json")
-    options = parser.parse_args()
-    path = Path(options.json)
-    rows = json.loads(path.read_text())["results"] if path.exists() else []
-    for name in options.sets:
+    given = parse(__doc__, "classifiers.json", choices={"sets": SETS}, sets=list(SETS),
+                  atoms=[32, 64, 128], only="")  # fmt: skip
+    report = Report(given.out, "set", "method", title="Classifiers, three folds")
+    for name in given.sets:
         X, y, folds = SETS[name]()
-        for method, model in methods(options.atoms, len(np.unique(y))).items():
-            if options.only not in method:
-                continue
-            row = {"set": name, "method": method} | run(model, X, y, folds)
-            print(
-                f"{name:9} {method:28} {row['accuracy']:.4f}  fit {row['fit_seconds']:7.2f} s  "
-                f"predict {row['predict_seconds']:.3f} s  {row['numbers']} numbers",
-                flush=True,
-            )
-            rows = [r for r in rows if (r["set"], r["method"]) != (name, method)] + [row]
-            report = {"title": "Classifiers, three folds", "results": rows}
-            write_report(path, report | {"machine": circumstances()})
+        for method, model in methods(given.atoms, len(np.unique(y))).items():
+            if given.only in method:
+                report.add({"set": name, "method": method} | run(model, X, y, folds))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ a dictionary of the others.
 Usage: python benchmarks/bench_concepts.py [--sizes 100 500 1000] [--samples 2500] [--seeds 3]
 """
 
-import argparse
-import json
 import time
+from itertools import product
 from math import ceil, log
 
 import numpy as np
 import torch
-from common import RESULTS
+from common import Report, parse, spams_atoms, timed, unit
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import initial_atoms
@@ -57,16 +56,6 @@ def draw_latents(n, p, *, shifted, rng):
     return z
 
 
-def spams_atoms(x, p):
-    import spams
-
-    n_passes, batch = 20, 512
-    return spams.trainDL(
-        np.asfortranarray(x.T), K=p, lambda1=ALPHA, posAlpha=True, batchsize=batch,
-        iter=ceil(n_passes * len(x) / batch), numThreads=torch.get_num_threads(), verbose=False,
-    ).T  # fmt: skip
-
-
 def search_atoms(x, p, seed, *, alpha=ALPHA, debiased=False):
     generator = torch.Generator().manual_seed(seed)
     atoms = initial_atoms(torch.from_numpy(x), p, "data", generator)
@@ -86,24 +75,20 @@ def search_by_score(x, p, seed):
     return search_atoms(x, p, seed, alpha=max(LEARNED_WITH, key=score))
 
 
-def timed(function, *arguments):
-    start, cpu = time.perf_counter(), time.process_time()
-    return function(*arguments), time.perf_counter() - start, time.process_time() - cpu
-
-
 def run(p, n, seed, *, with_spams):
     rng = np.random.default_rng(seed)
-    atoms = rng.standard_normal((p, ceil(2 * ACTIVE * log(p / ACTIVE))))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = unit(rng.standard_normal((p, ceil(2 * ACTIVE * log(p / ACTIVE)))))
     x = draw_latents(n, p, shifted=False, rng=rng) @ atoms
     latents = draw_latents(2500, p, shifted=True, rng=rng)
     methods = {"true dictionary": lambda: atoms, "search": lambda: search_atoms(x, p, seed)}
     methods["search, debiased"] = lambda: search_atoms(x, p, seed, debiased=True)
     methods["search, penalty by score"] = lambda: search_by_score(x, p, seed)
     if with_spams:
-        methods["SPAMS, 20 passes"] = lambda: np.ascontiguousarray(spams_atoms(x, p))
+        methods["SPAMS, 20 passes"] = lambda: spams_atoms(x, p, ALPHA, positive=True)
     for name, method in methods.items():
-        found, seconds, cpu = timed(method)
+        start = time.perf_counter()
+        found, cpu = timed(method)
+        seconds = time.perf_counter() - start
         dictionary, rows = torch.from_numpy(found), torch.from_numpy(latents @ atoms)
         codes = solve_lasso(dictionary, rows, ALPHA, positive=True, certify=False)[0].numpy()
         # columns without their means, whose cosines are correlations, of latents that vary
@@ -119,23 +104,12 @@ def run(p, n, seed, *, with_spams):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 500, 1000])
-    parser.add_argument("--samples", type=int, nargs="+", default=[2500])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--spams", action="store_true")
-    parser.add_argument("--output", default="concepts.json")
-    arguments = parser.parse_args()
+    given = parse(__doc__, "concepts.json", sizes=[100, 500, 1000], samples=2500, seeds=3,
+                  spams=False)  # fmt: skip
     search_atoms(np.random.default_rng(0).standard_normal((50, 5)), 6, 0)  # compiles
-    results = []
-    for p in arguments.sizes:
-        for n in arguments.samples:
-            for seed in range(arguments.seeds):
-                for result in run(p, n, seed, with_spams=arguments.spams):
-                    print(result, flush=True)
-                    results.append(result)
-    content = {"results": results, "published": PUBLISHED, "threads": torch.get_num_threads()}
-    (RESULTS / arguments.output).write_text(json.dumps(content, indent=1) + "\n")
+    report = Report(given.out, "method", "p", "n", "seed", published=PUBLISHED)
+    for p, seed in product(given.sizes, range(given.seeds)):
+        report.extend(run(p, given.samples, seed, with_spams=given.spams))
 
 
 if __name__ == "__main__":

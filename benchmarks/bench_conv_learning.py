@@ -15,19 +15,13 @@ functions. Example::
     OMP_NUM_THREADS=1 python benchmarks/bench_conv_learning.py --out conv_learning.json
 """
 
-import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from functools import partial
-from itertools import chain
-from pathlib import Path
-from time import process_time
 
 import numpy as np
 import torch
-from common import circumstances, write_report
+from common import Report, by_scripts, parse, timed
 from scipy.optimize import linear_sum_assignment
 
 from skpudle import ConvPUDLEDictionaryLearning
@@ -101,24 +95,23 @@ def periodic_objective(atoms, image):
 
 def images_table(held_out):
     images = sporco_images()
-    small = images[:, :24, :24]
-    our_atoms(small)
+    our_atoms(images[:, :24, :24])  # compiles
     for name in held_out:
         test = list(CROPS).index(name)
         training = np.delete(images, test, axis=0)
-        start = {"learner": "the random atoms that SPORCO starts from", "cpu_seconds": 0.0}
-        for row, learn in (
-            (start, random_atoms),
-            ({"learner": "SPORCO, ConvBPDNDictLearn"}, sporco_atoms),
-            ({"learner": 'skpudle, dict_init="search"'}, our_atoms),
+        for learner, learn in (
+            ("the random atoms that SPORCO starts from", random_atoms),
+            ("SPORCO, ConvBPDNDictLearn", sporco_atoms),
+            ('skpudle, dict_init="search"', our_atoms),
         ):
-            started = process_time()
-            atoms = learn(training)
-            row = {"problem": f"SPORCO's images, {name} held out"} | row
-            row.setdefault("cpu_seconds", process_time() - started)
-            row["held_out_objective"] = objective(atoms, images[test])
-            row["held_out_objective_periodic"] = periodic_objective(atoms, images[test])
-            yield row
+            atoms, seconds = timed(learn, training)
+            yield {
+                "problem": f"SPORCO's images, {name} held out",
+                "learner": learner,
+                "cpu_seconds": 0.0 if learn is random_atoms else seconds,
+                "held_out_objective": objective(atoms, images[test]),
+                "held_out_objective_periodic": periodic_objective(atoms, images[test]),
+            }
 
 
 # ---------------------------------------------------------------- alphacsc's simulation
@@ -141,9 +134,8 @@ def correlations(atoms, truth):
 
 def ours(traces, n_atoms, width, **options):
     options = dict(atom_shape=width, stride=1, positive_code=True, dict_init="search") | options
-    start = process_time()
-    learner = ConvPUDLEDictionaryLearning(n_atoms, random_state=0, **options).fit(traces)
-    seconds = process_time() - start
+    learner = ConvPUDLEDictionaryLearning(n_atoms, random_state=0, **options)
+    _, seconds = timed(learner.fit, traces)
     codes = learner.transform(traces)
     return learner.components_, np.count_nonzero(codes) / len(traces), seconds
 
@@ -169,22 +161,20 @@ def example(traces):
         random_state=60, verbose=0)
     return atoms, codes
 
-learn = {"BatchCDL": batch_cdl, "learn_d_z": example}[sys.argv[2]]
+learn = {"BatchCDL": batch_cdl, "learn_d_z": example}[str(data["name"])]
 learn(data["traces"][:2])
 start = process_time()
 atoms, codes = learn(data["traces"])
 seconds = process_time() - start
-np.savez(sys.argv[1], atoms=atoms, count=np.count_nonzero(codes), seconds=seconds)
+np.savez(sys.argv[2], atoms=atoms, count=np.count_nonzero(codes), seconds=seconds)
 """
 
 
 def alphacsc(name, python, traces, n_atoms, width):  # -> atoms, codes a trace, seconds
+    given = dict(traces=traces, n_atoms=n_atoms, width=width, name=name)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "traces.npz"
-        np.savez(file, traces=traces, n_atoms=n_atoms, width=width)
-        subprocess.run([python, "-c", SCRIPT, str(file), name], check=True)
-        with np.load(file) as found:
-            return found["atoms"], found["count"] / len(traces), float(found["seconds"])
+        found = by_scripts(python, SCRIPT, folder=folder, **given)
+    return found["atoms"], found["count"] / len(traces), float(found["seconds"])
 
 
 def simulation_table(seeds, python):
@@ -213,25 +203,15 @@ def simulation_table(seeds, python):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("images", "simulation"))
-    parser.add_argument("--held-out", nargs="*", choices=CROPS, default=["tulips", "barbara"])
-    parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument(
-        "--alphacsc-python", default=sys.executable, help="an interpreter with alphacsc and NumPy 1"
-    )
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    before, rows, tables = circumstances(), [], []
-    if options.only != "images":
-        tables.append(simulation_table(options.seeds, options.alphacsc_python))
-    if options.only != "simulation":
-        tables.append(images_table(options.held_out))
-    for row in chain(*tables):
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        write_report(options.out, before | {"results": rows})
+    given = parse(
+        __doc__, "conv_learning.json", choices={"held_out": CROPS}, only="",
+        held_out=["tulips", "barbara"], seeds=[1, 2, 3, 4, 5], alphacsc_python=sys.executable,
+    )  # fmt: skip
+    report = Report(given.out, "problem", "learner")
+    if given.only != "images":
+        report.extend(simulation_table(given.seeds, given.alphacsc_python))
+    if given.only != "simulation":
+        report.extend(images_table(given.held_out))
 
 
 if __name__ == "__main__":

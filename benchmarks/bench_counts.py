@@ -12,12 +12,12 @@ inferred from one half and evaluated by the deviance of the other: its explained
 means of the columns times the total of the sample.
 """
 
-import argparse
-import time
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
+from common import Report, parse, timed, unit
 from scipy.special import xlogy
 from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
@@ -32,8 +32,7 @@ from skpudle.encoding import encode
 
 def make_counts(loss, n_samples=6000, n_features=40, n_components=50, n_nonzero=3, seed=0):
     rng = np.random.default_rng(seed)
-    atoms = rng.normal(size=(n_components, n_features))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = unit(rng.normal(size=(n_components, n_features)))
     codes = np.zeros((n_samples, n_components))
     for row in codes:
         support = rng.choice(n_components, n_nonzero, replace=False)
@@ -44,33 +43,27 @@ def make_counts(loss, n_samples=6000, n_features=40, n_components=50, n_nonzero=
     return rng.binomial(20, 1 / (1 + np.exp(-natural))).astype(float), atoms
 
 
-def report_recovery(name, learner, X, atoms):
-    start = time.process_time()
-    learner.fit(X)
-    seconds = time.process_time() - start
-    found = learner.components_ / np.linalg.norm(learner.components_, axis=1, keepdims=True)
-    cosine = np.abs(found @ atoms.T).max(0)
-    print(
-        f"{name:34s} {seconds:5.1f} s  found {np.mean(cosine > 0.95):.2f}  "
-        f"error (1 - cosine) {np.mean(1 - cosine):.4f}  "
-        f"codes used {np.mean(learner.transform(X[:1000]) != 0):.3f}",
-        flush=True,
-    )
+def recovered(name, learner, X, atoms):
+    _, seconds = timed(learner.fit, X)
+    cosine = np.abs(unit(learner.components_) @ atoms.T).max(0)
+    used = np.mean(learner.transform(X[:1000]) != 0)
+    row = {"learner": name, "seconds": seconds, "found": np.mean(cosine > 0.95)}
+    return row | {"1 - cosine": np.mean(1 - cosine), "codes used": used}
 
 
-def recovery(seeds):
-    for seed in seeds:
+def recovery(given):
+    for seed in given.seeds:
         for loss in ("poisson", "binomial"):
             X, atoms = make_counts(loss, seed=seed)
             make = partial(PUDLEDictionaryLearning, 50, random_state=seed)
-            report_recovery(loss, make(loss=loss, n_trials=20), X, atoms)
+            yield recovered(loss, make(loss=loss, n_trials=20), X, atoms)
             Y = np.log1p(X) if loss == "poisson" else np.log((X + 0.5) / (20.5 - X))
             Y -= Y.mean(0)
             name = "gaussian, log(1 + x)" if loss == "poisson" else "gaussian, logit"
-            report_recovery(name, make(), Y, atoms)
+            yield recovered(name, make(), Y, atoms)
             norm = np.sqrt((Y**2).sum(1).mean())
             for share in (0.15, 0.2, 0.3):
-                report_recovery(f"{name}, alpha {share} |x|", make(alpha=share * norm), Y, atoms)
+                yield recovered(f"{name}, alpha {share} |x|", make(alpha=share * norm), Y, atoms)
 
 
 def deviance(x, mean):
@@ -117,61 +110,62 @@ def load(name):
     return X[:, np.argsort(-X.sum(0))[:1000]]
 
 
-def held_out(n_components, names, seed):
-    for name in names:
-        X = load(name)
-        rng = np.random.default_rng(seed)
-        X = X[rng.permutation(len(X))]
-        n_test = len(X) // 4
-        train, test = X[n_test:], X[:n_test]
-        half = rng.binomial(test.astype(int), 0.5).astype(float)
-        other = test - half
-        shares = train.sum(0) / train.sum()
-        total = half.sum(1, keepdims=True)
-        null = deviance(other, total * shares)
-        print(f"{name}: {X.shape}, mean {X.mean():.3f}, deviance of the means {null:.0f}")
-
-        def say(method, seconds, mean, codes, other=other, null=null):
-            explained = 1 - deviance(other, mean) / null
-            used = np.mean(np.abs(codes) > 1e-6)
-            print(f"  {method:34s} {seconds:5.1f} s  explained {explained:.4f}  used {used:.3f}",
-                  flush=True)  # fmt: skip
-
-        for alpha in (0.0, 0.01, 0.1):
-            start = time.process_time()
-            nmf = NMF(n_components, beta_loss="kullback-leibler", solver="mu", max_iter=500,
-                      alpha_W=alpha, init="nndsvda", random_state=seed)  # fmt: skip
-            nmf.fit(train)
-            codes = nmf.transform(half)
-            say(f"NMF(KL), alpha_W={alpha}", time.process_time() - start,
-                codes @ nmf.components_, codes)  # fmt: skip
-        exposure = train.sum(1) / train.sum(1).mean()
-        given = np.maximum(half.sum(1), 1) / train.sum(1).mean()
-        for ridge in (1, 10, 100):
-            start = time.process_time()
-            codes, mean = glm_pca(train, half, exposure, given, n_components, ridge)
-            say(f"GLM-PCA, ridge {ridge}", time.process_time() - start, mean, codes)
-        alpha = "auto"
-        for positive in (False, True):
-            for share in (1, 0.5, 0.25):
-                start = time.process_time()
-                learner = PUDLEDictionaryLearning(
-                    n_components,
-                    loss="poisson",
-                    positive_code=positive,
-                    alpha=alpha if alpha == "auto" else share * alpha,
-                    random_state=seed,
-                ).fit(train, exposure=exposure)
-                alpha = learner.alpha_ if alpha == "auto" else alpha
-                codes = learner.transform(half, exposure=given)
-                mean = given[:, None] * learner.inverse_transform(codes)
-                label = f"poisson, alpha {learner.alpha_:.2f}" + (", positive" if positive else "")
-                say(label, time.process_time() - start, mean, codes)
+def by_nmf(train, half, n_components, seed, alpha):
+    nmf = NMF(n_components, beta_loss="kullback-leibler", solver="mu", max_iter=500,
+              alpha_W=alpha, init="nndsvda", random_state=seed).fit(train)  # fmt: skip
+    codes = nmf.transform(half)
+    return codes, codes @ nmf.components_
 
 
-def update(shapes):
+def ours(train, half, exposure, given, n_components, seed, alpha, positive):
+    learner = PUDLEDictionaryLearning(
+        n_components, loss="poisson", positive_code=positive, alpha=alpha, random_state=seed
+    ).fit(train, exposure=exposure)
+    codes = learner.transform(half, exposure=given)
+    return codes, given[:, None] * learner.inverse_transform(codes), learner.alpha_
+
+
+def held_out(name, n_components, seed):
+    """Yield the explained share of the deviance, and the share of codes in use, of each method."""
+    X, rng = load(name), np.random.default_rng(seed)
+    X = X[rng.permutation(len(X))]
+    n_test = len(X) // 4
+    train, test = X[n_test:], X[:n_test]
+    half = rng.binomial(test.astype(int), 0.5).astype(float)
+    other = test - half
+    null = deviance(other, half.sum(1, keepdims=True) * train.sum(0) / train.sum())
+
+    def judged(method, found, seconds):
+        codes, mean = found[:2]
+        row = {"data": name, "method": method, "seconds": seconds}
+        row["explained"] = 1 - deviance(other, mean) / null
+        return row | {"used": np.mean(np.abs(codes) > 1e-6)}
+
+    for alpha in (0.0, 0.01, 0.1):
+        found = timed(by_nmf, train, half, n_components, seed, alpha)
+        yield judged(f"NMF(KL), alpha_W={alpha}", *found)
+    exposure = train.sum(1) / train.sum(1).mean()
+    given = np.maximum(half.sum(1), 1) / train.sum(1).mean()
+    data = train, half, exposure, given, n_components
+    for ridge in (1, 10, 100):
+        yield judged(f"GLM-PCA, ridge {ridge}", *timed(glm_pca, *data, ridge))
+    chosen = "auto"
+    for positive, share in product((False, True), (1, 0.5, 0.25)):
+        alpha = chosen if chosen == "auto" else share * chosen
+        found, seconds = timed(ours, *data, seed, alpha, positive)
+        chosen = found[2] if chosen == "auto" else chosen
+        label = f"poisson, alpha {found[2]:.2f}" + (", positive" if positive else "")
+        yield judged(label, found, seconds)
+
+
+def explained_deviance(given):
+    for seed, name in product(given.seeds, given.data):
+        yield from held_out(name, given.n_components, seed)
+
+
+def update(given):
     generator = torch.Generator().manual_seed(0)
-    for n, m, p in shapes:
+    for n, m, p in [(256, 64, 32), (256, 64, 128), (256, 256, 512), (64, 1000, 1500)]:
         atoms = torch.randn(p, m, generator=generator, dtype=torch.float64)
         atoms = torch.nn.functional.normalize(atoms).requires_grad_()
         codes = torch.randn(n, p, generator=generator, dtype=torch.float64)
@@ -184,37 +178,32 @@ def update(shapes):
             "poisson": (Poisson(), torch.poisson(natural.exp(), generator=generator)),
             "binomial": (Binomial(20), (20 * natural.sigmoid()).round()),
         }
-        times = {name: [] for name in data}
-        for _ in range(5):
-            for name, (loss, x) in data.items():
-                # a mask keeps least squares from the Gram matrix and from working sets
-                mask = torch.ones_like(x) if name == "gaussian, dense" else None
-                offset = None if loss == Gaussian() else torch.ones(m, dtype=torch.float64)
-                # twice the noise, as "auto": codes of all losses are equally sparse
-                alpha = 2 * float(loss.variance(x.mean())) ** 0.5
-                encoder = partial(encode, alpha=alpha, n_unfoldings=100, loss=loss)
-                options = dict(encoder=encoder, penalty=alpha, loss=loss)
-                batch = Samples(x, mask, offset)
-                start = time.process_time()
-                evaluation = ae_ls(DenseDictionary(atoms), batch, **options)
-                torch.autograd.grad(evaluation.surrogate, atoms)
-                times[name].append(time.process_time() - start)
-        best = {name: min(values) for name, values in times.items()}
-        ratios = (f"{k} {v / best['gaussian, dense']:.2f}" for k, v in best.items())
-        print(f"n={n} m={m} p={p}: {1e3 * best['gaussian, dense']:.0f} ms,", ", ".join(ratios))
+
+        def run(name, loss, x, atoms=atoms, m=m):
+            # a mask keeps least squares from the Gram matrix and from working sets
+            mask = torch.ones_like(x) if name == "gaussian, dense" else None
+            offset = None if loss == Gaussian() else torch.ones(m, dtype=torch.float64)
+            # twice the noise, as "auto": codes of all losses are equally sparse
+            alpha = 2 * float(loss.variance(x.mean())) ** 0.5
+            encoder = partial(encode, alpha=alpha, n_unfoldings=100, loss=loss)
+            options = dict(encoder=encoder, penalty=alpha, loss=loss)
+            evaluation = ae_ls(DenseDictionary(atoms), Samples(x, mask, offset), **options)
+            torch.autograd.grad(evaluation.surrogate, atoms)
+
+        times = [{name: timed(run, name, *of)[1] for name, of in data.items()} for _ in range(5)]
+        best = {name: min(each[name] for each in times) for name in data}
+        ratios = {name: value / best["gaussian, dense"] for name, value in best.items()}
+        yield {"rows": n, "features": m, "atoms": p} | ratios
+
+
+PARTS = {"recovery": recovery, "deviance": explained_deviance, "update": update}
+
+
+def main():
+    given = parse(__doc__, names=["what"], choices={"what": PARTS}, seeds=[0], n_components=32,
+                  data=["digits", "reuters"])  # fmt: skip
+    Report(given.out, what=given.what).extend(PARTS[given.what](given))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["recovery", "deviance", "update"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--data", nargs="+", default=["digits", "reuters"])
-    parser.add_argument("--n-components", type=int, default=32)
-    arguments = parser.parse_args()
-    if arguments.what == "recovery":
-        recovery(arguments.seeds)
-    elif arguments.what == "deviance":
-        for seed in arguments.seeds:
-            held_out(arguments.n_components, arguments.data, seed)
-    else:
-        update([(256, 64, 32), (256, 64, 128), (256, 256, 512), (64, 1000, 1500)])
+    main()

@@ -9,13 +9,10 @@ the largest error.
 Usage: python benchmarks/bench_depth.py [--depths 1 2 3 5 10 25 50 100] [--seeds 5] [--out FILE]
 """
 
-import argparse
-import json
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-from common import RESULTS, circumstances, write_report
+from common import Report, parse
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
@@ -53,45 +50,29 @@ def run(seed, snr_db, depth, gradient):
 
 def summary(runs):
     """Return one row for each noise, depth and gradient."""
-    rows = []
-    keys = sorted({(r["snr_db"] or 0, r["unfoldings"]) for r in runs})
-    for (noise, depth), gradient in product(keys, GRADIENTS):
-        of_row = [
-            r
-            for r in runs
-            if (r["snr_db"] or 0, r["unfoldings"], r["gradient"]) == (noise, depth, gradient)
-        ]
-        errors = [r["error"] for r in of_row]
-        if errors:
-            rows.append({
-                "noise": f"{noise} dB" if noise else "none",
-                "unfoldings": depth,
-                "gradient": gradient,
-                "error": np.mean(errors),
-                "smallest error": min(errors),
-                "largest error": max(errors),
-                "explained": np.mean([r["explained"] for r in of_row]),
-                "seeds": len(errors),
-            })  # fmt: skip
+    rows, groups = [], {}
+    for r in runs:
+        key = r["snr_db"] or 0, r["unfoldings"], GRADIENTS.index(r["gradient"])
+        groups.setdefault(key, []).append(r)
+    for (noise, depth, rule), group in sorted(groups.items()):
+        errors = [r["error"] for r in group]
+        rows.append({
+            "noise": f"{noise} dB" if noise else "none", "unfoldings": depth,
+            "gradient": GRADIENTS[rule], "error": np.mean(errors), "smallest error": min(errors),
+            "largest error": max(errors), "explained": np.mean([r["explained"] for r in group]),
+            "seeds": len(errors),
+        })  # fmt: skip
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 5, 10, 25, 50, 100])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS / "depth.json")
-    options = parser.parse_args()
-    stored = json.loads(options.out.read_text()) if options.out.exists() else {}
-    runs = stored.get("runs", [])
-    done = {(r["seed"], r["snr_db"], r["unfoldings"], r["gradient"]) for r in runs}
-    report = {"title": "Depth and the generating dictionary", "circumstances": circumstances()}
-    for case in product(range(options.seeds), NOISES, options.depths, GRADIENTS):
-        if case in done:
-            continue
-        runs.append(run(*case))
-        print(runs[-1], flush=True)
-        write_report(options.out, report | {"results": summary(runs), "runs": runs})
+    given = parse(__doc__, "depth.json", depths=[1, 2, 3, 5, 10, 25, 50, 100], seeds=5)
+    keys = "seed", "snr_db", "unfoldings", "gradient"
+    report = Report(given.out, *keys, rows="runs", title="Depth and the generating dictionary")
+    for case in product(range(given.seeds), NOISES, given.depths, GRADIENTS):
+        if not report.has(*case):
+            report.add(run(*case))
+            report.write(results=summary(report.rows))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,20 @@ encoder ("ae-ls"), an encoder with matrices of its own, and converged codes. For
 TopK and BatchTopK autoencoders of the same width, trained as long, at the same number of codes.
 
     python benchmarks/bench_encoders.py --out benchmarks/results/encoders.json
+    python benchmarks/bench_encoders.py --sets --out encoders_speed.json  # 10,000 rows, the times
 """
 
-import argparse
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
-from common import circumstances, write_report
+from common import Report, parse
+from common import perf_timed as timed
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.datasets import make_dictionary_data
 from skpudle.lasso import solve_lasso
 
 N_COMPONENTS = 100
@@ -41,53 +40,14 @@ def patches(rng):
     return X[:4000], X[4000:]
 
 
-def ecg(rng):
-    import pywt
-
-    signal = pywt.data.ecg().astype(float)
-    X = np.lib.stride_tricks.sliding_window_view(signal, 48).copy()
-    X = X - X.mean(1, keepdims=True)
-    return X[:650], X[700:]  # windows of later beats, which overlap with none of the former
+SETS = {"digits": digits, "photograph patches": patches}
 
 
-def planted(snr):
-    def make(rng):
-        seed = int(rng.integers(2**31))
-        X, *_ = make_dictionary_data(4000, 50, 100, 4, snr_db=snr, random_state=seed)
-        return X[:3000], X[3000:]
-
-    return make
-
-
-def counts(rng):
-    """Square roots of Poisson counts, whose noise is about the same everywhere."""
-    X, *_ = make_dictionary_data(4000, 50, 100, 4, random_state=int(rng.integers(2**31)))
-    X = 2 * np.sqrt(rng.poisson(np.exp(1.5 + X / X.std())) + 3 / 8)
-    X = X - X[:3000].mean(0)
-    return X[:3000], X[3000:]
-
-
-SETS = {
-    "digits": digits,
-    "photograph patches": patches,
-    "ECG": ecg,
-    "planted, 10 dB": planted(10),
-    "planted, 5 dB": planted(5),
-    "roots of counts": counts,
-}
-
-
-def judged(X, codes, atoms, alpha):
-    left = np.square(X - codes @ atoms).sum()
+def judged(X, codes, learner, alpha):
+    left = np.square(X - learner.inverse_transform(codes)).sum()  # a baseline counts
     objective = left / 2 / len(X) + alpha * np.abs(codes).sum() / len(X)
     explained = 1 - left / np.square(X - X.mean(0)).sum()
     return {"R2": explained, "density": (codes != 0).mean(), "objective": objective}
-
-
-def timed(function, *arguments):
-    start = time.perf_counter()
-    result = function(*arguments)
-    return result, time.perf_counter() - start
 
 
 def microseconds_a_row(learner, X):
@@ -163,13 +123,14 @@ def rows_of(name, seed):
 
     def row(encoder, n_unfoldings, learner, seconds):
         codes = learner.transform(test)
-        found = judged(test, codes, learner.components_, alpha)
+        found = judged(test, codes, learner, alpha)
         row = {"data": name, "encoder": encoder, "unfoldings": n_unfoldings} | found
         return row | {"fit, s": seconds, "row, us": microseconds_a_row(learner, test)}
 
     yield row("converged", None, search, seconds)
     for n in DEPTHS:
-        plain = PUDLEDictionaryLearning.from_components(atoms, alpha=alpha, n_unfoldings=n)
+        known = dict(alpha=alpha, intercept=search.intercept_)
+        plain = PUDLEDictionaryLearning.from_components(atoms, n_unfoldings=n, **known)
         yield row("search alone", n, plain, seconds)
     for n in DEPTHS:
         learner = PUDLEDictionaryLearning(N_COMPONENTS, n_unfoldings=n, **options)
@@ -186,22 +147,16 @@ def rows_of(name, seed):
                 k = max(1, round(found["density"] * N_COMPONENTS))
                 for kind, by_batch in (("TopK", False), ("BatchTopK", True)):
                     other = autoencoder(train, test, k, seconds, by_batch=by_batch)
-                    yield {
-                        "data": name,
-                        "encoder": kind,
-                        "unfoldings": 1,
-                        "fit, s": seconds,
-                    } | other
+                    of_kind = {"data": name, "encoder": kind, "unfoldings": 1, "fit, s": seconds}
+                    yield of_kind | other
 
 
 def seconds_of_spams(rows, atoms, alpha):
-    """Return the time of the lasso by SPAMS on one thread, None without it."""
-    try:
-        import spams
-    except ImportError:
-        return None
+    """Return the time of the lasso by SPAMS on one thread."""
+    import spams
+
     x, d = (np.asfortranarray(v.T.astype(np.float64)) for v in (rows, atoms))
-    return timed(lambda: spams.lasso(x, D=d, lambda1=alpha, mode=2, numThreads=1))[1]
+    return timed(spams.lasso, x, D=d, lambda1=alpha, mode=2, numThreads=1)[1]
 
 
 def speed(n_rows=10_000):
@@ -234,24 +189,12 @@ def speed(n_rows=10_000):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sets", nargs="*", default=list(SETS), help="none for the times alone")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    given = parse(__doc__, sets=list(SETS), seed=0)
     warnings.simplefilter("ignore")
-    report = {"title": "Encoders of few unfoldings", "seed": arguments.seed} | circumstances()
-    report |= {"speed": [], "results": []}
-    for row in speed():
-        print(row, flush=True)
-        report["speed"].append(row)
-    for name in arguments.sets:
-        for row in rows_of(name, arguments.seed):
-            print(row, flush=True)
-            report["results"].append(row)
-        write_report(arguments.out, report)
-    write_report(arguments.out, report)
+    report = Report(given.out, title="Encoders of few unfoldings", seed=given.seed)
+    report.extend(speed() if not given.sets else ())
+    for name in given.sets:
+        report.extend(rows_of(name, given.seed))
 
 
 if __name__ == "__main__":

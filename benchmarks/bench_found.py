@@ -19,15 +19,10 @@ noise varies with 12,000 rows, and the rows vary at 20 dB and at 0 dB. The learn
 Seconds are CPU time.
 """
 
-import argparse
-import json
-import time
 import warnings
-from pathlib import Path
 
 import numpy as np
-import torch
-from common import RESULTS, circumstances, write_report
+from common import Report, parse, spams_atoms, timed, unit
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
@@ -60,22 +55,11 @@ def learn_at_first_penalty(X, seed):
 
 
 def learn_by_spams(X, seed, multiple=1.0):
-    import spams
-
-    start = np.random.default_rng(seed).choice(X, N_ATOMS, replace=False)
-    start /= np.linalg.norm(start, axis=1, keepdims=True)
-    size = min(BATCH, len(X))
+    start = unit(np.random.default_rng(seed).choice(X, N_ATOMS, replace=False))
     share = multiple * 1.2 / np.sqrt(N_FEATURES)
-    atoms = spams.trainDL(
-        np.asfortranarray(X.T),
-        D=np.asfortranarray(start.T),
-        lambda1=share * norm_of_rows(X),
-        batchsize=size,
-        iter=max(N_BATCHES, N_PASSES * -(-len(X) // size)),
-        numThreads=1,
-        verbose=False,
-    )
-    return np.ascontiguousarray(atoms.T), share
+    n_batches = max(N_BATCHES, N_PASSES * -(-len(X) // min(BATCH, len(X))))
+    how = dict(D=np.asfortranarray(start.T), iter=n_batches, batch=BATCH)
+    return spams_atoms(X, N_ATOMS, share * norm_of_rows(X), **how), share
 
 
 def learn_by_ksvd(X, seed):
@@ -87,9 +71,7 @@ def learn_by_ksvd(X, seed):
 
 def timed_row(learn, X, truth, seed, **options):
     """Return the share of atoms found, the penalty and the seconds."""
-    start = time.process_time()
-    atoms, penalty = learn(X, seed, **options)
-    seconds = time.process_time() - start
+    (atoms, penalty), seconds = timed(learn, X, seed, **options)
     found = recovery_rate(atoms, truth, threshold=THRESHOLD)
     return {"found": found, "penalty": penalty, "seconds": seconds}
 
@@ -117,57 +99,23 @@ def rows_of(snr_db, n, seed):
             continue
         yield case | {"method": method} | row
         if method == USUAL:
-            others = [
-                timed_row(learn, X, truth, seed, multiple=multiple)
-                for multiple in MULTIPLES
-                if multiple != 1
-            ]
-            best = max([row, *others], key=lambda each: each["found"])
-            seconds = sum(each["seconds"] for each in [row, *others])
+            rows = [timed_row(learn, X, truth, seed, multiple=m) for m in MULTIPLES if m != 1]
+            best = max([row, *rows], key=lambda each: each["found"])
+            seconds = sum(each["seconds"] for each in [row, *rows])
             yield case | {"method": BEST} | best | {"seconds": seconds}
 
 
-def print_means(rows):
-    """Print the mean share and seconds of all seeds for each case and learner."""
-    for snr_db, n in dict.fromkeys((r["dB"], r["rows"]) for r in rows):
-        cells = []
-        for method in dict.fromkeys(r["method"] for r in rows):
-            key = snr_db, n, method
-            own = [r for r in rows if (r["dB"], r["rows"], r["method"]) == key]
-            found, seconds = (np.mean([r[name] for r in own]) for name in ("found", "seconds"))
-            cells.append(f"{method} {found:.0%} ({seconds:.1f} s)")
-        print(f"{snr_db} dB, {n} rows: {', '.join(cells)}")
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--part", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--out", type=Path, default=RESULTS / "found.json")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    choices = {"part": list(CASES)}
+    given = parse(__doc__, "found.json", choices=choices, part=list(CASES), seeds=[0, 1])
     warnings.simplefilter("ignore")  # of convergence: the atoms are judged anyway
-    report = {"title": "Planted atoms that are found", "results": []}
-    if options.out.exists():
-        report = json.loads(options.out.read_text())
-    report |= circumstances()
-    done = {(r["dB"], r["rows"], r["seed"]) for r in report["results"]}
-    learn_by_default(
-        make_dictionary_data(500, N_FEATURES, N_ATOMS, random_state=0)[0], 0
-    )  # compiles
-    for seed in options.seeds:
-        for snr_db, n in (case for part in options.part for case in CASES[part]):
-            if (snr_db, n, seed) in done:
-                continue
-            rows = []
-            for row in rows_of(snr_db, n, seed):
-                rows.append(row)
-                print(row, flush=True)
-            report["results"] += rows
-            write_report(options.out, report)
-    print_means(report["results"])
+    report = Report(given.out, "dB", "rows", "seed", "method", title="Planted atoms that are found")
+    small = make_dictionary_data(500, N_FEATURES, N_ATOMS, random_state=0)[0]
+    learn_by_default(small, 0)  # compiles
+    for seed in given.seeds:
+        for snr_db, n in (case for part in given.part for case in CASES[part]):
+            if not report.has(snr_db, n, seed):
+                report.extend(list(rows_of(snr_db, n, seed)))
 
 
 if __name__ == "__main__":

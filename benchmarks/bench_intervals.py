@@ -14,15 +14,11 @@ of `skpudle.PoissonNMF`: expectations are sums of spectra of Dirichlet's distrib
 have an offset of 3 N(0, 1), and one of them is a hundred times as long.
 """
 
-import argparse
 import json
 from itertools import product
-from pathlib import Path
-from time import process_time
 
 import numpy as np
-from common import circumstances, write_report
-from scipy.optimize import linear_sum_assignment
+from common import circumstances, matched, parse, timed, write_report
 
 from skpudle import PoissonNMF, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
@@ -30,20 +26,13 @@ from skpudle.inspection import atom_intervals, code_intervals, error_bound
 
 N_NONZERO = {20: 3, 50: 4, 100: 5, 200: 8}
 ROWS_PER_ATOM = 50
-COUNTS = [
-    {"n_features": 40, "n_components": 3, "n_samples": 200, "events": 100, "flat": 0.2, "used": 1},
-    {"n_features": 40, "n_components": 3, "n_samples": 200, "events": 100, "flat": 1.0, "used": 1},
-    {"n_features": 96, "n_components": 5, "n_samples": 300, "events": 1000, "flat": 0.3, "used": 1},
-    {
-        "n_features": 60,
-        "n_components": 8,
-        "n_samples": 600,
-        "events": 300,
-        "flat": 0.5,
-        "used": 0.3,
-    },
-    {"n_features": 20, "n_components": 4, "n_samples": 400, "events": 50, "flat": 0.5, "used": 0.4},
-]
+COUNTS = [  # features, components, samples, events, parameter of Dirichlet's spectra, share used
+    dict(zip(("n_features", "n_components", "n_samples", "events", "flat", "used"), values))
+    for values in (
+        (40, 3, 200, 100, 0.2, 1), (40, 3, 200, 100, 1.0, 1), (96, 5, 300, 1000, 0.3, 1),
+        (60, 8, 600, 300, 0.5, 0.3), (20, 4, 400, 50, 0.5, 0.4),
+    )
+]  # fmt: skip
 
 
 def planted(n, m, p, n_nonzero, *, snr_db, kind, noise, seed):
@@ -63,21 +52,6 @@ def planted(n, m, p, n_nonzero, *, snr_db, kind, noise, seed):
     return x, atoms, z, float((added**2).mean())
 
 
-def matched(found, atoms):
-    """Return the number and sign of the atom that matches each planted one, and its cosine."""
-    cosines = found @ atoms.T / np.linalg.norm(found, axis=1)[:, None]
-    cosines /= np.linalg.norm(atoms, axis=1)
-    rows, columns = linear_sum_assignment(-np.abs(cosines))
-    rows = rows[np.argsort(columns)]
-    best = cosines[rows, np.arange(len(atoms))]
-    return rows, np.sign(best), np.abs(best)
-
-
-def timed(call):
-    start = process_time()
-    return call(), process_time() - start
-
-
 def measured(problem):
     """Return the figures of a problem."""
     sizes = {name: problem[name] for name in ("n", "m", "p", "n_nonzero")}
@@ -87,24 +61,17 @@ def measured(problem):
     learner = PUDLEDictionaryLearning(
         problem["p"], positive_code=positive, random_state=problem["seed"]
     )
-    _, seconds = timed(lambda: learner.fit(x))
-    found, more = timed(lambda: atom_intervals(learner, x, random_state=0))
-    order, signs, cosines = matched(found.estimate, atoms)
-    is_found = cosines > 0.9
+    _, seconds = timed(learner.fit, x)
+    found, more = timed(atom_intervals, learner, x, random_state=0)
+    order, cosines = matched(found.estimate, atoms)
+    signs, is_found = np.sign(cosines), np.abs(cosines) > 0.9
     difference = (found.estimate[order] * signs[:, None] - atoms)[is_found]
     of_fit = (learner.components_[order] * signs[:, None] - atoms)[is_found]
     errors = found.standard_error[order][is_found]
-    bounds = [  # the mean square of an atom's codes in place of the signal's
-        error_bound(
-            1,
-            problem["m"],
-            1,
-            n_nonzero=1.0,
-            snr_db=10 * np.log10(energy / variance / problem["m"]),
-        )
-        for energy in np.square(z).sum(0)[is_found]
-    ]
     m, s = problem["m"], problem["n_nonzero"]
+    # the mean square of an atom's codes in place of the signal's
+    snr_db = 10 * np.log10(np.square(z).sum(0)[is_found] / variance / m)
+    bounds = [error_bound(1, m, 1, n_nonzero=1.0, snr_db=value) for value in snr_db]
     bound = sum(bounds) * (m - 1) / (m - s)
     codes = code_intervals(learner, x, random_state=0)
     right = ((codes.estimate[:, order] != 0) == (z != 0)).all(1)
@@ -132,9 +99,9 @@ def measured_counts(problem):
     z = problem["events"] * rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < problem["used"])
     x = rng.poisson(z @ atoms)
     learner = PoissonNMF(p, random_state=problem["seed"])
-    _, seconds = timed(lambda: learner.fit(x))
-    found, more = timed(lambda: atom_intervals(learner, x, random_state=0))
-    order, _, cosines = matched(found.estimate, atoms)
+    _, seconds = timed(learner.fit, x)
+    found, more = timed(atom_intervals, learner, x, random_state=0)
+    order, cosines = matched(found.estimate, atoms)
     inside = (found.lower[order] <= atoms) & (atoms <= found.upper[order])
     large = atoms > 0.5 / m
     errors = [
@@ -179,23 +146,15 @@ def size(problem):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=2)
-    arguments = parser.parse_args()
-    out, found = arguments.out, {}
-    if out.exists():  # go on
-        found = json.loads(out.read_text("utf-8"))
+    given = parse(__doc__, "intervals.json", seeds=2)
+    found = json.loads(given.out.read_text()) if given.out.exists() else {}  # go on
     facts = found.pop("circumstances", None) or circumstances()
-    for kind in sorted({kind for kind, _ in problems(1)}):
-        found.setdefault(kind, [])
-    for kind, problem in sorted(problems(arguments.seeds), key=lambda pair: size(pair[1])):
-        if any(problem.items() <= done.items() for done in found[kind]):
-            continue
-        measure = measured_counts if kind == "counts" else measured
-        found[kind].append(measure(problem))
-        print(kind, found[kind][-1], flush=True)
-        write_report(out, found | {"circumstances": facts})
+    for kind, problem in sorted(problems(given.seeds), key=lambda pair: size(pair[1])):
+        rows = found.setdefault(kind, [])
+        if not any(problem.items() <= done.items() for done in rows):
+            rows.append((measured_counts if kind == "counts" else measured)(problem))
+            print(kind, rows[-1], flush=True)
+            write_report(given.out, found | {"circumstances": facts})
 
 
 if __name__ == "__main__":

@@ -14,19 +14,15 @@ as the fit took, and each dictionary explains these rows, and 2048 others, by ma
 the planted number of atoms. Each case runs in a process of its own.
 """
 
-import argparse
 import json
 import os
-import subprocess
-import sys
-import threading
 import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from common import anonymous_megabytes, circumstances, write_report
+from common import Growth, Report, alone, parse, share_found, timed, unit
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.omp import solve_omp
@@ -51,7 +47,7 @@ class MadeRows:
     def __init__(self, n_rows, n_atoms, n_features, n_nonzero, seed=0):
         rng = np.random.default_rng(seed)
         atoms = rng.standard_normal((n_atoms, n_features), dtype=np.float32)
-        self.atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+        self.atoms = unit(atoms)
         self.n_nonzero, self.seed = n_nonzero, seed
         self.shape, self.dtype = (n_rows, n_features), np.dtype(np.float32)
 
@@ -77,31 +73,6 @@ class MadeRows:
         return blocks[first - 1024 * numbers.start : last - 1024 * numbers.start]
 
 
-class _Growth:
-    """Largest growth of memory while it is open."""
-
-    def __enter__(self):
-        self.start, self.most, self._open = anonymous_megabytes(), 0.0, True
-        threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def _watch(self):
-        while self._open:
-            self.most = max(self.most, anonymous_megabytes() - self.start)
-            time.sleep(0.05)
-
-    def __exit__(self, *error):
-        self._open = False
-
-
-def share_found(components, atoms):
-    best = np.zeros(len(atoms))
-    for first in range(0, len(atoms), 1024):
-        part = atoms[first : first + 1024]
-        best[first : first + 1024] = np.abs(part @ components.T.astype(np.float32)).max(axis=1)
-    return float((best > 0.95).mean())
-
-
 def _tiny():
     rows = np.random.default_rng(0).standard_normal((300, 20)).astype(np.float32)
     learner = PUDLEDictionaryLearning(8, random_state=0).fit(rows)
@@ -114,13 +85,12 @@ def epochs(size):
     x = torch.as_tensor(MadeRows(n, p, m, s)[:n])
     _tiny()
     problem = Problem(x, auto_alpha(x))
-    with _Growth() as growth:
+    with Growth() as growth:
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         steps = find_atoms(problem, x[order[:p]])
         for _ in range(8):
-            start = time.process_time()
-            coded = next(steps).coded
-            seconds = time.process_time() - start
+            step, seconds = timed(next, steps)
+    coded = step.coded
     rows = len(coded.problem.x)
     return dict(
         seconds=seconds, rows=rows, rows_per_second=rows / seconds, megabytes=growth.most,
@@ -135,7 +105,7 @@ def fit(size, *, in_blocks):
     X = table if in_blocks else table[:n]
     _tiny()
     start, wall = time.process_time(), time.perf_counter()
-    with _Growth() as growth:
+    with Growth() as growth:
         learner = PUDLEDictionaryLearning(p, random_state=0, verbose=1).fit(X)
     result = dict(
         cpu_seconds=time.process_time() - start,
@@ -174,7 +144,7 @@ def ksvd(size):
     _tiny()
     DictionaryLearning(8, n_nonzero_coefs=2, max_iter=1, random_state=0).fit(rows[:64])
     start, cpu = time.perf_counter(), time.process_time()
-    with _Growth() as growth:
+    with Growth() as growth:
         learner = PUDLEDictionaryLearning(p, random_state=0, verbose=1).fit(rows)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     ours, n_epochs = learner.components_, int(learner.n_iter_)
@@ -196,38 +166,31 @@ def ksvd(size):
     return result
 
 
-def _alone(what, size, threads):
-    """Return the result of a case in a process of its own."""
-    names = "--atoms", "--features", "--rows", "--nonzero"
-    sizes = [text for pair in zip(names, map(str, size), strict=True) for text in pair]
-    command = [sys.executable, __file__, what, *sizes, "--threads", str(threads), "--alone"]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    return json.loads(lines[-1])
+CASES = {
+    "epochs": epochs,
+    "fit": lambda size: fit(size, in_blocks=False),
+    "blocks": lambda size: fit(size, in_blocks=True),
+    "ksvd": ksvd,
+}
+SIZE = "atoms", "features", "rows", "nonzero"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["epochs", "fit", "blocks", "ksvd"])
-    for name in ("atoms", "features", "rows", "nonzero"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--alone", action="store_true", help="in this process, and print JSON")
-    parser.add_argument("--out")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    size = options.atoms, options.features, options.rows, options.nonzero
-    if options.alone:
-        kinds = dict(epochs=epochs, fit=lambda size: fit(size, in_blocks=False),
-                     blocks=lambda size: fit(size, in_blocks=True), ksvd=ksvd)  # fmt: skip
-        print(json.dumps(kinds[options.what](size)))
+    given = parse(
+        __doc__, names=["what"], choices={"what": CASES}, hidden=["alone"], alone=False, threads=1,
+        **dict.fromkeys(SIZE, int),
+    )  # fmt: skip
+    torch.set_num_threads(given.threads)
+    size = tuple(getattr(given, name) for name in SIZE)
+    if given.alone:  # in a process of its own
+        print(json.dumps(CASES[given.what](size)))
         return
-    rows = []
-    for case in [size] if options.atoms else SIZES:
-        found = _alone(options.what, case, options.threads)
-        rows.append(dict(zip(("atoms", "features", "rows", "nonzero"), case, strict=True)) | found)
-        print(rows[-1], flush=True)
-    if options.out:
-        write_report(options.out, circumstances() | {"what": options.what, "results": rows})
+    report = Report(given.out, what=given.what)
+    for case in [size] if given.atoms else SIZES:
+        named = dict(zip(SIZE, case, strict=True))
+        options = [text for name, value in named.items() for text in (f"--{name}", value)]
+        options += ["--threads", given.threads, "--alone"]
+        report.add(named | {"threads": given.threads} | alone(__file__, given.what, *options))
 
 
 if __name__ == "__main__":

@@ -13,18 +13,15 @@ explain, chosen by scikit-learn's orthogonal matching pursuit (OMP). A data set 
 learners are through, so that its times are of one run.
 """
 
-import argparse
-import json
 import signal
-import time
 import warnings
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, circumstances, write_report
+from common import Report, halves, parse, spams_atoms, unit
+from common import perf_timed as timed
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images, load_wine
 from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
@@ -46,13 +43,6 @@ N_COUNTED = 5000
 
 
 # ---------------------------------------------------------------------------- data
-
-
-def halves(X, share=0.8):
-    """Return rows to learn from and rows to evaluate by, at random."""
-    X = X[np.random.default_rng(0).permutation(len(X))]
-    n = int(share * len(X))
-    return X[:n], X[n:]
 
 
 def columns_standardised(X):
@@ -188,63 +178,26 @@ def load(name, quick):
 # ---------------------------------------------------------------------------- learners
 
 
-class Unable(Exception):
-    """A learner does not support these data."""
-
-
 class AtThePenalty(BaseEstimator):
     """A function that learns atoms for the lasso, behind the interface of scikit-learn."""
 
-    def __init__(self, n_components, *, alpha, positive_code=False):
-        self.n_components = n_components
-        self.alpha = alpha
-        self.positive_code = positive_code
+    def __init__(self, n_components, learn, *, alpha, positive_code=False):
+        self.n_components, self.learn = n_components, learn
+        self.alpha, self.positive_code = alpha, positive_code
+
+    def fit(self, X):
+        self.components_ = self.learn(X, self.n_components, self.alpha, positive=self.positive_code)
+        return self
 
     def transform(self, X):
         return lasso_codes(self.components_, X, self.alpha, self.positive_code)
 
 
-class Spams(AtThePenalty):
-    """`spams.trainDL`."""
-
-    N_PASSES = 20
-
-    def fit(self, X):
-        import spams
-
-        size = min(512, len(X))
-        self.components_ = spams.trainDL(
-            np.asfortranarray(X.T),
-            K=self.n_components,
-            lambda1=self.alpha,
-            posAlpha=self.positive_code,
-            batchsize=size,
-            iter=self.N_PASSES * -(-len(X) // size),
-            numThreads=torch.get_num_threads(),
-            verbose=False,
-        ).T.copy()
-        return self
-
-
-class Search(AtThePenalty):
-    """The search that begins a fit, which minimises the lasso objective."""
-
-    def fit(self, X):
-        x = torch.tensor(X)
-        generator = torch.Generator().manual_seed(0)
-        problem = Problem(x, self.alpha, positive_code=self.positive_code)
-        atoms = initial_atoms(x, self.n_components, "data", generator)
-        atoms = torch.nn.functional.normalize(atoms)
-        self.components_ = search(problem, atoms).atoms.numpy()
-        return self
-
-
-def ours(k, alpha, positive):
-    return PUDLEDictionaryLearning(k, positive_code=positive, random_state=0)
-
-
-def search_alone(k, alpha, positive):
-    return Search(k, alpha=alpha, positive_code=positive)
+def searched_atoms(X, n_components, alpha, *, positive):
+    """Return the atoms of the search that begins a fit, which minimises the lasso objective."""
+    x, generator = torch.tensor(X), torch.Generator().manual_seed(0)
+    atoms = torch.nn.functional.normalize(initial_atoms(x, n_components, "data", generator))
+    return search(Problem(x, alpha, positive_code=positive), atoms).atoms.numpy()
 
 
 def scikit_learn(k, alpha, positive, *, learner, common_alpha=False):
@@ -254,36 +207,35 @@ def scikit_learn(k, alpha, positive, *, learner, common_alpha=False):
     return learner(k, random_state=0, **params)
 
 
+def at_the_penalty(k, alpha, positive, *, learn):
+    return AtThePenalty(k, learn, alpha=alpha, positive_code=positive)
+
+
+def ours(k, alpha, positive):
+    return PUDLEDictionaryLearning(k, positive_code=positive, random_state=0)
+
+
 def sporco(k, alpha, positive):
-    if positive:
-        raise Unable("its codes have both signs")
     return SporcoDictionaryLearning(k, alpha=alpha, random_state=0)
 
 
 def k_svd(k, alpha, positive):
-    if positive:
-        raise Unable("it has non-negative codes for non-negative atoms only")
     import dictlearn
 
     return dictlearn.DictionaryLearning(k, random_state=0)
 
 
-def spams(k, alpha, positive):
-    import spams  # noqa: F401  (fail before the clock starts)
-
-    return Spams(k, alpha=alpha, positive_code=positive)
-
-
 OURS = "skpudle"
+BOTH_SIGNS = "SPORCO", "dictlearn K-SVD"  # no non-negative codes of atoms of any sign
 LEARNERS = {  # the first one chooses the common alpha
     OURS: ours,
-    "skpudle, search alone": search_alone,
+    "skpudle, search alone": partial(at_the_penalty, learn=searched_atoms),
     "scikit-learn MiniBatch": partial(scikit_learn, learner=MiniBatchDictionaryLearning),
     "scikit-learn MiniBatch, cd": partial(
         scikit_learn, learner=MiniBatchDictionaryLearning, common_alpha=True
     ),
     "scikit-learn": partial(scikit_learn, learner=DictionaryLearning),
-    "SPAMS": spams,
+    "SPAMS": partial(at_the_penalty, learn=spams_atoms),
     "SPORCO": sporco,
     "dictlearn K-SVD": k_svd,
 }
@@ -312,9 +264,7 @@ def timed_fit(learner, X, seconds):
         if "max_iter" in learner.get_params():
             first.set_params(max_iter=1)
         first.fit(X[: 2 * learner.n_components])
-        start = time.perf_counter()
-        learner.fit(X)
-        return learner, time.perf_counter() - start
+        return timed(learner.fit, X)
 
 
 # ---------------------------------------------------------------------------- judgement
@@ -341,9 +291,7 @@ def omp_r2(atoms, X, n_nonzero):
 
 def judge(learner, train, test, truth, alpha, positive):
     """Return the figures of a fitted learner, except the time."""
-    atoms = np.ascontiguousarray(learner.components_, dtype=np.float64)
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    atoms = atoms / np.where(norms > 0, norms, 1)
+    atoms = unit(np.ascontiguousarray(learner.components_, dtype=np.float64))
     codes = lasso_codes(atoms, test, alpha, positive)
     residual = np.square(test - codes @ atoms).sum()
     objective = (0.5 * residual + alpha * np.abs(codes).sum()) / len(test)
@@ -367,10 +315,12 @@ def rows_of(name, options):
     data = {"data": name, "size": " x ".join(map(str, train.shape)), "atoms": k}
     for learner_name in options.learners:
         row = data | {"learner": learner_name}
+        if positive and learner_name in BOTH_SIGNS:
+            continue
         try:
             learner = LEARNERS[learner_name](k, alpha, positive)
             learner, seconds = timed_fit(learner, train, options.seconds)
-        except (ImportError, Unable) as error:
+        except ImportError as error:
             print(f"{name}: {learner_name} left out, {error}", flush=True)
             continue
         except Exception as error:  # one failure does not end the comparison ...
@@ -383,46 +333,22 @@ def rows_of(name, options):
         yield row | {"seconds": seconds}
 
 
-def shown(row):
-    cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
-    return "; ".join(cells)
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
     names = [*REAL, *SYNTHETIC]
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of the names of data sets")
-    parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
-    parser.add_argument("--seconds", type=float, default=600.0, help="limit of a fit")
-    parser.add_argument("--quick", action="store_true", help="400 rows, to see that it runs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "learners.json")
-    options = parser.parse_args()
+    choices = {"learners": LEARNERS, "only": names}
+    options = parse(__doc__, "learners.json", choices=choices, only=[], learners=list(LEARNERS),
+                    seconds=600.0, quick=False)  # fmt: skip
     options.learners = [OURS, *(name for name in options.learners if name != OURS)]
-
-    report = {"title": "Dictionary learners", "results": []}
-    if options.out.exists():
-        report = json.loads(options.out.read_text())
-    done = {row["data"] for row in report["results"]}
-    if options.only:
-        names = [name for name in names if any(part in name for part in options.only)]
-    else:
-        names = [name for name in names if name not in done]
+    report = Report(options.out, "data", "learner", title="Dictionary learners")
+    report.write(**{"limit of a fit (s)": options.seconds})
     warnings.simplefilter("ignore")  # of convergence: evaluate the result anyway
-    for name in names:
+    for name in options.only or [name for name in names if not report.has(name)]:
         try:
-            rows = []
-            for row in rows_of(name, options):
-                rows.append(row)
-                print(shown(row), flush=True)
+            rows = list(rows_of(name, options))
         except (ImportError, TimeoutError) as error:
             print(f"{name} left out: {error}", flush=True)
-            continue
-        others = [row for row in report["results"] if row["data"] != name]
-        report |= circumstances() | {"limit of a fit (s)": options.seconds}
-        report["results"] = others + rows
-        write_report(options.out, report)
+        else:
+            report.extend(rows)
 
 
 if __name__ == "__main__":

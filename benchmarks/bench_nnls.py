@@ -1,24 +1,17 @@
-"""Time non-negative least squares against scipy.optimize.nnls, and compare random problems.
+"""Time non-negative least squares against scipy.optimize.nnls.
 
     python benchmarks/bench_nnls.py --out benchmarks/results/nnls.json
 
 Mixtures of non-negative spectra, whose common part sets the cosine of two spectra, and Gaussian
 atoms and data. Times are processor time of one thread, medians over parts of the rows in turn, so
 that other work on the machine affects all alike. SciPy solves a few rows of each part. All rows
-have a certificate, which is part of the time. "lasso" is `solve_lasso` with a tiny penalty.
-
-Random problems have all shapes, and a third is reached exactly. "excess over SciPy" is the largest
-difference of objectives, relative to the squared data; the difference of codes is the largest where
-they are unique.
+have a certificate, which is part of the time. "lasso" is `solve_lasso` with a tiny penalty. "excess
+over SciPy" is the largest difference of objectives, relative to the squared data.
 """
-
-import argparse
-from pathlib import Path
-from time import process_time
 
 import numpy as np
 import torch
-from common import circumstances, write_report
+from common import Report, parse, timed, unit
 from scipy.optimize import nnls
 
 from skpudle.lasso import solve_lasso, solve_nnls
@@ -34,9 +27,7 @@ def spectra(n, *, cosine, noise, seed):
         for _ in range(3):
             centre, width = rng.uniform(0, N_CHANNELS), rng.uniform(2, 8)
             atom += rng.uniform(0.3, 1) * np.exp(-0.5 * ((channels - centre) / width) ** 2)
-    atoms /= np.linalg.norm(atoms, axis=1)[:, None]
-    atoms = (1 - cosine) ** 0.5 * atoms + (cosine / N_CHANNELS) ** 0.5
-    atoms /= np.linalg.norm(atoms, axis=1)[:, None]
+    atoms = unit((1 - cosine) ** 0.5 * unit(atoms) + (cosine / N_CHANNELS) ** 0.5)
     x = (rng.gamma(1.5, size=(n, N_ATOMS)) * (rng.random((n, N_ATOMS)) < 0.1)) @ atoms
     return atoms, x + noise * x.std() * rng.standard_normal(x.shape)
 
@@ -55,11 +46,10 @@ PROBLEMS = {
 }
 
 
-def timed(solve, n):
+def milliseconds(solve, rows, **options):
     """Return milliseconds a row, and the result."""
-    start = process_time()
-    found = solve()
-    return (process_time() - start) / n * 1e3, found
+    found, seconds = timed(solve, rows, **options)
+    return seconds / len(rows) * 1e3, found
 
 
 def excess(atoms, x, codes, other):
@@ -71,86 +61,46 @@ def excess(atoms, x, codes, other):
 def measured(name, n, n_parts, n_scipy):
     atoms, x = PROBLEMS[name](n)
     penalty = 1e-9 * float(np.abs(x @ atoms.T).max())
-    rng, first = np.random.default_rng(0), True
-    times, gaps, weighted_gaps, sizes, worst = [], [], [], [], -np.inf
+    rng, times, gaps, sizes, worst = np.random.default_rng(0), [], [], [], -np.inf
+    solve_nnls(atoms, x[:100])  # compiles
+
+    def ours(rows, weights=None):
+        return solve_nnls(atoms, rows, weights=weights)
+
+    def by_scipy(rows):
+        return np.stack([nnls(atoms.T, row)[0] for row in rows])
+
+    def lasso(rows):
+        return solve_lasso(torch.from_numpy(atoms), rows, penalty, positive=True)
+
     for part in np.array_split(x, n_parts):
-        few, weights = part[:n_scipy], rng.uniform(0.5, 1, part[:2000].shape)
-        tensors = torch.from_numpy(atoms), torch.from_numpy(part[:2000])
-        if first:  # numba compiles
-            solve_nnls(atoms, part[:100])
-            first = False
-        ours, (codes, gap) = timed(lambda p=part: solve_nnls(atoms, p), len(part))
-        by_scipy, expected = timed(
-            lambda f=few: np.stack([nnls(atoms.T, row)[0] for row in f]), len(few)
-        )
-        weighted, (_, weighted_gap) = timed(
-            lambda p=part, w=weights: solve_nnls(atoms, p[: len(w)], weights=w), len(weights)
-        )
-        lasso, _ = timed(lambda t=tensors: solve_lasso(*t, penalty, positive=True), len(tensors[1]))
-        times.append([ours, by_scipy, by_scipy / ours, lasso, weighted])
-        gaps.append(gap.max())
-        weighted_gaps.append(weighted_gap.max())
+        few, some = part[:n_scipy], part[:2000]
+        weights = rng.uniform(0.5, 1, some.shape)
+        own, (codes, gap) = milliseconds(ours, part)
+        others, expected = milliseconds(by_scipy, few)
+        weighted, (_, weighted_gap) = milliseconds(ours, some, weights=weights)
+        of_lasso, _ = milliseconds(lasso, torch.from_numpy(some))
+        times.append([own, others, others / own, of_lasso, weighted])
+        gaps.append([gap.max(), weighted_gap.max()])
         sizes.append((codes > 0).sum(1).mean())
         worst = max(worst, excess(atoms, few, codes[: len(few)], expected))
     keys = "ms a row", "SciPy ms a row", "SciPy over ours", "lasso ms a row", "weighted ms a row"
-    medians = map(float, np.median(times, axis=0))
+    largest = zip(("largest gap", "largest gap, weighted"), np.max(gaps, axis=0))
+    row = {"name": name, "rows": n, "atoms in a code": float(np.mean(sizes))}
     return (
-        {"rows": n, "atoms in a code": float(np.mean(sizes))}
-        | dict(zip(keys, medians, strict=True))
-        | {
-            "largest gap": float(max(gaps)),
-            "largest gap, weighted": float(max(weighted_gaps)),
-            "excess over SciPy": worst,
-        }
+        row
+        | dict(zip(keys, np.median(times, axis=0)))
+        | dict(largest)
+        | {"excess over SciPy": worst}
     )
 
 
-def compared(n_problems):
-    rng = np.random.default_rng(0)
-    worst, different, largest, failures = -np.inf, 0.0, 0.0, 0
-    for _ in range(n_problems):
-        n_features, n_atoms = rng.integers(1, 60, 2)
-        draw = rng.choice([rng.standard_normal, rng.random])
-        atoms, x = draw((n_atoms, n_features)), rng.standard_normal((1, n_features))
-        if rng.random() < 1 / 3:
-            x = rng.random((1, n_atoms)) @ atoms
-        codes, gaps = solve_nnls(atoms, x)
-        largest = max(largest, float(gaps.max()))
-        try:
-            expected = nnls(atoms.T, x[0])[0][None]
-        except RuntimeError:  # out of iterations
-            failures += 1
-            continue
-        worst = max(worst, excess(atoms, x, codes, expected))
-        if n_atoms <= n_features and np.linalg.cond(atoms) < 1e4:
-            difference = np.abs(codes - expected).max() / max(1e-300, expected.max(initial=0.0))
-            different = max(different, float(difference) if expected.any() else codes.max())
-    return {
-        "problems": n_problems,
-        "largest gap": largest,
-        "excess over SciPy": worst,
-        "largest difference of codes": different,
-        "SciPy out of iterations": failures,
-    }
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--parts", type=int, default=10, help="parts that are timed in turn")
-    parser.add_argument("--scipy-rows", type=int, default=60, help="rows of a part for SciPy")
-    parser.add_argument("--problems", type=int, default=1000, help="random problems")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    results = {}
-    for name in PROBLEMS:
-        results[name] = measured(name, options.rows, options.parts, options.scipy_rows)
-        print(name, results[name], flush=True)
-    results["random problems"] = compared(options.problems)
-    print(results["random problems"])
+    given = parse(__doc__, rows=100_000, parts=10, scipy_rows=60)
     title = f"Non-negative least squares: {N_ATOMS} atoms of {N_CHANNELS} channels"
-    write_report(options.out, {"title": title, "results": results} | circumstances())
+    report = Report(given.out, title=title)
+    for name in PROBLEMS:
+        report.add(measured(name, given.rows, given.parts, given.scipy_rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compare learners on data as users have them: an offset, unequal noise, outliers, units.
 
-    PYTHONPATH=/path/to/spams python benchmarks/bench_noise.py    # resumes where it was interrupted
+    python benchmarks/bench_noise.py    # resumes where it was interrupted
     python benchmarks/bench_noise.py --only offset spikes --seeds 0 --out noise.json
 
 Planted rows of 40 features, sums of 4 of 60 atoms, and some other families; two thirds of the rows
@@ -20,16 +20,13 @@ and R^2 of held-out rows with ten codes each by orthogonal matching pursuit, wit
 noise model. Seconds are CPU time.
 """
 
-import argparse
-import json
-import time
 import warnings
 from functools import partial
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 import torch
-from common import RESULTS, circumstances, write_report
+from common import Report, halves, parse, spams_atoms, timed, unit
 from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images, load_wine
 from sklearn.decomposition import FactorAnalysis, MiniBatchDictionaryLearning, sparse_encode
 from sklearn.feature_extraction.image import extract_patches_2d
@@ -38,17 +35,8 @@ from sklearn.preprocessing import RobustScaler, StandardScaler
 from skpudle import PUDLEDictionaryLearning
 from skpudle.lasso import solve_lasso
 
-try:
-    import spams
-except ImportError:
-    spams = None
-
 PENALTIES = (0.02, 0.05, 0.1, 0.2, 0.4)  # in units of the root mean square norm of a row
 PLAIN = {"noise": "equal", "fit_intercept": False}
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def sums_of_atoms(random, n=4000, m=40, p=60, s=4):
@@ -133,11 +121,6 @@ FAMILIES = {
 }
 
 
-def halves(X, share=0.8):
-    X = X[np.random.default_rng(0).permutation(len(X))]
-    return X[: int(share * len(X))], X[int(share * len(X)) :]
-
-
 def photographs():
     images = [image.mean(axis=2) for image in load_sample_images().images]
     some = [extract_patches_2d(image, (8, 8), max_patches=6000, random_state=0) for image in images]
@@ -174,9 +157,7 @@ def of_scikit_learn(X, p, share, seed, positive):
 
 def of_spams(X, p, share, seed, positive):
     norm = np.sqrt(np.square(X).sum(axis=1).mean())
-    options = dict(lambda1=share * norm, iter=1000, batchsize=256, posAlpha=positive)
-    found = spams.trainDL(np.asfortranarray(X.T), K=p, numThreads=1, verbose=False, **options)
-    return np.ascontiguousarray(found.T)
+    return spams_atoms(X, p, share * norm, iter=1000, batch=256, positive=positive)
 
 
 def of_tool(learn, scaler, train, test, clean, units, p, params, seed):
@@ -215,9 +196,8 @@ def measure_planted(name, seed):
     row = {"data": name, "seed": seed}
 
     def note(tool, compute):
-        start = time.process_time()
-        error = compute()
-        row[tool] = {"error": error / noise, "seconds": time.process_time() - start}
+        error, seconds = timed(compute)
+        row[tool] = {"error": error / noise, "seconds": seconds}
 
     given = train, test, clean, units, p
     found = {}
@@ -230,7 +210,7 @@ def measure_planted(name, seed):
         note(tool, compute)
         near = np.abs(unit(atoms) @ unit(found["learner"].components_).T).max(axis=1)
         row[tool]["found"] = float((near > 0.99).mean())
-    tools = {"scikit-learn": of_scikit_learn} | ({} if spams is None else {"SPAMS": of_spams})
+    tools = {"scikit-learn": of_scikit_learn, "SPAMS": of_spams}
     scalers = {"": None, ", StandardScaler": StandardScaler, ", RobustScaler": RobustScaler}
     for tool, learn in tools.items():
         for scaled, scaler in scalers.items():
@@ -244,9 +224,7 @@ def measure_real(name, seed):
     train, test = load()
     row = {"data": name, "seed": seed}
     for tool, more in (("default", {}), ("equal noise", PLAIN)):
-        start = time.process_time()
-        learner = PUDLEDictionaryLearning(p, random_state=seed, **more).fit(train)
-        seconds = time.process_time() - start
+        learner, seconds = timed(PUDLEDictionaryLearning(p, random_state=seed, **more).fit, train)
         rows = test - learner.intercept_
         n_codes = min(10, test.shape[1] // 3)
         options = dict(algorithm="omp", n_nonzero_coefs=n_codes)
@@ -261,24 +239,13 @@ def measure_real(name, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="*", help="names of data sets")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=RESULTS / "noise.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    given = parse(__doc__, "noise.json", only=[*FAMILIES, *REAL], seeds=[0, 1, 2])
     warnings.simplefilter("ignore")
-    rows = json.loads(arguments.out.read_text())["rows"] if arguments.out.exists() else []
+    report = Report(given.out, "data", "seed", rows="rows")
     PUDLEDictionaryLearning(5, random_state=0).fit(np.random.default_rng(0).random((200, 8)))
-    for name in [*FAMILIES, *REAL]:
-        if arguments.only and name not in arguments.only:
-            continue
-        for seed in arguments.seeds:
-            if any((row["data"], row["seed"]) == (name, seed) for row in rows):
-                continue
-            rows.append((measure_planted if name in FAMILIES else measure_real)(name, seed))
-            print(json.dumps(rows[-1]), flush=True)
-            write_report(arguments.out, circumstances() | {"rows": rows})
+    for name, seed in product(given.only, given.seeds):
+        if not report.has(name, seed):
+            report.add((measure_planted if name in FAMILIES else measure_real)(name, seed))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ cNMF runs where it is installed (``pip install cnmf``), with few replicates; its
 Usage: python benchmarks/bench_programmes.py [--replicates 10] [--cnmf-replicates 20]
 """
 
-import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from common import Report, matched, parse, timed
+
+from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
 
 N_CELLS, N_GENES, N_PROGRAMMES = 5000, 2000, 10
 
@@ -40,17 +40,8 @@ def draw(seed=0):
     return counts[:, kept], programmes[:, kept]
 
 
-def cosine(found, planted):
-    """Return the mean cosine of matched rows."""
-    found, planted = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, planted))
-    cosines = found @ planted.T
-    return cosines[linear_sum_assignment(cosines, maximize=True)].mean()
-
-
 def ours(scaled, n_replicates):
     """Return the programmes of a consensus of our fits."""
-    from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
-
     learner = PUDLEDictionaryLearning(N_PROGRAMMES, positive_code=True, positive_dict=True)
     return ConsensusDictionary(learner, n_replicates, random_state=0).fit(scaled).components_
 
@@ -74,32 +65,27 @@ def consensus_nmf(counts, n_replicates, folder):
     return pd.read_csv(found, sep="\t", index_col=0).values
 
 
-def report(name, n_replicates, function, planted):
-    """Print the cosine, and the seconds of the processor."""
-    start = time.process_time()
-    try:
-        found = function()
-    except ImportError as error:
-        print(f"{name} does not run here: {error}")
-        return
-    seconds = time.process_time() - start
-    print(f"{name}, {n_replicates} replicates: {cosine(found, planted):.4f}, {seconds:.1f} s")
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=10)
-    parser.add_argument("--cnmf-replicates", type=int, default=20)
-    args = parser.parse_args()
+    given = parse(__doc__, replicates=10, cnmf_replicates=20)
     counts, programmes = draw()
     totals = counts.sum(1, keepdims=True)
     scaled = counts / totals * np.median(totals)
     spread = scaled.std(0)
-    scaled, planted = (scaled / spread).astype(np.float32), programmes / spread
-    report("skpudle", args.replicates, lambda: ours(scaled, args.replicates), planted)
+    scaled = (scaled / spread).astype(np.float32)
+    report, n = Report(given.out, title="Programmes of genes"), given.cnmf_replicates
     with tempfile.TemporaryDirectory() as folder:
-        n = args.cnmf_replicates
-        report("cNMF", n, lambda: consensus_nmf(counts, n, folder), planted)
+        for name, n_replicates, function, arguments in (
+            ("skpudle", given.replicates, ours, (scaled, given.replicates)),
+            ("cNMF", n, consensus_nmf, (counts, n, folder)),
+        ):
+            try:
+                found, seconds = timed(function, *arguments)
+            except ImportError as error:
+                print(f"{name} does not run here: {error}")
+                continue
+            cosine = matched(found, programmes / spread)[1].mean()
+            row = {"consensus": name, "replicates": n_replicates}
+            report.add(row | {"cosine": cosine, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Count updates and time to recover a dictionary: the problem of figure 5 of the PUDLE paper.
 
     python benchmarks/bench_recovery.py --out benchmarks/results/recovery.json
-    python benchmarks/bench_recovery.py --m 200 --p 300 --n-nonzero 5 --updates 300
+    python benchmarks/bench_recovery.py --m 200 --p 300 --n-nonzero 5 --updates 300  # a quick look
 
 Samples are combinations of ``n_nonzero`` of ``p`` unit-norm Gaussian atoms, with amplitudes in
 [1, 2] and one sign per sample. Learning starts at the true atoms plus noise, and every update sees
@@ -10,24 +10,19 @@ authors. The report has the first update and second with an error of the atoms, 
 relative to the truth, below 1e-2, 1e-3, 1e-4 and 1e-5.
 """
 
-import argparse
 import time
 from functools import partial
 from itertools import product
 
-import numpy as np
 import torch
-from common import circumstances, synchronize, write_report
+from common import Report, parse, synchronize, unit
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.metrics import dictionary_error
 
 TARGETS = (1e-2, 1e-3, 1e-4, 1e-5)
-ENCODERS = {
-    "soft": dict(alpha=0.2),
-    "hard": dict(alpha=0.1, shrinkage="hard"),
-}
+ENCODERS = {"soft": dict(alpha=0.2), "hard": dict(alpha=0.1, shrinkage="hard")}
 OPTIMIZERS = {
     "surrogate": dict(optimizer="surrogate"),
     "adam": dict(optimizer=partial(torch.optim.Adam, eps=1e-3), learning_rate=1e-3),
@@ -39,7 +34,7 @@ def learn(encoder, gradient, optimizer, options):
     sizes = (options.m, options.p)
     truth = make_dictionary_data(1, *sizes, random_state=options.seed)[1]
     start = perturb_dictionary(truth, options.deviation * options.m**0.5, random_state=1)
-    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    start = unit(start)
     learner = PUDLEDictionaryLearning(
         options.p,
         **ENCODERS[encoder],
@@ -77,47 +72,20 @@ def first_below(curve, target):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name, default in (("m", 1000), ("p", 1500), ("n-nonzero", 20), ("batch", 50)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--n-unfoldings", type=int, default=100)
-    parser.add_argument("--step-size", type=float, default=0.2)
-    parser.add_argument(
-        "--deviation", type=float, default=0.005, help="standard deviation of the starting noise"
-    )
-    parser.add_argument("--updates", type=int, default=1000, help="at most")
-    parser.add_argument("--every", type=int, default=10, help="updates between two errors")
-    parser.add_argument("--only", nargs="+", help="parts of the names of those to run")
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="JSON file to write")
-    options = parser.parse_args()
-
-    report = {
-        "title": "Recovery of a dictionary",
-        "options": vars(options),
-        **circumstances(options.device),
-    }
-    report["results"] = []
+    options = parse(
+        __doc__, m=1000, p=1500, n_nonzero=20, batch=50, n_unfoldings=100, step_size=0.2,
+        deviation=0.005, updates=1000, every=10, only=[], dtype="float32", device="cpu", seed=0,
+    )  # fmt: skip
+    report = Report(options.out, title="Recovery of a dictionary", options=vars(options))
     for encoder, gradient, optimizer in product(ENCODERS, ("ae-ls", "dec"), OPTIMIZERS):
         name = f"{encoder} {gradient} {optimizer}"
         if options.only and not any(part in name for part in options.only):
             continue
-        curve = learn(encoder, gradient, optimizer, options)
-        reached = {f"{target:g}": first_below(curve, target) for target in TARGETS}
-        row = {"name": name}
-        for target, at in reached.items():
-            row[f"updates to {target}"], row[f"seconds to {target}"] = at or (None, None)
-        report["results"].append(row | {"curve": curve})
-        shown = ", ".join(
-            f"{target}: {at[0]} updates, {at[1]:.1f} s" if at else f"{target}: never"
-            for target, at in reached.items()
-        )
-        print(f"{name:20s} {curve[-1][2]:.3g} after {curve[-1][0]}; {shown}", flush=True)
-        write_report(options.out, report)
+        curve, row = learn(encoder, gradient, optimizer, options), {"name": name}
+        for target in TARGETS:
+            update, seconds = first_below(curve, target) or (None, None)
+            row |= {f"updates to {target:g}": update, f"seconds to {target:g}": seconds}
+        report.add(row | {"curve": curve})
 
 
 if __name__ == "__main__":

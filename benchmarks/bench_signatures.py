@@ -9,20 +9,16 @@ atoms that ``n_components="auto"`` chooses; precision and sensitivity at a cosin
 absolute errors of exposures as a share of their sum, with the number found and with the true one;
 ``alpha_``; seconds of CPU time of the fits; and the exposures of scikit-learn's NMF with the true
 number, the best of several starts by its own likelihood. With ``--grid`` the number by
-`GridSearchCV` with the default score, among those from one less to five more. With ``--public 0,1``
+`GridSearchCV` with the default score, among those from one less to five more. With ``--public 0 1``
 sets in the form of public ones, of these seeds: F1 at a cosine of 0.9 of "auto", and the largest
 cosines of the signatures that are missed.
 """
 
-import argparse
-import json
-import time
-import warnings
+from itertools import product
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from common import Report, matched, parse, timed, unit
 from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import PoissonNMF
@@ -117,8 +113,7 @@ def planted_public(scenario, seed):
 
 def missed(atoms, found):
     """Return the largest cosines of the signatures without a component of more than SAME."""
-    pairs = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (atoms, found)]
-    largest = (pairs[0] @ pairs[1].T).max(1)
+    largest = (unit(atoms) @ unit(found).T).max(1)
     return sorted(largest[largest <= SAME].round(3).tolist())
 
 
@@ -126,26 +121,23 @@ def compare(atoms, exposures, found, codes):
     """Return precision, sensitivity and the error of exposures."""
     sums = found.sum(1)
     found, codes = found / sums[:, None], codes * sums
-    pairs = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (atoms, found)]
-    cosines = pairs[0] @ pairs[1].T
-    rows, columns = linear_sum_assignment(-cosines)
-    n_same = int((cosines[rows, columns] >= SAME).sum())
-    guess = np.zeros_like(exposures)
-    guess[:, rows] = codes[:, columns]
-    error = np.abs(guess - exposures).sum() / exposures.sum()
+    n_missing = max(len(atoms) - len(found), 0)
+    columns, cosines = matched(np.pad(found, ((0, n_missing), (0, 0))), atoms)
+    codes = np.pad(codes, ((0, 0), (0, n_missing)))
+    n_same = int((cosines >= SAME).sum())
+    error = np.abs(codes[:, columns] - exposures).sum() / exposures.sum()
     return dict(precision=n_same / len(found), sensitivity=n_same / len(atoms), error=float(error))
 
 
-def timed(learner, X):
+def fitted(learner, X):
     """Return the fitted learner, its codes and seconds of CPU time."""
-    start = time.process_time()
-    codes = learner.fit_transform(X)
-    return learner, codes, time.process_time() - start
+    codes, seconds = timed(learner.fit_transform, X)
+    return learner, codes, seconds
 
 
 def best_nmf(X, n, n_starts):
     fits = [
-        timed(NMF(n, beta_loss="kullback-leibler", solver="mu", init="random", tol=1e-6,
+        fitted(NMF(n, beta_loss="kullback-leibler", solver="mu", init="random", tol=1e-6,
                   max_iter=2000, random_state=seed), X)
         for seed in range(n_starts)
     ]  # fmt: skip
@@ -155,39 +147,29 @@ def best_nmf(X, n, n_starts):
 
 def measure_public(scenario, seed):
     X, atoms, exposures = planted_public(scenario, seed)
-    learner, codes, seconds = timed(PoissonNMF("auto", random_state=0), X)
+    learner, codes, seconds = fitted(PoissonNMF("auto", random_state=0), X)
     found = compare(atoms, exposures, learner.components_, codes)
     n = learner.n_components_
     n_same = found["sensitivity"] * len(atoms)
     return dict(
-        scenario=scenario,
-        seed=seed,
-        n_planted=len(atoms),
-        n=n,
-        f1=2 * n_same / (n + len(atoms)),
-        seconds=round(seconds, 1),
-        dispersion=round(learner.dispersion_, 4),
-        missed=missed(atoms, learner.components_),
-        **found,
-    )
+        scenario=scenario, seed=seed, n_planted=len(atoms), n=n,
+        f1=2 * n_same / (n + len(atoms)), seconds=seconds, dispersion=learner.dispersion_,
+        missed=missed(atoms, learner.components_), **found,
+    )  # fmt: skip
 
 
 def measure(scenario, seed, *, n_starts, grid):
     X, atoms, exposures = planted(scenario, seed)
     line = dict(scenario=scenario, seed=seed, n_planted=len(atoms))
     for name, n in (("auto", "auto"), ("known", len(atoms))):
-        learner, codes, seconds = timed(PoissonNMF(n, random_state=0), X)
+        learner, codes, seconds = fitted(PoissonNMF(n, random_state=0), X)
         largest = 4 * X.sum() / learner.components_.size
         line[name] = dict(
-            n=learner.n_components_,
-            alpha=round(learner.alpha_, 3),
-            dispersion=round(learner.dispersion_, 4),
-            gain=learner.min_gain_,
-            inside=bool(0.1 < learner.alpha_ < largest / 2),
-            steps=learner.n_iter_,
-            seconds=round(seconds, 2),
+            n=learner.n_components_, alpha=learner.alpha_, dispersion=learner.dispersion_,
+            gain=learner.min_gain_, inside=bool(0.1 < learner.alpha_ < largest / 2),
+            steps=learner.n_iter_, seconds=seconds,
             **compare(atoms, exposures, learner.components_, codes),
-        )
+        )  # fmt: skip
     if n_starts:
         found, codes, seconds = best_nmf(X, len(atoms), n_starts)
         line["nmf"] = dict(seconds=round(seconds, 2), **compare(atoms, exposures, found, codes))
@@ -198,66 +180,41 @@ def measure(scenario, seed, *, n_starts, grid):
     return line
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out")
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
-    parser.add_argument("--seeds", default="200,201,202")
-    parser.add_argument("--starts", type=int, default=5, help="starts of NMF; 0 for none")
-    parser.add_argument("--grid", action="store_true")
-    parser.add_argument("--public", default="", help="seeds of the sets in the public sets' form")
-    args = parser.parse_args()
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    PoissonNMF(3, random_state=0).fit(np.random.default_rng(0).poisson(5, (50, 20)))  # compiles
-    lines, public = [], []
-
-    def note(line):
-        print(json.dumps(line), flush=True)
-        if args.out:
-            report = dict(summary=summarize(lines, public), problems=lines, public=public)
-            with open(args.out, "w", encoding="utf-8") as file:
-                json.dump(report, file, indent=1)
-
-    for scenario in filter(None, args.scenarios.split(",")):
-        for seed in map(int, args.seeds.split(",")):
-            lines.append(measure(scenario, seed, n_starts=args.starts, grid=args.grid))
-            note(lines[-1])
-    for scenario in PUBLIC if args.public else ():
-        for seed in map(int, args.public.split(",")):
-            public.append(measure_public(scenario, seed))
-            note(public[-1])
-    print(json.dumps(summarize(lines, public)))
-
-
-def summarize(lines, public):
+def summarize(lines):
     """Return counts of right numbers, and medians and means over all problems."""
-    summary = {
-        f"{scenario}, {name}": float(
-            np.mean([line[name] for line in public if line["scenario"] == scenario])
-        )
-        for scenario in dict.fromkeys(line["scenario"] for line in public)
-        for name in ("f1", "precision", "sensitivity", "seconds")
-    }
     if not lines:
-        return summary
+        return {}
     found = [line["auto"] for line in lines]
-    summary |= dict(
+    seconds = [one["seconds"] for one in found]
+    summary = dict(
         problems=len(lines),
         right=sum(line["auto"]["n"] == line["n_planted"] for line in lines),
         inside=sum(line["known"]["inside"] for line in lines),
-        precision=float(np.mean([one["precision"] for one in found])),
-        sensitivity=float(np.mean([one["sensitivity"] for one in found])),
-        median_seconds=float(np.median([one["seconds"] for one in found])),
-        most_seconds=max(one["seconds"] for one in found),
-        error_auto=float(np.mean([one["error"] for one in found])),
-        error_known=float(np.mean([line["known"]["error"] for line in lines])),
+        median_seconds=float(np.median(seconds)),
+        most_seconds=max(seconds),
     )
-    if "nmf" in lines[0]:
-        summary["error_nmf"] = float(np.mean([line["nmf"]["error"] for line in lines]))
-        summary["seconds_nmf"] = float(np.median([line["nmf"]["seconds"] for line in lines]))
-    if "grid" in lines[0]:
-        summary["grid_right"] = sum(line["grid"] == line["n_planted"] for line in lines)
+    for name in ("precision", "sensitivity"):
+        summary[name] = float(np.mean([one[name] for one in found]))
+    for name in ("auto", "known", "nmf"):
+        errors = [line[name]["error"] for line in lines if name in line]
+        summary |= {f"error_{name}": float(np.mean(errors))} if errors else {}
     return summary
+
+
+def main():
+    given = parse(
+        __doc__, choices={"scenarios": SCENARIOS}, scenarios=list(SCENARIOS),
+        seeds=[200, 201, 202], starts=5, grid=False, public=[],
+    )  # fmt: skip
+    PoissonNMF(3, random_state=0).fit(np.random.default_rng(0).poisson(5, (50, 20)))  # compiles
+    report, public = Report(given.out, rows="problems"), []
+    for scenario, seed in product(given.scenarios, given.seeds):
+        report.add(measure(scenario, seed, n_starts=given.starts, grid=given.grid))
+        report.write(summary=summarize(report.rows))
+    for scenario, seed in product(PUBLIC, map(int, given.public)):
+        public.append(measure_public(scenario, seed))
+        print(public[-1], flush=True)
+        report.write(public=public)
 
 
 if __name__ == "__main__":

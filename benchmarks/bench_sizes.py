@@ -7,12 +7,10 @@ of one processor core, with "auto" and with the number that it chose.
 Usage: python benchmarks/bench_sizes.py [--seeds 2]
 """
 
-import argparse
-import json
-import time
+from itertools import product
 
 import numpy as np
-from common import RESULTS
+from common import Report, parse, timed
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
@@ -55,42 +53,22 @@ def draw(n_atoms, n_features, n_nonzero, n, decibels, kind, *, seed):
     return X, atoms
 
 
-def seconds_of(learner, X):
-    """Fit, and return the seconds of the processor."""
-    start = time.process_time()
-    learner.fit(X)
-    return time.process_time() - start
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=2)
-    n_seeds = parser.parse_args().seeds
+    given = parse(__doc__, "sizes.json", seeds=2)
+    report = Report(given.out, title="Numbers of atoms that are chosen")
     PUDLEDictionaryLearning("auto").fit(np.random.default_rng(0).standard_normal((50, 5)))
-    rows = []
-    for name, problem in PROBLEMS.items():
-        for seed in range(n_seeds):
-            X, atoms = draw(*problem, seed=seed)
-            positive = problem[-1].get("positive", False)
-            options = dict(positive_code=positive, positive_dict=positive, random_state=seed)
-            if "counts" in problem[-1]:
-                options["loss"] = "poisson"
-            learner = PUDLEDictionaryLearning("auto", **options)
-            seconds = seconds_of(learner, X)
-            fixed = PUDLEDictionaryLearning(learner.n_components_, **options)
-            coherences = atom_coherence(learner.components_, atoms)
-            rows.append({
-                "problem": name,
-                "seed": seed,
-                "planted": len(atoms),
-                "chosen": learner.n_components_,
-                "found": float((coherences > 0.95).mean()),
-                "mean_coherence": float(coherences.mean()),
-                "seconds": round(seconds, 2),
-                "seconds_of_that_number": round(seconds_of(fixed, X), 2),
-            })  # fmt: skip
-            print(rows[-1], flush=True)
-    (RESULTS / "sizes.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for (name, problem), seed in product(PROBLEMS.items(), range(given.seeds)):
+        X, atoms = draw(*problem, seed=seed)
+        kind = problem[-1]
+        options = dict.fromkeys(("positive_code", "positive_dict"), kind.get("positive", False))
+        options |= dict(random_state=seed, loss="poisson" if "counts" in kind else "gaussian")
+        learner, seconds = timed(PUDLEDictionaryLearning("auto", **options).fit, X)
+        fixed = PUDLEDictionaryLearning(learner.n_components_, **options)
+        coherences = atom_coherence(learner.components_, atoms)
+        row = {"problem": name, "seed": seed, "planted": len(atoms)}
+        row |= {"chosen": learner.n_components_, "found": (coherences > 0.95).mean()}
+        row |= {"mean_coherence": coherences.mean(), "seconds": seconds}
+        report.add(row | {"seconds_of_that_number": timed(fixed.fit, X)[1]})
 
 
 if __name__ == "__main__":

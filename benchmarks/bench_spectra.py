@@ -15,19 +15,12 @@ channels or at the purest samples, as SIMPLISMA ranks them, takes closure where 
 one, and does at most 200 iterations. It has no random part, so its last figure is missing.
 """
 
-import argparse
-import json
 import logging
-import time
-import warnings
-from pathlib import Path
+from itertools import product
 
 import numpy as np
-import torch
-from common import RESULTS, circumstances, write_report
-from scipy.optimize import linear_sum_assignment
+from common import Report, matched, parse, timed
 from sklearn.decomposition import NMF
-from sklearn.exceptions import ConvergenceWarning
 
 from skpudle import PUDLEDictionaryLearning
 
@@ -171,21 +164,15 @@ METHODS = {
 
 def match_spectra(truth, spectra):
     """Return the spectrum that stands for each true one, and their angles in degrees."""
-    truth, spectra = (
-        rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-300) for rows in (truth, spectra)
-    )
-    cosines = truth @ spectra.T
-    rows, order = linear_sum_assignment(-cosines)
-    return order, np.degrees(np.arccos(cosines[rows, order].clip(-1, 1)))
+    order, cosines = matched(spectra, truth)
+    return order, np.degrees(np.arccos(cosines.clip(-1, 1)))
 
 
 def measure(scenario, method, seed):
     """Return the figures of a method on a data set."""
     X, truth, abundances = simulate(scenario, seed)
     problem = X, len(truth), SCENARIOS[scenario][1] in CLOSED
-    start = time.process_time()
-    spectra, found = METHODS[method](*problem, 0)
-    seconds = time.process_time() - start
+    (spectra, found), seconds = timed(METHODS[method], *problem, 0)
     order, angles = match_spectra(truth, spectra)
     scales = (spectra[order] * truth).sum(axis=1) / np.square(truth).sum(axis=1)
     between = None
@@ -197,58 +184,24 @@ def measure(scenario, method, seed):
         "seed": seed,
         "angle": float(angles.mean()),
         "largest angle": float(angles.max()),
-        "RMSE of abundances": float(
-            np.sqrt(np.square(found[:, order] * scales - abundances).mean())
-        ),
+        "RMSE of abundances": np.square(found[:, order] * scales - abundances).mean() ** 0.5,
         "seconds": seconds,
         "angle between two random states": None if between is None else float(between),
     }
 
 
-def print_means(rows):
-    """Print the mean angle of all seeds for each scenario and method."""
-    for scenario in SCENARIOS:
-        cells = []
-        for method in METHODS:
-            own = [r for r in rows if (r["scenario"], r["method"]) == (scenario, method)]
-            if own:
-                angle = np.mean([r["angle"] for r in own])
-                error = np.mean([r["RMSE of abundances"] for r in own])
-                seconds = np.mean([r["seconds"] for r in own])
-                cells.append(f"{method} {angle:.1f} ({error:.3f}, {seconds:.2f} s)")
-        print(f"{scenario}: {', '.join(cells)}")
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=RESULTS / "spectra.json")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", ConvergenceWarning)
+    given = parse(__doc__, "spectra.json", seeds=[0, 1, 2])
     logging.disable(logging.INFO)  # pyMCR logs the end of each fit
-    report = {"title": "Mixtures of spectra", "results": []}
-    if options.out.exists():
-        report = json.loads(options.out.read_text())
-    report |= circumstances()
-    done = {(r["scenario"], r["method"], r["seed"]) for r in report["results"]}
+    report = Report(given.out, "scenario", "method", "seed", title="Mixtures of spectra")
     unmix_by_default(simulate("peaks, pure, 1 % noise", 0)[0][:100], 4, True, 0)  # compiles
-    for scenario in SCENARIOS:
-        for seed in options.seeds:
-            for method in METHODS:
-                if (scenario, method, seed) in done:
-                    continue
-                try:
-                    row = measure(scenario, method, seed)
-                except ImportError as error:
-                    print(f"{method} left out: {error}", flush=True)
-                    continue
-                report["results"].append(row)
-                print(row, flush=True)
-                write_report(options.out, report)
-    print_means(report["results"])
+    for scenario, seed, method in product(SCENARIOS, given.seeds, METHODS):
+        if report.has(scenario, method, seed):
+            continue
+        try:
+            report.add(measure(scenario, method, seed))
+        except ImportError as error:
+            print(f"{method} left out: {error}", flush=True)
 
 
 if __name__ == "__main__":

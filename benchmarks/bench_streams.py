@@ -1,38 +1,28 @@
-"""Fit data outside memory: are all rows learned from, and how much memory does it take?
+"""Fit data outside memory: are all rows learned from?
 
-    python benchmarks/bench_streams.py sorted noise features online --out streams.json
-    python benchmarks/bench_streams.py memory --gigabytes 2 --folder /tmp --out memory.json
+    python benchmarks/bench_streams.py sorted --out streams.json
+    python benchmarks/bench_streams.py features --out streams.json  # adds to the file
 
 Rows are sums of four random atoms with 20 dB of noise. A stream, a memory map and a file of HDF5
 hold the same rows as the array. "found" is the share of atoms with a learned one at a cosine of
-0.95 or more, "objective" the lasso's on other rows. Each fit of "memory" runs in a process of its
-own; its figure is the growth of RssAnon and of shared pages of the process after imports and a tiny
-fit, at its largest.
+0.95 or more, "objective" the lasso's on other rows.
 """
 
-import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from common import anonymous_megabytes, circumstances, write_report
+from common import circumstances, parse, share_found, timed, unit, write_report
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._data import tables
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso._implicit import converged_codes
-
-KINDS = "memory map", "HDF5", "zarr", "dask"
 
 
 class Stream:
@@ -46,8 +36,7 @@ class Stream:
 
 
 def make_atoms(rng, n, n_features):
-    D = rng.standard_normal((n, n_features))
-    return D / np.linalg.norm(D, axis=1, keepdims=True)
+    return unit(rng.standard_normal((n, n_features)))
 
 
 def make_rows(rng, D, n, n_nonzero=4):
@@ -58,10 +47,6 @@ def make_rows(rng, D, n, n_nonzero=4):
     X = codes @ D
     X += 0.1 * X.std() * rng.standard_normal(X.shape)
     return X.astype(np.float32)
-
-
-def share_found(learner, D):
-    return float((np.abs(D @ learner.components_.T).max(1) > 0.95).mean())
 
 
 def objective(learner, X, alpha):
@@ -92,16 +77,15 @@ def compared(X, held_out, populations, kinds, n_components):
     tables.IN_MEMORY_BYTES, rows = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for kind in kinds:
-            data, start = stored(X, kind, folder), time.process_time()
-            learner = PUDLEDictionaryLearning(n_components, random_state=0).fit(data)
-            seconds = time.process_time() - start
+            learner = PUDLEDictionaryLearning(n_components, random_state=0)
+            _, seconds = timed(learner.fit, stored(X, kind, folder))
             alpha = rows[0]["alpha"] if rows else learner.search_alpha_
             row = {"data": kind, "cpu_seconds": seconds, "n_samples_seen": learner.n_samples_seen_}
-            row |= {f"found_{name}": share_found(learner, D) for name, D in populations.items()}
+            for name, D in populations.items():
+                row[f"found_{name}"] = share_found(learner.components_, D)
             row |= {"objective": objective(learner, held_out, alpha), "alpha": alpha}
             row["ratio"] = row["objective"] / (rows[0]["objective"] if rows else row["objective"])
             rows.append(row)
-            print(row, flush=True)
     return rows
 
 
@@ -111,18 +95,6 @@ def sorted_rows(rng):
     held_out = np.concatenate([make_rows(rng, D, 2000) for D in (A, B)])
     kinds = "array", "stream", "memory map", "HDF5"
     return compared(X, held_out, {"first": A, "second": B}, kinds, 120)
-
-
-def noise(rng):
-    """Rows after the first 17,000 are noise, as weak as in the others, or as strong as these."""
-    A, rows = make_atoms(rng, 60, 50), []
-    X, held_out = make_rows(rng, A, 60_000), make_rows(rng, A, 2000)
-    for strength in (0.1, 1.0):
-        X[17_000:] = strength * X[:17_000].std() * rng.standard_normal(X[17_000:].shape)
-        kinds = "array", "stream", "memory map"
-        found = compared(X, held_out, {"first": A}, kinds, 60)
-        rows += [row | {"strength_of_noise": strength} for row in found]
-    return rows
 
 
 def features(rng):
@@ -141,131 +113,27 @@ def online(rng):
     least = objective(fitted, held_out, alpha)
     for n_components, size, both in ((60, 1000, 0), (60, 100, 0), (120, 1000, 1), (60, 1000, 1)):
         learner = PUDLEDictionaryLearning(n_components, random_state=0)
-        start = time.process_time()
-        for X in (first, second)[: 1 + both]:
-            for part in Stream(X, size):
-                learner.partial_fit(part)
+        parts = [part for X in (first, second)[: 1 + both] for part in Stream(X, size)]
+        _, seconds = timed(lambda learn, all_: [learn(x) for x in all_], learner.partial_fit, parts)
         row = {"n_components": n_components, "rows_of_a_call": size, "two_populations": bool(both)}
-        row |= {"found_first": share_found(learner, A), "found_second": share_found(learner, B)}
+        for name, D in (("first", A), ("second", B)):
+            row[f"found_{name}"] = share_found(learner.components_, D)
         row["objective_over_fit"] = objective(learner, held_out, alpha) / least
-        rows.append(row | {"cpu_seconds": time.process_time() - start})
-        print(rows[-1], flush=True)
+        rows.append(row | {"cpu_seconds": seconds})
     return rows
 
 
-def make_file(path, kind, gigabytes, n_features=512, n_rows=20_000):
-    rng = np.random.default_rng(0)
-    D, n = make_atoms(rng, 100, n_features), int(gigabytes * 2**30 / (4 * n_features))
-    if kind == "memory map":
-        shape = dict(dtype=np.float32, shape=(n, n_features))
-        data = np.lib.format.open_memmap(path, mode="w+", **shape)
-    elif kind == "HDF5":
-        import h5py
-
-        data = h5py.File(path, "w").create_dataset("X", (n, n_features), "f4", chunks=(1000, 512))
-    else:
-        import zarr
-
-        shape = dict(shape=(n, n_features), chunks=(1000, n_features), dtype="f4")
-        data = zarr.create_array(str(path), **shape)
-    for start in range(0, n, n_rows):
-        data[start : start + n_rows] = make_rows(rng, D, min(n_rows, n - start))
-
-
-def opened(path, kind):
-    if kind == "memory map":
-        return np.load(path, mmap_mode="r")
-    if kind == "HDF5":
-        import h5py
-
-        return h5py.File(path)["X"]
-    import zarr
-
-    X = zarr.open_array(str(path), mode="r")
-    if kind == "zarr":
-        return X
-    import dask.array as da
-
-    return da.from_array(X, chunks=(10_000, X.shape[1]))
-
-
-def watched(call):
-    """Return the largest growth of private memory during a call, in megabytes."""
-    before, peak, done = anonymous_megabytes(), [0.0], threading.Event()
-
-    def watch():
-        while not done.wait(0.01):
-            peak[0] = max(peak[0], anonymous_megabytes() - before)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    start = time.process_time()
-    try:
-        result = call()
-    finally:
-        done.set()
-        thread.join()
-    return result, peak[0], time.process_time() - start
-
-
-def one_fit(path, kind):
-    rng = np.random.default_rng(0)
-    tiny = make_rows(rng, make_atoms(rng, 8, 16), 600)
-    opened(path, kind)[:10]
-    learner = PUDLEDictionaryLearning(8, random_state=0).fit(tiny)
-    learner.transform_sparse(tiny)
-    X = opened(path, kind)
-    fitted, of_fit, seconds = watched(partial(PUDLEDictionaryLearning(100, random_state=0).fit, X))
-    codes, of_codes, more = watched(partial(fitted.transform_sparse, X))
-    row = {"data": kind, "fit_mb": of_fit, "fit_cpu_seconds": seconds, "codes": int(codes.nnz)}
-    row |= {"transform_sparse_mb": of_codes, "transform_sparse_cpu_seconds": more}
-    np.save(f"{path}.atoms.npy", fitted.components_)
-    return row | {"rows": X.shape[0], "n_samples_seen": fitted.n_samples_seen_}
-
-
-def memory(gigabytes, folder, kinds):
-    rows, first = [], None
-    with tempfile.TemporaryDirectory(dir=folder) as folder:
-        for kind in kinds:
-            path = Path(folder) / {"memory map": "X.npy", "HDF5": "X.h5"}.get(kind, "X.zarr")
-            if not path.exists():
-                make_file(path, kind, gigabytes)
-            command = [sys.executable, __file__, "one", "--path", str(path), "--kind", kind]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            row = json.loads(output.splitlines()[-1])
-            atoms = np.load(f"{path}.atoms.npy")
-            first = atoms if first is None else first
-            row["largest_difference_of_atoms"] = float(np.abs(atoms - first).max())
-            rows.append(row)
-            print(row, flush=True)
-            if kind != "zarr":
-                path.unlink() if path.is_file() else None
-    return rows
+CASES = {"sorted": sorted_rows, "features": features, "online": online}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    names = {"sorted": sorted_rows, "noise": noise, "features": features, "online": online}
-    parser.add_argument("cases", nargs="+", choices=[*names, "memory", "one"])
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
-    parser.add_argument("--folder", type=Path, help="where files go for a while")
-    parser.add_argument("--path", help=argparse.SUPPRESS)
-    parser.add_argument("--kind", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    if arguments.cases == ["one"]:
-        print(json.dumps(one_fit(arguments.path, arguments.kind)))
-        return
-    report = {"title": "Data outside memory"} | circumstances() | {"results": {}}
-    for case in arguments.cases:
-        if case == "memory":
-            found = memory(arguments.gigabytes, arguments.folder, arguments.kinds)
-        else:
-            found = names[case](np.random.default_rng(arguments.seed))
-        report["results"][case] = found
-        write_report(arguments.out, report)
+    given = parse(__doc__, names=["case"], choices={"case": CASES}, seed=7)
+    rows = CASES[given.case](np.random.default_rng(given.seed))
+    print(json.dumps(rows, indent=1))
+    stored = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
+    results = stored.get("results", {}) | {given.case: rows}
+    report = {"title": "Data outside memory"} | circumstances() | {"results": results}
+    write_report(given.out, report)
 
 
 if __name__ == "__main__":

@@ -17,54 +17,47 @@ Usage: python benchmarks/bench_synthsae.py [--seeds 0 1] [--samples 20000] [--fl
     [--saes batchtopk matryoshka] [--shown 2500000] [--folder FOLDER]
 """
 
-import argparse
 import json
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS
-from sae_lens import SAE
-from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-from sae_lens.saes.matryoshka_batchtopk_sae import (
-    MatryoshkaBatchTopKTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAEConfig,
-)
-from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
-from sae_lens.synthetic import (
-    FoldedNormalMagnitudeConfig,
-    HierarchyConfig,
-    LinearMagnitudeConfig,
-    ZipfianFiringProbabilityConfig,
-    compute_classification_metrics,
-    mean_correlation_coefficient,
-)
-from sae_lens.synthetic.synthetic_model import (
-    LowRankCorrelationConfig,
-    OrthogonalizationConfig,
-    SyntheticModel,
-    SyntheticModelConfig,
-)
-from sae_lens.synthetic.training import train_toy_sae
+from common import Report, parse, timed
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.metrics import unexplained_variance
 from skpudle.sae import feature_directions, from_sae
 
 N_TEST, ACTIVE, RATE = 10_000, 5, 1e-3
+KINDS = {
+    "topk": ("topk_sae", "TopKTrainingSAE"),
+    "batchtopk": ("batchtopk_sae", "BatchTopKTrainingSAE"),
+    "matryoshka": ("matryoshka_batchtopk_sae", "MatryoshkaBatchTopKTrainingSAE"),
+}
 
 
 def world(seed, n_features, n_dimensions, *, hierarchy):
-    tree = HierarchyConfig(
-        total_root_nodes=max(1, n_features // 128),
-        branching_factor=4,
-        max_depth=3,
-        mutually_exclusive_portion=1.0,
-        compensate_probabilities=True,
-        scale_children_by_parent=True,
+    from sae_lens.synthetic import (
+        FoldedNormalMagnitudeConfig,
+        HierarchyConfig,
+        LinearMagnitudeConfig,
+        ZipfianFiringProbabilityConfig,
     )
+    from sae_lens.synthetic.synthetic_model import (
+        LowRankCorrelationConfig,
+        OrthogonalizationConfig,
+        SyntheticModel,
+        SyntheticModelConfig,
+    )
+
+    tree = HierarchyConfig(
+        total_root_nodes=max(1, n_features // 128), branching_factor=4, max_depth=3,
+        mutually_exclusive_portion=1.0, compensate_probabilities=True,
+        scale_children_by_parent=True,
+    )  # fmt: skip
     config = SyntheticModelConfig(
         n_features,
         n_dimensions,
@@ -86,28 +79,32 @@ def draw(model, n, seed):  # -> samples, features
     return (torch.cat(arrays).numpy() for arrays in zip(*parts, strict=True))
 
 
+def autoencoder(kind, n_dimensions, width, active):
+    """Return an autoencoder of sae-lens, to be trained."""
+    module, name = KINDS[kind]
+    module, options = import_module(f"sae_lens.saes.{module}"), {}
+    if kind == "matryoshka":
+        options["matryoshka_widths"] = [width // 16, width // 4, width]
+    config = getattr(module, f"{name}Config")(d_in=n_dimensions, d_sae=width, k=active, **options)
+    return getattr(module, name)(config)
+
+
 def trained(kind, model, folder, width, n_shown, seed):
     """Train an autoencoder of sae-lens, store it in the folder, and return its CPU time."""
+    from sae_lens.synthetic.training import train_toy_sae
+
     torch.manual_seed(seed)
-    n_dimensions = model.cfg.hidden_dim
-    options = dict(d_in=n_dimensions, d_sae=width, k=ACTIVE)
-    if kind == "topk":
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**options))
-    elif kind == "batchtopk":
-        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**options))
-    else:
-        options["matryoshka_widths"] = [width // 16, width // 4, width]
-        sae = MatryoshkaBatchTopKTrainingSAE(MatryoshkaBatchTopKTrainingSAEConfig(**options))
-    start = time.process_time()
-    generator = model.activation_generator
-    train_toy_sae(
-        sae, model.feature_dict, generator, training_samples=n_shown, batch_size=1024, lr=RATE
-    )
+    sae = autoencoder(kind, model.cfg.hidden_dim, width, ACTIVE)
+    how = dict(training_samples=n_shown, batch_size=1024, lr=RATE)
+    data = model.feature_dict, model.activation_generator
+    _, seconds = timed(train_toy_sae, sae, *data, **how)
     sae.save_inference_model(folder)
-    return time.process_time() - start
+    return seconds
 
 
 def measured(directions, codes, reconstruction, truth, x, features):
+    from sae_lens.synthetic import compute_classification_metrics, mean_correlation_coefficient
+
     directions, truth = (torch.as_tensor(np.float32(a)) for a in (directions, truth))
     codes = torch.as_tensor(np.float32(codes))
     found = compute_classification_metrics(codes, torch.from_numpy(features), directions, truth)
@@ -122,6 +119,8 @@ def measured(directions, codes, reconstruction, truth, x, features):
 
 
 def run(seed, arguments):
+    from sae_lens import SAE
+
     hierarchy = not arguments.flat
     sizes = arguments.features, arguments.dimensions
     model, width = world(seed, *sizes, hierarchy=hierarchy), arguments.features // 4
@@ -179,31 +178,18 @@ def run(seed, arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--samples", type=int, default=20_000)
-    parser.add_argument("--features", type=int, default=2048)
-    parser.add_argument("--dimensions", type=int, default=128)
-    parser.add_argument("--flat", action="store_true", help="no hierarchy")
-    parser.add_argument("--saes", nargs="*", default=["batchtopk", "matryoshka"])
-    parser.add_argument("--shown", type=int, default=2_500_000)
-    parser.add_argument("--folder", default=None, help="keeps trained autoencoders")
-    parser.add_argument("--output", default="synthsae.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    arguments.folder = arguments.folder or tempfile.mkdtemp()
+    given = parse(
+        __doc__, "synthsae.json", choices={"saes": KINDS}, seeds=[0, 1, 2], samples=20_000,
+        features=2048, dimensions=128, flat=False, saes=["batchtopk", "matryoshka"],
+        shown=2_500_000, folder=str,
+    )  # fmt: skip
+    given.folder = given.folder or tempfile.mkdtemp()  # which keeps trained autoencoders
     noise = np.random.default_rng(0).standard_normal((50, 5))
     PUDLEDictionaryLearning(6, positive_code=True).fit(noise)  # compiles
-    path = RESULTS / arguments.output
-    results = json.loads(path.read_text())["results"] if path.exists() else []
-    for seed in arguments.seeds:
-        for result in run(seed, arguments):
-            print(result, flush=True)
-            key = {name: result[name] for name in ("seed", "hierarchy", "samples", "method")}
-            results = [r for r in results if any(r[name] != key[name] for name in key)]
-            results.append(result)
-            sizes = {name: getattr(arguments, name) for name in ("features", "dimensions")}
-            path.write_text(json.dumps({"results": results} | sizes, indent=1) + "\n")
+    sizes = {name: getattr(given, name) for name in ("features", "dimensions")}
+    report = Report(given.out, "seed", "hierarchy", "samples", "method", **sizes)
+    for seed in given.seeds:
+        report.extend(run(seed, given))
 
 
 if __name__ == "__main__":

@@ -8,26 +8,21 @@ atom at the best shift. "Threshold" has the universal threshold of white noise a
 full atoms, and "rank one after it" is their projection. alphacsc's GreedyCDL (``reg=0.1``, scaled,
 rank one, 60 iterations from chunks) needs NumPy 1.26, so it runs by another interpreter.
 
-Further problems: "maps" has five maps and waveforms in 30 channels and 20,000 samples at 5 dB;
-"coloured" has two atoms in noise of an autoregression, "unequal" three atoms in channels whose
-noise differs by a factor of up to 30; "eeg" counts events at 0 dB in 30 channels, "ecg" beats of
-PyWavelets' electrocardiogram 16 times with noise. "large" has 204 channels, 100,000 samples and 25
-waveforms of 150, "long" 10^6 samples of 8 channels from a memory map. Times are of the process's
-CPU, on one thread, after a small fit has compiled the loops. Example::
+Further problems: "coloured" has two atoms in noise of an autoregression; "eeg" counts events at 0
+dB in 30 channels, "ecg" beats of PyWavelets' electrocardiogram 16 times with noise. "large" has 204
+channels, 100,000 samples and 25 waveforms of 150, "long" 10^6 samples of 8 channels from a memory
+map. Times are of the process's CPU, on one thread, after a small fit has compiled the loops.
+Example::
 
     OMP_NUM_THREADS=1 python benchmarks/bench_waveforms.py --out benchmarks/results/waveforms.json
 """
 
-import argparse
-import json
-import subprocess
 import tempfile
 from itertools import cycle, islice
 from pathlib import Path
-from time import process_time
 
 import numpy as np
-from common import circumstances, peak_megabytes, write_report
+from common import Report, by_scripts, parse, peak_megabytes, timed, unit
 from scipy.optimize import linear_sum_assignment
 
 from skpudle import ConvPUDLEDictionaryLearning
@@ -77,7 +72,7 @@ def bumps(n_channels, n, rng):
     places, centres = np.linspace(0, 1, n_channels), rng.uniform(0.1, 0.6, (n, 1))
     maps = np.exp(-((places - centres) ** 2) / 0.03)
     maps -= 0.5 * np.exp(-((places - centres - 0.35) ** 2) / 0.03)
-    return maps / np.linalg.norm(maps, axis=1, keepdims=True)
+    return unit(maps)
 
 
 def many_channels(n_channels, noise, seed):
@@ -143,9 +138,7 @@ def events_found(true, table, atoms, found, tolerance=5):
 def fit(signals, k, seed, **options):
     """Return a fitted learner and seconds of CPU time."""
     options = dict(atom_shape=LENGTH, positive_code=True, random_state=seed) | options
-    start = process_time()
-    learner = ConvPUDLEDictionaryLearning(k, **options).fit(signals)
-    return learner, process_time() - start
+    return timed(ConvPUDLEDictionaryLearning(k, **options).fit, signals)
 
 
 def threshold_of(signals):
@@ -175,11 +168,9 @@ np.savez(sys.argv[2], atoms=np.moveaxis(atoms, 1, 2), seconds=time.process_time(
 def greedy(python, signals, k, seed):  # -> atoms, seconds
     """Learn by alphacsc in its interpreter."""
     with tempfile.TemporaryDirectory() as folder:
-        given, found = (Path(folder) / name for name in ("given.npz", "found.npz"))
-        np.savez(given, signals=signals, k=k, seed=seed, length=LENGTH)
-        subprocess.run([python, "-c", _GREEDY, str(given), str(found)], check=True)
-        result = np.load(found)
-        return result["atoms"], float(result["seconds"])
+        given = dict(signals=signals, k=k, seed=seed, length=LENGTH)
+        found = by_scripts(python, _GREEDY, folder=folder, **given)
+    return found["atoms"], float(found["seconds"])
 
 
 # ---------------------------------------------------------------- problems
@@ -209,25 +200,6 @@ def table_of(kind, seeds, python):  # yields a row for each case
             if python:
                 note("GreedyCDL", atoms, *greedy(python, signals, len(atoms), seed))
         yield {"case": [first, noise], "methods": scores}
-
-
-def maps_at_5_db(seed):
-    """Return correlations of maps and of waveforms: 5 in 30 channels, 20,000 samples, 5 dB."""
-    rng = np.random.default_rng([seed, 5])
-    kinds = ("triangle", 1), ("square", 1), ("sin", 2), ("triangle", 2), ("sin", 3)
-    waves, maps = np.stack([waveform(*kind) for kind in kinds]), rng.normal(size=(5, 30))
-    maps /= np.linalg.norm(maps, axis=1, keepdims=True)
-    signal = np.zeros((20_000, 30))
-    for wave, map_ in zip(waves, maps):
-        for start in rng.choice(20_000 - LENGTH, 60, replace=False):
-            signal[start : start + LENGTH] += rng.uniform(0.5, 1.5) * np.outer(wave, map_)
-    signals = with_noise(signal, 10 ** (-5 / 20), rng)[None]
-    learner, seconds = fit(signals, 5, seed, rank=1)
-    cosines = np.abs(learner.spatial_components_ @ maps.T)
-    _, columns = linear_sum_assignment(-cosines.T)
-    waveforms = matched(waves[..., None], learner.temporal_components_[..., None])
-    of_maps = cosines[columns, np.arange(5)]
-    return {"maps": of_maps.min(), "waveforms": waveforms.min(), "seconds": seconds}
 
 
 def coloured(seed):
@@ -278,10 +250,8 @@ def recording(n_channels, n_samples, k, length, n_events, seed, path):
     """Write a recording (n_channels, n_samples) in float32 to a file; return maps."""
     rng = np.random.default_rng(seed)
     waves = rng.normal(size=(k, length)).cumsum(1)
-    waves = (waves - waves.mean(1, keepdims=True)) * np.hanning(length)
-    waves /= np.linalg.norm(waves, axis=1, keepdims=True)
-    maps = rng.normal(size=(k, n_channels))
-    maps /= np.linalg.norm(maps, axis=1, keepdims=True)
+    waves = unit((waves - waves.mean(1, keepdims=True)) * np.hanning(length))
+    maps = unit(rng.normal(size=(k, n_channels)))
     out = np.lib.format.open_memmap(path, "w+", np.float32, (n_channels, n_samples))
     for channel in out:
         channel[:] = 0.05 * rng.normal(size=n_samples)
@@ -318,29 +288,23 @@ def large(n_channels, n_samples, k, length, n_events):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", help="JSON to write")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--alphacsc", metavar="PYTHON", help="an interpreter that has alphacsc")
-    parser.add_argument("--only", help="problems, separated by commas")
-    args = parser.parse_args()
-    seeds = range(args.seeds)
+    given = parse(__doc__, seeds=5, alphacsc=str, only=[])
+    seeds = range(given.seeds)
     fit(many_channels(8, 1.0, 0)[0][:5], 2, 0, rank=1)  # compiles
     problems = {
-        "one channel": lambda: list(table_of("one channel", seeds, args.alphacsc)),
-        "many channels": lambda: list(table_of("many channels", seeds, args.alphacsc)),
-        "maps": lambda: [maps_at_5_db(seed) for seed in seeds],
+        "one channel": lambda: list(table_of("one channel", seeds, given.alphacsc)),
+        "many channels": lambda: list(table_of("many channels", seeds, given.alphacsc)),
         "coloured": lambda: [coloured(seed) for seed in seeds],
         "eeg": lambda: [events_of_eeg(seed) for seed in seeds],
         "ecg": lambda: {n: [beats(n, seed) for seed in seeds] for n in (0.1, 0.5, 1.0)},
         "long": lambda: large(8, 10**6, 3, 64, 3000),
         "large": lambda: large(204, 100_000, 25, 150, 60),
     }
-    report = circumstances() | {"seeds": args.seeds}
-    for name in args.only.split(",") if args.only else problems:
-        report[name] = problems[name]()
-        print(json.dumps({name: report[name]}, default=float), flush=True)
-    write_report(args.out, report)
+    report = Report(given.out, seeds=given.seeds)
+    for name in given.only or problems:
+        found = problems[name]()
+        print(name, found, flush=True)
+        report.write(**{name: found})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import torch
 from common import circumstances, synchronize, write_report
 
 import skpudle
-from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.omp import solve_omp
@@ -255,48 +254,7 @@ def fit(options):
     return found | {"n": n, "m": m, "p": p}
 
 
-def conv(options):
-    """Measure the loss and its derivative in the atoms of a convolution with stride 2."""
-    n, size, n_atoms, kernel, n_unfoldings = (
-        (2, 16, 4, 4, 3) if options.quick else (16, 128, 64, 8, 20)
-    )
-    alpha, step = 0.1, 0.02
-
-    def problem(device):
-        generator = torch.Generator().manual_seed(0)
-        atoms = unit_rows(n_atoms, kernel * kernel, device).view(n_atoms, 1, kernel, kernel)
-        return atoms, torch.rand(n, 1, size, size, generator=generator).to(device)
-
-    def ours(atoms, x):
-        dictionary = ConvDictionary(atoms, 2)
-        z = encode(dictionary, x, alpha=alpha, n_unfoldings=n_unfoldings, step_size=step)
-        return 0.5 * (dictionary.synthesis(z) - x).square().sum()
-
-    def autograd(atoms, x):
-        z = torch.zeros_like(torch.nn.functional.conv2d(x, atoms, stride=2))
-        for _ in range(n_unfoldings):
-            image = torch.nn.functional.conv_transpose2d(z, atoms, stride=2)
-            v = z + step * torch.nn.functional.conv2d(x - image, atoms, stride=2)
-            z = torch.nn.functional.softshrink(v, step * alpha)
-        return 0.5 * (torch.nn.functional.conv_transpose2d(z, atoms, stride=2) - x).square().sum()
-
-    def run(loss, device):
-        atoms, x = problem(device)
-        leaf = atoms.requires_grad_()
-        return seconds_of(
-            lambda: torch.autograd.grad(loss(leaf, x), leaf), device, repeats=options.repeats
-        )
-
-    return {
-        "skpudle": with_tf32(partial(run, ours, options.device)),
-        "autograd": with_tf32(partial(run, autograd, options.device)),
-        "skpudle_on_the_cpu": attempt(partial(run, ours, "cpu")),
-        "shape": {"n": n, "size": size, "atoms": n_atoms, "kernel": kernel, "T": n_unfoldings},
-    }
-
-
-# the most seconds of each: nine minutes in all
-PARTS = {search: 60, tests: 90, checks: 80, peak: 20, update: 120, coders: 60, fit: 60, conv: 40}
+PARTS = {search: 60, tests: 90, checks: 80, peak: 20, update: 120, coders: 60, fit: 60}
 BY_NAME = {part.__name__: part for part in PARTS}
 
 

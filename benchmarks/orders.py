@@ -41,10 +41,7 @@ OF_ROWS = {
     "encoders": dict(separate_atoms="unfolding", n_unfoldings=2, max_iter=2),
     "poisson": dict(loss="poisson"),
 }
-OF_IMAGES = {
-    "default": dict(),
-    "unfolded": dict(n_unfoldings=3, max_iter=1),
-}
+OF_IMAGES = {"default": dict(), "unfolded": dict(n_unfoldings=3, max_iter=1)}
 OF_DENOISERS = {
     "one level": dict(n_unfoldings=3, max_iter=1, noise_std=0.1),
     "levels": dict(n_unfoldings=2, max_iter=1, noise_std=(0.1, 0.5)),
@@ -65,10 +62,7 @@ def is_clear(error):
 
 def random_learner(rng):
     """Return a learner and the name of its options."""
-    kind, seed = (
-        pick(rng, "rows", "rows", "images", "task", "noodl"),
-        dict(random_state=0),
-    )
+    kind, seed = (pick(rng, "rows", "rows", "images", "task", "noodl"), dict(random_state=0))
     if kind == "rows":
         name = pick(rng, *OF_ROWS)
         return PUDLEDictionaryLearning(N_COMPONENTS, **OF_ROWS[name], **seed), name

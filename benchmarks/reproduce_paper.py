@@ -5,10 +5,9 @@ its state in ``benchmarks/output/paper``, to resume after an interruption. A fin
 again.
 
     python benchmarks/reproduce_paper.py --list
-    python benchmarks/reproduce_paper.py figure5-s20-ae-ls figure4cd-T25-dec
+    python benchmarks/reproduce_paper.py --only figure5-s20-ae-ls figure4cd-T25-dec
     python benchmarks/reproduce_paper.py                    # all that is not finished yet
     python benchmarks/reproduce_paper.py --summary --published published_curves.json
-    python benchmarks/reproduce_paper.py --figures FOLDER --published published_curves.json
 
 The settings are those in appendix B of the paper (arXiv:2106.00058) and in its authors' published
 files: Adam with learning rate 1e-3, 100 unfoldings with step 0.2 and penalty 0.2, hard threshold
@@ -16,7 +15,6 @@ files: Adam with learning rate 1e-3, 100 unfoldings with step 0.2 and penalty 0.
 they are never stored with ours.
 """
 
-import argparse
 import json
 import pickle
 import sys
@@ -27,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import circumstances, write, write_report
+from common import RESULTS, STATES, circumstances, parse, spams_atoms, unit, write, write_report
 from pairwise import pairwise_atoms
+from sklearn.decomposition import MiniBatchDictionaryLearning
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._initialization import initial_atoms
@@ -44,8 +43,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 sys.path.append(str(BENCHMARKS.parent / "examples"))
 from convergence import code_convergence, gradient_convergence, lasso_dictionary  # noqa: E402
 
-RESULTS = BENCHMARKS / "results" / "paper"
-STATES = BENCHMARKS / "output" / "paper"
+RESULTS, STATES = RESULTS / "paper", STATES / "paper"
 
 # ---------------------------------------------------------------- files
 
@@ -56,10 +54,6 @@ def read_result(name):
 
 
 # ---------------------------------------------------------------- the paper's generative model
-
-
-def unit_rows(atoms):
-    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class Model:
         """Return the truth plus normal entries of this standard deviation, normalised."""
         tau = deviation * self.n_features**0.5
         atoms = perturb_dictionary(self.atoms(), tau, random_state=self.random_state(1))
-        return unit_rows(atoms).astype(np.float32)
+        return unit(atoms).astype(np.float32)
 
     def samples_and_codes(self, n_samples, block, atoms):
         samples, _, codes = make_dictionary_data(
@@ -108,14 +102,9 @@ N_UPDATES = 1000
 RECORD_EVERY = 25
 
 PAPER = dict(
-    n_unfoldings=100,
-    step_size=0.2,
-    optimizer=partial(torch.optim.Adam, eps=1e-3),
-    learning_rate=1e-3,
-    batch_size=BATCH,
-    tol=None,
-    device="cpu",
-)
+    n_unfoldings=100, step_size=0.2, optimizer=partial(torch.optim.Adam, eps=1e-3),
+    learning_rate=1e-3, batch_size=BATCH, tol=None, device="cpu",
+)  # fmt: skip
 
 
 def decay_at(update):
@@ -129,8 +118,6 @@ def learner_of(method, **params):
     if method == "hard":
         return PUDLEDictionaryLearning(alpha=0.1, shrinkage="hard", **PAPER | params)
     if method == "noodl":
-        from skpudle import NOODLDictionaryLearning
-
         noodl = {name: PAPER[name] for name in ("n_unfoldings", "step_size", "batch_size", "tol")}
         return NOODLDictionaryLearning(threshold=0.1, learning_rate=0.4, **noodl | params)
     raise ValueError(f"Unknown method {method!r}.")
@@ -157,8 +144,8 @@ class Recovery:
         samples = torch.tensor(np.concatenate(blocks))
         generator = torch.Generator().manual_seed(model.random_state(3))
         if self.start == "pairwise":
-            return unit_rows(pairwise_atoms(samples, 1500, generator=generator).numpy())
-        return unit_rows(initial_atoms(samples, 1500, self.start, generator).numpy())
+            return unit(pairwise_atoms(samples, 1500, generator=generator).numpy())
+        return unit(initial_atoms(samples, 1500, self.start, generator).numpy())
 
     def run(self, name):
         model = Model(1000, 1500, self.sparsity, self.seed, self.snr_db)
@@ -205,29 +192,22 @@ class Recovery:
 
 
 def fit_sporco(samples, initial, n_updates):
-    from skpudle import SporcoDictionaryLearning
-
     learner = SporcoDictionaryLearning(alpha=0.2, max_iter=200, dict_init=initial)
     return learner.fit(samples).components_
 
 
 def fit_scikit_learn(samples, initial, n_updates):
-    from sklearn.decomposition import MiniBatchDictionaryLearning
-
-    learner = MiniBatchDictionaryLearning(
-        len(initial), alpha=0.2, batch_size=BATCH, dict_init=initial.astype(samples.dtype)
-    )
+    start = dict(batch_size=BATCH, dict_init=initial.astype(samples.dtype))
+    learner = MiniBatchDictionaryLearning(len(initial), alpha=0.2, **start)
     for rows in np.split(samples, n_updates):
         learner.partial_fit(rows)
     return learner.components_
 
 
 def fit_spams(samples, initial, n_updates):
-    import spams
-
-    data, start = (np.asfortranarray(array.T, dtype=np.float64) for array in (samples, initial))
-    options = dict(lambda1=0.2, mode=2, batchsize=BATCH, iter=n_updates, numThreads=1)
-    return spams.trainDL(data, D=start, verbose=False, **options).T
+    start = np.asfortranarray(initial.T, dtype=np.float64)
+    how = dict(D=start, mode=2, batch=BATCH, iter=n_updates)
+    return spams_atoms(samples.astype(np.float64), len(initial), 0.2, **how)
 
 
 PACKAGES = {"sporco": fit_sporco, "scikit-learn": fit_scikit_learn, "spams": fit_spams}
@@ -438,135 +418,53 @@ def experiments():
 # ---------------------------------------------------------------- reports
 
 
-class Published:
-    """The published numbers, with the methods of our results."""
-
-    methods = dict(zip(METHODS, ("ae-ls", "ae-ls, decay", "ae-ls, hard threshold", "NOODL")))
-
-    def __init__(self, path):
-        self.content = {} if path is None else json.loads(Path(path).read_text())
-
-    def curve(self, experiment):  # -> positions, values; empty if not published
+def published_curve(content, name):  # -> positions, values; empty if not published
+    """Return the published curve of an experiment of figures 4c, 4d, 5 and 6."""
+    figure, setting, method = name.split("-", 2)
+    names = dict(zip(METHODS, ("ae-ls", "ae-ls, decay", "ae-ls, hard threshold", "NOODL")))
+    if figure == "figure5":
+        curves = content.get("figures_5_and_6_relative_dictionary_error_after_update", {})
+        curve = curves.get(f"s={setting[1:]}", {}).get(names.get(method), {})
+    elif figure == "figure4cd":
+        curves = content.get("figures_4c_4d_absolute_frobenius_error_after_epoch", {})
+        curve = curves.get(f"T={setting[1:]}", {}).get(method, {}).get("D_Dtilde_err", {})
+    else:
         curve = {}
-        if isinstance(experiment, Recovery) and experiment == Recovery(
-            experiment.sparsity, experiment.method
-        ):
-            figure = self.content.get("figures_5_and_6_relative_dictionary_error_after_update", {})
-            curve = figure.get(f"s={experiment.sparsity}", {})
-            curve = curve.get(self.methods[experiment.method], {})
-        elif isinstance(experiment, Training) and experiment == Training(
-            experiment.n_unfoldings, experiment.gradient
-        ):
-            figure = self.content.get("figures_4c_4d_absolute_frobenius_error_after_epoch", {})
-            curve = figure.get(f"T={experiment.n_unfoldings}", {})
-            curve = curve.get(experiment.gradient, {}).get("D_Dtilde_err", {})
-        return np.array([int(key) for key in curve]), np.array(list(curve.values()))
-
-
-def curve_of(result):  # -> positions, values
-    """Return the curve of a result: the error of the dictionary in training."""
-    at = result.get("update", result.get("epoch", []))
-    return np.array(at), np.atleast_1d(result.get("relative_error", result.get("to_truth", [])))
+    return np.array([int(key) for key in curve]), np.array(list(curve.values()))
 
 
 def print_summary(published):
     """Print one line per experiment that has a curve or a final error."""
+    content = json.loads(Path(published).read_text()) if published else {}
     print(f"{'experiment':32} {'at':>5} {'ours':>10} {'published':>10} {'largest ratio':>14}")
-    for name, experiment in experiments().items():
+    for name in experiments():
         result = read_result(name)
-        if result is None or isinstance(experiment, Theory):
+        if result is None or name == "theory":
             continue
-        at, values = curve_of(result)
+        at = np.array(result.get("update", result.get("epoch", [])))
+        values = np.atleast_1d(result.get("relative_error", result.get("to_truth", [])))
         line = f"{name:32} {at[-1] if len(at) else '':>5} {values[-1]:10.3g}"
-        positions, reference = published.curve(experiment)
+        positions, reference = published_curve(content, name)
         shared = np.isin(positions, at)
         if shared.any():
             ours = values[np.isin(at, positions)]
             ratio = np.exp(np.abs(np.log(ours / reference[shared])).max())
             line += f" {reference[shared][-1]:10.3g} {ratio:14.2f}"
         print(line)
-    if (theory := read_result("theory")) is not None:
-        print(f"\nfigure 3: ratio of the slopes of ae-lasso and dec {theory['slope_ratio']:.3f}")
-        for name, minimiser, truth in zip(
-            *(theory[k] for k in ("gradient", "to_minimiser", "to_truth"))
-        ):
-            print(
-                f"figure 4a, 4b: {name:9} ends {minimiser[-1]:.4f} from g*, {truth[-1]:.4f} from g~"
-            )
-
-
-def draw_figures(folder, published):
-    """Draw the figures in the layout of the paper, published curves dotted."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    def draw(axis, names):
-        for name, label in names.items():
-            if (result := read_result(name)) is None:
-                continue
-            (line,) = axis.semilogy(*curve_of(result), label=label)
-            positions, values = published.curve(experiments()[name])
-            axis.semilogy(positions, values, ":", color=line.get_color())
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
-    for axis, sparsity in zip(axes, (10, 20, 40)):
-        draw(axis, {f"figure5-s{sparsity}-{method}": method for method in METHODS})
-        if (other := read_result(f"figure5-s{sparsity}-sporco")) is not None:
-            axis.axhline(other["relative_error"], color="gray", linestyle="--", label="SPORCO")
-        axis.set(title=f"{sparsity}-sparse", xlabel="Update")
-        if axis.lines:
-            axis.legend()
-    axes[0].set_ylabel("Relative error of the dictionary")
-    figure.savefig(folder / "figure5-6.png", dpi=150)
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), sharey=True, layout="constrained")
-    for axis, depth in zip(axes, (25, 50, 100)):
-        draw(axis, {f"figure4cd-T{depth}-{gradient}": gradient for gradient in GRADIENTS})
-        axis.set(title=f"T = {depth}", xlabel="Epoch")
-        if axis.lines:
-            axis.legend()
-    axes[0].set_ylabel("Distance of the dictionary to the truth")
-    figure.savefig(folder / "figure4cd.png", dpi=150)
-
-    if (theory := read_result("theory")) is not None:
-        panels = {"3": "to_local", "4a": "to_minimiser", "4b": "to_truth"}
-        figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")
-        axes[0].semilogy(theory["unfolding"], theory["code_error"])
-        axes[0].set(title="2: code error", xlabel="Unfolding")
-        for axis, (title, key) in zip(axes[1:], panels.items()):
-            for gradient, errors in zip(theory["gradient"], theory[key]):
-                axis.semilogy(theory["unfolding"], errors, label=gradient)
-            axis.set(title=f"{title}: gradient error {key.replace('_', ' ')}", xlabel="Unfolding")
-        axes[1].legend()
-        figure.savefig(folder / "figure2-3-4ab.png", dpi=150)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help="experiments; by default all")
-    parser.add_argument("--list", action="store_true", help="list experiments and their states")
-    parser.add_argument("--summary", action="store_true", help="print results and run nothing")
-    parser.add_argument("--figures", metavar="FOLDER", help="draw results and run nothing")
-    parser.add_argument("--published", metavar="FILE", help="JSON of published curves")
-    arguments = parser.parse_args()
+    given = parse(__doc__, only=[], list=False, summary=False, published=str)
     known = experiments()
-    if unknown := set(arguments.names) - set(known):
-        parser.error(f"unknown experiments {sorted(unknown)}; see --list")
-    published = Published(arguments.published)
-    if arguments.summary:
-        print_summary(published)
-    if arguments.figures:
-        draw_figures(arguments.figures, published)
-    if arguments.summary or arguments.figures:
+    if unknown := set(given.only) - set(known):
+        raise SystemExit(f"Unknown experiments {sorted(unknown)}; see --list.")
+    if given.summary:
+        print_summary(given.published)
         return
-    for name in arguments.names or known:
+    for name in given.only or known:
         result = read_result(name)
         finished = result is not None and result["finished"]
-        if arguments.list:
+        if given.list:
             print(f"{name:32} {'finished' if finished else 'started' if result else '-'}")
         elif not finished:
             known[name].run(name)

@@ -11,7 +11,6 @@ too small, as on a full disk.
 Children are forked, so that a fault does not cost a start of Python; each computes on one thread.
 """
 
-import argparse
 import hashlib
 import io
 import os
@@ -27,7 +26,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
 
 import numpy as np
-from common import circumstances, write_report
+from common import Report, parse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -228,51 +227,32 @@ class Trap:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, help="all faults in turn, for that time")
-    parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--corruptions", type=int, default=0)
-    parser.add_argument("--full-disks", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    soak, start = Soak(arguments.seed), time.monotonic()
+    given = parse(__doc__, minutes=float, kills=0, corruptions=0, full_disks=0, seed=0)
+    soak, start = Soak(given.seed), time.monotonic()
     make_learner(soak.rng).set_params(max_iter=1).fit(make_data(soak.rng))  # once for all children
-    asked = dict(
-        kills=arguments.kills,
-        corrupted_files=arguments.corruptions,
-        full_disks=arguments.full_disks,
-    )
+    asked = dict(kills=given.kills, corrupted_files=given.corruptions, full_disks=given.full_disks)
 
     def left(fault):
-        if arguments.minutes is not None:
-            return time.monotonic() - start < 60 * arguments.minutes
-        return soak.counts[fault] < asked[fault]
+        if given.minutes is not None:
+            return 60 * given.minutes + start - time.monotonic()
+        return asked[fault] - soak.counts[fault]
 
     def kill(folder):
-        left = asked["kills"] - soak.counts["kills"]
-        soak.kill(folder, 10 if arguments.minutes is not None else left)
+        soak.kill(folder, 10 if given.minutes is not None else left("kills"))
 
-    faults = dict(
-        kills=kill,
-        full_disks=soak.fill_disk,
-        corrupted_files=soak.corrupt,
-    )
+    faults = dict(kills=kill, full_disks=soak.fill_disk, corrupted_files=soak.corrupt)
     with tempfile.TemporaryDirectory() as folder:
         soak.prepare(Path(folder))
-    while any(map(left, faults)):
-        for name in filter(left, faults):
+    while any(left(name) > 0 for name in faults):
+        for name in (name for name in faults if left(name) > 0):
             with tempfile.TemporaryDirectory() as folder:
                 faults[name](Path(folder))
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    row = soak.counts | {
+    report = Report(given.out, title="Faults injected into training, and results lost")
+    report.add(soak.counts | {
         "seconds": round(time.monotonic() - start),
         "peak_memory_mb": round(max(resource.getrusage(w).ru_maxrss for w in who) / 1024),
-    }
-    print(row)
-    title = "Faults injected into training, and results lost"
-    report = {"title": title, "seed": arguments.seed} | circumstances() | {"results": [row]}
-    write_report(arguments.out, report)
+    })  # fmt: skip
     sys.exit(bool(soak.counts["results_lost"]))
 
 

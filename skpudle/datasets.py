@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -29,43 +29,8 @@ __all__ = [
     "perturb_dictionary",
 ]
 
-SIGNS = ("entry", "sample", None)
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 KEYS_PER_BLOCK = 2**23  # random keys in memory at a time, 64 MiB
-
-
-def _check_counts(**counts):
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
-
-
-def _check_model(n_nonzero, n_components, amplitude, sign):
-    if n_nonzero > n_components:
-        raise ValueError(
-            f"n_nonzero is {n_nonzero}, with only n_components={n_components} atoms. "
-            "Ask for fewer nonzero entries or more atoms."
-        )
-    low, high = amplitude
-    if not 0 < low <= high:
-        raise ValueError(
-            f"amplitude is {amplitude}; it must be a pair (low, high) with 0 < low <= high, since "
-            "the sign of an entry comes from `sign`."
-        )
-    if sign not in SIGNS:
-        raise ValueError(f"sign is {sign!r}; it must be one of {SIGNS}.")
-
-
-def _size(value, default, actual, *, name):
-    """Return the size of the given dictionary, or else the requested one, or else the default."""
-    if actual is None:
-        return default if value is None else value
-    if value not in (None, actual):
-        raise ValueError(
-            f"{name} is {value}, but the given dictionary has {actual}. "
-            f"Leave {name} out, or pass another dictionary."
-        )
-    return actual
 
 
 def _random_supports(n_samples, n_components, n_nonzero, random_state):
@@ -139,8 +104,8 @@ def make_dictionary_data(
     Raises
     ------
     ValueError
-        If a size is not positive, there are fewer atoms than nonzero entries, a size contradicts
-        `dictionary`, or `amplitude` or `sign` is not one of the above.
+        If there are fewer atoms than nonzero entries, a size contradicts `dictionary`, or `sign` is
+        not one of the above.
 
     References
     ----------
@@ -157,18 +122,19 @@ def make_dictionary_data(
     random_state = check_random_state(random_state)
     if dictionary is not None:
         dictionary = check_array(dictionary, dtype=dtype, input_name="dictionary")
-    actual = (None, None) if dictionary is None else dictionary.shape
-    n_components = _size(n_components, 150, actual[0], name="n_components")
-    n_features = _size(n_features, 100, actual[1], name="n_features")
-    _check_counts(
-        n_samples=n_samples, n_features=n_features, n_components=n_components, n_nonzero=n_nonzero
-    )
-    _check_model(n_nonzero, n_components, amplitude, sign)
-
-    if dictionary is None:
+    else:
+        n_components, n_features = n_components or 150, n_features or 100
         atoms = random_state.standard_normal((n_components, n_features))
         atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
         dictionary = atoms.astype(dtype)
+    wanted = n_components or len(dictionary), n_features or dictionary.shape[1]
+    if wanted != dictionary.shape or sign not in ("entry", "sample", None):
+        raise ValueError(
+            f"The dictionary has the shape {dictionary.shape}, n_components and n_features ask for "
+            f"{wanted}, and sign is {sign!r}. Leave the sizes out, and pass 'entry', 'sample' or "
+            "None."
+        )
+    n_components, _ = dictionary.shape
     supports = _random_supports(n_samples, n_components, n_nonzero, random_state)
     values = random_state.uniform(*amplitude, size=supports.shape)
     if sign is not None:
@@ -211,11 +177,6 @@ def perturb_dictionary(
     ndarray of the shape and floating-point type of `dictionary`
         Perturbed atoms. They are not normalised.
 
-    Raises
-    ------
-    ValueError
-        If `tau` is negative.
-
     References
     ----------
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
@@ -225,8 +186,6 @@ def perturb_dictionary(
     dictionary = check_array(
         dictionary, dtype=[np.float64, np.float32], allow_nd=True, input_name="dictionary"
     )
-    if tau < 0:
-        raise ValueError(f"tau is {tau}; it is a distance and must not be negative.")
     n_entries = math.prod(dictionary.shape[1:])
     noise = random_state.standard_normal(dictionary.shape) * (tau / math.sqrt(n_entries))
     return dictionary + noise.astype(dictionary.dtype)
@@ -271,21 +230,11 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
     ------
     ImportError
         If Pillow is not installed.
-    ValueError
-        If `folder` is no folder or has no image.
     """
     if folder is None:
         _pillow()  # raises with the name of our extra, unlike scikit-learn's error
         return [_read_gray(path) for path in load_sample_images().filenames]
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"The folder {str(folder)!r} does not exist. Pass a folder of images.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ValueError(
-            f"The folder {str(folder)!r} has no image. Files count as images if their names "
-            f"end in one of {', '.join(IMAGE_SUFFIXES)}."
-        )
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return [_read_gray(path) for path in paths]
 
 
@@ -348,7 +297,6 @@ def extract_patches(
     """
     random_state = check_random_state(random_state)
     height, width = patch_size
-    _check_counts(height=height, width=width)
     images = [check_array(as_fractions(x), dtype=dtype, input_name="image") for x in images]
     images = [image for image in images if image.shape[0] >= height and image.shape[1] >= width]
     if not images:
@@ -362,12 +310,6 @@ def extract_patches(
     if n_patches is None:
         places = np.arange(ends[-1])
     else:
-        _check_counts(n_patches=n_patches)
-        if n_patches > ends[-1]:
-            raise ValueError(
-                f"n_patches is {n_patches}, but the images have only {ends[-1]} places for a patch "
-                f"of {height} x {width} pixels. Ask for at most that many, or None for all."
-            )
         places = sample_without_replacement(ends[-1], n_patches, random_state=random_state)
     patches = np.empty((len(places), height, width), dtype=dtype)
     for window, count, end in zip(windows, counts, ends):
@@ -380,11 +322,7 @@ def load_image_patches(
     folder: str | PathLike[str] | None = None,
     patch_size: tuple[int, ...] = (8, 8),
     n_patches: int | None = 10_000,
-    *,
-    center: bool = True,
-    normalize: bool = True,
-    dtype: DTypeLike = np.float64,
-    random_state: int | np.random.RandomState | None = None,
+    **options: Any,
 ) -> np.ndarray:
     """Cut patches at random places of the images in a folder.
 
@@ -396,12 +334,8 @@ def load_image_patches(
         Height and width of a patch.
     n_patches : int or None, default=10_000
         Number of patches; None takes them all, in order.
-    center, normalize : bool, default=True
-        Whether each patch's mean is subtracted, and whether it is then scaled to unit norm.
-    dtype : dtype, default=numpy.float64
-        Floating-point type of the patches.
-    random_state : int, RandomState instance or None, default=None
-        Pass an int for the same patches at every call.
+    **options : dict
+        ``center``, ``normalize``, ``dtype`` and ``random_state``, as of `extract_patches`.
 
     Returns
     -------
@@ -414,12 +348,4 @@ def load_image_patches(
     >>> load_image_patches(patch_size=(8, 8), n_patches=100, random_state=0).shape
     (100, 64)
     """
-    return extract_patches(
-        load_gray_images(folder),
-        patch_size,
-        n_patches,
-        center=center,
-        normalize=normalize,
-        dtype=dtype,
-        random_state=random_state,
-    )
+    return extract_patches(load_gray_images(folder), patch_size, n_patches, **options)

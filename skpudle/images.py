@@ -11,8 +11,6 @@ returned have the dtype of the input again.
 
 from collections.abc import Callable
 from functools import cache, partial
-from math import isqrt
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,7 +23,7 @@ from scipy.spatial import QhullError
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
-from skpudle._data.images import as_pixels, extend, of_colours, read_images, sizes
+from skpudle._data.images import as_pixels, extend, read_images, sizes
 from skpudle._data.names import place_of
 from skpudle._operators._conv import Phases
 
@@ -56,17 +54,12 @@ def _read(images, like):  # -> (n, c, height, width), on the device of `like`
 
 def _read_image(image):  # -> (1, 1 or 3, height, width), and whether it has an axis of channels
     shape = tuple(np.shape(image))
-    if of_colours(shape) and shape[2] != 3:
-        raise ValueError(
-            f"An image of shape {shape} has colours and transparency? Pass the colours, "
-            "image[..., :3], and join the fourth channel to the result: "
-            "np.dstack([result, image[..., 3]])."
-        )
     x = _read([image], image)
     if x.shape[1] not in (1, 3):
         raise ValueError(
             f"One image is expected, (height, width) or (height, width, 3), not the shape {shape}. "
-            "Pass other channels, or images, one by one."
+            "Pass the colours, image[..., :3], without transparency; and other channels, or "
+            "images, one by one."
         )
     return x, len(shape) == 3
 
@@ -81,23 +74,9 @@ def _phases(patch_shape, stride, positions):
     return Phases(patch_shape, (stride,) * len(positions), positions)
 
 
-def _is_count(value):
-    return isinstance(value, Integral) and value >= 1
-
-
-def _patch_shape(value):  # an integer, or a pair -> a pair
-    shape = sizes(value, 2) if isinstance(value, Integral | tuple | list) else ()
-    if len(shape) != 2 or not all(map(_is_count, shape)):
-        raise ValueError(
-            f"patch_shape={value!r:.80} is no size of a patch. Pass one positive integer, or a "
-            "pair (height, width)."
-        )
-    return tuple(map(int, shape))
-
-
 def _geometry(size, patch_shape, stride):
     """Return the patches that cover an image, and the number of pixels by which they exceed it."""
-    if not _is_count(stride) or stride > min(patch_shape):
+    if not 1 <= stride <= min(patch_shape):
         raise ValueError(
             f"Patches of {patch_shape} pixels every {stride!r:.80} do not cover an image. Pass a "
             "positive integer as stride, at most the smaller side of a patch."
@@ -149,7 +128,7 @@ def extract(
         One patch per row, position by position, in float32 or float64; the colours of a pixel are
         neighbours, as in scikit-learn's patches.
     """
-    patch_shape = _patch_shape(patch_shape)
+    patch_shape = sizes(patch_shape, 2)
     x, _ = _read_image(image)
     rows = _extract(x, patch_shape, stride)
     return like_input(_channels_last(rows, x.shape[1]), image)
@@ -184,13 +163,7 @@ def reconstruct(
     ValueError
         If the number or the size of the patches does not fit the image.
     """
-    patch_shape = _patch_shape(patch_shape)
-    known = isinstance(image_shape, tuple | list) and all(map(_is_count, image_shape))
-    if not known or tuple(image_shape[2:]) not in ((), (3,)) or len(image_shape) < 2:
-        raise ValueError(
-            f"image_shape={image_shape!r:.80} is no size of an image. Pass (height, width), or "
-            "(height, width, 3)."
-        )
+    patch_shape = sizes(patch_shape, 2)
     size, (n_channels,) = tuple(image_shape[:2]), image_shape[2:] or (1,)
     rows = _read(patches, patches)[:, 0, 0]
     phases, _ = _geometry(size, patch_shape, stride)
@@ -260,17 +233,6 @@ def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1,
     return (total / count)[..., :height, :width]
 
 
-def _check_patches(learner, n_channels, patch_shape):
-    n_pixels, n_features = patch_shape[0] * patch_shape[1], _n_features(learner)
-    if n_features not in (None, n_pixels, n_channels * n_pixels):
-        side = isqrt(n_features)
-        mend = f"patch_shape={side}" if side * side == n_features else "the patch_shape of its rows"
-        raise ValueError(
-            f"Patches of {patch_shape} pixels have {n_pixels} features, and "
-            f"{type(learner).__name__} was fitted on rows of {n_features}. Pass {mend}."
-        )
-
-
 def denoise_patches(
     learner: Any,
     image: ArrayLike | Tensor,
@@ -331,14 +293,8 @@ def denoise_patches(
     """
     if weights not in ("sparsity", "equal"):
         raise ValueError(f"Unknown weights {weights!r:.80}; pass 'sparsity' or 'equal'.")
-    if not hasattr(learner, "transform"):
-        raise TypeError(
-            f"A fitted learner is expected, got a {type(learner).__name__}. Pass the learner first "
-            "and the image second, denoise_patches(learner, image)."
-        )
-    patch_shape = _patch_shape(patch_shape)
+    patch_shape = sizes(patch_shape, 2)
     x, _ = _read_image(image)
-    _check_patches(learner, x.shape[1], patch_shape)
     options = dict(stride=stride, center=center, weights=weights)
     if x.shape[1] > 1 and _n_features(learner) != x.shape[1] * patch_shape[0] * patch_shape[1]:
         parts = [_denoise_whole(learner, c, image, patch_shape, **options) for c in x.split(1, 1)]
@@ -405,11 +361,6 @@ def _read_damaged(image, mask):  # -> (height, width, c), NaN where a pixel is m
     x = host_array(_read_image(image)[0][0].movedim(0, -1))
     if mask is None:
         return x
-    if callable(mask):
-        raise TypeError(
-            f"mask is a {type(mask).__name__}, which is to be called. Pass a function that "
-            "denoises by its name, denoise=."
-        )
     mask = np.asarray(host_array(mask)) != 0
     if mask.shape not in (x.shape[:2], tuple(np.shape(image))):
         raise ValueError(
@@ -491,8 +442,7 @@ def inpaint(
     ------
     ValueError
         If the image has other channels, the mask another shape, no pixel is known or none is
-        missing, ``n_iter`` is not a number of iterations, or ``denoise`` returns an image of
-        another shape.
+        missing, or ``denoise`` returns an image of another shape.
 
     Notes
     -----
@@ -520,8 +470,6 @@ def inpaint(
     >>> bool(np.allclose(inpaint(damaged), image, atol=0.1))
     True
     """
-    if not isinstance(n_iter, Integral) or n_iter < 0:
-        raise ValueError(f"n_iter={n_iter!r:.80} is no number of iterations. Pass 0 or more.")
     x = _read_damaged(image, mask)
     known = ~np.isnan(x)
     gap = ~known.all(axis=2)
@@ -530,15 +478,10 @@ def inpaint(
             "No pixel is known: every one has NaN or is masked. Pass an image with some values; "
             "channels with gaps of their own one by one."
         )
-    if not gap.any() and mask is not None:
-        raise ValueError(
-            "mask marks no pixel, and none has NaN. Pass True, or a number above 0, where a pixel "
-            "is missing."
-        )
     if not gap.any():
         raise ValueError(
-            "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is "
-            "missing, or an image with NaN there."
+            "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is missing, or "
+            "an image with NaN there."
         )
     errors = _errors_of_interpolation(x, gap)
     filled = np.where(known, x, _interpolate(x, gap))

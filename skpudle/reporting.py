@@ -64,6 +64,15 @@ def _is_additive(learner):
     return isinstance(learner, PoissonNMF)
 
 
+def _is_gaussian(learner):
+    return getattr(learner, "loss", "gaussian") == "gaussian"
+
+
+def _centred(look):  # -> samples (n, n_features) less the baseline, what codes leave of them
+    samples = centre(look.learner, np.stack(look.samples).astype(np.float64))
+    return samples, samples - look.codes @ look.learner.components_
+
+
 def _searches(learner):
     start = getattr(learner, "dict_init", None)
     return isinstance(start, str) and start == "search"
@@ -92,10 +101,8 @@ def _zero_codes(look):
     if look.codes.any() or not any(np.nan_to_num(sample).any() for sample in look.samples):
         return None
     name, _, used = _penalty(look.learner)
-    automatic = _or_automatic(look.learner)
-    return (
-        f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it{automatic}."
-    )
+    too_large = f"All codes are zero: {name}={used:.3g} is too large for these data."
+    return f"{too_large} Lower it{_or_automatic(look.learner)}."
 
 
 def _few_samples(look):
@@ -140,9 +147,7 @@ def _unused_atoms(look):
 
 def _single_samples(look):
     learner, p = look.learner, look.codes.shape[1]
-    if look.is_convolutional or getattr(learner, "loss", "gaussian") != "gaussian":
-        return None
-    if _few_samples(look):  # another finding reports these
+    if look.is_convolutional or not _is_gaussian(learner) or _few_samples(look):
         return None
     energies = np.square(look.codes)
     largest = energies.argmax(axis=0)
@@ -284,7 +289,7 @@ def _no_better_than_the_baseline(look):
     entries, since codes of noise explain the entries that they were fitted to.
     """
     learner = look.learner
-    if getattr(learner, "loss", "gaussian") != "gaussian":
+    if not _is_gaussian(learner):
         if any(np.isnan(sample).any() for sample in look.samples) and look.is_convolutional:
             return None  # `score` does not support the learner
         explained = learner.score(look.X)
@@ -297,9 +302,8 @@ def _no_better_than_the_baseline(look):
         )
     if look.is_convolutional:
         return None
-    samples = centre(learner, np.stack(look.samples).astype(np.float64))
-    left = np.nan_to_num(samples - look.codes @ learner.components_)
-    if np.square(left).sum() <= np.square(np.nan_to_num(samples)).sum():
+    samples, left = _centred(look)
+    if np.nansum(np.square(left)) <= np.nansum(np.square(samples)):
         return None
     return (
         "The fit is no better than the baseline: reconstructions are farther from the samples than "
@@ -313,7 +317,7 @@ def _outlying_entries(look):
     outliers = getattr(look.learner, "outliers_", None)
     if outliers is None:
         return None
-    of_rows = outliers.sum(1)
+    of_rows = outliers.sum(1)  # of a sparse array
     are_whole = of_rows == outliers.shape[1]
     n_rows, n_entries = int(are_whole.sum()), int(of_rows[~are_whole].sum())
     found = []
@@ -351,9 +355,7 @@ def _unequal_noise(look):
         return None
     if not isinstance(learner.noise, str) or learner.noise != "equal":
         return None
-    samples = np.stack(look.samples).astype(np.float64)
-    left = centre(learner, samples) - look.codes @ learner.components_
-    squares = np.nanmean(np.square(left), axis=0)
+    squares = np.nanmean(np.square(_centred(look)[1]), axis=0)
     squares = squares[squares > 0]
     if len(squares) < 2 or np.log(squares).std() < _UNEQUAL:
         return None

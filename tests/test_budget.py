@@ -15,24 +15,25 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1972,
+    ".": 1898,
     "_data": 1695,
-    "_fitted": 128,
-    "_learners": 4464,
+    "_denoiser": 833,
+    "_fitted": 119,
+    "_learners": 4460,
     "_nmf": 794,
     "_operators": 264,
     "_optimizers": 277,
     "_training": 1174,
-    "encoding": 1316,
+    "encoding": 1320,
     "inspection": 729,
-    "lasso": 1198,
-    "metrics": 436,
+    "lasso": 1204,
+    "metrics": 396,
     "omp": 238,
     "plotting": 669,
     "pretrained": 86,
-    "search": 3159,
-    "all of the package": 19475,
-    "tests": 18461,
+    "search": 3144,
+    "all of the package": 19300,
+    "tests": 18410,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

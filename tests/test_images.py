@@ -175,13 +175,6 @@ def test_inpainting_commutes_with_the_units_of_the_image():
     np.testing.assert_allclose(inpaint(100 * damaged - 7), 100 * inpaint(damaged) - 7, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_iter", [-1, 2.0, "a", None])
-def test_what_is_no_number_of_iterations_is_refused(n_iter, image):
-    for some in (image, np.where(image > 1, np.nan, image)):
-        with pytest.raises(ValueError, match="no number of iterations. Pass 0 or more"):
-            inpaint(some, n_iter=n_iter)
-
-
 def unsigned(fractions, dtype=np.uint8):  # as a file of a photograph holds them
     largest = np.iinfo(dtype).max
     return np.rint(np.clip(np.float64(fractions), 0, 1) * largest).astype(dtype)
@@ -308,24 +301,9 @@ def test_sizes_that_do_not_fit_are_refused(image):
         reconstruct(np.zeros((3, 20)), image.shape, (5, 4))
     with pytest.raises(ValueError, match="Unknown weights 'few'"):
         denoise_patches(FunctionTransformer(), image, weights="few")
-    for shape in (17, (17,), (17, 22, 1), (17, 0), "ab", None):
-        with pytest.raises(ValueError, match="no size of an image. Pass .height, width."):
-            reconstruct(np.zeros((3, 20)), shape, (5, 4))
-
-
-@pytest.mark.parametrize("patch_shape", [0, (8,), (8.0, 8), None], ids=str)
-def test_what_is_no_size_of_a_patch_is_refused(patch_shape, image):
-    nothing = FunctionTransformer(check_inverse=False)
-    for call in (
-        lambda: extract(image, patch_shape),
-        lambda: reconstruct(np.zeros((3, 64)), image.shape, patch_shape),
-        lambda: denoise_patches(nothing, image, patch_shape),
-    ):
-        with pytest.raises(ValueError, match="no size of a patch. Pass one positive integer, or"):
-            call()
-    for stride in (0, 1.5, "a", 9):
+    for stride in (0, 9):
         with pytest.raises(ValueError, match="do not cover an image. Pass a positive integer"):
-            denoise_patches(nothing, image, stride=stride)
+            denoise_patches(FunctionTransformer(), image, stride=stride)
 
 
 def test_one_number_is_a_square_patch(image):

@@ -79,7 +79,8 @@ def test_aligned_codes_are_those_of_the_reference(rng):
     shuffled, permutation, signs = flipped_and_permuted(dictionary, rng)
     shuffled_code = code[:, permutation] * signs
     assert_allclose(shuffled_code @ shuffled, data)
-    assert_array_equal(match_atoms(shuffled, dictionary).align_code(shuffled_code), code)
+    match = match_atoms(shuffled, dictionary)
+    assert_array_equal(shuffled_code[:, match.indices] * match.signs, code)
 
 
 def test_matched_error_is_the_smallest_over_all_permutations_and_signs(rng):
@@ -90,7 +91,8 @@ def test_matched_error_is_the_smallest_over_all_permutations_and_signs(rng):
         for order in itertools.permutations(range(4))
         for signs in itertools.product([-1, 1], repeat=4)
     ]
-    assert_allclose(dictionary_error(dictionary, reference, relative=False, match=True), min(tried))
+    found = dictionary_error(dictionary, reference, match=True)
+    assert_allclose(found * np.linalg.norm(reference), min(tried))
 
 
 @pytest.mark.parametrize(("n_components", "n_reference"), [(3, 5), (5, 3)])
@@ -108,7 +110,6 @@ def test_different_numbers_of_atoms_match_as_far_as_they_go(n_components, n_refe
 def test_error_is_the_relative_frobenius_norm(atom_shape, rng):
     dictionary, reference = rng.normal(size=(2, 15, *atom_shape))
     error = np.sqrt(((dictionary - reference) ** 2).sum())
-    assert_allclose(dictionary_error(dictionary, reference, relative=False), error)
     relative = error / np.sqrt((reference**2).sum())
     assert_allclose(dictionary_error(dictionary, reference), relative)
     assert_allclose(dictionary_error(7 * dictionary, 7 * reference), relative)
@@ -139,8 +140,6 @@ def test_atoms_of_different_shapes_are_refused(measure):
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="the same shape"):
         dictionary_error(np.ones((3, 4)), np.ones((2, 4)))
-    with pytest.raises(ValueError, match="relative=False"):
-        dictionary_error(np.ones((3, 4)), np.zeros((3, 4)))
     with pytest.raises(ValueError, match="'coherence' or 'distance'"):
         match_atoms(np.eye(2), np.eye(2), by="norm")
     with pytest.raises(ValueError, match="3 samples but 2 codes"):
@@ -158,8 +157,6 @@ def test_unexplained_variance_is_one_minus_the_r2(rng):
     assert_allclose(unexplained_variance(X, reconstruction), 1 - expected)
     assert unexplained_variance(X, X) == 0
     assert_allclose(unexplained_variance(X, np.broadcast_to(X.mean(axis=0), X.shape)), 1)
-    with pytest.raises(ValueError, match="no variance"):
-        unexplained_variance(np.ones((3, 2)), np.ones((3, 2)))
 
 
 # Scorers
@@ -262,7 +259,6 @@ def test_measures_take_tensors_as_arrays(rng):
     match = match_atoms(graph(atoms), graph(reference))
     assert_array_equal(match.indices, match_atoms(atoms, reference).indices)
     assert_array_equal(match.align_dictionary(graph(atoms)), match.align_dictionary(atoms))
-    assert_array_equal(match.align_code(graph(code)), match.align_code(code))
     X = code @ atoms
     assert lasso_objective(*map(graph, (X, code, X)), 0.1) == lasso_objective(X, code, X, 0.1)
 

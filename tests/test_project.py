@@ -225,13 +225,11 @@ def test_the_owner_of_the_repository_is_named_in_one_place():
 
 
 def test_modules_say_what_they_are_and_doors_what_is_public():
-    """Doors are what users import: modules by their own name, or folders."""
+    """Doors are what users import: folders and modules at the top, not the modules of a folder."""
     for path in sorted(PACKAGE.rglob("*.py")):
         here, top = module(path), entry(module(path))
         assert ast.get_docstring(TREES[here]), f"{here} has no docstring."
-        is_door = top == "__init__" or (
-            not top.startswith("_") and (path.stem == "__init__" or not path.stem.startswith("_"))
-        )
+        is_door = top == "__init__" or (here == top and not top.startswith("_"))
         names = public_names(TREES[here])
         assert bool(names) == is_door, f"{here}: doors alone have an __all__."
         if is_door:

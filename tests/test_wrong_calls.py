@@ -187,16 +187,6 @@ REFUSED = {
         "No pixel is missing",
         "Pass mask",
     ),
-    "inpainting with an empty mask": (
-        lambda: images.inpaint(grey(), np.zeros(grey().shape, bool)),
-        "mask marks no pixel",
-        "Pass True",
-    ),
-    "a denoiser where the mask is": (
-        lambda: images.inpaint(grey(), lambda image, noise_std: image),
-        "mask is a function",
-        "by its name, denoise=",
-    ),
     "an unknown denoiser": (
         lambda: load_denoiser("gaussian-colour"),
         "'gaussian-colour'",

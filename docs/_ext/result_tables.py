@@ -24,22 +24,13 @@ FAMILIES = {
 }
 # Titles of files without a title, or with another one's.
 TITLES = {
-    "update-soft": "One update: soft thresholding",
-    "update-hard": "One update: hard thresholding",
-    "update-decay": "One update: penalties that decay",
-    "update-T1000": "One update: 1000 unfoldings",
-    "update-n512-p1024": "One update: 512 samples, 1024 atoms of 256 features",
     "choosing_search": "The penalty of the search",
-    "transform-p256": "Lasso codes (solved exactly): 256 atoms",
-    "transform-p1024": "Lasso codes (solved exactly): 1024 atoms",
+    "encoders_speed": "10,000 rows by an encoder of three unfoldings, and solved exactly",
 }
 # Explanations of the rows, by the beginning of the file's name.
 NOTES = {
-    "choosing_alpha": "Of seven values of alpha, the one with the smallest error of denoising, "
-    "and the one that a search with the default score picks. Errors are mean squares: the picked "
-    "alphas' as multiples of the smallest error, the smallest as a multiple of the noise.",
     "choosing_search": 'Rules for ``alpha="auto"``, on data with a known dictionary and on real '
-    "data: the atoms that the search finds with them, and after removing the lasso's bias.",
+    "data: the atoms that the search finds with them.",
     "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are processor time with "
     "one thread. All others, and rows with twice the penalty (a dictionary learner's default), are "
     "clock time with two threads.",
@@ -47,42 +38,21 @@ NOTES = {
     "noisy patches, with orthogonal matching pursuit up to the error that the noise explains, and "
     "cosines with a hard threshold. Seconds are processor time, for both photographs.",
     "drop_in": "The image denoising example of scikit-learn's gallery (PSNR of the noisy half, on "
-    "three pictures), its decomposition of faces, and codes of digits for logistic regression, "
-    "with ``MiniBatchDictionaryLearning`` and ``PUDLEDictionaryLearning`` and the same arguments.",
+    "three pictures), with ``MiniBatchDictionaryLearning`` and ``PUDLEDictionaryLearning`` and the "
+    "same arguments.",
     "inpainting": "Parts of pictures that come with scikit-learn (the first two) and scikit-image, "
     "without a share of their pixels: PSNR over the lost ones for a peak of 1, and seconds of the "
     "processor. ``skpudle`` is :func:`skpudle.images.inpaint` at its defaults.",
     "nnls": "Processor time of one thread, medians over ten parts of the rows, certificates "
     "included; SciPy is ``scipy.optimize.nnls``, for a few rows of each part. The excess is the "
-    "largest difference of objectives, relative to the squared data. A third of the random "
-    "problems is reached exactly.",
-    "published_stability": "A step of ``dec`` holds codes constant; a step of ``ae-ls`` goes "
-    "through the encoder. The error is the matched dictionary's, relative to the truth; the cosine "
-    "is between the gradients of a batch and of all samples, at the start.",
-    "regressors": "Ridge regression and PLS choose their parameter by cross-validation within the "
-    "training samples. Processor seconds, one thread.",
+    "largest difference of objectives, relative to the squared data.",
     "recovery": "Updates and seconds until the relative error of the atoms is below the number. "
     "Training starts at the true atoms with Gaussian noise of the given deviation in each entry. "
     "Rows are the thresholding, the gradient and the optimiser.",
-    "transform": "``batched`` is the solver in torch, ``compiled`` the one in numba. The gap is "
-    "the largest duality gap of a sample, computed from its codes in float64; atoms in a code are "
-    "counted on average.",
-    "update": "Loss and derivative of one ``ae-ls`` update. ``skpudle`` is the encoder of this "
-    "package, ``skpudle_dense`` the same without working sets of atoms; ``autograd_2d`` is "
-    "automatic differentiation of matrix products, ``autograd_3d`` the same with codes of shape "
-    "(n, p, 1), as research code often has them; ``spams`` is SPAMS' time for one batch: lasso "
-    "codes, and an update of all atoms. Memory is the peak beyond data and imports; the time ratio "
-    "is to ``skpudle``.",
 }
 # Names of columns on the page, where the file's name is not clear.
 COLUMNS = {
-    "error over best": "its error, times the smallest",
-    "loss in dB": "the same in dB",
-    "by GCV": "error of the alpha by GCV, times the smallest",
-    "by SURE": "error of the alpha by SURE, times the smallest",
-    "best error over noise": "smallest error, times the noise",
     "largest gap": "largest duality gap",
-    "mean support": "atoms in a code",
     "sets": "random sets",
     "UNCLEAR": "unclear",
     "used": "ended in a right result",

@@ -140,57 +140,56 @@ def sample_numbers(learner, raw):  # -> (n_codes,) int, or None for rows
 
 
 class Look(NamedTuple):
-    """A learner, samples, and their codes."""
+    """A learner, samples, and their codes.
 
-    found: Found
-    """The learner in the given estimator, and the steps before it."""
+    Attributes
+    ----------
+    learner : estimator
+        The learner in the given estimator.
+    X : object
+        Samples as the learner gets them.
+    samples : list of ndarray
+        The same as a list of arrays.
+    raw : object
+        Codes of the samples, as `transform` returns them.
+    codes : ndarray of shape (n_codes, n_components)
+        Signed codes, a row per sample or per position of atoms.
+    is_convolutional : bool
+        Whether the learner's atoms have positions.
+    """
+
+    learner: object
     X: object
-    """Samples as the learner gets them."""
     samples: list
-    """The same as a list of arrays."""
     raw: object
-    """Codes of the samples, as `transform` returns them."""
     codes: np.ndarray
-    """(n_codes, n_components) Signed codes, a row per sample or per position of atoms."""
-
-    @property
-    def learner(self):
-        """The learner."""
-        return self.found.learner
-
-    @property
-    def is_convolutional(self):
-        """Whether the learner's atoms have positions."""
-        return hasattr(self.learner, "atom_shape")
+    is_convolutional: bool
 
 
-def _as_arrays(samples):
-    """Return samples as a list of arrays."""
-    if isinstance(samples, list):
-        return [to_numpy(to_tensor(sample)) for sample in samples]
-    return list(to_numpy(to_tensor(samples)))
-
-
-def _read(learner, X):
-    """Return X, as the learner reads it, as a list of arrays."""
+def _read(learner, X):  # -> samples, as the learner reads them
     if not hasattr(learner, "atom_shape"):
-        return _as_arrays(check_rows(open_source(X).array(), allow_nan=True))
+        return check_rows(open_source(X).array(), allow_nan=True)
     first = learner.channels_first
     images = read_images(X, np.size(learner.atom_shape), channels_first=first, allow_nan=True)
-    return _as_arrays(images.hand_back(images.tensors))
+    return images.hand_back(images.tensors)
 
 
 def look_at(estimator, X):  # -> Look
     """Find the learner of an estimator, and encode samples by it; a TypeError without samples."""
     found = find_learner(estimator)
+    learner = found.learner
     if X is None:
         raise TypeError(
-            f"{type(found.learner).__name__} came without samples to look at. Pass the learner "
+            f"{type(learner).__name__} came without samples to look at. Pass the learner "
             "first and the data second, as findings(learner, X)."
         )
-    X = as_samples(found.learner, found.prepare(X))
-    raw = found.learner.transform(X)
-    return Look(found, X, _read(found.learner, X), raw, signed_codes(found.learner, raw))
+    X = as_samples(learner, found.prepare(X))
+    raw, samples = learner.transform(X), _read(learner, X)
+    samples = samples if isinstance(samples, list) else to_tensor(samples)
+    samples = [to_numpy(to_tensor(sample)) for sample in samples]
+    return Look(
+        learner, X, samples, raw, signed_codes(learner, raw), hasattr(learner, "atom_shape")
+    )
 
 
 def encode_parts(learner, X, n_rows=8192):

@@ -781,7 +781,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         It is the log-likelihood of the residual of the codes of `transform`, for the noise of the
         median row, less :math:`\frac12 k \log m` for :math:`k` codes of :math:`m` known entries:
         the Bayesian information criterion of a row [1]_. Rows that need more noise, or many codes,
-        have low scores. It tells anomalies, as of scikit-learn's density models.
+        have low scores. It tells anomalies, as of scikit-learn's density models. Fit with
+        ``n_components="auto"``: surplus atoms learn anomalies that are among the rows of `fit`.
 
         Parameters
         ----------

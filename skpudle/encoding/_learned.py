@@ -277,7 +277,7 @@ class EncoderModule(torch.nn.Module):
         except ImportError as error:
             raise ImportError(
                 f"Writing ONNX needs {error.name}, which is not installed. Install it with "
-                "`pip install onnx onnxscript`."
+                "`pip install skpudle[onnx]`."
             ) from error
         rows = self.decoder.new_zeros(2, self.decoder.shape[1])
         names = dict(input_names=["x"], output_names=["codes"])

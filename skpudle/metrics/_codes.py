@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array
+from skpudle._data.foreign import check_learner
 from skpudle._data.images import as_fractions
 
 FLOATS = [np.float64, np.float32]
@@ -29,6 +30,18 @@ def check_pair(first, second, *, names, same_length=False):
             f"compared: they need {what}. Atoms and samples lie on the first axis."
         )
     return first, second
+
+
+def check_learner_of_rows(learner):
+    """Return a fitted learner, or the one of a consensus; its atoms have to be rows."""
+    check_learner(learner)
+    learner = getattr(learner, "estimator_", learner)
+    if np.ndim(learner.components_) != 2:
+        raise ValueError(
+            f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
+            "learner of rows."
+        )
+    return learner
 
 
 def lasso_objective(
@@ -141,11 +154,6 @@ def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
         error of an entry (for GCV, up to a constant), by ``transform`` and either
         ``inverse_transform`` or ``components_``.
 
-    Raises
-    ------
-    ValueError
-        If ``noise_std`` is not positive.
-
     Notes
     -----
     With :math:`r` the mean square of the residual of :math:`m` entries, and :math:`k` nonzero
@@ -174,11 +182,6 @@ def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
     >>> scorer = make_denoising_scorer(noise_std=0.1)
     >>> search = GridSearchCV(learner, {"alpha": [0.05, 0.2]}, scoring=scorer).fit(X)
     """
-    if noise_std is not None and not noise_std > 0:
-        raise ValueError(
-            f"noise_std is {noise_std!r}; pass the standard deviation of the noise, which is "
-            "positive, or None if it is not known."
-        )
     return partial(_denoising_score, noise_std=noise_std)
 
 
@@ -196,17 +199,15 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     -------
     float
         Sum of squared residuals over the sum of squared deviations from the mean of the samples: 0
-        for a perfect reconstruction, 1 for the mean. It is 1 minus the R^2 of
-        `reconstruction_r2_scorer`.
+        for a perfect reconstruction, 1 for the mean, NaN if all samples are equal. It is 1 minus
+        the R^2 of `reconstruction_r2_scorer`.
 
     Raises
     ------
     ValueError
-        If the shapes differ, or all samples are equal.
+        If the shapes differ.
     """
     names = ("X", "reconstruction")
     X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
     variance = np.square(X - X.mean(axis=0, dtype=np.float64)).sum()
-    if variance == 0:
-        raise ValueError("All samples are equal, and have no variance. Pass samples that differ.")
     return float(np.square(X - reconstruction).sum(dtype=np.float64) / variance)

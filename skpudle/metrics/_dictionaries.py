@@ -6,11 +6,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment, nnls
 
-from skpudle._data.arrays import host_array
 from skpudle._data.foreign import dictionary_of
-from skpudle.metrics._codes import (
-    check_pair,
-)
+from skpudle.metrics._codes import check_pair
 
 # least rise of the cosine for which a reference joins a mixture
 _GAIN = 0.01
@@ -56,27 +53,27 @@ def atom_cosines(dictionary, reference):
 class AtomMatch(NamedTuple):
     """The pairs that `match_atoms` found, in the order of the reference.
 
-    Every array has ``min(n_components, n_reference)`` entries.
+    Attributes
+    ----------
+    indices : ndarray of shape (min(n_components, n_reference),)
+        Atoms of the dictionary.
+    reference_indices : ndarray of the same shape
+        Atoms of the reference that they match, increasing.
+    signs : ndarray of the same shape
+        1 or -1, the sign by which an atom of the dictionary agrees with its match.
+    coherences : ndarray of the same shape
+        Modulus of the cosine between the two, from 0 to 1.
     """
 
     indices: np.ndarray
-    """Atoms of the dictionary."""
     reference_indices: np.ndarray
-    """Atoms of the reference that they match, increasing."""
     signs: np.ndarray
-    """1 or -1, the sign by which an atom of the dictionary agrees with its match."""
     coherences: np.ndarray
-    """Modulus of the cosine between the two, from 0 to 1."""
 
     def align_dictionary(self, dictionary):
         """Return the matched atoms in the order and with the signs of the reference."""
         atoms = np.asarray(dictionary_of(dictionary))[self.indices]
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
-
-    def align_code(self, code):
-        """Return the matched columns of a code in the order and with the signs of the reference."""
-        code = np.asarray(host_array(code))[:, self.indices]
-        return code * self.signs.astype(code.dtype)
 
 
 def match_atoms(
@@ -139,16 +136,24 @@ def match_atoms(
 
 
 class ComponentMatch(NamedTuple):
-    """The references that explain a component; see `match_components`."""
+    """The references that explain a component; see `match_components`.
+
+    Attributes
+    ----------
+    nearest : object
+        Name of the reference of the largest cosine.
+    cosine : float
+        Its cosine.
+    shares : dict
+        Names of the references of a mixture, the largest share first, and their shares.
+    mixture_cosine : float
+        Cosine of the component and the mixture.
+    """
 
     nearest: object
-    """Name of the reference of the largest cosine."""
     cosine: float
-    """Its cosine."""
     shares: dict
-    """Names of the references of a mixture, the largest share first, and their shares."""
     mixture_cosine: float
-    """Cosine of the component and the mixture."""
 
 
 def _match_component(atom, reference, names, max_terms):  # -> ComponentMatch
@@ -228,10 +233,8 @@ def match_components(
     return [_match_component(atom, reference, names, max_terms) for atom in components]
 
 
-def dictionary_error(
-    dictionary: Any, reference: Any, *, relative: bool = True, match: bool = False
-) -> float:
-    r"""Return the Frobenius norm of the difference of two dictionaries.
+def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) -> float:
+    r"""Return the relative Frobenius norm of the difference of two dictionaries.
 
     Parameters
     ----------
@@ -239,9 +242,6 @@ def dictionary_error(
         Atoms, one per entry of the first axis, or a fitted learner.
     reference : array-like of the same shape, or learner
         Atoms to compare with.
-    relative : bool, default=True
-        Whether to divide by the norm of `reference`:
-        :math:`\|D - \tilde D\|_F / \|\tilde D\|_F`, as in appendix B of [1]_.
     match : bool, default=False
         Whether to take the smallest error over all permutations and signs of the atoms. False
         compares atoms by position, as the paper does for a dictionary initialised near the
@@ -250,13 +250,12 @@ def dictionary_error(
     Returns
     -------
     float
-        The error, 0 for equal dictionaries.
+        :math:`\|D - \tilde D\|_F / \|\tilde D\|_F`, as in appendix B of [1]_.
 
     Raises
     ------
     ValueError
-        If the shapes differ (`atom_coherence` compares different numbers of atoms), or `reference`
-        is zero and the error relative.
+        If the shapes differ; `atom_coherence` compares different numbers of atoms.
 
     References
     ----------
@@ -266,15 +265,7 @@ def dictionary_error(
     dictionary, reference = check_dictionaries(dictionary, reference, same_length=True)
     if match:
         dictionary = match_atoms(dictionary, reference, by="distance").align_dictionary(dictionary)
-    error = np.linalg.norm((dictionary - reference).ravel())
-    if not relative:
-        return float(error)
-    norm = np.linalg.norm(reference.ravel())
-    if norm == 0:
-        raise ValueError(
-            "The reference is zero, so that no error is relative to it; set relative=False."
-        )
-    return float(error / norm)
+    return float(np.linalg.norm(dictionary - reference) / np.linalg.norm(reference))
 
 
 def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:

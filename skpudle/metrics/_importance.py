@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Bunch, check_array
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import check_learner, drop_names
-from skpudle.metrics._codes import code_and_reconstruction
+from skpudle._data.foreign import drop_names
+from skpudle.metrics._codes import check_learner_of_rows, code_and_reconstruction
 
 
 def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), squared errors (n,)
@@ -73,13 +73,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     >>> atom_importance(learner, X).r2_loss.round(2)
     array([1.6, 0.4])
     """
-    check_learner(learner)
-    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
-    if np.ndim(learner.components_) != 2:
-        raise ValueError(
-            f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
-            "learner of rows."
-        )
+    learner = check_learner_of_rows(learner)
     given = host_array(X)  # keeps names of columns
     X = check_array(
         given, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", input_name="X"

@@ -109,8 +109,6 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     >>> agreement.atoms.tolist()
     [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
     """
-    if hasattr(dictionaries, "fit"):
-        dictionaries = [dictionaries]
     dictionaries = [host_array(dictionary_of(dictionary)) for dictionary in dictionaries]
     if len(dictionaries) < 2:
         raise ValueError(

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 from sklearn.utils import Bunch, check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle.metrics._codes import check_learner_of_rows
 from skpudle.metrics._dictionaries import match_atoms, unit_atoms
 from skpudle.metrics._stability import chance_coherence
 
@@ -171,13 +171,7 @@ def atom_support(
     >>> int(atom_support(learner, X).supported.sum())
     8
     """
-    check_is_fitted(learner, "components_")
-    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
-    if np.ndim(learner.components_) != 2:
-        raise ValueError(
-            f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
-            "learner of rows."
-        )
+    learner = check_learner_of_rows(learner)
     if getattr(learner, "loss", None) == "kullback-leibler":
         raise ValueError(
             f"Codes of {type(learner).__name__} need not be sparse, by which atoms are told from "
@@ -190,11 +184,6 @@ def atom_support(
         input_name="X",
     )  # fmt: skip
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
-    if X.shape[1] != atoms.shape[1]:
-        raise ValueError(
-            f"X has {X.shape[1]} features, but atoms have {atoms.shape[1]}. Pass samples with the "
-            "features of the atoms."
-        )
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
     coherence = np.zeros(len(atoms))
     found = np.zeros((0, atoms.shape[1]))

@@ -24,22 +24,6 @@ from skpudle.lasso._solve import lasso_path, path_from_products
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
 
-__all__ = [
-    "CHANCE",
-    "LEAST_ROWS",
-    "SURE",
-    "HeldOut",
-    "Prediction",
-    "best_shares",
-    "count_codings",
-    "errors_at",
-    "hash_rows",
-    "hide_in_turn",
-    "hold_out",
-    "match_equal_rows",
-    "worse",
-]
-
 # Standard errors of a difference that counts as chance, and of a difference that is certain. With
 # 0.5 the prediction of 19 of 22 sets of rows (benchmarks/bench_learners.py) is as good as with the
 # usual penalty, with 1 of 17.

@@ -182,14 +182,6 @@ def test_wrong_images_are_refused(images, kind):
         learner_of(kind).fit(images.reshape(5, -1))
 
 
-def test_sparse_codes_of_rows_decode_as_dense_ones(kind):
-    X = np.random.default_rng(0).normal(size=(5, 72))
-    learner = learner_of(kind, 3, atom_shape=3, stride=2).fit(X)
-    expected = learner.inverse_transform(learner.transform(X))
-    found = learner.inverse_transform(learner.transform_sparse(X))
-    np.testing.assert_array_equal(found, expected)
-
-
 @pytest.mark.parametrize("how", ["fit", "interrupted"])
 def test_nothing_is_left_of_an_earlier_fit(how, images, frame, monkeypatch):
     """Neither slopes that there are no more, nor the names of features that images have not."""

@@ -2,6 +2,7 @@
 
 import pickle
 import signal
+import sys
 from itertools import count
 
 import numpy as np
@@ -198,6 +199,15 @@ def test_onnx_runs_the_encoder(params, tmp_path, caplog):
         (codes,) = session.run(["codes"], {"x": x[:n]})
         expected = learner.transform(x[:n])
         np.testing.assert_allclose(codes, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_missing_onnx_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    module = PUDLEDictionaryLearning.from_components(
+        np.eye(3), alpha=1.0, n_unfoldings=2
+    ).to_module()
+    with pytest.raises(ImportError, match=r"pip install skpudle\[onnx\]"):
+        module.to_onnx("encoder.onnx")
 
 
 @pytest.mark.parametrize("separate", [False, *KINDS])

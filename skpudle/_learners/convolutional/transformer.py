@@ -7,7 +7,6 @@ from math import prod
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy import sparse
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 from torch import Tensor
 
@@ -21,8 +20,7 @@ from skpudle._data.images import (
     sizes,
     split_gaps,
 )
-from skpudle._data.sources import open_source
-from skpudle._learners.coder import DictionaryTransformer, decode_parts
+from skpudle._learners.coder import DictionaryTransformer
 
 # pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17
@@ -197,7 +195,7 @@ class ConvTransformer(DictionaryTransformer):
         Parameters
         ----------
         X : array-like, Tensor or list of them
-            Codes, as `transform` returns them, or a sparse array of `transform_sparse`.
+            Codes, as `transform` returns them.
 
         Returns
         -------
@@ -206,8 +204,6 @@ class ConvTransformer(DictionaryTransformer):
             of the size that the copies of the atoms cover.
         """
         self._check_known()
-        if sparse.issparse(X):
-            return decode_parts(self, open_source(X))
         device, size = self._transform_device(first_image(X)), self._image_size
         positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
         n_components = len(self.components_)
