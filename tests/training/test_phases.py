@@ -130,11 +130,9 @@ def test_a_fit_that_is_killed_in_any_phase_goes_on_to_its_end(kind, tmp_path):
         with pytest.raises(Killed):
             fit(kind, Follows(phase, -(-n_epochs // 2), at_end=kill), checkpoint)
         again = Follows()
-        found = fit(kind, again, checkpoint)
-        assert found.ended_by_ == expected.ended_by_
-        assert found.components_.shape[1:] == expected.components_.shape[1:]
-        assert np.isfinite(found.components_).all()
-        assert again.n_epochs.keys() <= counts.n_epochs.keys()
+        atoms = fit(kind, again, checkpoint).components_
+        assert atoms.shape[1:] == expected.components_.shape[1:]
+        assert np.isfinite(atoms).all()
         if n_epochs > 3 and phase in ("pass", "training"):
             assert again.n_epochs[phase] <= n_epochs // 2 + 2
 
