@@ -36,6 +36,7 @@ def test_scikit_learn_accepts_it(estimator, check):
     check(estimator)
 
 
+@pytest.mark.filterwarnings("ignore:Column .* of the variance:UserWarning")
 def test_gaps_are_the_reconstruction_and_known_values_stay(damaged):
     _, X = damaged
     learner = PUDLEDictionaryLearning(4, random_state=0)
