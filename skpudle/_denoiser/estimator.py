@@ -363,7 +363,20 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
 
     @classmethod
     def from_network(cls, network: DenoisingNetwork, **params: Any) -> Self:
-        """Return the estimator of a trained network, with further parameters."""
+        """Return the estimator of a trained network, with further parameters.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            A network of `build_network`, or one that is read from a file.
+        **params : dict
+            Parameters of the estimator that are not those of the network.
+
+        Returns
+        -------
+        ConvDenoiser
+            Ready for `denoise`.
+        """
         n_unfoldings, n_components, n_channels, *kernel = network.analysis.shape
         shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
         own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
@@ -651,7 +664,13 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             yield torch.cat([network(x, sigma, tell=tell) for x, sigma in pairs])
 
     def build_network(self) -> DenoisingNetwork:
-        """Return the network of the fitted attributes; for photons it takes stabilised counts."""
+        """Return the network of the fitted attributes; for photons it takes stabilised counts.
+
+        Returns
+        -------
+        torch.nn.Module
+            ``network(x, sigma)`` denoises a batch (n, n_channels, *size).
+        """
         self._check_known()
         return self._coder(to_tensor(self.components_, resolve_device(self.device, None)))
 
