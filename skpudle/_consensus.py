@@ -45,10 +45,6 @@ from skpudle.metrics._stability import recombine_atoms
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
 
-# Parameters by which an encoder learns matrices or thresholds for each atom. A fit from the
-# consensus learns them again, for the atoms of the consensus in their order.
-_OF_ATOMS = "separate_atoms", "learn_threshold"
-
 
 def _unit(atoms):  # (..., n_features) -> (..., n_features)
     """Return rows of norm 1; zero stays zero."""
@@ -418,7 +414,7 @@ class ConsensusDictionary(
 
     def _with_components(self, estimator, components, baseline, X, weight, random_state):
         """Return an estimator that was fitted to all samples, with other components."""
-        if any(getattr(estimator, name, None) for name in _OF_ATOMS):
+        if getattr(estimator, "analysis_components_", None) is not None:  # a learned encoder
             given = dict(dict_init=components, n_components=len(components))
             if baseline is not None:  # given atoms have none by default
                 given["fit_intercept"] = True

@@ -284,6 +284,7 @@ def test_a_baseline_is_that_of_a_loss(X):
 HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5}
 
 
+@pytest.mark.filterwarnings("ignore:Two-dimensional input means rows:UserWarning")
 @pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
 @pytest.mark.parametrize(
     ("kind", "name"),

@@ -96,6 +96,7 @@ def test_random_dictionaries_agree_by_chance(draw, n_components):
     assert found.by_chance == pytest.approx(found.stability - found.above_chance)
 
 
+@pytest.mark.filterwarnings("ignore:Column 0 has .* of the variance:UserWarning")
 def test_superfluous_atoms_are_not_supported():
     X, atoms, _ = make_dictionary_data(600, 20, 8, 2, snr_db=20, random_state=1)
     X[0, 0] += 100  # an outlier

@@ -390,7 +390,11 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         return learner
 
     def _check_known(self, *allowed):
-        """Raise an error unless it is fitted, with the present parameters."""
+        """Raise an error unless it is fitted, with the present parameters.
+
+        The number of atoms may change before another `fit`, and hinders training alone.
+        """
+        allowed = allowed or ("n_components",)
         check_is_fitted(self)
         self._validate_params()
         for name in _FIXED:

@@ -284,9 +284,9 @@ class Found:
         All penalties that were tried, with the squared error of held-out entries, and whether it is
         that of atoms without bias.
     trial : Trial, default=None
-        The chosen penalty, of a finished search in data with held-out rows.
+        The chosen penalty, from the polish on, in data with held-out rows.
     stride : int, default=1
-        A finished search ends on one in ``stride`` samples.
+        From the polish on: the atoms adapt to one in ``stride`` samples.
     """
 
     stage: str
@@ -425,8 +425,8 @@ def find_atoms(problem, atoms):
         if last is not None:
             yield last
         best = min(best or found.coded, found.coded, key=lambda coded: coded.objective)
-        last = found
-    yield replace(last, stage="done", coded=best, trial=chosen, stride=wanted)
+        last = replace(found, trial=chosen, stride=wanted)
+    yield replace(last, stage="done", coded=best)
 
 
 def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> Found:

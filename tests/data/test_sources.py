@@ -555,7 +555,9 @@ def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
         )
         assert_array_equal(found.components_, expected.components_)
         assert found.alpha_ == expected.alpha_
-        assert_array_equal(found.transform(stream(X)), expected.transform(X))
+        # products of six rows round in another order than those of all rows
+        codes = found.transform(stream(X)), expected.transform(X)
+        np.testing.assert_allclose(*codes, rtol=0, atol=1e-6 * np.abs(codes[1]).max())
         assert found.score(stream(X)) == expected.score(in_batches(X))
 
 

@@ -205,6 +205,7 @@ FAMILIES = {"poisson": Poisson(), "bernoulli": Binomial(), "binomial": Binomial(
 FAMILIES |= {"gaussian": Gaussian()}
 
 
+@pytest.mark.filterwarnings("ignore:Column .* of the variance:UserWarning")
 @pytest.mark.parametrize("kind", odd_data(None))
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize(

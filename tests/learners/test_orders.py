@@ -155,7 +155,7 @@ def test_partial_fit_refuses_another_number_of_atoms(learner):
     train_on(learner.set_params(n_components=n), *data)
 
 
-@pytest.mark.parametrize("case", ["encoder", "classifier", "denoiser, thresholds"])
+@pytest.mark.parametrize("case", ["encoder", "classifier"])
 def test_fewer_atoms_than_other_parameters_have_are_refused(case):
     learner = clone(LEARNERS[case])
     data = data_of(learner)

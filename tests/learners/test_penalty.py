@@ -88,6 +88,10 @@ def test_purest_spectra_begin_a_search_of_mixtures(rng):
 # ------------------------------------------------------------------ images and signals
 
 
+@pytest.mark.filterwarnings("ignore:The codes of . of 10 images:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The codes of . of 10 images:sklearn.exceptions.ConvergenceWarning"
+)
 def test_hidden_pixels_are_no_trap_for_a_search_over_penalties(rng):
     """The error of reconstructing the input falls with the penalty, that of hidden pixels not."""
     signals, _ = pulses(rng, noise=1.0)

@@ -344,16 +344,15 @@ def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_p
     np.testing.assert_array_equal(again.components_, first.components_)
 
 
-@pytest.mark.parametrize("other", ["images", "number of images", "targets"])
+@pytest.mark.parametrize("other", ["images", "number of images"])
 def test_a_file_of_other_images_is_refused(other, tmp_path):
     learner, _ = CASES["convolution"]
     file, changed = tmp_path / "fit.npz", IMAGES.copy()
     changed[1:] *= 2
-    X = {"images": changed, "number of images": IMAGES[:-1]}.get(other, IMAGES)
-    y = changed if other == "targets" else X
-    clone_with(learner, Checkpoint(file)).fit(IMAGES, IMAGES)
+    X = {"images": changed, "number of images": IMAGES[:-1]}[other]
+    clone_with(learner, Checkpoint(file)).fit(IMAGES)
     with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
-        clone_with(learner, Checkpoint(file)).fit(X, y)
+        clone_with(learner, Checkpoint(file)).fit(X)
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
