@@ -673,7 +673,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         Returns
         -------
         torch.nn.Module
-            ``network(x, sigma)`` denoises a batch (n, n_channels, *size).
+            ``network(x, sigma)`` denoises a batch, ``(n, n_channels, *size)``.
         """
         self._check_known()
         return self._coder(to_tensor(self.components_, resolve_device(self.device, None)))
