@@ -140,7 +140,7 @@ def test_copies_of_features_choose_no_smaller_penalty(loss):
 
 def test_a_named_gradient_trains(loss, X):
     """After the search and the refinement, which are what an unnamed one leaves alone."""
-    options = dict(max_iter="auto", n_unfoldings="auto")  # a number of them trains by ae-ls
+    options = dict(max_iter=20, n_unfoldings="auto")  # a number of unfoldings trains by ae-ls
     unnamed = make(loss, 6, **options).fit(X[:100])
     for gradient in ("ae-ls", "ae-lasso", "dec"):
         named = make(loss, 6, **options, gradient=gradient).fit(X[:100])
@@ -330,7 +330,7 @@ def test_sparse_rows_are_rows(loss, make_sparse, X):
 def test_a_large_sparse_array_is_never_dense(monkeypatch):
     """An epoch, codes and the score make arrays of some rows only."""
     rng = np.random.default_rng(0)
-    X = sparse.random_array((12_000, 100), density=0.02, rng=rng, format="csr")
+    X = sparse.random_array((12_000, 300), density=0.02, rng=rng, format="csr")
     X.data = rng.poisson(2, X.nnz) + 1.0
     largest = []
 
