@@ -17,7 +17,6 @@ from skpudle._data.arrays import (
     check_rows,
     like_input,
     looks_like_picture,
-    refuse_sparse,
     to_numpy,
     to_tensor,
     unpacked,
@@ -332,7 +331,6 @@ def _check_signals(images, kernel, *, channels_first):
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
-    refuse_sparse(X)
     X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)

@@ -35,12 +35,13 @@ from torch.utils.data import (
 
 from skpudle._data import tables
 from skpudle._data.arrays import (
-    as_array_like,
     host_array,
     is_in_memory,
+    refuse_texts,
     split_missing,
     to_numpy,
     to_tensor,
+    unpacked,
     with_gaps,
 )
 from skpudle._data.batches import Indexed, Samples, check_end, once_only
@@ -633,7 +634,8 @@ def open_source(X, learner=None):
     TypeError, ValueError
         If it is no data: a text, a dictionary, a function, a list of batches.
     """
-    X = as_array_like(X)
+    refuse_texts(X)
+    X = unpacked(X)
     if is_in_memory(X):
         return InMemory(X)
     if sparse.issparse(X):

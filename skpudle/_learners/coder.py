@@ -16,7 +16,6 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.decomposition import SparseCoder
 from sklearn.utils._param_validation import (
-    InvalidParameterError,
     make_constraint,
     validate_parameter_constraints,
 )
@@ -25,9 +24,8 @@ from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
-    handed_over,
+    like_input,
     resolve_device,
-    shortened,
     split_missing,
     to_numpy,
     to_tensor,
@@ -172,7 +170,7 @@ def _in_one_piece(chunks, n_rows, X):
             result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
-    return handed_over(result, X)
+    return like_input(result, X)
 
 
 def check_loss(learner, state):
@@ -300,17 +298,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _validate_params(self, *names):
         """Check parameters as scikit-learn does, the given ones or all."""
-        try:
-            if not names:
-                return super()._validate_params()
-            constraints = _constraints_of(type(self))
-            for name in names:
-                value = getattr(self, name)
-                if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
-                    given = type(self)._parameter_constraints, {name: value}, type(self).__name__
-                    validate_parameter_constraints(*given)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(shortened(str(error))) from None
+        if not names:
+            return super()._validate_params()
+        constraints = _constraints_of(type(self))
+        for name in names:
+            value = getattr(self, name)
+            if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
+                given = type(self)._parameter_constraints, {name: value}, type(self).__name__
+                validate_parameter_constraints(*given)
 
     def _take(self, attributes):
         """Set fitted attributes; None removes an attribute that this fit does not have."""
