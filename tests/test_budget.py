@@ -15,15 +15,15 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1898,
-    "_data": 1695,
+    ".": 1885,
+    "_data": 1480,
     "_denoiser": 834,
     "_fitted": 119,
-    "_learners": 4457,
+    "_learners": 4452,
     "_nmf": 794,
     "_operators": 264,
     "_optimizers": 277,
-    "_training": 1174,
+    "_training": 1173,
     "encoding": 1320,
     "inspection": 729,
     "lasso": 1204,
@@ -32,8 +32,8 @@ BUDGET = {
     "plotting": 669,
     "pretrained": 86,
     "search": 3144,
-    "all of the package": 19298,
-    "tests": 18394,
+    "all of the package": 19064,
+    "tests": 18229,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
