@@ -22,7 +22,6 @@ from skpudle._data.arrays import (
     unpacked,
 )
 from skpudle._data.names import users_level
-from skpudle._data.sources import is_stream
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _PIXELS = (np.dtype("uint8"), torch.uint8)
@@ -437,11 +436,6 @@ def read_images(
         If the input is no such images.
     """
     X = unpacked(X)
-    if is_stream(X):
-        raise TypeError(
-            f"X is a {type(X).__name__}, but images are taken as one array or as a list of images. "
-            "Call partial_fit, or transform, for each batch of them."
-        )
     if channels_first:
         single = not isinstance(X, list | tuple) and len(getattr(X, "shape", ())) == n_axes + 1
         known = dict(image_shape=image_shape, device=device) | options

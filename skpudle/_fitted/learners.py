@@ -9,8 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
 from skpudle._data.images import read_images
-from skpudle._data.reading import part_of
-from skpudle._data.sources import open_source
+from skpudle._data.sources import open_source, part_of
 from skpudle._learners.units import centre
 
 
