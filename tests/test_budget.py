@@ -18,7 +18,6 @@ BUDGET = {
     ".": 1898,
     "_data": 1695,
     "_denoiser": 834,
-    "_fitted": 119,
     "_learners": 4457,
     "_nmf": 794,
     "_operators": 264,
