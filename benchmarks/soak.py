@@ -26,12 +26,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork has no threads but its own
 
 import numpy as np
+import torch
 from common import Report, parse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
-from skpudle._training.archive import MARK, read_checkpoint
+from skpudle._training.checkpoint import read_checkpoint
 
 warnings.simplefilter("ignore", ConvergenceWarning)
 
@@ -161,10 +162,9 @@ class Soak:
         elif kind == "pickle":
             content = pickle.dumps(Trap(trap))
         else:  # with a right checksum
-            archive = io.BytesIO()
-            np.savez(archive, header=np.array([Trap(trap)], dtype=object))
-            archive = archive.getvalue()
-            content = archive + MARK + hashlib.sha256(archive).digest()
+            state = io.BytesIO()
+            torch.save({"identity": Trap(trap)}, state)
+            content = state.getvalue() + hashlib.sha256(state.getvalue()).digest()
         path.write_bytes(content)
 
         def refuse():
