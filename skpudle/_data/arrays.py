@@ -13,9 +13,6 @@ from sklearn.utils.validation import validate_data
 from skpudle._data.names import users_level
 from skpudle._precision import kept_by_autograd
 
-# Characters of an error.
-_LONGEST = 800
-
 # Numbers to square at a time: 8 MiB in float64, the cache of a processor core.
 _NUMBERS_AT_A_TIME = 2**20
 
@@ -42,11 +39,6 @@ _DATES = "date", "time", "duration"
 # Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
-
-
-def shortened(text):
-    """Cut the middle out of a long text, such as an error that prints a long value."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
 
 
 def is_in_memory(X):

@@ -26,7 +26,6 @@ from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle._precision import training_mode
 from skpudle._training import messages
-from skpudle._training.archive import check_kind
 from skpudle._training.fit import FitRun, Phase
 from skpudle._training.team import refuse_several
 from skpudle.search.held_out import hash_rows
@@ -143,8 +142,7 @@ class _Alternation(Phase):
     def resume(self, state, *, same_rule):
         """Go on from a state; by another rule an alternation that has ended goes on."""
         found, ended_by = state
-        check_kind(found, tuple(self.state))
-        self.state = Progress(*found)
+        self.state = Progress(*(to_numpy(v) if isinstance(v, torch.Tensor) else v for v in found))
         stays = same_rule and ended_by == "callback"
         self.ended_by = ended_by if stays else self._cause_of_end()
 
