@@ -238,7 +238,7 @@ class Checkpoint:
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may parameters that do not affect training. Data are
     compared by their shape and a checksum of two rows, the first and the last that `fit` keeps in
-    memory; of a stream by the size of its first batch, too. An array, a memory map, a dataset and a
+    memory; of a stream by the number of its batches, too. An array, a memory map, a dataset and a
     stream of the same rows count as different data.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
