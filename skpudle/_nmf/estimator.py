@@ -26,7 +26,6 @@ from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle._precision import training_mode
 from skpudle._training import messages
-from skpudle._training.archive import check_kind
 from skpudle._training.fit import FitRun, Phase
 from skpudle._training.team import refuse_several
 from skpudle.search.held_out import hash_rows
@@ -141,8 +140,7 @@ class _Alternation(Phase):
 
     def resume(self, state, *, same_rule):
         """Go on from a state, unless the present rule ends there."""
-        check_kind(state, tuple(self.state))
-        self.state = Progress(*state)
+        self.state = Progress(*(to_numpy(v) if isinstance(v, torch.Tensor) else v for v in state))
         self._decide()
 
     @property
