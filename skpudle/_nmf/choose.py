@@ -282,8 +282,12 @@ def choose_size(events, given, rng, fixed):  # -> atoms, dict
     def predict(state):
         return hidden.predict(state.atoms)
 
-    sizes = list(walk(grown(min(_FIRST, most)), larger, score, gains=True))
-    number, (state, weighted, _) = len(sizes[max(len(sizes) - 2, 0)][0][0].atoms), sizes[-1][0]
+    # with too few atoms the dispersion explains what is missing, so that one growth may seem useless
+    sizes = list(walk(grown(min(_FIRST, most)), larger, score, gains=True, patience=2))
+    place = min(range(len(sizes)), key=lambda i: sizes[i][1].total)
+    number, spare = len(sizes[place][0][0].atoms), min(place + 1, len(sizes) - 1)
+    state, weighted, dispersion = sizes[spare][0]
+    hidden.weigh(state.atoms, dispersion)
     trials = list(walk(state, smaller, predict, errors=_WORSE))[::-1]
     best, scale = _best(trials), 1 / (hidden.range or 1.0)
     chosen = next(state.atoms for state, found in trials if not worse(found, best))
