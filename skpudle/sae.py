@@ -201,7 +201,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
                 "Features are present or not, and some codes are negative. Fit with "
                 "positive_code=True."
             )
-        used = (codes > 0).astype(np.float64)
+        rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows
     mean /= n

@@ -36,7 +36,7 @@ def check_learner_of_rows(learner):
     """Return a fitted learner, or the one of a consensus; its atoms have to be rows."""
     check_learner(learner)
     learner = getattr(learner, "estimator_", learner)
-    if np.ndim(learner.components_) != 2:
+    if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
             "learner of rows."
