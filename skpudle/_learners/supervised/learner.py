@@ -10,17 +10,14 @@ from numpy.typing import ArrayLike
 from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_consistent_length,
-    check_is_fitted,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
+from skpudle._data.weights import check_sample_weight
 from skpudle._learners.dense import DenseLearner, resume_rows
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
@@ -244,7 +241,7 @@ class TaskLearner(DenseLearner):
         """Return the weights of samples."""
         if sample_weight is None:
             return None
-        return _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
+        return to_numpy(check_sample_weight(sample_weight, len(y)))
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
