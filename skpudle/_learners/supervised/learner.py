@@ -16,7 +16,7 @@ from torch import Tensor
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import open_source
+from skpudle._data.sources import Positions, Stream, open_source
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.dense import DenseLearner, resume_rows
 from skpudle._learners.plan import CodePlan, DensePlan
@@ -248,7 +248,7 @@ class TaskLearner(DenseLearner):
         if y is None:
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        if open_source(X, self).in_parts:
+        if isinstance(open_source(X, self), Positions | Stream):
             raise TypeError(
                 f"{name} learns from arrays and tensors; pass parts of the data to partial_fit."
             )
