@@ -517,7 +517,7 @@ def read_rows(
         if weight is not None:
             samples = replace(samples, weight=weight.to(x))
         if target is not None:
-            samples = replace(samples, target=target.to(x))
+            samples = replace(samples, target=target.to(device))
         samples = known_samples(samples) if part else samples
         source, seen = Rows(samples, n_given=round(samples.total_weight)), X
     else:

@@ -264,18 +264,19 @@ class TaskLearner(DenseLearner):
         target[used] = task.encode(y[used])
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
-        samples = data.samples
+        mean, scale = (to_tensor(part, data.device) for part in (task.mean, task.scale))
+        samples, target = data.source.given, (data.samples.target - mean) / scale
+        samples = replace(samples, target=target.to(samples.x))
         if self.early_stopping and self.supervision and not part:
             labels = to_numpy(samples.target) if is_classifier(self) else None
             options = dict(test_size=self.validation_fraction, stratify=labels)
             rows = torch.arange(len(samples))
             rows = train_test_split(rows, random_state=self.random_state, **options)
             samples, held_out = (samples[part.sort().values.to(data.device)] for part in rows)
-            data = data._replace(source=Rows(samples), samples=samples, held_out=held_out)
-        elif not (self.supervision or part):  # the head is fitted last
-            data = data._replace(source=Rows(replace(samples, target=None)))
+            data = data._replace(held_out=held_out)
+        trained = samples if self.supervision or part else replace(samples, target=None)
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
-        return data._replace(task=task, places=None)
+        return data._replace(source=Rows(trained), samples=samples, task=task, places=None)
 
     def _find(self, plan, data, run):  # -> FittedRows
         fitted = super()._find(plan, data, run)

@@ -1,7 +1,7 @@
 """What decisions are for: one of several classes, or numbers.
 
 A task knows its targets, its loss, and the linear model of scikit-learn that a head starts as. The
-units of its decisions are ``scale`` and ``mean``; fitted weights are in the units of ``y``.
+units of its targets and decisions are ``scale`` and ``mean``; fitted weights are in those of ``y``.
 """
 
 from dataclasses import dataclass
@@ -98,8 +98,8 @@ class Regression:
     n_targets = n_terms = n_outputs  # of a sample: numbers, and squared errors in the loss
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
-        """Return numbers in their units."""
-        return self.units.transform(y.reshape(len(y), -1))
+        """Return numbers in columns."""
+        return y.reshape(len(y), -1)
 
     def losses(self, decisions, target):  # (n, n_outputs) twice -> (n,)
         """Return half the mean squared error of every sample."""
