@@ -16,9 +16,9 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1836,
-    "_data": 1250,
+    "_data": 1204,
     "_denoiser": 834,
-    "_learners": 4442,
+    "_learners": 4388,
     "_nmf": 767,
     "_operators": 264,
     "_optimizers": 277,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 86,
     "search": 3144,
-    "all of the package": 18494,
-    "tests": 18017,
+    "all of the package": 18394,
+    "tests": 17965,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
