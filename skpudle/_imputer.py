@@ -113,8 +113,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         y : object
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each sample counts, in the scales of features and in the dictionary. Weights
-            equal repetitions, and a weight of zero equals absence.
+            How often each sample counts, in the scales of features and in the dictionary. A weight
+            of zero equals absence.
 
         Returns
         -------

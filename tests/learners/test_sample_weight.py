@@ -349,9 +349,12 @@ def test_weights_of_an_imputer_are_repetitions():
     X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
     X[0] = np.nan  # gets the means
     often, order = weighted()
-    one = DictionaryImputer().fit(np.repeat(X, often, axis=0)).transform(X)
-    other = DictionaryImputer().fit(X[order], sample_weight=often[order]).transform(X)
+    imputer = DictionaryImputer(PUDLEDictionaryLearning(P, random_state=0))
+    one = imputer.fit(np.repeat(X, often, axis=0)).transform(X)
+    other = imputer.fit(X[order], sample_weight=often[order]).transform(X)
     np.testing.assert_allclose(one, other, rtol=1e-12)
+    scaler = DictionaryImputer().fit(X, sample_weight=often).estimator_[0]
+    np.testing.assert_allclose(scaler.mean_, np.nanmean(np.repeat(X, often, axis=0), axis=0))
 
 
 def test_weights_reach_all_replicates():
