@@ -11,7 +11,7 @@ returned have the dtype of the input again.
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, extend, read_images, sizes
-from skpudle._data.names import place_of
 from skpudle._operators._conv import Phases
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
@@ -38,13 +37,6 @@ _PATCHES = {"cpu": 4096, "cuda": 2**17}
 _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
 # side of the patches of cosines, and about the number of pixels that measure interpolation errors
 _SIDE, _HIDDEN = 8, 500
-
-
-if not TYPE_CHECKING:  # a type checker would accept any name
-
-    def __getattr__(name):
-        place = "" if name.startswith("_") else place_of(name, [__name__])
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. {place}".rstrip())
 
 
 def _read(images, like):  # -> (n, c, height, width), on the device of `like`

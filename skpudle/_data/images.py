@@ -17,13 +17,11 @@ from skpudle._data.arrays import (
     check_rows,
     like_input,
     looks_like_picture,
-    refuse_sparse,
     to_numpy,
     to_tensor,
     unpacked,
 )
 from skpudle._data.names import users_level
-from skpudle._data.sources import is_stream
 
 _UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _PIXELS = (np.dtype("uint8"), torch.uint8)
@@ -332,7 +330,6 @@ def _check_signals(images, kernel, *, channels_first):
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
-    refuse_sparse(X)
     X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)
@@ -439,11 +436,6 @@ def read_images(
         If the input is no such images.
     """
     X = unpacked(X)
-    if is_stream(X):
-        raise TypeError(
-            f"X is a {type(X).__name__}, but images are taken as one array or as a list of images. "
-            "Call partial_fit, or transform, for each batch of them."
-        )
     if channels_first:
         single = not isinstance(X, list | tuple) and len(getattr(X, "shape", ())) == n_axes + 1
         known = dict(image_shape=image_shape, device=device) | options

@@ -16,7 +16,6 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.decomposition import SparseCoder
 from sklearn.utils._param_validation import (
-    InvalidParameterError,
     make_constraint,
     validate_parameter_constraints,
 )
@@ -25,18 +24,15 @@ from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
-    handed_over,
+    like_input,
     resolve_device,
-    shortened,
     split_missing,
     to_numpy,
     to_tensor,
     wide,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.reading import part_of
-from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
-from skpudle._data.tables import map_rows
+from skpudle._data.sources import check_exposure, open_source, part_of, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import FromMeans, loss_named
@@ -172,7 +168,7 @@ def _in_one_piece(chunks, n_rows, X):
             result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
-    return handed_over(result, X)
+    return like_input(result, X)
 
 
 def check_loss(learner, state):
@@ -300,17 +296,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _validate_params(self, *names):
         """Check parameters as scikit-learn does, the given ones or all."""
-        try:
-            if not names:
-                return super()._validate_params()
-            constraints = _constraints_of(type(self))
-            for name in names:
-                value = getattr(self, name)
-                if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
-                    given = type(self)._parameter_constraints, {name: value}, type(self).__name__
-                    validate_parameter_constraints(*given)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(shortened(str(error))) from None
+        if not names:
+            return super()._validate_params()
+        constraints = _constraints_of(type(self))
+        for name in names:
+            value = getattr(self, name)
+            if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
+                given = type(self)._parameter_constraints, {name: value}, type(self).__name__
+                validate_parameter_constraints(*given)
 
     def _take(self, attributes):
         """Set fitted attributes; None removes an attribute that this fit does not have."""
@@ -333,8 +326,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         -------
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts. Of an array of dask
-            they are an array of dask, which is computed block by block when it is needed.
+            ``split_sign=True`` positive parts come first, then negative parts.
 
         Raises
         ------
@@ -345,11 +337,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _transform(self, X, exposure=None):
         given = open_source(X, self)
-        if given.is_lazy:
-            of_rows = {}
-            if exposure is not None:
-                of_rows = {"exposure": check_exposure(exposure, given.n_rows, self.loss)}
-            return map_rows(self._transform, X, **of_rows)
         if given.in_parts:
             return np.concatenate(list(self._codes_by_parts(given, exposure)))
         samples, dictionary = self._check_new_data(given.array(), exposure)
@@ -431,8 +418,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         check_loss(self, getattr(self, "_training_state", {}))
         given = open_source(X)
-        if given.is_lazy:
-            return map_rows(self.inverse_transform, X)
         if given.in_parts:
             return decode_parts(self, given)
         codes = check_rows(given.array())
@@ -645,8 +630,7 @@ class ExposedTransformer(DictionaryTransformer):
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts. Of `PoissonNMF`
-            they are numbers of events. Of an array of dask they are an array of dask, which is
-            computed block by block when it is needed.
+            they are numbers of events.
 
         Raises
         ------

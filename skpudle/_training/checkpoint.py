@@ -31,11 +31,10 @@ import torch
 from filelock import FileLock, Timeout
 from sklearn.utils._param_validation import (
     Interval,
-    InvalidParameterError,
     validate_parameter_constraints,
 )
 
-from skpudle._data.arrays import shortened, to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.files import named_errors, remove_parts, replace_file
 from skpudle._data.foreign import dictionary_of
@@ -109,8 +108,8 @@ def data_of(source, samples):  # -> str
         return f"{kind} of {n} images, checksum {_checksum([*images[::n], images[-1]])}"
     parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
     ends = [part[end] for part in parts if part is not None for end in (0, -1)]
-    batch = getattr(source, "first_batch", None) or n
-    shape = f"{n} samples of {samples.x.shape[1]} features, the first batch of {batch}"
+    batches = getattr(source, "n_batches", None) or n  # of a stream
+    shape = f"{n} samples of {samples.x.shape[1]} features in {batches} batches"
     return f"{kind} of {shape}, checksum of the first and last {_checksum(ends)}"
 
 
@@ -239,7 +238,7 @@ class Checkpoint:
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may parameters that do not affect training. Data are
     compared by their shape and a checksum of two rows, the first and the last that `fit` keeps in
-    memory; of a stream by the size of its first batch, too. An array, a memory map, a dataset and a
+    memory; of a stream by the number of its batches, too. An array, a memory map, a dataset and a
     stream of the same rows count as different data.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
@@ -286,10 +285,7 @@ class Checkpoint:
         resume: bool = True,
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
-        try:
-            validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(shortened(str(error))) from None
+        validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
 
     # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
     def setup(self, estimator: Any, context: Any) -> None:
@@ -447,15 +443,13 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        self._seed, self._source, self._written_at = seed, source, time.monotonic()
+        self._seed, self._written_at = seed, time.monotonic()
         self._identity = _identity_of(self._estimator, data_of(source, samples))
         if self._stored is not None:
             self._check_same(self._stored["identity"])
             with self._named():
                 self._own = self._stored["own"]
                 self._states = dict(self._own)
-                if (n_seen := self._states.pop("n_seen")) is not None:
-                    source.count(n_seen)
 
     def _check_same(self, stored):
         present = self._identity
@@ -573,8 +567,7 @@ class Recorder:
         self._written_at = time.monotonic()
         state = {"identity": self._identity, "seed": self._seed, "end": end}
         state |= {"rule": _rule_of(self._estimator), "fitted": self._fitted}
-        n_seen = getattr(self._source, "n_seen", None)
-        if error := self._file.write(state | {"own": self._states | {"n_seen": n_seen}}):
+        if error := self._file.write(state | {"own": self._states}):
             warnings.warn(
                 f"The checkpoint could not be written: {error}. Training goes on; an older "
                 "checkpoint is unchanged.",

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import check_scalar
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.foreign import check_learner
 from skpudle._data.sources import refuse_shuffled
 from skpudle.inspection._learner import encode_parts
 
@@ -138,7 +138,7 @@ def atom_contributions(
     >>> atom_contributions(learner, X, n_largest=5).indices.shape
     (16, 5)
     """
-    check_learner(learner)
+    check_is_fitted(learner, "components_")
     refuse_shuffled(X)
     inverse, estimates = _fit(learner, X, ridge)
     return _contributions(learner, X, inverse, learner.components_, estimates, n_largest)
@@ -173,7 +173,7 @@ def reconstruction_contributions(
     ValueError
         If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
     """
-    check_learner(learner)
+    check_is_fitted(learner, "components_")
     refuse_shuffled(X_train)
     refuse_shuffled(X)
     inverse, atoms = _fit(learner, X_train, ridge)
@@ -209,7 +209,7 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
     ValueError
         If the learner's encoder has no derivative, like SPORCO's.
     """
-    check_learner(learner)
+    check_is_fitted(learner, "components_")
     n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
     learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     differentiate = getattr(learner, "_codes_with_gradient", None)

@@ -12,8 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
-from skpudle._data.reading import part_of
-from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
+from skpudle._data.sources import check_exposure, open_source, part_of, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._learners.units import units_of
 from skpudle.inspection._learner import encode_samples

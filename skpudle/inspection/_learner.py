@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
-from skpudle._data.foreign import check_learner
 from skpudle._data.images import read_images
-from skpudle._data.reading import part_of
-from skpudle._data.sources import open_source
+from skpudle._data.sources import open_source, part_of
 from skpudle._learners.units import centre
 
 
@@ -64,7 +63,7 @@ def find_learner(estimator, attribute="components_"):  # -> Found
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
     if not isinstance(estimator, Pipeline):
-        check_learner(estimator, attribute)
+        check_is_fitted(estimator, attribute)
         return Found(estimator, ())
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     for i in reversed(range(len(steps))):

