@@ -160,7 +160,7 @@ def test_convolutions_have_no_sparse_coder(X):
     learner = ConvPUDLEDictionaryLearning(
         3, atom_shape=3, stride=1, n_unfoldings=5, max_iter=1, tol=None, random_state=0
     )
-    with pytest.raises(ValueError, match="knows no convolutions"):
+    with pytest.raises(ValueError, match="without convolutions"):
         learner.fit(X).to_sparse_coder()
 
 

@@ -32,7 +32,6 @@ from skpudle import (
 )
 from skpudle._data.names import COUNTERPARTS
 from skpudle.pretrained import load_denoiser
-from skpudle.reporting import findings
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
 ESTIMATORS = [kind for kind in vars(skpudle).values() if hasattr(kind, "get_params")]
@@ -141,11 +140,6 @@ REFUSED = {
         "64 samples and 80 channels",
         r"two numbers as atom_shape",
     ),
-    "one number for atoms of bytes": (
-        lambda: Conv(4, atom_shape=8).fit([grey()]),
-        "dtype uint8 of pictures",
-        "Pass two numbers",
-    ),
     "atoms larger than pictures": (
         lambda: Conv(4, atom_shape=(70, 70)).fit([grey()]),
         r"\(70, 70\) are larger than an image of the size \(64, 80\)",
@@ -189,12 +183,12 @@ REFUSED = {
     ),
     "atoms longer than signals": (
         lambda: Conv(4, atom_shape=60, channels_first=True).fit(brain(2, 50)),
-        r"\(60,\) are larger than a signal of the size \(50,\)",
+        r"\(60,\) are larger than an image of the size \(50,\)",
         "smaller atom_shape",
     ),
     "atoms longer than signals in rows": (
         lambda: Conv(4, atom_shape=60).fit(rows()),
-        r"\(60,\) are larger than a signal of the size \(16,\)",
+        r"\(60,\) are larger than an image of the size \(16,\)",
         "smaller atom_shape",
     ),
     "one signal as a row": (
@@ -219,11 +213,6 @@ REFUSED = {
         r"fit\(X, y\)",
     ),
     # results
-    "findings without data": (
-        lambda: findings(learner(), None),
-        "PUDLEDictionaryLearning came without samples",
-        r"findings\(learner, X\)",
-    ),
     # names of other packages
     "n_atoms": (lambda: PUDLEDictionaryLearning(n_atoms=4), "'n_atoms'", "Pass n_components"),
     "K": (lambda: PUDLEDictionaryLearning(K=4), "'K'", "Pass n_components"),

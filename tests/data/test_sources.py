@@ -846,7 +846,7 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     learner = make_learner().fit(X)
     monkeypatch.setattr(learner, "_transform_device", lambda X: torch.device("meta"))
     monkeypatch.setitem(coder._CHUNK, "meta", 30)
-    rows, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
+    ((rows, dictionary),) = learner._read_parts(np.where(X > 1, np.nan, X))
     assert {rows.x.device, rows.mask.device} == {CPU}
     device = dictionary.atoms.device
     size = coder.chunk_size(learner, rows.x, device)
@@ -882,40 +882,6 @@ def test_code_maps_fit_into_no_sparse_array():
     learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
     with pytest.raises(ValueError, match="maps, but a CSR array has rows and columns"):
         learner.fit(images).transform_sparse(images)
-
-
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])
-def test_transform_takes_fewer_rows_at_a_time_when_memory_is_short(error, X, monkeypatch):
-    learner = make_learner().fit(X)
-    expected, expected_score = learner.transform(X), learner.score(X)
-    sizes, make_encoder = [], PUDLEDictionaryLearning._transform_encoder
-
-    def short_of_memory(self):
-        encoder = make_encoder(self)
-
-        def encode(dictionary, x, **options):
-            sizes.append(len(x))
-            if len(x) > 20:
-                raise error
-            return encoder(dictionary, x, **options)
-
-        return encode
-
-    monkeypatch.setattr(PUDLEDictionaryLearning, "_transform_encoder", short_of_memory)
-    np.testing.assert_allclose(learner.transform(X), expected, atol=1e-6)
-    assert sizes[:5] == [70, 35, 17, 17, 17]
-    assert learner.score(X) == pytest.approx(expected_score, rel=1e-5)
-
-
-def test_other_errors_of_the_encoder_are_not_taken_for_a_lack_of_memory(X, monkeypatch):
-    learner = make_learner().fit(X)
-
-    def broken(dictionary, x, **options):
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr(PUDLEDictionaryLearning, "_transform_encoder", lambda self: broken)
-    with pytest.raises(RuntimeError, match="broken"):
-        learner.transform(X)
 
 
 def test_codes_are_decoded_part_by_part(X, monkeypatch):

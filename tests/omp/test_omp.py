@@ -39,7 +39,7 @@ def digits():
 
 
 def photograph_patches():
-    patches = torch.from_numpy(load_image_patches(n_patches=1000, dtype=np.float64, random_state=0))
+    patches = torch.from_numpy(load_image_patches(n_patches=1000, random_state=0))
     patches = unit_rows(patches[torch.linalg.vector_norm(patches, dim=1) > 0.5])
     return patches[:256], patches[256:356]
 
