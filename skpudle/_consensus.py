@@ -333,7 +333,8 @@ class ConsensusDictionary(
 
     def _with_components(self, medoid, components, X, fit_params):
         """Return the medoid with other components; a learned encoder is trained for them."""
-        if getattr(medoid, "analysis_components_", None) is not None:
+        learned = getattr(medoid, "analysis_components_", None) is not None
+        if learned or hasattr(medoid, "network_"):
             given = dict(dict_init=components, n_components=len(components))
             if np.ndim(getattr(medoid, "intercept_", 0.0)):  # given atoms have none by default
                 given["fit_intercept"] = True
