@@ -417,7 +417,8 @@ class ConsensusDictionary(
 
     def _with_components(self, estimator, components, baseline, X, weight, random_state):
         """Return an estimator that was fitted to all samples, with other components."""
-        if getattr(estimator, "analysis_components_", None) is not None:  # a learned encoder
+        learned = getattr(estimator, "analysis_components_", None) is not None
+        if learned or hasattr(estimator, "network_"):  # a learned encoder
             given = dict(dict_init=components, n_components=len(components))
             if baseline is not None:  # given atoms have none by default
                 given["fit_intercept"] = True

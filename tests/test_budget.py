@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1836,
+    ".": 1747,
     "_data": 1204,
-    "_denoiser": 834,
+    "_denoiser": 741,
     "_learners": 4388,
     "_nmf": 767,
     "_operators": 264,
     "_optimizers": 277,
     "_training": 1056,
     "encoding": 1320,
-    "inspection": 804,
+    "inspection": 725,
     "lasso": 1204,
-    "metrics": 396,
+    "metrics": 357,
     "omp": 238,
     "plotting": 576,
     "pretrained": 86,
     "search": 3144,
-    "all of the package": 18394,
-    "tests": 17965,
+    "all of the package": 18094,
+    "tests": 17847,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -150,16 +150,6 @@ REFUSED = {
         r"\(8, 8\) are larger than an image of the size \(4, 4\)",
         "smaller atom_shape",
     ),
-    "noise in units of bytes": (
-        lambda: load_denoiser("gaussian-small").denoise([grey()], noise_std=25),
-        "noise_std=25.*uint8.*fractions",
-        "noise_std / 255",
-    ),
-    "noise in units of bytes, of a tensor": (
-        lambda: load_denoiser("gaussian-small").denoise(torch.tensor(grey()), noise_std=25),
-        "noise_std=25.*uint8.*fractions",
-        "noise_std / 255",
-    ),
     "inpainting of nothing": (
         lambda: images.inpaint(grey()),
         "No pixel is missing",

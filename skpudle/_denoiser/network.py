@@ -145,6 +145,11 @@ class DenoisingNetwork(nn.Module):
         """Size of an atom."""
         return tuple(self.analysis.shape[3:])
 
+    @property
+    def levels(self):
+        """The thresholds, and their slopes if there are any: numbers in units of the images."""
+        return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
+
     def get_extra_state(self):
         """Return what the arrays leave open, for `state_dict`."""
         return {"stride": self.stride, "noise_std": self.noise_std, "peak": self.peak}

@@ -124,7 +124,7 @@ def test_a_penalty_is_stated_once(sae, X):
         sae()
     with pytest.raises(ValueError, match="l0=3 came without data"):
         sae(alpha=0.1, l0=3)
-    with pytest.raises(ValueError, match="Pass one of alpha and X"):
+    with pytest.raises(ValueError, match="came with data. Pass activations as X"):
         sae(X, alpha=0.1)
 
 
