@@ -16,13 +16,13 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1747,
-    "_data": 1204,
+    "_data": 1121,
     "_denoiser": 741,
-    "_learners": 4388,
+    "_learners": 4429,
     "_nmf": 767,
     "_operators": 264,
     "_optimizers": 277,
-    "_training": 1056,
+    "_training": 1055,
     "encoding": 1320,
     "inspection": 725,
     "lasso": 1204,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 86,
     "search": 3144,
-    "all of the package": 18094,
-    "tests": 17847,
+    "all of the package": 18051,
+    "tests": 17797,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
