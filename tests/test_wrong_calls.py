@@ -24,9 +24,7 @@ from skpudle import (
     DictionaryImputer,
     NOODLDictionaryLearning,
     PoissonNMF,
-    PUDLEClassifier,
     PUDLEDictionaryLearning,
-    PUDLERegressor,
     images,
     metrics,
 )
@@ -150,16 +148,6 @@ REFUSED = {
         r"\(8, 8\) are larger than an image of the size \(4, 4\)",
         "smaller atom_shape",
     ),
-    "noise in units of bytes": (
-        lambda: load_denoiser("gaussian-small").denoise([grey()], noise_std=25),
-        "noise_std=25.*uint8.*fractions",
-        "noise_std / 255",
-    ),
-    "noise in units of bytes, of a tensor": (
-        lambda: load_denoiser("gaussian-small").denoise(torch.tensor(grey()), noise_std=25),
-        "noise_std=25.*uint8.*fractions",
-        "noise_std / 255",
-    ),
     "inpainting of nothing": (
         lambda: images.inpaint(grey()),
         "No pixel is missing",
@@ -211,16 +199,6 @@ REFUSED = {
         lambda: DictionaryImputer().fit(table(empty=np.nan)),
         "'empty'.*no known value",
         "Leave.*out",
-    ),
-    "a classifier without classes": (
-        lambda: PUDLEClassifier(4).fit(rows()),
-        "PUDLEClassifier requires y",
-        r"fit\(X, y\)",
-    ),
-    "a regressor without targets": (
-        lambda: PUDLERegressor(4).fit(rows()),
-        "PUDLERegressor requires y",
-        r"fit\(X, y\)",
     ),
     # results
     # names of other packages

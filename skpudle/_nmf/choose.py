@@ -282,7 +282,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, dict
     def predict(state):
         return hidden.predict(state.atoms)
 
-    # with too few atoms the dispersion explains what is missing, so that one growth may seem useless
+    # with too few atoms the dispersion explains what is missing, and one growth may seem useless
     sizes = list(walk(grown(min(_FIRST, most)), larger, score, gains=True, patience=2))
     place = min(range(len(sizes)), key=lambda i: sizes[i][1].total)
     number, spare = len(sizes[place][0][0].atoms), min(place + 1, len(sizes) - 1)

@@ -316,12 +316,13 @@ def test_arguments_are_left_alone_in_any_layout(generator):
     assert torch.equal(strided_x, before[1])
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("stop", STOPS, ids=str)
-def test_a_device_finds_the_codes_of_the_cpu(generator, device, stop, positive):
+def test_a_gpu_finds_the_codes_of_the_cpu(generator, stop, positive):
     atoms, x = make_problem(generator)
-    codes = solve_omp(atoms.to(device), x.to(device), positive=positive, **stop)
-    assert codes.device.type == device
+    codes = solve_omp(atoms.cuda(), x.cuda(), positive=positive, **stop)
+    assert codes.is_cuda
     expected = solve_omp(atoms, x, positive=positive, **stop)
     torch.testing.assert_close(codes.cpu(), expected, **EXACT)
 
