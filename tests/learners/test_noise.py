@@ -103,6 +103,21 @@ def test_noise_of_features_is_found(planted):
     assert error(fitted) < 0.5 * error(plain)
 
 
+@pytest.mark.parametrize("noise", ["rows", "both"])
+def test_quiet_rows_keep_their_atoms(noise):
+    """In units of each row's noise, errors are less than the noise."""
+    random = np.random.default_rng(0)
+    codes = random.uniform(0.5, 1.5, (1500, 45)) * random.choice([-1, 1], (1500, 45))
+    clean = codes * (random.random(codes.shape).argsort(1) < 4) @ unit(
+        random.standard_normal((45, N_FEATURES))
+    )
+    scale = clean.std() * 10 ** -random.uniform(1, 2.5, (len(clean), 1))
+    X = clean + scale * random.standard_normal(clean.shape)
+    fitted = PUDLEDictionaryLearning(45, noise=noise, random_state=0).fit(X[:1000])
+    left = fitted.inverse_transform(fitted.transform(X[1000:])) - clean[1000:]
+    assert np.square(left / scale[1000:]).mean() < 1
+
+
 def test_outlying_entries_are_missing(planted):
     clean, atoms = planted
     X, random = noise_of(clean), np.random.default_rng(2)
