@@ -1,6 +1,6 @@
 """Memory: over many fits of one process, and of a fit to a memory map larger than the memory used.
 
-    python benchmarks/bench_memory.py leaks --out benchmarks/results/reliability/leaks.json
+    python benchmarks/bench_memory.py leaks --out benchmarks/results/leaks.json
     python benchmarks/bench_memory.py map --gigabytes 20 --out memory_map.json
 
 "leaks": the memory of the process should not grow over fits and transforms.

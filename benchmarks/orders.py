@@ -2,7 +2,7 @@
 
 After every call a choice is kept or the call is refused by a clear error: the penalty of codes, the
 share of their bias, atoms that were put in the place of learned ones, the number of samples seen,
-and codes. Nothing is undone in silence. `benchmarks/fuzz.py` runs many orders, and a test some.
+and codes. Nothing is undone in silence. `tests/learners/test_orders.py` runs some orders.
 """
 
 import copy
@@ -22,7 +22,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
 )
 
-__all__ = ["is_clear", "orders", "pick"]
+__all__ = ["orders"]
 
 # messages of torch and NumPy for arguments that were not checked
 _UNCLEAR = re.compile(

@@ -323,15 +323,10 @@ def setup(app):
     class PaperTables(FolderTables):
         make, folder = staticmethod(paper), RESULTS / "paper"
 
-    class ReliabilityTables(FolderTables):
-        folder = RESULTS / "reliability"
-        make = staticmethod(lambda: performance(RESULTS / "reliability"))
-
     class DenoisingTables(FolderTables):
         make, folder = staticmethod(denoising), RESULTS / "denoise"
 
     app.add_directive("benchmark-tables", Tables)
-    app.add_directive("reliability-results", ReliabilityTables)
     app.add_directive("denoising-results", DenoisingTables)
     app.add_directive("paper-results", PaperTables)
     app.connect("builder-inited", lambda app: draw(Path(app.srcdir) / "generated"))
