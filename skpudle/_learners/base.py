@@ -21,8 +21,8 @@ from skpudle._data.batches import Rows
 from skpudle._data.weights import scale_weights
 from skpudle._learners.coder import check_loss, check_number
 from skpudle._learners.online import learn_blocks
+from skpudle._training.checkpoint import task_of
 from skpudle._training.fit import FitRun, Interrupts, Training
-from skpudle._training.identity import task_of
 from skpudle._training.loop import Diverged, HeldOut, Interrupted, Stopping, Trainer
 from skpudle._training.messages import (
     divergence,

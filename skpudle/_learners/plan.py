@@ -17,7 +17,7 @@ from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
 from skpudle._losses import loss_named
 from skpudle._optimizers._make import make_optimizer
-from skpudle._training.identity import plain
+from skpudle._training.checkpoint import describe
 from skpudle._training.messages import any_named
 
 # Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
@@ -110,8 +110,7 @@ class Plan:
 
     def optimizer_name(self, n_rows):
         """Name the owner of a state; the surrogate has the same state with all parameters."""
-        optimizer = self.optimizer_for(n_rows)
-        return str(plain(optimizer))
+        return describe(self.optimizer_for(n_rows))
 
     def make_optimizer(self, model, rows, name=None):
         """Return the optimiser of rows of parameters, or one with another name."""

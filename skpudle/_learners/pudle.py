@@ -835,7 +835,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
                 'strange rows too. Pass n_components="auto", or a smaller number.',
                 stacklevel=2,
             )
-        samples, _ = self._check_new_data(open_source(X, self).array())
+        ((samples, _),) = self._read_parts(open_source(X, self).array())
         codes = np.asarray(host_array(self.transform(X)))
         rows = self.inverse_transform(codes)
         baseline = baseline_of(self)

@@ -20,6 +20,11 @@ from skpudle.search.units import CENTRED, Units
 # Values that the state of training has.
 _OF_TRAINING = "moments", "stopping"
 
+# Values that are records of their own.
+_RECORDS = {
+    "size_path": SizePath, "penalty_path": PenaltyPath, "noise": Units, "learned": LearnedEncoder
+}  # fmt: skip
+
 # Attributes that hold a learned encoder.
 _LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 
@@ -131,8 +136,10 @@ class Fitted:
         rows = values["rows"]
         if (rows.shape[1:], rows.dtype) != (self.rows.shape[1:], self.rows.dtype):
             raise ValueError(f"it is of rows of shape {tuple(rows.shape)} and {rows.dtype}")
-        model = self.model.restore(values["model"])
-        return replace(self, **values | {"model": model, "rows": rows.to(self.rows.device)})
+        kinds = {name: kind for name, kind in _RECORDS.items() if values.get(name) is not None}
+        records = {name: kind(**values[name]) for name, kind in kinds.items()}
+        records["model"] = self.model.restore(values["model"])
+        return replace(self, **values | records | {"rows": rows.to(self.rows.device)})
 
 
 def _to_arrays(values):
@@ -228,4 +235,4 @@ class FittedRows(Fitted):
         """Return the private attributes that a later `partial_fit` needs."""
         noise = replace(self.noise, atoms=None)  # the fitted atoms replace them
         memory = super().memory() | {"noise": _to_arrays(noise.as_dict())}
-        return memory if self.stream is None else memory | {"stream": self.stream}
+        return memory if self.stream is None else memory | {"stream": _to_arrays(self.stream)}

@@ -26,7 +26,6 @@ from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle._precision import training_mode
 from skpudle._training import messages
-from skpudle._training.archive import check_kind
 from skpudle._training.fit import FitRun, Phase
 from skpudle._training.team import refuse_several
 from skpudle.search.held_out import hash_rows
@@ -128,8 +127,7 @@ class _Alternation(Phase):
     learner: object
     events: Events
     state: Progress
-    unit: float
-    chosen: choose.Chosen
+    smoothing: float
     most_steps: int
     attributes_of: object
     ended_by: str | None = None
@@ -137,36 +135,33 @@ class _Alternation(Phase):
     names = None, "epoch"
 
     def pack(self):
-        """Return the state, and the cause of an early end."""
-        return tuple(self.state), self.ended_by
+        """Return the state."""
+        return tuple(self.state)
 
     def resume(self, state, *, same_rule):
-        """Go on from a state; by another rule an alternation that has ended goes on."""
-        found, ended_by = state
-        check_kind(found, tuple(self.state))
-        self.state = Progress(*found)
-        stays = same_rule and ended_by == "callback"
-        self.ended_by = ended_by if stays else self._cause_of_end()
+        """Go on from a state, unless the present rule ends there."""
+        self.state = Progress(*(to_numpy(v) if isinstance(v, torch.Tensor) else v for v in state))
+        self._decide()
 
     @property
     def is_done(self):
         return self.ended_by is not None
 
-    def _cause_of_end(self):
+    def _decide(self):
         tol, given = self.learner.tol, self.learner.n_iter_no_change
         if tol is not None and self.state.has_stalled(tol, given):
-            return "tol"
-        return "max_iter" if len(self.state.losses) >= self.most_steps else None
+            self.ended_by = "tol"
+        elif len(self.state.losses) >= self.most_steps:
+            self.ended_by = "max_iter"
 
     def advance(self):
         """Make one step, and decide whether it is the last."""
-        self.state = alternate.advance(self.events, self.state, self.unit * self.chosen.alpha)
-        self.ended_by = self._cause_of_end()
+        self.state = alternate.advance(self.events, self.state, self.smoothing)
+        self._decide()
 
     def attributes(self):
         """Return the fitted attributes."""
-        found = self.state.atoms, self.chosen, self.state.losses
-        return self.attributes_of(*found, self.ended_by or "callback")
+        return self.attributes_of(self.state.atoms, self.state.losses, self.ended_by or "callback")
 
     def report(self, max_iter):
         """Print a line about the last step."""
@@ -460,54 +455,54 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 n_updates=lambda n_batches, batch_size, data: n_batches * steps,
             )
             given = open_source(X, self)
-            weight = None
+            of_rows = {}
             if sample_weight is not None:
-                weight = check_sample_weight(sample_weight, given.n_rows)
+                of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
             if exposure is not None:
-                exposure = check_exposure(exposure, given.n_rows, self.loss)
-            data = read_rows(self, plan, given, exposure=exposure, weight=weight)
+                of_rows["exposure"] = check_exposure(exposure, given.n_rows, self.loss)
+            data = read_rows(self, plan, given, **of_rows)
             run.open(data, plan)
             with run.interrupts:
-                self._alternate(run, data, steps)
+                self._learn(run, data, steps)
         self.fit_seconds_ = run.seconds
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
             messages.warn_of_early_end(self, has_rate=False)
         return self
 
-    def _alternate(self, run, data, steps):
+    def _learn(self, run, data, most_steps):
         """Read events, choose what is open, alternate, and set the attributes."""
         events, n_samples = _read_events(data.source)
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
             raise messages.nothing_known(self)
+        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         # choices are those of rows that count about once
         unit = float(np.square(events.often).sum() / events.often.sum())
-        scaled, given = replace(events, often=events.often / unit), self._given(unit)
-        fixed, seed = self._fixed_atoms(data.samples.x), run.generator.initial_seed()
+        events, given = replace(events, often=events.often / unit), self._given(unit)
+        fixed, path = self._fixed_atoms(data.samples.x), None
 
-        def attributes_of(atoms, chosen, losses=(), ended_by=None):
+        def attributes_of(chosen, atoms, losses=(), ended_by=None):
             atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
             chosen = chosen._replace(alpha=unit * chosen.alpha)
             return data.inputs | _attributes(atoms, chosen, losses, ended_by)
 
-        def step(name, function, atoms, *options):
-            before = partial(attributes_of, atoms, given.without_data())
-            options = scaled, given, np.random.default_rng(seed), *options
-            return run.make_step(name, partial(function, *options), before)
+        def step(name, choice, *options):
+            rng = np.random.default_rng(run.generator.initial_seed())
+            before = partial(attributes_of, given.without_data(), atoms)
+            return run.make_step(name, partial(choice, events, given, rng, *options), before)
 
-        atoms, path = self._first_atoms(events, fixed, data.samples.x), None
+        atoms = self._first_atoms(events, fixed, data.samples.x)
         if self.n_components == "auto":
-            atoms, path = step("size", choose.choose_size, atoms, fixed)
-        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
+            atoms, path = step("size", choose.choose_size, fixed)
         if isinstance(self.dict_init, str):
             messages.warn_of_few_samples(n_samples, len(atoms))
-        chosen, atoms = step("prior", choose.choose_prior, atoms, atoms, len(fixed))
+        chosen, atoms = step("prior", choose.choose_prior, atoms, len(fixed))
         codes, events = alternate.solve_dispersed(events, atoms, chosen.dispersion)
         if chosen.min_gain:  # atoms were learned with pruned codes
             codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        state = alternate.begin(events, atoms, len(fixed))
-        phase = _Alternation(self, events, state, unit, chosen, steps, attributes_of)
+        state, found = alternate.begin(events, atoms, len(fixed)), partial(attributes_of, chosen)
+        phase = _Alternation(self, events, state, chosen.alpha, most_steps, found)
         run.run(phase)
         self._take(phase.attributes() | {"size_path_": path and Bunch(**path)})
 
@@ -537,11 +532,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
                 f"{n_fixed} on."
             )
-        if not searches:
-            new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
+        if searches:
+            new = alternate.first_atoms(events.unexplained(fixed), (n or x.shape[1]) - n_fixed)
         else:
-            rest = events.unexplained(fixed) if n_fixed else events
-            new = alternate.first_atoms(rest, (n or x.shape[1]) - n_fixed)
+            new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
         return np.concatenate([fixed, new])
 
     def score(

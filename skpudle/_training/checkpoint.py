@@ -1,37 +1,44 @@
 """Checkpoints: the callback, its file, the lock on the file, and when to write.
 
+A file is a dictionary of tensors, numbers and texts, written by `torch.save`, and the SHA-256 of
+all before in its last 32 bytes. It is read with ``weights_only=True``, which executes nothing of
+what it reads. A new file is written next to the old one, forced to disk, and then renamed: a
+complete file exists at every moment.
+
 One fit at a time holds a file. An empty file next to it has a lock of the operating system, which
 ends with its process: a process that was killed never blocks the next. Processes in other
 containers share the lock if they share the file. Over NFS it holds between machines too, if the
 server keeps locks; a machine that died loses its locks with its lease there.
 """
 
+import hashlib
+import io
 import os
 import time
 import warnings
+import zlib
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
+from functools import partial
 from numbers import Real
 from os import PathLike
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from sklearn.utils._param_validation import (
     Interval,
-    InvalidParameterError,
     validate_parameter_constraints,
 )
 
-from skpudle._data.arrays import shortened
-from skpudle._data.files import remove_parts
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.batches import Samples
+from skpudle._data.files import named_errors, replace_file
+from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import users_level
-from skpudle._training.archive import (
-    named_checkpoint,
-    pack,
-    read_checkpoint,
-    write_checkpoint,
-)
-from skpudle._training.identity import check_same, data_of, identity_of, plain, rule_of
 from skpudle._training.team import refuse_several
 
 _CONSTRAINTS = {
@@ -39,8 +46,168 @@ _CONSTRAINTS = {
     "every_seconds": [Interval(Real, 0, None, closed="left"), None],
     "resume": ["boolean"],
 }
-# parts of a file
-_STORED = {"identity", "seed", "rule", "fitted", "end", "own"}
+# parameters that may differ between processes that train one dictionary
+_OWN = {"device", "random_state", "verbose"}
+# parameters that may change between an interrupted fit and the resumed one; random_state is
+# compared if it is a number
+_FREE = _OWN | {
+    "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm", "transform_alpha",
+    "transform_min_gain", "transform_n_nonzero_coefs", "transform_tol",
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------ which fit a file belongs to
+
+
+def _checksum(tensors):
+    checksum = 0
+    for tensor in tensors:
+        array = np.ascontiguousarray(to_numpy(tensor))
+        checksum = zlib.crc32(f"{array.shape} {array.dtype}".encode(), checksum)
+        checksum = zlib.crc32(array.reshape(-1).view(np.uint8), checksum)
+    return f"{checksum:08x}"
+
+
+def describe(value):  # -> str
+    """Return a parameter as a short text: the same for equal values, whatever their order."""
+    if isinstance(value, partial):
+        return " ".join(map(describe, (value.func, value.args, value.keywords)))
+    if isinstance(value, dict):
+        return str({name: describe(value[name]) for name in sorted(value, key=str)})
+    if isinstance(value, tuple):
+        return f"({', '.join(map(describe, value))})"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if hasattr(value, "__array__") or isinstance(value, torch.Tensor | list):
+        return f"{np.shape(value)} {_checksum([to_tensor(value)])}"
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _parameters_of(estimator):  # -> dict of str to str
+    parameters = estimator.get_params(deep=False)
+    if "dict_init" in parameters:
+        parameters["dict_init"] = dictionary_of(parameters["dict_init"])
+    return {name: describe(value) for name, value in parameters.items()}
+
+
+def data_of(source, samples):  # -> str
+    """Return a fingerprint of data: their kind, their size, and a checksum of the first and last.
+
+    Parameters
+    ----------
+    source : source of batches
+        See `skpudle._data.batches`.
+    samples : Samples, or sequence of Tensor
+        The data, or a part that identifies them.
+    """
+    kind, n = type(source).__name__.strip("_"), len(samples)
+    if not isinstance(samples, Samples):
+        images = list(samples)  # and their targets and masks
+        return f"{kind} of {n} images, checksum {_checksum([*images[::n], images[-1]])}"
+    parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
+    ends = [part[end] for part in parts if part is not None for end in (0, -1)]
+    batches = getattr(source, "n_batches", None) or n  # of a stream
+    shape = f"{n} samples of {samples.x.shape[1]} features in {batches} batches"
+    return f"{kind} of {shape}, checksum of the first and last {_checksum(ends)}"
+
+
+def task_of(estimator, data):  # -> str
+    """Return what processes that fit one dictionary must have in common.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator of one of these processes.
+    data : Data
+        Its data: ``samples``, and names of features in ``inputs``.
+    """
+    x, names = data.samples.x, data.inputs.get("feature_names_in_")
+    texts = {n: text for n, text in _parameters_of(estimator).items() if n not in _OWN}
+    listed = "" if names is None else ", ".join(map(str, names))
+    given = f"{x.shape[1]} features of {x.dtype} {listed}"
+    return f"{type(estimator).__name__}({texts}) to {given}"
+
+
+def _identity_of(estimator, data):  # -> dict of str to str
+    parameters = _parameters_of(estimator)
+    identity = {name: text for name, text in parameters.items() if name not in _FREE}
+    identity |= {"learner": type(estimator).__name__, "data": data}
+    if parameters["random_state"].isdigit():
+        identity["random_state"] = parameters["random_state"]
+    return identity
+
+
+def _rule_of(estimator):  # the rule that ends training, which may change
+    return describe(estimator.tol), describe(estimator.n_iter_no_change)
+
+
+# ------------------------------------------------------------------ files
+
+
+def plain(value):
+    """Return records, and all that they hold, as dictionaries, tensors, numbers and texts.
+
+    Raises
+    ------
+    ValueError
+        If they hold another type.
+    """
+    if isinstance(value, np.ndarray):
+        return to_tensor(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_dataclass(value):
+        value = vars(value)
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    if value is None or isinstance(value, torch.Tensor | bool | int | float | str):
+        return value
+    raise ValueError(
+        f"a checkpoint holds tensors, numbers and texts, and no {type(value).__name__}"
+    )
+
+
+def _named(path):
+    """Return a context that names the file in errors of reading it."""
+    advice = "Restore it, or remove it to train from the start."
+    return named_errors(path, "whole checkpoint", advice)
+
+
+def read_checkpoint(path):
+    """Return the state in a file, its tensors on the CPU.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, or it cannot be read.
+    ValueError
+        If it is no complete checkpoint; the message names it.
+    """
+    content = Path(path).read_bytes()
+    with _named(path):
+        state, digest = content[:-32], content[-32:]
+        if hashlib.sha256(state).digest() != digest:
+            raise ValueError(
+                "its checksum is wrong, so it was cut off or changed, or is another kind of file"
+            )
+        try:
+            return torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+        except UnpicklingError:  # its text advises to execute the file
+            raise ValueError("it holds more than tensors, numbers and texts") from None
+
+
+def write_checkpoint(path, state):
+    """Write a state to a file: see `plain` for what it may hold, and `replace_file` for errors."""
+    content = io.BytesIO()
+    torch.save(plain(state), content)
+    content.write(hashlib.sha256(content.getbuffer()).digest())
+    replace_file(path, content.getbuffer())
 
 
 class Checkpoint:
@@ -71,7 +238,7 @@ class Checkpoint:
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may parameters that do not affect training. Data are
     compared by their shape and a checksum of two rows, the first and the last that `fit` keeps in
-    memory; of a stream by the size of its first batch, too. An array, a memory map, a dataset and a
+    memory; of a stream by the number of its batches, too. An array, a memory map, a dataset and a
     stream of the same rows count as different data.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
@@ -93,7 +260,8 @@ class Checkpoint:
     because the disk is full for example, a warning says so, the last file stays, and training
     continues.
 
-    Reading the file executes no code: it holds arrays and JSON, and no pickled objects.
+    The file is one of `torch.save`, whose tensors, numbers and texts are read without executing any
+    code.
 
     Examples
     --------
@@ -117,10 +285,7 @@ class Checkpoint:
         resume: bool = True,
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
-        try:
-            validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(shortened(str(error))) from None
+        validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
 
     # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
     def setup(self, estimator: Any, context: Any) -> None:
@@ -202,18 +367,9 @@ class HeldFile:
                 f"The checkpoint {path} cannot be written: {error.strerror}. Make its directory, "
                 "or pass another path."
             ) from error
-        remove_parts(self._path)
         if not (self.settings.resume and os.path.exists(self._path)):
             return None
-        stored = read_checkpoint(path)
-        with named_checkpoint(path):
-            if stored.keys() != _STORED:
-                raise ValueError(f"it holds {sorted(stored)}, expected {sorted(_STORED)}")
-            if not isinstance(stored["identity"], dict):
-                raise ValueError("it does not name its fit")
-            if not (isinstance(stored["seed"], int) and 0 <= stored["seed"] < 2**63):
-                raise ValueError(f"its seed is {stored['seed']!r:.50}")
-        return stored
+        return read_checkpoint(path)
 
 
 class Recorder:
@@ -286,18 +442,26 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        self._seed, self._source, self._written_at = seed, source, time.monotonic()
-        self._identity = identity_of(self._estimator, data_of(source, samples))
+        self._seed, self._written_at = seed, time.monotonic()
+        self._identity = _identity_of(self._estimator, data_of(source, samples))
         if self._stored is not None:
-            check_same(self._stored["identity"], self._identity, self._file.name)
+            self._check_same(self._stored["identity"])
             with self._named():
                 self._own = self._stored["own"]
                 self._states = dict(self._own)
-                if (n_seen := self._states.pop("n_seen")) is not None:
-                    source.count(n_seen)
+
+    def _check_same(self, stored):
+        present = self._identity
+        differ = [name for name in present if present[name] != stored.get(name)]
+        if differ:
+            pairs = "; ".join(f"{name}: {stored.get(name)}, now {present[name]}" for name in differ)
+            raise ValueError(
+                f"The checkpoint {self._file.name} belongs to another fit ({pairs}). Use another "
+                "path, remove the file to train from the start, or pass resume=False to replace it."
+            )
 
     def _named(self):
-        return named_checkpoint(self._file.name)
+        return _named(self._file.name)
 
     # ------------------------------------------------------------------ the running phase
 
@@ -310,7 +474,7 @@ class Recorder:
             If the phase cannot reach the state.
         """
         if phase.key in self._own:
-            same_rule = self._stored["rule"] == rule_of(self._estimator)
+            same_rule = self._stored["rule"] == _rule_of(self._estimator)
             with self._named():
                 phase.resume(self._own[phase.key], same_rule=same_rule)
 
@@ -326,7 +490,7 @@ class Recorder:
     def refuse(self, optimizer):
         """Raise ValueError if no file holds the state of an optimiser, before its first update."""
         try:
-            pack(optimizer.fresh_state())
+            plain(optimizer.fresh_state())
         except ValueError as error:
             raise ValueError(
                 f"optimizer={self._estimator.optimizer!r} fits into no checkpoint: {error}."
@@ -389,21 +553,20 @@ class Recorder:
             return None
         with self._named():
             known = end["max_iter"], end["fitted"]["n_steps"]
-            if known != (plain(self._estimator.max_iter), fitted.n_steps):
+            if known != (describe(self._estimator.max_iter), fitted.n_steps):
                 return None
             return replace(fitted.restore(end["fitted"]), ended_by=fitted.ended_by)
 
     def complete(self, fitted):
         """Write the state of the last epoch once more, with the record of the whole fit."""
-        self.write({"max_iter": plain(self._estimator.max_iter), "fitted": fitted.pack()})
+        self.write({"max_iter": describe(self._estimator.max_iter), "fitted": fitted.pack()})
 
     def write(self, end=None):
         """Write the record and the states that were noted last."""
         self._written_at = time.monotonic()
         state = {"identity": self._identity, "seed": self._seed, "end": end}
-        state |= {"rule": rule_of(self._estimator), "fitted": self._fitted}
-        n_seen = getattr(self._source, "n_seen", None)
-        if error := self._file.write(state | {"own": self._states | {"n_seen": n_seen}}):
+        state |= {"rule": _rule_of(self._estimator), "fitted": self._fitted}
+        if error := self._file.write(state | {"own": self._states}):
             warnings.warn(
                 f"The checkpoint could not be written: {error}. Training goes on; an older "
                 "checkpoint is unchanged.",

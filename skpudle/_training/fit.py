@@ -28,7 +28,6 @@ import torch
 
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
-from skpudle._training.archive import check_kind
 from skpudle._training.checkpoint import Recorder
 from skpudle._training.messages import (
     print_pass,
@@ -37,8 +36,8 @@ from skpudle._training.messages import (
     print_size,
 )
 from skpudle._training.team import current_team
-from skpudle.search._stream import advance_stream
-from skpudle.search.choose import best_coding
+from skpudle.search._stream import Memory, StreamState, advance_stream
+from skpudle.search.choose import SizePath, SizeTrial, best_coding
 from skpudle.search.descend import refit_atoms
 from skpudle.search.find import find_atoms
 
@@ -178,7 +177,8 @@ class Trials(Phase):
 
     def resume(self, state, *, same_rule):
         """Take the last trial."""
-        self.trial, numbers = state
+        trial, numbers = state
+        self.trial = SizeTrial(**trial | {"path": SizePath(**trial["path"])})
         self.generator.set_state(numbers)
 
     @property
@@ -273,10 +273,9 @@ class Pass(Phase):
 
     def resume(self, state, *, same_rule):
         """Go on after the block of a state."""
-        found, loss = state
-        check_kind(found, self.state)
-        self.state, self.loss = found, loss
-        self._blocks = islice(self.blocks, found.n_blocks, None)
+        found, self.loss = state
+        self.state = StreamState(**found | {"memory": Memory(**found["memory"])})
+        self._blocks = islice(self.blocks, self.state.n_blocks, None)
 
     @property
     def is_done(self):

@@ -195,43 +195,6 @@ class EpochTally:
         return cls(unused, losses=atoms.new_zeros(0), keys=atoms.new_zeros(0))
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingState:
-    """The state of training between two epochs, which resumes from it with the same bits.
-
-    Attributes
-    ----------
-    atoms : Tensor of shape (n_components, ...)
-        The rows of parameters.
-    moments : dict
-        The optimiser's own state.
-    n_updates : int
-        Number of updates made.
-    loss_curve : tuple of float
-        The mean losses of the epochs.
-    stopping : tuple
-        The progress of the rule that ends training, `Stopping`.
-    epoch : EpochTally or None
-        Of the latest epoch, whose unused atoms the next one replaces.
-    generator : Tensor or None
-        The state of the source's generator.
-    halved : bool
-        Whether the learning rate was halved after a divergence.
-    finite : tuple or None
-        The latest atoms, optimiser's state and number of updates that are known to be finite.
-    """
-
-    atoms: Tensor
-    moments: dict
-    n_updates: int
-    loss_curve: tuple
-    stopping: tuple
-    epoch: EpochTally | None
-    generator: Tensor | None
-    halved: bool
-    finite: tuple | None
-
-
 # ---------------------------------------------------------------------------- the trainer
 
 
@@ -446,19 +409,19 @@ class Trainer:
             stopping=self._course,
         )
 
-    def state(self, source, stopping):  # -> TrainingState
+    def state(self, source, stopping):  # -> dict
         """Return the state between two epochs, which includes the source's generator."""
-        return TrainingState(
-            atoms=self.optimizer.atoms.detach().clone(),
-            moments=self.optimizer.state(),
-            n_updates=self.n_steps,
-            loss_curve=tuple(self.loss_curve),
-            stopping=stopping.course,
-            epoch=self._epoch,
-            generator=None if source.generator is None else source.generator.get_state(),
-            halved=self._halved,
-            finite=self._finite,
-        )
+        return {
+            "atoms": self.optimizer.atoms.detach().clone(),
+            "moments": self.optimizer.state(),
+            "n_steps": self.n_steps,
+            "loss_curve": tuple(self.loss_curve),
+            "stopping": stopping.course,
+            "epoch": self._epoch and vars(self._epoch),
+            "generator": None if source.generator is None else source.generator.get_state(),
+            "halved": self._halved,
+            "finite": self._finite,
+        }
 
     def load(self, state, source, stopping):
         """Return to a state.
@@ -468,16 +431,16 @@ class Trainer:
         ValueError
             If it is the state of other atoms, or of another optimiser.
         """
-        if state.halved:
+        if state["halved"]:
             self._halved = True
             self.optimizer.halve_learning_rate()
-        device = self.optimizer.atoms.device
-        self.optimizer.load(state.atoms.to(device), state.moments)
-        self.n_steps, self.loss_curve = state.n_updates, list(state.loss_curve)
-        stopping.course = self._course = state.stopping
-        self._finite = state.finite and (state.finite[0].to(device), *state.finite[1:])
-        if (epoch := state.epoch) is not None:
-            parts = (part.to(device) for part in (epoch.unused, epoch.losses, epoch.keys))
-            self._epoch = EpochTally(*parts, epoch.n_batches, epoch.n_samples, epoch.loss)
+        device, finite, epoch = self.optimizer.atoms.device, state["finite"], state["epoch"]
+        self.optimizer.load(state["atoms"].to(device), state["moments"])
+        self.n_steps, self.loss_curve = state["n_steps"], list(state["loss_curve"])
+        stopping.course = self._course = state["stopping"]
+        self._finite = finite and (finite[0].to(device), *finite[1:])
+        if epoch is not None:
+            tensors = {name: epoch[name].to(device) for name in ("unused", "losses", "keys")}
+            self._epoch = EpochTally(**epoch | tensors)
         if source.generator is not None:
-            source.generator.set_state(state.generator)
+            source.generator.set_state(state["generator"])
