@@ -15,10 +15,10 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1747,
+    ".": 1657,
     "_data": 1121,
     "_denoiser": 741,
-    "_learners": 4429,
+    "_learners": 4200,
     "_nmf": 767,
     "_operators": 264,
     "_optimizers": 277,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 86,
     "search": 3144,
-    "all of the package": 18051,
-    "tests": 17797,
+    "all of the package": 17732,
+    "tests": 17648,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
