@@ -22,7 +22,7 @@ from skpudle._data.arrays import (
     unit_of,
 )
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import open_source
+from skpudle._data.sources import InMemory, open_source
 from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
 from skpudle._learners.dense import DenseLearner, collect, read_rows
 from skpudle._learners.models import Learned, Pursuit
@@ -821,7 +821,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             raise ValueError(
                 "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
             )
-        ((samples, _),) = self._read_parts(open_source(X, self).array())
+        ((samples, _),) = self._read_parts(InMemory(open_source(X, self).array()))
         codes = np.asarray(host_array(self.transform(X)))
         rows = self.inverse_transform(codes)
         baseline = baseline_of(self)
