@@ -15,14 +15,14 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1747,
-    "_data": 1204,
+    ".": 1657,
+    "_data": 1121,
     "_denoiser": 741,
-    "_learners": 4388,
+    "_learners": 4207,
     "_nmf": 767,
     "_operators": 264,
     "_optimizers": 277,
-    "_training": 1056,
+    "_training": 1055,
     "encoding": 1320,
     "inspection": 725,
     "lasso": 1204,
@@ -30,9 +30,9 @@ BUDGET = {
     "omp": 238,
     "plotting": 576,
     "pretrained": 86,
-    "search": 3144,
-    "all of the package": 18094,
-    "tests": 17847,
+    "search": 3159,
+    "all of the package": 17754,
+    "tests": 17678,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
-from skpudle._data.noise import estimate_noise
 from skpudle._denoiser.network import DenoisingNetwork
+from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle.pretrained import load_denoiser
 
 SMALL = dict(

@@ -23,8 +23,6 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.names import users_level
 
-_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
-
 # The largest float64 that fits into 64 unsigned bits.
 _LARGEST = float(np.nextafter(2.0**64, 0))
 
@@ -136,19 +134,17 @@ def _is_array(value):
 
 def largest_unsigned(X):
     """Return the largest integer of the dtype of an array or tensor, None if it has a sign."""
-    if isinstance(X, torch.Tensor):
-        return torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else None
-    dtype = np.asanyarray(X).dtype
-    return np.iinfo(dtype).max if dtype.kind == "u" else None
+    name = str(getattr(X, "dtype", "")).removeprefix("torch.")
+    return np.iinfo(name).max if name.startswith("uint") else None
 
 
 def as_fractions(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
+    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)  # keeps a mask
     largest = largest_unsigned(X)
-    if isinstance(X, torch.Tensor):
-        return X if largest is None else X.to(torch.float32) / largest
-    X = np.asanyarray(X)  # keeps a mask
-    return X if largest is None else (X / largest).astype(np.float32)
+    if largest is None:
+        return X
+    return X.to(torch.float32) / largest if torch.is_tensor(X) else (X / largest).astype("float32")
 
 
 def as_pixels(tensor, X):
@@ -175,17 +171,15 @@ def as_pixels(tensor, X):
     largest = largest_unsigned(X)
     if largest is None:
         return like_input(tensor, X)
-    dtype = X.dtype if isinstance(X, torch.Tensor) else np.asanyarray(X).dtype
     if not torch.isfinite(tensor).all():
         raise ValueError(
-            f"Some pixels have no value, which {dtype} cannot hold. Pass fractions, image / "
+            f"Some pixels have no value, which {X.dtype} cannot hold. Pass fractions, image / "
             "largest value, to get NaN there."
         )
-    limit = min(float(largest), _LARGEST)
-    pixels = (tensor.double() * largest).round().clamp(0, limit)
+    pixels = (tensor.double() * largest).round().clamp(0, min(float(largest), _LARGEST))
     if isinstance(X, torch.Tensor):
-        return pixels.to(dtype).to(X.device)
-    return to_numpy(pixels).astype(dtype)
+        return pixels.to(X.dtype).to(X.device)
+    return to_numpy(pixels).astype(X.dtype)
 
 
 def of_colours(shape):
@@ -295,8 +289,8 @@ def _refuse(text, *, surely):
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
-    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     X = as_fractions(X) if options.get("largest") is None else X
+    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(

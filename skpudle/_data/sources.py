@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
-from sklearn.utils import get_tags
+from sklearn.utils import check_array, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -191,10 +191,7 @@ class InMemory:
     @property
     def n_rows(self):
         """The number of rows."""
-        try:
-            return _num_samples(self.data)
-        except TypeError:
-            raise _unnumbered(self.data) from None
+        return _num_samples(self.data)
 
     def array(self):
         """Return all rows as an array-like."""
@@ -578,15 +575,12 @@ def check_exposure(exposure, n_samples, loss):  # -> (n_samples,) float64
             f"exposure is for loss='poisson' and for PoissonNMF, but loss={loss!r}. Pass no "
             "exposure."
         )
-    try:
-        values = np.asarray(host_array(exposure), dtype=np.float64)
-    except (TypeError, ValueError):  # not numbers
-        values = np.empty(0)
-    if values.shape != (n_samples,) or not (np.isfinite(values) & (values > 0)).all():
+    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
+    values = check_array(host_array(exposure), **options)
+    if values.shape != (n_samples,) or not (values > 0).all():
         raise ValueError(
-            f"exposure={' '.join(f'{exposure!r:.60}'.split())} is not an array of {n_samples} "
-            f"positive numbers. Pass a positive number for each of the {n_samples} rows of X, and "
-            "leave out samples that were not observed."
+            f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each "
+            f"of the {n_samples} rows of X, and leave out samples that were not observed."
         )
     return values
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from skpudle._data.arrays import to_tensor
 from skpudle._data.images import cut_tiles, extend
-from skpudle._data.noise import estimate_noise, extent_of
 from skpudle._denoiser.noise import Noise
+from skpudle._learners.convolutional.noise import estimate_noise, extent_of
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold
 

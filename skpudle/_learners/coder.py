@@ -46,8 +46,8 @@ from skpudle.search.held_out import hide_in_turn
 # rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192
 
-# rows encoded at a time: few enough for their codes to stay in a core's cache, enough to fill a GPU
-_CHUNK = {"cpu": 1024, "cuda": 65536}
+# Rows encoded at a time: codes of a few stay in the cache of a core, and many fill a GPU.
+_CHUNK, _CHUNK_OF_GPU = 1024, 65536
 # Least entries of a chunk, of codes or features, 1 MiB in float64: short rows come in larger
 # chunks. For 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
 _CHUNK_ENTRIES = 2**17
@@ -61,19 +61,16 @@ _N_COPIES = 8
 
 def chunk_size(learner, x, device):
     """Return the number of rows that a learner encodes at a time."""
-    solved = getattr(learner, "n_unfoldings", "auto") is None
-    if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
-        return len(x)  # solvers have blocks of their own
-    size = _CHUNK.get(device.type, 4096)
-    if device.type == "cpu":
-        size = max(size, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
     if device.type == "cuda":
         row = (_N_COPIES * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
         free = torch.cuda.mem_get_info(device)[0]
         # add the memory that torch has reserved but does not use
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        size = max(1, min(size, free // row))
-    return size
+        return max(1, min(_CHUNK_OF_GPU, free // row))
+    solved = getattr(learner, "n_unfoldings", "auto") is None
+    if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
+        return len(x)  # solvers have blocks of their own
+    return max(_CHUNK, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
 
 
 def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=None):

@@ -36,7 +36,7 @@ from sklearn.utils._param_validation import (
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
-from skpudle._data.files import named_errors, remove_parts, replace_file
+from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import users_level
 from skpudle._training.team import refuse_several
@@ -367,7 +367,6 @@ class HeldFile:
                 f"The checkpoint {path} cannot be written: {error.strerror}. Make its directory, "
                 "or pass another path."
             ) from error
-        remove_parts(self._path)
         if not (self.settings.resume and os.path.exists(self._path)):
             return None
         return read_checkpoint(path)
