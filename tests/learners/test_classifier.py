@@ -378,7 +378,7 @@ def test_errors_say_what_to_do(fitted):
         clone(fitted).fit(X, Y).partial_fit(X, Y, classes=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="balanced"):
         classifier_of(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
-    with pytest.raises(TypeError, match="partial_fit"):
+    with pytest.raises(TypeError, match="in memory"):
         classifier_of().fit(iter([X]), Y)
 
 
