@@ -284,6 +284,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _codes(self, X, exposure=None, **how):  # yields arrays, or one tensor
+        check_is_fitted(self)
         encoder = self._transform_encoder()
         for samples, dictionary in self._read_parts(X, exposure, **how):
 

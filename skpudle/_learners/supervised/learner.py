@@ -292,9 +292,8 @@ class TaskLearner(DenseLearner):
         return super()._attributes(plan, data, fitted, unused) | {"validation_scores_": scores}
 
     def _decisions(self, X):  # -> (n, n_outputs)
-        codes = to_tensor(self.transform(X))
-        coef, intercept = map(
-            to_tensor, (np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))
-        )
+        check_is_fitted(self, "coef_")
+        codes, head = to_tensor(self.transform(X)), (self.coef_, self.intercept_)
+        coef, intercept = (to_tensor(np.atleast_1d(part)).to(codes) for part in head)
         with own_precision():
-            return codes @ coef.to(codes).mT + intercept.to(codes)
+            return codes @ torch.atleast_2d(coef).mT + intercept
