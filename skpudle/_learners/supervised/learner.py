@@ -34,9 +34,10 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import NumberedSamples, Stream, open_source
 from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data
-from skpudle._learners.dense import DenseLearner, resume_rows
+from skpudle._learners.dense import DenseLearner
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
+from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
 from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
 from skpudle._precision import own_precision, training_mode
@@ -108,6 +109,15 @@ class TaskPlan(DensePlan):
             yield ("early_stopping", "validation_fraction"), "a positive supervision"
         elif not self.given.early_stopping:
             yield ("validation_fraction",), "early_stopping=True"
+
+
+class _TaskPhases(RowPhases):
+    """The phases of a fit for a task: training begins with the best head for the atoms."""
+
+    def train(self, fitted):
+        """Train atoms and head; without supervision the head is fitted last."""
+        learner, data = self.learner, self.data
+        return super().train(learner.with_head(fitted, data, learner.best_head(fitted, data)))
 
 
 class TaskLearner(DenseLearner):
@@ -359,20 +369,17 @@ class TaskLearner(DenseLearner):
         inputs = {} if known else input_attributes(X) | inputs
         return Data(Rows(trained), samples, device, inputs, held_out, task)
 
-    def _find(self, plan, data, run):  # -> FittedRows
-        fitted = super()._find(plan, data, run)
-        if not self.supervision:  # the head is fitted last
-            return fitted
-        return self._with_head(fitted, data, self._best_head(fitted, data))
+    def _phases(self, plan, data, run):  # -> RowPhases
+        return _TaskPhases(self, plan, data, run)
 
-    def _begin(self, plan, data, generator):  # -> FittedRows
+    def _begin(self, plan, data, generator):  # -> Fitted
         fitted = super()._begin(plan, data, generator)
         if hasattr(self, "coef_"):  # earlier data were zero
             return self._with_known_head(fitted, data)
         blank = self._layout(fitted, data).blank_head(fitted.rows)
-        return self._with_head(fitted, data, blank)  # later calls may have new targets
+        return self.with_head(fitted, data, blank)  # later calls may have new targets
 
-    def _resume(self, plan, data):  # -> FittedRows, None
+    def _resume(self, plan, data):  # -> Fitted, None
         self._check_head()
         state, fitted = self._training_state, resume_rows(plan, data, vars(self))
         weights = state["mean_weight"], state["total_weight"]
@@ -383,13 +390,13 @@ class TaskLearner(DenseLearner):
         unit = sqrt(fitted.model.data_scale / n_components) or 1.0
         return TaskLayout(n_features, data.task.n_outputs, 2 if self.split_sign else 1, unit)
 
-    def _with_known_head(self, fitted, data, *weights):  # -> FittedRows
+    def _with_known_head(self, fitted, data, *weights):  # -> Fitted
         coef = self.coef_ / self._gains(fitted.noise, self.components_)
         given, unit = data.task.head(coef, self.intercept_), self._layout(fitted, data).unit
         head = Head((given[0] * unit).to(fitted.rows), given[1].to(fitted.rows))
-        return self._with_head(fitted, data, head, *weights)
+        return self.with_head(fitted, data, head, *weights)
 
-    def _with_head(self, fitted, data, head, mean_weight=None, total_weight=0.0):  # -> FittedRows
+    def with_head(self, fitted, data, head, mean_weight=None, total_weight=0.0):  # -> Fitted
         """Add a head, and the task, to atoms."""
         model, target = fitted.model, data.samples.target
         here = float(data.task.weights(target).sum())
@@ -406,7 +413,8 @@ class TaskLearner(DenseLearner):
         return replace(fitted, model=model, rows=model.layout.pack(fitted.rows, head))
 
     @torch.no_grad()
-    def _best_head(self, fitted, data):  # -> Head, the best for codes of these atoms
+    def best_head(self, fitted, data):  # -> Head
+        """Return the best head for codes of the atoms."""
         dictionary, encoder, _ = fitted.model.network(fitted.rows, 0)
         samples = fitted.in_units(data.samples)
         codes = encoder(dictionary, samples.x, mask=samples.mask)
@@ -415,8 +423,10 @@ class TaskLearner(DenseLearner):
 
     def _attributes(self, plan, data, fitted, unused=None):
         if not isinstance(fitted.model, TaskModel):
-            fitted = self._with_head(fitted, data, self._best_head(fitted, data))
-        scores = None if data.held_out is None else np.array(fitted.stopping[3])
+            fitted = self.with_head(fitted, data, self.best_head(fitted, data))
+        course, scores = fitted.training.get("stopping"), None
+        if data.held_out is not None and course:
+            scores = np.array(course[3])
         attributes = super()._attributes(plan, data, fitted, unused)
         attributes["coef_"] = attributes["coef_"] * self._gains(
             fitted.noise, attributes["components_"]
