@@ -10,16 +10,16 @@ largest usual events.
 """
 
 from copy import copy
-from math import inf, log, sqrt
+from math import log, sqrt
 from numbers import Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_scalar
 
-from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.images import sizes
-from skpudle._fitted.learners import find_learner, find_peaks
 from skpudle._learners.convolutional.transformer import stride_of
+from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 
 __all__ = ["find_events"]
 
@@ -73,26 +73,17 @@ def _at_level_of_noise(learner, X):
     noise = getattr(learner, "noise_std_", None)
     if noise is None or np.ndim(learner.alpha_):
         return learner
-    axis = 1 if learner.channels_first else 0
-    signals = X if isinstance(X, list | tuple) or np.ndim(X) > 2 else [X]
-    n_samples = sum(np.shape(x)[axis if np.ndim(x) > 1 else 0] for x in signals)
+    n_samples = sum(signal.shape[-1] for signal in read_samples(learner, X))
     known = copy(learner)
     known.alpha_ = min(learner.alpha_, noise * sqrt(2 * log(max(n_samples, 2))))
     known.debias_ = 1.0
     return known
 
 
-def _maps(learner, X):  # -> list of (n_positions, n_components), float64
-    """Return the codes of each signal above the level of the noise."""
-    codes = _at_level_of_noise(learner, X).transform(X)
-    if isinstance(codes, list):
-        maps = [to_numpy(to_tensor(part)) for part in codes]
-    else:
-        maps = to_numpy(to_tensor(codes))
-        if maps.ndim == 2:  # a row for each sample, or one recording
-            is_row = getattr(learner, "n_features_in_", None) is not None
-            maps = maps.reshape(len(maps) if is_row else 1, -1, len(learner.components_))
-    return [part.astype(np.float64) for part in maps]
+def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
+    """Return where each waveform has its largest magnitude, which is the norm of its channels."""
+    energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
+    return energy.argmax(axis=1)
 
 
 def find_events(
@@ -146,27 +137,20 @@ def find_events(
             f"{type(learner).__name__} is not. Pass a fitted ConvPUDLEDictionaryLearning with one "
             "number for atom_shape, for signals."
         )
-    if type(least) is bool or not (isinstance(least, Real) and 0 <= least <= 1):
-        raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1.")
-    rate = 1.0 if sampling_rate is None else sampling_rate
-    if type(rate) is bool or not (isinstance(rate, Real) and 0 < rate < inf):
-        raise ValueError(
-            f"sampling_rate={sampling_rate!r:.50} is no number of samples in a second. Pass a "
-            "positive finite number, or None for times in samples."
-        )
+    check_scalar(least, "least", Real, min_val=0, max_val=1)
+    rate = 1 if sampling_rate is None else sampling_rate
+    check_scalar(rate, "sampling_rate", Real, min_val=0, include_boundaries="neither")
     X, (stride,) = found.prepare(X), stride_of(learner)
-    atoms = learner.components_.reshape(len(learner.components_), kernel[0], -1)
-    maps, events = _maps(learner, X), []
+    codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
+    maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
+    atoms, events = learner.components_.reshape(len(learner.components_), kernel[0], -1), []
     for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
-        correlation = _autocorrelation(atom, stride)
-        own = []
+        correlation, own = _autocorrelation(atom, stride), []
         for signal, map_ in enumerate(maps):
-            places, amplitudes = _merge(map_[:, number], correlation)
-            times = [(p * stride + peak) / rate for p in places]
-            own += [(signal, t, number, a) for t, a in zip(times, amplitudes)]
+            for place, amplitude in zip(*_merge(map_[:, number], correlation)):
+                own.append((signal, (place * stride + peak) / rate, number, amplitude))
         smallest = least * _typical([amplitude for *_, amplitude in own]) if own else 0.0
         events += [event for event in own if abs(event[3]) >= smallest]
-    events.sort()
     time = np.int64 if sampling_rate is None else np.float64
     fields = [("signal", np.int64), ("time", time), ("atom", np.int64), ("amplitude", np.float64)]
-    return np.array(events, dtype=fields)
+    return np.array(sorted(events), dtype=fields)

@@ -4,17 +4,17 @@ A finding is a function that takes a learner and its codes and returns a sentenc
 fault. A comment at each threshold has its reason.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
-from skpudle._fitted.learners import look_at, sample_numbers
 from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
 from skpudle._nmf.estimator import PoissonNMF
+from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.metrics import atom_support
 
 __all__ = ["findings"]
@@ -39,70 +39,85 @@ _OFFSET, _UNEQUAL = 0.5, 0.5
 _BROKEN = "interrupt", "divergence"
 
 
+class _Look(NamedTuple):
+    """A learner, samples, and their codes.
+
+    Attributes
+    ----------
+    learner : estimator
+        The learner in the given estimator.
+    X : object
+        Samples as the learner gets them.
+    samples : ndarray of shape (n_samples, n_features) or list of (n_channels, *size)
+        The same as arrays.
+    codes : ndarray of shape (n_codes, n_components)
+        Signed codes, a row for each sample, or for each position of atoms.
+    numbers : ndarray of shape (n_codes,)
+        Number of the sample of each row of codes.
+    is_convolutional : bool
+        Whether the learner's atoms have positions.
+    """
+
+    learner: object
+    X: object
+    samples: np.ndarray | list
+    codes: np.ndarray
+    numbers: np.ndarray
+    is_convolutional: bool
+
+    @property
+    def given(self):
+        """The learner's parameters."""
+        return self.learner.get_params()
+
+    @property
+    def is_gaussian(self):
+        """Whether codes are of least squares."""
+        return getattr(self.learner, "loss", "gaussian") == "gaussian"
+
+    @property
+    def is_additive(self):
+        """Whether codes and atoms are not negative, and have no penalty."""
+        return isinstance(self.learner, PoissonNMF)
+
+    @property
+    def residuals(self):
+        """What codes leave of rows."""
+        rows = centre(self.learner, self.samples.astype(np.float64))
+        return rows - self.codes @ self.learner.components_
+
+
 def _some(indices, n_atoms):
     """Count atoms in words: "3 of 10 atoms are"."""
     n = len(indices)
     return f"{n} of {n_atoms} atoms {'is' if n == 1 else 'are'}"
 
 
-def _penalty(learner):  # -> name, value of the parameter, number in use
-    name = "threshold" if hasattr(learner, "threshold") else "alpha"
-    algorithm = getattr(learner, "transform_algorithm", "unfolded")
-    learned = getattr(learner, "separate_atoms", False) and algorithm == "unfolded"
-    if getattr(learner, "transform_alpha", None) is not None and not learned:
-        name = "transform_alpha"
-    given = getattr(learner, name, None)
-    used = given if name == "transform_alpha" else getattr(learner, "alpha_", given)
-    return name, given, float("nan") if used is None else float(np.mean(used))
+def _penalty(look):  # -> name, value of the parameter, number in use
+    given, learner = look.given, look.learner
+    learned = given.get("separate_atoms") and given["transform_algorithm"] == "unfolded"
+    if given.get("transform_alpha") is not None and not learned:
+        return "transform_alpha", given["transform_alpha"], given["transform_alpha"]
+    name = "threshold" if "threshold" in given else "alpha"
+    used = getattr(learner, "alpha_", given.get(name, np.nan))
+    return name, given.get(name), float(np.mean(used))
 
 
-def _pursues(learner):
-    return getattr(learner, "transform_algorithm", None) == "omp"
-
-
-def _is_additive(learner):
-    return isinstance(learner, PoissonNMF)
-
-
-def _is_gaussian(learner):
-    return getattr(learner, "loss", "gaussian") == "gaussian"
-
-
-def _centred(look):  # -> samples (n, n_features) less the baseline, what codes leave of them
-    samples = centre(look.learner, np.stack(look.samples).astype(np.float64))
-    return samples, samples - look.codes @ look.learner.components_
-
-
-def _searches(learner):
-    start = getattr(learner, "dict_init", None)
-    return isinstance(start, str) and start == "search"
-
-
-def _or_automatic(learner):
-    """Return advice to let the data choose the penalty, for learners that can."""
-    name, given, _ = _penalty(learner)
-    if name == "transform_alpha":
-        return ", or pass None for the penalty of fit"
-    automatic = given != "auto" and hasattr(learner, "alpha_")
-    return f", or pass {name}='auto', which follows the data" if automatic else ""
-
-
-def _sparser(learner):
+def _sparser(look):
     """Return advice for sparser codes."""
-    if _pursues(learner):
+    if look.given.get("transform_algorithm") == "omp":
         return "lower transform_n_nonzero_coefs, or raise transform_tol"
-    name, given, used = _penalty(learner)
+    name, given, used = _penalty(look)
     if given == "auto":
         return f"raise {name}, at first to twice what 'auto' chose, {2 * used:.3g}"
-    return f"raise {name} (now {used:.3g}){_or_automatic(learner)}"
+    return f"raise {name} (now {used:.3g})"
 
 
 def _zero_codes(look):
     if look.codes.any() or not any(np.nan_to_num(sample).any() for sample in look.samples):
         return None
-    name, _, used = _penalty(look.learner)
-    too_large = f"All codes are zero: {name}={used:.3g} is too large for these data."
-    return f"{too_large} Lower it{_or_automatic(look.learner)}."
+    name, _, used = _penalty(look)
+    return f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."
 
 
 def _few_samples(look):
@@ -116,14 +131,12 @@ def _few_samples(look):
 
 
 def _unknown_features(look):
-    if look.is_convolutional:
+    if look.is_convolutional or not np.isnan(look.samples).all(axis=0).any():
         return None
-    unknown = np.flatnonzero(np.isnan(look.samples).all(axis=0))
-    if not len(unknown):
-        return None
+    unknown = np.flatnonzero(np.isnan(look.samples).all(axis=0)).tolist()
     return (
-        f"Features {unknown[:10].tolist()}{' ...' if len(unknown) > 10 else ''} have no known "
-        "value in these samples, and atoms learn nothing there: leave them out."
+        f"Features {unknown!r:.99} have no known value in these samples, and atoms learn nothing "
+        "there: leave them out."
     )
 
 
@@ -137,30 +150,27 @@ def _unused_atoms(look):
     unused = np.flatnonzero(~look.codes.any(axis=0))
     if not p * np.exp(-n / p) < len(unused) < p:
         return None
-    has_penalty = not (_pursues(look.learner) or _is_additive(look.learner))
-    looser = f", or lower {_penalty(look.learner)[0]}" if has_penalty else ""
     return (
         f"{_some(unused, p)} unused by these {len(look.samples)} samples: "
-        f"n_components={p - len(unused)} would do{looser}."
+        f"n_components={p - len(unused)} would do."
     )
 
 
 def _single_samples(look):
-    learner, p = look.learner, look.codes.shape[1]
-    if look.is_convolutional or not _is_gaussian(learner) or _few_samples(look):
+    atoms, p = look.learner.components_, look.codes.shape[1]
+    if look.is_convolutional or not look.is_gaussian or _few_samples(look):
         return None
     energies = np.square(look.codes)
-    largest = energies.argmax(axis=0)
-    own = energies.max(axis=0, initial=0) > _SINGLE_SHARE * energies.sum(axis=0)
-    samples = np.nan_to_num([look.samples[row] for row in largest])
-    products = np.abs((samples * learner.components_).sum(axis=1))
-    norms = np.linalg.norm(samples, axis=1) * np.linalg.norm(learner.components_, axis=1)
+    own = energies.max(axis=0) > _SINGLE_SHARE * energies.sum(axis=0)
+    samples = np.nan_to_num(look.samples[energies.argmax(axis=0)])
+    products = np.abs((samples * atoms).sum(axis=1))
+    norms = np.linalg.norm(samples, axis=1) * np.linalg.norm(atoms, axis=1)
     single = np.flatnonzero(own & (products > _SINGLE_COSINE * norms))
     if not len(single):
         return None
     return (
-        f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to an "
-        "atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, not "
+        f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to "
+        "an atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, not "
         "fewer."
     )
 
@@ -173,23 +183,22 @@ def _single_events(look):
     learner = look.learner
     if not look.is_convolutional or np.size(learner.atom_shape) != 1:
         return None
-    energies, signals = np.square(look.codes), sample_numbers(learner, look.raw)
     (length,), (stride,) = sizes(learner.atom_shape, 1), stride_of(learner)
     reach = -(-length // stride)  # copies that overlap
-    single = []
-    for atom, energy in enumerate(energies.T):
+    found = []
+    for atom, energy in enumerate(np.square(look.codes).T):
         place = energy.argmax()
-        near = np.arange(max(0, place - reach + 1), min(len(energy), place + reach))
-        near = near[signals[near] == signals[place]]
+        near = np.abs(np.arange(len(energy)) - place) < reach
+        near &= look.numbers == look.numbers[place]
         if energy[near].sum() > _SINGLE_SHARE * energy.sum():
-            single.append((atom, place))
-    if not single:
+            found.append((energy[place], place, atom))
+    if not found:
         return None
-    atom, place = max(single, key=lambda pair: energies[pair[1], pair[0]])
-    signal = signals[place]
-    start = stride * (place - np.flatnonzero(signals == signal)[0])
+    _, place, atom = max(found)
+    signal = look.numbers[place]
+    start = stride * (place - np.searchsorted(look.numbers, signal))
     return (
-        f"{_some(single, energies.shape[1])} single events: more than half of the energy of atom "
+        f"{_some(found, look.codes.shape[1])} single events: more than half of the energy of atom "
         f"{atom} is at one place, samples {start} to {start + length - 1} of signal {signal}. If "
         "this is an artefact, set these samples to NaN, or leave this signal out, and fit again."
     )
@@ -197,39 +206,31 @@ def _single_events(look):
 
 def _cosines(look):  # yields (n_components,) for each atom, the largest over all shifts
     atoms = look.learner.components_.astype(np.float64, copy=False)
-    flat = atoms.reshape(len(atoms), -1)
-    norms = np.linalg.norm(flat, axis=1)
-    atoms = atoms / np.where(norms > 0, norms, 1).reshape(-1, *[1] * (atoms.ndim - 1))
-    either = (lambda x: x) if getattr(look.learner, "positive_code", False) else np.abs
+    norms = np.linalg.norm(atoms.reshape(len(atoms), -1), axis=1)
+    atoms = (atoms.T / np.where(norms > 0, norms, 1)).T
+    either = (lambda x: x) if look.given.get("positive_code") else np.abs
     if not look.is_convolutional:
-        for atom in atoms:
-            yield either(atoms @ atom)
+        yield from (either(atoms @ atom) for atom in atoms)
         return
     axes = tuple(range(1, 1 + np.size(look.learner.atom_shape)))
     size = [2 * atoms.shape[axis] for axis in axes]
     spectra = np.fft.rfftn(atoms, size, axes)
     for spectrum in spectra.conj():
         products = np.fft.irfftn(spectra * spectrum, size, axes)
-        products = products if atoms.ndim == 1 + len(axes) else products.sum(axis=-1)
+        products = products.reshape(len(atoms), *size, -1).sum(axis=-1)  # over channels
         yield either(products).max(axis=axes)
 
 
 def _same_atoms(look):
-    pairs = [
-        (i, j)
-        for i, cosines in enumerate(_cosines(look))
-        for j in np.flatnonzero(cosines[:i] > _SAME).tolist()
-    ]
+    found = (np.flatnonzero(cosines[:i] > _SAME) for i, cosines in enumerate(_cosines(look)))
+    pairs = [(j, i) for i, others in enumerate(found) for j in others.tolist()]
     if not pairs:
         return None
-    learner, (i, j) = look.learner, pairs[0]
-    up_to = [] if getattr(learner, "positive_code", False) else ["sign"]
+    up_to = [] if look.given.get("positive_code") else ["sign"]
     up_to += ["shift"] if look.is_convolutional else []
     up_to = f" up to {' and '.join(up_to)}" if up_to else ""
-    others = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
-    can_search = not (look.is_convolutional or _searches(learner))
-    fix = "dict_init='search' leaves none such, or learn" if can_search else "learn"
-    return f"Atoms {j} and {i} are the same{up_to}{others}: {fix} fewer atoms."
+    more = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
+    return "Atoms {} and {} are the same{}{}: learn fewer atoms.".format(*pairs[0], up_to, more)
 
 
 def _unsupported_atoms(look):
@@ -239,15 +240,14 @@ def _unsupported_atoms(look):
     """
     learner, p = look.learner, look.codes.shape[1]
     if (
-        look.is_convolutional
-        or type(learner) is not PUDLEDictionaryLearning
+        type(learner) is not PUDLEDictionaryLearning
         or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # None: given atoms, no fit
-        or learner.loss != "gaussian"
+        or not look.is_gaussian
         or _few_samples(look)  # another finding reports these
-        or len(look.samples) * learner.n_features_in_ > _MOST_NUMBERS
+        or look.samples.size > _MOST_NUMBERS
     ):
         return None
-    unsupported = np.flatnonzero(~atom_support(learner, np.stack(look.samples)).supported)
+    unsupported = np.flatnonzero(~atom_support(learner, look.samples).supported)
     if not len(unsupported):
         return None
     if len(unsupported) == p:
@@ -269,16 +269,14 @@ def _dense_codes(look):
     more atoms than a sample has numbers are linearly dependent (Donoho and Elad 2003). The bound by
     the atoms defines sparse for dictionaries with fewer atoms than numbers.
     """
-    if _is_additive(look.learner):  # PoissonNMF has no penalty to raise
-        return None
     n_samples = len(look.samples)
-    n_numbers = np.mean([sample.size for sample in look.samples])
+    n_numbers = sum(sample.size for sample in look.samples) / n_samples
     n_entries, used = look.codes.size / n_samples, np.count_nonzero(look.codes) / n_samples
-    if used <= min(n_numbers, n_entries) / 2:
+    if look.is_additive or used <= min(n_numbers, n_entries) / 2:
         return None
     return (
         f"Codes are dense: {used / n_entries:.0%} of their entries are not zero, {used:.3g} for a "
-        f"sample of {n_numbers:.0f} numbers. To make them sparse, {_sparser(look.learner)}."
+        f"sample of {n_numbers:.0f} numbers. To make them sparse, {_sparser(look)}."
     )
 
 
@@ -289,26 +287,23 @@ def _no_better_than_the_baseline(look):
     entries, since codes of noise explain the entries that they were fitted to.
     """
     learner = look.learner
-    if not _is_gaussian(learner):
-        if any(np.isnan(sample).any() for sample in look.samples) and look.is_convolutional:
-            return None  # `score` does not support the learner
-        explained = learner.score(look.X)
-        if explained > 0 or not any(np.ptp(sample) for sample in look.samples):
-            return None
-        return (
-            "The fit is no better than the baseline: hidden entries are predicted no better by "
-            f"codes than by mean rates (score {explained:.2g}). Learn fewer atoms, or from more "
-            f"samples{'' if _is_additive(learner) else f', or {_sparser(learner)}'}."
-        )
     if look.is_convolutional:
         return None
-    samples, left = _centred(look)
-    if np.nansum(np.square(left)) <= np.nansum(np.square(samples)):
+    if look.is_gaussian:
+        rows = centre(learner, look.samples.astype(np.float64))
+        if np.nansum(np.square(look.residuals)) <= np.nansum(np.square(rows)):
+            return None
+        return (
+            "The fit is no better than the baseline: reconstructions are farther from the samples "
+            "than zero is. Scale the data as in fit, or lower step_size or learning_rate and fit "
+            "again."
+        )
+    explained = learner.score(look.X) if np.ptp(look.samples, axis=1).any() else 1.0
+    if explained > 0:
         return None
     return (
-        "The fit is no better than the baseline: reconstructions are farther from the samples than "
-        "zero is. Scale the data as in fit, or lower step_size or learning_rate and fit "
-        "again."
+        "The fit is no better than the baseline: hidden entries are predicted no better by codes "
+        f"than by mean rates (score {explained:.2g}). Learn fewer atoms, or from more samples."
     )
 
 
@@ -317,45 +312,35 @@ def _outlying_entries(look):
     outliers = getattr(look.learner, "outliers_", None)
     if outliers is None:
         return None
-    of_rows = outliers.sum(1)  # of a sparse array
-    are_whole = of_rows == outliers.shape[1]
-    n_rows, n_entries = int(are_whole.sum()), int(of_rows[~are_whole].sum())
-    found = []
-    if n_rows:
-        found.append(f"No atom predicts {n_rows} rows, and fit left them out.")
-    if n_entries:
-        share = n_entries / np.prod(outliers.shape)
-        found.append(
-            f"{n_entries} entries ({share:.2g} of all) are far from the rest of their rows, and "
-            "fit treated them as missing."
-        )
-    return " ".join([*found, "See outliers_. Pass noise='equal' to use all data alike."])
+    of_rows = outliers.sum(axis=1)  # of a sparse array
+    whole = of_rows == outliers.shape[1]
+    return (
+        f"Fit left out {whole.sum()} rows that no atom predicts, and {of_rows[~whole].sum()} "
+        "entries far from the rest of their rows. See outliers_. Pass noise='equal' to use all "
+        "data alike."
+    )
 
 
 def _offset(look):
     """Report an offset of the samples if the learner has ``fit_intercept=False``."""
-    learner = look.learner
-    if not isinstance(learner, PUDLEDictionaryLearning) or learner.fit_intercept is not False:
+    if look.given.get("fit_intercept") is not False or look.is_convolutional:
         return None
-    samples = np.stack(look.samples).astype(np.float64)
-    mean, energy = np.nanmean(samples, axis=0), np.nanmean(np.square(samples), axis=0).sum()
-    share = np.nansum(np.square(mean)) / energy if energy else 0.0
+    mean, energies = np.nanmean(look.samples, axis=0), np.nanmean(np.square(look.samples), axis=0)
+    share = np.nansum(np.square(mean)) / (energies.sum() or 1.0)
     if share < _OFFSET:
         return None
     return (
         f"Samples have an offset: their mean has {share:.0%} of the energy, and fit_intercept="
-        f"False. Pass fit_intercept={True if learner.positive_code else 'auto'!r}."
+        f"False. Pass fit_intercept={True if look.given.get('positive_code') else 'auto'!r}."
     )
 
 
 def _unequal_noise(look):
     """Report residuals that differ between features where noise is taken for equal."""
-    learner = look.learner
-    if not isinstance(learner, PUDLEDictionaryLearning) or learner.loss != "gaussian":
+    noise = look.given.get("noise")
+    if not look.is_gaussian or not (isinstance(noise, str) and noise == "equal"):
         return None
-    if not isinstance(learner.noise, str) or learner.noise != "equal":
-        return None
-    squares = np.nanmean(np.square(_centred(look)[1]), axis=0)
+    squares = np.nanmean(np.square(look.residuals), axis=0)
     squares = squares[squares > 0]
     if len(squares) < 2 or np.log(squares).std() < _UNEQUAL:
         return None
@@ -367,31 +352,24 @@ def _unequal_noise(look):
 
 
 def _early_end(look):
-    learner, parameters = look.learner, look.learner.get_params()
-    ended_by = getattr(learner, "ended_by_", None)
+    ended_by = getattr(look.learner, "ended_by_", None)
     if ended_by == "interrupt":
         return (
-            f"Training was interrupted after {learner.n_steps_} updates: fit again. With a "
-            "Checkpoint among its callbacks a fit resumes where it stopped."
+            "Training was interrupted: fit again. With a Checkpoint among its callbacks a fit "
+            "resumes where it stopped."
         )
     if ended_by == "divergence":
         return (
-            "Training diverged, and these are the last finite atoms: lower "
-            f"learning_rate (now {learner.learning_rate}; with the surrogate, raise batch_size "
-            "instead) or step_size, or scale the data."
+            "Training diverged, and these are the last finite atoms: lower learning_rate (with the "
+            "surrogate, raise batch_size instead) or step_size, or scale the data."
         )
-    if ended_by != "max_iter" or getattr(learner, "tol", None) is None:
-        return None
-    searched = _searches(learner) and parameters.get("loss") == "gaussian"
-    if searched and learner.max_iter == "auto":
-        return None  # the fit trains after the search while this pays
-    said = f"Training ended at max_iter={learner.max_iter!r}, before it had converged: "
-    if searched:
-        return said + "leave it at 'auto', or raise it."
-    optimizer = parameters.get("optimizer", "auto")
-    if not look.is_convolutional and optimizer not in ("auto", "surrogate"):
-        return said + "raise it, or pass optimizer='surrogate', which needs fewer updates."
-    return said + "raise it."
+    given = look.given
+    if ended_by != "max_iter" or given.get("tol") is None or given["max_iter"] == "auto":
+        return None  # with "auto" the fit trains after the search while this pays
+    return (
+        f"Training ended at max_iter={given['max_iter']!r}, before it had converged: raise it, or "
+        "leave it at its default."
+    )
 
 
 # findings that apply only if some code is not zero
@@ -451,7 +429,10 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     >>> findings(learner, X)[0][:58]
     'All codes are zero: alpha=1e+03 is too large for these dat'
     """
-    look = look_at(estimator, X)
+    found = find_learner(estimator)
+    X, learner = found.prepare(X), found.learner
+    of_images = hasattr(learner, "atom_shape")
+    look = _Look(learner, X, read_samples(learner, X), *encode_samples(learner, X), of_images)
     if all(np.isnan(sample).all() for sample in look.samples):
         return ["No value of these samples is known: all are NaN. Pass samples with known values."]
     if zero := _zero_codes(look):

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor
-from skpudle._fitted.learners import encode_parts
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
+from skpudle.inspection._learner import encode_parts
 
 __all__ = ["feature_directions", "from_sae"]
 

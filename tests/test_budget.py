@@ -15,25 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1898,
+    ".": 1848,
     "_data": 1695,
     "_denoiser": 834,
-    "_fitted": 119,
     "_learners": 4461,
     "_nmf": 792,
     "_operators": 264,
     "_optimizers": 277,
     "_training": 1064,
     "encoding": 1320,
-    "inspection": 729,
+    "inspection": 806,
     "lasso": 1204,
     "metrics": 396,
     "omp": 238,
-    "plotting": 669,
+    "plotting": 576,
     "pretrained": 86,
     "search": 3144,
-    "all of the package": 19190,
-    "tests": 18298,
+    "all of the package": 19005,
+    "tests": 18241,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

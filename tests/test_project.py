@@ -23,7 +23,7 @@ GROUPS = {
     "training": ["_training"],
     "learners": ["_learners", "_denoiser", "_nmf"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
-                "_fitted", "events", "inspection", "sae", "plotting", "reporting",
+                "inspection", "events", "sae", "plotting", "reporting",
                 "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]

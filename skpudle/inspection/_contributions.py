@@ -26,7 +26,7 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy
 from skpudle._data.foreign import check_learner
 from skpudle._data.sources import refuse_shuffled
-from skpudle._fitted.learners import encode_parts
+from skpudle.inspection._learner import encode_parts
 
 # number of contributions in memory at a time, 64 MiB, and of samples to encode at a time
 _ENTRIES = 2**23

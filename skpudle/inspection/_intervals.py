@@ -15,8 +15,8 @@ from skpudle._data.names import users_level
 from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
-from skpudle._fitted.learners import signed_codes
 from skpudle._learners.units import units_of
+from skpudle.inspection._learner import encode_samples
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
 from skpudle.search._epoch import spread_rows
@@ -214,7 +214,7 @@ def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes
         of_rows = {}
         if left is not None:
             of_rows["exposure"], left = np.split(left, [len(read)])
-        found = signed_codes(learner, learner.transform(part, **of_rows))
+        found, _ = encode_samples(learner, part, **of_rows)
         rows.append(read)
         codes.append(np.asarray(found, dtype=np.float64))
     return np.concatenate(rows), np.concatenate(codes)

@@ -1,38 +1,35 @@
 """Displays of atoms, and of the training samples behind them."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import StrOptions, validate_params
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
-from skpudle._fitted.learners import find_learner, signed_codes
 from skpudle._operators._atoms import factor_atoms
-from skpudle.inspection import atom_contributions, reconstruction_contributions
+from skpudle.inspection._contributions import atom_contributions, reconstruction_contributions
+from skpudle.inspection._learner import encode_samples, find_learner
 from skpudle.metrics import atom_importance
 from skpudle.plotting import _grid
-from skpudle.plotting._display import Display
-
-_KINDS = "auto", "images", "lines", "spectra", "waveforms"
+from skpudle.plotting._display import Display, matplotlib
 
 # inches of figures: width of all, height of an atom, and height besides
-_SPECTRA, _WAVEFORMS = (8.0, 0.9, 0.9), (6.4, 1.6, 0.4)
-# height of the tallest bar, in distances of two spectra, and opacity of bars without support
-_HEIGHT, _FADED = 0.85, 0.25
+_INCHES = {"spectra": (8.0, 0.9, 0.9), "waveforms": (6.4, 1.6, 0.4)}
+# height of the tallest bar, in distances of two spectra, opacity of bars without support, and of
+# what covers other atoms without support
+_HEIGHT, _FADED, _COVER = 0.85, 0.25, 0.75
 # levels of a topography
 _LEVELS = 15
 # largest entry of an atom that its map times its waveform may miss, relative to the largest entry
 # of all atoms: well above rounding in float32
 _NOT_RANK_ONE = 1e-3
-
-
-def _consecutive(groups):  # -> list of (label, first, last)
-    """Return the runs of equal labels."""
-    starts = [i for i, label in enumerate(groups) if i == 0 or label != groups[i - 1]]
-    return [(groups[a], a, b) for a, b in zip(starts, [*starts[1:], len(groups)], strict=True)]
+# the most atoms whose contributions are drawn without being asked for, and samples beside each
+_N_TARGETS, _N_LARGEST = 6, 6
 
 
 @dataclass(eq=False, repr=False)
@@ -65,9 +62,9 @@ class AtomsDisplay(Display):
     lines_ : list of matplotlib Line2D
         The lines, one object for each channel of all atoms, or the waveform of each atom.
     bands_ : list of matplotlib PolyCollection
-        The bands, one for each atom and channel.
-    bars_ : list of matplotlib BarContainer
-        The bars of each spectrum.
+        The bands, one object for each channel of all atoms.
+    bars_ : matplotlib BarContainer
+        The bars of the spectra, one spectrum after the other.
     axes_ : ndarray of shape (n_atoms, 2) of matplotlib Axes
         Axes of the maps and waveforms, in the place of ``ax_``.
     maps_ : list of matplotlib Artist
@@ -78,10 +75,10 @@ class AtomsDisplay(Display):
     Options of `plot` are ``row_labels``, names of the rows of the grid, or of spectra and atoms;
     for images and lines ``n_columns``, the atoms in a row; for lines and waveforms
     ``sampling_rate``, the numbers in a second, which shows lengths of time; for spectra ``groups``,
-    the label of the group of each channel, and ``colors``, a colour for each group, in their order
-    or by label; for waveforms ``channel_names``, and ``positions`` of shape (n_channels, 2), places
-    in a plane, for topographies instead of bars. Further options go to `imshow`, `plot` or `bar`
-    of `matplotlib.axes.Axes`.
+    the label of the group of each channel, and ``colors``, a colour for each group, in their order;
+    for waveforms ``channel_names``, and ``positions`` of shape (n_channels, 2), places in a plane,
+    for topographies instead of bars. Further options go to `imshow`, `plot` or `bar` of
+    `matplotlib.axes.Axes`.
     """
 
     atoms: np.ndarray
@@ -91,14 +88,12 @@ class AtomsDisplay(Display):
     supported: np.ndarray | None = None
 
     @classmethod
+    @validate_params(
+        {"kind": [StrOptions({"auto", "images", "lines", "spectra", "waveforms"})]},
+        prefer_skip_nested_validation=True,
+    )
     def from_atoms(
-        cls,
-        atoms: ArrayLike,
-        *,
-        kind: Literal["auto", "images", "lines", "spectra", "waveforms"] = "auto",
-        image_shape: tuple[int, ...] | None = None,
-        n_atoms: int | None = None,
-        **options: Any,
+        cls, atoms: ArrayLike, *, kind: str = "auto", image_shape: Any = None, **options: Any
     ) -> Self:
         """Draw an array of atoms.
 
@@ -112,9 +107,8 @@ class AtomsDisplay(Display):
             images. "images": rows without ``image_shape`` become squares.
         image_shape : tuple of int, default=None
             Shape that the features of an atom are reshaped to: of images (height, width) or
-            (height, width, 3), of lines and waveforms (length, n_channels).
-        n_atoms : int, default=None
-            Draw the first `n_atoms`; by default all.
+            (height, width, 3), of lines and waveforms (length, n_channels). Channels of images that
+            are no colours are drawn side by side.
         **options : dict
             Passed to `plot`.
 
@@ -122,26 +116,19 @@ class AtomsDisplay(Display):
         -------
         AtomsDisplay
             The display, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the atoms' shape does not fit `kind`.
         """
-        if kind not in _KINDS:
-            raise ValueError(f"kind is {kind!r}; it must be one of {_KINDS}.")
         atoms = check_array(dictionary_of(atoms), allow_nd=True, input_name="atoms")
-        kind, pictures = _grid.as_pictures(atoms[:n_atoms], kind, image_shape)
+        kind, pictures = _grid.as_pictures(atoms, kind, image_shape)
         return cls(pictures, kind).plot(**options)
 
     @classmethod
     def from_estimator(
         cls,
         estimator: Any,
-        X: ArrayLike | None = None,
+        X: Any = None,
         *,
-        sort: Literal["usage", "energy", "r2_loss"] = "usage",
-        kind: Any = "auto",
+        sort: str = "usage",
+        kind: str = "auto",
         **options: Any,
     ) -> Self:
         """Draw the atoms of a fitted learner.
@@ -159,44 +146,29 @@ class AtomsDisplay(Display):
             of the energy or the loss of R^2 of `skpudle.metrics.atom_importance`.
         kind, **options
             As in `from_atoms`. Convolutional atoms have their shape already; atoms of signals are
-            lines, and channels of images that are no colours are drawn side by side.
+            lines.
 
         Returns
         -------
         AtomsDisplay
             The display, drawn.
-
-        Raises
-        ------
-        ValueError
-            If ``sort`` is none of these, or atoms do not have a shape of that kind.
         """
-        if sort not in ("usage", "energy", "r2_loss"):
-            raise ValueError(f"sort is {sort!r}; it must be 'usage', 'energy' or 'r2_loss'.")
         found = find_learner(estimator)
         atoms = found.atoms()
         if X is not None:
+            X = found.prepare(X)
             if sort == "usage":
-                key = np.count_nonzero(found.codes(X), axis=0)
+                key = np.count_nonzero(encode_samples(found.learner, X)[0], axis=0)
             else:
-                key = atom_importance(found.learner, found.prepare(X))[sort]
+                key = atom_importance(found.learner, X)[sort]
             atoms = atoms[np.argsort(-key, kind="stable")]
-        if hasattr(found.learner, "atom_shape"):
-            if kind == "auto" and np.size(found.learner.atom_shape) == 1:
-                kind = "lines"
-            elif kind in ("auto", "images") and atoms.ndim == 4 and atoms.shape[3] not in (1, 3):
-                atoms = atoms.swapaxes(2, 3).reshape(*atoms.shape[:2], -1)
+        if kind == "auto" and np.size(getattr(found.learner, "atom_shape", ())) == 1:
+            kind = "lines"
         return cls.from_atoms(atoms, kind=kind, **options)
 
     @classmethod
     def from_intervals(
-        cls,
-        intervals: Any,
-        *,
-        kind: Any = "auto",
-        image_shape: tuple[int, ...] | None = None,
-        n_atoms: int | None = None,
-        **options: Any,
+        cls, intervals: Any, *, kind: str = "auto", image_shape: Any = None, **options: Any
     ) -> Self:
         """Draw atoms with their intervals; atoms and entries without support by the data fade.
 
@@ -206,7 +178,7 @@ class AtomsDisplay(Display):
         ----------
         intervals : AtomIntervals
             The result of `skpudle.inspection.atom_intervals`.
-        kind, image_shape, n_atoms, **options
+        kind, image_shape, **options
             As in `from_atoms`.
 
         Returns
@@ -215,98 +187,84 @@ class AtomsDisplay(Display):
             The display, drawn.
         """
         parts = intervals.estimate, intervals.lower, intervals.upper
-        pictures = [_grid.as_pictures(part[:n_atoms], kind, image_shape) for part in parts]
-        (kind, atoms), (_, lower), (_, upper) = pictures
-        return cls(atoms, kind, lower, upper, intervals.supported[:n_atoms]).plot(**options)
+        kinds, pictures = zip(*(_grid.as_pictures(part, kind, image_shape) for part in parts))
+        return cls(pictures[0], kinds[0], *pictures[1:], intervals.supported).plot(**options)
 
     def _size(self, n_columns=None, **_):
-        if self.kind in ("spectra", "waveforms"):
-            width, each, rest = _SPECTRA if self.kind == "spectra" else _WAVEFORMS
+        if self.kind in _INCHES:
+            width, each, rest = _INCHES[self.kind]
             return width, each * len(self.atoms) + rest
-        return _grid.size_of_grid(self.kind, self.atoms, n_columns)[2]
+        return _grid.measure_grid(self.kind, self.atoms, n_columns)[2]
 
     def _draw(self, **options):
-        getattr(self, f"_draw_{self.kind}")(**options)
+        own = {"spectra": self._draw_spectra, "waveforms": self._draw_waveforms}
+        own.get(self.kind, self._draw_grid)(**options)
 
-    def _finish_grid(self, n_rows, n_columns, row_labels):
+    def _draw_grid(self, *, n_columns=None, row_labels=None, **style):
+        n_rows, n_columns, _ = _grid.measure_grid(self.kind, self.atoms, n_columns)
+        draw = self._draw_images if self.kind == "images" else self._draw_lines
+        draw(n_columns, **style)
         if self.supported is not None:
-            _grid.cover_atoms(self.ax_, np.flatnonzero(~self.supported), n_columns)
+            row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
+            self.ax_.autoscale(False)  # covers change no limits
+            cover = dict(color="white", alpha=_COVER, linewidth=0, zorder=3)
+            self.ax_.bar(column, 1, 1, row, align="edge", **cover)
         if row_labels is None:
             self.ax_.set_axis_off()
         else:
             _grid.label_rows(self.ax_, n_rows, row_labels)
 
-    def _draw_images(self, *, n_columns=None, row_labels=None, **style):
-        n_rows, n_columns, _ = _grid.size_of_grid(self.kind, self.atoms, n_columns)
+    def _draw_images(self, n_columns, **style):
         atoms = self.atoms
         if self.lower is not None:
             atoms = np.where((self.lower > 0) | (self.upper < 0), atoms, 0.0)
         self.image_ = _grid.draw_images(self.ax_, atoms, n_columns, **style)
-        self._finish_grid(n_rows, n_columns, row_labels)
 
-    def _draw_lines(self, *, n_columns=None, sampling_rate=None, row_labels=None, **style):
-        n_rows, n_columns, _ = _grid.size_of_grid(self.kind, self.atoms, n_columns)
-        self.lines_ = _grid.draw_lines(self.ax_, self.atoms, n_columns, **style)
-        if self.lower is not None:
-            ends = self.lower, self.upper
-            self.bands_ = _grid.draw_bands(self.ax_, *ends, self.atoms, n_columns)
-        if sampling_rate is not None and self.atoms.shape[1] > 1:
+    def _draw_lines(self, n_columns, *, sampling_rate=None, **style):
+        ends = None if self.lower is None else (self.lower, self.upper)
+        self.lines_, self.bands_ = _grid.draw_lines(self.ax_, self.atoms, n_columns, ends, **style)
+        if sampling_rate is not None:
             _grid.draw_seconds(self.ax_, self.atoms.shape[1], sampling_rate)
-        self._finish_grid(n_rows, n_columns, row_labels)
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
-        n_spectra, n_channels, *_ = self.atoms.shape
-        spectra = self.atoms.reshape(n_spectra, n_channels)
+        n_spectra, n_channels = self.atoms.shape[:2]
         groups = [""] * n_channels if groups is None else list(groups)
-        if spectra.min() < 0 or len(groups) != n_channels:
-            raise ValueError(
-                f"The least entry of spectra of {n_channels} channels with {len(groups)} labels of "
-                f"groups is {spectra.min():.3g}. Pass spectra that are not negative, and a label "
-                "for each channel, or draw lines."
-            )
-        if not isinstance(colors, dict):
-            labels = list(dict.fromkeys(groups))
-            cycle = [f"C{i % 10}" for i in range(len(labels))] if colors is None else colors
-            colors = dict(zip(labels, cycle, strict=False))
-        style = {"width": 0.8, "color": [colors[label] for label in groups]} | style
-        unit = _HEIGHT / np.maximum(spectra.max(1, keepdims=True), np.finfo(float).tiny)
-        bottoms, channels = np.arange(n_spectra)[::-1], np.arange(n_channels)
-        self.bars_ = [
-            self.ax_.bar(channels, heights, bottom=bottom, **style)
-            for heights, bottom in zip(unit * spectra, bottoms, strict=True)
-        ]
+        labels = list(dict.fromkeys(groups))
+        colors = [f"C{i % 10}" for i in range(len(labels))] if colors is None else colors
+        colors = dict(zip(labels, matplotlib().colors.to_rgba_array(colors), strict=True))
+        place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
+        of_channels = zip(groups, range(n_channels), strict=True)
+        for label, run in groupby(of_channels, key=lambda pair: pair[0]):
+            middle = np.mean([channel for _, channel in run])
+            self.ax_.text(middle, 1.01, label, color=colors[label], **place)
+
+        unit = _HEIGHT / np.maximum(self.atoms.max(axis=(1, 2)), np.finfo(float).tiny)[:, None]
+        heights, bottoms = unit * self.atoms[:, :, 0], np.arange(n_spectra)[::-1]
+        shades = np.tile([colors[label] for label in groups], (n_spectra, 1))
         if self.lower is not None:
-            ends = (part.reshape(spectra.shape) * unit for part in (self.lower, self.upper))
-            self._draw_ends(bottoms, *ends)
-        for bottom in bottoms:
-            self.ax_.axhline(bottom, color="black", linewidth=0.5)
-        for label, first, last in _consecutive(groups):
-            place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
-            self.ax_.text((first + last - 1) / 2, 1.01, label, color=colors[label], **place)
-        labels = list(range(n_spectra)) if row_labels is None else row_labels
-        self.ax_.set_yticks(bottoms + _HEIGHT / 2, labels)
+            low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
+            counts = (low > 0) & self.supported[:, None]
+            shades[:, 3] = np.where(counts, 1.0, _FADED).ravel()
+            ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
+            style = {"yerr": ends, "error_kw": {"ecolor": "0.3", "elinewidth": 0.8}} | style
+        channels = np.tile(np.arange(n_channels), n_spectra)
+        style = {"color": shades, "bottom": bottoms.repeat(n_channels)} | style
+        self.bars_ = self.ax_.bar(channels, heights.ravel(), **style)
+        self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
+        names = range(n_spectra) if row_labels is None else row_labels
+        self.ax_.set_yticks(bottoms + _HEIGHT / 2, names)
         self.ax_.set(xlim=(-1, n_channels), ylim=(0, n_spectra), xlabel="Channel")
         self.ax_.tick_params(left=False)
-
-    def _draw_ends(self, bottoms, lower, upper):
-        supported = np.ones(len(bottoms), bool) if self.supported is None else self.supported
-        for bottom, bars, low, high, is_supported in zip(
-            bottoms, self.bars_, lower, upper, supported, strict=True
-        ):
-            ends = bottom + np.maximum(low, 0), bottom + np.minimum(high, 1.0)  # below the next
-            self.ax_.vlines(np.arange(len(low)), *ends, color="0.3", linewidth=0.8)
-            for bar, end in zip(bars, low, strict=True):
-                bar.set_alpha(1.0 if end > 0 and is_supported else _FADED)
 
     def _draw_waveforms(
         self, *, channel_names=None, positions=None, sampling_rate=None, row_labels=None, **style
     ):
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
-        if missed > _NOT_RANK_ONE * np.abs(self.atoms).max() or self.lower is not None:
+        if missed > _NOT_RANK_ONE * np.abs(self.atoms).max():
             raise ValueError(
-                "These atoms are no maps times waveforms, or have intervals. Pass a "
-                "ConvPUDLEDictionaryLearning with rank=1, or draw lines."
+                "These atoms are no maps times waveforms. Pass a ConvPUDLEDictionaryLearning with "
+                "rank=1, or draw lines."
             )
         self.axes_ = self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
         self.ax_.set_axis_off()
@@ -346,9 +304,9 @@ def _draw_topography(ax, map_, channel_names, positions):
 class ContributionsDisplay(Display):
     """Atoms or reconstructions next to the training samples that make them, a row each.
 
-    A row shows an atom or reconstruction, its estimate from all contributions, and the samples with
-    the largest contributions. A sample is drawn with the sign of its contribution, which is written
-    on it. All are images or lines, as in `AtomsDisplay`.
+    A row shows an atom or sample, its estimate from all contributions, and the six training samples
+    with the largest contributions. A training sample is drawn with the sign of its contribution,
+    which is written on it. All are images or lines, as in `AtomsDisplay`.
 
     Parameters
     ----------
@@ -357,8 +315,6 @@ class ContributionsDisplay(Display):
         Images or lines, row by row.
     values : ndarray of shape (n_targets, n_largest)
         The contributions.
-    labels : list of str
-        Names of the first two columns.
     row_labels : list of str
         Names of the rows.
     kind : {"images", "lines"}, default="images"
@@ -368,13 +324,12 @@ class ContributionsDisplay(Display):
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
-    image_ : matplotlib AxesImage, or list of matplotlib Line2D
-        The pictures.
+    image_ : matplotlib AxesImage
+        The images.
     """
 
     pictures: np.ndarray
     values: np.ndarray
-    labels: list[str]
     row_labels: list[str]
     kind: Literal["images", "lines"] = "images"
 
@@ -386,8 +341,6 @@ class ContributionsDisplay(Display):
         X: ArrayLike | None = None,
         *,
         atoms: ArrayLike | None = None,
-        n_largest: int = 6,
-        ridge: float = 0.0,
         image_shape: tuple[int, ...] | None = None,
         **options: Any,
     ) -> Self:
@@ -405,10 +358,6 @@ class ContributionsDisplay(Display):
         atoms : array-like of int, default=None
             Which atoms, or which samples of ``X``; by default the six atoms that samples use most,
             or all of ``X``.
-        n_largest : int, default=6
-            How many samples to draw in a row.
-        ridge : float, default=0.0
-            As in `skpudle.inspection.atom_contributions`.
         image_shape : tuple of int, default=None
             As in `AtomsDisplay.from_atoms`; None: lines.
         **options : dict
@@ -422,17 +371,17 @@ class ContributionsDisplay(Display):
         found = find_learner(estimator)
         X_train, learner = found.prepare(X_train), found.learner
         samples = check_array(host_array(X_train), input_name="X_train")
-        shares = dict(ridge=ridge, n_largest=min(n_largest, len(samples)))
+        n_largest = min(_N_LARGEST, len(samples))
         if X is None:
             name, targets = "atom", learner.components_
-            made = atom_contributions(learner, X_train, **shares)
+            made = atom_contributions(learner, X_train, n_largest=n_largest)
             if atoms is None:
-                codes = signed_codes(learner, learner.transform(X_train))
-                atoms = np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")[:6]
+                n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
+                atoms = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
-            made = reconstruction_contributions(learner, X_train, X, **shares)
+            made = reconstruction_contributions(learner, X_train, X, n_largest=n_largest)
         rows = np.arange(len(targets)) if atoms is None else np.asarray(atoms)
         values = made.values[rows]
         made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]
@@ -441,8 +390,7 @@ class ContributionsDisplay(Display):
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = _grid.as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        row_labels = [f"{name} {row}" for row in rows]
-        return cls(pictures, values, [name, "estimate"], row_labels, kind).plot(**options)
+        return cls(pictures, values, [f"{name} {row}" for row in rows], kind).plot(**options)
 
     def _size(self, **_):
         n_rows, n_columns = self.pictures.shape[:2]
@@ -451,10 +399,12 @@ class ContributionsDisplay(Display):
     def _draw(self, **style):
         n_columns = self.pictures.shape[1]
         flat = self.pictures.reshape(-1, *self.pictures.shape[2:])
-        draw = _grid.draw_images if self.kind == "images" else _grid.draw_lines
-        self.image_ = draw(self.ax_, flat, n_columns, **style)
+        if self.kind == "images":
+            self.image_ = _grid.draw_images(self.ax_, flat, n_columns, **style)
+        else:
+            _grid.draw_lines(self.ax_, flat, n_columns, **style)
         _grid.label_rows(self.ax_, len(self.row_labels), self.row_labels)
-        names = [*self.labels, *["largest", *map(str, range(2, n_columns - 1))][: n_columns - 2]]
+        names = ["target", "estimate", *range(1, n_columns - 1)]
         self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
         alpha = 0.8 if self.kind == "images" else 0  # keep lines visible

@@ -1,23 +1,15 @@
 """Displays of codes: how many there are, and where they are in a signal or image."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.images import covering_positions, sizes
-from skpudle._fitted.learners import (
-    as_samples,
-    find_learner,
-    find_peaks,
-    look_at,
-    sample_numbers,
-    signed_codes,
-)
 from skpudle._learners.convolutional.transformer import stride_of
+from skpudle.events import find_peaks
+from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.plotting._display import Display, tick_whole_numbers
 
 # approximate largest number of bins in a histogram of numbers of atoms
@@ -39,29 +31,27 @@ class CodesDisplay(Display):
     ----------
     codes : ndarray of shape (n_codes, n_components)
         Codes.
-    samples : ndarray of shape (n_codes,), default=None
-        The number of the sample of each row of codes, if samples have several. None: every row is
-        a sample.
+    samples : ndarray of shape (n_codes,)
+        The number of the sample of each row of codes.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     heights_ : ndarray
-        Drawn values: for "usage" the share of samples that use each atom, or its mean number of
-        copies in a sample, in falling order; for "count" and "magnitude" the number of samples, or
-        of nonzero entries, in each bin.
+        Drawn values: for "usage" the number of uses of each atom in a sample, in falling order;
+        for "count" and "magnitude" the number of samples, or of nonzero entries, in each bin.
 
     Notes
     -----
-    The option ``kind`` of `plot` is "usage" by default: the share of samples that use each atom, or
-    its mean number of copies in a sample. "count" is a histogram of the number of atoms, or copies,
-    that a sample uses, and "magnitude" of the moduli of nonzero entries. Further options go to
-    `matplotlib.axes.Axes.stairs` or `~matplotlib.axes.Axes.hist`.
+    The option ``kind`` of `plot` is "usage" by default: the mean number of uses of each atom in a
+    sample, for rows the share of samples that use it. "count" is a histogram of the number of
+    atoms, or copies, that a sample uses, and "magnitude" of the moduli of nonzero entries. Further
+    options go to `matplotlib.axes.Axes.stairs` or `~matplotlib.axes.Axes.hist`.
     """
 
     codes: np.ndarray
-    samples: np.ndarray | None = None
+    samples: np.ndarray
 
     @classmethod
     def from_estimator(cls, estimator: Any, X: ArrayLike, **options: Any) -> Self:
@@ -83,36 +73,36 @@ class CodesDisplay(Display):
             The display, drawn.
         """
         found = find_learner(estimator)
-        raw = found.learner.transform(as_samples(found.learner, found.prepare(X)))
-        numbers = sample_numbers(found.learner, raw)
-        return cls(signed_codes(found.learner, raw), numbers).plot(**options)
+        return cls(*encode_samples(found.learner, found.prepare(X))).plot(**options)
 
     def _draw(self, *, kind="usage", **style):
-        used, own = self.codes != 0, self.samples is None
-        samples = np.arange(len(used)) if own else self.samples
-        if kind == "usage":
-            self.heights_ = np.sort(used.sum(axis=0) / (samples[-1] + 1))[::-1]
-            edges = np.arange(len(self.heights_) + 1) + 0.5
-            self.ax_.stairs(self.heights_, edges, **({"fill": True} | style))
-            name = "Share of samples that use it" if own else "Mean number of copies in a sample"
-            self.ax_.set(xlabel="Atom, most used first", ylabel=name)
-            self.ax_.set_ylim(bottom=0)
-            tick_whole_numbers(self.ax_.xaxis)
-        elif kind == "count":
-            counts = np.bincount(samples, used.sum(axis=1)).astype(int)
-            step = max(1, counts.max() // _BINS)
-            bins = np.arange(0, counts.max() + step + 1, step) - 0.5
-            self.heights_, _, _ = self.ax_.hist(counts, **({"bins": bins} | style))
-            name = "Atoms that a sample uses" if own else "Copies of atoms in a sample"
-            self.ax_.set(xlabel=name, ylabel="Samples")
-            tick_whole_numbers(self.ax_.xaxis, self.ax_.yaxis)
-        elif kind == "magnitude":
-            moduli = np.abs(self.codes[used])
-            self.heights_, _, _ = self.ax_.hist(moduli, **({"bins": _BINS} | style))
-            self.ax_.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
-            tick_whole_numbers(self.ax_.yaxis)
-        else:
-            raise ValueError(f"kind is {kind!r}; it must be 'usage', 'count' or 'magnitude'.")
+        used = self.codes != 0
+        draw = {
+            "usage": self._draw_usage,
+            "count": self._draw_counts,
+            "magnitude": self._draw_sizes,
+        }
+        draw[kind](used, style)
+        tick_whole_numbers(self.ax_.yaxis if kind != "usage" else self.ax_.xaxis)
+
+    def _draw_usage(self, used, style):
+        self.heights_ = np.sort(used.sum(axis=0) / (self.samples[-1] + 1))[::-1]
+        edges = np.arange(len(self.heights_) + 1) + 0.5
+        self.ax_.stairs(self.heights_, edges, **({"fill": True} | style))
+        self.ax_.set(xlabel="Atom, most used first", ylabel="Uses in a sample", ylim=(0, None))
+
+    def _draw_counts(self, used, style):
+        counts = np.bincount(self.samples, used.sum(axis=1)).astype(int)
+        step = max(1, counts.max() // _BINS)
+        bins = np.arange(0, counts.max() + step + 1, step) - 0.5
+        self.heights_, _, _ = self.ax_.hist(counts, **({"bins": bins} | style))
+        self.ax_.set(xlabel="Atoms that a sample uses", ylabel="Samples")
+        tick_whole_numbers(self.ax_.xaxis)
+
+    def _draw_sizes(self, used, style):
+        moduli = np.abs(self.codes[used])
+        self.heights_, _, _ = self.ax_.hist(moduli, **({"bins": _BINS} | style))
+        self.ax_.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
 
 
 @dataclass(eq=False, repr=False)
@@ -163,13 +153,7 @@ class ActivationsDisplay(Display):
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: ArrayLike | Sequence[ArrayLike],
-        *,
-        index: int = 0,
-        n_atoms: int = 10,
-        **options: Any,
+        cls, estimator: Any, X: Any, *, index: int = 0, n_atoms: int = 10, **options: Any
     ) -> Self:
         """Draw where a fitted convolutional learner finds its atoms in one sample.
 
@@ -191,69 +175,51 @@ class ActivationsDisplay(Display):
         -------
         ActivationsDisplay
             The display, drawn.
-
-        Raises
-        ------
-        ValueError
-            If the learner's atoms have no positions.
-        IndexError
-            If the sample does not exist.
         """
-        learner = find_learner(estimator).learner
-        if not hasattr(learner, "atom_shape"):
-            raise ValueError(
-                f"Atoms of {type(learner).__name__} have no positions in a sample. Pass a fitted "
-                "ConvPUDLEDictionaryLearning, or draw its codes by CodesDisplay."
-            )
-        X = as_samples(learner, X)
-        index = range(len(X))[index]
-        look = look_at(estimator, X[index : index + 1])
-        (sample,), kernel = look.samples, sizes(learner.atom_shape, 1)
-        if sample.ndim == 1:  # a row
-            sample = sample.reshape(*(1,) * (len(kernel) - 1), len(sample))
-        stride, components = stride_of(learner), learner.components_
-        positions = covering_positions(sample.shape[: len(kernel)], kernel, stride)
-        codes = to_numpy(to_tensor(look.raw[0])).reshape(*positions, -1)
-        sums = np.abs(codes).sum(axis=tuple(range(len(kernel))))
+        found = find_learner(estimator)
+        learner, X = found.learner, found.prepare(X)
+        kernel, stride = sizes(learner.atom_shape, 1), stride_of(learner)
+        sample = read_samples(learner, X)[index]
+        given = sample if learner.channels_first else np.moveaxis(sample, 0, -1)
+        codes, _ = encode_samples(learner, [given])
+        positions = covering_positions(sample.shape[1:], kernel, stride)
+        sums = np.abs(codes).sum(axis=0)
         shown = np.isin(np.arange(len(sums)), np.argsort(-sums, kind="stable")[:n_atoms])
-        *places, atoms = np.nonzero(codes * shown)
-        values = codes[(*places, atoms)]
-        places = np.stack(places, axis=1) * stride
+        rows, atoms = np.nonzero(codes * shown)
+        places = np.stack(np.unravel_index(rows, positions), axis=1) * stride
         if len(kernel) == 1:
-            sample = sample.reshape(len(sample), -1)
-            places = places + find_peaks(components)[atoms, None]
+            places = places + find_peaks(learner.components_)[atoms, None]
         else:
             places = places + (np.asarray(kernel) - 1) / 2
-        return cls(sample, places, atoms, values, components).plot(**options)
+        sample = np.moveaxis(sample, 0, -1)
+        values = codes[rows, atoms]
+        return cls(sample, places, atoms, values, learner.components_).plot(**options)
 
     def _draw(self, **options):
         values = self.values / (np.abs(self.values).max(initial=0) or 1.0)
-        self.marks_ = []
         draw = self._draw_signal if self.places.shape[1] == 1 else self._draw_image
+        self.marks_ = []
         draw(np.unique(self.atoms), values, **options)
 
     def _draw_signal(self, names, values, *, sampling_rate=None, **style):
-        scale = np.nanmax(np.abs(self.sample), initial=0) or 1.0
         rate, name = (1, "Sample") if sampling_rate is None else (sampling_rate, "Seconds")
         times, self.thumbnails_ = np.arange(len(self.sample)) / rate, []
-        self.ax_.plot(times, 0.45 * self.sample / scale, color="0.3", linewidth=0.8)
+        signal = _scale(self.sample)
+        self.ax_.plot(times, signal, color="0.3", linewidth=0.8)
         for row, atom in enumerate(names, start=1):
             own, color = self.atoms == atom, f"C{row - 1}"
             ends = self.places[own, 0] / rate, -row, 0.45 * values[own] - row
-            self.ax_.axhline(-row, color="0.8", linewidth=0.5)
-            self.marks_.append(
-                self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
-            )
-            self.thumbnails_.append(self._draw_waveform(self.components[atom], -row, color))
-        self.ax_.set_yticks(-np.arange(len(names) + 1), ["signal", *(f"atom {k}" for k in names)])
+            bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
+            self.marks_.append(bars)
+            wave = _scale(self.components[atom]) - row
+            beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)  # x in widths
+            beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
+            x = np.linspace(*_THUMBNAIL, len(wave))
+            self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
+        ticks = -np.arange(len(names) + 1)
+        self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
+        self.ax_.set_yticks(ticks, ["signal", *(f"atom {k}" for k in names)])
         self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
-
-    def _draw_waveform(self, wave, height, color):  # -> list of Line2D
-        wave = height + 0.4 * wave / (np.abs(wave).max() or 1.0)
-        times = np.linspace(*_THUMBNAIL, len(wave))
-        beside = self.ax_.get_yaxis_transform()  # x in widths of the axes
-        style = {"color": color, "linewidth": 0.8, "transform": beside, "clip_on": False}
-        return self.ax_.plot(times, wave, scalex=False, scaley=False, **style)
 
     def _draw_image(self, names, values, **style):
         self.ax_.imshow(self.sample, cmap="gray")
@@ -264,6 +230,9 @@ class ActivationsDisplay(Display):
             row, column = self.places[own].T
             self.marks_.append(self.ax_.scatter(column, row, **dots))
         self.ax_.set_axis_off()
-        if self.marks_:
-            place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
-            self.ax_.legend(fontsize="small", **place)
+        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+        self.ax_.legend(handles=self.marks_, fontsize="small", **place)
+
+
+def _scale(wave):  # -> the same, from -0.45 to 0.45
+    return 0.45 * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._fitted.learners import find_learner
+from skpudle.inspection._learner import find_learner
 from skpudle.metrics import dictionary_stability, match_atoms
 from skpudle.metrics._dictionaries import atom_cosines
 from skpudle.plotting._display import Display, tick_whole_numbers
@@ -64,13 +64,11 @@ class LossCurveDisplay(Display):
             The display, drawn.
         """
         given = estimator if isinstance(estimator, dict) else {None: estimator}
-        curves, n_searched = {}, {}
-        for name, one in given.items():
-            learner = find_learner(one, "loss_curve_").learner
-            name = type(learner).__name__ if name is None else name
-            curves[name] = learner.loss_curve_
-            n_searched[name] = getattr(learner, "phases_", {}).get("search", 0)
-        return cls(curves, n_searched).plot(**options)
+        learners = [find_learner(one, "loss_curve_").learner for one in given.values()]
+        names = [name or type(one).__name__ for name, one in zip(given, learners)]
+        curves = {name: one.loss_curve_ for name, one in zip(names, learners)}
+        searched = [getattr(one, "phases_", {}).get("search", 0) for one in learners]
+        return cls(curves, dict(zip(names, searched))).plot(**options)
 
     def _draw(self, **style):
         self.lines_ = []
@@ -79,9 +77,8 @@ class LossCurveDisplay(Display):
             best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
             own = {"linestyle": dashes, "label": name} | style
             self.lines_ += self.ax_.semilogy(epochs, best, **own)
-            if n > 1:
-                pale = dict(color=self.lines_[-1].get_color(), alpha=0.25, linewidth=1)
-                self.ax_.semilogy(epochs[:n], curve[:n], label="_search", **pale)
+            pale = dict(color=self.lines_[-1].get_color(), alpha=0.25, linewidth=1)
+            self.ax_.semilogy(epochs[:n], curve[:n], label="_search", **pale)
         self.ax_.set(xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$")
         tick_whole_numbers(self.ax_.xaxis)
         self.ax_.legend()
@@ -159,6 +156,7 @@ class PathDisplay(Display):
         draw = self._draw_sizes if self.kind == "size" else self._draw_penalties
         draw({"marker": ".", "zorder": 3} | style)
         self.chosen_line_ = self.ax_.axvline(self.chosen, color="grey", linestyle=":")
+        self.ax_.set_title(f"Chosen: {self.chosen:.4g}")
         self.ax_.legend()
 
     def _draw_sizes(self, style):
@@ -167,7 +165,7 @@ class PathDisplay(Display):
         band = dict(color="0.85", label="counts as chance")
         self.band_ = self.ax_.fill_between(sizes, tolerance, **band)
         loss = f"Loss of score against the best, {best:.3g}"
-        self.ax_.set(xlabel="Number of atoms", ylabel=loss, title=f"{self.chosen} atoms")
+        self.ax_.set(xlabel="Number of atoms", ylabel=loss)
         # with fewer than 20 samples the path has no scores, and exact scores have no tolerance
         self.ax_.set_yscale("symlog", linthresh=np.nanmax(tolerance, initial=1e-9))
         self.ax_.set_ylim(bottom=0)
@@ -176,11 +174,9 @@ class PathDisplay(Display):
     def _draw_penalties(self, style):
         alpha, score, unbiased = self.path.alpha, self.path.score, self.path.unbiased
         (self.line_,) = self.ax_.semilogx(alpha, score, **style)
-        ring = dict(color=self.line_.get_color(), marker="o", fillstyle="none", linestyle="none")
-        ring["label"] = "without the lasso's bias"
-        (self.unbiased_line_,) = self.ax_.plot(alpha[unbiased], score[unbiased], **ring)
+        ring = dict(color=self.line_.get_color(), fillstyle="none", label="without lasso's bias")
+        (self.unbiased_line_,) = self.ax_.plot(alpha[unbiased], score[unbiased], "o", **ring)
         self.ax_.set(xlabel="Penalty of the search", ylabel="Explained share of hidden entries")
-        self.ax_.set_title(f"Penalty {self.chosen:.3g}")
 
 
 @dataclass(eq=False, repr=False)
@@ -197,8 +193,6 @@ class StabilityDisplay(Display):
         Values for the right axis.
     labels : tuple of str
         Names of both axes of values, and of the axis of their places.
-    threshold : float, default=None
-        Stability from which an atom counts as stable, as a line.
 
     Attributes
     ----------
@@ -218,18 +212,15 @@ class StabilityDisplay(Display):
     stability: np.ndarray
     second: np.ndarray
     labels: tuple[str, str, str]
-    threshold: float | None = None
 
     @classmethod
-    def from_estimator(cls, estimator: Any, *, threshold: float = 0.9, **options: Any) -> Self:
+    def from_estimator(cls, estimator: Any, **options: Any) -> Self:
         """Draw the stability of each atom of a consensus, and the share of fits that agree on it.
 
         Parameters
         ----------
         estimator : ConsensusDictionary
             Fitted.
-        threshold : float, default=0.9
-            Stability from which an atom counts as stable.
         **options : dict
             Passed to `plot`.
 
@@ -243,15 +234,11 @@ class StabilityDisplay(Display):
         agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)
         labels = "Stability", "Share of replicates that agree", "Atom, most stable first"
         values = np.arange(1, len(order) + 1), estimator.stability_[order], agreeing
-        return cls(*values, labels, threshold).plot(**options)
+        return cls(*values, labels).plot(**options)
 
     @classmethod
     def from_dictionaries(
-        cls,
-        dictionaries: Any,
-        *,
-        scores: ArrayLike | None = None,
-        **options: Any,
+        cls, dictionaries: Any, *, scores: ArrayLike | None = None, **options: Any
     ) -> Self:
         """Draw the stability of dictionaries of several sizes.
 
@@ -282,17 +269,10 @@ class StabilityDisplay(Display):
         style = {"marker": "o", "color": "C0", "label": left} | style
         (self.line_,) = self.ax_.plot(self.x, self.stability, **style)
         self.right_ax_ = self.ax_.twinx()
-        own = {"marker": "s", "color": "C1", "label": right}
-        (self.right_line_,) = self.right_ax_.plot(self.x, self.second, **own)
+        (self.right_line_,) = self.right_ax_.plot(self.x, self.second, "C1s-", label=right)
         self.right_ax_.set(ylabel=right)
-        self.ax_.set(xlabel=below, ylabel=left)
+        self.ax_.set(xlabel=below, ylabel=left, ylim=(None, 1.02))
         tick_whole_numbers(self.ax_.xaxis)
-        self.ax_.set_ylim(top=1.02)
-        if self.threshold is not None:
-            n_stable = np.count_nonzero(self.stability >= self.threshold)
-            self.ax_.axhline(self.threshold, color="grey", linestyle=":")
-            below = f"{below}\n{n_stable} of {len(self.x)} have {self.threshold:g} or more"
-            self.ax_.set(xlabel=below)
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}
         self.ax_.legend(handles=[self.line_, self.right_line_], **place)
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 def matplotlib():
     """Import what displays use of matplotlib."""
     try:
-        import matplotlib.patches
+        import matplotlib.colors
         import matplotlib.pyplot
         import matplotlib.ticker
     except ImportError as error:

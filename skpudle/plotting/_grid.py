@@ -8,14 +8,12 @@ import math
 
 import numpy as np
 
-from skpudle.plotting._display import matplotlib
-
 # height over width of a cell of lines, the share of the cell that lines fill, and its margin
 _FLATNESS, _FILLED = 0.5, 0.9
 _MARGIN = (1 - _FILLED) / 2
 
-# opacity of bands, and of what covers atoms that the data do not support
-_BAND, _COVER = 0.3, 0.75
+# opacity of bands
+_BAND = 0.3
 
 # number of colours before matplotlib repeats them
 _N_COLOURS = 10
@@ -39,28 +37,24 @@ def as_pictures(atoms, kind="auto", image_shape=None):
     kind : str
         Kind of the pictures.
     pictures : ndarray of shape (n_atoms, height, width[, 3]) or (n_atoms, length, n_channels)
-        The atoms.
+        The atoms; channels that are no colours are images side by side.
     """
     shape = atoms.shape[1:] if image_shape is None else tuple(image_shape)
     if kind == "auto":
         kind = "images" if len(shape) > 1 else "lines"
     if len(shape) == 1:
         shape = (math.isqrt(shape[0]),) * 2 if kind == "images" else (*shape, 1)
-    pictures = atoms.reshape(len(atoms), *shape)
-    if kind != "images" and pictures.ndim != 3:
-        raise ValueError(
-            f"Atoms of shape {shape} are no {kind}, which have (length,) or (length, n_channels). "
-            "Pass kind='images'."
-        )
-    is_grey = kind == "images" and shape[2:] == (1,)
-    return kind, pictures[..., 0] if is_grey else pictures
+    if kind == "images" and len(shape) == 3 and shape[2] != 3:
+        atoms = atoms.reshape(-1, *shape).swapaxes(2, 3)
+        shape = shape[0], shape[1] * shape[2]
+    return kind, atoms.reshape(len(atoms), *shape)
 
 
-def size_of_grid(kind, pictures, n_columns):  # -> numbers of rows and columns, inches
+def measure_grid(kind, pictures, n_columns):  # -> numbers of rows and columns, inches
     """Return the numbers of rows and columns, by default of about a square, and a figure's size."""
     n_atoms, height, width = pictures.shape[:3]
     flatness = _FLATNESS if kind == "lines" else 1
-    n_columns = math.ceil(math.sqrt(n_atoms * flatness)) if n_columns is None else n_columns
+    n_columns = n_columns or math.ceil(math.sqrt(n_atoms * flatness))
     n_rows = math.ceil(n_atoms / n_columns)
     sides = n_columns, n_rows * flatness
     if kind == "images":
@@ -90,56 +84,43 @@ def draw_images(ax, images, n_columns, **style):  # -> AxesImage
     return ax.imshow(grid, **(greys | cells | style))
 
 
-def draw_lines(ax, lines, n_columns, **style):  # -> list of Line2D, one for each channel
-    """Draw atoms of signals row by row; `style` goes to `plot`."""
+def draw_lines(ax, lines, n_columns, ends=None, **style):
+    """Draw atoms of signals row by row, with bands between `ends`; `style` goes to `plot`.
+
+    Returns
+    -------
+    drawn, bands : list of Line2D, list of FillBetweenPolyCollection
+        An object for each channel; there are no bands without ends.
+    """
     n_atoms, length, n_channels = lines.shape
     row, column = np.divmod(np.arange(n_atoms), n_columns)
     ax.hlines(row + 0.5, column + _MARGIN, column + 1 - _MARGIN, color="0.8", linewidth=0.5)
     gap = np.full((n_atoms, 1), np.nan)  # separates neighbouring atoms
-    x = np.hstack([column[:, None] + np.linspace(_MARGIN, 1 - _MARGIN, length), gap])
-    scaled, drawn = lines / _largest(lines), []
+    x = np.hstack([column[:, None] + np.linspace(_MARGIN, 1 - _MARGIN, length), gap]).ravel()
+
+    def heights(values):  # (n_atoms, length) -> ordinates, with gaps
+        return np.hstack([row[:, None] + 0.5 - _FILLED / 2 * values, gap]).ravel()
+
+    drawn, bands, largest = [], [], _largest(lines)
     for channel in range(n_channels):
-        y = np.hstack([row[:, None] + 0.5 - _FILLED / 2 * scaled[:, :, channel], gap])
-        own = {"linewidth": 1, "color": f"C{channel}", "label": f"channel {channel}"}
-        drawn += ax.plot(x.ravel(), y.ravel(), **(own | style))
+        own = {"linewidth": 1, "color": f"C{channel}", "label": f"channel {channel}"} | style
+        drawn += ax.plot(x, heights((lines / largest)[:, :, channel]), **own)
+        if ends is not None:
+            low, high = (heights((end / largest)[:, :, channel]) for end in ends)
+            band = dict(color=own["color"], alpha=_BAND, linewidth=0)
+            bands.append(ax.fill_between(x, low, high, **band))
     ax.set(xlim=(0, n_columns), ylim=(math.ceil(n_atoms / n_columns), 0))
     if 1 < n_channels <= _N_COLOURS:
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
-        ax.legend(ncols=min(n_channels, 5), fontsize="small", **place)
-    return drawn
-
-
-def draw_bands(ax, lower, upper, lines, n_columns):  # -> list of FillBetweenPolyCollection
-    """Draw bands around the lines of `draw_lines`; ends have the shape of lines."""
-    n_atoms, length, n_channels = lines.shape
-    low, high = (_FILLED / 2 * part / _largest(lines) for part in (lower, upper))
-    drawn = []
-    for atom, channel in np.ndindex(n_atoms, n_channels):
-        row, column = divmod(atom, n_columns)
-        x = column + np.linspace(_MARGIN, 1 - _MARGIN, length)
-        ends = (row + 0.5 - part[atom, :, channel] for part in (low, high))
-        style = dict(color=f"C{channel}", alpha=_BAND, linewidth=0)
-        drawn.append(ax.fill_between(x, *ends, **style))
-    return drawn
-
-
-def cover_atoms(ax, numbers, n_columns):
-    """Fade atoms in a grid."""
-    style = dict(facecolor="white", alpha=_COVER, linewidth=0, zorder=3)
-    for row, column in zip(*np.divmod(numbers, n_columns), strict=True):
-        ax.add_patch(matplotlib().patches.Rectangle((column, row), 1, 1, **style))
+        ax.legend(handles=drawn, ncols=min(n_channels, 5), fontsize="small", **place)
+    return drawn, bands
 
 
 def draw_seconds(ax, length, sampling_rate):
-    """Draw a bar of a round number of seconds below the first line of a grid."""
-    seconds = (length - 1) / sampling_rate
-    power = 10.0 ** math.floor(math.log10(seconds / 2))
-    bar = power * max((step for step in (1, 2, 5) if 2 * step * power <= seconds), default=1)
-    bottom = ax.get_ylim()[0]
-    ends = _MARGIN, _MARGIN + _FILLED * bar / seconds
-    ax.plot(ends, (bottom, bottom), color="0.3", linewidth=1.5, clip_on=False)
-    place = {"xytext": (0, -4), "textcoords": "offset points", "va": "top", "fontsize": "small"}
-    ax.annotate(f"{bar:g} s", (_MARGIN, bottom), annotation_clip=False, **place)
+    """Write the length of an atom in seconds below the first line of a grid."""
+    bottom, place = ax.get_ylim()[0], {"ha": "center", "va": "top", "fontsize": "small"}
+    ax.plot([_MARGIN, 1 - _MARGIN], [bottom, bottom], color="0.3", linewidth=1.5, clip_on=False)
+    ax.text(0.5, bottom, f"\n{(length - 1) / sampling_rate:.3g} s", linespacing=0.3, **place)
 
 
 def label_rows(ax, n_rows, labels):

@@ -1,1 +1,0 @@
-"""Find the fitted learner in a pipeline or search, and draw its atoms."""

@@ -1,0 +1,118 @@
+"""Find the fitted learner in a pipeline or search, read samples as it does, and encode them."""
+
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+
+from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
+from skpudle._data.foreign import check_learner
+from skpudle._data.images import read_images
+from skpudle._data.reading import part_of
+from skpudle._data.sources import open_source
+from skpudle._learners.units import centre
+
+
+class Found(NamedTuple):
+    """A fitted learner, and the fitted transformers before it."""
+
+    learner: object
+    steps: tuple
+
+    def prepare(self, X):
+        """Return data as the learner gets them."""
+        for step in self.steps:
+            X = step.transform(X)
+        return X
+
+    def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
+        """Return atoms, or any differences of rows, in the features of the data.
+
+        This applies the linear part of the inverse of the steps. If the steps have no affine
+        inverse, or atoms are not rows, `rows` are returned unchanged.
+        """
+        if not self.steps or hasattr(self.learner, "atom_shape"):
+            return rows
+        undone = np.concatenate([0 * rows, rows, 2 * rows])
+        try:
+            with np.errstate(all="ignore"):
+                for step in reversed(self.steps):
+                    undone = step.inverse_transform(undone)
+        except (AttributeError, ValueError):  # some steps have no inverse, or refuse it
+            return rows
+        origin, once, twice = np.split(np.asarray(undone), 3)
+        once, twice = once - origin, twice - origin
+        tolerance = 1e-3 * np.abs(twice).max(initial=0)  # well above rounding in float32
+        return once if np.allclose(twice, 2 * once, rtol=0, atol=tolerance) else rows
+
+    def atoms(self):  # -> (n_components, ...)
+        """Return the atoms in the features of the data, if the steps have an affine inverse."""
+        return self.to_data(self.learner.components_)
+
+
+def find_learner(estimator, attribute="components_"):  # -> Found
+    """Return the learner in an estimator: itself, the best of a search, a step of a pipeline.
+
+    In a pipeline it is the last step with the attribute; steps after it are ignored.
+
+    Raises
+    ------
+    NotFittedError
+        If there is none.
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if not isinstance(estimator, Pipeline):
+        check_learner(estimator, attribute)
+        return Found(estimator, ())
+    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
+    for i in reversed(range(len(steps))):
+        with suppress(NotFittedError):
+            found = find_learner(steps[i], attribute)
+            return Found(found.learner, (*steps[:i], *found.steps))
+    raise NotFittedError(f"No step of the pipeline has {attribute}: {steps!r:.200}.")
+
+
+def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_channels, *size)
+    """Return samples as a learner reads them, with NaN for missing entries."""
+    if not hasattr(learner, "atom_shape"):
+        return to_numpy(to_tensor(check_rows(open_source(X).array(), allow_nan=True)))
+    n_axes, known = np.size(learner.atom_shape), learner.components_.shape[1:]
+    options = dict(n_channels=known[-1] if len(known) > n_axes else 1, allow_nan=True)
+    images = read_images(X, n_axes, channels_first=learner.channels_first, **options)
+    return [to_numpy(image) for image in images.singles()]
+
+
+def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_codes,)
+    """Return signed codes, a row for each sample, or for each position of atoms in a sample.
+
+    The second array has the number of the sample of each row of codes.
+    """
+    codes = learner.transform(X, **of_rows)
+    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
+    p = len(learner.components_)
+    if isinstance(codes, list):  # of images of different sizes
+        maps = [to_numpy(to_tensor(of_image)).reshape(-1, p) for of_image in codes]
+    else:
+        codes = to_numpy(to_tensor(codes))
+        if getattr(learner, "split_sign", False):
+            codes = codes[:, :p] - codes[:, p:]
+        of_rows = getattr(learner, "n_features_in_", None) is not None
+        is_one = not of_rows and codes.ndim == 1 + np.size(getattr(learner, "atom_shape", ()))
+        maps = codes.reshape(1 if is_one else len(codes), -1, p)
+    return np.concatenate(maps), np.repeat(np.arange(len(maps)), [len(of_one) for of_one in maps])
+
+
+def encode_parts(learner, X, n_rows=8192):
+    """Yield rows (n, n_features) and their codes (n, n_components), in float64."""
+    for where, part in open_source(X).parts(n_rows):
+        with part_of(where):
+            rows = host_array(check_rows(part)).astype(np.float64, copy=False)
+        if rows.shape[1:] != learner.components_.shape[1:]:
+            raise ValueError(
+                f"{where.capitalize()} of X has {rows.shape[1]} features, but atoms have the shape "
+                f"{learner.components_.shape[1:]}; pass rows with the features of the atoms."
+            )
+        codes, _ = encode_samples(learner, part)
+        yield centre(learner, rows), codes.astype(np.float64, copy=False)
