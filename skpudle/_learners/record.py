@@ -28,10 +28,10 @@ def _as_arrays(path):  # -> Bunch of ndarray, None for None
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
-def _to_arrays(values):
+def to_arrays(values):
     """Return nested values with arrays for tensors."""
     if isinstance(values, dict):
-        return {name: _to_arrays(value) for name, value in values.items()}
+        return {name: to_arrays(value) for name, value in values.items()}
     return to_numpy(values) if isinstance(values, Tensor) else values
 
 
@@ -253,9 +253,9 @@ class Fitted:
         """Return the private attributes that a later `partial_fit` needs."""
         noise = replace(self.noise, atoms=None)  # the fitted atoms replace them
         known = {"search_alpha": self.search_alpha, "coding": self.coding}
-        known |= {"stream": None if self.stream is None else _to_arrays(self.stream)}
+        known |= {"stream": None if self.stream is None else to_arrays(self.stream)}
         known = {name: value for name, value in known.items() if value is not None}
-        return self.model.memory() | known | {"noise": _to_arrays(noise.as_dict())}
+        return self.model.memory() | known | {"noise": to_arrays(noise.as_dict())}
 
     def pack(self):  # -> dict
         """Return all values, and the numbers of the model that data have decided."""
