@@ -494,7 +494,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             events = replace(events, allowed=codes > 0)
         state = alternate.begin(events, record.atoms, n_fixed)
         if record.training:
-            state = Progress(**record.training)
+            state = Progress(**to_arrays(record.training))
         while True:
             n = len(state.losses)
             if ended_by is None and self.tol is not None:

@@ -445,8 +445,8 @@ class Recorder:
             generator.set_state(stored["generator"])
             place, values, self._begun = stored["place"], stored["record"], stored["begun"]
             self.same_rule = stored["rule"][1:] == rule[1:]
-            ended_by = values["ended_by"]
-            ended_by = ended_by if self.same_rule and ended_by != "interrupt" else None
+            stays = self.same_rule and values["ended_by"] in ("tol", "callback")
+            ended_by = values["ended_by"] if stays else None
             if self._begun is None:
                 return place, replace(record.restore(values), ended_by=ended_by)
             training = next(i for i, phase in enumerate(phases) if phase.name == "training")
