@@ -184,8 +184,8 @@ class Fitted:
         Whether the phase that made the record has ended.
     ended_by : str, default=None
         The cause of the end.
-    note : str, default="done"
-        What a line of progress says.
+    note : str, default=""
+        A line of progress.
     """
 
     model: object
@@ -207,7 +207,7 @@ class Fitted:
     later: dict = field(default_factory=dict)
     is_done: bool = True
     ended_by: str | None = None
-    note: str = "done"
+    note: str = ""
 
     @property
     def moments(self):

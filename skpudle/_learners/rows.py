@@ -381,7 +381,7 @@ class RowPhases(Phases):
                 begun.penalty *= trial.alpha / problem.alpha
             found = begun.fitted(trial.atoms.to(begun.samples.x), size_path=trial.path)
             n_tried = len(trial.path.n_components)
-            note = f"{n_tried} numbers of atoms tried  {len(trial.atoms)} atoms so far"
+            note = f"size, {n_tried} numbers of atoms tried  {len(trial.atoms)} atoms so far"
             penalty = begun.search_penalty() if trial.is_last else None
             yield replace(found, search_alpha=penalty, is_done=trial.is_last, note=note)
 
@@ -426,7 +426,7 @@ class RowPhases(Phases):
             searched = Searched(
                 found.atoms, found.alpha, found.is_done, found.trial, found.stride, penalty, number
             )
-            note = f"epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
+            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
             yield replace(
                 fitted,
                 rows=_with_atoms(fitted.rows, found.atoms),
@@ -482,7 +482,7 @@ class RowPhases(Phases):
                     self._coded = solve_codes(coded.problem, atoms, _REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
                 now = replace(now, searched=searched, stream=_energies(self._coded), passed=None)
-            note = f"block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
+            note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
             yield replace(now, rows=_with_atoms(fitted.rows, atoms), note=note)
 
     def refit(self, fitted):

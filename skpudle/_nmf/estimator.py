@@ -131,7 +131,7 @@ class _Record:
     training: dict = field(default_factory=dict)
     is_done: bool = True
     ended_by: str | None = None
-    note: str = "done"
+    note: str = ""
 
     def pack(self):
         """Return all values."""
@@ -505,7 +505,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 how = dict(
                     training=state._asdict(), ended_by=ended_by, is_done=ended_by is not None
                 )
-                note = f"epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
+                note = f"alternation, epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
                 yield replace(record, atoms=state.atoms, note=note, **how)
             if ended_by is not None:
                 return

@@ -5,7 +5,7 @@ each of them is a usable learner. `Run.through` is the only driver of phases. A 
 dataclass with
 
 * ``is_done``, whether the phase that made it has ended, and ``ended_by``, the cause of an end;
-* ``note``, what a line of progress says;
+* ``note``, a line of progress;
 * ``training``, the state of training, empty before;
 * ``pack()``, its values for a checkpoint, and ``restore(values)``, the inverse.
 """
@@ -203,7 +203,10 @@ class Run(AbstractContextManager):
         else:
             task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.n_steps)
             task.call_on_fit_task_begin(**self.given)
-        steps, done = phase.steps(replace(self.record, note="done", is_done=True)), False
+        steps, done = (
+            phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True)),
+            False,
+        )
         notes = not self.interrupts.pending
         if trains and resumes:
             self.record = next(steps)  # what the last epoch of the file left
@@ -213,7 +216,7 @@ class Run(AbstractContextManager):
             epoch.call_on_fit_task_begin(**self.given)
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
-                print(f"{phase.name}, {self.record.note}", flush=True)
+                print(self.record.note, flush=True)
             hooks = {"reconstruction_attributes": partial(attributes_of, self.record)}
             stopped = bool(epoch.call_on_fit_task_end(**self.given | hooks))
             stopped, pressed = self.team.any(stopped, self.interrupts.pending)

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from fits import COMPLETE, Killed, Rows, assert_equal, planted
+from fits import COMPLETE, Killed, Rows, planted
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 

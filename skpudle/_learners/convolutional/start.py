@@ -532,7 +532,7 @@ class ImagePhases(Phases):
         for trial in try_sizes(problem_of(self.plan, seen, self._penalty), generator, start=start):
             atoms = trial.atoms.reshape(-1, *shape).to(self._atoms)
             n_tried = len(trial.path.n_components)
-            note = f"{n_tried} numbers of atoms tried  {len(atoms)} atoms so far"
+            note = f"size, {n_tried} numbers of atoms tried  {len(atoms)} atoms so far"
             known = dict(size_path=trial.path, searched=self._start(atoms))
             found = dict(rows=self._rows(atoms), is_done=trial.is_last, note=note)
             yield replace(fitted, **known, **found)
@@ -573,7 +573,7 @@ class ImagePhases(Phases):
         problem = self._make_problem(fitted.searched)
         self._begun_atoms = fitted.searched.atoms
         for found in find_atoms(problem, fitted.searched.atoms):
-            note = f"epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
+            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
             losses, note = (*fitted.losses, *found.losses), f"{note}{found.losses[-1]:.6g}"
             now = dict(losses=losses, is_done=found.is_done, note=note)
             yield replace(self._with(fitted, problem, found, 1), **now)
