@@ -7,8 +7,6 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 # --refuse-skips: a skip that tests/conftest.py does not allow is a failure
 SKIPS ?=
-# --no-cov: two thirds of the time
-COVERAGE ?= --cov --cov-append --cov-report=term
 LOOPS := nmf encoding lasso omp operators search test_intervals.py
 
 # One extra for all targets instead of one each, as CI has it: an installation instead of three.
@@ -21,7 +19,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test test-uncompiled lint format docs gpu dist clean
+.PHONY: help install demo test test-uncompiled coverage lint format docs gpu dist clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
@@ -32,16 +30,21 @@ demo: $(call installed,plot$(comma)images) ## Learn from and denoise two photogr
 	$(BIN)/python examples/denoise_photographs.py
 
 # The array API switch is read when scipy is imported, and without it scikit-learn skips
-# checks. One thread a worker: threads that outnumber cores wait for each other. Machine code leaves
-# no trace, so the coverage of compiled loops is from test-uncompiled, which PYTEST_ARGS leaves out.
-test: $(call installed,test) ## Run the tests and report coverage (PYTEST_ARGS="-k name --no-cov")
+# checks. One thread a worker: threads that outnumber cores wait for each other.
+test: $(call installed,test) ## Run the tests (PYTEST_ARGS="-k name": some of them)
 	@$(if $(PYTEST_ARGS),:,$(MAKE) --no-print-directory test-uncompiled); uncompiled=$$?; \
 	SCIPY_ARRAY_API=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest \
-		-n $(WORKERS) $(COVERAGE) $(SKIPS) $(PYTEST_ARGS) && exit $$uncompiled
+		-n $(WORKERS) $(if $(COVERAGE),--cov --cov-append --cov-report=term) \
+		$(SKIPS) $(PYTEST_ARGS) && exit $$uncompiled
 
 test-uncompiled: $(call installed,test) ## Run the tests of compiled loops as plain Python
 	NUMBA_DISABLE_JIT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LOOPS:%=tests/%) \
-		-n $(WORKERS) -m "uncompiled and not slow" --cov --cov-report= --cov-fail-under=0
+		-n $(WORKERS) -m "uncompiled and not slow" \
+		$(if $(COVERAGE),--cov --cov-report= --cov-fail-under=0)
+
+# Machine code leaves no trace, so the coverage of compiled loops is from test-uncompiled.
+coverage: ## Run the tests and report coverage, for half as much time again
+	@$(MAKE) --no-print-directory test COVERAGE=yes
 
 lint: $(call installed,lint) ## Check rules, format, types, spelling, and the workflows of CI
 	$(BIN)/ruff check .

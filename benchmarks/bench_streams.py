@@ -20,7 +20,7 @@ import torch
 from common import circumstances, parse, share_found, timed, unit, write_report
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._data import tables
+from skpudle._data import sources
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso._implicit import converged_codes
 
@@ -74,7 +74,7 @@ def stored(X, kind, folder, chunk=1000):
 
 def compared(X, held_out, populations, kinds, n_components):
     """Fit the same rows from several places, as if none of these were small."""
-    tables.IN_MEMORY_BYTES, rows = 0, []
+    sources.IN_MEMORY_BYTES, rows = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for kind in kinds:
             learner = PUDLEDictionaryLearning(n_components, random_state=0)

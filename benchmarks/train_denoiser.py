@@ -121,9 +121,7 @@ def psnr(image, target):
 
 
 def n_parameters(learner):
-    names = ("components_", "analysis_components_", "synthesis_components_", "alpha_")
-    slopes = ("alpha_slope_",) if hasattr(learner, "alpha_slope_") else ()
-    return sum(np.size(getattr(learner, name)) for name in (*names, *slopes))
+    return sum(parameter.numel() for parameter in learner.network_.parameters())
 
 
 def learner_of(options):

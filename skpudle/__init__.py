@@ -6,12 +6,10 @@ used.
 
 from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
-from sys import _getframe
 from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING
 
 from skpudle._consensus import ConsensusDictionary
-from skpudle._data.names import place_of as _place_of
 from skpudle._denoiser.estimator import ConvDenoiser
 from skpudle._imputer import DictionaryImputer
 from skpudle._learners.convolutional.estimator import ConvPUDLEDictionaryLearning
@@ -61,14 +59,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> _ModuleType:
     if name in __dir__():
         return _import_module(f"{__name__}.{name}")
-    text, place = f"module {__name__!r} has no attribute {name!r}", ""
-    if not name.startswith("_"):
-        modules = (f"{__name__}.{module}" for module in __dir__() if module not in __all__)
-        place = _place_of(name, [__name__, *modules])
-    # `from skpudle import name` hides an AttributeError, and with it the place
-    if place and _getframe(1).f_code.co_name == "_handle_fromlist":
-        raise ImportError(f"cannot import name {name!r} from {__name__!r}. {place}", name=__name__)
-    raise AttributeError(f"{text}. {place}" if place else text)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

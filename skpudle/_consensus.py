@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import issparse
@@ -32,15 +33,19 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skpudle._data.arrays import host_array, to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context, users_level
 from skpudle._data.sources import open_source
-from skpudle._data.weights import check_sample_weight, hash_array, merge_copies
+from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._learners.units import baseline_of
 from skpudle._losses import loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._unfold import default_step
 from skpudle.metrics._stability import recombine_atoms
+from skpudle.search.held_out import hash_rows
+
+# rows of a sparse array that are dense at a time
+_PART = 8192
 
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
@@ -90,11 +95,9 @@ def _weights_for(estimator, X, sample_weight=None):  # -> dict of ndarray, keywo
 
 def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit
     """Merge equal rows, so that a row of weight 2 is drawn like two equal rows."""
-    values = X if issparse(X) else np.asarray(X)
-    if values.ndim != 2 or values.dtype.kind not in "iufb":  # the estimator raises for it
-        return X, weight
-    often = to_tensor(weight["sample_weight"]) if weight else None
-    rows, sums, _ = merge_copies(hash_array(X), often)
+    parts = (check_rows(part, allow_nan=True) for _, part in open_source(X).parts(_PART))
+    keys = torch.cat([hash_rows(to_tensor(part)) for part in parts])
+    rows, sums, _ = merge_copies(keys, to_tensor(weight["sample_weight"]) if weight else None)
     if len(rows) == _num_samples(X) and not weight:
         return X, weight
     return _safe_indexing(X, to_numpy(rows)), {"sample_weight": to_numpy(sums)}
@@ -414,7 +417,8 @@ class ConsensusDictionary(
 
     def _with_components(self, estimator, components, baseline, X, weight, random_state):
         """Return an estimator that was fitted to all samples, with other components."""
-        if getattr(estimator, "analysis_components_", None) is not None:  # a learned encoder
+        learned = getattr(estimator, "analysis_components_", None) is not None
+        if learned or hasattr(estimator, "network_"):  # a learned encoder
             given = dict(dict_init=components, n_components=len(components))
             if baseline is not None:  # given atoms have none by default
                 given["fit_intercept"] = True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.datasets import load_sample_images
 from sklearn.utils import check_array, check_random_state
@@ -38,14 +38,11 @@ def _random_supports(n_samples, n_components, n_nonzero, random_state):
 
     The atoms with the ``n_nonzero`` smallest of random keys are a uniform subset.
     """
-    supports = np.empty((n_samples, n_nonzero), dtype=np.intp)
-    n_rows = max(1, KEYS_PER_BLOCK // n_components)
+    supports, n_rows = [], max(1, KEYS_PER_BLOCK // n_components)
     for start in range(0, n_samples, n_rows):
-        block = supports[start : start + n_rows]
-        keys = random_state.random_sample((len(block), n_components))
-        block[:] = np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero]
-    supports.sort(axis=1)
-    return supports
+        keys = random_state.random_sample((min(n_rows, n_samples - start), n_components))
+        supports.append(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero])
+    return np.sort(np.concatenate(supports), axis=1)
 
 
 def make_dictionary_data(
@@ -58,7 +55,6 @@ def make_dictionary_data(
     sign: Literal["entry", "sample", None] = "entry",
     snr_db: float | None = None,
     dictionary: ArrayLike | None = None,
-    dtype: DTypeLike = np.float64,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw samples that are sparse combinations of the atoms of a known dictionary.
@@ -87,8 +83,6 @@ def make_dictionary_data(
         adds no noise.
     dictionary : array-like of shape (n_components, n_features), default=None
         Atoms to use as they are, instead of random ones.
-    dtype : dtype, default=numpy.float64
-        Floating-point type of all returned arrays. The random draws do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Pass an int for the same data at every call.
 
@@ -104,8 +98,7 @@ def make_dictionary_data(
     Raises
     ------
     ValueError
-        If there are fewer atoms than nonzero entries, a size contradicts `dictionary`, or `sign` is
-        not one of the above.
+        If there are fewer atoms than nonzero entries, or a size contradicts `dictionary`.
 
     References
     ----------
@@ -120,34 +113,29 @@ def make_dictionary_data(
     ((50, 20), (30, 20), (50, 30))
     """
     random_state = check_random_state(random_state)
-    if dictionary is not None:
-        dictionary = check_array(dictionary, dtype=dtype, input_name="dictionary")
-    else:
-        n_components, n_features = n_components or 150, n_features or 100
-        atoms = random_state.standard_normal((n_components, n_features))
-        atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-        dictionary = atoms.astype(dtype)
+    if dictionary is None:
+        dictionary = random_state.standard_normal((n_components or 150, n_features or 100))
+        dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    dictionary = check_array(dictionary, dtype=np.float64, input_name="dictionary")
     wanted = n_components or len(dictionary), n_features or dictionary.shape[1]
-    if wanted != dictionary.shape or sign not in ("entry", "sample", None):
+    if wanted != dictionary.shape:
         raise ValueError(
             f"The dictionary has the shape {dictionary.shape}, n_components and n_features ask for "
-            f"{wanted}, and sign is {sign!r}. Leave the sizes out, and pass 'entry', 'sample' or "
-            "None."
+            f"{wanted}. Leave the sizes out."
         )
     n_components, _ = dictionary.shape
     supports = _random_supports(n_samples, n_components, n_nonzero, random_state)
     values = random_state.uniform(*amplitude, size=supports.shape)
-    if sign is not None:
-        n_signs = n_nonzero if sign == "entry" else 1
+    n_signs = {"entry": n_nonzero, "sample": 1, None: 0}[sign]
+    if n_signs:
         values *= random_state.choice([-1.0, 1.0], size=(n_samples, n_signs))
-    values = values.astype(dtype)
     rows = np.arange(0, supports.size + 1, n_nonzero)
     code = csr_array((values.ravel(), supports.ravel(), rows), shape=(n_samples, n_components))
     data = code @ dictionary
     if snr_db is not None:
         noise = random_state.standard_normal(data.shape)
         noise *= np.linalg.norm(data) / np.linalg.norm(noise) * 10 ** (-snr_db / 20)
-        data += noise.astype(dtype)
+        data += noise
     return data, dictionary, code.toarray()
 
 
@@ -182,12 +170,10 @@ def perturb_dictionary(
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
        backpropagation", arXiv:2106.00058, appendix B.
     """
-    random_state = check_random_state(random_state)
-    dictionary = check_array(
-        dictionary, dtype=[np.float64, np.float32], allow_nd=True, input_name="dictionary"
-    )
-    n_entries = math.prod(dictionary.shape[1:])
-    noise = random_state.standard_normal(dictionary.shape) * (tau / math.sqrt(n_entries))
+    floats = [np.float64, np.float32]
+    dictionary = check_array(dictionary, dtype=floats, allow_nd=True, input_name="dictionary")
+    noise = check_random_state(random_state).standard_normal(dictionary.shape)
+    noise *= tau / math.sqrt(math.prod(dictionary.shape[1:]))
     return dictionary + noise.astype(dictionary.dtype)
 
 
@@ -258,7 +244,6 @@ def extract_patches(
     *,
     center: bool = True,
     normalize: bool = True,
-    dtype: DTypeLike = np.float64,
     random_state: int | np.random.RandomState | None = None,
 ) -> np.ndarray:
     """Cut patches at random places of images of any sizes.
@@ -279,8 +264,6 @@ def extract_patches(
     normalize : bool, default=True
         Whether each patch is then scaled to unit norm. A zero patch stays zero; with `center`, a
         patch of one grey level becomes zero.
-    dtype : dtype, default=numpy.float64
-        Floating-point type of the patches.
     random_state : int, RandomState instance or None, default=None
         Pass an int for the same patches at every call.
 
@@ -292,26 +275,19 @@ def extract_patches(
     Raises
     ------
     ValueError
-        If no image is as large as a patch, or there are fewer places than `n_patches`.
-
+        If there are fewer places than `n_patches`.
     """
     random_state = check_random_state(random_state)
     height, width = patch_size
-    images = [check_array(as_fractions(x), dtype=dtype, input_name="image") for x in images]
+    images = [check_array(as_fractions(x), dtype=np.float64, input_name="image") for x in images]
     images = [image for image in images if image.shape[0] >= height and image.shape[1] >= width]
-    if not images:
-        raise ValueError(
-            f"No image is as large as a patch of {height} x {width} pixels. "
-            "Pass larger images or ask for smaller patches."
-        )
     windows = [np.lib.stride_tricks.sliding_window_view(image, patch_size) for image in images]
     counts = [math.prod(window.shape[:2]) for window in windows]
     ends = np.cumsum(counts)
-    if n_patches is None:
-        places = np.arange(ends[-1])
-    else:
-        places = sample_without_replacement(ends[-1], n_patches, random_state=random_state)
-    patches = np.empty((len(places), height, width), dtype=dtype)
+    places = np.arange(sum(counts))
+    if n_patches is not None:
+        places = sample_without_replacement(len(places), n_patches, random_state=random_state)
+    patches = np.empty((len(places), height, width))
     for window, count, end in zip(windows, counts, ends):
         inside = (places >= end - count) & (places < end)
         patches[inside] = window[np.unravel_index(places[inside] - (end - count), window.shape[:2])]
@@ -335,7 +311,7 @@ def load_image_patches(
     n_patches : int or None, default=10_000
         Number of patches; None takes them all, in order.
     **options : dict
-        ``center``, ``normalize``, ``dtype`` and ``random_state``, as of `extract_patches`.
+        ``center``, ``normalize`` and ``random_state``, as of `extract_patches`.
 
     Returns
     -------

@@ -10,8 +10,7 @@ returned have the dtype of the input again.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from scipy.fft import dct
 from scipy.interpolate import griddata
 from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
+from sklearn.utils._param_validation import StrOptions, validate_params
 from torch import Tensor
+from torch.nn.functional import fold, unfold
 
-from skpudle._data.arrays import host_array, like_input, to_tensor
-from skpudle._data.images import as_pixels, extend, read_images, sizes
-from skpudle._data.names import place_of
-from skpudle._operators._conv import Phases
+from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
+from skpudle._data.images import as_pixels, covering_positions, extend, read_images, sizes
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
@@ -40,28 +39,15 @@ _FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
 _SIDE, _HIDDEN = 8, 500
 
 
-if not TYPE_CHECKING:  # a type checker would accept any name
-
-    def __getattr__(name):
-        place = "" if name.startswith("_") else place_of(name, [__name__])
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. {place}".rstrip())
-
-
-def _read(images, like):  # -> (n, c, height, width), on the device of `like`
-    device = like.device if isinstance(like, torch.Tensor) else "cpu"
-    return read_images(images, 2, device=device, allow_nan=True).tensors[0]
-
-
-def _read_image(image):  # -> (1, 1 or 3, height, width), and whether it has an axis of channels
-    shape = tuple(np.shape(image))
-    x = _read([image], image)
+def _read_image(image):  # -> (1, 1 or 3, height, width), on the device of the image
+    device = image.device if isinstance(image, torch.Tensor) else "cpu"
+    x = read_images([image], 2, device=device, allow_nan=True).tensors[0]
     if x.shape[1] not in (1, 3):
         raise ValueError(
-            f"One image is expected, (height, width) or (height, width, 3), not the shape {shape}. "
-            "Pass the colours, image[..., :3], without transparency; and other channels, or "
-            "images, one by one."
+            f"One image is expected, (height, width) or (height, width, 3), not the shape "
+            f"{tuple(np.shape(image))}. Pass the colours, image[..., :3], without transparency."
         )
-    return x, len(shape) == 3
+    return x
 
 
 def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> in the form of the image
@@ -69,42 +55,25 @@ def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> in the f
     return like(x, image)
 
 
-@cache
-def _phases(patch_shape, stride, positions):
-    return Phases(patch_shape, (stride,) * len(positions), positions)
+def _cover(size, patch_shape, stride):  # -> numbers of patches, size that they cover
+    strides = (stride,) * 2
+    positions = covering_positions(size, patch_shape, strides)
+    return positions, [(n - 1) * stride + k for n, k in zip(positions, patch_shape)]
 
 
-def _geometry(size, patch_shape, stride):
-    """Return the patches that cover an image, and the number of pixels by which they exceed it."""
-    if not 1 <= stride <= min(patch_shape):
-        raise ValueError(
-            f"Patches of {patch_shape} pixels every {stride!r:.80} do not cover an image. Pass a "
-            "positive integer as stride, at most the smaller side of a patch."
-        )
-    axes = list(zip(size, patch_shape, strict=True))
-    positions = tuple(1 + max(0, -(-(n - k) // stride)) for n, k in axes)
-    phases = _phases(patch_shape, stride, positions)
-    return phases, [total - n for total, n in zip(phases.size, size, strict=True)]
+def _extend(x, size):  # (1, c, height, width) -> (1, c, *size), by reflection
+    return extend(x, [0, 0], [m - n for m, n in zip(size, x.shape[2:])])
 
 
-def _extract(x, patch_shape, stride):  # (1, c, height, width) -> (n_patches, c * n_pixels)
-    phases, missing = _geometry(x.shape[2:], patch_shape, stride)
-    x = extend(x, [0, 0], missing)
-    return phases.maps(phases.gather(phases.split(x)), 1)[0].flatten(1).mT
+def _extract(x, patch_shape, stride):  # (1, c, height, width) -> (n_patches, n_pixels * c)
+    rows = unfold(x, patch_shape, stride=stride)[0].mT
+    return rows.unflatten(1, (x.shape[1], -1)).mT.flatten(1)
 
 
-def _add_up(patches, size, patch_shape, stride):  # -> sum at each pixel
-    phases, _ = _geometry(size, patch_shape, stride)
-    maps = patches.mT.reshape(1, -1, *phases.positions)
-    return phases.join(phases.add(phases.columns(phases.widen(maps)), 1))
-
-
-def _channels_last(rows, n_channels):  # (n, c * n_pixels) -> (n, n_pixels * c)
-    return rows.unflatten(1, (n_channels, -1)).mT.flatten(1)
-
-
-def _channels_first(rows, n_channels):  # the inverse
-    return rows.unflatten(1, (-1, n_channels)).mT.flatten(1)
+def _add_up(patches, size, patch_shape, stride):  # -> (1, c, height, width), sum at each pixel
+    n_pixels = patch_shape[0] * patch_shape[1]
+    columns = patches.unflatten(1, (n_pixels, -1)).mT.flatten(1).mT[None]
+    return fold(columns, size, patch_shape, stride=stride)
 
 
 def extract(
@@ -128,10 +97,9 @@ def extract(
         One patch per row, position by position, in float32 or float64; the colours of a pixel are
         neighbours, as in scikit-learn's patches.
     """
-    patch_shape = sizes(patch_shape, 2)
-    x, _ = _read_image(image)
-    rows = _extract(x, patch_shape, stride)
-    return like_input(_channels_last(rows, x.shape[1]), image)
+    patch_shape, x = sizes(patch_shape, 2), _read_image(image)
+    _, size = _cover(x.shape[2:], patch_shape, stride)
+    return like_input(_extract(_extend(x, size), patch_shape, stride), image)
 
 
 def reconstruct(
@@ -157,27 +125,12 @@ def reconstruct(
     ndarray or Tensor of shape (height, width[, 3])
         The image. Patches straight from `extract` give back their image, as fractions if it held
         unsigned integers.
-
-    Raises
-    ------
-    ValueError
-        If the number or the size of the patches does not fit the image.
     """
-    patch_shape = sizes(patch_shape, 2)
-    size, (n_channels,) = tuple(image_shape[:2]), image_shape[2:] or (1,)
-    rows = _read(patches, patches)[:, 0, 0]
-    phases, _ = _geometry(size, patch_shape, stride)
-    n_patches = phases.positions[0] * phases.positions[1]
-    expected = (n_patches, patch_shape[0] * patch_shape[1] * n_channels)
-    if tuple(rows.shape) != expected:
-        raise ValueError(
-            f"Patches have the shape {tuple(rows.shape)}, but an image of {tuple(image_shape)} "
-            f"pixels has {expected}; pass what extract returned for the same sizes and stride."
-        )
-    rows = _channels_first(rows, n_channels)
-    sums = (_add_up(x, size, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
-    total, count = sums
-    image = (total / count)[0, :, : size[0], : size[1]].movedim(0, -1)
+    rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
+    _, size = _cover(image_shape[:2], patch_shape, stride)
+    parts = (_add_up(x, size, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
+    total, count = parts
+    image = (total / count)[0, :, : image_shape[0], : image_shape[1]].movedim(0, -1)
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
@@ -189,42 +142,30 @@ def _decode(learner, patches):  # (n, n_pixels) -> decoded (n, n_pixels), number
     return to_tensor(codes @ learner.components_), n_nonzeros
 
 
-def _means(rows, n_channels):  # (n, c * n_pixels) -> the same, means of known pixels by channel
-    channels = rows.unflatten(1, (n_channels, -1))
-    means = channels.nanmean(2, keepdim=True).nan_to_num(0.0)
-    return means.expand_as(channels).flatten(1)
-
-
 def _denoise_rows(learner, patches, like, *, n_channels, center, weights):
     """Return denoised patches times their weights, and weights; 0 where no pixel is known."""
     known = ~patches.isnan().all(1)
     denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
     if known.any():
-        rows = patches if known.all() else patches[known]
-        means = _means(rows, n_channels) if center else torch.zeros_like(rows)
-        given = like_input(_channels_last(rows - means, n_channels), like)
-        decoded, n_nonzeros = _decode(learner, given)
-        decoded = _channels_first(decoded.to(rows), n_channels)
-        n_counted = n_nonzeros if weights == "sparsity" else torch.zeros_like(n_nonzeros)
-        weight[known] = 1 / (1 + n_counted.to(rows)[:, None])
-        denoised[known] = (decoded + means) * weight[known]
+        rows, means = patches[known], 0.0
+        if center:
+            means = rows.unflatten(1, (-1, n_channels)).nanmean(1).nan_to_num(0.0)
+            means = means.repeat(1, rows.shape[1] // n_channels)
+        decoded, n_nonzeros = _decode(learner, like_input(rows - means, like))
+        n_counted = n_nonzeros.to(rows) if weights == "sparsity" else torch.zeros(len(rows))
+        weight[known] = 1 / (1 + n_counted[:, None].to(rows))
+        denoised[known] = (decoded.to(rows) + means) * weight[known]
     return denoised, weight.expand_as(patches)
 
 
-def _n_features(learner):  # -> int, or None
-    if hasattr(learner, "n_features_in_"):
-        return learner.n_features_in_
-    return learner.components_.shape[1] if hasattr(learner, "components_") else None
-
-
 def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1, c, *size) -> same
-    (n_channels, height, width) = x.shape[1:]
-    phases, missing = _geometry((height, width), patch_shape, stride)
-    x = extend(x, [0, 0], missing)
+    n_channels, height, width = x.shape[1:]
+    positions, size = _cover((height, width), patch_shape, stride)
+    x = _extend(x, size)
     total, count = torch.zeros_like(x), torch.zeros_like(x)
-    n_rows = max(1, _PATCHES.get(x.device.type, 4096) // phases.positions[1])
-    for first in range(0, phases.positions[0], n_rows):
-        last = min(first + n_rows, phases.positions[0]) - 1
+    n_rows = max(1, _PATCHES.get(x.device.type, 4096) // positions[1])
+    for first in range(0, positions[0], n_rows):
+        last = min(first + n_rows, positions[0]) - 1
         strip = (..., slice(first * stride, last * stride + patch_shape[0]), slice(None))
         patches = _extract(x[strip], patch_shape, stride)
         sums = _denoise_rows(learner, patches, image, n_channels=n_channels, **options)
@@ -233,6 +174,9 @@ def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1,
     return (total / count)[..., :height, :width]
 
 
+@validate_params(
+    {"weights": [StrOptions({"sparsity", "equal"})]}, prefer_skip_nested_validation=True
+)
 def denoise_patches(
     learner: Any,
     image: ArrayLike | Tensor,
@@ -278,11 +222,6 @@ def denoise_patches(
         The denoised image, on the device and of the dtype of the input; unsigned integers are
         rounded and clipped.
 
-    Raises
-    ------
-    ValueError
-        If the image has other channels, patches do not cover it, or ``weights`` are unknown.
-
     References
     ----------
     .. [1] O. G. Guleryuz, "Weighted averaging for denoising with overcomplete dictionaries", IEEE
@@ -291,15 +230,15 @@ def denoise_patches(
        transform-domain collaborative filtering", IEEE Transactions on Image Processing, 2007,
        eq. 10.
     """
-    if weights not in ("sparsity", "equal"):
-        raise ValueError(f"Unknown weights {weights!r:.80}; pass 'sparsity' or 'equal'.")
-    patch_shape = sizes(patch_shape, 2)
-    x, _ = _read_image(image)
+    patch_shape, x = sizes(patch_shape, 2), _read_image(image)
     options = dict(stride=stride, center=center, weights=weights)
-    if x.shape[1] > 1 and _n_features(learner) != x.shape[1] * patch_shape[0] * patch_shape[1]:
-        parts = [_denoise_whole(learner, c, image, patch_shape, **options) for c in x.split(1, 1)]
-        return _image_of(torch.cat(parts, 1), image)
-    return _image_of(_denoise_whole(learner, x, image, patch_shape, **options), image)
+    n_features = getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
+    is_grey = n_features == patch_shape[0] * patch_shape[1]
+    parts = [
+        _denoise_whole(learner, channels, image, patch_shape, **options)
+        for channels in x.split(1 if is_grey else x.shape[1], 1)
+    ]
+    return _image_of(torch.cat(parts, 1), image)
 
 
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
@@ -328,10 +267,6 @@ def _errors_of_interpolation(x, gap):  # -> (n_hidden, c)
     return (_interpolate(x, gap | hidden) - x)[hidden]
 
 
-def _rms(errors):  # (n, ...) -> (...), 0 of none
-    return np.sqrt(np.mean(np.square(errors), axis=0)) if len(errors) else np.zeros(errors.shape[1])
-
-
 def _corners_of_patches(gap):  # (height, width) -> flat indices in the image with wider borders
     """Return the first pixels of all patches that touch a gap."""
     ends = _SIDE - 1
@@ -339,69 +274,55 @@ def _corners_of_patches(gap):  # (height, width) -> flat indices in the image wi
     return to_tensor(np.flatnonzero(touching))
 
 
-def _denoise_by_cosines(x, corners, noise_std):  # (height, width) -> the same, denoised in gaps
+def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> denoised in gaps
     """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
     waves, ends = to_tensor(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
-    larger = extend(x[None, None], ends, ends)[0, 0]  # border pixels, too, are in 64 patches
-    pixels, total = larger.flatten(), torch.zeros(larger.numel(), dtype=x.dtype)
-    one = (torch.arange(_SIDE)[:, None] * larger.shape[1] + torch.arange(_SIDE)).flatten()
+    larger = extend(x[None], ends, ends)[0]  # border pixels, too, are in 64 patches
+    pixels, total = larger.flatten(1), torch.zeros_like(larger).flatten(1)
+    one = (torch.arange(_SIDE)[:, None] * larger.shape[2] + torch.arange(_SIDE)).flatten()
     for part in corners.split(_PATCHES["cpu"]):
         index = part[:, None] + one
-        codes = pixels[index] @ waves.mT
-        small = codes.abs() <= _THRESHOLD * noise_std
-        small[:, 0] = False  # the mean of a patch is hardly noisy
+        codes = pixels[:, index] @ waves.mT
+        small = codes.abs() <= _THRESHOLD * noise_std[:, None, None]
+        small[..., 0] = False  # the mean of a patch is hardly noisy
         codes.masked_fill_(small, 0)
-        total.index_add_(0, index.flatten(), (codes @ waves).flatten())
+        total.index_add_(1, index.flatten(), (codes @ waves).flatten(1))
     inner = slice(_SIDE - 1, 1 - _SIDE)
-    return total.view_as(larger)[inner, inner] / _SIDE**2
+    return total.view_as(larger)[:, inner, inner] / _SIDE**2
 
 
-def _read_damaged(image, mask):  # -> (height, width, c), NaN where a pixel is missing
-    x = host_array(_read_image(image)[0][0].movedim(0, -1))
-    if mask is None:
-        return x
-    mask = np.asarray(host_array(mask)) != 0
-    if mask.shape not in (x.shape[:2], tuple(np.shape(image))):
-        raise ValueError(
-            f"mask has the shape {mask.shape} for an image of {tuple(np.shape(image))}. Pass one "
-            "value for each pixel, true where it is missing."
+def _rms(errors):  # (n, c) -> (c,), 0 of none
+    return np.sqrt(np.square(errors).sum(axis=0) / max(len(errors), 1))
+
+
+def _by_cosines(errors, gap):  # (n, c), (height, width) -> function of an image and a level
+    """Denoise gaps by cosines; colours become their mean and differences."""
+    mixing = dct(np.eye(errors.shape[1]), norm="ortho", axis=0)
+    units, mixing = to_tensor(_rms(errors @ mixing.T)), to_tensor(mixing)
+    corners = _corners_of_patches(gap)
+
+    def denoised(x, level):  # (c, height, width) -> the same
+        mixed = torch.tensordot(mixing.to(x), x, 1)
+        return torch.tensordot(
+            mixing.mT.to(x), _denoise_by_cosines(mixed, level * units.to(x), corners), 1
         )
-    x[mask] = np.nan
-    return x
+
+    return denoised
 
 
-def _iterate(image, denoise, filled, known, errors, levels):  # -> (height, width, c)
-    """Denoise at each noise level by the user's function."""
-    x, known, unit = to_tensor(filled), to_tensor(known), float(np.sqrt(np.mean(_rms(errors) ** 2)))
-    filled = x
-    for level in levels if unit else ():
-        given = _image_of(filled.movedim(-1, 0)[None], image, like=like_input)
-        denoised = to_tensor(denoise(given, float(level * unit)))
-        if denoised.shape != given.shape:
-            raise ValueError(
-                f"denoise returned the shape {tuple(denoised.shape)} for an image of "
-                f"{tuple(given.shape)} pixels. Pass a function that returns an image of the same "
-                "shape."
-            )
-        filled = torch.where(known, x, denoised.to(x).view_as(x))
-    return host_array(filled)
+def _by_function(denoise, errors, image):  # -> function of an image and a level
+    """Denoise by the user's function."""
+    unit = np.sqrt(np.mean(_rms(errors) ** 2))
 
+    def denoised(x, level):  # (c, height, width) -> the same
+        if unit == 0:  # interpolation is exact
+            return x
+        found = denoise(_image_of(x[None], image, like=like_input), float(level * unit))
+        found = to_tensor(found).to(x)
+        return found.movedim(-1, 0) if found.ndim == 3 else found[None]
 
-def _iterate_cosines(filled, known, errors, levels):  # -> (height, width, c)
-    """Denoise gaps at each noise level by cosines; colours become their mean and differences."""
-    mixing = dct(np.eye(filled.shape[2]), norm="ortho", axis=0)  # mean and differences
-    units, corners = _rms(errors @ mixing.T), _corners_of_patches(~known.all(axis=2))
-    x, known, mixing = to_tensor(filled), to_tensor(known), to_tensor(mixing).to(to_tensor(filled))
-    filled = x
-    for level in levels:
-        channels = (filled @ mixing.mT).unbind(2)
-        denoised = [
-            _denoise_by_cosines(channel.contiguous(), corners, float(level * unit))
-            for channel, unit in zip(channels, units, strict=True)
-        ]
-        filled = torch.where(known, x, torch.stack(denoised, 2) @ mixing)
-    return host_array(filled)
+    return denoised
 
 
 def inpaint(
@@ -441,8 +362,7 @@ def inpaint(
     Raises
     ------
     ValueError
-        If the image has other channels, the mask another shape, no pixel is known or none is
-        missing, or ``denoise`` returns an image of another shape.
+        If the image has other channels, or no pixel is missing.
 
     Notes
     -----
@@ -470,23 +390,20 @@ def inpaint(
     >>> bool(np.allclose(inpaint(damaged), image, atol=0.1))
     True
     """
-    x = _read_damaged(image, mask)
+    x = host_array(_read_image(image)[0].movedim(0, -1))
+    if mask is not None:
+        x[np.asarray(host_array(mask)) != 0] = np.nan
     known = ~np.isnan(x)
     gap = ~known.all(axis=2)
-    if gap.all():
-        raise ValueError(
-            "No pixel is known: every one has NaN or is masked. Pass an image with some values; "
-            "channels with gaps of their own one by one."
-        )
     if not gap.any():
         raise ValueError(
             "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is missing, or "
             "an image with NaN there."
         )
     errors = _errors_of_interpolation(x, gap)
-    filled = np.where(known, x, _interpolate(x, gap))
-    levels = np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter)
-    x = (_iterate_cosines if denoise is None else partial(_iterate, image, denoise))(
-        filled, known, errors, levels
-    )
-    return _image_of(to_tensor(x).movedim(-1, 0)[None], image)
+    step = _by_function(denoise, errors, image) if denoise else _by_cosines(errors, gap)
+    filled = to_tensor(np.where(known, x, _interpolate(x, gap))).movedim(-1, 0)
+    given, known = filled, to_tensor(known).movedim(-1, 0)
+    for level in np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter):
+        filled = torch.where(known, given, step(filled, level))
+    return _image_of(filled[None], image)

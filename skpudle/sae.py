@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.units import centre
 from skpudle.inspection._learner import encode_parts
+from skpudle.metrics._codes import check_learner_of_rows
 
 __all__ = ["feature_directions", "from_sae"]
 
@@ -86,15 +86,6 @@ def _unit(atoms):
     return np.divide(atoms, norms, out=atoms.copy(), where=norms > 0)
 
 
-def _checked_for_a_second_search(learner):
-    alpha = getattr(learner, "alpha", None)
-    if not (hasattr(learner, "search_alpha_") and isinstance(alpha, str) and alpha == "auto"):
-        raise ValueError(
-            f"refine=True multiplies the penalty that a search chose, and {learner!r:.200} has "
-            "none. Fit a PUDLEDictionaryLearning with alpha='auto', or pass refine=False."
-        )
-
-
 def _implying(features):
     """Return the number of atoms that imply other atoms."""
     return int((np.diff(features.implied.indptr) > 0).sum())
@@ -151,8 +142,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     Raises
     ------
     ValueError
-        If codes are negative, atoms are not rows, or data are incomplete; or if ``refine`` finds
-        no penalty of a search to multiply.
+        If codes are negative, atoms are not rows, or data are incomplete.
 
     Notes
     -----
@@ -185,13 +175,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     array([[1., 0.],
            [0., 1.]])
     """
-    check_is_fitted(learner, "components_")
-    if np.ndim(learner.components_) != 2:
-        raise ValueError(
-            f"Atoms of {type(learner).__name__} have positions; pass a learner of rows."
-        )
-    if refine:
-        _checked_for_a_second_search(learner)
+    learner = check_learner_of_rows(learner)
     atoms = _unit(np.asarray(learner.components_, dtype=np.float64))
     n, uses, mean = 0, np.zeros(len(atoms)), np.zeros(atoms.shape[1])
     users, squares = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2)
@@ -201,7 +185,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
                 "Features are present or not, and some codes are negative. Fit with "
                 "positive_code=True."
             )
-        used = (codes > 0).astype(np.float64)
+        rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows
     mean /= n
@@ -270,23 +254,19 @@ def from_sae(
     >>> from_sae(2 * np.eye(3), alpha=0.1).transform(np.array([[1.0, 0.0, -1.0]])).round(2)
     array([[0.9, 0. , 0. ]])
     """
-    rows, params = to_numpy(to_tensor(check_rows(decoder))), {"positive_code": True} | params
+    rows = to_numpy(to_tensor(check_rows(decoder)))
     largest = np.abs(rows).max(axis=1, keepdims=True)  # squares of rows may overflow
     atoms = _unit(rows / np.where(largest > 0, largest, 1))
-    alpha = params.pop("alpha", "auto")
-    automatic = isinstance(alpha, str) and alpha == "auto"
-    if X is None and (automatic or l0 is not None):
+    params = {"positive_code": True, "alpha": "auto"} | params
+    automatic = isinstance(params["alpha"], str) and params["alpha"] == "auto"
+    if automatic == (X is None) or (X is None and l0 is not None):
         raise ValueError(
-            f"alpha={alpha!r:.50} and l0={l0!r:.50} came without data. Pass activations as X, "
-            "or a number as alpha and no l0."
+            f"alpha={params['alpha']!r:.50} and l0={l0!r:.50} came with{'out' * (X is None)} data. "
+            "Pass activations as X, with or without l0, or a number as alpha and neither."
         )
-    if X is not None and not automatic:
-        raise ValueError(
-            f"alpha={alpha!r:.50} is given, and data to choose it from. Pass one of alpha and X."
-        )
-    start = 1.0 if automatic else alpha
-    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, alpha=start, **params)
     if X is None:
-        return learner
+        return PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **params)
+    params["alpha"] = 1.0
+    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **params)
     criterion = "support" if learner.positive_code else "prediction"
     return learner.set_params(alpha="auto").choose_alpha(X, l0=l0, criterion=criterion)

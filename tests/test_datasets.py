@@ -78,7 +78,6 @@ def test_noise_has_the_ratio_asked_for(snr_db):
     ("options", "message"),
     [
         (dict(n_components=3, n_nonzero=4), "out of bounds"),
-        (dict(sign="row"), "sign is 'row'"),
         (dict(dictionary=np.eye(5), n_features=4), r"ask for \(5, 4\)"),
         (dict(dictionary=np.eye(5), n_components=4), r"ask for \(4, 5\)"),
     ],
@@ -121,31 +120,21 @@ def test_patches_are_different_pieces_of_the_images(images):
         assert_array_equal(patch, places[patch[0]])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_centred_patches_have_mean_zero_and_unit_norm(images, dtype):
-    patches = extract_patches(images, (3, 3), 50, dtype=dtype, random_state=0)
-    assert patches.dtype == dtype
+def test_centred_patches_have_mean_zero_and_unit_norm(images):
+    patches = extract_patches(images, (3, 3), 50, random_state=0)
     assert_allclose(patches.mean(axis=1), 0, atol=1e-6)
     assert_allclose(np.linalg.norm(patches, axis=1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_flat_patches_are_zero_not_amplified_rounding(dtype):
+def test_flat_patches_are_zero_not_amplified_rounding():
     """0.1 is no binary number, and the mean of 49 of them is not 0.1 either."""
-    patches = extract_patches([np.full((20, 20), 0.1)], (7, 7), None, dtype=dtype)
+    patches = extract_patches([np.full((20, 20), 0.1)], (7, 7), None)
     assert_array_equal(patches, np.zeros_like(patches))
 
 
-@pytest.mark.parametrize(
-    ("patch_size", "n_patches", "message"),
-    [
-        ((30, 30), 1, "as large as a patch of 30 x 30"),
-        ((4, 3), 1000, "n_samples > n_population"),
-    ],
-)
-def test_patches_refuse_what_does_not_fit(images, patch_size, n_patches, message):
-    with pytest.raises(ValueError, match=message):
-        extract_patches(images, patch_size, n_patches, random_state=0)
+def test_more_patches_than_places_are_refused(images):
+    with pytest.raises(ValueError, match="n_samples > n_population"):
+        extract_patches(images, (4, 3), 1000, random_state=0)
 
 
 # Image files

@@ -113,5 +113,3 @@ def test_the_display_sorts_by_it(data):
     display = AtomsDisplay.from_estimator(learner, X, sort="r2_loss", image_shape=(3, 4))
     order = np.argsort(-atom_importance(learner, X).r2_loss, kind="stable")
     np.testing.assert_array_equal(display.atoms, np.reshape(atoms, (-1, 3, 4))[order])
-    with pytest.raises(ValueError, match="must be 'usage'"):
-        AtomsDisplay.from_estimator(learner, X, sort="size")

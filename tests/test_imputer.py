@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator
 
 from skpudle import ConsensusDictionary, DictionaryImputer, PUDLEDictionaryLearning
 
@@ -31,9 +31,8 @@ def damaged():
     return X, np.where(rng.random(X.shape) < 0.2, np.nan, X)
 
 
-@parametrize_with_checks([DictionaryImputer(PUDLEDictionaryLearning(2))])
-def test_scikit_learn_accepts_it(estimator, check):
-    check(estimator)
+def test_scikit_learn_accepts_it():
+    check_estimator(DictionaryImputer(PUDLEDictionaryLearning(2)))
 
 
 @pytest.mark.filterwarnings("ignore:Column .* of the variance:UserWarning")

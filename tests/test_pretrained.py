@@ -128,7 +128,7 @@ def test_a_denoiser_that_could_not_be_read_is_not_written(learner, tmp_path):
     images = np.random.default_rng(0).uniform(size=(2, 8, 8))
     params = dict(atom_shape=(4, 4), stride=2, n_unfoldings=2, noise_std=0.1, max_iter=1, tol=None)
     learner = ConvDenoiser(2, random_state=0, **params).fit(images)
-    learner.analysis_components_ = 1e39 + learner.analysis_components_
+    learner.network_.analysis.data += 1e39
     with pytest.raises(ValueError, match="cannot be stored"):
         save_denoiser(learner, tmp_path / "denoiser.pt")
     assert not os.listdir(tmp_path)

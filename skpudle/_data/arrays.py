@@ -13,9 +13,6 @@ from sklearn.utils.validation import validate_data
 from skpudle._data.names import users_level
 from skpudle._precision import kept_by_autograd
 
-# Characters of an error: scikit-learn's, about a wrong parameter, may have 500 and the value.
-_LONGEST = 800
-
 # Numbers to square at a time: 8 MiB in float64, the cache of a processor core.
 _NUMBERS_AT_A_TIME = 2**20
 
@@ -42,16 +39,6 @@ _DATES = "date", "time", "duration"
 # Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
-
-_NAN = (
-    "Input X contains NaN, which is not taken for missing values here. Impute them, for example by "
-    "sklearn.impute.SimpleImputer in a pipeline, or use PUDLEDictionaryLearning, which accepts NaN."
-)
-
-
-def shortened(text):
-    """Cut the middle out of a long text, such as an error that prints a long value."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 100]} ... {text[-50:]}"
 
 
 def is_in_memory(X):
@@ -80,7 +67,7 @@ def resolve_device(device, X=None):
     Raises
     ------
     ValueError
-        If there is no such device; the message names the available devices.
+        If there is no such device.
     """
     if device == "auto":
         if isinstance(X, torch.Tensor):
@@ -89,12 +76,7 @@ def resolve_device(device, X=None):
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        available = ["cpu"]
-        available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        available += ["mps"] if torch.backends.mps.is_available() else []
-        raise ValueError(
-            f"Device {device!r:.80} is unknown or not present. Pass 'auto' or one of {available}."
-        ) from error
+        raise ValueError(f"Device {device!r:.80} is not present: {error}. Pass 'auto'.") from error
 
 
 def input_attributes(X):
@@ -147,18 +129,12 @@ def to_numpy(tensor):
 
 def host_array(X):
     """Return a tensor of any device and graph as an array; other objects unchanged."""
-    refuse_sparse(X)
     return to_numpy(X) if isinstance(X, torch.Tensor) else X
 
 
 def like_input(tensor, X):
-    """Return ``tensor`` as a container of the same kind as the user's ``X``."""
-    return tensor.to(X.device) if isinstance(X, torch.Tensor) else to_numpy(tensor)
-
-
-def handed_over(tensor, X):
-    """See `like_input`; without a copy, for a tensor that the caller does not keep."""
-    return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.cpu().numpy()
+    """Return ``tensor`` as a container of the same kind as the user's ``X``, without a copy."""
+    return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.detach().cpu().numpy()
 
 
 def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
@@ -225,13 +201,7 @@ def unit_of(square):
 
 
 def unpacked(X):
-    """Return an image of Pillow, or each of a list of them, as an array; other data unchanged.
-
-    Raises
-    ------
-    ValueError
-        If an image has a palette, whose numbers are no colours.
-    """
+    """Return an image of Pillow, or each of a list of them, as an array; other data unchanged."""
     if isinstance(X, list | tuple) and len(X) and hasattr(X[0], "getbands"):
         return [unpacked(image) for image in X]
     if not hasattr(X, "getbands"):
@@ -242,35 +212,6 @@ def unpacked(X):
             "image.convert('RGB')."
         )
     return np.asarray(X)
-
-
-def _refuse_no_numbers(X):
-    """Raise TypeError for input without numbers: None, names of files, columns."""
-    first = X[0] if isinstance(X, list | tuple) and len(X) else X
-    if first is None:
-        raise TypeError(
-            f"X is {'None' if X is None else 'a list of None'}, which holds no data. Pass an array "
-            "of shape (n_samples, n_features), or a list of images."
-        )
-    if isinstance(first, str | bytes | PathLike):
-        raise TypeError(
-            f"X holds the text {str(first)!r:.80}, and files are not opened here. Pass what they "
-            "hold: numpy.load(path), pandas.read_csv(path), or numpy.asarray(PIL.Image.open(path)) "
-            "for a picture."
-        )
-    if isinstance(X, dict):
-        raise TypeError(
-            f"X is a dictionary with the keys {[*X]!r:.80}. Pass one of its arrays, or "
-            "pandas.DataFrame(X) if each is a column."
-        )
-
-
-def _more_axes(shape):
-    return ValueError(
-        f"X has the shape {shape}, and rows are expected, (n_samples, n_features). If each X[i] is "
-        "a sample, pass X.reshape(len(X), -1); for atoms at any place of pictures or signals use "
-        "ConvPUDLEDictionaryLearning, for patches of a picture skpudle.images.extract."
-    )
 
 
 def _neighbours_agree(x, axis):  # (n, m) -> bool
@@ -336,87 +277,32 @@ def _with_gaps(X):
     return X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
 
 
-def refuse_sparse(X):
-    """Raise an error for sparse tensors."""
-    if isinstance(X, torch.Tensor) and X.layout is not torch.strided:
+def refuse_texts(X):
+    """Raise TypeError for texts, such as names of files."""
+    first = X[0] if isinstance(X, list | tuple) and len(X) else X
+    if isinstance(first, str | bytes | PathLike):
         raise TypeError(
-            f"A dense tensor is required, got one of layout {X.layout}. Use .to_dense()."
+            f"X holds the text {str(first)!r:.80}, and files are not opened here. Pass what they "
+            "hold: numpy.load(path), pandas.read_csv(path), or numpy.asarray(PIL.Image.open(path)) "
+            "for a picture."
         )
 
 
-def _refuse_no_rows(X):
-    """Raise an error for objects that make, hold or list batches, and are no array of rows."""
-    if hasattr(X, "obs") and hasattr(X, "X"):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which holds annotations next to its data. Pass adata.X."
-        )
-    if callable(X):
-        raise TypeError(
-            f"X is {getattr(X, '__name__', type(X).__name__)}, which is to be called, not data. "
-            "Pass its result, or, if that is a generator, an object with an __iter__ that calls it."
-        )
-    if isinstance(X, list | tuple) and len(X) and getattr(X[0], "ndim", 1) == 2:
-        raise ValueError(
-            f"X is a {type(X).__name__} of {len(X)} arrays, and a list is one array of rows. Pass "
-            "numpy.concatenate of them, an object with an __iter__ that yields them, or each to "
-            "partial_fit."
-        )
-
-
-def as_array_like(X):
-    """Return the user's X, a picture of Pillow as an array.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no data, and holds none: a text, a dictionary, a function, a list of batches.
-    """
-    if isinstance(X, torch.Tensor):
-        refuse_sparse(X)
-    elif not isinstance(X, np.ndarray):
-        _refuse_no_numbers(X)
-        _refuse_no_rows(X)
-        X = unpacked(X) if hasattr(X, "getbands") else X
-    return X
-
-
-def _check_array(X, estimator, *, copy, allow_nan):
-    finite = "allow-nan" if allow_nan else True
-    options = {"dtype": [np.float64, np.float32], "order": "C", "ensure_all_finite": finite}
-    try:
-        return check_array(X, estimator=estimator, copy=copy, **options)
-    except ValueError as error:
-        if "contains NaN" in str(error):
-            raise ValueError(_NAN) from error
-        if "unique column names" in str(error):
-            names = [str(name) for name in X.columns]
-            equal = sorted({name for name in names if names.count(name) > 1})
-            raise ValueError(
-                f"X has columns of equal names, {equal!r:.200}. Give each column a name of its "
-                "own, or pass an array, X.to_numpy()."
-            ) from error
-        if "at least one array" in str(error):
-            raise ValueError("X has no columns. Pass a frame with columns of numbers.") from error
-        if "could not convert string" in str(error):
-            raise _of_texts(X) from error
-        if len(str(error)) > _LONGEST:
-            raise ValueError(shortened(str(error))) from None
-        raise
-
-
-def _check_largest(X, largest):
+def _check_range_of_counts(X, largest):
     """Raise ValueError if data are negative or above the largest value; NaN passes."""
-    if (X < 0).any():
+    if (X < 0).any() or (largest < X).any():
         raise ValueError(
-            f"Negative values in data passed as X, such as {float(X[X < 0][0]):.4g}: counts and "
-            "fractions have none. For other numbers pass loss='gaussian', or Gaussian noise."
+            f"Negative values in data passed as X, or values above {largest:g}, are no counts or "
+            "fractions for this loss. Pass other data, or loss='gaussian'."
         )
-    too_large = X > largest  # noqa: SIM300 (X is no constant)
-    if too_large.any():
-        raise ValueError(
-            f"X has values such as {float(X[too_large][0]):.4g}, above n_trials={largest:g}: the "
-            "binomial loss is for numbers of successes, or for fractions with n_trials=1. Pass a "
-            "larger n_trials, or loss='poisson' for counts without a limit."
+
+
+def _refuse_dates(X):
+    kinds = X.dtypes if hasattr(X, "dtypes") else [getattr(X, "dtype", "")]
+    if any(str(kind).lower().startswith(_DATES) for kind in kinds):
+        raise TypeError(
+            "X has dates or times, which would be numbers of an unknown unit, and NaT a large one. "
+            "Leave them out, or pass numbers, such as seconds since the first date."
         )
 
 
@@ -446,88 +332,33 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
-    X = as_array_like(X)
-    one = np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X
-    shape = tuple(getattr(one, "shape", ()))
-    shape = shape if one is X else (len(X), *shape)
-    if len(shape) == 1 and hasattr(X, "shape"):
-        raise _one_axis(X)
-    if len(shape) > 2:
-        raise _more_axes(shape)
-    kinds = one.dtypes if hasattr(one, "dtypes") else [getattr(one, "dtype", "")]
-    if dates := [i for i, kind in enumerate(kinds) if str(kind).lower().startswith(_DATES)]:
-        raise _of_dates(one, dates)
+    X = unpacked(X)
+    refuse_texts(X)
+    _refuse_dates(np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X)
+    finite = "allow-nan" if allow_nan else True
+    options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}
+    options |= {"ensure_all_finite": finite, "copy": copy}
     if isinstance(X, torch.Tensor):
-        X = _check_tensor(X, estimator, copy=copy, allow_nan=allow_nan)
+        X = _check_tensor(X, options, allow_nan)
     else:
         X = _with_gaps(X) if isinstance(X, np.ma.MaskedArray) else X
-        X = _check_array(X, estimator, copy=copy, allow_nan=allow_nan)
+        X = check_array(X, **options)
     if largest is not None:
-        _check_largest(X, largest)
+        _check_range_of_counts(X, largest)
     return X
 
 
-def _of_dates(X, places):
-    if hasattr(X, "dtypes"):
-        names = [str(X.columns[i]) for i in places[:10]]
-        found = f"dates or times in columns {names}{' ...' if len(places) > 10 else ''}"
-    else:
-        found = f"the dtype {X.dtype}"
-    return TypeError(
-        f"X has {found}, which would be numbers of an unknown unit, and NaT a large one. Leave "
-        "them out, or pass numbers, such as seconds since the first date."
-    )
-
-
-def _is_number(value):
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _of_texts(X):
-    if hasattr(X, "columns"):
-        columns = {str(name): np.asarray(X[name]).tolist() for name in X.columns}
-    else:
-        columns = {str(i): column for i, column in enumerate(zip(*np.asarray(X).tolist()))}
-    found = ((name, value) for name, column in columns.items() for value in column)
-    texts = {}
-    for name, value in found:
-        if not _is_number(value) and value is not None:
-            texts.setdefault(name, value)
-    names = ", ".join(f"{name!r}" for name in [*texts][:10])
-    return ValueError(
-        f"X has text in the columns {names}{' ...' if len(texts) > 10 else ''}, such as "
-        f"{next(iter(texts.values()), '')!r:.50}. Leave these columns out, as "
-        "X.select_dtypes('number') of pandas does, or make numbers of them, for example by "
-        "sklearn.preprocessing.OneHotEncoder."
-    )
-
-
-def _one_axis(X):
-    return ValueError(
-        f"Expected 2D array, got 1D array of {len(X)} numbers. If it is one row, Reshape your "
-        "data: X.reshape(1, -1). If it is a signal, learn atoms at any position, by "
-        "ConvPUDLEDictionaryLearning(8, atom_shape=100, stride=1).fit([X]), or cut windows, which "
-        "are rows: numpy.lib.stride_tricks.sliding_window_view(X, 100)[::10]."
-    )
-
-
-def _check_tensor(X, estimator, *, copy, allow_nan):
+def _check_tensor(X, options, allow_nan):
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
     X = X.detach().resolve_neg()  # the imaginary part of a conjugate has a lazy sign
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
-        return to_tensor(_check_array(X.numpy(), estimator, copy=copy, allow_nan=allow_nan))
+        return to_tensor(check_array(X.numpy(), **options))
     # on another device scikit-learn checks only the shape, on an array without memory
-    check_array(np.broadcast_to(0.0, X.shape), estimator=estimator, ensure_all_finite=False)
-    if not torch.isfinite(X.sum()):  # the host asks the device once if all is finite
-        if X.isinf().any():
-            raise ValueError("Input X contains infinity. Remove samples with infinite values.")
-        if not allow_nan and X.isnan().any():
-            raise ValueError(_NAN)
-    return X.clone() if copy else kept_by_autograd(X).contiguous()
+    check_array(np.broadcast_to(0.0, X.shape), estimator=options["estimator"])
+    # the host asks the device once if all is finite
+    if not torch.isfinite(X.sum()) and (X.isinf().any() or not allow_nan):
+        raise ValueError("Input X contains infinity or NaN. Remove these samples.")
+    return X.clone() if options["copy"] else kept_by_autograd(X).contiguous()

@@ -179,21 +179,10 @@ def once_only(what):
 
 
 def count_batches(source):
-    """Return the number of batches of an epoch; iterate over one epoch if it is unknown.
-
-    Raises
-    ------
-    TypeError
-        If the epoch yields no batches.
-    ValueError
-        If it seems endless.
-    """
-    n_known = getattr(source, "n_counted", None) or source.n_batches  # a length may be wrong
-    if n_known is not None:
-        return n_known
+    """Return the number of batches of an epoch; iterate over one epoch if it is unknown."""
+    if source.n_batches is not None:
+        return source.n_batches
     n_batches = sum(1 for _ in islice(source.batches(), _MOST_BATCHES))
-    if not n_batches:
-        raise once_only("X yields no batches any more; it")
     check_end(n_batches)
     return n_batches
 

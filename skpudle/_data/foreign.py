@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from sklearn.decomposition import SparseCoder
 from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
@@ -46,30 +45,10 @@ def dictionary_of(source):
         return source.dictionary
     if hasattr(source, "fit"):
         raise ValueError(
-            f"{type(source).__name__} has no atoms: it learns none or is not fitted (`clone` "
-            "unfits parameters, also in GridSearchCV and cross_validate). Fit it, pass its "
-            "components_, or wrap it in sklearn.frozen.FrozenEstimator."
+            f"{type(source).__name__} is not fitted: `clone` forgets the fit of a parameter. Pass "
+            "its components_, or wrap it in sklearn.frozen.FrozenEstimator."
         )
     return source
-
-
-def check_learner(learner, attribute="components_"):
-    """Raise an error unless this is a fitted learner, with an attribute.
-
-    Raises
-    ------
-    TypeError
-        If it is no estimator, for example data.
-    NotFittedError
-        If it is not fitted.
-    """
-    if not hasattr(learner, "fit"):
-        shape = f" of shape {np.shape(learner)}" if hasattr(learner, "shape") else ""
-        raise TypeError(
-            f"A fitted learner is expected, got a {type(learner).__name__}{shape}. Pass the "
-            "learner first and the data second, as findings(learner, X)."
-        )
-    check_is_fitted(learner, attribute)
 
 
 def drop_names(learner):
@@ -105,18 +84,12 @@ def given_atoms(dict_init, n_components, x, name="dict_init"):
     """
     options = {"dtype": np.float64, "ensure_all_finite": False, "input_name": name}
     atoms = check_array(dictionary_of(dict_init), **options)
-    if n_components is None:
-        n_components = len(atoms)
-    if atoms.shape != (n_components, x.shape[1]):
+    atoms = to_tensor(atoms, x.device, x.dtype)
+    if atoms.shape != (n_components or len(atoms), x.shape[1]):
         raise ValueError(
-            f"{name} has shape {atoms.shape}, expected (n_components, n_features) = "
+            f"{name} has shape {tuple(atoms.shape)}, expected (n_components, n_features) = "
             f"{(n_components, x.shape[1])}. Pass one atom per row."
         )
-    atoms = to_tensor(atoms, x.device, x.dtype)
-    bad = ~torch.isfinite(atoms).all(1) | (atoms == 0).all(1)
-    if bad.any():
-        raise ValueError(
-            f"{name} has zero or non-finite atoms, in rows {bad.nonzero()[:, 0].tolist()}. Drop "
-            "these rows or replace them, for example by samples."
-        )
+    if not (torch.isfinite(atoms).all(1) & atoms.any(1)).all():
+        raise ValueError(f"{name} has zero or non-finite atoms. Drop or replace these rows.")
     return atoms

@@ -6,7 +6,7 @@ come last and may be missing, and a row is an image with pixels as features.
 
 import warnings
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import ceil
 from numbers import Integral
 
 import numpy as np
@@ -17,24 +17,18 @@ from skpudle._data.arrays import (
     check_rows,
     like_input,
     looks_like_picture,
-    refuse_sparse,
     to_numpy,
     to_tensor,
     unpacked,
 )
 from skpudle._data.names import users_level
-from skpudle._data.sources import is_stream
-
-_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
-_PIXELS = (np.dtype("uint8"), torch.uint8)
 
 # The largest float64 that fits into 64 unsigned bits.
 _LARGEST = float(np.nextafter(2.0**64, 0))
 
 # Largest length of an axis of channels (colours and transparency); all other axes are longer.
 _CHANNELS = 4
-# Limit of the ratio of sides of pictures in an array (panoramas exceed it), and of channels to
-# samples of signals.
+# Limit of the ratio of sides of pictures in an array (panoramas exceed it).
 _FLAT = 4
 # Least rows and columns of a matrix that is a picture, not rows, if atoms have two axes.
 _LEAST_PICTURE = 32
@@ -49,12 +43,9 @@ def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
 
 def check_sizes(kernel, stride):
     """Raise ValueError unless sizes of atoms and strides fit together."""
-
-    def positive(numbers):
-        return all(isinstance(n, Integral) and n >= 1 for n in numbers)
-
-    n_axes = len(kernel)
-    if n_axes not in (1, 2) or len(stride) != n_axes or not positive((*kernel, *stride)):
+    numbers = (*kernel, *stride)
+    positive = all(isinstance(n, Integral) and n >= 1 for n in numbers)
+    if len(kernel) not in (1, 2) or len(stride) != len(kernel) or not positive:
         raise ValueError(
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
             "positive integers, one for each of one or two axes of an atom."
@@ -69,8 +60,8 @@ def covering_positions(size, kernel, stride):  # -> tuple of int
 
 def check_gaps(images, kernel, stride):  # list of (n, n_channels, *size)
     """Raise ValueError if the stride leaves gaps between atoms of an image."""
-    for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):
-        if s > k and any(x.shape[axis] > k for x in images):
+    for x in images:
+        if any(s > k < n for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)):
             raise ValueError(
                 f"stride={stride!r} leaves gaps between atoms of {kernel!r} pixels. Pass a stride "
                 "of at most the atom's size along each axis."
@@ -141,26 +132,19 @@ def _is_array(value):
     return isinstance(value, np.ndarray | torch.Tensor) or hasattr(value, "__array__")
 
 
-def _n_dimensions(value):
-    """Return the number of dimensions of an array-like."""
-    return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
-
-
 def largest_unsigned(X):
     """Return the largest integer of the dtype of an array or tensor, None if it has a sign."""
-    if isinstance(X, torch.Tensor):
-        return torch.iinfo(X.dtype).max if X.dtype in _UNSIGNED else None
-    dtype = np.asanyarray(X).dtype
-    return np.iinfo(dtype).max if dtype.kind == "u" else None
+    name = str(getattr(X, "dtype", "")).removeprefix("torch.")
+    return np.iinfo(name).max if name.startswith("uint") else None
 
 
 def as_fractions(X):
     """Return unsigned integers as fractions of their largest value, in float32."""
+    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)  # keeps a mask
     largest = largest_unsigned(X)
-    if isinstance(X, torch.Tensor):
-        return X if largest is None else X.to(torch.float32) / largest
-    X = np.asanyarray(X)  # keeps a mask
-    return X if largest is None else (X / largest).astype(np.float32)
+    if largest is None:
+        return X
+    return X.to(torch.float32) / largest if torch.is_tensor(X) else (X / largest).astype("float32")
 
 
 def as_pixels(tensor, X):
@@ -187,17 +171,15 @@ def as_pixels(tensor, X):
     largest = largest_unsigned(X)
     if largest is None:
         return like_input(tensor, X)
-    dtype = X.dtype if isinstance(X, torch.Tensor) else np.asanyarray(X).dtype
     if not torch.isfinite(tensor).all():
         raise ValueError(
-            f"Some pixels have no value, which {dtype} cannot hold. Pass fractions, image / "
+            f"Some pixels have no value, which {X.dtype} cannot hold. Pass fractions, image / "
             "largest value, to get NaN there."
         )
-    limit = min(float(largest), _LARGEST)
-    pixels = (tensor.double() * largest).round().clamp(0, limit)
+    pixels = (tensor.double() * largest).round().clamp(0, min(float(largest), _LARGEST))
     if isinstance(X, torch.Tensor):
-        return pixels.to(dtype).to(X.device)
-    return to_numpy(pixels).astype(dtype)
+        return pixels.to(X.dtype).to(X.device)
+    return to_numpy(pixels).astype(X.dtype)
 
 
 def of_colours(shape):
@@ -254,98 +236,66 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     Raises
     ------
     ValueError
-        If atoms are larger than an image; if signals have their channels first, or are given for
-        atoms of pictures; or if pictures are given for atoms of signals or as rows.
+        If atoms are larger than an image, or if axes must be meant otherwise than they are read.
 
     Warns
     -----
     UserWarning
-        If a row is an image of one line, and atoms are higher; if atoms are longer than rows of
-        few features; or if signals look like pictures.
+        If the input is small and may be meant so.
     """
-    n, _, *size = images.tensors[0].shape
+    n, n_channels, *size = images.tensors[0].shape
     if images.kind == "rows" and len(kernel) == 2:
-        _check_lines(n, *size, kernel)
+        if size[0] == 1 < kernel[0]:
+            _refuse(
+                f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, "
+                f"and atoms are {kernel[0]} lines high. Pass one image as [image], and rows of "
+                "pixels as X.reshape(-1, height, width).",
+                surely=min(n, size[1]) >= _LEAST_PICTURE,
+            )
         return
     if len(kernel) == 1 and images.kind != "rows":
-        _check_signals(images, kernel, channels_first=channels_first)
+        if n_channels >= max(*size, 2) and not channels_first:
+            raise ValueError(
+                f"Signals of {size[0]} samples and {n_channels} channels are read, since channels "
+                "are the last axis. For arrays (n_signals, n_channels, n_samples) pass "
+                "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9)."
+            )
+        if looks_like_picture(first := images.source[0]):
+            _refuse(
+                f"X[0], of shape {tuple(first.shape)}, looks like one grey picture, and atom_shape="
+                f"{kernel[0]} is one number, for signals with channels. Pass two numbers for "
+                f"pictures, such as atom_shape={2 * kernel}.",
+                surely="uint" in str(first.dtype),
+            )
     elif images.kind == "array" and not images.channel_axis and max(size) >= _FLAT * min(size):
         raise ValueError(
             f"An array of shape {(n, *size)} means {n} grey pictures of {size[0]} x {size[1]} "
             f"pixels. For signals with {size[0]} channels pass channels_first=True and one number "
             "as atom_shape, such as 25; for pictures as long as these pass a list, list(X)."
         )
-    for size in (tuple(x.shape[2:]) for x in images.tensors):
-        if any(n < k for n, k in zip(size, kernel, strict=True)):
-            kind = "a signal" if len(kernel) == 1 else "an image"
-            text = (
-                f"Atoms of the size {kernel} are larger than {kind} of the size {size}. Pass a "
-                "smaller atom_shape."
+    for x in images.tensors:
+        if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
+            _refuse(
+                f"Atoms of the size {kernel} are larger than an image of the size "
+                f"{tuple(x.shape[2:])}. Pass a smaller atom_shape.",
+                surely=images.kind != "rows" or max(x.shape[2:]) >= _LEAST_SIGNAL,
             )
-            if images.kind != "rows" or max(size) >= _LEAST_SIGNAL:
-                raise ValueError(text)
-            warnings.warn(text, stacklevel=users_level())
 
 
-def _check_lines(n, height, width, kernel):
-    """Refuse rows that are images of one line, if they may be lines of one picture."""
-    if height == 1 < kernel[0]:
-        text = (
-            f"Two-dimensional input means rows: {n} images of one line of {width} pixels, "
-            f"and atoms are {kernel[0]} lines high. Pass one image as [image], and rows of "
-            "pixels as X.reshape(-1, height, width)."
-        )
-        if min(n, width) >= _LEAST_PICTURE:
-            raise ValueError(text)
-        warnings.warn(text, stacklevel=users_level())
-
-
-def _check_signals(images, kernel, *, channels_first):
-    first = images.source[0]
-    if getattr(first, "dtype", None) in _PIXELS:
-        raise ValueError(
-            f"atom_shape={kernel[0]} is one number, for signals, but X has the dtype "
-            f"{first.dtype} of pictures. Pass two numbers, such as atom_shape=(9, 9), or "
-            "signals of another dtype."
-        )
-    n_channels, n_samples = images.tensors[0].shape[1:]
-    if n_channels >= max(n_samples, 2) and not channels_first:
-        raise ValueError(
-            f"Signals of {n_samples} samples and {n_channels} channels are read, since channels "
-            "are the last axis. For arrays (n_signals, n_channels, n_samples) pass "
-            "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9)."
-        )
-    if channels_first and n_channels > _FLAT * n_samples:
-        warnings.warn(
-            f"Signals of {n_samples} samples and {n_channels} channels are read, since "
-            "channels_first=True. For arrays (n_signals, n_samples, n_channels) pass "
-            "channels_first=False.",
-            stacklevel=users_level(),
-        )
-    if looks_like_picture(first):
-        warnings.warn(
-            f"X[0], of shape {tuple(first.shape)}, looks like one grey picture, and atom_shape="
-            f"{kernel[0]} is one number, for signals with channels. Pass two numbers for pictures, "
-            f"such as atom_shape={2 * kernel}.",
-            stacklevel=users_level(),
-        )
+def _refuse(text, *, surely):
+    if surely:
+        raise ValueError(text)
+    warnings.warn(text, stacklevel=users_level())
 
 
 def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
-    refuse_sparse(X)
-    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     X = as_fractions(X) if options.get("largest") is None else X
+    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     shape = tuple(X.shape)
-    if len(shape) == 4 and n_axes == 1:
-        raise ValueError(
-            f"An array of shape {shape} holds pictures, but atom_shape is one number, for signals. "
-            "Pass two numbers, such as atom_shape=(9, 9)."
-        )
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(
-            f"Images of {n_axes} axes are expected, got an array of shape {shape}. Pass an array "
-            f"of shape (n_images, {'height, width' if n_axes == 2 else 'length'}[, n_channels]), a "
-            "list of such images, or rows."
+            f"Images of {n_axes} axes are expected, as many as atom_shape has, and perhaps one of "
+            f"channels. Got an array of shape {shape}; pass an array or a list of such images."
         )
     flat = check_rows(X.reshape(len(X), -1), **options)
     x = to_tensor(flat, device).reshape(shape)
@@ -380,11 +330,6 @@ def _read_list(X, n_axes, device, **options):  # -> Images of one kind
 def _read_pixels(X, n_axes, image_shape, device, **options):  # rows (n, n_pixels) -> Images
     x = to_tensor(check_rows(X, **options), device)
     shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
-    if prod(shape) != x.shape[1]:
-        raise ValueError(
-            f"Rows have {x.shape[1]} numbers, and {prod(shape)} are expected, of the shape "
-            f"{shape}. Pass rows of this length."
-        )
     x = x.reshape(len(x), *shape)
     channel_axis = len(shape) > n_axes
     x = x.movedim(-1, 1) if channel_axis else x[:, None]
@@ -439,28 +384,15 @@ def read_images(
         If the input is no such images.
     """
     X = unpacked(X)
-    if is_stream(X):
-        raise TypeError(
-            f"X is a {type(X).__name__}, but images are taken as one array or as a list of images. "
-            "Call partial_fit, or transform, for each batch of them."
-        )
     if channels_first:
         single = not isinstance(X, list | tuple) and len(getattr(X, "shape", ())) == n_axes + 1
         known = dict(image_shape=image_shape, device=device) | options
         images = read_images(_channels_last(X[None] if single else X, n_axes), n_axes, **known)
         return replace(images, kind="image" if single else images.kind, source=X)
-    if len(getattr(X, "shape", ())) == 1 and len(X):
-        atoms = "" if n_axes == 1 else " with an integer as atom_shape, for example atom_shape=25"
-        raise ValueError(
-            f"X has one axis, of {len(X)} numbers. If it is a signal, pass the list [X]{atoms}. "
-            "If it is one row, Reshape your data: X.reshape(1, -1)."
-        )
-    if isinstance(X, list | tuple) and not len(X):
-        raise ValueError("There are no images, got an empty list. Pass at least one image.")
-    if isinstance(X, list | tuple) and _is_array(X[0]) and (_n_dimensions(X[0]) >= n_axes):
-        return _read_list(X, n_axes, device, **options)
-    if isinstance(X, list | tuple) and _n_dimensions(X) > 2:
-        X = np.asarray(X)
+    if isinstance(X, list | tuple) and len(X):
+        if _is_array(X[0]) and np.ndim(X[0]) >= n_axes:
+            return _read_list(X, n_axes, device, **options)
+        X = X if np.ndim(X) <= 2 else np.asarray(X)
     if len(getattr(X, "shape", ())) <= 2:  # also input that scikit-learn should refuse
         return _read_pixels(X, n_axes, image_shape, device, **options)
     single = (n_channels or 1) > 1 and tuple(X.shape[n_axes:]) == (n_channels,)
@@ -476,19 +408,16 @@ def read_targets(y, images, **options):  # -> list of (n_channels, *size), or No
     if y is None:
         return None
     many = isinstance(y, list | tuple) and len(y) > 0
-    if _n_dimensions(y[0] if many else y) + many < 2:
+    if np.ndim(y[0] if many else y) + many < 2:
         return None  # labels
     first = images.tensors[0]
     options |= dict(n_channels=images.n_channels, device=first.device)
     targets = read_images(y, first.ndim - 2, **options).singles()
     got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
     if got != expected:
-        pairs = enumerate(zip(got, expected))
-        where = next((f"{a} for {b} at index {i}" for i, (a, b) in pairs if a != b), "all equal")
         raise ValueError(
-            f"Targets do not match the images: got {len(got)} for {len(expected)}, of shapes "
-            f"(n_channels, *size) {where}. Pass one clean image of the same shape for each noisy "
-            "one."
+            "Targets do not match the images. Pass one clean image of the same shape, "
+            f"{expected[0]} with channels first, for each of the {len(expected)} noisy ones."
         )
     return [x.to(images.dtype) for x in targets]
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from math import frexp, inf, log10
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -19,16 +20,15 @@ from skpudle._data.arrays import (
     input_attributes,
     make_generator,
     resolve_device,
-    to_numpy,
     to_tensor,
 )
 from skpudle._data.images import check_sizes, is_one_image, read_targets
 from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
-from skpudle._denoiser.train import Crops, Diverged, Training, crop_shape, initialise
+from skpudle._denoiser.train import Crops, Training, crop_shape, initialise
 from skpudle._learners.convolutional.crops import Geometry
-from skpudle._learners.convolutional.model import atoms_inside, atoms_outside
+from skpudle._learners.convolutional.model import atoms_outside
 from skpudle._learners.convolutional.start import initial_atoms
 from skpudle._learners.convolutional.transformer import (
     ConvTransformer,
@@ -37,12 +37,8 @@ from skpudle._learners.convolutional.transformer import (
     stride_of,
 )
 from skpudle._precision import training_mode
-from skpudle._training.messages import (
-    warn_of_early_end,
-    warn_of_rise,
-    warn_of_unused,
-    warn_of_zero_codes,
-)
+from skpudle._training.loop import Stopping
+from skpudle._training.messages import warn_of_early_end, warn_of_rise, warn_of_unused
 from skpudle._training.run import Interrupts
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
@@ -57,23 +53,11 @@ _FIXED = "n_components", "atom_shape", "stride", "n_unfoldings", "alpha", "noise
 
 _EPOCHS, _BATCH = 100, 16  # of "auto"
 
+# Crops whose mean loss decides if training has stalled.
+_JUDGED = 256
+
 _COUNT = Interval(Integral, 1, None, closed="left")
 _SIZE = Interval(Real, 0, None, closed="left")
-
-
-def _without_effect(learner, kernel, stride):  # yields names, setting
-    if len(kernel) == 1:
-        yield ("flip",), "two numbers for atom_shape"
-    if max(stride) == 1:
-        yield ("shift_average",), "a stride of more than 1"
-
-
-def _found_noise(images, targets):  # -> float
-    """Return the noise of pairs, or noise for clean images."""
-    if targets is None:
-        return _NOISE * deviation_of(images.tensors)
-    pairs = zip(images.singles(), targets, strict=True)
-    return deviation_of([noisy - clean for noisy, clean in pairs])
 
 
 def _with_typical_noise(image, noise):  # (n_channels, *size) -> the same
@@ -173,24 +157,14 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
     components_ : ndarray of shape (n_components, [height,] width[, n_channels])
         The atoms that decode codes, with an axis of channels if images have one.
 
-    analysis_components_ : ndarray of shape (n_unfoldings, n_components, ...)
-        The atoms of analysis of each unfolding.
-
-    synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, ...)
-        The atoms of synthesis of all unfoldings but the last.
-
-    alpha_ : ndarray of shape (n_unfoldings, n_components)
-        Thresholds without noise; with ``noise_std`` a number, thresholds.
-
-    alpha_slope_ : ndarray of the shape of ``alpha_``
-        Increase of ``alpha_`` for each unit of noise, if ``noise_std`` is a pair.
+    network_ : torch.nn.Module
+        The network, in the units of the images: ``analysis``, ``synthesis``, ``thresholds`` and
+        ``slopes``, parameters of each unfolding, and ``peak``, the largest magnitude of a pixel in
+        training, without the noise that training added and, with ``noise_std="poisson"``, of the
+        root. `denoise` scales images with larger pixels.
 
     training_noise_std_ : float, tuple or "poisson"
         The noise of training.
-
-    peak_ : float
-        Largest magnitude of a pixel in training, without the noise that training added and, with
-        ``noise_std="poisson"``, of the root: `denoise` scales images with larger pixels.
 
     n_components_, device_
         As in `PUDLEDictionaryLearning`.
@@ -316,49 +290,24 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
 
     @property
     def _noise(self):
-        return Noise.of(self.training_noise_std_)
+        return self.network_.noise
 
-    def _attributes_of(self, network, channel_axis):
-        """Return the fitted attributes of a network, arrays and numbers."""
-        geometry = Geometry(None, channel_axis)
-
-        def outside(layers):
-            return np.stack([atoms_outside(atoms, geometry) for atoms in layers.detach()])
-
-        slopes, synthesis = network.slopes, outside(network.synthesis)
-        return {
-            "components_": synthesis[-1],
-            "analysis_components_": outside(network.analysis),
-            "synthesis_components_": synthesis[:-1],
-            "alpha_": to_numpy(network.thresholds),
-            "alpha_slope_": None
-            if slopes is None
-            else to_numpy(slopes.double() / network.noise.typical),
+    def _attributes_of(self, network, losses, **others):
+        """Return the fitted attributes of a network, and of the mean losses of all epochs."""
+        geometry = Geometry(None, others.pop("channel_axis"))
+        return others | {
+            "network_": deepcopy(network).cpu(),  # for machines without its device
+            "components_": atoms_outside(network.synthesis[-1].detach(), geometry),
             "training_noise_std_": network.noise_std,
-            "peak_": network.peak,
-            "n_components_": len(synthesis[-1]),
+            "n_components_": network.synthesis.shape[1],
+            "n_iter_": max(len(losses), 1),
+            "loss_curve_": np.array(losses, dtype=np.float64),
             "_given": {name: getattr(self, name) for name in _FIXED},
         }
 
-    @torch.no_grad()
     def _coder(self, like):  # -> DenoisingNetwork
-        n_axes = len(self._kernel)
-        geometry = Geometry(None, self.components_.ndim == 2 + n_axes)
-        last = self.components_[None]
-        layers = self.analysis_components_, np.concatenate([self.synthesis_components_, last])
-        layers = [torch.stack([atoms_inside(a, geometry, like) for a in part]) for part in layers]
-        network = DenoisingNetwork(
-            layers[0].shape,
-            stride_of(self),
-            self.training_noise_std_,
-            peak=self.peak_,
-            shift_average=self.shift_average,
-        ).to(like)
-        values = [*layers, to_tensor(self.alpha_)]
-        if network.slopes is not None:
-            values.append(to_tensor(self.alpha_slope_) * network.noise.typical)
-        for parameter, value in zip(network.parameters(), values, strict=True):
-            parameter.copy_(value)
+        network = deepcopy(self.network_).to(like)
+        network.shift_average = self.shift_average
         return network
 
     @classmethod
@@ -381,12 +330,9 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
         own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
         learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **params)
-        learner._take(
-            learner._attributes_of(network, n_channels > 1)
-            | dict(n_iter_=1, n_steps_=0, loss_curve_=np.zeros(0))
-            | dict(device_=str(resolve_device(learner.device, None)))
-            | dict(_unit=1.0, _image_size=None, _optimizer_state={})
-        )
+        others = dict(n_steps_=0, _unit=1.0, _image_size=None, _optimizer_state={})
+        others["device_"] = str(resolve_device(learner.device, None))
+        learner._take(learner._attributes_of(network, [], channel_axis=n_channels > 1, **others))
         return learner
 
     def _check_known(self, *allowed):
@@ -481,29 +427,40 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
 
     def _read(self, X, y, *, known):  # -> Images and targets of the network, noise_std
         images = self._read_training(X, known=known)
-        targets, given = read_targets(y, images, **self._reading()), self.noise_std
-        if given == "auto":
-            given = self.training_noise_std_ if known else _found_noise(images, targets)
-        noise = Noise.of(given)
+        targets, noise_std = read_targets(y, images, **self._reading()), self.noise_std
+        if noise_std == "auto" and known:
+            noise_std = self.training_noise_std_
+        elif noise_std == "auto":
+            noise_std = _NOISE * deviation_of(images.tensors)
+            if targets is not None:
+                pairs = zip(images.singles(), targets, strict=True)
+                noise_std = deviation_of([noisy - clean for noisy, clean in pairs])
+        noise = Noise.of(noise_std)
         if not known:
             noise.warn_of_units(images.tensors)
             images = images.map(noise.enter)
-        return images, targets and list(map(noise.enter, targets)), given
+        return images, targets and list(map(noise.enter, targets)), noise_std
 
     def _begin(self, X, y, *, known=False):  # -> Training, function that returns attributes
         kernel, stride, generator = self._kernel, stride_of(self), make_generator(self.random_state)
         check_sizes(kernel, stride)
         images, targets, noise_std = self._read(X, y, known=known)
-        singles = images.singles()
+        singles, before, curve, inputs = images.singles(), {}, [], {}
         peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
         mean_square = sum(float(x.double().square().mean()) for x in singles) / len(singles)
         check_range(mean_square, singles)
         if known:
             generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
-            network, inputs = self._coder(singles[0]), {"_unit": self._unit}
+            network, before, curve = (
+                self._coder(singles[0]),
+                self._optimizer_state,
+                self.loss_curve_,
+            )
             network.retrain(noise_std, max(peak, network.peak))
         else:
-            warn_of_unused(self, _without_effect(self, kernel, stride))
+            without = [("flip", "two numbers for atom_shape")] * (len(kernel) == 1)
+            without += [("shift_average", "a stride of more than 1")] * (max(stride) == 1)
+            warn_of_unused(self, (((name,), setting) for name, setting in without))
             sizes = (self.n_components, images.n_channels, *kernel)
             network = DenoisingNetwork((self.n_unfoldings, *sizes), stride, noise_std, peak=peak)
             network = network.to(singles[0])
@@ -518,53 +475,46 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             }
         whole = images.kind == "rows" and self.crop_size == "auto"
         shape = crop_shape(singles, kernel, stride, self.crop_size, whole=whole)
-        options = dict(flip=self.flip and len(kernel) == 2, generator=generator)
+        flip, n_crops = self.flip and len(kernel) == 2, self.batch_size
         training = Training(
             network,
-            Crops(singles, targets, shape, kernel, **options),
+            Crops(singles, targets, shape, kernel, flip=flip, generator=generator),
             self.optimizer,
             learning_rate=self.learning_rate,
-            batch_size=min(
-                _BATCH if self.batch_size == "auto" else int(self.batch_size), len(singles)
-            ),
-            unit=inputs["_unit"],
+            batch_size=min(_BATCH if n_crops == "auto" else int(n_crops), len(singles)),
+            unit=inputs.get("_unit", getattr(self, "_unit", 1.0)),
             n_steps=self.n_steps_ if known else 0,
-            state=self._optimizer_state if known else {},
+            state=before,
         )
-        channel_axis = images.channel_axis
-        curve = [*self.loss_curve_] if known else []
 
         def attributes():
-            found = self._attributes_of(training.finished(), channel_axis) | inputs
-            losses = np.array([*curve, *training.losses], dtype=np.float64)
-            return found | {
-                "n_iter_": max(len(losses), 1),
-                "n_steps_": training.n_steps,
-                "loss_curve_": losses,
-                "_optimizer_state": training.optimizer_state(),
-            }
+            now = dict(n_steps_=training.n_steps, _optimizer_state=training.optimizer_state())
+            losses = [*curve, *training.losses]
+            return self._attributes_of(
+                network, losses, channel_axis=images.channel_axis, **inputs, **now
+            )
 
         return training, attributes
 
     def _run_epoch(self, training, attributes, interrupts):
         try:
             training.run_epoch(interrupts)
-        except (Diverged, KeyboardInterrupt) as error:
-            ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
-            self._take(attributes() | {"ended_by_": ended_by})
-            if ended_by == "interrupt":
-                raise
+        except KeyboardInterrupt:
+            self._take(attributes() | {"ended_by_": "interrupt"})
+            raise
+        except ArithmeticError as error:
+            self._take(attributes() | {"ended_by_": "divergence"})
             raise ValueError(
                 f"Training of {type(self).__name__} stopped being finite at update "
-                f"{training.n_steps}, also after a second try with smaller steps; the estimator "
-                "holds the last finite network. Try a smaller learning_rate (now "
-                f"{self.learning_rate}), or scale the data."
+                f"{training.n_steps}; the estimator holds the last finite network. Try a smaller "
+                f"learning_rate (now {self.learning_rate}), or scale the data."
             ) from error
 
     def _run(self, training, attributes, interrupts, given):
         n_epochs = _EPOCHS if self.max_iter == "auto" else self.max_iter
         root, ended_by = self._init_callback_context(max_subtasks=n_epochs), "max_iter"
         root.call_on_fit_task_begin(**given)
+        stopping, n_crops = Stopping(self.tol, self.n_iter_no_change), len(training.loader.dataset)
         began, losses = time.perf_counter(), training.losses
         while len(losses) < n_epochs and ended_by == "max_iter":
             epoch = root.subcontext(task_name="epoch")
@@ -574,14 +524,13 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
                 left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
                 done = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
                 print(f"{done}  at most {left:.0f} s left", flush=True)
+            judged = n_crops * losses[-1], n_crops, training.n_steps
             if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
                 ended_by = "callback"
-            elif training.has_stalled(self.tol, self.n_iter_no_change):
+            elif stopping.check(*judged, n_judged=_JUDGED):
                 ended_by = "tol"
         self._take(attributes() | {"ended_by_": ended_by})
         root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
-        if not training.has_codes():
-            warn_of_zero_codes(self)
         if training.unchanged:  # pairs may be equal
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged, has_rate=True)
         # with "auto" the limit is the expected end
@@ -728,16 +677,12 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         ValueError
             If ``peak`` is no positive number; or if there are neither clean images nor noise.
         """
-        if not isinstance(peak, Real) or not 0 < peak < inf:
-            raise ValueError(
-                f"peak={peak!r:.50} is no largest value of pixels; pass a positive number, such as "
-                "1.0 or 255."
-            )
+        if not (isinstance(peak, Real) and 0 < peak < inf):
+            raise ValueError(f"peak={peak!r:.50} is no largest value of pixels. Pass 1.0 or 255.")
         self._check_known()
         noise = self._noise
         images, network = self._read_and_build(X, colours=not noise.of_photons)
-        inputs = images.singles()
-        targets = read_targets(y, images, **self._reading())
+        inputs, targets = images.singles(), read_targets(y, images, **self._reading())
         if targets is not None:
             targets = list(map(noise.enter, targets))
         elif noise.high:
@@ -747,13 +692,12 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
                 "There is nothing to remove: the noise of training is 0, and no clean images are "
                 "given. Pass them as y, or train with a positive noise_std."
             )
-        total = 0.0
+        decibels = []
         for image, target in zip(inputs, targets, strict=True):
-            denoised = network(image[None])[0]
-            apart = self._to_images(denoised) - self._to_images(target)
+            apart = self._to_images(network(image[None])[0]) - self._to_images(target)
             error = float(apart.double().square().mean())
-            total += 20 * log10(peak) - 10 * log10(error) if error else inf
-        return total / len(images)
+            decibels.append(10 * log10(peak**2 / error) if error else inf)
+        return float(np.mean(decibels))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

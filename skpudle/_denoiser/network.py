@@ -17,8 +17,8 @@ from torch import nn
 
 from skpudle._data.arrays import to_tensor
 from skpudle._data.images import cut_tiles, extend
-from skpudle._data.noise import estimate_noise, extent_of
 from skpudle._denoiser.noise import Noise
+from skpudle._learners.convolutional.noise import estimate_noise, extent_of
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold
 
@@ -144,6 +144,11 @@ class DenoisingNetwork(nn.Module):
     def kernel(self):
         """Size of an atom."""
         return tuple(self.analysis.shape[3:])
+
+    @property
+    def levels(self):
+        """The thresholds, and their slopes if there are any: numbers in units of the images."""
+        return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
 
     def get_extra_state(self):
         """Return what the arrays leave open, for `state_dict`."""

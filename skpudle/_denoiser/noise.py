@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import host_array, to_tensor
-from skpudle._data.images import largest_unsigned
 from skpudle._data.names import users_level
 from skpudle._losses import Poisson
 
@@ -108,35 +107,25 @@ class Noise(NamedTuple):
             )
         try:
             levels = np.asarray(host_array(noise_std))
-            known = levels.dtype.kind in "iuf" and bool((np.isfinite(levels) & (levels >= 0)).all())
-        except (TypeError, ValueError):  # lists of other lengths
-            known = False
-        if not known or levels.shape not in ((), (len(images),)):
+        except ValueError:  # lists of other lengths
+            levels = np.empty(0)
+        known = levels.dtype.kind in "iuf" and levels.shape in ((), (len(images),))
+        if not (known and (np.isfinite(levels) & (levels >= 0)).all()):
             raise ValueError(
                 f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number "
                 f"that is not negative, or one for each of {len(images)} images."
             )
         levels = to_tensor(levels, images.tensors[0].device, images.dtype)
-        first = images.source[0] if images.kind == "list" else images.source
-        largest = None if images.kind == "rows" else largest_unsigned(first)
-        if largest is not None and (levels > 1).any():
-            raise ValueError(
-                f"noise_std={noise_std!r:.50}, but images of {first.dtype} become fractions of "
-                f"{largest}, their largest value. Pass the noise as such a fraction, noise_std / "
-                f"{largest}."
-            )
         return levels.expand(len(images)).split([len(x) for x in images.tensors])
 
     def warn_of_units(self, images, levels=None):  # images: tensors
         """Warn if the noise, given as `levels` or by training, has other units than images."""
         told = [float(level.max()) for level in levels or [] if level is not None]
-        estimated = levels is not None and not told and self.is_range
-        if self.of_photons or estimated:  # counts have no unit, and estimates that of the images
-            return
         largest = max(float(image.abs().max()) for image in images)
-        level = max(told, default=self.typical)
-        least = 0.0 if told else largest / _RANGE  # a given noise may be small
-        if level and largest and not least <= level <= largest:
+        # counts have no unit, estimates have that of the images, and a given noise may be small
+        estimated = levels is not None and not told and self.is_range
+        level, least = max(told, default=self.typical), 0.0 if told else largest / _RANGE
+        if level and largest and not (self.of_photons or estimated or least <= level <= largest):
             warnings.warn(
                 f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
                 "in the units of the images, and unsigned integers become fractions of their "

@@ -1,14 +1,12 @@
 """Train a denoising network by an optimiser of torch, on random crops of clean or noisy images."""
 
 from copy import deepcopy
-from math import isfinite, prod
+from math import isfinite, nan, prod
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from skpudle._compilation import threads_for
-from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.images import extend
 from skpudle._learners.convolutional.crops import draw_corner
 from skpudle._learners.convolutional.start import penalty_of_correlations
@@ -22,9 +20,6 @@ _CROP = 129
 # Pixels of a part of a batch: large enough for efficient products, small enough for the codes of
 # all unfoldings.
 _PIXELS = 2**16
-
-# Crops whose mean loss decides if training has stalled.
-_JUDGED = 256
 
 # alpha="auto": a multiple of the noise, as in the paper's denoiser (0.16 for 25 / 255)
 _ALPHA = 1.6
@@ -94,20 +89,6 @@ class Crops(Dataset):
         return crops[0].contiguous(), crops[-1].contiguous()
 
 
-def covered_parts(images, network):  # yields (n_channels, *size)
-    """Yield images, cut to sizes that copies of an atom cover."""
-    for image in images:
-        axes = zip(image.shape[1:], network.kernel, network.stride, strict=True)
-        yield image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
-
-
-def _converted(state, function):
-    """Return nested dictionaries with tensors, or arrays, changed by a function."""
-    if isinstance(state, dict):
-        return {name: _converted(value, function) for name, value in state.items()}
-    return function(state) if isinstance(state, torch.Tensor | np.ndarray) else state
-
-
 @torch.no_grad()
 def initialise(network, atoms, alpha, images):
     """Begin with one dictionary in all unfoldings, and thresholds of a penalty.
@@ -116,24 +97,17 @@ def initialise(network, atoms, alpha, images):
     entries of equal size.
     """
     atoms = project_atoms(atoms.contiguous())
-    dictionary = ConvDictionary(atoms, network.stride)
-    step, noise = float(default_step(dictionary)), network.noise
-    if alpha == "auto" and noise.high:
+    step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
+    if alpha == "auto":
         alpha = _ALPHA * (noise.typical if noise.is_range else noise.high)
-    elif alpha == "auto":
-        parts = covered_parts(images, network)
-        alpha = penalty_of_correlations(parts, atoms, network.stride)
+        alpha = alpha or penalty_of_correlations(images, atoms, network.stride)
     for layers in (network.analysis, network.synthesis):
         layers.copy_(atoms * step**0.5)
-    (network.thresholds if network.slopes is None else network.slopes).fill_(alpha * step**0.5)
-
-
-class Diverged(ArithmeticError):
-    """Training diverged, also after the learning rate was halved; the network is finite again."""
+    network.levels[-1].fill_(alpha * step**0.5)
 
 
 class Training:
-    """A network in training, with the optimiser; thresholds are in ``unit`` meanwhile.
+    """A network in training, with the optimiser.
 
     Parameters
     ----------
@@ -146,7 +120,7 @@ class Training:
     learning_rate, batch_size : float, int
         Of the optimiser, and crops in an update.
     unit : float
-        Divides images, a power of two: a learning rate has no unit.
+        Divides images and thresholds in updates, a power of two: a learning rate has no unit.
     n_steps : int
         Updates so far.
     state : dict
@@ -156,46 +130,27 @@ class Training:
     def __init__(
         self, network, crops, optimizer, *, learning_rate, batch_size, unit, n_steps, state
     ):
-        self.network, self.unit, self.n_steps, self._halved = network, unit, n_steps, False
+        self.network, self.unit, self.n_steps, self.losses = network, unit, n_steps, []
         self.loader = DataLoader(crops, batch_size, shuffle=True, generator=crops.generator)
         make = _NAMED[optimizer] if isinstance(optimizer, str) else optimizer
-        self._scale_thresholds(1 / unit)
         self.optimizer = make(list(network.parameters()), lr=learning_rate)
         self._name = str(getattr(self.optimizer, "func", type(self.optimizer)))
         if state.get("name") == self._name:
-            known = self.optimizer.state_dict() | {"state": _converted(state["state"], to_tensor)}
-            self.optimizer.load_state_dict(known)
-        self.losses = []  # of each epoch
-        self.tol_course = None, None, 0, 0.0, 0  # smoothed loss, the least, checks; sums since then
+            now = self.optimizer.state_dict()
+            self.optimizer.load_state_dict(now | {"state": deepcopy(state["state"])})
+
+    def optimizer_state(self):
+        """Return the state of the optimiser, on the CPU, with its name."""
+        known = deepcopy(self.optimizer.state_dict()["state"])
+        for values in known.values():
+            for name, value in values.items():
+                values[name] = value.cpu() if isinstance(value, torch.Tensor) else value
+        return {"name": self._name, "state": known}
 
     @torch.no_grad()
     def _scale_thresholds(self, factor):
-        for levels in (self.network.thresholds, self.network.slopes):
-            if levels is not None:
-                levels.mul_(factor)
-
-    def finished(self):
-        """Return a copy of the network, with thresholds in the units of the data."""
-        was, self.network = self.network, deepcopy(self.network)
-        self._scale_thresholds(self.unit)
-        self.network, finished = was, self.network
-        return finished
-
-    def optimizer_state(self):
-        """Return the state of the optimiser, arrays and numbers, with its name."""
-        state = self.optimizer.state_dict()["state"]
-        return {"name": self._name, "state": _converted(state, to_numpy)}
-
-    @torch.no_grad()
-    def has_codes(self):
-        """Return whether some image has nonzero codes, or all are constant."""
-        images, network = self.loader.dataset.images, self.finished()
-        if all((image == image.flatten()[0]).all() for image in images):
-            return True
-        return any(network.encode(x[None]).any() for x in covered_parts(images, network))
-
-    def _state(self):
-        return deepcopy((self.network.state_dict(), self.optimizer.state_dict()))
+        for levels in self.network.levels:
+            levels.mul_(factor)
 
     def _update(self, images, targets):  # -> summed loss of the crops
         network, margin = self.network, self.loader.dataset.margin
@@ -218,9 +173,8 @@ class Training:
             self.unchanged += 0.5 * (x[inside] - target[inside]).square().sum().item()
         self.optimizer.step()
         with torch.no_grad():
-            for levels in (network.thresholds, network.slopes):
-                if levels is not None:
-                    levels.clamp_min_(0)
+            for levels in network.levels:
+                levels.clamp_min_(0)
         self.n_steps += 1
         return total
 
@@ -229,42 +183,26 @@ class Training:
 
         Raises
         ------
-        Diverged
-            If training diverged for the second time.
+        ArithmeticError
+            If training diverged; the network is the last finite one.
         KeyboardInterrupt
             After a complete update.
         """
-        before, total, n, self.unchanged = self._state(), 0.0, 0, 0.0
+        before, total, self.unchanged = deepcopy(self.network.state_dict()), 0.0, 0.0
+        self._scale_thresholds(1 / self.unit)
         with torch.enable_grad(), torch.device("cpu"):  # of the loader's random numbers
             for images, targets in self.loader:
-                total, n = total + self._update(images, targets), n + len(images)
-                if interrupts.pending:
-                    raise KeyboardInterrupt(f"training was interrupted after update {self.n_steps}")
-                if not isfinite(total):
+                total += self._update(images, targets)
+                if interrupts.pending or not isfinite(total):
                     break
-        finite = all(bool(value.isfinite().all()) for value in self.network.parameters())
-        if isfinite(total) and finite:
-            self.losses.append(total / n * self.unit**2)
-            self.unchanged *= self.unit**2 / n  # the loss of images as they are
-            return
-        self.network.load_state_dict(before[0])
-        self.optimizer.load_state_dict(before[1])
-        if self._halved:
-            raise Diverged(f"training diverged at update {self.n_steps}")
-        self._halved = True
-        for group in self.optimizer.param_groups:
-            group["lr"] /= 2
-        self.run_epoch(interrupts)
-
-    def has_stalled(self, tol, patience):
-        """Return whether the smoothed loss has not fallen for some checks, of 256 crops or more."""
-        smoothed, best, stalled, total, n = self.tol_course
-        n_crops = len(self.loader.dataset)
-        total, n = total + self.losses[-1] * n_crops, n + n_crops
-        if tol is not None and n >= _JUDGED:
-            # the mean with its own past halves the variance of a minibatch loss in a few checks
-            smoothed = total / n if smoothed is None else (smoothed + total / n) / 2
-            stalled = 0 if best is None or smoothed < best * (1 - tol) else stalled + 1
-            best, total, n = min(smoothed, smoothed if best is None else best), 0.0, 0
-        self.tol_course = smoothed, best, stalled, total, n
-        return tol is not None and stalled >= patience
+        self._scale_thresholds(self.unit)
+        if not all(bool(value.isfinite().all()) for value in self.network.parameters()):
+            total = nan
+        if not isfinite(total):
+            self.network.load_state_dict(before)
+            raise ArithmeticError(f"training diverged at update {self.n_steps}")
+        if interrupts.pending:
+            raise KeyboardInterrupt(f"training was interrupted after update {self.n_steps}")
+        scale = self.unit**2 / len(self.loader.dataset)
+        self.losses.append(total * scale)
+        self.unchanged *= scale  # the loss of images as they are

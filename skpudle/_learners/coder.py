@@ -4,6 +4,7 @@
 for data of any size.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial, reduce
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.decomposition import SparseCoder
 from sklearn.utils._param_validation import (
-    InvalidParameterError,
     make_constraint,
     validate_parameter_constraints,
 )
@@ -25,18 +25,15 @@ from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
-    handed_over,
+    host_array,
+    like_input,
     resolve_device,
-    shortened,
     split_missing,
-    to_numpy,
     to_tensor,
     wide,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.reading import part_of
-from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
-from skpudle._data.tables import map_rows
+from skpudle._data.sources import check_exposure, open_source, part_of, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import FromMeans, loss_named
@@ -49,44 +46,31 @@ from skpudle.search.held_out import hide_in_turn
 # rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192
 
-# rows encoded at a time: few enough for their codes to stay in a core's cache, enough to fill a GPU
-_CHUNK = {"cpu": 1024, "cuda": 65536}
+# Rows encoded at a time: codes of a few stay in the cache of a core, and many fill a GPU.
+_CHUNK, _CHUNK_OF_GPU = 1024, 65536
 # Least entries of a chunk, of codes or features, 1 MiB in float64: short rows come in larger
 # chunks. For 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
 _CHUNK_ENTRIES = 2**17
 
-# Most rows of a fit that are checked for nonzero codes, and the multiple of the penalty from which
-# on a correlation with an atom proves them (units of unequal noise change correlations by less);
-# below it the rows are encoded.
-_ROWS, _SURELY = 1024, 4.0
-
-# algorithms of scikit-learn's coder
-_ALGORITHMS = ("lasso_cd", "lasso_lars", "lars", "omp", "threshold")
+# Rows of a fit that are checked for nonzero codes: first a few, and all of them if those have none.
+_FEW, _ROWS = 16, 1024
 
 # arrays of codes in the encoder at a time
 _N_COPIES = 8
 
 
-def _is_out_of_memory(error):
-    kinds = MemoryError | torch.cuda.OutOfMemoryError
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
-
-
 def chunk_size(learner, x, device):
     """Return the number of rows that a learner encodes at a time."""
-    solved = getattr(learner, "n_unfoldings", "auto") is None
-    if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
-        return len(x)  # solvers have blocks of their own
-    size = _CHUNK.get(device.type, 4096)
-    if device.type == "cpu":
-        size = max(size, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
     if device.type == "cuda":
         row = (_N_COPIES * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
         free = torch.cuda.mem_get_info(device)[0]
         # add the memory that torch has reserved but does not use
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        size = max(1, min(size, free // row))
-    return size
+        return max(1, min(_CHUNK_OF_GPU, free // row))
+    solved = getattr(learner, "n_unfoldings", "auto") is None
+    if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
+        return len(x)  # solvers have blocks of their own
+    return max(_CHUNK, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
 
 
 def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=None):
@@ -145,20 +129,10 @@ def _from_means(loss, samples):
 
 
 def in_chunks(function, samples, device, size):
-    """Yield ``function(samples)`` for chunks of samples; halve the chunks if memory runs out."""
-    n_samples = len(samples.x)
-    start, size = 0, min(size, n_samples)
-    while start < n_samples:
+    """Yield ``function(samples)`` for chunks of samples on a device."""
+    for start in range(0, len(samples), size):
         part = slice(start, start + size)
-        try:
-            result = function(samples.map(lambda given, part=part: given[part].to(device)))
-        except (MemoryError, RuntimeError) as error:
-            if size == 1 or not _is_out_of_memory(error):
-                raise
-            size //= 2
-            continue
-        yield result
-        start += size
+        yield function(samples.map(lambda given, part=part: given[part].to(device)))
 
 
 def _in_one_piece(chunks, n_rows, X):
@@ -172,7 +146,7 @@ def _in_one_piece(chunks, n_rows, X):
             result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
-    return handed_over(result, X)
+    return like_input(result, X)
 
 
 def check_loss(learner, state):
@@ -217,41 +191,6 @@ def penalty_of(learner):
             "or data to partial_fit."
         )
     return learner.alpha_
-
-
-def _check_sparse_coder(learner, algorithm):
-    """Raise ValueError unless scikit-learn's coder has this algorithm and the learner's codes."""
-    if learner.loss != "gaussian":
-        raise ValueError(
-            f"scikit-learn's coder minimises least squares, but loss={learner.loss!r}; use "
-            "`transform`."
-        )
-    if hasattr(learner, "atom_shape"):
-        raise ValueError(
-            "scikit-learn's coder knows no convolutions, and "
-            f"{type(learner).__name__} learns convolved atoms. Use its transform."
-        )
-    if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
-        raise ValueError(
-            f"transform_algorithm={algorithm!r:.50} is none of scikit-learn's; pass one of "
-            f"{_ALGORITHMS}."
-        )
-    if baseline_of(learner) is not None:
-        raise ValueError(
-            "scikit-learn's coder subtracts no baseline, and this learner has an intercept_. Pass "
-            "its components_ to sklearn.decomposition.SparseCoder, and rows minus intercept_."
-        )
-    if not units_of(learner).of_new_rows().is_equal:
-        raise ValueError(
-            "scikit-learn's coder supposes equal noise, and this learner found unequal noise or "
-            "outlying entries. Use "
-            "its transform, or pass noise='equal', and fit again."
-        )
-
-
-def decode_parts(learner, given):
-    """Decode codes that are read in parts, such as sparse codes."""
-    return np.concatenate([learner.inverse_transform(rows) for _, rows in given.parts(PART)])
 
 
 @cache
@@ -300,17 +239,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _validate_params(self, *names):
         """Check parameters as scikit-learn does, the given ones or all."""
-        try:
-            if not names:
-                return super()._validate_params()
-            constraints = _constraints_of(type(self))
-            for name in names:
-                value = getattr(self, name)
-                if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
-                    given = type(self)._parameter_constraints, {name: value}, type(self).__name__
-                    validate_parameter_constraints(*given)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(shortened(str(error))) from None
+        if not names:
+            return super()._validate_params()
+        constraints = _constraints_of(type(self))
+        for name in names:
+            value = getattr(self, name)
+            if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
+                given = type(self)._parameter_constraints, {name: value}, type(self).__name__
+                validate_parameter_constraints(*given)
 
     def _take(self, attributes):
         """Set fitted attributes; None removes an attribute that this fit does not have."""
@@ -333,8 +269,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         -------
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts. Of an array of dask
-            they are an array of dask, which is computed block by block when it is needed.
+            ``split_sign=True`` positive parts come first, then negative parts.
 
         Raises
         ------
@@ -344,45 +279,41 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform(X)
 
     def _transform(self, X, exposure=None):
-        given = open_source(X, self)
-        if given.is_lazy:
-            of_rows = {}
-            if exposure is not None:
-                of_rows = {"exposure": check_exposure(exposure, given.n_rows, self.loss)}
-            return map_rows(self._transform, X, **of_rows)
-        if given.in_parts:
-            return np.concatenate(list(self._codes_by_parts(given, exposure)))
-        samples, dictionary = self._check_new_data(given.array(), exposure)
+        refuse_shuffled(X)
+        parts = list(self._codes(X, exposure))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _codes(self, X, exposure=None, **how):  # yields arrays, or one tensor
         encoder = self._transform_encoder()
+        for samples, dictionary in self._read_parts(X, exposure, **how):
 
-        def encode(samples):
-            offset = self._offset(samples)
-            codes = encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
-            if self.split_sign:
-                codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
-            return codes
+            def encode(samples, dictionary=dictionary):
+                offset = self._offset(samples)
+                codes = encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
+                if self.split_sign:
+                    codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
+                return codes
 
-        device = dictionary.atoms.device
-        chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
-        return _in_one_piece(chunks, len(samples.x), X)
+            device = dictionary.atoms.device
+            chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
+            yield _in_one_piece(chunks, len(samples), X)
 
     def _has_codes(self, data):  # -> bool
         """Return whether some rows of a fit have nonzero codes, or all rows are constant."""
-        samples = data.samples[spread_rows(len(data.samples), _ROWS)]
-        x, baseline = samples.x, baseline_of(self)
+        samples, baseline = data.samples[spread_rows(len(data.samples), _ROWS)], baseline_of(self)
+        x = samples.x
         constant = not x.any() or (len(x) > 1 and (x == x[0]).all())
         if constant or getattr(self, "transform_algorithm", None) == "omp":
             return True  # a baseline explains constant rows, and a pursuit has no penalty
-        x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
-        atoms = to_tensor(self.components_, x.device, x.dtype)
-        if self.loss == "gaussian" and not _thresholds_hard(self):
-            found = x @ atoms.mT
-            found = found if getattr(self, "positive_code", False) else found.abs()
-            if found.max() > _SURELY * self.alpha_:
-                return True
-        offset = self._offset(samples)
+        if baseline is not None:
+            samples = replace(samples, x=x - to_tensor(baseline, x.device, x.dtype))
+        dictionary = DenseDictionary(to_tensor(self.components_, x.device, x.dtype))
         encoder = self._transform_encoder()
-        return bool(encoder(DenseDictionary(atoms), x, mask=samples.mask, offset=offset).any())
+        parts = (samples[:_FEW], samples)
+        return any(
+            encoder(dictionary, part.x, mask=part.mask, offset=self._offset(part)).any()
+            for part in parts
+        )
 
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
@@ -406,14 +337,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, exposure=None):
-        check_is_fitted(self)
         if hasattr(self, "atom_shape"):
             raise ValueError(
                 "The codes of images are maps, but a CSR array has rows and columns only. Use "
                 "transform."
             )
-        parts = self._codes_by_parts(open_source(X), exposure)
-        return sparse.vstack([sparse.csr_array(codes) for codes in parts], format="csr")
+        refuse_shuffled(X)
+        parts = self._codes(X, exposure, by_parts=True)
+        return sparse.vstack([sparse.csr_array(host_array(codes)) for codes in parts], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the data that codes decode to.
@@ -431,10 +362,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         check_loss(self, getattr(self, "_training_state", {}))
         given = open_source(X)
-        if given.is_lazy:
-            return map_rows(self.inverse_transform, X)
         if given.in_parts:
-            return decode_parts(self, given)
+            parts = given.parts(PART)
+            return np.concatenate([self.inverse_transform(rows) for _, rows in parts])
         codes = check_rows(given.array())
         codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
         if codes.shape[1] != self._n_features_out:
@@ -485,14 +415,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._score(X, None, sample_weight)
 
     def _score(self, X, exposure=None, sample_weight=None):
-        loss, error, sums, left = self._loss(), 0.0, [], None
-        given = open_source(X, self)
-        if sample_weight is not None:
-            left = check_sample_weight(sample_weight, given.n_rows)
-        for samples, dictionary in self._checked_parts(given, exposure):
-            if left is not None:
-                weight, left = left[: len(samples)], left[len(samples) :]
-                samples = replace(samples, weight=weight.to(samples.x.device))
+        loss, error, sums = self._loss(), 0.0, []
+        for samples, dictionary in self._read_parts(X, exposure, sample_weight):
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
             units, limit = units_of(self).of_new_rows(), None
@@ -534,12 +458,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If the loss is not least squares, which scikit-learn's codes minimise; if scikit-learn
-            has no such algorithm; if the lasso is requested of a learner with hard thresholds,
-            whose alpha is no penalty; or if atoms are convolved.
+            If the codes differ from the learner's, because of its loss, its baseline or its noise,
+            or since atoms are convolved; or if the lasso is requested of a learner with hard
+            thresholds, whose alpha is no penalty.
         """
         check_is_fitted(self, "components_")
-        _check_sparse_coder(self, transform_algorithm)
+        equal = units_of(self).of_new_rows().is_equal and baseline_of(self) is None
+        if self.loss != "gaussian" or hasattr(self, "atom_shape") or not equal:
+            raise ValueError(
+                "scikit-learn's coder has codes of least squares for rows around zero, of equal "
+                f"noise and without convolutions, and this {type(self).__name__} has others. Use "
+                "its transform, or pass components_ to sklearn.decomposition.SparseCoder."
+            )
         defaults = {name: getattr(self, name, False) for name in ("split_sign", "positive_code")}
         if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
             if _thresholds_hard(self):
@@ -551,35 +481,32 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         params = defaults | params | {"transform_algorithm": transform_algorithm}
         return SparseCoder(self.components_.copy(), **params).fit(self.components_)
 
-    def _parts(self, given, exposure=None):  # yields where they are, raw rows, their exposures
-        check_is_fitted(self)
-        self._validate_params()  # a wrong parameter is no error of a batch
-        device = self._transform_device(given.data)  # X itself decides, before its parts do
-        left = None if exposure is None else check_exposure(exposure, given.n_rows, self.loss)
-        for where, rows in given.parts(PART):
-            here, left = (None, None) if left is None else np.split(left, [len(rows)])
-            of_rows = {} if here is None else {"exposure": here}
-            yield where, rows.to(device) if isinstance(rows, torch.Tensor) else rows, of_rows
+    def _read_parts(self, X, exposure=None, sample_weight=None, *, by_parts=False):
+        """Yield checked samples and the dictionary on the device, part by part.
 
-    def _codes_by_parts(self, given, exposure=None):  # yields arrays of codes
-        refuse_shuffled(given.data)
-        for where, rows, of_rows in self._parts(given, exposure):
-            with part_of(where):
-                codes = to_numpy(to_tensor(self.transform(rows, **of_rows)))
-            yield codes
-
-    def _checked_parts(self, given, exposure=None):  # yields Samples, dictionary on the device
-        if not given.in_parts:
-            yield self._check_new_data(given.array(), exposure)
-            return
-        for where, rows, of_rows in self._parts(given, exposure):
-            with part_of(where):
-                checked = self._check_new_data(rows, **of_rows)
-            yield checked
-
-    def _check_new_data(self, X, exposure=None):  # -> Samples, dictionary on the device
+        Data in memory are one part, unless ``by_parts`` bounds the memory of results.
+        """
         check_is_fitted(self)
         check_loss(self, getattr(self, "_training_state", {}))
+        given, first, of_rows = open_source(X, self), 0, {}
+        if exposure is not None:
+            exposure = check_exposure(exposure, given.n_rows, self.loss)
+            of_rows["offset"] = to_tensor(exposure).log()[:, None]
+        if sample_weight is not None:
+            of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
+        device = self._transform_device(given.data)  # X itself decides, before its parts do
+        in_parts = by_parts or given.in_parts
+        for where, rows in given.parts(PART) if in_parts else [(None, given.array())]:
+            with part_of(where) if in_parts else nullcontext():
+                x, mask = split_missing(self._check_rows(rows))
+            part = slice(first, first := first + len(x))
+            known = {name: values[part].to(x) for name, values in of_rows.items()}
+            atoms = to_tensor(self.components_, device, x.dtype)
+            if atoms.ndim != 2 or atoms.shape[1] != x.shape[1]:
+                raise wrong_atoms(self, x.shape[1])
+            yield Samples(x, mask, **known), DenseDictionary(atoms)
+
+    def _check_rows(self, X):  # -> Tensor (n, n_features) around the baseline
         # names, values, number of features: scikit-learn's order of errors
         _check_feature_names(self, X, reset=False)
         options = dict(allow_nan=self._allows_nan, largest=self._loss().largest)
@@ -587,21 +514,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         # rows stay on their device, since another device may be too small for all of them
         x = x if isinstance(x, torch.Tensor) else to_tensor(x)
         _check_n_features(self, X, reset=False)
-        if (baseline := baseline_of(self)) is not None:
-            x = x - to_tensor(baseline, x.device, x.dtype)
-        x, mask = split_missing(x)
-        atoms = to_tensor(self.components_, self._transform_device(X), x.dtype)
-        if atoms.ndim != 2 or atoms.shape[1] != x.shape[1]:
-            raise wrong_atoms(self, x.shape[1])
-        offset = None
-        if exposure is not None:
-            offset = to_tensor(check_exposure(exposure, len(x), self.loss)).log().to(x)[:, None]
-        return Samples(x, mask, offset), DenseDictionary(atoms)
+        baseline = baseline_of(self)
+        return x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
 
     @torch.enable_grad()
     def _codes_with_gradient(self, X):  # -> x, codes
         """Return data as a tensor, and their signed codes, differentiable in the data."""
-        samples, dictionary = self._check_new_data(open_source(X, self).array())
+        ((samples, dictionary),) = self._read_parts(open_source(X, self).array())
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
         return x, self._transform_encoder()(dictionary, x, offset=self._offset(Samples(x)))
 
@@ -645,8 +564,7 @@ class ExposedTransformer(DictionaryTransformer):
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
             ``split_sign=True`` positive parts come first, then negative parts. Of `PoissonNMF`
-            they are numbers of events. Of an array of dask they are an array of dask, which is
-            computed block by block when it is needed.
+            they are numbers of events.
 
         Raises
         ------

@@ -24,13 +24,11 @@ from skpudle._data.arrays import (
 from skpudle._data.batches import Rows, Samples
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import fit_context
-from skpudle._data.reading import Reader
-from skpudle._data.sources import SparseRows, check_exposure, open_source
+from skpudle._data.sources import Reader, check_exposure, open_source
 from skpudle._data.weights import (
     check_sample_weight,
     known_samples,
     merge_samples,
-    merge_sparse,
 )
 from skpudle._initialization import INITIALIZATIONS
 from skpudle._learners.base import Data, GradientLearner
@@ -252,9 +250,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             weight = check_sample_weight(sample_weight, given.n_rows)
         if exposure is not None:
             exposure = check_exposure(exposure, given.n_rows, self.loss)
-        if not part and isinstance(given, SparseRows):
-            rows, exposure, weight = merge_sparse(given.data, exposure, weight)
-            given = SparseRows(rows)
         data = read_rows(self, plan, given, part=part, exposure=exposure, weight=weight, **known)
         if part or not isinstance(data.source, Rows):
             return data

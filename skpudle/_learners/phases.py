@@ -89,8 +89,10 @@ class Phases:
             if ended_by is None and (full or n_epochs >= run.max_iter):
                 ended_by = "max_iter"
             if n_epochs:
-                note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {trainer.loss_curve[-1]:.6g}"
                 now, done = trainer.fitted, ended_by is not None
+                note = (
+                    f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
+                )
                 how = dict(rows=stopping.best(now.rows), note=note, is_done=done, ended_by=ended_by)
                 yield replace(now, training=state, **how)
             if ended_by is not None:

@@ -873,7 +873,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             raise ValueError(
                 "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
             )
-        samples, _ = self._check_new_data(open_source(X, self).array())
+        ((samples, _),) = self._read_parts(open_source(X, self).array())
         codes = np.asarray(host_array(self.transform(X)))
         rows = self.inverse_transform(codes)
         baseline = baseline_of(self)

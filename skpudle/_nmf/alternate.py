@@ -41,8 +41,6 @@ _STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
 # Weights above 1 - _FULL are set to 1, so that sparse counts have sparse weights. Weights that are
 # 2 % wrong raise the variance of least squares by 0.04 %. Repetitions of weights and codes.
 _FULL, _TURNS = 0.02, 4
-# Prunings of rows; the atoms adapt after each pruning.
-_PRUNINGS = 4
 # rows whose rates are dense at a time, rows that initial atoms are made from (the cost grows with
 # the cube of the smaller side), and the least number of rows that pays for a thread
 _DENSE, _START, _ROWS = 4096, 2000, 64
@@ -91,12 +89,9 @@ class Events:
     @classmethod
     def joined(cls, parts):
         """Return the events of several parts of rows."""
-
-        def join(*given):
-            of_rows = np.concatenate if isinstance(given[0], np.ndarray) else sparse.vstack
-            return of_rows(given)
-
-        return cls(*map(join, *([getattr(part, f.name) for f in fields(cls)] for part in parts)))
+        of_fields = ([getattr(part, field.name) for part in parts] for field in fields(cls))
+        stack = sparse.vstack, np.concatenate
+        return cls(*(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields))
 
     def take(self, rows):  # -> Events
         """Return the events of some rows."""
@@ -270,7 +265,7 @@ def prune_codes(events, atoms, codes, min_gain):
     return z
 
 
-def first_atoms(events, n_components, dispersion=0.0):  # -> (n_components, n_features)
+def first_atoms(events, n_components):  # -> (n_components, n_features)
     """Return samples of different shapes, without most of their noise.
 
     Counts are divided by the roots of the means of rows and columns, which makes their noise even.
@@ -290,15 +285,15 @@ def first_atoms(events, n_components, dispersion=0.0):  # -> (n_components, n_fe
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
     x = np.where(known, x, of_rows * of_columns)  # fill gaps by the product of means
-    precision, roots = of_rows / (1 + dispersion * of_rows), np.sqrt(of_columns)
-    x = x / roots / of_rows * np.sqrt(precision * often)
+    roots = np.sqrt(of_columns)
+    x = x / roots * np.sqrt(often / of_rows)
     _, vectors = np.linalg.eigh(x.T @ x if len(x) > x.shape[1] else x @ x.T)
     basis = vectors[:, -n_components:]
     x = x @ basis @ basis.T if len(x) > x.shape[1] else basis @ (basis.T @ x)
     shapes = (x / np.sqrt(often)).clip(0)
     norms = np.linalg.norm(shapes, axis=1, keepdims=True)
     directions = shapes / np.where(norms > 0, norms, 1.0)
-    taken = successive_projections(directions, n_components, precision[:, 0] ** 0.5)
+    taken = successive_projections(directions, n_components, of_rows[:, 0] ** 0.5)
     single = np.eye(x.shape[1])[np.arange(n_components - len(taken)) % x.shape[1]]
     return np.concatenate([shapes[taken] * roots, single])
 
@@ -442,13 +437,11 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
 
 
 def limit_atoms(events, state, smoothing, min_gain):  # -> Progress, Events with allowed atoms
-    """Prune atoms from rows as `prune_codes`, and adapt atoms to the pruned codes, in turn.
+    """Prune atoms from rows as `prune_codes`, and adapt the atoms to the pruned codes.
 
     Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
     them become mixtures.
     """
-    for _ in range(_PRUNINGS):
-        codes = prune_codes(events, state.atoms, solve_codes(events, state.atoms)[0], min_gain)
-        limited = replace(events, allowed=codes > 0)
-        state = converge(limited, Progress.at(state.atoms, codes, state.n_fixed), smoothing)
-    return state, limited
+    codes = prune_codes(events, state.atoms, solve_codes(events, state.atoms)[0], min_gain)
+    limited = replace(events, allowed=codes > 0)
+    return converge(limited, Progress.at(state.atoms, codes, state.n_fixed), smoothing), limited

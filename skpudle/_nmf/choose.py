@@ -13,7 +13,6 @@ standard error of the best.
 *Prior and sparse rows.* A tenth of the entries of all rows is hidden, from the atoms too.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +20,12 @@ from scipy.special import gammaln, xlogy
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._nmf import alternate
-from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
+from skpudle._nmf.alternate import Progress, begin, converge, solve_codes
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, worse
 
-# Groups of features; share and largest number of held-out rows; first number of atoms, numbers in a
-# row that may fail to predict better, and largest number.
-_GROUPS, _HELD, _MOST_HELD, _FIRST, _FAILURES, _MOST = 5, 0.25, 2000, 4, 2, 256
+# Groups of features; share and largest number of held-out rows; first and largest number of atoms.
+_GROUPS, _HELD, _MOST_HELD, _FIRST, _MOST = 5, 0.25, 2000, 4, 256
 # Steps after growth and after a removal, least relative improvement of a step, and standard errors
 # above the best error at which removal ends.
 _STEPS, _POLISH, _IMPROVED, _WORSE = 60, 40, 1e-5, 4.0
@@ -41,17 +39,18 @@ _SIZING, _SIZING_SHARE = 2.0, 1e-3
 # Tolerances of the likelihood of a row, in nats, for predictions and for costs of atoms; share of a
 # removed atom's events that each of the other atoms begins with.
 _TOL, _ROUGH, _SHARE = 0.01, 0.1, 1e-3
-# Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; least
-# smoothing, in events; least gain of an atom in a row, in nats, if rows have few atoms.
+# Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; first
+# smoothing, in events, if that is less; least gain of an atom in a row, in nats, if rows have few
+# atoms.
 _HIDDEN, _START, _LAST, _LEAST, _GAIN = 0.1, 1e-3, 4.0, 0.1, 3.0
 # The prior of data without events. For planted spectra (benchmarks/bench_additive.py) the best
 # number is 0.4 to 13, and 0.5 is never worse than 0.
 _SMOOTHING = 0.5
 # the least rate of a hidden entry, in mean rates
 _LEAST_RATE = 1e-3
-# Fits of the estimate of the dispersion, and steps of its equation; least dispersion that counts:
-# standard errors above 0, and share of the mean variance of events.
-_FITS, _ROUNDS, _ERRORS, _OF_VARIANCE = 2, 30, 5.0, 0.05
+# Fits of the estimate of the dispersion, steps of its equation, and standard errors above 0 of the
+# least dispersion that counts.
+_FITS, _ROUNDS, _ERRORS = 3, 10, 5.0
 # the most rows that choose prior and dispersion
 _ROWS = 4096
 
@@ -67,14 +66,6 @@ class Chosen(NamedTuple):
         """Return the parameters without data that choose them."""
         values = zip(self, (_SMOOTHING, 0.0, 0.0), strict=True)
         return Chosen(*(default if value == "auto" else value for value, default in values))
-
-
-class Size(NamedTuple):
-    """Atoms of some number, events with the weights of their rates, and the dispersion."""
-
-    state: Progress
-    weighted: Events
-    dispersion: float
 
 
 def negative_log(x, rates, dispersion):  # -> as x
@@ -193,21 +184,18 @@ def estimate_dispersion(events, atoms, codes):  # -> float
         return 0.0
     found = 1.0
     for _ in range(_ROUNDS):
-        weights, before = 1 / np.square(1 + found * mu), found
+        weights = 1 / np.square(1 + found * mu)
         found = max(float((weights * excess).sum() / (weights * often * mu**2).sum()), 0.0)
-        if abs(before - found) <= 1e-3 * found:
-            break
-    least = _OF_VARIANCE * (often * mu).sum()
-    return found if found * (often * np.square(mu)).sum() > least else 0.0
+    return found
 
 
-def converge_dispersed(events, weighted, state, smoothing, dispersion, *options):  # -> Size
+def converge_dispersed(events, state, smoothing, dispersion, *options):
     """Make steps until the objective stalls, then with the weights of the rates, in turn.
 
     Parameters
     ----------
-    events, weighted : Events
-        Counts without weights of entries, and with weights to begin with.
+    events : Events
+        Counts without weights of entries.
     state : Progress
         The state to begin with.
     smoothing : float
@@ -216,17 +204,22 @@ def converge_dispersed(events, weighted, state, smoothing, dispersion, *options)
         The dispersion; "auto" estimates it.
     *options : int, float
         Options of `skpudle._nmf.alternate.converge`.
+
+    Returns
+    -------
+    tuple of (Progress, Events, float)
+        The last state, the events with the weights of its rates, and the dispersion.
     """
-    state = converge(weighted, state, smoothing, *options)
+    weighted = events
     for _ in range(_FITS):
+        state = converge(weighted, state, smoothing, *options)
         found = dispersion
         if dispersion == "auto":
             found = estimate_dispersion(events, state.atoms, state.codes)
         weighted = events.weighed(state.atoms, state.codes, found)
         if found == 0:
             break
-        state = converge(weighted, state, smoothing, *options)
-    return Size(state, weighted, float(found))
+    return state, weighted, float(found)
 
 
 def _sizing_prior(events, alpha):  # -> float
@@ -262,20 +255,20 @@ def choose_size(events, given, rng, fixed):  # -> atoms, dict
     group, held = rng.permutation(m) % _GROUPS, events.take(np.sort(order[:n_held]))
     hidden = Hidden(held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))])
     events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, _MOST)
-    rest = events.unexplained(fixed) if n_fixed else events
+    rest = events.unexplained(fixed)
 
-    def grown(n, before):  # -> Size with n new atoms
-        atoms = np.concatenate([fixed, alternate.first_atoms(rest, n, before.dispersion)])
+    def grown(n):  # -> Progress, weighted Events, dispersion
+        state = begin(events, np.concatenate([fixed, alternate.first_atoms(rest, n)]), n_fixed)
         how = smoothing, given.dispersion, _STEPS, _IMPROVED
-        return converge_dispersed(events, before.weighted, begin(events, atoms, n_fixed), *how)
+        return converge_dispersed(events, state, *how)
 
     def larger(size):
-        n = len(size.state.atoms) - n_fixed
-        return grown(min(n + max(n // 2, 1), most), size) if n < most else None
+        n = len(size[0].atoms) - n_fixed
+        return grown(min(n + max(n // 2, 1), most)) if n < most else None
 
     def score(size):
-        hidden.weigh(size.state.atoms, size.dispersion)
-        return hidden.predict(size.state.atoms)
+        hidden.weigh(size[0].atoms, size[2])
+        return hidden.predict(size[0].atoms)
 
     def smaller(state):
         if len(state.atoms) <= max(1, n_fixed):
@@ -284,19 +277,18 @@ def choose_size(events, given, rng, fixed):  # -> atoms, dict
         gone = order[order >= n_fixed][: max(1, (len(state.atoms) - number) // 2)]
         hidden.codes = [_without(codes, gone) for codes in hidden.codes]
         atoms, codes = np.delete(state.atoms, gone, 0), _without(state.codes, gone)
-        state = Progress.at(atoms, codes, n_fixed)
-        return converge(spare.weighted, state, smoothing, _POLISH, _IMPROVED)
+        return converge(weighted, Progress.at(atoms, codes, n_fixed), smoothing, _POLISH, _IMPROVED)
 
     def predict(state):
         return hidden.predict(state.atoms)
 
-    first = grown(min(_FIRST, most), Size(None, events, 0.0))
-    sizes = list(walk(first, larger, score, gains=True, patience=_FAILURES))
-    best = _best(sizes)
-    place = next(i for i, (_, found) in enumerate(sizes) if not worse(found, best))
-    number, (spare, _) = len(sizes[place][0].state.atoms), sizes[min(place + 1, len(sizes) - 1)]
-    hidden.weigh(spare.state.atoms, spare.dispersion)
-    trials = list(walk(spare.state, smaller, predict, errors=_WORSE))[::-1]
+    # with too few atoms the dispersion explains what is missing, and one growth may seem useless
+    sizes = list(walk(grown(min(_FIRST, most)), larger, score, gains=True, patience=2))
+    place = min(range(len(sizes)), key=lambda i: sizes[i][1].total)
+    number, spare = len(sizes[place][0][0].atoms), min(place + 1, len(sizes) - 1)
+    state, weighted, dispersion = sizes[spare][0]
+    hidden.weigh(state.atoms, dispersion)
+    trials = list(walk(state, smaller, predict, errors=_WORSE))[::-1]
     best, scale = _best(trials), 1 / (hidden.range or 1.0)
     chosen = next(state.atoms for state, found in trials if not worse(found, best))
     errors = scale * np.array([to_numpy(found.errors) for _, found in trials])
@@ -343,8 +335,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         min_gain = 0.0
     if dispersion:
         now = begin(events, atoms, n_fixed), _sizing_prior(events, alpha), dispersion
-        state, _, dispersion = converge_dispersed(events, events, *now)
-        atoms = state.atoms
+        (atoms, *_), _, dispersion = converge_dispersed(events, *now)
     if "auto" not in (alpha, min_gain):
         return Chosen(alpha, dispersion, min_gain), atoms
     known = np.flatnonzero(events.lost.toarray() < 1)
@@ -353,28 +344,22 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     hidden = Hidden(events, [mask])
     hidden.weigh(atoms, dispersion)
     (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)
-    first, limits = _START * size, (min(_LEAST, _START * size), _LAST * size)
-    if alpha != "auto":
-        first, limits = alpha, (np.inf, 0.0)  # no other value
+    first, last = (min(_LEAST, _START * size), _LAST * size) if alpha == "auto" else (alpha, 0.0)
 
     def smoothest(events, state):  # -> (smoothing, Progress), Prediction
         """Return the largest smoothing that predicts as the best does."""
 
-        def multiply(factor, trial):
-            value = factor * trial[0]
-            if limits[0] <= value <= limits[1]:
-                return value, converge(events, trial[1], value)
+        def larger(trial):
+            value = 2 * trial[0]
+            return (value, converge(events, trial[1], value)) if value <= last else None
 
         def score(trial):  # codes without pruning validate
             hidden.codes = [trial[1].codes]
             return hidden.predict(trial[1].atoms)
 
         begun = first, converge(events, state, first)
-        trials = list(walk(begun, partial(multiply, 2.0), score, errors=0.0, patience=2))
-        if _best(trials) is trials[0][1]:
-            trials += walk(begun, partial(multiply, 0.5), score, errors=0.0, gains=True)
-        best = _best(trials)
-        return max((t for t in trials if not worse(t[1], best, CHANCE)), key=lambda t: t[0][0])
+        trials = list(walk(begun, larger, score, errors=0.0, patience=2))
+        return [trial for trial in trials if not worse(trial[1], _best(trials), CHANCE)][-1]
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
     gain = _GAIN if min_gain == "auto" else min_gain

@@ -429,29 +429,30 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 n_updates=lambda n_batches, batch_size, data: n_batches * steps,
             )
             given = open_source(X, self)
-            weight = None
+            of_rows = {}
             if sample_weight is not None:
-                weight = check_sample_weight(sample_weight, given.n_rows)
+                of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
             if exposure is not None:
-                exposure = check_exposure(exposure, given.n_rows, self.loss)
-            data = read_rows(self, plan, given, exposure=exposure, weight=weight)
+                of_rows["exposure"] = check_exposure(exposure, given.n_rows, self.loss)
+            data = read_rows(self, plan, given, **of_rows)
             run.open(data, plan)
             with run.interrupts:
-                self._alternate(run, data, steps)
+                self._learn(run, data, steps)
         self.fit_seconds_ = run.seconds
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
             messages.warn_of_early_end(self, has_rate=False)
         return self
 
-    def _alternate(self, run, data, steps):
+    def _learn(self, run, data, most_steps):
         """Read events, choose what is open, alternate, and set the attributes."""
         events, n_samples = _read_events(data.source)
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
             raise messages.nothing_known(self)
+        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         # choices are those of rows that count about once
         unit = float(np.square(events.often).sum() / events.often.sum())
-        scaled, given = replace(events, often=events.often / unit), self._given(unit)
+        events, given = replace(events, often=events.often / unit), self._given(unit)
         fixed, seed = self._fixed_atoms(data.samples.x), run.generator.initial_seed()
 
         def attributes_of(record):
@@ -462,21 +463,20 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             return data.inputs | found | {"size_path_": path and Bunch(**path)}
 
         def choose_size(record):
-            how = scaled, given, np.random.default_rng(seed), fixed
+            how = events, given, np.random.default_rng(seed), fixed
             atoms, path = choose.choose_size(*how)
             yield replace(record, atoms=atoms, path=path)
 
         def choose_prior(record):
-            how = scaled, given, np.random.default_rng(seed), record.atoms, len(fixed)
+            how = events, given, np.random.default_rng(seed), record.atoms, len(fixed)
             chosen, atoms = choose.choose_prior(*how)
             yield replace(record, atoms=atoms, chosen=chosen)
 
         decides, searches = self.n_components == "auto", isinstance(self.dict_init, str)
         atoms = self._first_atoms(events, fixed, data.samples.x)
-        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         if searches and not decides:
             messages.warn_of_few_samples(n_samples, len(atoms))
-        train = partial(self._train, events, len(fixed), unit, steps)
+        train = partial(self._train, events, len(fixed), most_steps)
         phases = (
             Phase("size", choose_size, lambda _: decides),
             Phase("prior", choose_prior),
@@ -485,7 +485,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         record = run.through(phases, _Record(atoms, given.without_data()), attributes_of)
         self._take(attributes_of(record))
 
-    def _train(self, events, n_fixed, unit, most_steps, record):
+    def _train(self, events, n_fixed, most_steps, record):
         """Alternate between codes and atoms: yield a record for each step."""
         chosen, ended_by = record.chosen, record.ended_by
         codes, events = alternate.solve_dispersed(events, record.atoms, chosen.dispersion)
@@ -502,14 +502,12 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             if ended_by is None and n >= most_steps:
                 ended_by = "max_iter"
             if n:
-                how = dict(
-                    training=state._asdict(), ended_by=ended_by, is_done=ended_by is not None
-                )
                 note = f"alternation, epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
-                yield replace(record, atoms=state.atoms, note=note, **how)
+                ends = dict(ended_by=ended_by, is_done=ended_by is not None, note=note)
+                yield replace(record, atoms=state.atoms, training=state._asdict(), **ends)
             if ended_by is not None:
                 return
-            state = alternate.advance(events, state, unit * chosen.alpha)
+            state = alternate.advance(events, state, chosen.alpha)
 
     def _given(self, unit=1.0):  # -> Chosen
         alpha = self.alpha if self.alpha == "auto" else self.alpha / unit
@@ -537,11 +535,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
                 f"{n_fixed} on."
             )
-        if not searches:
-            new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
+        if searches:
+            new = alternate.first_atoms(events.unexplained(fixed), (n or x.shape[1]) - n_fixed)
         else:
-            rest = events.unexplained(fixed) if n_fixed else events
-            new = alternate.first_atoms(rest, (n or x.shape[1]) - n_fixed)
+            new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
         return np.concatenate([fixed, new])
 
     def score(

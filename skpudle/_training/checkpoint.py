@@ -31,13 +31,12 @@ import torch
 from filelock import FileLock, Timeout
 from sklearn.utils._param_validation import (
     Interval,
-    InvalidParameterError,
     validate_parameter_constraints,
 )
 
-from skpudle._data.arrays import shortened, to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
-from skpudle._data.files import named_errors, remove_parts, replace_file
+from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import users_level
 from skpudle._training.team import refuse_several
@@ -109,8 +108,8 @@ def _data_of(source, samples):  # -> str
         return f"{kind} of {n} images, checksum {_checksum([*images[::n], images[-1]])}"
     parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
     ends = [part[end] for part in parts if part is not None for end in (0, -1)]
-    batch = getattr(source, "first_batch", None) or n
-    shape = f"{n} samples of {samples.x.shape[1]} features, the first batch of {batch}"
+    batches = getattr(source, "n_batches", None) or n  # of a stream
+    shape = f"{n} samples of {samples.x.shape[1]} features in {batches} batches"
     return f"{kind} of {shape}, checksum of the first and last {_checksum(ends)}"
 
 
@@ -235,7 +234,7 @@ class Checkpoint:
     another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
     may change, to train longer, and so may parameters that do not affect training. Data are
     compared by their shape and a checksum of two rows, the first and the last that `fit` keeps in
-    memory; of a stream by the size of its first batch, too. An array, a memory map, a dataset and a
+    memory; of a stream by the number of its batches, too. An array, a memory map, a dataset and a
     stream of the same rows count as different data.
 
     A fit has one file: a second `Checkpoint` is refused. A file has one fit at a time: while it
@@ -282,10 +281,7 @@ class Checkpoint:
         resume: bool = True,
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
-        try:
-            validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(shortened(str(error))) from None
+        validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
 
     # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
     def setup(self, estimator: Any, context: Any) -> None:
@@ -382,7 +378,6 @@ class Recorder:
                 f"The checkpoint {path} cannot be written: {error.strerror}. Make its directory, "
                 "or pass another path."
             ) from error
-        remove_parts(self._path)
         if self._settings.resume and os.path.exists(self._path):
             self._stored = read_checkpoint(path)
             generator.manual_seed(self._stored["seed"])
@@ -409,7 +404,7 @@ class Recorder:
         estimator, identity = self._estimator, _identity_of(self._estimator, source, samples)
         rule = [estimator.max_iter, estimator.tol, estimator.n_iter_no_change]
         self._fit = {"seed": seed, "identity": identity, "rule": tuple(map(describe, rule))}
-        self._source, self._written_at = source, time.monotonic()
+        self._written_at = time.monotonic()
         if self._stored is None:
             return
         stored = self._stored["identity"]
@@ -420,8 +415,6 @@ class Recorder:
                 "another path, remove the file to train from the start, or pass resume=False to "
                 "replace it."
             )
-        if self._stored["n_seen"] is not None:
-            source.count(self._stored["n_seen"])
 
     def resume(self, phases, record, generator):  # -> int, record
         """Return the place of the phase in the file, -1 without a file, and the record there.
@@ -478,8 +471,7 @@ class Recorder:
             return
         self._written_at = time.monotonic()
         state = {"place": place, "record": record.pack(), "begun": self._begun}
-        n_seen = getattr(self._source, "n_seen", None)
-        state |= {"generator": generator.get_state(), "n_seen": n_seen}
+        state["generator"] = generator.get_state()
         try:
             write_checkpoint(self._path, self._fit | state)
         except (OSError, ValueError) as error:

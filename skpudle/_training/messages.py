@@ -6,7 +6,7 @@ from inspect import signature
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.names import is_news, users_level
+from skpudle._data.names import users_level
 from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 # relative rise of the objective that counts as chance: stochastic gradients end with noisy steps
@@ -144,8 +144,7 @@ def warn_of_unused(learner, unused, where="in this fit"):
         f"Parameters of {type(learner).__name__} have no effect {where}: {', '.join(found)}. "
         f"Leave them at their defaults, or pass what uses them: {remedies}."
     )
-    if is_news(text):
-        warnings.warn(text, UserWarning, stacklevel=users_level())
+    warnings.warn(text, UserWarning, stacklevel=users_level())
 
 
 def warn_of_zero_codes(learner):

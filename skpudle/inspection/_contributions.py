@@ -24,9 +24,10 @@ from sklearn.utils import check_scalar
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.foreign import check_learner
 from skpudle._data.sources import refuse_shuffled
+from skpudle._learners.units import centre
 from skpudle.inspection._learner import encode_parts
+from skpudle.metrics._codes import check_learner_of_rows
 
 # number of contributions in memory at a time, 64 MiB, and of samples to encode at a time
 _ENTRIES = 2**23
@@ -58,12 +59,13 @@ class Saliency(NamedTuple):
 
 
 def _fit(learner, X, ridge):  # -> inverse of Z Z^T + ridge (p, p), estimated atoms (p, n_features)
+    refuse_shuffled(X)
     check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
     size = len(learner.components_)
     gram, pull = np.zeros((size, size)), np.zeros(learner.components_.shape)
     for rows, codes in encode_parts(learner, X):
         gram += codes.T @ codes
-        pull += codes.T @ rows
+        pull += codes.T @ centre(learner, rows)
     # the pseudo-inverse is zero for atoms that no sample uses
     inverse = np.linalg.pinv(gram + ridge * np.eye(size), hermitian=True)
     return inverse, inverse @ pull
@@ -138,8 +140,7 @@ def atom_contributions(
     >>> atom_contributions(learner, X, n_largest=5).indices.shape
     (16, 5)
     """
-    check_learner(learner)
-    refuse_shuffled(X)
+    learner = check_learner_of_rows(learner)
     inverse, estimates = _fit(learner, X, ridge)
     return _contributions(learner, X, inverse, learner.components_, estimates, n_largest)
 
@@ -173,8 +174,7 @@ def reconstruction_contributions(
     ValueError
         If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
     """
-    check_learner(learner)
-    refuse_shuffled(X_train)
+    learner = check_learner_of_rows(learner)
     refuse_shuffled(X)
     inverse, atoms = _fit(learner, X_train, ridge)
     codes = np.concatenate([codes for _, codes in encode_parts(learner, X)])
@@ -209,9 +209,8 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
     ValueError
         If the learner's encoder has no derivative, like SPORCO's.
     """
-    check_learner(learner)
-    n_codes = check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
-    learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
+    learner = check_learner_of_rows(learner)
+    check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
     differentiate = getattr(learner, "_codes_with_gradient", None)
     x, codes = (None, None) if differentiate is None else differentiate(X)
     if codes is None or not codes.requires_grad or codes.ndim != 2:

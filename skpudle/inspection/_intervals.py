@@ -7,30 +7,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
+from skpudle._data.arrays import split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
-from skpudle._data.reading import part_of
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._learners.units import units_of
-from skpudle.inspection._learner import encode_samples
+from skpudle.inspection._learner import encode_parts
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
+from skpudle.metrics._codes import check_learner_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hash_rows
 
 # Draws of each row. Drawn rows that are encoded at a time.
 _DRAWS, _ROWS = 100, 8192
-
-
-def _draw(rng, rates, dispersion):  # -> float64, as rates
-    """Draw counts of these expectations."""
-    if dispersion:
-        rates = rates * rng.gamma(1 / dispersion, dispersion, rates.shape)
-    return rng.poisson(rates).astype(np.float64)
 
 
 def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high (n, n_components)
@@ -48,7 +40,7 @@ def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high
         Fitted, or made from given components.
     codes : ndarray of shape (n_samples, n_components)
         Codes of rows.
-    gaps : ndarray of bool of shape (n_samples, n_features), or None
+    gaps : ndarray of bool of shape (n_samples, n_features)
         Entries that are missing.
     exposure : ndarray of shape (n_samples,), or None
         Exposures of rows.
@@ -66,9 +58,10 @@ def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high
         if exposure is not None:
             of_rows["exposure"] = np.tile(exposure[part], _DRAWS)
             rates = rates * of_rows["exposure"][:, None]
-        drawn = _draw(rng, rates, learner.dispersion_)
-        if gaps is not None:
-            drawn[np.tile(gaps[part], (_DRAWS, 1))] = np.nan
+        if spread := learner.dispersion_:
+            rates = rates * rng.gamma(1 / spread, spread, rates.shape)
+        drawn = rng.poisson(rates).astype(np.float64)
+        drawn[np.tile(gaps[part], (_DRAWS, 1))] = np.nan
         found = coder.transform(drawn, **of_rows).reshape(_DRAWS, -1, codes.shape[1])
         places = [0.5 - level / 2, 0.5, 0.5 + level / 2]
         ends = np.quantile(found, places, axis=0, method="weibull")
@@ -167,57 +160,30 @@ _ROWS_OF_NOISE, _MOST_OF_NOISE = 200, 2000
 _BLOCK = 2**22
 
 
-def _check(learner, X, level):
-    check_is_fitted(learner, "components_")
+def _check(learner, X, level):  # -> learner
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
     refuse_shuffled(X)
-    if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
-        raise ValueError(
-            f"The codes of {type(learner).__name__} are maps, in which neighbours stand for each "
-            "other. Pass a learner of rows."
-        )
     loss = getattr(learner, "loss", "gaussian")
     if loss in ("poisson", "binomial"):
         raise ValueError(
             f"Intervals exist for normal noise and for counts that add, got loss={loss!r}, whose "
             "effects multiply. Pass a learner with loss='gaussian', or a PoissonNMF."
         )
+    return check_learner_of_rows(learner)
 
 
 def _generator(random_state):
     return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
-def _check_exposure(learner, X, exposure):  # -> (n_samples,) or None
-    """Refuse exposures of a learner that has none."""
-    if exposure is None:
-        return None
-    if getattr(learner, "loss", "gaussian") != "kullback-leibler":
-        raise ValueError(
-            f"{type(learner).__name__} has no exposure. Leave it out, or pass a PoissonNMF."
-        )
-    return check_exposure(exposure, open_source(X).n_rows, learner.loss)
-
-
-def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes
+def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes, exposures
     """Return rows and codes in float64."""
-    rows, codes, left = [], [], exposure
-    for where, part in open_source(X).parts(8192):
-        with part_of(where):
-            read = host_array(check_rows(part, allow_nan=True)).astype(np.float64)
-        if read.shape[1:] != learner.components_.shape[1:]:
-            raise ValueError(
-                f"{where.capitalize()} of X has {read.shape[1]} features, but atoms have the shape "
-                f"{learner.components_.shape[1:]}. Pass rows with the features of the atoms."
-            )
-        of_rows = {}
-        if left is not None:
-            of_rows["exposure"], left = np.split(left, [len(read)])
-        found, _ = encode_samples(learner, part, **of_rows)
-        rows.append(read)
-        codes.append(np.asarray(found, dtype=np.float64))
-    return np.concatenate(rows), np.concatenate(codes)
+    if exposure is not None:
+        loss = getattr(learner, "loss", "gaussian")
+        exposure = check_exposure(exposure, open_source(X).n_rows, loss)
+    parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
+    return *map(np.concatenate, zip(*parts, strict=True)), exposure
 
 
 def _in_units(learner, rows, weight=None):  # -> Rows, units of features
@@ -309,8 +275,7 @@ def _noise(learner, rows, atoms, codes, units, random_state):  # -> (n_features,
     return sample_noise(rows, atoms, codes[some], variances, *how)
 
 
-def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
-    rows, codes = _read(learner, X, exposure)
+def _atoms_of_counts(learner, rows, codes, exposure, level, rng):  # -> AtomIntervals
     x, known = split_missing(to_tensor(rows))
     counts, known = to_numpy(x), None if known is None else to_numpy(known) > 0
     exposure = (np.ones(len(counts)) if exposure is None else exposure)[:, None]
@@ -320,19 +285,10 @@ def _atoms_of_counts(learner, X, level, exposure, rng):  # -> AtomIntervals
     how = learner.dispersion_, bool(lacks.mean() > _SPARSE), rng
     found = sample_rates(counts, known, exposure, atoms / sums, codes * sums.T, *how)
     unit = np.maximum(np.linalg.norm(found.atoms, axis=1, keepdims=True), np.finfo(float).tiny)
-    relative = found._replace(atoms=found.atoms / unit, variances=found.variances / unit**2)
+    unit_atoms = found._replace(atoms=found.atoms / unit, variances=found.variances / unit**2)
     errors = np.sqrt(found.variances) * sums
     ends = _ends(found.atoms * sums, errors, level, True)
-    return AtomIntervals(*ends, _supported(relative), found.limit / unit[:, 0] ** 2)
-
-
-def _codes_of_counts(learner, X, level, exposure, random_state):  # -> CodeIntervals
-    rows, codes = _read(learner, X, exposure)
-    gaps, rng = np.isnan(rows), check_random_state(random_state)
-    gaps = gaps if gaps.any() else None
-    low, high = bootstrap_codes(learner, codes, gaps, exposure, level, rng)
-    errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
-    return CodeIntervals(codes, low, high, errors, codes > 0)
+    return AtomIntervals(*ends, _supported(unit_atoms), found.limit / unit[:, 0] ** 2)
 
 
 def _supported(found):  # AtomPosterior -> (n_components,) bool
@@ -410,13 +366,12 @@ def atom_intervals(
     >>> bool(found.supported.all())
     True
     """
-    _check(learner, X, level)
-    exposure = _check_exposure(learner, X, exposure)
+    learner = _check(learner, X, level)
+    rows, codes, exposure = _read(learner, X, exposure)
     if getattr(learner, "loss", "gaussian") == "kullback-leibler":
         if sample_weight is not None:
             raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
-        return _atoms_of_counts(learner, X, level, exposure, _generator(random_state))
-    rows, codes = _read(learner, X)
+        return _atoms_of_counts(learner, rows, codes, exposure, level, _generator(random_state))
     weight = None if sample_weight is None else check_sample_weight(sample_weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
@@ -492,11 +447,13 @@ def code_intervals(
     >>> bool((found.lower < found.estimate).all() and (found.estimate < found.upper).all())
     True
     """
-    _check(learner, X, level)
-    exposure = _check_exposure(learner, X, exposure)
+    learner = _check(learner, X, level)
+    rows, found, exposure = _read(learner, X, exposure)
     if getattr(learner, "loss", "gaussian") == "kullback-leibler":
-        return _codes_of_counts(learner, X, level, exposure, random_state)
-    rows, found = _read(learner, X)
+        rng = check_random_state(random_state)
+        low, high = bootstrap_codes(learner, found, np.isnan(rows), exposure, level, rng)
+        errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
+        return CodeIntervals(found, low, high, errors, found > 0)
     rows, units = _in_units(learner, rows)
     atoms, codes = _codes_in_units(learner, found, rows.scale, units)
     noise = _noise(learner, rows, atoms, codes, units, random_state)
@@ -506,21 +463,6 @@ def code_intervals(
     size = np.where(norms > 0, norms, 1.0) if rows.scale is None else norms / rows.scale
     ends = values / size, errors / size, level, getattr(learner, "positive_code", False)
     return CodeIntervals(*_ends(*ends), found != 0)
-
-
-def _check_sizes(n_features, n_components, n_nonzero, snr_db, relative_uses):
-    check_scalar(n_features, "n_features", int, min_val=2)
-    check_scalar(n_components, "n_components", int, min_val=1)
-    number = (int, float)
-    check_scalar(snr_db, "snr_db", number)
-    positive = dict(min_val=0, include_boundaries="neither")
-    check_scalar(relative_uses, "relative_uses", number, **positive)
-    check_scalar(n_nonzero, "n_nonzero", number, **positive)
-    if n_nonzero >= min(n_features, n_components + 1):
-        raise ValueError(
-            f"n_nonzero={n_nonzero} atoms in a row of {n_features} features, of {n_components} "
-            "atoms, leave no information on atoms. Pass a smaller number."
-        )
 
 
 def error_bound(
@@ -598,8 +540,11 @@ def error_bound(
     >>> ceil(error_bound(1, 64, 128, n_nonzero=4, snr_db=5) / 0.02)
     2092
     """
-    _check_sizes(n_features, n_components, n_nonzero, snr_db, relative_uses)
-    check_scalar(n_samples, "n_samples", int, min_val=1)
+    if not 0 < n_nonzero < n_features:
+        raise ValueError(
+            f"n_nonzero={n_nonzero} atoms in a row of {n_features} features leave no information "
+            "on atoms. Pass a smaller number."
+        )
     n_uses = n_samples * n_nonzero / n_components * relative_uses
     share = (n_features - 1) ** 2 / (n_features * (n_features - n_nonzero))
     return share * n_nonzero / (10 ** (snr_db / 10) * n_uses)

@@ -6,13 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
-from skpudle._data.foreign import check_learner
 from skpudle._data.images import read_images
-from skpudle._data.reading import part_of
 from skpudle._data.sources import open_source
-from skpudle._learners.units import centre
 
 
 class Found(NamedTuple):
@@ -64,7 +62,7 @@ def find_learner(estimator, attribute="components_"):  # -> Found
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
     if not isinstance(estimator, Pipeline):
-        check_learner(estimator, attribute)
+        check_is_fitted(estimator, attribute)
         return Found(estimator, ())
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     for i in reversed(range(len(steps))):
@@ -104,15 +102,12 @@ def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_cod
     return np.concatenate(maps), np.repeat(np.arange(len(maps)), [len(of_one) for of_one in maps])
 
 
-def encode_parts(learner, X, n_rows=8192):
+def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
     """Yield rows (n, n_features) and their codes (n, n_components), in float64."""
-    for where, part in open_source(X).parts(n_rows):
-        with part_of(where):
-            rows = host_array(check_rows(part)).astype(np.float64, copy=False)
-        if rows.shape[1:] != learner.components_.shape[1:]:
-            raise ValueError(
-                f"{where.capitalize()} of X has {rows.shape[1]} features, but atoms have the shape "
-                f"{learner.components_.shape[1:]}; pass rows with the features of the atoms."
-            )
-        codes, _ = encode_samples(learner, part)
-        yield centre(learner, rows), codes.astype(np.float64, copy=False)
+    for _, part in open_source(X).parts(n_rows):
+        rows = host_array(check_rows(part, allow_nan=allow_nan)).astype(np.float64, copy=False)
+        of_rows = {}
+        if exposure is not None:
+            of_rows["exposure"], exposure = np.split(exposure, [len(rows)])
+        codes, _ = encode_samples(learner, part, **of_rows)
+        yield rows, codes.astype(np.float64, copy=False)

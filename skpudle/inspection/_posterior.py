@@ -88,8 +88,6 @@ class AtomPosterior(NamedTuple):
         Variances of their entries.
     uses : ndarray of shape (n_components,)
         Expected number of rows with a code of each atom.
-    noise_std : ndarray of shape (n_features,)
-        Noise of features.
     limit : ndarray of shape (n_components,)
         Squared error of each atom for known supports.
     hidden : float
@@ -99,18 +97,8 @@ class AtomPosterior(NamedTuple):
     atoms: np.ndarray
     variances: np.ndarray
     uses: np.ndarray
-    noise_std: np.ndarray
     limit: np.ndarray
-    hidden: float
-
-
-def _sparse(z, counts):  # -> csr_array
-    """Return codes as a sparse array; ``counts`` are the numbers of nonzero codes of rows."""
-    starts = np.zeros(len(z) + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    columns, values = np.empty(starts[-1], np.int64), np.empty(starts[-1])
-    loops().collect_codes(z, starts, columns, values)
-    return sparse.csr_array((values, columns, starts), shape=z.shape)
+    hidden: float = 0.0
 
 
 def keep_above_rounding(variances, x):
@@ -160,19 +148,12 @@ def _draw_codes(residual, codes, atoms, variances, positive, rng):  # -> CSR
     prior, limits = _prior(codes, np.diag(gram), positive)
     states = rng.integers(1, 2147483398, (len(residual), 2))
     correlations, z = residual @ weighted.T.astype(residual.dtype), codes.toarray()
-    counts = np.empty(len(z), np.int64)
-    given = correlations, gram, prior, limits, positive, states, z, counts
+    given = correlations, gram, prior, limits, positive, states, z
     draw = loops().draw_codes
     in_parts(lambda first, last: draw(first, last, *given), len(z), _ROWS)
-    return _sparse(z, counts)
-
-
-class _Sweep(NamedTuple):
-    """Atoms given codes: their means, of norm 1 in the user's units, and their variances."""
-
-    atoms: np.ndarray
-    within: np.ndarray
-    uses: np.ndarray
+    used = np.flatnonzero(z != 0)
+    starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
+    return sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
 
 
 def _in_units(means, inverse, variances, scale):
@@ -203,7 +184,7 @@ def _between(chain):  # (K, p, m) -> (p, m), (p,), (p,)
     return factor[:, None] * found, kept, error
 
 
-def _summary(sweeps, noise, n_rows):  # -> AtomPosterior
+def _summary(sweeps, n_rows):  # -> AtomPosterior
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
     within = within.mean(0)
     between, kept, error = _between(atoms)
@@ -215,22 +196,26 @@ def _summary(sweeps, noise, n_rows):  # -> AtomPosterior
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
-    return AtomPosterior(mean, variances, n_uses, np.sqrt(noise), limit, hidden)
+    return AtomPosterior(mean, variances, n_uses, limit, hidden)
+
+
+def _draw_rows(rows, fitted, codes, atoms, variances, positive, rng):  # -> x, codes
+    """Draw missing entries, given what codes and a baseline make of rows, and then the codes."""
+    x = rows.x
+    if rows.missing is not None:
+        drawn = fitted + rng.standard_normal(x.shape) * np.sqrt(variances)
+        x = np.where(rows.missing, drawn, x)
+    residual = (x - fitted).astype(np.float32)
+    return x, _draw_codes(residual, codes, atoms, variances, positive, rng)
 
 
 def sample_noise(rows, atoms, codes, variances, rng, positive):
     """Return the variances of the noise of features for given atoms; see `sample_atoms`."""
     codes = _strong(codes, variances)
     for _ in range(_OF_NOISE):
-        residual = rows.x - codes @ atoms
-        if rows.missing is not None:
-            drawn = rng.standard_normal(residual.shape) * np.sqrt(variances)
-            residual = np.where(rows.missing, drawn, residual)
-        codes = _draw_codes(residual.astype(np.float32), codes, atoms, variances, positive, rng)
-        squares = np.square(rows.x - codes @ atoms)
-        if rows.missing is not None:
-            squares = np.where(rows.missing, variances, squares)
-        variances = keep_above_rounding(squares.mean(0), rows.x)
+        given = rows, codes @ atoms, codes, atoms, variances
+        x, codes = _draw_rows(*given, positive, rng)
+        variances = keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
     return variances
 
 
@@ -259,18 +244,13 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
     AtomPosterior
         The atoms in the units of the data.
     """
-    x, missing, weight = rows.x, rows.missing, rows.weight
-    n, m = x.shape
+    weight, (n, m) = rows.weight, rows.x.shape
     p, ones = len(atoms), np.ones((n, int(rows.has_baseline)))
     baseline, first, sweeps = np.zeros((ones.shape[1], m)), atoms, []
     codes = _strong(codes, variances)
     while True:
         fitted = codes @ atoms + ones @ baseline
-        if missing is not None:
-            drawn = fitted + rng.standard_normal(x.shape) * np.sqrt(variances)
-            x = np.where(missing, drawn, x)
-        residual = (x - fitted).astype(np.float32)
-        codes = _draw_codes(residual, codes, atoms, variances, positive, rng)
+        x, codes = _draw_rows(rows, fitted, codes, atoms, variances, positive, rng)
         # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
         prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
         regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
@@ -292,9 +272,9 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         atoms = atoms / norms[:, None]
         codes.data *= norms[codes.indices]
         given = means[:p], np.diag(covariance)[:p], variances, scale
-        sweeps.append(_Sweep(*_in_units(*given), np.bincount(codes.indices, minlength=p)))
+        sweeps.append((*_in_units(*given), np.bincount(codes.indices, minlength=p)))
         n_sweeps = len(sweeps) - _FIRST
         if n_sweeps in _ENDS:
-            found = _summary(sweeps[_FIRST + n_sweeps // 3 :], variances, n)
+            found = _summary(sweeps[_FIRST + n_sweeps // 3 :], n)
             if found.hidden < _HIDDEN or n_sweeps == _ENDS[-1]:
                 return found

@@ -55,7 +55,7 @@ def _log_of_tail(x):
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
-def draw_codes(first, last, correlations, gram, prior, limits, positive, states, z, counts):
+def draw_codes(first, last, correlations, gram, prior, limits, positive, states, z):
     """Draw each code of rows given the row's other codes, one atom after the other.
 
     ``correlations`` are of residuals and atoms, both divided by the noise. A code is 0, or normal
@@ -68,7 +68,6 @@ def draw_codes(first, last, correlations, gram, prior, limits, positive, states,
     left, state = np.empty(n_components), np.empty(2, np.int64)
     for i in range(first, last):
         state[0], state[1] = states[i, 0], states[i, 1]
-        counts[i] = 0
         for k in range(n_components):
             left[k] = correlations[i, k]
         for k in range(n_components):
@@ -93,22 +92,10 @@ def draw_codes(first, last, correlations, gram, prior, limits, positive, states,
                 new = _positive_normal(state, above, deviation)
             else:
                 new = (above if drawn < plus else below) + deviation * _normal(state)
-            counts[i] += new != 0
             if new != old:
                 z[i, k] = new
                 for j in range(n_components):
                     left[j] -= gram[k, j] * (new - old)
-
-
-def collect_codes(z, starts, columns, values):
-    """Write the nonzero codes of each row to their places in compressed rows."""
-    for i in range(len(z)):
-        place = starts[i]
-        for k in range(z.shape[1]):
-            if z[i, k] != 0:
-                columns[place] = k
-                values[place] = z[i, k]
-                place += 1
 
 
 def draw_rates(first, last, x, weights, atoms, prior, spike, states, z, squares):
@@ -155,7 +142,6 @@ _FUNCTIONS = (
     _positive_normal,
     _log_of_tail,
     draw_codes,
-    collect_codes,
     draw_rates,
 )
 

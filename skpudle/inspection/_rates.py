@@ -8,11 +8,10 @@ exponential distribution. Codes may be 0 if many codes of the fit are 0; otherwi
 may be 0, which determines the extremes of mixtures. Variances follow a moving average of the rates.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from skpudle._compilation import in_parts
+from skpudle.inspection._posterior import AtomPosterior
 from skpudle.inspection._posterior_compiled import loops
 
 # Sweeps before the first that counts, and sweeps that count.
@@ -21,27 +20,6 @@ _FIRST, _KEPT = 60, 150
 _SHARE, _LEAST = 0.1, 1e-3
 # least number of rows that pays for a thread
 _ROWS = 64
-
-
-class RatePosterior(NamedTuple):
-    """The posterior distribution of atoms of counts.
-
-    Attributes
-    ----------
-    atoms : ndarray of shape (n_components, n_features)
-        Means, of sum 1.
-    variances : ndarray of shape (n_components, n_features)
-        Variances of their entries; of an entry that may be 0, the least that an entry has.
-    uses : ndarray of shape (n_components,)
-        Expected number of rows with a code of each atom.
-    limit : ndarray of shape (n_components,)
-        Squared error of each atom, if the source of every event were known.
-    """
-
-    atoms: np.ndarray
-    variances: np.ndarray
-    uses: np.ndarray
-    limit: np.ndarray
 
 
 def _draw(x, weights, atoms, z, spike, rng):  # -> precisions; changes z
@@ -78,8 +56,9 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
 
     Returns
     -------
-    RatePosterior
-        The atoms.
+    AtomPosterior
+        Atoms of sum 1. The variance of an entry that may be 0 is the least that an entry has, and
+        the limit is for known sources of all events.
     """
     x, z = counts / exposure, codes + 1e-9 * codes.mean()
     rates, columns = z @ atoms, np.ascontiguousarray(atoms.T)
@@ -107,4 +86,4 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
     variances = np.maximum(variances, added[:, None] * free)
     atoms, n_events = chain.mean(0), np.maximum((z * exposure).sum(0), 1.0)
     limit = (atoms * (1 - atoms)).sum(1) / n_events
-    return RatePosterior(atoms, variances, np.mean(uses, 0), limit)
+    return AtomPosterior(atoms, variances, np.mean(uses, 0), limit)

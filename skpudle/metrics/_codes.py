@@ -7,36 +7,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import r2_score
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import check_learner
+from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import as_fractions
 
 FLOATS = [np.float64, np.float32]
 
 
-def check_pair(first, second, *, names, same_length=False):
-    """Return two arrays, checked to have rows of one shape."""
+def check_pair(first, second, *, same_length=False):
+    """Return two arrays, or the atoms of learners, checked to have rows of one shape."""
     first, second = (
-        check_array(host_array(array), dtype=FLOATS, allow_nd=True, input_name=name)
-        for array, name in zip((first, second), names)
+        check_array(host_array(dictionary_of(given)), dtype=FLOATS, allow_nd=True)
+        for given in (first, second)
     )
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
-        what = "the same shape" if same_length else "atoms of the same shape"
         raise ValueError(
-            f"{names[0]} of shape {first.shape} and {names[1]} of shape {second.shape} cannot be "
-            f"compared: they need {what}. Atoms and samples lie on the first axis."
+            f"Arrays of the shapes {first.shape} and {second.shape} cannot be compared. Pass atoms "
+            "or samples of one shape, along the first axis."
         )
     return first, second
 
 
 def check_learner_of_rows(learner):
     """Return a fitted learner, or the one of a consensus; its atoms have to be rows."""
-    check_learner(learner)
+    check_is_fitted(learner, "components_")
     learner = getattr(learner, "estimator_", learner)
-    if np.ndim(learner.components_) != 2:
+    if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
         raise ValueError(
             f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
             "learner of rows."
@@ -76,11 +76,9 @@ def lasso_objective(
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
        backpropagation", arXiv:2106.00058.
     """
-    names = ("X", "reconstruction")
-    X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
-    code = check_array(host_array(code), dtype=FLOATS, allow_nd=True, input_name="code")
-    if len(code) != len(X):
-        raise ValueError(f"Got {len(X)} samples but {len(code)} codes; pass one code each.")
+    X, reconstruction = check_pair(X, reconstruction, same_length=True)
+    code = np.asarray(host_array(code))
+    check_consistent_length(X, code)
     residual = np.square(X - reconstruction).sum(dtype=np.float64)
     return float((0.5 * residual + alpha * np.abs(code).sum(dtype=np.float64)) / len(X))
 
@@ -114,16 +112,13 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
         mean of the data. It does not reward sparsity.
     """
     X, _, reconstruction = code_and_reconstruction(estimator, X)
-    pair = X, reconstruction
-    pair = (np.asarray(array).reshape(len(array), -1) for array in pair)
+    pair = (np.asarray(array).reshape(len(array), -1) for array in (X, reconstruction))
     return float(r2_score(*pair, multioutput="variance_weighted"))
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
     X, code, reconstruction = code_and_reconstruction(estimator, X)
-    X, reconstruction = check_pair(
-        X, reconstruction, names=("X", "reconstruction"), same_length=True
-    )
+    X, reconstruction = check_pair(X, reconstruction, same_length=True)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
     n_entries = X[0].size
     n_used = np.count_nonzero(code.reshape(len(X), -1), axis=1)
@@ -207,7 +202,6 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     ValueError
         If the shapes differ.
     """
-    names = ("X", "reconstruction")
-    X, reconstruction = check_pair(X, reconstruction, names=names, same_length=True)
+    X, reconstruction = check_pair(X, reconstruction, same_length=True)
     variance = np.square(X - X.mean(axis=0, dtype=np.float64)).sum()
     return float(np.square(X - reconstruction).sum(dtype=np.float64) / variance)

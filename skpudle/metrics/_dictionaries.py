@@ -1,22 +1,19 @@
 """Compare two dictionaries: errors, recovery, coherence."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment, nnls
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import check_non_negative
 
 from skpudle._data.foreign import dictionary_of
 from skpudle.metrics._codes import check_pair
 
 # least rise of the cosine for which a reference joins a mixture
 _GAIN = 0.01
-
-
-def check_dictionaries(dictionary, reference, *, same_length=False):
-    """Return the atoms of two arrays, or fitted learners, that can be compared."""
-    given = dictionary_of(dictionary), dictionary_of(reference)
-    return check_pair(*given, names=("dictionary", "reference"), same_length=same_length)
 
 
 def unit_atoms(dictionary):
@@ -46,7 +43,7 @@ def atom_cosines(dictionary, reference):
     ValueError
         If the atoms have different shapes.
     """
-    dictionary, reference = check_dictionaries(dictionary, reference)
+    dictionary, reference = check_pair(dictionary, reference)
     return unit_atoms(reference) @ unit_atoms(dictionary).T
 
 
@@ -76,12 +73,14 @@ class AtomMatch(NamedTuple):
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
 
 
-def match_atoms(
-    dictionary: Any,
-    reference: Any,
-    *,
-    by: Literal["coherence", "distance"] = "coherence",
-) -> AtomMatch:
+def _assign(products):  # (n_reference, n_components) -> AtomMatch
+    rows, columns = linear_sum_assignment(np.abs(products), maximize=True)  # rows increase
+    matched = products[rows, columns]
+    signs = np.where(matched < 0, -1, 1)
+    return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
+
+
+def match_atoms(dictionary: Any, reference: Any) -> AtomMatch:
     r"""Match the atoms of two dictionaries, up to sign and permutation.
 
     Parameters
@@ -90,9 +89,6 @@ def match_atoms(
         Atoms, one per entry of the first axis, or a fitted learner.
     reference : array-like of shape (n_reference, ...), or learner
         Atoms of the same shape; there may be more or fewer of them.
-    by : {"coherence", "distance"}, default="coherence"
-        "coherence" maximises the sum of the matched coherences, "distance" minimises the sum of the
-        squared distances between matched atoms. For atoms of unit norm both are the same.
 
     Returns
     -------
@@ -103,12 +99,12 @@ def match_atoms(
     Raises
     ------
     ValueError
-        If the atoms have different shapes or `by` is not one of the above.
+        If the atoms have different shapes.
 
     Notes
     -----
-    The optimum over all permutations and signs, by the Hungarian method:
-    :math:`\min_\pi \sum_j \min_{s_j = \pm 1} \|s_j d_{\pi(j)} - \tilde d_j\|^2` for ``"distance"``.
+    The largest sum of matched coherences over all permutations, by the Hungarian method. For atoms
+    of unit norm it has the least sum of squared distances over all permutations and signs.
 
     Examples
     --------
@@ -118,21 +114,7 @@ def match_atoms(
     >>> match.indices, match.signs
     (array([1, 0]), array([ 1, -1]))
     """
-    dictionary, reference = check_dictionaries(dictionary, reference)
-    if by not in ("coherence", "distance"):
-        raise ValueError(f"by is {by!r}; it must be 'coherence' or 'distance'.")
-    cosines = atom_cosines(dictionary, reference)
-    gain = np.abs(cosines)
-    if by == "distance":
-        lengths = np.linalg.norm(dictionary.reshape(len(dictionary), -1), axis=1)
-        widths = np.linalg.norm(reference.reshape(len(reference), -1), axis=1)
-        # -|d - r|^2 with the better sign, up to |d|^2; the squares count if some atoms have no
-        # match
-        gain = 2 * gain * np.outer(widths, lengths) - lengths**2 - widths[:, None] ** 2
-    rows, columns = linear_sum_assignment(gain, maximize=True)  # rows increase
-    matched = cosines[rows, columns]
-    signs = np.where(matched < 0, -1, 1)
-    return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
+    return _assign(atom_cosines(dictionary, reference))
 
 
 class ComponentMatch(NamedTuple):
@@ -156,26 +138,24 @@ class ComponentMatch(NamedTuple):
     mixture_cosine: float
 
 
+def _mix(atom, reference):  # -> cosine of the mixture, shares
+    shares, _ = nnls(reference.T, atom)
+    return float(atom_cosines(atom[None], (shares @ reference)[None])[0, 0]), shares
+
+
 def _match_component(atom, reference, names, max_terms):  # -> ComponentMatch
     cosines = atom_cosines(atom[None], reference)[:, 0]
     terms = [int(cosines.argmax())]
-    shares, cosine = _mix(atom, reference[terms])
+    cosine, shares = _mix(atom, reference[terms])
     while len(terms) < min(max_terms, len(reference)):
-        others = [k for k in range(len(reference)) if k not in terms]
-        mixed = [_mix(atom, reference[[*terms, k]]) for k in others]
-        best = max(range(len(others)), key=lambda i: mixed[i][1])
-        if mixed[best][1] < cosine + _GAIN:
+        others = [[*terms, k] for k in range(len(reference)) if k not in terms]
+        mixed = [_mix(atom, reference[some]) for some in others]
+        best = int(np.argmax([cosine for cosine, _ in mixed]))
+        if mixed[best][0] < cosine + _GAIN:
             break
-        terms, (shares, cosine) = [*terms, others[best]], mixed[best]
-    order = np.argsort(-shares)
-    named = {names[terms[i]]: float(shares[i]) for i in order if shares[i] > 0}
+        terms, (cosine, shares) = others[best], mixed[best]
+    named = {names[terms[i]]: float(shares[i]) for i in np.argsort(-shares) if shares[i] > 0}
     return ComponentMatch(names[terms[0]], float(cosines.max()), named, cosine)
-
-
-def _mix(atom, reference):  # -> shares, cosine of the mixture
-    shares, _ = nnls(reference.T, atom)
-    cosine = atom_cosines(atom[None], (shares @ reference)[None])
-    return shares, float(cosine[0, 0])
 
 
 def match_components(
@@ -217,18 +197,13 @@ def match_components(
     >>> match.nearest, {name: round(share, 2) for name, share in match.shares.items()}
     ('A', {'A': 0.7, 'B': 0.3})
     """
-    components, reference = check_dictionaries(components, reference)
-    least = min(components.min(), reference.min())
-    if least < 0:
-        raise ValueError(f"The least entry is {least:.3g}. Pass atoms that are not negative.")
-    names = list(range(len(reference))) if names is None else list(names)
-    if len(names) != len(reference):
-        raise ValueError(
-            f"names has {len(names)} entries for {len(reference)} references. Pass one for each."
-        )
+    components, reference = check_pair(components, reference)
+    names = range(len(reference)) if names is None else list(names)
+    check_consistent_length(reference, names)
+    for atoms in (components, reference):
+        check_non_negative(atoms, "match_components")
     components, reference = (
-        atoms / np.where(atoms.sum(1) > 0, atoms.sum(1), 1.0)[:, None]
-        for atoms in (a.reshape(len(a), -1).astype(np.float64) for a in (components, reference))
+        normalize(atoms.astype(np.float64), norm="l1") for atoms in (components, reference)
     )
     return [_match_component(atom, reference, names, max_terms) for atom in components]
 
@@ -262,9 +237,10 @@ def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) ->
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
        backpropagation", arXiv:2106.00058, appendix B.
     """
-    dictionary, reference = check_dictionaries(dictionary, reference, same_length=True)
-    if match:
-        dictionary = match_atoms(dictionary, reference, by="distance").align_dictionary(dictionary)
+    dictionary, reference = check_pair(dictionary, reference, same_length=True)
+    if match:  # the largest sum of products has the least sum of distances
+        flat = (atoms.reshape(len(atoms), -1) for atoms in (reference, dictionary))
+        dictionary = _assign(np.inner(*flat)).align_dictionary(dictionary)
     return float(np.linalg.norm(dictionary - reference) / np.linalg.norm(reference))
 
 
@@ -283,9 +259,8 @@ def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:
         Modulus of the cosine between the atom and its match by `match_atoms`, from 0 to 1. No atom
         of `dictionary` counts twice: an atom without a match has coherence 0.
     """
-    dictionary, reference = check_dictionaries(dictionary, reference)
-    match = match_atoms(dictionary, reference)
-    coherences = np.zeros(len(reference), dtype=match.coherences.dtype)
+    match, n = match_atoms(dictionary, reference), len(dictionary_of(reference))
+    coherences = np.zeros(n, dtype=match.coherences.dtype)
     coherences[match.reference_indices] = match.coherences
     return coherences
 

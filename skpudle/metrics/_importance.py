@@ -8,7 +8,7 @@ from sklearn.utils import Bunch, check_array
 
 from skpudle._data.arrays import host_array
 from skpudle._data.foreign import drop_names
-from skpudle.metrics._codes import check_learner_of_rows, code_and_reconstruction
+from skpudle.metrics._codes import FLOATS, check_learner_of_rows, code_and_reconstruction
 
 
 def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), squared errors (n,)
@@ -75,9 +75,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     """
     learner = check_learner_of_rows(learner)
     given = host_array(X)  # keeps names of columns
-    X = check_array(
-        given, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", input_name="X"
-    )
+    X = check_array(given, dtype=FLOATS, ensure_all_finite="allow-nan", input_name="X")
     n_components = len(learner.components_)
     codes, errors = _codes_and_errors(learner, given, X)
     if codes.shape[1] == 2 * n_components:  # codes are split by sign

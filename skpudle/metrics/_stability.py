@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 from skpudle._data.arrays import host_array
 from skpudle._data.foreign import dictionary_of
 from skpudle.metrics._codes import check_pair
-from skpudle.metrics._dictionaries import atom_coherence, check_dictionaries, unit_atoms
+from skpudle.metrics._dictionaries import atom_coherence, unit_atoms
 
 # Number of random matches in a mean, and least number of draws. Coherences of random atoms vary by
 # 0.1, and the mean of 2,500 coherences by 0.002.
@@ -50,7 +50,7 @@ def chance_coherence(dictionary, reference):  # -> (n_draws, n_reference)
     span and match a little worse than independent atoms. If the reference is combined too, the
     coherence falls by the same amount again, and that difference is added.
     """
-    dictionary, reference = map(unit_atoms, check_dictionaries(dictionary, reference))
+    dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
     used, rng = dictionary[dictionary.any(axis=1)], np.random.RandomState(0)
     n_draws = max(_DRAWS, ceil(_MATCHES / max(1, min(len(used), len(reference)))))
     if not len(used):
@@ -91,7 +91,7 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     Raises
     ------
     ValueError
-        If there are fewer than two dictionaries, or their shapes differ.
+        If the shapes of the dictionaries differ.
 
     Notes
     -----
@@ -109,26 +109,17 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     >>> agreement.atoms.tolist()
     [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
     """
-    dictionaries = [host_array(dictionary_of(dictionary)) for dictionary in dictionaries]
-    if len(dictionaries) < 2:
-        raise ValueError(
-            f"Stability compares dictionaries, got {len(dictionaries)}. Pass a list of two fitted "
-            "learners or more, or of their components_."
-        )
-    for other in dictionaries[1:]:
-        check_pair(
-            other, dictionaries[0], names=("a dictionary", "the first one"), same_length=True
-        )
+    dictionaries = [host_array(dictionary_of(one)) for one in dictionaries]
     n = len(dictionaries)
-    total = np.zeros((n, len(dictionaries[0])))
-    for i in range(n):
-        for j in range(n):
-            if i != j:
-                total[i] += atom_coherence(dictionaries[j], dictionaries[i])
-    atoms = total / (n - 1)
-    following = [*dictionaries[1:], dictionaries[0]]
-    pairs = zip(following, dictionaries, strict=True)
-    by_chance = float(np.mean([chance_coherence(*pair).mean() for pair in pairs]))
+    atoms = np.mean(
+        [
+            [atom_coherence(dictionaries[i - k], dictionaries[i]) for i in range(n)]
+            for k in range(1, n)
+        ],
+        axis=0,
+    )
+    pairs = zip(dictionaries, [*dictionaries[1:], dictionaries[0]], strict=True)
+    by_chance = float(np.mean([chance_coherence(other, one).mean() for one, other in pairs]))
     return Bunch(
         atoms=atoms,
         stability=float(atoms.mean()),

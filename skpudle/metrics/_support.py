@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm
-from sklearn.utils import Bunch, check_array, check_random_state
+from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
 from skpudle._data.arrays import host_array
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.metrics._codes import check_learner_of_rows
+from skpudle.metrics._codes import FLOATS, check_learner_of_rows
 from skpudle.metrics._dictionaries import match_atoms, unit_atoms
 from skpudle.metrics._stability import chance_coherence
 
@@ -177,12 +177,9 @@ def atom_support(
             f"Codes of {type(learner).__name__} need not be sparse, by which atoms are told from "
             "noise here. Compare halves, by ConsensusDictionary(learner, resample='halves')."
         )
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level!r}. Pass a probability between 0 and 1.")
-    X = check_array(
-        host_array(X), dtype=[np.float64, np.float32], ensure_all_finite="allow-nan",
-        input_name="X",
-    )  # fmt: skip
+    bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
+    check_scalar(level, "level", float, **bounds)
+    X = check_array(host_array(X), dtype=FLOATS, ensure_all_finite="allow-nan", input_name="X")
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
     coherence = np.zeros(len(atoms))

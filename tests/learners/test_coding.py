@@ -196,8 +196,8 @@ def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
     """The same by the learner's score, which hides the same features."""
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((12, 15))
-    codes = (rng.uniform(size=(180, 12)) < 0.2) * rng.uniform(1.0, 2.0, (180, 12))
-    exposure = rng.uniform(1.0, 30.0, 180) if with_exposure else None
+    codes = (rng.uniform(size=(100, 12)) < 0.2) * rng.uniform(1.0, 2.0, (100, 12))
+    exposure = rng.uniform(1.0, 30.0, 100) if with_exposure else None
     rates = np.exp(0.5 * codes @ atoms + 1.0) * (1.0 if exposure is None else exposure[:, None])
     X, given = rng.poisson(rates).astype(float), {"exposure": exposure} if with_exposure else {}
     learner = PUDLEDictionaryLearning(12, loss="poisson", random_state=0).fit(X, **given)

@@ -138,26 +138,26 @@ def test_copies_of_features_choose_no_smaller_penalty(loss):
     assert twice >= once
 
 
-@pytest.mark.parametrize("gradient", ["ae-ls", "ae-lasso", "dec"])
-def test_a_named_gradient_trains(loss, gradient, X):
+def test_a_named_gradient_trains(loss, X):
     """After the search and the refinement, which are what an unnamed one leaves alone."""
-    options = dict(max_iter="auto", n_unfoldings="auto")  # a number of them trains by ae-ls
-    unnamed = make(loss, **options).fit(X)
-    named = make(loss, **options, gradient=gradient).fit(X)
-    assert np.abs(named.components_ - unnamed.components_).max() > 1e-4
-    assert named.loss_curve_[0] == unnamed.loss_curve_[0]  # both begin with one search
-    if gradient == "ae-ls":  # which minimises what the curve holds
-        assert named.loss_curve_[-1] < unnamed.loss_curve_[-1]
+    options = dict(max_iter=20, n_unfoldings="auto")  # a number of unfoldings trains by ae-ls
+    unnamed = make(loss, 6, **options).fit(X[:100])
+    for gradient in ("ae-ls", "ae-lasso", "dec"):
+        named = make(loss, 6, **options, gradient=gradient).fit(X[:100])
+        assert np.abs(named.components_ - unnamed.components_).max() > 1e-4
+        assert named.loss_curve_[0] == unnamed.loss_curve_[0]  # both begin with one search
+        if gradient == "ae-ls":  # which minimises what the curve holds
+            assert named.loss_curve_[-1] < unnamed.loss_curve_[-1]
 
 
 # ---------------------------------------------------------------------------- odd data
 
 
-@pytest.mark.parametrize("mean", [0.003, 0.01, 0.03])
+@pytest.mark.parametrize("mean", [0.003, 0.03])
 def test_it_takes_two_events_to_say_that_features_belong_together(loss, mean):
     """Whatever the atoms: |D^T (e_j - mu)| <= |e_j - mu|, 1 for rare events, at most alpha."""
     rng = np.random.default_rng(0)
-    shared = np.exp(3 * rng.normal(size=(500, 3)) @ rng.normal(size=(3, 20)) / 4)
+    shared = np.exp(3 * rng.normal(size=(200, 3)) @ rng.normal(size=(3, 20)) / 4)
     X = rng.poisson(shared * mean / shared.mean()).clip(0, N_TRIALS).astype(float)
     learner = make(loss, max_iter="auto").fit(X)
     # 1.001 for a feature of far fewer events than the mean
@@ -165,7 +165,7 @@ def test_it_takes_two_events_to_say_that_features_belong_together(loss, mean):
     assert not learner.transform(np.zeros((1, 20))).any()
 
 
-@pytest.mark.parametrize("clip", [1e-6, 1e-4, 0.01])
+@pytest.mark.parametrize("clip", [1e-6, 0.01])
 def test_binary_data_may_be_clipped(clip):
     """What is predicted follows the data: atoms were once trained into the ends of the odds."""
     rng = np.random.default_rng(0)
@@ -227,7 +227,7 @@ def test_the_objective_is_at_most_that_of_the_baseline(options, family, kind):
         if isinstance(family, Binomial):
             given["n_trials"] = family.n_trials
     if options or not isinstance(family, Gaussian):  # something trains
-        given |= dict(max_iter=20, tol=None)
+        given |= dict(max_iter=5, tol=None)
     learner = PUDLEDictionaryLearning(5, random_state=0, **given, **options).fit(X)
     codes, x = torch.tensor(learner.transform(X)), torch.tensor(X)
     natural, baseline = codes @ torch.tensor(learner.components_), torch.zeros(())
@@ -262,7 +262,7 @@ def test_data_outside_of_the_domain_are_refused(loss, X):
         learner.fit(Batches([wrong]))
     if loss == "binomial":
         wrong[3, 2] = N_TRIALS + 1
-        with pytest.raises(ValueError, match="above n_trials=20"):
+        with pytest.raises(ValueError, match="values above 20"):
             learner.fit(wrong)
     np.testing.assert_array_equal(learner.components_, before)
 
@@ -280,7 +280,7 @@ def test_what_is_for_least_squares_alone_says_so(loss, X):
     for options in (dict(n_unfoldings=None), dict(transform_algorithm="lasso")):
         with pytest.raises(ValueError, match="minimise least squares"):
             make(loss, **options).fit(X)
-    with pytest.raises(ValueError, match="minimises least squares"):
+    with pytest.raises(ValueError, match="codes of least squares"):
         make(loss).fit(X).to_sparse_coder()
 
 
@@ -330,7 +330,7 @@ def test_sparse_rows_are_rows(loss, make_sparse, X):
 def test_a_large_sparse_array_is_never_dense(monkeypatch):
     """An epoch, codes and the score make arrays of some rows only."""
     rng = np.random.default_rng(0)
-    X = sparse.random_array((40_000, 300), density=0.02, rng=rng, format="csr")
+    X = sparse.random_array((12_000, 300), density=0.02, rng=rng, format="csr")
     X.data = rng.poisson(2, X.nnz) + 1.0
     largest = []
 
@@ -370,8 +370,8 @@ def counts():
 
 def test_exposures_explain_what_is_proportional_to_them(counts):
     X, exposure = counts
-    learner = make("poisson", max_iter="auto").fit(X, exposure=exposure)
-    without = make("poisson", max_iter="auto").fit(X)
+    learner = make("poisson", max_iter=10).fit(X, exposure=exposure)
+    without = make("poisson", max_iter=10).fit(X)
     assert learner.intercept_.mean() == pytest.approx(1, abs=0.3)
     codes = learner.transform(X, exposure=exposure)
     assert (codes != 0).mean() < (without.transform(X) != 0).mean()

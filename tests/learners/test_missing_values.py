@@ -175,7 +175,7 @@ def test_more_atoms_than_samples_are_told(n_samples, gaps):
     assert f"{n_samples} sample" in findings(learner, few[:n_samples])[0]
     learner.partial_fit(few)
     clone(learner).set_params(dict_init=learner.components_, max_iter=1, tol=None).fit(few)
-    enough = clone(learner).set_params(n_components=len(gaps) - 1).fit(gaps)
+    enough = clone(learner).set_params(n_components=19).fit(gaps[:20])  # all but one are known
     assert not [words for words in findings(enough, gaps) if "samples for" in words]
 
 

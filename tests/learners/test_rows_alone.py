@@ -22,7 +22,7 @@ from skpudle import (
 )
 from skpudle._learners import coder
 
-N_SAMPLES, N_FEATURES = 90, 12
+N_SAMPLES, N_FEATURES = 60, 12
 
 # Codes are solutions of problems whose conditions, of supports of few atoms, lose three digits.
 ROUNDING = 1e-12
@@ -102,26 +102,20 @@ def parts_of(n, sizes):
     return np.split(np.arange(n), ends[ends < n])
 
 
-@pytest.mark.parametrize("sizes", [[1], [7], [3, 1, 41, 2]], ids=str)
+@pytest.mark.parametrize("sizes", [[1], [3, 1, 41, 2]], ids=str)
 def test_in_parts_of_any_size(learner, rows, sizes):
     found = [said_of(learner, rows[part]) for part in parts_of(len(rows), sizes)]
     for name, expected in said_of(learner, rows).items():
         assert_same_rows(np.concatenate([part[name] for part in found]), expected)
 
 
-def test_in_any_order(learner, rows):
-    order = np.random.default_rng(2).permutation(len(rows))
-    found = said_of(learner, rows[order])
-    for name, expected in said_of(learner, rows).items():
-        assert_same_rows(found[name], expected[order])
-
-
-def test_whatever_is_missing_elsewhere(learner, rows):
+def test_in_any_order_and_whatever_is_missing_elsewhere(learner, rows):
     """One entry of one row."""
-    others = rows.copy()
+    order, others = np.random.default_rng(2).permutation(len(rows)), rows.copy()
     others[0, 0] = np.nan
-    found = said_of(learner, others)
+    in_order, found = said_of(learner, rows[order]), said_of(learner, others)
     for name, expected in said_of(learner, rows).items():
+        assert_same_rows(in_order[name], expected[order])
         assert_same_rows(found[name][1:], expected[1:])
 
 

@@ -18,10 +18,8 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._data import tables
-from skpudle._data.arrays import split_missing
+from skpudle._data import sources
 from skpudle._data.batches import Samples
-from skpudle._data.weights import merge_copies, merge_samples
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._learners.models import Converged, Unfolded
 from skpudle._learners.models import Encoder as Choice
@@ -157,47 +155,6 @@ def test_heavy_rows_have_their_atoms():
     assert recovery_rate(atoms, found) < 1
 
 
-def test_rows_that_differ_and_count_the_same_stay_as_they_are():
-    samples = Samples(torch.tensor(planted()[0]))
-    merged, places = merge_samples(samples)
-    assert merged.x is samples.x
-    assert merged.weight is None
-    assert torch.equal(places, torch.arange(N))
-
-
-def test_copies_are_one_row_with_the_sum_of_their_weights():
-    x = torch.tensor(planted(n=5)[0])
-    places = torch.tensor([3, 0, 3, 1, 4, 0, 2])
-    weight = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.0, 1.0, 0.25], dtype=torch.float64)
-    merged, found = merge_samples(Samples(x[places], weight=weight))
-    assert torch.equal(found < 0, weight == 0)
-    assert torch.equal(merged.x[found[found >= 0]], x[places[weight > 0]])
-    expected = torch.zeros(5, dtype=torch.float64).index_add_(0, places, weight)
-    assert torch.equal(merged.weight[found[:2]], expected[[3, 0]])
-    assert len(merged) == 4
-
-
-def test_copies_with_other_targets_or_gaps_are_other_rows():
-    x, mask = split_missing(torch.tensor([[1.0, 2.0], [1.0, torch.nan], [1.0, 2.0], [1.0, 2.0]]))
-    target = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
-    merged, places = merge_samples(Samples(x, mask, target=target))
-    assert len(merged) == 3
-    assert places[0] == places[2]
-    assert torch.equal(merged.weight[places], torch.tensor([2.0, 1, 2, 1]))
-
-
-def test_rows_come_in_an_order_of_their_contents_unless_all_count_the_same():
-    keys = torch.tensor([5, 3, 5, 9, 3, 9])
-    rows, weight, places = merge_copies(keys)
-    assert rows.tolist() == [0, 1, 3]
-    assert weight.tolist() == [2, 2, 2]
-    assert places.tolist() == [0, 1, 0, 2, 1, 2]
-    rows, weight, places = merge_copies(keys[:5])
-    assert rows.tolist() == [1, 0, 3]
-    assert weight.tolist() == [2, 2, 1]
-    assert places.tolist() == [1, 0, 1, 2, 0]
-
-
 def test_outliers_are_at_all_copies_of_their_row():
     X, _ = planted(0, 600, 12, 8)
     spikes = np.random.default_rng(0).random(X.shape) < 0.01
@@ -304,7 +261,7 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
     else:
         np.save(tmp_path / "rows.npy", rows)
         rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
-        monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     params = dict(noise="equal", fit_intercept=False, random_state=0)
     found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=weight).components_
     assert recovery_rate(atoms, found) == 1

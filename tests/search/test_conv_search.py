@@ -37,9 +37,9 @@ def solved(problem, atoms):
 
 
 @pytest.mark.uncompiled
-@pytest.mark.parametrize("shapes", SHAPES)
-@pytest.mark.parametrize("positive", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("shapes", "positive", "masked"), [*zip(SHAPES, [True, False] * 2, [True, True, False, False])]
+)
 def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, masked, generator):
     (atoms, images, stride), alpha = shapes, 1.2
     dictionary = ConvDictionary(project_atoms(draw(generator, *atoms)), stride)
@@ -54,8 +54,7 @@ def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, mas
 
 
 @pytest.mark.uncompiled
-@pytest.mark.parametrize("shapes", SHAPES)
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shapes", "masked"), [*zip(SHAPES, [True, False] * 2)])
 def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, generator):
     """The new atoms are unit, and by naive synthesis the error of the codes falls."""
     problem, atoms = problem_of(generator, shapes)

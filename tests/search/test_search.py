@@ -170,8 +170,8 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
     # all atoms but the one left out enter, and descent goes on
     monkeypatch.setattr(_epoch, "TOLERANCE", 1e-12 - 1)
     monkeypatch.setattr(_epoch, "SHARE", 0.0)
-    monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 2000)
-    x, atoms = make_problem(n=20)
+    monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 300)
+    x, atoms = make_problem(8, 10, 12)
     mask = gaps_in(x) if masked else None
     codes, objectives = solved(atoms, x, 0.1, mask=mask)
     epoch = Problem(x, 0.1, mask=mask).epoch(atoms, codes)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
-from skpudle._data import sources, tables
+from skpudle._data import sources
 from skpudle.search import Problem
 from skpudle.search import _stream as stream_module
 from skpudle.search._stream import advance_stream, begin_stream, objective
@@ -82,7 +82,7 @@ def small_samples(monkeypatch):
     """A sample has 800 rows for 24 atoms."""
     monkeypatch.setattr(sources, "_LEAST_SAMPLE", 800)
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
-    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
 
 
 def make(**params):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skpudle._data import sources, tables
+from skpudle._data import sources
 
 
 @pytest.fixture
@@ -10,4 +10,4 @@ def in_samples(monkeypatch):
     """Let searches look at 300 rows of a table or stream."""
     for name in ("_LEAST_SAMPLE", "_ROWS_OF_AN_ATOM", "_LEAST_ROWS_OF_AN_ATOM"):
         monkeypatch.setattr(sources, name, 300 if name == "_LEAST_SAMPLE" else 1)
-    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)

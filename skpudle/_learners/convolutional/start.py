@@ -12,8 +12,8 @@ from sklearn.utils import check_array
 from skpudle._data.arrays import to_tensor, unit_of
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import split_gaps
-from skpudle._data.noise import estimate_noise
 from skpudle._learners.convolutional.model import atoms_inside
+from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle._learners.phases import Phases
 from skpudle._learners.record import Fitted, Searched
 from skpudle._operators._atoms import atom_norms, project_atoms

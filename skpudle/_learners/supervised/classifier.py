@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 
-from skpudle._data.arrays import handed_over, host_array, to_numpy, to_tensor
+from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
@@ -290,7 +290,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             ``transform(X) @ coef_.T + intercept_``; for two classes positive for the second.
         """
         decisions = self._decisions(X)
-        return handed_over(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
+        return like_input(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
 
     def predict(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the most probable classes.
@@ -325,7 +325,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples, n_classes)
             Probabilities.
         """
-        return handed_over(self._log_probabilities(X).exp(), X)
+        return like_input(self._log_probabilities(X).exp(), X)
 
     def predict_log_proba(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the logarithms of the probabilities.
@@ -340,7 +340,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples, n_classes)
             Logarithms of the probabilities of `predict_proba`.
         """
-        return handed_over(self._log_probabilities(X), X)
+        return like_input(self._log_probabilities(X), X)
 
     def _log_probabilities(self, X):
         return class_decisions(self._decisions(X)).log_softmax(1)

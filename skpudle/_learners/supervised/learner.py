@@ -31,7 +31,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Rows, Samples
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import NumberedSamples, Stream, open_source
+from skpudle._data.sources import Positions, Stream, open_source
 from skpudle._data.weights import known_samples
 from skpudle._learners.base import Data
 from skpudle._learners.dense import DenseLearner
@@ -332,7 +332,7 @@ class TaskLearner(DenseLearner):
             )
         refuse_several(name)
         given = open_source(X, self)
-        if isinstance(given, NumberedSamples | Stream):
+        if isinstance(given, Positions | Stream):
             raise TypeError(
                 f"{name} learns from arrays and tensors; pass parts of the data to partial_fit."
             )

@@ -8,7 +8,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from torch import Tensor
 
-from skpudle._data.arrays import handed_over, host_array
+from skpudle._data.arrays import host_array, like_input
 from skpudle._data.names import fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Regression
@@ -206,7 +206,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
             ``transform(X) @ coef_.T + intercept_``.
         """
         decisions = self._decisions(X)
-        return handed_over(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
+        return like_input(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
 
     def score(
         self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
