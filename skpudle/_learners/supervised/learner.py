@@ -117,7 +117,9 @@ class _TaskPhases(RowPhases):
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
         learner, data = self.learner, self.data
-        return super().train(learner.with_head(fitted, data, learner.best_head(fitted, data)))
+        if learner.supervision:
+            fitted = learner.with_head(fitted, data, learner.best_head(fitted, data))
+        return super().train(fitted)
 
 
 class TaskLearner(DenseLearner):
