@@ -11,9 +11,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
@@ -27,131 +25,69 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import (
+    _check_method_params,
+    _estimator_has,
     _num_samples,
     check_is_fitted,
-    has_fit_parameter,
-    validate_data,
 )
 
-from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
+from skpudle._data.arrays import host_array
 from skpudle._data.names import explain_names, fit_context, users_level
-from skpudle._data.sources import open_source
-from skpudle._data.weights import check_sample_weight, merge_copies
-from skpudle._learners.units import baseline_of
-from skpudle._losses import loss_named
-from skpudle._operators._atoms import DenseDictionary
-from skpudle.encoding._unfold import default_step
+from skpudle.metrics._dictionaries import match_atoms, unit_atoms
 from skpudle.metrics._stability import recombine_atoms
-from skpudle.search.held_out import hash_rows
-
-# rows of a sparse array that are dense at a time
-_PART = 8192
 
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
 
 
-def _unit(atoms):  # (..., n_features) -> (..., n_features)
-    """Return rows of norm 1; zero stays zero."""
-    norms = np.linalg.norm(atoms, axis=-1, keepdims=True)
-    return atoms / np.where(norms > 0, norms, 1)
-
-
-def _has(name):
-    """Return a check that the wrapped estimator has a method."""
-    return available_if(lambda self: hasattr(getattr(self, "estimator_", self.estimator), name))
-
-
 def seed_clone(estimator, random_state):
     """Return a clone with a new seed in each of its parameters ``random_state``."""
-    estimator = clone(estimator)
-    names = [
-        name
-        for name in sorted(estimator.get_params(deep=True))
-        if name == "random_state" or name.endswith("__random_state")
-    ]
-    seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=len(names))
-    return estimator.set_params(**dict(zip(names, map(int, seeds), strict=True)))
+    estimator, random_state = clone(estimator), check_random_state(random_state)
+    names = [name for name in estimator.get_params() if name.split("__")[-1] == "random_state"]
+    seeds = {name: random_state.randint(np.iinfo(np.int32).max) for name in sorted(names)}
+    return estimator.set_params(**seeds)
 
 
-def _fitted(estimator, X, weight, rows):
-    """Fit a clone to all samples, or to the given rows."""
-    if rows is not None:
-        X = _safe_indexing(X, rows)
-        weight = {name: values[rows] for name, values in weight.items()}
-    return estimator.fit(X, **weight)
+def _fit_rows(estimator, X, params, rows):
+    """Fit an estimator to all samples, or to the given rows."""
+    if rows is None:
+        return estimator.fit(X, **params)
+    params = _check_method_params(X, params, indices=rows)
+    return estimator.fit(_safe_indexing(X, rows), **params)
 
 
-def _weights_for(estimator, X, sample_weight=None):  # -> dict of ndarray, keyword arguments of fit
-    if sample_weight is None:
-        return {}
-    if not has_fit_parameter(estimator, "sample_weight"):
-        raise ValueError(
-            f"sample_weight is for estimators whose fit takes it, and {type(estimator).__name__} "
-            "takes none. Pass another estimator, or no weights."
-        )
-    return {"sample_weight": to_numpy(check_sample_weight(sample_weight, open_source(X).n_rows))}
-
-
-def _merge_rows(X, weight):  # -> rows that differ, keyword arguments of fit
-    """Merge equal rows, so that a row of weight 2 is drawn like two equal rows."""
-    parts = (check_rows(part, allow_nan=True) for _, part in open_source(X).parts(_PART))
-    keys = torch.cat([hash_rows(to_tensor(part)) for part in parts])
-    rows, sums, _ = merge_copies(keys, to_tensor(weight["sample_weight"]) if weight else None)
-    if len(rows) == _num_samples(X) and not weight:
-        return X, weight
-    return _safe_indexing(X, to_numpy(rows)), {"sample_weight": to_numpy(sums)}
-
-
-def _median_baseline(fitted):  # -> ndarray of shape (n_features,) or None
-    """Return the median of the baselines of learners, None if one of them has none."""
-    found = [baseline_of(one) if hasattr(one, "_training_state") else None for one in fitted]
-    if any(baseline is None for baseline in found):
-        return None
-    return np.median(found, axis=0).astype(found[0].dtype)
-
-
-def _isolation(replicates, share):  # -> list of (n_components,)
+def _measure_isolation(replicates, share):  # -> list of (n_components,)
     """Return the mean distance of every unit atom to its nearest atoms, up to sign.
 
     The number of nearest atoms is ``share`` times the number of replicates.
     """
-    everything = np.concatenate(replicates)
-    n_nearest = max(1, int(share * len(replicates)))
-    found = []
+    everything, n_nearest = np.concatenate(replicates), max(1, int(share * len(replicates)))
+    distances = []
     for atoms in replicates:
         # rows of zeros are at distance sqrt(2) from all; the nearest atom is the atom itself
-        cosines = np.sort(np.minimum(np.abs(atoms @ everything.T), 1), axis=1)[:, ::-1]
-        nearest = cosines[:, 1 : 1 + n_nearest]
-        found.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
-    return found
+        cosines = np.sort(np.minimum(np.abs(atoms @ everything.T), 1), axis=1)
+        nearest = cosines[:, -1 - n_nearest : -1]
+        distances.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
+    return distances
 
 
-def _matched(replicates, reference):  # -> (n_replicates, n_reference), -1 for no match
-    indices = np.full((len(replicates), len(reference)), -1)
-    for row, atoms in zip(indices, replicates, strict=True):
-        rows, columns = linear_sum_assignment(np.abs(reference @ atoms.T), maximize=True)
-        row[rows] = columns
-    return indices
+def _align_atoms(atoms, reference):  # -> (n_reference,), (n_reference, n_features)
+    """Return the matches of a reference, -1 and zero without a match, and their aligned atoms."""
+    match = match_atoms(atoms, reference)
+    indices, aligned = np.full(len(reference), -1), np.zeros_like(reference)
+    indices[match.reference_indices] = match.indices
+    aligned[match.reference_indices] = match.align_dictionary(atoms)
+    return indices, aligned
 
 
-def _aligned(replicates, indices, reference):  # -> (n_replicates, n_reference, n_features)
-    """Return the matched atoms with the signs of the reference's; zero where there is no match."""
-    atoms = np.stack([a[i] for a, i in zip(replicates, indices, strict=True)])
-    atoms[indices < 0] = 0
-    products = np.einsum("rkf,kf->rk", atoms, reference)
-    return atoms * np.where(products < 0, -1, 1)[:, :, None]
-
-
-def _agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_components,)
+def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_components,)
     """Return the mean modulus of the cosine over pairs of replicates."""
-    n = len(aligned)
     cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
-    pairs = np.abs(cosines[:, ~np.eye(n, dtype=bool)])
+    pairs = np.abs(cosines[:, ~np.eye(len(aligned), dtype=bool)])
     return np.minimum(pairs.mean(axis=1), 1)
 
 
-def _consensus(replicates, *, density_threshold, neighborhood):
+def _find_consensus(replicates, *, density_threshold, neighborhood):
     """Match unit atoms of replicates; return medians of matched atoms, and their agreement.
 
     Returns
@@ -167,24 +103,22 @@ def _consensus(replicates, *, density_threshold, neighborhood):
     stability : ndarray of shape (n_components,)
         Mean similarity of the matched atoms.
     """
-    isolation = _isolation(replicates, neighborhood)
+    isolation = _measure_isolation(replicates, neighborhood)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
-    reference = start = replicates[medoid]
-    indices = None
+    reference, indices = replicates[medoid], None
+    limit = np.inf if density_threshold is None else density_threshold
     for _ in range(_MAX_ROUNDS):
-        before, indices = indices, _matched(replicates, reference)
-        dense = indices >= 0
-        if density_threshold is not None:
-            distances = [d[i] for d, i in zip(isolation, indices, strict=True)]
-            dense &= np.stack(distances) <= density_threshold
-        aligned = _aligned(replicates, indices, reference)
-        if before is not None and (before == indices).all():
+        before = indices
+        indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
+        distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
+        dense = (indices >= 0) & (distances <= limit)
+        if np.array_equal(before, indices):
             break
-        reference = _unit(np.stack([
-            np.median(atoms[kept], axis=0) if kept.any() else start[k]
-            for k, (atoms, kept) in enumerate(zip(aligned.swapaxes(0, 1), dense.T, strict=True))
+        reference = unit_atoms(np.stack([
+            np.median(aligned[kept, k], axis=0) if kept.any() else replicates[medoid][k]
+            for k, kept in enumerate(dense.T)
         ]))  # fmt: skip
-    return medoid, reference, indices, dense, _agreement(aligned)
+    return medoid, reference, indices, dense, _measure_agreement(aligned)
 
 
 class ConsensusDictionary(
@@ -252,10 +186,10 @@ class ConsensusDictionary(
         The atom of each replicate that matches each atom, -1 for none.
 
     estimator_ : estimator
-        What `transform` uses: the estimator, fitted to all samples, with ``components_`` replaced.
-        An encoder that learns matrices or thresholds for each atom (``separate_atoms``,
-        ``learn_threshold``) is trained with the consensus as ``dict_init``, and a convolutional
-        learner then trains the atoms too.
+        What `transform` uses: the medoid replicate, with ``components_`` replaced. An encoder that
+        learns matrices or thresholds for each atom (``separate_atoms``, ``learn_threshold``) is
+        trained on all samples with the consensus as ``dict_init``, and a convolutional learner then
+        trains the atoms too.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -327,7 +261,7 @@ class ConsensusDictionary(
     }
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: ArrayLike, y: None = None, **of_samples: Any) -> Self:
+    def fit(self, X: ArrayLike, y: None = None, **fit_params: Any) -> Self:
         """Fit the replicates, and match their atoms.
 
         Parameters
@@ -337,22 +271,15 @@ class ConsensusDictionary(
             frame, a sparse array or a list.
         y : None
             Ignored.
-        **of_samples : dict
-            ``sample_weight``, how often each sample counts, for estimators whose `fit` takes it.
-            With ``resample="bootstrap"`` and "halves" samples that differ are drawn without regard
-            to it, and a replicate fits the weights of the samples that were drawn.
+        **fit_params : dict
+            What `fit` of the estimator takes beside, such as ``sample_weight``. With
+            ``resample="bootstrap"`` and "halves" samples are drawn without regard to it, and a
+            replicate fits the values of the samples that were drawn.
 
         Returns
         -------
         self
             The fitted estimator.
-
-        Raises
-        ------
-        TypeError
-            If a fitted estimator has no ``components_``.
-        ValueError
-            If weights are passed, and the estimator takes no weights.
 
         Warns
         -----
@@ -360,36 +287,29 @@ class ConsensusDictionary(
             If all replicates are the same, so that their agreement has no meaning.
         """
         random_state = check_random_state(self.random_state)
-        weight = _weights_for(self.estimator, X, **of_samples)
         if self.resample != "seeds":
             (X,) = indexable(X if issparse(X) else host_array(X))
-            if has_fit_parameter(self.estimator, "sample_weight"):
-                X, weight = _merge_rows(X, weight)
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fitted)(seed_clone(self.estimator, random_state), X, weight, rows)
-            for rows in self._samples(X, random_state)
+            delayed(_fit_rows)(seed_clone(self.estimator, random_state), X, fit_params, rows)
+            for rows in self._draw_rows(X, random_state)
         )
-        name = type(self.estimator).__name__
-        if not all(hasattr(estimator, "components_") for estimator in fitted):
-            raise TypeError(
-                f"{name} has no components_ after fit, which ConsensusDictionary compares. Pass a "
-                "dictionary learner, or another decomposition into components."
-            )
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
             warnings.warn(
-                f"All replicates of {name} are the same, so their agreement means little: its fit "
-                "does not depend on random_state. Pass resample='bootstrap'.",
+                f"All replicates of {type(self.estimator).__name__} are the same, so their "
+                "agreement means little: its fit does not depend on random_state. Pass "
+                "resample='bootstrap'.",
                 stacklevel=users_level(),
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
-        units_of_fits = [_unit(atoms) for atoms in flat]
+        replicates = [unit_atoms(atoms) for atoms in flat]
         options = dict(density_threshold=self.density_threshold, neighborhood=self.neighborhood)
-        medoid, units, self.matches_, dense, self.stability_ = _consensus(units_of_fits, **options)
+        found = _find_consensus(replicates, **options)
+        medoid, units, self.matches_, dense, self.stability_ = found
         rng = check_random_state(0)  # so that replicates depend on random_state alone
-        drawn = [recombine_atoms(atoms, rng) for atoms in units_of_fits]
-        *_, by_chance = _consensus(drawn, **options)
+        drawn = [recombine_atoms(atoms, rng) for atoms in replicates]
+        *_, by_chance = _find_consensus(drawn, **options)
         self.chance_stability_ = float(by_chance.mean())
         self.n_agreeing_ = dense.sum(axis=0)
         norms = [
@@ -398,55 +318,31 @@ class ConsensusDictionary(
         ]
         components = units * np.nanmedian(norms, axis=0)[:, None]
         components = components.reshape(self.replicates_[medoid].shape).astype(first.dtype)
-        given = _median_baseline(fitted), X, weight, random_state
-        self.estimator_ = self._with_components(fitted[medoid], components, *given)
+        self.estimator_ = self._with_components(fitted[medoid], components, X, fit_params)
         self.components_ = self.estimator_.components_
-        validate_data(self, X, skip_check_array=True)
         return self
 
-    def _samples(self, X, random_state):  # yields rows of each replicate, None for all
+    def _draw_rows(self, X, random_state):  # yields rows of each replicate, None for all
         for _ in range(self.n_replicates):
             if self.resample == "seeds":
                 yield None
             elif self.resample == "bootstrap":
-                n = _num_samples(X)
-                yield random_state.randint(n, size=n)
+                yield random_state.randint(_num_samples(X), size=_num_samples(X))
             else:
-                n = _num_samples(X)
-                yield random_state.permutation(n)[: (n + 1) // 2]
+                yield random_state.permutation(_num_samples(X))[: (_num_samples(X) + 1) // 2]
 
-    def _with_components(self, estimator, components, baseline, X, weight, random_state):
-        """Return an estimator that was fitted to all samples, with other components."""
-        learned = getattr(estimator, "analysis_components_", None) is not None
-        if learned or hasattr(estimator, "network_"):  # a learned encoder
+    def _with_components(self, medoid, components, X, fit_params):
+        """Return the medoid with other components; a learned encoder is trained for them."""
+        learned = getattr(medoid, "analysis_components_", None) is not None
+        if learned or hasattr(medoid, "network_"):
             given = dict(dict_init=components, n_components=len(components))
-            if baseline is not None:  # given atoms have none by default
+            if np.ndim(getattr(medoid, "intercept_", 0.0)):  # given atoms have none by default
                 given["fit_intercept"] = True
-            return seed_clone(self.estimator, random_state).set_params(**given).fit(X, **weight)
-        if self.resample != "seeds":
-            estimator = seed_clone(self.estimator, random_state).fit(X, **weight)
-            if len(estimator.components_) != len(components):
-                estimator = clone(estimator).set_params(n_components=len(components))
-                estimator = estimator.fit(X, **weight)
-        estimator.components_ = components
-        if baseline is not None and baseline_of(estimator) is not None:
-            name = "baseline_" if hasattr(estimator, "coef_") else "intercept_"
-            setattr(estimator, name, baseline)
-        if hasattr(estimator, "mixing_"):  # of FastICA
-            estimator.mixing_ = np.linalg.pinv(components)
-        follows = getattr(estimator, "step_size", None) == "auto" and components.ndim == 2
-        if follows and hasattr(estimator, "step_size_"):
-            names = dict(loss="gaussian", n_trials=1)
-            loss = loss_named(*(getattr(estimator, name, names[name]) for name in names))
-            step_size = default_step(DenseDictionary(to_tensor(components)), loss)
-            estimator.step_size_ = float(step_size)
-        return estimator
-
-    def _checked(self, X):
-        check_is_fitted(self, "estimator_")
-        if getattr(X, "ndim", 2) != 1:  # the estimator raises for one axis
-            validate_data(self, X, reset=False, skip_check_array=True)
-        return X
+            return clone(medoid).set_params(**given).fit(X, **fit_params)
+        medoid.components_ = components
+        if hasattr(medoid, "mixing_"):  # of FastICA
+            medoid.mixing_ = np.linalg.pinv(components)
+        return medoid
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Encode data with the consensus, by the estimator's own `transform`.
@@ -461,10 +357,10 @@ class ConsensusDictionary(
         array of shape (n_samples, n_components)
             Codes.
         """
-        X = self._checked(X)
+        check_is_fitted(self, "estimator_")
         return self.estimator_.transform(X)
 
-    @_has("inverse_transform")
+    @available_if(_estimator_has("inverse_transform"))
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Return the data that codes stand for, by the estimator's own `inverse_transform`.
 
@@ -481,7 +377,7 @@ class ConsensusDictionary(
         check_is_fitted(self, "estimator_")
         return self.estimator_.inverse_transform(X)
 
-    @_has("score")
+    @available_if(_estimator_has("score"))
     def score(self, X: ArrayLike, y: None = None, **of_samples: Any) -> float:
         """Return the score of data by the consensus, which is the estimator's own.
 
@@ -499,8 +395,16 @@ class ConsensusDictionary(
         float
             The score.
         """
-        X = self._checked(X)
+        check_is_fitted(self, "estimator_")
         return self.estimator_.score(X, **of_samples)
+
+    @property
+    def n_features_in_(self):
+        return self.estimator_.n_features_in_
+
+    @property
+    def feature_names_in_(self):
+        return self.estimator_.feature_names_in_
 
     @property
     def _n_features_out(self):

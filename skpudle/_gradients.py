@@ -64,7 +64,7 @@ def _evaluate(dictionary, batch, encoder, loss, *, through_encoder=True):  # -> 
     return z, (losses if mask is None else losses * mask).flatten(1).sum(1)
 
 
-def _mean(values, weight):  # (n,), weights (n,) or None -> scalar
+def average(values, weight):  # (n,), weights (n,) or None -> scalar
     """Return the weighted mean of values; 0 if all weights are."""
     if weight is None:
         return values.mean()
@@ -103,7 +103,7 @@ def ae_ls(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
         The scalar, the figures to report, and the codes.
     """
     z, losses = _evaluate(dictionary, batch, encoder, loss)
-    surrogate = _mean(losses, batch.weight)
+    surrogate = average(losses, batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
@@ -111,7 +111,7 @@ def ae_ls(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
 def ae_lasso(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
     z, losses = _evaluate(dictionary, batch, encoder, loss)
-    surrogate = _mean(losses + _penalties(z, penalty), batch.weight)
+    surrogate = average(losses + _penalties(z, penalty), batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
@@ -119,8 +119,8 @@ def ae_lasso(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
 def dec(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
     z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder=False)
-    objective = _mean(losses.detach() + _penalties(z, penalty), batch.weight)
-    return Evaluation(_mean(losses, batch.weight), objective, losses.detach(), z)
+    objective = average(losses.detach() + _penalties(z, penalty), batch.weight)
+    return Evaluation(average(losses, batch.weight), objective, losses.detach(), z)
 
 
 @in_own_precision
@@ -135,8 +135,8 @@ def noodl(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     entries = residual * dictionary.synthesis(z.sign())
     surrogate = entries.sum() / len(batch.x)
     if batch.weight is not None:
-        surrogate = _mean(entries.flatten(1).sum(1), batch.weight)
-    return Evaluation(surrogate, _mean(losses, batch.weight), losses, z)
+        surrogate = average(entries.flatten(1).sum(1), batch.weight)
+    return Evaluation(surrogate, average(losses, batch.weight), losses, z)
 
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}

@@ -9,20 +9,16 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, 
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    has_fit_parameter,
+    validate_data,
+)
 
 from skpudle._consensus import seed_clone
-from skpudle._data.arrays import (
-    check_rows,
-    host_array,
-    split_missing,
-    to_numpy,
-    to_tensor,
-    with_gaps,
-)
-from skpudle._data.batches import Samples
+from skpudle._data.arrays import check_rows, host_array
 from skpudle._data.names import explain_names
-from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._training.messages import listed
 
@@ -31,20 +27,13 @@ from skpudle._training.messages import listed
 _CHANCE = 0.01
 
 
-def _names_of_weights(estimator):  # -> list of str, parameters of fit
-    if has_fit_parameter(estimator, "sample_weight"):
-        return ["sample_weight"]
-    steps = getattr(estimator, "steps", ())
+def _weigh(estimator, weight):  # -> dict, parameters of fit
+    """Name weights for an estimator, or for all steps that take them if the last step does."""
+    steps = getattr(estimator, "steps", [])
     takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
-    is_last = takes and takes[-1] == steps[-1][0]
-    return [f"{name}__sample_weight" for name in takes] if is_last else []
-
-
-def _merge_rows(X, weight):  # -> rows that differ, weights of mean 1 or None
-    merged, _ = merge_samples(Samples(*split_missing(to_tensor(X)), weight=weight))
-    weight, _ = scale_weights(merged.weight, len(merged))
-    rows = to_numpy(with_gaps(merged.x, merged.mask))
-    return rows, None if weight is None else to_numpy(weight)
+    if not takes or takes[-1] != steps[-1][0]:
+        return {"sample_weight": weight}  # scikit-learn refuses them if it has to
+    return {f"{name}__sample_weight": weight for name in takes}
 
 
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -124,8 +113,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         y : object
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each sample counts, in the scales of features and in the dictionary. Weights
-            equal repetitions, and a weight of zero equals absence.
+            How often each sample counts, in the scales of features and in the dictionary. A weight
+            of zero equals absence.
 
         Returns
         -------
@@ -135,37 +124,28 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a feature has no known value, or if weights are passed, and the estimator takes no
-            weights.
+            If a feature has no known value.
         """
         self._validate_params()
         X = self._read(X, reset=True)
-        default = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
-        learner = clone(default if self.estimator is None else self.estimator)
-        if self.random_state is not None:
-            learner = seed_clone(learner, self.random_state)
-        names, weight = _names_of_weights(learner), None
-        if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, len(X))
-            if not names:
-                raise ValueError(
-                    f"sample_weight is for estimators whose fit takes it, and {learner!r:.80} "
-                    "takes none. Pass another estimator, or no weights."
-                )
-        if names:  # merge equal rows before rounding makes them differ
-            X, weight = _merge_rows(X, weight)
         unknown = np.flatnonzero(np.isnan(X).all(axis=0))
         if len(unknown):
             listing = listed(unknown.tolist(), getattr(self, "feature_names_in_", None))
             raise ValueError(f"Features {listing} have no known value. Leave them out.")
-        given = dict.fromkeys([] if weight is None else names, weight)
+        default = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
+        learner = clone(default if self.estimator is None else self.estimator)
+        if self.random_state is not None:
+            learner = seed_clone(learner, self.random_state)
+        given = {}
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+            given = _weigh(learner, sample_weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
-        known, counts = ~np.isnan(X), np.ones(len(X)) if weight is None else weight
         # of standardised features the means are zero, and so they explain none of the energy
         path = None if self.estimator is not None else getattr(learner[-1], "penalty_path_", None)
         self._predicts = path is None or bool(np.max(path.score) > _CHANCE)
-        self.means_ = counts @ np.where(known, X, 0.0) / (counts @ known)
+        self.means_ = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:

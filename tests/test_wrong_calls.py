@@ -24,9 +24,7 @@ from skpudle import (
     DictionaryImputer,
     NOODLDictionaryLearning,
     PoissonNMF,
-    PUDLEClassifier,
     PUDLEDictionaryLearning,
-    PUDLERegressor,
     images,
     metrics,
 )
@@ -201,16 +199,6 @@ REFUSED = {
         lambda: DictionaryImputer().fit(table(empty=np.nan)),
         "'empty'.*no known value",
         "Leave.*out",
-    ),
-    "a classifier without classes": (
-        lambda: PUDLEClassifier(4).fit(rows()),
-        "PUDLEClassifier requires y",
-        r"fit\(X, y\)",
-    ),
-    "a regressor without targets": (
-        lambda: PUDLERegressor(4).fit(rows()),
-        "PUDLERegressor requires y",
-        r"fit\(X, y\)",
     ),
     # results
     # names of other packages

@@ -139,9 +139,8 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
 
     dict_init : {"dct", "random", "data"}, array-like or learner, default="dct"
         Initial atoms of all unfoldings: the slowest cosines of an atom's size (then random
-        directions), random directions, a constant atom and random patches without their mean, an
-        array of the shape of ``components_``, or a fitted learner, such as
-        `ConvPUDLEDictionaryLearning`.
+        directions), random directions, random patches, an array of the shape of ``components_``, or
+        a fitted learner, such as `ConvPUDLEDictionaryLearning`.
 
     device : str, default="auto"
         A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.

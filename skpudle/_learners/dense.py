@@ -102,7 +102,9 @@ def _of_features(values, atoms):  # -> ndarray of shape (n_features,), in the at
 # ------------------------------------------------------------------ learners
 
 
-def read_rows(learner, plan, given, *, known=False, part=False, exposure=None, weight=None):
+def read_rows(
+    learner, plan, given, *, known=False, part=False, exposure=None, weight=None, target=None
+):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
     Parameters
@@ -121,6 +123,8 @@ def read_rows(learner, plan, given, *, known=False, part=False, exposure=None, w
         Exposures, checked.
     weight : Tensor of shape (n_samples,), default=None
         How often each row counts, checked.
+    target : Tensor of shape (n_samples, n_targets), default=None
+        Targets of rows in memory, checked.
 
     Returns
     -------
@@ -141,6 +145,8 @@ def read_rows(learner, plan, given, *, known=False, part=False, exposure=None, w
         samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
         if weight is not None:
             samples = replace(samples, weight=weight.to(x))
+        if target is not None:
+            samples = replace(samples, target=target.to(device))
         samples = known_samples(samples) if part else samples
         source, seen = Rows(samples, n_given=round(samples.total_weight)), X
     else:
@@ -244,13 +250,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner._take(learner._attributes(plan, data, fitted))
         return learner
 
-    def _read(self, plan, X, y=None, *, part=False, exposure=None, sample_weight=None, **known):
+    def _read(self, plan, X, y=None, *, part=False, exposure=None, sample_weight=None, **options):
         given, weight = open_source(X, self), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, given.n_rows)
         if exposure is not None:
             exposure = check_exposure(exposure, given.n_rows, self.loss)
-        data = read_rows(self, plan, given, part=part, exposure=exposure, weight=weight, **known)
+        data = read_rows(self, plan, given, part=part, exposure=exposure, weight=weight, **options)
         if part or not isinstance(data.source, Rows):
             return data
         n_given = round(data.samples.total_weight)

@@ -1,5 +1,6 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
@@ -833,7 +834,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         It is the log-likelihood of the residual of the codes of `transform`, for the noise of the
         median row, less :math:`\frac12 k \log m` for :math:`k` codes of :math:`m` known entries:
         the Bayesian information criterion of a row [1]_. Rows that need more noise, or many codes,
-        have low scores. It tells anomalies, as of scikit-learn's density models. Fit with
+        have low scores. Where the fit found outlying entries, errors beyond the limit count by
+        their size, not by their square: the loss of Huber, for which codes are robust, too. The
+        score tells anomalies, as of scikit-learn's density models. Fit with
         ``n_components="auto"``: surplus atoms learn anomalies that are among the rows of `fit`.
 
         Parameters
@@ -852,6 +855,11 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         ValueError
             If the noise is unknown, since there was no `fit`. (The method is there for
             ``alpha="auto"`` and codes of the lasso.)
+
+        Warns
+        -----
+        UserWarning
+            If there are more atoms than features, and their number is not "auto".
 
         References
         ----------
@@ -873,18 +881,24 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             raise ValueError(
                 "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
             )
+        if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
+            warnings.warn(
+                f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "
+                'strange rows too. Pass n_components="auto", or a smaller number.',
+                stacklevel=2,
+            )
         ((samples, _),) = self._read_parts(open_source(X, self).array())
         codes = np.asarray(host_array(self.transform(X)))
         rows = self.inverse_transform(codes)
         baseline = baseline_of(self)
         fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
         noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
-        residual = (to_numpy(samples.x) - fitted) / noise
+        residual = np.abs(to_numpy(samples.x) - fitted) / noise
+        usual = residual
         if (units := units_of(self)).limit is not None:
-            most = to_numpy(units.limit_in_data()) / noise
-            residual = np.clip(residual, -most, most)
+            usual = np.minimum(residual, to_numpy(units.limit_in_data()) / noise)
         known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
-        entries = -0.5 * (residual**2 + np.log(2 * np.pi) + 2 * np.log(noise))
+        entries = usual * (0.5 * usual - residual) - 0.5 * np.log(2 * np.pi) - np.log(noise)
         n_known = known.sum(axis=1)
         cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
         with np.errstate(invalid="ignore"):

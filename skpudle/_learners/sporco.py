@@ -5,7 +5,6 @@ from numbers import Integral, Real
 from typing import Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -15,7 +14,6 @@ from skpudle._data.arrays import (
     check_rows,
     input_attributes,
     make_generator,
-    mean_square,
     to_numpy,
     to_tensor,
 )
@@ -48,13 +46,7 @@ def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
     overridden = tuple(name for name, option in names.items() if option in own)
     warn_of_unused(learner, [(overridden, "options without MaxMainIter and Verbose")])
     options.update({"Verbose": bool(learner.verbose), "MaxMainIter": learner.max_iter})
-    try:
-        options.update(own)
-    except Exception as error:  # SPORCO has its own classes of errors
-        raise ValueError(
-            f"SPORCO takes no such options={learner.options!r:.200} ({error}). Pass nested "
-            "dictionaries of options in its BPDNDictLearn.Options."
-        ) from error
+    options.update(own)
     return options
 
 
@@ -199,64 +191,55 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         """
         bpdndl = _import_sporco()
         x = to_tensor(check_rows(X, estimator=self))
-        mean_square(x)  # raises for values that overflow in SPORCO, too
         n_given, weight = len(x), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, len(x)).to(x)
-        merged, _ = merge_samples(Samples(x, weight=weight))
-        weight, _ = scale_weights(merged.weight, len(merged))
-        x, generator = merged.x, make_generator(self.random_state)
+        samples, _ = merge_samples(Samples(x, weight=weight))
+        weight, _ = scale_weights(samples.weight, len(samples))
+        x, generator = samples.x, make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
         if isinstance(self.dict_init, str):
             warn_of_few_samples(n_given, len(atoms))
         alpha = self.alpha
         alpha = auto_alpha(x, weight=weight) if alpha == "auto" else float(alpha)
-        inputs = input_attributes(X)
 
         options = _options_of(self, bpdndl)
         if weight is not None:
             root = weight.sqrt()
             x = x * root[:, None]
             options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * to_numpy(root)
-        own_callback, max_iter = options["Callback"], options["MaxMainIter"]
-        root = self._init_callback_context(max_subtasks=max_iter)
-        task, stop = None, False
-
-        def begin():
-            nonlocal task
-            task = root.subcontext(task_name="iteration")
-            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-
-        def after_iteration(learner):  # -> whether SPORCO should stop
-            nonlocal stop
-            stop = own_callback is not None and bool(own_callback(learner))
-            attributes = partial(self._fitted_attributes, learner, alpha, x.dtype, inputs)
-            stop |= task.call_on_fit_task_end(
-                estimator=self, X=X, y=y, reconstruction_attributes=attributes
-            )
-            if not stop and len(learner.itstat) < max_iter:
-                begin()
-            return stop
-
-        options["Callback"] = after_iteration
-        learner = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
-        root.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        begin()
-        learner.solve()
-        ended_by = {"ended_by_": "callback" if stop else "max_iter"}
-        self._take(self._fitted_attributes(learner, alpha, x.dtype, inputs) | ended_by)
-        root.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=dict)
+        callback, max_iter = options["Callback"], options["MaxMainIter"]
+        options.update({"Callback": None, "MaxMainIter": 1})
+        solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
+        attributes = partial(self._fitted_attributes, solver, alpha, x.dtype, input_attributes(X))
+        given, ended_by = dict(estimator=self, X=X, y=y), "max_iter"
+        fit = self._init_callback_context(max_subtasks=max_iter)
+        fit.call_on_fit_task_begin(**given)
+        for _ in range(max_iter):
+            iteration = fit.subcontext(task_name="iteration")
+            iteration.call_on_fit_task_begin(**given)
+            solver.solve()
+            solver.opt["StatusHeader"] = False  # SPORCO's table has one
+            stops = callback is not None and callback(solver)
+            if (
+                iteration.call_on_fit_task_end(**given, reconstruction_attributes=attributes)
+                or stops
+            ):
+                ended_by = "callback"
+                break
+        self._take(attributes() | {"ended_by_": ended_by})
+        fit.call_on_fit_task_end(**given, reconstruction_attributes=dict)
         return self
 
-    def _fitted_attributes(self, learner, alpha, dtype, inputs):
-        components = to_numpy(to_tensor(learner.getdict().T).to(dtype))
-        losses = learner.getitstat().DFid
+    def _fitted_attributes(self, solver, alpha, dtype, inputs):
+        components = to_numpy(to_tensor(solver.getdict().T).to(dtype))
+        losses = solver.getitstat().DFid
         return inputs | {
             "components_": components,
             "n_components_": len(components),
             "alpha_": alpha,
             "n_iter_": len(losses),
-            "loss_curve_": np.array(losses, dtype=np.float64) / learner.xstep.S.shape[1],
+            "loss_curve_": np.array(losses, dtype=np.float64) / solver.xstep.S.shape[1],
         }
 
     def _transform_encoder(self):
@@ -268,6 +251,3 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
         return tags
-
-    def _transform_device(self, X):
-        return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")

@@ -61,12 +61,6 @@ def test_options_reach_sporco(problem):
     assert not np.allclose(learner.fit(x).components_.mean(axis=1), 0, atol=1e-3)
 
 
-def test_an_unknown_option_is_an_error(problem):
-    learner = SporcoDictionaryLearning(options={"Sparsity": 3}, random_state=0)
-    with pytest.raises(ValueError, match="Sparsity"):
-        learner.fit(problem[0])
-
-
 def test_a_checkpoint_is_refused(problem, tmp_path):
     learner = SporcoDictionaryLearning(max_iter=1, random_state=0)
     with pytest.raises(ValueError, match="writes no checkpoints"):

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -272,9 +271,9 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         Checks are at least 256 images apart, as fewer are noisy.
 
     dict_init : {"auto", "search", "random", "data", "dct"} or array-like, default="auto"
-        Initial dictionary: random directions, a constant atom and random patches without their
-        mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
-        "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
+        Initial dictionary: random directions, random patches, the slowest cosines of an atom's
+        size, or an array of the shape of ``components_``. "search" minimises the lasso objective
+        over atoms of norm 1, from patches of much energy,
         and leaves local minima by moving, splitting and removing atoms (``skpudle.search``). "auto"
         is "search" for the codes of a lasso, and "random" if ``n_unfoldings`` is a number or
         ``alpha=0``.
@@ -384,28 +383,6 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
     >>> learner.components_.shape, learner.transform(signals).shape
     ((1, 20), (10, 181))
     """
-
-    spatial_components_: np.ndarray
-    temporal_components_: np.ndarray
-    channel_noise_: np.ndarray
-
-    components_: np.ndarray
-    alpha_: float
-    debias_: float
-    noise_std_: float
-    search_alpha_: float
-    step_size_: float
-    n_components_: int
-    size_path_: Bunch
-    penalty_path_: Bunch
-    device_: torch.device
-    n_iter_: int
-    n_steps_: int
-    loss_curve_: np.ndarray
-    ended_by_: str
-    phases_: dict[str, int]
-    fit_seconds_: dict[str, float]
-    n_features_in_: int
 
     @explain_names
     def __init__(

@@ -1,7 +1,7 @@
 """The start of a fit of images: initial atoms, the penalty, and the search, on pieces of images."""
 
+import statistics
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from math import ceil, log, pi, prod, sqrt
 
@@ -55,26 +55,6 @@ _LEAST_OF_CHANNELS = 0.1
 # ---------------------------------------------------------------------------- initial atoms
 
 
-def _constant_and_patches(images, shape, n_components, generator):
-    """Return a constant atom, then random patches without their mean."""
-    patches, seen = [], set()
-    for _ in range(4 * n_components):  # constant and repeated patches make no atoms
-        if len(patches) >= n_components - 1:
-            break
-        index = int(torch.randint(len(images), (), generator=generator, device="cpu"))
-        sizes = zip(images[index].shape[1:], shape[1:], strict=True)
-        draw = partial(torch.randint, size=(), generator=generator, device="cpu")
-        starts = [int(draw(n - k + 1)) for n, k in sizes]
-        inside = (slice(a, a + k) for a, k in zip(starts, shape[1:], strict=True))
-        patch = images[index][(..., *inside)]
-        patch = patch - patch.mean()
-        if patch.abs().max() > 0 and (index, *starts) not in seen:
-            patches.append(patch)
-        seen.add((index, *starts))
-    constant = images[0].new_ones(1, *shape)
-    return torch.cat([constant, *(patch[None] for patch in patches)])[:n_components]
-
-
 def _cosines(shape):  # -> (prod(shape), *shape)
     """Return products of cosines along all axes, channels too, the slowest first."""
     options = dict(dtype=torch.float64, device="cpu")
@@ -87,39 +67,6 @@ def _cosines(shape):  # -> (prod(shape), *shape)
     n_axes = len(shape)  # axes alternate between frequency and place
     cosines = cosines.permute(*range(0, 2 * n_axes, 2), *range(1, 2 * n_axes, 2))
     return cosines.flatten(0, n_axes - 1)[speeds.flatten().argsort(stable=True)]
-
-
-def initial_kernels(images, shape, n_components, method, generator):
-    """Return initial atoms of norm 1.
-
-    Parameters
-    ----------
-    images : list of Tensor of shape (n_channels, *size)
-        Images at least as large as an atom.
-    shape : tuple of int
-        (n_channels, *kernel).
-    n_components : int
-        Number of atoms.
-    method : {"random", "data", "dct"}
-        Random directions; a constant atom and random patches without their mean; or the cosines of
-        a discrete cosine transform, the slowest first. Further atoms are random.
-    generator : torch.Generator
-        Random numbers, on the CPU, so that all devices start from the same atoms.
-
-    Returns
-    -------
-    Tensor of shape (n_components, *shape)
-        The atoms.
-    """
-    options = dict(dtype=torch.float64, device="cpu")
-    atoms = torch.randn(n_components, *shape, generator=generator, **options).to(images[0])
-    if method == "data":
-        patches = _constant_and_patches(images, shape, n_components, generator)
-        atoms[: len(patches)] = patches
-    elif method == "dct":
-        cosines = _cosines(shape)[:n_components]
-        atoms[: len(cosines)] = cosines.to(atoms)
-    return atoms / atom_norms(atoms)
 
 
 def patches_by_energy(images, shape, n_components, generator):
@@ -173,8 +120,9 @@ def initial_atoms(images, geometry, dict_init, shape, generator):
         The images.
     geometry : Geometry
         Their shape.
-    dict_init : str or array-like
-        The parameter, or atoms of its shape.
+    dict_init : {"search", "data", "random", "dct"} or array-like
+        Random patches, of more energy more often ("search" or "data"), random directions, the
+        slowest cosines of an atom's size and then random directions, or atoms of the shape.
     shape : tuple of int
         (n_components, n_channels, *kernel).
     generator : torch.Generator
@@ -186,10 +134,15 @@ def initial_atoms(images, geometry, dict_init, shape, generator):
         The atoms.
     """
     n_components, n_channels, *kernel = shape
-    if isinstance(dict_init, str) and dict_init == "search":
+    if isinstance(dict_init, str) and dict_init in ("search", "data"):
         return patches_by_energy(images, shape[1:], n_components, generator)
     if isinstance(dict_init, str):
-        return initial_kernels(images, shape[1:], n_components, dict_init, generator)
+        options = dict(generator=generator, dtype=torch.float64, device="cpu")
+        atoms = torch.randn(shape, **options).to(images[0])
+        if dict_init == "dct":
+            cosines = _cosines(shape[1:])[:n_components]
+            atoms[: len(cosines)] = cosines.to(atoms)
+        return atoms / atom_norms(atoms)
     options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
     atoms = check_array(dictionary_of(dict_init), **options)
     expected = (n_components, *kernel, *[n_channels][: geometry.channel_axis])
@@ -275,19 +228,14 @@ def penalty_of_correlations(images, atoms, stride):
     """
     dictionary, k, s = ConvDictionary(atoms, stride), atoms.shape[-1], stride[-1]
     reach = (_PLACES - 1) * s + k
-    largest = torch.stack(
-        [
-            torch.stack(
-                [
-                    dictionary.analysis(image[None, ..., start : start + reach]).abs().max()
-                    for start in range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
-                ]
-            ).max()
-            for image in images
-        ]
-    )
-    largest = largest[largest > 0]
-    return _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+
+    def largest(image):
+        starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
+        parts = (image[None, ..., start : start + reach] for start in starts)
+        return max(float(dictionary.analysis(part).abs().max()) for part in parts)
+
+    found = [value for image in images if (value := largest(image)) > 0]
+    return _ALPHA * (statistics.median_low(found) if found else 1.0)
 
 
 # ---------------------------------------------------------------------------- the search

@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
@@ -51,8 +54,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         p atoms.
 
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes in the cross-entropy, as in scikit-learn: finite, not negative, and
-        by label; a label without one has weight 1.
+        Weights of the samples of each class, by label, as in scikit-learn; a label without one has
+        weight 1.
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder. None: converged codes, with the implicit derivative.
@@ -90,8 +93,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         supervision, and in `partial_fit`, no samples are held out.
 
     validation_fraction : float, default=0.1
-        Share of the samples to hold out, of each class in proportion, and never all samples of a
-        class.
+        Share of the samples to hold out, of each class in proportion.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
@@ -135,14 +137,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     Notes
     -----
-    Samples that are equal and of equal class count as one with the sum of their weights, and their
-    order does not matter: a weight of two is the same as a repetition. The dictionary and the loss
-    of the task count samples by their weights, which are ``sample_weight`` times ``class_weight``;
-    samples of weight zero are ignored. Without supervision and ``sample_weight`` the dictionary
-    sees samples as they are.
-
-    A class without samples of positive weight keeps its place in ``classes_``. Its intercept starts
-    at -30, a probability below 1e-12.
+    The dictionary and the loss of the task count samples by their weights, which are
+    ``sample_weight`` times ``class_weight``. Samples of weight zero, and classes without other
+    samples, are absent.
 
     References
     ----------
@@ -215,15 +212,32 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     # ------------------------------------------------------------------ fitting
 
-    _task_kind = Classification
+    def _check_target(self, y):  # -> (n,)
+        y = _check_y(y, estimator=self)
+        check_classification_targets(y)
+        return y
 
-    def _task(self, y, weights, known, classes):  # -> Classification, fitted attributes
-        if known and not np.array_equal(classes, self.classes_):
+    def _weigh(self, y, sample_weight, part):
+        weight = super()._weigh(y, sample_weight, part)
+        if self.class_weight is None:
+            return weight
+        classes = self.classes_ if part else np.unique(y)
+        given = dict(classes=classes, y=y, sample_weight=weight)
+        of_classes = compute_class_weight(self.class_weight, **given)[np.searchsorted(classes, y)]
+        return super()._weigh(y, of_classes if weight is None else weight * of_classes, part)
+
+    def _task(self, y, weight, part):
+        classes = self.classes_ if part else np.unique(y)
+        if len(classes) < 2:
             raise ValueError(
-                f"classes={classes!r:.80} differ from the calls before. Pass {self.classes_!r:.80}."
+                f"{type(self).__name__} separates classes, and samples with a weight have "
+                f"{len(classes)}: {classes.tolist()!r:.50}. Pass samples of two or more."
             )
-        classes = np.unique(y) if classes is None else classes
-        return Classification(classes, self.class_weight), {"classes_": classes}
+        return Classification(classes)
+
+    def _attributes(self, plan, data, fitted, unused=None):
+        found = super()._attributes(plan, data, fitted, unused)
+        return found | {"classes_": data.task.classes}
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -261,18 +275,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             If data or labels are unfit, or have other features or classes than before, which leaves
             the estimator unchanged; or if training diverges twice.
         """
-        if classes is None and not hasattr(self, "classes_"):
-            raise ValueError("classes must be passed on the first call to partial_fit.")
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' needs all labels at once, and partial_fit sees some; pass "
                 "the weights of the classes as a dict."
             )
-        classes = (
-            getattr(self, "classes_", None) if classes is None else np.unique(host_array(classes))
-        )
-        given = {"classes": classes, "sample_weight": sample_weight}
-        return self._partial_fit(X, y, **given)
+        _check_partial_fit_first_call(self, None if classes is None else host_array(classes))
+        return self._partial_fit(X, y, sample_weight=sample_weight)
 
     # ------------------------------------------------------------------ decisions
 

@@ -1,47 +1,29 @@
 """Learn a dictionary for a task: read data and targets, and build a joint model."""
 
-from dataclasses import dataclass, fields, replace
-from math import sqrt
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
-from sklearn.utils import check_random_state
+from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import (
-    _check_feature_names,
-    _check_n_features,
-    _check_sample_weight,
-    check_consistent_length,
-    check_is_fitted,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import (
-    check_rows,
-    host_array,
-    input_attributes,
-    resolve_device,
-    split_missing,
-    to_numpy,
-    to_tensor,
-)
-from skpudle._data.batches import Rows, Samples
+from skpudle._data.arrays import host_array, to_numpy, to_tensor
+from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import Positions, Stream, open_source
-from skpudle._data.weights import known_samples
-from skpudle._learners.base import Data
+from skpudle._data.weights import check_sample_weight
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.rows import RowPhases, resume_rows
-from skpudle._learners.supervised.model import TaskLayout, TaskModel, joint
-from skpudle._learners.supervised.tasks import Head, check_weights, distinct, hold_out
+from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
-from skpudle._training.messages import wrong_atoms
 from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule
 
@@ -116,18 +98,17 @@ class _TaskPhases(RowPhases):
 
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
-        learner, data = self.learner, self.data
-        if learner.supervision:
-            fitted = learner.with_head(fitted, data, learner.best_head(fitted, data))
+        if self.learner.supervision:
+            fitted = self.learner.with_head(fitted, self.data)
         return super().train(fitted)
 
 
 class TaskLearner(DenseLearner):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
-    It finds atoms as a dictionary learner does, and adds the task.
-    A subclass has ``_task(y, weights, known, classes)``, which returns the task and its fitted
-    attributes, and ``_task_kind``, whose ``check`` reads ``y``.
+    It finds atoms as a dictionary learner does, and adds the task. A subclass has
+    ``_check_target(y)``, which checks targets, and ``_task(y, weight, part)``, which returns the
+    task.
     """
 
     _parameter_constraints = {
@@ -186,7 +167,7 @@ class TaskLearner(DenseLearner):
     def fit(
         self,
         X: ArrayLike | Tensor,
-        y: ArrayLike | Tensor | None = None,  # a default, to raise our own error without it
+        y: ArrayLike | Tensor,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Learn a dictionary, and the decisions from its codes.
@@ -218,54 +199,6 @@ class TaskLearner(DenseLearner):
             If ``max_iter`` is a number, and training ended before the objective had stalled.
         """
         return self._fit(X, y, sample_weight=sample_weight)
-
-    def transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
-        """Encode data with the learned dictionary.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data. NaN marks missing entries.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts.
-        """
-        return self._transform(X)
-
-    def fit_transform(
-        self, X: Any, y: Any = None, sample_weight: Any = None
-    ) -> np.ndarray | Tensor:
-        """Learn a dictionary and the decisions from its codes, and return the codes.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, as of `transform`.
-        """
-        return self.fit(X, y, sample_weight=sample_weight).transform(X)
-
-    def transform_sparse(self, X: Any) -> csr_array:
-        """Encode data part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform`, of any size.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_features_out)
-            Codes.
-        """
-        return self._transform_sparse(X)
 
     @classmethod
     def from_components(cls, components: Any, **params: Any) -> Self:
@@ -315,61 +248,46 @@ class TaskLearner(DenseLearner):
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return CodePlan.of(self).encoder.at(self.alpha_, **options)
 
-    def _check_head(self):
-        """Raise ValueError unless the weights fit the present number of features of codes."""
-        known, now = np.shape(self.coef_)[-1], self._n_features_out
-        if known != now:
-            raise ValueError(
-                f"split_sign={self.split_sign}, but coef_ has weights for {known} features of "
-                f"codes where {len(self.components_)} atoms have {now} now. Set split_sign and "
-                "components_ as they were, or fit again."
-            )
+    def _weigh(self, y, sample_weight, part):  # -> ndarray (n,) or None
+        """Return the weights of samples."""
+        if sample_weight is None:
+            return None
+        return to_numpy(check_sample_weight(sample_weight, len(y)))
 
-    def _read(self, plan, X, y, *, known=False, part=False, classes=None, sample_weight=None):
+    def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
         if y is None:
-            raise ValueError(
-                f"{name} requires y to be passed, but the target y is None. Pass one target for "
-                "each row, fit(X, y), or learn without targets by PUDLEDictionaryLearning."
-            )
+            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        given = open_source(X, self)
-        if isinstance(given, Positions | Stream):
+        if isinstance(open_source(X, self), Positions | Stream):
             raise TypeError(
                 f"{name} learns from arrays and tensors; pass parts of the data to partial_fit."
             )
-        X, device = given.array(), resolve_device(self.device, given.data)
+        y = self._check_target(host_array(y))
+        check_consistent_length(X, y)
+        weight = self._weigh(y, sample_weight, part)
+        used = slice(None) if weight is None else weight > 0
         if known:
-            _check_feature_names(self, X, reset=False)
-        x = to_tensor(check_rows(X, estimator=self, allow_nan=True), device)
-        x, mask = split_missing(x)
-        if known:
-            _check_n_features(self, X, reset=False)
-            if np.shape(self.components_)[1:] != (x.shape[1],):
-                raise wrong_atoms(self, x.shape[1])
-            dtype = to_tensor(self.components_).dtype
-            x, mask = x.to(dtype), None if mask is None else mask.to(dtype)
-        y = self._task_kind.check(host_array(y), self)
-        check_consistent_length(x, y)
-        weights = _check_sample_weight(host_array(sample_weight), y, ensure_non_negative=True)
-        check_weights(weights, name)  # scikit-learn accepts a single number
-        task, inputs = self._task(y, weights, known, classes)
-        target = to_tensor(task.target(y, weights), x.device).to(x.dtype)
-        check_weights(target[:, -1], name)
-        if not part:
-            task.check_target(target, name)
-        samples = Samples(x, mask, target=target)
-        if self.supervision or sample_weight is not None:
-            samples = distinct(samples)
-            samples = known_samples(samples) if part else samples
-        held_out = None
-        if not part and self.early_stopping and self.supervision:
-            random_state = check_random_state(self.random_state)
-            share, strata = self.validation_fraction, task.strata(samples.target)
-            samples, held_out = hold_out(samples, share, random_state, strata)
+            task = self._training_state["task"]
+        else:
+            task = self._task(y[used], None if weight is None else weight[used], part)
+        target = np.zeros((len(y), task.n_targets))
+        target[used] = task.encode(y[used])
+        of_rows = dict(sample_weight=weight, target=to_tensor(target))
+        data = super()._read(plan, X, known=known, part=part, **of_rows)
+        mean, scale = (to_tensor(part, data.device) for part in (task.mean, task.scale))
+        samples, target = data.source.given, (data.samples.target - mean) / scale
+        samples = replace(samples, target=target.to(samples.x))
+        if self.early_stopping and self.supervision and not part:
+            labels = to_numpy(samples.target) if is_classifier(self) else None
+            options = dict(test_size=self.validation_fraction, stratify=labels)
+            rows = torch.arange(len(samples))
+            rows = train_test_split(rows, random_state=self.random_state, **options)
+            samples, held_out = (samples[part.sort().values.to(data.device)] for part in rows)
+            data = data._replace(held_out=held_out)
         trained = samples if self.supervision or part else replace(samples, target=None)
-        inputs = {} if known else input_attributes(X) | inputs
-        return Data(Rows(trained), samples, device, inputs, held_out, task)
+        task = replace(task, total_weight=task.total_weight + samples.total_weight)
+        return data._replace(source=Rows(trained), samples=samples, task=task, places=None)
 
     def _phases(self, plan, data, run):  # -> RowPhases
         return _TaskPhases(self, plan, data, run)
@@ -378,67 +296,40 @@ class TaskLearner(DenseLearner):
         fitted = super()._begin(plan, data, generator)
         if hasattr(self, "coef_"):  # earlier data were zero
             return self._with_known_head(fitted, data)
-        blank = self._layout(fitted, data).blank_head(fitted.rows)
-        return self.with_head(fitted, data, blank)  # later calls may have new targets
+        n_weights = len(fitted.rows) * self._n_sides
+        blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
+        return self.with_head(fitted, data, (blank[:, 1:], blank[:, 0]))
 
     def _resume(self, plan, data):  # -> Fitted, None
-        self._check_head()
-        state, fitted = self._training_state, resume_rows(plan, data, vars(self))
-        weights = state["mean_weight"], state["total_weight"]
-        return self._with_known_head(fitted, data, *weights), None
+        return self._with_known_head(resume_rows(plan, data, vars(self)), data), None
 
-    def _layout(self, fitted, data):  # FittedRows with atoms alone -> TaskLayout
-        n_components, n_features = fitted.rows.shape
-        unit = sqrt(fitted.model.data_scale / n_components) or 1.0
-        return TaskLayout(n_features, data.task.n_outputs, 2 if self.split_sign else 1, unit)
+    @property
+    def _n_sides(self):
+        return 2 if self.split_sign else 1
 
-    def _with_known_head(self, fitted, data, *weights):  # -> Fitted
-        coef = self.coef_ / self._gains(fitted.noise, self.components_)
-        given, unit = data.task.head(coef, self.intercept_), self._layout(fitted, data).unit
-        head = Head((given[0] * unit).to(fitted.rows), given[1].to(fitted.rows))
-        return self.with_head(fitted, data, head, *weights)
+    def _with_known_head(self, fitted, data):  # -> Fitted
+        mean, scale = data.task.mean, data.task.scale
+        unit = TaskModel.unit(fitted.model, len(fitted.rows))
+        weights = np.atleast_2d(self.coef_) * unit / scale[:, None]
+        intercept = (np.atleast_1d(self.intercept_) - mean) / scale
+        head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
+        return self.with_head(fitted, data, head)
 
-    def with_head(self, fitted, data, head, mean_weight=None, total_weight=0.0):  # -> Fitted
-        """Add a head, and the task, to atoms."""
-        model, target = fitted.model, data.samples.target
-        here = float(data.task.weights(target).sum())
-        known = {field.name: getattr(model, field.name) for field in fields(model)}
-        model = TaskModel(
-            **known | {"rule": joint},
-            layout=self._layout(fitted, data),
-            task=data.task,
-            supervision=float(self.supervision),
-            mean_weight=here / len(target) if mean_weight is None else mean_weight,
-            total_weight=total_weight + here,
-            strength=float(self.C),
-        )
-        return replace(fitted, model=model, rows=model.layout.pack(fitted.rows, head))
-
-    @torch.no_grad()
-    def best_head(self, fitted, data):  # -> Head
-        """Return the best head for codes of the atoms."""
-        dictionary, encoder, _ = fitted.model.network(fitted.rows, 0)
-        samples = fitted.in_units(data.samples)
-        codes = encoder(dictionary, samples.x, mask=samples.mask)
-        features = self._layout(fitted, data).features(codes)
-        return data.task.solve(features, samples.target, self.C)
+    def with_head(self, fitted, data, head=None):  # -> Fitted
+        """Add a head to atoms, by default the best for them, and the task."""
+        of_task = dict(task=data.task, supervision=float(self.supervision), C=float(self.C))
+        known = vars(fitted.model) | {"rule": joint}
+        model = TaskModel(**known, **of_task, n_sides=self._n_sides)
+        head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
+        return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
 
     def _attributes(self, plan, data, fitted, unused=None):
         if not isinstance(fitted.model, TaskModel):
-            fitted = self.with_head(fitted, data, self.best_head(fitted, data))
+            fitted = self.with_head(fitted, data)
         course, scores = fitted.training.get("stopping"), None
         if data.held_out is not None and course:
             scores = np.array(course[3])
-        attributes = super()._attributes(plan, data, fitted, unused)
-        attributes["coef_"] = attributes["coef_"] * self._gains(
-            fitted.noise, attributes["components_"]
-        )
-        return attributes | {"validation_scores_": scores}
-
-    def _gains(self, noise, components):  # -> ndarray of shape (n_sides * n_components,)
-        """Return the ratio of codes in units of the noise to the features of `transform`."""
-        gains = to_numpy(noise.gains(to_tensor(components)))
-        return np.tile(gains, 2 if self.split_sign else 1)
+        return super()._attributes(plan, data, fitted, unused) | {"validation_scores_": scores}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -446,8 +337,6 @@ class TaskLearner(DenseLearner):
         return tags
 
     def _decisions(self, X):  # -> (n, n_outputs)
-        check_is_fitted(self, "coef_")
-        self._check_head()
         codes = to_tensor(self.transform(X))
         coef, intercept = (
             to_tensor(part).to(codes)

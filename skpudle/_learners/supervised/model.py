@@ -11,61 +11,25 @@ the number of atoms. Units of each feature's own standard deviation would overwe
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import sqrt
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from skpudle._gradients import Evaluation
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._gradients import Evaluation, average
 from skpudle._learners.models import DenseModel
-from skpudle._learners.supervised.tasks import Head
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision
 
 
-class TaskLayout(NamedTuple):
-    """The layout of a row of parameters: an atom, weights, copies of the intercepts."""
-
-    n_features: int
-    n_outputs: int
-    n_sides: int
-    unit: float
-
-    def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
-        """Return features of codes for a head, in its unit."""
-        z = z / self.unit
-        return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
-
-    def pack(self, atoms, head):  # (n_components, n_features), Head -> (n_components, n_parameters)
-        """Return one row for each atom."""
-        weights = head.weights.unflatten(1, (self.n_sides, len(atoms))).movedim(2, 0).flatten(1)
-        return torch.cat([atoms, weights, head.intercept.expand(len(atoms), -1)], dim=1)
-
-    def blank_head(self, atoms):  # (n_components, n_features) -> Head
-        """Return a head without weights."""
-        n_weights = len(atoms) * self.n_sides
-        return Head(atoms.new_zeros(self.n_outputs, n_weights), atoms.new_zeros(self.n_outputs))
-
-    def atoms(self, rows):  # (n_components, n_parameters) -> (n_components, n_features)
-        """Return the atoms in rows; differentiable."""
-        return rows[:, : self.n_features]
-
-    def head(self, rows):  # (n_components, n_parameters) -> Head
-        """Return the head in rows; differentiable."""
-        sizes = [self.n_features, self.n_outputs * self.n_sides, self.n_outputs]
-        _, weights, copies = rows.split(sizes, dim=1)
-        weights = weights.unflatten(1, (self.n_outputs, self.n_sides)).movedim(0, 2).flatten(1)
-        return Head(weights, copies.mean(0))
-
-
 @dataclass(frozen=True, eq=False)
 class _TaskDictionary(DenseDictionary):
-    """A dictionary and a head."""
+    """A dictionary with the rows of parameters of its model."""
 
-    head: Head
+    rows: Tensor
     model: "TaskModel"
-
-    def decide(self, z):  # (n, n_components) -> (n, n_outputs)
-        return self.model.layout.features(z) @ self.head.weights.mT + self.head.intercept
 
 
 @in_own_precision
@@ -77,24 +41,20 @@ def joint(dictionary, batch, *, encoder, penalty):
 
     .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
-    and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. Samples
-    have weights in both terms; the target holds the weights of the second term. See
+    and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. See
     `skpudle._gradients.ae_ls` for arguments and results.
     """
-    model = dictionary.model
+    model, rows = dictionary.model, dictionary.rows
     b, unit = model.supervision, model.data_scale or 1.0
     z = encoder(dictionary, batch.x, mask=batch.mask)
     # far from a dictionary only "dec" finds it
     residual = dictionary.synthesis(z.detach() if model.from_samples else z) - batch.x
-    if batch.mask is not None:
-        residual = residual * batch.mask
+    residual = residual if batch.mask is None else residual * batch.mask
     losses = 0.5 * residual.square().sum(1)
-    seen = b * z + (1 - b) * z.detach()
-    task = model.task.loss(dictionary.decide(seen), batch.target) / model.mean_weight
-    ridge = 0.5 * model.ridge * dictionary.head.weights.square().sum()
-    # weights have the mean 1 in a `fit`
-    weighted = losses if batch.weight is None else losses * batch.weight
-    surrogate = ((1 - b) * weighted + unit * task).mean() + unit * ridge
+    decisions = model.decide(rows, b * z + (1 - b) * z.detach())
+    task = model.task.losses(decisions, batch.target)
+    ridge = 0.5 * model.ridge * model.head(rows)[0].square().sum()
+    surrogate = average((1 - b) * losses + unit * task, batch.weight) + unit * ridge
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
@@ -104,74 +64,102 @@ class TaskModel(DenseModel):
 
     Parameters
     ----------
-    layout : TaskLayout
-        Layout of the rows of parameters.
     task : Classification or Regression
         The task.
     supervision : float
         From 0, a head on codes of an unsupervised dictionary, to 1, the task alone.
-    mean_weight, total_weight : float
-        Mean and sum of the weights of samples in the task's loss.
-    strength : float
-        Weight of the data against the penalty of the head, ``C`` of scikit-learn.
+    n_sides : int
+        Number of features of a code.
+    C : float
+        Weight of the data against the penalty of the head, as in scikit-learn.
     """
 
-    layout: TaskLayout | None = None  # a default, since inherited fields have one
-    task: object = None
+    task: object = None  # a default, since inherited fields have one
     supervision: float = 1.0
-    mean_weight: float = 1.0
-    total_weight: float = 1.0
-    strength: float = 1.0
+    n_sides: int = 1
+    C: float = 1.0
 
     name_of_baseline = "baseline_"  # `intercept_` is of the decisions
 
     @property
     def ridge(self):
         """The penalty of the head, relative to the mean loss."""
-        return 1 / (self.strength * self.total_weight)
+        return 1 / (self.C * self.task.total_weight * self.task.n_terms)
+
+    def unit(self, n_components):  # -> float
+        """Return the unit of codes."""
+        return sqrt(self.data_scale / n_components) or 1.0
+
+    def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
+        """Return features of codes for a head; positive sides come first."""
+        z = z / self.unit(z.shape[1])
+        return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
+
+    def join(self, atoms, weights, intercept):  # -> rows (n_components, n_parameters)
+        """Return one row for each atom; see `head` for shapes."""
+        weights = weights.unflatten(1, (self.n_sides, len(atoms))).movedim(2, 0).flatten(1)
+        return torch.cat([atoms, weights, intercept.expand(len(atoms), -1)], dim=1)
+
+    def parts(self, rows):  # -> atoms (n_components, n_features), None
+        """Return the atoms in rows, and no intercept; differentiable."""
+        return rows[:, : -self.task.n_outputs * (self.n_sides + 1)], None
+
+    def head(self, rows):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
+        """Return the weights and intercepts in rows; differentiable."""
+        n, sides = self.task.n_outputs, self.n_sides
+        weights = rows[:, -n * (sides + 1) : -n].unflatten(1, (n, sides))
+        return weights.movedim(0, 2).flatten(1), rows[:, -n:].mean(0)
+
+    def decide(self, rows, z):  # (n, n_components) -> (n, n_outputs)
+        """Return the decisions from codes."""
+        weights, intercept = self.head(rows)
+        return self.features(z) @ weights.mT + intercept
 
     def network(self, rows, update):
         """Return the dictionary with its head, the encoder and the penalty of an update."""
-        dictionary, *rest = super().network(self.layout.atoms(rows), update)
-        return _TaskDictionary(dictionary.atoms, self.layout.head(rows), self), *rest
+        dictionary, *rest = super().network(self.parts(rows)[0], update)
+        return _TaskDictionary(dictionary.atoms, rows, self), *rest
 
     def project(self, rows):
         """Return the nearest rows with atoms that satisfy the constraints."""
-        atoms, rest = self.layout.atoms(rows), rows[:, self.layout.n_features :]
-        return torch.cat([super().project(atoms), rest], dim=1)
+        atoms, _ = self.parts(rows)
+        return torch.cat([super().project(atoms), rows[:, atoms.shape[1] :]], dim=1)
 
     def replacements(self, rows, samples):
         """Return rows for samples, with weights of zero."""
-        atoms, head = super().replacements(rows, samples), self.layout.head(rows)
-        blank = head.weights.new_zeros(len(head.weights), len(atoms) * self.layout.n_sides)
-        return self.layout.pack(atoms, Head(blank, head.intercept))
-
-    def parts(self, rows):  # -> atoms (n_components, n_features), None
-        """Return the atoms in rows, and no intercept."""
-        return self.layout.atoms(rows), None
-
-    def step(self, rows):
-        """Return the step for the atoms of these rows."""
-        return super().step(self.layout.atoms(rows))
-
-    def warn_of_step(self, initial, final):
-        """Warn if the encoder may diverge with the step, once."""
-        super().warn_of_step(*map(self.layout.atoms, (initial, final)))
+        atoms, (weights, intercept) = super().replacements(rows, samples), self.head(rows)
+        blank = weights.new_zeros(len(weights), len(atoms) * self.n_sides)
+        return self.join(atoms, blank, intercept)
 
     @torch.no_grad()
     def score(self, batch, rows):  # -> float
         """Return the score of the decisions on a batch; larger is better."""
         dictionary, encoder, _ = self.network(rows, 0)
-        decisions = dictionary.decide(encoder(dictionary, batch.x, mask=batch.mask))
-        return self.task.score(decisions, batch.target)
+        decisions = self.decide(rows, encoder(dictionary, batch.x, mask=batch.mask))
+        return float(average(self.task.scores(decisions, batch.target), batch.weight))
+
+    @torch.no_grad()
+    def solve(self, atoms, samples):  # -> head
+        """Return the head that scikit-learn finds for codes of atoms, in float64."""
+        dictionary, encoder, _ = DenseModel.network(self, atoms, 0)
+        features = self.features(encoder(dictionary, samples.x, mask=samples.mask))
+        model = self.task.linear_model(self.C * self.task.total_weight / samples.total_weight)
+        weight = None if samples.weight is None else to_numpy(samples.weight.double())
+        target = to_numpy(samples.target.squeeze(1))
+        model.fit(to_numpy(features.double()), target, sample_weight=weight)
+        head = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+        return [to_tensor(part).to(features) for part in head]
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
-        weights = {"mean_weight": self.mean_weight, "total_weight": self.total_weight}
-        return super().memory() | weights | self.task.memory()
+        return super().memory() | {"task": self.task}
 
     def attributes(self, rows):
         """Return the fitted attributes."""
-        head = self.layout.head(rows)
-        in_units = Head(head.weights / self.layout.unit, head.intercept)
-        return super().attributes(self.layout.atoms(rows)) | self.task.fitted(in_units)
+        weights, intercept = self.head(rows)
+        mean, scale = (to_tensor(part).to(rows) for part in (self.task.mean, self.task.scale))
+        coef = weights * (scale[:, None] / self.unit(len(rows)))
+        coef, intercept = to_numpy(coef), to_numpy(mean + scale * intercept)
+        if self.task.is_flat:
+            coef, intercept = coef[0], float(intercept[0])
+        return super().attributes(rows) | {"coef_": coef, "intercept_": intercept}

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input
@@ -150,14 +152,12 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         tags.target_tags.multi_output = True
         return tags
 
-    _task_kind = Regression
+    def _check_target(self, y):  # -> (n,) or (n, n_outputs)
+        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
 
-    def _task(self, y, weights, known, classes):  # -> Regression, fitted attributes
-        if not known:
-            return Regression.of(y, weights), {}
-        state = self._training_state
-        of_before = state["target_mean"], state["target_scale"]
-        return Regression(*of_before, np.ndim(self.coef_) == 1), {}
+    def _task(self, y, weight, part):
+        units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        return Regression(units, y.ndim == 1)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
