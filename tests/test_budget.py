@@ -16,9 +16,9 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1654,
-    "_data": 1121,
+    "_data": 1131,
     "_denoiser": 741,
-    "_learners": 4150,
+    "_learners": 4157,
     "_nmf": 767,
     "_operators": 264,
     "_optimizers": 223,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 86,
     "search": 3159,
-    "all of the package": 17618,
-    "tests": 17533,
+    "all of the package": 17635,
+    "tests": 17523,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -22,7 +22,7 @@ from skpudle._data.arrays import (
     unit_of,
 )
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import open_source
+from skpudle._data.sources import InMemory, open_source
 from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.models import Learned, Pursuit
@@ -887,7 +887,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
                 'strange rows too. Pass n_components="auto", or a smaller number.',
                 stacklevel=2,
             )
-        ((samples, _),) = self._read_parts(open_source(X, self).array())
+        ((samples, _),) = self._read_parts(InMemory(open_source(X, self).array()))
         codes = np.asarray(host_array(self.transform(X)))
         rows = self.inverse_transform(codes)
         baseline = baseline_of(self)
