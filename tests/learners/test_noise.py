@@ -19,11 +19,13 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
+    reporting,
 )
 from skpudle.encoding import EncoderModule
 from skpudle.reporting import findings
 
 N_ATOMS, N_FEATURES = 30, 24
+pytestmark = pytest.mark.filterwarnings("ignore:30 atoms, more than 24 features")
 
 
 def unit(rows):
@@ -103,6 +105,23 @@ def test_noise_of_features_is_found(planted):
     assert error(fitted) < 0.5 * error(plain)
 
 
+@pytest.mark.parametrize("noise", ["rows", "both"])
+def test_quiet_rows_keep_their_atoms(noise):
+    """In units of each row's noise, errors are less than the noise."""
+    random = np.random.default_rng(0)
+    codes = random.uniform(0.5, 1.5, (1500, 45)) * random.choice([-1, 1], (1500, 45))
+    clean = (
+        codes
+        * (random.random(codes.shape).argsort(1) < 4)
+        @ unit(random.standard_normal((45, N_FEATURES)))
+    )
+    scale = clean.std() * 10 ** -random.uniform(1, 2.5, (len(clean), 1))
+    X = clean + scale * random.standard_normal(clean.shape)
+    fitted = PUDLEDictionaryLearning(45, noise=noise, random_state=0).fit(X[:1000])
+    left = fitted.inverse_transform(fitted.transform(X[1000:])) - clean[1000:]
+    assert np.square(left / scale[1000:]).mean() < 1
+
+
 def test_outlying_entries_are_missing(planted):
     clean, atoms = planted
     X, random = noise_of(clean), np.random.default_rng(2)
@@ -130,8 +149,10 @@ def test_outlying_rows_do_not_rule(planted, share, size):
     assert np.median(scores[rows]) < np.quantile(usual, 0.01)
 
 
-@pytest.mark.parametrize("noise", ["equal", "features", "rows", "both", SCALES])
-@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize(
+    ("noise", "fit_intercept"),
+    [("equal", True), ("features", False), ("rows", True), ("both", True), (SCALES, False)],
+)
 def test_scaling_data_scales_codes(planted, noise, fit_intercept):
     X = noise_of(planted[0])[:300] + OFFSET
     one, two = (learner(noise=noise, fit_intercept=fit_intercept).fit(c * X) for c in (1, 4))
@@ -300,7 +321,8 @@ def test_scores_need_the_noise(planted):
         fitted.score_samples(planted[0])
 
 
-def test_findings_tell_of_noise(planted):
+def test_findings_tell_of_noise(planted, monkeypatch):
+    monkeypatch.setattr(reporting, "_MOST_NUMBERS", 0)  # no searches for the support of atoms
     clean, _ = planted
     X, random = noise_of(clean), np.random.default_rng(2)
     plain = learner(noise="equal", fit_intercept=False)
@@ -476,17 +498,39 @@ def test_spikes_of_new_rows_have_no_codes(planted, spiked):
 
 
 def test_a_spike_counts_at_most_its_limit(spiked):
-    """Codes do not depend on the size of a spike, and scores hardly do."""
+    """Codes do not depend on the size of a spike, and the score hardly does."""
     X, spikes, fitted = spiked
     larger = np.where(spikes, 100 * X, X)[750:]
     np.testing.assert_allclose(fitted.transform(larger), fitted.transform(X[750:]), atol=1e-8)
     without = np.where(spikes, np.nan, X)[750:]
     assert fitted.score(larger) == pytest.approx(fitted.score(without), abs=0.05)
-    assert fitted.score_samples(larger).min() > fitted.score_samples(X[750:]).min() - 1
+
+
+def test_the_evidence_of_a_row_falls_by_the_size_of_its_spikes(spiked):
+    """Beyond the limit the loss of Huber is a line."""
+    X, spikes, fitted = spiked
+    one, two, three = (fitted.score_samples(np.where(spikes, k * X, X)[750:]) for k in (1, 2, 3))
+    np.testing.assert_allclose(one - two, two - three, atol=1e-6)
+    has_spikes = spikes[750:].any(1)
+    assert two[has_spikes].max() < np.median(one[~has_spikes])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_strange_rows_are_found_though_each_atom_has_few_rows(seed):
+    """Five rows for an atom, three times as many atoms as features."""
+    random = np.random.default_rng(seed)
+    codes = random.standard_normal((300, 30)) * (random.random((300, 30)).argsort(1) < 3)
+    X = codes @ unit(random.standard_normal((30, 20))) + 0.05 * random.standard_normal((300, 20))
+    strange = random.random(300) < 0.05
+    X[strange] = 5 * X.std() * random.standard_normal((strange.sum(), 20))
+    with pytest.warns(UserWarning, match="60 atoms, more than 20 features"):
+        scores = PUDLEDictionaryLearning(60, random_state=0).fit(X).score_samples(X)
+    assert scores[strange].max() < np.median(scores[~strange])
 
 
 def test_a_search_over_sizes_takes_the_right_one(spiked):
-    search = GridSearchCV(learner(), {"n_components": [2, 10, N_ATOMS]}, cv=2).fit(spiked[0])
+    sizes = {"n_components": [10, N_ATOMS]}
+    search = GridSearchCV(learner(), sizes, cv=2, refit=False).fit(spiked[0])
     assert search.best_params_ == {"n_components": N_ATOMS}
 
 
