@@ -157,8 +157,7 @@ def test_verbose_training_prints_a_line_an_epoch(X, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     for number, (line, loss) in enumerate(zip(lines, estimator.loss_curve_, strict=True), start=1):
-        assert line.startswith(f"ae-ls, epoch {number}/3  loss {loss:.6g}  ")
-        assert "updates/s" in line
+        assert line == f"ae-ls, epoch {number}/3  loss {loss:.6g}"
     make(verbose=0).fit(X)
     assert not capsys.readouterr().out
 
