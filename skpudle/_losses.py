@@ -35,8 +35,16 @@ from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
 
+class Loss:
+    """A loss of natural parameters."""
+
+    def shifted(self, natural, offset):
+        """Return natural parameters with an offset, if there is one."""
+        return natural if offset is None else natural + offset
+
+
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Loss):
     """Least squares.
 
     Attributes
@@ -68,17 +76,13 @@ class Gaussian:
         """Return the variance at an expectation: the derivative of `mean`."""
         return torch.ones_like(mean)
 
-    def shifted(self, natural, offset):
-        """Return natural parameters with an offset, if there is one."""
-        return natural if offset is None else natural + offset
-
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
         return 0.5 * (natural - x).square()
 
 
 @dataclass(frozen=True)
-class Poisson:
+class Poisson(Loss):
     """Counts. The curvature grows with the expectation, without bound."""
 
     curvature = float("inf")
@@ -98,10 +102,6 @@ class Poisson:
         """Return the variance at an expectation."""
         return mean
 
-    def shifted(self, natural, offset):
-        """Return natural parameters with an offset, if there is one."""
-        return natural if offset is None else natural + offset
-
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
         return natural.exp() - x * natural + self.saturated(x)
@@ -120,7 +120,7 @@ class Poisson:
 
 
 @dataclass(frozen=True)
-class Binomial:
+class Binomial(Loss):
     """Numbers of successes in independent trials; with one trial also fractions.
 
     Parameters
@@ -155,10 +155,6 @@ class Binomial:
     def variance(self, mean):
         """Return the variance at an expectation."""
         return mean * (1 - mean / self.n_trials)
-
-    def shifted(self, natural, offset):
-        """Return natural parameters with an offset, if there is one."""
-        return natural if offset is None else natural + offset
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""

@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1657,
-    "_data": 1121,
+    ".": 1654,
+    "_data": 1131,
     "_denoiser": 741,
-    "_learners": 4207,
-    "_nmf": 767,
+    "_learners": 4384,
+    "_nmf": 776,
     "_operators": 264,
-    "_optimizers": 277,
-    "_training": 1055,
+    "_optimizers": 223,
+    "_training": 825,
     "encoding": 1320,
     "inspection": 725,
-    "lasso": 1204,
+    "lasso": 1182,
     "metrics": 357,
     "omp": 238,
     "plotting": 576,
     "pretrained": 86,
-    "search": 3159,
-    "all of the package": 17754,
-    "tests": 17678,
+    "search": 3157,
+    "all of the package": 17639,
+    "tests": 17515,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

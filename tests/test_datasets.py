@@ -132,11 +132,6 @@ def test_flat_patches_are_zero_not_amplified_rounding():
     assert_array_equal(patches, np.zeros_like(patches))
 
 
-def test_more_patches_than_places_are_refused(images):
-    with pytest.raises(ValueError, match="n_samples > n_population"):
-        extract_patches(images, (4, 3), 1000, random_state=0)
-
-
 # Image files
 
 

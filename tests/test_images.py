@@ -13,12 +13,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle import images as images_module
-from skpudle.datasets import extract_patches
 from skpudle.images import denoise_patches, extract, inpaint, reconstruct
-from skpudle.metrics import (
-    make_denoising_scorer,
-    reconstruction_r2_scorer,
-)
 from skpudle.pretrained import load_denoiser, save_denoiser
 
 
@@ -292,14 +287,6 @@ def test_wrong_calls_are_refused(image):
         denoise_patches(FunctionTransformer(), image, weights="few")
 
 
-def test_one_number_is_a_square_patch(image):
-    patches = extract(image, 5, stride=2)
-    np.testing.assert_array_equal(patches, extract(image, (5, 5), stride=2))
-    np.testing.assert_allclose(reconstruct(patches, image.shape, 5, stride=2), image, rtol=1e-12)
-    nothing = FunctionTransformer(check_inverse=False).fit(patches)
-    np.testing.assert_allclose(denoise_patches(nothing, image, 5), image, atol=1e-12)
-
-
 @pytest.mark.parametrize("shape", [(17, 22, 2), (3, 17, 22)], ids=["two channels", "several"])
 def test_one_image_is_taken(shape):
     nothing = FunctionTransformer(check_inverse=False)
@@ -380,23 +367,6 @@ def test_the_default_device_of_torch_does_not_matter_to_the_denoiser(image):
     with torch.device("meta"):
         found = load_denoiser(device="cpu").denoise([image])[0]
     np.testing.assert_array_equal(found, expected)
-
-
-def test_unsigned_integers_are_fractions_wherever_there_are_images():
-    image = np.random.default_rng(0).integers(256, size=(17, 22), dtype=np.uint8)
-    fractions = (image / 255).astype(np.float32)
-    np.testing.assert_array_equal(extract(image), extract(fractions))
-    pair = (extract_patches([X], random_state=0, n_patches=9) for X in (image, fractions))
-    np.testing.assert_array_equal(*pair)
-    nothing = FunctionTransformer(check_inverse=False).fit(extract(image))
-    np.testing.assert_array_equal(denoise_patches(nothing, image), image)
-    np.testing.assert_allclose(denoise_patches(nothing, image.tolist()), image, rtol=1e-5)
-    learner = ConvPUDLEDictionaryLearning(4, max_iter=1, tol=None, n_unfoldings=2, random_state=0)
-    learner.fit(fractions[None])
-    two, same = np.stack([image, image[::-1]]), np.stack([fractions, fractions[::-1]])
-    scorers = (reconstruction_r2_scorer, make_denoising_scorer())
-    for scorer in scorers:
-        assert scorer(learner, two) == scorer(learner, same)
 
 
 def test_what_is_not_fitted_is_not_saved(tmp_path):

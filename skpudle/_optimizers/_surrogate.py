@@ -1,10 +1,8 @@
 """The surrogate optimiser: minimise a quadratic model of the loss."""
 
-from numbers import Integral
-
 import torch
 
-from skpudle._optimizers._gradient import Optimizer, check_load, kinds, misfit_of, row_major
+from skpudle._optimizers._gradient import Optimizer, copy_of, row_major
 
 _BLOCK = 128  # atoms to move at once
 _NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
@@ -50,21 +48,10 @@ class SurrogateOptimizer(Optimizer):
     """
 
     def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3, curvature=1.0):
-        if not (forgetting >= 0 and anchor >= 0 and isinstance(n_inner, Integral) and n_inner > 0):
-            raise ValueError(
-                f"Got forgetting={forgetting!r}, anchor={anchor!r} and n_inner={n_inner!r}. Pass "
-                "a forgetting and an anchor that are not negative, and a positive integer n_inner."
-            )
         self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
         self._project, self._forgetting, self._anchor = project, forgetting, anchor
         self._n_inner, self._per_curvature = n_inner, 1 / curvature
-        self._curvature = self._pull = None
-        self._n_updates = 0
-        self._n_samples = self.atoms.new_zeros(())
-        # energy and number of all uses in the model: with the latest batch alone, a batch of small
-        # codes would release atoms that a batch of large codes had pulled at
-        self._uses = self.atoms.new_zeros(2)
-        self._trend = self.atoms.new_zeros(0)  # running mean of the loss, and its least value
+        self._state = self.fresh_state()
 
     @torch.no_grad()
     def update(self, gradient, codes, *, weight=None, loss=None, total=None):
@@ -73,10 +60,7 @@ class SurrogateOptimizer(Optimizer):
         The gradient is a mean over the samples of the batch, which may have weights. Processes that
         share a batch pass ``total``, a function that sums tensors over all of them.
         """
-        atoms = self.atoms
-        if self._curvature is None:
-            self._curvature = atoms.new_zeros(len(atoms), len(atoms))
-            self._pull = torch.zeros_like(atoms)
+        atoms, state = self.atoms, self._state
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
         if weight is not None:
             n_samples, n_used = weight.sum(), (weight[:, None] * (codes != 0)).sum()
@@ -88,43 +72,45 @@ class SurrogateOptimizer(Optimizer):
                 n_samples, n_used, energy, codes.mT @ codes
             )
         keep = self._age(n_samples, loss)
-        self._uses = keep * self._uses + torch.stack([energy, n_used.to(energy)])
-        self._curvature.mul_(keep)
-        self._pull.mul_(keep).sub_(n_samples * gradient, alpha=self._per_curvature)
+        state["uses"] = keep * state["uses"] + torch.stack([energy, n_used.to(energy)])
+        state["curvature"].mul_(keep)
+        state["pull"].mul_(keep).sub_(n_samples * gradient, alpha=self._per_curvature)
         if curvature is None:
-            self._curvature.addmm_(codes.mT, codes)
-            self._pull.addmm_(codes.mT, codes @ atoms)
+            state["curvature"].addmm_(codes.mT, codes)
+            state["pull"].addmm_(codes.mT, codes @ atoms)
         else:
-            self._curvature += curvature
-            self._pull.addmm_(curvature, atoms)
-        one_use = (self._uses[0] / self._uses[1]).nan_to_num(0.0)  # NaN without uses
+            state["curvature"] += curvature
+            state["pull"].addmm_(curvature, atoms)
+        one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)  # NaN without uses
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _age(self, n_samples, loss):
         """Return the share of the sums to keep; small batches keep more."""
-        self._n_updates += 1
-        self._n_samples = self._n_samples + n_samples
-        share = n_samples * self._n_updates / self._n_samples
-        exponent = self._n_samples / (_SAMPLES_PER_ATOM * len(self.atoms))
+        state = self._state
+        state["n_updates"] += 1
+        state["n_samples"] = state["n_samples"] + n_samples
+        n_updates = int(state["n_updates"])
+        share = n_samples * n_updates / state["n_samples"]
+        exponent = state["n_samples"] / (_SAMPLES_PER_ATOM * len(self.atoms))
         exponent = exponent.clamp_min(_LEAST_FORGETTING).clamp_max(self._forgetting)
-        keep = (1 - 1 / self._n_updates) ** (share * exponent)
+        keep = (1 - 1 / n_updates) ** (share * exponent)
         if loss is None:
             return keep
         loss = loss.clamp_min(0)  # rounding may leave a zero deviance negative
-        before = self._trend if len(self._trend) else torch.stack([loss, loss])
+        before = torch.where(state["trend"].isnan(), loss, state["trend"])
         mean = torch.lerp(before[0], loss, _NEWEST)
-        self._trend = torch.stack([mean, torch.minimum(mean, before[1])])
+        state["trend"] = torch.stack([mean, torch.minimum(mean, before[1])])
         # sums from codes of a larger loss weigh less, by the root of the ratio of losses
-        return keep * (self._trend[1] / before[1]).nan_to_num(1.0).sqrt()
+        return keep * (state["trend"][1] / before[1]).nan_to_num(1.0).sqrt()
 
     def _minimize(self, now, weight):
         """Minimise over the blocks of atoms once, each with the new values of earlier blocks."""
-        atoms = now.clone()
+        atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
         for first in range(0, len(atoms), _BLOCK):
             rows = slice(first, first + _BLOCK)
-            inner = self._curvature[rows, rows].clone()
+            inner = curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
-            slope = torch.addmm(self._pull[rows], self._curvature[rows], atoms, alpha=-1)
+            slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)
             # A <= c diag(A) for c at least the largest eigenvalue of A scaled to unit diagonal,
             # which row sums and the Frobenius norm bound. So every atom has its own step, and a
             # scalar per atom leaves its projection exact.
@@ -146,9 +132,9 @@ class SurrogateOptimizer(Optimizer):
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
         """Put new atoms in the given rows and clear the model of the old ones."""
         self.atoms[rows] = self._project(atoms)
-        self._curvature[rows] = 0
-        self._curvature[:, rows] = 0
-        self._pull[rows] = 0
+        self._state["curvature"][rows] = 0
+        self._state["curvature"][:, rows] = 0
+        self._state["pull"][rows] = 0
 
     def halve_learning_rate(self):
         """Double the weight of the current atoms after training has diverged."""
@@ -156,16 +142,7 @@ class SurrogateOptimizer(Optimizer):
 
     def state(self):
         """Return copies of all tensors that the next update depends on, except the atoms."""
-        if self._curvature is None:
-            return {}
-        return {
-            "curvature": self._curvature.clone(),
-            "pull": self._pull.clone(),
-            "n_updates": torch.tensor(self._n_updates, device="cpu"),
-            "n_samples": self._n_samples,
-            "uses": self._uses.clone(),
-            "trend": self._trend.clone(),
-        }
+        return copy_of(self._state)
 
     def fresh_state(self):
         """Return the state of an optimiser with an empty model."""
@@ -175,36 +152,16 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
+            # energy and number of all uses in the model: with the latest batch alone, a batch of
+            # small codes would release atoms that a batch of large codes had pulled at
             "uses": atoms.new_zeros(2),
-            "trend": atoms.new_zeros(2),
+            "trend": atoms.new_full((2,), torch.nan),  # running mean of the loss, and its least
         }
-
-    def misfit(self, state):
-        """Describe why `load` refuses a state; None if it accepts it."""
-        if not state:
-            return None
-        expected = self.fresh_state()
-        if "trend" in state and not state["trend"].numel():  # no loss was ever given
-            expected["trend"] = expected["trend"][:0]
-        if misfit := misfit_of(state, kinds(expected)):
-            return misfit
-        return f"n_updates is {state['n_updates']}" if state["n_updates"] < 0 else None
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`; an empty state has no memory.
-
-        Raises
-        ------
-        ValueError
-            If one of them has another shape or dtype.
-        """
-        check_load(self, atoms, state)
+        """Go back to the given atoms and `state`; an empty state has no memory."""
         self.atoms.copy_(atoms)
-        self._curvature, self._pull = (
-            state[name].to(atoms).clone() if state else None for name in ("curvature", "pull")
-        )
-        self._n_updates = int(state["n_updates"]) if state else 0
-        self._n_samples = state["n_samples"].to(atoms) if state else atoms.new_zeros(())
-        self._uses = state["uses"].to(atoms).clone() if state else atoms.new_zeros(2)
-        self._trend = state["trend"].to(atoms).clone() if state else atoms.new_zeros(0)
+        fresh = self.fresh_state()
+        given = {name: state[name].to(value).clone() for name, value in fresh.items() if state}
+        self._state = fresh | given

@@ -20,17 +20,15 @@ from skpudle.lasso._solve import choose_solver, gram_matrix, rows_of_block
 _LEAST_ROUNDS, _ROUNDS_PER_ATOM = 1000, 3
 
 
-def _as_tensor(values, name, like=None):
+def _as_tensor(values):
     """Return an array or a tensor as a tensor, which may share its memory."""
-    if not isinstance(values, torch.Tensor):
-        values = np.asarray(values)
-        if values.dtype.kind not in "biuf":
-            raise TypeError(f"The {name} have dtype {values.dtype}. Pass real numbers.")
-        if values.dtype.kind in "iu":
-            values = values.astype(np.float64)
-        # torch takes no read-only arrays, and no negative strides
-        values = torch.as_tensor(np.require(values, requirements=["C", "W"]))
-    return values if like is None else values.to(like.device)
+    if isinstance(values, torch.Tensor):
+        return values if values.is_floating_point() else values.double()
+    values = np.asarray(values)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64, casting="safe")  # refuses complex numbers and texts
+    # torch takes no read-only arrays, and no negative strides
+    return torch.as_tensor(np.require(values, requirements=["C", "W"]))
 
 
 def _check_finite(values, name):
@@ -42,26 +40,11 @@ def _check_finite(values, name):
 
 
 def _checked_weights(weights, x):  # -> (n_samples, n_features) or (n_features,), in float64
-    weights = _as_tensor(weights, "weights", x).double()
-    if weights.shape not in [x.shape, x.shape[1:]]:
-        raise ValueError(
-            f"weights have shape {tuple(weights.shape)}, the data {tuple(x.shape)}. Pass one "
-            "weight for every entry of the data, or one for every feature."
-        )
+    weights = _as_tensor(weights).to(x.device).double()
     _check_finite(weights, "weights")
     if weights.numel() and weights.min() < 0:
         raise ValueError(f"weights has the value {float(weights.min()):g}. Pass weights >= 0.")
-    return weights
-
-
-def _checked_free(free, atoms):  # -> (n_components,), bool
-    free = _as_tensor(free, "marks of free codes", atoms)
-    if free.shape != atoms.shape[:1] or free.dtype != torch.bool:
-        raise ValueError(
-            f"free has shape {tuple(free.shape)} and dtype {free.dtype}. Pass a boolean for each "
-            f"of the {len(atoms)} atoms."
-        )
-    return free
+    return weights if weights.ndim == 1 else weights.expand_as(x)
 
 
 def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
@@ -200,8 +183,7 @@ def solve_nnls(
         If arrays do not hold real numbers.
     ValueError
         If shapes do not fit, if values are NaN or infinite (except for data of weight 0), if
-        weights are negative, if ``free`` is not boolean, or if ``solver="compiled"`` gets data that
-        are not on the CPU.
+        weights are negative, or if ``solver="compiled"`` gets data that are not on the CPU.
 
     Warns
     -----
@@ -239,16 +221,9 @@ def solve_nnls(
     array([[ 2., -1.]])
     """
     from_arrays = not isinstance(x, torch.Tensor)
-    atoms, x = _as_tensor(atoms, "atoms"), _as_tensor(x, "data")
-    if x.ndim != 2:
-        raise ValueError(f"The data have shape {tuple(x.shape)}. Pass one row for each sample.")
+    atoms, x = _as_tensor(atoms), _as_tensor(x)
     check_tensors(atoms, x)
-    if atoms.device != x.device:
-        raise ValueError(
-            f"The atoms are on {atoms.device}, the data on {x.device}. Pass both on one device."
-        )
-    free = None if free is None else _checked_free(free, atoms)
-    x = x if x.is_floating_point() else x.double()
+    free = None if free is None else _as_tensor(free).to(atoms.device).expand(len(atoms)) > 0
     _check_finite(atoms, "atoms")
     if weights is not None:
         weights = _checked_weights(weights, x)

@@ -279,20 +279,6 @@ def test_gaps_in_one_row_change_no_bit_of_the_others(generator, n_samples, dtype
     assert torch.equal(gaps[others], certified[others])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_row_with_gaps_has_the_same_bits_in_any_company(generator, dtype):
-    """No product of several rows is part of its codes."""
-    atoms, x, alpha = make_problem(generator, 50, dtype=dtype)
-    mask = make_mask(generator, x)
-    codes, gaps = solve_lasso(atoms, x, alpha, mask=mask)
-    order = torch.randperm(len(x), generator=generator)
-    for rows in (order, *order.split(7), *order[:9, None]):
-        again, gaps_again = solve_lasso(atoms, x[rows], alpha, mask=mask[rows])
-        missing = (mask[rows] == 0).any(1)
-        assert torch.equal(again[missing], codes[rows][missing])
-        assert torch.equal(gaps_again[missing], gaps[rows][missing])
-
-
 def test_a_mask_has_the_shape_of_the_data(generator):
     atoms, x, alpha = make_problem(generator)
     for function in (solve_lasso, converged_codes):

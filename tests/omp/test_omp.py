@@ -122,36 +122,6 @@ def test_default_number_of_atoms_is_that_of_scikit_learn(generator, m, p):
     torch.testing.assert_close(solve_omp(atoms, x), expected, **EXACT)
 
 
-def test_one_more_atom_keeps_those_before(generator):
-    atoms, x = make_problem(generator)
-    supports = [solve_omp(atoms, x, n_nonzero_coefs=k) != 0 for k in range(1, 9)]
-    for before, after in itertools.pairwise(supports):
-        assert (after | ~before).all()
-        assert (after & ~before).sum(1).eq(1).all()
-
-
-def test_error_is_within_the_tolerance_and_one_atom_fewer_is_not_enough(generator):
-    atoms, x = make_problem(generator, 50, 12, 40)
-    codes = solve_omp(atoms, x, tol=0.05)
-    assert squared_errors(atoms, x, codes).max() <= 0.05
-    for row, size in zip(x, (codes != 0).sum(1)):
-        shorter = solve_omp(atoms, row[None], n_nonzero_coefs=int(size) - 1)
-        assert squared_errors(atoms, row[None], shorter) > 0.05
-
-
-def test_sparse_data_are_recovered(generator):
-    """Incoherent atoms and few of them: a pursuit finds the codes and then stops by itself."""
-    atoms, _ = make_problem(generator, 1, 200, 250)
-    truth = torch.zeros(20, 250, dtype=torch.float64)
-    for row in truth:
-        row[torch.randperm(250, generator=generator)[:4]] = 1 + torch.rand(
-            4, generator=generator, dtype=torch.float64
-        )
-    for options in [{"n_nonzero_coefs": 40}, {"tol": 0.0}, {"tol": 1e-10, "positive": True}]:
-        codes = solve_omp(atoms, truth @ atoms, **options)
-        torch.testing.assert_close(codes, truth, **EXACT)
-
-
 # Non-negative codes.
 
 
@@ -248,13 +218,6 @@ def test_zero_atoms_only_and_zero_samples_have_zero_codes(generator, positive):
         assert (codes == 0).all()
 
 
-@pytest.mark.uncompiled
-def test_positive_codes_of_samples_opposite_to_all_atoms_are_zero(generator):
-    atoms = torch.rand(7, 5, generator=generator, dtype=torch.float64)
-    x = -torch.rand(4, 5, generator=generator, dtype=torch.float64)
-    assert (solve_omp(atoms, x, n_nonzero_coefs=3, positive=True) == 0).all()
-
-
 @pytest.mark.parametrize("scale", [1e-100, 1e-9, 1e6, 1e100])
 @pytest.mark.parametrize("positive", [False, True])
 def test_codes_follow_the_units_of_data_and_atoms(generator, scale, positive):
@@ -265,28 +228,6 @@ def test_codes_follow_the_units_of_data_and_atoms(generator, scale, positive):
     torch.testing.assert_close(solve_omp(atoms, scale * x, **options), scale * codes, **exact)
     if 1e-9 <= scale <= 1e6:
         torch.testing.assert_close(solve_omp(scale * atoms, x, **options), codes / scale, **exact)
-
-
-@pytest.mark.parametrize("positive", [False, True])
-@pytest.mark.parametrize("options", STOPS, ids=str)
-def test_rows_of_any_size_have_codes_of_it_to_the_bit(options, positive, generator):
-    """Also where the square of a row is out of range, and among rows of other sizes."""
-    atoms, x = make_problem(generator)
-    exponents = torch.linspace(-1000, 1000, len(x)).long()
-    for row, exponent in enumerate(exponents.tolist()):
-        size = 2.0**exponent
-        same = dict(positive=positive)
-        expected = solve_omp(atoms, x[row : row + 1], **options, **same)
-        with_tol = {"tol": options["tol"] * size * size} if "tol" in options else options
-        if not 0 < with_tol.get("tol", 1) < math.inf:
-            continue
-        sizes = torch.ldexp(torch.ones(len(x), dtype=torch.float64), exponents)
-        for rows in (slice(row, row + 1), slice(None)):
-            codes = solve_omp(atoms, (sizes[:, None] * x)[rows], **with_tol, **same)
-            found = codes[0 if rows.start is not None else row]
-            torch.testing.assert_close(found / size, expected[0], **EXACT)
-            if rows.start is not None:
-                assert torch.equal(found, size * expected[0])
 
 
 @pytest.mark.uncompiled
@@ -338,16 +279,6 @@ def test_a_mask_leaves_features_out_of_data_and_atoms(generator, stop, positive)
 # How they are computed.
 
 
-@pytest.mark.parametrize("stop", STOPS, ids=str)
-@pytest.mark.parametrize("positive", [False, True])
-def test_a_row_alone_is_coded_as_among_others(generator, stop, positive):
-    """Alone there is no Gram matrix, and a product of other shape rounds differently."""
-    atoms, x = make_problem(generator)
-    options = dict(positive=positive, **stop)
-    alone = torch.cat([solve_omp(atoms, row[None], **options) for row in x])
-    torch.testing.assert_close(alone, solve_omp(atoms, x, **options), **EXACT)
-
-
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("stop", STOPS, ids=str)
 def test_neither_blocks_nor_threads_nor_a_gram_matrix_change_codes(
@@ -383,14 +314,6 @@ def test_arguments_are_left_alone_in_any_layout(generator):
     torch.testing.assert_close(solve_omp(strided_atoms, strided_x, **options), expected, **EXACT)
     assert torch.equal(strided_atoms, before[0])
     assert torch.equal(strided_x, before[1])
-
-
-def test_autocast_does_not_touch_codes(generator):
-    atoms, x = (t.float() for t in make_problem(generator))
-    options = dict(tol=0.05, positive=True)
-    expected = solve_omp(atoms, x, **options)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(solve_omp(atoms, x, **options), expected)
 
 
 @pytest.mark.gpu
