@@ -286,6 +286,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return _join(self._codes(given, exposure), given)
 
     def _codes(self, given, exposure=None, most=None):  # yields (n, n_features_out)
+        check_is_fitted(self)
         encoder = self._transform_encoder()
         for samples, dictionary in self._read_parts(given, exposure):
 
