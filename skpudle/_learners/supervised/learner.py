@@ -18,9 +18,10 @@ from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import Positions, Stream, open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._learners.dense import DenseLearner, resume_rows
+from skpudle._learners.dense import DenseLearner
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
+from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.team import refuse_several
@@ -90,6 +91,16 @@ class TaskPlan(DensePlan):
             yield ("early_stopping", "validation_fraction"), "a positive supervision"
         elif not self.given.early_stopping:
             yield ("validation_fraction",), "early_stopping=True"
+
+
+class _TaskPhases(RowPhases):
+    """The phases of a fit for a task: training begins with the best head for the atoms."""
+
+    def train(self, fitted):
+        """Train atoms and head; without supervision the head is fitted last."""
+        if self.learner.supervision:
+            fitted = self.learner.with_head(fitted, self.data)
+        return super().train(fitted)
 
 
 class TaskLearner(DenseLearner):
@@ -278,34 +289,33 @@ class TaskLearner(DenseLearner):
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
         return data._replace(source=Rows(trained), samples=samples, task=task, places=None)
 
-    def _find(self, plan, data, run):  # -> FittedRows
-        fitted = super()._find(plan, data, run)
-        return self._with_head(fitted, data) if self.supervision else fitted
+    def _phases(self, plan, data, run):  # -> RowPhases
+        return _TaskPhases(self, plan, data, run)
 
-    def _begin(self, plan, data, generator):  # -> FittedRows
+    def _begin(self, plan, data, generator):  # -> Fitted
         fitted = super()._begin(plan, data, generator)
         if hasattr(self, "coef_"):  # earlier data were zero
             return self._with_known_head(fitted, data)
         n_weights = len(fitted.rows) * self._n_sides
         blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
-        return self._with_head(fitted, data, (blank[:, 1:], blank[:, 0]))
+        return self.with_head(fitted, data, (blank[:, 1:], blank[:, 0]))
 
-    def _resume(self, plan, data):  # -> FittedRows, None
+    def _resume(self, plan, data):  # -> Fitted, None
         return self._with_known_head(resume_rows(plan, data, vars(self)), data), None
 
     @property
     def _n_sides(self):
         return 2 if self.split_sign else 1
 
-    def _with_known_head(self, fitted, data):  # -> FittedRows
+    def _with_known_head(self, fitted, data):  # -> Fitted
         mean, scale = data.task.mean, data.task.scale
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
         weights = np.atleast_2d(self.coef_) * unit / scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - mean) / scale
         head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
-        return self._with_head(fitted, data, head)
+        return self.with_head(fitted, data, head)
 
-    def _with_head(self, fitted, data, head=None):  # -> FittedRows
+    def with_head(self, fitted, data, head=None):  # -> Fitted
         """Add a head to atoms, by default the best for them, and the task."""
         of_task = dict(task=data.task, supervision=float(self.supervision), C=float(self.C))
         known = vars(fitted.model) | {"rule": joint}
@@ -315,8 +325,10 @@ class TaskLearner(DenseLearner):
 
     def _attributes(self, plan, data, fitted, unused=None):
         if not isinstance(fitted.model, TaskModel):
-            fitted = self._with_head(fitted, data)
-        scores = None if data.held_out is None else np.array(fitted.stopping[3])
+            fitted = self.with_head(fitted, data)
+        course, scores = fitted.training.get("stopping"), None
+        if data.held_out is not None and course:
+            scores = np.array(course[3])
         return super()._attributes(plan, data, fitted, unused) | {"validation_scores_": scores}
 
     def __sklearn_tags__(self):
