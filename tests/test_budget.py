@@ -16,9 +16,9 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1654,
-    "_data": 1131,
+    "_data": 1133,
     "_denoiser": 741,
-    "_learners": 4384,
+    "_learners": 4328,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 86,
     "search": 3157,
-    "all of the package": 17639,
-    "tests": 17515,
+    "all of the package": 17585,
+    "tests": 17486,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -7,7 +7,7 @@ for data of any size.
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial, reduce
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.decomposition import SparseCoder
 from sklearn.utils._param_validation import (
     make_constraint,
     validate_parameter_constraints,
@@ -178,11 +177,6 @@ def check_number(learner, state):
         )
 
 
-def _thresholds_hard(learner):
-    """Return whether a learner's alpha is a hard threshold, not a penalty of the lasso."""
-    return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
-
-
 def penalty_of(learner):
     """Return the penalty or threshold that a learner encodes with.
 
@@ -292,6 +286,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return _join(self._codes(given, exposure), given)
 
     def _codes(self, given, exposure=None, most=None):  # yields (n, n_features_out)
+        check_is_fitted(self)
         encoder = self._transform_encoder()
         for samples, dictionary in self._read_parts(given, exposure):
 
@@ -437,56 +432,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             sums += in_chunks(partial(_from_means, loss), samples, samples.x.device, PART)
         total = reduce(lambda one, part: one.add(part, loss), sums).total(loss)
         return 1 - error / total if total else 0.0
-
-    def to_sparse_coder(
-        self,
-        transform_algorithm: Literal[
-            "lasso_cd", "lasso_lars", "lars", "omp", "threshold"
-        ] = "lasso_cd",
-        **params: Any,
-    ) -> SparseCoder:
-        """Return scikit-learn's coder with the learned atoms.
-
-        Parameters
-        ----------
-        transform_algorithm : {"lasso_cd", "lasso_lars", "lars", "omp", "threshold"}, \
-                default="lasso_cd"
-            Algorithm of scikit-learn that finds codes.
-        **params : dict
-            Further parameters of `~sklearn.decomposition.SparseCoder`. Defaults are the learner's:
-            ``transform_alpha`` for the two algorithms that solve the lasso, ``split_sign`` and
-            ``positive_code``.
-
-        Returns
-        -------
-        SparseCoder
-            Fitted; it needs neither this package nor torch.
-
-        Raises
-        ------
-        ValueError
-            If the codes differ from the learner's, because of its loss, its baseline or its noise,
-            or since atoms are convolved; or if the lasso is requested of a learner with hard
-            thresholds, whose alpha is no penalty.
-        """
-        check_is_fitted(self, "components_")
-        equal = units_of(self).of_new_rows().is_equal and baseline_of(self) is None
-        if self.loss != "gaussian" or hasattr(self, "atom_shape") or not equal:
-            raise ValueError(
-                "scikit-learn's coder has codes of least squares for rows around zero, of equal "
-                f"noise and without convolutions, and this {type(self).__name__} has others. Use "
-                "its transform, or pass components_ to sklearn.decomposition.SparseCoder."
-            )
-        defaults = {name: getattr(self, name, False) for name in ("split_sign", "positive_code")}
-        if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
-            if _thresholds_hard(self):
-                raise ValueError(
-                    f"{type(self).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
-                    "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."
-                )
-            defaults["transform_alpha"] = penalty_of(self)
-        params = defaults | params | {"transform_algorithm": transform_algorithm}
-        return SparseCoder(self.components_.copy(), **params).fit(self.components_)
 
     def _read_parts(self, given, exposure=None, sample_weight=None):
         """Yield checked samples and the dictionary on the device; data in memory are one part."""

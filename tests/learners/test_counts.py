@@ -281,8 +281,6 @@ def test_what_is_for_least_squares_alone_says_so(loss, X):
     for options in (dict(n_unfoldings=None), dict(transform_algorithm="lasso")):
         with pytest.raises(ValueError, match="minimise least squares"):
             make(loss, **options).fit(X)
-    with pytest.raises(ValueError, match="codes of least squares"):
-        make(loss).fit(X).to_sparse_coder()
 
 
 def test_missing_entries_count_for_nothing(loss, X):
