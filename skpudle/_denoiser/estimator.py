@@ -37,9 +37,9 @@ from skpudle._learners.convolutional.transformer import (
     stride_of,
 )
 from skpudle._precision import training_mode
-from skpudle._training.fit import Interrupts
 from skpudle._training.loop import Stopping
 from skpudle._training.messages import warn_of_early_end, warn_of_rise, warn_of_unused
+from skpudle._training.run import Interrupts
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.
