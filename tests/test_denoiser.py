@@ -475,9 +475,9 @@ def test_training_that_diverges_leaves_a_finite_network(images):
 
 def test_training_that_makes_images_worse_says_so():
     """The loss is then larger than the noise."""
-    learner = learner_of(noise_std=0.01, learning_rate=3.0)
+    learner = learner_of(noise_std=0.01, learning_rate=0.3)
     with pytest.warns(ConvergenceWarning, match="raised its objective .*learning_rate"):
-        learner.set_params(batch_size=1, max_iter=5).fit(blocks(8, 24, 0))
+        learner.set_params(batch_size=1, max_iter=2).fit(blocks(8, 24, 0))
 
 
 def test_a_grid_of_parameters_is_searched_by_the_score():
