@@ -16,13 +16,13 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1654,
-    "_data": 1121,
+    "_data": 1133,
     "_denoiser": 741,
-    "_learners": 4207,
-    "_nmf": 767,
+    "_learners": 4328,
+    "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
-    "_training": 1055,
+    "_training": 825,
     "encoding": 1320,
     "inspection": 725,
     "lasso": 1182,
@@ -30,9 +30,9 @@ BUDGET = {
     "omp": 238,
     "plotting": 576,
     "pretrained": 86,
-    "search": 3159,
-    "all of the package": 17675,
-    "tests": 17536,
+    "search": 3157,
+    "all of the package": 17585,
+    "tests": 17486,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

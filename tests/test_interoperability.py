@@ -51,33 +51,9 @@ def make(**params):
 @pytest.mark.draws_from_numpy
 def test_scikit_learns_coder_gives_the_codes_of_the_lasso(params, X):
     learner = make(transform_algorithm="lasso", alpha=0.3, **params).fit(X)
-    coder = learner.to_sparse_coder(transform_max_iter=100_000)
-    assert isinstance(coder, SparseCoder)
+    options = dict(transform_algorithm="lasso_cd", transform_alpha=0.3, **params)
+    coder = SparseCoder(learner.components_, transform_max_iter=100_000, **options)
     np.testing.assert_allclose(coder.transform(X), learner.transform(X), rtol=0, atol=1e-4)
-
-
-def test_the_coder_has_the_penalty_that_transform_uses(X):
-    learner = make(alpha=0.3).fit(X)
-    assert learner.to_sparse_coder().transform_alpha == 0.3
-    assert learner.set_params(transform_alpha=0.1).to_sparse_coder().transform_alpha == 0.1
-    assert learner.to_sparse_coder(transform_alpha=0.2).transform_alpha == 0.2
-    greedy = learner.to_sparse_coder("omp", transform_n_nonzero_coefs=2)
-    assert ((greedy.transform(X) != 0).sum(1) <= 2).all()
-
-
-def test_the_coder_is_independent_of_the_learner(X):
-    learner = make().fit(X)
-    learner.to_sparse_coder().dictionary[:] = 0
-    assert learner.components_.any()
-
-
-@pytest.mark.parametrize("cls", [PUDLEDictionaryLearning, NOODLDictionaryLearning])
-def test_a_hard_threshold_is_no_penalty(cls, X):
-    params = {"shrinkage": "hard"} if cls is PUDLEDictionaryLearning else {}
-    learner = cls(7, n_unfoldings=5, **params, **SETTINGS).fit(X)
-    with pytest.raises(ValueError, match="thresholds hard.*transform_alpha"):
-        learner.to_sparse_coder()
-    assert learner.to_sparse_coder(transform_alpha=0.1).transform_alpha == 0.1
 
 
 # ---------------------------------------------------------------------------- initial dictionaries
@@ -154,14 +130,6 @@ def test_skops_stores_a_convolutional_learner(X):
     assert all(name.startswith("skpudle.") for name in trusted)
     loaded = skops.loads(stored, trusted=trusted)
     np.testing.assert_array_equal(loaded.transform(X), learner.transform(X))
-
-
-def test_convolutions_have_no_sparse_coder(X):
-    learner = ConvPUDLEDictionaryLearning(
-        3, atom_shape=3, stride=1, n_unfoldings=5, max_iter=1, tol=None, random_state=0
-    )
-    with pytest.raises(ValueError, match="without convolutions"):
-        learner.fit(X).to_sparse_coder()
 
 
 def test_arrays_alone_restore_a_dictionary(X, tmp_path):

@@ -47,7 +47,11 @@ def planted(n_components, n_features, n_nonzero, n, noise):
 
 @pytest.mark.parametrize(
     ("n_components", "n_features", "n_nonzero", "n", "noise"),
-    [(20, 16, 3, 1000, 0.1), (12, 20, 2, 800, 0.3), (24, 30, 3, 800, 0.1)],
+    [
+        (12, 20, 2, 800, 0.3),
+        pytest.param(20, 16, 3, 1000, 0.1, marks=pytest.mark.slow),
+        pytest.param(24, 30, 3, 800, 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_it_is_largest_at_the_number_of_atoms_of_the_data(
     n_components, n_features, n_nonzero, n, noise

@@ -132,6 +132,10 @@ def _is_array(value):
     return isinstance(value, np.ndarray | torch.Tensor) or hasattr(value, "__array__")
 
 
+def _n_dimensions(value):
+    return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
+
+
 def largest_unsigned(X):
     """Return the largest integer of the dtype of an array or tensor, None if it has a sign."""
     name = str(getattr(X, "dtype", "")).removeprefix("torch.")
@@ -390,9 +394,9 @@ def read_images(
         images = read_images(_channels_last(X[None] if single else X, n_axes), n_axes, **known)
         return replace(images, kind="image" if single else images.kind, source=X)
     if isinstance(X, list | tuple) and len(X):
-        if _is_array(X[0]) and np.ndim(X[0]) >= n_axes:
+        if _is_array(X[0]) and _n_dimensions(X[0]) >= n_axes:
             return _read_list(X, n_axes, device, **options)
-        X = X if np.ndim(X) <= 2 else np.asarray(X)
+        X = X if _n_dimensions(X) <= 2 else np.asarray(X)
     if len(getattr(X, "shape", ())) <= 2:  # also input that scikit-learn should refuse
         return _read_pixels(X, n_axes, image_shape, device, **options)
     single = (n_channels or 1) > 1 and tuple(X.shape[n_axes:]) == (n_channels,)
@@ -408,7 +412,7 @@ def read_targets(y, images, **options):  # -> list of (n_channels, *size), or No
     if y is None:
         return None
     many = isinstance(y, list | tuple) and len(y) > 0
-    if np.ndim(y[0] if many else y) + many < 2:
+    if _n_dimensions(y[0] if many else y) + many < 2:
         return None  # labels
     first = images.tensors[0]
     options |= dict(n_channels=images.n_channels, device=first.device)

@@ -164,8 +164,14 @@ def _regroup(parts, size):
     """Yield tuples of tensors of ``size`` rows, the last of fewer, from tuples of any sizes."""
     kept = None
     for part in parts:
-        joined = part if kept is None else [torch.cat(pair) for pair in zip(kept, part)]
-        *full, kept = zip(*(tensor.split(size) for tensor in joined))
+        if kept is not None:
+            n_missing = size - len(kept[0])
+            kept = [torch.cat([one, more[:n_missing]]) for one, more in zip(kept, part)]
+            part = [tensor[n_missing:] for tensor in part]
+            if len(kept[0]) < size:
+                continue
+            yield kept
+        *full, kept = zip(*(tensor.split(size) for tensor in part))
         yield from full
         kept = [tensor.clone() for tensor in kept]  # the part may be a buffer, and is large
     if kept is not None and len(kept[0]):
@@ -372,11 +378,15 @@ class Slices(_Source):
         for number, window in enumerate(starts.split(max(1, self._most // self._block))):
             blocks = [(a, min(a + self._block, len(self))) for a in window.tolist()]
             keys = torch.cat([torch.arange(*block, device="cpu") for block in blocks])
-            rows = torch.cat([self._read(*block) for block in blocks])
+            places, rows = torch.arange(len(keys), device="cpu"), None
             if seed is not None:
                 generator = torch.Generator().manual_seed(seed + number)
                 order = torch.randperm(len(keys), generator=generator, device="cpu")
-                keys, rows = keys[order], rows[order]
+                keys, places = keys[order], order.argsort()
+            for block, at in zip(blocks, places.split([b - a for a, b in blocks])):
+                read = self._read(*block)
+                rows = read.new_empty(len(keys), read.shape[1]) if rows is None else rows
+                rows[at] = read
             yield keys, rows
 
 

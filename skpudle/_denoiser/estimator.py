@@ -37,9 +37,9 @@ from skpudle._learners.convolutional.transformer import (
     stride_of,
 )
 from skpudle._precision import training_mode
-from skpudle._training.fit import Interrupts
 from skpudle._training.loop import Stopping
 from skpudle._training.messages import warn_of_early_end, warn_of_rise, warn_of_unused
+from skpudle._training.run import Interrupts
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.
@@ -139,9 +139,8 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
 
     dict_init : {"dct", "random", "data"}, array-like or learner, default="dct"
         Initial atoms of all unfoldings: the slowest cosines of an atom's size (then random
-        directions), random directions, a constant atom and random patches without their mean, an
-        array of the shape of ``components_``, or a fitted learner, such as
-        `ConvPUDLEDictionaryLearning`.
+        directions), random directions, random patches, an array of the shape of ``components_``, or
+        a fitted learner, such as `ConvPUDLEDictionaryLearning`.
 
     device : str, default="auto"
         A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.

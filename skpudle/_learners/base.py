@@ -22,8 +22,7 @@ from skpudle._data.weights import scale_weights
 from skpudle._learners.coder import check_loss, check_number
 from skpudle._learners.online import learn_blocks
 from skpudle._training.checkpoint import task_of
-from skpudle._training.fit import FitRun, Interrupts, Training
-from skpudle._training.loop import Diverged, HeldOut, Interrupted, Stopping, Trainer
+from skpudle._training.loop import Diverged, Stopping, Trainer
 from skpudle._training.messages import (
     divergence,
     warn_of_early_end,
@@ -31,8 +30,8 @@ from skpudle._training.messages import (
     warn_of_unused,
     warn_of_zero_codes,
 )
+from skpudle._training.run import Interrupts, Run
 from skpudle._training.team import refuse_several
-from skpudle.search.choose import judged
 
 # parameters that attributes depend on; a fit remembers them to detect changes
 KEPT = "loss", "alpha", "n_components"
@@ -94,6 +93,8 @@ def _interruption(fitted):
     """Return the message of an interrupted fit."""
     if "encoder" in fitted.later:
         return f"the encoder was interrupted in epoch {fitted.later['encoder']}"
+    if fitted.n_steps:
+        return f"training was interrupted after update {fitted.n_steps}"
     return f"the search was interrupted after epoch {len(fitted.losses)}"
 
 
@@ -175,8 +176,8 @@ class GradientLearner(CallbackSupportMixin):
         """
         raise NotImplementedError
 
-    def _find(self, plan, data, run):  # -> Fitted
-        """Return the record of a fit before training: initial atoms, or the atoms of a search."""
+    def _phases(self, plan, data, run):  # -> Phases
+        """Return the phases of a fit."""
         raise NotImplementedError
 
     def _begin(self, plan, data, generator):  # -> Fitted
@@ -186,24 +187,6 @@ class GradientLearner(CallbackSupportMixin):
     def _resume(self, plan, data):  # -> Fitted, generator
         """Return the record of the fitted attributes, and a generator or None."""
         raise NotImplementedError
-
-    def _coding_problem(self, fitted, data, run):  # -> Problem or ConvProblem, atoms
-        """Return the problem whose codes `choose_coding` judges, and its atoms."""
-        raise NotImplementedError
-
-    def _choose_penalty(self, plan, fitted, data, run):  # -> Fitted
-        """Choose the penalty of the codes of `transform`, which follows the data."""
-        problem, atoms = self._coding_problem(fitted, data, run)
-        what, now = (judged(problem), atoms), partial(run.attributes_of, fitted)
-        coding = run.choose_coding(*what, problem.unit, now, debias=plan.debias)
-        return replace(fitted, coding=coding)
-
-    def _finish(self, plan, fitted, data, run):  # -> Fitted
-        """Return the record after the phases that follow training."""
-        ends = fitted.ended_by == "interrupt"  # codes keep the penalty of the search
-        if ends or fitted.coding is not None or not plan.codes_follow_data:
-            return fitted
-        return self._choose_penalty(plan, fitted, data, run)
 
     def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
         """Return the record after training in a `partial_fit`."""
@@ -217,38 +200,33 @@ class GradientLearner(CallbackSupportMixin):
 
     def _fit(self, X, y, **of_samples):
         """Read the data, run the phases, set the attributes."""
-        with FitRun(self, X, y) as run:
+        with Run(self, X, y) as run:
             plan = self._plan()
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.team.check_same(partial(task_of, self, data))
             if plan.encoder.loss.is_quadratic:  # weights of counts are numbers of events
                 data = data.scaled(run.team.sum)
-            run.open(data, plan, partial(self._attributes, plan, data))
+            run.open(data, plan)
+            attributes_of = partial(self._attributes, plan, data)
             with run.interrupts:
+                phases = self._phases(plan, data, run)
                 try:
-                    begun = self._find(plan, data, run)
-                    fitted = self._train(plan, begun, data, run)
-                except (Diverged, Interrupted) as error:
-                    ended_by = "divergence" if isinstance(error, Diverged) else "interrupt"
-                    fitted = replace(error.trainer.fitted, ended_by=ended_by)
-                    self._leave(error, self._attributes(plan, data, fitted))
-                    if run.recorder.is_active:
-                        run.recorder.write()
-                    raise
-                try:  # penalty, learned encoder
-                    known = run.recorder.is_active and run.recorder.restore_end(fitted)
-                    fitted = known or self._finish(plan, fitted, data, run)
+                    fitted = run.through(phases.table(), phases.first(), attributes_of)
+                except Diverged as error:
+                    found = replace(error.trainer.fitted, ended_by="divergence")
+                    self._take(attributes_of(found))
+                    raise divergence(self, error.update, error.trainer.optimizer) from error
                 except KeyboardInterrupt:  # a second Ctrl-C
-                    fitted = replace(fitted, ended_by="interrupt")
+                    self._take(attributes_of(replace(run.record, ended_by="interrupt")))
                     raise
-                finally:
-                    self._take(self._attributes(plan, data, fitted))
-                if fitted.ended_by == "interrupt":
+                pressed, ended_by = run.interrupts.pending, fitted.ended_by or "search"
+                fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)
+                self._take(attributes_of(fitted))
+                if pressed:
                     raise KeyboardInterrupt(_interruption(fitted))
-                if run.recorder.is_active:
-                    run.recorder.complete(fitted)
-                has_rate = plan.optimizer_for(len(begun.rows)) != "surrogate"
+                begun = phases.begun or fitted
+                has_rate = plan.optimizer_for(len(fitted.rows)) != "surrogate"
                 fitted.model.warn_of_step(begun.rows, fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
                     samples = fitted.in_units(self._some_samples(data))
@@ -260,45 +238,6 @@ class GradientLearner(CallbackSupportMixin):
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
             warn_of_early_end(self, has_rate=has_rate)
         return self
-
-    def _train(self, plan, fitted, data, run):  # -> Fitted
-        """Train through the encoder; without training return the atoms within the constraints."""
-        fitted = fitted.with_model(decay=plan.decay.over(run.n_updates))
-        if run.interrupts.pending or not run.n_updates:
-            ended_by = "interrupt" if run.interrupts.pending else fitted.ended_by
-            rows = fitted.model.project(fitted.rows.contiguous())
-            return replace(fitted, rows=rows, ended_by=ended_by)
-        optimizer = plan.make_optimizer(fitted.model, fitted.rows)
-        hooks = dict(team=run.team, interrupts=run.interrupts)
-        trainer = Trainer(replace(fitted, ended_by=None), optimizer, **hooks)
-        phase = Training(
-            plan.name,
-            trainer,
-            fitted.source_in_units(run.source),
-            self._stopping(plan, trainer, data, run.n_updates),
-            run.max_iter,
-            lambda: run.attributes_of(trainer.fitted),
-        )
-        ended_by = run.train(phase) or "max_iter"
-        return replace(trainer.fitted, ended_by=ended_by)
-
-    def _stopping(self, plan, trainer, data, n_updates):  # -> Stopping
-        """Return the rule that ends training."""
-        rule = plan.given.tol, plan.given.n_iter_no_change
-        if data.held_out is not None:
-            held_out = trainer.fitted.in_units(data.held_out)
-            score = partial(trainer.model.score, held_out)
-            # all samples of an epoch; weights are summed batch by batch
-            samples = trainer.optimizer.atoms.detach, data.samples.total_weight * (1 - 1e-9)
-            return HeldOut(score, *samples, *rule, n_updates=n_updates)
-        annealed = isinstance(plan.given.lambda_decay, tuple)
-        return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
-
-    def _leave(self, error, attributes):
-        """Take the attributes of training that diverged or was interrupted; raise a divergence."""
-        self._take(attributes)
-        if isinstance(error, Diverged):
-            raise divergence(self, error.update, error.trainer.optimizer) from error
 
     def _partial_fit(self, X, y, **of_samples):
         """Read the data, train through them once, set the attributes."""
@@ -352,10 +291,14 @@ class GradientLearner(CallbackSupportMixin):
         source = fitted.source_in_units(source)
         try:
             trainer.run_epoch(source, Stopping(None, 1))
-        except (Diverged, Interrupted) as error:
+        except Diverged as error:
             found = self._finish_part(plan, trainer.fitted, data, interrupts)
-            self._leave(error, self._attributes(plan, data, found, unused))
-            raise
+            self._take(self._attributes(plan, data, found, unused))
+            raise divergence(self, error.update, error.trainer.optimizer) from error
+        if interrupts.pending:
+            found = self._finish_part(plan, trainer.fitted, data, interrupts)
+            self._take(self._attributes(plan, data, found, unused))
+            raise KeyboardInterrupt(_interruption(found))
         unused = trainer.idle(unused)
         often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
         trainer.replace_unused(source, among=often)

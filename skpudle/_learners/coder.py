@@ -7,7 +7,7 @@ for data of any size.
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial, reduce
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.decomposition import SparseCoder
 from sklearn.utils._param_validation import (
     make_constraint,
     validate_parameter_constraints,
@@ -25,15 +24,21 @@ from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
-    host_array,
     like_input,
     resolve_device,
     split_missing,
+    to_numpy,
     to_tensor,
     wide,
 )
 from skpudle._data.batches import Samples
-from skpudle._data.sources import check_exposure, open_source, part_of, refuse_shuffled
+from skpudle._data.sources import (
+    InMemory,
+    check_exposure,
+    open_source,
+    part_of,
+    refuse_shuffled,
+)
 from skpudle._data.weights import check_sample_weight
 from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import FromMeans, loss_named
@@ -135,15 +140,17 @@ def in_chunks(function, samples, device, size):
         yield function(samples.map(lambda given, part=part: given[part].to(device)))
 
 
-def _in_one_piece(chunks, n_rows, X):
-    """Return results for chunks of rows as one array or tensor, on the device of X."""
-    result, start = None, 0
+def _join(chunks, given):
+    """Return results for chunks of rows as one array, or as a tensor on the device of X."""
+    X, result, start = given.data, None, 0
+    if given.in_parts:
+        return np.concatenate([to_numpy(chunk) for chunk in chunks])
     for chunk in chunks:
         if result is None:
             # allocated at once, since a list of parts would need the memory twice; on the host for
             # an array, since the device may be too small
             device = X.device if isinstance(X, torch.Tensor) else "cpu"
-            result = chunk.new_empty(n_rows, chunk.shape[1], device=device)
+            result = chunk.new_empty(given.n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
     return like_input(result, X)
@@ -168,11 +175,6 @@ def check_number(learner, state):
             f"{len(learner.components_)} atoms, which partial_fit keeps. Set it back, fit again, "
             "or replace components_, too."
         )
-
-
-def _thresholds_hard(learner):
-    """Return whether a learner's alpha is a hard threshold, not a penalty of the lasso."""
-    return getattr(learner, "shrinkage", "soft") != "soft" or hasattr(learner, "threshold")
 
 
 def penalty_of(learner):
@@ -280,12 +282,13 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _transform(self, X, exposure=None):
         refuse_shuffled(X)
-        parts = list(self._codes(X, exposure))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        given = open_source(X, self)
+        return _join(self._codes(given, exposure), given)
 
-    def _codes(self, X, exposure=None, **how):  # yields arrays, or one tensor
+    def _codes(self, given, exposure=None, most=None):  # yields (n, n_features_out)
+        check_is_fitted(self)
         encoder = self._transform_encoder()
-        for samples, dictionary in self._read_parts(X, exposure, **how):
+        for samples, dictionary in self._read_parts(given, exposure):
 
             def encode(samples, dictionary=dictionary):
                 offset = self._offset(samples)
@@ -295,8 +298,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 return codes
 
             device = dictionary.atoms.device
-            chunks = in_chunks(encode, samples, device, chunk_size(self, samples.x, device))
-            yield _in_one_piece(chunks, len(samples), X)
+            size = chunk_size(self, samples.x, device)
+            yield from in_chunks(encode, samples, device, min(size, most or size))
 
     def _has_codes(self, data):  # -> bool
         """Return whether some rows of a fit have nonzero codes, or all rows are constant."""
@@ -343,8 +346,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 "transform."
             )
         refuse_shuffled(X)
-        parts = self._codes(X, exposure, by_parts=True)
-        return sparse.vstack([sparse.csr_array(host_array(codes)) for codes in parts], format="csr")
+        parts = map(to_numpy, self._codes(open_source(X, self), exposure, PART))
+        return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the data that codes decode to.
@@ -386,8 +389,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 natural = rows @ atoms
             return loss.mean(natural if offset is None else natural.add_(offset))
 
-        chunks = in_chunks(decode, Samples(codes), atoms.device, PART)
-        return _in_one_piece(chunks, len(codes), X)
+        return _join(in_chunks(decode, Samples(codes), atoms.device, PART), given)
 
     def score(
         self, X: ArrayLike | Tensor, y: None = None, sample_weight: ArrayLike | None = None
@@ -416,7 +418,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _score(self, X, exposure=None, sample_weight=None):
         loss, error, sums = self._loss(), 0.0, []
-        for samples, dictionary in self._read_parts(X, exposure, sample_weight):
+        for samples, dictionary in self._read_parts(open_source(X, self), exposure, sample_weight):
             device, encoder = dictionary.atoms.device, self._transform_encoder()
             of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
             units, limit = units_of(self).of_new_rows(), None
@@ -431,73 +433,20 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         total = reduce(lambda one, part: one.add(part, loss), sums).total(loss)
         return 1 - error / total if total else 0.0
 
-    def to_sparse_coder(
-        self,
-        transform_algorithm: Literal[
-            "lasso_cd", "lasso_lars", "lars", "omp", "threshold"
-        ] = "lasso_cd",
-        **params: Any,
-    ) -> SparseCoder:
-        """Return scikit-learn's coder with the learned atoms.
-
-        Parameters
-        ----------
-        transform_algorithm : {"lasso_cd", "lasso_lars", "lars", "omp", "threshold"}, \
-                default="lasso_cd"
-            Algorithm of scikit-learn that finds codes.
-        **params : dict
-            Further parameters of `~sklearn.decomposition.SparseCoder`. Defaults are the learner's:
-            ``transform_alpha`` for the two algorithms that solve the lasso, ``split_sign`` and
-            ``positive_code``.
-
-        Returns
-        -------
-        SparseCoder
-            Fitted; it needs neither this package nor torch.
-
-        Raises
-        ------
-        ValueError
-            If the codes differ from the learner's, because of its loss, its baseline or its noise,
-            or since atoms are convolved; or if the lasso is requested of a learner with hard
-            thresholds, whose alpha is no penalty.
-        """
-        check_is_fitted(self, "components_")
-        equal = units_of(self).of_new_rows().is_equal and baseline_of(self) is None
-        if self.loss != "gaussian" or hasattr(self, "atom_shape") or not equal:
-            raise ValueError(
-                "scikit-learn's coder has codes of least squares for rows around zero, of equal "
-                f"noise and without convolutions, and this {type(self).__name__} has others. Use "
-                "its transform, or pass components_ to sklearn.decomposition.SparseCoder."
-            )
-        defaults = {name: getattr(self, name, False) for name in ("split_sign", "positive_code")}
-        if transform_algorithm.startswith("lasso_") and "transform_alpha" not in params:
-            if _thresholds_hard(self):
-                raise ValueError(
-                    f"{type(self).__name__} thresholds hard: its alpha_ is no penalty of a lasso. "
-                    "Pass transform_alpha, or transform_algorithm='omp' with the number of atoms."
-                )
-            defaults["transform_alpha"] = penalty_of(self)
-        params = defaults | params | {"transform_algorithm": transform_algorithm}
-        return SparseCoder(self.components_.copy(), **params).fit(self.components_)
-
-    def _read_parts(self, X, exposure=None, sample_weight=None, *, by_parts=False):
-        """Yield checked samples and the dictionary on the device, part by part.
-
-        Data in memory are one part, unless ``by_parts`` bounds the memory of results.
-        """
+    def _read_parts(self, given, exposure=None, sample_weight=None):
+        """Yield checked samples and the dictionary on the device; data in memory are one part."""
         check_is_fitted(self)
         check_loss(self, getattr(self, "_training_state", {}))
-        given, first, of_rows = open_source(X, self), 0, {}
+        first, of_rows = 0, {}
         if exposure is not None:
             exposure = check_exposure(exposure, given.n_rows, self.loss)
             of_rows["offset"] = to_tensor(exposure).log()[:, None]
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
         device = self._transform_device(given.data)  # X itself decides, before its parts do
-        in_parts = by_parts or given.in_parts
-        for where, rows in given.parts(PART) if in_parts else [(None, given.array())]:
-            with part_of(where) if in_parts else nullcontext():
+        parts = given.parts(PART) if given.in_parts else [(None, given.array())]
+        for where, rows in parts:
+            with part_of(where) if where else nullcontext():
                 x, mask = split_missing(self._check_rows(rows))
             part = slice(first, first := first + len(x))
             known = {name: values[part].to(x) for name, values in of_rows.items()}
@@ -520,7 +469,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     @torch.enable_grad()
     def _codes_with_gradient(self, X):  # -> x, codes
         """Return data as a tensor, and their signed codes, differentiable in the data."""
-        ((samples, dictionary),) = self._read_parts(open_source(X, self).array())
+        ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
         return x, self._transform_encoder()(dictionary, x, offset=self._offset(Samples(x)))
 

@@ -10,16 +10,13 @@ import torch
 
 from skpudle._data.arrays import split_missing, tensors_of, to_numpy, unit_of, with_gaps
 from skpudle._data.batches import Samples
-from skpudle._training.fit import Pass
 from skpudle.search import Problem
 from skpudle.search._stream import (
     Memory,
     StreamState,
     advance_stream,
-    after_search,
     begin_stream,
     objective,
-    with_atoms,
 )
 
 # Mean uses of an atom in a block; atoms in a row, assumed before the first block; least rows and
@@ -33,62 +30,12 @@ _ROWS_PER_ATOM = 2
 _FORGETTING = 3.0
 
 
-def _block_rows(n_used, n_components, n_features):
+def block_rows(n_used, n_components, n_features):
     """Return the number of rows of a block, given the number of atoms that a row uses."""
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS, ceil(_USES * n_components / max(n_used, 1.0)))
     least = max(_LEAST_ROWS // 4, _ROWS_PER_ATOM * n_components)
     return max(least, min(wanted, _BLOCK_BYTES // row))
-
-
-def go_on(run, problem, found, source, attributes_of):
-    """Pass over all rows after a search in a sample; keep the atoms with the least held-out error.
-
-    Parameters
-    ----------
-    run : FitRun
-        The fit.
-    problem : Problem
-        The sample that was searched in, with rows that are held out.
-    found : Found
-        The search, which is done.
-    source : source of batches
-        All rows.
-    attributes_of : callable
-        Returns the fitted attributes for the state of a search.
-
-    Returns
-    -------
-    Found
-        The search with the atoms to go on with, and with their codes of the sample.
-    """
-    begun, n_used = after_search(found)
-    size = _block_rows(n_used, *begun.atoms.shape)
-    n_blocks = run.team.largest(ceil(source.n_samples / size))
-    nothing = replace(problem.of_rows(slice(0)), alpha=found.alpha)
-
-    def problem_of(batch):
-        if batch is None:
-            return nothing
-        x = batch.x if problem.unit == 1 else batch.x.double() / problem.unit
-        given = dict(mask=batch.mask, weight=batch.weight, alpha=found.alpha)
-        return replace(problem, x=x, **given, held_out=None)
-
-    blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
-    phase = Pass(
-        blocks,
-        n_blocks,
-        problem_of,
-        begun,
-        lambda stream: attributes_of(with_atoms(found, stream.atoms)),
-    )
-    run.go_on(phase)
-    atoms = phase.state.atoms
-    if problem.held_out is not None:
-        judges = replace(problem.held_out.problem, alpha=found.alpha)
-        if not objective(judges, atoms) < objective(judges, begun.atoms):
-            return found
-    return with_atoms(found, atoms)
 
 
 def preferred(judges, atoms, others):
@@ -183,7 +130,7 @@ def learn_blocks(fitted, source, interrupts, *, n_seen=0, replaced=False):
     state, recent = _resumed(fitted.stream, atoms, float(n_seen), replaced=replaced)
     x = rows[:0].cpu()
     recent = Samples(x, weight=x.new_ones(0)) if recent is None else recent.to(x.dtype)
-    size, loss, n_rows = _block_rows(_USED, *rows.shape), 0.0, 0
+    size, loss, n_rows = block_rows(_USED, *rows.shape), 0.0, 0
     for block in source.blocks(size, None):
         if interrupts.pending:
             break

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -23,18 +22,20 @@ from skpudle._data.arrays import (
     unit_of,
 )
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import open_source
+from skpudle._data.sources import InMemory, open_source
 from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
-from skpudle._learners.dense import DenseLearner, collect, read_rows
+from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
+from skpudle._learners.rows import RowPhases, collect
 from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import LOSSES
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
-from skpudle._training.messages import print_encoder, warn_of_l0, warn_of_unused
+from skpudle._training.messages import warn_of_l0, warn_of_unused
+from skpudle._training.run import Phase
 from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
@@ -155,6 +156,57 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         return predicting
     found = coding_of_support(problem, atoms, debias=debias)
     return max(found, predicting, key=lambda coding: coding.alpha)
+
+
+def _with_encoder(plan, fitted, data, interrupts, **options):  # -> Fitted, int
+    """Return the record with a trained encoder, and the number of updates."""
+    samples, given, n_made = fitted.in_units(collect(data.samples)), plan.given, 0
+
+    def stopped():  # called before each update
+        nonlocal n_made
+        n_made += not interrupts.pending
+        return interrupts.pending
+
+    learned = learn_encoder(
+        fitted.rows,
+        samples.x,
+        float(fitted.model.alpha),
+        n_unfoldings=plan.codes.n_unfoldings,
+        separate=given.separate_atoms == "unfolding",
+        penalised=given.gradient != "ae-ls",
+        positive_code=given.positive_code,
+        mask=samples.mask,
+        weight=samples.weight,
+        batch_size=plan.batch_size(len(samples)),
+        stopped=stopped,
+        **options,
+    )
+    return replace(fitted, learned=learned), n_made
+
+
+class _WithEncoder(RowPhases):
+    """The phases of a fit that ends with an encoder of its own."""
+
+    def table(self):  # -> tuple of Phase
+        """Return all phases; without updates, after Ctrl-C, the encoder is the initial one."""
+        return *super().table(), Phase("encoder", self.train_encoder, ends_search=True)
+
+    def train_encoder(self, fitted):
+        """Train the encoder for the atoms."""
+        plan, run, n_samples = self.plan, self.run, len(self.data.samples)
+        size = plan.batch_size(n_samples)
+        n_batches = -(-n_samples // size)
+        n_updates = plan.given.max_iter
+        if n_updates == "auto":
+            shape = fitted.rows.shape
+            n_updates = default_updates(n_samples, *shape, plan.codes.n_unfoldings, size)
+        else:
+            n_updates *= n_batches
+        generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
+        options = dict(n_updates=n_updates, generator=generator)
+        fitted, n_made = _with_encoder(plan, fitted, self.data, run.interrupts, **options)
+        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
+        yield replace(fitted, later=later, is_done=n_made >= n_updates)
 
 
 class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
@@ -835,7 +887,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
                 'strange rows too. Pass n_components="auto", or a smaller number.',
                 stacklevel=2,
             )
-        ((samples, _),) = self._read_parts(open_source(X, self).array())
+        ((samples, _),) = self._read_parts(InMemory(open_source(X, self).array()))
         codes = np.asarray(host_array(self.transform(X)))
         rows = self.inverse_transform(codes)
         baseline = baseline_of(self)
@@ -979,58 +1031,14 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         return encoder.at(penalty_of(self), **options, warn=True)
 
-    def _learn_encoder(self, plan, fitted, data, interrupts, **options):
-        """Return the record with a trained encoder, and the number of updates."""
-        samples, n_made = fitted.in_units(collect(data.samples)), 0
+    def _phases(self, plan, data, run):  # -> RowPhases
+        kind = _WithEncoder if self.separate_atoms else RowPhases
+        return kind(self, plan, data, run)
 
-        def stopped():  # called before each update
-            nonlocal n_made
-            n_made += not interrupts.pending
-            return interrupts.pending
-
-        learned = learn_encoder(
-            fitted.rows,
-            samples.x,
-            float(fitted.model.alpha),
-            n_unfoldings=plan.codes.n_unfoldings,
-            separate=self.separate_atoms == "unfolding",
-            penalised=self.gradient != "ae-ls",
-            positive_code=self.positive_code,
-            mask=samples.mask,
-            weight=samples.weight,
-            batch_size=plan.batch_size(len(samples)),
-            stopped=stopped,
-            **options,
-        )
-        return replace(fitted, learned=learned), n_made
-
-    def _finish_part(self, plan, fitted, data, interrupts):  # -> FittedRows
+    def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
         if not self.separate_atoms:
             return fitted
         rows, n_samples = fitted.rows, len(data.samples)
         start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
         options = dict(n_updates=-(-n_samples // plan.batch_size(n_samples)), start=start)
-        return self._learn_encoder(plan, fitted, data, interrupts, **options)[0]
-
-    def _finish(self, plan, fitted, data, run):  # -> FittedRows
-        fitted = super()._finish(plan, fitted, data, run)
-        if not self.separate_atoms:
-            return fitted
-        rows, n_samples = fitted.rows, len(data.samples)
-        size = plan.batch_size(n_samples)
-        n_batches = -(-n_samples // size)
-        if self.max_iter == "auto":
-            n_updates = default_updates(n_samples, *rows.shape, plan.codes.n_unfoldings, size)
-        else:
-            n_updates = self.max_iter * n_batches
-        if self.verbose and not run.interrupts.pending:
-            print_encoder(n_updates)
-        generator = torch.Generator(rows.device).manual_seed(run.generator.initial_seed())
-        options = dict(n_updates=n_updates, generator=generator)
-        learn = partial(self._learn_encoder, plan, fitted, data, run.interrupts, **options)
-        now = partial(run.attributes_of, fitted)
-        fitted, n_made = run.make_step("encoder", learn, now)
-        (is_short,) = run.team.any(n_made < n_updates)  # in any process, as in training
-        ended_by = "interrupt" if is_short else fitted.ended_by
-        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        return replace(fitted, later=later, ended_by=ended_by)
+        return _with_encoder(plan, fitted, data, interrupts, **options)[0]

@@ -1,8 +1,8 @@
 """The record of a fit: the results of its phases, from the first atoms to the last encoder.
 
-A phase takes the record and returns it with its results. The record is inverse to the fitted
+A phase takes the record and yields it with its results. The record is inverse to the fitted
 attributes: `Fitted.attributes` makes them, and `partial_fit` begins with the record of them. A
-checkpoint holds the record of the phases that have ended, by `Fitted.pack`.
+checkpoint holds its values, by `Fitted.pack`.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -13,17 +13,11 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._learners.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
+from skpudle.search._stream import Memory, StreamState
 from skpudle.search.choose import SizePath
-from skpudle.search.find import PenaltyPath
+from skpudle.search.find import PenaltyPath, Trial
+from skpudle.search.held_out import Prediction
 from skpudle.search.units import CENTRED, Units
-
-# Values that the state of training has.
-_OF_TRAINING = "moments", "stopping"
-
-# Values that are records of their own.
-_RECORDS = {
-    "size_path": SizePath, "penalty_path": PenaltyPath, "noise": Units, "learned": LearnedEncoder
-}  # fmt: skip
 
 # Attributes that hold a learned encoder.
 _LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
@@ -34,118 +28,10 @@ def _as_arrays(path):  # -> Bunch of ndarray, None for None
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Fitted:
-    """A fit so far.
-
-    Parameters
-    ----------
-    model : object
-        The model that is trained, see `skpudle._training.loop`, with its penalty.
-    rows : Tensor of shape (n_components, ...)
-        Its rows of parameters.
-    search_alpha : float, default=None
-        The penalty of the search, if there was one.
-    coding : tuple of float, default=None
-        Penalty, share of the bias to remove and noise of codes for `transform`, if the data have
-        chosen them.
-    size_path : SizePath, default=None
-        The numbers of atoms that were tried, if one was chosen from the data.
-    penalty_path : PenaltyPath, default=None
-        The penalties that the search tried.
-    losses : tuple of float, default=()
-        Objectives of the epochs before training.
-    loss_curve : tuple of float, default=()
-        Mean losses of the epochs of training.
-    n_steps : int, default=0
-        Number of updates by gradients.
-    moments : dict, default={}
-        The optimiser's own state; empty without training.
-    stopping : tuple, default=()
-        The state of the rule of stopping after the last round.
-    later : dict of str to int, default={}
-        Names of phases after training, and their numbers of epochs.
-    ended_by : str, default=None
-        The cause of the end.
-    """
-
-    model: object
-    rows: Tensor
-    search_alpha: float | None = None
-    coding: tuple | None = None
-    size_path: SizePath | None = None
-    penalty_path: PenaltyPath | None = None
-    losses: tuple = ()
-    loss_curve: tuple = ()
-    n_steps: int = 0
-    moments: dict = field(default_factory=dict)
-    stopping: tuple = ()
-    later: dict = field(default_factory=dict)
-    ended_by: str | None = None
-
-    def with_model(self, **values):  # -> Fitted
-        """Return the record with new values in its model."""
-        return replace(self, model=replace(self.model, **values))
-
-    def attributes(self):
-        """Return the fitted attributes that do not depend on the history of the fit."""
-        found = self.model.attributes(self.rows)
-        alpha, debias, noise_std = self.coding or (found["alpha_"], found["debias_"], None)
-        return found | {
-            "alpha_": alpha,
-            "debias_": debias,
-            "noise_std_": noise_std,
-            "search_alpha_": self.search_alpha,
-            "size_path_": _as_arrays(self.size_path),
-            "penalty_path_": _as_arrays(self.penalty_path),
-        }
-
-    def in_units(self, samples):  # -> Samples
-        """Return samples in the units that the model is trained in."""
-        return samples
-
-    def source_in_units(self, source):  # -> source
-        """Return a source of samples in the units that the model is trained in."""
-        return source
-
-    def memory(self):
-        """Return the private attributes that a later `partial_fit` needs."""
-        known = {"search_alpha": self.search_alpha, "coding": self.coding}
-        known = {name: value for name, value in known.items() if value is not None}
-        return self.model.memory() | known
-
-    def pack(self):
-        """Return the values of the record for a checkpoint.
-
-        Returns
-        -------
-        dict
-            All values except `_OF_TRAINING`, and the numbers of the model that data have decided.
-        """
-        names = [one.name for one in fields(self) if one.name not in _OF_TRAINING]
-        return {name: getattr(self, name) for name in names} | {"model": self.model.pack()}
-
-    def restore(self, values):
-        """Return the record with the values of `pack`.
-
-        Raises
-        ------
-        ValueError
-            If they belong to rows of another kind.
-        """
-        rows = values["rows"]
-        if (rows.shape[1:], rows.dtype) != (self.rows.shape[1:], self.rows.dtype):
-            raise ValueError(f"it is of rows of shape {tuple(rows.shape)} and {rows.dtype}")
-        kinds = {name: kind for name, kind in _RECORDS.items() if values.get(name) is not None}
-        records = {name: kind(**values[name]) for name, kind in kinds.items()}
-        records["model"] = self.model.restore(values["model"])
-        return replace(self, **values | records | {"rows": rows.to(self.rows.device)})
-
-
-def _to_arrays(values):
+def to_arrays(values):
     """Return nested values with arrays for tensors."""
     if isinstance(values, dict):
-        return {name: _to_arrays(value) for name, value in values.items()}
+        return {name: to_arrays(value) for name, value in values.items()}
     return to_numpy(values) if isinstance(values, Tensor) else values
 
 
@@ -191,48 +77,203 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     return LearnedEncoder(*parts, bool(learner.positive_code), shares)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FittedRows(Fitted):
-    """A fit of rows so far; its atoms are in units of the noise.
+def _state(values):  # -> StreamState
+    return StreamState(**values | {"memory": Memory(**values["memory"])})
+
+
+def _searched(values):  # -> Searched
+    if (trial := values["trial"]) is not None:
+        trial = Trial(**trial | {"prediction": Prediction(**trial["prediction"])})
+    return Searched(**values | {"trial": trial})
+
+
+# Values of a record that are records of their own: how a checkpoint makes them of their values.
+_RECORDS = {
+    "size_path": lambda values: SizePath(**values),
+    "penalty_path": lambda values: PenaltyPath(**values),
+    "noise": lambda values: Units(**values),
+    "learned": lambda values: LearnedEncoder(**values),
+    "searched": _searched,
+    "passed": _state,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """A search so far: what the phases after it begin with.
 
     Parameters
     ----------
+    atoms : Tensor of shape (n_components, ...)
+        Its atoms, in the units of its problem.
+    alpha : float
+        Their penalty.
+    is_done : bool
+        Whether the search has ended by itself.
+    trial : Trial, default=None
+        The chosen penalty, and its atoms that have not seen held-out data.
+    stride : int, default=1
+        The atoms were polished on one in ``stride`` samples.
+    penalty : float, default=None
+        The penalty that the search began with, in the units of the data.
+    number : int, default=1
+        2 for the second search, in units of the noise of features.
+    """
+
+    atoms: Tensor
+    alpha: float
+    is_done: bool
+    trial: Trial | None = None
+    stride: int = 1
+    penalty: float | None = None
+    number: int = 1
+
+    @property
+    def is_predicted(self):
+        """Whether held-out data have judged the atoms of the whole search."""
+        return self.is_done and self.trial is not None
+
+    @property
+    def is_unbiased(self):
+        """Whether the atoms without the lasso's bias predict held-out data better."""
+        return self.trial is not None and self.trial.unbiased
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fitted:
+    """A fit so far; atoms of rows are in units of the noise.
+
+    Parameters
+    ----------
+    model : object
+        The model that is trained, see `skpudle._training.loop`, with its penalty.
+    rows : Tensor of shape (n_components, ...)
+        Its rows of parameters.
     noise : Units, default=CENTRED
         The units that rows are learned in.
+    search_alpha : float, default=None
+        The penalty of the search, if there is one.
+    searched : Searched, default=None
+        The search, if there was one.
+    passed : StreamState, default=None
+        The state of a pass over all rows that has not ended.
+    coding : tuple of float, default=None
+        Penalty, share of the bias to remove and noise of codes for `transform`, if the data have
+        chosen them.
+    size_path : SizePath, default=None
+        The numbers of atoms that were tried, if one was chosen from the data.
+    penalty_path : PenaltyPath, default=None
+        The penalties that the search tried.
+    losses : tuple of float, default=()
+        Objectives of the epochs before training.
+    loss_curve : tuple of float, default=()
+        Mean losses of the epochs of training.
+    n_steps : int, default=0
+        Number of updates by gradients.
+    training : dict, default={}
+        The state of training, see `Trainer.state`; empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
         Places of entries that were treated as missing.
     stream : dict, default=None
-        The memory of rows for a later `partial_fit`, arrays and numbers.
+        The memory of rows for a later `partial_fit`, tensors and numbers.
     learned : LearnedEncoder, default=None
         The encoder that was trained after the dictionary.
+    later : dict of str to int, default={}
+        Names of phases after training, and their numbers of epochs.
+    is_done : bool, default=True
+        Whether the phase that made the record has ended.
+    ended_by : str, default=None
+        The cause of the end.
+    note : str, default=""
+        A line of progress.
     """
 
+    model: object
+    rows: Tensor
     noise: Units = CENTRED
+    search_alpha: float | None = None
+    searched: Searched | None = None
+    passed: StreamState | None = None
+    coding: tuple | None = None
+    size_path: SizePath | None = None
+    penalty_path: PenaltyPath | None = None
+    losses: tuple = ()
+    loss_curve: tuple = ()
+    n_steps: int = 0
+    training: dict = field(default_factory=dict)
     outliers: Tensor | None = None
     stream: dict | None = None
     learned: LearnedEncoder | None = None
+    later: dict = field(default_factory=dict)
+    is_done: bool = True
+    ended_by: str | None = None
+    note: str = ""
+
+    @property
+    def moments(self):
+        """The optimiser's own state; empty without training."""
+        return self.training.get("moments", {})
+
+    def with_model(self, **values):  # -> Fitted
+        """Return the record with new values in its model."""
+        return replace(self, model=replace(self.model, **values))
 
     def in_units(self, samples):  # -> Samples
-        """Return samples in units of their noise."""
+        """Return samples in the units that the model is trained in."""
         return in_units(self.noise, samples)
 
     def source_in_units(self, source):  # -> source
-        """Return a source of samples in units of their noise."""
+        """Return a source of samples in the units that the model is trained in."""
         return source if self.noise.changes_nothing else SourceInUnits(source, self.noise)
 
     def attributes(self):
-        """Return the fitted attributes, in the units of the data."""
-        found, scale, baseline = super().attributes(), self.noise.scale, self.noise.intercept
+        """Return the fitted attributes that do not depend on the history of the fit."""
+        found = self.model.attributes(self.rows)
+        scale, baseline = self.noise.scale, self.noise.intercept
+        alpha, debias, noise_std = self.coding or (found["alpha_"], found["debias_"], None)
         if baseline is not None:
             found[self.model.name_of_baseline] = to_numpy(baseline.to(self.rows))
         if scale is not None:
             found["components_"] = to_numpy(self.noise.to_user(self.model.parts(self.rows)[0]))
-            if found["noise_std_"] is not None:
-                found["noise_std_"] = found["noise_std_"] * to_numpy(scale)
-        return found | _arrays_of(self.learned)
+            noise_std = None if noise_std is None else noise_std * to_numpy(scale)
+        return (
+            found
+            | _arrays_of(self.learned)
+            | {
+                "alpha_": alpha,
+                "debias_": debias,
+                "noise_std_": noise_std,
+                "search_alpha_": self.search_alpha,
+                "size_path_": _as_arrays(self.size_path),
+                "penalty_path_": _as_arrays(self.penalty_path),
+            }
+        )
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
         noise = replace(self.noise, atoms=None)  # the fitted atoms replace them
-        memory = super().memory() | {"noise": _to_arrays(noise.as_dict())}
-        return memory if self.stream is None else memory | {"stream": _to_arrays(self.stream)}
+        known = {"search_alpha": self.search_alpha, "coding": self.coding}
+        known |= {"stream": None if self.stream is None else to_arrays(self.stream)}
+        known = {name: value for name, value in known.items() if value is not None}
+        return self.model.memory() | known | {"noise": to_arrays(noise.as_dict())}
+
+    def pack(self):  # -> dict
+        """Return all values, and the numbers of the model that data have decided."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return values | {"model": self.model.pack()}
+
+    def restore(self, values):  # -> Fitted
+        """Return the record with the values of `pack`.
+
+        Raises
+        ------
+        ValueError
+            If they belong to rows of another kind.
+        """
+        rows = values["rows"]
+        if (rows.shape[1:], rows.dtype) != (self.rows.shape[1:], self.rows.dtype):
+            raise ValueError(f"it is of rows of shape {tuple(rows.shape)} and {rows.dtype}")
+        known = {name: values[name] for name in _RECORDS if values[name] is not None}
+        records = {name: _RECORDS[name](value) for name, value in known.items()}
+        records["model"] = self.model.restore(values["model"])
+        return replace(self, **values | records | {"rows": rows.to(self.rows.device)})

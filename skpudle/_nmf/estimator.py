@@ -1,6 +1,6 @@
 """Counts of sources that add: `PoissonNMF`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -21,12 +21,13 @@ from skpudle._data.sources import check_exposure, open_source
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._learners.coder import ExposedTransformer
 from skpudle._learners.dense import DICT_INIT, read_rows
+from skpudle._learners.record import to_arrays
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle._precision import training_mode
 from skpudle._training import messages
-from skpudle._training.fit import FitRun, Phase
+from skpudle._training.run import Phase, Run
 from skpudle._training.team import refuse_several
 from skpudle.search.held_out import hash_rows
 
@@ -120,53 +121,26 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     return events, int((places >= 0).sum())
 
 
-@dataclass
-class _Alternation(Phase):
-    """The phase of a fit; see `skpudle._training.fit`."""
+@dataclass(frozen=True, eq=False)
+class _Record:
+    """A fit so far: see `skpudle._training.run`; ``training`` has the values of its `Progress`."""
 
-    learner: object
-    events: Events
-    state: Progress
-    smoothing: float
-    most_steps: int
-    attributes_of: object
+    atoms: np.ndarray
+    chosen: choose.Chosen
+    path: dict | None = None
+    training: dict = field(default_factory=dict)
+    is_done: bool = True
     ended_by: str | None = None
-
-    names = None, "epoch"
+    note: str = ""
 
     def pack(self):
-        """Return the state."""
-        return tuple(self.state)
+        """Return all values."""
+        return vars(self)
 
-    def resume(self, state, *, same_rule):
-        """Go on from a state, unless the present rule ends there."""
-        self.state = Progress(*(to_numpy(v) if isinstance(v, torch.Tensor) else v for v in state))
-        self._decide()
-
-    @property
-    def is_done(self):
-        return self.ended_by is not None
-
-    def _decide(self):
-        tol, given = self.learner.tol, self.learner.n_iter_no_change
-        if tol is not None and self.state.has_stalled(tol, given):
-            self.ended_by = "tol"
-        elif len(self.state.losses) >= self.most_steps:
-            self.ended_by = "max_iter"
-
-    def advance(self):
-        """Make one step, and decide whether it is the last."""
-        self.state = alternate.advance(self.events, self.state, self.smoothing)
-        self._decide()
-
-    def attributes(self):
-        """Return the fitted attributes."""
-        return self.attributes_of(self.state.atoms, self.state.losses, self.ended_by or "callback")
-
-    def report(self, max_iter):
-        """Print a line about the last step."""
-        n, loss = len(self.state.losses), self.state.losses[-1]
-        print(f"alternation, epoch {n}/{self.most_steps}  loss {loss:.6g}", flush=True)
+    def restore(self, values):
+        """Return the record with the values of `pack`."""
+        values = to_arrays(values)
+        return replace(self, **values | {"chosen": choose.Chosen(**values["chosen"])})
 
 
 def _refuse_negative(atoms, name):  # -> atoms
@@ -445,7 +419,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        with FitRun(self, X, y) as run:
+        with Run(self, X, y) as run:
             refuse_several(type(self).__name__)
             steps = _STEPS if self.max_iter == "auto" else self.max_iter
             plan = SimpleNamespace(
@@ -479,32 +453,61 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         # choices are those of rows that count about once
         unit = float(np.square(events.often).sum() / events.often.sum())
         events, given = replace(events, often=events.often / unit), self._given(unit)
-        fixed, path = self._fixed_atoms(data.samples.x), None
+        fixed, seed = self._fixed_atoms(data.samples.x), run.generator.initial_seed()
 
-        def attributes_of(chosen, atoms, losses=(), ended_by=None):
-            atoms = atoms.astype(to_numpy(data.samples.x[:0]).dtype)
-            chosen = chosen._replace(alpha=unit * chosen.alpha)
-            return data.inputs | _attributes(atoms, chosen, losses, ended_by)
+        def attributes_of(record):
+            atoms = record.atoms.astype(to_numpy(data.samples.x[:0]).dtype)
+            chosen = record.chosen._replace(alpha=unit * record.chosen.alpha)
+            losses, path = record.training.get("losses", ()), record.path
+            found = _attributes(atoms, chosen, losses, record.ended_by)
+            return data.inputs | found | {"size_path_": path and Bunch(**path)}
 
-        def step(name, choice, *options):
-            rng = np.random.default_rng(run.generator.initial_seed())
-            before = partial(attributes_of, given.without_data(), atoms)
-            return run.make_step(name, partial(choice, events, given, rng, *options), before)
+        def choose_size(record):
+            how = events, given, np.random.default_rng(seed), fixed
+            atoms, path = choose.choose_size(*how)
+            yield replace(record, atoms=atoms, path=path)
 
+        def choose_prior(record):
+            how = events, given, np.random.default_rng(seed), record.atoms, len(fixed)
+            chosen, atoms = choose.choose_prior(*how)
+            yield replace(record, atoms=atoms, chosen=chosen)
+
+        decides, searches = self.n_components == "auto", isinstance(self.dict_init, str)
         atoms = self._first_atoms(events, fixed, data.samples.x)
-        if self.n_components == "auto":
-            atoms, path = step("size", choose.choose_size, fixed)
-        if isinstance(self.dict_init, str):
+        if searches and not decides:
             messages.warn_of_few_samples(n_samples, len(atoms))
-        chosen, atoms = step("prior", choose.choose_prior, atoms, len(fixed))
-        codes, events = alternate.solve_dispersed(events, atoms, chosen.dispersion)
+        train = partial(self._train, events, len(fixed), most_steps)
+        phases = (
+            Phase("size", choose_size, lambda _: decides),
+            Phase("prior", choose_prior),
+            Phase("training", train, unit="epoch"),
+        )
+        record = run.through(phases, _Record(atoms, given.without_data()), attributes_of)
+        self._take(attributes_of(record))
+
+    def _train(self, events, n_fixed, most_steps, record):
+        """Alternate between codes and atoms: yield a record for each step."""
+        chosen, ended_by = record.chosen, record.ended_by
+        codes, events = alternate.solve_dispersed(events, record.atoms, chosen.dispersion)
         if chosen.min_gain:  # atoms were learned with pruned codes
-            codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
+            codes = alternate.prune_codes(events, record.atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        state, found = alternate.begin(events, atoms, len(fixed)), partial(attributes_of, chosen)
-        phase = _Alternation(self, events, state, chosen.alpha, most_steps, found)
-        run.run(phase)
-        self._take(phase.attributes() | {"size_path_": path and Bunch(**path)})
+        state = alternate.begin(events, record.atoms, n_fixed)
+        if record.training:
+            state = Progress(**to_arrays(record.training))
+        while True:
+            n = len(state.losses)
+            if ended_by is None and self.tol is not None:
+                ended_by = "tol" if state.has_stalled(self.tol, self.n_iter_no_change) else None
+            if ended_by is None and n >= most_steps:
+                ended_by = "max_iter"
+            if n:
+                note = f"alternation, epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
+                ends = dict(ended_by=ended_by, is_done=ended_by is not None, note=note)
+                yield replace(record, atoms=state.atoms, training=state._asdict(), **ends)
+            if ended_by is not None:
+                return
+            state = alternate.advance(events, state, chosen.alpha)
 
     def _given(self, unit=1.0):  # -> Chosen
         alpha = self.alpha if self.alpha == "auto" else self.alpha / unit

@@ -92,7 +92,7 @@ def _parameters_of(estimator):  # -> dict of str to str
     return {name: describe(value) for name, value in parameters.items()}
 
 
-def data_of(source, samples):  # -> str
+def _data_of(source, samples):  # -> str
     """Return a fingerprint of data: their kind, their size, and a checksum of the first and last.
 
     Parameters
@@ -130,17 +130,13 @@ def task_of(estimator, data):  # -> str
     return f"{type(estimator).__name__}({texts}) to {given}"
 
 
-def _identity_of(estimator, data):  # -> dict of str to str
+def _identity_of(estimator, source, samples):  # -> dict of str to str
     parameters = _parameters_of(estimator)
     identity = {name: text for name, text in parameters.items() if name not in _FREE}
-    identity |= {"learner": type(estimator).__name__, "data": data}
+    identity |= {"learner": type(estimator).__name__, "data": _data_of(source, samples)}
     if parameters["random_state"].isdigit():
         identity["random_state"] = parameters["random_state"]
     return identity
-
-
-def _rule_of(estimator):  # the rule that ends training, which may change
-    return describe(estimator.tol), describe(estimator.n_iter_no_change)
 
 
 # ------------------------------------------------------------------ files
@@ -251,10 +247,10 @@ class Checkpoint:
 
     Learners that write no checkpoints, such as SPORCO's, refuse this callback.
 
-    The file holds what the phases that have ended found, and the state of the running phase between
-    two epochs: a resumed fit repeats the epoch that was cut off. An epoch is an epoch of a search
-    or of training, a block of rows of the pass over all rows, or a step of `PoissonNMF`; other
-    phases, such as the choice of the penalty, begin again.
+    The file holds what the phases that have ended found, and what the running phase has found at
+    the end of an epoch: a resumed fit repeats the epoch that was cut off. An epoch is an epoch of a
+    search or of training, a block of rows of the pass over all rows, or a step of `PoissonNMF`;
+    other phases, such as the choice of the penalty, begin again.
 
     The file is written at the end of a phase too, and after Ctrl-C. If it cannot be written,
     because the disk is full for example, a warning says so, the last file stays, and training
@@ -307,22 +303,37 @@ class Checkpoint:
         """Do nothing."""
 
 
-class HeldFile:
-    """The file of a checkpoint, held by one fit.
+class Recorder:
+    """The checkpoint of one fit, if its estimator has one among its callbacks.
+
+    It holds the file, against other fits, until it is released. The file has the latest record of
+    the fit with the place of its phase, and from training on the record that training began with.
 
     Parameters
     ----------
-    settings : Checkpoint or None
-        The user's callback.
+    estimator : estimator
+        The estimator that fits, with its callbacks and parameters.
+
+    Attributes
+    ----------
+    is_active : bool
+        Whether there is a checkpoint to write.
+    same_rule : bool
+        Whether the rule that ends training is that of the file.
     """
 
-    def __init__(self, settings):
-        self.settings, self._lock = settings, None
-
-    @property
-    def name(self):
-        """The path as the user gave it."""
-        return self.settings.path
+    def __init__(self, estimator):
+        found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
+        if len(found) > 1:
+            paths = ", ".join(str(checkpoint.path) for checkpoint in found)
+            raise ValueError(
+                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
+            )
+        if found:
+            refuse_several("A fit with a Checkpoint")
+        self._estimator, self._settings = estimator, found[0] if found else None
+        self._lock, self._stored, self._begun = None, None, None
+        self.is_active, self.same_rule = bool(found), True
 
     def release(self):
         """Release the file."""
@@ -331,22 +342,22 @@ class HeldFile:
                 os.unlink(self._lock.lock_file)
             self._lock.release()
 
-    def write(self, state):
-        """Write the state; return the error if that fails."""
-        try:
-            write_checkpoint(self._path, state)
-        except (OSError, ValueError) as error:
-            return error
+    def open(self, generator):
+        """Take hold of the file; if it holds a fit, seed the generator as that fit did.
 
-    def open(self):
-        """Take hold of the file; return the state in it, or None without a state to resume from.
+        Parameters
+        ----------
+        generator : torch.Generator
+            Generator of the fit.
 
         Raises
         ------
         ValueError
             If the file is damaged, cannot be written, or belongs to a fit that is training.
         """
-        path = self.name
+        if not self.is_active:
+            return
+        path = self._settings.path
         self._path = os.path.realpath(path)
         if os.path.isdir(self._path):
             raise ValueError(
@@ -367,63 +378,9 @@ class HeldFile:
                 f"The checkpoint {path} cannot be written: {error.strerror}. Make its directory, "
                 "or pass another path."
             ) from error
-        if not (self.settings.resume and os.path.exists(self._path)):
-            return None
-        return read_checkpoint(path)
-
-
-class Recorder:
-    """The checkpoint of one fit, if its estimator has one among its callbacks.
-
-    It holds the file, against other fits, until it is released. The file has the record of the
-    phases before training once they have ended. Until then it has their states, one for each phase
-    that `FitRun.run` ran, and later the state of training.
-
-    Parameters
-    ----------
-    estimator : estimator
-        The estimator that fits, with its callbacks and parameters.
-
-    Attributes
-    ----------
-    is_active : bool
-        Whether there is a checkpoint to write.
-    has_record : bool
-        Whether the file holds the record of the phases before training.
-    """
-
-    def __init__(self, estimator):
-        found = [c for c in getattr(estimator, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
-        if len(found) > 1:
-            paths = ", ".join(str(checkpoint.path) for checkpoint in found)
-            raise ValueError(
-                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
-            )
-        if found:
-            refuse_several("A fit with a Checkpoint")
-        self._estimator, self._file = estimator, HeldFile(found[0] if found else None)
-        self._stored, self._own = None, {}  # the file's content, and its states of phases
-        self._fitted, self._states = None, {}  # to write: a packed record, states by phase
-        self.is_active, self.has_record = bool(found), False
-        self.release = self._file.release
-
-    def open(self, generator):
-        """Take hold of the file; if it holds a fit, seed the generator as that fit did.
-
-        Parameters
-        ----------
-        generator : torch.Generator
-            Generator of the fit.
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged, cannot be written, or belongs to a fit that is training.
-        """
-        self._stored = self._file.open() if self.is_active else None
-        if self._stored is not None:
+        if self._settings.resume and os.path.exists(self._path):
+            self._stored = read_checkpoint(path)
             generator.manual_seed(self._stored["seed"])
-            self.has_record = self._stored["fitted"] is not None
 
     def recognise(self, source, samples, *, seed):
         """Compare the fit in the file with this one.
@@ -442,50 +399,54 @@ class Recorder:
         ValueError
             If the file belongs to another fit.
         """
-        self._seed, self._written_at = seed, time.monotonic()
-        self._identity = _identity_of(self._estimator, data_of(source, samples))
-        if self._stored is not None:
-            self._check_same(self._stored["identity"])
-            with self._named():
-                self._own = self._stored["own"]
-                self._states = dict(self._own)
-
-    def _check_same(self, stored):
-        present = self._identity
-        differ = [name for name in present if present[name] != stored.get(name)]
-        if differ:
-            pairs = "; ".join(f"{name}: {stored.get(name)}, now {present[name]}" for name in differ)
+        if not self.is_active:
+            return
+        estimator, identity = self._estimator, _identity_of(self._estimator, source, samples)
+        rule = [estimator.max_iter, estimator.tol, estimator.n_iter_no_change]
+        self._fit = {"seed": seed, "identity": identity, "rule": tuple(map(describe, rule))}
+        self._written_at = time.monotonic()
+        if self._stored is None:
+            return
+        stored = self._stored["identity"]
+        if differ := [name for name in identity if identity[name] != stored.get(name)]:
+            pairs = "; ".join(f"{n}: {stored.get(n)}, now {identity[n]}" for n in differ)
             raise ValueError(
-                f"The checkpoint {self._file.name} belongs to another fit ({pairs}). Use another "
-                "path, remove the file to train from the start, or pass resume=False to replace it."
+                f"The checkpoint {self._settings.path} belongs to another fit ({pairs}). Use "
+                "another path, remove the file to train from the start, or pass resume=False to "
+                "replace it."
             )
 
-    def _named(self):
-        return _named(self._file.name)
+    def resume(self, phases, record, generator):  # -> int, record
+        """Return the place of the phase in the file, -1 without a file, and the record there.
 
-    # ------------------------------------------------------------------ the running phase
+        Training goes on from its first record and its state: so does a fit that has ended, if it
+        may now be longer or shorter.
 
-    def resume(self, phase):
-        """Let a phase go on from its state in the file, if there is one.
-
-        Raises
-        ------
-        ValueError
-            If the phase cannot reach the state.
+        Parameters
+        ----------
+        phases : sequence of Phase
+            The phases of the fit.
+        record : record
+            A record of this fit, with first atoms.
+        generator : torch.Generator
+            The generator of the fit, whose state is set.
         """
-        if phase.key in self._own:
-            same_rule = self._stored["rule"] == _rule_of(self._estimator)
-            with self._named():
-                phase.resume(self._own[phase.key], same_rule=same_rule)
-
-    def note(self, phase, *, ends=False):
-        """Keep the state of a phase between two epochs; write it at its end, or if it is time."""
-        if (state := phase.pack()) is None:
-            return
-        self._states[phase.key] = state
-        waited, most = time.monotonic() - self._written_at, self._file.settings.every_seconds
-        if ends or (most is not None and waited >= most):
-            self.write()
+        if self._stored is None:
+            return -1, record
+        with _named(self._settings.path):
+            stored, rule = self._stored, self._fit["rule"]
+            generator.set_state(stored["generator"])
+            place, values, self._begun = stored["place"], stored["record"], stored["begun"]
+            self.same_rule = stored["rule"][1:] == rule[1:]
+            stays = self.same_rule and values["ended_by"] in ("tol", "callback")
+            ended_by = values["ended_by"] if stays else None
+            if self._begun is None:
+                return place, replace(record.restore(values), ended_by=ended_by)
+            training = next(i for i, phase in enumerate(phases) if phase.name == "training")
+            if place > training and stored["rule"] == rule:
+                return place, record.restore(values)
+            known = dict(training=values["training"], ended_by=ended_by)
+            return training, replace(record.restore(self._begun), **known)
 
     def refuse(self, optimizer):
         """Raise ValueError if no file holds the state of an optimiser, before its first update."""
@@ -496,77 +457,24 @@ class Recorder:
                 f"optimizer={self._estimator.optimizer!r} fits into no checkpoint: {error}."
             ) from error
 
-    # ------------------------------------------------------------------ the record of a fit
+    def begin_training(self, record):
+        """Keep the record that training begins with."""
+        if self.is_active and not record.training:
+            self._begun = record.pack()
 
-    def note_record(self, fitted, generator):
-        """Keep and write the record of the phases before training, in place of their states."""
-        self._fitted = {"record": fitted.pack(), "generator": generator.get_state()}
-        self._states = {}
-        self.write()
-
-    @property
-    def n_rows(self):
-        """The number of rows of parameters of the record in the file."""
-        with self._named():
-            return len(self._stored["fitted"]["record"]["rows"])
-
-    def restore(self, fitted, generator):  # -> Fitted
-        """Return the record in the file, and set the generator to the end of its phases.
-
-        Parameters
-        ----------
-        fitted : Fitted
-            A record with the model of this fit, and with first atoms.
-        generator : torch.Generator
-            Generator of the fit.
-
-        Raises
-        ------
-        ValueError
-            If the record is of other rows.
-        """
-        self._fitted = self._stored["fitted"]
-        with self._named():
-            generator.set_state(self._fitted["generator"])
-            return fitted.restore(self._fitted["record"])
-
-    def restore_end(self, fitted):  # -> Fitted or None
-        """Return the record of training with the values of the complete fit in the file.
-
-        Parameters
-        ----------
-        fitted : Fitted
-            The record after training.
-
-        Returns
-        -------
-        Fitted or None
-            None if the fit in the file is not complete, or if this fit is longer or shorter.
-
-        Raises
-        ------
-        ValueError
-            If the record is of other rows.
-        """
-        end = self._stored and self._stored["end"]
-        if not end:
-            return None
-        with self._named():
-            known = end["max_iter"], end["fitted"]["n_steps"]
-            if known != (describe(self._estimator.max_iter), fitted.n_steps):
-                return None
-            return replace(fitted.restore(end["fitted"]), ended_by=fitted.ended_by)
-
-    def complete(self, fitted):
-        """Write the state of the last epoch once more, with the record of the whole fit."""
-        self.write({"max_iter": describe(self._estimator.max_iter), "fitted": fitted.pack()})
-
-    def write(self, end=None):
-        """Write the record and the states that were noted last."""
+    def note(self, place, record, generator, *, ends):
+        """Write a record at the end of a phase, or if it is time."""
+        if not self.is_active:
+            return
+        waited, most = time.monotonic() - self._written_at, self._settings.every_seconds
+        if not (ends or (most is not None and waited >= most)):
+            return
         self._written_at = time.monotonic()
-        state = {"identity": self._identity, "seed": self._seed, "end": end}
-        state |= {"rule": _rule_of(self._estimator), "fitted": self._fitted}
-        if error := self._file.write(state | {"own": self._states}):
+        state = {"place": place, "record": record.pack(), "begun": self._begun}
+        state["generator"] = generator.get_state()
+        try:
+            write_checkpoint(self._path, self._fit | state)
+        except (OSError, ValueError) as error:
             warnings.warn(
                 f"The checkpoint could not be written: {error}. Training goes on; an older "
                 "checkpoint is unchanged.",

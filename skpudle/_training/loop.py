@@ -45,14 +45,6 @@ class Diverged(ArithmeticError):
         self.update, self.trainer = update, trainer
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training was interrupted, and stopped after a complete update."""
-
-    def __init__(self, update, trainer):
-        super().__init__(f"training was interrupted after update {update}")
-        self.trainer = trainer
-
-
 # ---------------------------------------------------------------------------- rules that end it
 
 
@@ -103,8 +95,9 @@ class Stopping:
         self.course = smoothed, best, stalled, 0.0, 0
         return stalled >= self.patience
 
-    def settle(self, optimizer):
-        """Leave the optimiser as it is: training ends with its last rows."""
+    def best(self, rows):
+        """Return the rows to end with: the present ones."""
+        return rows
 
 
 class HeldOut(Stopping):
@@ -151,11 +144,9 @@ class HeldOut(Stopping):
         self.course = 0, stalled, best_rows, (*scores, score)
         return self.tol is not None and stalled >= self.patience
 
-    def settle(self, optimizer):
-        """Restore the first of the rows with the best score."""
-        _, _, best_rows, scores = self.course
-        if scores:
-            optimizer.load(best_rows, optimizer.state())
+    def best(self, rows):
+        """Return the first of the rows with the best score."""
+        return self.course[2] if self.course[3] else rows
 
 
 # ---------------------------------------------------------------------------- states
@@ -240,15 +231,13 @@ class Trainer:
     # ------------------------------------------------------------------ an epoch
 
     def run_epoch(self, source, stopping):
-        """Go through the source once, or until ``stopping`` ends it.
+        """Go through the source once, or until ``stopping`` or Ctrl-C ends it.
 
         Raises
         ------
         Diverged
             If training diverged for the second time; the optimiser then holds the last finite
             atoms.
-        Interrupted
-            If it was interrupted.
         """
         batches, converged = self._begin(source), False
         while length := stopping.limit(_UPDATES_PER_ROUND, self.n_steps):
@@ -268,8 +257,7 @@ class Trainer:
             loss, objective, n_samples = sums.double().sum(0).tolist()
             self._commit(len(sums), n_samples, loss, unused, n_unused, seen)
             if interrupted:
-                self._end_epoch()
-                raise Interrupted(self.n_steps, self)
+                return self._end_epoch()
             options = dict(n_judged=source.n_judged)
             converged = stopping.check(objective, n_samples, self.n_steps, **options)
             self._course = stopping.course
@@ -405,8 +393,7 @@ class Trainer:
             rows=self.optimizer.atoms.detach(),
             loss_curve=tuple(self.loss_curve),
             n_steps=self.n_steps,
-            moments=self.optimizer.state(),
-            stopping=self._course,
+            training={"moments": self.optimizer.state(), "stopping": self._course},
         )
 
     def state(self, source, stopping):  # -> dict

@@ -1,6 +1,5 @@
 """Messages of training: progress, warnings, errors."""
 
-import time
 import warnings
 from inspect import signature
 
@@ -76,47 +75,6 @@ def warn_of_l0(n_entries, l0):
         "rows can have.",
         stacklevel=users_level(),
     )
-
-
-def print_progress(phase, trainer, max_iter, n_updates, start_time, n_before=0):
-    """Print a line about the epoch that has ended.
-
-    The first ``n_before`` updates were made by an earlier fit, outside of the measured time.
-    """
-    n_done = max(trainer.n_steps - n_before, 1)
-    rate = n_done / (time.perf_counter() - start_time)
-    n_left = max(n_updates - trainer.n_steps, 0)
-    print(
-        f"{phase}, epoch {len(trainer.loss_curve)}/{max_iter}  loss {trainer.loss_curve[-1]:.6g}  "
-        f"{rate:.3g} updates/s  at most {n_left / rate:.0f} s left",
-        flush=True,
-    )
-
-
-def print_search(found):
-    """Print a line about an epoch of the search."""
-    print(
-        f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  "
-        f"loss {found.losses[-1]:.6g}",
-        flush=True,
-    )
-
-
-def print_size(trial):
-    """Print a line about a number of atoms that was tried."""
-    n_tried, best = len(trial.path.n_components), len(trial.atoms)
-    print(f"size, {n_tried} numbers of atoms tried  {best} atoms so far", flush=True)
-
-
-def print_pass(state, n_blocks):
-    """Print a line about a block of a pass over all rows."""
-    mean = f"mean objective {state.mean:.6g}"
-    print(f"pass, block {state.n_blocks}/{n_blocks}  {mean}", flush=True)
-
-
-def print_encoder(n_updates):
-    """Print a line before a learned encoder is trained."""
-    print(f"encoder, {n_updates} updates", flush=True)
 
 
 def warn_of_step(step_size, dictionaries, curvature=1.0):

@@ -296,13 +296,13 @@ def begin_stream(atoms, memory=None, *, forgetting, n_rows=0.0, mean=inf):
     return StreamState(atoms, memory, forgetting, n_rows, n_splits, mean)
 
 
-def after_search(found):
+def after_search(epoch):
     """Start with the atoms of a search, and sums over the samples that it ended with.
 
     Parameters
     ----------
-    found : Found
-        The search, which is done.
+    epoch : Epoch
+        The samples, with codes of the atoms.
 
     Returns
     -------
@@ -311,7 +311,7 @@ def after_search(found):
     float
         Mean number of atoms that a row uses.
     """
-    epoch, problem = found.coded, found.coded.problem
+    problem = epoch.problem
     n = _total(problem, problem.total_weight)
     memory = Memory.none(epoch.atoms).add_block(epoch, n)
     if memory.pairs:
@@ -319,24 +319,6 @@ def after_search(found):
         memory = memory._replace(cost=cost, weight=torch.full_like(cost, n))
     options = dict(forgetting=0.0, n_rows=n, mean=epoch.objective / n)
     return begin_stream(epoch.atoms, memory, **options), epoch.n_entries / n
-
-
-def with_atoms(found, atoms):
-    """Return a finished search with its atoms replaced, and with the codes of the new atoms.
-
-    Parameters
-    ----------
-    found : Found
-        The search.
-    atoms : Tensor of shape (n_components, n_features)
-        The atoms.
-
-    Returns
-    -------
-    Found
-        The search.
-    """
-    return replace(found, coded=solve_codes(found.coded.problem, atoms, _REPEATS))
 
 
 def _adapt(coded, n_epochs, memory):  # -> Epoch

@@ -87,7 +87,6 @@ METHODS = [
     "score",
     "score_samples",
     "to_module",
-    "to_sparse_coder",
     "transform",
     "transform_sparse",
 ]

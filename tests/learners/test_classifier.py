@@ -245,7 +245,7 @@ def test_a_class_without_weight_is_absent(early_stopping):
         ({2: float("nan")}, "NaN"),
         ({2: float("inf")}, "infinity"),
         ({"2": 1.0}, "not in class_weight"),
-        ({0: 0, 1: 0}, r"have 1: \[2\]. Pass"),
+        ({0: 0, 1: 0}, r"1 class.*\[2\]. Pass"),
         ({0: 0, 1: 0, 2: 0}, "at least one non-zero"),
     ],
     ids=repr,
@@ -368,7 +368,7 @@ def test_it_stands_where_classifiers_stand():
 
 
 def test_errors_say_what_to_do(fitted):
-    with pytest.raises(ValueError, match=r"have 1: \[1\]. Pass"):
+    with pytest.raises(ValueError, match=r"1 class.*\[1\]. Pass"):
         classifier_of().fit(X, np.ones(len(X), int))
     with pytest.raises(ValueError, match="first call"):
         classifier_of().partial_fit(X, Y)
@@ -378,7 +378,7 @@ def test_errors_say_what_to_do(fitted):
         clone(fitted).fit(X, Y).partial_fit(X, Y, classes=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="balanced"):
         classifier_of(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
-    with pytest.raises(TypeError, match="partial_fit"):
+    with pytest.raises(TypeError, match="in memory"):
         classifier_of().fit(iter([X]), Y)
 
 

@@ -241,8 +241,6 @@ def test_a_mean_survives_a_pickle(pair, X):
 
 def test_a_mean_goes_where_it_has_a_place(pair, X):
     learner, *_ = pair
-    with pytest.raises(ValueError, match="around zero.*SparseCoder"):
-        learner.to_sparse_coder()
     before = learner.intercept_.copy()
     np.testing.assert_array_equal(learner.partial_fit(X).intercept_, before)
     module = PUDLEDictionaryLearning.from_components(

@@ -10,6 +10,7 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
+    reporting,
 )
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
@@ -137,6 +138,12 @@ def test_infinity_is_refused(learner, gaps):
 # ---------------------------------------------------------------------------- too little to learn
 
 
+@pytest.fixture
+def no_support(monkeypatch):
+    """Leave out the searches of halves of the samples, which take long."""
+    monkeypatch.setattr(reporting, "_MOST_NUMBERS", 0)
+
+
 @pytest.mark.parametrize("name", ["ae-ls", "search", "noodl"])
 def test_data_without_a_known_value_are_refused(name, X):
     for method in ("fit", "partial_fit"):
@@ -153,7 +160,7 @@ def test_so_are_images_without_a_known_pixel():
 
 
 @pytest.mark.parametrize("name", ["ae-ls", "search", "noodl"])
-def test_features_that_no_sample_knows_are_named(name, X, gaps):
+def test_features_that_no_sample_knows_are_named(name, X, gaps, no_support):
     """In a fit; parts of data may lack what others have."""
     gaps = gaps.copy()
     gaps[:, [2, 7]] = np.nan
@@ -166,7 +173,7 @@ def test_features_that_no_sample_knows_are_named(name, X, gaps):
 
 
 @pytest.mark.parametrize("n_samples", [1, 10])
-def test_more_atoms_than_samples_are_told(n_samples, gaps):
+def test_more_atoms_than_samples_are_told(n_samples, gaps, no_support):
     """Samples without a known value are none."""
     few = np.vstack([np.nan_to_num(gaps[2 : 2 + n_samples]), np.full((9, 10), np.nan)])
     learner = PUDLEDictionaryLearning(12, random_state=0)

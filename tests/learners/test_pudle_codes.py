@@ -201,7 +201,7 @@ def test_components_alone_are_enough_for_a_pursuit_and_for_nothing_else(X, atoms
     with pytest.raises(ValueError, match="threshold='auto'.*pass a number[.]"):
         NOODLDictionaryLearning.from_components(atoms)
     learner.set_params(transform_algorithm="unfolded")
-    for use in (learner.transform, learner.score, lambda X: learner.to_sparse_coder()):
+    for use in (learner.transform, learner.score):
         with pytest.raises(ValueError, match="alpha='auto'.*transform_alpha"):
             use(X)
     assert np.isfinite(learner.set_params(transform_alpha=0.1).transform(X)).all()

@@ -157,8 +157,7 @@ def test_verbose_training_prints_a_line_an_epoch(X, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     for number, (line, loss) in enumerate(zip(lines, estimator.loss_curve_, strict=True), start=1):
-        assert line.startswith(f"ae-ls, epoch {number}/3  loss {loss:.6g}  ")
-        assert "updates/s" in line
+        assert line == f"ae-ls, epoch {number}/3  loss {loss:.6g}"
     make(verbose=0).fit(X)
     assert not capsys.readouterr().out
 
@@ -263,35 +262,37 @@ def test_partial_fit_replaces_atoms_that_are_not_used(X):
     assert np.linalg.norm(learner.components_[5]) > 0.9
 
 
+NUMPY = [
+    ("n_components", np.int64(5)),
+    ("alpha", np.float64(0.3)),
+    ("alpha", np.float32(0.3)),
+    ("n_unfoldings", np.int32(3)),
+    ("step_size", np.float32(0.1)),
+    ("lambda_decay", np.float64(0.9)),
+    ("lambda_decay", (np.float64(1.0), np.float32(0.5))),
+    ("positive_code", np.bool_(True)),
+    ("positive_dict", np.bool_(True)),
+    ("learning_rate", np.float64(0.01)),
+    ("batch_size", np.int64(8)),
+    ("max_iter", np.int64(2)),
+    ("tol", np.float64(0.9)),
+    ("n_iter_no_change", np.int64(2)),
+    ("transform_alpha", np.float64(0.2)),
+    ("split_sign", np.bool_(True)),
+    ("random_state", np.int64(0)),
+    ("verbose", np.int64(0)),
+]
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n_components", np.int64(5)),
-        ("alpha", np.float64(0.3)),
-        ("alpha", np.float32(0.3)),
-        ("n_unfoldings", np.int32(3)),
-        ("step_size", np.float32(0.1)),
-        ("lambda_decay", np.float64(0.9)),
-        ("lambda_decay", (np.float64(1.0), np.float32(0.5))),
-        ("positive_code", np.bool_(True)),
-        ("positive_dict", np.bool_(True)),
-        ("learning_rate", np.float64(0.01)),
-        ("batch_size", np.int64(8)),
-        ("max_iter", np.int64(2)),
-        ("tol", np.float64(0.9)),
-        ("n_iter_no_change", np.int64(2)),
-        ("transform_alpha", np.float64(0.2)),
-        ("split_sign", np.bool_(True)),
-        ("random_state", np.int64(0)),
-        ("verbose", np.int64(0)),
-    ],
-)
-def test_every_parameter_may_be_a_scalar_of_numpy(name, value, X):
+def test_every_parameter_may_be_a_scalar_of_numpy(X):
     """As it comes out of ``np.linspace`` in a grid of a search; fitted attributes are Python's."""
     few = dict(tol=1e-4, n_iter_no_change=1)
-    learner = make(**few | {name: value}).fit(X)
-    value = tuple(map(float, value)) if isinstance(value, tuple) else value.item()
-    plain = make(**few | {name: value})
-    np.testing.assert_array_equal(learner.components_, plain.fit(X).components_)
-    assert type(learner.alpha_) is type(learner.step_size_) is type(learner.lambda_decay_) is float
+    for name, value in NUMPY:
+        learner = make(**few | {name: value}).fit(X)
+        value = tuple(map(float, value)) if isinstance(value, tuple) else value.item()
+        plain = make(**few | {name: value})
+        np.testing.assert_array_equal(learner.components_, plain.fit(X).components_, name)
+        assert {
+            type(learner.__dict__[f"{n}_"]) for n in ("alpha", "step_size", "lambda_decay")
+        } == {float}

@@ -131,24 +131,23 @@ def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["random", "rank one", "orthogonal", "coherent", "some zero"])
-@pytest.mark.parametrize("shape", [*SHAPES, (300, 280)], ids=str)
-def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
-    kind, shape, dtype, generator
-):
+def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(kind, dtype, generator):
     """Never below it, up to the rounding of the norm that it is compared with."""
-    atoms = atoms_of_kind(kind, shape, generator).to(dtype)
-    bound = DenseDictionary(atoms).squared_norm_bound()
-    assert bound.dtype == dtype
-    ratio = bound.double() / spectral_norm_squared(atoms)
-    assert 1 - 1e-14 <= ratio <= 1.05
+    for shape in (*SHAPES, (300, 280)):
+        atoms = atoms_of_kind(kind, shape, generator).to(dtype)
+        bound = DenseDictionary(atoms).squared_norm_bound()
+        assert bound.dtype == dtype
+        ratio = bound.double() / spectral_norm_squared(atoms)
+        assert 1 - 1e-14 <= ratio <= 1.05, shape
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_bound_scales_with_the_square_of_the_atoms(scale, dtype, generator):
+def test_bound_scales_with_the_square_of_the_atoms(dtype, generator):
     atoms = normal(generator, 20, 10).to(dtype)
-    scaled = DenseDictionary(atoms * scale).squared_norm_bound()
-    torch.testing.assert_close(scaled / scale**2, DenseDictionary(atoms).squared_norm_bound())
+    bound = DenseDictionary(atoms).squared_norm_bound()
+    for scale in (1e-12, 1e-6, 1e6, 1e12):
+        scaled = DenseDictionary(atoms * scale).squared_norm_bound()
+        torch.testing.assert_close(scaled / scale**2, bound)
 
 
 @pytest.mark.parametrize("n_samples", [4, 600])

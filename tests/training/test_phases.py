@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from fits import COMPLETE, Killed, Rows, assert_equal, planted
+from fits import COMPLETE, Killed, Rows, planted
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 
@@ -79,6 +79,13 @@ def fit(kind, *callbacks, **params):
     return clone(learner).set_params(**params).set_callbacks(*callbacks).fit(*data())
 
 
+def score(learner, kind):
+    X, *y = KINDS[kind][1]()
+    if not isinstance(X, np.ndarray):
+        X = X.array if hasattr(X, "array") else np.concatenate([*X])
+    return learner.score(X, *y)
+
+
 def kill():
     raise Killed
 
@@ -90,14 +97,11 @@ def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(ki
     around = {"reading", "result", "fit"}  # before the first phase, after the last one, all
     assert follows.n_epochs.keys() == learner.fit_seconds_.keys() - around
     assert next(iter(learner.fit_seconds_)) == "reading"
-    n_lines = len(capsys.readouterr().out.splitlines())
-    n_announced = "encoder" in follows.n_epochs
-    assert n_lines == sum(follows.n_epochs.values()) + n_announced
+    assert len(capsys.readouterr().out.splitlines()) == sum(follows.n_epochs.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
-    """Phases after the first epoch of one that is interrupted make a step each."""
     counts, (learner, data) = Follows(), KINDS[kind]
     expected = fit(kind, counts)
     for phase, n_epochs in counts.n_epochs.items():
@@ -120,7 +124,7 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fit_that_is_killed_in_any_phase_goes_on_to_its_end(kind, tmp_path):
+def test_a_fit_that_is_killed_in_any_phase_ends_as_good(kind, tmp_path):
     """A search goes on from its atoms; what follows from it may differ."""
     counts = Follows()
     expected = fit(kind, counts)
@@ -130,9 +134,10 @@ def test_a_fit_that_is_killed_in_any_phase_goes_on_to_its_end(kind, tmp_path):
         with pytest.raises(Killed):
             fit(kind, Follows(phase, -(-n_epochs // 2), at_end=kill), checkpoint)
         again = Follows()
-        atoms = fit(kind, again, checkpoint).components_
-        assert atoms.shape[1:] == expected.components_.shape[1:]
-        assert np.isfinite(atoms).all()
+        found = fit(kind, again, checkpoint)
+        # in so few rows a search from other atoms ends within .03
+        chance = 0.03 if phase in ("search", "size") else 0.01
+        assert score(found, kind) > score(expected, kind) - chance
         if n_epochs > 3 and phase in ("pass", "training"):
             assert again.n_epochs[phase] <= n_epochs // 2 + 2
 
@@ -145,6 +150,6 @@ def test_a_number_of_atoms_that_was_chosen_is_not_chosen_again(tmp_path):
     with pytest.raises(Killed):
         fit(kind, Follows("search", 2, at_end=kill), checkpoint)
     again = Follows()
-    assert_equal(fit(kind, again, checkpoint), expected)
+    np.testing.assert_array_equal(fit(kind, again, checkpoint).components_, expected.components_)
     assert "size" in counts.n_epochs
     assert "size" not in again.n_epochs

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -23,7 +22,14 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, atoms_inside
-from skpudle._learners.convolutional.start import AtomSearch, given_channel_noise, problem_of
+from skpudle._learners.convolutional.start import (
+    ATOMS,
+    ImagePhases,
+    first_atoms,
+    given_channel_noise,
+    problem_of,
+    record_of,
+)
 from skpudle._learners.convolutional.transformer import (
     ConvTransformer,
     covered,
@@ -47,9 +53,6 @@ COUNT = Interval(Integral, 1, None, closed="left")
 # Pixels of a part of a batch: large enough for efficient products, small enough for the codes of
 # all unfoldings.
 _PIXELS = 2**16
-
-# Number of atoms in the first `partial_fit` with n_components="auto", the default number.
-_ATOMS = 64
 
 # Turns in which pixels are hidden for a score.
 _TURNS = 10
@@ -268,9 +271,9 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         Checks are at least 256 images apart, as fewer are noisy.
 
     dict_init : {"auto", "search", "random", "data", "dct"} or array-like, default="auto"
-        Initial dictionary: random directions, a constant atom and random patches without their
-        mean, the slowest cosines of an atom's size, or an array of the shape of ``components_``.
-        "search" minimises the lasso objective over atoms of norm 1, from patches of much energy,
+        Initial dictionary: random directions, random patches, the slowest cosines of an atom's
+        size, or an array of the shape of ``components_``. "search" minimises the lasso objective
+        over atoms of norm 1, from patches of much energy,
         and leaves local minima by moving, splitting and removing atoms (``skpudle.search``). "auto"
         is "search" for the codes of a lasso, and "random" if ``n_unfoldings`` is a number or
         ``alpha=0``.
@@ -380,28 +383,6 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
     >>> learner.components_.shape, learner.transform(signals).shape
     ((1, 20), (10, 181))
     """
-
-    spatial_components_: np.ndarray
-    temporal_components_: np.ndarray
-    channel_noise_: np.ndarray
-
-    components_: np.ndarray
-    alpha_: float
-    debias_: float
-    noise_std_: float
-    search_alpha_: float
-    step_size_: float
-    n_components_: int
-    size_path_: Bunch
-    penalty_path_: Bunch
-    device_: torch.device
-    n_iter_: int
-    n_steps_: int
-    loss_curve_: np.ndarray
-    ended_by_: str
-    phases_: dict[str, int]
-    fit_seconds_: dict[str, float]
-    n_features_in_: int
 
     @explain_names
     def __init__(
@@ -576,27 +557,14 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         known = dict(coding=coding, search_alpha=state.get("search_alpha"))
         return Fitted(model=model, rows=rows, **known), generator
 
-    def _find(self, plan, data, run):  # -> Fitted
-        decides, resumes = isinstance(self.n_components, str), run.recorder.has_record
-        n_components = _ATOMS if decides else self.n_components
-        if decides and resumes:
-            n_components = run.recorder.n_rows
-        options = dict(searches=plan.searches)
-        search = AtomSearch(plan, data.samples, run.generator, n_components, **options)
-        if resumes:
-            return run.recorder.restore(search.fitted(search.atoms), run.generator)
-        if decides and plan.searches:
-            search.choose_number(run)
-        return run.end_search(search.find(run) if plan.searches else search.fitted(search.atoms))
+    def _phases(self, plan, data, run):  # -> ImagePhases
+        return ImagePhases(self, plan, data, run)
 
     def _begin(self, plan, data, generator):  # -> Fitted
-        n_components = _ATOMS if isinstance(self.n_components, str) else self.n_components
-        search = AtomSearch(plan, data.samples, generator, n_components, searches=False)
-        return search.fitted(search.atoms)
-
-    def _coding_problem(self, fitted, data, run):  # -> ConvProblem, atoms
-        problem = problem_of(self._plan(), data.samples, float(fitted.model.alpha))
-        return problem, as_pictures(fitted.model.atoms(fitted.rows))
+        images, decides = data.samples, isinstance(self.n_components, str)
+        n_components = ATOMS if decides else self.n_components
+        atoms, alpha = first_atoms(plan, images, images, n_components, generator)
+        return record_of(plan, images, atoms, alpha)
 
     # ------------------------------------------------------------------ using the dictionary
 

@@ -1,7 +1,7 @@
 """The start of a fit of images: initial atoms, the penalty, and the search, on pieces of images."""
 
+import statistics
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from math import ceil, log, pi, prod, sqrt
 
@@ -14,9 +14,11 @@ from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import split_gaps
 from skpudle._learners.convolutional.model import atoms_inside
 from skpudle._learners.convolutional.noise import estimate_noise
-from skpudle._learners.record import Fitted
+from skpudle._learners.phases import Phases
+from skpudle._learners.record import Fitted, Searched
 from skpudle._operators._atoms import atom_norms, project_atoms
 from skpudle._operators._conv import ConvDictionary
+from skpudle._training.run import Phase
 from skpudle.search._conv_epoch import ConvProblem, as_pictures
 from skpudle.search._epoch import spread_rows
 from skpudle.search._maps import (
@@ -25,8 +27,9 @@ from skpudle.search._maps import (
     refine_products,
     spread_channels,
 )
-from skpudle.search.choose import try_sizes
-from skpudle.search.find import penalty_path, search_above_noise
+from skpudle.search.choose import best_coding, try_sizes
+from skpudle.search.descend import refit_atoms, solve_codes
+from skpudle.search.find import Found, find_atoms, penalty_path, search_above_noise
 from skpudle.search.held_out import hold_out
 
 # alpha="auto" is this fraction of the median over images of the largest correlation.
@@ -38,32 +41,18 @@ _PLACES = 2**14
 # pixels of a piece: its correlations with some atoms stay in a cache
 _PIXELS = 2**14
 
+# Number of atoms that are chosen from the data, before they are.
+ATOMS = 64
+
+# Epochs that solve the codes of atoms from zero.
+_REPEATS = 3
+
 # The least noise of a channel, as a share of the median over channels, since estimates of channels
 # with a strong signal may be 0.
 _LEAST_OF_CHANNELS = 0.1
 
 
 # ---------------------------------------------------------------------------- initial atoms
-
-
-def _constant_and_patches(images, shape, n_components, generator):
-    """Return a constant atom, then random patches without their mean."""
-    patches, seen = [], set()
-    for _ in range(4 * n_components):  # constant and repeated patches make no atoms
-        if len(patches) >= n_components - 1:
-            break
-        index = int(torch.randint(len(images), (), generator=generator, device="cpu"))
-        sizes = zip(images[index].shape[1:], shape[1:], strict=True)
-        draw = partial(torch.randint, size=(), generator=generator, device="cpu")
-        starts = [int(draw(n - k + 1)) for n, k in sizes]
-        inside = (slice(a, a + k) for a, k in zip(starts, shape[1:], strict=True))
-        patch = images[index][(..., *inside)]
-        patch = patch - patch.mean()
-        if patch.abs().max() > 0 and (index, *starts) not in seen:
-            patches.append(patch)
-        seen.add((index, *starts))
-    constant = images[0].new_ones(1, *shape)
-    return torch.cat([constant, *(patch[None] for patch in patches)])[:n_components]
 
 
 def _cosines(shape):  # -> (prod(shape), *shape)
@@ -78,39 +67,6 @@ def _cosines(shape):  # -> (prod(shape), *shape)
     n_axes = len(shape)  # axes alternate between frequency and place
     cosines = cosines.permute(*range(0, 2 * n_axes, 2), *range(1, 2 * n_axes, 2))
     return cosines.flatten(0, n_axes - 1)[speeds.flatten().argsort(stable=True)]
-
-
-def initial_kernels(images, shape, n_components, method, generator):
-    """Return initial atoms of norm 1.
-
-    Parameters
-    ----------
-    images : list of Tensor of shape (n_channels, *size)
-        Images at least as large as an atom.
-    shape : tuple of int
-        (n_channels, *kernel).
-    n_components : int
-        Number of atoms.
-    method : {"random", "data", "dct"}
-        Random directions; a constant atom and random patches without their mean; or the cosines of
-        a discrete cosine transform, the slowest first. Further atoms are random.
-    generator : torch.Generator
-        Random numbers, on the CPU, so that all devices start from the same atoms.
-
-    Returns
-    -------
-    Tensor of shape (n_components, *shape)
-        The atoms.
-    """
-    options = dict(dtype=torch.float64, device="cpu")
-    atoms = torch.randn(n_components, *shape, generator=generator, **options).to(images[0])
-    if method == "data":
-        patches = _constant_and_patches(images, shape, n_components, generator)
-        atoms[: len(patches)] = patches
-    elif method == "dct":
-        cosines = _cosines(shape)[:n_components]
-        atoms[: len(cosines)] = cosines.to(atoms)
-    return atoms / atom_norms(atoms)
 
 
 def patches_by_energy(images, shape, n_components, generator):
@@ -164,8 +120,9 @@ def initial_atoms(images, geometry, dict_init, shape, generator):
         The images.
     geometry : Geometry
         Their shape.
-    dict_init : str or array-like
-        The parameter, or atoms of its shape.
+    dict_init : {"search", "data", "random", "dct"} or array-like
+        Random patches, of more energy more often ("search" or "data"), random directions, the
+        slowest cosines of an atom's size and then random directions, or atoms of the shape.
     shape : tuple of int
         (n_components, n_channels, *kernel).
     generator : torch.Generator
@@ -177,10 +134,15 @@ def initial_atoms(images, geometry, dict_init, shape, generator):
         The atoms.
     """
     n_components, n_channels, *kernel = shape
-    if isinstance(dict_init, str) and dict_init == "search":
+    if isinstance(dict_init, str) and dict_init in ("search", "data"):
         return patches_by_energy(images, shape[1:], n_components, generator)
     if isinstance(dict_init, str):
-        return initial_kernels(images, shape[1:], n_components, dict_init, generator)
+        options = dict(generator=generator, dtype=torch.float64, device="cpu")
+        atoms = torch.randn(shape, **options).to(images[0])
+        if dict_init == "dct":
+            cosines = _cosines(shape[1:])[:n_components]
+            atoms[: len(cosines)] = cosines.to(atoms)
+        return atoms / atom_norms(atoms)
     options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
     atoms = check_array(dictionary_of(dict_init), **options)
     expected = (n_components, *kernel, *[n_channels][: geometry.channel_axis])
@@ -266,19 +228,14 @@ def penalty_of_correlations(images, atoms, stride):
     """
     dictionary, k, s = ConvDictionary(atoms, stride), atoms.shape[-1], stride[-1]
     reach = (_PLACES - 1) * s + k
-    largest = torch.stack(
-        [
-            torch.stack(
-                [
-                    dictionary.analysis(image[None, ..., start : start + reach]).abs().max()
-                    for start in range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
-                ]
-            ).max()
-            for image in images
-        ]
-    )
-    largest = largest[largest > 0]
-    return _ALPHA * (float(largest.median()) if len(largest) else 1.0)
+
+    def largest(image):
+        starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
+        parts = (image[None, ..., start : start + reach] for start in starts)
+        return max(float(dictionary.analysis(part).abs().max()) for part in parts)
+
+    found = [value for image in images if (value := largest(image)) > 0]
+    return _ALPHA * (statistics.median_low(found) if found else 1.0)
 
 
 # ---------------------------------------------------------------------------- the search
@@ -402,112 +359,205 @@ def _products_of(problem, found, pieces, directions):  # -> (n_components, n_cha
     return refine_products(part, found.atoms, pieces.part(rows, problem.unit), directions)
 
 
-class AtomSearch:
-    """Find the dictionary of a fit: initial atoms, their number, a search and its refinements.
+def first_atoms(plan, images, seen, n_components, generator):  # -> atoms, penalty
+    """Return initial atoms, and the penalty.
 
     Parameters
     ----------
     plan : ConvPlan
         The plan of the fit.
-    images : TrainingImages
-        The images.
+    images, seen : TrainingImages
+        The images, and the same with combinations of channels that a search sees.
+    n_components : int
+        Number of atoms.
     generator : torch.Generator
         Random numbers.
-    n_components : int
-        Number of initial atoms.
-    searches : bool
-        Whether a search follows, and atoms of rank one are first found in combinations of channels.
+    """
+    shape = n_components, seen.images[0].shape[0], *plan.kernel
+    atoms = initial_atoms(seen.images, seen.geometry, plan.start, shape, generator)
+    atoms, alpha = project_atoms(atoms.contiguous()), plan.given.alpha
+    if alpha == "auto":
+        covered = map(seen.covered, seen.images)
+        alpha = penalty_of_correlations(covered, atoms, plan.stride)
+        if plan.codes_follow_data:
+            alpha = max(alpha, universal_threshold(images, plan.kernel))
+    return atoms, float(alpha)
+
+
+def record_of(plan, images, atoms, alpha):  # (n, n_channels, *kernel) -> Fitted
+    """Return the record of a fit with these atoms and this penalty."""
+    atoms = project_atoms(atoms, atom_norm=None, rank=plan.given.rank)
+    model, rows = plan.model(atoms, alpha, images, images.geometry)
+    return Fitted(model=model, rows=rows)
+
+
+class ImagePhases(Phases):
+    """The phases of a fit of images; see `Phases` for its parameters.
+
+    Atoms of rank one are first found in combinations of channels.
     """
 
-    def __init__(self, plan, images, generator, n_components, *, searches):
-        self._plan, self._images, self._generator = plan, images, generator
-        self._directions, self._seen, self._size_path = None, images, None
-        if plan.given.rank is not None and searches and images.masks is None:
+    def __init__(self, learner, plan, data, run):
+        super().__init__(learner, plan, data, run)
+        self._images = self._seen = data.samples
+        self._decides = isinstance(plan.given.n_components, str)
+        self._directions = self._problem = self._found = self._begun_atoms = None
+        n_components = ATOMS if self._decides else plan.given.n_components
+        if plan.given.rank is not None and plan.searches and self._images.masks is None:
             self._directions = self._pieces.principal_directions(n_components)
         if self._directions is not None:
-            self._seen = images.mapped(
+            self._seen = self._images.mapped(
                 lambda image: combine_channels(image[None], self._directions)[0]
             )
-        shape = n_components, self._seen.images[0].shape[0], *plan.kernel
-        atoms = self._initial_atoms(plan.start, shape)
-        self.atoms = project_atoms(atoms.contiguous())
-        self._penalty = self._initial_penalty()
-        self._search_alpha = float(self._penalty) if searches else None
+        given = plan, self._images, self._seen, n_components, run.generator
+        self._atoms, self._penalty = first_atoms(*given)
 
-    def _initial_atoms(self, start, shape):
-        seen = self._seen
-        return initial_atoms(seen.images, seen.geometry, start, shape, self._generator)
+    def before_training(self):  # -> tuple of Phase
+        """Return the phases that find the atoms."""
+        plan, complete = self.plan, self._images.masks is None
+        of_noise = complete and plan.given.alpha == "auto" and len(plan.kernel) == 1
+        is_rank_one = plan.given.rank is not None
+
+        def is_unbiased(fitted):
+            return not is_rank_one and plan.searches and fitted.searched.is_unbiased
+
+        def judges(fitted):
+            return plan.searches and plan.codes_follow_data and fitted.searched.is_predicted
+
+        return (
+            Phase("size", self.choose_size, lambda _: self._decides, "number of atoms"),
+            Phase("search", self.search, lambda _: plan.searches, "epoch of the search"),
+            Phase(
+                "level of the noise",
+                self.search_above_noise,
+                lambda fitted: plan.searches and of_noise and fitted.searched.is_done,
+            ),
+            Phase(
+                "maps and waveforms",
+                self.find_maps,
+                lambda _: plan.searches and is_rank_one,
+                ends_search=True,
+            ),
+            Phase("unbiased atoms", self.refit, is_unbiased, ends_search=True),
+            Phase("penalty of codes", self.choose_unseen_coding, judges),
+        )
+
+    def first(self):  # -> Fitted
+        """Return the record before all phases, with initial atoms."""
+        atoms, known = self._atoms, {}
+        if self.plan.searches:
+            known = dict(search_alpha=self._penalty, searched=self._start(atoms))
+        fitted = record_of(self.plan, self._images, self._of_channels(atoms), self._penalty)
+        return replace(fitted, **known)
 
     @property
     def _pieces(self):
-        return pieces_of(self._images, self._plan.kernel, self._plan.stride)
+        return pieces_of(self._images, self.plan.kernel, self.plan.stride)
 
-    def _initial_penalty(self):
-        alpha = self._plan.given.alpha
-        if alpha != "auto":
-            return alpha
-        images = map(self._seen.covered, self._seen.images)
-        alpha = penalty_of_correlations(images, self.atoms, self._plan.stride)
-        if not self._plan.codes_follow_data:
-            return alpha
-        return max(alpha, universal_threshold(self._images, self._plan.kernel))
+    def _start(self, atoms):  # -> Searched
+        """Return a search that begins with atoms of the channels or combinations it sees."""
+        return Searched(as_pictures(atoms), self._penalty, False, penalty=self._penalty)
 
-    def fitted(self, atoms, **found):  # (n, n_channels, *kernel) -> Fitted
-        """Return the record of a fit with these atoms, of all channels or of their combinations."""
-        plan, images = self._plan, self._images
-        atoms = atoms.reshape(len(atoms), -1, *plan.kernel).to(self.atoms)
-        if atoms.shape[1] != len(images.images[0]):
-            atoms = spread_channels(atoms, self._directions.to(atoms))
-        atoms = project_atoms(atoms, atom_norm=None, rank=plan.given.rank)
-        model, rows = plan.model(atoms, float(self._penalty), images, images.geometry)
-        known = dict(search_alpha=self._search_alpha, size_path=self._size_path)
-        return Fitted(model=model, rows=rows, **known | found)
+    def _of_channels(self, atoms):  # -> (n, n_channels, *kernel)
+        """Return atoms of all channels, or of their combinations, as atoms of all channels."""
+        atoms = atoms.reshape(len(atoms), -1, *self.plan.kernel).to(self._atoms)
+        if atoms.shape[1] == len(self._images.images[0]):
+            return atoms
+        return spread_channels(atoms, self._directions.to(atoms))
 
-    def _problem(self):
-        return problem_of(self._plan, self._seen, float(self._penalty))
+    def _rows(self, atoms):  # -> rows of parameters
+        atoms = self._of_channels(atoms)
+        return project_atoms(atoms, atom_norm=None, rank=self.plan.given.rank).flatten(1)
 
-    def choose_number(self, run):
-        """Choose the number of atoms, and continue with the atoms of that number."""
+    def choose_size(self, fitted):
+        """Choose the number of atoms."""
+        seen, generator, shape = self._seen, self.run.generator, self._atoms.shape[1:]
 
         def start(n):
-            shape = (n, *self.atoms.shape[1:])
-            return as_pictures(self._initial_atoms("search", shape))
+            how = seen.images, seen.geometry, "search", (n, *shape), generator
+            return as_pictures(initial_atoms(*how))
 
-        def attributes_of(trial):
-            return run.attributes_of(self.fitted(trial.atoms, size_path=trial.path))
+        for trial in try_sizes(problem_of(self.plan, seen, self._penalty), generator, start=start):
+            atoms = trial.atoms.reshape(-1, *shape).to(self._atoms)
+            n_tried = len(trial.path.n_components)
+            note = f"size, {n_tried} numbers of atoms tried  {len(atoms)} atoms so far"
+            known = dict(size_path=trial.path, searched=self._start(atoms))
+            found = dict(rows=self._rows(atoms), is_done=trial.is_last, note=note)
+            yield replace(fitted, **known, **found)
 
-        trials = try_sizes(self._problem(), self._generator, start=start)
-        trial = run.make_trials(trials, attributes_of)
-        self._size_path = trial.path
-        self.atoms = trial.atoms.reshape(-1, *self.atoms.shape[1:]).to(self.atoms)
+    # ------------------------------------------------------------------ the search
 
-    def find(self, run):  # -> Fitted
-        """Search, refine the atoms, and choose the penalty of codes."""
-        given = self._plan.given
-        problem = hold_out(self._problem(), fixed=given.alpha != "auto")
+    def _make_problem(self, searched):  # -> ConvProblem
+        """Return the problem of a search, with images that are held out."""
+        fixed = self.plan.given.alpha != "auto" or searched.number > 1
+        return hold_out(problem_of(self.plan, self._seen, searched.penalty), fixed=fixed)
 
-        def attributes_of(found):
-            return run.attributes_of(self.fitted(found.atoms, losses=found.losses))
+    def _with(self, fitted, problem, found, number):  # -> Fitted
+        """Return the record with what a search has found."""
+        self._problem, self._found = problem, found
+        of_problem = problem.alpha * problem.unit, number
+        searched = found.atoms, found.alpha, found.is_done, found.trial, found.stride
+        return replace(
+            fitted,
+            rows=self._rows(found.atoms),
+            searched=Searched(*searched, *of_problem),
+            search_alpha=found.alpha * problem.unit,
+            penalty_path=penalty_path(problem, found.path, problem.unit),
+        )
 
-        start = as_pictures(self.atoms)
-        found = run.search(problem, start, attributes_of)
-        complete = self._images.masks is None
-        of_noise = given.alpha == "auto" and len(self._plan.kernel) == 1 and complete
-        if of_noise and found.is_done:
-            level = partial(search_above_noise, problem, start, found)
-            now = partial(attributes_of, found)
-            problem, found = run.make_step("level of the noise", level, now)
-        now = partial(attributes_of, found)
-        if given.rank is not None:
-            refine = partial(_products_of, problem, found, self._pieces, self._directions)
-            fitted = self.fitted(run.make_step("maps and waveforms", refine, now))
+    def _of_search(self, fitted):  # -> ConvProblem, Found
+        """Return the problem of the search, and the search that is done."""
+        searched = fitted.searched
+        if self._problem is None:  # an earlier process has searched
+            self._problem = self._make_problem(searched)
+            part = self._problem.thinned(searched.stride, alpha=searched.alpha)
+            coded = solve_codes(part, searched.atoms, _REPEATS)
+            known = dict(trial=searched.trial, stride=searched.stride)
+            self._found = Found("done", coded, len(searched.atoms), **known)
+        return self._problem, self._found
+
+    def search(self, fitted):
+        """Search for atoms; a search of an earlier process goes on from its atoms."""
+        problem = self._make_problem(fitted.searched)
+        self._begun_atoms = fitted.searched.atoms
+        for found in find_atoms(problem, fitted.searched.atoms):
+            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
+            losses, note = (*fitted.losses, *found.losses), f"{note}{found.losses[-1]:.6g}"
+            now = dict(losses=losses, is_done=found.is_done, note=note)
+            yield replace(self._with(fitted, problem, found, 1), **now)
+
+    def search_above_noise(self, fitted):
+        """Search again with a penalty above the noise of signals, if the penalty was below."""
+        before, found = self._of_search(fitted)
+        start = found.atoms if self._begun_atoms is None else self._begun_atoms
+        problem, found = search_above_noise(before, start, found)
+        if problem is before:
+            yield fitted
         else:
-            fitted = self.fitted(run.refit(found, now))
-        path = penalty_path(problem, found.path, problem.unit)
-        fitted = replace(fitted, search_alpha=found.alpha * problem.unit, penalty_path=path)
-        if found.is_done and problem.held_out is not None and self._plan.codes_follow_data:
-            unseen = project_atoms(found.trial.judged, rank=given.rank)
-            options = dict(debias=self._plan.debias, place=found.trial.prediction.place)
-            coding = run.choose_coding(problem.held_out, unseen, problem.unit, now, **options)
-            fitted = replace(fitted, coding=coding)
-        return fitted
+            yield self._with(fitted, problem, found, 2)
+
+    def find_maps(self, fitted):
+        """Find the maps and waveforms of atoms of rank one."""
+        problem, found = self._of_search(fitted)
+        atoms = _products_of(problem, found, self._pieces, self._directions)
+        yield replace(fitted, rows=self._rows(atoms))
+
+    def refit(self, fitted):
+        """Free the atoms of the lasso's bias."""
+        _, found = self._of_search(fitted)
+        coded = found.coded
+        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
+        yield replace(fitted, rows=self._rows(atoms))
+
+    def choose_unseen_coding(self, fitted):
+        """Choose the penalty of codes by the images that the search has held out."""
+        (problem, _), trial, plan = self._of_search(fitted), fitted.searched.trial, self.plan
+        unseen = project_atoms(trial.judged, rank=plan.given.rank)
+        how = dict(debias=plan.debias, place=trial.prediction.place)
+        coding = best_coding(problem.held_out, unseen, **how)
+        yield replace(fitted, coding=coding.in_units(problem.unit))
+
+    def coding_problem(self, fitted):  # -> ConvProblem, atoms
+        """Return the problem whose codes `best_coding` judges, and its atoms."""
+        problem = problem_of(self.plan, self.data.samples, float(fitted.model.alpha))
+        return problem, as_pictures(fitted.model.atoms(fitted.rows))

@@ -60,21 +60,6 @@ def first_image(X):  # X or its first image, to find the device
     return X[0] if isinstance(X, list) and len(X) else X
 
 
-def _wrong_channels(learner, found, expected):
-    if np.size(learner.atom_shape) == 2 and expected in (1, 3) and found == 4:
-        return ValueError(
-            "Images have 4 channels: colours and transparency? Pass the colours, "
-            "image[..., :3], and join the fourth channel to the result: "
-            "np.dstack([result, image[..., 3]])."
-        )
-    return ValueError(
-        f"Images have {found} channels, but {type(learner).__name__} was fitted on {expected}; "
-        f"channels are the {'first' if learner.channels_first else 'last'} axis of an image. Pass "
-        "images with the same channels; if it was fitted on 1, the channels as a list of grey "
-        "images, list(np.moveaxis(image, -1, 0))."
-    )
-
-
 class ConvTransformer(DictionaryTransformer):
     """A learner of convolved atoms.
 
@@ -129,7 +114,12 @@ class ConvTransformer(DictionaryTransformer):
                 )
             _check_n_features(self, X, reset=False)
         if images.n_channels != n_channels and not (colours and grey and images.n_channels == 3):
-            raise _wrong_channels(self, images.n_channels, n_channels)
+            raise ValueError(
+                f"Images have {images.n_channels} channels, but {type(self).__name__} was fitted "
+                f"on {n_channels}; channels are the {'first' if self.channels_first else 'last'} "
+                "axis of an image. Pass the colours, image[..., :3], without transparency, or the "
+                "channels as a list of grey images, list(np.moveaxis(image, -1, 0))."
+            )
         return self._to_coder(images)
 
     def _read_training(self, X, *, known):  # -> Images to train on

@@ -230,8 +230,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         classes = self.classes_ if part else np.unique(y)
         if len(classes) < 2:
             raise ValueError(
-                f"{type(self).__name__} separates classes, and samples with a weight have "
-                f"{len(classes)}: {classes.tolist()!r:.50}. Pass samples of two or more."
+                f"{type(self).__name__} got samples with a weight of {len(classes)} class(es), "
+                f"{classes.tolist()!r:.50}. Pass samples of two or more."
             )
         return Classification(classes)
 

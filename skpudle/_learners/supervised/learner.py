@@ -1,6 +1,7 @@
 """Learn a dictionary for a task: read data and targets, and build a joint model."""
 
 from dataclasses import dataclass, replace
+from inspect import signature
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -16,36 +17,18 @@ from torch import Tensor
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import Positions, Stream, open_source
+from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._learners.dense import DenseLearner, resume_rows
+from skpudle._learners.dense import DenseLearner
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
+from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
 from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule
 
 _AUTO_EPOCHS = 100
-
-# parameters of a dictionary learner that are passed on
-_SHARED = (
-    "n_components",
-    "alpha",
-    "n_unfoldings",
-    "positive_code",
-    "split_sign",
-    "learning_rate",
-    "batch_size",
-    "max_iter",
-    "tol",
-    "n_iter_no_change",
-    "dict_init",
-    "device",
-    "random_state",
-    "verbose",
-)
-
 
 # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
 # Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
@@ -92,6 +75,16 @@ class TaskPlan(DensePlan):
             yield ("validation_fraction",), "early_stopping=True"
 
 
+class _TaskPhases(RowPhases):
+    """The phases of a fit for a task: training begins with the best head for the atoms."""
+
+    def train(self, fitted):
+        """Train atoms and head; without supervision the head is fitted last."""
+        if self.learner.supervision:
+            fitted = self.learner.with_head(fitted, self.data)
+        return super().train(fitted)
+
+
 class TaskLearner(DenseLearner):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
@@ -99,15 +92,6 @@ class TaskLearner(DenseLearner):
     ``_check_target(y)``, which checks targets, and ``_task(y, weight, part)``, which returns the
     task.
     """
-
-    _parameter_constraints = {
-        name: PUDLEDictionaryLearning._parameter_constraints[name] for name in _SHARED
-    } | {
-        "supervision": [Interval(Real, 0, 1, closed="both")],
-        "C": [Interval(Real, 0, None, closed="neither")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-    }
 
     @explain_names
     def __init__(
@@ -150,6 +134,17 @@ class TaskLearner(DenseLearner):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    _parameter_constraints = {
+        name: PUDLEDictionaryLearning._parameter_constraints.get(name)
+        for name in signature(__init__).parameters
+        if name != "self"
+    } | {
+        "supervision": [Interval(Real, 0, 1, closed="both")],
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    }
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -248,10 +243,7 @@ class TaskLearner(DenseLearner):
         if y is None:
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        if isinstance(open_source(X, self), Positions | Stream):
-            raise TypeError(
-                f"{name} learns from arrays and tensors; pass parts of the data to partial_fit."
-            )
+        X = open_source(X, self).array()
         y = self._check_target(host_array(y))
         check_consistent_length(X, y)
         weight = self._weigh(y, sample_weight, part)
@@ -278,57 +270,42 @@ class TaskLearner(DenseLearner):
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
         return data._replace(source=Rows(trained), samples=samples, task=task, places=None)
 
-    def _find(self, plan, data, run):  # -> FittedRows
-        fitted = super()._find(plan, data, run)
-        return self._with_head(fitted, data) if self.supervision else fitted
+    def _phases(self, plan, data, run):  # -> RowPhases
+        return _TaskPhases(self, plan, data, run)
 
-    def _begin(self, plan, data, generator):  # -> FittedRows
+    def _begin(self, plan, data, generator):  # -> Fitted
         fitted = super()._begin(plan, data, generator)
-        if hasattr(self, "coef_"):  # earlier data were zero
-            return self._with_known_head(fitted, data)
-        n_weights = len(fitted.rows) * self._n_sides
+        n_weights = len(fitted.rows) * (1 + self.split_sign)
         blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
-        return self._with_head(fitted, data, (blank[:, 1:], blank[:, 0]))
+        return self.with_head(fitted, data, (blank[:, 1:], blank[:, 0]))
 
-    def _resume(self, plan, data):  # -> FittedRows, None
-        return self._with_known_head(resume_rows(plan, data, vars(self)), data), None
-
-    @property
-    def _n_sides(self):
-        return 2 if self.split_sign else 1
-
-    def _with_known_head(self, fitted, data):  # -> FittedRows
-        mean, scale = data.task.mean, data.task.scale
+    def _resume(self, plan, data):  # -> Fitted, None
+        fitted, task = resume_rows(plan, data, vars(self)), data.task
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
-        weights = np.atleast_2d(self.coef_) * unit / scale[:, None]
-        intercept = (np.atleast_1d(self.intercept_) - mean) / scale
+        weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
+        intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
         head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
-        return self._with_head(fitted, data, head)
+        return self.with_head(fitted, data, head), None
 
-    def _with_head(self, fitted, data, head=None):  # -> FittedRows
+    def with_head(self, fitted, data, head=None):  # -> Fitted
         """Add a head to atoms, by default the best for them, and the task."""
         of_task = dict(task=data.task, supervision=float(self.supervision), C=float(self.C))
         known = vars(fitted.model) | {"rule": joint}
-        model = TaskModel(**known, **of_task, n_sides=self._n_sides)
+        model = TaskModel(**known, **of_task, n_sides=1 + self.split_sign)
         head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
         return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
 
     def _attributes(self, plan, data, fitted, unused=None):
         if not isinstance(fitted.model, TaskModel):
-            fitted = self._with_head(fitted, data)
-        scores = None if data.held_out is None else np.array(fitted.stopping[3])
+            fitted = self.with_head(fitted, data)
+        course, scores = fitted.training.get("stopping"), None
+        if data.held_out is not None and course:
+            scores = np.array(course[3])
         return super()._attributes(plan, data, fitted, unused) | {"validation_scores_": scores}
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
-        return tags
-
     def _decisions(self, X):  # -> (n, n_outputs)
-        codes = to_tensor(self.transform(X))
-        coef, intercept = (
-            to_tensor(part).to(codes)
-            for part in (np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))
-        )
+        check_is_fitted(self, "coef_")
+        codes, head = to_tensor(self.transform(X)), (self.coef_, self.intercept_)
+        coef, intercept = (to_tensor(np.atleast_1d(part)).to(codes) for part in head)
         with own_precision():
-            return codes @ coef.mT + intercept
+            return codes @ torch.atleast_2d(coef).mT + intercept

@@ -1,0 +1,125 @@
+"""The phases that all learners share: training, and the penalty of codes.
+
+A phase is a generator function of records, see `skpudle._training.run`. `Phases` has the phases of
+one fit, and the data, parameters and random numbers that they share. A subclass finds the atoms.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from skpudle._training.loop import HeldOut, Stopping, Trainer
+from skpudle._training.run import Phase
+from skpudle.search.choose import best_coding, judged
+
+
+class Phases:
+    """The phases of one fit.
+
+    Parameters
+    ----------
+    learner : estimator
+        The learner.
+    plan : Plan
+        Its plan.
+    data : Data
+        Its data.
+    run : Run
+        The fit.
+
+    Attributes
+    ----------
+    begun : Fitted or None
+        The record that training began with, None without training.
+    """
+
+    def __init__(self, learner, plan, data, run):
+        self.learner, self.plan, self.data, self.run = learner, plan, data, run
+        self.begun = None
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def first(self):  # -> Fitted
+        """Return the record before all phases, with initial atoms."""
+        raise NotImplementedError
+
+    def before_training(self):  # -> tuple of Phase
+        """Return the phases that find the atoms."""
+        raise NotImplementedError
+
+    def coding_problem(self, fitted):  # -> Problem or ConvProblem, atoms
+        """Return the problem whose codes `best_coding` judges, and its atoms."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ the phases
+
+    def table(self):  # -> tuple of Phase
+        """Return all phases, in their order."""
+        n_updates, follows = self.run.n_updates, self.plan.codes_follow_data
+        return (
+            *self.before_training(),
+            Phase("training", self.train, lambda fitted: n_updates > 0, "epoch"),
+            Phase(
+                "penalty of codes",
+                self.choose_coding,
+                lambda fitted: follows and fitted.coding is None,
+            ),
+        )
+
+    def train(self, fitted):
+        """Train through the encoder: yield a record for each epoch.
+
+        With a state of training the first record is that of the state.
+        """
+        plan, run, state, ended_by = self.plan, self.run, fitted.training, fitted.ended_by
+        fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
+        self.begun = fitted
+        optimizer = plan.make_optimizer(fitted.model, fitted.rows)
+        if run.recorder.is_active:
+            run.recorder.refuse(optimizer)
+        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
+        source, stopping = fitted.source_in_units(run.source), self._stopping(trainer)
+        if state:
+            trainer.load(state, source, stopping)
+            if not run.recorder.same_rule:
+                stopping.forgive()
+        else:
+            state, ended_by = trainer.state(source, stopping), None
+        while True:
+            n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
+            if ended_by is None and (full or n_epochs >= run.max_iter):
+                ended_by = "max_iter"
+            if n_epochs:
+                now, done = trainer.fitted, ended_by is not None
+                note = (
+                    f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
+                )
+                how = dict(rows=stopping.best(now.rows), note=note, is_done=done, ended_by=ended_by)
+                yield replace(now, training=state, **how)
+            if ended_by is not None:
+                return
+            trainer.replace_unused(source)
+            if trainer.run_epoch(source, stopping).converged:
+                ended_by = "tol"
+            if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
+                state = trainer.state(source, stopping)
+
+    def _stopping(self, trainer):  # -> Stopping
+        """Return the rule that ends training."""
+        given, n_updates = self.plan.given, self.run.n_updates
+        rule = given.tol, given.n_iter_no_change
+        if self.data.held_out is not None:
+            held_out = trainer.fitted.in_units(self.data.held_out)
+            score = partial(trainer.model.score, held_out)
+            # all samples of an epoch; weights are summed batch by batch
+            n_samples = self.data.samples.total_weight * (1 - 1e-9)
+            return HeldOut(
+                score, trainer.optimizer.atoms.detach, n_samples, *rule, n_updates=n_updates
+            )
+        annealed = isinstance(given.lambda_decay, tuple)
+        return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
+
+    def choose_coding(self, fitted):
+        """Choose the penalty of the codes of `transform`, which follows the data."""
+        problem, atoms = self.coding_problem(fitted)
+        coding = best_coding(judged(problem), atoms, debias=self.plan.debias)
+        yield replace(fitted, coding=coding.in_units(problem.unit))

@@ -1,0 +1,613 @@
+"""The phases of a fit of rows: units of the noise, number of atoms, search, penalty of codes.
+
+`RowPhases` lists them, see `skpudle._training.run`. A record has all that later phases need. What
+an earlier process has found is in its record, and coded data are solved anew.
+"""
+
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from math import ceil
+
+import torch
+
+from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of
+from skpudle._data.batches import Rows, count_batches
+from skpudle._data.foreign import given_atoms
+from skpudle._initialization import initial_atoms
+from skpudle._learners.coder import hidden_deviance
+from skpudle._learners.counts import settle, smaller_penalty, stabilised
+from skpudle._learners.models import directions
+from skpudle._learners.online import block_rows, preferred
+from skpudle._learners.phases import Phases
+from skpudle._learners.plan import default_optimizer, refining_updates
+from skpudle._learners.record import Fitted, Searched
+from skpudle._learners.units import in_units, restore_noise
+from skpudle._operators._atoms import DenseDictionary, project_atoms
+from skpudle._training.loop import Stopping, Trainer
+from skpudle._training.messages import (
+    nothing_known,
+    warn_of_few_samples,
+    warn_of_units,
+    warn_of_unknown_features,
+)
+from skpudle._training.run import Phase
+from skpudle._training.team import ALONE, current_team
+from skpudle.encoding._unfold import default_step
+from skpudle.search import Problem, auto_alpha
+from skpudle.search._epoch import draw_rows, spread_rows
+from skpudle.search._stream import advance_stream, after_search, objective
+from skpudle.search.choose import best_coding, try_sizes
+from skpudle.search.descend import refit_atoms, solve_codes
+from skpudle.search.find import find_atoms, penalty_of_mixtures, penalty_path
+from skpudle.search.held_out import hold_out, match_equal_rows
+from skpudle.search.units import CENTRED, learn_scales, learn_units, refine_units
+
+# samples that choose the penalty for codes of counts
+_JUDGES = 200
+
+# Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
+# the number of atoms is chosen.
+_MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
+
+# samples of each process, at most, to choose initial atoms and alpha from
+_COLLECTED = 2**14
+
+# Share of the variance from which on a column has a unit of its own, and least number of columns.
+# It is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and diabetes.
+_ONE_COLUMN, _FEW_COLUMNS = 0.7, 4
+# Rows that tell it.
+_SAMPLES = 1024
+
+# Epochs that solve the codes of atoms from zero.
+_REPEATS = 3
+
+
+def choose_atoms(
+    dict_init, n_components, x, generator, *, atom_norm="unit", positive=False, weight=None
+):
+    """Return initial atoms, by name or given ones, within the constraints."""
+    if isinstance(dict_init, str):
+        n_components = x.shape[1] if n_components is None else n_components
+        atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
+        atoms = directions(atoms, positive=positive)
+    else:
+        atoms = given_atoms(dict_init, n_components, x)
+    return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
+
+
+@torch.no_grad()
+def held_out_deviance(fitted, samples, team, alpha):  # -> float
+    """Return the deviance of held-out entries of some samples, for codes with a penalty."""
+    model = fitted.model
+    atoms, intercept = model.parts(fitted.rows)
+    drawn, weight = draw_rows(len(samples), _JUDGES, samples.weight)
+    some = replace(samples[drawn], weight=weight)
+    options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
+    encoder = model.encoder.at(alpha, **options)
+    deviance = hidden_deviance(
+        model.encoder.loss,
+        lambda features: encoder,
+        DenseDictionary(atoms),
+        lambda part: intercept if part.offset is None else intercept + part.offset,
+        match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT),
+    )(some)
+    return float(*team.sum(torch.tensor(deviance, dtype=torch.float64)))
+
+
+def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
+    """Return the penalty or threshold; "auto" follows from a penalty for stabilised data."""
+    alpha = plan.given.alpha
+    if alpha != "auto":
+        return float(alpha)
+    if model.encoder.shrinkage != "hard":
+        return plan.alpha_share * penalty * noise
+    # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b /
+    # sqrt(s); with the lasso's if it exceeds alpha.
+    quadratic = model.encoder.loss.is_quadratic
+    step = model.step(atoms) if quadratic else default_step(DenseDictionary(atoms))
+    return penalty * float(step) ** 0.5
+
+
+def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
+    """Return the problem of a search in rows, divided by a unit."""
+    return Problem.in_unit(
+        samples.x,
+        penalty,
+        unit,
+        positive_code=bool(model.encoder.positive_code),
+        positive_atoms=model.positive,
+        mask=samples.mask,
+        total=team.sum,
+        weight=samples.weight,
+    )
+
+
+def raw_problem(plan, samples):  # -> Problem
+    """Return the problem of the rows of a fit as they are, with a penalty of one unit."""
+    unit = unit_of(mean_square(samples.x, samples.weight))
+    return problem_of(plan.model(), samples, unit, unit)
+
+
+class Beginning:
+    """Rows that a fit begins with, in units of their noise, and with counts stabilised.
+
+    Parameters
+    ----------
+    plan : DensePlan
+        The plan.
+    samples : Samples
+        The rows, of all processes.
+    noise : Units
+        Their units.
+    """
+
+    def __init__(self, plan, samples, noise):
+        samples = in_units(noise, samples)
+        # gradients of the loss are gradients for stabilised data times the noise
+        x, self.intercept, self.noise, least, curvature = stabilised(plan.encoder.loss, samples)
+        self.samples, self.units = replace(samples, x=x), noise
+        square = mean_square(x, samples.weight)
+        self.unit = unit_of(square)
+        # without a penalty
+        self.model = plan.model(data_scale=self.noise**2 * square, curvature=curvature)
+        penalty = auto_alpha(x, mask=samples.mask, weight=samples.weight)
+        self.penalty = max(penalty, least / self.noise)
+        self._plan = plan
+
+    def first_atoms(self, n_components, generator):
+        """Return initial atoms: given ones, or for a search samples or the vertices of mixtures."""
+        plan, given, samples = self._plan, self._plan.given, self.samples
+        start = given.dict_init
+        if plan.searches:
+            mixes = n_components and plan.mixes_few(n_components, samples.x.shape[1])
+            start = "vertices" if mixes else "data"
+        inside = dict(atom_norm=given.atom_norm, positive=given.positive_dict)
+        how = inside | {"weight": samples.weight}
+        return choose_atoms(start, n_components, samples.x, generator, **how)
+
+    def fitted(self, atoms, **found):  # -> Fitted
+        """Return the record of a fit with these atoms, and the penalty for them."""
+        alpha = _chosen_alpha(self._plan, self.model, atoms, self.penalty, self.noise)
+        model = replace(self.model, alpha=alpha)
+        return Fitted(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
+
+    def rows_of(self, atoms):
+        """Return the rows of parameters of atoms."""
+        return atoms if self.intercept is None else torch.cat([atoms, self.intercept[None]])
+
+    def search_penalty(self):  # -> float
+        """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
+        if self.model.encoder.shrinkage != "soft":
+            return float(self.penalty)
+        alpha = float(_chosen_alpha(self._plan, self.model, None, self.penalty, self.noise))
+        return alpha / self.noise if alpha > 0 else float(self.penalty)
+
+
+def collect(samples):  # -> Samples
+    """Return samples of all processes, at most 2**14 of each; of several without marks of gaps."""
+    team = current_team()
+    if team.is_alone:
+        return samples
+    if any(team.any(samples.weight is not None)):
+        samples = replace(samples, weight=samples.weigh(torch.ones_like(samples.x[:, 0])))
+    return replace(samples, mask=None)[spread_rows(len(samples), _COLLECTED)].map(team.gather)
+
+
+def _warn_of_samples(plan, begun, data, n_components):
+    x, mask = begun.samples.x, begun.samples.mask
+    known = x.new_ones(len(x), 1) if mask is None else mask
+    unknown = (~known.any(0)).nonzero().flatten().tolist()
+    warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
+    if isinstance(plan.given.dict_init, str):  # given atoms need fewer samples
+        has_values = known.any(1)
+        if data.places is not None and current_team().is_alone:  # with copies
+            has_values = has_values[data.places[data.places >= 0].to(x.device)]
+        warn_of_few_samples(int(has_values.sum()), n_components)
+
+
+def _warn_of_units(samples):
+    """Warn of a column that has nearly all of the variance: its unit differs from the others'."""
+    x, m = samples.x, samples.x.shape[1]
+    known = torch.ones_like(x[:1]) if samples.mask is None else samples.mask
+    weight = samples.weigh(known.expand_as(x))
+    n = weight.sum(0).clamp_min(1)
+    mean = (weight * x).sum(0) / n
+    variances = (weight * (x - mean).square()).sum(0) / n
+    column = int(variances.argmax())
+    if m >= _FEW_COLUMNS and variances[column] > _ONE_COLUMN * variances.sum():
+        warn_of_units(column, float(variances[column] / variances.sum()))
+
+
+def learn_noise(plan, samples):  # -> Units
+    """Learn the units of the data: baseline, outliers, and the noise that is named."""
+    if isinstance(plan.noise, str) and plan.noise in ("auto", "outliers"):
+        _warn_of_units(samples[spread_rows(len(samples), _SAMPLES)])
+    n_features = samples.x.shape[1]
+    if not isinstance(plan.noise, str) and len(plan.noise) != n_features:
+        raise ValueError(
+            f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. "
+            "Pass one for each feature."
+        )
+    asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
+    n_components = plan.n_components or n_features
+    if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
+        n_components = max(
+            n_features, min(_MOST_OF_AUTO * n_features, len(samples) // _ROWS_OF_AUTO)
+        )
+    return learn_units(raw_problem(plan, samples), n_components, **asked)
+
+
+def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
+    """Return the places of known entries that do not count in the units of the data."""
+    known = torch.ones_like(given.x) if given.mask is None else given.mask
+    counts = known if samples.mask is None else samples.mask
+    return ((known > 0) & (counts == 0)).nonzero().cpu()
+
+
+def _energies(coded):  # -> dict
+    """Return the energies of atoms at the end of a search, for a later `partial_fit`.
+
+    Parameters
+    ----------
+    coded : Epoch
+        Data with codes of the atoms.
+
+    Returns
+    -------
+    dict
+        The mean square of the codes of each atom, and the mean objective of a row.
+    """
+    (n,) = coded.problem.total(torch.tensor([coded.problem.total_weight], dtype=torch.float64))
+    return {"energy": coded.energies() / n, "mean": coded.objective / float(n)}
+
+
+def check_known_entries(learner, data):
+    """Raise ValueError unless a process knows an entry."""
+    mask = data.samples.mask
+    (known,) = current_team().any(mask is None or mask.any())
+    if not known:
+        raise nothing_known(learner)
+
+
+class RowPhases(Phases):
+    """The phases of a fit of rows; see `Phases` for its parameters."""
+
+    def __init__(self, learner, plan, data, run):
+        super().__init__(learner, plan, data, run)
+        self.samples = collect(data.samples)
+        in_parts = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
+        (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
+        self._beginning = self._problem = self._coded = None
+
+    def before_training(self):  # -> tuple of Phase
+        """Return the phases that find the atoms."""
+        plan, counts = self.plan, self.plan.encoder.loss.has_baseline
+        learns_noise = plan.searches and plan.learns_noise
+        chooses_noise = learns_noise and isinstance(plan.noise, str) and plan.noise == "auto"
+
+        def is_whole(fitted):  # neither a callback nor Ctrl-C has ended the search
+            return fitted.ended_by is None
+
+        def search(name, number, is_due):
+            def follows(fitted):
+                return fitted.searched is not None and fitted.searched.number == number
+
+            def judges(fitted):
+                chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
+                return follows(fitted) and chooses and fitted.searched.is_predicted
+
+            return (
+                Phase(name, partial(self.search, number=number), is_due, "epoch of the search"),
+                Phase(
+                    "pass",
+                    self.pass_over,
+                    lambda fitted: self._in_parts and follows(fitted) and is_whole(fitted),
+                    "block",
+                ),
+                Phase(
+                    "unbiased atoms",
+                    self.refit,
+                    lambda fitted: follows(fitted) and fitted.searched.is_unbiased,
+                    ends_search=True,
+                ),
+                Phase("penalty of codes", self.choose_unseen_coding, judges),
+            )
+
+        def has_units(fitted):
+            found = fitted.noise.intercept is not None or fitted.noise.looks_at_rows
+            return learns_noise and is_whole(fitted) and found
+
+        return (
+            Phase("units", self.find_units, lambda _: plan.learns_noise),
+            Phase("size", self.choose_size, lambda _: self._decides, "number of atoms"),
+            *search("search", 1, lambda _: plan.searches),
+            Phase("noise", self.learn_scales, lambda f: chooses_noise and is_whole(f)),
+            *search(
+                "search in units of the noise", 2, lambda f: chooses_noise and f.searched is None
+            ),
+            Phase("units again", self.refine_units, has_units),
+            Phase("baseline", self.settle, lambda _: plan.searches and counts, ends_search=True),
+            Phase(
+                "refinement",
+                self.refine_atoms,
+                lambda _: plan.searches and counts and not plan.refines,
+            ),
+        )
+
+    # ------------------------------------------------------------------ the first atoms
+
+    @property
+    def _decides(self):
+        return self.plan.given.n_components == "auto"
+
+    def _begin(self, noise):  # -> Beginning
+        """Return the rows in units of the noise."""
+        begun = self._beginning
+        both = () if begun is None else (begun.units, noise)
+        if not both or not (begun.units is noise or all(one.changes_nothing for one in both)):
+            self._beginning = begun = Beginning(self.plan, self.samples, noise)
+        begun.units = noise
+        return begun
+
+    def _with_first_atoms(self, noise, *, is_last):  # -> Fitted
+        """Return the record with initial atoms in units of the noise."""
+        begun, generator = self._begin(noise), self.run.generator
+        if not is_last:  # later atoms draw these numbers
+            generator = torch.Generator().manual_seed(generator.initial_seed())
+        return begun.fitted(begun.first_atoms(self.plan.n_components, generator))
+
+    def first(self):  # -> Fitted
+        """Return the record before all phases, with initial atoms."""
+        check_known_entries(self.learner, self.data)
+        is_last = not (self.plan.learns_noise or self._decides)
+        fitted = self._with_first_atoms(CENTRED, is_last=is_last)
+        n_components = 0 if self._decides else len(fitted.model.parts(fitted.rows)[0])
+        _warn_of_samples(self.plan, self._beginning, self.data, n_components)
+        return fitted
+
+    def find_units(self, fitted):
+        """Learn the units of the data."""
+        noise = learn_noise(self.plan, self.samples)
+        yield self._with_first_atoms(noise, is_last=not self._decides)
+
+    def choose_size(self, fitted):
+        """Choose the number of atoms, see `skpudle.search.choose`."""
+        begun = self._begin(fitted.noise)
+        problem = problem_of(begun.model, begun.samples, begun.search_penalty(), begun.unit)
+        fixed = self.plan.given.alpha != "auto"
+        for trial in try_sizes(problem, self.run.generator, fixed=fixed):
+            if trial.is_last:
+                begun.penalty *= trial.alpha / problem.alpha
+            found = begun.fitted(trial.atoms.to(begun.samples.x), size_path=trial.path)
+            n_tried = len(trial.path.n_components)
+            note = f"size, {n_tried} numbers of atoms tried  {len(trial.atoms)} atoms so far"
+            penalty = begun.search_penalty() if trial.is_last else None
+            yield replace(found, search_alpha=penalty, is_done=trial.is_last, note=note)
+
+    # ------------------------------------------------------------------ the search
+
+    def _make_problem(self, fitted, penalty):  # -> Problem
+        """Return the problem of the search, with rows that are held out."""
+        plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
+        samples, n_components = begun.samples, len(fitted.model.parts(fitted.rows)[0])
+        if not run.team.is_alone:  # initial values are from samples of all processes
+            own = fitted.in_units(self.data.samples)
+            samples = replace(own, x=stabilised(plan.encoder.loss, replace(own, mask=None)).x)
+        problem = problem_of(fitted.model, samples, penalty, begun.unit, run.team)
+        has_baseline = noise.intercept is not None and noise.rows is None
+        problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
+        mixes = plan.mixes_few(n_components, samples.x.shape[1])
+        mixes = mixes and problem.mask is None and run.team.is_alone
+        if mixes and not fixed:
+            problem = replace(problem, alpha=penalty_of_mixtures(problem, n_components))
+        return hold_out(problem, fixed=fixed, mixes=mixes, learn=not self._in_parts)
+
+    def search(self, fitted, *, number):
+        """Search for atoms; a search of an earlier process goes on from its atoms."""
+        plan, begun = self.plan, self._begin(fitted.noise)
+        penalty = fitted.search_alpha or begun.search_penalty()
+        if fitted.searched is not None:
+            penalty = fitted.searched.penalty
+        fitted = fitted.with_model(curvature=plan.curvature_share * begun.model.curvature)
+        atoms, rest = fitted.model.parts(fitted.rows)[0], fitted.noise
+        if self.run.n_updates:
+            plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
+        if not (rest.limit is rest.norm is None) and self.data.places is not None:
+            fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
+        problem = self._make_problem(fitted, penalty)
+        for found in find_atoms(problem, atoms):
+            self._problem, self._coded = problem, found.coded
+            noise, baseline = fitted.noise, found.coded.problem.baseline
+            if baseline is not None:
+                self._problem = problem.around(baseline)
+                shift = baseline.to(noise.intercept) * problem.unit
+                noise = replace(noise, intercept=noise.intercept + shift)
+            searched = Searched(
+                found.atoms, found.alpha, found.is_done, found.trial, found.stride, penalty, number
+            )
+            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
+            yield replace(
+                fitted,
+                rows=_with_atoms(fitted.rows, found.atoms),
+                noise=noise,
+                searched=searched,
+                search_alpha=found.alpha * problem.unit,
+                penalty_path=penalty_path(problem, found.path, problem.unit),
+                losses=(*fitted.losses, *found.losses),
+                stream=_energies(found.coded) if found.is_done else None,
+                is_done=found.is_done,
+                note=f"{note}{found.losses[-1]:.6g}",
+            )
+
+    def _found(self, fitted):  # -> Problem, Epoch
+        """Return the problem of the search, and its rows with codes for the atoms."""
+        searched = fitted.searched
+        if self._problem is None:  # an earlier process has searched
+            self._problem = self._make_problem(fitted, searched.penalty)
+            part = self._problem.thinned(searched.stride, alpha=searched.alpha)
+            self._coded = solve_codes(part, searched.atoms, _REPEATS)
+        return self._problem, self._coded
+
+    def pass_over(self, fitted):
+        """Pass over all rows after a search in a sample; keep the atoms that predict better.
+
+        Each record is that of a block, since the only pass over a stream may take hours. A pass
+        that goes on reads earlier blocks again, which takes little of the time of learning.
+        """
+        (problem, coded), run = self._found(fitted), self.run
+        alpha, unit = fitted.searched.alpha, problem.unit
+        begun, n_used = after_search(coded)
+        size = block_rows(n_used, *begun.atoms.shape)
+        source = fitted.source_in_units(self.data.source)
+        n_blocks = run.team.largest(ceil(source.n_samples / size))
+        state, losses, loss = begun, fitted.losses, 0.0
+        if fitted.passed is not None:
+            state, losses, loss = fitted.passed, losses[:-1], losses[-1]
+        blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
+        blocks = islice(blocks, state.n_blocks, None)
+        while state.n_blocks < n_blocks:
+            part = _of_block(problem, alpha, next(blocks, None))
+            before, (state, _) = state, advance_stream(part, state, final=True)
+            n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
+            loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
+            atoms, is_last = state.atoms, state.n_blocks >= n_blocks
+            now = replace(fitted, losses=(*losses, loss), is_done=is_last, passed=state)
+            if is_last:
+                if problem.held_out is not None:
+                    judges = replace(problem.held_out.problem, alpha=alpha)
+                    if not objective(judges, atoms) < objective(judges, begun.atoms):
+                        atoms = begun.atoms
+                if atoms is not begun.atoms:
+                    self._coded = solve_codes(coded.problem, atoms, _REPEATS)
+                searched = replace(fitted.searched, atoms=atoms)
+                now = replace(now, searched=searched, stream=_energies(self._coded), passed=None)
+            note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
+            yield replace(now, rows=_with_atoms(fitted.rows, atoms), note=note)
+
+    def refit(self, fitted):
+        """Free the atoms of the lasso's bias."""
+        problem, coded = self._found(fitted)
+        if fitted.passed is not None:  # a callback has ended the pass
+            coded = solve_codes(coded.problem, fitted.passed.atoms, _REPEATS)
+        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
+        if self._in_parts:
+            atoms = preferred(problem.held_out.problem, atoms, coded.atoms)
+        yield replace(fitted, rows=_with_atoms(fitted.rows, atoms))
+
+    def choose_unseen_coding(self, fitted):
+        """Choose the penalty of codes by the data that the search has held out."""
+        (problem, _), trial = self._found(fitted), fitted.searched.trial
+        how = dict(debias=self.plan.debias, place=trial.prediction.place)
+        coding = best_coding(problem.held_out, trial.judged, **how)
+        yield replace(fitted, coding=coding.in_units(problem.unit))
+
+    # ------------------------------------------------------------------ after the search
+
+    def _of_residuals(self, fitted):
+        """Return what units are estimated from: the units, rows, atoms and their penalty."""
+        alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
+        return fitted.noise, raw_problem(self.plan, self.samples), fitted.rows, float(alpha)
+
+    def learn_scales(self, fitted):
+        """Learn the noise of features that atoms leave; if it differs, a second search is due."""
+        noise = learn_scales(*self._of_residuals(fitted))
+        if noise is fitted.noise:
+            yield fitted
+            return
+        atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
+        again = self._begin(noise).fitted(atoms, size_path=fitted.size_path)
+        yield replace(again, losses=fitted.losses)
+
+    def refine_units(self, fitted):
+        """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
+        yield replace(fitted, noise=refine_units(*self._of_residuals(fitted)))
+
+    def settle(self, fitted):
+        """Find the baseline of counts beside the atoms."""
+        rows = settle(fitted.model, fitted.rows, self.data.samples, self.run.team)
+        yield replace(fitted, rows=rows)
+
+    def refine_atoms(self, fitted):
+        """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient."""
+        plan, run, rows = self.plan, self.run, fitted.rows
+        source = self.data.source.for_training(plan.batch_size(), run.own, shuffle=True)
+        # a named optimizer is for the later training
+        name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
+        likely = fitted.with_model(rule=plan.rule("dec"))
+        optimizer = plan.make_optimizer(fitted.model, rows, name)
+        trainer = Trainer(likely, optimizer, team=run.team, interrupts=run.interrupts)
+        n_updates = refining_updates(run.team.largest(count_batches(source)))
+        stopping = Stopping(plan.given.tol, plan.given.n_iter_no_change, n_updates=n_updates)
+        ends = False
+        while not (ends or trainer.n_steps >= n_updates or run.interrupts.pending):
+            trainer.replace_unused(source)
+            ends = trainer.run_epoch(source, stopping).converged
+        rows = trainer.optimizer.atoms.detach()
+        yield replace(fitted, rows=rows, losses=(*fitted.losses, *trainer.loss_curve))
+
+    # ------------------------------------------------------------------ after training
+
+    def choose_coding(self, fitted):
+        """Choose the penalty of codes; of counts a smaller one than the search's."""
+        if self.plan.encoder.loss.is_quadratic:
+            return super().choose_coding(fitted)
+        return self._choose_likely_coding(fitted)
+
+    def _choose_likely_coding(self, fitted):
+        deviance = partial(held_out_deviance, fitted, self.data.samples, self.run.team)
+        alpha = smaller_penalty(deviance, float(fitted.model.alpha))
+        yield replace(fitted, coding=(alpha, 0.0, None))
+
+    def coding_problem(self, fitted):  # -> Problem, atoms
+        """Return the problem whose codes `best_coding` judges, and its atoms."""
+        model, samples = fitted.model, fitted.in_units(self.data.samples)
+        problem = problem_of(model, samples, model.alpha, unit_of(model.data_scale), self.run.team)
+        return problem, fitted.rows
+
+
+def _with_atoms(rows, atoms):  # -> rows of parameters
+    return torch.cat([atoms.to(rows), rows[len(atoms) :]])
+
+
+def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
+    if block is None:
+        return replace(problem.of_rows(slice(0)), alpha=alpha)
+    x = block.x if problem.unit == 1 else block.x.double() / problem.unit
+    return replace(problem, x=x, mask=block.mask, weight=block.weight, alpha=alpha, held_out=None)
+
+
+# ------------------------------------------------------------------ what was fitted before
+
+
+def resume_rows(plan, data, attributes, intercept=None):  # -> Fitted
+    """Return the record of fitted attributes, by name."""
+    state, given = attributes["_training_state"], plan.given.alpha
+    noise, noise_std = restore_noise(state["noise"]), attributes.get("noise_std_")
+    if noise_std is not None and noise.scale is not None:
+        noise_std = float((noise_std / to_numpy(noise.scale)).mean())  # in units of the noise
+    alpha, coding, seen = attributes.get("alpha_"), None, state["data_scale"]
+    # after zeros alone only the search's penalty exists
+    is_chosen = "coding" in state and (seen or alpha != state["alpha"])
+    if given not in ("auto", state["given"]["alpha"]):  # alpha was set after the fit
+        alpha = float(given)
+    elif is_chosen or (plan.codes_follow_data and alpha is not None and seen):
+        debias = attributes["debias_"] if plan.debias is None else plan.debias
+        alpha, coding = state["alpha"], (alpha, debias, noise_std)
+    known = {name: state[name] for name in ("data_scale", "curvature") if name in state}
+    model = plan.model(alpha=alpha, **known)
+    if state["from_samples"]:
+        model = replace(model, rule=plan.rule("dec"), from_samples=True)
+    atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
+    noise = replace(noise, atoms=atoms)
+    if not seen:  # first data after `from_components` or zeros
+        samples = in_units(noise, data.samples)
+        model = replace(model, data_scale=mean_square(samples.x, samples.weight))
+        if given == "auto":
+            penalty = auto_alpha(samples.x, mask=samples.mask, weight=samples.weight)
+            model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty))
+    rows = atoms
+    if intercept is not None:
+        rows = torch.cat([atoms, to_tensor(intercept, data.device)[None]])
+    known = {name: state[name] for name in ("search_alpha", "stream") if name in state}
+    return Fitted(model=model, rows=rows, noise=noise, coding=coding, **known)
