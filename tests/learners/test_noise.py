@@ -478,6 +478,9 @@ def test_non_negative_codes_have_a_baseline_if_it_is_asked_for(planted):
 def test_columns_of_other_units_are_named():
     with pytest.warns(UserWarning, match="StandardScaler"):
         PUDLEDictionaryLearning(5, random_state=0).fit(load_wine().data)
+    X = np.random.default_rng(0).normal(size=(100, 8))
+    X[3, 2] = 100  # a single entry is no unit: a warning would be an error
+    PUDLEDictionaryLearning(5, random_state=0).fit(X)
 
 
 # ---------------------------------------------------------------- after a fit with outlying entries
