@@ -291,7 +291,7 @@ class ConsensusDictionary(
             (X,) = indexable(X if issparse(X) else host_array(X))
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_rows)(seed_clone(self.estimator, random_state), X, fit_params, rows)
-            for rows in self._draw_rows(X, random_state)
+            for rows in [self._draw_rows(X, random_state) for _ in range(self.n_replicates)]
         )
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
@@ -322,14 +322,13 @@ class ConsensusDictionary(
         self.components_ = self.estimator_.components_
         return self
 
-    def _draw_rows(self, X, random_state):  # yields rows of each replicate, None for all
-        for _ in range(self.n_replicates):
-            if self.resample == "seeds":
-                yield None
-            elif self.resample == "bootstrap":
-                yield random_state.randint(_num_samples(X), size=_num_samples(X))
-            else:
-                yield random_state.permutation(_num_samples(X))[: (_num_samples(X) + 1) // 2]
+    def _draw_rows(self, X, random_state):  # -> rows of a replicate, None for all
+        if self.resample == "seeds":
+            return None
+        n = _num_samples(X)
+        if self.resample == "bootstrap":
+            return random_state.randint(n, size=n)
+        return random_state.permutation(n)[: (n + 1) // 2]
 
     def _with_components(self, medoid, components, X, fit_params):
         """Return the medoid with other components; a learned encoder is trained for them."""

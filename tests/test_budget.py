@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1654,
-    "_data": 1133,
-    "_denoiser": 741,
-    "_learners": 4328,
+    ".": 1653,
+    "_data": 1130,
+    "_denoiser": 730,
+    "_learners": 4312,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
     "_training": 825,
-    "encoding": 1320,
+    "encoding": 1260,
     "inspection": 725,
     "lasso": 1182,
     "metrics": 357,
     "omp": 238,
     "plotting": 576,
-    "pretrained": 86,
+    "pretrained": 87,
     "search": 3159,
-    "all of the package": 17587,
-    "tests": 17486,
+    "all of the package": 17497,
+    "tests": 17262,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -109,14 +109,6 @@ def test_planted_atoms_are_found_and_stable(resample):
     assert consensus.score(X) == pytest.approx(consensus.estimator_.score(X))
 
 
-def test_too_many_atoms_are_told_by_their_stability():
-    X, atoms = planted()
-    learner = PUDLEDictionaryLearning(16)
-    consensus = ConsensusDictionary(learner, 6, resample="halves", random_state=0).fit(X)
-    stable = consensus.components_[np.argsort(-consensus.stability_)[:12]]
-    assert (atom_coherence(stable, atoms) > 0.98).sum() >= 11
-
-
 def planted_images():
     rng = np.random.default_rng(0)
     atoms, images = rng.standard_normal((3, 4, 4)), 0.1 * rng.standard_normal((8, 16, 16))

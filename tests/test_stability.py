@@ -59,7 +59,7 @@ def test_it_is_largest_at_the_number_of_atoms_of_the_data(
     """Within 5 %, from fits to three bootstrap samples each."""
     X = planted(n_components, n_features, n_nonzero, n, noise)
     stability = {}
-    for size in [n_components + k for k in (-6, -3, -2, -1, 0, 1, 2, 3, 6)]:
+    for size in [n_components + k for k in (-3, -1, 0, 1, 3)]:
         fits = [
             PUDLEDictionaryLearning(size, random_state=seed)
             .fit(X[np.random.default_rng(seed).integers(0, n, n)])
@@ -97,12 +97,12 @@ def test_random_dictionaries_agree_by_chance(draw, n_components):
     assert found.by_chance == pytest.approx(found.stability - found.above_chance)
 
 
-@pytest.mark.filterwarnings("ignore:Column 0 has .* of the variance:UserWarning")
 def test_superfluous_atoms_are_not_supported():
     X, atoms, _ = make_dictionary_data(600, 20, 8, 2, snr_db=20, random_state=1)
     X[0, 0] += 100  # an outlier
     X += 3
-    learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
+    with pytest.warns(UserWarning, match="Column 0 has .* of the variance"):
+        learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
     support = atom_support(learner, X)
     assert support.found.shape == (8, 20)
     assert atom_coherence(support.found, atoms).min() > 0.98

@@ -7,9 +7,15 @@ one fit, and the data, parameters and random numbers that they share. A subclass
 from dataclasses import replace
 from functools import partial
 
+from skpudle._operators._atoms import project_atoms
 from skpudle._training.loop import HeldOut, Stopping, Trainer
 from skpudle._training.run import Phase
 from skpudle.search.choose import best_coding, judged
+from skpudle.search.descend import refit_atoms, solve_codes
+from skpudle.search.find import find_atoms, penalty_path
+
+# Epochs that solve the codes of atoms from zero.
+REPEATS = 3
 
 
 class Phases:
@@ -34,7 +40,7 @@ class Phases:
 
     def __init__(self, learner, plan, data, run):
         self.learner, self.plan, self.data, self.run = learner, plan, data, run
-        self.begun = None
+        self.begun = self._problem = self._coded = None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -44,6 +50,14 @@ class Phases:
 
     def before_training(self):  # -> tuple of Phase
         """Return the phases that find the atoms."""
+        raise NotImplementedError
+
+    def make_problem(self, fitted):  # -> Problem or ConvProblem
+        """Return the problem of the search of a record, with data that are held out."""
+        raise NotImplementedError
+
+    def rows_of(self, fitted, atoms):  # -> rows of parameters
+        """Return the rows of the record with other atoms, those of its search's problem."""
         raise NotImplementedError
 
     def coding_problem(self, fitted):  # -> Problem or ConvProblem, atoms
@@ -64,6 +78,58 @@ class Phases:
                 lambda fitted: follows and fitted.coding is None,
             ),
         )
+
+    def with_search(self, fitted, problem, found):  # -> Fitted
+        """Return the record with what its search has found so far."""
+        self._problem, self._coded = problem, found.coded
+        known = dict(atoms=found.atoms, alpha=found.alpha, is_done=found.is_done)
+        known |= dict(trial=found.trial, stride=found.stride)
+        note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
+        return replace(
+            fitted,
+            rows=self.rows_of(fitted, found.atoms),
+            searched=replace(fitted.searched, **known),
+            search_alpha=found.alpha * problem.unit,
+            penalty_path=penalty_path(problem, found.path, problem.unit),
+            is_done=found.is_done,
+            note=f"{note}  loss {found.losses[-1]:.6g}",
+        )
+
+    def follow_search(self, fitted, problem):
+        """Search from the atoms of the record: yield a record for each epoch."""
+        for found in find_atoms(problem, fitted.searched.atoms):
+            losses = (*fitted.losses, *found.losses)
+            yield replace(self.with_search(fitted, problem, found), losses=losses)
+
+    def found(self, fitted):  # -> Problem, Epoch; or those of images
+        """Return the problem of the search, and its data with codes for the atoms."""
+        if self._problem is None:  # an earlier process has searched
+            searched, self._problem = fitted.searched, self.make_problem(fitted)
+            part = self._problem.thinned(searched.stride, alpha=searched.alpha)
+            self._coded = solve_codes(part, searched.atoms, REPEATS)
+        return self._problem, self._coded
+
+    def follow_sizes(self, trials):
+        """Yield the trials of a number of atoms, each with values of its record."""
+        for trial in trials:
+            n_tried, n = len(trial.path.n_components), len(trial.atoms)
+            note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
+            yield trial, dict(size_path=trial.path, is_done=trial.is_last, note=note)
+
+    def refit(self, fitted):
+        """Free the atoms of a search of the lasso's bias."""
+        _, coded = self.found(fitted)
+        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
+        yield replace(fitted, rows=self.rows_of(fitted, atoms))
+
+    def choose_unseen_coding(self, fitted):
+        """Choose the penalty of codes by the data that the search has held out."""
+        (problem, _), trial, plan = self.found(fitted), fitted.searched.trial, self.plan
+        rank, unseen = getattr(plan.given, "rank", None), trial.judged
+        unseen = unseen if rank is None else project_atoms(unseen, rank=rank)
+        how = dict(debias=plan.debias, place=trial.prediction.place)
+        coding = best_coding(problem.held_out, unseen, **how)
+        yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train(self, fitted):
         """Train through the encoder: yield a record for each epoch.

@@ -106,26 +106,26 @@ class Searched:
     ----------
     atoms : Tensor of shape (n_components, ...)
         Its atoms, in the units of its problem.
-    alpha : float
-        Their penalty.
-    is_done : bool
+    penalty : float
+        The penalty that the search begins with, in the units of the data.
+    alpha : float, default=None
+        The penalty of the atoms, in the units of its problem.
+    is_done : bool, default=False
         Whether the search has ended by itself.
     trial : Trial, default=None
         The chosen penalty, and its atoms that have not seen held-out data.
     stride : int, default=1
         The atoms were polished on one in ``stride`` samples.
-    penalty : float, default=None
-        The penalty that the search began with, in the units of the data.
     number : int, default=1
         2 for the second search, in units of the noise of features.
     """
 
     atoms: Tensor
-    alpha: float
-    is_done: bool
+    penalty: float
+    alpha: float | None = None
+    is_done: bool = False
     trial: Trial | None = None
     stride: int = 1
-    penalty: float | None = None
     number: int = 1
 
     @property

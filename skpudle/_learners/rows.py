@@ -11,7 +11,7 @@ from math import ceil
 
 import torch
 
-from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of
+from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Rows, count_batches
 from skpudle._data.foreign import given_atoms
 from skpudle._initialization import initial_atoms
@@ -19,7 +19,7 @@ from skpudle._learners.coder import hidden_deviance
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
 from skpudle._learners.models import directions
 from skpudle._learners.online import block_rows, preferred
-from skpudle._learners.phases import Phases
+from skpudle._learners.phases import REPEATS, Phases
 from skpudle._learners.plan import default_optimizer, refining_updates
 from skpudle._learners.record import Fitted, Searched
 from skpudle._learners.units import in_units, restore_noise
@@ -37,9 +37,9 @@ from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search._stream import advance_stream, after_search, objective
-from skpudle.search.choose import best_coding, try_sizes
-from skpudle.search.descend import refit_atoms, solve_codes
-from skpudle.search.find import find_atoms, penalty_of_mixtures, penalty_path
+from skpudle.search.choose import try_sizes
+from skpudle.search.descend import solve_codes
+from skpudle.search.find import penalty_of_mixtures
 from skpudle.search.held_out import hold_out, match_equal_rows
 from skpudle.search.units import CENTRED, learn_scales, learn_units, refine_units
 
@@ -56,11 +56,12 @@ _COLLECTED = 2**14
 # Share of the variance from which on a column has a unit of its own, and least number of columns.
 # It is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and diabetes.
 _ONE_COLUMN, _FEW_COLUMNS = 0.7, 4
+# Least share of the squared distances of the 10 % and 90 % quantiles, since a single entry can have
+# the variance of a column: .998 and .69 for wine and cancer, .17 for normal columns with one entry
+# of 100 deviations in 100 rows.
+_USUAL = 0.5
 # Rows that tell it.
 _SAMPLES = 1024
-
-# Epochs that solve the codes of atoms from zero.
-_REPEATS = 3
 
 
 def choose_atoms(
@@ -214,9 +215,13 @@ def _warn_of_units(samples):
     n = weight.sum(0).clamp_min(1)
     mean = (weight * x).sum(0) / n
     variances = (weight * (x - mean).square()).sum(0) / n
-    column = int(variances.argmax())
-    if m >= _FEW_COLUMNS and variances[column] > _ONE_COLUMN * variances.sum():
-        warn_of_units(column, float(variances[column] / variances.sum()))
+    low, high = (
+        with_gaps(x, samples.mask).double().nanquantile(x.new_tensor([0.1, 0.9]).double(), 0)
+    )
+    spreads, column = (high - low).square().nan_to_num(), int(variances.argmax())
+    share, usual = (float(part[column] / part.sum()) for part in (variances, spreads))
+    if m >= _FEW_COLUMNS and share > _ONE_COLUMN and usual > _USUAL:
+        warn_of_units(column, share)
 
 
 def learn_noise(plan, samples):  # -> Units
@@ -278,7 +283,7 @@ class RowPhases(Phases):
         self.samples = collect(data.samples)
         in_parts = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
-        self._beginning = self._problem = self._coded = None
+        self._beginning = None
 
     def before_training(self):  # -> tuple of Phase
         """Return the phases that find the atoms."""
@@ -376,25 +381,23 @@ class RowPhases(Phases):
         begun = self._begin(fitted.noise)
         problem = problem_of(begun.model, begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
-        for trial in try_sizes(problem, self.run.generator, fixed=fixed):
+        trials = try_sizes(problem, self.run.generator, fixed=fixed)
+        for trial, known in self.follow_sizes(trials):
             if trial.is_last:
                 begun.penalty *= trial.alpha / problem.alpha
-            found = begun.fitted(trial.atoms.to(begun.samples.x), size_path=trial.path)
-            n_tried = len(trial.path.n_components)
-            note = f"size, {n_tried} numbers of atoms tried  {len(trial.atoms)} atoms so far"
             penalty = begun.search_penalty() if trial.is_last else None
-            yield replace(found, search_alpha=penalty, is_done=trial.is_last, note=note)
+            yield begun.fitted(trial.atoms.to(begun.samples.x), search_alpha=penalty, **known)
 
     # ------------------------------------------------------------------ the search
 
-    def _make_problem(self, fitted, penalty):  # -> Problem
-        """Return the problem of the search, with rows that are held out."""
+    def make_problem(self, fitted):  # -> Problem
+        """Return the problem of the search of a record, with rows that are held out."""
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
         samples, n_components = begun.samples, len(fitted.model.parts(fitted.rows)[0])
         if not run.team.is_alone:  # initial values are from samples of all processes
             own = fitted.in_units(self.data.samples)
             samples = replace(own, x=stabilised(plan.encoder.loss, replace(own, mask=None)).x)
-        problem = problem_of(fitted.model, samples, penalty, begun.unit, run.team)
+        problem = problem_of(fitted.model, samples, fitted.searched.penalty, begun.unit, run.team)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
         mixes = plan.mixes_few(n_components, samples.x.shape[1])
@@ -403,51 +406,34 @@ class RowPhases(Phases):
             problem = replace(problem, alpha=penalty_of_mixtures(problem, n_components))
         return hold_out(problem, fixed=fixed, mixes=mixes, learn=not self._in_parts)
 
+    def rows_of(self, fitted, atoms):  # -> rows of parameters
+        """Return the rows of the record with other atoms."""
+        rows = fitted.rows
+        return torch.cat([atoms.to(rows), rows[len(atoms) :]])
+
     def search(self, fitted, *, number):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
-        plan, begun = self.plan, self._begin(fitted.noise)
-        penalty = fitted.search_alpha or begun.search_penalty()
-        if fitted.searched is not None:
-            penalty = fitted.searched.penalty
+        plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
         fitted = fitted.with_model(curvature=plan.curvature_share * begun.model.curvature)
-        atoms, rest = fitted.model.parts(fitted.rows)[0], fitted.noise
+        atoms = fitted.model.parts(fitted.rows)[0]
         if self.run.n_updates:
             plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
-        if not (rest.limit is rest.norm is None) and self.data.places is not None:
+        if not (noise.limit is noise.norm is None) and self.data.places is not None:
             fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
-        problem = self._make_problem(fitted, penalty)
-        for found in find_atoms(problem, atoms):
-            self._problem, self._coded = problem, found.coded
-            noise, baseline = fitted.noise, found.coded.problem.baseline
-            if baseline is not None:
-                self._problem = problem.around(baseline)
-                shift = baseline.to(noise.intercept) * problem.unit
-                noise = replace(noise, intercept=noise.intercept + shift)
-            searched = Searched(
-                found.atoms, found.alpha, found.is_done, found.trial, found.stride, penalty, number
-            )
-            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
-            yield replace(
-                fitted,
-                rows=_with_atoms(fitted.rows, found.atoms),
-                noise=noise,
-                searched=searched,
-                search_alpha=found.alpha * problem.unit,
-                penalty_path=penalty_path(problem, found.path, problem.unit),
-                losses=(*fitted.losses, *found.losses),
-                stream=_energies(found.coded) if found.is_done else None,
-                is_done=found.is_done,
-                note=f"{note}{found.losses[-1]:.6g}",
-            )
+        if fitted.searched is None:
+            penalty = fitted.search_alpha or begun.search_penalty()
+            fitted = replace(fitted, searched=Searched(atoms, penalty, number=number))
+        return self.follow_search(fitted, self.make_problem(fitted))
 
-    def _found(self, fitted):  # -> Problem, Epoch
-        """Return the problem of the search, and its rows with codes for the atoms."""
-        searched = fitted.searched
-        if self._problem is None:  # an earlier process has searched
-            self._problem = self._make_problem(fitted, searched.penalty)
-            part = self._problem.thinned(searched.stride, alpha=searched.alpha)
-            self._coded = solve_codes(part, searched.atoms, _REPEATS)
-        return self._problem, self._coded
+    def with_search(self, fitted, problem, found):  # -> Fitted
+        """Return the record with what its search has found so far, and with its baseline."""
+        now, noise = super().with_search(fitted, problem, found), fitted.noise
+        if (baseline := found.coded.problem.baseline) is not None:
+            self._problem = problem.around(baseline)
+            shift = baseline.to(noise.intercept) * problem.unit
+            noise = replace(noise, intercept=noise.intercept + shift)
+        stream = _energies(found.coded) if found.is_done else None
+        return replace(now, noise=noise, stream=stream)
 
     def pass_over(self, fitted):
         """Pass over all rows after a search in a sample; keep the atoms that predict better.
@@ -455,7 +441,7 @@ class RowPhases(Phases):
         Each record is that of a block, since the only pass over a stream may take hours. A pass
         that goes on reads earlier blocks again, which takes little of the time of learning.
         """
-        (problem, coded), run = self._found(fitted), self.run
+        (problem, coded), run = self.found(fitted), self.run
         alpha, unit = fitted.searched.alpha, problem.unit
         begun, n_used = after_search(coded)
         size = block_rows(n_used, *begun.atoms.shape)
@@ -479,28 +465,24 @@ class RowPhases(Phases):
                     if not objective(judges, atoms) < objective(judges, begun.atoms):
                         atoms = begun.atoms
                 if atoms is not begun.atoms:
-                    self._coded = solve_codes(coded.problem, atoms, _REPEATS)
+                    self._coded = solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
                 now = replace(now, searched=searched, stream=_energies(self._coded), passed=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
-            yield replace(now, rows=_with_atoms(fitted.rows, atoms), note=note)
+            yield replace(now, rows=self.rows_of(fitted, atoms), note=note)
 
     def refit(self, fitted):
-        """Free the atoms of the lasso's bias."""
-        problem, coded = self._found(fitted)
+        """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
         if fitted.passed is not None:  # a callback has ended the pass
-            coded = solve_codes(coded.problem, fitted.passed.atoms, _REPEATS)
-        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
-        if self._in_parts:
-            atoms = preferred(problem.held_out.problem, atoms, coded.atoms)
-        yield replace(fitted, rows=_with_atoms(fitted.rows, atoms))
-
-    def choose_unseen_coding(self, fitted):
-        """Choose the penalty of codes by the data that the search has held out."""
-        (problem, _), trial = self._found(fitted), fitted.searched.trial
-        how = dict(debias=self.plan.debias, place=trial.prediction.place)
-        coding = best_coding(problem.held_out, trial.judged, **how)
-        yield replace(fitted, coding=coding.in_units(problem.unit))
+            problem, coded = self.found(fitted)
+            self._coded = solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
+        for refitted in super().refit(fitted):
+            if self._in_parts:
+                problem, coded = self.found(fitted)
+                atoms = refitted.model.parts(refitted.rows)[0]
+                atoms = preferred(problem.held_out.problem, atoms, coded.atoms)
+                refitted = replace(refitted, rows=self.rows_of(fitted, atoms))
+            yield refitted
 
     # ------------------------------------------------------------------ after the search
 
@@ -564,10 +546,6 @@ class RowPhases(Phases):
         model, samples = fitted.model, fitted.in_units(self.data.samples)
         problem = problem_of(model, samples, model.alpha, unit_of(model.data_scale), self.run.team)
         return problem, fitted.rows
-
-
-def _with_atoms(rows, atoms):  # -> rows of parameters
-    return torch.cat([atoms.to(rows), rows[len(atoms) :]])
 
 
 def _of_block(problem, alpha, block):  # -> Problem, of no rows for None

@@ -19,6 +19,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.batches import Samples
 from skpudle._data.names import explain_names, fit_context
+from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT
@@ -190,7 +191,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             If SPORCO is not installed.
         """
         bpdndl = _import_sporco()
-        x = to_tensor(check_rows(X, estimator=self))
+        x = to_tensor(check_rows(open_source(X, self).array(), estimator=self))
         n_given, weight = len(x), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, len(x)).to(x)
@@ -246,8 +247,3 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         return Converged(self.alpha_)
 
     _allows_nan = False
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
-        return tags

@@ -212,16 +212,6 @@ def test_dense_codes_with_little_noise_want_a_smaller_penalty():
     assert learner.search_alpha_ < auto_alpha(x)
 
 
-@pytest.mark.parametrize("exponent", [-10, 10, 100])
-def test_the_unit_of_the_data_is_that_of_the_penalty_and_changes_no_bit(exponent):
-    x = planted(600, decibels=0)[0].numpy()
-    one, other = (
-        PUDLEDictionaryLearning(25, random_state=0).fit(c * x) for c in (1.0, 2.0**exponent)
-    )
-    assert other.search_alpha_ == 2.0**exponent * one.search_alpha_
-    np.testing.assert_array_equal(other.components_, one.components_)
-
-
 @pytest.fixture(scope="module")
 def records():
     """Return a problem with rows that are held out, and the records of its search."""

@@ -27,9 +27,8 @@ from skpudle.search._maps import (
     refine_products,
     spread_channels,
 )
-from skpudle.search.choose import best_coding, try_sizes
-from skpudle.search.descend import refit_atoms, solve_codes
-from skpudle.search.find import Found, find_atoms, penalty_path, search_above_noise
+from skpudle.search.choose import try_sizes
+from skpudle.search.find import search_above_noise
 from skpudle.search.held_out import hold_out
 
 # alpha="auto" is this fraction of the median over images of the largest correlation.
@@ -43,9 +42,6 @@ _PIXELS = 2**14
 
 # Number of atoms that are chosen from the data, before they are.
 ATOMS = 64
-
-# Epochs that solve the codes of atoms from zero.
-_REPEATS = 3
 
 # The least noise of a channel, as a share of the median over channels, since estimates of channels
 # with a strong signal may be 0.
@@ -401,7 +397,7 @@ class ImagePhases(Phases):
         super().__init__(learner, plan, data, run)
         self._images = self._seen = data.samples
         self._decides = isinstance(plan.given.n_components, str)
-        self._directions = self._problem = self._found = self._begun_atoms = None
+        self._directions = self._begun_atoms = None
         n_components = ATOMS if self._decides else plan.given.n_components
         if plan.given.rank is not None and plan.searches and self._images.masks is None:
             self._directions = self._pieces.principal_directions(n_components)
@@ -446,17 +442,14 @@ class ImagePhases(Phases):
         """Return the record before all phases, with initial atoms."""
         atoms, known = self._atoms, {}
         if self.plan.searches:
-            known = dict(search_alpha=self._penalty, searched=self._start(atoms))
+            searched = Searched(as_pictures(atoms), self._penalty)
+            known = dict(search_alpha=self._penalty, searched=searched)
         fitted = record_of(self.plan, self._images, self._of_channels(atoms), self._penalty)
         return replace(fitted, **known)
 
     @property
     def _pieces(self):
         return pieces_of(self._images, self.plan.kernel, self.plan.stride)
-
-    def _start(self, atoms):  # -> Searched
-        """Return a search that begins with atoms of the channels or combinations it sees."""
-        return Searched(as_pictures(atoms), self._penalty, False, penalty=self._penalty)
 
     def _of_channels(self, atoms):  # -> (n, n_channels, *kernel)
         """Return atoms of all channels, or of their combinations, as atoms of all channels."""
@@ -465,7 +458,8 @@ class ImagePhases(Phases):
             return atoms
         return spread_channels(atoms, self._directions.to(atoms))
 
-    def _rows(self, atoms):  # -> rows of parameters
+    def rows_of(self, fitted, atoms):  # -> rows of parameters
+        """Return the rows of atoms of all channels, or of their combinations."""
         atoms = self._of_channels(atoms)
         return project_atoms(atoms, atom_norm=None, rank=self.plan.given.rank).flatten(1)
 
@@ -477,85 +471,41 @@ class ImagePhases(Phases):
             how = seen.images, seen.geometry, "search", (n, *shape), generator
             return as_pictures(initial_atoms(*how))
 
-        for trial in try_sizes(problem_of(self.plan, seen, self._penalty), generator, start=start):
+        trials = try_sizes(problem_of(self.plan, seen, self._penalty), generator, start=start)
+        for trial, known in self.follow_sizes(trials):
             atoms = trial.atoms.reshape(-1, *shape).to(self._atoms)
-            n_tried = len(trial.path.n_components)
-            note = f"size, {n_tried} numbers of atoms tried  {len(atoms)} atoms so far"
-            known = dict(size_path=trial.path, searched=self._start(atoms))
-            found = dict(rows=self._rows(atoms), is_done=trial.is_last, note=note)
-            yield replace(fitted, **known, **found)
+            searched = Searched(as_pictures(atoms), self._penalty)
+            yield replace(fitted, rows=self.rows_of(fitted, atoms), searched=searched, **known)
 
     # ------------------------------------------------------------------ the search
 
-    def _make_problem(self, searched):  # -> ConvProblem
-        """Return the problem of a search, with images that are held out."""
+    def make_problem(self, fitted):  # -> ConvProblem
+        """Return the problem of the search of a record, with images that are held out."""
+        searched = fitted.searched
         fixed = self.plan.given.alpha != "auto" or searched.number > 1
         return hold_out(problem_of(self.plan, self._seen, searched.penalty), fixed=fixed)
 
-    def _with(self, fitted, problem, found, number):  # -> Fitted
-        """Return the record with what a search has found."""
-        self._problem, self._found = problem, found
-        of_problem = problem.alpha * problem.unit, number
-        searched = found.atoms, found.alpha, found.is_done, found.trial, found.stride
-        return replace(
-            fitted,
-            rows=self._rows(found.atoms),
-            searched=Searched(*searched, *of_problem),
-            search_alpha=found.alpha * problem.unit,
-            penalty_path=penalty_path(problem, found.path, problem.unit),
-        )
-
-    def _of_search(self, fitted):  # -> ConvProblem, Found
-        """Return the problem of the search, and the search that is done."""
-        searched = fitted.searched
-        if self._problem is None:  # an earlier process has searched
-            self._problem = self._make_problem(searched)
-            part = self._problem.thinned(searched.stride, alpha=searched.alpha)
-            coded = solve_codes(part, searched.atoms, _REPEATS)
-            known = dict(trial=searched.trial, stride=searched.stride)
-            self._found = Found("done", coded, len(searched.atoms), **known)
-        return self._problem, self._found
-
     def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
-        problem = self._make_problem(fitted.searched)
         self._begun_atoms = fitted.searched.atoms
-        for found in find_atoms(problem, fitted.searched.atoms):
-            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms  loss "
-            losses, note = (*fitted.losses, *found.losses), f"{note}{found.losses[-1]:.6g}"
-            now = dict(losses=losses, is_done=found.is_done, note=note)
-            yield replace(self._with(fitted, problem, found, 1), **now)
+        return self.follow_search(fitted, self.make_problem(fitted))
 
     def search_above_noise(self, fitted):
         """Search again with a penalty above the noise of signals, if the penalty was below."""
-        before, found = self._of_search(fitted)
-        start = found.atoms if self._begun_atoms is None else self._begun_atoms
-        problem, found = search_above_noise(before, start, found)
-        if problem is before:
-            yield fitted
-        else:
-            yield self._with(fitted, problem, found, 2)
+        before, _ = self.found(fitted)
+        start = fitted.searched.atoms if self._begun_atoms is None else self._begun_atoms
+        problem, found = search_above_noise(before, start, fitted.searched)
+        if problem is not before:
+            known = dict(penalty=problem.alpha * problem.unit, number=2)
+            again = replace(fitted, searched=replace(fitted.searched, **known))
+            fitted = self.with_search(again, problem, found)
+        yield fitted
 
     def find_maps(self, fitted):
         """Find the maps and waveforms of atoms of rank one."""
-        problem, found = self._of_search(fitted)
-        atoms = _products_of(problem, found, self._pieces, self._directions)
-        yield replace(fitted, rows=self._rows(atoms))
-
-    def refit(self, fitted):
-        """Free the atoms of the lasso's bias."""
-        _, found = self._of_search(fitted)
-        coded = found.coded
-        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
-        yield replace(fitted, rows=self._rows(atoms))
-
-    def choose_unseen_coding(self, fitted):
-        """Choose the penalty of codes by the images that the search has held out."""
-        (problem, _), trial, plan = self._of_search(fitted), fitted.searched.trial, self.plan
-        unseen = project_atoms(trial.judged, rank=plan.given.rank)
-        how = dict(debias=plan.debias, place=trial.prediction.place)
-        coding = best_coding(problem.held_out, unseen, **how)
-        yield replace(fitted, coding=coding.in_units(problem.unit))
+        problem, _ = self.found(fitted)
+        atoms = _products_of(problem, fitted.searched, self._pieces, self._directions)
+        yield replace(fitted, rows=self.rows_of(fitted, atoms))
 
     def coding_problem(self, fitted):  # -> ConvProblem, atoms
         """Return the problem whose codes `best_coding` judges, and its atoms."""
