@@ -19,7 +19,7 @@ from skpudle.pretrained import load_denoiser
 
 SMALL = dict(
     atom_shape=(5, 4), stride=(2, 3), noise_std=0.0, n_unfoldings=4, max_iter=2, tol=None,
-    random_state=0,
+    random_state=0, batch_size=16,
 )  # fmt: skip
 RANGE = (0.1, 0.5)
 
@@ -477,7 +477,7 @@ def test_training_that_makes_images_worse_says_so():
     """The loss is then larger than the noise."""
     learner = learner_of(noise_std=0.01, learning_rate=0.3)
     with pytest.warns(ConvergenceWarning, match="raised its objective .*learning_rate"):
-        learner.set_params(batch_size=1, max_iter=5).fit(blocks(8, 24, 0))
+        learner.set_params(batch_size=1, max_iter=2).fit(blocks(8, 24, 0))
 
 
 def test_a_grid_of_parameters_is_searched_by_the_score():
@@ -583,5 +583,5 @@ def test_what_was_set_after_fit_is_refused(changed, images, trained):
     learner = pickle.loads(pickle.dumps(trained)).set_params(**changed)
     with pytest.raises(ValueError, match="was set after fit"):
         learner.transform(images)
-    with pytest.raises(ValueError, match="was set after fit|other thresholds"):
+    with pytest.raises(ValueError, match="was set after fit"):
         learner.partial_fit(images)

@@ -159,24 +159,6 @@ class DenoisingNetwork(nn.Module):
         self.stride, self.noise_std, self.peak = state["stride"], state["noise_std"], state["peak"]
         self.noise = Noise.of(self.noise_std)
 
-    def retrain(self, noise_std, peak):
-        """Take another noise of training, of the same kind, and another peak.
-
-        Raises
-        ------
-        ValueError
-            If the noise needs other thresholds.
-        """
-        noise, before = Noise.of(noise_std), self.noise
-        if noise[2:] != before[2:]:
-            raise ValueError(
-                f"noise_std={noise_std!r:.80} needs other thresholds than {self.noise_std!r:.80}, "
-                "the noise of fit. Fit again."
-            )
-        if self.slopes is not None:
-            self.slopes.data.mul_(noise.typical / before.typical)
-        self.noise_std, self.noise, self.peak = noise_std, noise, peak
-
     # ------------------------------------------------------------------ codes
 
     def _levels(self, sigma, x):  # (n,) or None -> (n_unfoldings, n or 1, n_components, 1, ...)

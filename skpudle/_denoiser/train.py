@@ -14,8 +14,9 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding._unfold import default_step
 
-# The largest default crop, in pixels: many positions, but far smaller than a photograph.
-_CROP = 129
+# The largest default crops of signals and of pictures along an axis, in pixels: many positions, but
+# far smaller than a photograph.
+_CROPS = 129, 49
 
 # Pixels of a part of a batch: large enough for efficient products, small enough for the codes of
 # all unfoldings.
@@ -38,7 +39,7 @@ def crop_shape(images, kernel, stride, size, *, whole):  # -> list of int
         if whole:
             steps = -(-(n + 2 * margin - k) // s)
         else:
-            n = min(n, _CROP) if size == "auto" else size
+            n = min(n, _CROPS[len(kernel) - 1]) if size == "auto" else size
             steps = max((n - k) // s, -(-(2 * margin + 1 - k) // s))
         shape.append(k + s * max(steps, 0))
     return shape

@@ -108,7 +108,7 @@ class Encoder:
     loss: object = Gaussian()
     debias: float = 0.0
 
-    def at(self, alpha, *, step_size=None, lambda_decay=1.0, analysis=None, warn=False):
+    def at(self, alpha, *, step_size=None, lambda_decay=1.0, warn=False):
         """Return the encoder, `Converged` or `Unfolded`, with these numbers."""
         n_unfoldings = self.n_unfoldings
         if n_unfoldings == "auto":
@@ -116,7 +116,7 @@ class Encoder:
             n_unfoldings = None if lasso and self.loss.is_quadratic else _UNFOLDINGS
         if n_unfoldings is None:
             return Converged(alpha, self.positive_code, self.debias, warn)
-        return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay, analysis)
+        return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,8 +188,6 @@ class Unfolded:
         The step; None follows the dictionary.
     lambda_decay : float, default=1.0
         Factor of the penalty from one iteration to the next.
-    analysis : operator, default=None
-        See `skpudle.encoding.encode`.
     """
 
     choice: Encoder
@@ -197,7 +195,6 @@ class Unfolded:
     n_unfoldings: int
     step_size: float | None = None
     lambda_decay: float = 1.0
-    analysis: object = None
 
     def __call__(self, dictionary, x, mask=None, offset=None):
         """Return codes."""
@@ -211,7 +208,6 @@ class Unfolded:
             shrinkage=self.choice.shrinkage,
             positive_code=self.choice.positive_code,
             initial_threshold=self.choice.initial_threshold,
-            analysis=self.analysis,
             mask=mask,
             loss=self.choice.loss,
             offset=offset,

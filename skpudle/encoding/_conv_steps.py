@@ -18,7 +18,8 @@ class ConvSteps(Steps):
         self.phases = first.phases(first.positions(x.shape[2:]))
         mask = None if mask is None else self.phases.split(mask.expand_as(x))
         self._adjoint = adjoint
-        super().__init__(dictionary, analysis, self.phases.split(x), size, mask=mask)
+        super().__init__(self.phases.split(x), size, mask=mask)
+        self.shapes = dictionary.atoms.shape, analysis.atoms.shape
         shape = -1, *first.atoms.shape  # (n_unfoldings or 1, n_components, n_channels * n_pixels)
         self.matrices = (
             dictionary.atoms.view(shape).flatten(2),
@@ -105,6 +106,6 @@ class _ConvSums:
 
     def gradients(self, *, of_x=True, of_step=True):
         steps, size = self.steps, self.steps.size
-        atoms = size * self._atoms.view_as(steps.dictionary.atoms)
-        analysis = size * self._analysis.view_as(steps.analysis.atoms)
+        sums = self._atoms, self._analysis
+        atoms, analysis = (size * part.view(shape) for part, shape in zip(sums, steps.shapes))
         return atoms, analysis, size * steps.phases.join(self._x), self._size

@@ -38,7 +38,9 @@ class DenseSteps(Steps):
 
     Parameters
     ----------
-    dictionary, x, size, mask
+    dictionary : DenseDictionary
+        The dictionary, detached.
+    x, size, mask
         As in `Steps`; with a mask there is no Gram matrix.
     n_steps : float
         Expected number of steps; there may be more.
@@ -47,7 +49,7 @@ class DenseSteps(Steps):
     """
 
     def __init__(self, dictionary, x, size, *, mask=None, n_steps, adjoint):
-        super().__init__(dictionary, dictionary, x, size, mask=mask)
+        super().__init__(x, size, mask=mask)
         self.atoms = dictionary.atoms
         n_atoms, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import in_parts
-from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import loops
 from skpudle.encoding._products import multiply
@@ -47,49 +46,10 @@ def _are_compiled(x):
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-def _rows(tensor):  # -> ndarray of shape (n_samples, entries), the same memory
-    return np.asarray(tensor.view(len(tensor), -1))
-
-
 def _by_samples(loop, x, *arguments):
     """Call a compiled loop over samples."""
     least = max(1, _ENTRIES // max(1, x[:1].numel()))
     in_parts(lambda first, last: loop(first, last, *arguments), len(x), least)
-
-
-class _Maps:
-    """The maps of a dictionary, and a sum of `outer`."""
-
-    def __init__(self, dictionary):
-        self.dictionary, self.outer = dictionary, torch.zeros_like(dictionary.atoms)
-
-    def synthesis(self, z, plus=None):
-        data = self.dictionary.synthesis(z)
-        return data if plus is None else data.add_(plus)
-
-    def analysis(self, x, plus, out):
-        return self.dictionary.analysis(x).add_(plus)
-
-    def add(self, z, x):
-        self.outer += self.dictionary.outer(z, x)
-
-
-class _DenseMaps(_Maps):
-    """The maps of a dense dictionary, with products that skip zeros."""
-
-    def synthesis(self, z, plus=None):
-        return multiply(plus, z, self.dictionary.atoms)
-
-    def analysis(self, x, plus, out):
-        return torch.mm(x, self.dictionary.atoms.mT, out=out).add_(plus)
-
-    def add(self, z, x):
-        multiply(self.outer, z.mT, x, out=self.outer)
-
-
-def _maps(dictionary):
-    is_dense = isinstance(dictionary, DenseDictionary)
-    return _DenseMaps(dictionary) if is_dense else _Maps(dictionary)
 
 
 class LikelihoodSteps(Steps):
@@ -97,7 +57,9 @@ class LikelihoodSteps(Steps):
 
     Parameters
     ----------
-    dictionary, analysis, x, mask
+    dictionary : DenseDictionary
+        The dictionary, detached.
+    x, mask
         As in `Steps`.
     size : Tensor of shape () or None
         Step size; None to search for one.
@@ -107,32 +69,31 @@ class LikelihoodSteps(Steps):
         Added to ``D z``.
     """
 
-    def __init__(self, dictionary, analysis, x, size, *, mask=None, loss, offset=None):
-        super().__init__(dictionary, analysis, x, size, mask=mask)
-        self.x, self.loss = self.x.contiguous(), loss
+    def __init__(self, dictionary, x, size, *, mask=None, loss, offset=None):
+        super().__init__(x, size, mask=mask)
+        self.x, self.loss, self.dictionary = self.x.contiguous(), loss, dictionary
         self.offset = x.new_zeros(()) if offset is None else offset
-        self._maps, self._offsets = _maps(dictionary), self.offset.expand_as(x).contiguous()
-        hidden = x.new_empty(0, 0) if mask is None else mask.expand_as(x).contiguous().flatten(1)
+        self._offsets = self.offset.expand_as(x).contiguous()
+        hidden = x.new_empty(0, 0) if mask is None else mask.expand_as(x).contiguous()
         self.hidden = np.asarray(hidden) if _are_compiled(x) else None
 
     def natural(self, z):
         """Return the natural parameter; None means zero codes."""
         if z is None:
             return self._offsets
-        return self._maps.synthesis(z, self._offsets).contiguous()
+        return multiply(self._offsets, z, self.dictionary.atoms)
 
     def ascend(self, mean):
         """Return the derivative of the log-likelihood in the codes."""
-        return self.analysis.analysis(self.hide(self.x - mean))
+        return self.dictionary.analysis(self.hide(self.x - mean))
 
     def first_size(self, mean):
         """Return the first step; one for each sample if steps are searched for."""
         if self.size is not None:
             return self.size
-        largest = torch.maximum(self.x, self.hide(mean)).flatten(1).amax(1)
+        largest = torch.maximum(self.x, self.hide(mean)).amax(1, keepdim=True)
         bound = self.dictionary.squared_norm_bound() * largest / _FIRST_STEP
-        size = torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
-        return size.reshape(-1, *[1] * (self.x.ndim - 1))
+        return torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
 
     def judge(self, size, before, after):
         """Accept or undo an iteration of each sample, and choose the next steps.
@@ -153,16 +114,14 @@ class LikelihoodSteps(Steps):
         variances = [self.loss.variance(mean) for *_, mean in (before, after)]
         if self.hidden is not None:
             size, counts = size.clone(), torch.empty_like(size, dtype=torch.bool)
-            code, *others = map(_rows, before)
-            given = code, *others, *map(_rows, variances), self.hidden, _GROWTH
-            new = *map(_rows, after), np.asarray(size.view(-1)), np.asarray(counts.view(-1))
+            given = *map(np.asarray, (*before, *variances)), self.hidden, _GROWTH
+            new = (*map(np.asarray, (*after, size[:, 0], counts[:, 0])),)
             _by_samples(loops().judge, self.x, *given, *new)
             return after, size, counts
         moved, change = after[0] - before[0], after[1] - before[1]
         weight = torch.maximum(*variances)
-        curvature = self.hide(weight.mul_(change.square_())).flatten(1).sum(1)
-        length = moved.square_().flatten(1).sum(1)
-        curvature, length = (value.view_as(size) for value in (curvature, length))
+        curvature = self.hide(weight.mul_(change.square_())).sum(1, keepdim=True)
+        length = moved.square_().sum(1, keepdim=True)
         counts = curvature * size <= length  # False for NaN
         larger = torch.where(length > 0, _GROWTH * size, size)
         after = tuple(torch.where(counts, *pair) for pair in zip(after, before, strict=True))
@@ -176,9 +135,7 @@ class LikelihoodSums:
     """`Sums` of steps of any size."""
 
     def __init__(self, steps):
-        self.steps, self._dictionary = steps, _maps(steps.dictionary)
-        is_same = steps.analysis is steps.dictionary
-        self._analysis = self._dictionary if is_same else _maps(steps.analysis)
+        self.steps, self._atoms = steps, torch.zeros_like(steps.dictionary.atoms)
         self._x, self._offset = torch.zeros_like(steps.x), torch.zeros_like(steps.x)
         self._slope = steps.x.new_zeros(len(steps.x))
 
@@ -187,36 +144,34 @@ class LikelihoodSums:
 
         The result may be in ``out``.
         """
-        scaled = u * size
-        image = self._analysis.synthesis(scaled).contiguous()
+        scaled, atoms = u * size, self.steps.dictionary.atoms
+        image = multiply(None, scaled, atoms)
         residual = self._weigh(image, mean)
-        self._analysis.add(scaled, residual)
+        multiply(self._atoms, scaled.mT, residual, out=self._atoms)
         if z is None:
             return None
-        self._dictionary.add(z, image)
-        return self._dictionary.analysis(image, u, out)
+        multiply(self._atoms, z.mT, image, out=self._atoms)
+        return torch.mm(image, atoms.mT, out=out).add_(u)
 
     def _weigh(self, image, mean):  # -> the residual; weights the image in place
         steps, variance = self.steps, self.steps.loss.variance(mean)
         if steps.hidden is not None:
             residual = torch.empty_like(image)
-            given = *map(_rows, (steps.x, mean, variance)), steps.hidden
-            sums = *map(_rows, (residual, image, self._x, self._offset)), np.asarray(self._slope)
+            given = *map(np.asarray, (steps.x, mean, variance)), steps.hidden
+            sums = map(np.asarray, (residual, image, self._x, self._offset, self._slope))
             _by_samples(loops().weigh, image, *given, *sums)
             return residual
         residual, seen = steps.hide(steps.x - mean), steps.hide(image)
         self._x += seen
-        self._slope += (seen * residual).flatten(1).sum(1)
+        self._slope += (seen * residual).sum(1)
         torch.mul(seen, variance, out=image).neg_()
         self._offset += image
         return residual
 
     def gradients(self, *, of_x=True, of_step=True):
         """Return the derivatives in the atoms, the atoms of the analysis, the data and the step."""
-        size, atoms = self.steps.size, self._dictionary.outer
-        # if the analysis has the same atoms, both derivatives are in one sum
-        analysis = None if self._analysis is self._dictionary else self._analysis.outer
-        return atoms, analysis, self._x, None if size is None else self._slope.sum() / size
+        size = self.steps.size
+        return self._atoms, None, self._x, None if size is None else self._slope.sum() / size
 
     def offset_gradient(self):
         """Return the derivative in the offset."""

@@ -1,4 +1,4 @@
-r"""Gradient steps of the encoder, iterations of them, and their adjoint, for any dictionary.
+r"""What gradient steps of the encoder share, and iterations of them.
 
 A step is ``z + s A^T M (x - D z)``, where ``A`` is ``D`` unless the atoms of the analysis are
 separate, and the mask ``M`` hides missing entries. Backwards it adds ``outer(u, M (x - D z))`` to
@@ -15,14 +15,18 @@ from skpudle._shrinkage import shrinkage_function
 
 
 class Steps:
-    """Steps by the maps of a dictionary.
+    """Steps of an operator.
+
+    A subclass has two methods. ``push(z, out=None)`` returns the codes after a step, and ``M (x - D
+    z)`` if it was computed on the way; for None the step starts from zero, and ``out`` is memory
+    that the result may use. ``sums()`` returns the adjoint, with new sums, because a graph may be
+    differentiated twice. Its ``pull(u, z, residual, out=None)`` returns the transpose of a step at
+    ``u`` that started from ``z``, None if it started from zero, and adds the step to the sums. Its
+    ``gradients(of_x=True, of_step=True)`` returns the derivatives in the atoms, the atoms of the
+    analysis, the data and the step.
 
     Parameters
     ----------
-    dictionary : DenseDictionary or ConvDictionary
-        The dictionary, or any object with the same maps, detached.
-    analysis : object of the same kind
-        The dictionary that correlates, by its ``analysis``; often the same.
     x : Tensor of shape (n_samples, ...)
         Data.
     size : Tensor of shape ()
@@ -33,8 +37,8 @@ class Steps:
 
     t = 0  # the current iteration, which selects a layer
 
-    def __init__(self, dictionary, analysis, x, size, *, mask=None):
-        self.dictionary, self.analysis, self.size, self._mask = dictionary, analysis, size, mask
+    def __init__(self, x, size, *, mask=None):
+        self.size, self._mask = size, mask
         self.x = self.hide(x)
 
     def hide(self, data):
@@ -48,53 +52,6 @@ class Steps:
     def leave(self, z):
         """Return codes in the form of the caller, the inverse of `enter`."""
         return z
-
-    def push(self, z, *, out=None):
-        """Return the codes after a step, and ``M (x - D z)`` if it was computed on the way.
-
-        For None the step starts from zero; ``out`` is memory that the result may use.
-        """
-        residual = self.x if z is None else self.hide(self.x - self.dictionary.synthesis(z))
-        ascent = self.analysis.analysis(residual * self.size)
-        return (ascent if z is None else ascent.add_(z)), residual
-
-    def sums(self):
-        """Return the adjoint, with new sums, because a graph may be differentiated twice."""
-        return Sums(self)
-
-
-class Sums:
-    """The transpose of the steps, which sums up derivatives."""
-
-    def __init__(self, steps):
-        self.steps = steps
-        self._atoms = torch.zeros_like(steps.dictionary.atoms)
-        self._analysis = torch.zeros_like(steps.analysis.atoms)
-        self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
-
-    def pull(self, u, z, residual, *, out=None):
-        """Return the transpose of a step at ``u``, and add the step to the sums.
-
-        The step started from ``z``, and `push` returned ``residual``. The result is None for a step
-        from zero.
-        """
-        steps = self.steps
-        image = steps.hide(steps.analysis.synthesis(u))
-        self._x += image
-        self._size += (image * residual).sum()
-        self._analysis += steps.analysis.outer(u, residual)
-        if z is None:
-            return None
-        self._atoms -= steps.dictionary.outer(z, image)
-        return steps.dictionary.analysis(image * -steps.size).add_(u)
-
-    def gradients(self, *, of_x=True, of_step=True):
-        """Return the derivatives in the atoms, the atoms of the analysis, the data and the step.
-
-        Without ``of_x`` or ``of_step`` the last two may be None.
-        """
-        size = self.steps.size
-        return size * self._atoms, size * self._analysis, size * self._x, self._size
 
 
 def mask_by(code, delta, out):

@@ -9,7 +9,6 @@ from torch import Tensor
 from skpudle._compilation import are_few, threads_for
 from skpudle._losses import Gaussian
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle._precision import (
     as_scalars,
     check_tensors,
@@ -21,7 +20,7 @@ from skpudle.encoding._compiled import unfold_few
 from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
-from skpudle.encoding._steps import Iterations, Steps
+from skpudle.encoding._steps import Iterations
 from skpudle.encoding._working_sets import Run, WorkingSets
 
 # Least operations of an iteration, and least unfoldings, with which working sets pay on the CPU. In
@@ -85,8 +84,8 @@ def _is_confined(path, dictionary, x, levels, *, plain):
     possible = plain and x.device.type == "cpu"
     if path == "active" and not possible:
         raise ValueError(
-            "path='active' is for least squares on the CPU in a DenseDictionary without a mask and "
-            "separate atoms of the analysis. Use 'auto'."
+            "path='active' is for least squares on the CPU in a DenseDictionary without a mask. "
+            "Use 'auto'."
         )
     if path != "auto" or not possible:
         return path == "active"
@@ -129,7 +128,7 @@ def unfold(
     Parameters
     ----------
     dictionary : DenseDictionary, ConvDictionary or ConvLayers
-        The dictionary, or any object with the same methods. With layers, the codes of unfolding
+        The dictionary. With layers, the codes of unfolding
         ``t`` belong to layer ``t``, and the next unfolding subtracts its synthesis from the data.
     x : Tensor of shape (n_samples, n_features)
         Data.
@@ -149,17 +148,18 @@ def unfold(
         Codes to start from; zero by default.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
-    analysis : dictionary of the same kind, default=None
-        Separate dictionary A that correlates: a step is then ``z + s A^T (x - D z)``, no longer the
-        gradient step of a lasso. By default ``dictionary``.
+    analysis : ConvDictionary or ConvLayers, default=None
+        Separate dictionary A that correlates, for convolutions: a step is then ``z + s A^T (x - D
+        z)``, no longer the gradient step of a lasso. By default ``dictionary``.
     loss : object of `skpudle._losses`, default=None
-        The loss: the residual is ``x - loss.mean(D z + offset)``. By default least squares.
+        The loss, for a `DenseDictionary`: the residual is ``x - loss.mean(D z + offset)``. By
+        default least squares.
     offset : Tensor that broadcasts against the data, default=None
         Added to ``D z``.
     path : {"auto", "dense", "active"}, default="auto"
         Whether to confine iterations of sparse codes to working sets of atoms, which changes the
         speed only (see `skpudle.encoding._working_sets`). "auto" does so where it pays; "active" is
-        for least squares on the CPU in a `DenseDictionary` without a mask and separate analysis.
+        for least squares on the CPU in a `DenseDictionary` without a mask.
 
     Returns
     -------
@@ -178,8 +178,8 @@ def unfold(
         raise ValueError("Got no step. Pass a number, such as default_step(dictionary, loss).")
     if not len(levels):
         raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
-    plain = isinstance(dictionary, DenseDictionary) and mask is analysis is None
-    plain = plain and loss.is_quadratic
+    is_dense = isinstance(dictionary, DenseDictionary) and analysis is None
+    plain = is_dense and mask is None and loss.is_quadratic
     sparse = _is_confined(path, dictionary, x, levels, plain=plain)
     given = dictionary.atoms, x, levels, step, initial
     if plain and path == "auto" and _are_few_constants(*given):
@@ -187,16 +187,12 @@ def unfold(
     fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
 
     def make_steps(x, step, offset, adjoint):
-        correlating = fixed if separate is None else separate
         if not loss.is_quadratic:
-            options = dict(mask=mask, loss=loss, offset=offset)
-            return LikelihoodSteps(fixed, correlating, x, step, **options)
-        if isinstance(fixed, ConvDictionary | ConvLayers):
-            return ConvSteps(fixed, correlating, x, step, mask=mask, adjoint=adjoint)
-        if isinstance(fixed, DenseDictionary) and separate is None:
+            return LikelihoodSteps(fixed, x, step, mask=mask, loss=loss, offset=offset)
+        if is_dense:
             n_steps = min(_EARLY, len(levels)) if sparse else len(levels)
             return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
-        return Steps(fixed, correlating, x, step, mask=mask)
+        return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
 
     with threads_for(dictionary.atoms, x, getattr(dictionary, "stride", 1)):
         return _Unfolding.apply(
@@ -298,7 +294,6 @@ def encode(
     positive_code: bool = False,
     initial_threshold: float | None = None,
     mask: Tensor | None = None,
-    analysis: Any = None,
     loss: Any = None,
     offset: Tensor | None = None,
 ) -> Tensor:
@@ -331,8 +326,6 @@ def encode(
         default start from zero.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
-    analysis : dictionary of the same kind, default=None
-        Separate dictionary that correlates, as in `unfold`.
     loss : object, default=None
         Another loss, with `mean`, `natural` and `curvature`; by default least squares.
     offset : Tensor that broadcasts against the data, default=None
@@ -371,7 +364,7 @@ def encode(
     if initial_threshold is not None:
         residual = x if offset is None else x - (loss or Gaussian()).mean(offset)
         residual = residual if mask is None else residual * mask
-        correlation = (analysis or dictionary).analysis(residual)
+        correlation = dictionary.analysis(residual)
         initial = _largest_of(correlation, initial_threshold, positive_code)
     return unfold(
         dictionary,
@@ -382,7 +375,6 @@ def encode(
         positive_code=positive_code,
         initial=initial,
         mask=mask,
-        analysis=analysis,
         loss=loss,
         offset=offset,
     )

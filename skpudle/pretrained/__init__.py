@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import zipfile
+from copy import deepcopy
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -76,7 +77,7 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
             "or write the learner by skops or pickle."
         )
     check_is_fitted(learner)
-    state = learner.build_network().float().cpu().state_dict()
+    state = deepcopy(learner.network_).float().state_dict()
     try:
         _network_of(state)
     except ValueError as error:

@@ -88,62 +88,6 @@ def test_adjoint_is_automatic_differentiation(
     assert_agree(value_and_gradients(encode, inputs, weights, **options), expected)
 
 
-class OnlyMaps:
-    """A dictionary of which nothing is known but its maps."""
-
-    def __init__(self, dictionary):
-        self.atoms, self.detach = dictionary.atoms, lambda: OnlyMaps(dictionary.detach())
-        self.synthesis, self.analysis = dictionary.synthesis, dictionary.analysis
-        self.outer = dictionary.outer
-
-
-@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
-def test_dense_steps_are_those_of_the_maps(variant, shape, masked, generator):
-    """Whatever offers the three maps is encoded with, by the definition of a step."""
-    atoms, x = make_problem(generator, shape)
-    inputs = atoms, x, torch.tensor(0.3, dtype=x.dtype), torch.tensor(0.2, dtype=x.dtype)
-    weights = normal(generator, len(x), len(atoms))
-    mask = make_mask(generator, x) if masked else None
-
-    def by_maps(atoms, x, **options):
-        return encode(OnlyMaps(DenseDictionary(atoms)), x, mask=mask, **options)
-
-    def dense(atoms, x, **options):
-        return encode(atoms, x, mask=mask, **options)
-
-    options = variant | {"n_unfoldings": 30}
-    assert_agree(*(value_and_gradients(f, inputs, weights, **options) for f in (by_maps, dense)))
-
-
-@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
-def test_separate_atoms_of_the_analysis(variant, shape, masked, generator):
-    """``z + s A^T M (x - D z)``, and the derivatives in D, in A, in the data and in the step."""
-    atoms, x = make_problem(generator, shape)
-    mask = make_mask(generator, x) if masked else torch.ones_like(x)
-    correlators = atoms + 0.1 * normal(generator, *atoms.shape)
-    inputs = atoms, x, correlators, torch.tensor(0.2, dtype=x.dtype)
-    weights = normal(generator, len(x), len(atoms))
-    options = {"lambda_decay": 1.0, "shrinkage": "soft", "positive_code": False} | variant
-
-    def separate(atoms, x, *, alpha, step_size):
-        dictionary, analysis = DenseDictionary(atoms), DenseDictionary(alpha)
-        return encode(dictionary, x, alpha=0.3, step_size=step_size, n_unfoldings=12, mask=mask,
-                      analysis=analysis, **options)  # fmt: skip
-
-    def naive(atoms, x, *, alpha, step_size):
-        z, threshold = x.new_zeros(len(x), len(atoms)), options.get("initial_threshold")
-        shrinkage, positive = options["shrinkage"], options["positive_code"]
-        if threshold is not None:
-            z = naive_shrink((mask * x) @ alpha.T, threshold, "hard", positive)
-        for t in range(12):
-            level = 0.3 if shrinkage == "hard" else step_size * 0.3 * options["lambda_decay"] ** t
-            v = z + step_size * (mask * (x - z @ atoms)) @ alpha.T
-            z = naive_shrink(v, level, shrinkage, positive)
-        return z
-
-    assert_agree(*(value_and_gradients(f, inputs, weights) for f in (separate, naive)))
-
-
 @pytest.mark.parametrize("per_atom", [False, True], ids=["one level", "level per atom"])
 @pytest.mark.parametrize("positive_code", [False, True])
 def test_learned_levels_have_the_gradient_of_automatic_differentiation(
@@ -325,9 +269,8 @@ def test_what_no_path_can_do_is_refused(generator):
         unfold(dictionary, x, levels, step, path="dnese")
     with pytest.raises(ValueError, match="no unfoldings"):
         unfold(dictionary, x, levels[:0], step)
-    for extra in ({"mask": torch.ones_like(x)}, {"analysis": dictionary}):
-        with pytest.raises(ValueError, match="without a mask and separate"):
-            unfold(dictionary, x, levels, step, path="active", **extra)
+    with pytest.raises(ValueError, match="in a DenseDictionary without a mask"):
+        unfold(dictionary, x, levels, step, path="active", mask=torch.ones_like(x))
 
 
 @pytest.mark.uncompiled

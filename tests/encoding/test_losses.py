@@ -15,7 +15,6 @@ from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step, threshold_levels, unfold
 
@@ -201,56 +200,17 @@ def test_derivatives_in_levels_and_step(size, loss, generator):
 
 @pytest.mark.uncompiled
 def test_gradcheck(loss, generator):
-    """In all inputs at once, next to no kink, from initial codes and with separate analysis."""
+    """In all inputs at once, next to no kink, from initial codes."""
     atoms, x, offset = make_problem(generator, loss, (3, 4, 5))
-    inputs = [atoms, unit_atoms(generator, 4, 5), x, torch.full((3, 4), 0.05, dtype=x.dtype),
+    inputs = [atoms, x, torch.full((3, 4), 0.05, dtype=x.dtype),
               torch.tensor(0.1, dtype=x.dtype), normal(generator, 3, 4), offset]  # fmt: skip
     inputs = [value.requires_grad_() for value in inputs]
 
-    def codes(atoms, analysis, x, levels, step, initial, offset):
-        return unfold(
-            DenseDictionary(atoms), x, levels, step, initial=initial, loss=loss, offset=offset,
-            analysis=DenseDictionary(analysis),
-        )  # fmt: skip
+    def codes(atoms, x, levels, step, initial, offset):
+        options = dict(initial=initial, loss=loss, offset=offset)
+        return unfold(DenseDictionary(atoms), x, levels, step, **options)
 
     assert torch.autograd.gradcheck(codes, inputs)
-
-
-def test_a_convolution_with_image_sized_atoms_is_dense(loss, generator):
-    atoms, x, offset = make_problem(generator, loss, (5, 6, 12))
-    weights = normal(generator, 5, 6)
-
-    def results(dictionary, x, offset):
-        atoms = dictionary.atoms.requires_grad_()
-        z = encode(dictionary, x, alpha=0.3, n_unfoldings=20, loss=loss, offset=offset,
-                   step_size=None if isinstance(loss, Poisson) else 0.1)  # fmt: skip
-        (gradient,) = torch.autograd.grad((weights * z.flatten(1)).sum(), atoms)
-        return z.flatten(1).detach(), gradient.flatten(1)
-
-    images = ConvDictionary(atoms.view(6, 1, 3, 4), (1, 1))
-    # bounds of norms, and so the steps that are looked for, differ between operators
-    if isinstance(loss, Poisson):
-        images = _SameBound(images, DenseDictionary(atoms).squared_norm_bound())
-    expected = results(DenseDictionary(atoms.clone()), x, offset)
-    found = results(images, x.view(5, 1, 3, 4), offset.view(1, 3, 4))
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-class _SameBound:
-    """A dictionary with a bound of the norm that is given."""
-
-    def __init__(self, dictionary, bound):
-        self._dictionary, self._bound = dictionary, bound
-
-    def __getattr__(self, name):
-        return getattr(self._dictionary, name)
-
-    def squared_norm_bound(self):
-        return self._bound
-
-    def detach(self):
-        return _SameBound(self._dictionary.detach(), self._bound)
 
 
 def test_least_squares_are_least_squares(generator):

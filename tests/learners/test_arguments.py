@@ -164,7 +164,7 @@ def arguments(learner, method, given):
 def test_all_methods_are_known():
     """A new one is to be in the list above."""
     scikit_learns = {"get_params", "set_params", "get_metadata_routing", "set_callbacks"}
-    scikit_learns |= {"set_output", "from_components", "from_network", "build_network"}
+    scikit_learns |= {"set_output", "from_components", "from_network"}
     for learner, _ in LEARNERS.values():
         names = {n for n in dir(learner) if not n.startswith("_") and callable(getattr(learner, n))}
         requests = {name for name in names if re.fullmatch("set_.*_request", name)}

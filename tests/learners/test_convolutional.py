@@ -17,7 +17,10 @@ from skpudle._data.images import read_images
 from skpudle._denoiser.train import Training
 from skpudle._training.loop import Trainer
 
-SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0)
+SMALL = dict(
+    atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0,
+    batch_size=16,
+)  # fmt: skip
 LINES = dict(atom_shape=(1, 4), stride=(1, 3))  # atoms that fit into rows, which are lines
 
 

@@ -14,9 +14,7 @@ from skpudle._operators._atoms import (
     project_atoms,
 )
 from skpudle._operators._conv import ConvDictionary
-from skpudle.encoding._conv_steps import ConvSteps
 from skpudle.encoding._dense_steps import DenseSteps
-from skpudle.encoding._steps import Steps
 
 CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "1-D": ((3, 1, 4), 1, (1, 9)),
@@ -76,50 +74,6 @@ def test_synthesis_analysis_and_outer_are_the_partial_derivatives_of_one_form(pr
     form = (dictionary.synthesis(z) * x).sum()
     torch.testing.assert_close((z * dictionary.analysis(x)).sum(), form)
     torch.testing.assert_close((dictionary.atoms * dictionary.outer(z, x)).sum(), form)
-
-
-def make_steps(dictionary, x, step, **options):
-    if isinstance(dictionary, ConvDictionary):
-        return ConvSteps(dictionary, dictionary, x, step, **options)
-    return DenseSteps(dictionary, x, step, n_steps=100, adjoint=True, **options)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_steps_of_an_operator_are_those_of_its_three_maps(problem, masked, generator):
-    """Steps, transposed steps and the derivatives of the special and the general steps."""
-    dictionary, z, x = problem
-    step = torch.tensor(0.05, dtype=torch.float64)
-    mask = (normal(generator, *x.shape) > -0.5).double() if masked else None
-    both = [
-        make_steps(dictionary, x, step, mask=mask),
-        Steps(dictionary, dictionary, x, step, mask=mask),
-    ]
-    codes, residuals = [None, z, 2 * z], ([], [])
-
-    def inside(steps, code):
-        return None if code is None else steps.enter(code)
-
-    for code in codes:
-        pushed = [steps.push(inside(steps, code)) for steps in both]
-        torch.testing.assert_close(*(s.leave(v) for s, (v, _) in zip(both, pushed, strict=True)))
-        for known, (_, residual) in zip(residuals, pushed, strict=True):
-            known.append(residual)
-    sums = [steps.sums() for steps in both]
-    for code in reversed(codes):
-        u = normal(generator, *z.shape)
-        pulled = [
-            total.pull(inside(steps, u).contiguous(), inside(steps, code), known.pop())
-            if isinstance(steps, DenseSteps)
-            else total.pull(inside(steps, u), inside(steps, code), known.pop())
-            for steps, total, known in zip(both, sums, residuals, strict=True)
-        ]
-        if code is not None:  # before zero codes there is nothing to pull back to
-            torch.testing.assert_close(*(s.leave(p) for s, p in zip(both, pulled, strict=True)))
-    found, expected = (total.gradients(of_x=True, of_step=True) for total in sums)
-    atoms = [g[0] if g[1] is None else g[0] + g[1] for g in (found, expected)]
-    torch.testing.assert_close(*atoms)
-    for pair in zip(found[2:], expected[2:], strict=True):
-        torch.testing.assert_close(*pair)
 
 
 @pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name != "3-D"])

@@ -37,7 +37,8 @@ def stride_of(learner):  # -> tuple of int
     """
     kernel = sizes(learner.atom_shape, 1)
     if isinstance(learner.stride, str):
-        return (1,) if len(kernel) == 1 else tuple(min(_STRIDE, k) for k in kernel)
+        of_pictures = getattr(learner, "_stride_of_pictures", _STRIDE)
+        return (1,) if len(kernel) == 1 else tuple(min(of_pictures, k) for k in kernel)
     return sizes(learner.stride, len(kernel))
 
 
