@@ -16,7 +16,7 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1653,
-    "_data": 1133,
+    "_data": 1130,
     "_denoiser": 730,
     "_learners": 4312,
     "_nmf": 776,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 87,
     "search": 3159,
-    "all of the package": 17500,
-    "tests": 17307,
+    "all of the package": 17497,
+    "tests": 17262,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -251,7 +251,7 @@ def test_a_training_that_raises_its_objective_above_the_baseline_says_so(loss, X
 
 
 def test_data_outside_of_the_domain_are_refused(loss, X):
-    learner = make(loss).fit(X)
+    learner = make(loss, dict_init="data").fit(X)
     before = learner.components_.copy()
     wrong = X.copy()
     wrong[3, 2] = -1
@@ -285,7 +285,7 @@ def test_what_is_for_least_squares_alone_says_so(loss, X):
 def test_missing_entries_count_for_nothing(loss, X):
     missing = np.random.default_rng(0).random(X.shape) < 0.1
     gaps = np.where(missing, np.nan, X)
-    learner = make(loss).fit(gaps)
+    learner = make(loss, dict_init="data").fit(gaps)
     filled = learner.inverse_transform(learner.transform(gaps))
     assert np.isfinite(filled).all()
     assert filled.min() >= 0
@@ -409,14 +409,14 @@ def test_null_deviance_is_of_rates(counts):
 def test_exposures_are_routed(counts):
     X, exposure = counts
     with config_context(enable_metadata_routing=True):
-        learner = make("poisson")
+        learner = make("poisson", dict_init="data")
         for request in ("fit", "transform", "score"):
             getattr(learner, f"set_{request}_request")(exposure=True)
         pipeline = make_pipeline(FunctionTransformer(), learner)
         pipeline.fit(X, exposure=exposure)
         codes = pipeline.transform(X, exposure=exposure)
         np.testing.assert_array_equal(
-            codes, make("poisson").fit(X, exposure=exposure).transform(X, exposure=exposure)
+            codes, clone(learner).fit(X, exposure=exposure).transform(X, exposure=exposure)
         )
         search = GridSearchCV(learner, {"alpha": [1.0, 3.0]}, cv=2).fit(X, exposure=exposure)
         assert np.isfinite(search.best_score_)
@@ -424,7 +424,7 @@ def test_exposures_are_routed(counts):
 
 def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
     X, exposure = counts
-    learner = make("poisson").fit(X, exposure=exposure)
+    learner = make("poisson", dict_init="data").fit(X, exposure=exposure)
     codes = learner.transform(X, exposure=exposure)
     assert (codes != learner.transform(X)).any()
     monkeypatch.setattr(coder, "PART", 64)
@@ -435,8 +435,8 @@ def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
 
 def test_exposures_are_positive_numbers_one_for_each_sample(counts):
     X, exposure = counts
-    learner = make("poisson", max_iter=1).fit(X, exposure=exposure)
-    new = make("poisson")
+    learner = make("poisson", max_iter=1, dict_init="data").fit(X, exposure=exposure)
+    new = make("poisson", dict_init="data")
     values = [np.ones(5), np.zeros(300), np.full(300, np.nan), np.ones((300, 1)), 2.0, ["a"] * 300]
     calls = new.fit, new.partial_fit, learner.transform, learner.score, learner.transform_sparse
     for use, wrong in product(calls, values):
@@ -471,7 +471,7 @@ def test_partial_fit_goes_on(loss, X):
 
 @pytest.mark.parametrize("optimizer", ["adam", "surrogate"])
 def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(loss, optimizer, X, tmp_path):
-    options = dict(optimizer=optimizer, batch_size=50)
+    options = dict(optimizer=optimizer, batch_size=50, dict_init="data")
     whole = make(loss, **options | dict(max_iter=5)).fit(X)
     checkpoint = Checkpoint(tmp_path / "fit.npz")
     make(loss, **options).set_callbacks(checkpoint).fit(X)
@@ -489,7 +489,7 @@ def test_a_learner_can_change_its_loss(X):
 
 
 def test_tensors_in_tensors_out(loss, X):
-    learner = make(loss).fit(torch.tensor(X))
+    learner = make(loss, dict_init="data").fit(torch.tensor(X))
     codes = learner.transform(torch.tensor(X))
     assert isinstance(codes, torch.Tensor)
     np.testing.assert_array_equal(codes.numpy(), learner.transform(X))

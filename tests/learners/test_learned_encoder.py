@@ -60,8 +60,7 @@ def test_with_the_matrices_of_the_dictionary_it_is_the_unfolded_encoder(generato
             torch.testing.assert_close(encoder.encode(x), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("separate", [False, True])
-@pytest.mark.parametrize("n_unfoldings", [1, 3])
+@pytest.mark.parametrize(("separate", "n_unfoldings"), [(False, 1), (True, 3)])
 def test_training_lowers_the_objective_towards_that_of_the_lasso(problem, separate, n_unfoldings):
     atoms, x, alpha = problem
     exact = objective(atoms, x, solve_lasso(atoms, x, alpha)[0], alpha)
