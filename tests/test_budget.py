@@ -16,13 +16,13 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1653,
-    "_data": 1133,
+    "_data": 1130,
     "_denoiser": 730,
-    "_learners": 4312,
+    "_learners": 4304,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
-    "_training": 825,
+    "_training": 815,
     "encoding": 1260,
     "inspection": 725,
     "lasso": 1182,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 87,
     "search": 3159,
-    "all of the package": 17500,
-    "tests": 17304,
+    "all of the package": 17479,
+    "tests": 17262,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -186,15 +186,11 @@ def as_pixels(tensor, X):
     return to_numpy(pixels).astype(X.dtype)
 
 
-def of_colours(shape):
-    """Whether an array of this shape is one picture with colours, and perhaps transparency."""
-    return len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
-
-
 def is_one_image(X, n_axes):
     """Whether an array holds a single image, and neither rows nor a stack of images."""
     shape = tuple(getattr(unpacked(X), "shape", ()))
-    return len(shape) == n_axes or (n_axes == 2 and of_colours(shape))
+    colours = len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
+    return len(shape) == n_axes or (n_axes == 2 and colours)
 
 
 def check_axes(images):

@@ -178,14 +178,6 @@ def _regroup(parts, size):
         yield kept
 
 
-def _unnumbered(X):
-    return ValueError(
-        "sample_weight and exposure are for numbered rows, but X is a "
-        f"{type(X).__name__}. Pass its batches to partial_fit, each with its numbers, or an array, "
-        "a table or a dataset."
-    )
-
-
 class InMemory:
     """Rows of an array-like, or of a small table, that is read at once."""
 
@@ -475,7 +467,11 @@ class Stream(_Source):
     @property
     def n_rows(self):
         """Refuse weights and exposures of rows, since the number of rows is unknown."""
-        raise _unnumbered(self.data)
+        raise ValueError(
+            f"sample_weight and exposure are for numbered rows, but X is a "
+            f"{type(self.data).__name__}. Pass its batches to partial_fit, each with its numbers, "
+            "or an array, a table or a dataset."
+        )
 
     @property
     def n_seen(self):

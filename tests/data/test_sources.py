@@ -221,15 +221,6 @@ def test_a_map_is_read_by_contiguous_blocks(memory_map, small_windows):
     assert max(key.stop - key.start for key in data.asked) <= 4
 
 
-def test_a_map_of_integers_becomes_floats(tmp_path, small_windows):
-    integers = np.arange(600).reshape(100, 6)
-    np.save(tmp_path / "X.npy", integers)
-    source = opened(np.load(tmp_path / "X.npy", mmap_mode="r"))
-    (batch,) = epoch(source.for_training(100, None, shuffle=False))
-    assert batch.x.dtype == torch.float64
-    assert_array_equal(batch.x, integers)
-
-
 @pytest.mark.parametrize("chunk", [1, 10, 60])
 def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monkeypatch):
     """Sorted rows, a tenth of them of another population: regular parts have one place each."""
@@ -737,12 +728,6 @@ def test_a_bad_batch_is_named_whatever_it_is(spoil, X):
             learner.fit(X)
         with pytest.raises((ValueError, TypeError), match="In batch 2 of X: "):
             getattr(learner, method)(stream)
-
-
-def test_a_bad_parameter_is_no_bad_batch(X):
-    learner = make_learner().fit(X).set_params(n_unfoldings=-1)
-    with pytest.raises(ValueError, match="^The 'n_unfoldings' parameter"):
-        learner.transform(in_batches(X))
 
 
 # ---------------------------------------------------------------------------- transform
