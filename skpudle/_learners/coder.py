@@ -340,6 +340,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, exposure=None):
+        check_is_fitted(self)
         if hasattr(self, "atom_shape"):
             raise ValueError(
                 "The codes of images are maps, but a CSR array has rows and columns only. Use "
