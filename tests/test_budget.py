@@ -18,11 +18,11 @@ BUDGET = {
     ".": 1653,
     "_data": 1130,
     "_denoiser": 730,
-    "_learners": 4312,
+    "_learners": 4304,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
-    "_training": 825,
+    "_training": 815,
     "encoding": 1260,
     "inspection": 725,
     "lasso": 1182,
@@ -30,9 +30,9 @@ BUDGET = {
     "omp": 238,
     "plotting": 576,
     "pretrained": 87,
-    "search": 3159,
-    "all of the package": 17497,
-    "tests": 17262,
+    "search": 3175,
+    "all of the package": 17495,
+    "tests": 17273,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

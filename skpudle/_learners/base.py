@@ -218,7 +218,8 @@ class GradientLearner(CallbackSupportMixin):
                     self._take(attributes_of(found))
                     raise divergence(self, error.update, error.trainer.optimizer) from error
                 except KeyboardInterrupt:  # a second Ctrl-C
-                    self._take(attributes_of(replace(run.record, ended_by="interrupt")))
+                    if run.record is not None:
+                        self._take(attributes_of(replace(run.record, ended_by="interrupt")))
                     raise
                 pressed, ended_by = run.interrupts.pending, fitted.ended_by or "search"
                 fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)

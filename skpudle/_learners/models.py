@@ -6,7 +6,7 @@ that data and training decide.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from numbers import Real
@@ -36,9 +36,6 @@ _UNFOLDINGS = 100
 
 # Largest relative duality gap of codes that needs no warning.
 _GAP = 1e-6
-
-# Numbers of a model that data decide.
-_DECIDED = "alpha", "curvature", "data_scale"
 
 
 class Decay(NamedTuple):
@@ -335,6 +332,7 @@ class DenseModel:
     from_samples: bool = False
     curvature: float = 1.0
 
+    decided = "alpha", "curvature", "data_scale"  # by data
     name_of_baseline = "intercept_"
     part_size = None
 
@@ -389,14 +387,6 @@ class DenseModel:
         """Return the private attributes that a later `partial_fit` needs."""
         names = "alpha", "from_samples", "curvature"
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def pack(self):
-        """Return the numbers that data have decided, for a checkpoint."""
-        return {name: getattr(self, name) for name in _DECIDED}
-
-    def restore(self, values):
-        """Return the model with the numbers of `pack`."""
-        return replace(self, **values)
 
     def attributes(self, rows):
         """Return the fitted attributes, in the units of the rows."""

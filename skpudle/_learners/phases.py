@@ -140,8 +140,6 @@ class Phases:
         fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
         self.begun = fitted
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
-        if run.recorder.is_active:
-            run.recorder.refuse(optimizer)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
         source, stopping = fitted.source_in_units(run.source), self._stopping(trainer)
         if state:

@@ -230,8 +230,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     n_components : int or "auto", default=None
         Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
         the number of features. "auto" is the smallest number whose atoms predict hidden entries of
-        held-out samples as well as any other number does (see the notes), with
-        ``dict_init="search"``; in `partial_fit` it is the number of features.
+        held-out samples as well as any other number does; of data that have no such number it is
+        the smallest from which twice as many atoms explain less than .02 more (see the notes). It
+        needs ``dict_init="search"``; in `partial_fit` it is the number of features.
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
@@ -262,8 +263,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     fit_intercept : bool or "auto", default="auto"
         Whether rows have a baseline, ``intercept_``, which is estimated together with the atoms.
-        "auto" has one if the mean is four standard errors from zero and if settled atoms around it
-        lower the objective, and the number of codes, by a tenth. It has none for non-negative
+        "auto" has one if the mean is four standard errors from zero and if atoms around it
+        lower the objective, and the number of codes, by a twentieth. It has none for non-negative
         codes, whose mean competes with it, for less than four rows for each atom, and with a
         ``dict_init`` other than "search". Other losses than "gaussian" always have one.
 
@@ -273,9 +274,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         noise have less weight, and atoms, codes and reconstructions are in the units of ``X``.
         "auto" decides on the noise of features, and takes entries and whole rows for outliers if
         they hold the energy of an atom, cannot be predicted, and hide the other entries. The fit
-        goes without them; `transform`, `score` and `score_samples` then limit the errors of
-        entries. If nothing is found, and with less than four rows for each atom or a ``dict_init``
-        other than "search", "auto" is "equal". See :doc:`/guide/noise`.
+        goes without them; `transform` and `score` then limit the errors of entries. If nothing is
+        found, and with a ``dict_init`` other than "search", "auto" is "equal". See
+        :doc:`/guide/noise`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.

@@ -260,7 +260,7 @@ class Fitted:
     def pack(self):  # -> dict
         """Return all values, and the numbers of the model that data have decided."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return values | {"model": self.model.pack()}
+        return values | {"model": {name: getattr(self.model, name) for name in self.model.decided}}
 
     def restore(self, values):  # -> Fitted
         """Return the record with the values of `pack`.
@@ -275,5 +275,5 @@ class Fitted:
             raise ValueError(f"it is of rows of shape {tuple(rows.shape)} and {rows.dtype}")
         known = {name: values[name] for name in _RECORDS if values[name] is not None}
         records = {name: _RECORDS[name](value) for name, value in known.items()}
-        records["model"] = self.model.restore(values["model"])
+        records["model"] = replace(self.model, **values["model"])
         return replace(self, **values | records | {"rows": rows.to(self.rows.device)})

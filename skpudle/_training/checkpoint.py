@@ -448,15 +448,6 @@ class Recorder:
             known = dict(training=values["training"], ended_by=ended_by)
             return training, replace(record.restore(self._begun), **known)
 
-    def refuse(self, optimizer):
-        """Raise ValueError if no file holds the state of an optimiser, before its first update."""
-        try:
-            plain(optimizer.fresh_state())
-        except ValueError as error:
-            raise ValueError(
-                f"optimizer={self._estimator.optimizer!r} fits into no checkpoint: {error}."
-            ) from error
-
     def begin_training(self, record):
         """Keep the record that training begins with."""
         if self.is_active and not record.training:

@@ -224,7 +224,6 @@ class Trainer:
         self.n_steps, self.loss_curve = fitted.n_steps, list(fitted.loss_curve)
         self.team, self._interrupts = team, interrupts
         self._epoch = None  # EpochTally of the current or latest epoch
-        self._course = ()  # state of the rule of stopping
         self._halved = False
         self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
 
@@ -260,7 +259,6 @@ class Trainer:
                 return self._end_epoch()
             options = dict(n_judged=source.n_judged)
             converged = stopping.check(objective, n_samples, self.n_steps, **options)
-            self._course = stopping.course
             if converged or len(sums) < length:
                 break
         if self._epoch.n_batches == source.n_batches:
@@ -393,7 +391,7 @@ class Trainer:
             rows=self.optimizer.atoms.detach(),
             loss_curve=tuple(self.loss_curve),
             n_steps=self.n_steps,
-            training={"moments": self.optimizer.state(), "stopping": self._course},
+            training={"moments": self.optimizer.state()},
         )
 
     def state(self, source, stopping):  # -> dict
@@ -424,7 +422,7 @@ class Trainer:
         device, finite, epoch = self.optimizer.atoms.device, state["finite"], state["epoch"]
         self.optimizer.load(state["atoms"].to(device), state["moments"])
         self.n_steps, self.loss_curve = state["n_steps"], list(state["loss_curve"])
-        stopping.course = self._course = state["stopping"]
+        stopping.course = state["stopping"]
         self._finite = finite and (finite[0].to(device), *finite[1:])
         if epoch is not None:
             tensors = {name: epoch[name].to(device) for name in ("unused", "losses", "keys")}

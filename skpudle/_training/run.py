@@ -74,8 +74,6 @@ class Phase(NamedTuple):
         ``is_due(record)`` returns whether the fit needs the phase, when its turn has come.
     unit : str, default="step"
         The callbacks' name of an epoch.
-    n_steps : int, default=None
-        Number of epochs, if it is known.
     ends_search : bool, default=False
         Whether it makes atoms of a search usable, also after Ctrl-C.
     """
@@ -84,7 +82,6 @@ class Phase(NamedTuple):
     steps: Callable
     is_due: Callable = _always
     unit: str = "step"
-    n_steps: int | None = None
     ends_search: bool = False
 
 
@@ -201,7 +198,7 @@ class Run(AbstractContextManager):
         if trains:
             self.recorder.begin_training(self.record)
         else:
-            task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.n_steps)
+            task = self.root.subcontext(task_name=phase.name, max_subtasks=None)
             task.call_on_fit_task_begin(**self.given)
         steps, done = (
             phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True)),

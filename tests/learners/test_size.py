@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
@@ -126,6 +127,19 @@ def test_counts():
     counts = np.random.default_rng(1).poisson(np.exp(X + 2)).astype(float)
     learner = PUDLEDictionaryLearning("auto", loss="poisson", random_state=0).fit(counts)
     assert abs(learner.n_components_ - len(atoms)) <= 1
+
+
+def test_rows_without_a_number_of_atoms_have_few():
+    """Predictions of digits gain with each atom; twice as many atoms gain less than .02."""
+    numbers = []
+    for seed in (0, 1):
+        learner = PUDLEDictionaryLearning("auto", random_state=seed).fit(load_digits().data)
+        path, log = learner.size_path_, np.log(learner.size_path_.n_components)
+        gains = np.interp(log + np.log(2), log, path.score) - path.score
+        assert learner.n_components_ == path.n_components[np.argmax(gains < 0.02)]
+        assert path.n_components.max() < 4 * learner.n_components_
+        numbers.append(learner.n_components_)
+    assert abs(numbers[0] - numbers[1]) <= 0.1 * max(numbers)
 
 
 def test_noise_and_nothing_have_few_atoms():

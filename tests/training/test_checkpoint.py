@@ -481,13 +481,13 @@ class Remembers(torch.optim.Adam):
             state["steps"] = {1, 2, 3}
 
 
-def test_an_optimiser_whose_state_no_file_holds_is_refused_before_training(tmp_path, monkeypatch):
+def test_an_optimiser_whose_state_no_file_holds_is_told(tmp_path):
     learner, data = CASES["adam"]
-    learner = clone_with(learner).set_params(optimizer=Remembers)
-    assert np.isfinite(learner.fit(data()).components_).all()
-    kill_after(monkeypatch, 0)
-    with pytest.raises(ValueError, match=r"Remembers.*fits into no checkpoint: .*no set"):
-        clone_with(learner, Checkpoint(tmp_path / "fit.npz")).fit(data())
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz")).set_params(optimizer=Remembers)
+    with pytest.warns(RuntimeWarning, match="could not be written: .* no set. Training goes on"):
+        learner.fit(data())
+    assert np.isfinite(learner.components_).all()
+    assert not os.listdir(tmp_path)
 
 
 # ---------------------------------------------------------------------------- other data

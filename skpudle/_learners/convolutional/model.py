@@ -113,6 +113,7 @@ class ConvModel:
     data_scale: float
     part_size: int
 
+    decided = ("alpha",)  # by data, for a checkpoint
     curvature = 1.0  # the curvature of least squares
     n_constant_codes = 0  # all rows are atoms
 
@@ -142,14 +143,6 @@ class ConvModel:
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
         return {"alpha": self.alpha, "image_size": self.geometry.image_size}
-
-    def pack(self):
-        """Return the numbers that data have decided, for a checkpoint."""
-        return {"alpha": self.alpha}
-
-    def restore(self, values):
-        """Return the model with the numbers of `pack`."""
-        return replace(self, alpha=values["alpha"])
 
     def attributes(self, rows):
         """Return the fitted attributes."""

@@ -75,13 +75,22 @@ class TaskPlan(DensePlan):
             yield ("validation_fraction",), "early_stopping=True"
 
 
+def add_head(learner, fitted, data, head=None):  # -> Fitted
+    """Add a head to atoms, by default the best for them, and the task."""
+    of_task = dict(task=data.task, supervision=float(learner.supervision), C=float(learner.C))
+    known = vars(fitted.model) | {"rule": joint}
+    model = TaskModel(**known, **of_task, n_sides=1 + learner.split_sign)
+    head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
+    return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
+
+
 class _TaskPhases(RowPhases):
     """The phases of a fit for a task: training begins with the best head for the atoms."""
 
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
         if self.learner.supervision:
-            fitted = self.learner.with_head(fitted, self.data)
+            fitted = add_head(self.learner, fitted, self.data)
         return super().train(fitted)
 
 
@@ -277,7 +286,7 @@ class TaskLearner(DenseLearner):
         fitted = super()._begin(plan, data, generator)
         n_weights = len(fitted.rows) * (1 + self.split_sign)
         blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
-        return self.with_head(fitted, data, (blank[:, 1:], blank[:, 0]))
+        return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
 
     def _resume(self, plan, data):  # -> Fitted, None
         fitted, task = resume_rows(plan, data, vars(self)), data.task
@@ -285,19 +294,11 @@ class TaskLearner(DenseLearner):
         weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
         head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
-        return self.with_head(fitted, data, head), None
-
-    def with_head(self, fitted, data, head=None):  # -> Fitted
-        """Add a head to atoms, by default the best for them, and the task."""
-        of_task = dict(task=data.task, supervision=float(self.supervision), C=float(self.C))
-        known = vars(fitted.model) | {"rule": joint}
-        model = TaskModel(**known, **of_task, n_sides=1 + self.split_sign)
-        head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
-        return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
+        return add_head(self, fitted, data, head), None
 
     def _attributes(self, plan, data, fitted, unused=None):
         if not isinstance(fitted.model, TaskModel):
-            fitted = self.with_head(fitted, data)
+            fitted = add_head(self, fitted, data)
         course, scores = fitted.training.get("stopping"), None
         if data.held_out is not None and course:
             scores = np.array(course[3])
