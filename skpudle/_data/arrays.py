@@ -337,7 +337,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     _refuse_dates(np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X)
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}
-    options |= {"ensure_all_finite": finite, "copy": copy}
+    options |= {"ensure_all_finite": finite, "copy": copy, "input_name": "X"}
     if isinstance(X, torch.Tensor):
         X = _check_tensor(X, options, allow_nan)
     else:

@@ -14,6 +14,7 @@ from skpudle._data.arrays import (
     check_rows,
     input_attributes,
     make_generator,
+    mean_square,
     to_numpy,
     to_tensor,
 )
@@ -196,6 +197,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, len(x)).to(x)
         samples, _ = merge_samples(Samples(x, weight=weight))
+        mean_square(samples.x)  # raises if squares leave the range of the dtype
         weight, _ = scale_weights(samples.weight, len(samples))
         x, generator = samples.x, make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
