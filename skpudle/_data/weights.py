@@ -35,7 +35,7 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     return to_tensor(weight.astype(np.float64))
 
 
-def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,), places (n,)
+def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,), places (n,)
     """Merge rows with equal keys, and drop rows without weight.
 
     Parameters
@@ -44,12 +44,14 @@ def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,), places (n,)
         Numbers that depend on the contents of rows alone; see `hash_rows`.
     weight : Tensor of shape (n_samples,), default=None
         Weights, not negative; None if all are 1.
+    heights : Tensor of shape (n_samples,), default=None
+        Numbers that order the rows; by default the keys.
 
     Returns
     -------
     rows : Tensor of shape (k,)
-        Places of the first copies in the order of keys, or in their own order if all have the same
-        weight.
+        Places of the first copies in the order of heights, or in their own order if all have the
+        same weight.
     weight : Tensor of shape (k,)
         Sums of the weights of all copies.
     places : Tensor of shape (n_samples,)
@@ -59,10 +61,10 @@ def merge_copies(keys, weight=None):  # -> rows (k,), weight (k,), places (n,)
     places, known = np.full(len(keys), -1), np.flatnonzero(weight > 0)
     _, first, number = np.unique(to_numpy(keys)[known], return_index=True, return_inverse=True)
     rows, sums = known[first], np.bincount(number, weight[known])
-    if (sums == sums[:1]).all():
-        order = rows.argsort()
-        rows, sums, number = rows[order], sums[order], order.argsort()[number]
-    places[known] = number
+    has_equal_weights = (sums == sums[:1]).all()
+    heights = to_numpy(keys if heights is None else heights)
+    order = rows.argsort() if has_equal_weights else heights[rows].argsort(kind="stable")
+    rows, sums, places[known] = rows[order], sums[order], order.argsort()[number]
     return tuple(map(to_tensor, (rows, sums, places)))
 
 
@@ -73,7 +75,11 @@ def merge_samples(samples):  # -> Samples, places (n,)
         if part is not None:
             keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
     often = None if samples.weight is None else samples.weight.cpu().double()
-    rows, weight, places = merge_copies(keys, often)
+    # a combination of entries: neither another unit nor rounding changes the order of rows
+    factors = torch.rand(samples.x.shape[1], generator=torch.Generator().manual_seed(0))
+    known = samples.x if samples.mask is None else samples.x * samples.mask
+    heights = known.cpu().double() @ factors.double()
+    rows, weight, places = merge_copies(keys, often, heights)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places
     samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
+from skpudle._data import sources
 from skpudle._learners import coder
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle.encoding import encode
@@ -338,6 +339,7 @@ def test_a_large_sparse_array_is_never_dense(monkeypatch):
             return super().toarray(*args, **kwargs)
 
     learner = make("poisson", n_components=5, n_unfoldings=2, max_iter=1, dict_init="data")
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", X.shape[0] * X.shape[1])  # an eighth of it
     monkeypatch.setattr(sparse, "csr_array", Watched)
     learner.fit(Watched(X)).transform(Watched(X))
     assert largest
