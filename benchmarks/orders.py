@@ -15,7 +15,6 @@ import numpy as np
 from sklearn.base import clone
 
 from skpudle import (
-    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -42,10 +41,6 @@ OF_ROWS = {
     "poisson": dict(loss="poisson"),
 }
 OF_IMAGES = {"default": dict(), "unfolded": dict(n_unfoldings=3, max_iter=1)}
-OF_DENOISERS = {
-    "one level": dict(n_unfoldings=3, max_iter=1, noise_std=0.1),
-    "levels": dict(n_unfoldings=2, max_iter=1, noise_std=(0.1, 0.5)),
-}
 N_COMPONENTS = 5
 
 
@@ -67,10 +62,8 @@ def random_learner(rng):
         name = pick(rng, *OF_ROWS)
         return PUDLEDictionaryLearning(N_COMPONENTS, **OF_ROWS[name], **seed), name
     if kind == "images":
-        name, small = pick(rng, *OF_IMAGES, *OF_DENOISERS), dict(atom_shape=(3, 3), stride=1) | seed
-        if name in OF_IMAGES:
-            return ConvPUDLEDictionaryLearning(N_COMPONENTS, **OF_IMAGES[name], **small), name
-        return ConvDenoiser(N_COMPONENTS, crop_size=8, **OF_DENOISERS[name], **small), name
+        name, small = pick(rng, *OF_IMAGES), dict(atom_shape=(3, 3), stride=1) | seed
+        return ConvPUDLEDictionaryLearning(N_COMPONENTS, **OF_IMAGES[name], **small), name
     if kind == "task":
         supervision = pick(rng, 0.0, 0.5)
         options = dict(supervision=supervision, max_iter=2, n_unfoldings=3, tol=None)
@@ -96,7 +89,7 @@ class Order:
     def __init__(self, rng):
         self.rng = rng
         self.learner, self.name = random_learner(rng)
-        self.images = isinstance(self.learner, ConvDenoiser | ConvPUDLEDictionaryLearning)
+        self.images = isinstance(self.learner, ConvPUDLEDictionaryLearning)
         self.task = isinstance(self.learner, PUDLEClassifier)
         self.penalty = "threshold" if self.name == "noodl" else "alpha"
         self.calls = []

@@ -171,9 +171,9 @@ def test_atoms_of_other_features_are_refused(case):
     learner.fit(*data)
     learner.components_ = np.ascontiguousarray(learner.components_[:, :5])
     for call in (learner.transform, partial(learner.score, y=data[-1])):
-        with pytest.raises(ValueError, match=r"components_ has the shape \(6, 5\), and X has 8"):
+        with pytest.raises(ValueError, match=r"components_ has the shape \(6, 5\)"):
             call(data[0])
-    with pytest.raises(ValueError, match=r"components_ has the shape \(6, 5\), and X has 8"):
+    with pytest.raises(ValueError, match=r"components_ has the shape \(6, 5\)"):
         train_on(learner, *data)
 
 
