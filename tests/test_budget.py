@@ -16,9 +16,9 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1653,
-    "_data": 1130,
+    "_data": 1133,
     "_denoiser": 730,
-    "_learners": 4307,
+    "_learners": 4382,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 576,
     "pretrained": 87,
     "search": 3175,
-    "all of the package": 17498,
-    "tests": 17275,
+    "all of the package": 17576,
+    "tests": 17316,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

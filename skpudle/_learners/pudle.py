@@ -29,6 +29,7 @@ from skpudle._learners.models import Learned, Pursuit
 from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.record import learned_encoder
 from skpudle._learners.rows import RowPhases, collect
+from skpudle._learners.summary import describe_fit
 from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import LOSSES
 from skpudle._operators._atoms import DenseDictionary
@@ -384,8 +385,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Determines the initial dictionary and the order of the samples.
 
     verbose : int, default=0
-        Whether to print a line per epoch, and one before an encoder of ``separate_atoms`` is
-        trained.
+        Whether to print a line per epoch, one before an encoder of ``separate_atoms`` is trained,
+        and the `summary` of the fit.
 
     Attributes
     ----------
@@ -740,7 +741,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
+        self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
+        if self.verbose:
+            print(self.summary())
+        return self
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -904,6 +908,34 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
         with np.errstate(invalid="ignore"):
             return ((entries * known).sum(axis=1) - cost) / n_known
+
+    def summary(self, X: ArrayLike | Tensor | None = None) -> str:
+        """Say in some ten lines what `fit` has decided, and which decisions were close.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features), default=None
+            Rows to reconstruct: the summary then has their R^2, and the codes of a row.
+
+        Returns
+        -------
+        str
+            Lines: rows and features, the number of atoms, baseline, outliers, noise, penalties, how
+            much of the energy of hidden entries is predicted, and the end of the fit.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> X = load_digits().data
+        >>> learner = PUDLEDictionaryLearning(32, random_state=0).fit(X)
+        >>> print(learner.summary())  # doctest: +ELLIPSIS
+        PUDLEDictionaryLearning: 1797 rows of 64 features
+          32 atoms, as named
+        ...
+        """
+        check_is_fitted(self, "components_")
+        return describe_fit(self, X)
 
     # ------------------------------------------------------------------ penalty of codes
 

@@ -1,0 +1,53 @@
+"""What `summary` says is what the fit has decided."""
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from skpudle import PUDLEDictionaryLearning
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    codes = rng.standard_normal((400, 10)) * (rng.random((400, 10)) < 0.2)
+    return codes @ rng.standard_normal((10, 12)) + 0.05 * rng.standard_normal((400, 12))
+
+
+def test_a_fit_says_its_decisions(rows):
+    offset = np.full(12, 30.0)
+    learner = PUDLEDictionaryLearning(10, random_state=0).fit(rows + offset)
+    said = learner.summary(rows + offset)
+    assert "400 rows of 12 features\n  10 atoms, as named\n  baseline: root mean square" in said
+    assert f"penalty of the search: {learner.search_alpha_:.3g}" in said
+    assert f"{learner.penalty_path_.score.max():.3f} of their energy" in said
+    codes = learner.transform(rows + offset)
+    assert f"by {(codes != 0).sum(1).mean():.1f} codes a row" in said
+    assert "ended by search" in said
+
+
+def test_a_fit_that_prints_ends_with_its_summary(rows, capsys):
+    learner = PUDLEDictionaryLearning(10, random_state=0, verbose=1).fit(rows)
+    assert capsys.readouterr().out.endswith(f"{learner.summary()}\n")
+
+
+def test_independent_columns_are_said_to_share_nothing():
+    x = np.random.default_rng(0).standard_normal((300, 8))
+    said = PUDLEDictionaryLearning(8, random_state=0).fit(x).summary()
+    assert "baseline: none" in said
+    assert "explain nothing that columns share" in said
+
+
+def test_a_chosen_number_names_the_numbers_that_were_tried(rows):
+    learner = PUDLEDictionaryLearning("auto", random_state=0).fit(rows)
+    said = learner.summary()
+    assert f"{learner.n_components_} atoms, chosen by hidden entries: " in said
+    assert f"{learner.size_path_.n_components.max()} explain " in said
+
+
+def test_before_a_fit_and_after_a_part(rows):
+    with pytest.raises(NotFittedError):
+        PUDLEDictionaryLearning(5).summary()
+    said = PUDLEDictionaryLearning(5, random_state=0).partial_fit(rows).summary()
+    assert "ended" not in said
+    assert "400 rows" in said
