@@ -16,9 +16,9 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1653,
-    "_data": 1133,
+    "_data": 1134,
     "_denoiser": 730,
-    "_learners": 4382,
+    "_learners": 4385,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
@@ -28,11 +28,11 @@ BUDGET = {
     "lasso": 1182,
     "metrics": 357,
     "omp": 238,
-    "plotting": 576,
+    "plotting": 578,
     "pretrained": 87,
     "search": 3175,
-    "all of the package": 17576,
-    "tests": 17316,
+    "all of the package": 17582,
+    "tests": 17305,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -179,7 +179,7 @@ def test_estimators_with_components(estimator):
 
 def test_the_display_has_the_most_stable_atoms_first():
     consensus = ConsensusDictionary(Given(ATOMS, n_outliers=2), 5, random_state=0).fit(X_GIVEN)
-    display = StabilityDisplay.from_estimator(consensus, threshold=0.5)
+    display = StabilityDisplay.from_estimator(consensus)
     drawn = display.line_.get_ydata()
     np.testing.assert_array_equal(drawn, np.sort(consensus.stability_)[::-1])
     agreeing = consensus.n_agreeing_[np.argsort(-consensus.stability_, kind="stable")] / 5

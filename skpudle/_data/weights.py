@@ -76,9 +76,10 @@ def merge_samples(samples):  # -> Samples, places (n,)
             keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
     often = None if samples.weight is None else samples.weight.cpu().double()
     # a combination of entries: neither another unit nor rounding changes the order of rows
-    factors = torch.rand(samples.x.shape[1], generator=torch.Generator().manual_seed(0))
+    generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")
+    factors = torch.rand(samples.x.shape[1], generator=generator, **how)
     known = samples.x if samples.mask is None else samples.x * samples.mask
-    heights = known.cpu().double() @ factors.double()
+    heights = known.cpu().double() @ factors
     rows, weight, places = merge_copies(keys, often, heights)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places

@@ -4,6 +4,7 @@
 for data of any size.
 """
 
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial, reduce
@@ -311,7 +312,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         if baseline is not None:
             samples = replace(samples, x=x - to_tensor(baseline, x.device, x.dtype))
         dictionary = DenseDictionary(to_tensor(self.components_, x.device, x.dtype))
-        encoder = self._transform_encoder()
+        with warnings.catch_warnings():  # `fit` has named parameters without effect
+            warnings.simplefilter("ignore", UserWarning)
+            encoder = self._transform_encoder()
         parts = (samples[:_FEW], samples)
         return any(
             encoder(dictionary, part.x, mask=part.mask, offset=self._offset(part)).any()

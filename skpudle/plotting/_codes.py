@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.utils import _safe_indexing
 
 from skpudle._data.images import covering_positions, sizes
 from skpudle._learners.convolutional.transformer import stride_of
@@ -179,9 +180,10 @@ class ActivationsDisplay(Display):
         found = find_learner(estimator)
         learner, X = found.learner, found.prepare(X)
         kernel, stride = sizes(learner.atom_shape, 1), stride_of(learner)
-        sample = read_samples(learner, X)[index]
-        given = sample if learner.channels_first else np.moveaxis(sample, 0, -1)
-        codes, _ = encode_samples(learner, [given])
+        samples = read_samples(learner, X)
+        sample = samples[index]
+        given = X if len(samples) == 1 else _safe_indexing(X, [index])  # with names of features
+        codes, _ = encode_samples(learner, given)
         positions = covering_positions(sample.shape[1:], kernel, stride)
         sums = np.abs(codes).sum(axis=0)
         shown = np.isin(np.arange(len(sums)), np.argsort(-sums, kind="stable")[:n_atoms])

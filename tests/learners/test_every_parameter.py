@@ -5,7 +5,6 @@ from inspect import signature
 
 import numpy as np
 import pytest
-from sklearn.model_selection import GridSearchCV, cross_val_score
 from small import make_data
 
 from skpudle import (
@@ -225,13 +224,3 @@ def test_the_warning_names_parameters_and_what_uses_them(named, unused, remedy):
 )
 def test_nothing_is_said_where_all_act(learner):
     assert told(learner, y=LABELS) == []
-
-
-def test_a_search_over_a_grid_says_it_once():
-    learner = PUDLEDictionaryLearning(6, max_iter=2, random_state=0)
-    search = GridSearchCV(learner, {"alpha": [0.3, 0.5]}, cv=2)
-    assert len(told(search)) == 1
-    assert len(told(search)) == 1  # and the next one again
-    with pytest.warns(UserWarning, match="max_iter") as caught:
-        cross_val_score(learner, X, cv=3)
-    assert len(caught) == 1

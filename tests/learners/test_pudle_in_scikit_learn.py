@@ -154,7 +154,7 @@ def test_a_pipeline_is_searched_over_alpha_in_two_processes():
 
 def test_verbose_training_prints_a_line_an_epoch(X, capsys):
     estimator = make(verbose=1, max_iter=3, batch_size=16).fit(X)
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.removesuffix(f"{estimator.summary()}\n").splitlines()
     assert len(lines) == 3
     for number, (line, loss) in enumerate(zip(lines, estimator.loss_curve_, strict=True), start=1):
         assert line == f"ae-ls, epoch {number}/3  loss {loss:.6g}"
