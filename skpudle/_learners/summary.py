@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from skpudle._data.arrays import host_array
+from skpudle._data.arrays import check_rows, host_array
+from skpudle._data.sources import open_source
 
 # Scores that differ by less are as good as equal: the least loss that counts when the number of
 # atoms is chosen, see `skpudle.search.choose`.
@@ -70,8 +71,8 @@ def _prediction(learner):
 
 
 def _codes(learner, X):
-    x = np.asarray(host_array(X), dtype=float)
     codes = host_array(learner.transform(X))
+    x = host_array(check_rows(open_source(X).array(), allow_nan=True))
     left = np.nansum((x - host_array(learner.inverse_transform(codes))) ** 2)
     share = 1 - left / np.nansum((x - np.nanmean(x, axis=0)) ** 2)
     return f"rows: R^2 {share:.3f} by {(codes != 0).sum(axis=1).mean():.1f} codes a row"

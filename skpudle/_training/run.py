@@ -213,7 +213,7 @@ class Run(AbstractContextManager):
             epoch.call_on_fit_task_begin(**self.given)
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
-                print(self.record.note, flush=True)
+                print(self.record.note or f"{phase.name}, done", flush=True)
             hooks = {"reconstruction_attributes": partial(attributes_of, self.record)}
             stopped = bool(epoch.call_on_fit_task_end(**self.given | hooks))
             stopped, pressed = self.team.any(stopped, self.interrupts.pending)

@@ -86,6 +86,7 @@ METHODS = [
     "predict_proba",
     "score",
     "score_samples",
+    "summary",
     "to_module",
     "transform",
     "transform_sparse",
