@@ -24,9 +24,8 @@ from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 
 N_UPDATES, BATCH = 200, 50
-x, truth, _ = make_dictionary_data(
-    N_UPDATES * BATCH, 144, 216, 3, sign="sample", random_state=0, dtype=np.float32
-)
+x, truth, _ = make_dictionary_data(N_UPDATES * BATCH, 144, 216, 3, sign="sample", random_state=0)
+x = x.astype(np.float32)
 start = perturb_dictionary(truth, 0.15, random_state=1)
 
 shared = dict(n_unfoldings=60, step_size=0.2, batch_size=BATCH, dict_init=start, random_state=0)
