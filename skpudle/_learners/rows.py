@@ -360,7 +360,9 @@ class RowPhases(Phases):
         begun, generator = self._begin(noise), self.run.generator
         if not is_last:  # later atoms draw these numbers
             generator = torch.Generator().manual_seed(generator.initial_seed())
-        return begun.fitted(begun.first_atoms(self.plan.n_components, generator))
+        atoms = begun.first_atoms(self.plan.n_components, generator)
+        self._drawn = generator.get_state()
+        return begun.fitted(atoms)
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
@@ -374,7 +376,11 @@ class RowPhases(Phases):
     def find_units(self, fitted):
         """Learn the units of the data."""
         noise = learn_noise(self.plan, self.samples)
-        yield self._with_first_atoms(noise, is_last=not self._decides)
+        if noise.changes_nothing and not self._decides:  # the first atoms would be the same
+            self.run.generator.set_state(self._drawn)
+            yield fitted
+        else:
+            yield self._with_first_atoms(noise, is_last=not self._decides)
 
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
