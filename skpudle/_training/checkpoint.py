@@ -216,7 +216,7 @@ class Checkpoint:
     Parameters
     ----------
     path : str or path-like
-        The file, in a directory that exists. A link is followed, and a mode is kept.
+        The file, in a directory that exists. A link is followed.
     every_seconds : float, default=60.0
         Write after an epoch if the last writing is this number of seconds ago; 0 writes after every
         epoch, None only at the end of a phase.
