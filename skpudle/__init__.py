@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from skpudle._consensus import ConsensusDictionary
 from skpudle._denoiser.estimator import ConvDenoiser
+from skpudle._fit.checkpoint import Checkpoint
+from skpudle._fit.team import data_parallel
 from skpudle._imputer import DictionaryImputer
 from skpudle._learners.convolutional.estimator import ConvPUDLEDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
@@ -19,8 +21,6 @@ from skpudle._learners.sporco import SporcoDictionaryLearning
 from skpudle._learners.supervised.classifier import PUDLEClassifier
 from skpudle._learners.supervised.regressor import PUDLERegressor
 from skpudle._nmf.estimator import PoissonNMF
-from skpudle._training.checkpoint import Checkpoint
-from skpudle._training.team import data_parallel
 
 if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import datasets as datasets

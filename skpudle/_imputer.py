@@ -19,8 +19,8 @@ from sklearn.utils.validation import (
 from skpudle._consensus import seed_clone
 from skpudle._data.arrays import check_rows, host_array
 from skpudle._data.names import explain_names
+from skpudle._fit.messages import listed
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._training.messages import listed
 
 # Share of the hidden entries' energy up to which nothing is predicted. Of independent columns it is
 # -.0002 to .004, since the best penalty of many is taken.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
+from skpudle._fit.units import centre
 from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.units import centre
 from skpudle._nmf.estimator import PoissonNMF
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.metrics import atom_support

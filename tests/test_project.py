@@ -20,7 +20,7 @@ GROUPS = {
                     "lasso", "omp",
                     "encoding", "_gradients", "_optimizers", "_initialization", "search"],
     "boundary": ["_data"],
-    "training": ["_training"],
+    "training": ["_fit"],
     "learners": ["_learners", "_denoiser", "_nmf"],
     "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
                 "inspection", "events", "sae", "plotting", "reporting",

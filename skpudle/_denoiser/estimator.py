@@ -27,6 +27,9 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
 from skpudle._denoiser.train import Crops, Training, crop_shape, initialise
+from skpudle._fit.messages import warn_of_early_end, warn_of_rise, warn_of_unused
+from skpudle._fit.run import Interrupts
+from skpudle._fit.train import Stopping
 from skpudle._learners.convolutional.crops import Geometry
 from skpudle._learners.convolutional.model import atoms_outside
 from skpudle._learners.convolutional.start import initial_atoms
@@ -37,9 +40,6 @@ from skpudle._learners.convolutional.transformer import (
     stride_of,
 )
 from skpudle._precision import training_mode
-from skpudle._training.loop import Stopping
-from skpudle._training.messages import warn_of_early_end, warn_of_rise, warn_of_unused
-from skpudle._training.run import Interrupts
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.

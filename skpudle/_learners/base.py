@@ -1,7 +1,7 @@
 """Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
-A subclass reads its kind of data, and makes the model (see `skpudle._training.loop`) from data and
+A subclass reads its kind of data, and makes the model (see `skpudle._fit.train`) from data and
 parameters, or from fitted attributes.
 """
 
@@ -19,19 +19,19 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.weights import scale_weights
-from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.online import learn_blocks
-from skpudle._training.checkpoint import task_of
-from skpudle._training.loop import Diverged, Stopping, Trainer
-from skpudle._training.messages import (
+from skpudle._fit.checkpoint import task_of
+from skpudle._fit.messages import (
     divergence,
     warn_of_early_end,
     warn_of_rise,
     warn_of_unused,
     warn_of_zero_codes,
 )
-from skpudle._training.run import Interrupts, Run
-from skpudle._training.team import refuse_several
+from skpudle._fit.run import Interrupts, Run
+from skpudle._fit.team import refuse_several
+from skpudle._fit.train import Diverged, Stopping, Trainer
+from skpudle._learners.coder import check_loss, check_number
+from skpudle._learners.online import learn_blocks
 
 # parameters that attributes depend on; a fit remembers them to detect changes
 KEPT = "loss", "alpha", "n_components"
@@ -107,7 +107,7 @@ def _objectives(model, rows, batch, update):  # -> float, float
     Parameters
     ----------
     model : object
-        The model, see `skpudle._training.loop`.
+        The model, see `skpudle._fit.train`.
     rows : Tensor of shape (n_rows, n_parameters)
         Its rows of parameters.
     batch : Samples

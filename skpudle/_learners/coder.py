@@ -41,11 +41,11 @@ from skpudle._data.sources import (
     refuse_shuffled,
 )
 from skpudle._data.weights import check_sample_weight
-from skpudle._learners.units import baseline_of, in_units, units_of
+from skpudle._fit.messages import wrong_atoms
+from skpudle._fit.units import baseline_of, in_units, units_of
 from skpudle._losses import FromMeans, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
-from skpudle._training.messages import wrong_atoms
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hide_in_turn
 

@@ -30,11 +30,15 @@ from skpudle._data.weights import (
     known_samples,
     merge_samples,
 )
+from skpudle._fit.messages import (
+    wrong_atoms,
+)
+from skpudle._fit.models import Learned
+from skpudle._fit.record import Fitted
+from skpudle._fit.units import InUnits, units_of
 from skpudle._initialization import INITIALIZATIONS
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
-from skpudle._learners.models import Learned
-from skpudle._learners.record import Fitted
 from skpudle._learners.rows import (
     Beginning,
     RowPhases,
@@ -42,11 +46,7 @@ from skpudle._learners.rows import (
     learn_noise,
     resume_rows,
 )
-from skpudle._learners.units import InUnits, units_of
 from skpudle._precision import training_mode
-from skpudle._training.messages import (
-    wrong_atoms,
-)
 from skpudle.search._epoch import spread_rows
 from skpudle.search.units import CENTRED, Units
 

@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.names import explain_names
+from skpudle._fit.plan import CodePlan, DensePlan
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.plan import CodePlan, DensePlan
 
 
 class NOODLDictionaryLearning(DenseLearner):

@@ -23,21 +23,21 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import InMemory, open_source
+from skpudle._fit.messages import warn_of_l0, warn_of_unused
+from skpudle._fit.models import Learned, Pursuit
+from skpudle._fit.plan import CodePlan, DensePlan
+from skpudle._fit.record import learned_encoder
+from skpudle._fit.run import Phase
+from skpudle._fit.team import refuse_several
+from skpudle._fit.units import baseline_of, in_units, units_of
 from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
-from skpudle._learners.models import Learned, Pursuit
-from skpudle._learners.plan import CodePlan, DensePlan
-from skpudle._learners.record import learned_encoder
 from skpudle._learners.rows import RowPhases, collect
 from skpudle._learners.summary import describe_fit
-from skpudle._learners.units import baseline_of, in_units, units_of
 from skpudle._losses import LOSSES
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
-from skpudle._training.messages import warn_of_l0, warn_of_unused
-from skpudle._training.run import Phase
-from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels

@@ -1,6 +1,6 @@
 """The phases of a fit of rows: units of the noise, number of atoms, search, penalty of codes.
 
-`RowPhases` lists them, see `skpudle._training.run`. A record has all that later phases need. What
+`RowPhases` lists them, see `skpudle._fit.run`. A record has all that later phases need. What
 an earlier process has found is in its record, and coded data are solved anew.
 """
 
@@ -14,25 +14,25 @@ import torch
 from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Rows, count_batches
 from skpudle._data.foreign import given_atoms
-from skpudle._initialization import initial_atoms
-from skpudle._learners.coder import hidden_deviance
-from skpudle._learners.counts import settle, smaller_penalty, stabilised
-from skpudle._learners.models import directions
-from skpudle._learners.online import block_rows, preferred
-from skpudle._learners.phases import REPEATS, Phases
-from skpudle._learners.plan import default_optimizer, refining_updates
-from skpudle._learners.record import Fitted, Searched
-from skpudle._learners.units import in_units, restore_noise
-from skpudle._operators._atoms import DenseDictionary, project_atoms
-from skpudle._training.loop import Stopping, Trainer
-from skpudle._training.messages import (
+from skpudle._fit.messages import (
     nothing_known,
     warn_of_few_samples,
     warn_of_units,
     warn_of_unknown_features,
 )
-from skpudle._training.run import Phase
-from skpudle._training.team import ALONE, current_team
+from skpudle._fit.models import directions
+from skpudle._fit.phases import REPEATS, Phases
+from skpudle._fit.plan import default_optimizer, refining_updates
+from skpudle._fit.record import Fitted, Searched
+from skpudle._fit.run import Phase
+from skpudle._fit.team import ALONE, current_team
+from skpudle._fit.train import Stopping, Trainer
+from skpudle._fit.units import in_units, restore_noise
+from skpudle._initialization import initial_atoms
+from skpudle._learners.coder import hidden_deviance
+from skpudle._learners.counts import settle, smaller_penalty, stabilised
+from skpudle._learners.online import block_rows, preferred
+from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import draw_rows, spread_rows

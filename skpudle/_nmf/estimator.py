@@ -19,16 +19,16 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._data.weights import check_sample_weight, merge_copies
+from skpudle._fit import messages
+from skpudle._fit.record import to_arrays
+from skpudle._fit.run import Phase, Run
+from skpudle._fit.team import refuse_several
 from skpudle._learners.coder import ExposedTransformer
 from skpudle._learners.dense import DICT_INIT, read_rows
-from skpudle._learners.record import to_arrays
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle._precision import training_mode
-from skpudle._training import messages
-from skpudle._training.run import Phase, Run
-from skpudle._training.team import refuse_several
 from skpudle.search.held_out import hash_rows
 
 # max_iter="auto", rows read at a time, and the least number of rows of n_components="auto"
@@ -123,7 +123,7 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
 
 @dataclass(frozen=True, eq=False)
 class _Record:
-    """A fit so far: see `skpudle._training.run`; ``training`` has the values of its `Progress`."""
+    """A fit so far: see `skpudle._fit.run`; ``training`` has the values of its `Progress`."""
 
     atoms: np.ndarray
     chosen: choose.Chosen

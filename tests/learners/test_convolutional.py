@@ -15,7 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
 from skpudle._data.images import read_images
 from skpudle._denoiser.train import Training
-from skpudle._training.loop import Trainer
+from skpudle._fit.train import Trainer
 
 SMALL = dict(
     atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4, max_iter=2, tol=None, random_state=0,

@@ -128,9 +128,9 @@ def test_a_search_with_gaps_fills_them(traces, gaps):
 def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
     """Whatever stood there: updates are those of any values under the mask."""
     from skpudle._data.batches import Samples
+    from skpudle._fit.models import Encoder
     from skpudle._gradients import ae_ls, differentiate
     from skpudle._learners.convolutional.model import ConvNetwork
-    from skpudle._learners.models import Encoder
 
     generator = torch.Generator().manual_seed(0)
     mask = torch.as_tensor(~np.isnan(gaps))[:, None].double()

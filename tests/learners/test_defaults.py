@@ -12,7 +12,7 @@ from skpudle import (
     Checkpoint,
     PUDLEDictionaryLearning,
 )
-from skpudle._training.checkpoint import read_checkpoint
+from skpudle._fit.checkpoint import read_checkpoint
 from skpudle.metrics import dictionary_error, recovery_rate
 
 

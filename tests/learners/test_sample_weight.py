@@ -20,9 +20,9 @@ from skpudle import (
 )
 from skpudle._data import sources
 from skpudle._data.batches import Samples
+from skpudle._fit.models import Converged, Unfolded
+from skpudle._fit.models import Encoder as Choice
 from skpudle._gradients import GRADIENT_RULES, differentiate
-from skpudle._learners.models import Converged, Unfolded
-from skpudle._learners.models import Encoder as Choice
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.metrics import recovery_rate
 

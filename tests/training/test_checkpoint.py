@@ -26,8 +26,8 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
-from skpudle._training.checkpoint import read_checkpoint, write_checkpoint
-from skpudle._training.loop import Trainer
+from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
+from skpudle._fit.train import Trainer
 from skpudle.search._epoch import Codes
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -266,7 +266,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 
 def test_a_file_that_would_execute_code_is_refused(file, monkeypatch):
     """With a right checksum: whatever is no tensor, number, text or dictionary is not read."""
-    monkeypatch.setattr("skpudle._training.checkpoint.plain", lambda state: state)
+    monkeypatch.setattr("skpudle._fit.checkpoint.plain", lambda state: state)
     write_checkpoint(file, {"identity": threading.Thread})
     with pytest.raises(
         ValueError, match=f"{file} is no whole checkpoint: it holds more.*remove it"
@@ -708,7 +708,7 @@ def test_a_killed_process_goes_on_with_the_same_bits(tmp_path):
             import os, signal, sys
             import numpy as np
             from skpudle import Checkpoint, PUDLEDictionaryLearning
-            from skpudle._training.loop import Trainer
+            from skpudle._fit.train import Trainer
 
             update = Trainer._update
 

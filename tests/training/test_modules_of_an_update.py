@@ -8,7 +8,7 @@ import pytest
 
 import skpudle
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._training.loop import Trainer
+from skpudle._fit.train import Trainer
 
 PACKAGE = Path(skpudle.__file__).parent
 ONE_EPOCH = dict(n_unfoldings=5, max_iter=1, tol=None, dict_init="data", random_state=0)

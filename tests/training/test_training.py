@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from skpudle._data.batches import Rows, Samples
+from skpudle._fit.record import Fitted
+from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._gradients import ae_ls
-from skpudle._learners.record import Fitted
 from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle._optimizers._make import make_optimizer
-from skpudle._training.loop import Diverged, Stopping, Trainer
 from skpudle.encoding import encode
 
 NEVER = Stopping(None, 1)

@@ -19,6 +19,11 @@ from skpudle._data.arrays import input_attributes, make_generator, to_tensor, wi
 from skpudle._data.batches import Samples
 from skpudle._data.images import check_sizes, sizes
 from skpudle._data.names import explain_names, fit_context
+from skpudle._fit.messages import nothing_known, warn_of_l0
+from skpudle._fit.models import Decay, Encoder, fixed
+from skpudle._fit.plan import Plan
+from skpudle._fit.record import Fitted
+from skpudle._fit.team import refuse_several
 from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, atoms_inside
@@ -36,14 +41,9 @@ from skpudle._learners.convolutional.transformer import (
     parts_of_images,
     stride_of,
 )
-from skpudle._learners.models import Decay, Encoder, fixed
-from skpudle._learners.plan import Plan
-from skpudle._learners.record import Fitted
 from skpudle._losses import FromMeans, Gaussian
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
-from skpudle._training.messages import nothing_known, warn_of_l0
-from skpudle._training.team import refuse_several
 from skpudle.search._conv_epoch import as_pictures
 from skpudle.search._maps import combine_channels
 from skpudle.search.choose import best_coding, coding_of_l0, judged

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._fit.models import Converged, Encoder, Unfolded
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
-from skpudle._learners.models import Converged, Encoder, Unfolded
 from skpudle._operators._atoms import atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import in_own_precision
@@ -77,7 +77,7 @@ class ConvNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvModel:
-    """The model that a convolutional learner trains; see `skpudle._training.loop`.
+    """The model that a convolutional learner trains; see `skpudle._fit.train`.
 
     Rows of parameters are atoms.
 

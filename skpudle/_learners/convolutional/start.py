@@ -12,13 +12,13 @@ from sklearn.utils import check_array
 from skpudle._data.arrays import to_tensor, unit_of
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import split_gaps
+from skpudle._fit.phases import Phases
+from skpudle._fit.record import Fitted, Searched
+from skpudle._fit.run import Phase
 from skpudle._learners.convolutional.model import atoms_inside
 from skpudle._learners.convolutional.noise import estimate_noise
-from skpudle._learners.phases import Phases
-from skpudle._learners.record import Fitted, Searched
 from skpudle._operators._atoms import atom_norms, project_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._training.run import Phase
 from skpudle.search._conv_epoch import ConvProblem, as_pictures
 from skpudle.search._epoch import spread_rows
 from skpudle.search._maps import (

@@ -19,13 +19,13 @@ from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
+from skpudle._fit.plan import CodePlan, DensePlan
+from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.plan import CodePlan, DensePlan
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
 from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
-from skpudle._training.team import refuse_several
 from skpudle.encoding import EncoderModule
 
 _AUTO_EPOCHS = 100

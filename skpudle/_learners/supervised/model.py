@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._fit.models import DenseModel
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.models import DenseModel
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision
 
@@ -60,7 +60,7 @@ def joint(dictionary, batch, *, encoder, penalty):
 
 @dataclass(frozen=True)
 class TaskModel(DenseModel):
-    """A dictionary and its head; see `skpudle._training.loop` and `DenseModel`.
+    """A dictionary and its head; see `skpudle._fit.train` and `DenseModel`.
 
     Parameters
     ----------

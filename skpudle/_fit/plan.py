@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 
 from skpudle._data.arrays import host_array, to_tensor
+from skpudle._fit.checkpoint import describe
+from skpudle._fit.messages import any_named
+from skpudle._fit.models import Decay, DenseModel, Encoder, fixed
 from skpudle._gradients import GRADIENT_RULES
-from skpudle._learners.models import Decay, DenseModel, Encoder, fixed
 from skpudle._losses import loss_named
 from skpudle._optimizers._make import make_optimizer
-from skpudle._training.checkpoint import describe
-from skpudle._training.messages import any_named
 
 # Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096

@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._learners.units import SourceInUnits, in_units
+from skpudle._fit.units import SourceInUnits, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._stream import Memory, StreamState
 from skpudle.search.choose import SizePath
@@ -146,7 +146,7 @@ class Fitted:
     Parameters
     ----------
     model : object
-        The model that is trained, see `skpudle._training.loop`, with its penalty.
+        The model that is trained, see `skpudle._fit.train`, with its penalty.
     rows : Tensor of shape (n_components, ...)
         Its rows of parameters.
     noise : Units, default=CENTRED

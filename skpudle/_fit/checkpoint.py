@@ -39,7 +39,7 @@ from skpudle._data.batches import Samples
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import users_level
-from skpudle._training.team import refuse_several
+from skpudle._fit.team import refuse_several
 
 _CONSTRAINTS = {
     "path": [str, os.PathLike],

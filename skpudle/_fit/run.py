@@ -23,8 +23,8 @@ import torch
 
 from skpudle._data.arrays import make_generator
 from skpudle._data.batches import count_batches
-from skpudle._training.checkpoint import Recorder
-from skpudle._training.team import current_team
+from skpudle._fit.checkpoint import Recorder
+from skpudle._fit.team import current_team
 
 
 class Interrupts:

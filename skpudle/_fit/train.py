@@ -26,8 +26,8 @@ from torch import Tensor
 
 from skpudle._compilation import threads_for
 from skpudle._data.batches import count_batches, once_only
+from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
-from skpudle._training.team import ALONE
 
 # updates between two reads of the loss: a GPU does not idle, and training can stop within a first
 # epoch of a hundred thousand samples

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.names import users_level
+from skpudle._fit.messages import warn_of_step
 from skpudle._losses import Gaussian
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._training.messages import warn_of_step
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.lasso._gap import warn_about_gaps
@@ -293,7 +293,7 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
 
 @dataclass(frozen=True)
 class DenseModel:
-    """The model that a learner of rows trains; see `skpudle._training.loop`.
+    """The model that a learner of rows trains; see `skpudle._fit.train`.
 
     Rows of parameters are the atoms and, for losses other than least squares, an intercept.
 

@@ -1,15 +1,15 @@
 """The phases that all learners share: training, and the penalty of codes.
 
-A phase is a generator function of records, see `skpudle._training.run`. `Phases` has the phases of
+A phase is a generator function of records, see `skpudle._fit.run`. `Phases` has the phases of
 one fit, and the data, parameters and random numbers that they share. A subclass finds the atoms.
 """
 
 from dataclasses import replace
 from functools import partial
 
+from skpudle._fit.run import Phase
+from skpudle._fit.train import HeldOut, Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
-from skpudle._training.loop import HeldOut, Stopping, Trainer
-from skpudle._training.run import Phase
 from skpudle.search.choose import best_coding, judged
 from skpudle.search.descend import refit_atoms, solve_codes
 from skpudle.search.find import find_atoms, penalty_path
