@@ -9,7 +9,7 @@ If samples have numbers, the source is an `Indexed`, which reads samples by thei
 """
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -24,7 +24,7 @@ _MOST_BATCHES = 100_000
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples with their masks, targets, offsets and weights; ``samples[rows]`` selects some.
+    """Samples with their masks, weights and what belongs to them; ``samples[rows]`` selects some.
 
     Parameters
     ----------
@@ -32,12 +32,8 @@ class Samples:
         Data.
     mask : Tensor of the shape of ``x``, default=None
         1 where data are known, 0 where they are missing.
-    offset : Tensor of shape (n_samples, 1), default=None
-        Added to the natural parameter of samples.
     target : Tensor of shape (n_samples, ...), default=None
-        Target of each sample: a clean one, or a response.
-    noise_std : Tensor of shape (n_samples,), default=None
-        Standard deviation of their noise.
+        What a learner knows of each sample beside its numbers, such as the response to learn.
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts in sums over samples; None is once. Their mean is 1 in a `fit`.
     keys : Tensor of shape (n_samples, ...), default=None
@@ -46,9 +42,7 @@ class Samples:
 
     x: Tensor
     mask: Tensor | None = None
-    offset: Tensor | None = None
     target: Tensor | None = None
-    noise_std: Tensor | None = None
     weight: Tensor | None = None
     keys: Tensor | None = None
 
@@ -57,7 +51,7 @@ class Samples:
 
     def map(self, function, keys=None):
         """Return the samples with all tensors but the keys changed by a function."""
-        parts = self.x, self.mask, self.offset, self.target, self.noise_std, self.weight
+        parts = self.x, self.mask, self.target, self.weight
         return Samples(*(None if part is None else function(part) for part in parts), keys)
 
     @property
@@ -73,6 +67,11 @@ class Samples:
 
     def __getitem__(self, rows):
         return self.map(lambda part: part[rows])
+
+    def of_features(self, features):
+        """Return the samples with some of their features."""
+        mask = None if self.mask is None else self.mask[:, features]
+        return replace(self, x=self.x[:, features], mask=mask)
 
     def to(self, *place):
         """Return the samples in another dtype or on another device."""

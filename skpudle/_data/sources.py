@@ -27,13 +27,12 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, get_tags
+from sklearn.utils import get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from skpudle._data.arrays import (
     check_rows,
-    host_array,
     is_in_memory,
     refuse_texts,
     split_missing,
@@ -208,9 +207,9 @@ class _Source(Indexed):
 
     in_parts = True
     reader = None
-    # Tensors (n_samples,) and (n_samples, 1): how often each sample counts, and what is added to
-    # its natural parameter
-    weight = offset = None
+    # Tensors (n_samples,) and (n_samples, ...): how often each sample counts, and what a learner
+    # knows of it beside its numbers
+    weight = target = None
 
     def __init__(self, data):
         super().__init__()
@@ -255,7 +254,7 @@ class _Source(Indexed):
         return self.samples(self.sampled_positions(n_components, seed))
 
     def _weighed(self, batch):
-        given = {name: getattr(self, name) for name in ("weight", "offset")}
+        given = {name: getattr(self, name) for name in ("weight", "target")}
         given = {name: all_[batch.keys.cpu()] for name, all_ in given.items() if all_ is not None}
         return replace(batch, **{name: values.to(batch.x) for name, values in given.items()})
 
@@ -566,29 +565,6 @@ class Stream(_Source):
     def samples(self, keys):
         """Return the keys, which are the samples."""
         return keys
-
-
-def check_exposure(exposure, n_samples, loss):  # -> (n_samples,) float64
-    """Check the exposures of samples, of this number.
-
-    Raises
-    ------
-    ValueError
-        If they are not positive numbers, one for each sample, or if the loss takes none.
-    """
-    if loss not in ("poisson", "kullback-leibler"):
-        raise ValueError(
-            f"exposure is for loss='poisson' and for PoissonNMF, but loss={loss!r}. Pass no "
-            "exposure."
-        )
-    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
-    values = check_array(host_array(exposure), **options)
-    if values.shape != (n_samples,) or not (values > 0).all():
-        raise ValueError(
-            f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each "
-            f"of the {n_samples} rows of X, and leave out samples that were not observed."
-        )
-    return values
 
 
 def refuse_shuffled(X):

@@ -77,9 +77,9 @@ def warn_of_l0(n_entries, l0):
     )
 
 
-def warn_of_step(step_size, dictionaries, curvature=1.0):
+def warn_of_step(step_size, dictionaries):
     """Warn once if the encoder may diverge with this step and one of the dictionaries."""
-    bound = curvature * max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)
+    bound = max(float(dictionary.squared_norm_bound()) for dictionary in dictionaries)
     if step_size * bound > 2:
         warnings.warn(
             f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "

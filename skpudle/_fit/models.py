@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
 from numbers import Real
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy
 from skpudle._data.names import users_level
 from skpudle._fit.messages import warn_of_step
-from skpudle._losses import Gaussian
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
@@ -92,8 +90,6 @@ class Encoder:
         Whether codes are restricted to non-negative values.
     initial_threshold : float, default=None
         Start from thresholded correlations, as NOODL does.
-    loss : object of `skpudle._losses`, default=Gaussian()
-        Loss of the reconstruction.
     debias : float, default=0.0
         Share of the lasso's bias to remove.
     """
@@ -102,7 +98,6 @@ class Encoder:
     shrinkage: str = "soft"
     positive_code: bool = False
     initial_threshold: float | None = None
-    loss: object = Gaussian()
     debias: float = 0.0
 
     def at(self, alpha, *, step_size=None, lambda_decay=1.0, warn=False):
@@ -110,7 +105,7 @@ class Encoder:
         n_unfoldings = self.n_unfoldings
         if n_unfoldings == "auto":
             lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
-            n_unfoldings = None if lasso and self.loss.is_quadratic else _UNFOLDINGS
+            n_unfoldings = None if lasso else _UNFOLDINGS
         if n_unfoldings is None:
             return Converged(alpha, self.positive_code, self.debias, warn)
         return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay)
@@ -137,8 +132,8 @@ class Converged:
     debias: float = 0.0
     warn: bool = False
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; least squares have no offset."""
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
         options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
         if isinstance(dictionary, ConvDictionary):
             codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
@@ -176,7 +171,7 @@ class Unfolded:
     Parameters
     ----------
     choice : Encoder
-        Shrinkage, sign, start and loss.
+        Shrinkage, sign and start.
     alpha : float or Tensor
         Penalty or threshold.
     n_unfoldings : int
@@ -193,7 +188,7 @@ class Unfolded:
     step_size: float | None = None
     lambda_decay: float = 1.0
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
+    def __call__(self, dictionary, x, mask=None):
         """Return codes."""
         return encode(
             dictionary,
@@ -206,8 +201,6 @@ class Unfolded:
             positive_code=self.choice.positive_code,
             initial_threshold=self.choice.initial_threshold,
             mask=mask,
-            loss=self.choice.loss,
-            offset=offset,
         )
 
     @property
@@ -236,8 +229,8 @@ class Pursuit:
     tol: float | None
     positive_code: bool = False
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; least squares have no offset."""
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
         return solve_omp(
             dictionary.atoms,
             x,
@@ -260,28 +253,13 @@ class Learned:
 
     graph: object
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; least squares have no offset."""
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
         return self.graph.to(x).encode(x, mask)
 
     def of_features(self, features):
         """Return the encoder for some of the features."""
         return Learned(self.graph.of_features(features))
-
-
-def _beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
-    """Return codes for atoms and an intercept, the last row, an atom whose code is always 1.
-
-    (Its share of the penalty is a constant.)
-    """
-    intercept = dictionary.atoms[-1]
-    offset = intercept if offset is None else intercept + offset
-    z = encode(DenseDictionary(dictionary.atoms[:-1]), x, mask=mask, offset=offset)
-    return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
-
-
-def _project_beside_intercept(rows, *, project):
-    return torch.cat([project(rows[:-1]), rows[-1:]])
 
 
 def directions(samples, *, positive):  # (n, n_features) -> the same
@@ -295,7 +273,7 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
 class DenseModel:
     """The model that a learner of rows trains; see `skpudle._fit.train`.
 
-    Rows of parameters are the atoms and, for losses other than least squares, an intercept.
+    Rows of parameters are the atoms; of a subclass also what it learns beside them.
 
     Parameters
     ----------
@@ -318,7 +296,7 @@ class DenseModel:
     from_samples : bool, default=False
         Whether training began with samples as atoms instead of a search.
     curvature : float, default=1.0
-        The mean curvature of the loss.
+        The mean curvature of the loss, 1 for least squares.
     """
 
     rule: Callable
@@ -341,47 +319,36 @@ class DenseModel:
         decay = self.decay(update)
         options = dict(alpha=self.alpha, step_size=self.step_size, lambda_decay=decay)
         encoder = self.encoder.at(**options)
-        codes = encoder if not self.n_constant_codes else partial(_beside_intercept, encode=encoder)
-        return DenseDictionary(rows), codes, encoder.penalty
+        return DenseDictionary(rows), encoder, encoder.penalty
 
-    @property
-    def n_constant_codes(self):
-        """The number of rows with the constant code 1: one for an intercept."""
-        return int(self.encoder.loss.has_baseline)
-
-    def parts(self, rows):  # -> atoms (n_components, n_features), intercept (n_features,) or None
-        """Return the atoms and the intercept in rows."""
-        return (rows[:-1], rows[-1]) if self.n_constant_codes else (rows, None)
+    def atoms(self, rows):  # -> (n_components, n_features)
+        """Return the atoms in rows."""
+        return rows
 
     @property
     def project(self):  # a function of rows; the surrogate compiles projections that it knows
-        """Return the nearest rows that satisfy the constraints; an intercept has none."""
-        function = partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive)
-        if not self.n_constant_codes:
-            return function
-        return partial(_project_beside_intercept, project=function)
+        """Return the nearest rows that satisfy the constraints."""
+        return partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive)
 
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""
-        _, intercept = self.parts(rows)
-        if intercept is not None:
-            samples = self.encoder.loss.response(samples) - self.encoder.loss.response(
-                self.encoder.loss.mean(intercept)
-            )
         return directions(samples.nan_to_num(), positive=self.positive)
 
-    def step(self, atoms: Tensor):  # -> float or None
-        """Return the step for these atoms; None if each sample searches for its own."""
+    def without_codes(self, batch):  # -> (n_samples,)
+        """Return the losses of samples without any code."""
+        known = 1.0 if batch.mask is None else batch.mask
+        return (known * 0.5 * batch.x.square()).flatten(1).sum(1)
+
+    def step(self, atoms: Tensor):  # -> float
+        """Return the step for these atoms."""
         if self.step_size is not None:
             return self.step_size
-        step = default_step(DenseDictionary(atoms), self.encoder.loss)
-        return None if step is None else float(step)
+        return float(default_step(DenseDictionary(atoms)))
 
     def warn_of_step(self, initial, final):
         """Warn if the encoder may diverge with the step, once."""
-        if self.step_size is not None and isfinite(self.encoder.loss.curvature):
-            both = (DenseDictionary(self.parts(rows)[0]) for rows in (initial, final))
-            warn_of_step(self.step_size, both, self.encoder.loss.curvature)
+        if self.step_size is not None:
+            warn_of_step(self.step_size, map(DenseDictionary, map(self.atoms, (initial, final))))
 
     def memory(self):
         """Return the private attributes that a later `partial_fit` needs."""
@@ -390,10 +357,10 @@ class DenseModel:
 
     def attributes(self, rows):
         """Return the fitted attributes, in the units of the rows."""
-        atoms, intercept = self.parts(rows)
+        atoms = self.atoms(rows)
         return {
             "components_": to_numpy(atoms),
-            self.name_of_baseline: 0.0 if intercept is None else to_numpy(intercept),
+            self.name_of_baseline: 0.0,
             "n_components_": len(atoms),
             "alpha_": self.alpha,
             "debias_": self.encoder.debias,

@@ -5,7 +5,6 @@ run: a parameter that is named asks for its phase.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from numbers import Integral
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ from skpudle._fit.checkpoint import describe
 from skpudle._fit.messages import any_named
 from skpudle._fit.models import Decay, DenseModel, Encoder, fixed
 from skpudle._gradients import GRADIENT_RULES
-from skpudle._losses import loss_named
 from skpudle._optimizers._make import make_optimizer
 
 # Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
@@ -81,9 +79,8 @@ class Plan:
     asks_for_training: str = "a setting that trains after the search, such as gradient='ae-ls'"
 
     def rule(self, name):
-        """Return the gradient rule with this name, for the loss."""
-        rule, loss = GRADIENT_RULES[name], self.encoder.loss
-        return rule if loss.is_quadratic else partial(rule, loss=loss)
+        """Return the gradient rule with this name."""
+        return GRADIENT_RULES[name]
 
     def batch_size(self, n_samples=None):
         """Return the size of a batch, in a fit for a number of samples, if it is known."""
@@ -138,10 +135,8 @@ _DEFAULTS = dict(
     n_components=None,
     alpha="auto",
     gradient="auto",
-    loss="gaussian",
     fit_intercept="auto",
     noise="auto",
-    n_trials=1,
     n_unfoldings="auto",
     step_size="auto",
     lambda_decay=1.0,
@@ -194,16 +189,6 @@ _FEW_OF_MIXTURES = 0.25
 # unfoldings equal 20 with the dictionary's matrices
 _UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
 
-# Epochs, and least updates, of "dec" with the likelihood of counts after a search on stabilised
-# counts. They raise the explained share of the deviance of thinned data
-# (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, and from 0.146 to 0.203 for words.
-_REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
-
-
-def refining_updates(n_batches):
-    """Return the number of updates that adapt atoms of stabilised data to the likelihood."""
-    return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
-
 
 def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometric mean 1
     """Check the standard deviations of features.
@@ -228,10 +213,10 @@ def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometri
 def _check_learned_encoder(given):
     """Raise ValueError if parameters contradict ``separate_atoms``."""
     separate = f"separate_atoms={given.separate_atoms!r}"
-    if given.loss != "gaussian" or given.shrinkage != "soft":
+    if given.shrinkage != "soft":
         raise ValueError(
-            f"{separate} is for least squares and soft shrinkage, got loss={given.loss!r} and "
-            f"shrinkage={given.shrinkage!r}. Pass separate_atoms=False."
+            f"{separate} is for soft shrinkage, got shrinkage={given.shrinkage!r}. Pass "
+            "separate_atoms=False."
         )
     if given.n_unfoldings is None:
         raise ValueError(
@@ -249,12 +234,6 @@ def _check_codes(given, *, decays, converges):
     """Raise ValueError if parameters of codes contradict each other."""
     if given.separate_atoms:
         _check_learned_encoder(given)
-    if given.loss != "gaussian" and (converges or given.transform_algorithm == "omp"):
-        raise ValueError(
-            "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or "
-            f"'omp') minimise least squares, but loss={given.loss!r}. Pass a number of "
-            "unfoldings, or 'auto', and transform_algorithm='unfolded'."
-        )
     if converges and (given.shrinkage == "hard" or decays):
         raise ValueError(
             "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
@@ -271,16 +250,6 @@ def _check_codes(given, *, decays, converges):
 
 def _check_fit(given, *, searches):
     """Raise ValueError if parameters of a fit contradict each other."""
-    if given.loss != "gaussian" and given.fit_intercept is False:
-        raise ValueError(
-            f"loss={given.loss!r} has a baseline, but fit_intercept=False. Pass "
-            "fit_intercept='auto' or True."
-        )
-    if given.loss != "gaussian" and not (isinstance(given.noise, str) and given.noise == "auto"):
-        raise ValueError(
-            f"The noise of loss={given.loss!r} follows from its rates, but got "
-            f"noise={given.noise!r:.50}. Pass noise='auto', or loss='gaussian'."
-        )
     if given.n_components == "auto" and not searches:
         raise ValueError(
             "n_components='auto' is chosen by a search, but dict_init is given. Pass "
@@ -343,7 +312,6 @@ class CodePlan:
             given.shrinkage,
             given.positive_code,
             initial_threshold=given.initial_threshold,
-            loss=loss_named(given.loss, given.n_trials),
             debias=debias or 0.0,
         )
         return cls(
@@ -355,11 +323,6 @@ class CodePlan:
             converges=converges,
             n_unfoldings=n_unfoldings,
         )
-
-    @property
-    def solves(self):
-        """Whether codes are solved for, without unfoldings and their step."""
-        return self.of_lasso and self.given.loss == "gaussian"
 
     @property
     def follow_data(self):
@@ -386,9 +349,6 @@ class DensePlan(Plan):
 
     Parameters
     ----------
-    refines : bool
-        Whether training adapts atoms of a search to the likelihood, if no gradient or encoder is
-        named.
     codes : CodePlan
         How rows are coded.
     n_components : int or None
@@ -403,7 +363,6 @@ class DensePlan(Plan):
         The noise of rows and features, see `skpudle.search.units`, or that of each feature.
     """
 
-    refines: bool
     codes: CodePlan
     n_components: int | None
     curvature_share: float
@@ -427,15 +386,13 @@ class DensePlan(Plan):
         _check_fit(given, searches=searches)
         # The search is for the lasso's codes, which need no training.
         ends_with_search = searches and given.gradient == "auto" and codes.of_lasso
-        refines = ends_with_search and given.loss != "gaussian"
         if given.separate_atoms:  # in `partial_fit`: the encoder follows the lasso's dictionary
             gradient = "dec"
         elif given.gradient != "auto":
             gradient = given.gradient
         else:
             gradient = "dec" if ends_with_search else "ae-ls"
-        through = given.loss == "gaussian" and gradient == "ae-ls"
-        decides = searches and given.loss == "gaussian"  # the data decide about "auto"
+        through = gradient == "ae-ls"
         noise = given.noise if isinstance(given.noise, str) else _noise_of_features(given.noise)
         return cls(
             given=given,
@@ -443,25 +400,24 @@ class DensePlan(Plan):
             gradient=gradient,
             name=gradient,
             searches=searches,
-            trains=refines or not (ends_with_search or given.separate_atoms),
+            trains=not (ends_with_search or given.separate_atoms),
             decay=codes.decay,
             step_size=fixed(given.step_size),
             debias=codes.debias,
             codes_follow_data=codes.follow_data,
-            refines=refines,
             codes=codes,
             n_components=None if given.n_components == "auto" else given.n_components,
             curvature_share=codes.n_unfoldings**_CURVATURE_EXPONENT if through else 1.0,
             alpha_share=alpha_share,
-            fit_intercept=given.fit_intercept if decides or given.fit_intercept is True else False,
-            noise=noise if decides or not isinstance(noise, str) or noise != "auto" else "equal",
+            fit_intercept=given.fit_intercept if searches or given.fit_intercept is True else False,
+            noise=noise if searches or not isinstance(noise, str) or noise != "auto" else "equal",
         )
 
     @property
     def learns_noise(self):
         """Whether a baseline or noise is learned or given."""
         equal = isinstance(self.noise, str) and self.noise == "equal"
-        return self.given.loss == "gaussian" and not (equal and self.fit_intercept is False)
+        return not (equal and self.fit_intercept is False)
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
@@ -479,9 +435,7 @@ class DensePlan(Plan):
         """Return the optimiser for this number of rows of parameters."""
         if self.given.optimizer != "auto":
             return self.given.optimizer
-        # the surrogate has one curvature for all entries, with which "ae-ls" of counts diverged
-        unbounded = self.given.loss == "poisson" and not self.refines
-        return "adam" if unbounded else default_optimizer(n_rows)
+        return default_optimizer(n_rows)
 
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
@@ -490,13 +444,12 @@ class DensePlan(Plan):
 
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients."""
-        alternates = self.codes.solves and self.searches and self.given.gradient == "auto"
+        alternates = self.codes.of_lasso and self.searches and self.given.gradient == "auto"
         return not alternates or any_named(learner, _OF_BATCHES)
 
     def adapts(self, n_components):
         """Return whether the surrogate trains this number of atoms after a search."""
-        after_search = self.searches and self.trains and self.given.loss == "gaussian"
-        return after_search and self.optimizer_for(n_components) == "surrogate"
+        return self.searches and self.trains and self.optimizer_for(n_components) == "surrogate"
 
     def batch_size(self, n_samples=None):
         """Return the size of a batch, in a fit for a number of samples, if it is known."""
@@ -510,12 +463,10 @@ class DensePlan(Plan):
         auto = self.given.max_iter == "auto" and self.auto_epochs is None
         if not (self.trains and auto):
             return super().n_updates(n_batches, batch_size, data)
-        if self.refines:
-            return refining_updates(n_batches)
         n_features = data.samples.x.shape[1]
         n_components = self.n_components or n_features
         if self.adapts(n_components):
-            n_unfoldings = 0 if self.codes.solves else self.codes.n_unfoldings
+            n_unfoldings = 0 if self.codes.of_lasso else self.codes.n_unfoldings
             n_epochs = n_components / (n_unfoldings + _REST_OF_AN_UPDATE)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
             return ceil(max(n_epochs, _LEAST_EPOCHS) * n_rows / batch_size)
@@ -541,7 +492,7 @@ class DensePlan(Plan):
                 yield ("atom_norm",), self.asks_for_training
             elif self.optimizer_for(n_components) == "surrogate":
                 yield ("learning_rate",), "optimizer='adam' or 'sgd'"
-            if codes.solves:
+            if codes.of_lasso:
                 yield ("step_size",), "a number for n_unfoldings"
             elif given.transform_algorithm != "lasso" and codes.debias:  # 0 removes no bias
                 yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
@@ -549,5 +500,3 @@ class DensePlan(Plan):
                 yield ("lambda_decay",), "shrinkage='soft'"
             elif given.alpha == 0:
                 yield ("lambda_decay",), "a positive alpha"
-        if given.loss != "binomial":
-            yield ("n_trials",), "loss='binomial'"

@@ -210,6 +210,11 @@ class Fitted:
     note: str = ""
 
     @property
+    def atoms(self):
+        """The atoms in the rows."""
+        return self.model.atoms(self.rows)
+
+    @property
     def moments(self):
         """The optimiser's own state; empty without training."""
         return self.training.get("moments", {})
@@ -234,7 +239,7 @@ class Fitted:
         if baseline is not None:
             found[self.model.name_of_baseline] = to_numpy(baseline.to(self.rows))
         if scale is not None:
-            found["components_"] = to_numpy(self.noise.to_user(self.model.parts(self.rows)[0]))
+            found["components_"] = to_numpy(self.noise.to_user(self.atoms))
             noise_std = None if noise_std is None else noise_std * to_numpy(scale)
         return (
             found

@@ -18,9 +18,9 @@ def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
     """Return the baseline that rows lose before least squares codes them, None without one.
 
     The ``intercept_`` of a learner with weights, ``coef_``, is the intercept of its decisions, and
-    the baseline is ``baseline_``.
+    the baseline is ``baseline_``. Counts have a ``loss``, which has its own.
     """
-    if getattr(learner, "loss", "gaussian") != "gaussian":
+    if hasattr(learner, "loss"):
         return None
     baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
     return baseline if np.ndim(baseline) else None
@@ -106,7 +106,7 @@ class InUnits:
     Parameters
     ----------
     encoder : callable
-        The encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
+        The encoder, ``encoder(dictionary, x, mask=None)``.
     noise : Units
         The units, without a baseline, which data have lost before.
     gains : Tensor of shape (n_components,)
@@ -117,14 +117,14 @@ class InUnits:
     noise: Units
     gains: Tensor
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
+    def __call__(self, dictionary, x, mask=None):
         """Return codes in the units of the data."""
         atoms, gains = dictionary.atoms, self.gains.to(dictionary.atoms)
         if self.noise.scale is not None:
             atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
         with torch.no_grad():
             x, mask, scale = replace(self.noise, atoms=atoms).enter(x, mask)
-        codes = self.encoder(DenseDictionary(atoms), x, mask=mask, offset=offset) / gains
+        codes = self.encoder(DenseDictionary(atoms), x, mask=mask) / gains
         return codes if scale is None else codes * scale
 
     def of_features(self, features):

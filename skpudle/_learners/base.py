@@ -30,11 +30,11 @@ from skpudle._fit.messages import (
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
-from skpudle._learners.coder import check_loss, check_number
+from skpudle._gradients import average
 from skpudle._learners.online import learn_blocks
 
 # parameters that attributes depend on; a fit remembers them to detect changes
-KEPT = "loss", "alpha", "n_components"
+KEPT = "alpha", "n_components"
 
 # Samples per atom after which an unused atom is replaced. An atom that one in n_components samples
 # uses stays unused for 10 times n_components samples with the probability exp(-10).
@@ -100,9 +100,7 @@ def _interruption(fitted):
 
 @torch.no_grad()
 def _objectives(model, rows, batch, update):  # -> float, float
-    """Return the objective of a model's rule, with its dictionary and with the baseline alone.
-
-    The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
+    """Return the objective of a model's rule, with its codes and without any code.
 
     Parameters
     ----------
@@ -115,24 +113,12 @@ def _objectives(model, rows, batch, update):  # -> float, float
     update : int
         The update, counted from 0, with its decay.
     """
-    loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
     dictionary, encoder, penalty = model.network(rows, update)
-    fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
-    # The objective less the loss is the penalty, if the rule has one; an intercept has no penalty.
-    n = batch.total_weight
-    left = batch.weigh(fitted.losses).sum() / n
-    penalties = fitted.objective - left
-    penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
-    known = batch.weigh(torch.ones_like(x) if batch.mask is None else batch.mask)
-    natural = x.new_zeros(())
-    if loss.has_baseline:
-        rest = [i for i in range(x.ndim) if i != 1]
-        size = known if batch.offset is None else known * batch.offset.exp()
-        rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
-        natural = loss.natural(rates)
-        natural = natural if batch.offset is None else natural + batch.offset
-    baseline = (known * loss.half_deviance(natural, x)).sum() / n
-    return float(left + penalties), float(baseline)
+    found = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
+    # the objective less the loss is the penalty, if the rule has one
+    left = average(found.losses, batch.weight)
+    penalties = (found.objective - left).clamp_min(0)
+    return float(left + penalties), float(average(model.without_codes(batch), batch.weight))
 
 
 def _warn_of_training(learner, fitted, begun, samples, *, has_rate):
@@ -142,6 +128,17 @@ def _warn_of_training(learner, fitted, begun, samples, *, has_rate):
     if not ended <= baseline:
         began, _ = _objectives(fitted.model, begun.rows, *how)
         warn_of_rise(learner, began, ended, baseline, has_rate=has_rate)
+
+
+def _check_number(learner, state):
+    """Raise ValueError if ``n_components`` was set after a fit, to another number of atoms."""
+    now, before = learner.n_components, state["given"]["n_components"]
+    if now not in (None, "auto", before, len(learner.components_)):
+        raise ValueError(
+            f"n_components={now} was set after fit, and components_ has "
+            f"{len(learner.components_)} atoms, which partial_fit keeps. Set it back, fit again, "
+            "or replace components_, too."
+        )
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -205,8 +202,7 @@ class GradientLearner(CallbackSupportMixin):
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.team.check_same(partial(task_of, self, data))
-            if plan.encoder.loss.is_quadratic:  # weights of counts are numbers of events
-                data = data.scaled(run.team.sum)
+            data = data.scaled(run.team.sum)
             run.open(data, plan)
             attributes_of = partial(self._attributes, plan, data)
             with run.interrupts:
@@ -248,8 +244,7 @@ class GradientLearner(CallbackSupportMixin):
         before = self._training_state if known else {}
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
-            check_loss(self, before)
-            check_number(self, before)
+            _check_number(self, before)
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
         replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))

@@ -22,7 +22,9 @@ from scipy.stats import norm
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
 from skpudle._data.arrays import host_array
+from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._nmf.estimator import PoissonNMF
 from skpudle.metrics._codes import FLOATS, check_learner_of_rows
 from skpudle.metrics._dictionaries import match_atoms, unit_atoms
 from skpudle.metrics._stability import chance_coherence
@@ -54,7 +56,9 @@ def _fill(X):  # (n, m) -> the same, with means for gaps, and 0 in a column of g
 def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
     """Search for any number of atoms, with the constraints of a learner."""
     shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
-    found = PUDLEDictionaryLearning("auto", random_state=seed, **shared).fit(X)
+    counts = isinstance(learner, CountDictionaryLearning)
+    kind = CountDictionaryLearning if counts else PUDLEDictionaryLearning
+    found = kind("auto", random_state=seed, **shared).fit(X)
     return unit_atoms(found.components_.astype(np.float64))
 
 
@@ -172,7 +176,7 @@ def atom_support(
     8
     """
     learner = check_learner_of_rows(learner)
-    if getattr(learner, "loss", None) == "kullback-leibler":
+    if isinstance(learner, PoissonNMF):
         raise ValueError(
             f"Codes of {type(learner).__name__} need not be sparse, by which atoms are told from "
             "noise here. Compare halves, by ConsensusDictionary(learner, resample='halves')."

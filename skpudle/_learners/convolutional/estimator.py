@@ -41,7 +41,7 @@ from skpudle._learners.convolutional.transformer import (
     parts_of_images,
     stride_of,
 )
-from skpudle._losses import FromMeans, Gaussian
+from skpudle._losses import FromMeans
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle.search._conv_epoch import as_pictures
@@ -87,7 +87,7 @@ class ConvPlan(Plan):
         ValueError
             If parameters contradict each other.
         """
-        own = dict(loss="gaussian", learning_rate=None, lambda_decay=1.0)
+        own = dict(learning_rate=None, lambda_decay=1.0)
         own["n_iter_no_change"] = learner.n_iter_no_change
         given = SimpleNamespace(**own, **learner.get_params(deep=False))
         # for codes of the lasso the search needs no training
@@ -647,7 +647,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
             for part in parts_of_images(cover(x)):
                 error += _error_of_pixels(network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
+        total = FromMeans.of(Samples(wide(pixels))).total()
         return 1 - error / total if total else 0.0
 
     @torch.no_grad()

@@ -1,0 +1,184 @@
+"""Encode and score counts, which may have exposures: factors of the expectations of rows.
+
+The logarithms of exposures are the ``target`` of samples, what a learner knows beside the counts.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from sklearn.utils import check_array
+from torch import Tensor
+
+from skpudle._data.arrays import host_array, to_tensor, wide
+from skpudle._data.sources import open_source, refuse_shuffled
+from skpudle._learners.transformer import DictionaryTransformer
+from skpudle._losses import FromMeans
+
+OfRows = ArrayLike | None  # one number for each row
+
+
+def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1), their logarithms
+    """Check the exposures of samples, of this number.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive numbers, one for each sample, or if the loss takes none.
+    """
+    if learner.loss == "binomial":
+        raise ValueError(
+            "exposure is for loss='poisson' and for PoissonNMF, but loss='binomial', whose counts "
+            "have a limit. Pass no exposure."
+        )
+    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
+    values = check_array(host_array(exposure), **options)
+    if values.shape != (n_samples,) or not (values > 0).all():
+        raise ValueError(
+            f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each "
+            f"of the {n_samples} rows of X, and leave out samples that were not observed."
+        )
+    return to_tensor(values).log()[:, None]
+
+
+class ExposedTransformer(DictionaryTransformer):
+    """Encode counts that may have exposures; a subclass has a `_family`."""
+
+    def _family(self):  # -> object of `skpudle._losses`
+        """Return the loss of the counts."""
+        raise NotImplementedError
+
+    def _intercept(self, x, features=slice(None)):  # -> Tensor like rows of x, or None
+        """Return the natural parameters of features in rows without codes."""
+        return None
+
+    @property
+    def _largest(self):
+        return self._family().largest
+
+    def _offset(self, samples, features=slice(None)):  # -> (n, n_features) or None
+        """Return what is added to the natural parameters of samples."""
+        intercept, exposure = self._intercept(samples.x, features), samples.target
+        if exposure is None or intercept is None:
+            return intercept if exposure is None else exposure.expand_as(samples.x)
+        return intercept + exposure
+
+    def _encode_rows(self, encoder, dictionary, samples, features=None):
+        if features is not None and hasattr(encoder, "of_features"):
+            encoder = encoder.of_features(features)
+        offset = self._offset(samples, slice(None) if features is None else features)
+        return encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
+
+    def _decode_rows(self, rows):
+        intercept = self._intercept(rows)
+        return self._family().mean(rows if intercept is None else rows.add_(intercept))
+
+    def _from_means(self, samples):
+        samples = samples.map(wide)
+        return FromMeans.of(samples, self._family(), samples.target)
+
+    def _deviances(self, natural, samples, features):  # -> (n, len(features))
+        """Return the deviance of each entry of features from its prediction."""
+        family = self._family()
+        natural = family.shifted(natural, self._offset(samples, features))
+        return 2 * family.half_deviance(wide(natural), wide(samples.x))
+
+    def _of_rows(self, X, exposure):  # -> dict of fields of samples
+        if exposure is None:
+            return {}
+        return {"target": check_exposure(exposure, open_source(X, self).n_rows, self)}
+
+    def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
+        """Encode data with the learned dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
+            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
+            the gaps.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
+            ``split_sign=True`` positive parts come first, then negative parts. Of `PoissonNMF`
+            they are numbers of events.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform(X, **self._of_rows(X, exposure))
+
+    def transform_sparse(self, X: Any, exposure: OfRows = None) -> csr_array:
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform_sparse(X, **self._of_rows(X, exposure))
+
+    def fit_transform(
+        self, X: Any, y: Any = None, exposure: OfRows = None, sample_weight: OfRows = None
+    ) -> np.ndarray | Tensor:
+        """Learn atoms, and return the codes of the same data.
+
+        Parameters
+        ----------
+        X, y, exposure, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, as of `transform`.
+        """
+        refuse_shuffled(X)
+        return self.fit(X, y, exposure, sample_weight).transform(X, exposure)
+
+    def score(
+        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
+    ) -> float:
+        """Return the explained share of the deviance of held-out features.
+
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
+        penalties and numbers of atoms by it.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Counts, or a dataset, batches or a sparse array as for `fit`.
+        y : None
+            Ignored.
+        exposure, sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Explained share of the deviance, pooled over all known entries, against the mean rates
+            times exposures. At most 1, larger is better. 0 for constant data. Of a single feature
+            the explained share of the reconstruction. `PoissonNMF` gives a row without any event
+            outside of the held-out features half an event, since a rate of 0 would exclude any.
+        """
+        return self._score(X, sample_weight, self._deviances, **self._of_rows(X, exposure))
