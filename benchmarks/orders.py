@@ -38,7 +38,6 @@ OF_ROWS = {
     "adam": dict(gradient="dec", optimizer="adam", n_unfoldings=3, max_iter=2),
     "encoder": dict(separate_atoms=True, n_unfoldings=2, max_iter=2),
     "encoders": dict(separate_atoms="unfolding", n_unfoldings=2, max_iter=2),
-    "poisson": dict(loss="poisson"),
 }
 OF_IMAGES = {"default": dict(), "unfolded": dict(n_unfoldings=3, max_iter=1)}
 N_COMPONENTS = 5
@@ -239,17 +238,14 @@ class Order:
 
     def set_params(self):
         learner, rng = self.learner, self.rng
-        names = sorted({self.penalty, "n_components", "debias", "split_sign", "loss"})
+        names = sorted({self.penalty, "n_components", "debias", "split_sign"})
         name = pick(rng, *[name for name in names if name in learner.get_params(deep=False)])
         value = {
-            "loss": lambda: pick(rng, "gaussian", "poisson"),
             "n_components": lambda: pick(rng, N_COMPONENTS, N_COMPONENTS, 4),
             "debias": lambda: pick(rng, "auto", 0.5, 1.0),
             "split_sign": lambda: bool(rng.integers(2)),
         }.get(name, lambda: pick(rng, "auto", 0.3, 0.7))()
         if name == "split_sign" and self.task:  # the weights of codes are for one of them
-            return
-        if name == "loss" and (self.images or self.name not in ("default", "poisson")):
             return
         learner.set_params(**{name: value})
         self.calls.append(f"{name}={value!r}")

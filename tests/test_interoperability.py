@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
@@ -234,14 +235,12 @@ def test_the_html_of_an_estimator_links_to_its_page(kind):
 # ---------------------------------------------------------------------------- given atoms
 
 
-def test_a_baseline_is_that_of_a_loss(X):
-    with pytest.raises(ValueError, match="loss='poisson' has a baseline.*pass it as intercept"):
-        PUDLEDictionaryLearning.from_components(X[:5], alpha=1.0, loss="poisson")
+def test_counts_have_a_baseline(X):
+    with pytest.raises(ValueError, match="Counts have a baseline.*pass it as intercept"):
+        CountDictionaryLearning.from_components(X[:5], alpha=1.0)
     for wrong in (np.zeros(9), np.zeros((2, 10)), np.full(10, np.nan), "text"):
         with pytest.raises(ValueError, match="intercept"):
-            PUDLEDictionaryLearning.from_components(
-                X[:5], alpha=1.0, loss="poisson", intercept=wrong
-            )
+            CountDictionaryLearning.from_components(X[:5], alpha=1.0, intercept=wrong)
 
 
 # ---------------------------------------------------------------------------- parameters

@@ -76,6 +76,8 @@ class Plan:
     codes_follow_data: bool = False
     auto_epochs: int | None = 100
     auto_batch_size: int = 256
+    counts_events = False  # whether weights of rows are numbers of events, and have a unit
+
     asks_for_training: str = "a setting that trains after the search, such as gradient='ae-ls'"
 
     def rule(self, name):

@@ -202,7 +202,8 @@ class GradientLearner(CallbackSupportMixin):
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.team.check_same(partial(task_of, self, data))
-            data = data.scaled(run.team.sum)
+            if not plan.counts_events:
+                data = data.scaled(run.team.sum)
             run.open(data, plan)
             attributes_of = partial(self._attributes, plan, data)
             with run.interrupts:

@@ -256,6 +256,8 @@ class CountPlan(DensePlan):
     loss: object = Poisson()
     n_unfoldings: int = 100
 
+    counts_events = True
+
     @classmethod
     def of(cls, learner):
         """Return the plan for the parameters of a learner."""

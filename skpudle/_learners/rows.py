@@ -263,8 +263,8 @@ class RowPhases(Phases):
                 return fitted.searched is not None and fitted.searched.number == number
 
             def judges(fitted):
-                follows_data = plan.codes_follow_data and fitted.searched.is_predicted
-                return follows(fitted) and follows_data
+                chooses = follows(fitted) and plan.codes_follow_data
+                return chooses and fitted.searched.is_predicted
 
             return (
                 Phase(name, partial(self.search, number=number), is_due, "epoch of the search"),

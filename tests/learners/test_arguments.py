@@ -21,6 +21,7 @@ import skpudle
 from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -48,11 +49,11 @@ LEARNERS = {
     ),
     "hard": (PUDLEDictionaryLearning(4, shrinkage="hard", split_sign=True, **SHORT), dict(X=ROWS)),
     "counts": (
-        PUDLEDictionaryLearning(4, loss="poisson", **SHORT),
+        CountDictionaryLearning(4, **SHORT),
         dict(X=COUNTS, exposure=TIMES),
     ),
     "fractions": (
-        PUDLEDictionaryLearning(4, loss="binomial", n_trials=20, **SHORT),
+        CountDictionaryLearning(4, loss="binomial", n_trials=20, **SHORT),
         dict(X=COUNTS),
     ),
     "classifier": (PUDLEClassifier(4, **TASK), dict(X=ROWS, y=LABELS, sample_weight=TIMES)),

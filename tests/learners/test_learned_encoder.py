@@ -225,7 +225,6 @@ def test_one_unfolding_is_a_sparse_autoencoder(separate):
     [
         ({"n_unfoldings": None}, "need no separate_atoms"),
         ({"gradient": "dec"}, "does not go through the encoder"),
-        ({"loss": "poisson"}, "least squares and soft shrinkage"),
         ({"shrinkage": "hard"}, "least squares and soft shrinkage"),
     ],
 )

@@ -7,6 +7,7 @@ from numpy.testing import assert_array_equal
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
@@ -93,8 +94,11 @@ COMPLETE = {
         Rows(6, gradient="ae-ls", n_unfoldings=3, max_iter=1, batch_size=16),
         lambda: (Table(planted(400)),),
     ),
-    "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
-    "poisson, trained": (Rows(4, loss="poisson", gradient="dec", max_iter=2), lambda: (counts(),)),
+    "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
+    "poisson, trained": (
+        CountDictionaryLearning(4, dict_init="data", max_iter=2, **SEED),
+        lambda: (counts(),),
+    ),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
     "spectra, converged": (PoissonNMF(4, **SEED), lambda: (counts(),)),
     "noodl": (NOODLDictionaryLearning(6, n_unfoldings=4, max_iter=2, **SEED), lambda: (planted(),)),
