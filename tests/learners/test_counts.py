@@ -415,6 +415,14 @@ def test_exposures_are_for_counts_without_a_limit(counts):
 # ---------------------------------------------------------------------------- a life
 
 
+def test_given_atoms_have_a_baseline(X):
+    with pytest.raises(ValueError, match="Counts have a baseline.*pass it as intercept"):
+        CountDictionaryLearning.from_components(np.eye(10), alpha=1.0)
+    for wrong in (np.zeros(9), np.zeros((2, 10)), np.full(10, np.nan), "text"):
+        with pytest.raises(ValueError, match="intercept"):
+            CountDictionaryLearning.from_components(np.eye(10), alpha=1.0, intercept=wrong)
+
+
 def test_partial_fit_goes_on(loss, X):
     learner = make(loss, dict_init="data")
     for _ in range(6):
