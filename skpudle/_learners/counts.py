@@ -439,21 +439,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.loss = loss
-        self.n_trials = n_trials
-        self.alpha = alpha
-        self.n_unfoldings = n_unfoldings
-        self.positive_code = positive_code
-        self.positive_dict = positive_dict
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.dict_init = dict_init
-        self.split_sign = split_sign
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = PUDLEDictionaryLearning._parameter_constraints | {
         "loss": [StrOptions({"poisson", "binomial"})],

@@ -27,11 +27,8 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1), t
     ValueError
         If they are not positive numbers, one for each sample, or if the loss takes none.
     """
-    if learner.loss == "binomial":
-        raise ValueError(
-            "exposure is for loss='poisson' and for PoissonNMF, but loss='binomial', whose counts "
-            "have a limit. Pass no exposure."
-        )
+    if getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"):
+        raise ValueError("exposure is for counts without a limit: loss='poisson', or PoissonNMF.")
     options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
     values = check_array(host_array(exposure), **options)
     if values.shape != (n_samples,) or not (values > 0).all():

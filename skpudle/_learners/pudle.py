@@ -607,35 +607,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.gradient = gradient
-        self.fit_intercept = fit_intercept
-        self.noise = noise
-        self.n_unfoldings = n_unfoldings
-        self.step_size = step_size
-        self.lambda_decay = lambda_decay
-        self.shrinkage = shrinkage
-        self.debias = debias
-        self.separate_atoms = separate_atoms
-        self.positive_code = positive_code
-        self.positive_dict = positive_dict
-        self.atom_norm = atom_norm
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.dict_init = dict_init
-        self.transform_algorithm = transform_algorithm
-        self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
-        self.transform_tol = transform_tol
-        self.transform_alpha = transform_alpha
-        self.split_sign = split_sign
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = DenseLearner._parameter_constraints | {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],

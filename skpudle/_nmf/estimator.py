@@ -283,7 +283,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     See Also
     --------
-    PUDLEDictionaryLearning : With ``loss="poisson"`` for effects that multiply.
+    CountDictionaryLearning : Effects that multiply.
     sklearn.decomposition.NMF : The same likelihood without a prior.
 
     Notes

@@ -16,7 +16,6 @@ from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit.units import units_of
 from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.exposed import check_exposure
-from skpudle._nmf.estimator import PoissonNMF
 from skpudle.inspection._learner import encode_parts
 from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
 from skpudle.inspection._rates import sample_rates
@@ -169,9 +168,8 @@ def _check(learner, X, level):  # -> learner
     refuse_shuffled(X)
     if isinstance(learner, CountDictionaryLearning):
         raise ValueError(
-            "Intervals exist for normal noise and for counts that add, got a "
-            "CountDictionaryLearning, whose effects multiply. Pass a PUDLEDictionaryLearning, or a "
-            "PoissonNMF."
+            "Intervals exist for normal noise and for counts that add, and effects of a "
+            "CountDictionaryLearning multiply. Pass a PoissonNMF."
         )
     return check_learner_of_rows(learner)
 
@@ -183,10 +181,6 @@ def _generator(random_state):
 def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes, exposures
     """Return rows and codes in float64."""
     if exposure is not None:
-        if not isinstance(learner, PoissonNMF):
-            raise ValueError(
-                f"exposure is for PoissonNMF, and got a {type(learner).__name__}. Pass no exposure."
-            )
         exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner).exp())[:, 0]
     parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
     return *map(np.concatenate, zip(*parts, strict=True)), exposure
@@ -374,7 +368,7 @@ def atom_intervals(
     """
     learner = _check(learner, X, level)
     rows, codes, exposure = _read(learner, X, exposure)
-    if isinstance(learner, PoissonNMF):
+    if getattr(learner, "loss", "gaussian") == "kullback-leibler":
         if sample_weight is not None:
             raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
         return _atoms_of_counts(learner, rows, codes, exposure, level, _generator(random_state))
@@ -455,7 +449,7 @@ def code_intervals(
     """
     learner = _check(learner, X, level)
     rows, found, exposure = _read(learner, X, exposure)
-    if isinstance(learner, PoissonNMF):
+    if getattr(learner, "loss", "gaussian") == "kullback-leibler":
         rng = check_random_state(random_state)
         low, high = bootstrap_codes(learner, found, np.isnan(rows), exposure, level, rng)
         errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
