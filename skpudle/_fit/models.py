@@ -269,6 +269,12 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     return samples.abs() if positive else samples  # equal for x and -x
 
 
+def half_squares(batch):  # -> (n_samples,)
+    """Return the losses of samples without any code."""
+    known = 1.0 if batch.mask is None else batch.mask
+    return (known * 0.5 * batch.x.square()).flatten(1).sum(1)
+
+
 @dataclass(frozen=True)
 class DenseModel:
     """The model that a learner of rows trains; see `skpudle._fit.train`.
@@ -312,7 +318,7 @@ class DenseModel:
 
     decided = "alpha", "curvature", "data_scale"  # by data
     name_of_baseline = "intercept_"
-    part_size = None
+    part_size, without_codes = None, staticmethod(half_squares)
 
     def network(self, rows, update):
         """Return the dictionary, its encoder and the penalty of an update."""
@@ -333,11 +339,6 @@ class DenseModel:
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""
         return directions(samples.nan_to_num(), positive=self.positive)
-
-    def without_codes(self, batch):  # -> (n_samples,)
-        """Return the losses of samples without any code."""
-        known = 1.0 if batch.mask is None else batch.mask
-        return (known * 0.5 * batch.x.square()).flatten(1).sum(1)
 
     def step(self, atoms: Tensor):  # -> float
         """Return the step for these atoms."""

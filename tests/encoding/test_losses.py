@@ -140,8 +140,9 @@ def test_derivatives_are_those_of_the_definition(n_unfoldings, masked, options, 
 @pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
 def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     """Of half the deviance at fixed codes; the last row is a baseline whose code is 1."""
-    atoms, x, offset = make_problem(generator, loss)
-    known, exposure = make_mask(generator, x) if masked else torch.ones_like(x), offset[:, :1]
+    atoms, x, _ = make_problem(generator, loss)
+    known = make_mask(generator, x) if masked else torch.ones_like(x)
+    exposure = torch.rand(len(x), 1, generator=generator).to(x)
     rows = torch.cat([atoms, torch.randn(1, atoms.shape[1], generator=generator).to(atoms)])
     rows.requires_grad_()
     model = CountModel(None, Encoder(None), None, None, alpha=0.3, loss=loss, n_unfoldings=5)

@@ -124,7 +124,7 @@ def data_for(learner):
         return np.tile(IMAGES, (16, 1, 1)), None
     if isinstance(learner, ConvPUDLEDictionaryLearning):
         return IMAGES, None
-    rows = np.abs(X).round() if isinstance(learner, CountDictionaryLearning) else X
+    rows = np.abs(X).round().clip(0, 1) if isinstance(learner, CountDictionaryLearning) else X
     y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
     return rows, y
 

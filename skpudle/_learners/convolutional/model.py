@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.models import Converged, Encoder, Unfolded
+from skpudle._fit.models import Converged, Encoder, Unfolded, half_squares
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
 from skpudle._operators._atoms import atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
@@ -115,6 +115,7 @@ class ConvModel:
 
     decided = ("alpha",)  # by data, for a checkpoint
     curvature = 1.0  # the curvature of least squares
+    without_codes = staticmethod(half_squares)
 
     def atoms(self, rows):  # (n_components, n_numbers) -> (n_components, n_channels, *kernel)
         """Return the atoms in rows."""
