@@ -108,8 +108,7 @@ def _data_of(source, samples):  # -> str
         return f"{kind} of {n} images, checksum {_checksum([*images[::n], images[-1]])}"
     parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
     ends = [part[end] for part in parts if part is not None for end in (0, -1)]
-    batches = getattr(source, "n_batches", None) or n  # of a stream
-    shape = f"{n} samples of {samples.x.shape[1]} features in {batches} batches"
+    shape = f"{n} of {source.n_samples} samples of {samples.x.shape[1]} features"
     return f"{kind} of {shape}, checksum of the first and last {_checksum(ends)}"
 
 
