@@ -5,7 +5,6 @@ baseline. Their lasso is close to the penalised likelihood if counts are not too
 then minimises the likelihood itself: rows of parameters are the atoms, and the baseline.
 """
 
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from math import exp, expm1, isfinite
@@ -24,7 +23,7 @@ from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
 from skpudle._learners.dense import DenseLearner, of_features
-from skpudle._learners.exposed import ExposedTransformer, OfRows
+from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, RowPhases
 from skpudle._learners.transformer import hidden_errors
@@ -190,11 +189,15 @@ class CountModel(DenseModel):
     loss: object = Poisson()
     n_unfoldings: int = 100
 
+    def codes(self, alpha):
+        """Return the encoder with a penalty."""
+        how = dict(n_unfoldings=self.n_unfoldings, positive_code=self.encoder.positive_code)
+        return partial(encode, alpha=alpha, loss=self.loss, **how)
+
     def network(self, rows, update):
         """Return the dictionary, its encoder and the penalty of an update."""
-        how = dict(n_unfoldings=self.n_unfoldings, positive_code=self.encoder.positive_code)
-        codes = partial(encode, alpha=self.alpha, loss=self.loss, **how)
-        return DenseDictionary(rows), partial(_beside_intercept, encode=codes), self.alpha
+        codes = partial(_beside_intercept, encode=self.codes(self.alpha))
+        return DenseDictionary(rows), codes, self.alpha
 
     def atoms(self, rows):
         """Return the atoms in rows."""
@@ -294,7 +297,7 @@ class CountPlan(DensePlan):
 class _CountPhases(RowPhases):
     """The phases of a fit of counts: the baseline follows the search, and the penalty training."""
 
-    passes = False
+    beginning, passes = _StabilisedRows, False
 
     def before_training(self):
         found = [one for one in super().before_training() if one.name != "penalty of codes"]
@@ -311,18 +314,20 @@ class _CountPhases(RowPhases):
 
     def choose_coding(self, fitted):
         """Choose a smaller penalty of codes than the search's if it predicts hidden entries."""
-        samples, learner = self.data.samples, copy(self.learner)
-        learner._take(fitted.attributes())
+        samples, model, dictionary = self.data.samples, fitted.model, DenseDictionary(fitted.atoms)
         drawn, weight = draw_rows(len(samples), _JUDGES, samples.weight)
-        some, dictionary = replace(samples[drawn], weight=weight), DenseDictionary(fitted.atoms)
+        some, counts = (
+            replace(samples[drawn], weight=weight),
+            Likelihood(model.loss, fitted.rows[-1]),
+        )
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
 
+        @torch.no_grad()
         def deviance(alpha):
-            learner.alpha_ = alpha
-            encode_rows = partial(learner._encode_rows, learner._transform_encoder())
-            return hidden_errors(some, dictionary, encode_rows, learner._deviances, places)
+            how = partial(counts.encode, model.codes(alpha)), counts.deviances
+            return hidden_errors(some, dictionary, *how, places)
 
-        yield replace(fitted, coding=(smaller_penalty(deviance, fitted.model.alpha), 0.0, None))
+        yield replace(fitted, coding=(smaller_penalty(deviance, model.alpha), 0.0, None))
 
 
 class CountDictionaryLearning(ExposedTransformer, DenseLearner):
@@ -453,17 +458,14 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _largest(self):
         return loss_named(self.loss, self.n_trials).largest
 
-    def _family(self):
+    def _likelihood(self):
         now = loss_named(self.loss, self.n_trials)
         if getattr(self, "_fitted_family", now) != now:
             raise ValueError(
                 f"loss={self.loss!r} and n_trials={self.n_trials} were set after fit, and the "
                 f"atoms were learned for {self._fitted_family}. Set them back, or fit again."
             )
-        return now
-
-    def _intercept(self, x, features=slice(None)):
-        return to_tensor(self.intercept_, x.device, x.dtype)[features]
+        return Likelihood(now, to_tensor(self.intercept_))
 
     def _with_intercept(self, atoms, intercept):
         if intercept is None:
@@ -479,7 +481,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _read(self, plan, X, y=None, *, known=False, exposure=None, sample_weight=None, **options):
         refuse_several(type(self).__name__)
         if known:
-            self._family()
+            self._likelihood()
         of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
         return super()._read(plan, X, known=known, **of_rows, **options)
 
@@ -494,7 +496,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _transform_encoder(self):
         self._validate_params("n_unfoldings", "positive_code", "split_sign", "device")
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.positive_code))
-        return partial(encode, alpha=self.alpha_, loss=self._family(), **how)
+        return partial(encode, alpha=self.alpha_, loss=self._likelihood().loss, **how)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()

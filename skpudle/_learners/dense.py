@@ -72,7 +72,9 @@ def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the ato
 # ------------------------------------------------------------------ learners
 
 
-def read_rows(learner, plan, given, *, known=False, part=False, weight=None, target=None):
+def read_rows(
+    learner, plan, given, *, known=False, part=False, weight=None, target=None, largest=None
+):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
     Parameters
@@ -91,6 +93,8 @@ def read_rows(learner, plan, given, *, known=False, part=False, weight=None, tar
         How often each row counts, checked.
     target : Tensor of shape (n_samples, ...), default=None
         What the learner knows of each row beside its numbers, checked.
+    largest : float, default=None
+        The largest value of rows that start at 0; by default they may have any numbers.
 
     Returns
     -------
@@ -98,8 +102,7 @@ def read_rows(learner, plan, given, *, known=False, part=False, weight=None, tar
         The rows.
     """
     device = resolve_device(learner.device, given.data)
-    options = dict(allow_nan=True, largest=learner._largest)
-    reader = Reader(learner, device, known=known, **options)
+    reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
     if given.in_parts:
         source = given.read_by(reader, plan.batch_size())
         source.weight, source.target = weight, target
@@ -205,7 +208,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         given, weight = open_source(X, self), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, given.n_rows)
-        data = read_rows(self, plan, given, part=part, weight=weight, **options)
+        how = dict(part=part, weight=weight, largest=self._largest)
+        data = read_rows(self, plan, given, **how, **options)
         if part or data.source is not data.samples:
             return data
         samples, places = merge_samples(data.samples)
@@ -340,4 +344,4 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
     def _resume(self, plan, data):  # -> Fitted, None
-        return resume_rows(self, plan, data), None
+        return resume_rows(plan, data, vars(self), self._beginning), None

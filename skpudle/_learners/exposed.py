@@ -3,12 +3,14 @@
 The logarithms of exposures are the ``target`` of samples, what a learner knows beside the counts.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_tensor, wide
@@ -39,47 +41,61 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1), t
     return to_tensor(values).log()[:, None]
 
 
-class ExposedTransformer(DictionaryTransformer):
-    """Encode counts that may have exposures; a subclass has a `_family`."""
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """The likelihood of counts, with their exposures.
 
-    def _family(self):  # -> object of `skpudle._losses`
-        """Return the loss of the counts."""
-        raise NotImplementedError
+    Parameters
+    ----------
+    loss : object of `skpudle._losses`
+        The loss.
+    intercept : Tensor of shape (n_features,), default=None
+        The natural parameters of a row without codes.
+    """
 
-    def _intercept(self, x, features=slice(None)):  # -> Tensor like rows of x, or None
-        """Return the natural parameters of features in rows without codes."""
-        return None
+    loss: object
+    intercept: Tensor | None = None
 
-    @property
-    def _largest(self):
-        return self._family().largest
+    def offset(self, samples, features=slice(None)):  # -> like samples.x or its rows, or None
+        """Return what is added to the natural parameters of samples, of some features."""
+        exposure = samples.target
+        if self.intercept is None:
+            return None if exposure is None else exposure.expand_as(samples.x)
+        intercept = self.intercept.to(samples.x)[features]
+        return intercept if exposure is None else intercept + exposure
 
-    def _offset(self, samples, features=slice(None)):  # -> (n, n_features) or None
-        """Return what is added to the natural parameters of samples."""
-        intercept, exposure = self._intercept(samples.x, features), samples.target
-        if exposure is None or intercept is None:
-            return intercept if exposure is None else exposure.expand_as(samples.x)
-        return intercept + exposure
-
-    def _encode_rows(self, encoder, dictionary, samples, features=None):
+    def encode(self, encoder, dictionary, samples, features=None):
+        """Return codes of samples, of some features if they are not all."""
         if features is not None and hasattr(encoder, "of_features"):
             encoder = encoder.of_features(features)
-        offset = self._offset(samples, slice(None) if features is None else features)
+        offset = self.offset(samples, slice(None) if features is None else features)
         return encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
 
+    def deviances(self, natural, samples, features):  # -> (n, len(features))
+        """Return the deviance of each entry of features from its prediction."""
+        natural = self.loss.shifted(natural, self.offset(samples, features))
+        return 2 * self.loss.half_deviance(wide(natural), wide(samples.x))
+
+
+class ExposedTransformer(DictionaryTransformer):
+    """Encode counts that may have exposures; a subclass has a `_likelihood`."""
+
+    def _likelihood(self):  # -> Likelihood
+        """Return the likelihood of the counts."""
+        raise NotImplementedError
+
+    def _encode_rows(self, encoder, dictionary, samples, features=None):
+        return self._likelihood().encode(encoder, dictionary, samples, features)
+
     def _decode_rows(self, rows):
-        intercept = self._intercept(rows)
-        return self._family().mean(rows if intercept is None else rows.add_(intercept))
+        found = self._likelihood()
+        if found.intercept is not None:
+            rows.add_(found.intercept.to(rows))
+        return found.loss.mean(rows)
 
     def _from_means(self, samples):
         samples = samples.map(wide)
-        return FromMeans.of(samples, self._family(), samples.target)
-
-    def _deviances(self, natural, samples, features):  # -> (n, len(features))
-        """Return the deviance of each entry of features from its prediction."""
-        family = self._family()
-        natural = family.shifted(natural, self._offset(samples, features))
-        return 2 * family.half_deviance(wide(natural), wide(samples.x))
+        return FromMeans.of(samples, self._likelihood().loss, samples.target)
 
     def _of_rows(self, X, exposure):  # -> dict of fields of samples
         if exposure is None:
@@ -178,4 +194,6 @@ class ExposedTransformer(DictionaryTransformer):
             the explained share of the reconstruction. `PoissonNMF` gives a row without any event
             outside of the held-out features half an event, since a rate of 0 would exclude any.
         """
-        return self._score(X, sample_weight, self._deviances, **self._of_rows(X, exposure))
+        return self._score(
+            X, sample_weight, self._likelihood().deviances, **self._of_rows(X, exposure)
+        )

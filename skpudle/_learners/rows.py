@@ -239,6 +239,7 @@ def check_known_entries(learner, data):
 class RowPhases(Phases):
     """The phases of a fit of rows; see `Phases` for its parameters."""
 
+    beginning = Beginning  # the rows to search in
     passes = True  # whether all rows follow a search in a sample of them
 
     def __init__(self, learner, plan, data, run):
@@ -308,7 +309,7 @@ class RowPhases(Phases):
         begun = self._beginning
         both = () if begun is None else (begun.units, noise)
         if not both or not (begun.units is noise or all(one.changes_nothing for one in both)):
-            self._beginning = begun = self.learner._beginning(self.plan, self.samples, noise)
+            self._beginning = begun = self.beginning(self.plan, self.samples, noise)
         begun.units = noise
         return begun
 
@@ -483,9 +484,8 @@ def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
 # ------------------------------------------------------------------ what was fitted before
 
 
-def resume_rows(learner, plan, data):  # -> Fitted
-    """Return the record of the fitted attributes of a learner."""
-    attributes = vars(learner)
+def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
+    """Return the record of fitted attributes, by name."""
     state, given = attributes["_training_state"], plan.given.alpha
     noise, noise_std = restore_noise(state["noise"]), attributes.get("noise_std_")
     if noise_std is not None and noise.scale is not None:
@@ -505,7 +505,7 @@ def resume_rows(learner, plan, data):  # -> Fitted
     atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(noise, atoms=atoms)
     if not seen:  # first data after `from_components` or zeros
-        begun = learner._beginning(plan, data.samples, noise)
+        begun = beginning(plan, data.samples, noise)
         model = replace(model, data_scale=begun.model.data_scale)
         if given == "auto":
             model = replace(model, alpha=begun.code_penalty(atoms))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Literal, Self
@@ -23,7 +24,7 @@ from skpudle._fit.record import to_arrays
 from skpudle._fit.run import Phase, Run
 from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DICT_INIT, read_rows
-from skpudle._learners.exposed import ExposedTransformer, OfRows
+from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -366,10 +367,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _writes_checkpoints = True
+    _writes_checkpoints, _largest = True, inf
 
-    def _family(self):
-        return KullbackLeibler()
+    def _likelihood(self):
+        return Likelihood(KullbackLeibler())
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -426,7 +427,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             of_rows = self._of_rows(X, exposure)
             if sample_weight is not None:
                 of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-            data = read_rows(self, plan, given, **of_rows)
+            data = read_rows(self, plan, given, largest=inf, **of_rows)
             run.open(data, plan)
             with run.interrupts:
                 self._learn(run, data, steps)
