@@ -194,6 +194,6 @@ class ExposedTransformer(DictionaryTransformer):
             the explained share of the reconstruction. `PoissonNMF` gives a row without any event
             outside of the held-out features half an event, since a rate of 0 would exclude any.
         """
-        return self._score(
-            X, sample_weight, self._likelihood().deviances, **self._of_rows(X, exposure)
-        )
+        check_is_fitted(self)
+        measure = self._likelihood().deviances
+        return self._score(X, sample_weight, measure, **self._of_rows(X, exposure))
