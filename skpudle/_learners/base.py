@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
 from skpudle._data.batches import Rows
 from skpudle._data.weights import scale_weights
-from skpudle._fit.checkpoint import task_of
+from skpudle._fit.checkpoint import describe, task_of
 from skpudle._fit.messages import (
     divergence,
     warn_of_early_end,
@@ -282,7 +282,7 @@ class GradientLearner(CallbackSupportMixin):
         optimizer = plan.make_optimizer(fitted.model, rows)
         unused = np.zeros(len(rows))
         if before and not replaced:
-            same = before["optimizer_name"] == plan.optimizer_name(len(rows))
+            same = before["optimizer_name"] == describe(plan.optimizer_for(len(rows)))
             optimizer.resume(rows, tensors_of(before["optimizer"]) if same else {})
             unused = before["idle"]
         unused = to_tensor(unused)
@@ -330,7 +330,7 @@ class GradientLearner(CallbackSupportMixin):
             "given": {name: getattr(plan.given, name) for name in KEPT},
             "data_scale": fitted.model.data_scale,
             "is_open": fitted.model.data_scale == 0,  # whether atoms and penalty wait for data
-            "optimizer_name": plan.optimizer_name(len(rows)) if fitted.moments else None,
+            "optimizer_name": describe(plan.optimizer_for(len(rows))) if fitted.moments else None,
             "optimizer": {
                 name: to_numpy(value) if isinstance(value, torch.Tensor) else value
                 for name, value in fitted.moments.items()

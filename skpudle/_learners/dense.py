@@ -30,10 +30,8 @@ from skpudle._data.weights import (
     known_samples,
     merge_samples,
 )
-from skpudle._fit.messages import (
-    wrong_atoms,
-)
-from skpudle._fit.models import Learned
+from skpudle._fit.encoders import Learned
+from skpudle._fit.messages import wrong_atoms
 from skpudle._fit.record import Fitted
 from skpudle._fit.units import InUnits, units_of
 from skpudle._initialization import INITIALIZATIONS

@@ -194,7 +194,7 @@ def decays(monkeypatch):
         collected.append(lambda_decay)
         return encode(*args, lambda_decay=lambda_decay, **kwargs)
 
-    monkeypatch.setattr("skpudle._fit.models.encode", spy)
+    monkeypatch.setattr("skpudle._fit.encoders.encode", spy)
     return collected
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, prod
 from numbers import Integral, Real
-from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -19,8 +18,8 @@ from skpudle._data.arrays import input_attributes, make_generator, to_tensor, wi
 from skpudle._data.batches import Samples
 from skpudle._data.images import check_sizes, sizes
 from skpudle._data.names import explain_names, fit_context
+from skpudle._fit.encoders import Codes, refuse
 from skpudle._fit.messages import nothing_known, warn_of_l0
-from skpudle._fit.models import Decay, Encoder, fixed
 from skpudle._fit.plan import Plan
 from skpudle._fit.record import Fitted
 from skpudle._fit.team import refuse_several
@@ -76,7 +75,8 @@ class ConvPlan(Plan):
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     start: object
-    auto_batch_size: int = 16
+
+    auto_batch_size = 16
 
     @classmethod
     def of(cls, learner):
@@ -87,40 +87,36 @@ class ConvPlan(Plan):
         ValueError
             If parameters contradict each other.
         """
-        own = dict(loss="gaussian", learning_rate=None, lambda_decay=1.0)
-        own["n_iter_no_change"] = learner.n_iter_no_change
-        given = SimpleNamespace(**own, **learner.get_params(deep=False))
-        # for codes of the lasso the search needs no training
-        lasso = given.alpha != 0 and given.n_unfoldings in ("auto", None)
-        start = given.dict_init
+        own = {name: getattr(learner, name) for name in ("rank", "atom_shape")}
+        codes = Codes.of(learner, learning_rate=None, **own)
+        given, start = codes.given, codes.given.dict_init
         if isinstance(start, str) and start == "auto":
-            start = "search" if lasso else "random"
+            start = "search" if codes.of_lasso else "random"
         searches = isinstance(start, str) and start == "search"
-        trains = given.gradient != "auto" or not (lasso and searches)
+        # for codes of the lasso the search needs no training
+        trains = given.gradient != "auto" or not (codes.of_lasso and searches)
         depth, gradient = given.n_unfoldings, given.gradient
         if depth == "auto":
             depth = _UNFOLDINGS if trains else None
         if gradient == "auto":  # converged codes are not differentiated
             gradient = "dec" if depth is None else "ae-ls"
-        _check(given, depth, gradient)
-        if given.n_components == "auto" and not searches:
-            raise ValueError(
-                "n_components='auto' is chosen by a search, which these parameters do without. "
-                "Pass dict_init='search', or a number of atoms."
-            )
+        refuse(
+            depth is None and gradient != "dec",
+            "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
+            f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings.",
+        )
+        refuse(
+            given.n_components == "auto" and not searches,
+            "n_components='auto' is chosen by a search, which these parameters do without. Pass "
+            "dict_init='search', or a number of atoms.",
+        )
         kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
         check_sizes(kernel, stride)
-        debias = fixed(given.debias)
         return cls(
-            given=given,
+            **vars(codes) | {"encoder": replace(codes.encoder, n_unfoldings=depth)},
             kernel=kernel,
             stride=stride,
-            encoder=Encoder(depth, "soft", given.positive_code, debias=debias or 0.0),
             gradient=gradient,
-            name=gradient,
-            decay=Decay.of(1.0),
-            step_size=None,
-            debias=debias,
             start=start,
             searches=searches,
             trains=trains,
@@ -149,22 +145,6 @@ class ConvPlan(Plan):
             yield ("debias",), "codes of the lasso, n_unfoldings=None"
         if len(data.samples.images[0]) == 1:
             yield ("rank",), "signals with more than one channel"
-
-
-def _check(given, n_unfoldings, gradient):
-    """Raise ValueError if parameters contradict each other."""
-    if n_unfoldings is not None:
-        return
-    if given.alpha == 0:
-        raise ValueError(
-            "Converged codes (n_unfoldings=None) exist for a positive alpha, got 0; pass "
-            "n_unfoldings=15, for example."
-        )
-    if gradient != "dec":
-        raise ValueError(
-            "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
-            f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings."
-        )
 
 
 def _error_of_pixels(network, x, known):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.models import Converged, Encoder, Unfolded
+from skpudle._fit.encoders import Converged, Encoder, Unfolded
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
 from skpudle._operators._atoms import atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary

@@ -19,7 +19,8 @@ from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.plan import CodePlan, DensePlan
+from skpudle._fit.encoders import Codes
+from skpudle._fit.plan import DensePlan, Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
@@ -27,8 +28,6 @@ from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
 from skpudle.encoding import EncoderModule
-
-_AUTO_EPOCHS = 100
 
 # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
 # Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
@@ -43,24 +42,29 @@ _OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "devic
 class TaskPlan(DensePlan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
+    alpha_share = _ALPHA_SHARE
+
     @classmethod
     def of(cls, learner):
         """Return the plan for the parameters of a learner."""
         names = "supervision", "early_stopping", "validation_fraction"
-        own = {name: getattr(learner, name) for name in names}
-        plan = super().of(learner, alpha_share=_ALPHA_SHARE, **own)
+        plan = super().of(learner, **{name: getattr(learner, name) for name in names})
         # Neither codes that predict held-out features nor units of the noise of features suit a
         # task: columns that are nearly sums of columns have a noise near zero, and would dominate
         # the atoms.
-        plan = replace(
-            plan,
-            codes_follow_data=False,
-            noise="outliers" if plan.learns_noise else plan.noise,
-            asks_for_training="a setting that trains after the search, such as supervision=0.5",
-        )
-        if not learner.supervision:
-            return plan
-        return replace(plan, name="supervised", trains=True, auto_epochs=_AUTO_EPOCHS)
+        noise = "outliers" if plan.learns_noise else plan.noise
+        trains = plan.trains or learner.supervision > 0
+        return replace(plan, codes_follow_data=False, noise=noise, trains=trains)
+
+    @property
+    def name(self):
+        """The name of training for users."""
+        return "supervised" if self.given.supervision else self.gradient
+
+    def n_updates(self, n_batches, batch_size, data):
+        """Return the number of updates that training may take."""
+        rule = Plan if self.given.supervision else DensePlan
+        return rule.n_updates(self, n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
         """Return True: decisions are trained by gradients."""
@@ -231,7 +235,7 @@ class TaskLearner(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params(*_OF_THE_ENCODER)
-        return module_of(self, CodePlan.of(self))
+        return module_of(self, Codes.of(self))
 
     def _plan(self):
         return TaskPlan.of(self)
@@ -239,7 +243,7 @@ class TaskLearner(DenseLearner):
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return CodePlan.of(self).encoder.at(self.alpha_, **options)
+        return Codes.of(self).encoder.at(self.alpha_, **options)
 
     def _weigh(self, y, sample_weight, part):  # -> ndarray (n,) or None
         """Return the weights of samples."""
