@@ -73,7 +73,7 @@ def random_learner(rng):
 
 def fitted_state(learner):
     """Return all fitted attributes as bytes, to see whether one has changed."""
-    values = {n: v for n, v in vars(learner).items() if n.endswith("_") or n == "_training_state"}
+    values = {n: v for n, v in vars(learner).items() if n.endswith("_") or n == "_fitted"}
     return pickle.dumps(copy.deepcopy(values))
 
 

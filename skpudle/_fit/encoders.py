@@ -4,27 +4,37 @@ An encoder is called with dictionary, samples, mask and offset, and returns code
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
 
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.names import users_level
 from skpudle._losses import Gaussian, loss_named
+from skpudle._operators._atoms import DenseDictionary
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso._gap import warn_about_gaps
 from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
 from skpudle.omp import solve_omp
 from skpudle.search._conv_epoch import conv_codes
+from skpudle.search.units import CENTRED, Units
 
+# Attributes that hold a learned encoder.
+OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 # n_unfoldings="auto" of unfolded codes, as in the paper, and of learned encoders, where 3
 # unfoldings equal 20 with the dictionary's matrices
 _UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
+
+_UNKNOWN = SimpleNamespace(noise=CENTRED)  # the record of a learner that no data were fitted to
 
 # Largest relative duality gap of codes that needs no warning.
 _GAP = 1e-6
@@ -261,6 +271,114 @@ class Learned:
         return Learned(self.graph.of_features(features))
 
 
+def learned_encoder(learner, atoms):  # -> LearnedEncoder
+    """Return the encoder in fitted attributes, in the dtype and on the device of the atoms.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one for another number of unfoldings or other atoms.
+    """
+    analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
+    if analysis is None:
+        raise ValueError(
+            "The encoder of separate_atoms has not been trained: the parameter was set after fit, "
+            "or fit has not come so far. Set transform_algorithm='lasso', or fit again."
+        )
+    if learner.n_unfoldings not in ("auto", len(thresholds)):
+        raise ValueError(
+            f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
+            f"{learner.n_unfoldings} now. Set it back, or fit again."
+        )
+    if analysis.shape[-2:] != atoms.shape:
+        raise ValueError(
+            f"The encoder was trained for atoms of shape {analysis.shape[-2:]}, and components_ "
+            f"has the shape {tuple(atoms.shape)} now. Put atoms of the same shape there, or pass "
+            "yours as dict_init, and fit again."
+        )
+    shares = analysis.ndim == 2
+    if shares:
+        analysis, synthesis = analysis[None], to_numpy(atoms)[None]
+    parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
+    return LearnedEncoder(*parts, bool(learner.positive_code), shares)
+
+
+# ------------------------------------------------------------------ rows in units of their noise
+
+
+def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
+    """Return the baseline that rows lose before least squares codes them, None without one.
+
+    The ``intercept_`` of a learner with weights, ``coef_``, is the intercept of its decisions, and
+    the baseline is ``baseline_``.
+    """
+    if getattr(learner, "loss", "gaussian") != "gaussian":
+        return None
+    baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
+    return baseline if np.ndim(baseline) else None
+
+
+def centre(learner, rows):  # (n, n_features) -> the same
+    """Return rows without the learner's baseline."""
+    baseline = baseline_of(learner)
+    return rows if baseline is None else rows - baseline
+
+
+def units_of(learner):  # -> Units
+    """Return the units of a fitted learner's rows; equal noise if no noise was learned.
+
+    New rows get their noise from codes of the learner's atoms.
+    """
+    noise, baseline = getattr(learner, "_fitted", _UNKNOWN).noise, baseline_of(learner)
+    return replace(
+        noise,
+        intercept=None if baseline is None else to_tensor(baseline),
+        atoms=noise.from_user(to_tensor(learner.components_)),
+    )
+
+
+def in_units(noise, samples):
+    """Return samples in units of their noise; outliers are missing."""
+    if noise.changes_nothing:
+        return samples
+    x, mask, _ = noise.enter(samples.x, samples.mask)
+    return replace(samples, x=x, mask=mask)
+
+
+@dataclass(frozen=True, eq=False)
+class InUnits:
+    """An encoder of rows in units of their noise, for a dictionary in the units of the data.
+
+    Parameters
+    ----------
+    encoder : callable
+        The encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
+    noise : Units
+        The units, without a baseline, which data have lost before.
+    gains : Tensor of shape (n_components,)
+        By what codes in these units exceed the user's.
+    """
+
+    encoder: object
+    noise: Units
+    gains: Tensor
+
+    def __call__(self, dictionary, x, mask=None, offset=None):
+        """Return codes in the units of the data."""
+        atoms, gains = dictionary.atoms, self.gains.to(dictionary.atoms)
+        if self.noise.scale is not None:
+            atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
+        with torch.no_grad():
+            x, mask, scale = replace(self.noise, atoms=atoms).enter(x, mask)
+        codes = self.encoder(DenseDictionary(atoms), x, mask=mask, offset=offset) / gains
+        return codes if scale is None else codes * scale
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        encoder = getattr(self.encoder, "of_features", lambda _: self.encoder)(features)
+        return replace(self, encoder=encoder, noise=self.noise.of_features(features))
+
+
 # ------------------------------------------------------------------ parameters
 
 # Values of parameters that a learner lacks.
@@ -279,6 +397,16 @@ def refuse(is_wrong, message):
     """Raise ValueError with the message if parameters contradict each other."""
     if is_wrong:
         raise ValueError(message)
+
+
+def check_loss(learner):
+    """Raise ValueError if ``loss`` was set after the fit."""
+    before = getattr(learner, "_given", {}).get("loss", learner.loss)
+    refuse(
+        before != learner.loss,
+        f"loss={learner.loss!r} was set after fit, and the atoms were learned for "
+        f"loss={before!r}. Set it back, or fit again.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

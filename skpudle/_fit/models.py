@@ -78,7 +78,7 @@ class DenseModel:
     from_samples: bool = False
     curvature: float = 1.0
 
-    decided = "alpha", "curvature", "data_scale"  # by data
+    decided = "alpha", "curvature", "data_scale", "from_samples"  # by data
     name_of_baseline = "intercept_"
     part_size = None
 
@@ -123,16 +123,11 @@ class DenseModel:
         step = default_step(DenseDictionary(atoms), self.encoder.loss)
         return None if step is None else float(step)
 
-    def warn_of_step(self, initial, final):
-        """Warn if the encoder may diverge with the step, once."""
+    def warn_of_step(self, rows):
+        """Warn if the encoder may diverge with the step."""
         if self.step_size is not None and isfinite(self.encoder.loss.curvature):
-            both = (DenseDictionary(self.parts(rows)[0]) for rows in (initial, final))
-            warn_of_step(self.step_size, both, self.encoder.loss.curvature)
-
-    def memory(self):
-        """Return the private attributes that a later `partial_fit` needs."""
-        names = "alpha", "from_samples", "curvature"
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+            dictionary = DenseDictionary(self.parts(rows)[0])
+            warn_of_step(self.step_size, dictionary, self.encoder.loss.curvature)
 
     def attributes(self, rows):
         """Return the fitted attributes, in the units of the rows."""

@@ -23,14 +23,21 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import InMemory, open_source
-from skpudle._fit.encoders import Codes, Learned, Pursuit
+from skpudle._fit.encoders import (
+    Codes,
+    Learned,
+    Pursuit,
+    baseline_of,
+    check_loss,
+    in_units,
+    learned_encoder,
+    units_of,
+)
 from skpudle._fit.messages import warn_of_l0, warn_of_unused
 from skpudle._fit.plan import DensePlan
-from skpudle._fit.record import learned_encoder
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._fit.units import baseline_of, in_units, units_of
-from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
+from skpudle._learners.coder import ExposedTransformer, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.rows import RowPhases, collect
 from skpudle._learners.summary import describe_fit
@@ -992,7 +999,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """
         refuse_several("choose_alpha")
         check_is_fitted(self)
-        check_loss(self, self._training_state)
+        check_loss(self)
         self._validate_params()
         plan = self._plan()
         _check_choice(self, plan, l0, criterion)
@@ -1040,7 +1047,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         True
         """
         check_is_fitted(self)
-        check_loss(self, self._training_state)
+        check_loss(self)
         self._validate_params(*_OF_THE_ENCODER)
         return module_of(self, Codes.of(self))
 

@@ -19,11 +19,10 @@ from skpudle._data.batches import Samples
 from skpudle._data.images import check_sizes, sizes
 from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.encoders import Codes, refuse
+from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.messages import nothing_known, warn_of_l0
 from skpudle._fit.plan import Plan
-from skpudle._fit.record import Fitted
 from skpudle._fit.team import refuse_several
-from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, atoms_inside
 from skpudle._learners.convolutional.start import (
@@ -87,8 +86,7 @@ class ConvPlan(Plan):
         ValueError
             If parameters contradict each other.
         """
-        own = {name: getattr(learner, name) for name in ("rank", "atom_shape")}
-        codes = Codes.of(learner, learning_rate=None, **own)
+        codes = Codes.of(learner, learning_rate=None, rank=learner.rank)
         given, start = codes.given, codes.given.dict_init
         if isinstance(start, str) and start == "auto":
             start = "search" if codes.of_lasso else "random"
@@ -110,7 +108,7 @@ class ConvPlan(Plan):
             "n_components='auto' is chosen by a search, which these parameters do without. Pass "
             "dict_init='search', or a number of atoms.",
         )
-        kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
+        kernel, stride = sizes(learner.atom_shape, 1), stride_of(learner)
         check_sizes(kernel, stride)
         return cls(
             **vars(codes) | {"encoder": replace(codes.encoder, n_unfoldings=depth)},
@@ -501,11 +499,6 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, device, inputs)
 
-    def _some_samples(self, data):  # -> Samples
-        own = make_generator(0)  # leave the generator of training's crops as it is
-        source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
-        return next(iter(source.batches()))
-
     def _has_codes(self, data):
         pictures = [data.samples.covered(image)[None] for image in data.samples.images]
         if all((x == x.flatten()[0]).all() for x in pictures):
@@ -523,19 +516,16 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
     def _resume(self, plan, data):  # -> Fitted, generator
         generator = make_generator(self.random_state)
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
-        images, state = data.samples, self._training_state
-        given, before = plan.given.alpha, state["given"]["alpha"]
-        is_new = given not in ("auto", before)  # set after the fit
-        alpha, coding = float(given) if is_new else state["alpha"], None
-        if state.get("coding") and not is_new:  # codes have another penalty than training
-            debias = self.debias_ if plan.debias is None else plan.debias
-            coding = self.alpha_, debias, getattr(self, "noise_std_", None)
-        geometry = images.geometry._replace(image_size=state["image_size"])
-        atoms = self._atoms(images.images[0])
-        model, rows = plan.model(atoms, alpha, images, geometry)
-        model = replace(model, data_scale=state["data_scale"] or model.data_scale)
-        known = dict(coding=coding, search_alpha=state.get("search_alpha"))
-        return Fitted(model=model, rows=rows, **known), generator
+        images, kept, given = data.samples, self._fitted, plan.given.alpha
+        is_new = given not in ("auto", self._given["alpha"])  # set after the fit
+        alpha = float(given) if is_new else kept.model["alpha"]
+        coding = None if is_new else kept.coding  # codes may have another penalty than training
+        if coding is not None and plan.debias is not None:
+            coding = coding[0], plan.debias, coding[2]
+        geometry = images.geometry._replace(image_size=self._image_size)
+        model, rows = plan.model(self._atoms(images.images[0]), alpha, images, geometry)
+        model = replace(model, data_scale=kept.model["data_scale"] or model.data_scale)
+        return replace(kept, model=model, rows=rows, coding=coding, training={}), generator
 
     def _phases(self, plan, data, run):  # -> ImagePhases
         return ImagePhases(self, plan, data, run)
@@ -548,9 +538,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
 
     # ------------------------------------------------------------------ using the dictionary
 
-    @property
-    def _image_size(self):
-        return self._training_state["image_size"]
+    _image_size = None  # of images of one size in `fit`
 
     @property
     def _noise(self):  # -> (n_channels,) or None

@@ -262,7 +262,7 @@ class TaskLearner(DenseLearner):
         weight = self._weigh(y, sample_weight, part)
         used = slice(None) if weight is None else weight > 0
         if known:
-            task = self._training_state["task"]
+            task = self._fitted_task
         else:
             task = self._task(y[used], None if weight is None else weight[used], part)
         target = np.zeros((len(y), task.n_targets))
@@ -293,20 +293,21 @@ class TaskLearner(DenseLearner):
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
 
     def _resume(self, plan, data):  # -> Fitted, None
-        fitted, task = resume_rows(plan, data, vars(self)), data.task
+        fitted, task = resume_rows(self, plan, data), data.task
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
         weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
         head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
         return add_head(self, fitted, data, head), None
 
-    def _attributes(self, plan, data, fitted, unused=None):
+    def _attributes(self, plan, data, fitted):
         if not isinstance(fitted.model, TaskModel):
             fitted = add_head(self, fitted, data)
         course, scores = fitted.training.get("stopping"), None
         if data.held_out is not None and course:
             scores = np.array(course[3])
-        return super()._attributes(plan, data, fitted, unused) | {"validation_scores_": scores}
+        found = super()._attributes(plan, data, fitted)
+        return found | {"validation_scores_": scores, "_fitted_task": fitted.model.task}
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")
