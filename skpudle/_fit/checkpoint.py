@@ -189,6 +189,13 @@ class Checkpoint:
         """Do nothing."""
 
 
+def _load(file):
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # its text advises to execute the file
+        raise ValueError("it holds more than records, tensors, numbers and texts") from None
+
+
 def write_checkpoint(path, state):
     """Write a state to a file, if it can be read again.
 
@@ -196,13 +203,13 @@ def write_checkpoint(path, state):
     ------
     OSError
         If the file cannot be written; an older one then stays.
-    UnpicklingError
+    ValueError
         If the state holds more than records, tensors, numbers and texts.
     """
     content = io.BytesIO()
     torch.save(state, content)
     content.seek(0)
-    torch.load(content, weights_only=True)
+    _load(content)
     replace_file(path, content.getbuffer())
 
 
@@ -219,7 +226,7 @@ def read_checkpoint(path):
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:
                 raise ValueError("its checksum is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _load(path)
 
 
 class Recorder:
@@ -275,7 +282,7 @@ class Recorder:
         state = {"identity": self._identity, "place": place, "record": record.pack(), **random}
         try:
             write_checkpoint(self._path, state)
-        except (OSError, UnpicklingError, ValueError) as error:
+        except (OSError, PicklingError, ValueError) as error:
             warnings.warn(
                 f"The checkpoint could not be written: {error}. Training goes on; an older "
                 "checkpoint is unchanged.",

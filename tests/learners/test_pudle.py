@@ -77,7 +77,7 @@ def test_float32_and_float64_learn_the_same(X):
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_a_fitted_estimator_holds_no_tensors(options, X):
-    """But in the record for `partial_fit`, whose tensors are on the CPU: no GPU's memory is held."""
+    """But in the record for `partial_fit`, whose tensors are on the CPU."""
     estimator = make(**options).fit(torch.tensor(X)).partial_fit(torch.tensor(X))
     fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
     for value in leaves(fitted):

@@ -8,7 +8,6 @@ import sys
 import textwrap
 import threading
 from functools import partial
-from pickle import UnpicklingError
 
 import numpy as np
 import pytest
@@ -269,12 +268,14 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 
 def test_a_file_that_would_execute_code_is_refused(file):
     torch.save({"identity": threading.Thread}, file)
-    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: .*remove it"):
+    with pytest.raises(
+        ValueError, match=f"{file} is no whole checkpoint: it holds more.*remove it"
+    ):
         fit_from(file)
 
 
 def test_a_state_that_no_file_holds_is_not_written(tmp_path):
-    with pytest.raises(UnpicklingError):
+    with pytest.raises(ValueError, match="holds more than records"):
         write_checkpoint(tmp_path / "state", {"a": threading.Thread})
     assert not os.listdir(tmp_path)
 
@@ -380,9 +381,7 @@ def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
 def test_a_directory_is_no_file(name, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match=rf"{name} cannot be written: it is a directory.* Pass the path"
-    ):
+    with pytest.raises(ValueError, match=f"{name} cannot be written: it is a directory"):
         fit_from(name)
     assert os.listdir(tmp_path) == ["folder"]
 
@@ -484,7 +483,9 @@ class Remembers(torch.optim.Adam):
 def test_an_optimiser_whose_state_no_file_holds_is_told(tmp_path):
     learner, data = CASES["adam"]
     learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz")).set_params(optimizer=Remembers)
-    with pytest.warns(RuntimeWarning, match="could not be written: .*Training goes on"):
+    with pytest.warns(
+        RuntimeWarning, match="could not be written: it holds more.*Training goes on"
+    ):
         learner.fit(data())
     assert np.isfinite(learner.components_).all()
     assert not os.listdir(tmp_path)

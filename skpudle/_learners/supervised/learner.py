@@ -94,6 +94,8 @@ class _TaskPhases(RowPhases):
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
         if self.learner.supervision:
+            atoms = fitted.rows[:, : self.data.samples.x.shape[1]]  # a checkpoint's rows have heads
+            fitted = replace(fitted, rows=atoms)
             fitted = add_head(self.learner, fitted, self.data)
         return super().train(fitted)
 
