@@ -268,9 +268,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 
 def test_a_file_that_would_execute_code_is_refused(file):
     torch.save({"identity": threading.Thread}, file)
-    with pytest.raises(
-        ValueError, match=f"{file} is no whole checkpoint: it holds more.*remove it"
-    ):
+    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: it holds more"):
         fit_from(file)
 
 
@@ -483,9 +481,7 @@ class Remembers(torch.optim.Adam):
 def test_an_optimiser_whose_state_no_file_holds_is_told(tmp_path):
     learner, data = CASES["adam"]
     learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz")).set_params(optimizer=Remembers)
-    with pytest.warns(
-        RuntimeWarning, match="could not be written: it holds more.*Training goes on"
-    ):
+    with pytest.warns(RuntimeWarning, match="could not be written: it holds more.*goes on"):
         learner.fit(data())
     assert np.isfinite(learner.components_).all()
     assert not os.listdir(tmp_path)
