@@ -167,7 +167,7 @@ def test_constant_and_zero_data_can_be_learned_from():
 
 def test_a_given_alpha_is_absolute(X):
     assert make(alpha=0.25).fit(X).alpha_ == 0.25
-    with pytest.warns(UserWarning, match=r"All codes .* zero.* Pass a smaller alpha \(now 1000"):
+    with pytest.warns(UserWarning, match=r"All codes .* zero.* smaller number as alpha \(now 1000"):
         assert not make(alpha=1e3).fit(X).transform(X).any()
 
 
@@ -231,7 +231,7 @@ def test_training_that_ends_early_warns_with_what_to_change(X):
     estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
     with pytest.warns(
         ConvergenceWarning,
-        match=r"max_iter=3\), before .* for 5 checks.*learning_rate.*tol \(now 0.0001\)",
+        match=r"max_iter=3\), before .* for 5 checks.*raise tol \(now 0.0001\)",
     ):
         estimator.fit(X)
     assert estimator.n_iter_ == 3
