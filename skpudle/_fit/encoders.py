@@ -401,7 +401,7 @@ def refuse(is_wrong, message):
 
 def check_loss(learner):
     """Raise ValueError if ``loss`` was set after the fit."""
-    before = getattr(learner, "_given", {}).get("loss", learner.loss)
+    before = getattr(learner, "_fit_given", {}).get("loss", learner.loss)
     refuse(
         before != learner.loss,
         f"loss={learner.loss!r} was set after fit, and the atoms were learned for "

@@ -205,13 +205,13 @@ class GradientLearner(CallbackSupportMixin):
             check_loss(self)
             now, n_atoms = self.n_components, len(self.components_)
             refuse(
-                now not in (None, "auto", self._given["n_components"], n_atoms),
+                now not in (None, "auto", self._fit_given["n_components"], n_atoms),
                 f"n_components={now} was set after fit, and components_ has {n_atoms} atoms, which "
                 "partial_fit keeps. Set it back, fit again, or replace components_, too.",
             )
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        replaced = known and self._given["atoms"] != _checksum(self.components_)
+        replaced = known and self._fit_given["atoms"] != _checksum(self.components_)
         resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
         if resumes:
             fitted, generator = self._resume(plan, data)
@@ -242,7 +242,7 @@ class GradientLearner(CallbackSupportMixin):
         unused, before = torch.zeros(len(rows), dtype=torch.float64), {}
         if resumes and not replaced:
             before = self._fitted.training
-            same = self._given["optimizer"] == describe(plan.optimizer_for(len(rows)))
+            same = self._fit_given["optimizer"] == describe(plan.optimizer_for(len(rows)))
             optimizer.resume(rows, before.get("moments", {}) if same else {})
         unused = before.get("unused", unused)
         fitted = fitted.with_model(decay=plan.decay.at_last)
@@ -309,5 +309,5 @@ class GradientLearner(CallbackSupportMixin):
             "phases_": phases,
             "fit_seconds_": None,  # set at the end of a fit, after its hooks
             "_fitted": fitted.kept(),
-            "_given": given,
+            "_fit_given": given,
         }

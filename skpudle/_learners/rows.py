@@ -568,7 +568,7 @@ def resume_rows(learner, plan, data, intercept=None):  # -> Fitted
     """Return the record of a fitted learner."""
     kept, given = learner._fitted, plan.given.alpha
     known, coding = dict(kept.model), kept.coding
-    if given not in ("auto", learner._given["alpha"]):  # it was set after the fit
+    if given not in ("auto", learner._fit_given["alpha"]):  # it was set after the fit
         known["alpha"], coding = float(given), None
     elif coding is not None:
         coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]

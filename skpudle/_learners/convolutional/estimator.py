@@ -517,7 +517,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         generator = make_generator(self.random_state)
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
         images, kept, given = data.samples, self._fitted, plan.given.alpha
-        is_new = given not in ("auto", self._given["alpha"])  # set after the fit
+        is_new = given not in ("auto", self._fit_given["alpha"])  # set after the fit
         alpha = float(given) if is_new else kept.model["alpha"]
         coding = None if is_new else kept.coding  # codes may have another penalty than training
         if coding is not None and plan.debias is not None:
