@@ -304,7 +304,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             "n_components_": network.synthesis.shape[1],
             "n_iter_": max(len(losses), 1),
             "loss_curve_": np.array(losses, dtype=np.float64),
-            "_fit_given": self.get_params(deep=False),
+            "_given": self.get_params(deep=False),
         }
 
     def _coder(self, like):  # -> DenoisingNetwork
@@ -342,7 +342,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         check_is_fitted(self)
         self._validate_params()
         for name in (*_FIXED, *more):
-            now, before = getattr(self, name), self._fit_given[name]
+            now, before = getattr(self, name), self._given[name]
             if now != before:
                 raise ValueError(
                     f"{name}={now!r:.80} was set after fit, and the network has {before!r:.80}. "

@@ -132,7 +132,7 @@ class Phases:
         With a state of training the first record is that of the state.
         """
         plan, run, state = self.plan, self.run, fitted.training
-        ended_by = "callback" if state and fitted.ended_by == "callback" else None
+        ended_by = fitted.ended_by if state else None
         fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)

@@ -187,7 +187,10 @@ class Run(AbstractContextManager):
         self.root.call_on_fit_task_begin(**self.given)
         start, self.record = -1, record
         if self.recorder is not None and (stored := self.recorder.stored) is not None:
-            start, self.record = stored["place"], record.restore(stored["record"])
+            start, record = stored["place"], record.restore(stored["record"])
+            # rules that ended it may be others now
+            stays = "callback" if record.ended_by == "callback" else None
+            self.record = replace(record, ended_by=stays)
             self.generator.set_state(stored["generator"])
         for place in range(max(start, 0), len(phases)):
             phase = phases[place]
