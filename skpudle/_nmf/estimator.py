@@ -495,14 +495,13 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     def _train(self, events, n_fixed, most_steps, record):
         """Alternate between codes and atoms: yield a record for each step."""
-        chosen, ended_by = record.chosen, record.ended_by
-        codes, events = alternate.solve_dispersed(events, record.atoms, chosen.dispersion)
+        chosen, ended_by, before = record.chosen, record.ended_by, dict(record.training)
+        first = before.pop("first", record.atoms)  # the atoms that it began with
+        codes, events = alternate.solve_dispersed(events, first, chosen.dispersion)
         if chosen.min_gain:  # atoms were learned with pruned codes
-            codes = alternate.prune_codes(events, record.atoms, codes, chosen.min_gain)
+            codes = alternate.prune_codes(events, first, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        state = alternate.begin(events, record.atoms, n_fixed)
-        if record.training:
-            state = Progress(**record.training)
+        state = Progress(**before) if before else alternate.begin(events, first, n_fixed)
         while True:
             n = len(state.losses)
             if ended_by is None and self.tol is not None:
@@ -512,7 +511,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             if n:
                 note = f"alternation, epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
                 ends = dict(ended_by=ended_by, is_done=ended_by is not None, note=note)
-                yield replace(record, atoms=state.atoms, training=state._asdict(), **ends)
+                now = state._asdict() | {"first": first}
+                yield replace(record, atoms=state.atoms, training=now, **ends)
             if ended_by is not None:
                 return
             state = alternate.advance(events, state, chosen.alpha)
