@@ -22,10 +22,6 @@ from skpudle._data.names import explain_names
 from skpudle._fit.messages import listed
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 
-# Share of the hidden entries' energy up to which nothing is predicted. Of independent columns it is
-# -.0002 to .004, since the best penalty of many is taken.
-_CHANCE = 0.01
-
 
 def _weigh(estimator, weight):  # -> dict, parameters of fit
     """Name weights for an estimator, or for all steps that take them if the last step does."""
@@ -144,7 +140,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.estimator_ = learner.fit(X, **given)
         # of standardised features the means are zero, and so they explain none of the energy
         path = None if self.estimator is not None else getattr(learner[-1], "penalty_path_", None)
-        self._predicts = path is None or bool(np.max(path.score) > _CHANCE)
+        self._predicts = path is None or bool(np.max(path.score - path.tolerance) > 0)
         self.means_ = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
         return self
 

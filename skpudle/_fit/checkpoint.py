@@ -73,17 +73,17 @@ def task_of(estimator, data):  # -> str
 def identity_of(estimator, data):  # -> dict of str to str
     """Return what a fit and a file must have in common: parameters, shape, first and last rows."""
     source, samples = data.source, data.samples
-    kind, n = type(source).__name__.strip("_"), len(samples)
     if isinstance(samples, Samples):
         parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
         ends = [part[end] for part in parts if part is not None for end in (0, -1)]
-        batches = getattr(source, "n_batches", None) or n  # of a stream
-        shape = f"{n} samples of {samples.x.shape[1]} features in {batches} batches"
+        shape = f"{source.n_samples} rows of {samples.x.shape[1]} features"
     else:
-        images = list(samples)  # and their masks
+        n, images = len(samples), list(samples)  # and their masks
         ends, shape = [*images[::n], images[-1]], f"{n} images"
-    shape += f", checksum of the first and last {joblib.hash([*map(to_numpy, ends)])}"
-    about = {"learner": type(estimator).__name__, "data": f"{kind} of {shape}"}
+    shape += f" in {type(source).__name__}"
+    checksum = joblib.hash([*map(to_numpy, ends)])
+    about = {"learner": type(estimator).__name__}
+    about["data"] = f"{shape}, checksum of the first and last {checksum}"
     seed = describe(estimator.random_state)
     if seed.isdigit():
         about["random_state"] = seed

@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import Bunch
 from torch import Tensor
 
-from skpudle._data.arrays import split_missing, to_numpy, to_tensor, with_gaps
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._stream import Memory, StreamState
@@ -50,44 +50,6 @@ def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
         parts = learned.analysis[0], None, learned.thresholds
     arrays = [None if part is None else to_numpy(part) for part in parts]
     return dict(zip(OF_LEARNED, arrays, strict=True))
-
-
-class SourceInUnits:
-    """A source whose samples are in units of their noise.
-
-    Parameters
-    ----------
-    source : source of batches
-        See `skpudle._data.batches`.
-    noise : Units
-        The units.
-    """
-
-    def __init__(self, source, noise):
-        self._source, self._noise = source, noise
-
-    def __getattr__(self, name):
-        if name.startswith("_"):  # asked of a copy that is still empty
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return the same samples in batches of this size."""
-        source = self._source.for_training(batch_size, generator, shuffle=shuffle)
-        return SourceInUnits(source, self._noise)
-
-    def batches(self):
-        """Return an iterator over the batches of an epoch."""
-        return (in_units(self._noise, batch) for batch in self._source.batches())
-
-    def blocks(self, n_rows, generator):
-        """Yield all samples once, some rows at a time."""
-        return (in_units(self._noise, block) for block in self._source.blocks(n_rows, generator))
-
-    def samples(self, keys):
-        """Return the samples of these keys, with NaN for missing entries."""
-        x, mask, _ = self._noise.enter(*split_missing(self._source.samples(keys)))
-        return with_gaps(x, mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,10 +170,6 @@ class Fitted:
     def in_units(self, samples):  # -> Samples
         """Return samples in the units that the model is trained in."""
         return in_units(self.noise, samples)
-
-    def source_in_units(self, source):  # -> source
-        """Return a source of samples in the units that the model is trained in."""
-        return source if self.noise.changes_nothing else SourceInUnits(source, self.noise)
 
     def attributes(self):
         """Return the fitted attributes that do not depend on the history of the fit."""

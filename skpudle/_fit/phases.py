@@ -136,7 +136,7 @@ class Phases:
         fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
-        source, stopping = fitted.source_in_units(run.source), self._stopping(trainer)
+        source, stopping = run.source.changed(fitted.in_units), self._stopping(trainer)
         if state:
             trainer.load(state, source, stopping)
             ended_by = ended_by or ("tol" if stopping.is_over else None)
