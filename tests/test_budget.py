@@ -15,7 +15,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1579,
+    ".": 1573,
     "_data": 1056,
     "_denoiser": 730,
     "_fit": 1689,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 578,
     "pretrained": 87,
     "search": 3183,
-    "all of the package": 17369,
-    "tests": 16729,
+    "all of the package": 17363,
+    "tests": 15950,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
