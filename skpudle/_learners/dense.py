@@ -352,4 +352,4 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _resume(self, plan, data):  # -> Fitted, None
         baseline = None if self.loss == "gaussian" else self.intercept_
-        return resume_rows(self, plan, data, baseline), None
+        return resume_rows(plan, data, vars(self), baseline), None

@@ -563,11 +563,11 @@ def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
 # ------------------------------------------------------------------ what was fitted before
 
 
-def resume_rows(learner, plan, data, intercept=None):  # -> Fitted
-    """Return the record of a fitted learner."""
-    kept, given = learner._fitted, plan.given.alpha
+def resume_rows(plan, data, attributes, intercept=None):  # -> Fitted
+    """Return the record of the attributes of a fitted learner."""
+    kept, given = attributes["_fitted"], plan.given.alpha
     known, coding = dict(kept.model), kept.coding
-    if given not in ("auto", learner._fit_given["alpha"]):  # it was set after the fit
+    if given not in ("auto", attributes["_fit_given"]["alpha"]):  # it was set after the fit
         known["alpha"], coding = float(given), None
     elif coding is not None:
         coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
@@ -576,7 +576,7 @@ def resume_rows(learner, plan, data, intercept=None):  # -> Fitted
     model = plan.model(**known)
     if model.from_samples:
         model = replace(model, rule=plan.rule("dec"))
-    atoms = kept.noise.from_user(to_tensor(learner.components_, data.device))
+    atoms = kept.noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(kept.noise, atoms=atoms)
     if not model.data_scale:  # first data after `from_components` or zeros
         samples = in_units(noise, data.samples)

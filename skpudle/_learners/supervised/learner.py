@@ -294,7 +294,7 @@ class TaskLearner(DenseLearner):
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
 
     def _resume(self, plan, data):  # -> Fitted, None
-        fitted, task = resume_rows(self, plan, data), data.task
+        fitted, task = resume_rows(plan, data, vars(self)), data.task
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
         weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
