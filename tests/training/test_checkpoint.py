@@ -507,7 +507,7 @@ def test_the_same_rows_from_elsewhere_are_other_data(kind, file):
     data = torch.utils.data.TensorDataset(torch.from_numpy(ROWS))
     loader = torch.utils.data.DataLoader(data, batch_size=8, generator=torch.Generator())
     X = data if kind == "dataset" else loader
-    with pytest.raises(ValueError, match=r"belongs to another fit \(data: 120 rows of 6 features in Samples"):
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data: 120 rows of 6 features"):
         clone_with(learner, Checkpoint(file)).fit(X)
 
 
