@@ -45,7 +45,7 @@ def fitted():
 
 @pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
 def test_without_supervision_it_is_ridge_regression_on_codes(y):
-    regressor = regressor_of(supervision=0.0, C=0.5).fit(X, y)
+    regressor = regressor_of(supervision=0.0, C=5.0).fit(X, y)
     assert regressor.n_steps_ == 0
     codes = regressor.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
     ridge = Ridge(alpha=2).fit(codes, y)
@@ -89,17 +89,6 @@ def test_a_weight_is_a_number_of_repetitions():
 
 
 # ---------------------------------------------------------------------------- how fits go on
-
-
-def test_early_stopping_holds_samples_out():
-    params = dict(early_stopping=True, tol=1e-4, n_iter_no_change=3, validation_fraction=0.25)
-    regressor = regressor_of(max_iter=200, learning_rate=0.05, **params).fit(X, Y)
-    scores = regressor.validation_scores_
-    assert len(scores) < 200
-    assert len(scores) - 1 - scores.argmax() == 3  # epochs after the best
-    # it ends with the best: no score of all samples is that much worse than of those held out
-    left = ((regressor.predict(X) - Y) ** 2).sum(0) / Y.var(0)
-    assert left.mean() >= (1 - scores.max()) * (len(X) // 4) - 1e-9
 
 
 def test_it_goes_on_after_fit_and_pickles_go_on_the_same(fitted):

@@ -23,7 +23,6 @@ from skpudle import (
     Checkpoint,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PUDLEClassifier,
     PUDLEDictionaryLearning,
 )
 from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
@@ -174,22 +173,6 @@ def test_a_finished_fit_goes_on_for_more_epochs(case, tmp_path):
         clone_with(learner, recording).set_params(max_iter=2).fit(data())
     found = clone_with(learner, recording).fit(data())
     assert_same(found, clone_with(learner).fit(data()))
-
-
-def test_a_fit_that_ended_with_its_best_epoch_goes_on_from_its_last(tmp_path):
-    """With samples held out, whose best score was not the last one."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(120, 6)), rng.integers(2, size=120)
-    learner = PUDLEClassifier(
-        6, early_stopping=True, batch_size=16, max_iter=8, tol=None, learning_rate=0.03, **FIXED
-    )
-    expected = clone_with(learner).fit(X, y)
-    assert expected.validation_scores_[:4].argmax() < 3
-    recording = Checkpoint(tmp_path / "fit.npz")
-    first = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
-    again = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
-    assert_same(again, first)
-    assert_same(clone_with(learner, recording).fit(X, y), expected)
 
 
 def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
