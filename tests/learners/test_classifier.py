@@ -269,20 +269,6 @@ def test_tensors_give_tensors(fitted):
     assert classifier.score(torch.tensor(X), torch.tensor(Y)) == fitted.score(X, Y)
 
 
-def test_float32_stays(fitted):
-    classifier = classifier_of().fit(X.astype(np.float32), Y)
-    assert classifier.components_.dtype == classifier.coef_.dtype == np.float32
-    assert classifier.predict_proba(X.astype(np.float32)).dtype == np.float32
-    assert (classifier.predict(X.astype(np.float32)) == fitted.predict(X)).mean() > 0.98
-
-
-def test_missing_entries():
-    rng = np.random.default_rng(0)
-    incomplete = np.where(rng.random(X.shape) < 0.1, np.nan, X)
-    classifier = classifier_of(n_unfoldings=20).fit(incomplete, Y)
-    assert classifier.score(incomplete, Y) > 0.6
-
-
 def test_it_stands_where_classifiers_stand():
     pipeline = make_pipeline(StandardScaler(), classifier_of(max_iter=2))
     grid = {"pudleclassifier__supervision": [0.0, 0.5]}
