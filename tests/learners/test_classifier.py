@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
@@ -267,23 +263,6 @@ def test_tensors_give_tensors(fitted):
         assert isinstance(result, torch.Tensor)
         np.testing.assert_allclose(result.numpy(), getattr(fitted, method)(X))
     assert classifier.score(torch.tensor(X), torch.tensor(Y)) == fitted.score(X, Y)
-
-
-def test_it_stands_where_classifiers_stand():
-    pipeline = make_pipeline(StandardScaler(), classifier_of(max_iter=2))
-    grid = {"pudleclassifier__supervision": [0.0, 0.5]}
-    with pytest.warns(UserWarning, match="no effect in this fit: max_iter, tol"):
-        search = GridSearchCV(pipeline, grid, cv=2).fit(X, Y)
-    assert search.best_score_ > 0.5
-    calibrated = CalibratedClassifierCV(classifier_of(max_iter=2), cv=2).fit(X, Y)
-    np.testing.assert_allclose(calibrated.predict_proba(X).sum(1), 1)
-    noise = np.random.default_rng(0).standard_normal((len(X), 1))
-    with_noise = clone(pipeline).fit(np.hstack([X, 0 * noise]), Y)
-    importance = permutation_importance(
-        with_noise, np.hstack([X, 0 * noise]), Y, n_repeats=2, random_state=0
-    )
-    assert importance.importances_mean[-1] == 0
-    assert importance.importances_mean.max() > 0
 
 
 def test_errors_say_what_to_do(fitted):

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from fits import COMPLETE, FromData, Killed, assert_equal
+from fits import KINDS, FromData, Killed, assert_equal
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import FitCallback
@@ -524,7 +524,7 @@ class KillsAnyPhase(FitCallback):
 
 @pytest.mark.parametrize("case", ["rows", "number from the data", "encoder", "convolution"])
 def test_a_complete_file_makes_nothing_anew(case, tmp_path):
-    learner, data = COMPLETE[case]
+    learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
     expected = clone_with(learner, recording).fit(*data())
     assert_equal(clone_with(learner, recording, KillsAnyPhase()).fit(*data()), expected)
@@ -539,7 +539,7 @@ class StopsTheSearch(FitCallback):
 
 @pytest.mark.parametrize("case", ["rows", "convolution", "poisson"])
 def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
-    learner, data = COMPLETE[case]
+    learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
     expected = clone_with(learner, recording, StopsTheSearch()).fit(*data())
     assert case == "poisson" or expected.ended_by_ == "callback"
