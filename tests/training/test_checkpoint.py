@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from fits import COMPLETE, FromData, Killed, assert_equal
+from fits import KINDS, FromData, Killed, assert_equal
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import FitCallback
@@ -17,7 +17,6 @@ from skpudle import (
     Checkpoint,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
-    PUDLEClassifier,
 )
 from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
 from skpudle._fit.fitted import Fitted
@@ -134,20 +133,14 @@ def test_a_finished_fit_goes_on_for_more_epochs(case, tmp_path):
     assert_same(found, clone_with(learner).fit(data()))
 
 
-def test_a_fit_that_ended_with_its_best_epoch_goes_on_from_its_last(tmp_path):
-    """With samples held out, whose best score was not the last one."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(120, 6)), rng.integers(2, size=120)
-    learner = PUDLEClassifier(
-        6, early_stopping=True, batch_size=16, max_iter=8, tol=None, learning_rate=0.03, **FIXED
-    )
-    expected = clone_with(learner).fit(X, y)
-    assert expected.validation_scores_[:4].argmax() < 3
-    recording = Checkpoint(tmp_path / "fit.npz")
-    first = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
-    again = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
-    assert_same(again, first)
-    assert_same(clone_with(learner, recording).fit(X, y), expected)
+def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
+    learner, data = CASES["adam"]
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
+    learner.set_params(tol=0.9, n_iter_no_change=1, max_iter=6).fit(data())
+    assert learner.n_iter_ < 6
+    assert learner.fit(data()).n_iter_ < 6
+    learner.set_params(tol=None, n_iter_no_change=5)
+    assert learner.fit(data()).n_iter_ == 6
 
 
 def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path, monkeypatch):
@@ -348,7 +341,7 @@ class KillsAnyPhase(FitCallback):
 
 @pytest.mark.parametrize("case", ["rows", "number from the data", "encoder", "convolution"])
 def test_a_complete_file_makes_nothing_anew(case, tmp_path):
-    learner, data = COMPLETE[case]
+    learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
     expected = clone_with(learner, recording).fit(*data())
     assert_equal(clone_with(learner, recording, KillsAnyPhase()).fit(*data()), expected)
@@ -363,7 +356,7 @@ class StopsTheSearch(FitCallback):
 
 @pytest.mark.parametrize("case", ["rows", "convolution", "poisson"])
 def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
-    learner, data = COMPLETE[case]
+    learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
     expected = clone_with(learner, recording, StopsTheSearch()).fit(*data())
     assert case == "poisson" or expected.ended_by_ == "callback"
