@@ -39,7 +39,7 @@ def fitted():
 
 @pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
 def test_without_supervision_it_is_ridge_regression_on_codes(y):
-    regressor = regressor_of(supervision=0.0, C=0.5).fit(X, y)
+    regressor = regressor_of(supervision=0.0, C=5.0).fit(X, y)
     assert regressor.n_steps_ == 0
     codes = regressor.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
     ridge = Ridge(alpha=2).fit(codes, y)
