@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy, to_tensor, wide
 from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.models import DenseModel
 from skpudle._fit.plan import DensePlan
@@ -27,7 +27,7 @@ from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, RowPhases
 from skpudle._learners.transformer import hidden_errors
-from skpudle._losses import Poisson, loss_named
+from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision, training_mode
 from skpudle.encoding import encode
@@ -214,12 +214,6 @@ class CountModel(DenseModel):
         samples = response(samples) - response(self.loss.mean(rows[-1]))
         return super().replacements(rows, samples)
 
-    def without_codes(self, batch):
-        """Return the losses of samples at the mean rates of the batch."""
-        natural = self.loss.shifted(_rates(self.loss, batch), batch.target)
-        known = 1.0 if batch.mask is None else batch.mask
-        return (known * self.loss.half_deviance(natural, batch.x)).sum(1)
-
     def attributes(self, rows):
         """Return the fitted attributes."""
         of_counts = {"intercept_": to_numpy(rows[-1]), "_fitted_family": self.loss}
@@ -259,7 +253,7 @@ class CountPlan(DensePlan):
     loss: object = Poisson()
     n_unfoldings: int = 100
 
-    counts_events = True
+    counts_events, name = True, "likelihood"
 
     @classmethod
     def of(cls, learner):
@@ -267,7 +261,7 @@ class CountPlan(DensePlan):
         constants = dict(gradient="dec", optimizer="auto", n_unfoldings="auto")
         plan = super().of(learner, noise="equal", fit_intercept=False, **constants)
         loss = loss_named(learner.loss, learner.n_trials)
-        return replace(plan, name="likelihood", loss=loss, n_unfoldings=learner.n_unfoldings)
+        return replace(plan, loss=loss, n_unfoldings=learner.n_unfoldings)
 
     def rule(self, name):
         """Return the gradient of training."""
@@ -484,6 +478,10 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             self._likelihood()
         of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
         return super()._read(plan, X, known=known, **of_rows, **options)
+
+    def _loss_of_baseline(self, fitted, data):
+        found = FromMeans.of(data.samples.map(wide), fitted.model.loss, data.samples.target)
+        return 0.5 * found.total() / data.samples.total_weight
 
     def _phases(self, plan, data, run):
         return _CountPhases(self, plan, data, run)

@@ -25,8 +25,8 @@ from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
 from skpudle._data.sources import InMemory, open_source, part_of, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
+from skpudle._fit.encoders import baseline_of, in_units, units_of
 from skpudle._fit.messages import wrong_atoms
-from skpudle._fit.units import baseline_of, in_units, units_of
 from skpudle._losses import FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
