@@ -347,17 +347,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.dispersion = dispersion
-        self.min_gain = min_gain
-        self.max_iter = max_iter
-        self.tol = tol
-        self.dict_init = dict_init
-        self.fixed_components = fixed_components
-        self.transform_min_gain = transform_min_gain
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],

@@ -385,24 +385,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.atom_shape = atom_shape
-        self.stride = stride
-        self.alpha = alpha
-        self.gradient = gradient
-        self.n_unfoldings = n_unfoldings
-        self.debias = debias
-        self.positive_code = positive_code
-        self.rank = rank
-        self.channels_first = channels_first
-        self.channel_noise = channel_noise
-        self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.dict_init = dict_init
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         name: GradientLearner._parameter_constraints[name]
