@@ -344,7 +344,7 @@ def test_without_matplotlib_the_error_names_the_extra(learner, monkeypatch):
 def test_contributions_show_what_makes_an_atom(learner, X):
     display = ContributionsDisplay.from_estimator(learner, X, atoms=[4, 2], image_shape=(3, 4))
     found = atom_contributions(learner, X)
-    drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
+    drawn = cells(np.asarray(display.grid_.image_.get_array()), 3, 4)
     assert len(drawn) == 2 * 8
     first = X[found.indices[4, 0]] * np.sign(found.values[4, 0])
     for image, row in zip(drawn, [learner.components_[4], found.estimates[4], first]):
@@ -361,10 +361,10 @@ def axes_of(display):
 def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     display = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(3, 4))
     assert [text.get_text() for text in display.ax_.get_yticklabels()] == ["sample 0", "sample 1"]
-    drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
+    drawn = cells(np.asarray(display.grid_.image_.get_array()), 3, 4)
     np.testing.assert_allclose(drawn[0].ravel(), X[0] / np.abs(X[0]).max())
     colours = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(2, 2, 3))
-    drawn = cells(np.asarray(colours.image_.get_array()), 2, 2)
+    drawn = cells(np.asarray(colours.grid_.image_.get_array()), 2, 2)
     np.testing.assert_allclose(drawn[0].ravel(), 0.5 + 0.5 * X[0] / np.abs(X[0]).max())
 
 

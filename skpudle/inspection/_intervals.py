@@ -15,8 +15,13 @@ from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit.units import units_of
 from skpudle.inspection._learner import encode_parts
-from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
-from skpudle.inspection._rates import sample_rates
+from skpudle.inspection._posterior import (
+    Rows,
+    keep_above_rounding,
+    sample_atoms,
+    sample_noise,
+    sample_rates,
+)
 from skpudle.metrics._codes import check_learner_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hash_rows

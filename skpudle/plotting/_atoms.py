@@ -158,10 +158,12 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
-        parts, supported = [dictionary_of(estimator)], None
+        supported = None
         if isinstance(estimator, AtomIntervals):
-            parts, supported = [*estimator[:3]], estimator.supported
-        elif hasattr(estimator, "fit"):
+            parts, supported = estimator[:3], estimator.supported
+        elif not hasattr(estimator, "fit"):
+            parts = [dictionary_of(estimator)]
+        else:
             found = find_learner(estimator)
             parts = [found.atoms()]
             if X is not None:
