@@ -67,27 +67,34 @@ _CERTAIN, _GRAMS = 1e9, 2**22
 
 
 class Rows(NamedTuple):
-    """Rows in units of their noise.
+    """Rows in units of their noise, and the codes that a fit gives them.
 
     Attributes
     ----------
     x : ndarray of shape (n_samples, n_features)
         Rows without a baseline.
-    missing : ndarray of shape (n_samples, n_features), bool, or None
+    missing : ndarray of shape (n_samples, n_features), bool
         Entries that do not count.
-    scale : ndarray of shape (n_samples, 1) or None
-        Noise of rows, by which they were divided.
-    has_baseline : bool
-        Whether the rows lost a baseline that was estimated from rows.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes for unit atoms.
     weight : ndarray of shape (n_samples, 1)
         Weights, of mean 1.
+    has_baseline : bool
+        Whether the rows lost a baseline that was estimated from rows.
+    positive : bool
+        Whether codes are non-negative.
     """
 
     x: np.ndarray
-    missing: np.ndarray | None
-    scale: np.ndarray | None
-    has_baseline: bool
+    missing: np.ndarray
+    codes: np.ndarray
     weight: np.ndarray
+    has_baseline: bool
+    positive: bool
+
+    def take(self, places):
+        """Return the rows at some places."""
+        return Rows(*(part[places] for part in self[:4]), *self[4:])
 
 
 class AtomPosterior(NamedTuple):
@@ -163,18 +170,6 @@ def _draw(correlations, grams, prior, limits, positive, z, rng):
     in_parts(lambda first, last: draw(first, last, *given), len(z), _ROWS)
 
 
-def _draw_codes(residual, codes, atoms, variances, positive, rng):  # -> CSR
-    """Draw the codes of all rows, given earlier codes, atoms and residuals."""
-    weighted = atoms / variances
-    gram = np.ascontiguousarray(weighted @ atoms.T)
-    prior, limits = _prior(codes, np.diag(gram), positive)
-    correlations, z = residual @ weighted.T.astype(residual.dtype), codes.toarray()
-    _draw(correlations, gram[None], prior, limits, positive, z, rng)
-    used = np.flatnonzero(z != 0)
-    starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
-    return sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
-
-
 def _in_units(means, inverse, variances, scale):
     """Return unit atoms in the units of the data, and the variances of their entries."""
     atoms = means * scale
@@ -218,45 +213,47 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     return AtomPosterior(mean, variances, n_uses, limit, hidden)
 
 
-def _draw_rows(rows, fitted, codes, atoms, variances, positive, rng):  # -> x, codes
+def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     """Draw missing entries, given what codes and a baseline make of rows, and then the codes."""
     x = rows.x
-    if rows.missing is not None:
+    if rows.missing.any():
         drawn = fitted + rng.standard_normal(x.shape) * np.sqrt(variances)
         x = np.where(rows.missing, drawn, x)
-    residual = (x - fitted).astype(np.float32)
-    return x, _draw_codes(residual, codes, atoms, variances, positive, rng)
+    weighted = atoms / variances
+    gram = np.ascontiguousarray(weighted @ atoms.T)
+    prior, limits = _prior(codes, np.diag(gram), rows.positive)
+    correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
+    z = codes.toarray()
+    _draw(correlations, gram[None], prior, limits, rows.positive, z, rng)
+    used = np.flatnonzero(z != 0)
+    starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
+    return x, sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
 
 
-def sample_noise(rows, atoms, codes, variances, rng, positive):
+def sample_noise(rows, atoms, variances, rng):
     """Return the variances of the noise of features for given atoms; see `sample_atoms`."""
-    codes = _strong(codes, variances)
+    codes = _strong(rows.codes, variances)
     for _ in range(_OF_NOISE):
-        given = rows, codes @ atoms, codes, atoms, variances
-        x, codes = _draw_rows(*given, positive, rng)
+        x, codes = _draw_rows(rows, codes @ atoms, codes, atoms, variances, rng)
         variances = keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
     return variances
 
 
-def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=False):
+def sample_atoms(rows, atoms, variances, scale, rng):
     """Sample atoms and codes; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------
     rows : Rows
-        Rows without a baseline, in units of their noise.
+        Rows without a baseline, in units of their noise, with codes.
     atoms : ndarray of shape (n_components, n_features)
         Unit atoms in these units.
-    codes : ndarray of shape (n_samples, n_components)
-        Their codes.
     variances : ndarray of shape (n_features,)
         First estimate of the noise of features.
+    scale : float or ndarray of shape (n_features,)
+        The units of features.
     rng : numpy.random.Generator
         Draws.
-    scale : float or ndarray of shape (n_features,), default=1.0
-        The units of features.
-    positive : bool, default=False
-        Whether codes are non-negative.
 
     Returns
     -------
@@ -264,25 +261,28 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         The atoms in the units of the data.
     """
     weight, (n, m) = rows.weight, rows.x.shape
+    has_weights = bool((weight != 1).any())
     p, ones = len(atoms), np.ones((n, int(rows.has_baseline)))
     baseline, first, sweeps = np.zeros((ones.shape[1], m)), atoms, []
-    codes = _strong(codes, variances)
+    codes = _strong(rows.codes, variances)
     while True:
         fitted = codes @ atoms + ones @ baseline
-        x, codes = _draw_rows(rows, fitted, codes, atoms, variances, positive, rng)
+        x, codes = _draw_rows(rows, fitted, codes, atoms, variances, rng)
         # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
         prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
         regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
-        weighted = regressors.multiply(weight).tocsr()
+        weighted = regressors.multiply(weight).tocsr() if has_weights else regressors
         gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
-        inverse = np.linalg.inv(gram + np.diag(prior))
-        # a row of weight 2 has the noise of one row, not of two
-        covariance = inverse + inverse @ ((weighted.T @ weighted).toarray() - gram) @ inverse
+        covariance = inverse = np.linalg.inv(gram + np.diag(prior))
+        if has_weights:  # a row of weight 2 has the noise of one row, not of two
+            excess = (weighted.T @ weighted).toarray() - gram
+            covariance = inverse + inverse @ excess @ inverse
         centre = pull.copy()
         centre[:p] += prior[:p, None] * first
         means = inverse @ centre
         # Sums of squared residuals x - z D, without another pass over the rows.
-        squares = np.einsum("ij,ij->j", weight * x, x) + ((gram @ means - 2 * pull) * means).sum(0)
+        squares = np.einsum("ij,ij->j", weight * x if has_weights else x, x)
+        squares += ((gram @ means - 2 * pull) * means).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(covariance) @ drawn
