@@ -24,15 +24,15 @@ BUDGET = {
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1260,
-    "inspection": 718,
+    "inspection": 665,
     "lasso": 1182,
     "metrics": 342,
     "omp": 238,
-    "plotting": 578,
+    "plotting": 557,
     "pretrained": 87,
     "search": 3183,
-    "all of the package": 16945,
-    "tests": 15328,
+    "all of the package": 16871,
+    "tests": 15309,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
