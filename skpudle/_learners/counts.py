@@ -52,6 +52,9 @@ _TAIL = 0.05
 # halvings; samples that choose it. Penalties above the search's were never better.
 _LOWER, _HALVES, _JUDGES = 0.01, 4, 200
 
+# Deviance of a row that is rounding, in nats.
+_ROUNDING = 1e-9
+
 # steps for the baseline, and samples encoded at a time
 _STEPS, _SAMPLES = 5, 1024
 
@@ -481,7 +484,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     def _loss_of_baseline(self, fitted, data):
         found = FromMeans.of(data.samples.map(wide), fitted.model.loss, data.samples.target)
-        return 0.5 * found.total() / data.samples.total_weight
+        return 0.5 * found.total() / data.samples.total_weight + _ROUNDING
 
     def _phases(self, plan, data, run):
         return _CountPhases(self, plan, data, run)
