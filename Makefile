@@ -26,8 +26,8 @@ help: ## List the targets
 
 install: $(call installed,dev) ## Install the package and what its tests, lint and documentation need
 
-demo: $(call installed,plot$(comma)images) ## Learn from and denoise two photographs
-	$(BIN)/python examples/denoise_photographs.py
+demo: $(call installed,plot$(comma)images) ## Learn from a photograph, and denoise it, in a minute
+	$(BIN)/python examples/demo.py
 
 # The array API switch is read when scipy is imported, and without it scikit-learn skips
 # checks. One thread a worker: threads that outnumber cores wait for each other.
