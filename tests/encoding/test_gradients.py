@@ -92,16 +92,6 @@ def test_reported_losses_are_reconstruction_errors_for_every_rule(rule, generato
     torch.testing.assert_close(evaluation.losses, expected)
 
 
-def test_gradient_is_an_average_over_samples(rule, generator):
-    """Seeing every sample twice changes nothing, and parts of a batch add up."""
-    atoms, x = make_problem(generator)
-    gradient = partial(gradient_of, rule, atoms, encoder=partial(encode, alpha=0.3))
-    whole = gradient(x)
-    torch.testing.assert_close(gradient(torch.cat([x, x])), whole, rtol=1e-12, atol=1e-12)
-    parts = len(x[:5]) * gradient(x[:5]) + len(x[5:]) * gradient(x[5:])
-    torch.testing.assert_close(parts / len(x), whole, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("shape", ["gram", "direct"])
 def test_with_converged_codes_dec_is_ae_lasso(shape, generator):
     """Theorem 3.3: a minimiser of the lasso moves with the atoms at no first-order cost."""
