@@ -84,7 +84,7 @@ class TaskModel(DenseModel):
     @property
     def ridge(self):
         """The penalty of the head, relative to the mean loss."""
-        return 1 / (self.C * self.task.total_weight * self.task.n_terms)
+        return self.task.penalty / (self.C * self.task.total_weight * self.task.n_terms)
 
     def unit(self, n_components):  # -> float
         """Return the unit of codes."""
@@ -132,13 +132,6 @@ class TaskModel(DenseModel):
         return self.join(atoms, blank, intercept)
 
     @torch.no_grad()
-    def score(self, batch, rows):  # -> float
-        """Return the score of the decisions on a batch; larger is better."""
-        dictionary, encoder, _ = self.network(rows, 0)
-        decisions = self.decide(rows, encoder(dictionary, batch.x, mask=batch.mask))
-        return float(average(self.task.scores(decisions, batch.target), batch.weight))
-
-    @torch.no_grad()
     def solve(self, atoms, samples):  # -> head
         """Return the head that scikit-learn finds for codes of atoms, in float64."""
         dictionary, encoder, _ = DenseModel.network(self, atoms, 0)
@@ -149,10 +142,6 @@ class TaskModel(DenseModel):
         model.fit(to_numpy(features.double()), target, sample_weight=weight)
         head = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
         return [to_tensor(part).to(features) for part in head]
-
-    def memory(self):
-        """Return the private attributes that a later `partial_fit` needs."""
-        return super().memory() | {"task": self.task}
 
     def attributes(self, rows):
         """Return the fitted attributes."""
