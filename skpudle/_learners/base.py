@@ -332,7 +332,7 @@ class GradientLearner(CallbackSupportMixin):
         }
         n_seen = None  # unknown without data
         if data.source is not None:
-            n_seen = data.source.n_seen if data.n_given is None else data.n_given
+            n_seen = data.source.n_samples if data.n_given is None else data.n_given
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
