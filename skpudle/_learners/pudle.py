@@ -280,7 +280,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         they hold the energy of an atom, cannot be predicted, and hide the other entries. The fit
         goes without them; `transform` and `score` then limit the errors of entries. If nothing is
         found, and with a ``dict_init`` other than "search", "auto" is "equal". See
-        :doc:`/guide/noise`.
+        :doc:`/guide/rows`.
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder, :math:`T`. None: converged codes, which solve the lasso
