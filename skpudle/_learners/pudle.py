@@ -48,7 +48,7 @@ from skpudle.search import Problem, auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 # parameters that only some kinds of codes use
-_OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
+_OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
 
 # parameters that `transform` reads, in addition to fitted attributes
 _OF_THE_ENCODER = (
@@ -59,7 +59,6 @@ _OF_THE_ENCODER = (
     "debias",
     "transform_algorithm",
     "transform_n_nonzero_coefs",
-    "transform_tol",
     "transform_alpha",
     "split_sign",
     "device",
@@ -596,17 +595,14 @@ class PUDLEDictionaryLearning(DenseLearner):
         separate_atoms: bool | Literal["unfolding"] = False,
         positive_code: bool = False,
         positive_dict: bool = False,
-        atom_norm: Literal["unit", "ball", None] = "unit",
         optimizer: Literal["auto", "adam", "sgd", "surrogate"] | Callable = "auto",
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
-        n_iter_no_change: int = 5,
         dict_init: Any = "search",
         transform_algorithm: Literal["unfolded", "lasso", "omp"] = "unfolded",
         transform_n_nonzero_coefs: int | None = None,
-        transform_tol: float | None = None,
         transform_alpha: float | None = None,
         split_sign: bool = False,
         device: str = "auto",
@@ -630,13 +626,13 @@ class PUDLEDictionaryLearning(DenseLearner):
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
-        "atom_norm": [StrOptions({"unit", "ball"}), None],
         "transform_algorithm": [StrOptions({"unfolded", "lasso", "omp"})],
         "transform_n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
-        "transform_tol": [Interval(Real, 0, None, closed="left"), None],
         "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
         "split_sign": ["boolean"],
     }
+
+    n_iter_no_change = 5  # checks without improvement that end training
 
     # ------------------------------------------------------------------ fit and score
 
@@ -863,7 +859,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
-            limits = self.transform_n_nonzero_coefs, self.transform_tol
+            limits = self.transform_n_nonzero_coefs, self.transform_alpha
             return Pursuit(*limits, bool(self.positive_code))
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
