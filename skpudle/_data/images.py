@@ -58,6 +58,16 @@ def covering_positions(size, kernel, stride):  # -> tuple of int
     return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
 
 
+def covered(x, kernel, stride, end=0.0):  # (..., *size) -> (..., *larger size)
+    """Extend images to a size that copies of an atom cover."""
+    size = x.shape[-len(kernel) :]
+    positions = covering_positions(size, kernel, stride)
+    axes = zip(size, kernel, stride, positions, strict=True)
+    missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+    ends = [n for m in reversed(missing) for n in (0, m)]
+    return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
+
+
 def check_gaps(images, kernel, stride):  # list of (n, n_channels, *size)
     """Raise ValueError if the stride leaves gaps between atoms of an image."""
     for x in images:

@@ -88,6 +88,11 @@ class Noise(NamedTuple):
         noise = torch.randn(x.shape, **options).to(x)
         return x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * noise, sigma
 
+    def typically_added_to(self, image):  # (n_channels, *size) -> the same
+        """Return an image with noise of the middle level, the same for all images of this size."""
+        generator = torch.Generator().manual_seed(0)
+        return self.added_to(image[None], generator, image.new_full((1,), self.typical))[0][0]
+
     def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
         """Return the noise levels that a user gave for images.
 

@@ -1,195 +1,105 @@
 """Sparse convolutional dictionaries of images and signals."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from math import inf, prod
+from math import inf
 from numbers import Integral, Real
-from types import SimpleNamespace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import input_attributes, make_generator, to_tensor, wide
+from skpudle._data.arrays import make_generator, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
-from skpudle._data.images import check_sizes, sizes
-from skpudle._data.names import explain_names, fit_context
-from skpudle._fit.messages import nothing_known, warn_of_l0
-from skpudle._fit.models import Decay, Encoder, fixed
-from skpudle._fit.plan import Plan
-from skpudle._fit.record import Fitted
+from skpudle._data.images import covered, split_gaps
+from skpudle._data.names import explain_names, fit_context, users_level
+from skpudle._fit.messages import nothing_known, warn_of_l0, warn_of_unused, warn_of_zero_codes
 from skpudle._fit.team import refuse_several
-from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.convolutional.crops import Geometry, TrainingImages
-from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, atoms_inside
-from skpudle._learners.convolutional.start import (
-    ATOMS,
-    ImagePhases,
-    first_atoms,
-    given_channel_noise,
-    problem_of,
-    record_of,
+from skpudle._learners.convolutional.learn import (
+    TrainingImages,
+    largest_correlation,
+    learn,
+    noise_of_channels,
 )
 from skpudle._learners.convolutional.transformer import (
     ConvTransformer,
-    covered,
+    atoms_inside,
+    atoms_outside,
     parts_of_images,
     stride_of,
 )
 from skpudle._losses import FromMeans, Gaussian
+from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._precision import training_mode
-from skpudle.search._conv_epoch import as_pictures
-from skpudle.search._maps import combine_channels
+from skpudle._precision import in_own_precision, training_mode
+from skpudle.search._conv_epoch import as_pictures, conv_codes
+from skpudle.search._maps import combine_channels, map_directions
 from skpudle.search.choose import best_coding, coding_of_l0, judged
-
-COUNT = Interval(Integral, 1, None, closed="left")
-
-# Pixels of a part of a batch: large enough for efficient products, small enough for the codes of
-# all unfoldings.
-_PIXELS = 2**16
 
 # Turns in which pixels are hidden for a score.
 _TURNS = 10
 
-# The number of n_unfoldings="auto" if codes are unfolded, as in the paper.
-_UNFOLDINGS = 15
 
-
-@dataclass(frozen=True, kw_only=True)
-class ConvPlan(Plan):
-    """The plan of a fit of a sparse convolutional dictionary.
+@dataclass(frozen=True, eq=False)
+class _Coder:
+    """Codes of the lasso for convolved atoms, and their images.
 
     Parameters
     ----------
-    kernel, stride : tuple of int
-        Size of an atom, and the distance of its copies.
-    start : str or array-like
-        ``dict_init``; "auto" is "search" for codes of the lasso, and else "random".
+    dictionary : ConvDictionary
+        Atoms, and the distance of their copies.
+    alpha, debias : float
+        Penalty, and the share of its bias to remove.
+    positive_code : bool
+        Whether codes are non-negative.
+    directions : Tensor of shape (n_channels, n_directions) or None
+        Combinations of channels through which alone the atoms see complete images.
     """
 
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    start: object
-    auto_batch_size: int = 16
+    dictionary: ConvDictionary
+    alpha: float
+    debias: float
+    positive_code: bool
+    directions: Tensor | None
 
-    @classmethod
-    def of(cls, learner):
-        """Return the plan for the parameters of a learner.
-
-        Raises
-        ------
-        ValueError
-            If parameters contradict each other.
-        """
-        own = dict(loss="gaussian", learning_rate=None, lambda_decay=1.0)
-        own["n_iter_no_change"] = learner.n_iter_no_change
-        given = SimpleNamespace(**own, **learner.get_params(deep=False))
-        # for codes of the lasso the search needs no training
-        lasso = given.alpha != 0 and given.n_unfoldings in ("auto", None)
-        start = given.dict_init
-        if isinstance(start, str) and start == "auto":
-            start = "search" if lasso else "random"
-        searches = isinstance(start, str) and start == "search"
-        trains = given.gradient != "auto" or not (lasso and searches)
-        depth, gradient = given.n_unfoldings, given.gradient
-        if depth == "auto":
-            depth = _UNFOLDINGS if trains else None
-        if gradient == "auto":  # converged codes are not differentiated
-            gradient = "dec" if depth is None else "ae-ls"
-        _check(given, depth, gradient)
-        if given.n_components == "auto" and not searches:
-            raise ValueError(
-                "n_components='auto' is chosen by a search, which these parameters do without. "
-                "Pass dict_init='search', or a number of atoms."
+    def encode(self, x, mask=None):  # (n, n_channels, *size) -> (n, n_components, *positions)
+        """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss."""
+        dictionary = self.dictionary
+        if mask is None and self.directions is not None:
+            x = combine_channels(x, self.directions)
+            atoms = combine_channels(dictionary.atoms, self.directions)
+            dictionary = ConvDictionary(atoms, dictionary.stride)
+        options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
+        codes, solved = conv_codes(dictionary, x, alpha=self.alpha, **options)
+        if not solved.all():
+            warnings.warn(
+                f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
+                "converged. Take an offset or a slow background off first, or raise alpha, which "
+                f"is {self.alpha:.3g}.",
+                ConvergenceWarning,
+                stacklevel=users_level(),
             )
-        kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
-        check_sizes(kernel, stride)
-        debias = fixed(given.debias)
-        return cls(
-            given=given,
-            kernel=kernel,
-            stride=stride,
-            encoder=Encoder(depth, "soft", given.positive_code, debias=debias or 0.0),
-            gradient=gradient,
-            name=gradient,
-            decay=Decay.of(1.0),
-            step_size=None,
-            debias=debias,
-            start=start,
-            searches=searches,
-            trains=trains,
-            codes_follow_data=given.alpha == "auto" and depth is None,
-        )
+        return codes
 
-    def model(self, atoms, alpha, images, geometry):  # -> ConvModel, rows
-        """Return the model of atoms (n_components, n_channels, *kernel), and its rows."""
-        model = ConvModel(
-            rule=self.rule(self.gradient),
-            encoder=self.encoder,
-            rank=self.given.rank,
-            images=images,
-            geometry=geometry,
-            decay=self.decay.at_last,
-            alpha=alpha,
-            data_scale=images.mean_square(),
-            part_size=max(1, _PIXELS // prod(images.crop)),
-        )
-        return model, atoms.flatten(1)
-
-    def without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them."""
-        yield from super().without_effect(data)
-        if self.encoder.n_unfoldings is not None and self.given.debias not in ("auto", 0):
-            yield ("debias",), "codes of the lasso, n_unfoldings=None"
-        if len(data.samples.images[0]) == 1:
-            yield ("rank",), "signals with more than one channel"
+    @in_own_precision
+    def decode(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
+        """Return the images of code maps."""
+        return self.dictionary.synthesis(z)
 
 
-def _check(given, n_unfoldings, gradient):
-    """Raise ValueError if parameters contradict each other."""
-    if n_unfoldings is not None:
-        return
-    if given.alpha == 0:
-        raise ValueError(
-            "Converged codes (n_unfoldings=None) exist for a positive alpha, got 0; pass "
-            "n_unfoldings=15, for example."
-        )
-    if gradient != "dec":
-        raise ValueError(
-            "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
-            f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings."
-        )
+def _as_arrays(path):  # -> Bunch of ndarray, None for None
+    return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
-def _error_of_pixels(network, x, known):
-    """Return the squared error of all pixels of images, each held out once.
-
-    Parameters
-    ----------
-    network : ConvNetwork
-        Encoder and decoder, on one grid.
-    x : Tensor of shape (n, n_channels, *size)
-        Images.
-    known : Tensor of shape size
-        1 for pixels, 0 beyond the border.
-    """
-    generator = torch.Generator().manual_seed(0)
-    group = torch.randint(_TURNS, known.shape, generator=generator, device="cpu").to(x.device)
-    total = 0.0
-    for i in range(_TURNS):
-        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
-        predicted = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
-        total = total + ((wide(x) - wide(predicted)).square() * hidden).sum()
-    return float(total)
-
-
-class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
+class ConvPUDLEDictionaryLearning(ConvTransformer):
     r"""Sparse convolutional dictionary learning, by a search or through an unfolded encoder.
 
     By default `fit` searches for atoms that make the lasso objective small, and `transform` solves
@@ -392,18 +302,12 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         atom_shape: int | tuple[int, ...] = (9, 9),
         stride: int | tuple[int, ...] | Literal["auto"] = "auto",
         alpha: float | Literal["auto"] = "auto",
-        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
-        n_unfoldings: int | Literal["auto"] | None = "auto",
         debias: float | Literal["auto"] = "auto",
         positive_code: bool = False,
         rank: Literal[1] | None = None,
         channels_first: bool = False,
         channel_noise: Literal["equal", "auto"] | ArrayLike = "equal",
-        optimizer: Literal["adam", "sgd"] | Callable = "adam",
-        batch_size: int | Literal["auto"] = "auto",
-        max_iter: int | Literal["auto"] = "auto",
-        tol: float | None = 1e-4,
-        dict_init: Literal["auto", "search", "random", "data", "dct"] | ArrayLike = "auto",
+        dict_init: Literal["search"] | ArrayLike = "search",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -411,47 +315,31 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         self.atom_shape = atom_shape
         self.stride = stride
         self.alpha = alpha
-        self.gradient = gradient
-        self.n_unfoldings = n_unfoldings
         self.debias = debias
         self.positive_code = positive_code
         self.rank = rank
         self.channels_first = channels_first
         self.channel_noise = channel_noise
-        self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
         self.dict_init = dict_init
         self.random_state = random_state
         self.verbose = verbose
 
     _parameter_constraints = {
-        name: GradientLearner._parameter_constraints[name]
-        for name in ("batch_size", "tol", "random_state", "verbose")
-    } | {
-        "atom_shape": [COUNT, tuple, list],
-        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
-        "positive_code": ["boolean"],
-        "channels_first": ["boolean"],
-        "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "max_iter": [COUNT, StrOptions({"auto"})],
-        "n_components": [COUNT, StrOptions({"auto"})],
-        "n_unfoldings": [COUNT, StrOptions({"auto"}), None],
+        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list, StrOptions({"auto"})],
+        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
+        "positive_code": ["boolean"],
         "rank": [Options(Integral, {1}), None],
+        "channels_first": ["boolean"],
         "channel_noise": [StrOptions({"equal", "auto"}), "array-like"],
-        "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
+        "dict_init": [StrOptions({"search"}), "array-like", HasMethods("fit")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
     }
 
-    n_iter_no_change = 5  # of training
-
-    # ------------------------------------------------------------------ training
-
-    def _plan(self):
-        return ConvPlan.of(self)
+    # ------------------------------------------------------------------ a fit
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -473,151 +361,117 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, or if training diverges twice; the estimator then
-            holds the last finite dictionary.
+            If the data or parameters are unfit.
         """
-        return self._fit(X, y)
-
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Train by one random crop of each image.
-
-        The state of the optimiser persists between calls, also through pickling, and after `fit`;
-        parameters such as ``batch_size`` may change in between.
-
-        Parameters
-        ----------
-        X, y
-            As in `fit`.
-
-        Returns
-        -------
-        self
-            The estimator.
-        """
-        return self._partial_fit(X, y)
-
-    def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
         refuse_several(type(self).__name__)
-        if known:
-            self._check_known()
-        images = self._read_training(X, known=known)
-        same = images.kind != "list"
-        image_size = tuple(images.tensors[0].shape[2:]) if same else None
-        geometry = Geometry(image_size, images.channel_axis)
-        if known:
-            geometry = geometry._replace(channel_noise=self._noise)
-        elif not np.array_equal(self.channel_noise, "equal"):
-            noise = given_channel_noise(self.channel_noise, images)
-            geometry = geometry._replace(channel_noise=noise)
-            images = images.map(lambda x: x / self._units(noise, x))
-        whole, device = images.kind == "rows", images.tensors[0].device
-        sample = TrainingImages(images.singles(), geometry, plan.kernel, plan.stride, whole=whole)
-        if known:
-            return Data(sample, sample, device, {})
-        if sample.masks and not any(mask.any() for mask in sample.masks):
+        images, start = self._read_training(X, known=False), None
+        noise = noise_of_channels(self.channel_noise, images)
+        if images.n_channels == 1:
+            warn_of_unused(self, [(("rank",), "signals with more than one channel")])
+        inputs = self._attributes_of_input(X, images)
+        if not isinstance(self.dict_init, str):
+            if self.n_components == "auto":
+                raise ValueError(
+                    "n_components='auto' begins with patches, but dict_init is given. Pass "
+                    "dict_init='search', or a number of atoms."
+                )
+            start = self._in_units(self._given_atoms(self.n_components, images), noise)
+        channel_axis, images = images.channel_axis, images.map(lambda x: self._in_units(x, noise))
+        data = TrainingImages.of(images, self._kernel, stride_of(self))
+        if data.masks and not any(mask.any() for mask in data.masks):
             raise nothing_known(self)
-        inputs = input_attributes(X if images.kind == "rows" else None)
-        return Data(sample, sample, device, inputs)
+        records = learn(data, self, make_generator(self.random_state), start)
 
-    def _some_samples(self, data):  # -> Samples
-        own = make_generator(0)  # leave the generator of training's crops as it is
-        source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
-        return next(iter(source.batches()))
+        def epochs(interrupts):
+            for one in records:
+                found = partial(self._attributes_of, one, channel_axis, noise)
+                yield one.note, lambda found=found: inputs | found()
+
+        self._follow(epochs, {"estimator": self, "X": X, "y": y})
+        if not self._has_codes(data):
+            warn_of_zero_codes(self)
+        return self
+
+    def _attributes_of(self, fitted, channel_axis, noise):
+        """Return the fitted attributes of a record."""
+        atoms, factors = fitted.atoms, (None, None)
+        in_units = atoms if noise is None else atoms * self._broadcast(noise, atoms)
+        if self.rank is not None:
+            maps, waveforms = factor_atoms(atoms)
+            maps = maps if noise is None else maps * noise.to(maps)
+            factors = to_numpy(maps), to_numpy(waveforms)
+        return {
+            "components_": atoms_outside(in_units, channel_axis),
+            "spatial_components_": factors[0],
+            "temporal_components_": factors[1],
+            "channel_noise_": None if noise is None else to_numpy(noise),
+            "alpha_": fitted.alpha,
+            "debias_": fitted.debias,
+            "noise_std_": fitted.noise_std,
+            "search_alpha_": fitted.search_alpha,
+            "n_components_": len(atoms),
+            "size_path_": _as_arrays(fitted.size_path),
+            "penalty_path_": _as_arrays(fitted.penalty_path),
+            "n_iter_": max(len(fitted.losses), 1),
+            "loss_curve_": np.array(fitted.losses, dtype=np.float64),
+            "ended_by_": "search",
+        }
 
     def _has_codes(self, data):
-        pictures = [data.samples.covered(image)[None] for image in data.samples.images]
-        if all((x == x.flatten()[0]).all() for x in pictures):
+        """Return whether correlations of some images exceed the penalty, or all are constant."""
+        if all((x == x.flatten()[0]).all() for x in data.images):
             return True  # a baseline explains constant pictures
-        plan = self._plan()
-        network = self._coder(pictures[0])
-        if plan.encoder.n_unfoldings is not None:
-            return any(network.encode(x).any() for x in pictures)
-        # codes of the lasso are zero where no correlation is above the penalty
-        dictionary = ConvDictionary(network.atoms, stride_of(self))
-        found = (dictionary.analysis(x) for x in pictures)
-        found = (z if self.positive_code else z.abs() for z in found)
-        return any((z > self.alpha_).any() for z in found)
-
-    def _resume(self, plan, data):  # -> Fitted, generator
-        generator = make_generator(self.random_state)
-        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
-        images, state = data.samples, self._training_state
-        given, before = plan.given.alpha, state["given"]["alpha"]
-        is_new = given not in ("auto", before)  # set after the fit
-        alpha, coding = float(given) if is_new else state["alpha"], None
-        if state.get("coding") and not is_new:  # codes have another penalty than training
-            debias = self.debias_ if plan.debias is None else plan.debias
-            coding = self.alpha_, debias, getattr(self, "noise_std_", None)
-        geometry = images.geometry._replace(image_size=state["image_size"])
-        atoms = self._atoms(images.images[0])
-        model, rows = plan.model(atoms, alpha, images, geometry)
-        model = replace(model, data_scale=state["data_scale"] or model.data_scale)
-        known = dict(coding=coding, search_alpha=state.get("search_alpha"))
-        return Fitted(model=model, rows=rows, **known), generator
-
-    def _phases(self, plan, data, run):  # -> ImagePhases
-        return ImagePhases(self, plan, data, run)
-
-    def _begin(self, plan, data, generator):  # -> Fitted
-        images, decides = data.samples, isinstance(self.n_components, str)
-        n_components = ATOMS if decides else self.n_components
-        atoms, alpha = first_atoms(plan, images, images, n_components, generator)
-        return record_of(plan, images, atoms, alpha)
+        dictionary = self._coder(data.images[0]).dictionary
+        return any(largest_correlation(x, dictionary) > self.alpha_ for x in data.images)
 
     # ------------------------------------------------------------------ using the dictionary
 
-    @property
-    def _image_size(self):
-        return self._training_state["image_size"]
+    def _broadcast(self, noise, x):  # (n_channels,), (..., n_channels, *size) -> divisors
+        return noise.to(x).reshape(-1, *[1] * len(self._kernel))
+
+    def _in_units(self, x, noise):  # (..., n_channels, *size) -> the same in units of the noise
+        return x if noise is None else x / self._broadcast(noise, x)
 
     @property
     def _noise(self):  # -> (n_channels,) or None
         noise = getattr(self, "channel_noise_", None)
         return None if noise is None else to_tensor(noise)
 
-    def _units(self, noise, x):  # (n_channels,), (..., n_channels, *size) -> to divide images by
-        return noise.to(x).reshape(-1, *[1] * len(self._kernel))
-
     def _to_coder(self, images):
-        noise = self._noise
-        return images if noise is None else images.map(lambda x: x / self._units(noise, x))
+        return images.map(lambda x: self._in_units(x, self._noise))
 
     def _to_images(self, x):
-        return x if self._noise is None else x * self._units(self._noise, x)
+        return x if self._noise is None else x * self._broadcast(self._noise, x)
 
-    def _check_known(self):  # -> Plan
+    def _check_known(self):
         """Raise an error unless it is fitted, with atoms of the present parameters."""
         check_is_fitted(self)
         self._validate_params()  # they may have been set since `fit`
-        plan = self._plan()
         found = self.components_.shape[1 : 1 + len(self._kernel)]
         if found != self._kernel:
             raise ValueError(
                 f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
                 f"{found}. Set the parameter as it was, or fit again."
             )
-        return plan
-
-    def _atoms(self, like):  # -> (n_components, n_channels, *kernel)
-        channel_axis = self.components_.ndim == 2 + len(self._kernel)
-        geometry = Geometry(None, channel_axis, self._noise)
-        return atoms_inside(self.components_, geometry, like)
 
     def _coder(self, like):
-        encoder = self._plan().encoder
-        if self.debias == "auto":
-            encoder = replace(encoder, debias=self.debias_)
-        encoder = encoder.at(self.alpha_, step_size=getattr(self, "step_size_", None))
-        return ConvNetwork(self._atoms(like), stride_of(self), encoder)
-
-    def _encode_complete(self, coder, x):
+        atoms = self._in_units(atoms_inside(self.components_, len(self._kernel), like), self._noise)
         directions = None
         if self.rank is not None:
-            coder, directions = coder.of_maps()
-        x = x if directions is None else combine_channels(x, directions)
-        return super()._encode_complete(coder, x)
+            directions = map_directions(factor_atoms(atoms)[0])
+            norms = atom_norms(combine_channels(atoms, directions)), atom_norms(atoms)
+            if len(directions) == directions.shape[1] or not torch.allclose(*norms):
+                directions = None  # atoms of a user may need all channels
+        debias = self.debias_ if self.debias == "auto" else float(self.debias)
+        dictionary = ConvDictionary(atoms, stride_of(self))
+        return _Coder(dictionary, self.alpha_, debias, self.positive_code, directions)
+
+    def _cover(self, x, end=0.0):
+        return covered(x, self._kernel, stride_of(self), end)
+
+    def _encode(self, coder, x):
+        x, mask = split_gaps(x, len(self._kernel))
+        return coder.encode(self._cover(x), mask if mask is None else self._cover(mask, 1.0))
 
     @torch.no_grad()
     def score(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> float:
@@ -639,13 +493,17 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
             The explained share of the squared error of hidden pixels, against the mean of each
             channel; at most 1.
         """
-        images, network = self._read_and_build(X)
-        error = 0.0
-        cover = partial(covered, kernel=self._kernel, stride=stride_of(self))
+        images, coder = self._read_and_build(X)
+        error, generator = 0.0, torch.Generator()
         for x in images.tensors:
-            known = cover(torch.ones_like(x[0, 0]))
-            for part in parts_of_images(cover(x)):
-                error += _error_of_pixels(network, part, known)
+            known = self._cover(torch.ones_like(x[0, 0]))
+            options = dict(generator=generator.manual_seed(0), device="cpu")
+            turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
+            for part in parts_of_images(self._cover(x)):
+                for i in range(_TURNS):
+                    hidden = known * (turn == i)
+                    predicted = coder.decode(coder.encode(part, (known - hidden).expand_as(part)))
+                    error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
         total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
         return 1 - error / total if total else 0.0
@@ -672,27 +530,24 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         Raises
         ------
         ValueError
-            If codes are not those of the lasso, if ``l0`` is not positive, or if no penalty gives
-            ``l0`` codes.
+            If ``l0`` is not positive, or if no penalty gives ``l0`` codes.
         """
-        plan = self._check_known()
-        images = self._read(plan, X, None, known=True).samples
-        if plan.encoder.n_unfoldings is not None:
-            raise ValueError(
-                "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
-                "n_unfoldings=None, or alpha as a number."
-            )
+        self._check_known()
+        images, debias = self._read_training(X, known=True), self.debias
+        debias = None if debias == "auto" else float(debias)
         if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < inf):
             raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-        atoms = as_pictures(self._atoms(images.images[0])).double()
-        problem = problem_of(plan, images, float(getattr(self, "search_alpha_", self.alpha_)))
+        data = TrainingImages.of(images, self._kernel, stride_of(self))
+        atoms = as_pictures(self._coder(data.images[0]).dictionary.atoms).double()
+        problem = data.problem(self.search_alpha_, self.positive_code)
         if l0 is None:
-            coding = best_coding(judged(problem), atoms, debias=plan.debias)
+            coding = best_coding(judged(problem), atoms, debias=debias)
         else:
-            area = sum(image[0].numel() for image in images.images)
-            n_images = len(images.images) * problem.x[:, 0].numel() / area
-            options = dict(debias=plan.debias, n_images=n_images)
+            area = sum(image[0].numel() for image in data.images)
+            n_images = len(data.images) * problem.x[:, 0].numel() / area
+            options = dict(debias=debias, n_images=n_images)
             coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
             if not is_met:
                 warn_of_l0(coding.n_entries, l0)
-        return self._take_coding(coding, problem.unit)
+        self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
+        return self

@@ -1,25 +1,28 @@
-"""Read images and signals, and convert them to code maps and back, by convolved atoms."""
+"""Read images and signals, convert them to code maps and back, and follow a fit of them."""
 
 from collections.abc import Sequence
-from functools import partial
 from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 from torch import Tensor
 
-from skpudle._data.arrays import resolve_device, to_tensor
+from skpudle._data.arrays import input_attributes, resolve_device, to_numpy, to_tensor
+from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import (
     check_atoms_fit,
     check_axes,
     check_gaps,
+    check_sizes,
     covering_positions,
     read_images,
     sizes,
-    split_gaps,
 )
+from skpudle._fit.run import Interrupts
 from skpudle._learners.coder import DictionaryTransformer
 
 # pixels encoded at a time: few enough for their codes to stay in a cache
@@ -47,28 +50,27 @@ def parts_of_images(x):  # (n, ...) -> tensors of some images each
     return x.split(max(1, _PIXELS // prod(x.shape[2:])))
 
 
-def covered(x, kernel, stride, end=0.0):  # (..., *size) -> (..., *larger size)
-    """Extend images to a size that copies of an atom cover."""
-    size = x.shape[-len(kernel) :]
-    positions = covering_positions(size, kernel, stride)
-    axes = zip(size, kernel, stride, positions, strict=True)
-    missing = [k + s * (h - 1) - n for n, k, s, h in axes]
-    ends = [n for m in reversed(missing) for n in (0, m)]
-    return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
+def atoms_outside(atoms, channel_axis):  # (n, n_channels, *kernel) -> components_
+    """Return atoms with channels last, or without an axis of channels."""
+    return to_numpy(atoms.movedim(1, -1) if channel_axis else atoms[:, 0])
 
 
-def first_image(X):  # X or its first image, to find the device
-    return X[0] if isinstance(X, list) and len(X) else X
+def atoms_inside(atoms, n_axes, like):  # components_ -> (n, n_channels, *kernel)
+    """Return atoms of the dtype and on the device of a tensor, the inverse of `atoms_outside`."""
+    atoms = to_tensor(atoms).to(like)
+    return (atoms if atoms.ndim == n_axes + 2 else atoms[..., None]).movedim(-1, 1).contiguous()
 
 
-class ConvTransformer(DictionaryTransformer):
+class ConvTransformer(CallbackSupportMixin, DictionaryTransformer):
     """A learner of convolved atoms.
 
     A subclass has ``_image_size``, of images of one size in a fit; ``_check_known()``, which raises
     an error unless it is fitted with the present parameters; and ``_coder(like)``, the object that
-    encodes and decodes, of the dtype and on the device of a tensor, by ``encode(x, mask=None)`` and
-    ``decode(z)``. `_to_coder` converts images to the coder's units, `_to_images` back.
+    encodes and decodes, of the dtype and on the device of a tensor, by ``_encode(coder, x)`` and
+    ``coder.decode(z)``. `_to_coder` converts images to the coder's units, `_to_images` back.
     """
+
+    _image_size = None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -79,10 +81,6 @@ class ConvTransformer(DictionaryTransformer):
     def _to_images(self, x):  # (..., n_channels, *size) -> the same
         """Return images of users from reconstructions of the coder."""
         return x
-
-    def _encode_complete(self, coder, x):  # (n, n_channels, *size) -> (n, n_components, ...)
-        """Return the codes of images without gaps, which atoms need not cover."""
-        return coder.encode(covered(x, self._kernel, stride_of(self)))
 
     # ------------------------------------------------------------------ images
 
@@ -104,7 +102,7 @@ class ConvTransformer(DictionaryTransformer):
         _check_feature_names(self, X, reset=False)
         grey = self.components_.ndim == 1 + len(self._kernel)
         n_channels = 1 if grey else self.components_.shape[-1]
-        device = self._transform_device(first_image(X))
+        device = self._transform_device(X[0] if isinstance(X, list) and X else X)
         images = self._read_new(X, device, n_channels=n_channels, **checks)
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # None during callbacks
@@ -124,20 +122,91 @@ class ConvTransformer(DictionaryTransformer):
         return self._to_coder(images)
 
     def _read_training(self, X, *, known):  # -> Images to train on
-        gaps = {"allow_nan": self._allows_nan}
+        kernel, stride, gaps = self._kernel, stride_of(self), {"allow_nan": self._allows_nan}
+        check_sizes(kernel, stride)
         if known:
             dtype = to_tensor(self.components_).dtype
             images = self._read_known(X, **gaps).map(lambda x: x.to(dtype))
         else:
-            images = self._read_new(X, resolve_device(self.device, first_image(X)), **gaps)
-            check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
-        check_gaps(images.tensors, self._kernel, stride_of(self))
+            device = resolve_device(self.device, X[0] if isinstance(X, list) and X else X)
+            images = self._read_new(X, device, **gaps)
+            check_atoms_fit(images, kernel, channels_first=self.channels_first)
+        check_gaps(images.tensors, kernel, stride)
         return images
 
     def _read_and_build(self, X, *, colours=False, **checks):  # -> Images, coder
         self._check_known()
         images = self._read_known(X, colours=colours, **checks)
         return images, self._coder(images.tensors[0])
+
+    def _given_atoms(self, n_components, images):  # -> (n_components, n_channels, *kernel)
+        """Return the atoms of ``dict_init``, with the dtype of images.
+
+        Raises
+        ------
+        ValueError
+            If their shape is another one.
+        """
+        options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+        atoms, own = check_array(dictionary_of(self.dict_init), **options), images.channel_axis
+        expected = (n_components, *self._kernel, *[images.n_channels][:own])
+        if atoms.shape != expected:
+            raise ValueError(
+                f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
+                f"{', n_channels' if own else ''}) = {expected}."
+            )
+        return atoms_inside(atoms, len(self._kernel), images.tensors[0])
+
+    # ------------------------------------------------------------------ a fit
+
+    def _attributes_of_input(self, X, images):
+        """Return the attributes that tell of the form of the images of a fit."""
+        same = images.kind != "list"
+        size = tuple(images.tensors[0].shape[2:]) if same else None
+        return input_attributes(X if images.kind == "rows" else None) | {"_image_size": size}
+
+    def _follow(self, epochs, given, n_epochs=None):
+        """Take the attributes of the last epoch of a fit, with all hooks.
+
+        Parameters
+        ----------
+        epochs : callable
+            ``epochs(interrupts)`` yields for each epoch a line of progress, and a function that
+            returns the fitted attributes.
+        given : dict
+            The estimator and its input, for callbacks.
+        n_epochs : int, default=None
+            Largest number of epochs, if it is known.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, when the attributes of the last epoch have been taken.
+        """
+        root = self._init_callback_context(max_subtasks=n_epochs)
+        root.call_on_fit_task_begin(**given)
+        attributes, ended_by = None, None
+        with Interrupts() as interrupts:
+            try:
+                for note, attributes in epochs(interrupts):
+                    if interrupts.pending:
+                        break
+                    epoch = root.subcontext(task_name="epoch")
+                    epoch.call_on_fit_task_begin(**given)
+                    if self.verbose:
+                        print(note, flush=True)
+                    hooks = given | {"reconstruction_attributes": attributes}
+                    if epoch.call_on_fit_task_end(**hooks):
+                        ended_by = "callback"
+                        break
+            except KeyboardInterrupt:  # a second Ctrl-C
+                interrupts.pending = True
+            ended_by = "interrupt" if interrupts.pending else ended_by
+            if attributes is not None:
+                self._take(attributes() | ({"ended_by_": ended_by} if ended_by else {}))
+            if interrupts.pending:
+                raise KeyboardInterrupt(f"the fit was interrupted after: {note}")
+        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
 
     # ------------------------------------------------------------------ codes
 
@@ -158,18 +227,11 @@ class ConvTransformer(DictionaryTransformer):
             n_features_out) for rows, a list of maps for a list.
         """
         images, coder = self._read_and_build(X, allow_nan=self._allows_nan)
-        codes = [self._encode(coder, x) for x in images.tensors]
+        codes = [
+            torch.cat([self._encode(coder, part) for part in parts_of_images(x)])
+            for x in images.tensors
+        ]
         return images.hand_back(codes, channels=True)
-
-    def _encode(self, coder, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
-        cover = partial(covered, kernel=self._kernel, stride=stride_of(self))
-        x, mask = split_gaps(x, len(self._kernel))
-        if mask is not None:
-            pairs = zip(
-                parts_of_images(cover(x)), parts_of_images(cover(mask, end=1.0)), strict=True
-            )
-            return torch.cat([coder.encode(part, mask=known) for part, known in pairs])
-        return torch.cat([self._encode_complete(coder, part) for part in parts_of_images(x)])
 
     @torch.no_grad()
     def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
@@ -187,9 +249,9 @@ class ConvTransformer(DictionaryTransformer):
             of the size that the copies of the atoms cover.
         """
         self._check_known()
-        device, size = self._transform_device(first_image(X)), self._image_size
+        device = self._transform_device(X[0] if isinstance(X, list) and X else X)
+        size, n_components = self._image_size, len(self.components_)
         positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
-        n_components = len(self.components_)
         shape = (*positions, n_components) if size else None
         known = dict(image_shape=shape, n_channels=n_components)
         codes = read_images(X, len(self._kernel), **known, device=device)
