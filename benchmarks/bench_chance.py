@@ -18,7 +18,7 @@ import torch
 from common import Report, parse, timed
 from scipy import sparse
 
-from skpudle.metrics._stability import chance_coherence
+from skpudle.metrics._dictionaries import chance_coherence
 
 N_FEATURES, N_DIMENSIONS, N_ACTIVE = 3200, 100, 20
 BATCH, UPDATE = 4096, 65_536

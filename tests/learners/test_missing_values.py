@@ -165,11 +165,9 @@ def test_features_that_no_sample_knows_are_named(name, X, gaps, no_support):
     gaps = gaps.copy()
     gaps[:, [2, 7]] = np.nan
     with pytest.warns(UserWarning, match=r"Features \[2, 7\] of X have no known.*Leave") as record:
-        learner = clone(LEARNERS[name]).fit(gaps)
+        clone(LEARNERS[name]).fit(gaps)
     assert [warning.filename for warning in record] == [__file__]
-    assert "[2, 7]" in findings(learner, gaps)[0]
     clone(LEARNERS[name]).partial_fit(gaps)
-    assert not [words for words in findings(learner, X) if "Features" in words]
 
 
 @pytest.mark.parametrize("n_samples", [1, 10])

@@ -19,10 +19,8 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
-    reporting,
 )
 from skpudle.encoding import EncoderModule
-from skpudle.reporting import findings
 
 N_ATOMS, N_FEATURES = 30, 24
 pytestmark = pytest.mark.filterwarnings("ignore:30 atoms, more than 24 features")
@@ -319,20 +317,6 @@ def test_scores_need_the_noise(planted):
     fitted = learner().partial_fit(planted[0])
     with pytest.raises(ValueError, match="noise of the data is unknown"):
         fitted.score_samples(planted[0])
-
-
-def test_findings_tell_of_noise(planted, monkeypatch):
-    monkeypatch.setattr(reporting, "_MOST_NUMBERS", 0)  # no searches for the support of atoms
-    clean, _ = planted
-    X, random = noise_of(clean), np.random.default_rng(2)
-    plain = learner(noise="equal", fit_intercept=False)
-    assert not any("offset" in text or "Residuals" in text for text in findings(plain.fit(X), X))
-    assert any("offset" in text for text in findings(plain.fit(X + OFFSET), X + OFFSET))
-    noisy = clean + 0.03 * SCALES * random.standard_normal(clean.shape)
-    assert any("Residuals of features" in text for text in findings(plain.fit(noisy), noisy))
-    X[random.random(X.shape) < 0.01] += 10
-    fitted = learner().fit(X)
-    assert any(f"{fitted.outliers_.nnz} entries" in text for text in findings(fitted, X))
 
 
 def test_rows_of_rare_atoms_are_no_noise(planted):
