@@ -15,7 +15,6 @@ import numpy as np
 from sklearn.base import clone
 
 from skpudle import (
-    ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -40,7 +39,6 @@ OF_ROWS = {
     "encoders": dict(separate_atoms="unfolding", n_unfoldings=2, max_iter=2),
     "poisson": dict(loss="poisson"),
 }
-OF_IMAGES = {"default": dict(), "unfolded": dict(n_unfoldings=3, max_iter=1)}
 N_COMPONENTS = 5
 
 
@@ -57,13 +55,10 @@ def is_clear(error):
 
 def random_learner(rng):
     """Return a learner and the name of its options."""
-    kind, seed = (pick(rng, "rows", "rows", "images", "task", "noodl"), dict(random_state=0))
+    kind, seed = (pick(rng, "rows", "rows", "task", "noodl"), dict(random_state=0))
     if kind == "rows":
         name = pick(rng, *OF_ROWS)
         return PUDLEDictionaryLearning(N_COMPONENTS, **OF_ROWS[name], **seed), name
-    if kind == "images":
-        name, small = pick(rng, *OF_IMAGES), dict(atom_shape=(3, 3), stride=1) | seed
-        return ConvPUDLEDictionaryLearning(N_COMPONENTS, **OF_IMAGES[name], **small), name
     if kind == "task":
         supervision = pick(rng, 0.0, 0.5)
         options = dict(supervision=supervision, max_iter=2, n_unfoldings=3, tol=None)
@@ -89,21 +84,16 @@ class Order:
     def __init__(self, rng):
         self.rng = rng
         self.learner, self.name = random_learner(rng)
-        self.images = isinstance(self.learner, ConvPUDLEDictionaryLearning)
         self.task = isinstance(self.learner, PUDLEClassifier)
         self.penalty = "threshold" if self.name == "noodl" else "alpha"
         self.calls = []
         self.fitted, self.only_zeros = False, False
         # parameters that the last fit had, and atoms before they were replaced
         self.given, self.before = {}, None
-        if self.images:
-            X = rng.normal(size=(4, 9, 9)) * (rng.random((4, 9, 9)) < 0.1)
-            self.X = X + np.roll(X, 1, axis=1)
-        else:
-            atoms = rng.gamma(0.5, 4.0, size=(N_COMPONENTS, 8))
-            codes = rng.gamma(1.0, 1.0, size=(90, N_COMPONENTS))
-            self.X = rng.poisson(codes * (rng.random(codes.shape) < 0.4) @ atoms).astype(float)
-            self.X[0, 0] += 1.0  # a row that is not zero
+        atoms = rng.gamma(0.5, 4.0, size=(N_COMPONENTS, 8))
+        codes = rng.gamma(1.0, 1.0, size=(90, N_COMPONENTS))
+        self.X = rng.poisson(codes * (rng.random(codes.shape) < 0.4) @ atoms).astype(float)
+        self.X[0, 0] += 1.0  # a row that is not zero
         self.y = np.arange(len(self.X)) % 3
 
     # ------------------------------------------------------------------ checks
@@ -147,7 +137,7 @@ class Order:
 
     def of_this_width(self):
         shape = np.shape(self.learner.components_)
-        return self.images or shape[1] == self.X.shape[1]
+        return shape[1] == self.X.shape[1]
 
     def check_codes(self):
         """Check that codes are there for the present atoms, or refused."""
@@ -190,7 +180,7 @@ class Order:
     def partial_fit(self):
         learner, rng = self.learner, self.rng
         zeros = not self.fitted and rng.random() < 0.5
-        X = self.X if self.images else self.X[rng.permutation(len(self.X))[:40]]
+        X = self.X[rng.permutation(len(self.X))[:40]]
         X, y = 0 * X if zeros else X, self.y[: len(X)]
         rest = (y, [0, 1, 2]) if self.task else ()
         changed, known = self.changed(), self.fitted
@@ -215,7 +205,7 @@ class Order:
             same = getattr(learner, "debias_", None) == debias
             self.expect(same or self.penalty in changed, f"debias_ was {debias}")
         # a classifier counts different rows
-        if hasattr(learner, "n_samples_seen_") and not (self.images or self.task):
+        if hasattr(learner, "n_samples_seen_") and not self.task:
             seen = learner.n_samples_seen_
             self.expect(seen == n_seen + len(X), f"n_samples_seen_ was {n_seen}, and is {seen}")
         if known and self.before is not None and np.shape(self.before) == np.shape(edited):
@@ -249,7 +239,7 @@ class Order:
         }.get(name, lambda: pick(rng, "auto", 0.3, 0.7))()
         if name == "split_sign" and self.task:  # the weights of codes are for one of them
             return
-        if name == "loss" and (self.images or self.name not in ("default", "poisson")):
+        if name == "loss" and self.name not in ("default", "poisson"):
             return
         learner.set_params(**{name: value})
         self.calls.append(f"{name}={value!r}")
@@ -272,7 +262,7 @@ class Order:
             learner.components_ = np.ascontiguousarray(atoms[::-1])
         elif kind == "fewer":
             learner.components_ = atoms[:4].copy()
-        elif not self.images:
+        else:
             learner.components_ = atoms[:, :5].copy()
         self.calls.append(f"other atoms, {kind}")
 

@@ -135,7 +135,7 @@ def test_learned_encoders_belong_to_the_consensus(kind, params, resample):
         X, small = planted()[0], dict(n_components=12, n_unfoldings=3, max_iter=5)
     else:
         X, small = planted_images(), dict(n_components=3, atom_shape=(4, 4), stride=1)
-        small |= dict(n_unfoldings=3, max_iter=20, tol=None, learning_rate=2e-3, dict_init="data")
+        small |= dict(n_unfoldings=3, max_iter=20, tol=None, learning_rate=2e-3)
         small |= dict(noise_std=0.0)
     learner = kind(**small | params, random_state=0)
     consensus = ConsensusDictionary(learner, 3, resample=resample, random_state=0).fit(X)

@@ -1,7 +1,6 @@
 """Denoising networks are loops of convolutions, train on noise, and keep the size of images."""
 
 import pickle
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +12,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
+from skpudle._data.images import covered
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._learners.convolutional.noise import estimate_noise
+from skpudle._operators._conv import ConvDictionary
+from skpudle.encoding import encode
+from skpudle.encoding._unfold import default_step
 from skpudle.pretrained import load_denoiser
 
 SMALL = dict(
@@ -93,10 +96,8 @@ def test_the_network_is_a_loop_of_convolutions(noise_std, generator):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("shift_average", [False, True])
-def test_tiles_with_overlap_are_the_whole_image(shift_average, generator):
+def test_tiles_with_overlap_are_the_whole_image(generator):
     network = network_of(generator)
-    network.shift_average = shift_average
     x = torch.randn(2, 1, 61, 53, generator=generator, dtype=torch.float64)
     whole, calls = network(x, 0.3), []
     for tile in (9, 16, 40):
@@ -105,19 +106,6 @@ def test_tiles_with_overlap_are_the_whole_image(shift_average, generator):
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
         assert len(calls) == network.n_tiles(x)
         calls.clear()
-
-
-def test_shift_average_is_the_mean_over_moved_grids(generator):
-    """Inside, where the continuation of the border does not reach, and for no noise, unmixed."""
-    network = network_of(generator, 0.0)
-    x = torch.randn(1, 1, 70, 70, generator=generator, dtype=torch.float64)
-    total = 0
-    for i in range(2):
-        for j in range(2):
-            total = total + torch.nn.functional.pad(network(x[..., i:, j:]), [j, 0, i, 0])
-    network.shift_average = True
-    inside = (..., slice(26, 44), slice(26, 44))
-    torch.testing.assert_close(network(x)[inside], total[inside] / 4, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(1, 24, 28), (2, 23, 25), (1, 150)], ids=str)
@@ -197,10 +185,9 @@ def test_the_module_is_differentiable_and_moves(generator):
 # ---------------------------------------------------------------- denoising
 
 
-@pytest.mark.parametrize("shift_average", [False, True])
 @pytest.mark.parametrize("size", [(13, 16), (14, 15), (5, 4), (3, 20), (1, 1), (2, 7)], ids=str)
-def test_denoised_images_have_exactly_the_size_of_their_input(size, shift_average, trained):
-    learner = pickle.loads(pickle.dumps(trained)).set_params(shift_average=shift_average)
+def test_denoised_images_have_exactly_the_size_of_their_input(size, trained):
+    learner = pickle.loads(pickle.dumps(trained))
     image = np.random.default_rng(0).normal(size=size)
     (denoised,) = learner.denoise([image])
     assert denoised.shape == size
@@ -369,8 +356,6 @@ def test_training_denoises():
     fresh = learner_of(16, **options, noise_std=0.2).fit(clean)
     assert pairs > start + 1
     assert fresh.score(noisy_test, test) > start + 1
-    averaged = fresh.set_params(shift_average=True).score(noisy_test, test)
-    assert averaged > fresh.set_params(shift_average=False).score(noisy_test, test)
 
 
 def test_one_network_denoises_at_any_level():
@@ -392,12 +377,13 @@ def test_a_fit_begins_as_the_lasso_of_its_atoms(images):
     atoms = np.random.default_rng(1).normal(size=(6, 5, 4))
     atoms /= np.linalg.norm(atoms, axis=(1, 2), keepdims=True)
     learner = learner_of(dict_init=3 * atoms, alpha=0.3, learning_rate=1e-300).fit(images)
-    lasso = ConvPUDLEDictionaryLearning(6, atom_shape=(5, 4), stride=(2, 3), n_unfoldings=4)
-    lasso.set_params(alpha=0.3, dict_init=atoms, max_iter=1, tol=None, random_state=0)
-    lasso.set_params(optimizer=partial(torch.optim.Adam, lr=1e-300)).fit(images)
-    codes = learner.transform(images)
-    np.testing.assert_allclose(codes * lasso.step_size_**0.5, lasso.transform(images), atol=1e-12)
-    expected = lasso.inverse_transform(lasso.transform(images))
+    dictionary = ConvDictionary(torch.from_numpy(atoms)[:, None], (2, 3))
+    x, codes = torch.from_numpy(images)[:, None], learner.transform(images)
+    x, step = covered(x, (5, 4), (2, 3)), float(default_step(dictionary))
+    lasso = encode(dictionary, x, alpha=0.3, n_unfoldings=4)
+    found = step**0.5 * torch.from_numpy(codes).movedim(-1, 1)
+    torch.testing.assert_close(found, lasso, atol=1e-12, rtol=0)
+    expected = dictionary.synthesis(lasso)[:, 0, :13, :16]
     np.testing.assert_allclose(learner.inverse_transform(codes), expected, atol=1e-12)
 
 
@@ -460,7 +446,7 @@ def test_a_denoiser_of_the_default_noise_denoises_raw_images():
 
 def test_a_fitted_dictionary_is_a_start(images):
     dictionary = ConvPUDLEDictionaryLearning(6, atom_shape=(5, 4), stride=(2, 3), random_state=0)
-    atoms = dictionary.set_params(n_unfoldings=2, max_iter=1, tol=None).fit(images).components_
+    atoms = dictionary.fit(images).components_
     by_learner, by_atoms = (learner_of(dict_init=d).fit(images) for d in (dictionary, atoms))
     np.testing.assert_array_equal(by_learner.components_, by_atoms.components_)
 
@@ -494,11 +480,10 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("dict_init", ["random", "data", "dct"])
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_modes_of_torch_do_not_matter(mode, dict_init, images):
+def test_modes_of_torch_do_not_matter(mode, images):
     images = images.astype(np.float32)
-    options = dict(dict_init=dict_init, noise_std=0.1, shift_average=True, batch_size=2)
+    options = dict(noise_std=0.1, batch_size=2)
 
     def results():
         learner = learner_of(**options, device="cpu").fit(images).partial_fit(images)

@@ -144,7 +144,7 @@ def test_a_denoiser_that_could_not_be_read_is_not_written(learner, tmp_path):
 def test_the_module_denoises_as_the_learner(n_channels, sigma):
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.uniform(size=(2, n_channels, 24, 26)))
-    learner = load_denoiser("gaussian-small", shift_average=False)
+    learner = load_denoiser("gaussian-small")
     module = learner.to_module()
     given = list(x.movedim(1, -1).numpy())
     expected = np.stack(learner.denoise(given, noise_std=sigma))
@@ -164,7 +164,7 @@ def test_model_cards_have_the_measured_figures():
     for name, result in results.items():
         assert f"{result['n_parameters']:,}" in card
         assert f"{result['crops']:,} crops" in card
-        for kind in ("one_grid", "all_grids", "noise_estimated"):
+        for kind in ("one_grid", "noise_estimated"):
             figures = dict(result.get(kind, {}))
             figures.pop("cpu_seconds_an_image", None)
             if name == "low-light":
@@ -188,7 +188,7 @@ def test_plug_and_play_of_deepinv_restores_a_blurred_photograph():
     physics = deepinv.physics.BlurFFT(img_size=(3, 64, 64), filter=kernel)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     blurred = physics.A(clean) + sigma * noise
-    module = load_denoiser("gaussian-small", shift_average=False).to_module()
+    module = load_denoiser("gaussian-small").to_module()
     with torch.no_grad():
         restored = deepinv.optim.DPIR(sigma=sigma, denoiser=module)(blurred, physics)
     before, after = (float((x - clean).square().mean()) for x in (blurred, restored))

@@ -497,7 +497,6 @@ TAUGHT = {
     "training": make_learner(gradient="ae-ls", optimizer="surrogate"),
     "classifier": PUDLEClassifier(4, n_unfoldings=3, random_state=0),
     "regressor": PUDLERegressor(4, n_unfoldings=3, random_state=0),
-    "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, n_unfoldings=2),
 }
 
 

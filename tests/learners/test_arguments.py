@@ -58,9 +58,9 @@ LEARNERS = {
     "classifier": (PUDLEClassifier(4, **TASK), dict(X=ROWS, y=LABELS, sample_weight=TIMES)),
     "regressor": (PUDLERegressor(4, **TASK), dict(X=ROWS, y=NUMBERS, sample_weight=TIMES)),
     "NOODL": (NOODLDictionaryLearning(4, **SHORT), dict(X=ROWS)),
-    "images": (ConvPUDLEDictionaryLearning(3, **CONV), dict(X=IMAGES)),
+    "images": (ConvPUDLEDictionaryLearning(3, atom_shape=(3, 3), random_state=0), dict(X=IMAGES)),
     "lines": (
-        ConvPUDLEDictionaryLearning(3, atom_shape=3, stride=1, **SHORT),
+        ConvPUDLEDictionaryLearning(3, atom_shape=3, random_state=0),
         dict(X=ROWS),
     ),
     "denoiser": (ConvDenoiser(3, noise_std=0.1, **CONV), dict(X=IMAGES)),

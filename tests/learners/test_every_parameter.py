@@ -90,7 +90,6 @@ OWN = {
         "crop_size": 5,
         "flip": False,
         "noise_std": 0.1,
-        "shift_average": True,
         "stride": 1,
         "tol": None,
     },

@@ -158,9 +158,6 @@ def test_a_gap_changes_no_bit_of_complete_rows(name, rows):
 SMALL = dict(atom_shape=(4, 4), random_state=0)
 OF_IMAGES = {
     "search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL),
-    "unfolded": ConvPUDLEDictionaryLearning(
-        3, stride=2, n_unfoldings=9, max_iter=2, tol=None, **SMALL
-    ),
     "denoiser": ConvDenoiser(3, stride=2, max_iter=2, tol=None, **SMALL),
 }
 

@@ -187,10 +187,10 @@ def test_atoms_of_images_and_signals(shape, size):
 
 
 def test_images_need_a_search_too():
-    with pytest.raises(ValueError, match="is chosen by a search"):
-        ConvPUDLEDictionaryLearning(
-            "auto", atom_shape=(3, 3), stride=1, dict_init="random", random_state=0
-        ).fit(np.ones((2, 8, 8)))
+    with pytest.raises(ValueError, match="begins with patches, but dict_init is given"):
+        ConvPUDLEDictionaryLearning("auto", atom_shape=(3, 3), dict_init=np.ones((1, 3, 3))).fit(
+            np.ones((2, 8, 8))
+        )
 
 
 def test_the_display_shows_the_path_and_the_choice():

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.testing import assert_array_equal
 
 from skpudle import (
-    ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
@@ -67,9 +66,7 @@ class Table:
 
 SEED = dict(random_state=0)
 ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
-SMALL = dict(atom_shape=(3, 3), stride=1, **SEED)
 Rows = partial(PUDLEDictionaryLearning, **SEED)
-Convolved = partial(ConvPUDLEDictionaryLearning, **SMALL)
 # name: learner, function of its data
 COMPLETE = {
     "rows": (Rows(6), lambda: (planted(),)),
@@ -101,12 +98,6 @@ COMPLETE = {
     "from the data": (FromData(6, max_iter=2, n_unfoldings=4, **SEED), lambda: (planted(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
     "classifier of found codes": (PUDLEClassifier(6, supervision=0, **SEED), labelled),
-    "convolution": (Convolved(3), lambda: (pictures(),)),
-    "convolution, number from the data": (Convolved("auto"), lambda: (pictures(),)),
-    "convolution, trained": (
-        Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1),
-        lambda: (pictures(),),
-    ),
 }  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from sklearn.pipeline import make_pipeline
 import skpudle
 from skpudle import (
     Checkpoint,
-    ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -85,13 +84,6 @@ CASES = {
         lambda: Given(np.split(ROWS, 15)),
     ),
     "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
-    "convolution": (
-        ConvPUDLEDictionaryLearning(
-            5, atom_shape=(3, 3), stride=2, alpha=0.1, batch_size=2, max_iter=3,
-            **FIXED,
-        ),
-        lambda: IMAGES,
-    ),
 }  # fmt: skip
 
 
@@ -99,15 +91,7 @@ GOES_ON = {
     name: (clone(learner).set_params(tol=None), data)
     for name, (learner, data) in CASES.items()
     if name not in ("staircase", "stops")  # their updates depend on the number of all
-} | {
-    "convolution with unused atoms": (
-        ConvPUDLEDictionaryLearning(
-            12, atom_shape=(3, 3), stride=2, alpha=3.0, batch_size=4, max_iter=4,
-            dict_init="data", tol=None, **FIXED,
-        ),
-        lambda: IMAGES,
-    ),
-}  # fmt: skip
+}
 
 
 def attributes(learner):
@@ -431,10 +415,6 @@ def noisy_rows():
 
 SEARCHES = {
     "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
-    "images": (
-        ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
-        lambda: IMAGES,
-    ),
     # it tries other penalties
     "noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows),
 }
