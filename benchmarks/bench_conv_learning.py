@@ -25,6 +25,8 @@ from common import Report, by_scripts, parse, timed
 from scipy.optimize import linear_sum_assignment
 
 from skpudle import ConvPUDLEDictionaryLearning
+from skpudle._operators._conv import ConvDictionary
+from skpudle.search._conv_epoch import conv_codes
 
 CROPS = {"barbara": (10, 100), "kodim23": (0, 60), "monarch": (0, 160), "sail": (0, 210),
          "tulips": (0, 30)}  # fmt: skip
@@ -59,12 +61,8 @@ def sporco_atoms(images, n_iter=200):
     return np.moveaxis(learner.solve().squeeze(), -1, 0)
 
 
-# no step along the gradient: codes of the given atoms
-STILL = partial(torch.optim.SGD, lr=1e-12)
-
-
 def our_atoms(images, seed=0):
-    options = dict(atom_shape=(8, 8), stride=1, alpha=PENALTY, dict_init="search")
+    options = dict(atom_shape=(8, 8), stride=1, alpha=PENALTY)
     return ConvPUDLEDictionaryLearning(64, random_state=seed, **options).fit(images).components_
 
 
@@ -73,14 +71,11 @@ def random_atoms(images):
 
 
 def objective(atoms, image):
-    options = dict(atom_shape=atoms.shape[1:], stride=1, alpha=PENALTY, gradient="dec")
-    learner = ConvPUDLEDictionaryLearning(
-        len(atoms), dict_init=atoms, n_unfoldings=None, optimizer=STILL, max_iter=1, tol=None,
-        **options,
-    ).fit(image[None])  # fmt: skip
-    codes = learner.transform(image[None])
-    error = learner.inverse_transform(codes)[0] - image
-    return np.square(error).sum() / 2 + PENALTY * np.abs(codes).sum()
+    atoms = torch.nn.functional.normalize(torch.from_numpy(atoms).flatten(1)).view(atoms.shape)
+    dictionary, x = ConvDictionary(atoms[:, None], (1, 1)), torch.from_numpy(image)[None, None]
+    codes, _ = conv_codes(dictionary, x, alpha=PENALTY)
+    error = dictionary.synthesis(codes) - x
+    return float(error.square().sum() / 2 + PENALTY * codes.abs().sum())
 
 
 def periodic_objective(atoms, image):
@@ -102,7 +97,7 @@ def images_table(held_out):
         for learner, learn in (
             ("the random atoms that SPORCO starts from", random_atoms),
             ("SPORCO, ConvBPDNDictLearn", sporco_atoms),
-            ('skpudle, dict_init="search"', our_atoms),
+            ("skpudle", our_atoms),
         ):
             atoms, seconds = timed(learn, training)
             yield {
@@ -133,7 +128,7 @@ def correlations(atoms, truth):
 
 
 def ours(traces, n_atoms, width, **options):
-    options = dict(atom_shape=width, stride=1, positive_code=True, dict_init="search") | options
+    options = dict(atom_shape=width, stride=1, positive_code=True) | options
     learner = ConvPUDLEDictionaryLearning(n_atoms, random_state=0, **options)
     _, seconds = timed(learner.fit, traces)
     codes = learner.transform(traces)
@@ -180,8 +175,8 @@ def alphacsc(name, python, traces, n_atoms, width):  # -> atoms, codes a trace, 
 def simulation_table(seeds, python):
     for n_atoms, width in ((8, 32), (2, 64)):
         learners = {
-            'skpudle, dict_init="search"': ours,
-            'skpudle, dict_init="search", alpha=0.1': partial(ours, alpha=0.1),
+            "skpudle": ours,
+            "skpudle, alpha=0.1": partial(ours, alpha=0.1),
         }
         if n_atoms == 2:
             learners["alphacsc, learn_d_z"] = partial(alphacsc, "learn_d_z", python)

@@ -100,20 +100,19 @@ def _as_arrays(path):  # -> Bunch of ndarray, None for None
 
 
 class ConvPUDLEDictionaryLearning(ConvTransformer):
-    r"""Sparse convolutional dictionary learning, by a search or through an unfolded encoder.
+    r"""Sparse convolutional dictionary learning.
 
-    By default `fit` searches for atoms that make the lasso objective small, and `transform` solves
-    the lasso: codes are converged. Atoms are small images or short signals, and their copies at
-    every ``stride``-th pixel add up to the image. Encoder, gradients and training are as in
-    `PUDLEDictionaryLearning`, with a convolution for the dictionary. `ConvDenoiser` removes noise
-    from images.
+    `fit` searches for atoms that make the lasso objective small, and `transform` solves the lasso.
+    Atoms are small images or short signals, and their copies at every ``stride``-th pixel add up to
+    the image. The search is that of `PUDLEDictionaryLearning`, with a convolution for the
+    dictionary; it leaves local minima by moving, splitting and removing atoms (``skpudle.search``).
+    `ConvDenoiser` trains networks of convolutions, which remove noise from images.
 
     Parameters
     ----------
     n_components : int or "auto", default=64
         Number of atoms. "auto" is the smallest number whose atoms predict hidden pixels as well as
-        any other number does, as in `PUDLEDictionaryLearning`, with a search; in `partial_fit` it
-        is 64.
+        any other number does, as in `PUDLEDictionaryLearning`.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
@@ -124,22 +123,13 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in the units of the data. "auto" is a tenth of the median over images
-        of the largest correlation with an initial atom. For codes of the lasso it is at least
+        of the largest correlation with an initial atom, and at least
         ``sigma * sqrt(2 log n)``, with the estimated noise ``sigma`` and the number ``n`` of
         places of an atom; signals estimate ``sigma`` again after the search, from correlations of
         atoms and residual, and search again if it is larger. Held-out images choose between it and
         the next larger one, by a factor of 1.4, for the search, and choose the penalty of codes,
         ``alpha_``, as in `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts
         hidden pixels within 2 % of the best.
-
-    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        The gradient to train by; see `PUDLEDictionaryLearning`. Naming one requests training.
-        "auto" is "ae-ls", and "dec" for converged codes.
-
-    n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder. None: converged codes of the lasso, by coordinate
-        descent, which training does not differentiate (its gradient is then "dec"). "auto" is None
-        after a search without training, and 15 otherwise.
 
     debias : float or "auto", default="auto"
         Share of the lasso's bias to remove from codes, as in `PUDLEDictionaryLearning`; "auto" is
@@ -165,31 +155,12 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
         are in the units of the data. "auto" estimates it from differences of neighbours. "equal":
         all channels have the same units.
 
-    optimizer : {"adam", "sgd"} or callable, default="adam"
-        How the gradient changes the atoms, with a learning rate of 1e-3. A callable takes
-        parameters and ``lr`` and returns an optimiser of torch, such as
-        ``partial(torch.optim.Adam, lr=0.01)``.
-
-    batch_size : int or "auto", default="auto"
-        Images in an update; "auto" is ``min(16, n_images)``.
-
-    max_iter : int or "auto", default="auto"
-        Largest number of epochs of training (see the notes); "auto" is 100.
-
-    tol : float or None, default=1e-4
-        As in `PUDLEDictionaryLearning`: training ends after 5 checks in a row without progress.
-        Checks are at least 256 images apart, as fewer are noisy.
-
-    dict_init : {"auto", "search", "random", "data", "dct"} or array-like, default="auto"
-        Initial dictionary: random directions, random patches, the slowest cosines of an atom's
-        size, or an array of the shape of ``components_``. "search" minimises the lasso objective
-        over atoms of norm 1, from patches of much energy,
-        and leaves local minima by moving, splitting and removing atoms (``skpudle.search``). "auto"
-        is "search" for the codes of a lasso, and "random" if ``n_unfoldings`` is a number or
-        ``alpha=0``.
+    dict_init : "search", array-like or learner, default="search"
+        Atoms that the search begins with: patches, more often those of more energy, an array of the
+        shape of ``components_``, or a fitted learner.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial dictionary, and of the crops that training sees.
+        Seed of the patches.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -217,19 +188,13 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
         chosen from the data.
 
     search_alpha_ : float
-        The penalty of the search, if there was one.
-
-    step_size_ : float
-        The step in use, unless every image searches for its own.
+        The penalty of the search.
 
     channel_noise_ : ndarray of shape (n_channels,)
         Standard deviation of the noise of each channel, unless ``channel_noise="equal"``.
 
-    n_components_, size_path_, penalty_path_, device_
-        As in `PUDLEDictionaryLearning`.
-
-    n_iter_, n_steps_, loss_curve_, ended_by_, phases_, fit_seconds_
-        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
+    n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_
+        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a piece of an image.
 
     n_features_in_ : int
         Number of features, if it was fitted on rows.
@@ -242,44 +207,14 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
 
     Notes
     -----
-    The parameters that you set decide the phases of `fit`:
-
-    .. list-table::
-       :header-rows: 1
-
-       * - parameters set
-         - phases of `fit`
-       * - none
-         - search; codes are converged, and need no training
-       * - ``gradient``
-         - search, then training by it
-       * - ``n_unfoldings`` (a number), ``alpha=0``
-         - training through that encoder from random directions; with ``dict_init="search"`` from
-           the atoms of a search
-       * - another ``dict_init``
-         - training from there
-       * - ``max_iter``
-         - at most this number of epochs of training, if there is any
-       * - a parameter without effect in this fit, such as ``tol`` without training
-         - as without it, and a UserWarning that names it and the setting that would use it
-
     Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
     Two-dimensional input means rows, unless ``channels_first``; a row is one signal, or an image of
     one line. Unsigned integers become fractions of their largest value, except in rows. If atoms do
-    not cover an image exactly, `transform` and training extend it by zeros at its ends. Training
-    sees crops of at most 129 pixels along each axis, and rows whole.
+    not cover an image exactly, `transform` extends it by zeros at its ends.
 
-    NaN, or a masked value of a masked array, is a missing pixel of `fit`, `partial_fit` and
-    `transform`, which is ignored; `inverse_transform` fills it.
-
-    Training and codes are computed where a tensor is; other input is brought to CUDA if present.
-    The search runs on the CPU.
-
-    References
-    ----------
-    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
-       Backpropagation", arXiv:2106.00058, 2021.
+    NaN, or a masked value of a masked array, is a missing pixel of `fit` and `transform`, which is
+    ignored; `inverse_transform` fills it. Search and codes are computed on the CPU.
 
     Examples
     --------
