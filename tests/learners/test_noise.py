@@ -518,6 +518,21 @@ def test_strange_rows_are_found_though_each_atom_has_few_rows(seed):
     assert scores[strange].max() < np.median(scores[~strange])
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rows_of_many_codes_have_no_outliers(seed):
+    """In 16 columns rows of five of 20 atoms are nearly as dense as rows of outliers."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((20, 16)) / 4
+    codes = rng.standard_normal((1000, 20)) * (rng.random((1000, 20)) < 0.1)
+    clean, noise = codes @ atoms + 3, 0.02
+    X, spikes = clean + noise * rng.standard_normal(clean.shape), rng.random(clean.shape) < 0.01
+    X[spikes] += 10
+    learner = PUDLEDictionaryLearning(20, random_state=0).fit(X)
+    assert (learner.outliers_.toarray()[spikes] != 0).all()
+    error = learner.inverse_transform(learner.transform(X)) - clean
+    assert np.square(error[~spikes.any(1)]).mean() < noise**2
+
+
 def test_a_search_over_sizes_takes_the_right_one(spiked):
     sizes = {"n_components": [10, N_ATOMS]}
     search = GridSearchCV(learner(), sizes, cv=2, refit=False).fit(spiked[0])
