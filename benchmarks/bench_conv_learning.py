@@ -11,7 +11,6 @@ functions. Example::
     OMP_NUM_THREADS=1 python benchmarks/bench_conv_learning.py --out conv_learning.json
 """
 
-
 import numpy as np
 import torch
 from common import Report, parse, timed

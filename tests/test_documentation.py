@@ -234,7 +234,7 @@ import sys
 import skpudle
 print([name for name in {names} if name in sys.modules])
 assert {MODULES!r} == [name for name in dir(skpudle) if name in {MODULES!r}]
-print(skpudle.pretrained.load_denoiser().n_components_)
+print(skpudle.pretrained.load_denoiser().n_components)
 try:
     skpudle.pretrain
 except AttributeError as error:

@@ -194,7 +194,7 @@ def test_a_photograph_stays_one(shape, dtype):
     coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
     denoised = denoise_patches(coder, pixels)
     np.testing.assert_array_equal(denoised, unsigned(denoise_patches(coder, fractions), dtype))
-    denoiser = load_denoiser("gaussian-small", shift_average=False)
+    denoiser = load_denoiser("gaussian-small")
     (denoised,) = denoiser.denoise([pixels], noise_std=0.2)
     expected = denoiser.denoise([fractions], noise_std=0.2)[0]
     np.testing.assert_array_equal(denoised, unsigned(expected, dtype))
@@ -383,6 +383,6 @@ def test_a_denoiser_keeps_the_stride_that_its_default_is(tmp_path):
     options = dict(atom_shape=7, n_unfoldings=3, max_iter=1, tol=None, random_state=0)
     learner = ConvDenoiser(6, noise_std=0.1, **options).fit(noisy)
     save_denoiser(learner, tmp_path / "denoiser.pt")
-    loaded = load_denoiser(tmp_path / "denoiser.pt", shift_average=False)
+    loaded = load_denoiser(tmp_path / "denoiser.pt")
     assert (learner.stride, loaded.stride) == ("auto", (1,))
-    np.testing.assert_allclose(loaded.transform(noisy), learner.transform(noisy), atol=1e-6)
+    np.testing.assert_allclose(loaded.denoise(noisy), learner.denoise(noisy), atol=1e-6)

@@ -330,7 +330,6 @@ KEPT = {
     "rows": (lambda: PUDLEDictionaryLearning(4, random_state=0), rows),
     "online": (lambda: PUDLEDictionaryLearning(4, gradient="dec", random_state=0), rows),
     "NOODL": (lambda: NOODLDictionaryLearning(4, max_iter=1, tol=None, random_state=0), rows),
-    "signals": (lambda: Conv(2, atom_shape=8), lambda: rows()[:, :, np.newaxis]),
 }
 
 

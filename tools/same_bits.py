@@ -165,7 +165,8 @@ def fit_denoiser(draw=draw_images, more=False, **params):
     if more:
         learner.set_params(learning_rate=3e-3).partial_fit(*pairs)
     found = {"denoised": learner.denoise(pairs[0]), "score": np.asarray(learner.score(*pairs))}
-    return read_attributes(learner) | encode(learner, pairs[0]) | found
+    state = getattr(learner, "network_", learner).state_dict()
+    return {name: value.numpy() for name, value in state.items() if hasattr(value, "numpy")} | found
 
 
 def denoise_by(name):
@@ -286,15 +287,6 @@ def choose_alpha(**options):
     learner = PUDLEDictionaryLearning.from_components(atoms, alpha=0.5, positive_code=positive)
     learner.set_params(alpha="auto", debias="auto").choose_alpha(X, **options)
     return read_attributes(learner) | encode(learner, X)
-
-
-def choose_alpha_of_images():
-    """Choose the penalty of a number of codes in an image."""
-    from skpudle import ConvPUDLEDictionaryLearning
-
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(5, 5), random_state=0).fit(draw_images())
-    learner.choose_alpha(draw_images(), l0=20)
-    return read_attributes(learner)
 
 
 def score_rows(draw=draw_rows, **params):
@@ -426,7 +418,6 @@ CASES = {
     "penalty by prediction": choose_alpha,
     "penalty by l0": partial(choose_alpha, l0=2),
     "penalty by support": partial(choose_alpha, criterion="support"),
-    "penalty of images by l0": choose_alpha_of_images,
     "score": score_rows,
     "score of counts": partial(score_rows, draw_counts, loss="poisson", max_iter=2),
     "score of images": score_images,

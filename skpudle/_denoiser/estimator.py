@@ -14,8 +14,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import check_range, make_generator, resolve_device, to_tensor
-from skpudle._data.images import covered, is_one_image, read_targets
+from skpudle._data.arrays import check_range, make_generator
+from skpudle._data.images import is_one_image, read_targets
 from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
@@ -23,20 +23,12 @@ from skpudle._denoiser.train import Crops, Training, crop_shape, draw_cosines, i
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise, warn_of_unused
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
-from skpudle._learners.convolutional.transformer import (
-    ConvTransformer,
-    atoms_outside,
-    parts_of_images,
-    stride_of,
-)
+from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
 from skpudle._precision import training_mode
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.
 _NOISE = 0.45
-
-# Parameters that a fitted network has, which only a new fit can change.
-_FIXED = "atom_shape", "stride", "n_unfoldings", "alpha", "noise_std"
 
 # The largest number of epochs and the images in an update of "auto". Trained on sixteen pictures of
 # 128 x 128 pixels, noise of 20 / 255, parts of photographs have 29.8 dB after 31 s (29.5 after 200
@@ -50,7 +42,7 @@ _COUNT = Interval(Integral, 1, None, closed="left")
 _SIZE = Interval(Real, 0, None, closed="left")
 
 
-class ConvDenoiser(ConvTransformer):
+class ConvDenoiser(ImageEstimator):
     r"""Denoising network of convolutions, trained by backpropagation through its encoder.
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds
@@ -101,8 +93,8 @@ class ConvDenoiser(ConvTransformer):
     channels_first : bool, default=False
         Whether channels are the first axis of a signal or image, (n, n_channels, length).
 
-    optimizer : callable, default=torch.optim.Adam
-        Takes parameters and ``lr`` and returns an optimiser of torch, such as
+    optimizer : "adam" or callable, default="adam"
+        A callable takes parameters and ``lr`` and returns an optimiser of torch, such as
         ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
 
     learning_rate : float, default=1e-3
@@ -120,8 +112,8 @@ class ConvDenoiser(ConvTransformer):
 
     dict_init : "dct", array-like or learner, default="dct"
         Initial atoms of all unfoldings: the slowest cosines of an atom's size (then random
-        directions), an array of the shape of ``components_``, or a fitted learner, such as
-        `ConvPUDLEDictionaryLearning`.
+        directions), an array (n_components, [height,] width[, n_channels]), or a fitted learner,
+        such as `ConvPUDLEDictionaryLearning`.
 
     device : str, default="auto"
         A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
@@ -134,20 +126,15 @@ class ConvDenoiser(ConvTransformer):
 
     Attributes
     ----------
-    components_ : ndarray of shape (n_components, [height,] width[, n_channels])
-        The atoms that decode codes, with an axis of channels if images have one.
-
     network_ : torch.nn.Module
-        The network, in the units of the images: ``analysis``, ``synthesis``, ``thresholds`` and
-        ``slopes``, parameters of each unfolding, and ``peak``, the largest magnitude of a pixel in
-        training, without the noise that training added and, with ``noise_std="poisson"``, of the
-        root. `denoise` scales images with larger pixels.
+        The network, in the units of the images, on the CPU: ``analysis``, ``synthesis``,
+        ``thresholds`` and ``slopes``, parameters of each unfolding, and ``peak``, the largest
+        magnitude of a pixel in training, without the noise that training added and, with
+        ``noise_std="poisson"``, of the root. `denoise` scales images with larger pixels.
+        ``network_(x, sigma)`` denoises a batch (n, n_channels, height, width), differentiably.
 
     training_noise_std_ : float, tuple or "poisson"
         The noise of training.
-
-    n_components_, device_
-        As in `PUDLEDictionaryLearning`.
 
     n_iter_, n_steps_, loss_curve_, ended_by_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop that all atoms
@@ -168,8 +155,7 @@ class ConvDenoiser(ConvTransformer):
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
     Two-dimensional input means rows, unless ``channels_first``; a row is one signal, or an image of
     one line. Unsigned integers become fractions of their largest value, except in rows. If atoms do
-    not cover an image exactly, `transform` and training extend it by zeros at its ends, `denoise`
-    by reflection.
+    not cover an image exactly, it is extended by reflection.
 
     References
     ----------
@@ -189,9 +175,7 @@ class ConvDenoiser(ConvTransformer):
     >>> from skpudle import ConvDenoiser
     >>> images = [image.mean(axis=2) / 255 for image in load_sample_images().images]
     >>> learner = ConvDenoiser(8, noise_std=0.1, crop_size=65, max_iter=2, tol=None, random_state=0)
-    >>> learner.fit(images).components_.shape
-    (8, 9, 9)
-    >>> learner.denoise([image[:65, :97] for image in images])[0].shape
+    >>> learner.fit(images).denoise([image[:65, :97] for image in images])[0].shape
     (65, 97)
     """
 
@@ -208,7 +192,7 @@ class ConvDenoiser(ConvTransformer):
         crop_size: int | Literal["auto"] = "auto",
         flip: bool = True,
         channels_first: bool = False,
-        optimizer: Callable = torch.optim.Adam,
+        optimizer: Literal["adam"] | Callable = "adam",
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
@@ -247,7 +231,7 @@ class ConvDenoiser(ConvTransformer):
         "crop_size": [_COUNT, StrOptions({"auto"})],
         "flip": ["boolean"],
         "channels_first": ["boolean"],
-        "optimizer": [callable],
+        "optimizer": [StrOptions({"adam"}), callable],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [_COUNT, StrOptions({"auto"})],
         "max_iter": [_COUNT, StrOptions({"auto"})],
@@ -258,29 +242,12 @@ class ConvDenoiser(ConvTransformer):
         "verbose": ["verbose"],
     }
 
-    # ------------------------------------------------------------------ the network
-
     _allows_nan, _stride_of_pictures = False, 2
     n_iter_no_change = 5
 
     @property
-    def _noise(self):
-        return self.network_.noise
-
-    def _attributes_of(self, network, losses, channel_axis, **others):
-        """Return the fitted attributes of a network, and of the mean losses of all epochs."""
-        return others | {
-            "network_": deepcopy(network).cpu(),  # for machines without its device
-            "components_": atoms_outside(network.synthesis[-1].detach(), channel_axis),
-            "training_noise_std_": network.noise_std,
-            "n_components_": network.synthesis.shape[1],
-            "n_iter_": max(len(losses), 1),
-            "loss_curve_": np.array(losses, dtype=np.float64),
-            "_given": self.get_params(deep=False),
-        }
-
-    def _coder(self, like):  # -> DenoisingNetwork
-        return deepcopy(self.network_).to(like)
+    def _n_channels(self):
+        return self.network_.analysis.shape[2]
 
     @classmethod
     def from_network(cls, network: DenoisingNetwork, **params: Any) -> Self:
@@ -298,38 +265,18 @@ class ConvDenoiser(ConvTransformer):
         ConvDenoiser
             Ready for `denoise`.
         """
-        n_unfoldings, n_components, n_channels, *kernel = network.analysis.shape
+        n_unfoldings, n_components, _, *kernel = network.analysis.shape
         shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
         own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
         learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **params)
-        others = dict(n_steps_=0, _optimizer_state={}, device_=str(resolve_device(learner.device)))
-        learner._take(learner._attributes_of(network, [], n_channels > 1, **others))
+        learner.network_, learner.training_noise_std_ = network, network.noise_std
+        learner.n_steps_, learner.loss_curve_, learner._optimizer_state = 0, np.empty(0), None
         return learner
 
-    def _check_known(self, *more):
-        """Raise an error unless it is fitted, with the present parameters of its network."""
-        check_is_fitted(self)
-        self._validate_params()
-        for name in (*_FIXED, *more):
-            now, before = getattr(self, name), self._given[name]
-            if now != before:
-                raise ValueError(
-                    f"{name}={now!r:.80} was set after fit, and the network has {before!r:.80}. "
-                    "Set it back, or fit again."
-                )
-
-    def _encode(self, coder, x):
-        sigma = coder.noise_of(x)  # before padding with zeros
-        return coder.encode(covered(x, coder.kernel, coder.stride), sigma)
-
-    def _to_coder(self, images):
-        return images.map(self._noise.enter)
-
-    def _to_images(self, x):
-        return self._noise.leave(x)
-
-    def _reading(self):
-        return super()._reading() | ({"largest": inf} if self.noise_std == "poisson" else {})
+    def _read(self, X, **options):
+        if self.noise_std == "poisson":
+            options["largest"] = inf
+        return super()._read(X, **options)
 
     # ------------------------------------------------------------------ training
 
@@ -413,10 +360,7 @@ class ConvDenoiser(ConvTransformer):
         self
             The estimator.
         """
-        known = hasattr(self, "components_")
-        if known:
-            self._check_known("n_components")  # which transform may ignore
-        training, attributes = self._begin(X, y, known=known)
+        training, attributes = self._begin(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
             self._run_epoch(training, attributes, interrupts)
             self._take(attributes() | {"ended_by_": None})
@@ -433,9 +377,12 @@ class ConvDenoiser(ConvTransformer):
                 f"learning_rate (now {self.learning_rate}), or scale the data."
             ) from error
 
-    def _read(self, X, y, *, known):  # -> Images and targets of the network, noise_std
-        images = self._read_training(X, known=known)
-        targets, noise_std = read_targets(y, images, **self._reading()), self.noise_std
+    def _read_pairs(self, X, y, known):  # -> Images, targets, both of the network, noise_std
+        if known:
+            images = self._read_known(X).map(lambda x: x.to(self.network_.analysis.dtype))
+        else:
+            images = self._read_training(X)
+        targets, noise_std = read_targets(y, images, self._read), self.noise_std
         if noise_std == "auto" and known:
             noise_std = self.training_noise_std_
         elif noise_std == "auto" and targets is None:
@@ -446,49 +393,47 @@ class ConvDenoiser(ConvTransformer):
         noise = Noise.of(noise_std)
         if not known:
             noise.warn_of_units(images.tensors)
-            images = images.map(noise.enter)
-        return images, targets and list(map(noise.enter, targets)), noise_std
+        return images.map(noise.enter), targets and list(map(noise.enter, targets)), noise_std
 
-    def _begin(self, X, y, *, known=False):  # -> Training, function that returns attributes
-        kernel, stride, generator = self._kernel, stride_of(self), make_generator(self.random_state)
-        images, targets, noise_std = self._read(X, y, known=known)
-        singles, inputs, before = images.singles(), {}, {}
+    def _begin(self, X, y, known=False):  # -> Training, function that returns attributes
+        images, targets, noise_std = self._read_pairs(X, y, known)
+        singles, generator, inputs = images.singles(), make_generator(self.random_state), {}
         peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
         check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
+        options = dict(learning_rate=self.learning_rate)
         if known:
             generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
-            network = self._coder(singles[0])
+            network = deepcopy(self.network_).to(singles[0])
             network.peak = max(peak, network.peak)
-            before = dict(
-                n_steps=self.n_steps_, losses=self.loss_curve_, state=self._optimizer_state
-            )
+            options |= dict(n_steps=self.n_steps_, losses=self.loss_curve_)
+            options["state"] = self._optimizer_state
         else:
-            if len(kernel) == 1:
+            if len(self._kernel) == 1:
                 warn_of_unused(self, [(("flip",), "two numbers for atom_shape")])
-            shape = (self.n_unfoldings, self.n_components, images.n_channels, *kernel)
-            network = DenoisingNetwork(shape, stride, noise_std, peak=peak).to(singles[0])
+            shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
+            network = DenoisingNetwork(shape, stride_of(self), noise_std, peak=peak)
+            network = network.to(singles[0])
             if isinstance(self.dict_init, str):
                 atoms = draw_cosines(shape[1:], generator).to(singles[0])
             else:
                 atoms = self._given_atoms(self.n_components, images)
             initialise(network, atoms, self.alpha, singles)
-            inputs = self._attributes_of_input(X, images) | {"device_": str(singles[0].device)}
-        shape = crop_shape(singles, kernel, stride, self.crop_size)
-        flip, n_crops = self.flip and len(kernel) == 2, self.batch_size
-        training = Training(
-            network,
-            Crops(singles, targets, shape, kernel, flip=flip, generator=generator),
-            self.optimizer,
-            learning_rate=self.learning_rate,
-            batch_size=min(_BATCH if n_crops == "auto" else int(n_crops), len(singles)),
-            **before,
-        )
+            inputs = self._attributes_of_input(X, images)
+        shape = crop_shape(singles, network.kernel, network.stride, self.crop_size)
+        flip, n_crops = self.flip and len(network.kernel) == 2, self.batch_size
+        crops = Crops(singles, targets, shape, network.kernel, flip=flip, generator=generator)
+        options["batch_size"] = min(_BATCH if n_crops == "auto" else int(n_crops), len(singles))
+        training = Training(network, crops, self.optimizer, **options)
 
         def attributes():
-            now = dict(n_steps_=training.n_steps, _optimizer_state=training.optimizer_state())
-            return self._attributes_of(
-                network, training.losses, images.channel_axis, **inputs, **now
-            )
+            return inputs | {
+                "network_": deepcopy(network).cpu(),  # for machines without its device
+                "training_noise_std_": network.noise_std,
+                "n_iter_": max(len(training.losses), 1),
+                "n_steps_": training.n_steps,
+                "loss_curve_": np.array(training.losses, dtype=np.float64),
+                "_optimizer_state": training.optimizer_state(),
+            }
 
         return training, attributes
 
@@ -538,22 +483,23 @@ class ConvDenoiser(ConvTransformer):
             If ``noise_std`` is negative or not finite, or not one number for each image; if the
             network was not trained for any noise, or for photons; or if counts are negative.
         """
-        self._check_known()
+        check_is_fitted(self)
         of_rows = getattr(self, "n_features_in_", None) is not None
         if not (of_rows or self.channels_first) and is_one_image(X, len(self._kernel)):
             return self.denoise([X], noise_std=noise_std)[0]
-        noise = self._noise
+        noise = self.network_.noise
         # colours are denoised by differences, and differences of photon counts are no counts
-        images, network = self._read_and_build(X, colours=not noise.of_photons)
+        images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
         noise.warn_of_units(images.tensors, levels)
-        denoised = [self._to_images(x) for x in self._denoised(network, images.tensors, levels)]
+        denoised = list(self._denoised(images.map(noise.enter).tensors, levels))
         pixels = not noise.of_photons  # counts are not fractions
         options = dict(pixels=pixels, channels_first=self.channels_first)
-        return images.hand_back(denoised, **options)
+        return images.hand_back([noise.leave(x) for x in denoised], **options)
 
-    def _denoised(self, network, tensors, levels):  # yields (n, n_channels, *size)
+    def _denoised(self, tensors, levels):  # yields (n, n_channels, *size)
         """Denoise some images at a time, and tell of every tile."""
+        network = deepcopy(self.network_).to(tensors[0])
         parts = [parts_of_images(x) for x in tensors]
         n_tiles = sum(network.n_tiles(part) for many in parts for part in many)
         n_done, began = 0, time.perf_counter()
@@ -569,27 +515,6 @@ class ConvDenoiser(ConvTransformer):
             sigmas = [None] * len(many) if level is None else level.split(len(many[0]))
             pairs = zip(many, sigmas, strict=True)
             yield torch.cat([network(x, sigma, tell=tell) for x, sigma in pairs])
-
-    def to_module(self) -> torch.nn.Module:
-        """Return the denoiser as a module of torch: channels first, differentiable in the images.
-
-        Returns
-        -------
-        torch.nn.Module
-            ``module(x, sigma)`` denoises a batch (n, n_channels, height, width).
-
-        Raises
-        ------
-        ValueError
-            If the learner is for counts: the network takes stabilised counts.
-        """
-        self._check_known()
-        if self._noise.of_photons:
-            raise ValueError(
-                "A denoiser of counts has no noise level that a module would take. Call denoise."
-            )
-        like = to_tensor(self.components_, resolve_device(self.device, None))
-        return self._coder(like).requires_grad_(False)
 
     @torch.no_grad()
     def score(
@@ -623,24 +548,23 @@ class ConvDenoiser(ConvTransformer):
         """
         if not (isinstance(peak, Real) and 0 < peak < inf):
             raise ValueError(f"peak={peak!r:.50} is no largest value of pixels. Pass 1.0 or 255.")
-        self._check_known()
-        noise = self._noise
-        images, network = self._read_and_build(X, colours=not noise.of_photons)
-        inputs, targets = images.singles(), read_targets(y, images, **self._reading())
-        if targets is not None:
-            targets = list(map(noise.enter, targets))
-        elif noise.high:
-            targets, inputs = inputs, [noise.typically_added_to(x) for x in inputs]
-        else:
+        check_is_fitted(self)
+        noise = self.network_.noise
+        images = self._read_known(X, colours=not noise.of_photons)
+        targets, images = read_targets(y, images, self._read), images.map(noise.enter)
+        if targets is None and not noise.high:
             raise ValueError(
                 "There is nothing to remove: the noise of training is 0, and no clean images are "
                 "given. Pass them as y, or train with a positive noise_std."
             )
+        if targets is None:
+            targets = list(map(noise.leave, images.singles()))
+            images = images.map(noise.typically_added_to)
         decibels = []
-        for image, target in zip(inputs, targets, strict=True):
-            apart = self._to_images(network(image[None])[0]) - self._to_images(target)
-            error = float(apart.double().square().mean())
-            decibels.append(10 * log10(peak**2 / error) if error else inf)
+        for x in self._denoised(images.tensors, [None] * len(images.tensors)):
+            for found in noise.leave(x):
+                error = float((found - targets[len(decibels)]).double().square().mean())
+                decibels.append(10 * log10(peak**2 / error) if error else inf)
         return float(np.mean(decibels))
 
     def __sklearn_tags__(self):

@@ -75,8 +75,9 @@ def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> 
 class DenoisingNetwork(nn.Module):
     """A denoiser as a module of torch: channels first, batches, and gradients in the images.
 
-    `skpudle.ConvDenoiser.to_module` returns one. ``module(x, sigma)`` is called as by libraries of
-    inverse problems, such as deepinv, and returns what `~skpudle.ConvDenoiser.denoise` returns.
+    ``network_`` of `skpudle.ConvDenoiser` is one. ``module(x, sigma)`` is called as by libraries of
+    inverse problems, such as deepinv, and returns what `~skpudle.ConvDenoiser.denoise` returns; a
+    module of photons takes stabilised counts.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ class DenoisingNetwork(nn.Module):
     --------
     >>> import torch
     >>> from skpudle.pretrained import load_denoiser
-    >>> module = load_denoiser("gaussian-small").to_module()
+    >>> module = load_denoiser("gaussian-small").network_
     >>> x = torch.rand(2, 3, 24, 24, requires_grad=True)
     >>> module(x, 0.1).square().sum().backward()
     >>> x.grad.shape
@@ -163,11 +164,11 @@ class DenoisingNetwork(nn.Module):
             levels = levels + share[:, None] * self.slopes.to(x)[:, None]
         return levels.reshape(*levels.shape, *[1] * len(self.stride))
 
-    def encode(self, x, sigma=None, *, mask=None):  # (n, n_channels, *size) -> code maps
+    def encode(self, x, sigma=None):  # (n, n_channels, *size) -> code maps
         """Return code maps, (n, n_components, *positions), of images that atoms cover exactly.
 
         ``sigma``, (n,), is their noise, replaced by the nearest level of training; by default
-        `noise_of`. The ``mask`` is 0 where pixels are missing.
+        `noise_of`.
         """
         sigma = self.noise_of(x) if sigma is None else sigma
         levels = self._levels(sigma, x)
@@ -175,7 +176,7 @@ class DenoisingNetwork(nn.Module):
         analysis, synthesis = (
             ConvLayers(atoms.to(x), self.stride) for atoms in (self.analysis, self.synthesis)
         )
-        return unfold(synthesis, x, levels, x.new_ones(()), analysis=analysis, mask=mask)
+        return unfold(synthesis, x, levels, x.new_ones(()), analysis=analysis)
 
     def decode(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
         """Return the images of code maps."""

@@ -88,10 +88,11 @@ class Noise(NamedTuple):
         noise = torch.randn(x.shape, **options).to(x)
         return x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * noise, sigma
 
-    def typically_added_to(self, image):  # (n_channels, *size) -> the same
-        """Return an image with noise of the middle level, the same for all images of this size."""
-        generator = torch.Generator().manual_seed(0)
-        return self.added_to(image[None], generator, image.new_full((1,), self.typical))[0][0]
+    def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
+        """Return images with noise of the middle level, the same for all images of a size."""
+        level, generator = x.new_full((1,), self.typical), torch.Generator()
+        noisy = (self.added_to(one[None], generator.manual_seed(0), level)[0] for one in x)
+        return torch.cat(list(noisy))
 
     def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
         """Return the noise levels that a user gave for images.

@@ -132,7 +132,7 @@ class Training:
         The network, which changes.
     crops : Crops
         Images. Without targets, updates add noise.
-    optimizer : callable
+    optimizer : "adam" or callable
         Takes a list of parameters, and ``lr``.
     learning_rate, batch_size : float, int
         Of the optimiser, and crops in an update.
@@ -158,7 +158,8 @@ class Training:
         # divides images and thresholds in updates: a learning rate has no unit
         self.unit = 2.0 ** ceil(log2(network.peak))
         self.loader = DataLoader(crops, batch_size, shuffle=True, generator=crops.generator)
-        self.optimizer = optimizer(list(network.parameters()), lr=learning_rate)
+        make = torch.optim.Adam if optimizer == "adam" else optimizer
+        self.optimizer = make(list(network.parameters()), lr=learning_rate)
         self._name = str(getattr(self.optimizer, "func", type(self.optimizer)))
         if state and state["name"] == self._name:
             now = self.optimizer.state_dict()

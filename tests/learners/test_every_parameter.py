@@ -79,7 +79,8 @@ OWN = {
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
-        "channel_noise": [2.0],
+        "channel_noise": "auto",
+        "dict_init": np.eye(9)[:2].reshape(2, 3, 3),
         "channels_first": True,  # one image with the channels that were images
         "rank": 1,
         "stride": 1,
@@ -89,7 +90,9 @@ OWN = {
         "channels_first": True,
         "crop_size": 5,
         "flip": False,
+        "dict_init": np.eye(9)[:2].reshape(2, 3, 3),
         "noise_std": 0.1,
+        "optimizer": torch.optim.SGD,
         "stride": 1,
         "tol": None,
     },
@@ -129,9 +132,9 @@ def outcome(learner):
     """Return what there is to see of a learner that has been fitted."""
     rows, y = data_for(learner)
     learner.fit(rows, y)
-    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     if isinstance(learner, ConvDenoiser):
-        seen.append(learner.denoise(rows))
+        return [learner.network_.synthesis.detach().numpy(), learner.denoise(rows), learner.n_iter_]
+    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     return seen + [getattr(learner, name, None) for name in ("coef_", "validation_scores_")]
 
 

@@ -136,8 +136,7 @@ def cases():
         for method in METHODS:
             counts = getattr(learner, "loss", "gaussian") != "gaussian"
             chooses = hasattr(learner, "alpha") and not counts and name != "encoder"
-            is_map = method == "transform_sparse" and hasattr(learner, "atom_shape")
-            if hasattr(learner, method) and not is_map and (method != "choose_alpha" or chooses):
+            if hasattr(learner, method) and (method != "choose_alpha" or chooses):
                 yield name, method
 
 

@@ -2,15 +2,15 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import prod
 from numbers import Integral, Real
 from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
@@ -19,87 +19,40 @@ from torch import Tensor
 
 from skpudle._data.arrays import make_generator, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
-from skpudle._data.images import covered, split_gaps
+from skpudle._data.images import covered, covering_positions, read_images, split_gaps
 from skpudle._data.names import explain_names, fit_context, users_level
-from skpudle._fit.messages import nothing_known, warn_of_l0, warn_of_unused, warn_of_zero_codes
+from skpudle._fit.messages import nothing_known, warn_of_unused, warn_of_zero_codes
 from skpudle._fit.team import refuse_several
+from skpudle._learners.convolutional.base import (
+    ImageEstimator,
+    atoms_inside,
+    parts_of_images,
+    stride_of,
+)
 from skpudle._learners.convolutional.learn import (
     TrainingImages,
     largest_correlation,
     learn,
     noise_of_channels,
 )
-from skpudle._learners.convolutional.transformer import (
-    ConvTransformer,
-    atoms_inside,
-    atoms_outside,
-    parts_of_images,
-    stride_of,
-)
 from skpudle._losses import FromMeans, Gaussian
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._precision import in_own_precision, training_mode
-from skpudle.search._conv_epoch import as_pictures, conv_codes
+from skpudle._precision import own_precision, training_mode
+from skpudle.search._conv_epoch import conv_codes
 from skpudle.search._maps import combine_channels, map_directions
-from skpudle.search.choose import best_coding, coding_of_l0, judged
 
 # Turns in which pixels are hidden for a score.
 _TURNS = 10
-
-
-@dataclass(frozen=True, eq=False)
-class _Coder:
-    """Codes of the lasso for convolved atoms, and their images.
-
-    Parameters
-    ----------
-    dictionary : ConvDictionary
-        Atoms, and the distance of their copies.
-    alpha, debias : float
-        Penalty, and the share of its bias to remove.
-    positive_code : bool
-        Whether codes are non-negative.
-    directions : Tensor of shape (n_channels, n_directions) or None
-        Combinations of channels through which alone the atoms see complete images.
-    """
-
-    dictionary: ConvDictionary
-    alpha: float
-    debias: float
-    positive_code: bool
-    directions: Tensor | None
-
-    def encode(self, x, mask=None):  # (n, n_channels, *size) -> (n, n_components, *positions)
-        """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss."""
-        dictionary = self.dictionary
-        if mask is None and self.directions is not None:
-            x = combine_channels(x, self.directions)
-            atoms = combine_channels(dictionary.atoms, self.directions)
-            dictionary = ConvDictionary(atoms, dictionary.stride)
-        options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
-        codes, solved = conv_codes(dictionary, x, alpha=self.alpha, **options)
-        if not solved.all():
-            warnings.warn(
-                f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
-                "converged. Take an offset or a slow background off first, or raise alpha, which "
-                f"is {self.alpha:.3g}.",
-                ConvergenceWarning,
-                stacklevel=users_level(),
-            )
-        return codes
-
-    @in_own_precision
-    def decode(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
-        """Return the images of code maps."""
-        return self.dictionary.synthesis(z)
 
 
 def _as_arrays(path):  # -> Bunch of ndarray, None for None
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
-class ConvPUDLEDictionaryLearning(ConvTransformer):
+class ConvPUDLEDictionaryLearning(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator
+):
     r"""Sparse convolutional dictionary learning.
 
     `fit` searches for atoms that make the lasso objective small, and `transform` solves the lasso.
@@ -149,11 +102,11 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
         recordings of EEG; (n_channels, length) is then one recording. Reconstructions have the same
         axes. In ``components_`` channels stay the last axis, and in codes atoms.
 
-    channel_noise : {"equal", "auto"} or array-like of shape (n_channels,), default="equal"
-        Standard deviation of the noise of each channel. The fit is in units of it, and so are
-        ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``, maps and reconstructions
-        are in the units of the data. "auto" estimates it from differences of neighbours. "equal":
-        all channels have the same units.
+    channel_noise : {"equal", "auto"}, default="equal"
+        "auto" estimates the noise of each channel from differences of neighbours. The fit is in
+        units of it, and so are ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``,
+        maps and reconstructions are in the units of the data. "equal": all channels have the same
+        units.
 
     dict_init : "search", array-like or learner, default="search"
         Atoms that the search begins with: patches, more often those of more energy, an array of the
@@ -241,7 +194,7 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
         positive_code: bool = False,
         rank: Literal[1] | None = None,
         channels_first: bool = False,
-        channel_noise: Literal["equal", "auto"] | ArrayLike = "equal",
+        channel_noise: Literal["equal", "auto"] = "equal",
         dict_init: Literal["search"] | ArrayLike = "search",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -268,7 +221,7 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
         "positive_code": ["boolean"],
         "rank": [Options(Integral, {1}), None],
         "channels_first": ["boolean"],
-        "channel_noise": [StrOptions({"equal", "auto"}), "array-like"],
+        "channel_noise": [StrOptions({"equal", "auto"})],
         "dict_init": [StrOptions({"search"}), "array-like", HasMethods("fit")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -299,19 +252,23 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
             If the data or parameters are unfit.
         """
         refuse_several(type(self).__name__)
-        images, start = self._read_training(X, known=False), None
-        noise = noise_of_channels(self.channel_noise, images)
+        images, start, noise = self._read_training(X, allow_nan=True), None, None
+        inputs = self._attributes_of_input(X, images) | {"_channel_axis": images.channel_axis}
+        same = images.kind != "list"
+        inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         if images.n_channels == 1:
             warn_of_unused(self, [(("rank",), "signals with more than one channel")])
-        inputs = self._attributes_of_input(X, images)
+        if self.channel_noise == "auto":
+            noise = noise_of_channels(images.tensors)
+            images = images.map(lambda x: x / self._units(x, noise))
         if not isinstance(self.dict_init, str):
             if self.n_components == "auto":
                 raise ValueError(
                     "n_components='auto' begins with patches, but dict_init is given. Pass "
                     "dict_init='search', or a number of atoms."
                 )
-            start = self._in_units(self._given_atoms(self.n_components, images), noise)
-        channel_axis, images = images.channel_axis, images.map(lambda x: self._in_units(x, noise))
+            start = self._given_atoms(self.n_components, images)
+            start = start if noise is None else start / self._units(start, noise)
         data = TrainingImages.of(images, self._kernel, stride_of(self))
         if data.masks and not any(mask.any() for mask in data.masks):
             raise nothing_known(self)
@@ -319,26 +276,28 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
 
         def epochs(interrupts):
             for one in records:
-                found = partial(self._attributes_of, one, channel_axis, noise)
+                found = partial(self._attributes_of, one, noise, images.channel_axis)
                 yield one.note, lambda found=found: inputs | found()
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
-        if not self._has_codes(data):
+        dictionary = self._dictionary(data.images[0])
+        if not any(largest_correlation(x, dictionary) > self.alpha_ for x in data.images) and not (
+            all((x == x.flatten()[0]).all() for x in data.images)  # a baseline explains constants
+        ):
             warn_of_zero_codes(self)
         return self
 
-    def _attributes_of(self, fitted, channel_axis, noise):
+    def _attributes_of(self, fitted, noise, channel_axis):
         """Return the fitted attributes of a record."""
         atoms, factors = fitted.atoms, (None, None)
-        in_units = atoms if noise is None else atoms * self._broadcast(noise, atoms)
+        atoms = atoms if noise is None else atoms * self._units(atoms, noise)
         if self.rank is not None:
-            maps, waveforms = factor_atoms(atoms)
-            maps = maps if noise is None else maps * noise.to(maps)
-            factors = to_numpy(maps), to_numpy(waveforms)
+            factors = map(to_numpy, factor_atoms(atoms))
+        maps, waveforms = factors
         return {
-            "components_": atoms_outside(in_units, channel_axis),
-            "spatial_components_": factors[0],
-            "temporal_components_": factors[1],
+            "components_": to_numpy(atoms.movedim(1, -1) if channel_axis else atoms[:, 0]),
+            "spatial_components_": maps,
+            "temporal_components_": waveforms,
             "channel_noise_": None if noise is None else to_numpy(noise),
             "alpha_": fitted.alpha,
             "debias_": fitted.debias,
@@ -352,61 +311,134 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
             "ended_by_": "search",
         }
 
-    def _has_codes(self, data):
-        """Return whether correlations of some images exceed the penalty, or all are constant."""
-        if all((x == x.flatten()[0]).all() for x in data.images):
-            return True  # a baseline explains constant pictures
-        dictionary = self._coder(data.images[0]).dictionary
-        return any(largest_correlation(x, dictionary) > self.alpha_ for x in data.images)
-
     # ------------------------------------------------------------------ using the dictionary
 
-    def _broadcast(self, noise, x):  # (n_channels,), (..., n_channels, *size) -> divisors
-        return noise.to(x).reshape(-1, *[1] * len(self._kernel))
-
-    def _in_units(self, x, noise):  # (..., n_channels, *size) -> the same in units of the noise
-        return x if noise is None else x / self._broadcast(noise, x)
+    _image_size = None  # of images of several sizes
 
     @property
-    def _noise(self):  # -> (n_channels,) or None
-        noise = getattr(self, "channel_noise_", None)
-        return None if noise is None else to_tensor(noise)
+    def _n_channels(self):
+        return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
 
-    def _to_coder(self, images):
-        return images.map(lambda x: self._in_units(x, self._noise))
+    def _units(self, x, noise=None):  # (..., n_channels, *size) -> divisors
+        """Return the units of channels, the noise of a fit or of attributes; 1 if equal."""
+        noise = getattr(self, "channel_noise_", None) if noise is None else noise
+        if noise is None:
+            return x.new_ones(())
+        return to_tensor(noise).to(x).reshape(-1, *[1] * len(self._kernel))
 
-    def _to_images(self, x):
-        return x if self._noise is None else x * self._broadcast(self._noise, x)
+    def _dictionary(self, like):  # -> ConvDictionary in units of the noise
+        """Return the dictionary, of the dtype and on the device of a tensor.
 
-    def _check_known(self):
-        """Raise an error unless it is fitted, with atoms of the present parameters."""
+        Raises
+        ------
+        NotFittedError, ValueError
+            Unless it is fitted, with atoms of the present parameters.
+        """
         check_is_fitted(self)
-        self._validate_params()  # they may have been set since `fit`
         found = self.components_.shape[1 : 1 + len(self._kernel)]
         if found != self._kernel:
             raise ValueError(
                 f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
                 f"{found}. Set the parameter as it was, or fit again."
             )
+        atoms = atoms_inside(self.components_, len(self._kernel), like)
+        return ConvDictionary(atoms / self._units(atoms), stride_of(self))
 
-    def _coder(self, like):
-        atoms = self._in_units(atoms_inside(self.components_, len(self._kernel), like), self._noise)
-        directions = None
-        if self.rank is not None:
-            directions = map_directions(factor_atoms(atoms)[0])
-            norms = atom_norms(combine_channels(atoms, directions)), atom_norms(atoms)
-            if len(directions) == directions.shape[1] or not torch.allclose(*norms):
-                directions = None  # atoms of a user may need all channels
-        debias = self.debias_ if self.debias == "auto" else float(self.debias)
-        dictionary = ConvDictionary(atoms, stride_of(self))
-        return _Coder(dictionary, self.alpha_, debias, self.positive_code, directions)
+    def _read_known(self, X, **options):  # -> Images in units of the noise
+        check_is_fitted(self)
+        self._validate_params()  # they may have been set since `fit`
+        return super()._read_known(X, **options).map(lambda x: x / self._units(x))
 
-    def _cover(self, x, end=0.0):
+    def _cover(self, x, end=0.0):  # (..., *size) -> extended until atoms cover it
         return covered(x, self._kernel, stride_of(self), end)
 
-    def _encode(self, coder, x):
-        x, mask = split_gaps(x, len(self._kernel))
-        return coder.encode(self._cover(x), mask if mask is None else self._cover(mask, 1.0))
+    def _encode(self, dictionary, x, mask=None):  # -> (n, n_components, *positions)
+        """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss.
+
+        Atoms of rank one see complete images through combinations of channels alone.
+        """
+        if self.rank is not None and mask is None:
+            directions = map_directions(factor_atoms(dictionary.atoms)[0])
+            atoms = combine_channels(dictionary.atoms, directions)
+            if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):  # of rank one
+                x = combine_channels(x, directions)
+                dictionary = ConvDictionary(atoms, dictionary.stride)
+        debias = self.debias_ if self.debias == "auto" else float(self.debias)
+        options = dict(positive_code=self.positive_code, debias=debias, mask=mask)
+        codes, solved = conv_codes(dictionary, x, alpha=self.alpha_, **options)
+        if not solved.all():
+            warnings.warn(
+                f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
+                "converged. Take an offset or a slow background off first, or raise alpha, which "
+                f"is {self.alpha_:.3g}.",
+                ConvergenceWarning,
+                stacklevel=users_level(),
+            )
+        return codes
+
+    # ------------------------------------------------------------------ codes
+
+    @torch.no_grad()
+    def transform(self, X: ArrayLike | Tensor | Sequence[ArrayLike]) -> np.ndarray | Tensor | list:
+        """Return code maps.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images, signals or rows. Images that copies of an atom do not cover exactly are extended
+            by zeros at their ends.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
+            n_features_out) for rows, a list of maps for a list.
+        """
+        images = self._read_known(X, allow_nan=True)
+        dictionary, codes = self._dictionary(images.tensors[0]), []
+        for x in images.tensors:
+            parts = (split_gaps(part, len(self._kernel)) for part in parts_of_images(x))
+            parts = (
+                (self._cover(x), mask if mask is None else self._cover(mask, 1.0))
+                for x, mask in parts
+            )
+            codes.append(torch.cat([self._encode(dictionary, *part) for part in parts]))
+        return images.hand_back(codes, channels=True)
+
+    @torch.no_grad()
+    def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
+        """Return images from code maps.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of them
+            Codes, as `transform` returns them.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Images, of the size seen in `fit` if the codes have the positions of this size, and else
+            of the size that the copies of the atoms cover.
+        """
+        check_is_fitted(self)
+        size, n_components = self._image_size, len(self.components_)
+        positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
+        shape = (*positions, n_components) if size else None
+        codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)
+        if codes.n_channels != n_components:
+            raise ValueError(
+                f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
+                f"{n_components} components; pass codes as transform returns them."
+            )
+        dictionary, images = self._dictionary(codes.tensors[0]), []
+        for z in codes.tensors:
+            with own_precision():
+                x = torch.cat([dictionary.synthesis(part) for part in parts_of_images(z)])
+            x = x * self._units(x)
+            is_whole = size and tuple(z.shape[2:]) == positions
+            images.append(x[(..., *map(slice, size))] if is_whole else x)
+        options = dict(channels=self._channel_axis, channels_first=self.channels_first)
+        return codes.hand_back(images, **options)
 
     @torch.no_grad()
     def score(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> float:
@@ -428,8 +460,8 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
             The explained share of the squared error of hidden pixels, against the mean of each
             channel; at most 1.
         """
-        images, coder = self._read_and_build(X)
-        error, generator = 0.0, torch.Generator()
+        images = self._read_known(X)
+        dictionary, error, generator = self._dictionary(images.tensors[0]), 0.0, torch.Generator()
         for x in images.tensors:
             known = self._cover(torch.ones_like(x[0, 0]))
             options = dict(generator=generator.manual_seed(0), device="cpu")
@@ -437,52 +469,22 @@ class ConvPUDLEDictionaryLearning(ConvTransformer):
             for part in parts_of_images(self._cover(x)):
                 for i in range(_TURNS):
                     hidden = known * (turn == i)
-                    predicted = coder.decode(coder.encode(part, (known - hidden).expand_as(part)))
+                    mask = (known - hidden).expand_as(part)
+                    with own_precision():
+                        predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
                     error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
         total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
         return 1 - error / total if total else 0.0
 
-    @torch.no_grad()
-    def choose_alpha(
-        self, X: ArrayLike | Tensor | Sequence[ArrayLike], *, l0: float | None = None
-    ) -> Self:
-        """Choose the penalty of codes, ``alpha_``, for the present atoms.
+    @property
+    def _n_features_out(self):
+        check_is_fitted(self)
+        size = self._image_size
+        positions = covering_positions(size, self._kernel, stride_of(self)) if size else ()
+        return len(self.components_) * prod(positions)
 
-        Parameters
-        ----------
-        X : array-like, Tensor or list of images
-            Images or signals, if possible independent of the training data.
-        l0 : float, default=None
-            Mean number of nonzero codes of an image or signal, over all its places. None takes the
-            sparsest codes that predict hidden pixels nearly best, as `fit` does.
-
-        Returns
-        -------
-        self
-            With new ``alpha_`` and, if ``debias="auto"``, new ``debias_``.
-
-        Raises
-        ------
-        ValueError
-            If ``l0`` is not positive, or if no penalty gives ``l0`` codes.
-        """
-        self._check_known()
-        images, debias = self._read_training(X, known=True), self.debias
-        debias = None if debias == "auto" else float(debias)
-        if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < inf):
-            raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-        data = TrainingImages.of(images, self._kernel, stride_of(self))
-        atoms = as_pictures(self._coder(data.images[0]).dictionary.atoms).double()
-        problem = data.problem(self.search_alpha_, self.positive_code)
-        if l0 is None:
-            coding = best_coding(judged(problem), atoms, debias=debias)
-        else:
-            area = sum(image[0].numel() for image in data.images)
-            n_images = len(data.images) * problem.x[:, 0].numel() / area
-            options = dict(debias=debias, n_images=n_images)
-            coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
-            if not is_met:
-                warn_of_l0(coding.n_entries, l0)
-        self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
-        return self
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

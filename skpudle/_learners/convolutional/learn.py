@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import check_range, to_tensor, unit_of
+from skpudle._data.arrays import check_range, unit_of
 from skpudle._data.images import covered, split_gaps
 from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle._operators._atoms import atom_norms, project_atoms
@@ -168,39 +168,16 @@ def draw_patches(images, n_components, kernel, generator):
     return atoms / torch.where(norms > 0, norms, 1.0)
 
 
-def noise_of_channels(given, images):  # Images -> (n_channels,) or None
-    """Return the standard deviation of the noise in each channel, None for "equal".
+def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,)
+    """Return the standard deviation of the noise in each channel, by `estimate_noise`.
 
-    "auto" is the median of `estimate_noise` over images, and at least a tenth of the median over
-    channels.
-
-    Raises
-    ------
-    ValueError
-        If it is not one positive number for each channel.
+    It is the median over images, and at least a tenth of the median over channels.
     """
-    if np.array_equal(given, "equal"):
-        return None
-    if isinstance(given, str):
-        complete = (split_gaps(x, x.ndim - 2)[0] for x in images.tensors)
-        noise = torch.cat(
-            [
-                torch.stack([estimate_noise(channel[:, None]) for channel in x.unbind(1)], dim=1)
-                for x in complete
-            ]
-        )
-        noise = noise.median(0).values
-        least = _LEAST_OF_CHANNELS * noise.median()
-        return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
-    noise = np.asarray(given)
-    positive = noise.dtype.kind in "iuf" and (noise > 0).all() and np.isfinite(noise).all()
-    if noise.shape != (images.n_channels,) or not positive:
-        raise ValueError(
-            f"channel_noise={given!r:.80} is not one positive number for each of "
-            f"{images.n_channels} channels. Pass their standard deviations of the noise, 'auto' or "
-            "'equal'."
-        )
-    return to_tensor(noise.astype(np.float64)).to(images.tensors[0])
+    complete = [split_gaps(x, x.ndim - 2)[0].transpose(0, 1) for x in images]
+    noise = [torch.stack([estimate_noise(channel[:, None]) for channel in x]) for x in complete]
+    noise = torch.cat(noise, dim=1).median(1).values
+    least = _LEAST_OF_CHANNELS * noise.median()
+    return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
 def universal_threshold(data):
