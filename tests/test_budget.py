@@ -15,11 +15,11 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1581,
-    "_data": 1134,
+    ".": 1580,
+    "_data": 1056,
     "_denoiser": 730,
-    "_fit": 1714,
-    "_learners": 3493,
+    "_fit": 1689,
+    "_learners": 3464,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
@@ -30,9 +30,9 @@ BUDGET = {
     "omp": 238,
     "plotting": 578,
     "pretrained": 87,
-    "search": 3176,
-    "all of the package": 17496,
-    "tests": 17219,
+    "search": 3177,
+    "all of the package": 17364,
+    "tests": 16728,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -141,7 +141,7 @@ class Phases:
         self.begun = fitted
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
-        source, stopping = fitted.source_in_units(run.source), self._stopping(trainer)
+        source, stopping = run.source.changed(fitted.in_units), self._stopping(trainer)
         if state:
             trainer.load(state, source, stopping)
             if not run.recorder.same_rule:

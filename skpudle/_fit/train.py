@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import threads_for
-from skpudle._data.batches import count_batches, once_only
 from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
 
@@ -291,7 +290,7 @@ class Trainer:
         batches = source.batches()
         if self.team.is_alone:  # a stream tells its end itself
             return batches
-        n_batches = self.team.largest(count_batches(source))  # all processes share every update
+        n_batches = self.team.largest(source.n_batches)  # all processes share every update
         return islice(chain(batches, repeat(None)), n_batches)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
@@ -344,8 +343,6 @@ class Trainer:
         )
 
     def _end_epoch(self, *, converged=False):
-        if not self._epoch.n_samples:
-            raise once_only("X yields no samples in this epoch; it")
         summary = EpochSummary(self._epoch.loss / self._epoch.n_samples, converged)
         self.loss_curve.append(summary.loss)
         return summary

@@ -5,6 +5,7 @@ from inspect import signature
 
 import numpy as np
 import pytest
+import torch
 from small import make_data
 
 from skpudle import (

@@ -445,6 +445,29 @@ def test_clean_data_are_left_alone(draw, positive_code):
     np.testing.assert_array_equal(auto.transform(X), plain.transform(X))
 
 
+@pytest.mark.parametrize("seed", [18, 20])
+def test_a_mean_of_mixtures_is_no_baseline(seed):
+    """Pairs of one group, all with codes of 1: the mean saves less than half a code in each row."""
+    random = np.random.default_rng(seed)
+    atoms = unit(np.eye(17)[random.integers(0, 17, 21)] + 0.3 * (random.random((21, 17)) < 0.1))
+    group, codes = random.integers(0, 4, 21), np.zeros((300, 21))
+    for row in codes:
+        members = np.flatnonzero(group == random.integers(0, 4))
+        row[random.permutation(members)[:2]] = 1.0
+    X = codes @ atoms
+    X += 0.05 * np.sqrt((X**2).mean()) * random.standard_normal(X.shape)
+    assert PUDLEDictionaryLearning(21, random_state=0).fit(X).intercept_ == 0.0
+
+
+def test_a_column_that_is_rarely_used_does_not_rule(planted):
+    """Its noise is judged in all rows: those that hold nothing tell nothing of it."""
+    X = noise_of(planted[0])[:800]
+    X[:, :5] = 0.0
+    X[[3, 77, 150, 400, 790], range(5)] = 1.0
+    fitted = learner(noise="features").fit(X)
+    assert fitted.score(X) > 0.9
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_seeds_take_the_same_baseline(planted, seed):
     """Decisions come from rows and atoms that all seeds share."""

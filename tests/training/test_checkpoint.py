@@ -80,10 +80,10 @@ CASES = {
     ),
     "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
     "batches": (
-        FromData(10, max_iter=4, **FIXED),
+        FromData(10, batch_size=8, max_iter=4, **FIXED),
         lambda: Given(np.split(ROWS, 15)),
     ),
-    "loader": (FromData(10, max_iter=4, **FIXED), shuffled_loader),
+    "loader": (FromData(10, batch_size=8, max_iter=4, **FIXED), shuffled_loader),
 }  # fmt: skip
 
 
@@ -304,7 +304,7 @@ def test_a_file_of_another_last_row_is_refused(tmp_path):
     learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
     clone_with(learner, Checkpoint(file)).fit(rows)
     rows[-1] += 1
-    with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 5000 samples"):
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data: 5000 rows of 4 features"):
         clone_with(learner, Checkpoint(file)).fit(rows)
 
 
@@ -487,7 +487,9 @@ def test_the_same_rows_from_elsewhere_are_other_data(kind, file):
     data = torch.utils.data.TensorDataset(torch.from_numpy(ROWS))
     loader = torch.utils.data.DataLoader(data, batch_size=8, generator=torch.Generator())
     X = data if kind == "dataset" else loader
-    with pytest.raises(ValueError, match=r"belongs to another fit \(data: Rows of 120 samples"):
+    with pytest.raises(
+        ValueError, match=r"belongs to another fit \(data: 120 rows of 6 features in Samples"
+    ):
         clone_with(learner, Checkpoint(file)).fit(X)
 
 

@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
-from skpudle._data.batches import Rows
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
@@ -266,7 +265,7 @@ class TaskLearner(DenseLearner):
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         mean, scale = (to_tensor(part, data.device) for part in (task.mean, task.scale))
-        samples, target = data.source.given, (data.samples.target - mean) / scale
+        samples, target = data.source, (data.samples.target - mean) / scale
         samples = replace(samples, target=target.to(samples.x))
         if self.early_stopping and self.supervision and not part:
             labels = to_numpy(samples.target) if is_classifier(self) else None
@@ -275,9 +274,9 @@ class TaskLearner(DenseLearner):
             rows = train_test_split(rows, random_state=self.random_state, **options)
             samples, held_out = (samples[part.sort().values.to(data.device)] for part in rows)
             data = data._replace(held_out=held_out)
-        trained = samples if self.supervision or part else replace(samples, target=None)
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
-        return data._replace(source=Rows(trained), samples=samples, task=task, places=None)
+        known = dict(source=samples, samples=samples, n_given=len(samples))
+        return data._replace(**known, task=task, places=None)
 
     def _phases(self, plan, data, run):  # -> RowPhases
         return _TaskPhases(self, plan, data, run)
