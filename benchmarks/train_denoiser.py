@@ -131,7 +131,7 @@ def learner_of(options):
         options.n_components, atom_shape=(options.atom_size,) * 2, stride=options.stride,
         n_unfoldings=options.n_unfoldings, crop_size=options.crop_size,
         optimizer=partial(Muon, threshold_rate=0.8 if options.photons else 0.1),
-        learning_rate=options.learning_rate, batch_size=options.batch_size, dict_init="dct",
+        learning_rate=options.learning_rate, batch_size=options.batch_size,
         random_state=options.seed, **noise,
     )  # fmt: skip
 

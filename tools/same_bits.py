@@ -397,7 +397,7 @@ CASES = {
                                         channel_noise="auto"),
     "denoiser": fit_denoiser,
     "denoiser with more epochs": partial(fit_denoiser, more=True),
-    "denoiser of pairs": partial(fit_denoiser, noise_std=0.0, flip=False),
+    "denoiser of pairs": partial(fit_denoiser, noise_std=0.0),
     "denoiser of photons": partial(fit_denoiser, partial(draw_images, counts=True),
                                    noise_std="poisson", alpha=1.0),
     "denoiser of signals": partial(fit_denoiser, draw_signals, atom_shape=7, stride=2),

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -19,8 +19,8 @@ from skpudle._data.images import is_one_image, read_targets
 from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
-from skpudle._denoiser.train import Crops, Training, crop_shape, draw_cosines, initialise
-from skpudle._fit.messages import warn_of_early_end, warn_of_rise, warn_of_unused
+from skpudle._denoiser.train import Crops, Training, crop_shape, initialise
+from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
@@ -46,10 +46,10 @@ class ConvDenoiser(ImageEstimator):
     r"""Denoising network of convolutions, trained by backpropagation through its encoder.
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds
-    noise; it takes pairs of noisy and clean images, too. `denoise` removes noise from images of any
-    size. The network unfolds a sparse convolutional encoder, whose unfoldings have analysis,
-    synthesis and thresholds of their own, and decodes the codes [2]_.
-    `skpudle.pretrained.load_denoiser` returns trained networks.
+    noise; it takes pairs of noisy and clean images, too. Crops of pictures are mirrored and
+    transposed at random. `denoise` removes noise from images of any size. The network unfolds a
+    sparse convolutional encoder, whose unfoldings have analysis, synthesis and thresholds of their
+    own, and decodes the codes [2]_. `skpudle.pretrained.load_denoiser` returns trained networks.
 
     Parameters
     ----------
@@ -87,9 +87,6 @@ class ConvDenoiser(ImageEstimator):
         image, and at most 49, or 129 of signals. Any size is rounded down to one that copies of an
         atom cover.
 
-    flip : bool, default=True
-        Whether crops of pictures are mirrored and transposed at random.
-
     channels_first : bool, default=False
         Whether channels are the first axis of a signal or image, (n, n_channels, length).
 
@@ -109,11 +106,6 @@ class ConvDenoiser(ImageEstimator):
     tol : float or None, default=1e-4
         As in `PUDLEDictionaryLearning`: training ends after 5 checks in a row without progress.
         Checks are at least 256 crops apart, as fewer are noisy.
-
-    dict_init : "dct", array-like or learner, default="dct"
-        Initial atoms of all unfoldings: the slowest cosines of an atom's size (then random
-        directions), an array (n_components, [height,] width[, n_channels]), or a fitted learner,
-        such as `ConvPUDLEDictionaryLearning`.
 
     device : str, default="auto"
         A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
@@ -190,14 +182,12 @@ class ConvDenoiser(ImageEstimator):
         alpha: float | Literal["auto"] = "auto",
         n_unfoldings: int = 8,
         crop_size: int | Literal["auto"] = "auto",
-        flip: bool = True,
         channels_first: bool = False,
         optimizer: Literal["adam"] | Callable = "adam",
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
-        dict_init: Literal["dct"] | ArrayLike | Any = "dct",
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -209,14 +199,12 @@ class ConvDenoiser(ImageEstimator):
         self.alpha = alpha
         self.n_unfoldings = n_unfoldings
         self.crop_size = crop_size
-        self.flip = flip
         self.channels_first = channels_first
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.tol = tol
-        self.dict_init = dict_init
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -229,14 +217,12 @@ class ConvDenoiser(ImageEstimator):
         "alpha": [_SIZE, StrOptions({"auto"})],
         "n_unfoldings": [_COUNT],
         "crop_size": [_COUNT, StrOptions({"auto"})],
-        "flip": ["boolean"],
         "channels_first": ["boolean"],
         "optimizer": [StrOptions({"adam"}), callable],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [_COUNT, StrOptions({"auto"})],
         "max_iter": [_COUNT, StrOptions({"auto"})],
         "tol": [_SIZE, None],
-        "dict_init": [StrOptions({"dct"}), "array-like", HasMethods("fit")],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -408,21 +394,15 @@ class ConvDenoiser(ImageEstimator):
             options |= dict(n_steps=self.n_steps_, losses=self.loss_curve_)
             options["state"] = self._optimizer_state
         else:
-            if len(self._kernel) == 1:
-                warn_of_unused(self, [(("flip",), "two numbers for atom_shape")])
             shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
             network = DenoisingNetwork(shape, stride_of(self), noise_std, peak=peak)
             network = network.to(singles[0])
-            if isinstance(self.dict_init, str):
-                atoms = draw_cosines(shape[1:], generator).to(singles[0])
-            else:
-                atoms = self._given_atoms(self.n_components, images)
-            initialise(network, atoms, self.alpha, singles)
+            initialise(network, self.alpha, singles, generator)
             inputs = self._attributes_of_input(X, images)
         shape = crop_shape(singles, network.kernel, network.stride, self.crop_size)
-        flip, n_crops = self.flip and len(network.kernel) == 2, self.batch_size
-        crops = Crops(singles, targets, shape, network.kernel, flip=flip, generator=generator)
-        options["batch_size"] = min(_BATCH if n_crops == "auto" else int(n_crops), len(singles))
+        crops = Crops(singles, targets, shape, network.kernel, generator)
+        size = _BATCH if self.batch_size == "auto" else int(self.batch_size)
+        options["batch_size"] = min(size, len(singles))
         training = Training(network, crops, self.optimizer, **options)
 
         def attributes():

@@ -112,17 +112,16 @@ class Noise(NamedTuple):
                 "train with noise_std, of one level or a pair."
             )
         try:
-            levels = np.asarray(host_array(noise_std))
-        except ValueError:  # lists of other lengths
-            levels = np.empty(0)
-        known = levels.dtype.kind in "iuf" and levels.shape in ((), (len(images),))
-        if not (known and (np.isfinite(levels) & (levels >= 0)).all()):
+            levels = np.broadcast_to(np.asarray(host_array(noise_std), dtype=float), len(images))
+        except (TypeError, ValueError):
+            levels = np.full(1, np.nan)
+        if not (np.isfinite(levels) & (levels >= 0)).all():
             raise ValueError(
                 f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number "
                 f"that is not negative, or one for each of {len(images)} images."
             )
         levels = to_tensor(levels, images.tensors[0].device, images.dtype)
-        return levels.expand(len(images)).split([len(x) for x in images.tensors])
+        return levels.split([len(x) for x in images.tensors])
 
     def warn_of_units(self, images, levels=None):  # images: tensors
         """Warn if the noise, given as `levels` or by training, has other units than images."""

@@ -61,21 +61,21 @@ def crop_shape(images, kernel, stride, size):  # -> list of int
 class Crops(Dataset):
     """Random crops of images, with their clean targets; the same tensor if targets are None.
 
+    Crops of pictures are mirrored and transposed at random.
+
     Parameters
     ----------
     images, targets : list of Tensor of shape (n_channels, *size), or None
         Images, which are continued by reflection if they are smaller than a crop.
     shape, kernel : sequence of int
         Size of a crop and of an atom.
-    flip : bool
-        Whether to mirror and transpose crops at random.
     generator : torch.Generator
         Random numbers.
     """
 
-    def __init__(self, images, targets, shape, kernel, *, flip, generator):
+    def __init__(self, images, targets, shape, kernel, generator):
         self.shape, self.margin = tuple(shape), tuple(k - 1 for k in kernel)
-        self.flip, self.generator = flip, generator
+        self.generator = generator
         self.images = [self._enlarge(image) for image in images]
         self.targets = targets and [self._enlarge(image) for image in targets]
 
@@ -97,7 +97,7 @@ class Crops(Dataset):
             start = int(torch.randint(n - k + 1, (), **options)) if n > k else 0
             corner.append(slice(start, start + k))
         crops = [image[(..., *corner)] for image in alike]
-        if self.flip:
+        if len(self.shape) == 2:  # pictures
             flips = torch.randint(2, (3,), **options).tolist()
             axes = [axis for axis, flip in zip((-1, -2), flips) if flip]
             crops = [crop.flip(axes) for crop in crops]
@@ -107,13 +107,13 @@ class Crops(Dataset):
 
 
 @torch.no_grad()
-def initialise(network, atoms, alpha, images):
-    """Begin with one dictionary in all unfoldings, and thresholds of a penalty.
+def initialise(network, alpha, images, generator):
+    """Begin with the slowest cosines in all unfoldings, and thresholds of a penalty.
 
     The root of the step is a part of the atoms of analysis and of synthesis, so that both have
     entries of equal size.
     """
-    atoms = project_atoms(atoms.contiguous())
+    atoms = draw_cosines(network.analysis.shape[1:], generator).to(images[0])
     step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
     if alpha == "auto":
         alpha = _ALPHA * (noise.typical if noise.is_range else noise.high)

@@ -90,8 +90,6 @@ OWN = {
         "atom_shape": (3, 2),
         "channels_first": True,
         "crop_size": 5,
-        "flip": False,
-        "dict_init": np.eye(9)[:2].reshape(2, 3, 3),
         "noise_std": 0.1,
         "optimizer": torch.optim.SGD,
         "stride": 1,
