@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
+from sklearn.callback import FitCallback
 from sklearn.datasets import load_sample_image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
@@ -438,6 +439,27 @@ def test_a_denoiser_of_the_default_noise_denoises_raw_images():
     before, after = (np.square(x.astype(float) - test).mean() for x in (noisy, denoised))
     assert after < 0.8 * before
     assert denoised.dtype == np.uint8
+
+
+class StopAfter(FitCallback):
+    """Ask to stop after some epochs."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if context.parent is not None:
+            self.n_epochs -= 1
+            self.seen = fitted_estimator
+        return not self.n_epochs
+
+
+def test_a_callback_sees_every_epoch_and_can_stop_training(images):
+    stop = StopAfter(2)
+    learner = learner_of(max_iter=3).set_callbacks(stop).fit(images)
+    assert learner.n_iter_ == len(learner.loss_curve_) == 2
+    assert learner.ended_by_ == "callback"
+    np.testing.assert_array_equal(stop.seen.denoise(images), learner.denoise(images))
 
 
 def test_training_that_diverges_leaves_a_finite_network(images):

@@ -44,13 +44,6 @@ def labelled():
     return X, X[:, 0] > 0
 
 
-def pictures(noise=0.1):
-    rng, pulses = np.random.default_rng(0), np.zeros((3, 14, 14))
-    pulses[rng.random(pulses.shape) < 0.02] = 3.0
-    pulses = pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2)
-    return pulses + noise * rng.normal(size=pulses.shape)
-
-
 class Table:
     """An array behind slices, as h5py and zarr have it."""
 

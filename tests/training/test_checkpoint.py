@@ -33,7 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 ROWS = np.random.default_rng(0).normal(size=(120, 6))
 ROWS[3, 2] = np.nan
-IMAGES = np.random.default_rng(0).normal(size=(24, 12, 12))
 FIXED = dict(n_unfoldings=5, random_state=0)
 
 
@@ -322,17 +321,6 @@ def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_p
     np.testing.assert_array_equal(again.components_, first.components_)
 
 
-@pytest.mark.parametrize("other", ["images", "number of images"])
-def test_a_file_of_other_images_is_refused(other, tmp_path):
-    learner, _ = CASES["convolution"]
-    file, changed = tmp_path / "fit.npz", IMAGES.copy()
-    changed[1:] *= 2
-    X = {"images": changed, "number of images": IMAGES[:-1]}[other]
-    clone_with(learner, Checkpoint(file)).fit(IMAGES)
-    with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
-        clone_with(learner, Checkpoint(file)).fit(X)
-
-
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     path = tmp_path / "state.npz"
     write_checkpoint(path, {"n": 1})
@@ -439,7 +427,7 @@ def killed_search(kind, path, n_epochs=7):
         clone_with(learner, KillsTheSearch(n_epochs), Checkpoint(path, every_seconds=0)).fit(data())
 
 
-@pytest.mark.parametrize(("kind", "n_epochs"), [("rows", 10), ("images", 10), ("noisy rows", 30)])
+@pytest.mark.parametrize(("kind", "n_epochs"), [("rows", 10), ("noisy rows", 30)])
 def test_a_search_that_is_killed_goes_on_and_ends_as_good(kind, n_epochs, tmp_path):
     learner, data = SEARCHES[kind]
     expected, file = clone_with(learner).fit(data()), tmp_path / "fit.npz"
@@ -636,7 +624,7 @@ class KillsAnyPhase(FitCallback):
             raise Killed
 
 
-@pytest.mark.parametrize("case", ["rows", "number from the data", "encoder", "convolution"])
+@pytest.mark.parametrize("case", ["rows", "number from the data", "encoder"])
 def test_a_complete_file_makes_nothing_anew(case, tmp_path):
     learner, data = COMPLETE[case]
     recording = Checkpoint(tmp_path / "fit.npz")
@@ -651,7 +639,7 @@ class StopsTheSearch(FitCallback):
         return context.task_name == "epoch of the search" and context.task_id == 2
 
 
-@pytest.mark.parametrize("case", ["rows", "convolution", "poisson"])
+@pytest.mark.parametrize("case", ["rows", "poisson"])
 def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
     learner, data = COMPLETE[case]
     recording = Checkpoint(tmp_path / "fit.npz")

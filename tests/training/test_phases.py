@@ -25,8 +25,7 @@ KINDS = {
         name: COMPLETE[name]
         for name in (
             "hard", "decay", "encoder", "number from the data", "table", "table, trained",
-            "stream", "poisson", "poisson, trained", "spectra", "classifier", "convolution",
-            "convolution, trained", "convolution, number from the data",
+            "stream", "poisson", "poisson, trained", "spectra", "classifier",
         )
     },
 }  # fmt: skip

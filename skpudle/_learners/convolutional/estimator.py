@@ -55,11 +55,12 @@ class ConvPUDLEDictionaryLearning(
 ):
     r"""Sparse convolutional dictionary learning.
 
-    `fit` searches for atoms that make the lasso objective small, and `transform` solves the lasso.
-    Atoms are small images or short signals, and their copies at every ``stride``-th pixel add up to
-    the image. The search is that of `PUDLEDictionaryLearning`, with a convolution for the
-    dictionary; it leaves local minima by moving, splitting and removing atoms (``skpudle.search``).
-    `ConvDenoiser` trains networks of convolutions, which remove noise from images.
+    By default `fit` searches for atoms that make the lasso objective small, from the data alone,
+    and `transform` solves the lasso. Atoms are small images or short signals, and their copies at
+    every ``stride``-th pixel add up to the image. The search is that of `PUDLEDictionaryLearning`,
+    with a convolution for the dictionary; it leaves local minima by moving, splitting and removing
+    atoms (``skpudle.search``). `ConvDenoiser` trains networks of convolutions, which remove noise
+    from images.
 
     Parameters
     ----------
@@ -257,8 +258,9 @@ class ConvPUDLEDictionaryLearning(
         same = images.kind != "list"
         inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         if images.n_channels == 1:
-            warn_of_unused(self, [(("rank",), "signals with more than one channel")])
-        if self.channel_noise == "auto":
+            unused = ("rank", "channel_noise"), "signals with more than one channel"
+            warn_of_unused(self, [unused])
+        elif self.channel_noise == "auto":
             noise = noise_of_channels(images.tensors)
             images = images.map(lambda x: x / self._units(x, noise))
         if not isinstance(self.dict_init, str):
