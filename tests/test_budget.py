@@ -15,7 +15,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1580,
+    ".": 1573,
     "_data": 1056,
     "_denoiser": 730,
     "_fit": 1689,
@@ -30,9 +30,9 @@ BUDGET = {
     "omp": 238,
     "plotting": 578,
     "pretrained": 87,
-    "search": 3177,
-    "all of the package": 17364,
-    "tests": 16728,
+    "search": 3183,
+    "all of the package": 17363,
+    "tests": 15950,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

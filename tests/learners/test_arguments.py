@@ -196,17 +196,3 @@ def test_what_is_not_fitted_says_so(name):
             continue
         with pytest.raises(ValueError, match="not fitted yet"):
             getattr(clone(learner), method)(**arguments(known, method, given))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*LEARNERS])
-def test_each_parameter_is_checked_again_where_it_has_changed_since_fit(name):
-    learner, given = fitted(name)
-    methods = [m for m in METHODS if hasattr(learner, m) and m not in ("fit", "fit_transform")]
-    usual = {method: arguments(learner, method, given) for method in methods}
-    for parameter in sorted(learner.get_params().keys() - {"random_state"}):  # None draws
-        for value in FEW:
-            for method in methods:
-                one = copy.deepcopy(learner).set_params(**{parameter: value})
-                if hasattr(one, method):  # some exist for some parameters
-                    use(getattr(one, method), usual[method])

@@ -237,20 +237,6 @@ def test_a_class_without_weight_is_absent(early_stopping):
         assert classifier.classes_.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("weights", "words"),
-    [
-        ({2: -1.0}, "Negative values"),
-        ({2: float("nan")}, "NaN"),
-        ({0: 0, 1: 0}, r"1 class.*\[2\]. Pass"),
-    ],
-    ids=repr,
-)
-def test_wrong_weights_of_classes_are_refused(weights, words):
-    with pytest.raises(ValueError, match=words):
-        classifier_of(class_weight=weights).fit(X, Y)
-
-
 # ---------------------------------------------------------------------------- stopping
 
 
@@ -324,20 +310,6 @@ def test_tensors_give_tensors(fitted):
         assert isinstance(result, torch.Tensor)
         np.testing.assert_allclose(result.numpy(), getattr(fitted, method)(X))
     assert classifier.score(torch.tensor(X), torch.tensor(Y)) == fitted.score(X, Y)
-
-
-def test_float32_stays(fitted):
-    classifier = classifier_of().fit(X.astype(np.float32), Y)
-    assert classifier.components_.dtype == classifier.coef_.dtype == np.float32
-    assert classifier.predict_proba(X.astype(np.float32)).dtype == np.float32
-    assert (classifier.predict(X.astype(np.float32)) == fitted.predict(X)).mean() > 0.98
-
-
-def test_missing_entries():
-    rng = np.random.default_rng(0)
-    incomplete = np.where(rng.random(X.shape) < 0.1, np.nan, X)
-    classifier = classifier_of(n_unfoldings=20).fit(incomplete, Y)
-    assert classifier.score(incomplete, Y) > 0.6
 
 
 def test_it_stands_where_classifiers_stand():

@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
@@ -78,28 +77,7 @@ def test_units_of_data_and_numbers_change_nothing_but_theirs(fitted):
     )
 
 
-def test_a_weight_is_a_number_of_repetitions():
-    weights = np.random.default_rng(0).integers(0, 4, len(X))
-    order = np.random.default_rng(1).permutation(len(X))
-    weighted = regressor_of().fit(X[order], Y[order], sample_weight=weights[order])
-    repeated = regressor_of().fit(X.repeat(weights, axis=0), Y.repeat(weights, axis=0))
-    close = dict(rtol=1e-7, atol=1e-9)  # as of scikit-learn's check
-    np.testing.assert_allclose(weighted.components_, repeated.components_, **close)
-    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), **close)
-
-
 # ---------------------------------------------------------------------------- how fits go on
-
-
-def test_early_stopping_holds_samples_out():
-    params = dict(early_stopping=True, tol=1e-4, n_iter_no_change=3, validation_fraction=0.25)
-    regressor = regressor_of(max_iter=200, learning_rate=0.05, **params).fit(X, Y)
-    scores = regressor.validation_scores_
-    assert len(scores) < 200
-    assert len(scores) - 1 - scores.argmax() == 3  # epochs after the best
-    # it ends with the best: no score of all samples is that much worse than of those held out
-    left = ((regressor.predict(X) - Y) ** 2).sum(0) / Y.var(0)
-    assert left.mean() >= (1 - scores.max()) * (len(X) // 4) - 1e-9
 
 
 def test_it_goes_on_after_fit_and_pickles_go_on_the_same(fitted):
@@ -115,17 +93,6 @@ def test_it_goes_on_after_fit_and_pickles_go_on_the_same(fitted):
 
 
 # ---------------------------------------------------------------------------- scikit-learn, torch
-
-
-@pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
-def test_tensors_give_tensors(y):
-    of_arrays = regressor_of().fit(X, y)
-    regressor = regressor_of().fit(torch.tensor(X), torch.tensor(y))
-    np.testing.assert_array_equal(regressor.coef_, of_arrays.coef_)
-    found = regressor.predict(torch.tensor(X))
-    assert isinstance(found, torch.Tensor)
-    np.testing.assert_allclose(found.numpy(), of_arrays.predict(X))
-    assert regressor.score(torch.tensor(X), torch.tensor(y)) == of_arrays.score(X, y)
 
 
 def test_it_stands_where_regressors_stand(fitted):
