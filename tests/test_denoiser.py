@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.callback import FitCallback
 from sklearn.datasets import load_sample_image
@@ -19,7 +18,6 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
-from skpudle.pretrained import load_denoiser
 
 SMALL = dict(
     atom_shape=(5, 4), stride=(2, 3), noise_std=0.0, n_unfoldings=4, max_iter=2, tol=None,
@@ -172,18 +170,6 @@ def test_the_network_sees_nothing_that_it_was_not_trained_for(trained, images, m
     assert all(found.all() for found in inside)
 
 
-def test_the_module_is_differentiable_and_moves(generator):
-    module = load_denoiser("gaussian-small").network_.double()
-    x = torch.rand(1, 1, 9, 10, generator=generator, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: module(x, 0.1), x, atol=1e-4, rtol=1e-3)
-    flat = torch.full((1, 1, 9, 10), 0.5, requires_grad=True)
-    module(flat, 0.0).sum().backward()
-    assert torch.isfinite(flat.grad).all()
-    other = DenoisingNetwork(module.analysis.shape, module.stride, RANGE)
-    other.load_state_dict(module.state_dict())
-    torch.testing.assert_close(other(x, 0.1), module(x, 0.1))
-
-
 # ---------------------------------------------------------------- denoising
 
 
@@ -272,16 +258,6 @@ def test_photons_are_denoised_as_roots():
         photons.denoise(counts, noise_std=1.0)
     with pytest.raises(ValueError, match="3 channels"):
         photons.denoise(np.stack([counts] * 3, axis=-1))
-
-
-@pytest.mark.parametrize("peak", [1, 4])
-def test_the_packaged_network_denoises_photons(peak):
-    image = load_sample_image("flower.jpg").mean(axis=2)[100:180, 200:290]
-    expected = peak * image / image.max()
-    counts = np.random.default_rng(0).poisson(expected)
-    smoothed = ndimage.gaussian_filter(counts.astype(float), 2)
-    decibels = -10 * np.log10(np.square(smoothed - expected).mean())
-    assert load_denoiser("poisson").score([counts], [expected]) > 0.5 + decibels
 
 
 # ---------------------------------------------------------------- the noise of images
@@ -412,19 +388,6 @@ def test_without_a_level_the_noise_follows_the_images(images):
     np.testing.assert_array_equal(*map(atoms_of, learners))
 
 
-def test_a_denoiser_of_the_default_noise_denoises_raw_images():
-    """Integers as they are, which are not centred."""
-    clean, test = ((255 * blocks(16, 24, seed)).astype(np.uint8) for seed in (0, 1))
-    learner = ConvDenoiser(8, atom_shape=(7, 7), n_unfoldings=5, max_iter=40, tol=None)
-    learner.set_params(learning_rate=1e-2, random_state=0).fit(clean)
-    noise = 255 * learner.training_noise_std_ * np.random.default_rng(2).normal(size=test.shape)
-    noisy = np.clip(test + noise, 0, 255).astype(np.uint8)
-    denoised = learner.denoise(noisy)
-    before, after = (np.square(x.astype(float) - test).mean() for x in (noisy, denoised))
-    assert after < 0.8 * before
-    assert denoised.dtype == np.uint8
-
-
 class StopAfter(FitCallback):
     """Ask to stop after some epochs."""
 
@@ -459,28 +422,6 @@ def test_training_that_makes_images_worse_says_so():
     learner = learner_of(noise_std=0.01, learning_rate=0.3)
     with pytest.warns(ConvergenceWarning, match="raised its objective .*learning_rate"):
         learner.set_params(batch_size=1, max_iter=2).fit(blocks(8, 24, 0))
-
-
-MODES = {
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "default device": lambda: torch.device("meta"),  # numbers do not exist there
-}
-
-
-@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_modes_of_torch_do_not_matter(mode, images):
-    images = images.astype(np.float32)
-    options = dict(noise_std=0.1, batch_size=2)
-
-    def results():
-        learner = learner_of(**options, device="cpu").fit(images).partial_fit(images)
-        return atoms_of(learner), learner.denoise(images), learner.score(images)
-
-    expected = results()
-    with mode():
-        found = results()
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 # ---------------------------------------------------------------- what is refused

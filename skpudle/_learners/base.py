@@ -53,8 +53,6 @@ class Data(NamedTuple):
         Device of the fit.
     inputs : dict
         Attributes that scikit-learn asks for: the number of features, and their names.
-    held_out : Samples or None
-        Samples for early stopping, which are not trained on.
     task : object or None
         The task.
     places : Tensor of shape (n_rows,) or None
@@ -67,7 +65,6 @@ class Data(NamedTuple):
     samples: object
     device: torch.device
     inputs: dict
-    held_out: object = None
     task: object = None
     places: object = None
     n_given: int | None = None

@@ -204,6 +204,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         >>> learner.transform([[1.0, -0.25, 0.0]])
         array([[0.5, 0. , 0. ]])
         """
+        if hasattr(cls, "predict"):
+            raise ValueError(
+                f"{cls.__name__} learns the weights of its decisions from data, and got none. Pass "
+                "the atoms as dict_init, and fit."
+            )
         atoms = to_tensor(check_rows(dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.testing import assert_array_equal
 
 from skpudle import (
-    NOODLDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -60,37 +59,18 @@ class Table:
 SEED = dict(random_state=0)
 ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
 Rows = partial(PUDLEDictionaryLearning, **SEED)
-# name: learner, function of its data
-COMPLETE = {
+# The rows of the table of phases in the guide: name: learner, function of its data.
+KINDS = {
     "rows": (Rows(6), lambda: (planted(),)),
-    "float32": (Rows(6), lambda: (planted().astype(np.float32),)),
     "number from the data": (Rows("auto"), lambda: (planted(),)),
-    "ae-ls": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
-    "hard": (Rows(6, shrinkage="hard", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
-    "hard, number from the data": (
-        Rows("auto", shrinkage="hard", n_unfoldings=4, max_iter=3),
-        lambda: (planted(),),
-    ),
-    "decay": (Rows(6, lambda_decay=0.9, n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "gradient": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "unfoldings": (Rows(6, n_unfoldings=3, max_iter=3), lambda: (planted(),)),
     "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
-    "encoder, number from the data": (
-        Rows("auto", **ENCODED | dict(separate_atoms="unfolding")),
-        lambda: (planted(),),
-    ),
     "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
     "table": (Rows(6), lambda: (Table(planted(400)),)),
-    "table, trained": (
-        Rows(6, gradient="ae-ls", n_unfoldings=3, max_iter=1, batch_size=16),
-        lambda: (Table(planted(400)),),
-    ),
     "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
-    "poisson, trained": (Rows(4, loss="poisson", gradient="dec", max_iter=2), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
-    "spectra, converged": (PoissonNMF(4, **SEED), lambda: (counts(),)),
-    "noodl": (NOODLDictionaryLearning(6, n_unfoldings=4, max_iter=2, **SEED), lambda: (planted(),)),
-    "from the data": (FromData(6, max_iter=2, n_unfoldings=4, **SEED), lambda: (planted(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
-    "classifier of found codes": (PUDLEClassifier(6, supervision=0, **SEED), labelled),
 }  # fmt: skip
 
 

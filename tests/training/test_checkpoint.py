@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from fits import COMPLETE, FromData, Killed, assert_equal
+from fits import KINDS, FromData, Killed, assert_equal
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import FitCallback
@@ -16,7 +16,7 @@ from sklearn.callback import FitCallback
 from skpudle import (
     Checkpoint,
     NOODLDictionaryLearning,
-    PUDLEClassifier,
+    PUDLEDictionaryLearning,
 )
 from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
 from skpudle._fit.train import Trainer
@@ -124,20 +124,14 @@ def test_a_finished_fit_goes_on_for_more_epochs(case, tmp_path):
     assert_same(found, clone_with(learner).fit(data()))
 
 
-def test_a_fit_that_ended_with_its_best_epoch_goes_on_from_its_last(tmp_path):
-    """With samples held out, whose best score was not the last one."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(120, 6)), rng.integers(2, size=120)
-    learner = PUDLEClassifier(
-        6, early_stopping=True, batch_size=16, max_iter=8, tol=None, learning_rate=0.03, **FIXED
-    )
-    expected = clone_with(learner).fit(X, y)
-    assert expected.validation_scores_[:4].argmax() < 3
-    recording = Checkpoint(tmp_path / "fit.npz")
-    first = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
-    again = clone_with(learner, recording).set_params(max_iter=4).fit(X, y)
-    assert_same(again, first)
-    assert_same(clone_with(learner, recording).fit(X, y), expected)
+def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
+    learner, data = CASES["adam"]
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz"))
+    learner.set_params(tol=0.9, n_iter_no_change=1, max_iter=6).fit(data())
+    assert learner.n_iter_ < 6
+    assert learner.fit(data()).n_iter_ < 6
+    learner.set_params(tol=None, n_iter_no_change=5)
+    assert learner.fit(data()).n_iter_ == 6
 
 
 def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path, monkeypatch):
@@ -281,6 +275,139 @@ def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("name", [".", "", "folder"])
+def test_a_directory_is_no_file(name, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} is a directory. Pass the path of a file"):
+        fit_from(name)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (dict(path=3), "path"),
+        (dict(every_seconds="a"), "every_seconds"),
+        (dict(every_seconds=-1.0), "every_seconds"),
+        (dict(every_seconds=float("nan")), "every_seconds"),
+        (dict(resume="yes"), "resume"),
+    ],
+)
+def test_what_a_checkpoint_does_not_take_is_named(given, named):
+    with pytest.raises(ValueError, match=f"The '{named}' parameter of Checkpoint"):
+        Checkpoint(**dict(path="fit.npz") | given)
+
+
+def test_a_second_checkpoint_is_refused(tmp_path, monkeypatch):
+    learner, data = CASES["adam"]
+    kill_after(monkeypatch, 0)
+    two = [Checkpoint(tmp_path / name) for name in ("a.npz", "b.npz")]
+    with pytest.raises(ValueError, match=r"one checkpoint, but got 2: .*a\.npz, .*b\.npz"):
+        clone_with(learner, *two).fit(data())
+    assert not os.listdir(tmp_path)
+
+
+def test_a_missing_directory_is_refused_before_training(tmp_path, monkeypatch):
+    kill_after(monkeypatch, 0)
+    path = tmp_path / "missing" / "fit.npz"
+    with pytest.raises(ValueError, match=f"{path} cannot be written.*Make its directory"):
+        fit_from(path)
+
+
+# ---------------------------------------------------------------------------- searches
+
+
+def noisy_rows():
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(20, 16))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.normal(size=(300, 20)) * (rng.random((300, 20)) < 0.15)
+    return codes @ atoms + 0.6 * rng.normal(size=(300, 16))
+
+
+SEARCHES = {
+    "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
+    "images": (
+        ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
+        lambda: IMAGES,
+    ),
+    # it tries other penalties
+    "noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows),
+}
+
+
+class KillsTheSearch(FitCallback):
+    """A callback that stands for SIGKILL after some epochs of a search."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "epoch of the search":
+            self.n_epochs -= 1
+            if self.n_epochs == 0:
+                raise Killed
+
+
+def killed_search(kind, path, n_epochs=7):
+    learner, data = SEARCHES[kind]
+    with pytest.raises(Killed):
+        clone_with(learner, KillsTheSearch(n_epochs), Checkpoint(path, every_seconds=0)).fit(data())
+
+
+@pytest.mark.parametrize(("kind", "n_epochs"), [("rows", 10), ("images", 10), ("noisy rows", 30)])
+def test_a_search_that_is_killed_goes_on_and_ends_as_good(kind, n_epochs, tmp_path):
+    learner, data = SEARCHES[kind]
+    expected, file = clone_with(learner).fit(data()), tmp_path / "fit.npz"
+    for _ in range(2):
+        killed_search(kind, file, n_epochs)
+        atoms = read_checkpoint(file)["record"]["searched"]["atoms"]
+        torch.testing.assert_close(atoms.flatten(1).norm(dim=1), torch.ones(len(atoms)).double())
+    found = clone_with(learner, Checkpoint(file)).fit(data())
+    assert found.loss_curve_[-1] <= 1.01 * expected.loss_curve_[-1]
+    assert found.alpha_ == pytest.approx(expected.alpha_, rel=0.01)
+
+
+class Remembers(torch.optim.Adam):
+    """Adam with a state that is no tensor and no number, from its first step on."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for state in self.state.values():
+            state["steps"] = {1, 2, 3}
+
+
+def test_an_optimiser_whose_state_no_file_holds_is_told(tmp_path):
+    learner, data = CASES["adam"]
+    learner = clone_with(learner, Checkpoint(tmp_path / "fit.npz")).set_params(optimizer=Remembers)
+    with pytest.warns(RuntimeWarning, match="could not be written: .* no set. Training goes on"):
+        learner.fit(data())
+    assert np.isfinite(learner.components_).all()
+    assert not os.listdir(tmp_path)
+
+
+# ---------------------------------------------------------------------------- other data
+
+
+def test_a_gap_is_not_the_mean_of_its_column(file):
+    learner, _ = CASES["adam"]
+    filled = ROWS.copy()
+    filled[3, 2] = np.delete(ROWS[:, 2], 3).sum() / 119
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
+        clone_with(learner, Checkpoint(file)).fit(filled)
+
+
+@pytest.mark.parametrize("kind", ["loader", "dataset"])
+def test_the_same_rows_from_elsewhere_are_other_data(kind, file):
+    learner, _ = CASES["adam"]
+    data = torch.utils.data.TensorDataset(torch.from_numpy(ROWS))
+    loader = torch.utils.data.DataLoader(data, batch_size=8, generator=torch.Generator())
+    X = data if kind == "dataset" else loader
+    with pytest.raises(ValueError, match=r"belongs to another fit \(data: 120 rows of 6 features"):
+        clone_with(learner, Checkpoint(file)).fit(X)
+
+
 # ---------------------------------------------------------------------------- one fit at a time
 
 
@@ -388,7 +515,7 @@ class KillsAnyPhase(FitCallback):
 
 @pytest.mark.parametrize("case", ["rows", "number from the data", "encoder"])
 def test_a_complete_file_makes_nothing_anew(case, tmp_path):
-    learner, data = COMPLETE[case]
+    learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
     expected = clone_with(learner, recording).fit(*data())
     assert_equal(clone_with(learner, recording, KillsAnyPhase()).fit(*data()), expected)
@@ -403,7 +530,7 @@ class StopsTheSearch(FitCallback):
 
 @pytest.mark.parametrize("case", ["rows", "poisson"])
 def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
-    learner, data = COMPLETE[case]
+    learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
     expected = clone_with(learner, recording, StopsTheSearch()).fit(*data())
     assert case == "poisson" or expected.ended_by_ == "callback"
