@@ -328,10 +328,6 @@ def noisy_rows():
 
 SEARCHES = {
     "rows": (PUDLEDictionaryLearning(8, random_state=0), lambda: ROWS),
-    "images": (
-        ConvPUDLEDictionaryLearning(8, atom_shape=(3, 3), stride=2, alpha=0.5, random_state=0),
-        lambda: IMAGES,
-    ),
     # it tries other penalties
     "noisy rows": (PUDLEDictionaryLearning(20, random_state=0), noisy_rows),
 }
@@ -356,7 +352,7 @@ def killed_search(kind, path, n_epochs=7):
         clone_with(learner, KillsTheSearch(n_epochs), Checkpoint(path, every_seconds=0)).fit(data())
 
 
-@pytest.mark.parametrize(("kind", "n_epochs"), [("rows", 10), ("images", 10), ("noisy rows", 30)])
+@pytest.mark.parametrize(("kind", "n_epochs"), [("rows", 10), ("noisy rows", 30)])
 def test_a_search_that_is_killed_goes_on_and_ends_as_good(kind, n_epochs, tmp_path):
     learner, data = SEARCHES[kind]
     expected, file = clone_with(learner).fit(data()), tmp_path / "fit.npz"
