@@ -114,14 +114,6 @@ def wide(x):
     return x if x.device.type == "mps" else x.double()
 
 
-def tensors_of(values):
-    """Return a dictionary with its arrays as tensors, and other values unchanged."""
-    return {
-        name: to_tensor(value) if isinstance(value, np.ndarray) else value
-        for name, value in values.items()
-    }
-
-
 def to_numpy(tensor):
     """Return an independent array; `Tensor.numpy` would share the optimiser's memory."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()
@@ -332,8 +324,6 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
-    X = unpacked(X)
-    refuse_texts(X)
     _refuse_dates(np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X)
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}

@@ -322,10 +322,10 @@ class ConvDenoiser(ImageEstimator):
         self._follow(train, {"estimator": self, "X": X, "y": y}, n_epochs)
         losses = training.losses
         if training.unchanged:  # pairs may be equal
-            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged, has_rate=True)
+            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # with "auto" the limit is the expected end
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self, has_rate=True)
+            warn_of_early_end(self)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)

@@ -5,7 +5,6 @@ of counts, its standard deviation is about 1 wherever there are more than a few 
 network with roots as input and target is a network for Gaussian noise.
 """
 
-import warnings
 from math import inf, log, sqrt
 from numbers import Real
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import host_array, to_tensor
-from skpudle._data.names import users_level
+from skpudle._fit.messages import warn
 from skpudle._losses import Poisson
 
 # Largest ratio of pixels to noise in practice; sigma 50, given as a fraction of 255, is beyond it.
@@ -131,11 +130,10 @@ class Noise(NamedTuple):
         estimated = levels is not None and not told and self.is_range
         level, least = max(told, default=self.typical), 0.0 if told else largest / _RANGE
         if level and largest and not (self.of_photons or estimated or least <= level <= largest):
-            warnings.warn(
+            warn(
                 f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
                 "in the units of the images, and unsigned integers become fractions of their "
-                "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions.",
-                stacklevel=users_level(),
+                "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions."
             )
 
 

@@ -1,6 +1,5 @@
 """Sparse convolutional dictionaries of images and signals."""
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from math import prod
@@ -20,8 +19,8 @@ from torch import Tensor
 from skpudle._data.arrays import make_generator, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
 from skpudle._data.images import covered, covering_positions, read_images, split_gaps
-from skpudle._data.names import explain_names, fit_context, users_level
-from skpudle._fit.messages import nothing_known, warn_of_unused, warn_of_zero_codes
+from skpudle._data.names import explain_names, fit_context
+from skpudle._fit.messages import nothing_known, warn, warn_of_unused, warn_of_zero_codes
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional.base import (
     ImageEstimator,
@@ -369,12 +368,11 @@ class ConvPUDLEDictionaryLearning(
         options = dict(positive_code=self.positive_code, debias=debias, mask=mask)
         codes, solved = conv_codes(dictionary, x, alpha=self.alpha_, **options)
         if not solved.all():
-            warnings.warn(
+            warn(
                 f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
                 "converged. Take an offset or a slow background off first, or raise alpha, which "
                 f"is {self.alpha_:.3g}.",
                 ConvergenceWarning,
-                stacklevel=users_level(),
             )
         return codes
 
