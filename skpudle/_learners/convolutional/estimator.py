@@ -34,7 +34,7 @@ from skpudle._learners.convolutional.learn import (
     learn,
     noise_of_channels,
 )
-from skpudle._losses import FromMeans, Gaussian
+from skpudle._losses import FromMeans
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import own_precision, training_mode
@@ -199,18 +199,7 @@ class ConvPUDLEDictionaryLearning(
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.atom_shape = atom_shape
-        self.stride = stride
-        self.alpha = alpha
-        self.debias = debias
-        self.positive_code = positive_code
-        self.rank = rank
-        self.channels_first = channels_first
-        self.channel_noise = channel_noise
-        self.dict_init = dict_init
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
@@ -474,7 +463,7 @@ class ConvPUDLEDictionaryLearning(
                         predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
                     error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
+        total = FromMeans.of(Samples(wide(pixels))).total()
         return 1 - error / total if total else 0.0
 
     @property
