@@ -15,11 +15,11 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1561,
-    "_data": 1014,
-    "_denoiser": 711,
-    "_fit": 1691,
-    "_learners": 2949,
+    ".": 1546,
+    "_data": 1016,
+    "_denoiser": 622,
+    "_fit": 1666,
+    "_learners": 2618,
     "_nmf": 761,
     "_operators": 264,
     "_optimizers": 223,
@@ -29,10 +29,10 @@ BUDGET = {
     "metrics": 342,
     "omp": 238,
     "plotting": 557,
-    "pretrained": 87,
-    "search": 3183,
-    "all of the package": 16688,
-    "tests": 15254,
+    "pretrained": 77,
+    "search": 3178,
+    "all of the package": 16215,
+    "tests": 15072,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
