@@ -17,6 +17,9 @@ from skpudle._fit.run import Interrupts
 # pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17
 
+# Pixels between neighbouring copies of an atom in pictures.
+_STRIDE = 4
+
 
 def stride_of(learner):  # -> tuple of int
     """Return the distance of neighbouring copies of an atom along each axis.
@@ -26,7 +29,7 @@ def stride_of(learner):  # -> tuple of int
     """
     kernel = sizes(learner.atom_shape, 1)
     if isinstance(learner.stride, str):
-        of_pictures = learner._stride_of_pictures
+        of_pictures = getattr(learner, "_stride_of_pictures", _STRIDE)
         return (1,) if len(kernel) == 1 else tuple(min(of_pictures, k) for k in kernel)
     return sizes(learner.stride, len(kernel))
 
@@ -55,7 +58,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
         "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
     )
     device = "auto"
-    _allows_nan, _stride_of_pictures = True, 4
+    _allows_nan = True
 
     @property
     def _kernel(self):
