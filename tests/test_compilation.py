@@ -7,7 +7,7 @@ import torch
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle import _compilation as compilation
-from skpudle._compilation import compile_together, in_parts, threads_for
+from skpudle._compilation import Loops, in_parts, threads_for
 from skpudle.encoding import encode
 
 BRIEF = dict(max_iter=2, tol=None, random_state=0)
@@ -93,10 +93,10 @@ def test_codes_are_the_same_on_one_thread_and_on_several(n_threads, generator):
     torch.testing.assert_close(encode(atoms, x, alpha=1.0, n_unfoldings=20), codes)
 
 
-def loop_of(module, body):  # -> function for `compile_together`, as if of a module
+def loop_of(module, body):  # -> compiled function, as if of a module
     scope = {"__name__": module}
     exec(f"def loop(x):\n    {body}", scope)
-    return scope["loop"]
+    return Loops(scope).loop
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ compiles = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compi
 
 @compiles
 def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(uncached, caplog):
-    loop = compile_together([loop_of("skpudle.nowhere", "return x + 1")])["loop"]
+    loop = loop_of("skpudle.nowhere", "return x + 1")
     assert loop(1) == 2
     message = caplog.messages[-1]
     assert "in every process" in message
@@ -130,7 +130,7 @@ def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(uncac
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("body", ["return x + 1", "return x.nothing"])
 def test_the_garbage_collector_pauses_while_loops_compile(uncached, enabled, body, monkeypatch):
-    loop, seen = compile_together([loop_of("skpudle.nowhere", body)])["loop"], []
+    loop, seen = loop_of("skpudle.nowhere", body), []
     compiler = type(loop._compiler)
     compile_one = compiler.compile
 

@@ -276,7 +276,7 @@ def test_one_code_has_its_posterior_distribution(positive):
     limits, z = np.array([[-np.inf], [-np.inf]]), np.zeros((n, 1))
     states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
     given = np.full((n, 1), seen), np.ones((1, 1)), prior, limits, positive, states, z
-    loops().draw_codes(0, n, *given)
+    loops.draw_codes(0, n, *given)
     grid = np.linspace(-12, 12, 20001)
     density = sum(
         np.exp(odd) * stats.norm.pdf(grid, sign * mean, np.sqrt(variance))
@@ -304,7 +304,7 @@ def test_a_rate_has_its_posterior_distribution():
     x, weights, z = np.full((n, 1), seen), np.full((n, 1), 2.0), np.zeros((n, 1))
     states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
     prior, squares = np.array([[rate], [odds]]), np.empty((n, 1))
-    loops().draw_rates(0, n, x, weights, np.ones((1, 1)), prior, True, states, z, squares)
+    loops.draw_rates(0, n, x, weights, np.ones((1, 1)), prior, True, states, z, squares)
     grid = np.linspace(0, 10, 20001)
     density = np.exp(odds) * rate * np.exp(-rate * grid + 2 * seen * grid - grid**2)
     total = density.sum() * (grid[1] - grid[0])

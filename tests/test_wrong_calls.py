@@ -32,7 +32,9 @@ from skpudle._data.names import COUNTERPARTS
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
-ESTIMATORS = [kind for kind in vars(skpudle).values() if hasattr(kind, "get_params")]
+ESTIMATORS = [
+    kind for name in skpudle.__all__ if hasattr(kind := getattr(skpudle, name), "get_params")
+]
 
 
 @cache

@@ -149,7 +149,7 @@ def _draw_codes(residual, codes, atoms, variances, positive, rng):  # -> CSR
     states = rng.integers(1, 2147483398, (len(residual), 2))
     correlations, z = residual @ weighted.T.astype(residual.dtype), codes.toarray()
     given = correlations, gram, prior, limits, positive, states, z
-    draw = loops().draw_codes
+    draw = loops.draw_codes
     in_parts(lambda first, last: draw(first, last, *given), len(z), _ROWS)
     used = np.flatnonzero(z != 0)
     starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])

@@ -27,7 +27,7 @@ def _draw(x, weights, atoms, z, spike, rng):  # -> precisions; changes z
     prior = np.stack([used / size, np.log((used + 0.5) / (n - used + 0.5))])
     squares, states = np.empty_like(z), rng.integers(1, 2147483398, (n, 2))
     given = x, weights, np.ascontiguousarray(atoms), prior, spike, states, z, squares
-    draw = loops().draw_rates
+    draw = loops.draw_rates
     in_parts(lambda first, last: draw(first, last, *given), n, _ROWS)
     return squares
 

@@ -9,13 +9,6 @@ from skpudle.lasso import solve_lasso
 from skpudle.lasso._implicit import converged_codes
 from skpudle.lasso._solve import lasso_path
 
-SOLVERS = ["batched", "compiled"]
-
-
-@pytest.fixture(params=SOLVERS)
-def solver(request):
-    return request.param
-
 
 def make_problem(generator, n=30, m=12, p=25):
     atoms, x = (
@@ -58,7 +51,7 @@ def towards_least_squares(atoms, x, z):
 def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive, masked):
     atoms, x, alpha = make_problem(generator)
     mask = make_mask(generator, x) if masked else torch.ones_like(x)
-    options = dict(positive=positive, solver=solver, mask=mask)
+    options = dict(positive=positive, mask=mask)
     codes, gaps = solve_lasso(atoms, x, alpha, **options)
     found, found_gaps = solve_lasso(atoms, x, alpha, debias=1, **options)
     expected = np.stack(
@@ -77,7 +70,7 @@ def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive,
 def test_a_row_has_the_same_debiased_codes_in_any_company(generator, solver):
     atoms, x, alpha = make_problem(generator)
     mask = make_mask(generator, x)
-    options = dict(debias=0.7, solver=solver)
+    options = dict(debias=0.7)
     codes, _ = solve_lasso(atoms, x, alpha, mask=mask, **options)
     for rows in (slice(3, 4), slice(5, 17), torch.arange(len(x) - 1, -1, -1)):
         some, _ = solve_lasso(atoms, x[rows], alpha, mask=mask[rows], **options)
@@ -91,7 +84,7 @@ def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
     atoms[7], atoms[9] = -2 * atoms[3], 0  # one that nothing needs, and none
     mask = make_mask(generator, x) if masked else None
     alphas = [0.8, 0.4, 0.2, 0.1, 0.05]
-    codes, refits = lasso_path(atoms, x, alphas, solver=solver, mask=mask)
+    codes, refits = lasso_path(atoms, x, alphas, mask=mask)
     for alpha, z, refit in zip(alphas, codes, refits, strict=True):
         for debias, found in ((0, z), (1, refit)):
             expected, _ = solve_lasso(atoms, x, alpha, debias=debias, mask=mask)
