@@ -60,8 +60,8 @@ format: $(call installed,lint) ## Apply ruff's safe fixes and format
 docs: $(call installed,docs) ## Build the documentation, warnings are errors
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-gpu: $(call installed,test) ## Test and measure on a CUDA device, in nine minutes, to gpu.json
-	$(BIN)/python benchmarks/gpu.py --out gpu.json
+gpu: $(call installed,test) ## Run the tests that need a CUDA device
+	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -m "gpu and not slow"
 
 dist: $(call installed,release) ## Build the wheel and the sdist into dist, and check them
 	rm -rf dist

@@ -70,9 +70,8 @@ def main():
     keys = "seed", "snr_db", "unfoldings", "gradient"
     report = Report(given.out, *keys, rows="runs", title="Depth and the generating dictionary")
     for case in product(range(given.seeds), NOISES, given.depths, GRADIENTS):
-        if not report.has(*case):
-            report.add(run(*case))
-            report.write(results=summary(report.rows))
+        report.measure(run, *case)
+        report.write(results=summary(report.rows))
 
 
 if __name__ == "__main__":

@@ -244,8 +244,7 @@ def main():
     report = Report(given.out, "data", "seed", rows="rows")
     PUDLEDictionaryLearning(5, random_state=0).fit(np.random.default_rng(0).random((200, 8)))
     for name, seed in product(given.only, given.seeds):
-        if not report.has(name, seed):
-            report.add((measure_planted if name in FAMILIES else measure_real)(name, seed))
+        report.measure(measure_planted if name in FAMILIES else measure_real, name, seed)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import time
 from functools import partial
 from itertools import product
 
+import numpy as np
 import torch
-from common import Report, parse, synchronize, unit
+from common import Report, parse, timed, unit
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
@@ -44,7 +45,6 @@ def learn(encoder, gradient, optimizer, options):
         step_size=options.step_size,
         batch_size=options.batch,
         dict_init=start,
-        device=options.device,
     )
     curve, elapsed, size = [], 0.0, options.batch * options.every
     for block in range(-(-options.updates // options.every)):
@@ -55,11 +55,7 @@ def learn(encoder, gradient, optimizer, options):
             dictionary=truth,
             random_state=options.seed + 2 + block,
         )[0]
-        x = torch.from_numpy(x.astype(options.dtype)).to(options.device)
-        begin = time.perf_counter()
-        learner.partial_fit(x)
-        synchronize(options.device)
-        elapsed += time.perf_counter() - begin
+        elapsed += timed(learner.partial_fit, x.astype(np.float32), clock=time.perf_counter)[1]
         error = dictionary_error(learner.components_, truth)
         curve.append((learner.n_steps_, elapsed, float(error)))
         if error < TARGETS[-1]:
@@ -74,13 +70,11 @@ def first_below(curve, target):
 def main():
     options = parse(
         __doc__, m=1000, p=1500, n_nonzero=20, batch=50, n_unfoldings=100, step_size=0.2,
-        deviation=0.005, updates=1000, every=10, only=[], dtype="float32", device="cpu", seed=0,
+        deviation=0.005, updates=1000, every=10, seed=0,
     )  # fmt: skip
     report = Report(options.out, title="Recovery of a dictionary", options=vars(options))
     for encoder, gradient, optimizer in product(ENCODERS, ("ae-ls", "dec"), OPTIMIZERS):
         name = f"{encoder} {gradient} {optimizer}"
-        if options.only and not any(part in name for part in options.only):
-            continue
         curve, row = learn(encoder, gradient, optimizer, options), {"name": name}
         for target in TARGETS:
             update, seconds = first_below(curve, target) or (None, None)

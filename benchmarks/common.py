@@ -30,11 +30,6 @@ DISTRIBUTIONS = [
 # ---------------------------------------------------------------------------- the machine
 
 
-def synchronize(device):
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _processor():
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
@@ -78,13 +73,11 @@ def _version(name):
         return None
 
 
-def circumstances(device="cpu"):
+def circumstances():
     """Return the facts that the figures depend on, for the JSON."""
     versions = {name: _version(name) for name in DISTRIBUTIONS}
-    on_gpu = torch.device(device).type == "cuda"
     return {
         "processor": _processor(),
-        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
         "threads": torch.get_num_threads(),
         "load_average_at_the_start": round(os.getloadavg()[0], 2),
         "versions": {"python": platform.python_version()}
@@ -184,6 +177,22 @@ class Report:
     def extend(self, rows):
         for row in rows:
             self.add(row)
+
+    def measure(self, function, *values):
+        """Add the rows that a function returns for values of the first keys, unless they are there.
+
+        If a package is not installed, rows from its first one on are missing.
+        """
+        if self.has(*values):
+            return
+        rows = []
+        try:
+            found = function(*values)
+            for row in [found] if isinstance(found, dict) else found:
+                rows.append(row)
+        except ImportError as error:
+            print(f"{values}, all or the rest: {error}", flush=True)
+        self.extend(rows)
 
     def write(self, **more):
         self.head |= more

@@ -1,9 +1,7 @@
-"""Train a convolutional denoiser and measure it on the Berkeley images, as table 1 of the paper.
+"""Train the network of table 1 of the paper, and measure it on the Berkeley images.
 
-`skpudle.ConvDenoiser` has atoms and thresholds of each unfolding. The network of table 1 of the
-paper, and those of CSCNet's kind, have one dictionary for all: fixed or learned thresholds, a fixed
-or learned step, perhaps separate atoms for the analysis or the decoder. Several grids of positions
-may be averaged, in training too.
+`skpudle.ConvDenoiser` has atoms and thresholds of each unfolding. This network has one dictionary
+for all unfoldings and for the decoder, with fixed thresholds and a fixed step.
 
 ``--data DIR`` has a folder of training images, ``--train`` (432 colour pictures, read as grey
 levels), and one of test images, ``--test`` (68 grey ones); nothing is downloaded. Every run has a
@@ -30,26 +28,6 @@ epochs it continues; with the same ones it only evaluates.
     python benchmarks/denoise_bsd.py sweep-ae-ls-0.12 $sweep --dict-init dct --alpha 0.12
     python benchmarks/denoise_bsd.py sweep-hard-0.08 $sweep --shrinkage hard --alpha 0.08
     python benchmarks/denoise_bsd.py sweep-dec-0.2 $sweep --gradient dec --alpha 0.2
-    learn="--atom-norm none --learn-threshold atom --learn-step --alpha 0.1"
-    python benchmarks/denoise_bsd.py tied-a $quick $learn --learning-rate 3e-3 --cool-down 0.2 \
-        --epochs 40
-    cscnet="$learn --n-components 175 --atom-size 11 --stride 8 --n-unfoldings 12 --data DIR"
-    python benchmarks/denoise_bsd.py cscnet-size $cscnet --batch-size 4 --crop-size 67 \
-        --epochs 20 --one-grid
-    shifts="--separate-atoms both --batch-size 1 --crop-size 112 --learning-rate 1e-3 --data DIR"
-    python benchmarks/denoise_bsd.py cscnet-shifts $cscnet $shifts --start cscnet-size \
-        --n-train-shifts 8 --cool-down 0.6 --epochs 30
-    wide="$learn --atom-size 11 --stride 6"
-    python benchmarks/denoise_bsd.py best-a $quick $wide --learning-rate 3e-3 --cool-down 0.2
-    python benchmarks/denoise_bsd.py best-b $wide $shifts --start best-a --n-train-shifts 4 \
-        --cool-down 0.6 --epochs 14
-    wide="$wide --learn-threshold unfolding"
-    python benchmarks/denoise_bsd.py best-a2 $quick $wide --learning-rate 3e-3 --cool-down 0.2 \
-        --only-train
-    python benchmarks/denoise_bsd.py best-c $wide $shifts --start best-a2 --n-train-shifts 4 \
-        --cool-down 0.6 --epochs 14
-    python benchmarks/denoise_bsd.py best-d $wide $shifts --start best-c --n-train-shifts 6 \
-        --cool-down 0.8 --epochs 40
 
 Two protocols are reported, each with one grid of positions and with the average over all:
 
@@ -80,11 +58,7 @@ RESULTS, STATES = RESULTS / "denoise", STATES / "denoise"
 CROP, N_CROPS = 129, 4
 
 # options that do not affect the result, or belong to one machine
-_UNREPORTED = ("data", "verbose", "only_train", "one_grid", "out")
-
-STEP_UNIT = 0.03  # of a learned step: learning rates for atoms change it slowly
-SMALLEST_STEP = 1e-6
-POWER_STEPS = 30
+_UNREPORTED = ("data", "verbose", "one_grid", "out")
 
 
 def images_of(folder):
@@ -113,111 +87,45 @@ def initial_atoms(n, size, method, generator):
 
 
 class PublishedNetwork(nn.Module):
-    """An encoder of unfoldings of one dictionary, and a decoder.
+    """An encoder of unfoldings of one dictionary, and its decoder.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, 1, size, size)
-        Initial dictionary.
+        Initial dictionary, of unit atoms.
     stride, n_unfoldings : int
         Distance of atoms, and number of unfoldings.
     alpha : float
         Penalty, or threshold of hard shrinkage.
-    step : float or None
-        Step; None is 1 over the squared norm of the dictionary.
+    step : float
+        Step of an unfolding.
     shrinkage : {"soft", "hard"}
         The shrinkage.
-    atom_norm : {"unit", "ball", "none"}
-        Constraint of the dictionary.
-    learn_threshold : {"one", "atom", "unfolding"} or None
-        Thresholds to learn.
-    learn_step : bool
-        Whether the step is learned.
-    separate_atoms : {"analysis", "decoder", "both"} or None
-        Free atoms beside the dictionary.
     """
 
-    def __init__(
-        self, atoms, *, stride, n_unfoldings, alpha, step, shrinkage, atom_norm,
-        learn_threshold, learn_step, separate_atoms,
-    ):  # fmt: skip
+    def __init__(self, atoms, *, stride, n_unfoldings, alpha, step, shrinkage):
         super().__init__()
         self.stride, self.n_unfoldings, self.shrinkage = stride, n_unfoldings, shrinkage
-        self.atom_norm = atom_norm
-        self.atoms = nn.Parameter(atoms)
-        for name in ("analysis", "decoder"):
-            own = separate_atoms in (name, "both")
-            self.register_parameter(name, nn.Parameter(atoms.clone()) if own else None)
-        shape = {"atom": (1, len(atoms)), "unfolding": (n_unfoldings, len(atoms))}
-        shape = shape.get(learn_threshold, (1, 1))
-        self.alpha = nn.Parameter(torch.full(shape, alpha), learn_threshold is not None)
-        self.is_automatic = step is None and not learn_step  # follows the dictionary
-        step = float(self.automatic_step()) if step is None else step
-        self.step = nn.Parameter(torch.tensor(step / STEP_UNIT), learn_step)
-
-    @torch.no_grad()
-    def automatic_step(self):
-        """Return 1 over the squared norm, by power iterations on an image of eight atoms."""
-        size = self.atoms.shape[-1]
-        x = torch.ones(1, 1, *[size + 7 * self.stride] * 2) + 0.1 * self.atoms[0, 0, 0, 0]
-        for _ in range(POWER_STEPS):
-            z = conv2d(x / x.norm(), self.atoms, stride=self.stride)
-            x = conv_transpose2d(z, self.atoms, stride=self.stride)
-        return 0.9 / x.norm()
-
-    @property
-    def step_size(self):
-        return self.automatic_step() if self.is_automatic else self.step * STEP_UNIT
+        self.atoms, self.alpha, self.step = nn.Parameter(atoms), alpha, step
 
     def encode(self, x):  # (n, 1, height, width) -> (n, n_components, *positions)
-        step, atoms = self.step_size, self.atoms
-        analysis = atoms if self.analysis is None else self.analysis
-        z = 0.0
+        z, level = 0.0, self.alpha * self.step
         for t in range(self.n_unfoldings):
-            residual = x if t == 0 else x - conv_transpose2d(z, atoms, stride=self.stride)
-            z = z + step * conv2d(residual, analysis, stride=self.stride)
-            level = self.alpha[min(t, len(self.alpha) - 1)][:, None, None]
+            residual = x if t == 0 else x - self.decode(z)
+            z = z + self.step * conv2d(residual, self.atoms, stride=self.stride)
             if self.shrinkage == "hard":
-                z = z * (z.abs() > level)
+                z = z * (z.abs() > self.alpha)
             else:
-                level = level * step
                 z = z - z.clamp(-level, level)
         return z
 
     def decode(self, z):
-        atoms = self.atoms if self.decoder is None else self.decoder
-        return conv_transpose2d(z, atoms, stride=self.stride)
-
-    def reconstruct(self, x, shifts, *, through):
-        """Return the mean of the grids, its first pixel in the image, and codes.
-
-        ``through`` is whether gradients pass through the encoder.
-        """
-        size = self.atoms.shape[-1]
-        if len(shifts) == 1:
-            rows, columns = (n - (n - size) % self.stride for n in x.shape[2:])
-            codes = self.encode(x[..., :rows, :columns])
-            codes = codes if through else codes.detach()
-            return self.decode(codes), 0, codes
-        room, margin = self.stride - 1, size - 1
-        rows, columns = (n - room - (n - room - size) % self.stride for n in x.shape[2:])
-        codes = self.encode(torch.cat([x[..., i : i + rows, j : j + columns] for i, j in shifts]))
-        codes = codes if through else codes.detach()
-        total, ends = 0.0, (rows + room - margin, columns + room - margin)
-        for shift, image in zip(shifts, self.decode(codes).split(len(x)), strict=True):
-            inside = (slice(margin - a, end - a) for a, end in zip(shift, ends, strict=True))
-            total = total + image[(..., *inside)]
-        return total / len(shifts), margin, codes
+        return conv_transpose2d(z, self.atoms, stride=self.stride)
 
     @torch.no_grad()
     def project(self):
-        """Bring parameters into their constraints."""
-        norms = self.atoms.flatten(1).norm(dim=1)[:, None, None, None]
-        if self.atom_norm != "none":
-            least = 1e-12 if self.atom_norm == "unit" else 1.0
-            self.atoms.div_(norms.clamp_min(least))
-        self.alpha.clamp_min_(0)
-        self.step.clamp_min_(SMALLEST_STEP / STEP_UNIT)
+        """Make atoms of unit norm."""
+        self.atoms.div_(self.atoms.flatten(1).norm(dim=1)[:, None, None, None].clamp_min(1e-12))
 
     @torch.no_grad()
     def denoise(self, image, *, shift_average):  # (height, width) -> the same
@@ -237,27 +145,19 @@ class PublishedNetwork(nn.Module):
         return (total / len(shifts)).numpy()
 
 
-def take_parameters(network, stored):
-    """Take the parameters of another network of this size; one threshold becomes several."""
-    known = dict(network.named_parameters())
-    for name, value in stored.items():
-        if name in known:
-            known[name].data.copy_(value.expand_as(known[name]))
-
-
-def epoch(network, optimizer, images, generator, *, sigma, batch_size, gradient, alpha, n_shifts):
+def epoch(network, optimizer, images, generator, *, sigma, batch_size, gradient, alpha):
     """Make one pass through clean crops, with new noise; return the mean loss of a crop."""
-    shifts, losses = list(product(range(network.stride), repeat=2)), []
+    losses, size = [], network.atoms.shape[-1]
     for clean in torch.as_tensor(images)[:, None].split(batch_size):
         flips = torch.randint(2, (3,), generator=generator).tolist()
         axes = [axis for axis, flip in zip((2, 3), flips) if flip]
         clean = clean.flip(axes).mT if flips[2] else clean.flip(axes)
         noisy = clean + sigma * torch.randn(clean.shape, generator=generator)
-        order = torch.randperm(len(shifts), generator=generator)[:n_shifts].tolist()
-        grids = [shifts[i] for i in order] if n_shifts > 1 else [(0, 0)]
-        found, first, codes = network.reconstruct(noisy, grids, through=gradient != "dec")
-        inside = (..., *(slice(first, first + n) for n in found.shape[2:]))
-        loss = 0.5 * (found - clean[inside]).square().sum() / len(clean)
+        rows, columns = (n - (n - size) % network.stride for n in clean.shape[2:])
+        codes = network.encode(noisy[..., :rows, :columns])
+        codes = codes.detach() if gradient == "dec" else codes
+        residual = network.decode(codes) - clean[..., :rows, :columns]
+        loss = 0.5 * residual.square().sum() / len(clean)
         losses.append(loss.item())
         if gradient == "ae-lasso":
             loss = loss + alpha * codes.abs().sum() / len(codes)
@@ -274,17 +174,9 @@ def epoch(network, optimizer, images, generator, *, sigma, batch_size, gradient,
 def network_of(options):
     generator = torch.Generator().manual_seed(options.seed)
     how = options.n_components, options.atom_size, options.dict_init
+    names = "stride", "n_unfoldings", "alpha", "step", "shrinkage"
     return PublishedNetwork(
-        initial_atoms(*how, generator),
-        stride=options.stride,
-        alpha=options.alpha,
-        n_unfoldings=options.n_unfoldings,
-        step=None if options.step_size == "auto" else float(options.step_size),
-        shrinkage=options.shrinkage,
-        atom_norm=options.atom_norm,
-        learn_threshold=options.learn_threshold,
-        learn_step=options.learn_step,
-        separate_atoms=options.separate_atoms,
+        initial_atoms(*how, generator), **{name: getattr(options, name) for name in names}
     )
 
 
@@ -300,7 +192,7 @@ def train(network, optimizer, images, options, state):
     path, last = STATES / f"{options.name}.pt", (time.perf_counter(), time.process_time())
     path.parent.mkdir(parents=True, exist_ok=True)
     how = dict(sigma=options.sigma / 255, batch_size=options.batch_size, alpha=options.alpha)
-    how |= dict(gradient=options.gradient, n_shifts=options.n_train_shifts)
+    how |= dict(gradient=options.gradient)
     while state["epoch"] < options.epochs:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(state["epoch"], options)
@@ -316,11 +208,8 @@ def train(network, optimizer, images, options, state):
         stored = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
         torch.save(stored | {"state": state}, path)
         if options.verbose and state["epoch"] % options.verbose == 0:
-            print(
-                f"epoch {state['epoch']}/{options.epochs}  loss {state['losses'][-1]:.4g}  "
-                f"step {float(network.step_size):.3f}  {state['seconds']:.0f} s",
-                flush=True,
-            )
+            loss = state["losses"][-1]
+            print(f"epoch {state['epoch']}/{options.epochs}  loss {loss:.4g}", flush=True)
 
 
 # ---------------------------------------------------------------- evaluation
@@ -358,47 +247,30 @@ def evaluate(network, images, sigma, *, shift_average):
 
 
 def main():
-    how = ["one", "atom", "unfolding"], ["analysis", "decoder", "both"]
     options = parse(
-        __doc__, names=["name"], choices=dict(zip(("learn_threshold", "separate_atoms"), how)),
-        data=str, train="cbsd432", test="bsd68", gradient="ae-ls", alpha=0.16, shrinkage="soft",
-        epochs=50, n_components=64, atom_size=9, stride=4, dict_init="random", n_unfoldings=15,
-        step_size="0.1", atom_norm="unit", learn_threshold=str, learn_step=False,
-        separate_atoms=str, n_train_shifts=1, crop_size=CROP, batch_size=16, learning_rate=2e-3,
-        cool_down=0.4, eps=float, sigma=25.0, max_images=int, only_train=False, one_grid=False,
-        start=str, seed=0, verbose=1,
+        __doc__, names=["name"], data=str, train="cbsd432", test="bsd68", gradient="ae-ls",
+        alpha=0.16, shrinkage="soft", epochs=50, n_components=64, atom_size=9, stride=4,
+        dict_init="random", n_unfoldings=15, step=0.1, crop_size=CROP, batch_size=16,
+        learning_rate=2e-3, cool_down=0.4, eps=1e-8, sigma=25.0, one_grid=False, seed=0, verbose=1,
     )  # fmt: skip
     path = STATES / f"{options.name}.pt"
     state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": []}
     network = network_of(options)
-    learned = [value for value in network.parameters() if value.requires_grad]
-    eps = {} if options.eps is None else {"eps": options.eps}
-    optimizer = torch.optim.Adam(learned, lr=options.learning_rate, **eps)
-    start = STATES / f"{options.start or options.name}.pt"
-    for origin in (path, start):
-        if origin.exists():
-            stored = torch.load(origin, weights_only=True)
-            take_parameters(network, stored["network"])
-            if origin == path:
-                state = stored["state"]
-                optimizer.load_state_dict(stored["optimizer"])
-            else:
-                state["start"] = stored["state"]
-            break
+    optimizer = torch.optim.Adam([network.atoms], lr=options.learning_rate, eps=options.eps)
+    if path.exists():
+        stored = torch.load(path, weights_only=True)
+        network.load_state_dict(stored["network"])
+        optimizer.load_state_dict(stored["optimizer"])
+        state = stored["state"]
     train(network, optimizer, images_of(Path(options.data) / options.train), options, state)
-    if options.only_train:
-        return
-
-    tests = images_of(Path(options.data) / options.test)[: options.max_images]
+    tests = images_of(Path(options.data) / options.test)
     result = {
         "options": {k: v for k, v in vars(options).items() if k not in _UNREPORTED},
         "epochs": state["epoch"],
         "training_seconds": state["seconds"],
         "training_cpu_seconds": state["cpu_seconds"],
-        "n_parameters": sum(value.numel() for value in learned),
-        "step_size": float(network.step_size),
+        "n_parameters": network.atoms.numel(),
         "losses": state["losses"],
-        "start": state.get("start"),
         "circumstances": circumstances(),
     }
     protocols = [("one grid", False), ("all grids", True)]

@@ -7,12 +7,10 @@ again.
     python benchmarks/reproduce_paper.py --list
     python benchmarks/reproduce_paper.py --only figure5-s20-ae-ls figure4cd-T25-dec
     python benchmarks/reproduce_paper.py                    # all that is not finished yet
-    python benchmarks/reproduce_paper.py --summary --published published_curves.json
 
 The settings are those in appendix B of the paper (arXiv:2106.00058) and in its authors' published
 files: Adam with learning rate 1e-3, 100 unfoldings with step 0.2 and penalty 0.2, hard threshold
-0.1, one sign per sample. ``--published`` names a file of the published numbers, to compare with;
-they are never stored with ours.
+0.1, one sign per sample.
 """
 
 import json
@@ -26,13 +24,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import RESULTS, STATES, circumstances, parse, spams_atoms, unit, write, write_report
-from pairwise import pairwise_atoms
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
-from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle._optimizers._make import make_optimizer
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
@@ -130,22 +126,7 @@ class Recovery:
     sparsity: int
     method: str
     snr_db: float | None = None
-    start: str = "perturbed"
     seed: int = 0
-
-    def error(self, atoms, truth):
-        """Return the relative error, with matched atoms if training did not start at the truth."""
-        return float(dictionary_error(atoms, truth, match=self.start != "perturbed"))
-
-    def initial_atoms(self, model, truth):
-        if self.start == "perturbed":
-            return model.perturbed_atoms(0.005)
-        blocks = [model.samples(BATCH, update, truth) for update in range(N_UPDATES)]
-        samples = torch.tensor(np.concatenate(blocks))
-        generator = torch.Generator().manual_seed(model.random_state(3))
-        if self.start == "pairwise":
-            return unit(pairwise_atoms(samples, 1500, generator=generator).numpy())
-        return unit(initial_atoms(samples, 1500, self.start, generator).numpy())
 
     def run(self, name):
         model = Model(1000, 1500, self.sparsity, self.seed, self.snr_db)
@@ -154,17 +135,13 @@ class Recovery:
         if state.exists():
             learner, result = pickle.loads(state.read_bytes())
         else:
-            initial = self.initial_atoms(model, truth)
-            params = dict(n_components=1500, dict_init=initial)
-            if self.start == "data" and self.method in ("ae-ls", "decay"):
-                # samples as atoms are so coherent that soft encoders diverge at a step of 0.2
-                params["step_size"] = "auto"
-            learner = learner_of(self.method, **params)
+            initial = model.perturbed_atoms(0.005)
+            learner = learner_of(self.method, n_components=1500, dict_init=initial)
             result = {
                 "experiment": asdict(self),
                 "circumstances": circumstances(),
                 "update": [0],
-                "relative_error": [self.error(initial, truth)],
+                "relative_error": [float(dictionary_error(initial, truth))],
                 "seconds": 0.0,
                 "finished": False,
             }
@@ -179,12 +156,13 @@ class Recovery:
                 learner.set_params(lambda_decay=decay_at(done))
             learner.partial_fit(np.concatenate(blocks))
             result["update"].append(point)
-            result["relative_error"].append(self.error(learner.components_, truth))
+            error = float(dictionary_error(learner.components_, truth))
+            result["relative_error"].append(error)
             result["seconds"] += time.perf_counter() - start
             result["finished"] = point == N_UPDATES
             write(state, pickle.dumps((learner, result)))
             write_report(RESULTS / f"{name}.json", result)
-            print(f"{name}  {point}  {result['relative_error'][-1]:.4g}", flush=True)
+            print(f"{name}  {point}  {error:.4g}", flush=True)
         state.unlink()
 
 
@@ -399,13 +377,10 @@ def experiments():
             # SPORCO keeps codes of all samples in memory, several times over
             n_samples = 10_000 if package == "sporco" else BATCH * N_UPDATES
             found[f"figure5-s{sparsity}-{package}"] = OtherPackage(sparsity, package, n_samples)
-    # beyond the paper: noise, starts without the truth, other optimisers
+    # beyond the paper: noise, other optimisers
     for snr in (20, 10):
         for method in METHODS:
             found[f"noise-{snr}dB-{method}"] = Recovery(20, method, snr_db=snr)
-    for start in ("pairwise", "data"):
-        for method in METHODS:
-            found[f"start-{start}-{method}"] = Recovery(20, method, start=start)
     for depth in (25, 100):
         for gradient in GRADIENTS:
             full = Training(depth, gradient, "sgd", learning_rate=3.0)
@@ -415,52 +390,11 @@ def experiments():
     return found
 
 
-# ---------------------------------------------------------------- reports
-
-
-def published_curve(content, name):  # -> positions, values; empty if not published
-    """Return the published curve of an experiment of figures 4c, 4d, 5 and 6."""
-    figure, setting, method = name.split("-", 2)
-    names = dict(zip(METHODS, ("ae-ls", "ae-ls, decay", "ae-ls, hard threshold", "NOODL")))
-    if figure == "figure5":
-        curves = content.get("figures_5_and_6_relative_dictionary_error_after_update", {})
-        curve = curves.get(f"s={setting[1:]}", {}).get(names.get(method), {})
-    elif figure == "figure4cd":
-        curves = content.get("figures_4c_4d_absolute_frobenius_error_after_epoch", {})
-        curve = curves.get(f"T={setting[1:]}", {}).get(method, {}).get("D_Dtilde_err", {})
-    else:
-        curve = {}
-    return np.array([int(key) for key in curve]), np.array(list(curve.values()))
-
-
-def print_summary(published):
-    """Print one line per experiment that has a curve or a final error."""
-    content = json.loads(Path(published).read_text()) if published else {}
-    print(f"{'experiment':32} {'at':>5} {'ours':>10} {'published':>10} {'largest ratio':>14}")
-    for name in experiments():
-        result = read_result(name)
-        if result is None or name == "theory":
-            continue
-        at = np.array(result.get("update", result.get("epoch", [])))
-        values = np.atleast_1d(result.get("relative_error", result.get("to_truth", [])))
-        line = f"{name:32} {at[-1] if len(at) else '':>5} {values[-1]:10.3g}"
-        positions, reference = published_curve(content, name)
-        shared = np.isin(positions, at)
-        if shared.any():
-            ours = values[np.isin(at, positions)]
-            ratio = np.exp(np.abs(np.log(ours / reference[shared])).max())
-            line += f" {reference[shared][-1]:10.3g} {ratio:14.2f}"
-        print(line)
-
-
 def main():
-    given = parse(__doc__, only=[], list=False, summary=False, published=str)
+    given = parse(__doc__, only=[], list=False)
     known = experiments()
     if unknown := set(given.only) - set(known):
         raise SystemExit(f"Unknown experiments {sorted(unknown)}; see --list.")
-    if given.summary:
-        print_summary(given.published)
-        return
     for name in given.only or known:
         result = read_result(name)
         finished = result is not None and result["finished"]

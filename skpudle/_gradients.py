@@ -1,18 +1,17 @@
 r"""Gradient rules: ae-ls, ae-lasso, dec and noodl.
 
 A rule is a scalar; its derivative in the atoms, averaged over samples, is the update. With the
-codes :math:`z = z_T(D)` of the encoder, the data ``x`` and the ``target`` of the reconstruction
-(the data themselves unless denoising):
+codes :math:`z = z_T(D)` of the encoder and the data ``x``:
 
 ============  ==========================================================================
-``ae-ls``     :math:`\frac12 |\text{target} - D z|^2`, through decoder and encoder
+``ae-ls``     :math:`\frac12 |x - D z|^2`, through decoder and encoder
 ``ae-lasso``  the same plus the penalty :math:`\lambda |z|_1`, through decoder and encoder
-``dec``       :math:`\frac12 |\text{target} - D z|^2` with ``z`` held constant
-``noodl``     derivative :math:`(D z - \text{target})\, \text{sign}(z)^T`, ``z`` held constant
+``dec``       :math:`\frac12 |x - D z|^2` with ``z`` held constant
+``noodl``     derivative :math:`(D z - x)\, \text{sign}(z)^T`, ``z`` held constant
 ============  ==========================================================================
 
-For other losses :math:`\frac12 |\text{target} - D z|^2` is half the deviance of the target from
-the expectation, and :math:`D z - \text{target}` its derivative (see `skpudle._losses`).
+For other losses :math:`\frac12 |x - D z|^2` is half the deviance of the data from
+the expectation, and :math:`D z - x` its derivative (see `skpudle._losses`).
 
 The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alternating minimisation,
 is ``dec`` with converged codes. The fourth is the update of NOODL.
@@ -40,7 +39,7 @@ class Evaluation(NamedTuple):
         The objective of the rule, which stopping watches: the reconstruction loss, plus the
         penalty for ``dec`` and ``ae-lasso``.
     losses : Tensor of shape (n_samples,)
-        The reconstruction loss :math:`\frac12 |\text{target} - D z|^2` of every sample. Every rule
+        The reconstruction loss :math:`\frac12 |x - D z|^2` of every sample. Every rule
         reports it, so that curves compare.
     codes : Tensor of shape (n_samples, n_components)
         The codes.
@@ -53,14 +52,13 @@ class Evaluation(NamedTuple):
 
 
 def _evaluate(dictionary, batch, encoder, loss, *, through_encoder=True):  # -> codes, losses (n,)
-    mask, offset, target = batch.mask, batch.offset, batch.target
-    given = {"offset": offset, "noise_std": batch.noise_std}
-    given = {name: data for name, data in given.items() if data is not None}
+    mask, offset = batch.mask, batch.offset
+    given = {} if offset is None else {"offset": offset}
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=mask, **given)
     natural = dictionary.synthesis(z)
     natural = natural if offset is None else natural + offset
-    losses = loss.half_deviance(natural, batch.x if target is None else target)
+    losses = loss.half_deviance(natural, batch.x)
     return z, (losses if mask is None else losses * mask).flatten(1).sum(1)
 
 
@@ -84,11 +82,9 @@ def ae_ls(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     dictionary : DenseDictionary
         The dictionary; its atoms may require a gradient.
     batch : Samples
-        Data ``x`` to encode, and what is known of them, each None by default: the ``target`` to
-        reconstruct instead of ``x``; the ``mask``, 1 where data are known, 0 where they are
-        missing; the ``offset``, of shape (n_samples, 1), to add to reconstructions; the
-        ``noise_std``, which the encoder gets, as it gets mask and offset; and the ``weight``, how
-        often each sample counts in the means over samples.
+        Data ``x``, and what is known of them, each None by default: the ``mask``, 1 where data are
+        known, 0 where they are missing; the ``offset``, of shape (n_samples, 1), to add to
+        reconstructions; and the ``weight``, how often each sample counts in the means over samples.
     encoder : callable
         ``encoder(dictionary, x, mask=mask)`` returns codes.
     penalty : float
@@ -130,7 +126,7 @@ def noodl(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
         z, losses = _evaluate(dictionary, batch, encoder, loss)
         natural = dictionary.synthesis(z)
         expected = loss.mean(natural if batch.offset is None else natural + batch.offset)
-        residual = expected - (batch.x if batch.target is None else batch.target)
+        residual = expected - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
     entries = residual * dictionary.synthesis(z.sign())
     surrogate = entries.sum() / len(batch.x)
@@ -149,7 +145,7 @@ _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
     """Return the derivative without a graph, if the encoder offers it; else None."""
     offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
-    others = batch.target, batch.offset, batch.noise_std, batch.weight
+    others = batch.offset, batch.weight
     if offered is None or through is None or any(data is not None for data in others):
         return None
     found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)

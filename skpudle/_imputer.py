@@ -9,22 +9,13 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, 
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import HasMethods
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_is_fitted,
-    has_fit_parameter,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from skpudle._consensus import seed_clone
 from skpudle._data.arrays import check_rows, host_array
 from skpudle._data.names import explain_names
 from skpudle._fit.messages import listed
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-
-# Share of the hidden entries' energy up to which nothing is predicted. Of independent columns it is
-# -.0002 to .004, since the best penalty of many is taken.
-_CHANCE = 0.01
 
 
 def _weigh(estimator, weight):  # -> dict, parameters of fit
@@ -138,13 +129,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             learner = seed_clone(learner, self.random_state)
         given = {}
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
             given = _weigh(learner, sample_weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
         # of standardised features the means are zero, and so they explain none of the energy
         path = None if self.estimator is not None else getattr(learner[-1], "penalty_path_", None)
-        self._predicts = path is None or bool(np.max(path.score) > _CHANCE)
+        self._predicts = path is None or bool(np.max(path.score - path.tolerance) > 0)
         self.means_ = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
         return self
 

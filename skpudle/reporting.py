@@ -13,9 +13,9 @@ from skpudle._data.images import sizes
 from skpudle._fit.units import centre
 from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._nmf.estimator import PoissonNMF
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.metrics import atom_support
+from skpudle.metrics._dictionaries import unit_atoms
 
 __all__ = ["findings"]
 
@@ -30,10 +30,6 @@ _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 # Most entries of samples for the finding that searches halves of the samples; for digits (115,000
 # entries) each of its two searches takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
-
-# Least share of the energy of samples in an offset, and least standard deviation of the logarithms
-# of noise variances of features if noise is unequal (.07 if it is equal).
-_OFFSET, _UNEQUAL = 0.5, 0.5
 
 # Values of ``ended_by_`` of fits that were cut short, which another finding reports.
 _BROKEN = "interrupt", "divergence"
@@ -71,20 +67,9 @@ class _Look(NamedTuple):
         return self.learner.get_params()
 
     @property
-    def is_gaussian(self):
-        """Whether codes are of least squares."""
-        return getattr(self.learner, "loss", "gaussian") == "gaussian"
-
-    @property
-    def is_additive(self):
-        """Whether codes and atoms are not negative, and have no penalty."""
-        return isinstance(self.learner, PoissonNMF)
-
-    @property
-    def residuals(self):
-        """What codes leave of rows."""
-        rows = centre(self.learner, self.samples.astype(np.float64))
-        return rows - self.codes @ self.learner.components_
+    def loss(self):
+        """The learner's loss; "kullback-leibler" if codes have no penalty."""
+        return getattr(self.learner, "loss", "gaussian")
 
 
 def _some(indices, n_atoms):
@@ -93,30 +78,19 @@ def _some(indices, n_atoms):
     return f"{n} of {n_atoms} atoms {'is' if n == 1 else 'are'}"
 
 
-def _penalty(look):  # -> name, value of the parameter, number in use
-    given, learner = look.given, look.learner
+def _penalty(look):  # -> name of the parameter, number in use
+    given = look.given
     learned = given.get("separate_atoms") and given["transform_algorithm"] == "unfolded"
     if given.get("transform_alpha") is not None and not learned:
-        return "transform_alpha", given["transform_alpha"], given["transform_alpha"]
+        return "transform_alpha", given["transform_alpha"]
     name = "threshold" if "threshold" in given else "alpha"
-    used = getattr(learner, "alpha_", given.get(name, np.nan))
-    return name, given.get(name), float(np.mean(used))
-
-
-def _sparser(look):
-    """Return advice for sparser codes."""
-    if look.given.get("transform_algorithm") == "omp":
-        return "lower transform_n_nonzero_coefs, or raise transform_tol"
-    name, given, used = _penalty(look)
-    if given == "auto":
-        return f"raise {name}, at first to twice what 'auto' chose, {2 * used:.3g}"
-    return f"raise {name} (now {used:.3g})"
+    return name, float(np.mean(getattr(look.learner, "alpha_", given.get(name, np.nan))))
 
 
 def _zero_codes(look):
     if look.codes.any() or not any(np.nan_to_num(sample).any() for sample in look.samples):
         return None
-    name, _, used = _penalty(look)
+    name, used = _penalty(look)
     return f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."
 
 
@@ -127,16 +101,6 @@ def _few_samples(look):
     return (
         f"There {'is 1 sample' if n == 1 else f'are {n} samples'} for {p} atoms, which copy single "
         "samples, or have not been learned. Learn fewer atoms, or from more samples."
-    )
-
-
-def _unknown_features(look):
-    if look.is_convolutional or not np.isnan(look.samples).all(axis=0).any():
-        return None
-    unknown = np.flatnonzero(np.isnan(look.samples).all(axis=0)).tolist()
-    return (
-        f"Features {unknown!r:.99} have no known value in these samples, and atoms learn nothing "
-        "there: leave them out."
     )
 
 
@@ -158,7 +122,7 @@ def _unused_atoms(look):
 
 def _single_samples(look):
     atoms, p = look.learner.components_, look.codes.shape[1]
-    if look.is_convolutional or not look.is_gaussian or _few_samples(look):
+    if look.is_convolutional or look.loss != "gaussian" or _few_samples(look):
         return None
     energies = np.square(look.codes)
     own = energies.max(axis=0) > _SINGLE_SHARE * energies.sum(axis=0)
@@ -204,27 +168,23 @@ def _single_events(look):
     )
 
 
-def _cosines(look):  # yields (n_components,) for each atom, the largest over all shifts
+def _cosines(look):  # -> (n_components, n_components), the largest over all shifts
     atoms = look.learner.components_.astype(np.float64, copy=False)
-    norms = np.linalg.norm(atoms.reshape(len(atoms), -1), axis=1)
-    atoms = (atoms.T / np.where(norms > 0, norms, 1)).T
+    atoms = unit_atoms(atoms).reshape(atoms.shape)
     either = (lambda x: x) if look.given.get("positive_code") else np.abs
     if not look.is_convolutional:
-        yield from (either(atoms @ atom) for atom in atoms)
-        return
+        return either(atoms @ atoms.T)
     axes = tuple(range(1, 1 + np.size(look.learner.atom_shape)))
     size = [2 * atoms.shape[axis] for axis in axes]
     spectra = np.fft.rfftn(atoms, size, axes)
-    for spectrum in spectra.conj():
-        products = np.fft.irfftn(spectra * spectrum, size, axes)
-        products = products.reshape(len(atoms), *size, -1).sum(axis=-1)  # over channels
-        yield either(products).max(axis=axes)
+    products = [np.fft.irfftn(spectra * spectrum, size, axes) for spectrum in spectra.conj()]
+    products = np.reshape(products, (len(atoms), len(atoms), np.prod(size), -1)).sum(axis=-1)
+    return either(products).max(axis=2)
 
 
 def _same_atoms(look):
-    found = (np.flatnonzero(cosines[:i] > _SAME) for i, cosines in enumerate(_cosines(look)))
-    pairs = [(j, i) for i, others in enumerate(found) for j in others.tolist()]
-    if not pairs:
+    pairs = np.argwhere(np.tril(_cosines(look) > _SAME, -1))[:, ::-1]
+    if not len(pairs):
         return None
     up_to = [] if look.given.get("positive_code") else ["sign"]
     up_to += ["shift"] if look.is_convolutional else []
@@ -242,7 +202,7 @@ def _unsupported_atoms(look):
     if (
         type(learner) is not PUDLEDictionaryLearning
         or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # None: given atoms, no fit
-        or not look.is_gaussian
+        or look.loss != "gaussian"
         or _few_samples(look)  # another finding reports these
         or look.samples.size > _MOST_NUMBERS
     ):
@@ -272,11 +232,14 @@ def _dense_codes(look):
     n_samples = len(look.samples)
     n_numbers = sum(sample.size for sample in look.samples) / n_samples
     n_entries, used = look.codes.size / n_samples, np.count_nonzero(look.codes) / n_samples
-    if look.is_additive or used <= min(n_numbers, n_entries) / 2:
+    if look.loss == "kullback-leibler" or used <= min(n_numbers, n_entries) / 2:
         return None
+    advice = "raise {} (now {:.3g})".format(*_penalty(look))
+    if look.given.get("transform_algorithm") == "omp":
+        advice = "lower transform_n_nonzero_coefs, or raise transform_tol"
     return (
         f"Codes are dense: {used / n_entries:.0%} of their entries are not zero, {used:.3g} for a "
-        f"sample of {n_numbers:.0f} numbers. To make them sparse, {_sparser(look)}."
+        f"sample of {n_numbers:.0f} numbers. To make them sparse, {advice}."
     )
 
 
@@ -289,9 +252,10 @@ def _no_better_than_the_baseline(look):
     learner = look.learner
     if look.is_convolutional:
         return None
-    if look.is_gaussian:
+    if look.loss == "gaussian":
         rows = centre(learner, look.samples.astype(np.float64))
-        if np.nansum(np.square(look.residuals)) <= np.nansum(np.square(rows)):
+        residuals = rows - look.codes @ learner.components_
+        if np.nansum(np.square(residuals)) <= np.nansum(np.square(rows)):
             return None
         return (
             "The fit is no better than the baseline: reconstructions are farther from the samples "
@@ -304,50 +268,6 @@ def _no_better_than_the_baseline(look):
     return (
         "The fit is no better than the baseline: hidden entries are predicted no better by codes "
         f"than by mean rates (score {explained:.2g}). Learn fewer atoms, or from more samples."
-    )
-
-
-def _outlying_entries(look):
-    """Report the number of entries that `fit` left out."""
-    outliers = getattr(look.learner, "outliers_", None)
-    if outliers is None:
-        return None
-    of_rows = outliers.sum(axis=1)  # of a sparse array
-    whole = of_rows == outliers.shape[1]
-    return (
-        f"Fit left out {whole.sum()} rows that no atom predicts, and {of_rows[~whole].sum()} "
-        "entries far from the rest of their rows. See outliers_. Pass noise='equal' to use all "
-        "data alike."
-    )
-
-
-def _offset(look):
-    """Report an offset of the samples if the learner has ``fit_intercept=False``."""
-    if look.given.get("fit_intercept") is not False or look.is_convolutional:
-        return None
-    mean, energies = np.nanmean(look.samples, axis=0), np.nanmean(np.square(look.samples), axis=0)
-    share = np.nansum(np.square(mean)) / (energies.sum() or 1.0)
-    if share < _OFFSET:
-        return None
-    return (
-        f"Samples have an offset: their mean has {share:.0%} of the energy, and fit_intercept="
-        f"False. Pass fit_intercept={True if look.given.get('positive_code') else 'auto'!r}."
-    )
-
-
-def _unequal_noise(look):
-    """Report residuals that differ between features where noise is taken for equal."""
-    noise = look.given.get("noise")
-    if not look.is_gaussian or not (isinstance(noise, str) and noise == "equal"):
-        return None
-    squares = np.nanmean(np.square(look.residuals), axis=0)
-    squares = squares[squares > 0]
-    if len(squares) < 2 or np.log(squares).std() < _UNEQUAL:
-        return None
-    low, high = np.quantile(np.sqrt(squares), [0.1, 0.9])
-    return (
-        f"Residuals of features differ by a factor of {high / low:.3g}, and noise='equal' weighs "
-        "them alike. Pass noise='auto', or 'features'."
     )
 
 
@@ -375,7 +295,6 @@ def _early_end(look):
 # findings that apply only if some code is not zero
 _FINDINGS = (
     _few_samples,
-    _unknown_features,
     _unused_atoms,
     _single_samples,
     _single_events,
@@ -383,9 +302,6 @@ _FINDINGS = (
     _unsupported_atoms,
     _dense_codes,
     _no_better_than_the_baseline,
-    _offset,
-    _unequal_noise,
-    _outlying_entries,
     _early_end,
 )
 
@@ -404,14 +320,13 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     Returns
     -------
     list of str
-        Sentences, empty without a fault. They report: samples or features without known values;
+        Sentences, empty without a fault. They report: samples without known values;
         codes that are all zero, or more than half as long as samples; fewer samples than atoms;
         atoms that are unused (more than chance leaves), copy single samples, have most of their
         energy at one place of a signal, as of an artefact, repeat an atom (a cosine above 0.99), or
-        are not supported by `skpudle.metrics.atom_support`; a fit that explains
-        no more than its baseline; an offset or unequal residuals of features where
-        ``fit_intercept=False`` or ``noise="equal"`` ignores them; entries that `fit` treated as
-        outliers; training that ended before it had converged.
+        are not supported by `skpudle.metrics.atom_support`; a fit that explains no more than its
+        baseline; training that ended before it had converged. ``summary()`` of a learner says what
+        the fit decided: its baseline, noise and outliers.
 
     Notes
     -----

@@ -49,21 +49,30 @@ _AGAIN, _MANY, _CODES, _LEFT = 3.0, 0.1, 2.0, 0.5
 
 
 class FeatureDirections(NamedTuple):
-    """Directions of features of a hierarchy."""
+    """Directions of features of a hierarchy; see `feature_directions`.
+
+    Attributes
+    ----------
+    directions : ndarray of shape (n_components, n_features)
+        The direction of each atom's feature, of norm 1.
+    implied : sparse array of shape (n_components, n_components)
+        Row i holds the weights of the atoms that are subtracted from atom i; it is empty if the
+        direction is the atom.
+    prominence : ndarray of shape (n_components,)
+        Mean of the samples that use an atom, above the mean of all, along what is left of it, in
+        standard deviations; 0 without near atoms, or uses.
+    thresholds : ndarray of shape (n_components,)
+        A code is the feature's where ``X @ directions.T`` is above; -inf if the direction is the
+        atom.
+    learner : estimator
+        The learner of the atoms: the given one, or of the second search.
+    """
 
     directions: np.ndarray
-    """(n_components, n_features) The direction of each atom's feature, of norm 1."""
     implied: sparse.csr_array
-    """(n_components, n_components) Row i holds the weights of the atoms that are subtracted from
-    atom i; it is empty if the direction is the atom."""
     prominence: np.ndarray
-    """(n_components,) Mean of the samples that use an atom, above the mean of all, along what is
-    left of it, in standard deviations; 0 without near atoms, or uses."""
     thresholds: np.ndarray
-    """(n_components,) A code is the feature's where ``X @ directions.T`` is above; -inf if the
-    direction is the atom."""
     learner: BaseEstimator
-    """The learner of the atoms: the given one, or of the second search."""
 
 
 def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> rests of norm 1, weights (p, p)
@@ -132,12 +141,10 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     Returns
     -------
     FeatureDirections
-        Named tuple of `directions`, (n_components, n_features), of norm 1; `implied`, the weights
-        of the atoms that each atom implies; `prominence`, by how much samples stand out;
-        `thresholds`, (n_components,), that samples with the feature exceed; and `learner`, whose
-        atoms these belong to: the given one, or with ``refine`` the learner of the second search,
-        whose codes have the penalty of ``choose_alpha(X, criterion="support")``, or twice the
-        penalty of that search if this is larger.
+        Named tuple of `directions`, `implied`, `prominence`, `thresholds` and `learner`. With
+        ``refine`` the learner may be that of the second search, whose codes have the penalty of
+        ``choose_alpha(X, criterion="support")``, or twice the penalty of that search if this is
+        larger.
 
     Raises
     ------

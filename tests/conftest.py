@@ -165,14 +165,6 @@ def handler():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
-def python_draws():
-    """Restore Python's random state, for packages that draw from it."""
-    state = random.getstate()
-    yield
-    random.setstate(state)
-
-
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     """Name each device in turn; the CUDA half is skipped where there is none."""

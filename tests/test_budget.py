@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1653,
-    "_data": 1134,
+    ".": 1573,
+    "_data": 1056,
     "_denoiser": 730,
-    "_fit": 1714,
-    "_learners": 3493,
+    "_fit": 1657,
+    "_learners": 3352,
     "_nmf": 776,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1260,
-    "inspection": 725,
+    "inspection": 718,
     "lasso": 1182,
-    "metrics": 357,
+    "metrics": 342,
     "omp": 238,
     "plotting": 578,
     "pretrained": 87,
-    "search": 3175,
-    "all of the package": 17589,
-    "tests": 17309,
+    "search": 3183,
+    "all of the package": 17219,
+    "tests": 15610,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

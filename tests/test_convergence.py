@@ -7,11 +7,9 @@ from convergence import (
     code_convergence,
     gradient_convergence,
     lasso_dictionary,
-    training_convergence,
 )
 from sklearn.decomposition import sparse_encode
 
-from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.encoding import encode
 
@@ -174,17 +172,3 @@ def test_lasso_dictionary_is_a_minimiser():
     assert value < risk(truth)
     for seed in range(5):
         assert value < risk(unit_rows(perturb_dictionary(best.components, 0.05, random_state=seed)))
-
-
-def test_training_convergence_trains_a_clone(problem):
-    x, truth, code, atoms = problem
-    learner = PUDLEDictionaryLearning(alpha=ALPHA, n_unfoldings=10, dict_init=atoms, random_state=0)
-    references = {"truth": (truth, code), "start": (atoms, None)}
-    curves = training_convergence(learner, x, n_epochs=3, references=references)
-    learner.partial_fit(x)
-    np.testing.assert_allclose(curves.start[0], np.linalg.norm(learner.components_ - atoms))
-    distances = np.linalg.norm(learner.transform(x) - code, axis=1)
-    np.testing.assert_allclose(curves.truth_code[0], np.sqrt(np.square(distances).mean()))
-    assert curves.start[0] < curves.start[2]
-    assert curves.epoch.tolist() == [1, 2, 3]
-    assert set(curves) == {"epoch", "loss", "truth", "truth_code", "start"}

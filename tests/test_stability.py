@@ -30,11 +30,6 @@ def test_order_and_sign_of_atoms_are_nothing_to_it():
     assert found.n_stable == 5
 
 
-def test_dictionaries_of_one_shape_are_needed():
-    with pytest.raises(ValueError, match="inhomogeneous shape"):
-        dictionary_stability([np.eye(3), np.eye(3)[:2]])
-
-
 def planted(n_components, n_features, n_nonzero, n, noise):
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((n_components, n_features))
@@ -138,18 +133,7 @@ def test_support_by_rows_with_missing_values():
     assert atom_support(learner, X).supported.all()
 
 
-def test_support_refuses_a_level_that_is_no_probability():
-    learner = PUDLEDictionaryLearning.from_components(np.eye(4), alpha=1.0)
-    with pytest.raises(ValueError, match="level == 1.0, must be < 1"):
-        atom_support(learner, np.ones((9, 4)), level=1.0)
-
-
 def test_support_refuses_counts_that_add():
     learner = PoissonNMF.from_components(np.full((2, 4), 0.25))
     with pytest.raises(ValueError, match="PoissonNMF need not be sparse"):
         atom_support(learner, np.ones((9, 4)))
-
-
-def test_one_sample_supports_nothing():
-    learner = PUDLEDictionaryLearning.from_components(np.eye(4), alpha=1.0)
-    assert not atom_support(learner, np.ones((1, 4))).supported.any()

@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._data.batches import Samples
-from skpudle._gradients import GRADIENT_RULES
-from skpudle._operators._atoms import DenseDictionary, project_atoms
+from skpudle._operators._atoms import project_atoms
 from skpudle._optimizers._surrogate import SurrogateOptimizer
-from skpudle.lasso._implicit import converged_codes
 
 
 @pytest.fixture
@@ -95,21 +92,3 @@ def test_the_surrogate_ends_at_least_as_low_as_adam(gradient, shrinkage, n_sampl
     adam = learn(X, initial, optimizer="adam", **options)
     assert np.isfinite(surrogate.loss_curve_).all()
     assert surrogate.loss_curve_[-1] <= adam.loss_curve_[-1]
-
-
-@pytest.mark.parametrize("positive", [False, True])
-def test_dec_with_converged_codes_has_no_gradient_through_the_encoder(positive, problem):
-    """Theorem 3.3 in the limit: dec = ae-lasso, whose encoder part vanishes at the solution."""
-    atoms, _, x = problem
-
-    def encoder(dictionary, x, mask=None):
-        return converged_codes(dictionary, x, alpha=0.3, positive_code=positive)[0]
-
-    gradients = []
-    for rule in ("dec", "ae-lasso"):
-        leaf = atoms.clone().requires_grad_()
-        evaluation = GRADIENT_RULES[rule](
-            DenseDictionary(leaf), Samples(x), encoder=encoder, penalty=0.3
-        )
-        gradients.append(torch.autograd.grad(evaluation.surrogate, leaf)[0])
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)

@@ -18,7 +18,6 @@ FAMILIES = {
     "figure5": "Figures 5 and 6: recovery from a start near the truth",
     "figure4cd": "Figures 4c and 4d: training by Adam on full batches",
     "noise": "Noisy data",
-    "start": "Starts that know no truth",
     "descent": "Plain gradient descent on full batches",
     "sgd": "Stochastic gradient descent",
 }
@@ -69,11 +68,6 @@ PUBLISHED = {
     "ae-ls, hard": {0.02: 22.87, 0.05: 25.40, 0.08: 24.68, 0.1: 23.77},
 }
 UNITS = {"epoch": "epochs", "update": "updates"}
-LEARNED = {
-    "one": "learned",
-    "atom": "learned, per atom",
-    "unfolding": "learned, per atom and unfolding",
-}
 
 
 def read(folder):
@@ -217,48 +211,35 @@ def paper(folder=RESULTS / "paper"):
     return "\n".join(parts) or "No result is stored yet."
 
 
-def _before(result):  # -> epochs and CPU seconds of the runs that one started from
-    epochs = seconds = 0
-    while result := result.get("start"):
-        epochs, seconds = epochs + result["epoch"], seconds + result["cpu_seconds"]
-    return epochs, seconds
-
-
 def _denoiser(result):  # -> one row of text
     options, one, all_grids = (result.get(k, {}) for k in ("options", "one grid", "all grids"))
     method = options["gradient"] + (", hard" if options["shrinkage"] == "hard" else "")
-    learned = LEARNED.get(options["learn_threshold"])
-    epochs_before, seconds_before = _before(result)
     size = options["atom_size"]
     row = {
-        "method": method + (", separate atoms" if options["separate_atoms"] else ""),
-        "threshold": learned or text(options["alpha"]),
+        "method": method,
+        "threshold": text(options["alpha"]),
         "atoms": f"{options['n_components']} of {size} x {size} every {options['stride']}",
         "start": "cosines" if options.get("dict_init") == "dct" else "random",
-        "grids": text(options["n_train_shifts"]) if options["n_train_shifts"] > 1 else "",
         "rate": text(options["learning_rate"]),
         "parameters": text(result["n_parameters"]),
-        "epochs": text(result["epochs"] + epochs_before),
-        "CPU minutes": f"{(result['training_cpu_seconds'] + seconds_before) / 60:.1f}",
+        "epochs": text(result["epochs"]),
+        "CPU minutes": f"{result['training_cpu_seconds'] / 60:.1f}",
     }
     scores = {
         "whole, one grid": one.get("whole"),
         "whole, all grids": all_grids.get("whole"),
         "crop, one grid": one.get("crop"),
-        "crop, published": None if learned else PUBLISHED[method].get(options["alpha"]),
+        "crop, published": PUBLISHED[method].get(options["alpha"]),
     }
     return row | {key: f"{value:.2f}" if value else "" for key, value in scores.items()}
 
 
 def denoising(folder=RESULTS / "denoise"):
     """Return the tables of denoisers, in reStructuredText; those with the best results first."""
-    tables = {"As in table 1": [], "Sweeps over the threshold": [], "Past the paper": []}
+    tables = {"As in table 1": [], "Sweeps over the threshold": []}
     results = sorted(read(folder).items(), key=lambda pair: -pair[1]["one grid"]["whole"])
     for name, result in results:
-        row = _denoiser(result)
-        past = row["threshold"] in LEARNED.values()
-        kind = 1 if name.startswith("sweep-") else 2 if past else 0
-        list(tables.values())[kind].append(row)
+        list(tables.values())[name.startswith("sweep-")].append(_denoiser(result))
     parts = []
     for title, rows in tables.items():
         said = [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]

@@ -1,25 +1,77 @@
-"""Samples, and sources of batches of them in memory or elsewhere.
+"""Samples in memory, and batches of samples for training.
 
-A source has a ``generator`` (or None) and two methods: ``batches()`` draws the order of an epoch
-and returns an iterator over its batches, and ``samples(keys)`` returns samples by the keys of their
-batches, with NaN for missing entries. ``n_batches`` is the number of batches of an epoch, None if
-it is unknown before the end.
-
-If samples have numbers, the source is an `Indexed`, which reads samples by their numbers.
+A source of samples has a number of samples ``n_samples``, ``blocks(n_rows, generator)``, which
+yields all samples once, some at a time, in a random order if there is a generator, and
+``rows(keys)``, which returns samples by the keys of their blocks, with NaN for missing entries.
 """
 
 from copy import copy
-from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import with_gaps
+from skpudle._data.arrays import split_missing, with_gaps
 
-# Most batches to count; with more, as for 25 million rows, users have to state the number.
-_MOST_BATCHES = 100_000
+
+def draw_order(n, generator):  # -> (n,), on the CPU
+    """Return the numbers of samples in a random order, or in their own without a generator."""
+    if generator is None:
+        return torch.arange(n, device="cpu")
+    return torch.randperm(n, generator=generator, device="cpu")
+
+
+def send(tensor, device):
+    """Return a tensor on a device, without a wait of the host."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class Batches:
+    """Samples for training, batch by batch.
+
+    Parameters
+    ----------
+    source : source of samples
+        All samples.
+    batch_size : int, default=1
+        Number of samples in a batch; the last one of an epoch may be smaller.
+    generator : torch.Generator, default=None
+        Draws a new order for every epoch; by default samples come in their own order.
+
+    Attributes
+    ----------
+    change : callable
+        Changes the samples of every batch, for example to other units.
+    """
+
+    n_judged = 1  # samples whose mean objective decides if training has stalled
+
+    def __init__(self, source, batch_size=1, generator=None):
+        self.source, self.generator, self.change = source, generator, lambda samples: samples
+        self.batch_size = min(batch_size, source.n_samples or batch_size)
+
+    def changed(self, change):  # -> Batches
+        """Return the batches with their samples changed by a function."""
+        batches = copy(self)
+        batches.change = change
+        return batches
+
+    @property
+    def n_batches(self):
+        """The number of batches of an epoch, None before a stream has been read to its end."""
+        n_samples = self.source.n_samples
+        return n_samples and -(-n_samples // self.batch_size)
+
+    def batches(self):
+        """Return an iterator over the batches of an epoch."""
+        return map(self.change, self.source.blocks(self.batch_size, self.generator))
+
+    def samples(self, keys):  # -> (n, ...)
+        """Return samples by the keys of their batches, with NaN for missing entries."""
+        found = self.change(Samples(*split_missing(self.source.rows(keys))))
+        return with_gaps(found.x, found.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,29 +87,28 @@ class Samples:
     offset : Tensor of shape (n_samples, 1), default=None
         Added to the natural parameter of samples.
     target : Tensor of shape (n_samples, ...), default=None
-        Target of each sample: a clean one, or a response.
-    noise_std : Tensor of shape (n_samples,), default=None
-        Standard deviation of their noise.
+        The response of each sample.
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts in sums over samples; None is once. Their mean is 1 in a `fit`.
     keys : Tensor of shape (n_samples, ...), default=None
-        Keys of the samples of a batch, by which ``source.samples`` finds them.
+        Keys of the samples of a block, by which ``source.rows`` finds them.
     """
 
     x: Tensor
     mask: Tensor | None = None
     offset: Tensor | None = None
     target: Tensor | None = None
-    noise_std: Tensor | None = None
     weight: Tensor | None = None
     keys: Tensor | None = None
 
     def __len__(self):
         return len(self.x)
 
+    n_samples = property(__len__)
+
     def map(self, function, keys=None):
         """Return the samples with all tensors but the keys changed by a function."""
-        parts = self.x, self.mask, self.offset, self.target, self.noise_std, self.weight
+        parts = (getattr(self, part.name) for part in fields(self)[:-1])
         return Samples(*(None if part is None else function(part) for part in parts), keys)
 
     @property
@@ -78,119 +129,19 @@ class Samples:
         """Return the samples in another dtype or on another device."""
         return self.map(lambda part: part.to(*place))
 
-
-class Indexed:
-    """Numbered samples, batch by batch.
-
-    A subclass has a length, ``samples``, and ``read(parts)``. ``read`` yields `Samples` for each
-    part, a tensor (n,) of numbers of samples on the CPU.
-
-    Parameters
-    ----------
-    batch_size : int
-        Number of samples in a batch; the last one of an epoch may be smaller.
-    generator : torch.Generator, default=None
-        Random numbers.
-    shuffle : bool, default=True
-        Whether to draw a new order for every epoch.
-    """
-
-    n_judged = 1  # samples whose mean objective decides if training has stalled
-
-    def __init__(self, batch_size=1, generator=None, *, shuffle=True):
-        self.batch_size, self.generator, self.shuffle = batch_size, generator, shuffle
+    # ------------------------------------------------------------------ as a source
 
     def for_training(self, batch_size, generator, *, shuffle):
-        """Return the same samples in batches of this size, shuffled or in their own order."""
-        source = copy(self)
-        source.batch_size = min(batch_size, len(self))
-        source.generator = generator if shuffle else None
-        return source
+        """Return batches of the samples, shuffled or in their own order."""
+        return Batches(self, batch_size, generator if shuffle else None)
 
-    @property
-    def n_batches(self):
-        return -(-len(self) // self.batch_size)
+    def blocks(self, n_rows, generator=None):
+        """Yield all samples once, some rows at a time."""
+        order = draw_order(len(self), generator if n_rows < len(self) else None)
+        for keys in send(order, self.x.device).split(n_rows):
+            yield self.map(lambda part, keys=keys: part.index_select(0, keys), keys)
 
-    def _order(self):  # -> (n_samples,), on the CPU
-        """Draw the order of the samples in an epoch."""
-        if self.generator is None or not self.shuffle or self.batch_size >= len(self):
-            return torch.arange(len(self), device="cpu")
-        return torch.randperm(len(self), generator=self.generator, device="cpu")
-
-    def batches(self):
-        """Draw the order of an epoch, and return an iterator over its batches."""
-        return self.read(self._order().split(self.batch_size))
-
-    def blocks(self, n_rows, generator):
-        """Yield all samples once, some rows at a time, in a random order."""
-        return self.for_training(n_rows, generator, shuffle=True).batches()
-
-
-class Rows(Indexed):
-    """Samples that fit into memory.
-
-    Parameters
-    ----------
-    given : Samples
-        All samples.
-    batch_size, generator
-        As in `Indexed`; without a generator batches come in the order of the samples.
-    n_given : int, default=None
-        Number of samples that were given, a sum of weights; None is the number of ``given``.
-    """
-
-    def __init__(self, given, batch_size=1, *, generator=None, n_given=None):
-        super().__init__(min(batch_size, len(given)), generator)
-        self.given, self.n_given = given, len(given) if n_given is None else n_given
-
-    def __len__(self):
-        return len(self.given)
-
-    def to(self, dtype):
-        """Return the same samples in another dtype."""
-        source = copy(self)
-        source.given = self.given.to(dtype)
-        return source
-
-    def _order(self):  # -> (n_samples,), where the samples are
-        """Draw the order of the samples in an epoch."""
-        order, device = super()._order(), self.given.x.device
-        if device.type != "cuda":
-            return order.to(device)
-        return order.pin_memory().to(device, non_blocking=True)  # without a wait of the host
-
-    def read(self, parts):
-        """Yield the samples with the numbers of each part."""
-        for keys in parts:
-            yield self.given.map(partial(torch.index_select, dim=0, index=keys), keys)
-
-    def samples(self, keys):
-        """Return the samples at the given positions, in the shape of atoms."""
-        chosen = self.given[keys]
+    def rows(self, keys):  # -> (n, ...)
+        """Return the samples at the given positions."""
+        chosen = self[keys]
         return with_gaps(chosen.x, chosen.mask)
-
-
-def once_only(what):
-    """Return the error for data that can be iterated only once."""
-    return TypeError(
-        f"{what} can be iterated only once, but training takes many epochs. Pass an object with an "
-        "__iter__ that starts anew each time, or call partial_fit for every batch."
-    )
-
-
-def count_batches(source):
-    """Return the number of batches of an epoch; iterate over one epoch if it is unknown."""
-    if source.n_batches is not None:
-        return source.n_batches
-    n_batches = sum(1 for _ in islice(source.batches(), _MOST_BATCHES))
-    check_end(n_batches)
-    return n_batches
-
-
-def check_end(n_batches):
-    """Raise ValueError if a source yields more batches than `_MOST_BATCHES`."""
-    if n_batches >= _MOST_BATCHES:
-        raise ValueError(
-            f"X yielded {n_batches} batches, and no end is in sight. Give it a __len__, the number "
-            "of batches of an epoch, or call partial_fit for every batch."
-        )

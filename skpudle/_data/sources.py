@@ -4,7 +4,8 @@ X is in memory, or it is read in parts from one of three sources: `Slices` of a 
 of a dataset, or a `Stream` of batches. A table is whatever has a shape and slices without being an
 array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a slice of a safetensors
 file, a sparse array, or a dataset of Hugging Face with one column of arrays. Every source has
-``parts``, raw rows to encode or to score; a `Reader` makes it a source of batches to learn from.
+``parts``, raw rows to encode or to score; a `Reader` makes it a source of samples to learn from, as
+`skpudle._data.batches` describes it.
 
 A fit begins with a sample of all rows: from places all over numbered rows, and by reservoir
 sampling [1]_ of a stream, in one pass.
@@ -17,19 +18,17 @@ References
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
-from dataclasses import replace
 from itertools import islice
 from math import isnan, prod
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, get_tags
+from sklearn.utils import _safe_indexing, check_array, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from skpudle._data.arrays import (
     check_rows,
@@ -40,11 +39,9 @@ from skpudle._data.arrays import (
     to_numpy,
     to_tensor,
     unpacked,
-    with_gaps,
 )
-from skpudle._data.batches import Indexed, Samples, check_end, once_only
+from skpudle._data.batches import Batches, Samples, draw_order, send
 from skpudle._data.names import users_level
-from skpudle.search._epoch import spread_rows
 
 # Largest table that is read at once, with the bits of its array.
 IN_MEMORY_BYTES = 2**28
@@ -59,11 +56,13 @@ _BLOCK_BYTES = 2**20
 # fewer than 8 rows per atom.
 _ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
 _LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
-# Number of places of a table that a sample comes from. A population of 1 % of sorted rows has 20 of
-# them.
+# Number of places of numbered rows that a sample comes from. A population of 1 % of sorted rows has
+# 20 of them.
 _PLACES = 2048
 # Rows that begin `partial_fit` of a stream.
 _FIRST_ROWS = 2**14
+# Most batches of a stream; with more, as for 25 million rows, users have to state the number.
+_MOST_BATCHES = 100_000
 
 
 @contextmanager
@@ -96,58 +95,65 @@ def _without_labels(raw):
     return raw.toarray() if sparse.issparse(raw) else raw
 
 
+def _collate(samples):
+    """Return an iterable of samples as one batch, on the host whatever torch's default device is.
+
+    It is None without samples.
+    """
+    with torch.device("cpu"):
+        samples = list(samples)
+        return default_collate(samples) if samples else None
+
+
+def _nothing():
+    return ValueError(
+        "X has no samples, or yields no batch. Pass data with samples, anew in every iteration."
+    )
+
+
 class Reader:
     """Turn batches into tensors, with the dtype, number and names of features of the first.
 
     Parameters
     ----------
+    learner : estimator
+        The learner that reads; errors and warnings name its class.
     device : torch.device
-        Device of the batches.
-    learner : estimator, default=None
-        The learner that reads; warnings name its class.
+        Device of samples.
     known : bool, default=False
         Whether the learner is fitted, and batches have the names of its features.
     **checks : dict
         Keyword arguments of `skpudle._data.arrays.check_rows`.
     """
 
-    def __init__(self, device, *, learner=None, known=False, **checks):
-        self.device = torch.empty(0, device=device).device  # with an index, as in tensors
-        self.checks, self.dtype, self._known = checks, None, known
-        # the copy takes the names of the first batch, and the learner stays as it is
-        self._named = BaseEstimator() if learner is None else copy(learner)
+    def __init__(self, learner, device, *, known=False, **checks):
+        self.device, self.dtype, self._known = device, None, known
+        self.checks = checks | {"estimator": learner}
+        # a copy takes the names of the first batch, and the learner stays as it is
+        self._named = learner if known else copy(learner)
 
     @property
-    def names(self):
-        """The names of features, or None."""
-        return getattr(self._named, "feature_names_in_", None)
+    def attributes(self):
+        """The attributes that scikit-learn sets from input, None where unknown."""
+        names = "n_features_in_", "feature_names_in_"
+        return {name: getattr(self._named, name, None) for name in names}
 
-    @property
-    def n_features(self):
-        """The number of features of the batches so far."""
-        return self._named.n_features_in_
-
-    def __call__(self, raw, where):  # -> (n, n_features) on the host, or the device if it was there
+    def __call__(self, rows, where=None):  # -> (n, n_features) where it was, or on the host
         is_first = self.dtype is None and not self._known
-        with part_of(where):
-            rows = _without_labels(raw)
+        with part_of(where) if where else nullcontext():
             _check_feature_names(self._named, rows, reset=is_first)
             x = check_rows(rows, **self.checks)
             _check_n_features(self._named, x, reset=is_first)
-        there = isinstance(x, torch.Tensor) and x.device == self.device
-        x = x if there else to_tensor(x)
+        x = x if isinstance(x, torch.Tensor) else to_tensor(x)
         self.dtype = self.dtype or x.dtype
         return x.to(self.dtype)
 
-    def on_device(self, keys, x):  # -> Samples
-        """Return rows as samples on the device; the host looks for gaps, without a wait."""
-        x, mask = split_missing(x)
-        if self.device.type == "cuda" and x.device.type == "cpu":
-            x, mask = (t if t is None else t.pin_memory() for t in (x, mask))
-        x, mask, keys = (
-            t if t is None else t.to(self.device, non_blocking=True) for t in (x, mask, keys)
-        )
-        return Samples(x, mask, keys=with_gaps(x, mask) if keys is None else keys)
+    def samples(self, x, **of_rows):  # -> Samples
+        """Return rows, and what is known of each, as samples on the device."""
+        x, mask = split_missing(x)  # the host looks for gaps, without a wait
+        parts = dict(x=x, mask=mask, **of_rows)
+        known = {name: part for name, part in parts.items() if part is not None}
+        return Samples(**{name: send(part, self.device) for name, part in known.items()})
 
 
 def _read_ahead(parts):
@@ -179,47 +185,40 @@ def _regroup(parts, size):
 
 
 class InMemory:
-    """Rows of an array-like, or of a small table, that is read at once."""
+    """Rows of an array-like, and what every source has."""
 
     in_parts = False  # whether it is read in parts, to bound the memory
-
-    def __init__(self, data):
-        self.data = data
-
-    @property
-    def n_rows(self):
-        """The number of rows."""
-        return _num_samples(self.data)
-
-    def array(self):
-        """Return all rows as an array-like."""
-        return self.data
-
-    def parts(self, n_rows):
-        """Yield parts of the rows, each with the name of its place."""
-        X = self.data if hasattr(self.data, "shape") else np.asarray(self.data)
-        rows = getattr(X, "iloc", X)
-        for first in range(0, max(len(X), 1), n_rows):  # one part of no rows, to be refused
-            yield f"rows {first} to {first + n_rows}", rows[first : first + n_rows]
-
-
-class _Source(Indexed):
-    """Rows that are read in parts, and by a reader."""
-
-    in_parts = True
     reader = None
     # Tensors (n_samples,) and (n_samples, 1): how often each sample counts, and what is added to
     # its natural parameter
     weight = offset = None
 
     def __init__(self, data):
-        super().__init__()
         self.data = data
 
-    def read_by(self, reader, batch_size):
-        """Return this source of batches; the size is for samples that come one by one."""
-        self.reader = reader
-        return self
+    @property
+    def n_rows(self):
+        """The number of rows, which weights and exposures have to match."""
+        return _num_samples(self.data)
+
+    def array(self):
+        """Return all rows as an array-like."""
+        return self.data
+
+    def _raw(self, first, last):
+        return _safe_indexing(self.data, slice(first, last))
+
+    def parts(self, n_rows):
+        """Yield raw parts of the rows, each with the name of its place."""
+        for first in range(0, max(self.n_rows, 1), n_rows):  # one part of no rows, to be refused
+            last = min(first + n_rows, self.n_rows)
+            yield f"rows {first} to {last}", self._raw(first, last)
+
+
+class _InParts(InMemory):
+    """Rows that are read in parts, and by a reader."""
+
+    in_parts = True
 
     def array(self):
         """Refuse rows that come in batches, or one by one, where an array is required."""
@@ -228,39 +227,22 @@ class _Source(Indexed):
             "required. Pass an array."
         )
 
-    @property
-    def n_rows(self):
-        """The number of rows, which weights and exposures have to match."""
-        return len(self)
-
-    n_samples = n_seen = n_rows
-
-    def parts(self, n_rows):
-        """Yield raw parts of the rows, each with the name of its place."""
-        for first in range(0, max(len(self), 1), n_rows):
-            last = min(first + n_rows, len(self))
-            yield f"rows {first} to {last}", self._raw(first, last)
+    def read_by(self, reader, batch_size):
+        """Return this source of samples; the size is for samples that come one by one."""
+        self.reader = reader
+        return self
 
     def to(self, dtype):
-        """Return this source; its next batches have another dtype."""
+        """Return this source; its next samples have another dtype."""
         self.reader.dtype = dtype
         return self
 
-    def first(self, n_components):  # -> (n, n_features) on the device
-        """Return rows that begin `partial_fit`: a sample, or the first batches of a stream."""
-        return self.sample(n_components, 0)
-
-    def sample(self, n_components, seed):  # -> (n, n_features) on the device
-        """Return a sample of all rows, to search in, or all of them if they are few."""
-        return self.samples(self.sampled_positions(n_components, seed))
-
-    def _weighed(self, batch):
-        given = {name: getattr(self, name) for name in ("weight", "offset")}
-        given = {name: all_[batch.keys.cpu()] for name, all_ in given.items() if all_ is not None}
-        return replace(batch, **{name: values.to(batch.x) for name, values in given.items()})
+    def for_training(self, batch_size, generator, *, shuffle):
+        """Return batches of the samples, shuffled or in their own order."""
+        return Batches(self, batch_size, generator if shuffle else None)
 
     def _n_sampled(self, n_components):  # needs n_features, so after the first row
-        m = self.reader.n_features
+        m = self.reader.attributes["n_features_in_"]
         p = n_components or m
         itemsize = torch.empty(0, dtype=self.reader.dtype).element_size()
         # the row, a copy in float64, two copies of codes with room, and correlations with atoms
@@ -269,7 +251,63 @@ class _Source(Indexed):
         return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, _SAMPLE_BYTES // row))
 
 
-class Slices(_Source):
+class _Numbered(_InParts):
+    """Rows that are read by their numbers; ``_read(keys)`` reads some of them."""
+
+    @property
+    def n_rows(self):
+        """The number of rows, which weights and exposures have to match."""
+        return len(self.data)
+
+    n_samples = n_seen = property(lambda self: self.n_rows)
+
+    def rows(self, keys):
+        """Return the rows at the given positions, on the device."""
+        return self._read(keys).to(self.reader.device)
+
+    def _samples(self, keys, x):
+        of_rows = dict(weight=self.weight, offset=self.offset)
+        of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
+        return self.reader.samples(x, keys=keys, **of_rows)
+
+    def sample(self, n_components, seed, *, whole=True):  # -> Samples
+        """Return a sample of all rows, to begin with, or all of them if they are few."""
+        self._read(torch.arange(1, device="cpu"))
+        n_rows = min(self._n_sampled(n_components), self.n_rows)
+        keys = np.arange(n_rows)
+        if n_rows < self.n_rows:  # random places of equal parts
+            length = -(-n_rows // min(_PLACES, n_rows))  # of a place
+            edges = np.linspace(0, self.n_rows, -(-n_rows // length) + 1).astype(int)
+            free = np.maximum(edges[1:] - edges[:-1] - length, 0)
+            starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
+            keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
+        keys = to_tensor(keys)
+        return self._samples(keys, self._read(keys))
+
+    def blocks(self, n_rows, generator=None):
+        """Yield all samples once, some rows at a time, in the order that a generator draws."""
+        order = draw_order(self.n_rows, generator if n_rows < self.n_rows else None)
+        for keys in order.split(n_rows):
+            yield self._samples(keys, self._read(keys))
+
+
+class Positions(_Numbered):
+    """Samples of a dataset, read by their positions."""
+
+    def _raw(self, first, last):
+        return _without_labels(_collate(self.data[key] for key in range(first, last)))
+
+    def _read(self, keys):  # (n,) -> (n, n_features)
+        parts = [part.tolist() for part in keys.cpu().split(256)]
+        read = []
+        for part in parts:
+            with part_of(where := f"samples {part[0]} ... {part[-1]}"):
+                rows = _without_labels(_collate(self.data[key] for key in part))
+            read.append(self.reader(rows, where))
+        return torch.cat(read)
+
+
+class Slices(_Numbered):
     """Rows of a table, read by contiguous blocks.
 
     Blocks are whole chunks of the table, if it has chunks. In an epoch they come in random order.
@@ -302,14 +340,14 @@ class Slices(_Source):
         n_chunks = max(1, _BLOCK_BYTES // max(row_bytes, 1) // self._chunk)
         self._block = min(self._chunk * n_chunks, self._most)
 
-    def __len__(self):
-        if isnan(self.shape[0]):
-            raise ValueError("X does not know its number of rows. Call its compute_chunk_sizes().")
-        return self.shape[0]
+    @property
+    def n_rows(self):
+        """The number of rows, which weights and exposures have to match."""
+        return len(self.data) if isnan(self.shape[0]) else self.shape[0]  # dask says what is wrong
 
     def array(self):
         """Return all rows."""
-        return self._raw(0, len(self))
+        return self._raw(0, self.n_rows)
 
     def _raw(self, first, last):  # -> array or tensor that nobody else holds
         found = self.data[first:last]
@@ -324,145 +362,64 @@ class Slices(_Source):
             )
         return found
 
-    def _read(self, first, last):  # -> (n, n_features)
-        first, last = int(first), min(int(last), len(self))
-        return self.reader(self._raw(first, last), f"rows {first} to {last}")
-
-    def sampled_positions(self, n_components, seed):  # -> (n,)
-        """Return random places of equal parts of the table."""
-        self._read(0, 1)
-        n_rows = min(self._n_sampled(n_components), len(self))
-        if n_rows == len(self):
-            return torch.arange(n_rows, device="cpu")
-        length = -(-n_rows // min(_PLACES, n_rows))  # of a place
-        edges = np.linspace(0, len(self), -(-n_rows // length) + 1).astype(int)
-        free = np.maximum(edges[1:] - edges[:-1] - length, 0)
-        starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
-        return to_tensor(np.unique(starts[:, None] + np.arange(length))[:n_rows])
-
-    def samples(self, keys):
-        """Return the rows at the given positions; rows that are stored together are read once."""
-        wanted, places = np.unique(to_numpy(keys), return_inverse=True)
-        together = min(self._chunk, self._most) if self._chunk > 1 else self._block
-        cuts = np.flatnonzero((np.diff(wanted) > 1) & (self._chunk == 1)) + 1
-        cuts = np.union1d(cuts, np.flatnonzero(np.diff(wanted // together)) + 1)
-        rows = None
-        for at, part in zip([0, *cuts], np.split(wanted, cuts)):
-            read = self._read(part[0], part[-1] + 1)[(part - part[0]).tolist()]
-            rows = read.new_empty(len(wanted), read.shape[1]) if rows is None else rows
-            rows[at : at + len(read)] = read
-        in_order = np.array_equal(places, np.arange(len(wanted)))
-        return (rows if in_order else rows[places.tolist()]).to(self.reader.device)
-
-    def batches(self):
-        """Draw the order of an epoch, and return an iterator over its batches."""
-        starts, seed = torch.arange(0, len(self), self._block, device="cpu"), None
-        if self.generator is not None:
-            starts = starts[torch.randperm(len(starts), generator=self.generator, device="cpu")]
-            seed = int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
-        windows = _read_ahead(self._windows(starts, seed))
-        return (
-            self._weighed(self.reader.on_device(keys, x))
-            for keys, x in _regroup(windows, self.batch_size)
-        )
-
-    def _windows(self, starts, seed):  # yields positions (n,) and rows (n, n_features)
-        for number, window in enumerate(starts.split(max(1, self._most // self._block))):
-            blocks = [(a, min(a + self._block, len(self))) for a in window.tolist()]
-            keys = torch.cat([torch.arange(*block, device="cpu") for block in blocks])
-            places, rows = torch.arange(len(keys), device="cpu"), None
-            if seed is not None:
-                generator = torch.Generator().manual_seed(seed + number)
-                order = torch.randperm(len(keys), generator=generator, device="cpu")
-                keys, places = keys[order], order.argsort()
-            for block, at in zip(blocks, places.split([b - a for a, b in blocks])):
-                read = self._read(*block)
-                rows = read.new_empty(len(keys), read.shape[1]) if rows is None else rows
-                rows[at] = read
-            yield keys, rows
-
-
-def _collate(data, positions):
-    """Return samples of a dataset as one batch, on the host whatever torch's default device is."""
-    if not len(positions):
-        raise ValueError("X has no samples, its length is 0. Pass a dataset with samples.")
-    with torch.device("cpu"):
-        return default_collate([data[position] for position in positions])
-
-
-class Positions(_Source):
-    """Samples of a dataset, read by their positions."""
-
-    def __len__(self):
-        return len(self.data)
-
-    def _raw(self, first, last):
-        return _without_labels(_collate(self.data, range(first, last)))
-
     def _read(self, keys):  # (n,) -> (n, n_features)
-        raw = _collate(self.data, keys.tolist())
-        return self.reader(raw, f"samples {int(keys[0])} ... {int(keys[-1])}")
+        """Return rows by their numbers; rows that are stored together are read once."""
+        keys, found = to_numpy(keys), None
+        order = np.argsort(keys, kind="stable")
+        wanted = keys[order]
+        ends = (np.diff(wanted // self._chunk) > 1) | (np.diff(wanted // self._block) > 0)
+        for places in np.split(order, np.flatnonzero(ends) + 1):
+            run = keys[places]
+            first, last = int(run[0]), int(run[-1]) + 1
+            read = self.reader(self._raw(first, last), f"rows {first} to {last}")
+            found = read.new_empty(len(keys), read.shape[1]) if found is None else found
+            found[to_tensor(places)] = read[to_tensor(run - first)]
+        return found
 
-    def sampled_positions(self, n_components, seed):  # -> (n,)
-        """Return the positions of the samples of `sample`, for any seed."""
-        self._read(torch.zeros(min(len(self), 1), dtype=torch.long, device="cpu"))
-        return spread_rows(len(self), self._n_sampled(n_components))
+    def blocks(self, n_rows, generator=None):
+        """Yield all samples once, some rows at a time, in the order that a generator draws."""
+        seed = None
+        if generator is not None:
+            seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
+        windows = _read_ahead(self._windows(seed))
+        return (self._samples(keys, x) for keys, x in _regroup(windows, n_rows))
 
-    def batches(self):
-        """Draw the order of an epoch, and return an iterator over its batches."""
-        return map(self._weighed, super().batches())
-
-    def read(self, parts):
-        """Yield the samples with the numbers of each part."""
-        return (self.reader.on_device(keys, self._read(keys)) for keys in parts)
-
-    def samples(self, keys):
-        """Return the samples at the given positions."""
-        rows = [self._read(part) for part in keys.cpu().split(256)]
-        return torch.cat(rows).to(self.reader.device)
-
-
-def _collate_singles(samples, n_rows):
-    samples = iter(samples)
-    while True:
-        with torch.device("cpu"):  # not while the batch is in use
-            if not (part := list(islice(samples, n_rows))):
-                return
-            batch = default_collate(part)
-        yield batch
-
-
-def _no_batch():
-    return ValueError("X yields no batch. Pass an object whose __iter__ yields some, every time.")
+    def _windows(self, seed):  # yields positions (n,) and rows (n, n_features)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        starts = draw_order(-(-self.n_rows // self._block), generator) * self._block
+        for window in starts.split(max(1, self._most // self._block)):
+            ends = (window + self._block).clamp_max(self.n_rows)
+            blocks = zip(window.tolist(), ends.tolist())
+            keys = torch.cat([torch.arange(*block, device="cpu") for block in blocks])
+            keys = keys[draw_order(len(keys), generator)]
+            yield keys, self._read(keys)
 
 
-class Stream(_Source):
+class Stream(_InParts):
     """Batches of an object that can be iterated again; samples are their own keys.
 
     A `DataLoader` shuffles by its own generator; other streams are not shuffled. If the stream has
-    a length, an epoch is this number of batches, or fewer if it ends before.
+    a length, an epoch is this number of its batches, or fewer if it ends before.
     """
 
     n_samples = None  # known after a pass to the end
-    _n_counted = None  # the number of batches of this pass
-
-    def __init__(self, data):
-        super().__init__(data)
-        self._seen = {"n": 0}  # copies count together
+    n_seen = 0  # the number of rows in the longest of all passes
 
     def read_by(self, reader, batch_size):
-        """Return this source of batches; the batch size is for a stream of single samples."""
+        """Return this source of samples; the size is for a stream of single samples."""
         if hasattr(self.data, "__next__"):
-            raise once_only(f"X is a {type(self.data).__name__}, which")
+            raise TypeError(
+                f"X is a {type(self.data).__name__}, which can be iterated only once, but training "
+                "takes many epochs. Pass an object with an __iter__ that starts anew each time, or "
+                "call partial_fit for every batch."
+            )
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         return super().read_by(reader, batch_size)
 
     def for_training(self, batch_size, generator, *, shuffle):
-        """Return this source; it has its own batches and its own order."""
-        source = copy(self)
-        source.generator = getattr(self.data, "generator", None)
-        return source
+        """Return batches of the samples in the order of the stream."""
+        return Batches(self, batch_size, getattr(self.data, "generator", None))
 
     @property
     def n_rows(self):
@@ -474,53 +431,60 @@ class Stream(_Source):
         )
 
     @property
-    def n_seen(self):
-        """The number of rows in the longest of all passes."""
-        return self._seen["n"]
-
-    @property
     def _length(self):
         try:
             return len(self.data) or None
         except TypeError:  # its length is unknown before the end
             return None
 
-    @property
-    def n_batches(self):
-        return self._n_counted or self._length
-
     def _raw_batches(self, n_rows):
-        singles = isinstance(self.data, IterableDataset)
-        return _collate_singles(self.data, n_rows) if singles else iter(self.data)
+        samples = iter(self.data)
+        if not isinstance(self.data, IterableDataset):
+            return samples
+        return iter(lambda: _collate(islice(samples, n_rows)), None)
 
     def parts(self, n_rows):
         """Yield the stream's own batches, each with its name."""
-        number = None
-        for number, raw in enumerate(self._raw_batches(n_rows)):
+        batches, number = self._raw_batches(n_rows), -1
+        for number, raw in enumerate(islice(batches, self._length)):
             with part_of(where := f"batch {number}"):
                 rows = _without_labels(raw)
             yield where, rows
-        if number is None:
-            raise _no_batch()
+        if number < 0:
+            raise _nothing()
+        if number + 1 == self._length and next(batches, self) is not self:
+            warnings.warn(
+                f"X has the length {self._length} and yields more batches, which are left out. "
+                "Let __len__ return the number of all batches of a stream with an end.",
+                stacklevel=users_level(),
+            )
 
-    def _read(self, raw_batches):  # yields (n, n_features)
+    def _read(self):  # yields (n, n_features)
         n_rows = 0
-        for number, raw in enumerate(islice(raw_batches, self._length)):
-            rows = self.reader(raw, f"batch {number}")
+        for where, raw in self.parts(self._batch_size):
+            rows = self.reader(raw, where)
             n_rows += len(rows)
-            self._seen["n"] = max(self._seen["n"], n_rows)
+            self.n_seen = max(self.n_seen, n_rows)
             yield rows
 
-    def sample(self, n_components, seed):
-        """Return rows of a reservoir: each row of the stream is in it with the same probability."""
-        random, kept, n_rows = np.random.default_rng(seed), [], 0
-        reservoir, batches, number = None, self._raw_batches(self.batch_size), -1
-        for number, rows in enumerate(self._read(batches)):
-            check_end(number)
+    def sample(self, n_components, seed, *, whole=True):  # -> Samples
+        """Return rows of a reservoir: each row of the stream is in it with the same probability.
+
+        Without ``whole`` they are the rows of the first batches.
+        """
+        random, kept, n_rows, reservoir = np.random.default_rng(seed), [], 0, None
+        for number, rows in enumerate(self._read()):
+            if number >= _MOST_BATCHES:
+                raise ValueError(
+                    f"X yielded {number} batches, and no end is in sight. Give it a __len__, the "
+                    "number of batches of an epoch, or call partial_fit for every batch."
+                )
             size = self._n_sampled(n_components)
             if n_rows < size:
                 kept.append(rows[: size - n_rows])
                 n_rows, rows = n_rows + len(kept[-1]), rows[size - n_rows :]
+            if not whole and n_rows >= min(size, _FIRST_ROWS):
+                break
             if len(rows):
                 reservoir = torch.cat(kept).cpu() if reservoir is None else reservoir
                 places = random.random(len(rows)) * np.arange(n_rows + 1, n_rows + len(rows) + 1)
@@ -528,42 +492,15 @@ class Stream(_Source):
                 last = {place: row for row, place in enumerate(places.tolist()) if place < size}
                 reservoir[list(last)] = rows[list(last.values())].cpu()
                 n_rows += len(rows)
-        if not kept:
-            raise _no_batch()
-        self.n_samples, self._n_counted = n_rows, number + 1
-        if self._n_counted == self._length and next(batches, self) is not self:
-            warnings.warn(
-                f"X has the length {self._length} and yields more batches, which are left out. Let "
-                "__len__ return the number of all batches of a stream with an end.",
-                stacklevel=users_level(),
-            )
-        sample = torch.cat(kept) if reservoir is None else reservoir
-        return sample.to(self.reader.device)
+        self.n_samples = n_rows if whole else None
+        return self.reader.samples(torch.cat(kept) if reservoir is None else reservoir)
 
-    def first(self, n_components):
-        """Return the first batches."""
-        rows, n_rows = [], 0
-        for batch in self._read(self._raw_batches(self.batch_size)):
-            rows.append(batch)
-            n_rows += len(batch)
-            if n_rows >= min(self._n_sampled(n_components), _FIRST_ROWS):
-                break
-        if not rows:
-            raise _no_batch()
-        return torch.cat(rows).to(self.reader.device)
-
-    def blocks(self, n_rows, generator):
+    def blocks(self, n_rows, generator=None):
         """Yield all samples once, some rows at a time, in their order."""
-        rows = self._read(self._raw_batches(self.batch_size))
-        for (block,) in _regroup(((x,) for x in rows), n_rows):
-            yield self.reader.on_device(None, block)
+        parts = ((rows,) for rows in self._read())
+        return (self.reader.samples(rows, keys=rows) for (rows,) in _regroup(parts, n_rows))
 
-    def batches(self):
-        """Return an iterator over the batches of an epoch."""
-        raw = self._raw_batches(self.batch_size)  # begins now: a loader may draw random numbers
-        return (self.reader.on_device(None, rows) for rows in self._read(raw))
-
-    def samples(self, keys):
+    def rows(self, keys):
         """Return the keys, which are the samples."""
         return keys
 
@@ -606,15 +543,15 @@ def refuse_shuffled(X):
 
 def _table_of(X):  # -> Slices or None
     """Return a table of rows outside memory, None if X is none."""
-    numbered = hasattr(X, "__getitem__")
-    if numbered and isinstance(getattr(X, "column_names", None), list):  # Hugging Face
+    if not hasattr(X, "__getitem__"):
+        return None
+    if isinstance(getattr(X, "column_names", None), list):  # Hugging Face
         name, first = _only_array(X[0], 1)
         X = X.select_columns([name]) if hasattr(X, "select_columns") else X
-        dtype = getattr(first, "dtype", None)
-        return Slices(X, (len(X), len(first)), getattr(dtype, "itemsize", 8), name)
-    if numbered and hasattr(X, "get_shape"):  # safetensors
+        return Slices(X, (len(X), len(first)), np.asarray(first).itemsize, name)
+    if hasattr(X, "get_shape"):  # safetensors
         return Slices(X, tuple(X.get_shape()))
-    if numbered and hasattr(X, "shape") and hasattr(X, "dtype") and len(X.shape):
+    if hasattr(X, "shape") and hasattr(X, "dtype") and len(X.shape):
         return Slices(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
     return None
 
@@ -644,10 +581,11 @@ def open_source(X, learner=None):
     if (table := _table_of(X)) is not None:
         return table
     has = {name for name in dir(X) if not isinstance(X, type)}
-    if isinstance(X, Dataset | DataLoader):
-        numbered = not isinstance(X, DataLoader | IterableDataset)
-        return Positions(X) if numbered else Stream(X)
+    if isinstance(X, IterableDataset):
+        return Stream(X)
     if {"__len__", "__getitem__"} <= has and not {"shape", "keys", "index", "__array__"} & has:
+        if not len(X):
+            raise _nothing()
         return Positions(X)
     arrays = {"__array__", "__getitem__", "shape", "__dataframe__"}
     return Stream(X) if "__iter__" in has and not arrays & has else InMemory(X)

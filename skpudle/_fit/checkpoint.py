@@ -102,15 +102,14 @@ def _data_of(source, samples):  # -> str
     samples : Samples, or sequence of Tensor
         The data, or a part that identifies them.
     """
-    kind, n = type(source).__name__.strip("_"), len(samples)
+    kind = type(source).__name__
     if not isinstance(samples, Samples):
-        images = list(samples)  # and their targets and masks
-        return f"{kind} of {n} images, checksum {_checksum([*images[::n], images[-1]])}"
+        n, images = len(samples), list(samples)  # and their masks
+        return f"{n} images in {kind}, checksum {_checksum([*images[::n], images[-1]])}"
     parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
     ends = [part[end] for part in parts if part is not None for end in (0, -1)]
-    batches = getattr(source, "n_batches", None) or n  # of a stream
-    shape = f"{n} samples of {samples.x.shape[1]} features in {batches} batches"
-    return f"{kind} of {shape}, checksum of the first and last {_checksum(ends)}"
+    shape = f"{source.n_samples} rows of {samples.x.shape[1]} features in {kind}"
+    return f"{shape}, checksum of the first and last {_checksum(ends)}"
 
 
 def task_of(estimator, data):  # -> str

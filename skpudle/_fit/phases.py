@@ -5,10 +5,9 @@ one fit, and the data, parameters and random numbers that they share. A subclass
 """
 
 from dataclasses import replace
-from functools import partial
 
 from skpudle._fit.run import Phase
-from skpudle._fit.train import HeldOut, Stopping, Trainer
+from skpudle._fit.train import Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
 from skpudle.search.choose import best_coding, judged
 from skpudle.search.descend import refit_atoms, solve_codes
@@ -141,7 +140,7 @@ class Phases:
         self.begun = fitted
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
-        source, stopping = fitted.source_in_units(run.source), self._stopping(trainer)
+        source, stopping = run.source.changed(fitted.in_units), self._stopping()
         if state:
             trainer.load(state, source, stopping)
             if not run.recorder.same_rule:
@@ -157,7 +156,7 @@ class Phases:
                 note = (
                     f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
                 )
-                how = dict(rows=stopping.best(now.rows), note=note, is_done=done, ended_by=ended_by)
+                how = dict(note=note, is_done=done, ended_by=ended_by)
                 yield replace(now, training=state, **how)
             if ended_by is not None:
                 return
@@ -167,18 +166,10 @@ class Phases:
             if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
                 state = trainer.state(source, stopping)
 
-    def _stopping(self, trainer):  # -> Stopping
+    def _stopping(self):  # -> Stopping
         """Return the rule that ends training."""
         given, n_updates = self.plan.given, self.run.n_updates
         rule = given.tol, given.n_iter_no_change
-        if self.data.held_out is not None:
-            held_out = trainer.fitted.in_units(self.data.held_out)
-            score = partial(trainer.model.score, held_out)
-            # all samples of an epoch; weights are summed batch by batch
-            n_samples = self.data.samples.total_weight * (1 - 1e-9)
-            return HeldOut(
-                score, trainer.optimizer.atoms.detach, n_samples, *rule, n_updates=n_updates
-            )
         annealed = isinstance(given.lambda_decay, tuple)
         return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
 

@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.units import SourceInUnits, in_units
+from skpudle._fit.units import in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._stream import Memory, StreamState
 from skpudle.search.choose import SizePath
@@ -221,10 +221,6 @@ class Fitted:
     def in_units(self, samples):  # -> Samples
         """Return samples in the units that the model is trained in."""
         return in_units(self.noise, samples)
-
-    def source_in_units(self, source):  # -> source
-        """Return a source of samples in the units that the model is trained in."""
-        return source if self.noise.changes_nothing else SourceInUnits(source, self.noise)
 
     def attributes(self):
         """Return the fitted attributes that do not depend on the history of the fit."""

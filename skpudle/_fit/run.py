@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.arrays import make_generator
-from skpudle._data.batches import count_batches
 from skpudle._fit.checkpoint import Recorder
 from skpudle._fit.team import current_team
 
@@ -155,11 +154,10 @@ class Run(AbstractContextManager):
         self.generator = self.own = generator.manual_seed(seed)
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(seed + team.rank)
-        n_samples = len(data.source) if hasattr(data.source, "__len__") else None
-        size = plan.batch_size(n_samples)
+        size = plan.batch_size(data.source.n_samples)
         self.source = data.source.for_training(size, self.own, shuffle=True)
         self.recorder.recognise(data.source, data.samples, seed=seed)
-        n_batches = team.largest(count_batches(self.source))
+        n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
 

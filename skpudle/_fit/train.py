@@ -2,7 +2,7 @@
 
 `Trainer` turns batches into updates, independent of NumPy, estimators and kinds of sources. It
 waits for the device once a round, after some updates, to learn whether training is still finite and
-whether to stop, by a rule, `Stopping` or `HeldOut`.
+whether to stop, by a rule, `Stopping`.
 
 A round is a transaction: atoms of a round that diverged are taken back. `Trainer.state` returns the
 state between two epochs, from which training resumes with the same bits.
@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import threads_for
-from skpudle._data.batches import count_batches, once_only
 from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
 
@@ -94,59 +93,6 @@ class Stopping:
         best = smoothed if best is None else min(best, smoothed)
         self.course = smoothed, best, stalled, 0.0, 0
         return stalled >= self.patience
-
-    def best(self, rows):
-        """Return the rows to end with: the present ones."""
-        return rows
-
-
-class HeldOut(Stopping):
-    """Stop when the score of held-out samples has not improved for some epochs.
-
-    Parameters
-    ----------
-    score : callable
-        ``score(rows)`` returns the score of rows of parameters, larger for better ones.
-    rows : callable
-        Returns the present rows.
-    n_samples : float
-        Number of samples in an epoch, a sum of weights.
-    tol : float or None
-        Improvement that counts; None never stops.
-    patience : int
-        Number of epochs without improvement.
-    n_updates : int, default=None
-        As of `Stopping`.
-    """
-
-    def __init__(self, score, rows, n_samples, tol, patience, *, n_updates=None):
-        super().__init__(tol, patience, n_updates=n_updates)
-        self._score, self._rows, self._n_samples = score, rows, n_samples
-        # samples since the last score, epochs without a better score, the best rows, all scores
-        self.course = 0, 0, None, ()
-
-    def forgive(self):
-        """Restart the count of epochs without improvement, after the criterion has changed."""
-        waiting, _, *best = self.course
-        self.course = waiting, 0, *best
-
-    def check(self, total, n_samples, update, *, n_judged=1):
-        """Return whether to stop after ``n_samples`` more samples; other arguments are ignored."""
-        waiting, stalled, best_rows, scores = self.course
-        waiting += n_samples
-        if waiting < self._n_samples:
-            self.course = waiting, stalled, best_rows, scores
-            return False
-        score, best = self._score(self._rows()), max(scores, default=-float("inf"))
-        if score > best:
-            best_rows = self._rows().clone()
-        stalled = 0 if score > best + (self.tol or 0) else stalled + 1
-        self.course = 0, stalled, best_rows, (*scores, score)
-        return self.tol is not None and stalled >= self.patience
-
-    def best(self, rows):
-        """Return the first of the rows with the best score."""
-        return self.course[2] if self.course[3] else rows
 
 
 # ---------------------------------------------------------------------------- states
@@ -291,7 +237,7 @@ class Trainer:
         batches = source.batches()
         if self.team.is_alone:  # a stream tells its end itself
             return batches
-        n_batches = self.team.largest(count_batches(source))  # all processes share every update
+        n_batches = self.team.largest(source.n_batches)  # all processes share every update
         return islice(chain(batches, repeat(None)), n_batches)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
@@ -344,8 +290,6 @@ class Trainer:
         )
 
     def _end_epoch(self, *, converged=False):
-        if not self._epoch.n_samples:
-            raise once_only("X yields no samples in this epoch; it")
         summary = EpochSummary(self._epoch.loss / self._epoch.n_samples, converged)
         self.loss_curve.append(summary.loss)
         return summary

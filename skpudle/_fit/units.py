@@ -1,4 +1,4 @@
-"""Rows in units of their noise: sources of batches for training, and encoders for `transform`.
+"""Rows in units of their noise, and encoders of such rows for `transform`.
 
 See `skpudle.search.units`.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import split_missing, to_tensor, with_gaps
+from skpudle._data.arrays import to_tensor
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.search.units import CENTRED, Units
 
@@ -59,44 +59,6 @@ def in_units(noise, samples):
         return samples
     x, mask, _ = noise.enter(samples.x, samples.mask)
     return replace(samples, x=x, mask=mask)
-
-
-class SourceInUnits:
-    """A source whose samples are in units of their noise.
-
-    Parameters
-    ----------
-    source : source of batches
-        See `skpudle._data.batches`.
-    noise : Units
-        The units.
-    """
-
-    def __init__(self, source, noise):
-        self._source, self._noise = source, noise
-
-    def __getattr__(self, name):
-        if name.startswith("_"):  # asked of a copy that is still empty
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return the same samples in batches of this size."""
-        source = self._source.for_training(batch_size, generator, shuffle=shuffle)
-        return SourceInUnits(source, self._noise)
-
-    def batches(self):
-        """Return an iterator over the batches of an epoch."""
-        return (in_units(self._noise, batch) for batch in self._source.batches())
-
-    def blocks(self, n_rows, generator):
-        """Yield all samples once, some rows at a time."""
-        return (in_units(self._noise, block) for block in self._source.blocks(n_rows, generator))
-
-    def samples(self, keys):
-        """Return the samples of these keys, with NaN for missing entries."""
-        x, mask, _ = self._noise.enter(*split_missing(self._source.samples(keys)))
-        return with_gaps(x, mask)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,6 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
-from skpudle._data.batches import Rows
 from skpudle._data.weights import scale_weights
 from skpudle._fit.checkpoint import task_of
 from skpudle._fit.messages import (
@@ -54,36 +53,31 @@ class Data(NamedTuple):
         Device of the fit.
     inputs : dict
         Attributes that scikit-learn asks for: the number of features, and their names.
-    held_out : Samples or None
-        Samples for early stopping, which are not trained on.
     task : object or None
         The task.
     places : Tensor of shape (n_rows,) or None
         For each row of the input the place of its copy among ``samples``, -1 for none.
+    n_given : int or None
+        Number of samples in memory, a sum of weights; None if the source knows its own.
     """
 
     source: object
     samples: object
     device: torch.device
     inputs: dict
-    held_out: object = None
     task: object = None
     places: object = None
+    n_given: int | None = None
 
     def scaled(self, total):  # -> Data
         """Return the data with weights of mean 1 over all processes, or without equal weights."""
         source, samples = self.source, self.samples
-        if isinstance(source, Rows):
-            weight, mean = scale_weights(samples.weight, len(samples), total)
-            if mean is None:
-                return self
-            given = replace(source.given, weight=weight)
-            source = Rows(given, n_given=source.n_given)
-            return self._replace(source=source, samples=replace(samples, weight=weight))
-        of_all = getattr(source, "weight", None)
-        weight, mean = scale_weights(of_all, getattr(source, "n_samples", None), total)
+        weight, mean = scale_weights(source.weight, source.n_samples, total)
         if mean is None:
             return self
+        if source is samples:
+            samples = replace(samples, weight=weight)
+            return self._replace(source=samples, samples=samples)
         source.weight = weight
         weight = None if weight is None else samples.weigh(torch.ones_like(samples.x[:, 0])) / mean
         return self._replace(samples=replace(samples, weight=weight))
@@ -115,7 +109,7 @@ def _objectives(model, rows, batch, update):  # -> float, float
     update : int
         The update, counted from 0, with its decay.
     """
-    loss, x = model.encoder.loss, batch.x if batch.target is None else batch.target
+    loss, x = model.encoder.loss, batch.x
     dictionary, encoder, penalty = model.network(rows, update)
     fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
     # The objective less the loss is the penalty, if the rule has one; an intercept has no penalty.
@@ -270,8 +264,7 @@ class GradientLearner(CallbackSupportMixin):
         """Alternate between codes of a block of rows and atoms, block by block."""
         n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
         options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
-        source = fitted.source_in_units(data.source)
-        found, stopped = learn_blocks(fitted, source, interrupts, **options)
+        found, stopped = learn_blocks(fitted, data.source, interrupts, **options)
         self._take_part(self._attributes(plan, data, found, unused=()), before)
         if stopped:
             raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
@@ -289,7 +282,7 @@ class GradientLearner(CallbackSupportMixin):
         fitted = fitted.with_model(decay=plan.decay.at_last)
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
-        source = fitted.source_in_units(source)
+        source = source.changed(fitted.in_units)
         try:
             trainer.run_epoch(source, Stopping(None, 1))
         except Diverged as error:
@@ -339,8 +332,7 @@ class GradientLearner(CallbackSupportMixin):
         }
         n_seen = None  # unknown without data
         if data.source is not None:
-            n_given = getattr(data.source, "n_given", len(data.samples))  # rows in memory
-            n_seen = getattr(data.source, "n_seen", n_given)
+            n_seen = data.source.n_seen if data.n_given is None else data.n_given
             n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
-from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import (
     check_no_picture,
@@ -17,11 +16,9 @@ from skpudle._data.arrays import (
     host_array,
     input_attributes,
     resolve_device,
-    split_missing,
     to_numpy,
     to_tensor,
 )
-from skpudle._data.batches import Rows, Samples
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import fit_context
 from skpudle._data.sources import Reader, check_exposure, open_source
@@ -133,46 +130,28 @@ def read_rows(
     """
     device = resolve_device(learner.device, given.data)
     options = dict(allow_nan=True, largest=plan.encoder.loss.largest)
-    offset = None if exposure is None else to_tensor(exposure, device).log()[:, None]
-    if not given.in_parts:
-        X = given.array()
-        if known:
-            _check_feature_names(learner, X, reset=False)
-        else:
-            check_no_picture(X)
-        rows = check_rows(X, estimator=learner, **options)
-        x, mask = split_missing(to_tensor(rows, device))
-        samples = Samples(x, mask, None if offset is None else offset.to(x.dtype))
-        if weight is not None:
-            samples = replace(samples, weight=weight.to(x))
-        if target is not None:
-            samples = replace(samples, target=target.to(device))
-        samples = known_samples(samples) if part else samples
-        source, seen = Rows(samples, n_given=round(samples.total_weight)), X
-    else:
-        reader = Reader(device, learner=learner, known=known, **options)
+    reader = Reader(learner, device, known=known, **options)
+    offset = None if exposure is None else to_tensor(exposure).log()[:, None]
+    if given.in_parts:
         source = given.read_by(reader, plan.batch_size())
-        if part:
-            seed, seen = 0, source.first(plan.n_components)
-        else:
-            seed = learner.random_state if isinstance(learner.random_state, Integral) else 0
-            seen = source.sample(plan.n_components, int(seed))
-        source.weight, source.offset, at = weight, offset, slice(None)
-        if offset is not None or weight is not None:
-            at = source.sampled_positions(plan.n_components, int(seed))
-        offset = None if offset is None else offset[at].to(seen.dtype)
-        weight = None if weight is None else weight[at].to(seen)
-        samples = known_samples(Samples(*split_missing(seen), offset, weight=weight))
-    if not known:
-        inputs = input_attributes(seen)
-        if not isinstance(source, Rows):
-            inputs["feature_names_in_"] = source.reader.names
-        return Data(source, samples, device, inputs)
-    _check_n_features(learner, seen, reset=False)
-    if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
-        raise wrong_atoms(learner, samples.x.shape[1])
-    source = source.to(to_tensor(learner.components_).dtype)
-    return Data(source, samples, device, {})
+        source.weight, source.offset = weight, offset
+        seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
+        samples = source.sample(plan.n_components, int(seed), whole=not part)
+        samples, n_given = known_samples(samples), None
+    else:
+        if not known:
+            check_no_picture(given.data)
+        x = reader(given.array())
+        of_rows = dict(weight=weight, offset=offset)
+        of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
+        samples = reader.samples(x, **of_rows, target=target)
+        samples = source = known_samples(samples) if part else samples
+        n_given = round(samples.total_weight)
+    if known:
+        if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
+            raise wrong_atoms(learner, samples.x.shape[1])
+        source = source.to(to_tensor(learner.components_).dtype)
+    return Data(source, samples, device, {} if known else reader.attributes, n_given=n_given)
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -225,6 +204,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         >>> learner.transform([[1.0, -0.25, 0.0]])
         array([[0.5, 0. , 0. ]])
         """
+        if hasattr(cls, "predict"):
+            raise ValueError(
+                f"{cls.__name__} learns the weights of its decisions from data, and got none. Pass "
+                "the atoms as dict_init, and fit."
+            )
         atoms = to_tensor(check_rows(dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()
@@ -257,11 +241,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if exposure is not None:
             exposure = check_exposure(exposure, given.n_rows, self.loss)
         data = read_rows(self, plan, given, part=part, exposure=exposure, weight=weight, **options)
-        if part or not isinstance(data.source, Rows):
+        if part or data.source is not data.samples:
             return data
-        n_given = round(data.samples.total_weight)
         samples, places = merge_samples(data.samples)
-        return data._replace(source=Rows(samples, n_given=n_given), samples=samples, places=places)
+        return data._replace(source=samples, samples=samples, places=places)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()

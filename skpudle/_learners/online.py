@@ -107,7 +107,7 @@ def learn_blocks(fitted, source, interrupts, *, n_seen=0, replaced=False):
     fitted : FittedRows
         The atoms, and the memory of earlier calls.
     source : source of batches
-        The rows of this call, in units of their noise.
+        The rows of this call.
     interrupts : Interrupts
         ``pending`` is whether Ctrl-C was pressed.
     n_seen : float, default=0
@@ -131,7 +131,7 @@ def learn_blocks(fitted, source, interrupts, *, n_seen=0, replaced=False):
     x = rows[:0].cpu()
     recent = Samples(x, weight=x.new_ones(0)) if recent is None else recent.to(x.dtype)
     size, loss, n_rows = block_rows(_USED, *rows.shape), 0.0, 0
-    for block in source.blocks(size, None):
+    for block in map(fitted.in_units, source.blocks(size)):
         if interrupts.pending:
             break
         n_new = block.total_weight

@@ -404,9 +404,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
 
     penalty_path_ : Bunch
         The penalties that a search tried, in its order: arrays ``alpha``, ``score`` (share of the
-        energy of hidden entries of held-out samples that the atoms explain) and ``unbiased``
-        (whether these are atoms without the lasso's bias). Not there after `partial_fit`, and with
-        fewer than 20 samples.
+        energy of hidden entries of held-out samples that the atoms explain), ``unbiased`` (whether
+        these are atoms without the lasso's bias) and ``tolerance`` (the score that counts as
+        chance: two standard errors). Not there after `partial_fit`, and with fewer than 20 samples.
 
     intercept_ : ndarray of shape (n_features,) or float
         The baseline: of a row without codes, in `inverse_transform`. 0.0 without one.

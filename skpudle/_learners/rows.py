@@ -12,7 +12,6 @@ from math import ceil
 import torch
 
 from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of, with_gaps
-from skpudle._data.batches import Rows, count_batches
 from skpudle._data.foreign import given_atoms
 from skpudle._fit.messages import (
     nothing_known,
@@ -281,7 +280,7 @@ class RowPhases(Phases):
     def __init__(self, learner, plan, data, run):
         super().__init__(learner, plan, data, run)
         self.samples = collect(data.samples)
-        in_parts = plan.encoder.loss.is_quadratic and not isinstance(data.source, Rows)
+        in_parts = plan.encoder.loss.is_quadratic and data.source is not data.samples
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
         self._beginning = None
 
@@ -451,13 +450,13 @@ class RowPhases(Phases):
         alpha, unit = fitted.searched.alpha, problem.unit
         begun, n_used = after_search(coded)
         size = block_rows(n_used, *begun.atoms.shape)
-        source = fitted.source_in_units(self.data.source)
+        source = self.data.source
         n_blocks = run.team.largest(ceil(source.n_samples / size))
         state, losses, loss = begun, fitted.losses, 0.0
         if fitted.passed is not None:
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
         blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
-        blocks = islice(blocks, state.n_blocks, None)
+        blocks = map(fitted.in_units, islice(blocks, state.n_blocks, None))
         while state.n_blocks < n_blocks:
             part = _of_block(problem, alpha, next(blocks, None))
             before, (state, _) = state, advance_stream(part, state, final=True)
@@ -525,7 +524,7 @@ class RowPhases(Phases):
         likely = fitted.with_model(rule=plan.rule("dec"))
         optimizer = plan.make_optimizer(fitted.model, rows, name)
         trainer = Trainer(likely, optimizer, team=run.team, interrupts=run.interrupts)
-        n_updates = refining_updates(run.team.largest(count_batches(source)))
+        n_updates = refining_updates(run.team.largest(source.n_batches))
         stopping = Stopping(plan.given.tol, plan.given.n_iter_no_change, n_updates=n_updates)
         ends = False
         while not (ends or trainer.n_steps >= n_updates or run.interrupts.pending):

@@ -61,7 +61,7 @@ def _prediction(learner):
         return "hidden entries: none were predicted"
     best = np.argmax(path.score)
     said = f"hidden entries: {path.score[best]:.3f} of their energy is predicted"
-    if path.score[best] <= 0:
+    if path.score[best] <= path.tolerance[best]:
         return f"{said}: these atoms explain nothing that columns share"
     near = (path.score > path.score[best] - _CLOSE) & (path.alpha != learner.search_alpha_)
     if near.any():

@@ -111,7 +111,7 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     the noise of a hidden copy.
     """
     parts, keys = [], []
-    for batch in source.for_training(_ROWS, None, shuffle=False).batches():
+    for batch in source.blocks(_ROWS):
         parts.append(_events_of(batch.x, batch.mask, batch.offset, batch.weight))
         rows = with_gaps(batch.x.double(), batch.mask)
         keys.append(hash_rows(torch.cat([rows, to_tensor(parts[-1].exposure)], 1)))

@@ -35,27 +35,42 @@ _PART = 8192
 
 
 class Contributions(NamedTuple):
-    """Contributions of training samples to atoms or reconstructions, the largest first."""
+    """Contributions of training samples to atoms or reconstructions, the largest first.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (n_targets, n_largest)
+        Training samples with the largest contributions in modulus.
+    values : ndarray of shape (n_targets, n_largest)
+        Their contributions.
+    estimates : ndarray of shape (n_targets, n_features)
+        Sums over all training samples, weighted by contributions.
+    distances : ndarray of shape (n_targets,)
+        From estimate to atom or reconstruction, relative to the latter.
+    distance : float
+        The same for all targets together, in Frobenius norms.
+    """
 
     indices: np.ndarray
-    """(n_targets, n_largest) Training samples with the largest contributions in modulus."""
     values: np.ndarray
-    """(n_targets, n_largest) Their contributions."""
     estimates: np.ndarray
-    """(n_targets, n_features) Sums over all training samples, weighted by contributions."""
     distances: np.ndarray
-    """(n_targets,) From estimate to atom or reconstruction, relative to the latter."""
     distance: float
-    """The same for all targets together, in Frobenius norms."""
 
 
 class Saliency(NamedTuple):
-    """Derivatives of codes in the data."""
+    """Derivatives of codes in the data.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (n_samples, n_codes)
+        Atoms, of each sample.
+    gradients : ndarray of shape (n_samples, n_codes, n_features)
+        Derivatives of their codes in the features.
+    """
 
     indices: np.ndarray
-    """(n_samples, n_codes) Atoms, of each sample."""
     gradients: np.ndarray
-    """(n_samples, n_codes, n_features) Derivatives of their codes in the features."""
 
 
 def _fit(learner, X, ridge):  # -> inverse of Z Z^T + ridge (p, p), estimated atoms (p, n_features)

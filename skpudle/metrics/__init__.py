@@ -7,6 +7,7 @@ any shape.
 """
 
 from skpudle.metrics._codes import (
+    atom_importance,
     lasso_objective,
     make_denoising_scorer,
     reconstruction_r2_scorer,
@@ -15,12 +16,11 @@ from skpudle.metrics._codes import (
 from skpudle.metrics._dictionaries import (
     atom_coherence,
     dictionary_error,
+    dictionary_stability,
     match_atoms,
     match_components,
     recovery_rate,
 )
-from skpudle.metrics._importance import atom_importance
-from skpudle.metrics._stability import dictionary_stability
 from skpudle.metrics._support import atom_support
 
 __all__ = [

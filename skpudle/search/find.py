@@ -50,7 +50,7 @@ from skpudle.search.descend import (
     solve_codes,
     stride_of_uses,
 )
-from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, worse
+from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
 
 # Most epochs on a sample before rounds, and of the polish, and the least fall of the objective per
 # epoch in the polish. With half of the share 8 x 8 patches take a tenth longer for 0.002 of the
@@ -134,11 +134,14 @@ class PenaltyPath(NamedTuple):
         Share of the energy of hidden entries that the atoms explain.
     unbiased : Tensor of shape (n_trials,), bool
         Whether these are the atoms without the lasso's bias.
+    tolerance : Tensor of shape (n_trials,)
+        The score up to which atoms may predict nothing: two standard errors of it.
     """
 
     alpha: Tensor
     score: Tensor
     unbiased: Tensor
+    tolerance: Tensor
 
 
 class Trial(NamedTuple):
@@ -172,9 +175,14 @@ def _energy(problem):  # -> float
     return float(energy)
 
 
+def zeros(held_out):  # -> Prediction
+    """Return the prediction of all hidden entries by zeros."""
+    return Prediction(held_out.energies, inf)
+
+
 def predicts(prediction, held_out):
     """Return whether a prediction of hidden entries is better than zeros, beyond chance."""
-    return worse(Prediction(held_out.energies, inf), prediction, SURE, held_out.total)
+    return worse(zeros(held_out), prediction, SURE, held_out.total)
 
 
 def limits_of_path(problem):  # -> the smallest and the largest penalty
@@ -253,13 +261,12 @@ def penalty_of_mixtures(problem, n_components):  # -> float
 
 
 def penalty_path(problem, path, unit):  # -> PenaltyPath or None
-    """Return the trials of a search, (alpha, error, unbiased), in the units of the data."""
+    """Return the trials of a search, (alpha, gain, chance, unbiased), in the units of the data."""
     if not path:
         return None
-    alpha, error, unbiased = zip(*path, strict=True)
-    score = 1 - torch.tensor(error, dtype=torch.float64) / (_energy(problem) or 1.0)
-    alpha = torch.tensor(alpha, dtype=torch.float64) * unit
-    return PenaltyPath(alpha, score, torch.tensor(unbiased))
+    alpha, gain, chance, unbiased = torch.tensor(path, dtype=torch.float64).T
+    energy = _energy(problem) or 1.0
+    return PenaltyPath(alpha * unit, gain / energy, unbiased > 0, SURE * chance / energy)
 
 
 # ------------------------------------------------------------------ the search
@@ -280,9 +287,9 @@ class Found:
         Number of atoms now, which includes split atoms.
     losses : tuple of float
         The mean over samples of :math:`\frac12 |x - D z|^2` in every epoch.
-    path : tuple of (float, float, bool)
-        All penalties that were tried, with the squared error of held-out entries, and whether it is
-        that of atoms without bias.
+    path : tuple of (float, float, float, bool)
+        All penalties that were tried, with the fall of the squared error of held-out entries, its
+        standard error, and whether it is that of atoms without bias.
     trial : Trial, default=None
         The chosen penalty, from the polish on, in data with held-out rows.
     stride : int, default=1
@@ -322,7 +329,7 @@ class _Log:
     """Turn coded data into records of a search: `Found`."""
 
     def __init__(self, problem, n_components):
-        self.unit, self.n_components = problem.unit, n_components
+        self.problem, self.n_components = problem, n_components
         self.coded, self.losses, self.path = None, (), ()
 
     def stage(self, name, steps):
@@ -332,14 +339,15 @@ class _Log:
                 coded = next(steps)
             except StopIteration as end:
                 return end.value
-            self.losses = (*self.losses, coded.loss * self.unit**2)
+            self.losses = (*self.losses, coded.loss * self.problem.unit**2)
             if self.coded is None or len(coded.atoms) == self.n_components:
                 self.coded = coded
             yield Found(name, self.coded, len(coded.atoms), self.losses, self.path)
 
     def note(self, trial):
         """Add a trial to the path."""
-        self.path = *self.path, (trial.alpha, trial.prediction.total, trial.unbiased)
+        gain = loss_and_chance(zeros(self.problem.held_out), trial.prediction, self.problem.total)
+        self.path = *self.path, (trial.alpha, *gain, trial.unbiased)
         return trial
 
 

@@ -70,17 +70,25 @@ class Prediction(NamedTuple):
     share: float = 0.0
 
 
-def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
-    """Return whether one prediction is worse than another, beyond chance.
+def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, float
+    """Return by how much the errors of one prediction are larger, and the standard error of that.
 
-    Chance makes a difference of up to ``errors`` standard errors of the paired difference;
     ``total`` sums over processes that have other parts.
     """
     loss = one.errors - other.errors
     counts = loss.new_tensor([float(len(loss))])
     (sums,) = total(torch.cat([loss.sum()[None], loss.square().sum()[None], counts]))
     loss, square, n = sums.tolist()
-    return loss > errors * max(square - loss**2 / max(n, 1.0), 0.0) ** 0.5
+    return loss, max(square - loss**2 / max(n, 1.0), 0.0) ** 0.5
+
+
+def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
+    """Return whether one prediction is worse than another, beyond chance.
+
+    Chance makes a difference of up to ``errors`` standard errors of the paired difference.
+    """
+    loss, chance = loss_and_chance(one, other, total)
+    return loss > errors * chance
 
 
 def errors_at(sums, share):  # (..., 3), (...) -> (...)

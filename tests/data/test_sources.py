@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from scipy import sparse
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -28,7 +28,8 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._data import batches, sources
+from skpudle._data import sources
+from skpudle._data.arrays import with_gaps
 from skpudle._data.sources import Reader, Slices, open_source
 from skpudle._learners import coder
 from skpudle._learners.coder import in_chunks
@@ -98,7 +99,7 @@ def make_learner(**params):
 
 
 def opened(X, **checks):
-    return open_source(X).read_by(Reader(CPU, **checks), 8)
+    return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks), 8)
 
 
 def epoch(source):
@@ -230,7 +231,7 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
     source = Slices(data, data.shape)
     source._chunk = chunk
-    sample = source.read_by(Reader(CPU), 8).sample(3, 0)[:, 0]
+    sample = source.read_by(Reader(BaseEstimator(), CPU), 8).sample(3, 0).x[:, 0]
     assert len(sample) == 100
     assert len(sample.unique()) == 100
     assert (sample < 100).sum() == 10
@@ -244,21 +245,22 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
     X, counts = np.arange(2000.0)[:, None], np.zeros(2000)
     for seed in range(300):
         source = opened(in_batches(X, 170))
-        kept = source.sample(1, seed)[:, 0].long().numpy()
+        kept = source.sample(1, seed).x[:, 0].long().numpy()
         assert len(np.unique(kept)) == 100
         counts[kept] += 1
     assert source.n_samples == source.n_seen == 2000
-    assert source.n_batches == 12
     thirds = np.array([part.sum() for part in np.array_split(counts, 4)])
     assert np.abs(thirds / thirds.mean() - 1).max() < 0.05
 
 
 def test_the_first_batches_of_a_stream_do_not_count_it(X, monkeypatch):
-    """Else processes that train together would end its epochs there."""
+    """Else training would take the end of its epochs to be there."""
     monkeypatch.setattr(sources, "_FIRST_ROWS", 20)
     source = opened(in_batches(X))
-    assert len(source.first(8)) == 32
-    assert batches.count_batches(source) == 5
+    assert len(source.sample(8, 0, whole=False)) == 32
+    assert source.n_samples is None
+    source.sample(8, 0)
+    assert source.n_samples == 70
 
 
 @pytest.mark.parametrize("size", [7, 16, 40, 100])
@@ -268,7 +270,7 @@ def test_blocks_of_a_stream_are_its_rows(size, X):
     source.sample(8, 0)
     blocks = list(source.blocks(size, None))
     assert [len(block.x) for block in blocks[:-1]] == [min(size, 70)] * (len(blocks) - 1)
-    rows = [batches.with_gaps(block.x, block.mask) for block in blocks]
+    rows = [with_gaps(block.x, block.mask) for block in blocks]
     assert_array_equal(torch.cat(rows), X)
 
 
@@ -537,7 +539,7 @@ def test_a_table_may_return_one_buffer_again_and_again(X, memory_map, small_wind
     learner, found = make_learner().fit(memory_map), make_learner().fit(TensorTable(X))
     assert_array_equal(found.components_, learner.components_)
     source = opened(TensorTable(X))
-    assert_array_equal(source.samples(torch.tensor([3, 5, 8])), X[[3, 5, 8]])
+    assert_array_equal(source.rows(torch.tensor([8, 3, 5])), X[[8, 3, 5]])
 
 
 # ---------------------------------------------------------------------------- lengths and orders
@@ -659,7 +661,7 @@ def test_a_stream_that_ends_for_good_is_refused(X):
         def __iter__(self):
             return self.rest
 
-    with pytest.raises(TypeError, match="no samples in this epoch.* iterated only once"):
+    with pytest.raises(ValueError, match="yields no batch.* anew in every iteration"):
         make_learner().fit(Once())
 
 
@@ -703,13 +705,13 @@ class SizedEndless(Sized, Endless):
 
 
 def test_an_endless_stream_has_to_say_how_long_an_epoch_is(X, monkeypatch):
-    monkeypatch.setattr(batches, "_MOST_BATCHES", 50)
+    monkeypatch.setattr(sources, "_MOST_BATCHES", 50)
     with pytest.raises(ValueError, match="50 batches.*no end.*__len__.*partial_fit"):
         make_learner().fit(Endless([X]))
     with pytest.warns(UserWarning, match="length 5 and yields more batches.*__len__"):
         learner = make_learner(max_iter=3).fit(SizedEndless([X], 5))
-    assert learner.n_steps_ == 15
-    assert make_learner(max_iter=3).fit(Given([X] * 49)).n_steps_ == 3 * 49
+    assert learner.n_steps_ == 3 * -(-5 * 70 // 16)
+    assert make_learner(max_iter=3).fit(Given([X] * 49)).n_steps_ == 3 * -(-49 * 70 // 16)
 
 
 BAD = {

@@ -6,14 +6,14 @@ The oracle is the encoder as the paper writes it, differentiated by torch step b
 import numpy as np
 import pytest
 import torch
-from naive import make_mask, naive_encode, naive_shrink, normal
+from naive import make_mask, naive_encode, normal
 from sklearn.decomposition import sparse_encode
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding import encode
 from skpudle.encoding._compiled import unfold_few
-from skpudle.encoding._unfold import default_step, threshold_levels, unfold
+from skpudle.encoding._unfold import default_step, unfold
 
 # (n_samples, n_components, n_features), by whether steps go through the Gram matrix
 SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4)}
@@ -88,42 +88,6 @@ def test_adjoint_is_automatic_differentiation(
     assert_agree(value_and_gradients(encode, inputs, weights, **options), expected)
 
 
-@pytest.mark.parametrize("per_atom", [False, True], ids=["one level", "level per atom"])
-@pytest.mark.parametrize("positive_code", [False, True])
-def test_learned_levels_have_the_gradient_of_automatic_differentiation(
-    positive_code, per_atom, shape, generator
-):
-    """A level for every unfolding, as in networks that learn their thresholds."""
-    atoms, x = make_problem(generator, shape)
-    levels = torch.rand(5, len(atoms) if per_atom else 1, generator=generator, dtype=x.dtype)
-    levels = (0.1 * levels).requires_grad_()
-    step = torch.tensor(0.2, dtype=x.dtype)
-    weights = normal(generator, len(x), len(atoms))
-    z = unfold(DenseDictionary(atoms), x, levels, step, positive_code=positive_code)
-    naive = torch.zeros_like(z)
-    for level in levels:
-        v = naive + step * (x - naive @ atoms) @ atoms.T
-        naive = naive_shrink(v, level, "soft", positive_code)
-    (actual,) = torch.autograd.grad((weights * z).sum(), levels)
-    (expected,) = torch.autograd.grad((weights * naive).sum(), levels)
-    assert_agree([z.detach(), actual], [naive.detach(), expected])
-
-
-@pytest.mark.parametrize("case", ["gram", "direct", "masked"])
-def test_gradcheck_passes(variant, case, generator):
-    """Finite differences of a tiny problem; it differentiates one graph along many directions."""
-    atoms = unit_atoms(generator, 4 if case == "gram" else 7, 3)
-    x = normal(generator, 2, 3)
-    options = variant | ({"mask": make_mask(generator, x)} if case == "masked" else {})
-    alpha, step = torch.tensor([0.1, 0.3], dtype=x.dtype)
-    inputs = [value.requires_grad_() for value in (atoms, x, alpha, step)]
-
-    def encoder(atoms, x, alpha, step):
-        return encode(atoms, x, alpha=alpha, step_size=step, n_unfoldings=3, **options)
-
-    assert torch.autograd.gradcheck(encoder, inputs)
-
-
 def test_second_derivatives_raise(shape, generator):
     """Through saved codes they would be silently wrong."""
     atoms, x = make_problem(generator, shape)
@@ -135,18 +99,6 @@ def test_second_derivatives_raise(shape, generator):
         torch.autograd.grad(loss(atoms.requires_grad_()), atoms, create_graph=True)
     with pytest.raises(RuntimeError, match="once only"):
         torch.autograd.functional.hessian(loss, atoms.detach())
-
-
-def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
-    atoms, x = make_problem(generator)
-    with pytest.raises(TypeError, match="data must be a torch tensor, got ndarray"):
-        encode(atoms, x.numpy(), alpha=0.3)
-    with pytest.raises(TypeError, match="atoms must be a torch tensor, got ndarray"):
-        encode(atoms.numpy(), x, alpha=0.3)
-    with pytest.raises(
-        ValueError, match=r"\(6, 9\) do not fit data of shape \(9, 20\).*comes first"
-    ):
-        encode(atoms, x.T, alpha=0.3)
 
 
 def test_codes_are_the_same_without_a_graph(variant, n_unfoldings, shape, generator):
@@ -259,18 +211,6 @@ def test_codes_of_a_gpu_are_those_of_the_cpu(variant, generator):
     assert codes.is_cuda
     expected = encode(atoms, x, alpha=0.3, **variant)
     torch.testing.assert_close(codes.cpu(), expected, rtol=0, atol=1e-12)
-
-
-def test_what_no_path_can_do_is_refused(generator):
-    atoms, x = make_problem(generator)
-    dictionary, step = DenseDictionary(atoms), torch.tensor(0.1, dtype=torch.float64)
-    levels = threshold_levels(dictionary, 0.1, 3, step)
-    with pytest.raises(ValueError, match="'dnese'. Pass 'auto'"):
-        unfold(dictionary, x, levels, step, path="dnese")
-    with pytest.raises(ValueError, match="no unfoldings"):
-        unfold(dictionary, x, levels[:0], step)
-    with pytest.raises(ValueError, match="in a DenseDictionary without a mask"):
-        unfold(dictionary, x, levels, step, path="active", mask=torch.ones_like(x))
 
 
 @pytest.mark.uncompiled

@@ -4,8 +4,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import scipy.optimize
-import scipy.stats
 import torch
 from naive import make_mask, naive_shrink, normal
 from sklearn.linear_model import LogisticRegression
@@ -111,21 +109,6 @@ def test_a_family_is_its_derivatives(loss, generator):
     torch.testing.assert_close(at_best, torch.zeros_like(at_best), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("natural", [-50.0, -1.0, 0.0, 3.0, 10.0])
-def test_half_the_deviance_is_a_difference_of_likelihoods(natural):
-    natural = torch.tensor(natural, dtype=torch.float64)
-    for x in (0.0, 2.0, 5.0):
-        count = torch.tensor(x, dtype=torch.float64)
-        for loss, law in (
-            (Poisson(), lambda mean: scipy.stats.poisson(mean)),
-            (Binomial(5), lambda mean: scipy.stats.binom(5, mean / 5)),
-        ):
-            mean = loss.mean(natural).item()
-            expected = law(x).logpmf(x) - law(mean).logpmf(x)
-            found = loss.half_deviance(natural, count).item()
-            assert found == pytest.approx(expected, rel=1e-7, abs=1e-12)
-
-
 # ---------------------------------------------------------------------------- the adjoint
 
 
@@ -138,15 +121,15 @@ def test_gradient_is_that_of_the_definition(rule, n_unfoldings, masked, options,
     mask = make_mask(generator, x) if masked else None
     options = options | dict(n_unfoldings=n_unfoldings)
     step = default_step(DenseDictionary(atoms), loss)
-    inputs = [value.clone().requires_grad_() for value in (atoms, x, offset)]
+    inputs = [value.clone().requires_grad_() for value in (atoms, offset)]
     z = naive_unfold(
-        loss, inputs[0], inputs[1], step=step, offset=inputs[2],
+        loss, inputs[0], x, step=step, offset=inputs[1],
         mask=mask if masked else torch.ones_like(x), **options,
     )  # fmt: skip
     assert 0 < z.count_nonzero() < z.numel()
     known = mask if masked else torch.ones_like(x)
     held = z.detach() if rule in ("dec", "noodl") else z
-    natural = held @ inputs[0] + inputs[2]
+    natural = held @ inputs[0] + inputs[1]
     if rule == "noodl":
         residual = known * (loss.mean(natural) - x).detach()
         value = (residual * (held.sign() @ inputs[0])).sum()
@@ -156,45 +139,15 @@ def test_gradient_is_that_of_the_definition(rule, n_unfoldings, masked, options,
         value = value + 0.3 * held.abs().sum()
     expected = torch.autograd.grad(value / len(x), inputs, materialize_grads=True)
 
-    inputs = [value.clone().requires_grad_() for value in (atoms, x, offset)]
+    inputs = [value.clone().requires_grad_() for value in (atoms, offset)]
     evaluation = GRADIENT_RULES[rule](
-        DenseDictionary(inputs[0]), Samples(inputs[1], mask, inputs[2], target=x),
+        DenseDictionary(inputs[0]), Samples(x, mask, inputs[1]),
         encoder=partial(encode, loss=loss, **options), penalty=0.3, loss=loss,
     )  # fmt: skip
     assert torch.equal(evaluation.codes != 0, z != 0)
     found = torch.autograd.grad(evaluation.surrogate, inputs, materialize_grads=True)
-    n_compared = 1 if rule == "noodl" else 3  # that of NOODL is one of the atoms alone
+    n_compared = 1 if rule == "noodl" else 2  # that of NOODL is one of the atoms alone
     for one, other in list(zip(found, expected, strict=True))[:n_compared]:
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.uncompiled
-@pytest.mark.parametrize("size", [None, 0.02], ids=["looked for", "given"])
-def test_derivatives_in_levels_and_step(size, loss, generator):
-    atoms, x, offset = make_problem(generator, loss)
-    if size is None and loss.curvature < float("inf"):
-        size = 0.1
-    weights, alpha = (
-        normal(generator, len(x), len(atoms)),
-        0.2 + 0.3 * torch.rand(11, generator=generator).double(),
-    )
-
-    def gradients(encoder):
-        inputs = [alpha.clone().requires_grad_()]
-        if size is not None:
-            inputs.append(torch.tensor(size, dtype=x.dtype).requires_grad_())
-        z = encoder(inputs[0], None if size is None else inputs[1])
-        return torch.autograd.grad((weights * z).sum(), inputs)
-
-    found = gradients(
-        lambda alpha, step: encode(
-            atoms, x, alpha=alpha, n_unfoldings=8, step_size=step, loss=loss, offset=offset
-        )
-    )
-    expected = gradients(
-        lambda alpha, step: naive_unfold(loss, atoms, x, alpha, 8, step, offset=offset)
-    )
-    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
@@ -269,27 +222,6 @@ def test_codes_of_binary_data_are_those_of_logistic_regression(generator):
         np.testing.assert_allclose(code, regression.coef_[0], rtol=0, atol=1e-6)
 
 
-def test_codes_of_counts_are_those_of_a_general_minimiser(generator):
-    """Of positive and negative parts, whose penalty is linear."""
-    loss, alpha = Poisson(), 0.4
-    atoms, x, offset = make_problem(generator, loss, (4, 8, 12))
-    z = encode(atoms, x, alpha=alpha, n_unfoldings=20_000, loss=loss, offset=offset).numpy()
-    a, b = atoms.numpy(), offset.numpy()
-    for row, code in zip(x.numpy(), z):
-
-        def value(parts, row=row):
-            natural = (parts[:8] - parts[8:]) @ a + b
-            slope = (np.exp(natural) - row) @ a.T
-            slope = np.concatenate([slope + alpha, alpha - slope])
-            return (np.exp(natural) - row * natural).sum() + alpha * parts.sum(), slope
-
-        found = scipy.optimize.minimize(
-            value, np.full(16, 0.1), jac=True, bounds=[(0, None)] * 16, method="L-BFGS-B",
-            options=dict(maxiter=10_000, maxfun=100_000, ftol=1e-16, gtol=1e-10),
-        ).x  # fmt: skip
-        np.testing.assert_allclose(code, found[:8] - found[8:], rtol=0, atol=1e-5)
-
-
 @pytest.mark.uncompiled
 def test_a_sample_does_not_depend_on_its_neighbours(loss, generator):
     """Steps are looked for by every sample for itself."""
@@ -298,19 +230,6 @@ def test_a_sample_does_not_depend_on_its_neighbours(loss, generator):
     z = encode(atoms, x, alpha=0.3, loss=loss, offset=offset)
     alone = encode(atoms, x[3:5], alpha=0.3, loss=loss, offset=offset)
     torch.testing.assert_close(alone, z[3:5], rtol=0, atol=1e-10)
-
-
-def test_exposure_is_an_offset(generator):
-    """Twice the time of observation is a sample of twice the rate."""
-    loss = Poisson()
-    atoms, x, offset = make_problem(generator, loss)
-    exposure = 0.5 + torch.rand(len(x), 1, generator=generator).double()
-    z = encode(atoms, x, alpha=0.3, n_unfoldings=9, loss=loss, offset=offset + exposure.log())
-    for row, time, code in zip(x, exposure, z):
-        alone = encode(
-            atoms, row[None], alpha=0.3, n_unfoldings=9, loss=loss, offset=offset + time.log()
-        )
-        torch.testing.assert_close(alone[0], code, rtol=0, atol=1e-12)
 
 
 def test_steps_are_looked_for_only_where_there_is_no_bound(generator):

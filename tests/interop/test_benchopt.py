@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.linear_model import Lasso
 
 ROOT = Path(__file__).parents[2]
 SOLVERS = {  # and the packages that they need
@@ -49,14 +51,13 @@ def test_the_benchmark_of_dictionary_learning_runs(tmp_path):
         pytest.skip(f"needs {', '.join(missing)}")
     data = ["Synthetic[n_components=12,n_features=16,n_samples=300,sparsity=2,snr_db=20]"]
     data += ["Digits[n_components=20]", "Patches[n_components=20,n_samples=300,size=4]"]
-    data += ["ECG[n_components=12,n_samples=300]"]
     options = [part for name in data for part in ("-d", name)]
     results = run(
         "dictionary_learning", tmp_path, *options, "-o", "*[reg=0.1]", "-n", "3", "--timeout", "10"
     )
     names = results.solver_name.str.partition("[")[0]
     assert set(names) == set(SOLVERS)
-    assert results.dataset_name.nunique() == 4
+    assert results.dataset_name.nunique() == 3
     assert (results.objective_value < 1).all()  # lower than without codes
     assert (results.objective_value > 0).all()
     planted = results[results.dataset_name.str.startswith("Synthetic")]
@@ -65,12 +66,15 @@ def test_the_benchmark_of_dictionary_learning_runs(tmp_path):
     assert (ours.objective_value <= 1.02 * planted.objective_value.min()).all()
 
 
-def test_the_solver_for_benchmark_lasso_is_exact(tmp_path):
-    data = "Simulated[n_features=500,n_samples=100,rho=0.6]"
-    results = run("lasso", tmp_path, "-d", data, "-n", "20", "--timeout", "20")
-    assert set(results.solver_name) == {"skpudle", "sklearn"}
-    ours = results[results.solver_name == "skpudle"]
-    assert len(ours) == 3
-    assert (ours.objective_duality_gap <= 1e-10 * ours.objective_value).all()
-    best = ours.objective_name.map(results.groupby("objective_name").objective_value.min())
-    assert (ours.objective_value <= best * (1 + 1e-12)).all()
+@pytest.mark.draws_from_numpy
+def test_the_solver_for_benchmark_lasso_is_exact():
+    path = ROOT / "benchmarks/benchopt/lasso/solvers/skpudle.py"
+    spec = spec_from_file_location("solver", path)
+    spec.loader.exec_module(module := module_from_spec(spec))
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((50, 100)), rng.standard_normal(50)
+    solver, alpha = module.Solver(), 0.1 * np.abs(X.T @ y).max()
+    solver.set_objective(X, y, alpha, False)
+    solver.run(1)
+    expected = Lasso(alpha / 50, fit_intercept=False, tol=1e-12, max_iter=10_000).fit(X, y).coef_
+    np.testing.assert_allclose(solver.get_result()["beta"], expected, rtol=0, atol=1e-6)

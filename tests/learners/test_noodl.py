@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
@@ -108,12 +107,3 @@ def test_auto_is_a_share_of_the_norm_of_the_samples(problem):
     learner.set_params(random_state=0).fit(np.vstack([x, np.zeros_like(x)]))
     norm = np.sqrt((x**2).sum(1).mean())
     np.testing.assert_allclose(learner.alpha_, 0.07 * norm * 0.5)
-
-
-def test_scaling_data_and_rate_scales_codes(problem):
-    *_, x = problem
-    learner = NOODLDictionaryLearning(48, n_unfoldings=20, max_iter=3, tol=None, random_state=0)
-    scaled = clone(learner).set_params(learning_rate=learner.learning_rate / 8)
-    codes, scaled_codes = learner.fit_transform(x), scaled.fit_transform(8 * x)
-    np.testing.assert_allclose(scaled.components_, learner.components_, atol=1e-10)
-    np.testing.assert_allclose(scaled_codes, 8 * codes, atol=1e-9)

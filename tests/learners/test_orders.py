@@ -1,10 +1,8 @@
 """Orders of calls: a choice stays until it is made again, or the call is refused."""
 
-import importlib.util
 import pickle
 from functools import partial
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +19,6 @@ from skpudle import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-ORDERS = Path(__file__).parents[2] / "benchmarks/orders.py"
 
 SEED = dict(random_state=0)
 TRAINED = dict(n_unfoldings=3, max_iter=2) | SEED
@@ -66,15 +62,6 @@ def train_on(learner, X, *targets):
 @pytest.fixture(params=LEARNERS)
 def learner(request):
     return clone(LEARNERS[request.param])
-
-
-@pytest.mark.skipif(not ORDERS.exists(), reason="benchmarks are in the repository alone")
-@pytest.mark.parametrize("seed", range(30))
-def test_nothing_is_undone_in_a_random_order_of_calls(seed):
-    spec = importlib.util.spec_from_file_location("orders", ORDERS)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    list(module.orders(np.random.default_rng(seed)))
 
 
 # ---------------------------------------------------------------------------- the penalty

@@ -50,12 +50,6 @@ def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy):
     assert path.score.max() <= 1
 
 
-def test_few_rows_keep_the_usual_penalty(rng):
-    learner = PUDLEDictionaryLearning(3, random_state=0).fit(rng.normal(size=(19, 6)))
-    assert not hasattr(learner, "penalty_path_")
-    assert learner.search_alpha_ > 0
-
-
 def test_the_display_shows_the_path(noisy):
     pytest.importorskip("matplotlib")
     learner = PUDLEDictionaryLearning(25, random_state=0).fit(noisy[0][:1000])
@@ -98,12 +92,6 @@ def test_hidden_pixels_are_no_trap_for_a_search_over_penalties(rng):
         search.fit(signals)
     assert search.best_params_["alpha"] > 0.05 * usual
     assert search.best_score_ <= 1
-
-
-def test_the_score_of_signals_ignores_labels(rng):
-    signals, _ = pulses(rng)
-    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
-    assert learner.score(signals, np.arange(20)) == learner.score(signals) <= 1
 
 
 def test_noise_lifts_the_penalty_of_signals(rng):

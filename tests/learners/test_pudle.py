@@ -1,7 +1,5 @@
 """What a user of `PUDLEDictionaryLearning` can rely on in training."""
 
-import copy
-import pickle
 from functools import partial
 
 import numpy as np
@@ -19,7 +17,6 @@ from small import (
     perturbed,
 )
 
-from skpudle import PUDLEDictionaryLearning
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
@@ -58,11 +55,6 @@ def test_a_random_state_determines_every_bit(variant, X):
     assert_same(vars(first), vars(second))
     other = make(**(options | {"random_state": 1}))
     assert not np.array_equal(other.fit(X).components_, first.components_)
-
-
-def test_fitting_again_starts_over(X):
-    estimator = make(batch_size=16).fit(X[:, :5])
-    assert_same(vars(estimator.fit(X)), vars(make(batch_size=16).fit(X)))
 
 
 def test_float32_and_float64_learn_the_same(X):
@@ -144,32 +136,7 @@ def test_the_gradient_mode_of_the_caller_does_not_matter(mode, gradient, X):
     np.testing.assert_array_equal(codes, expected.transform(X))
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("offset", [0.0, 1e3])
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
-def test_default_parameters_reconstruct_few_unscaled_data(scale, offset, shrinkage):
-    """Thirty samples of three features, in any unit and far from the origin."""
-    X = scale * (np.random.default_rng(0).normal(size=(30, 3)) + offset)
-    estimator = PUDLEDictionaryLearning(shrinkage=shrinkage, random_state=0).fit(X)
-    error = ((X - estimator.inverse_transform(estimator.transform(X))) ** 2).sum()
-    assert error < 0.05 * (X**2).sum()
-
-
-@pytest.mark.filterwarnings("ignore:X has 1 sample with known values:UserWarning")
-def test_constant_and_zero_data_can_be_learned_from():
-    for X in (np.zeros((10, 3)), np.ones((10, 3)), np.full((1, 3), 2.0)):
-        estimator = make(n_components=5).fit(X)
-        assert np.isfinite(estimator.components_).all()
-        assert np.isfinite(estimator.transform(X)).all()
-
-
 # ---------------------------------------------------------------------------- alpha and step
-
-
-def test_a_given_alpha_is_absolute(X):
-    assert make(alpha=0.25).fit(X).alpha_ == 0.25
-    with pytest.warns(UserWarning, match=r"All codes .* zero.* Pass a smaller alpha \(now 1000"):
-        assert not make(alpha=1e3).fit(X).transform(X).any()
 
 
 def test_a_step_beyond_its_bound_warns_with_the_bound(X, atoms):
@@ -222,12 +189,6 @@ def test_a_pair_of_decays_keeps_early_stopping_off_before_its_last_stage(X):
 # ---------------------------------------------------------------------------- stopping
 
 
-def test_training_stops_when_nothing_improves(X):
-    """And says nothing."""
-    estimator = make(learning_rate=1e-12, max_iter=50, tol=1e-3, n_iter_no_change=2).fit(X)
-    assert estimator.n_iter_ == 1 + 2
-
-
 def test_training_that_ends_early_warns_with_what_to_change(X):
     estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
     with pytest.warns(
@@ -247,10 +208,6 @@ def test_warnings_point_at_the_line_that_called_fit(X):
     assert {warning.filename for warning in caught} == {__file__}
 
 
-def test_without_a_tolerance_training_goes_through_all_epochs_in_silence(X):
-    assert make(learning_rate=1e-12, max_iter=20, tol=None).fit(X).n_iter_ == 20
-
-
 # ---------------------------------------------------------------------------- unused atoms
 
 
@@ -266,19 +223,6 @@ def test_unused_atoms_are_redrawn_between_epochs_and_never_at_the_end():
     # one small step away from the sample that was reconstructed worst
     directions = X / np.linalg.norm(X, axis=1, keepdims=True)
     assert (directions @ twice.components_[5]).max() > 0.99
-
-
-@pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
-@pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_redrawn_atoms_do_not_depend_on_units(atom_norm, scale):
-    """Their norm is 1, whatever that of the data, also where atoms may have any."""
-    rng, atoms = np.random.default_rng(0), np.eye(8)
-    data = np.pad(rng.normal(size=(60, 4)), [(0, 0), (0, 4)])
-    atoms[:4, :4] += 0.2 * rng.normal(size=(4, 4))
-    settings = dict(n_components=8, dict_init=atoms, atom_norm=atom_norm, max_iter=3)
-    plain, scaled = (make(alpha=0.3 * c, **settings).fit(c * data) for c in (1, scale))
-    assert not np.allclose(plain.components_[4:], np.eye(8)[4:])
-    np.testing.assert_allclose(scaled.components_, plain.components_, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------- divergence
@@ -332,32 +276,6 @@ def test_partial_fit_is_an_epoch_of_fit_with_full_batches(optimizer, variant, X)
         np.testing.assert_array_equal(partial_fits.loss_curve_, fitted.loss_curve_)
         assert partial_fits.alpha_ == fitted.alpha_
         assert partial_fits.n_steps_ == fitted.n_steps_
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_partial_fit_survives_a_pickle_bit_for_bit(dtype, optimizer, X):
-    X = X.astype(dtype)
-    straight, pickled = make(batch_size=16, **optimizer), make(batch_size=16, **optimizer)
-    for rows in (X[:40], X[40:47], X):
-        straight.partial_fit(rows)
-        pickled = pickle.loads(pickle.dumps(pickled)).partial_fit(rows)
-    assert_same(vars(straight), vars(pickled))
-
-
-def test_a_copy_trains_on_without_the_original(X):
-    """Nothing that training writes into is shared."""
-    original = make().partial_fit(X)
-    before = copy.deepcopy(vars(original))
-    copy.copy(original).partial_fit(X)
-    assert_same(vars(original), before)
-
-
-def test_alpha_is_frozen_at_the_first_call(X):
-    estimator = make().partial_fit(X)
-    alpha = estimator.alpha_
-    for factor in (100.0, 1e-3):
-        estimator.partial_fit(factor * X[:7])
-    assert estimator.alpha_ == alpha
 
 
 def test_partial_fit_goes_on_after_fit(X):

@@ -4,16 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
-from sklearn.inspection import permutation_importance
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLERegressor
-from skpudle.inspection import atom_contributions
 
 
 def make_data(seed=0, n=240, m=10):
@@ -45,7 +39,7 @@ def fitted():
 
 @pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
 def test_without_supervision_it_is_ridge_regression_on_codes(y):
-    regressor = regressor_of(supervision=0.0, C=0.5).fit(X, y)
+    regressor = regressor_of(supervision=0.0, C=5.0).fit(X, y)
     assert regressor.n_steps_ == 0
     codes = regressor.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
     ridge = Ridge(alpha=2).fit(codes, y)
@@ -78,28 +72,7 @@ def test_units_of_data_and_numbers_change_nothing_but_theirs(fitted):
     )
 
 
-def test_a_weight_is_a_number_of_repetitions():
-    weights = np.random.default_rng(0).integers(0, 4, len(X))
-    order = np.random.default_rng(1).permutation(len(X))
-    weighted = regressor_of().fit(X[order], Y[order], sample_weight=weights[order])
-    repeated = regressor_of().fit(X.repeat(weights, axis=0), Y.repeat(weights, axis=0))
-    close = dict(rtol=1e-7, atol=1e-9)  # as of scikit-learn's check
-    np.testing.assert_allclose(weighted.components_, repeated.components_, **close)
-    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), **close)
-
-
 # ---------------------------------------------------------------------------- how fits go on
-
-
-def test_early_stopping_holds_samples_out():
-    params = dict(early_stopping=True, tol=1e-4, n_iter_no_change=3, validation_fraction=0.25)
-    regressor = regressor_of(max_iter=200, learning_rate=0.05, **params).fit(X, Y)
-    scores = regressor.validation_scores_
-    assert len(scores) < 200
-    assert len(scores) - 1 - scores.argmax() == 3  # epochs after the best
-    # it ends with the best: no score of all samples is that much worse than of those held out
-    left = ((regressor.predict(X) - Y) ** 2).sum(0) / Y.var(0)
-    assert left.mean() >= (1 - scores.max()) * (len(X) // 4) - 1e-9
 
 
 def test_it_goes_on_after_fit_and_pickles_go_on_the_same(fitted):
@@ -115,23 +88,3 @@ def test_it_goes_on_after_fit_and_pickles_go_on_the_same(fitted):
 
 
 # ---------------------------------------------------------------------------- scikit-learn, torch
-
-
-@pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
-def test_tensors_give_tensors(y):
-    of_arrays = regressor_of().fit(X, y)
-    regressor = regressor_of().fit(torch.tensor(X), torch.tensor(y))
-    np.testing.assert_array_equal(regressor.coef_, of_arrays.coef_)
-    found = regressor.predict(torch.tensor(X))
-    assert isinstance(found, torch.Tensor)
-    np.testing.assert_allclose(found.numpy(), of_arrays.predict(X))
-    assert regressor.score(torch.tensor(X), torch.tensor(y)) == of_arrays.score(X, y)
-
-
-def test_it_stands_where_regressors_stand(fitted):
-    pipeline = make_pipeline(StandardScaler(), regressor_of(max_iter=2))
-    search = GridSearchCV(pipeline, {"pudleregressor__supervision": [0.2, 0.5]}, cv=2).fit(X, Y)
-    assert search.best_score_ > 0.3
-    importance = permutation_importance(fitted, X, Y, n_repeats=2, random_state=0)
-    assert importance.importances_mean.max() > 0
-    assert atom_contributions(fitted, X).indices.shape == (6, 10)

@@ -1,7 +1,6 @@
 """Hostile data and parameters: a right result or a clear error, and nothing in between."""
 
 import copy
-import multiprocessing
 import pickle
 import socket
 import threading
@@ -16,7 +15,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from joblib import Parallel, delayed
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
@@ -185,15 +183,6 @@ def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimize
     assert found.dtype == atoms.dtype
 
 
-def test_the_order_of_arguments_of_an_optimizer_does_not_matter():
-    params = dict(betas=(0.8, 0.9), eps=1e-6)
-    learner = FromData(**SMALL, optimizer=partial(torch.optim.Adam, **params)).fit(PLAIN)
-    other = copy.deepcopy(learner)
-    other.set_params(optimizer=partial(torch.optim.Adam, **dict(reversed(params.items()))))
-    expected = learner.partial_fit(PLAIN).components_
-    assert_array_equal(other.partial_fit(PLAIN).components_, expected)
-
-
 # ---------------------------------------------------------------------------- threads, processes
 
 
@@ -216,22 +205,6 @@ def test_fits_in_two_threads_give_what_they_give_alone():
         assert_array_equal(found[seed], fit(seed))
 
 
-@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
-def test_joblib_gives_what_a_loop_gives(backend):
-    found = Parallel(n_jobs=2, backend=backend)(delayed(fit)(seed) for seed in range(2))
-    for seed in range(2):
-        assert_allclose(found[seed], fit(seed), rtol=1e-10)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_fork_and_spawn_give_what_a_loop_gives(method):
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        found = pool.map(fit, range(2))
-    for seed in range(2):
-        assert_allclose(found[seed], fit(seed), rtol=1e-10)
-
-
 def test_no_file_is_opened_and_no_connection_made(monkeypatch, tmp_path):
     fit(0)  # what is imported late is imported now
 
@@ -248,15 +221,6 @@ def test_no_file_is_opened_and_no_connection_made(monkeypatch, tmp_path):
         learner.inverse_transform(learner.transform(PLAIN))
         learner.score(PLAIN)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_pair_of_ones_is_no_decay():
-    """So that converged codes exist."""
-    lasso = LEARNERS["lasso"]
-    pair = clone(lasso).set_params(lambda_decay=(1.0, 1.0)).fit(PLAIN)
-    assert_array_equal(pair.transform(PLAIN), clone(lasso).fit(PLAIN).transform(PLAIN))
-    with pytest.raises(ValueError, match="without decay"):
-        clone(lasso).set_params(lambda_decay=(1.0, 0.9)).fit(PLAIN)
 
 
 @pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import PathDisplay
 
@@ -91,13 +91,6 @@ def test_as_many_atoms_as_were_planted_and_these(name):
     assert learner.transform(X).shape == (len(X), learner.n_components_)
 
 
-def test_missing_entries():
-    X, atoms = planted(**PROBLEMS["10 dB"])
-    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
-    learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
-    assert abs(learner.n_components_ - len(atoms)) <= 1
-
-
 def test_the_number_is_the_smallest_that_is_as_good_as_the_best():
     X, _ = planted(**PROBLEMS["10 dB"])
     learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
@@ -148,18 +141,6 @@ def test_noise_and_nothing_have_few_atoms():
     assert PUDLEDictionaryLearning("auto", random_state=0).fit(0 * noise).n_components_ == 1
 
 
-def test_a_classifier_takes_it_too():
-    X, _ = planted(**PROBLEMS["no noise"])
-    y = (X[:, 0] > 0).astype(int)
-    learner = PUDLEClassifier("auto", max_iter=1, tol=None, random_state=0).fit(X, y)
-    assert learner.n_components_ == learner.components_.shape[0]
-
-
-def test_only_a_search_decides():
-    with pytest.raises(ValueError, match="is chosen by a search"):
-        PUDLEDictionaryLearning("auto", dict_init="data").fit(np.eye(3))
-
-
 def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
     X, _ = planted(**PROBLEMS["no noise"])
     learner = PUDLEDictionaryLearning("auto", random_state=0).partial_fit(X)
@@ -184,13 +165,6 @@ def test_atoms_of_images_and_signals(shape, size):
     assert learner.n_components_ == 4
     assert atom_coherence(learner.components_, atoms).min() > 0.95
     assert (learner.size_path_.n_components == 4).any()
-
-
-def test_images_need_a_search_too():
-    with pytest.raises(ValueError, match="is chosen by a search"):
-        ConvPUDLEDictionaryLearning(
-            "auto", atom_shape=(3, 3), stride=1, dict_init="random", random_state=0
-        ).fit(np.ones((2, 8, 8)))
 
 
 def test_the_display_shows_the_path_and_the_choice():

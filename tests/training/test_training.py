@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from skpudle._data.batches import Rows, Samples
+from skpudle._data.batches import Batches, Samples
 from skpudle._fit.record import Fitted
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._gradients import ae_ls
@@ -78,7 +78,7 @@ def x(generator):
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
 def test_an_epoch_visits_every_sample_once(batch_size, shuffle, x, generator):
-    source = Rows(Samples(x), batch_size, generator=generator if shuffle else None)
+    source = Batches(Samples(x), batch_size, generator if shuffle else None)
     for _ in range(2):
         batches = list(epoch(source))
         sizes = [len(batch.x) for batch in batches]
@@ -127,11 +127,11 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
     """Each at the atoms of its update, also where the last batch is smaller."""
     trainer, twin = make_trainer(atoms), make_trainer(atoms)
     losses = []
-    for batch in epoch(Rows(Samples(x), 5)):
+    for batch in epoch(Batches(Samples(x), 5)):
         z = encode(twin.optimizer.atoms.detach(), batch.x, alpha=0.1, n_unfoldings=5)
         losses.append(0.5 * (batch.x - z @ twin.optimizer.atoms.detach()).square().sum(1))
-        twin.run_epoch(Rows(Samples(batch.x), 5), NEVER)
-    summary = trainer.run_epoch(Rows(Samples(x), 5), NEVER)
+        twin.run_epoch(Batches(Samples(batch.x), 5), NEVER)
+    summary = trainer.run_epoch(Batches(Samples(x), 5), NEVER)
     assert summary.loss == pytest.approx(float(torch.cat(losses).mean()), rel=1e-12)
     assert trainer.n_steps == len(losses) == 5
     assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
@@ -141,7 +141,7 @@ def test_a_long_epoch_is_left_as_soon_as_the_objective_has_stalled(atoms, genera
     """So the first of many samples need not be gone through when nothing is left to gain."""
     x = normal(generator, 1, 4).expand(500, 4)
     trainer = make_trainer(atoms, alpha=1e3)  # zero codes, a constant objective
-    summary = trainer.run_epoch(Rows(Samples(x), 1), Stopping(1e-4, 2))
+    summary = trainer.run_epoch(Batches(Samples(x), 1), Stopping(1e-4, 2))
     assert summary.converged
     assert trainer.n_steps < 500
     assert summary.loss == pytest.approx(0.5 * float(x[0].square().sum()))
@@ -152,8 +152,8 @@ def test_training_ends_after_a_given_number_of_updates(n_updates, atoms, x):
     """Also within an epoch, and after updates that are those of a longer training."""
     stopping = Stopping(None, 1, n_updates=n_updates)
     trainer, twin = make_trainer(atoms), make_trainer(atoms)
-    summary = trainer.run_epoch(Rows(Samples(x), 1), stopping)
-    twin.run_epoch(Rows(Samples(x[:n_updates]), 1), NEVER)
+    summary = trainer.run_epoch(Batches(Samples(x), 1), stopping)
+    twin.run_epoch(Batches(Samples(x[:n_updates]), 1), NEVER)
     assert trainer.n_steps == n_updates
     assert not summary.converged
     assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
@@ -164,10 +164,10 @@ def test_training_ends_after_a_given_number_of_updates(n_updates, atoms, x):
 
 def test_one_divergence_halves_the_learning_rate_and_starts_the_epoch_again(atoms, x):
     trainer = make_trainer(atoms, FailsAt(3))
-    summary = trainer.run_epoch(Rows(Samples(x), 5), NEVER)
+    summary = trainer.run_epoch(Batches(Samples(x), 5), NEVER)
     calm = make_trainer(atoms)
     calm.optimizer.halve_learning_rate()
-    assert summary == calm.run_epoch(Rows(Samples(x), 5), NEVER)
+    assert summary == calm.run_epoch(Batches(Samples(x), 5), NEVER)
     assert torch.equal(trainer.optimizer.atoms, calm.optimizer.atoms)
     assert trainer.n_steps == calm.n_steps == 5
 
@@ -178,10 +178,10 @@ def test_training_goes_on_from_the_last_finite_state(optimizer, atoms, x):
     failing = make_trainer(atoms, FailsAt(8), optimizer=optimizer)
     calm = make_trainer(atoms, optimizer=optimizer)
     for trainer in (failing, calm):
-        trainer.run_epoch(Rows(Samples(x), 5), NEVER)
+        trainer.run_epoch(Batches(Samples(x), 5), NEVER)
     calm.optimizer.halve_learning_rate()
     for trainer in (failing, calm):
-        trainer.run_epoch(Rows(Samples(x), 5), NEVER)
+        trainer.run_epoch(Batches(Samples(x), 5), NEVER)
     assert torch.equal(failing.optimizer.atoms, calm.optimizer.atoms)
 
 
@@ -194,7 +194,7 @@ def test_a_second_divergence_raises_with_the_number_of_the_update(calls, update,
     def train():
         while True:
             starts.append(trainer.optimizer.atoms.detach().clone())
-            trainer.run_epoch(Rows(Samples(x), 5), NEVER)
+            trainer.run_epoch(Batches(Samples(x), 5), NEVER)
 
     with pytest.raises(Diverged, match=f"update {update}$") as error:
         train()
@@ -212,7 +212,7 @@ def test_atoms_that_stop_being_finite_are_noticed_though_losses_are_finite(atoms
     trainer = make_trainer(atoms, rule)
     before = trainer.optimizer.atoms.detach().clone()
     with pytest.raises(Diverged, match="update 1$"):
-        trainer.run_epoch(Rows(Samples(x), 100), NEVER)
+        trainer.run_epoch(Batches(Samples(x), 100), NEVER)
     assert torch.equal(trainer.optimizer.atoms, before)
     assert trainer.n_steps == 0
 
@@ -225,7 +225,7 @@ def trained_with_unused_atoms(generator):
     x = torch.cat([normal(generator, 23, 2), torch.zeros(23, 2, dtype=torch.float64)], dim=1)
     x[4, 3], x[17, 3] = 9.0, -8.0  # badly reconstructed
     atoms = torch.eye(4, dtype=torch.float64)[[0, 2, 1, 2]]  # no sample has the third feature
-    trainer, source = make_trainer(atoms), Rows(Samples(x), 5, generator=generator)
+    trainer, source = make_trainer(atoms), Batches(Samples(x), 5, generator)
     trainer.run_epoch(source, NEVER)
     return trainer, source, torch.tensor([1, 3])
 
@@ -235,5 +235,5 @@ def test_unused_atoms_become_the_worst_reconstructed_samples(generator):
     before = trainer.optimizer.atoms.detach().clone()
     trainer.replace_unused(source)
     atoms = trainer.optimizer.atoms.detach()
-    torch.testing.assert_close(atoms[unused], project_atoms(source.given.x[[4, 17]]))
+    torch.testing.assert_close(atoms[unused], project_atoms(source.source.x[[4, 17]]))
     assert torch.equal(atoms[[0, 2]], before[[0, 2]])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.arrays import check_range
-from skpudle._data.batches import Indexed, Samples
+from skpudle._data.batches import Batches, Samples, draw_order
 from skpudle._data.images import split_gaps
 
 # Most patches to draw from an image, which may be mostly black, until one is not zero.
@@ -26,7 +26,7 @@ def draw_corner(image, size, generator):  # (n_channels, *image size) -> index o
     return (..., *(slice(a, a + k) for a, k in zip(starts, size, strict=True)))
 
 
-class Crops(Indexed):
+class Crops(Batches):
     """Random crops of images, one of each image per epoch.
 
     Parameters
@@ -44,24 +44,23 @@ class Crops(Indexed):
     n_judged = 256  # the objective of few random crops is too noisy
 
     def __init__(self, given, batch_size, *, generator, shuffle=True):
-        super().__init__(min(batch_size, len(given)), generator, shuffle=shuffle)
-        self.given = given
+        super().__init__(given, batch_size, generator)
+        self._shuffle = shuffle
 
-    def __len__(self):
-        return len(self.given)
-
-    def read(self, parts):
-        """Yield a batch for each part: one crop of each image with these numbers."""
-        return map(self._batch, parts)
+    def batches(self):
+        """Draw the order of an epoch, and return an iterator over its batches."""
+        shuffle = self._shuffle and self.batch_size < len(self.source)
+        order = draw_order(len(self.source), self.generator if shuffle else None)
+        return map(self._batch, order.split(self.batch_size))
 
     def samples(self, keys):
         """Return a random patch of each of these images, if possible not zero."""
-        return torch.stack([self._patch(self.given.images[i]) for i in keys.tolist()])
+        return torch.stack([self._patch(self.source.images[i]) for i in keys.tolist()])
 
     def _batch(self, indices):
-        images, masks, crops = self.given.images, self.given.masks, []
+        images, masks, crops = self.source.images, self.source.masks, []
         for i in indices.tolist():
-            corner = draw_corner(images[i], self.given.crop, self.generator)
+            corner = draw_corner(images[i], self.source.crop, self.generator)
             alike = [images[i]] if masks is None else [images[i], masks[i]]
             crops.append([image[corner] for image in alike])
         x, *rest = (torch.stack(part) for part in zip(*crops, strict=True))
@@ -69,7 +68,7 @@ class Crops(Indexed):
 
     def _patch(self, image):
         for _ in range(_N_TRIES):
-            patch = image[draw_corner(image, self.given.kernel, self.generator)]
+            patch = image[draw_corner(image, self.source.kernel, self.generator)]
             if patch.any():
                 break
         return patch
@@ -114,8 +113,12 @@ class TrainingImages:
             known = (torch.ones_like(x) if mask is None else mask for x, mask in pairs)
             self.masks = [self._enlarge(mask, end=1.0) for mask in known]
 
+    weight = None
+
     def __len__(self):
         return len(self.images)
+
+    n_samples = n_seen = property(__len__)
 
     def __iter__(self):
         """Yield the images and their masks, to recognise the data by."""

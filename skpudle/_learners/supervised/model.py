@@ -84,7 +84,7 @@ class TaskModel(DenseModel):
     @property
     def ridge(self):
         """The penalty of the head, relative to the mean loss."""
-        return 1 / (self.C * self.task.total_weight * self.task.n_terms)
+        return self.task.penalty / (self.C * self.task.total_weight * self.task.n_terms)
 
     def unit(self, n_components):  # -> float
         """Return the unit of codes."""
@@ -130,13 +130,6 @@ class TaskModel(DenseModel):
         atoms, (weights, intercept) = super().replacements(rows, samples), self.head(rows)
         blank = weights.new_zeros(len(weights), len(atoms) * self.n_sides)
         return self.join(atoms, blank, intercept)
-
-    @torch.no_grad()
-    def score(self, batch, rows):  # -> float
-        """Return the score of the decisions on a batch; larger is better."""
-        dictionary, encoder, _ = self.network(rows, 0)
-        decisions = self.decide(rows, encoder(dictionary, batch.x, mask=batch.mask))
-        return float(average(self.task.scores(decisions, batch.target), batch.weight))
 
     @torch.no_grad()
     def solve(self, atoms, samples):  # -> head
