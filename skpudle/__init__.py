@@ -7,7 +7,6 @@ neither torch nor scikit-learn.
 from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
 from typing import TYPE_CHECKING
-from typing import Any as _Any
 
 if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import datasets as datasets
@@ -57,7 +56,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> _Any:
+def __getattr__(name: str) -> object:
     if name not in __dir__():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = _import_module(f"{__name__}.{_HOMES.get(name, name)}")

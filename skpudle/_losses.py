@@ -35,16 +35,8 @@ from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
 
-class Loss:
-    """A loss of natural parameters."""
-
-    def shifted(self, natural, offset):
-        """Return natural parameters with an offset, if there is one."""
-        return natural if offset is None else natural + offset
-
-
 @dataclass(frozen=True)
-class Gaussian(Loss):
+class Gaussian:
     """Least squares.
 
     Attributes
@@ -82,7 +74,7 @@ class Gaussian(Loss):
 
 
 @dataclass(frozen=True)
-class Poisson(Loss):
+class Poisson:
     """Counts. The curvature grows with the expectation, without bound."""
 
     curvature = float("inf")
@@ -120,7 +112,7 @@ class Poisson(Loss):
 
 
 @dataclass(frozen=True)
-class Binomial(Loss):
+class Binomial:
     """Numbers of successes in independent trials; with one trial also fractions.
 
     Parameters
@@ -220,7 +212,7 @@ class FromMeans(NamedTuple):
         origin = x.masked_fill(known == 0, inf).amin(0)
         origin = origin.masked_fill(origin.isinf(), 0.0)
         mean = origin + (known * (x - origin * exposure)).sum(0) / torch.where(size > 0, size, 1.0)
-        natural = loss.shifted(_natural(loss, mean), offset)
+        natural = _natural(loss, mean) + (0.0 if offset is None else offset)
         deviance = 2 * (known * loss.half_deviance(natural, x)).sum(0)
         return cls(size.cpu(), mean.cpu(), deviance.cpu())
 

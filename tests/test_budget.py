@@ -45,11 +45,8 @@ PACKAGE = Path(skpudle.__file__).parent
 TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, *FUNCTIONS)
-LEARNERS = [
-    kind
-    for name in skpudle.__all__
-    if hasattr(kind := getattr(skpudle, name), "_parameter_constraints")
-]
+PUBLIC = [getattr(skpudle, name) for name in skpudle.__all__]
+LEARNERS = [kind for kind in PUBLIC if hasattr(kind, "_parameter_constraints")]
 
 
 def count_lines(path):

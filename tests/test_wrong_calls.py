@@ -31,9 +31,8 @@ from skpudle._data.names import COUNTERPARTS
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
-ESTIMATORS = [
-    kind for name in skpudle.__all__ if hasattr(kind := getattr(skpudle, name), "get_params")
-]
+PUBLIC = [getattr(skpudle, name) for name in skpudle.__all__]
+ESTIMATORS = [kind for kind in PUBLIC if hasattr(kind, "get_params")]
 
 
 @cache

@@ -117,7 +117,7 @@ def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=
             )
             with own_precision():
                 natural = codes @ dictionary.atoms[:, hidden]
-            natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
+            natural = natural if offset is None else natural + offset[..., hidden]
             values = x[:, hidden]
             if limit is not None:
                 most = limit[hidden]

@@ -47,11 +47,7 @@ def n_found(atoms, truth):
 
 
 def dense(codes, p):
-    n, longest = codes.index.shape
-    result = torch.zeros(n, p + 1, dtype=torch.float64)
-    used = torch.arange(longest) < codes.count[:, None]
-    result.scatter_(1, torch.where(used, codes.index, p).long(), codes.value)
-    return result[:, :p]
+    return codes.dense(p)
 
 
 def gaps_in(x, share=0.2):
