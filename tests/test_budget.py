@@ -16,11 +16,11 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1573,
-    "_data": 1056,
+    "_data": 1051,
     "_denoiser": 730,
-    "_fit": 1657,
-    "_learners": 3352,
-    "_nmf": 776,
+    "_fit": 1755,
+    "_learners": 2980,
+    "_nmf": 781,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1260,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 578,
     "pretrained": 87,
     "search": 3183,
-    "all of the package": 17219,
-    "tests": 15610,
+    "all of the package": 16945,
+    "tests": 15328,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
