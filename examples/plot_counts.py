@@ -76,7 +76,7 @@ axes["curve"].legend()
 models = {"ours": (learner, "Atoms (zero is grey)"), "theirs": (factors, "Factors of NMF")}
 for name, (model, title) in models.items():
     options = dict(image_shape=(8, 8), ax=axes[name], n_columns=6)
-    AtomsDisplay.from_atoms(model.components_, **options)
+    AtomsDisplay.from_estimator(model.components_, **options)
     axes[name].set_title(title)
 figure.get_layout_engine().set(wspace=0.1)
 plt.show()

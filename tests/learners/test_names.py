@@ -96,7 +96,7 @@ FUNCTIONS = {
     "R^2": (ROWS, reconstruction_r2_scorer),
     "denoising": (ROWS, make_denoising_scorer()),
     "codes": (ROWS, CodesDisplay.from_estimator),
-    "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X, sort="r2_loss")),
+    "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X)),
     "display of contributions": (ROWS, ContributionsDisplay.from_estimator),
     "activations": (LEARNERS["images"], ActivationsDisplay.from_estimator),
     "of a consensus": (LEARNERS["consensus"], atom_importance),
