@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle._learners.convolutional.estimator import (
         ConvPUDLEDictionaryLearning as ConvPUDLEDictionaryLearning,
     )
+    from skpudle._learners.counts import CountDictionaryLearning as CountDictionaryLearning
     from skpudle._learners.noodl import NOODLDictionaryLearning as NOODLDictionaryLearning
     from skpudle._learners.pudle import PUDLEDictionaryLearning as PUDLEDictionaryLearning
     from skpudle._learners.sporco import SporcoDictionaryLearning as SporcoDictionaryLearning
@@ -44,6 +45,7 @@ _HOMES = {
     "ConsensusDictionary": "_consensus",
     "ConvDenoiser": "_denoiser.estimator",
     "ConvPUDLEDictionaryLearning": "_learners.convolutional.estimator",
+    "CountDictionaryLearning": "_learners.counts",
     "DictionaryImputer": "_imputer",
     "NOODLDictionaryLearning": "_learners.noodl",
     "PUDLEClassifier": "_learners.supervised.classifier",
