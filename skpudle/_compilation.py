@@ -157,13 +157,8 @@ class Loops:
         # Inlined: otherwise a process that compiles and a process that loads from the cache call
         # different copies of the functions, and sum in different orders. Without errors of division
         # (``error_model``) the lasso takes 0.88 of the time.
-        options = dict(
-            nogil=True,
-            forceinline=True,
-            error_model="numpy",
-            no_cfunc_wrapper=True,
-            fastmath={"reassoc", "contract", "nsz", "arcp"},
-        )
+        options = dict(nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True)
+        options["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
         for function in self._functions:
             # a door for Python takes a tenth of the time to compile a function
             options["no_cpython_wrapper"] = function.__name__.startswith("_")
