@@ -78,9 +78,8 @@ def _only_array(row, ndim):
     names = [name for name, value in row.items() if np.ndim(value) == ndim]
     if len(names) != 1:
         raise ValueError(
-            f"A row of X is a dictionary with {len(names)} arrays, {names}; one is needed. Select "
-            "a column, for example ds.with_format('numpy').select_columns(['embedding']) of a "
-            "dataset of Hugging Face."
+            f"A row of X is a dictionary with {len(names)} arrays, {names}. Select one of them, as "
+            "ds.with_format('numpy').select_columns(['embedding']) of a dataset of Hugging Face."
         )
     return names[0], row[names[0]]
 
@@ -168,17 +167,11 @@ def _regroup(parts, size):
     """Yield tuples of tensors of ``size`` rows, the last of fewer, from tuples of any sizes."""
     kept = None
     for part in parts:
-        if kept is not None:
-            n_missing = size - len(kept[0])
-            kept = [torch.cat([one, more[:n_missing]]) for one, more in zip(kept, part)]
-            part = [tensor[n_missing:] for tensor in part]
-            if len(kept[0]) < size:
-                continue
-            yield kept
+        part = part if kept is None else map(torch.cat, zip(kept, part))
         *full, kept = zip(*(tensor.split(size) for tensor in part))
         yield from full
-        kept = [tensor.clone() for tensor in kept]  # the part may be a buffer, and is large
-    if kept is not None and len(kept[0]):
+        kept = [tensor.clone() for tensor in kept]  # the part is large
+    if kept is not None:
         yield kept
 
 
@@ -292,17 +285,16 @@ class _Numbered(_InParts):
 class Positions(_Numbered):
     """Samples of a dataset, read by their positions."""
 
+    def _rows(self, keys):
+        return _without_labels(_collate(self.data[key] for key in keys))
+
     def _raw(self, first, last):
-        return _without_labels(_collate(self.data[key] for key in range(first, last)))
+        return self._rows(range(first, last))
 
     def _read(self, keys):  # (n,) -> (n, n_features)
         parts = [part.tolist() for part in keys.cpu().split(256)]
-        read = []
-        for part in parts:
-            with part_of(where := f"samples {part[0]} ... {part[-1]}"):
-                rows = _without_labels(_collate(self.data[key] for key in part))
-            read.append(self.reader(rows, where))
-        return torch.cat(read)
+        read = (self.reader(self._rows(p), f"samples {p[0]} ... {p[-1]}") for p in parts)
+        return torch.cat(list(read))
 
 
 class Slices(_Numbered):
