@@ -22,6 +22,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import islice
 from math import isnan, prod
+from operator import length_hint
 
 import numpy as np
 import torch
@@ -59,8 +60,8 @@ _LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
 # Number of places of numbered rows that a sample comes from. A population of 1 % of sorted rows has
 # 20 of them.
 _PLACES = 2048
-# Rows that begin `partial_fit` of a stream.
-_FIRST_ROWS = 2**14
+# Rows that begin `partial_fit` of a stream, and samples that are read at a time if they come alone.
+_FIRST_ROWS, _SINGLES = 2**14, 256
 
 
 @contextmanager
@@ -218,8 +219,8 @@ class _InParts(InMemory):
             "required. Pass an array."
         )
 
-    def read_by(self, reader, batch_size):
-        """Return this source of samples; the size is for samples that come one by one."""
+    def read_by(self, reader):
+        """Return this source of samples, read by a reader."""
         self.reader = reader
         return self
 
@@ -394,8 +395,8 @@ class Stream(_InParts):
 
     n_samples = None  # the number of rows in the longest of all passes
 
-    def read_by(self, reader, batch_size):
-        """Return this source of samples; the size is for a stream of single samples."""
+    def read_by(self, reader):
+        """Return this source of samples, read by a reader."""
         if hasattr(self.data, "__next__"):
             raise TypeError(
                 f"X is a {type(self.data).__name__}, which can be iterated only once, but training "
@@ -403,8 +404,7 @@ class Stream(_InParts):
                 "call partial_fit for every batch."
             )
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
-        self._batch_size = batch_size
-        return super().read_by(reader, batch_size)
+        return super().read_by(reader)
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return batches of the samples in the order of the stream."""
@@ -419,38 +419,28 @@ class Stream(_InParts):
             "or an array, a table or a dataset."
         )
 
-    @property
-    def _length(self):
-        try:
-            return len(self.data) or None
-        except TypeError:  # its length is unknown before the end
-            return None
-
-    def _raw_batches(self, n_rows):
-        samples = iter(self.data)
-        if not isinstance(self.data, IterableDataset):
-            return samples
-        return iter(lambda: _collate(islice(samples, n_rows)), None)
-
     def parts(self, n_rows):
-        """Yield the stream's own batches, each with its name."""
-        batches, number = self._raw_batches(n_rows), -1
-        for number, raw in enumerate(islice(batches, self._length)):
+        """Yield the stream's own batches, each with its name; single samples in batches."""
+        batches = samples = iter(self.data)
+        if isinstance(self.data, IterableDataset):
+            batches = iter(lambda: _collate(islice(samples, n_rows)), None)
+        length, number = length_hint(self.data) or None, -1
+        for number, raw in enumerate(islice(batches, length)):
             with part_of(where := f"batch {number}"):
                 rows = _without_labels(raw)
             yield where, rows
         if number < 0:
             raise _nothing()
-        if number + 1 == self._length and next(batches, self) is not self:
+        if number + 1 == length and next(batches, self) is not self:
             warnings.warn(
-                f"X has the length {self._length} and yields more batches, which are left out. "
-                "Let __len__ return the number of all batches of a stream with an end.",
+                f"X has the length {length} and yields more batches, which are left out. Let "
+                "__len__ return the number of all batches of a stream with an end.",
                 stacklevel=users_level(),
             )
 
     def _read(self):  # yields (n, n_features)
         n_rows = 0
-        for where, raw in self.parts(self._batch_size):
+        for where, raw in self.parts(_SINGLES):
             rows = self.reader(raw, where)
             n_rows += len(rows)
             self.n_samples = max(self.n_samples or 0, n_rows)

@@ -126,7 +126,7 @@ def read_rows(
     reader = Reader(learner, device, known=known, **options)
     offset = None if exposure is None else to_tensor(exposure).log()[:, None]
     if given.in_parts:
-        source = given.read_by(reader, plan.batch_size())
+        source = given.read_by(reader)
         source.weight, source.offset = weight, offset
         seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
         samples = source.sample(plan.n_components, int(seed), whole=not part)
