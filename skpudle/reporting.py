@@ -31,7 +31,7 @@ _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 # entries) each of its two searches takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
 
-# Values of ``ended_by_`` of fits that were cut short, which another finding reports.
+# Values of ``ended_by_`` of fits that were cut short.
 _BROKEN = "interrupt", "divergence"
 
 
@@ -94,16 +94,6 @@ def _zero_codes(look):
     return f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."
 
 
-def _few_samples(look):
-    n, p = len(look.samples), look.codes.shape[1]
-    if look.is_convolutional or n >= p:
-        return None
-    return (
-        f"There {'is 1 sample' if n == 1 else f'are {n} samples'} for {p} atoms, which copy single "
-        "samples, or have not been learned. Learn fewer atoms, or from more samples."
-    )
-
-
 def _unused_atoms(look):
     """Report more unused atoms than chance leaves.
 
@@ -122,7 +112,7 @@ def _unused_atoms(look):
 
 def _single_samples(look):
     atoms, p = look.learner.components_, look.codes.shape[1]
-    if look.is_convolutional or look.loss != "gaussian" or _few_samples(look):
+    if look.is_convolutional or look.loss != "gaussian":
         return None
     energies = np.square(look.codes)
     own = energies.max(axis=0) > _SINGLE_SHARE * energies.sum(axis=0)
@@ -203,7 +193,7 @@ def _unsupported_atoms(look):
         type(learner) is not PUDLEDictionaryLearning
         or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # None: given atoms, no fit
         or look.loss != "gaussian"
-        or _few_samples(look)  # another finding reports these
+        or len(look.samples) < p
         or look.samples.size > _MOST_NUMBERS
     ):
         return None
@@ -271,30 +261,8 @@ def _no_better_than_the_baseline(look):
     )
 
 
-def _early_end(look):
-    ended_by = getattr(look.learner, "ended_by_", None)
-    if ended_by == "interrupt":
-        return (
-            "Training was interrupted: fit again. With a Checkpoint among its callbacks a fit "
-            "resumes where it stopped."
-        )
-    if ended_by == "divergence":
-        return (
-            "Training diverged, and these are the last finite atoms: lower learning_rate (with the "
-            "surrogate, raise batch_size instead) or step_size, or scale the data."
-        )
-    given = look.given
-    if ended_by != "max_iter" or given.get("tol") is None or given["max_iter"] == "auto":
-        return None  # with "auto" the fit trains after the search while this pays
-    return (
-        f"Training ended at max_iter={given['max_iter']!r}, before it had converged: raise it, or "
-        "leave it at its default."
-    )
-
-
 # findings that apply only if some code is not zero
 _FINDINGS = (
-    _few_samples,
     _unused_atoms,
     _single_samples,
     _single_events,
@@ -302,7 +270,6 @@ _FINDINGS = (
     _unsupported_atoms,
     _dense_codes,
     _no_better_than_the_baseline,
-    _early_end,
 )
 
 
@@ -321,12 +288,12 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     -------
     list of str
         Sentences, empty without a fault. They report: samples without known values;
-        codes that are all zero, or more than half as long as samples; fewer samples than atoms;
+        codes that are all zero, or more than half as long as samples;
         atoms that are unused (more than chance leaves), copy single samples, have most of their
         energy at one place of a signal, as of an artefact, repeat an atom (a cosine above 0.99), or
-        are not supported by `skpudle.metrics.atom_support`; a fit that explains no more than its
-        baseline; training that ended before it had converged. ``summary()`` of a learner says what
-        the fit decided: its baseline, noise and outliers.
+        are not supported by `skpudle.metrics.atom_support`; or a fit that explains no more than its
+        baseline. ``summary()`` of a learner says what the fit decided: its baseline, noise and
+        outliers, and how it ended.
 
     Notes
     -----
