@@ -83,14 +83,19 @@ def lasso_objective(
     return float((0.5 * residual + alpha * np.abs(code).sum(dtype=np.float64)) / len(X))
 
 
-def code_and_reconstruction(estimator, X):
-    """Return data in the units of the codes, the codes, and their reconstructions."""
-    code = np.asarray(host_array(estimator.transform(X)))
+def code_and_reconstruct(estimator, X):
+    """Return the codes of data, and what they stand for: arrays, or tensors for a tensor."""
+    code = estimator.transform(X)
     if hasattr(estimator, "inverse_transform"):
-        reconstruction = np.asarray(host_array(estimator.inverse_transform(code)))
-    else:
-        reconstruction = code @ estimator.components_
-    return host_array(X if np.ndim(X) == 2 else as_fractions(X)), code, reconstruction
+        return code, estimator.inverse_transform(code)
+    return code, code @ estimator.components_
+
+
+def code_and_compare(estimator, X):
+    """Return data in the units of the codes, the codes, and their reconstructions, as arrays."""
+    code, reconstruction = map(host_array, code_and_reconstruct(estimator, X))
+    X = host_array(X if np.ndim(X) == 2 else as_fractions(X))
+    return X, np.asarray(code), np.asarray(reconstruction)
 
 
 def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float:
@@ -111,13 +116,13 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
         :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for the
         mean of the data. It does not reward sparsity.
     """
-    X, _, reconstruction = code_and_reconstruction(estimator, X)
+    X, _, reconstruction = code_and_compare(estimator, X)
     pair = (np.asarray(array).reshape(len(array), -1) for array in (X, reconstruction))
     return float(r2_score(*pair, multioutput="variance_weighted"))
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
-    X, code, reconstruction = code_and_reconstruction(estimator, X)
+    X, code, reconstruction = code_and_compare(estimator, X)
     X, reconstruction = check_pair(X, reconstruction, same_length=True)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
     n_entries = X[0].size
@@ -208,7 +213,7 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
 
 
 def _codes_and_errors(learner, X, rows):  # -> codes (n, n_features_out), squared errors (n,)
-    _, codes, reconstruction = code_and_reconstruction(learner, X)
+    _, codes, reconstruction = code_and_compare(learner, X)
     return codes, np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
 

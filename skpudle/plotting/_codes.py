@@ -15,8 +15,8 @@ from skpudle.plotting._display import Display, tick_whole_numbers
 
 # approximate largest number of bins in a histogram of numbers of atoms
 _BINS = 50
-# area of the largest dot in points squared
-_DOT = 120
+# area of the largest dot in points squared, height of the largest bar or wave in distances of rows
+_DOT, _REACH = 120, 0.45
 # left and right end of the thumbnails of atoms, right of a signal, in widths of the axes
 _THUMBNAIL = 1.02, 1.17
 
@@ -77,33 +77,25 @@ class CodesDisplay(Display):
         return cls(*encode_samples(found.learner, found.prepare(X))).plot(**options)
 
     def _draw(self, *, kind="usage", **style):
-        used = self.codes != 0
-        draw = {
-            "usage": self._draw_usage,
-            "count": self._draw_counts,
-            "magnitude": self._draw_sizes,
-        }
-        draw[kind](used, style)
-        tick_whole_numbers(self.ax_.yaxis if kind != "usage" else self.ax_.xaxis)
-
-    def _draw_usage(self, used, style):
-        self.heights_ = np.sort(used.sum(axis=0) / (self.samples[-1] + 1))[::-1]
-        edges = np.arange(len(self.heights_) + 1) + 0.5
-        self.ax_.stairs(self.heights_, edges, **({"fill": True} | style))
-        self.ax_.set(xlabel="Atom, most used first", ylabel="Uses in a sample", ylim=(0, None))
-
-    def _draw_counts(self, used, style):
-        counts = np.bincount(self.samples, used.sum(axis=1)).astype(int)
-        step = max(1, counts.max() // _BINS)
-        bins = np.arange(0, counts.max() + step + 1, step) - 0.5
-        self.heights_, _, _ = self.ax_.hist(counts, **({"bins": bins} | style))
-        self.ax_.set(xlabel="Atoms that a sample uses", ylabel="Samples")
-        tick_whole_numbers(self.ax_.xaxis)
-
-    def _draw_sizes(self, used, style):
-        moduli = np.abs(self.codes[used])
-        self.heights_, _, _ = self.ax_.hist(moduli, **({"bins": _BINS} | style))
-        self.ax_.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
+        used, ax = self.codes != 0, self.ax_
+        if kind == "usage":
+            self.heights_ = np.sort(used.sum(axis=0) / (self.samples[-1] + 1))[::-1]
+            edges = np.arange(len(self.heights_) + 1) + 0.5
+            ax.stairs(self.heights_, edges, **({"fill": True} | style))
+            ax.set(xlabel="Atom, most used first", ylabel="Uses in a sample", ylim=(0, None))
+            tick_whole_numbers(ax.xaxis)
+            return
+        if kind == "count":
+            values = np.bincount(self.samples, used.sum(axis=1)).astype(int)
+            step = max(1, values.max() // _BINS)
+            bins = np.arange(0, values.max() + step + 1, step) - 0.5
+            ax.set(xlabel="Atoms that a sample uses", ylabel="Samples")
+            tick_whole_numbers(ax.xaxis)
+        else:
+            values, bins = np.abs(self.codes[used]), _BINS
+            ax.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
+        self.heights_, _, _ = ax.hist(values, **({"bins": bins} | style))
+        tick_whole_numbers(ax.yaxis)
 
 
 @dataclass(eq=False, repr=False)
@@ -198,10 +190,9 @@ class ActivationsDisplay(Display):
         return cls(sample, places, atoms, values, learner.components_).plot(**options)
 
     def _draw(self, **options):
-        values = self.values / (np.abs(self.values).max(initial=0) or 1.0)
         draw = self._draw_signal if self.places.shape[1] == 1 else self._draw_image
         self.marks_ = []
-        draw(np.unique(self.atoms), values, **options)
+        draw(np.unique(self.atoms), _scale(self.values), **options)
 
     def _draw_signal(self, names, values, *, sampling_rate=None, **style):
         rate, name = (1, "Sample") if sampling_rate is None else (sampling_rate, "Seconds")
@@ -210,7 +201,7 @@ class ActivationsDisplay(Display):
         self.ax_.plot(times, signal, color="0.3", linewidth=0.8)
         for row, atom in enumerate(names, start=1):
             own, color = self.atoms == atom, f"C{row - 1}"
-            ends = self.places[own, 0] / rate, -row, 0.45 * values[own] - row
+            ends = self.places[own, 0] / rate, -row, values[own] - row
             bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
             self.marks_.append(bars)
             wave = _scale(self.components[atom]) - row
@@ -228,7 +219,7 @@ class ActivationsDisplay(Display):
         for number, atom in enumerate(names):
             own = self.atoms == atom
             dots = {"color": f"C{number}", "alpha": 0.7, "linewidths": 0, "label": f"atom {atom}"}
-            dots |= {"s": _DOT * np.abs(values[own])} | style
+            dots |= {"s": _DOT * np.abs(values[own]) / _REACH} | style
             row, column = self.places[own].T
             self.marks_.append(self.ax_.scatter(column, row, **dots))
         self.ax_.set_axis_off()
@@ -236,5 +227,5 @@ class ActivationsDisplay(Display):
         self.ax_.legend(handles=self.marks_, fontsize="small", **place)
 
 
-def _scale(wave):  # -> the same, from -0.45 to 0.45
-    return 0.45 * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
+def _scale(wave):  # -> the same, within the reach
+    return _REACH * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
