@@ -16,23 +16,23 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1573,
-    "_data": 1056,
+    "_data": 1051,
     "_denoiser": 730,
-    "_fit": 1657,
-    "_learners": 3352,
-    "_nmf": 776,
+    "_fit": 1755,
+    "_learners": 2980,
+    "_nmf": 781,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1260,
-    "inspection": 718,
+    "inspection": 665,
     "lasso": 1182,
     "metrics": 342,
     "omp": 238,
-    "plotting": 578,
+    "plotting": 557,
     "pretrained": 87,
     "search": 3183,
-    "all of the package": 17219,
-    "tests": 15610,
+    "all of the package": 16871,
+    "tests": 15309,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

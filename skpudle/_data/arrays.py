@@ -114,14 +114,6 @@ def wide(x):
     return x if x.device.type == "mps" else x.double()
 
 
-def tensors_of(values):
-    """Return a dictionary with its arrays as tensors, and other values unchanged."""
-    return {
-        name: to_tensor(value) if isinstance(value, np.ndarray) else value
-        for name, value in values.items()
-    }
-
-
 def to_numpy(tensor):
     """Return an independent array; `Tensor.numpy` would share the optimiser's memory."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()

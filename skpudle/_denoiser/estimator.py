@@ -532,10 +532,10 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         self._take(attributes() | {"ended_by_": ended_by})
         root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
         if training.unchanged:  # pairs may be equal
-            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged, has_rate=True)
+            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # with "auto" the limit is the expected end
         if ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self, has_rate=True)
+            warn_of_early_end(self)
         return self
 
     # ------------------------------------------------------------------ denoising

@@ -41,8 +41,8 @@ from skpudle._data.sources import (
     refuse_shuffled,
 )
 from skpudle._data.weights import check_sample_weight
+from skpudle._fit.encoders import baseline_of, check_loss, in_units, units_of
 from skpudle._fit.messages import wrong_atoms
-from skpudle._fit.units import baseline_of, in_units, units_of
 from skpudle._losses import FromMeans, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
@@ -155,27 +155,6 @@ def _join(chunks, given):
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
     return like_input(result, X)
-
-
-def check_loss(learner, state):
-    """Raise ValueError if ``loss`` was set after the fit whose private state is given."""
-    before = state.get("given", {}).get("loss", learner.loss)
-    if before != learner.loss:
-        raise ValueError(
-            f"loss={learner.loss!r} was set after fit, and the atoms were learned for "
-            f"loss={before!r}. Set it back, or fit again."
-        )
-
-
-def check_number(learner, state):
-    """Raise ValueError if ``n_components`` was set after a fit, to another number of atoms."""
-    now, before = learner.n_components, state["given"]["n_components"]
-    if now not in (None, "auto", before, len(learner.components_)):
-        raise ValueError(
-            f"n_components={now} was set after fit, and components_ has "
-            f"{len(learner.components_)} atoms, which partial_fit keeps. Set it back, fit again, "
-            "or replace components_, too."
-        )
 
 
 def penalty_of(learner):
@@ -367,7 +346,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             Reconstructed data: expectations, of exposure 1 if there are exposures.
         """
         check_is_fitted(self)
-        check_loss(self, getattr(self, "_training_state", {}))
+        check_loss(self)
         given = open_source(X)
         if given.in_parts:
             parts = given.parts(PART)
@@ -440,7 +419,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _read_parts(self, given, exposure=None, sample_weight=None):
         """Yield checked samples and the dictionary on the device; data in memory are one part."""
         check_is_fitted(self)
-        check_loss(self, getattr(self, "_training_state", {}))
+        check_loss(self)
         first, of_rows = 0, {}
         if exposure is not None:
             exposure = check_exposure(exposure, given.n_rows, self.loss)

@@ -27,14 +27,11 @@ from skpudle._data.weights import (
     known_samples,
     merge_samples,
 )
-from skpudle._fit.messages import (
-    wrong_atoms,
-)
-from skpudle._fit.models import Learned
-from skpudle._fit.record import Fitted
-from skpudle._fit.units import InUnits, units_of
+from skpudle._fit.encoders import InUnits, Learned, units_of
+from skpudle._fit.estimator import Data, GradientLearner
+from skpudle._fit.fitted import Fitted
+from skpudle._fit.messages import wrong_atoms
 from skpudle._initialization import INITIALIZATIONS
-from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.rows import (
     Beginning,
@@ -44,7 +41,6 @@ from skpudle._learners.rows import (
     resume_rows,
 )
 from skpudle._precision import training_mode
-from skpudle.search._epoch import spread_rows
 from skpudle.search.units import CENTRED, Units
 
 # samples that choose the penalty for codes of counts
@@ -60,9 +56,6 @@ _COLLECTED = 2**14
 # Share of the variance from which on a column has a unit of its own, and least number of columns.
 # It is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and diabetes.
 _ONE_COLUMN, _FEW_COLUMNS = 0.7, 4
-
-# least number of samples that show whether training has raised its objective
-_SAMPLES = 1024
 
 DICT_INIT = [
     StrOptions(set(INITIALIZATIONS)),
@@ -324,9 +317,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
-    def _some_samples(self, data):  # -> Samples
-        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
-
     def _phases(self, plan, data, run):  # -> RowPhases
         return RowPhases(self, plan, data, run)
 
@@ -342,8 +332,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
         return fitted
 
-    def _attributes(self, plan, data, fitted, unused=None):
-        attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
+    def _attributes(self, plan, data, fitted):
+        attributes = super()._attributes(plan, data, fitted)
+        attributes["outliers_"] = None
         if fitted.outliers is not None and len(fitted.outliers):
             shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
             values = np.ones(len(fitted.outliers), bool), to_numpy(fitted.outliers).T

@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.names import explain_names
-from skpudle._fit.plan import CodePlan, DensePlan
+from skpudle._fit.encoders import Codes
+from skpudle._fit.plan import DensePlan
 from skpudle._learners.dense import DenseLearner
 
 
@@ -138,5 +139,5 @@ class NOODLDictionaryLearning(DenseLearner):
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_)
-        codes = CodePlan.of(self, shrinkage="hard", alpha=self.threshold)
+        codes = Codes.of(self, shrinkage="hard", alpha=self.threshold)
         return codes.encoder.at(self.alpha_, **options)

@@ -23,14 +23,21 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import InMemory, open_source
+from skpudle._fit.encoders import (
+    Codes,
+    Learned,
+    Pursuit,
+    baseline_of,
+    check_loss,
+    in_units,
+    learned_encoder,
+    units_of,
+)
 from skpudle._fit.messages import warn_of_l0, warn_of_unused
-from skpudle._fit.models import Learned, Pursuit
-from skpudle._fit.plan import CodePlan, DensePlan
-from skpudle._fit.record import learned_encoder
+from skpudle._fit.plan import DensePlan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._fit.units import baseline_of, in_units, units_of
-from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
+from skpudle._learners.coder import ExposedTransformer, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.rows import RowPhases, collect
 from skpudle._learners.summary import describe_fit
@@ -67,7 +74,7 @@ _OF_THE_ENCODER = (
 
 def _solves(codes):
     """Return whether codes are solved for, which is no fixed graph."""
-    return codes.solves or codes.converges or codes.given.n_unfoldings is None
+    return codes.solves or codes.converges
 
 
 def module_of(learner, codes):  # -> EncoderModule
@@ -117,8 +124,7 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
 
 def _knows_noise(learner):
     """Return whether a fit estimates the noise of an entry."""
-    codes = CodePlan.of(learner)
-    return codes.follow_data and codes.encoder.loss.is_quadratic
+    return learner.alpha == "auto" and Codes.of(learner).solves
 
 
 def _check_choice(learner, codes, l0, criterion):
@@ -172,7 +178,7 @@ def _with_encoder(plan, fitted, data, interrupts, **options):  # -> Fitted, int
         fitted.rows,
         samples.x,
         float(fitted.model.alpha),
-        n_unfoldings=plan.codes.n_unfoldings,
+        n_unfoldings=plan.n_unfoldings,
         separate=given.separate_atoms == "unfolding",
         penalised=given.gradient != "ae-ls",
         positive_code=given.positive_code,
@@ -200,7 +206,7 @@ class _WithEncoder(RowPhases):
         n_updates = plan.given.max_iter
         if n_updates == "auto":
             shape = fitted.rows.shape
-            n_updates = default_updates(n_samples, *shape, plan.codes.n_unfoldings, size)
+            n_updates = default_updates(n_samples, *shape, plan.n_unfoldings, size)
         else:
             n_updates *= n_batches
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
@@ -993,10 +999,10 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """
         refuse_several("choose_alpha")
         check_is_fitted(self)
-        check_loss(self, self._training_state)
+        check_loss(self)
         self._validate_params()
         plan = self._plan()
-        _check_choice(self, plan.codes, l0, criterion)
+        _check_choice(self, plan, l0, criterion)
         data = read_rows(self, plan, open_source(X, self), known=True)
         units = units_of(self)
         rows = in_units(units, data.samples)
@@ -1041,15 +1047,15 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         True
         """
         check_is_fitted(self)
-        check_loss(self, self._training_state)
+        check_loss(self)
         self._validate_params(*_OF_THE_ENCODER)
-        return module_of(self, CodePlan.of(self))
+        return module_of(self, Codes.of(self))
 
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
-        codes = CodePlan.of(self)
+        codes = Codes.of(self)
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
-            warn_of_unused(self, codes.without_effect(), "on these codes")
+            warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))

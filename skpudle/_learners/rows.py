@@ -11,8 +11,10 @@ from math import ceil
 
 import torch
 
-from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of, with_gaps
+from skpudle._data.arrays import mean_square, to_tensor, unit_of, with_gaps
 from skpudle._data.foreign import given_atoms
+from skpudle._fit.encoders import in_units
+from skpudle._fit.fitted import Fitted, Searched
 from skpudle._fit.messages import (
     nothing_known,
     warn_of_few_samples,
@@ -20,17 +22,15 @@ from skpudle._fit.messages import (
     warn_of_unknown_features,
 )
 from skpudle._fit.models import directions
+from skpudle._fit.online import block_rows, preferred
 from skpudle._fit.phases import REPEATS, Phases
 from skpudle._fit.plan import default_optimizer, refining_updates
-from skpudle._fit.record import Fitted, Searched
 from skpudle._fit.run import Phase
 from skpudle._fit.team import ALONE, current_team
 from skpudle._fit.train import Stopping, Trainer
-from skpudle._fit.units import in_units, restore_noise
 from skpudle._initialization import initial_atoms
 from skpudle._learners.coder import hidden_deviance
 from skpudle._learners.counts import settle, smaller_penalty, stabilised
-from skpudle._learners.online import block_rows, preferred
 from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
@@ -564,26 +564,21 @@ def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
 
 
 def resume_rows(plan, data, attributes, intercept=None):  # -> Fitted
-    """Return the record of fitted attributes, by name."""
-    state, given = attributes["_training_state"], plan.given.alpha
-    noise, noise_std = restore_noise(state["noise"]), attributes.get("noise_std_")
-    if noise_std is not None and noise.scale is not None:
-        noise_std = float((noise_std / to_numpy(noise.scale)).mean())  # in units of the noise
-    alpha, coding, seen = attributes.get("alpha_"), None, state["data_scale"]
-    # after zeros alone only the search's penalty exists
-    is_chosen = "coding" in state and (seen or alpha != state["alpha"])
-    if given not in ("auto", state["given"]["alpha"]):  # alpha was set after the fit
-        alpha = float(given)
-    elif is_chosen or (plan.codes_follow_data and alpha is not None and seen):
-        debias = attributes["debias_"] if plan.debias is None else plan.debias
-        alpha, coding = state["alpha"], (alpha, debias, noise_std)
-    known = {name: state[name] for name in ("data_scale", "curvature") if name in state}
-    model = plan.model(alpha=alpha, **known)
-    if state["from_samples"]:
-        model = replace(model, rule=plan.rule("dec"), from_samples=True)
-    atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
-    noise = replace(noise, atoms=atoms)
-    if not seen:  # first data after `from_components` or zeros
+    """Return the record of the attributes of a fitted learner."""
+    kept, given = attributes["_fitted"], plan.given.alpha
+    known, coding = dict(kept.model), kept.coding
+    if given not in ("auto", attributes["_fit_given"]["alpha"]):  # it was set after the fit
+        known["alpha"], coding = float(given), None
+    elif coding is not None:
+        coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
+    if known["data_scale"] == 0:
+        coding = None  # of zeros
+    model = plan.model(**known)
+    if model.from_samples:
+        model = replace(model, rule=plan.rule("dec"))
+    atoms = kept.noise.from_user(to_tensor(attributes["components_"], data.device))
+    noise = replace(kept.noise, atoms=atoms)
+    if not model.data_scale:  # first data after `from_components` or zeros
         samples = in_units(noise, data.samples)
         model = replace(model, data_scale=mean_square(samples.x, samples.weight))
         if given == "auto":
@@ -592,5 +587,4 @@ def resume_rows(plan, data, attributes, intercept=None):  # -> Fitted
     rows = atoms
     if intercept is not None:
         rows = torch.cat([atoms, to_tensor(intercept, data.device)[None]])
-    known = {name: state[name] for name in ("search_alpha", "stream") if name in state}
-    return Fitted(model=model, rows=rows, noise=noise, coding=coding, **known)
+    return replace(kept, model=model, rows=rows, noise=noise, coding=coding, training={})

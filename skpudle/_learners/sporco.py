@@ -22,8 +22,8 @@ from skpudle._data.batches import Samples
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
+from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
-from skpudle._fit.models import Converged
 from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT
 from skpudle._learners.rows import choose_atoms

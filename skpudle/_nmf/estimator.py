@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 from torch.special import xlogy
 
 from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tensor, with_gaps
@@ -20,7 +21,7 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import check_exposure, open_source
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit import messages
-from skpudle._fit.record import to_arrays
+from skpudle._fit.fitted import on_host
 from skpudle._fit.run import Phase, Run
 from skpudle._fit.team import refuse_several
 from skpudle._learners.coder import ExposedTransformer
@@ -134,13 +135,20 @@ class _Record:
     note: str = ""
 
     def pack(self):
-        """Return all values."""
-        return vars(self)
+        """Return all values, tensors and numbers."""
+        return on_host(vars(self) | {"chosen": self.chosen._asdict()})
 
     def restore(self, values):
         """Return the record with the values of `pack`."""
-        values = to_arrays(values)
+        values = _to_arrays(values)
         return replace(self, **values | {"chosen": choose.Chosen(**values["chosen"])})
+
+
+def _to_arrays(values):
+    """Return nested values with arrays for tensors."""
+    if isinstance(values, dict):
+        return {name: _to_arrays(value) for name, value in values.items()}
+    return to_numpy(values) if isinstance(values, Tensor) else values
 
 
 def _refuse_negative(atoms, name):  # -> atoms
@@ -440,7 +448,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
                 self._learn(run, data, steps)
         self.fit_seconds_ = run.seconds
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            messages.warn_of_early_end(self, has_rate=False)
+            messages.warn_of_early_end(self)
         return self
 
     def _learn(self, run, data, most_steps):
@@ -487,14 +495,13 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     def _train(self, events, n_fixed, most_steps, record):
         """Alternate between codes and atoms: yield a record for each step."""
-        chosen, ended_by = record.chosen, record.ended_by
-        codes, events = alternate.solve_dispersed(events, record.atoms, chosen.dispersion)
+        chosen, ended_by, before = record.chosen, record.ended_by, dict(record.training)
+        first = before.pop("first", record.atoms)  # the atoms that it began with
+        codes, events = alternate.solve_dispersed(events, first, chosen.dispersion)
         if chosen.min_gain:  # atoms were learned with pruned codes
-            codes = alternate.prune_codes(events, record.atoms, codes, chosen.min_gain)
+            codes = alternate.prune_codes(events, first, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        state = alternate.begin(events, record.atoms, n_fixed)
-        if record.training:
-            state = Progress(**to_arrays(record.training))
+        state = Progress(**before) if before else alternate.begin(events, first, n_fixed)
         while True:
             n = len(state.losses)
             if ended_by is None and self.tol is not None:
@@ -504,7 +511,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             if n:
                 note = f"alternation, epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
                 ends = dict(ended_by=ended_by, is_done=ended_by is not None, note=note)
-                yield replace(record, atoms=state.atoms, training=state._asdict(), **ends)
+                now = state._asdict() | {"first": first}
+                yield replace(record, atoms=state.atoms, training=now, **ends)
             if ended_by is not None:
                 return
             state = alternate.advance(events, state, chosen.alpha)

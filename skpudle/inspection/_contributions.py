@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.sources import refuse_shuffled
-from skpudle._fit.units import centre
+from skpudle._fit.encoders import centre
 from skpudle.inspection._learner import encode_parts
 from skpudle.metrics._codes import check_learner_of_rows
 

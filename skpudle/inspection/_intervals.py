@@ -13,7 +13,7 @@ from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
 from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
-from skpudle._fit.units import units_of
+from skpudle._fit.encoders import units_of
 from skpudle.inspection._learner import encode_parts
 from skpudle.inspection._posterior import (
     Rows,

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
-from skpudle._fit.models import Decay, Encoder
+from skpudle._fit.encoders import Decay, Encoder
 from skpudle._gradients import differentiate
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Regression

@@ -85,6 +85,3 @@ def test_it_goes_on_after_fit_and_pickles_go_on_the_same(fitted):
     moved = np.abs(first.coef_ - fitted.coef_).max(1) / Y.std(0)
     assert (moved > 0).all()
     assert (moved < 0.1).all()
-
-
-# ---------------------------------------------------------------------------- scikit-learn, torch

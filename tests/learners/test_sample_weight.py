@@ -19,8 +19,8 @@ from skpudle import (
 )
 from skpudle._data import sources
 from skpudle._data.batches import Samples
-from skpudle._fit.models import Converged, Unfolded
-from skpudle._fit.models import Encoder as Choice
+from skpudle._fit.encoders import Converged, Unfolded
+from skpudle._fit.encoders import Encoder as Choice
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.metrics import recovery_rate

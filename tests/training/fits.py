@@ -1,5 +1,6 @@
 """Fits of all kinds, small ones, and how two of them are compared."""
 
+from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
@@ -91,6 +92,7 @@ KINDS = {
 
 def flat(tree, path=""):
     """Return the values of nested dictionaries and tuples by their places."""
+    tree = vars(tree) if is_dataclass(tree) else tree
     if isinstance(tree, dict):
         parts = [flat(value, f"{path}.{name}") for name, value in tree.items()]
     elif isinstance(tree, tuple | list):

@@ -38,7 +38,7 @@ def modules_of_updates(learner, X, monkeypatch):
 
 @pytest.mark.parametrize(
     ("params", "limit"),
-    [({}, 13), ({"shrinkage": "hard"}, 13), ({"lambda_decay": 0.9}, 13), ({"loss": "poisson"}, 14)],
+    [({}, 14), ({"shrinkage": "hard"}, 14), ({"lambda_decay": 0.9}, 14), ({"loss": "poisson"}, 15)],
     ids=str,
 )
 def test_one_update_of_rows_passes_few_modules(params, limit, monkeypatch):

@@ -143,10 +143,6 @@ class TaskModel(DenseModel):
         head = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
         return [to_tensor(part).to(features) for part in head]
 
-    def memory(self):
-        """Return the private attributes that a later `partial_fit` needs."""
-        return super().memory() | {"task": self.task}
-
     def attributes(self, rows):
         """Return the fitted attributes."""
         weights, intercept = self.head(rows)
