@@ -239,25 +239,19 @@ def _no_better_than_the_baseline(look):
     For least squares the baseline is zero. For counts it is their mean rates, compared on held-out
     entries, since codes of noise explain the entries that they were fitted to.
     """
-    learner = look.learner
-    if look.is_convolutional:
+    if look.is_convolutional or not np.ptp(look.samples, axis=1).any():
         return None
     if look.loss == "gaussian":
-        rows = centre(learner, look.samples.astype(np.float64))
-        residuals = rows - look.codes @ learner.components_
-        if np.nansum(np.square(residuals)) <= np.nansum(np.square(rows)):
-            return None
-        return (
-            "The fit is no better than the baseline: reconstructions are farther from the samples "
-            "than zero is. Scale the data as in fit, or lower step_size or learning_rate and fit "
-            "again."
-        )
-    explained = learner.score(look.X) if np.ptp(look.samples, axis=1).any() else 1.0
+        rows = centre(look.learner, look.samples.astype(np.float64))
+        residuals = rows - look.codes @ look.learner.components_
+        explained = 1 - np.nansum(np.square(residuals)) / np.nansum(np.square(rows))
+    else:
+        explained = look.learner.score(look.X)
     if explained > 0:
         return None
     return (
-        "The fit is no better than the baseline: hidden entries are predicted no better by codes "
-        f"than by mean rates (score {explained:.2g}). Learn fewer atoms, or from more samples."
+        f"The fit is no better than the baseline: codes explain a share of {explained:.2g} of what "
+        "it leaves. Scale the data as in fit, learn fewer atoms, or from more samples."
     )
 
 
