@@ -15,7 +15,7 @@ from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.metrics import atom_support
-from skpudle.metrics._dictionaries import unit_atoms
+from skpudle.metrics._measures import unit_atoms
 
 __all__ = ["findings"]
 

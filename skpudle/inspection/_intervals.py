@@ -22,7 +22,7 @@ from skpudle.inspection._posterior import (
     sample_noise,
     sample_rates,
 )
-from skpudle.metrics._codes import check_learner_of_rows
+from skpudle.metrics._measures import check_learner_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hash_rows
 

@@ -23,8 +23,13 @@ from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.metrics._codes import FLOATS, check_learner_of_rows
-from skpudle.metrics._dictionaries import chance_coherence, match_atoms, unit_atoms
+from skpudle.metrics._measures import (
+    FLOATS,
+    chance_coherence,
+    check_learner_of_rows,
+    match_atoms,
+    unit_atoms,
+)
 
 # Least cosine of an atom of the learner and an atom that both halves found. Sums of two orthogonal
 # atoms have .71; at 10 dB atoms of fits with twice the atoms have at least .91.
