@@ -324,8 +324,6 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
-    X = unpacked(X)
-    refuse_texts(X)
     _refuse_dates(np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X)
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}

@@ -61,8 +61,6 @@ _LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
 _PLACES = 2048
 # Rows that begin `partial_fit` of a stream.
 _FIRST_ROWS = 2**14
-# Most batches of a stream; with more, as for 25 million rows, users have to state the number.
-_MOST_BATCHES = 100_000
 
 
 @contextmanager
@@ -259,7 +257,7 @@ class _Numbered(_InParts):
         """The number of rows, which weights and exposures have to match."""
         return len(self.data)
 
-    n_samples = n_seen = property(lambda self: self.n_rows)
+    n_samples = property(lambda self: self.n_rows)
 
     def rows(self, keys):
         """Return the rows at the given positions, on the device."""
@@ -402,8 +400,7 @@ class Stream(_InParts):
     a length, an epoch is this number of its batches, or fewer if it ends before.
     """
 
-    n_samples = None  # known after a pass to the end
-    n_seen = 0  # the number of rows in the longest of all passes
+    n_samples = None  # the number of rows in the longest of all passes
 
     def read_by(self, reader, batch_size):
         """Return this source of samples; the size is for a stream of single samples."""
@@ -464,7 +461,7 @@ class Stream(_InParts):
         for where, raw in self.parts(self._batch_size):
             rows = self.reader(raw, where)
             n_rows += len(rows)
-            self.n_seen = max(self.n_seen, n_rows)
+            self.n_samples = max(self.n_samples or 0, n_rows)
             yield rows
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
@@ -473,12 +470,7 @@ class Stream(_InParts):
         Without ``whole`` they are the rows of the first batches.
         """
         random, kept, n_rows, reservoir = np.random.default_rng(seed), [], 0, None
-        for number, rows in enumerate(self._read()):
-            if number >= _MOST_BATCHES:
-                raise ValueError(
-                    f"X yielded {number} batches, and no end is in sight. Give it a __len__, the "
-                    "number of batches of an epoch, or call partial_fit for every batch."
-                )
+        for rows in self._read():
             size = self._n_sampled(n_components)
             if n_rows < size:
                 kept.append(rows[: size - n_rows])
@@ -492,7 +484,6 @@ class Stream(_InParts):
                 last = {place: row for row, place in enumerate(places.tolist()) if place < size}
                 reservoir[list(last)] = rows[list(last.values())].cpu()
                 n_rows += len(rows)
-        self.n_samples = n_rows if whole else None
         return self.reader.samples(torch.cat(kept) if reservoir is None else reservoir)
 
     def blocks(self, n_rows, generator=None):

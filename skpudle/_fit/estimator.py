@@ -291,7 +291,7 @@ class GradientLearner(CallbackSupportMixin):
         given["atoms"] = _checksum(attributes["components_"])
         n_seen = None  # unknown without data
         if data.source is not None:
-            n_seen = data.source.n_seen if data.n_given is None else data.n_given
+            n_seen = data.source.n_samples if data.n_given is None else data.n_given
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
             "device_": str(data.device),

@@ -283,7 +283,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         they hold the energy of an atom, cannot be predicted, and hide the other entries. The fit
         goes without them; `transform` and `score` then limit the errors of entries. If nothing is
         found, and with a ``dict_init`` other than "search", "auto" is "equal". See
-        :doc:`/guide/noise`.
+        :doc:`/guide/rows`.
 
     n_trials : float, default=1
         Number of trials of the binomial loss; with 1, data are binary or fractions.

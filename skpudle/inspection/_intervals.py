@@ -1,4 +1,4 @@
-"""Intervals of atoms and codes from one fit; see :doc:`/guide/how_sure`."""
+"""Intervals of atoms and codes from one fit; see :doc:`/guide/how_many`."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -303,7 +303,7 @@ def atom_intervals(
     interval holds the true entry of an atom with the probability `level`, if the data are sparse
     combinations of atoms with normal noise, and if the fit has found the atom. The estimate is the
     posterior mean. It has no bias of penalties, and is more exact than ``components_``. See
-    :doc:`/guide/how_sure`.
+    :doc:`/guide/how_many`.
 
     Parameters
     ----------
@@ -458,7 +458,7 @@ def error_bound(
     r"""Return the least expected squared error of an atom that any unbiased method can have.
 
     It is the Cramer-Rao bound for known supports, codes of one mean square and equal noise; see
-    :doc:`/guide/how_sure`. An error of 0.02 is a cosine of 0.99 with the true atom.
+    :doc:`/guide/how_many`. An error of 0.02 is a cosine of 0.99 with the true atom.
 
     The bound falls as the inverse of the number of rows: for an error ``e`` an unbiased method
     needs at least ``error_bound(1, ...) / e`` rows. The learner needs up to twice that number at
