@@ -7,7 +7,7 @@ of one replicate never fall into one cluster, and signs are free.
 """
 
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -37,8 +37,10 @@ from skpudle.metrics._measures import match_atoms, recombine_atoms, unit_atoms
 
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
-# Number of nearest neighbours of an atom, as a share of the replicates: that of consensus NMF.
-_NEAREST = 0.3
+# Of consensus NMF: number of nearest neighbours of an atom, as a share of the replicates, and mean
+# distance to them from which on it is an outlier. Atoms are compared with norm 1 and up to sign, so
+# that distances lie between 0 and 1.41; .5 is a cosine of .875.
+_NEAREST, _OUTLYING = 0.3, 0.5
 
 
 def seed_clone(estimator, random_state):
@@ -85,7 +87,7 @@ def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> 
     return np.minimum(pairs.mean(axis=1), 1)
 
 
-def _find_consensus(replicates, density_threshold):
+def _find_consensus(replicates):
     """Match unit atoms of replicates; return medians of matched atoms, and their agreement.
 
     Returns
@@ -104,12 +106,11 @@ def _find_consensus(replicates, density_threshold):
     isolation = _measure_isolation(replicates)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
     reference, indices = replicates[medoid], None
-    limit = np.inf if density_threshold is None else density_threshold
     for _ in range(_MAX_ROUNDS):
         before = indices
         indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
-        dense = (indices >= 0) & (distances <= limit)
+        dense = (indices >= 0) & (distances <= _OUTLYING)
         if np.array_equal(before, indices):
             break
         reference = unit_atoms(np.stack([
@@ -125,9 +126,9 @@ class ConsensusDictionary(
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
     By default `fit` makes 20 replicates from different seeds, matches their atoms up to order and
-    sign, and takes the median of every set of matched atoms. The estimator's own `transform`
-    computes codes. Fits end in local minima, so that some atoms are accidents of the seed or of the
-    samples.
+    sign, and takes the median of every set of matched atoms, without outliers. The estimator's
+    own `transform` computes codes. Fits end in local minima, so that some atoms are accidents of
+    the seed or of the samples.
 
     Parameters
     ----------
@@ -144,12 +145,6 @@ class ConsensusDictionary(
         consensus NMF [1]_ does; "bootstrap" to samples drawn with replacement; "halves" to random
         halves. "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" sensitivity
         to sampling.
-
-    density_threshold : float or None, default=0.5
-        Atoms whose mean distance to their nearest neighbours among the atoms of all replicates,
-        three for ten replicates, is larger are outliers, and count for stability only. Atoms are
-        compared with norm 1 and up to sign, so that distances lie between 0 and 1.41; a distance of
-        0.5 is a cosine of 0.875. None keeps all.
 
     n_jobs : int, default=None
         Number of processes (or threads, by `joblib.parallel_config`) that fit replicates.
@@ -232,14 +227,12 @@ class ConsensusDictionary(
         n_replicates: int = 20,
         *,
         resample: Literal["seeds", "bootstrap", "halves"] = "seeds",
-        density_threshold: float | None = 0.5,
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.estimator = estimator
         self.n_replicates = n_replicates
         self.resample = resample
-        self.density_threshold = density_threshold
         self.n_jobs = n_jobs
         self.random_state = random_state
 
@@ -247,7 +240,6 @@ class ConsensusDictionary(
         "estimator": [HasMethods(["fit", "transform"])],
         "n_replicates": [Interval(Integral, 2, None, closed="left")],
         "resample": [StrOptions({"seeds", "bootstrap", "halves"})],
-        "density_threshold": [Interval(Real, 0, None, closed="neither"), None],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
     }
@@ -296,11 +288,11 @@ class ConsensusDictionary(
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]
-        found = _find_consensus(replicates, self.density_threshold)
+        found = _find_consensus(replicates)
         medoid, units, self.matches_, dense, self.stability_ = found
         rng = check_random_state(0)  # so that replicates depend on random_state alone
         drawn = [recombine_atoms(atoms, rng) for atoms in replicates]
-        *_, by_chance = _find_consensus(drawn, self.density_threshold)
+        *_, by_chance = _find_consensus(drawn)
         self.chance_stability_ = float(by_chance.mean())
         self.n_agreeing_ = dense.sum(axis=0)
         norms = [

@@ -23,8 +23,8 @@ from skpudle._data.foreign import dictionary_of, drop_names
 from skpudle._data.images import as_fractions
 
 FLOATS = [np.float64, np.float32]
-# least rise of the cosine for which a reference joins a mixture
-_GAIN = 0.01
+# least rise of the cosine for which a reference joins a mixture, and most references in it
+_GAIN, _MOST_TERMS = 0.01, 3
 # Number of random matches in a mean, and least number of draws. Coherences of random atoms vary by
 # 0.1, and the mean of 2,500 coherences by 0.002.
 _MATCHES, _DRAWS = 2500, 4
@@ -186,11 +186,11 @@ def _mix(atom, reference):  # -> cosine of the mixture, shares
     return float(atom_cosines(atom[None], (shares @ reference)[None])[0, 0]), shares
 
 
-def _match_component(atom, reference, names, max_terms):  # -> ComponentMatch
+def _match_component(atom, reference, names):  # -> ComponentMatch
     cosines = atom_cosines(atom[None], reference)[:, 0]
     terms = [int(cosines.argmax())]
     cosine, shares = _mix(atom, reference[terms])
-    while len(terms) < min(max_terms, len(reference)):
+    while len(terms) < min(_MOST_TERMS, len(reference)):
         others = [[*terms, k] for k in range(len(reference)) if k not in terms]
         mixed = [_mix(atom, reference[some]) for some in others]
         best = int(np.argmax([cosine for cosine, _ in mixed]))
@@ -202,7 +202,7 @@ def _match_component(atom, reference, names, max_terms):  # -> ComponentMatch
 
 
 def match_components(
-    components: Any, reference: Any, names: Sequence | None = None, max_terms: int = 3
+    components: Any, reference: Any, names: Sequence | None = None
 ) -> list[ComponentMatch]:
     """Name components by the nearest reference, and by a mixture of few of them.
 
@@ -217,8 +217,6 @@ def match_components(
         Non-negative atoms with names, such as a catalogue of known spectra.
     names : sequence of length n_reference, default=None
         Names of the references; by default their positions.
-    max_terms : int, default=3
-        Largest number of references in a mixture.
 
     Returns
     -------
@@ -248,7 +246,7 @@ def match_components(
     components, reference = (
         normalize(atoms.astype(np.float64), norm="l1") for atoms in (components, reference)
     )
-    return [_match_component(atom, reference, names, max_terms) for atom in components]
+    return [_match_component(atom, reference, names) for atom in components]
 
 
 def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) -> float:

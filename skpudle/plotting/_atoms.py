@@ -16,10 +16,9 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
-from skpudle._data.images import covering_positions, sizes
 from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._operators._atoms import factor_atoms
-from skpudle.events import find_peaks
+from skpudle.events import find_learner_of_signals, find_peaks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.inspection._intervals import AtomIntervals
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
@@ -39,8 +38,8 @@ _LEVELS = 15
 _NOT_RANK_ONE = 1e-3
 # the most atoms whose contributions are drawn without being asked for, and samples beside each
 _N_TARGETS, _N_LARGEST = 6, 6
-# area of the largest dot in points squared, height of the largest bar or wave in distances of rows
-_DOT, _REACH = 120, 0.45
+# height of the largest bar or wave, in distances of rows
+_REACH = 0.45
 # left and right end of the thumbnails of atoms, right of a signal, in widths of the axes
 _THUMBNAIL = 1.02, 1.17
 
@@ -110,8 +109,8 @@ class AtomsDisplay(Display):
     for images and lines ``n_columns``, the atoms in a row; for lines and waveforms
     ``sampling_rate``, the numbers in a second, which shows lengths of time; for spectra ``groups``,
     the label of the group of each channel, and ``colors``, a colour for each group, in their order;
-    for waveforms ``channel_names``, and ``positions`` of shape (n_channels, 2), places in a plane,
-    for topographies instead of bars. Further options go to `imshow`, `plot` or `bar` of
+    for waveforms ``positions`` of shape (n_channels, 2), places of channels in a plane, for
+    topographies instead of bars. Further options go to `imshow`, `plot` or `bar` of
     `matplotlib.axes.Axes`.
     """
 
@@ -303,9 +302,7 @@ class AtomsDisplay(Display):
         self.ax_.set(xlim=(-1, n_channels), ylim=(0, n_spectra), xlabel="Channel")
         self.ax_.tick_params(left=False)
 
-    def _draw_waveforms(
-        self, *, channel_names=None, positions=None, sampling_rate=None, row_labels=None, **style
-    ):
+    def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
         if missed > _NOT_RANK_ONE * np.abs(self.atoms).max():
@@ -319,29 +316,22 @@ class AtomsDisplay(Display):
         times = np.arange(waves.shape[1]) / (sampling_rate or 1)
         self.maps_, self.lines_ = [], []
         for (left, right), map_, wave, name in zip(self.axes_, maps, waves, names, strict=True):
-            draw = _draw_bars if positions is None else _draw_topography
-            self.maps_.append(draw(left, map_, channel_names, positions))
+            if positions is None:
+                left.axhline(0, color="0.8", linewidth=0.5)
+                self.maps_.append(left.bar(np.arange(len(map_)), map_))
+            else:
+                self.maps_.append(_draw_topography(left, map_, *np.transpose(positions)))
             left.set_title(name, fontsize="medium")
             self.lines_ += right.plot(times, wave, **({"color": "C0"} | style))
             right.axhline(0, color="0.8", linewidth=0.5)
         right.set_xlabel("Sample" if sampling_rate is None else "Seconds")
 
 
-def _draw_bars(ax, map_, channel_names, _):
-    ax.axhline(0, color="0.8", linewidth=0.5)
-    if channel_names is not None:
-        ax.set_xticks(np.arange(len(map_)), channel_names, rotation=90, fontsize="small")
-    return ax.bar(np.arange(len(map_)), map_)
-
-
-def _draw_topography(ax, map_, channel_names, positions):
+def _draw_topography(ax, map_, x, y):
     largest = np.abs(map_).max() or 1.0
     levels = np.linspace(-largest, largest, _LEVELS)
-    x, y = np.asarray(positions, dtype=float).T
     contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
     ax.plot(x, y, "k.", markersize=2)
-    for place, name in zip(positions, channel_names or ()):
-        ax.annotate(name, place, fontsize="x-small")
     ax.set_aspect("equal")
     ax.set_axis_off()
     return contours
@@ -387,7 +377,6 @@ class ContributionsDisplay(Display):
         X_train: ArrayLike,
         X: ArrayLike | None = None,
         *,
-        atoms: ArrayLike | None = None,
         image_shape: tuple[int, ...] | None = None,
         **options: Any,
     ) -> Self:
@@ -401,10 +390,8 @@ class ContributionsDisplay(Display):
         X_train : array-like of shape (n_train, n_features)
             The training samples.
         X : array-like of shape (n_samples, n_features), default=None
-            Samples to draw the reconstructions of; by default atoms are drawn.
-        atoms : array-like of int, default=None
-            Which atoms to draw; by default the six atoms that samples use most. Reconstructions
-            are of all of ``X``.
+            Samples to draw the reconstructions of; by default the six atoms are drawn that training
+            samples use most.
         image_shape : tuple of int, default=None
             As in `AtomsDisplay.from_estimator`; None: lines.
         **options : dict
@@ -420,18 +407,15 @@ class ContributionsDisplay(Display):
         samples = check_array(host_array(X_train), input_name="X_train")
         n_largest = min(_N_LARGEST, len(samples))
         if X is None:
-            name, targets, rows = "atom", learner.components_, atoms
+            name, targets = "atom", learner.components_
             made = atom_contributions(learner, X_train, n_largest=n_largest)
-            if rows is None:
-                n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
-                rows = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
+            n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
+            rows = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
-            made, rows = (
-                reconstruction_contributions(learner, X_train, X, n_largest=n_largest),
-                slice(None),
-            )
+            made = reconstruction_contributions(learner, X_train, X, n_largest=n_largest)
+            rows = np.arange(len(targets))
         values = made.values[rows]
         made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]
         firsts = targets[rows][:, None], made.estimates[rows][:, None]
@@ -439,7 +423,7 @@ class ContributionsDisplay(Display):
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        names = [f"{name} {row}" for row in np.arange(len(targets))[rows]]
+        names = [f"{name} {row}" for row in rows]
         return cls(pictures, values, names, kind).plot(**options)
 
     def _size(self, **_):
@@ -462,42 +446,39 @@ class ContributionsDisplay(Display):
 
 @dataclass(eq=False, repr=False)
 class ActivationsDisplay(Display):
-    """Where in a signal or image the atoms of a convolutional learner are active.
+    """Where in a signal the atoms of a convolutional learner are active.
 
-    A signal is drawn in the first row, and each atom has a row below, with its waveform on the
+    The signal is drawn in the first row, and each atom has a row below, with its waveform on the
     right. A bar marks the peak of each of its copies, where the waveform has its largest magnitude
     (with several channels, its largest norm), as in `skpudle.events.find_events`. The bar is as
-    high as the code, downwards where the code is negative. Over an image a dot in the colour of the
-    atom marks the middle of each copy, with an area in proportion to the size of the code.
+    high as the code, downwards where the code is negative.
 
     Parameters
     ----------
-    sample : ndarray of shape (length, n_channels), (height, width) or (height, width, 3)
-        The signal or image.
-    places : ndarray of shape (n_uses, n_axes)
-        Peaks of the copies of atoms in a signal, middles of those in an image, in samples or
-        pixels.
+    sample : ndarray of shape (length, n_channels)
+        The signal.
+    places : ndarray of shape (n_uses,)
+        Peaks of the copies of atoms, in samples.
     atoms : ndarray of shape (n_uses,)
         The atom of each copy.
     values : ndarray of shape (n_uses,)
         Their codes.
     components : ndarray of shape (n_components, length[, n_channels])
-        The atoms, which are drawn beside signals.
+        The atoms.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
-    marks_ : list of matplotlib Collection
-        Bars or dots, one object for each atom, in the order of their numbers.
+    marks_ : list of matplotlib LineCollection
+        Bars, one object for each atom, in the order of their numbers.
     thumbnails_ : list of list of matplotlib Line2D
-        The waveforms of these atoms, a line for each channel; of signals only.
+        The waveforms of these atoms, a line for each channel.
 
     Notes
     -----
-    The option ``sampling_rate`` of `plot`, of signals only, is the number of samples in a second,
-    and gives the axis seconds. Further options go to `matplotlib.axes.Axes.vlines` for signals, and
-    to `~matplotlib.axes.Axes.scatter` for images.
+    The option ``sampling_rate`` of `plot` is the number of samples in a second, and gives the axis
+    seconds. Further options go to `matplotlib.axes.Axes.vlines`.
     """
 
     sample: np.ndarray
@@ -510,16 +491,17 @@ class ActivationsDisplay(Display):
     def from_estimator(
         cls, estimator: Any, X: Any, *, index: int = 0, n_atoms: int = 10, **options: Any
     ) -> Self:
-        """Draw where a fitted convolutional learner finds its atoms in one sample.
+        """Draw where a fitted convolutional learner finds its atoms in one signal.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted convolutional learner, or a pipeline or search with one.
-        X : array-like or list of images
-            Signals, images or rows, as `transform` takes them.
+            Fitted `skpudle.ConvPUDLEDictionaryLearning` for signals, or a pipeline or search with
+            one.
+        X : array-like or list of signals
+            Signals or rows, as `transform` takes them.
         index : int, default=0
-            Number of the sample to draw.
+            Number of the signal to draw.
         n_atoms : int, default=10
             Largest number of atoms to draw; the atoms with the largest sums of absolute codes are
             drawn.
@@ -531,39 +513,26 @@ class ActivationsDisplay(Display):
         ActivationsDisplay
             The display, drawn.
         """
-        found = find_learner(estimator)
+        found = find_learner_of_signals(estimator)
         learner, X = found.learner, found.prepare(X)
-        kernel, stride = sizes(learner.atom_shape, 1), stride_of(learner)
         samples = read_samples(learner, X)
-        sample = samples[index]
         given = X if len(samples) == 1 else _safe_indexing(X, [index])  # with names of features
         codes, _ = encode_samples(learner, given)
-        positions = covering_positions(sample.shape[1:], kernel, stride)
         sums = np.abs(codes).sum(axis=0)
         shown = np.isin(np.arange(len(sums)), np.argsort(-sums, kind="stable")[:n_atoms])
         rows, atoms = np.nonzero(codes * shown)
-        places = np.stack(np.unravel_index(rows, positions), axis=1) * stride
-        if len(kernel) == 1:
-            places = places + find_peaks(learner.components_)[atoms, None]
-        else:
-            places = places + (np.asarray(kernel) - 1) / 2
-        sample = np.moveaxis(sample, 0, -1)
-        values = codes[rows, atoms]
-        return cls(sample, places, atoms, values, learner.components_).plot(**options)
+        places = rows * stride_of(learner)[0] + find_peaks(learner.components_)[atoms]
+        given = samples[index].T, places, atoms, codes[rows, atoms], learner.components_
+        return cls(*given).plot(**options)
 
-    def _draw(self, **options):
-        draw = self._draw_signal if self.places.shape[1] == 1 else self._draw_image
-        self.marks_ = []
-        draw(np.unique(self.atoms), _scale(self.values), **options)
-
-    def _draw_signal(self, names, values, *, sampling_rate=None, **style):
+    def _draw(self, *, sampling_rate=None, **style):
+        names, values = np.unique(self.atoms), _scale(self.values)
         rate, name = (1, "Sample") if sampling_rate is None else (sampling_rate, "Seconds")
-        times, self.thumbnails_ = np.arange(len(self.sample)) / rate, []
-        signal = _scale(self.sample)
-        self.ax_.plot(times, signal, color="0.3", linewidth=0.8)
+        times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
+        self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
         for row, atom in enumerate(names, start=1):
             own, color = self.atoms == atom, f"C{row - 1}"
-            ends = self.places[own, 0] / rate, -row, values[own] - row
+            ends = self.places[own] / rate, -row, values[own] - row
             bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
             self.marks_.append(bars)
             wave = _scale(self.components[atom]) - row
@@ -575,18 +544,6 @@ class ActivationsDisplay(Display):
         self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
         self.ax_.set_yticks(ticks, ["signal", *(f"atom {k}" for k in names)])
         self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
-
-    def _draw_image(self, names, values, **style):
-        self.ax_.imshow(self.sample, cmap="gray")
-        for number, atom in enumerate(names):
-            own = self.atoms == atom
-            dots = {"color": f"C{number}", "alpha": 0.7, "linewidths": 0, "label": f"atom {atom}"}
-            dots |= {"s": _DOT * np.abs(values[own]) / _REACH} | style
-            row, column = self.places[own].T
-            self.marks_.append(self.ax_.scatter(column, row, **dots))
-        self.ax_.set_axis_off()
-        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
-        self.ax_.legend(handles=self.marks_, fontsize="small", **place)
 
 
 def _scale(wave):  # -> the same, within the reach
