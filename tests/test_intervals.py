@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from skpudle import ConvPUDLEDictionaryLearning, PoissonNMF, PUDLEDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
+    PoissonNMF,
+    PUDLEDictionaryLearning,
+)
 from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import atom_intervals, code_intervals, error_bound
 from skpudle.inspection._posterior_compiled import loops
@@ -223,10 +228,9 @@ def test_what_has_no_intervals_is_refused():
     counts = PoissonNMF.from_components(np.eye(16))
     with pytest.raises(ValueError, match="Intervals of counts take no sample_weight"):
         atom_intervals(counts, np.abs(X), sample_weight=np.ones(100))
-    log_rates = PUDLEDictionaryLearning.from_components(
-        atoms, loss="poisson", alpha=1.0, intercept=np.zeros(16)
-    )
-    with pytest.raises(ValueError, match="loss='poisson'.*PoissonNMF"):
+    how = dict(alpha=1.0, intercept=np.zeros(16))
+    log_rates = CountDictionaryLearning.from_components(atoms, **how)
+    with pytest.raises(ValueError, match="effects multiply.*PoissonNMF"):
         code_intervals(log_rates, np.round(np.abs(X)))
     conv = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).fit(X[:4])
     with pytest.raises(ValueError, match="have positions.*pass a learner of rows"):

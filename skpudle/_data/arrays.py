@@ -285,7 +285,7 @@ def _check_range_of_counts(X, largest):
     if (X < 0).any() or (largest < X).any():
         raise ValueError(
             f"Negative values in data passed as X, or values above {largest:g}, are no counts or "
-            "fractions for this loss. Pass other data, or loss='gaussian'."
+            "fractions of this learner. Pass other data."
         )
 
 

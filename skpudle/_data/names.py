@@ -33,8 +33,9 @@ _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
 
 def explain_names(init: F) -> F:
-    """Let a constructor answer unknown names of parameters by names of its own."""
-    known = [*signature(init).parameters][1:]
+    """Let a constructor set its parameters as attributes, and answer unknown names by its own."""
+    taken = signature(init)
+    known = [*taken.parameters][1:]
 
     @wraps(init)
     def checked(self, *args, **kwargs):
@@ -45,6 +46,9 @@ def explain_names(init: F) -> F:
                 "names of other packages and their counterparts."
             )
         init(self, *args, **kwargs)
+        given = taken.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        vars(self).update({name: given.arguments[name] for name in known})
 
     return checked
 

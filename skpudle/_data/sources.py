@@ -26,13 +26,12 @@ from math import isnan, prod
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils import _safe_indexing, check_array, get_tags
+from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from skpudle._data.arrays import (
     check_rows,
-    host_array,
     is_in_memory,
     refuse_texts,
     split_missing,
@@ -187,9 +186,9 @@ class InMemory:
 
     in_parts = False  # whether it is read in parts, to bound the memory
     reader = None
-    # Tensors (n_samples,) and (n_samples, 1): how often each sample counts, and what is added to
-    # its natural parameter
-    weight = offset = None
+    # Tensors (n_samples,) and (n_samples, ...): how often each sample counts, and what a learner
+    # knows of it beside its numbers
+    weight = target = None
 
     def __init__(self, data):
         self.data = data
@@ -264,7 +263,7 @@ class _Numbered(_InParts):
         return self._read(keys).to(self.reader.device)
 
     def _samples(self, keys, x):
-        of_rows = dict(weight=self.weight, offset=self.offset)
+        of_rows = dict(weight=self.weight, target=self.target)
         of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
         return self.reader.samples(x, keys=keys, **of_rows)
 
@@ -494,29 +493,6 @@ class Stream(_InParts):
     def rows(self, keys):
         """Return the keys, which are the samples."""
         return keys
-
-
-def check_exposure(exposure, n_samples, loss):  # -> (n_samples,) float64
-    """Check the exposures of samples, of this number.
-
-    Raises
-    ------
-    ValueError
-        If they are not positive numbers, one for each sample, or if the loss takes none.
-    """
-    if loss not in ("poisson", "kullback-leibler"):
-        raise ValueError(
-            f"exposure is for loss='poisson' and for PoissonNMF, but loss={loss!r}. Pass no "
-            "exposure."
-        )
-    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
-    values = check_array(host_array(exposure), **options)
-    if values.shape != (n_samples,) or not (values > 0).all():
-        raise ValueError(
-            f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each "
-            f"of the {n_samples} rows of X, and leave out samples that were not observed."
-        )
-    return values
 
 
 def refuse_shuffled(X):

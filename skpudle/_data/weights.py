@@ -68,9 +68,8 @@ def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,),
 def merge_samples(samples):  # -> Samples, places (n,)
     """Return distinct samples with their weights, and the place of each sample among them."""
     keys = hash_rows(samples.x, samples.mask)
-    for part in (samples.offset, samples.target):
-        if part is not None:
-            keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
+    if samples.target is not None:
+        keys = _FACTOR * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = None if samples.weight is None else samples.weight.cpu().double()
     # a combination of entries: neither another unit nor rounding changes the order of rows
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")

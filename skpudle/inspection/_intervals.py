@@ -11,9 +11,11 @@ from sklearn.utils import check_random_state, check_scalar, gen_batches
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
-from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
+from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit.encoders import units_of
+from skpudle._learners.counts import CountDictionaryLearning
+from skpudle._learners.exposed import check_exposure
 from skpudle.inspection._learner import encode_parts
 from skpudle.inspection._posterior import (
     Rows,
@@ -163,11 +165,10 @@ def _check(learner, X, level):  # -> learner
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
     refuse_shuffled(X)
-    loss = getattr(learner, "loss", "gaussian")
-    if loss in ("poisson", "binomial"):
+    if isinstance(learner, CountDictionaryLearning):
         raise ValueError(
-            f"Intervals exist for normal noise and for counts that add, got loss={loss!r}, whose "
-            "effects multiply. Pass a learner with loss='gaussian', or a PoissonNMF."
+            "Intervals exist for normal noise and for counts that add, and effects of a "
+            "CountDictionaryLearning multiply. Pass a PoissonNMF."
         )
     return check_learner_of_rows(learner)
 
@@ -179,8 +180,7 @@ def _generator(random_state):
 def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes, exposures
     """Return rows and codes in float64."""
     if exposure is not None:
-        loss = getattr(learner, "loss", "gaussian")
-        exposure = check_exposure(exposure, open_source(X).n_rows, loss)
+        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner).exp())[:, 0]
     parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
     return *map(np.concatenate, zip(*parts, strict=True)), exposure
 
@@ -335,7 +335,7 @@ def atom_intervals(
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", if X comes
+        If atoms are not rows, if the learner is a `CountDictionaryLearning`, if X comes
         from a loader that shuffles, or if counts have weights.
 
     Warns
@@ -419,7 +419,7 @@ def code_intervals(
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", or if the noise
+        If atoms are not rows, if the learner is a `CountDictionaryLearning`, or if the noise
         is neither known from the fit nor from X, since codes have as many entries as rows.
 
     Examples

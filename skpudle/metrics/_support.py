@@ -22,6 +22,7 @@ from scipy.stats import norm
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor
+from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.metrics._measures import (
     FLOATS,
@@ -52,7 +53,8 @@ _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept",
 def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
     """Search for any number of atoms, with the constraints of a learner."""
     shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
-    found = PUDLEDictionaryLearning("auto", random_state=seed, **shared).fit(X)
+    kind = CountDictionaryLearning if "loss" in shared else PUDLEDictionaryLearning
+    found = kind("auto", random_state=seed, **shared).fit(X)
     return unit_atoms(found.components_.astype(np.float64))
 
 
@@ -180,8 +182,7 @@ def atom_support(
     X = check_array(host_array(X), dtype=FLOATS, ensure_all_finite="allow-nan", input_name="X")
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    coherence = np.zeros(len(atoms))
-    found = np.zeros((0, atoms.shape[1]))
+    coherence, found = np.zeros(len(atoms)), np.zeros((0, atoms.shape[1]))
     rows = rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
