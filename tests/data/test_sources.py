@@ -105,7 +105,7 @@ def make_learner_of_counts(**params):
 
 
 def opened(X, **checks):
-    return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks), 8)
+    return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks))
 
 
 def epoch(source):
@@ -237,7 +237,7 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
     source = Slices(data, data.shape)
     source._chunk = chunk
-    sample = source.read_by(Reader(BaseEstimator(), CPU), 8).sample(3, 0).x[:, 0]
+    sample = source.read_by(Reader(BaseEstimator(), CPU)).sample(3, 0).x[:, 0]
     assert len(sample) == 100
     assert len(sample.unique()) == 100
     assert (sample < 100).sum() == 10
