@@ -12,7 +12,6 @@ from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
-from skpudle.search._stream import Memory
 from skpudle.search.descend import (
     descend,
     exhaust,
