@@ -182,6 +182,7 @@ class GradientLearner(CallbackSupportMixin):
                         self._take(attributes_of(replace(run.record, ended_by="interrupt")))
                     raise
                 pressed, ended_by = run.interrupts.pending, fitted.ended_by or "search"
+                fitted = fitted if pressed else phases.remember(fitted)
                 fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)
                 self._take(attributes_of(fitted))
                 if pressed:

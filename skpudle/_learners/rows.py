@@ -436,7 +436,17 @@ class RowPhases(Phases):
             self._problem = problem.around(baseline)
             shift = baseline.to(noise.intercept) * problem.unit
             noise = replace(noise, intercept=noise.intercept + shift)
-        return replace(now, noise=noise, stream=_energies(found.coded))
+        stream = _energies(found.coded) if found.is_done else None
+        return replace(now, noise=noise, stream=stream)
+
+    def remember(self, fitted):
+        """Return the record with the energies of a search that a callback has stopped."""
+        if fitted.searched is None or fitted.stream is not None:
+            return fitted
+        searched, problem = fitted.searched, self.make_problem(fitted)
+        part = problem.thinned(searched.stride, alpha=searched.alpha)
+        coded = solve_codes(part, searched.atoms, REPEATS)
+        return replace(fitted, stream=_energies(coded))
 
     def pass_over(self, fitted):
         """Pass over all rows after a search in a sample; keep the atoms that predict better.

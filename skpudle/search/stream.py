@@ -85,10 +85,14 @@ class Held(NamedTuple):
         energy = self.energy[part]
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
+    def strain(self, atoms):  # -> float
+        """Return by how much moved atoms raise the objective of earlier rows."""
+        return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
+
     def extended(self, atoms):
         """Return the same with more atoms, which earlier rows have not used."""
-        pad = (0, len(atoms) - len(self.energy))
-        return Held(atoms, *(torch.nn.functional.pad(sums, pad) for sums in self[1:]))
+        zeros = self.energy.new_zeros(len(atoms))
+        return Held(*(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True)))
 
 
 class Stream(NamedTuple):
@@ -180,7 +184,7 @@ def _play_round(coded, held, n_splits, seed):
     found = split(coded, n_splits, seed, costs=costs, keep=True)
     if found is None:
         return None
-    more = held.extended(found[0])
+    more = held.extended(found[0][len(coded.atoms) :])
     larger = exhaust(descend(coded.problem, found[0], coded.codes, 1 + _LARGER, earlier=more))
     kept = remaining(larger, len(found[1]), earlier=more.cost)
     if int(kept.sum()) != len(held.energy):  # removed atoms have each other as heirs
@@ -188,7 +192,8 @@ def _play_round(coded, held, n_splits, seed):
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
     steps = descend(coded.problem, larger.atoms[kept], codes, 1 + _SMALLER, earlier=less)
     last = exhaust(steps)
-    return last, less, coded.objective - last.objective - float(more.cost[~kept].sum())
+    ended = last.objective + less.strain(last.atoms) + float(more.cost[~kept].sum())
+    return last, less, coded.objective + held.strain(coded.atoms) - ended
 
 
 def advance_stream(problem, state, *, forgetting=0.0, final=False):
