@@ -331,7 +331,7 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     Notes
     -----
     The support of atoms takes two searches, as long as a fit with ``n_components="auto"``. It is
-    tested after `fit` of `skpudle.PUDLEDictionaryLearning` with the loss "gaussian", for samples of
+    tested after `fit` of `skpudle.PUDLEDictionaryLearning`, for samples of
     up to 1,000,000 numbers. Call `skpudle.metrics.atom_support` for larger ones.
 
     Examples

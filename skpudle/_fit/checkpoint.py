@@ -74,7 +74,7 @@ def identity_of(estimator, data):  # -> dict of str to str
     """Return what a fit and a file must have in common: parameters, shape, first and last rows."""
     source, samples = data.source, data.samples
     if isinstance(samples, Samples):
-        parts = samples.x, samples.mask, samples.offset, samples.target, samples.weight
+        parts = samples.x, samples.mask, samples.target, samples.weight
         ends = [part[end] for part in parts if part is not None for end in (0, -1)]
         shape = f"{source.n_samples} rows of {samples.x.shape[1]} features"
     else:

@@ -1,6 +1,6 @@
 """How samples are coded: the parameters that `transform` reads, and encoders, which are values.
 
-An encoder is called with dictionary, samples, mask and offset, and returns codes.
+An encoder is called with dictionary, samples and mask, and returns codes.
 """
 
 import warnings
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.names import users_level
-from skpudle._losses import Gaussian, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
@@ -94,8 +93,6 @@ class Encoder:
         Whether codes are restricted to non-negative values.
     initial_threshold : float, default=None
         Start from thresholded correlations, as NOODL does.
-    loss : object of `skpudle._losses`, default=Gaussian()
-        Loss of the reconstruction.
     debias : float, default=0.0
         Share of the lasso's bias to remove.
     """
@@ -104,7 +101,6 @@ class Encoder:
     shrinkage: str = "soft"
     positive_code: bool = False
     initial_threshold: float | None = None
-    loss: object = Gaussian()
     debias: float = 0.0
 
     def at(self, alpha, *, step_size=None, lambda_decay=1.0, warn=False):
@@ -112,7 +108,7 @@ class Encoder:
         n_unfoldings = self.n_unfoldings
         if n_unfoldings == "auto":
             lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
-            n_unfoldings = None if lasso and self.loss.is_quadratic else _UNFOLDINGS
+            n_unfoldings = None if lasso else _UNFOLDINGS
         if n_unfoldings is None:
             return Converged(alpha, self.positive_code, self.debias, warn)
         return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay)
@@ -139,8 +135,8 @@ class Converged:
     debias: float = 0.0
     warn: bool = False
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; least squares have no offset."""
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
         options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
         if isinstance(dictionary, ConvDictionary):
             codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
@@ -178,7 +174,7 @@ class Unfolded:
     Parameters
     ----------
     choice : Encoder
-        Shrinkage, sign, start and loss.
+        Shrinkage, sign and start.
     alpha : float or Tensor
         Penalty or threshold.
     n_unfoldings : int
@@ -195,7 +191,7 @@ class Unfolded:
     step_size: float | None = None
     lambda_decay: float = 1.0
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
+    def __call__(self, dictionary, x, mask=None):
         """Return codes."""
         return encode(
             dictionary,
@@ -208,8 +204,6 @@ class Unfolded:
             positive_code=self.choice.positive_code,
             initial_threshold=self.choice.initial_threshold,
             mask=mask,
-            loss=self.choice.loss,
-            offset=offset,
         )
 
     @property
@@ -238,8 +232,8 @@ class Pursuit:
     tol: float | None
     positive_code: bool = False
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; least squares have no offset."""
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
         return solve_omp(
             dictionary.atoms,
             x,
@@ -262,8 +256,8 @@ class Learned:
 
     graph: object
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
-        """Return codes; least squares have no offset."""
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
         return self.graph.to(x).encode(x, mask)
 
     def of_features(self, features):
@@ -310,9 +304,9 @@ def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
     """Return the baseline that rows lose before least squares codes them, None without one.
 
     The ``intercept_`` of a learner with weights, ``coef_``, is the intercept of its decisions, and
-    the baseline is ``baseline_``.
+    the baseline is ``baseline_``. Counts have a ``loss``, which has its own.
     """
-    if getattr(learner, "loss", "gaussian") != "gaussian":
+    if hasattr(learner, "loss"):
         return None
     baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
     return baseline if np.ndim(baseline) else None
@@ -352,7 +346,7 @@ class InUnits:
     Parameters
     ----------
     encoder : callable
-        The encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
+        The encoder, ``encoder(dictionary, x, mask=None)``.
     noise : Units
         The units, without a baseline, which data have lost before.
     gains : Tensor of shape (n_components,)
@@ -363,14 +357,14 @@ class InUnits:
     noise: Units
     gains: Tensor
 
-    def __call__(self, dictionary, x, mask=None, offset=None):
+    def __call__(self, dictionary, x, mask=None):
         """Return codes in the units of the data."""
         atoms, gains = dictionary.atoms, self.gains.to(dictionary.atoms)
         if self.noise.scale is not None:
             atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
         with torch.no_grad():
             x, mask, scale = replace(self.noise, atoms=atoms).enter(x, mask)
-        codes = self.encoder(DenseDictionary(atoms), x, mask=mask, offset=offset) / gains
+        codes = self.encoder(DenseDictionary(atoms), x, mask=mask) / gains
         return codes if scale is None else codes * scale
 
     def of_features(self, features):
@@ -383,8 +377,8 @@ class InUnits:
 
 # Values of parameters that a learner lacks.
 _DEFAULTS = dict(
-    n_components=None, alpha="auto", gradient="auto", loss="gaussian", fit_intercept="auto",
-    noise="auto", n_trials=1, n_unfoldings="auto", step_size="auto", lambda_decay=1.0,
+    n_components=None, alpha="auto", gradient="auto", fit_intercept="auto", noise="auto",
+    n_unfoldings="auto", step_size="auto", lambda_decay=1.0,
     shrinkage="soft", initial_threshold=None, debias=0.0, separate_atoms=False,
     positive_code=False, positive_dict=False, atom_norm="unit", optimizer="adam",
     learning_rate=1e-3, batch_size="auto", max_iter="auto", tol=1e-4, n_iter_no_change=5,
@@ -397,16 +391,6 @@ def refuse(is_wrong, message):
     """Raise ValueError with the message if parameters contradict each other."""
     if is_wrong:
         raise ValueError(message)
-
-
-def check_loss(learner):
-    """Raise ValueError if ``loss`` was set after the fit."""
-    before = getattr(learner, "_fit_given", {}).get("loss", learner.loss)
-    refuse(
-        before != learner.loss,
-        f"loss={learner.loss!r} was set after fit, and the atoms were learned for "
-        f"loss={before!r}. Set it back, or fit again.",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,8 +409,6 @@ class Codes:
         Share of the lasso's bias to remove; None where data decide.
     of_lasso : bool
         Whether codes are those of the lasso.
-    solves : bool
-        Whether codes are solved for, without unfoldings and their step.
     converges : bool
         Whether `transform` is asked for converged codes.
     n_unfoldings : int
@@ -438,7 +420,6 @@ class Codes:
     decay: Decay
     debias: float | None
     of_lasso: bool
-    solves: bool
     converges: bool
     n_unfoldings: int
 
@@ -456,24 +437,17 @@ class Codes:
         decay, debias, depth = Decay.of(given.lambda_decay), fixed(given.debias), given.n_unfoldings
         is_soft, learns = given.shrinkage == "soft", given.separate_atoms
         is_soft_lasso = is_soft and decay == (1, 1)
-        is_gaussian, converges = given.loss == "gaussian", given.transform_algorithm == "lasso"
-        converges |= depth is None
+        converges = given.transform_algorithm == "lasso" or depth is None
         refuse(
-            learns and not (is_gaussian and is_soft),
-            f"separate_atoms={learns!r} is for least squares and soft shrinkage, got "
-            f"loss={given.loss!r} and shrinkage={given.shrinkage!r}. Pass separate_atoms=False.",
+            learns and not is_soft,
+            f"separate_atoms={learns!r} is for soft shrinkage, got shrinkage={given.shrinkage!r}. "
+            "Pass separate_atoms=False.",
         )
         refuse(
             learns and (depth is None or given.gradient == "dec"),
             f"separate_atoms={learns!r} trains unfoldings, got n_unfoldings={depth!r} and "
             f"gradient={given.gradient!r}. Pass a number of unfoldings, and gradient='ae-lasso' or "
             "'auto'.",
-        )
-        refuse(
-            not is_gaussian and (converges or given.transform_algorithm == "omp"),
-            "Codes that are solved for (n_unfoldings=None, transform_algorithm='lasso' or 'omp') "
-            f"minimise least squares, but loss={given.loss!r}. Pass a number of unfoldings, or "
-            "'auto', and transform_algorithm='unfolded'.",
         )
         refuse(
             converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
@@ -492,13 +466,11 @@ class Codes:
                 given.shrinkage,
                 given.positive_code,
                 initial_threshold=given.initial_threshold,
-                loss=loss_named(given.loss, given.n_trials),
                 debias=debias or 0.0,
             ),
             decay=decay,
             debias=debias,
             of_lasso=of_lasso,
-            solves=of_lasso and is_gaussian,
             converges=converges,
             n_unfoldings=depth if isinstance(depth, Integral) else auto,
         )

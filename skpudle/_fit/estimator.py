@@ -16,10 +16,10 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import make_generator, split_missing, unit_of, wide, with_gaps
+from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
 from skpudle._data.weights import scale_weights
 from skpudle._fit.checkpoint import describe, task_of
-from skpudle._fit.encoders import check_loss, refuse
+from skpudle._fit.encoders import refuse
 from skpudle._fit.messages import (
     divergence,
     warn_of_early_end,
@@ -30,7 +30,6 @@ from skpudle._fit.messages import (
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
-from skpudle._losses import FromMeans
 from skpudle.search import Problem
 from skpudle.search.stream import advance_stream, begin_stream, block_rows
 
@@ -96,14 +95,6 @@ def _interruption(fitted):
     return KeyboardInterrupt(said)
 
 
-def _warn_of_training(learner, fitted, samples):
-    """Warn if training has raised the loss above that of no dictionary."""
-    loss, baseline = fitted.model.encoder.loss, fitted.model.data_scale
-    if not loss.is_quadratic:  # the baseline alone
-        baseline = FromMeans.of(samples.map(wide), loss).total(loss) / samples.total_weight
-    warn_of_rise(learner, fitted.loss_curve[0], fitted.loss_curve[-1], 0.5 * baseline)
-
-
 def _checksum(atoms):
     """Return a number that tells whether a user has put other atoms into ``components_``."""
     return crc32(np.ascontiguousarray(atoms))
@@ -153,6 +144,10 @@ class GradientLearner(CallbackSupportMixin):
         """Return the record of the fitted attributes, and a generator or None."""
         raise NotImplementedError
 
+    def _loss_of_baseline(self, fitted, data):  # -> float
+        """Return the mean loss of a sample without codes."""
+        return 0.5 * fitted.model.data_scale
+
     def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
         """Return the record after training in a `partial_fit`."""
         return fitted
@@ -166,7 +161,7 @@ class GradientLearner(CallbackSupportMixin):
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.team.check_same(partial(task_of, self, data))
-            if plan.encoder.loss.is_quadratic:  # weights of counts are numbers of events
+            if not plan.counts_events:
                 data = data.scaled(run.team.sum)
             run.open(data, plan)
             attributes_of = partial(self._attributes, plan, data)
@@ -189,7 +184,8 @@ class GradientLearner(CallbackSupportMixin):
                     raise _interruption(fitted)
                 fitted.model.warn_of_step(fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
-                    _warn_of_training(self, fitted, data.samples)
+                    ends = fitted.loss_curve[0], fitted.loss_curve[-1]
+                    warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
                 if not any(run.team.any(self._has_codes(data))):
                     warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
@@ -204,7 +200,6 @@ class GradientLearner(CallbackSupportMixin):
         known = hasattr(self, "components_")
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
-            check_loss(self)
             now, n_atoms = self.n_components, len(self.components_)
             refuse(
                 now not in (None, "auto", self._fit_given["n_components"], n_atoms),
@@ -327,12 +322,12 @@ class GradientLearner(CallbackSupportMixin):
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | fitted.attributes()
-        given = {name: getattr(plan.given, name) for name in ("loss", "alpha", "n_components")}
+        given = {name: getattr(plan.given, name) for name in ("alpha", "n_components")}
         given["optimizer"] = describe(plan.optimizer_for(n_atoms))
         given["atoms"] = _checksum(attributes["components_"])
         n_seen = None  # unknown without data
         if data.source is not None:
-            n_seen = data.source.n_seen if data.n_given is None else data.n_given
+            n_seen = data.source.n_samples if data.n_given is None else data.n_given
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
             "device_": str(data.device),

@@ -166,6 +166,11 @@ class Fitted:
     ended_by: str | None = None
     note: str = ""
 
+    @property
+    def atoms(self):
+        """The atoms in the rows."""
+        return self.model.atoms(self.rows)
+
     def with_model(self, **values):  # -> Fitted
         """Return the record with new values in its model."""
         return replace(self, model=replace(self.model, **values))
@@ -182,7 +187,7 @@ class Fitted:
         if baseline is not None:
             found[self.model.name_of_baseline] = to_numpy(baseline.to(self.rows))
         if scale is not None:
-            found["components_"] = to_numpy(self.noise.to_user(self.model.parts(self.rows)[0]))
+            found["components_"] = to_numpy(self.noise.to_user(self.atoms))
             noise_std = None if noise_std is None else noise_std * to_numpy(scale)
         return (
             found

@@ -75,9 +75,9 @@ def warn_of_l0(n_entries, l0):
     )
 
 
-def warn_of_step(step_size, dictionary, curvature=1.0):
+def warn_of_step(step_size, dictionary):
     """Warn if the encoder may diverge with this step and dictionary."""
-    bound = curvature * float(dictionary.squared_norm_bound())
+    bound = float(dictionary.squared_norm_bound())
     if step_size * bound > 2:
         warn(
             f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "

@@ -5,7 +5,6 @@ run: what is named happens.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 
 import numpy as np
@@ -41,20 +40,11 @@ _CURVATURE_EXPONENT = -0.22
 # Most non-negative atoms per feature for which rows are mixtures, whose purest rows are near the
 # atoms.
 _FEW_OF_MIXTURES = 0.25
-# Epochs, and least updates, of "dec" with the likelihood of counts after a search on stabilised
-# counts. They raise the explained share of the deviance of thinned data
-# (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, and from 0.146 to 0.203 for words.
-_REFINING_EPOCHS, _REFINING_UPDATES = 6, 40
 
 
 def default_optimizer(n_rows):
     """Return the name of the default optimiser: the surrogate while its matrix is small."""
     return "surrogate" if n_rows <= _SURROGATE_ATOMS else "adam"
-
-
-def refining_updates(n_batches):
-    """Return the number of updates that adapt atoms of stabilised data to the likelihood."""
-    return max(_REFINING_UPDATES, _REFINING_EPOCHS * n_batches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +67,7 @@ class Plan(Codes):
     codes_follow_data: bool
 
     auto_epochs, auto_batch_size = 100, 256  # max_iter="auto" and batch_size="auto"
+    counts_events = False  # whether weights of rows are numbers of events, and have a unit
 
     @property
     def name(self):
@@ -84,9 +75,8 @@ class Plan(Codes):
         return self.gradient
 
     def rule(self, name):
-        """Return the gradient rule with this name, for the loss."""
-        rule, loss = GRADIENT_RULES[name], self.encoder.loss
-        return rule if loss.is_quadratic else partial(rule, loss=loss)
+        """Return the gradient rule with this name."""
+        return GRADIENT_RULES[name]
 
     def batch_size(self, n_samples=None):
         """Return the size of a batch, in a fit for a number of samples, if it is known."""
@@ -166,16 +156,12 @@ class DensePlan(Plan):
         The noise of rows and features, see `skpudle.search.units`, or that of each feature.
     learns_noise : bool
         Whether a baseline or noise is learned or given.
-    refines : bool
-        Whether training adapts atoms of a search to the likelihood, if no gradient or encoder is
-        named.
     """
 
     n_components: int | None
     fit_intercept: bool | str
     noise: object
     learns_noise: bool
-    refines: bool
 
     alpha_share = 1.0  # alpha="auto", as a share of the search's penalty
 
@@ -189,17 +175,11 @@ class DensePlan(Plan):
             If parameters contradict each other.
         """
         codes = Codes.of(learner, **constants)
-        given, is_gaussian = codes.given, codes.encoder.loss.is_quadratic
+        given = codes.given
         searches = isinstance(given.dict_init, str) and given.dict_init == "search"
         noise, baseline = given.noise, given.fit_intercept
         noise = noise if isinstance(noise, str) else _noise_of_features(noise)
         is_auto = isinstance(noise, str) and noise == "auto"
-        refuse(
-            not (is_gaussian or (is_auto and baseline)),
-            f"loss={given.loss!r} has a baseline, and a noise that follows from its rates, but got "
-            f"fit_intercept={baseline!r} and noise={given.noise!r:.50}. Leave both at 'auto', or "
-            "pass loss='gaussian'.",
-        )
         refuse(
             given.n_components == "auto" and not searches,
             "n_components='auto' is chosen by a search, but dict_init is given. Pass "
@@ -212,28 +192,25 @@ class DensePlan(Plan):
             gradient = "dec"
         elif gradient == "auto":
             gradient = "dec" if ends_with_search else "ae-ls"
-        if not (searches and is_gaussian):  # the data decide about "auto" after a search alone
+        if not searches:  # the data decide about "auto" after a search alone
             noise, baseline = "equal" if is_auto else noise, baseline is True
         is_equal = isinstance(noise, str) and noise == "equal"
-        refines = ends_with_search and not is_gaussian
         return cls(
             **vars(codes),
             gradient=gradient,
             searches=searches,
-            trains=refines or not (ends_with_search or given.separate_atoms),
+            trains=not (ends_with_search or given.separate_atoms),
             codes_follow_data=given.alpha == "auto" and codes.of_lasso,
             n_components=None if given.n_components == "auto" else given.n_components,
             fit_intercept=baseline,
             noise=noise,
-            learns_noise=is_gaussian and not (is_equal and baseline is False),
-            refines=refines,
+            learns_noise=not (is_equal and baseline is False),
         )
 
     @property
     def curvature_share(self):
         """The curvature for the surrogate after a search, as a share of the loss's."""
-        is_through_codes = self.encoder.loss.is_quadratic and self.gradient == "ae-ls"
-        return self.n_unfoldings**_CURVATURE_EXPONENT if is_through_codes else 1.0
+        return self.n_unfoldings**_CURVATURE_EXPONENT if self.gradient == "ae-ls" else 1.0
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
@@ -251,9 +228,7 @@ class DensePlan(Plan):
         """Return the optimiser for this number of rows of parameters."""
         if self.given.optimizer != "auto":
             return self.given.optimizer
-        # the surrogate has one curvature for all entries, with which "ae-ls" of counts diverged
-        unbounded = self.given.loss == "poisson" and not self.refines
-        return "adam" if unbounded else default_optimizer(n_rows)
+        return default_optimizer(n_rows)
 
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
@@ -262,13 +237,12 @@ class DensePlan(Plan):
 
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients."""
-        alternates = self.solves and self.searches and self.given.gradient == "auto"
+        alternates = self.of_lasso and self.searches and self.given.gradient == "auto"
         return not alternates or any_named(learner, _OF_BATCHES)
 
     def adapts(self, n_components):
         """Return whether the surrogate trains this number of atoms after a search."""
-        after_search = self.searches and self.trains and self.encoder.loss.is_quadratic
-        return after_search and self.optimizer_for(n_components) == "surrogate"
+        return self.searches and self.trains and self.optimizer_for(n_components) == "surrogate"
 
     def batch_size(self, n_samples=None):
         """Return the size of a batch, in a fit for a number of samples, if it is known."""
@@ -283,10 +257,8 @@ class DensePlan(Plan):
         n_components = self.n_components or n_features
         if self.given.max_iter != "auto" or not self.trains:
             return super().n_updates(n_batches, batch_size, data)
-        if self.refines:
-            return refining_updates(n_batches)
         if self.adapts(n_components):
-            n_epochs = n_components / (self.n_unfoldings * (not self.solves) + _REST_OF_AN_UPDATE)
+            n_epochs = n_components / (self.n_unfoldings * (not self.of_lasso) + _REST_OF_AN_UPDATE)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
             return ceil(max(n_epochs, _LEAST_EPOCHS) * n_rows / batch_size)
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
@@ -309,11 +281,9 @@ class DensePlan(Plan):
                 yield ("atom_norm",), _TRAINS
             elif self.optimizer_for(n_components) == "surrogate":
                 yield ("learning_rate",), "optimizer='adam' or 'sgd'"
-            if self.solves:
+            if self.of_lasso:
                 yield ("step_size",), "a number for n_unfoldings"
             elif given.transform_algorithm != "lasso" and self.debias:  # 0 removes no bias
                 yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
             if given.shrinkage == "hard" or given.alpha == 0:
                 yield ("lambda_decay",), "shrinkage='soft', and a positive alpha"
-        if given.loss != "binomial":
-            yield ("n_trials",), "loss='binomial'"

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -79,7 +80,7 @@ KINDS = {
     "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
     "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
     "table": (Rows(6), lambda: (Table(planted(400)),)),
-    "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
+    "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
     "convolution": (Convolved(3), lambda: (pictures(),)),

@@ -39,7 +39,7 @@ from skpudle._learners.convolutional.transformer import (
     parts_of_images,
     stride_of,
 )
-from skpudle._losses import FromMeans, Gaussian
+from skpudle._losses import FromMeans
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle.search._conv_epoch import as_pictures
@@ -385,24 +385,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.atom_shape = atom_shape
-        self.stride = stride
-        self.alpha = alpha
-        self.gradient = gradient
-        self.n_unfoldings = n_unfoldings
-        self.debias = debias
-        self.positive_code = positive_code
-        self.rank = rank
-        self.channels_first = channels_first
-        self.channel_noise = channel_noise
-        self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.dict_init = dict_init
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         name: GradientLearner._parameter_constraints[name]
@@ -615,7 +598,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
             for part in parts_of_images(cover(x)):
                 error += _error_of_pixels(network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
+        total = FromMeans.of(Samples(wide(pixels))).total()
         return 1 - error / total if total else 0.0
 
     @torch.no_grad()

@@ -115,7 +115,6 @@ class ConvModel:
 
     decided = "alpha", "data_scale"  # by data
     curvature = 1.0  # the curvature of least squares
-    n_constant_codes = 0  # all rows are atoms
 
     def atoms(self, rows):  # (n_components, n_numbers) -> (n_components, n_channels, *kernel)
         """Return the atoms in rows."""

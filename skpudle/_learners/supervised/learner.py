@@ -117,22 +117,7 @@ class TaskLearner(DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.supervision = supervision
-        self.C = C
-        self.n_unfoldings = n_unfoldings
-        self.positive_code = positive_code
-        self.split_sign = split_sign
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.dict_init = dict_init
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         name: PUDLEDictionaryLearning._parameter_constraints.get(name)
