@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
-from skpudle._learners.convolutional.transformer import stride_of
+from skpudle._learners.convolutional.base import stride_of
 from skpudle._operators._atoms import factor_atoms
 from skpudle.events import find_learner_of_signals, find_peaks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
