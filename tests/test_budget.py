@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1573,
-    "_data": 1056,
-    "_denoiser": 730,
-    "_fit": 1657,
-    "_learners": 3352,
-    "_nmf": 776,
+    ".": 1544,
+    "_data": 994,
+    "_denoiser": 622,
+    "_fit": 1666,
+    "_learners": 2613,
+    "_nmf": 756,
     "_operators": 264,
     "_optimizers": 223,
-    "encoding": 1260,
-    "inspection": 718,
-    "lasso": 1182,
+    "encoding": 1252,
+    "inspection": 660,
+    "lasso": 1116,
     "metrics": 342,
-    "omp": 238,
-    "plotting": 578,
-    "pretrained": 87,
-    "search": 3183,
-    "all of the package": 17219,
-    "tests": 15454,
+    "omp": 232,
+    "plotting": 557,
+    "pretrained": 77,
+    "search": 3162,
+    "all of the package": 16080,
+    "tests": 15071,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
@@ -45,7 +45,8 @@ PACKAGE = Path(skpudle.__file__).parent
 TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, *FUNCTIONS)
-LEARNERS = [kind for kind in vars(skpudle).values() if hasattr(kind, "_parameter_constraints")]
+PUBLIC = [getattr(skpudle, name) for name in skpudle.__all__]
+LEARNERS = [kind for kind in PUBLIC if hasattr(kind, "_parameter_constraints")]
 
 
 def count_lines(path):

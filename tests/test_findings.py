@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
     reporting,
@@ -161,9 +162,9 @@ def test_convolutional_atoms_are_the_same_up_to_shift(n_axes):
     atom_shape, size = (6, 5)[:n_axes], (40, 30)[:n_axes]
     rng = np.random.default_rng(0)
     images = rng.normal(size=(4, *size, 2))
-    learner = ConvPUDLEDictionaryLearning(
-        4, atom_shape=atom_shape, stride=2, max_iter=1, tol=None, n_unfoldings=3, random_state=0
-    ).fit(images)
+    learner = ConvPUDLEDictionaryLearning(4, atom_shape=atom_shape, stride=2, random_state=0).fit(
+        images
+    )
     found = findings(learner, images)
     assert not any("same" in sentence for sentence in found)
     atom = np.zeros_like(learner.components_[0])
@@ -224,7 +225,7 @@ def test_counts_of_noise_are_explained_by_their_baseline(loss):
     draw = (lambda eta: rng.poisson(np.exp(eta))) if loss == "poisson" else (
         lambda eta: rng.binomial(9, 1 / (1 + np.exp(-eta)))
     )  # fmt: skip
-    learner = PUDLEDictionaryLearning(8, loss=loss, alpha=2.0, random_state=0)
+    learner = CountDictionaryLearning(8, loss=loss, alpha=2.0, random_state=0)
     learner.set_params(**{} if loss == "poisson" else {"n_trials": 9})
     words = "The fit is no better than the baseline: hidden entries are predicted no better"
     X = draw(natural).astype(float)

@@ -22,17 +22,17 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import islice
 from math import isnan, prod
+from operator import length_hint
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils import _safe_indexing, check_array, get_tags
+from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from skpudle._data.arrays import (
     check_rows,
-    host_array,
     is_in_memory,
     refuse_texts,
     split_missing,
@@ -59,10 +59,8 @@ _LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
 # Number of places of numbered rows that a sample comes from. A population of 1 % of sorted rows has
 # 20 of them.
 _PLACES = 2048
-# Rows that begin `partial_fit` of a stream.
-_FIRST_ROWS = 2**14
-# Most batches of a stream; with more, as for 25 million rows, users have to state the number.
-_MOST_BATCHES = 100_000
+# Rows that begin `partial_fit` of a stream, and samples that are read at a time if they come alone.
+_FIRST_ROWS, _SINGLES = 2**14, 256
 
 
 @contextmanager
@@ -80,9 +78,8 @@ def _only_array(row, ndim):
     names = [name for name, value in row.items() if np.ndim(value) == ndim]
     if len(names) != 1:
         raise ValueError(
-            f"A row of X is a dictionary with {len(names)} arrays, {names}; one is needed. Select "
-            "a column, for example ds.with_format('numpy').select_columns(['embedding']) of a "
-            "dataset of Hugging Face."
+            f"A row of X is a dictionary with {len(names)} arrays, {names}. Select one of them, as "
+            "ds.with_format('numpy').select_columns(['embedding']) of a dataset of Hugging Face."
         )
     return names[0], row[names[0]]
 
@@ -170,17 +167,11 @@ def _regroup(parts, size):
     """Yield tuples of tensors of ``size`` rows, the last of fewer, from tuples of any sizes."""
     kept = None
     for part in parts:
-        if kept is not None:
-            n_missing = size - len(kept[0])
-            kept = [torch.cat([one, more[:n_missing]]) for one, more in zip(kept, part)]
-            part = [tensor[n_missing:] for tensor in part]
-            if len(kept[0]) < size:
-                continue
-            yield kept
+        part = part if kept is None else map(torch.cat, zip(kept, part))
         *full, kept = zip(*(tensor.split(size) for tensor in part))
         yield from full
-        kept = [tensor.clone() for tensor in kept]  # the part may be a buffer, and is large
-    if kept is not None and len(kept[0]):
+        kept = [tensor.clone() for tensor in kept]  # the part is large
+    if kept is not None:
         yield kept
 
 
@@ -189,9 +180,9 @@ class InMemory:
 
     in_parts = False  # whether it is read in parts, to bound the memory
     reader = None
-    # Tensors (n_samples,) and (n_samples, 1): how often each sample counts, and what is added to
-    # its natural parameter
-    weight = offset = None
+    # Tensors (n_samples,) and (n_samples, ...): how often each sample counts, and what a learner
+    # knows of it beside its numbers
+    weight = target = None
 
     def __init__(self, data):
         self.data = data
@@ -227,8 +218,8 @@ class _InParts(InMemory):
             "required. Pass an array."
         )
 
-    def read_by(self, reader, batch_size):
-        """Return this source of samples; the size is for samples that come one by one."""
+    def read_by(self, reader):
+        """Return this source of samples, read by a reader."""
         self.reader = reader
         return self
 
@@ -259,14 +250,14 @@ class _Numbered(_InParts):
         """The number of rows, which weights and exposures have to match."""
         return len(self.data)
 
-    n_samples = n_seen = property(lambda self: self.n_rows)
+    n_samples = property(lambda self: self.n_rows)
 
     def rows(self, keys):
         """Return the rows at the given positions, on the device."""
         return self._read(keys).to(self.reader.device)
 
     def _samples(self, keys, x):
-        of_rows = dict(weight=self.weight, offset=self.offset)
+        of_rows = dict(weight=self.weight, target=self.target)
         of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
         return self.reader.samples(x, keys=keys, **of_rows)
 
@@ -294,17 +285,16 @@ class _Numbered(_InParts):
 class Positions(_Numbered):
     """Samples of a dataset, read by their positions."""
 
+    def _rows(self, keys):
+        return _without_labels(_collate(self.data[key] for key in keys))
+
     def _raw(self, first, last):
-        return _without_labels(_collate(self.data[key] for key in range(first, last)))
+        return self._rows(range(first, last))
 
     def _read(self, keys):  # (n,) -> (n, n_features)
         parts = [part.tolist() for part in keys.cpu().split(256)]
-        read = []
-        for part in parts:
-            with part_of(where := f"samples {part[0]} ... {part[-1]}"):
-                rows = _without_labels(_collate(self.data[key] for key in part))
-            read.append(self.reader(rows, where))
-        return torch.cat(read)
+        read = (self.reader(self._rows(p), f"samples {p[0]} ... {p[-1]}") for p in parts)
+        return torch.cat(list(read))
 
 
 class Slices(_Numbered):
@@ -402,11 +392,10 @@ class Stream(_InParts):
     a length, an epoch is this number of its batches, or fewer if it ends before.
     """
 
-    n_samples = None  # known after a pass to the end
-    n_seen = 0  # the number of rows in the longest of all passes
+    n_samples = None  # the number of rows in the longest of all passes
 
-    def read_by(self, reader, batch_size):
-        """Return this source of samples; the size is for a stream of single samples."""
+    def read_by(self, reader):
+        """Return this source of samples, read by a reader."""
         if hasattr(self.data, "__next__"):
             raise TypeError(
                 f"X is a {type(self.data).__name__}, which can be iterated only once, but training "
@@ -414,8 +403,7 @@ class Stream(_InParts):
                 "call partial_fit for every batch."
             )
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
-        self._batch_size = batch_size
-        return super().read_by(reader, batch_size)
+        return super().read_by(reader)
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return batches of the samples in the order of the stream."""
@@ -430,41 +418,31 @@ class Stream(_InParts):
             "or an array, a table or a dataset."
         )
 
-    @property
-    def _length(self):
-        try:
-            return len(self.data) or None
-        except TypeError:  # its length is unknown before the end
-            return None
-
-    def _raw_batches(self, n_rows):
-        samples = iter(self.data)
-        if not isinstance(self.data, IterableDataset):
-            return samples
-        return iter(lambda: _collate(islice(samples, n_rows)), None)
-
     def parts(self, n_rows):
-        """Yield the stream's own batches, each with its name."""
-        batches, number = self._raw_batches(n_rows), -1
-        for number, raw in enumerate(islice(batches, self._length)):
+        """Yield the stream's own batches, each with its name; single samples in batches."""
+        batches = samples = iter(self.data)
+        if isinstance(self.data, IterableDataset):
+            batches = iter(lambda: _collate(islice(samples, n_rows)), None)
+        length, number = length_hint(self.data) or None, -1
+        for number, raw in enumerate(islice(batches, length)):
             with part_of(where := f"batch {number}"):
                 rows = _without_labels(raw)
             yield where, rows
         if number < 0:
             raise _nothing()
-        if number + 1 == self._length and next(batches, self) is not self:
+        if number + 1 == length and next(batches, self) is not self:
             warnings.warn(
-                f"X has the length {self._length} and yields more batches, which are left out. "
-                "Let __len__ return the number of all batches of a stream with an end.",
+                f"X has the length {length} and yields more batches, which are left out. Let "
+                "__len__ return the number of all batches of a stream with an end.",
                 stacklevel=users_level(),
             )
 
     def _read(self):  # yields (n, n_features)
         n_rows = 0
-        for where, raw in self.parts(self._batch_size):
+        for where, raw in self.parts(_SINGLES):
             rows = self.reader(raw, where)
             n_rows += len(rows)
-            self.n_seen = max(self.n_seen, n_rows)
+            self.n_samples = max(self.n_samples or 0, n_rows)
             yield rows
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
@@ -473,12 +451,7 @@ class Stream(_InParts):
         Without ``whole`` they are the rows of the first batches.
         """
         random, kept, n_rows, reservoir = np.random.default_rng(seed), [], 0, None
-        for number, rows in enumerate(self._read()):
-            if number >= _MOST_BATCHES:
-                raise ValueError(
-                    f"X yielded {number} batches, and no end is in sight. Give it a __len__, the "
-                    "number of batches of an epoch, or call partial_fit for every batch."
-                )
+        for rows in self._read():
             size = self._n_sampled(n_components)
             if n_rows < size:
                 kept.append(rows[: size - n_rows])
@@ -492,7 +465,6 @@ class Stream(_InParts):
                 last = {place: row for row, place in enumerate(places.tolist()) if place < size}
                 reservoir[list(last)] = rows[list(last.values())].cpu()
                 n_rows += len(rows)
-        self.n_samples = n_rows if whole else None
         return self.reader.samples(torch.cat(kept) if reservoir is None else reservoir)
 
     def blocks(self, n_rows, generator=None):
@@ -503,29 +475,6 @@ class Stream(_InParts):
     def rows(self, keys):
         """Return the keys, which are the samples."""
         return keys
-
-
-def check_exposure(exposure, n_samples, loss):  # -> (n_samples,) float64
-    """Check the exposures of samples, of this number.
-
-    Raises
-    ------
-    ValueError
-        If they are not positive numbers, one for each sample, or if the loss takes none.
-    """
-    if loss not in ("poisson", "kullback-leibler"):
-        raise ValueError(
-            f"exposure is for loss='poisson' and for PoissonNMF, but loss={loss!r}. Pass no "
-            "exposure."
-        )
-    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
-    values = check_array(host_array(exposure), **options)
-    if values.shape != (n_samples,) or not (values > 0).all():
-        raise ValueError(
-            f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each "
-            f"of the {n_samples} rows of X, and leave out samples that were not observed."
-        )
-    return values
 
 
 def refuse_shuffled(X):

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from skpudle._fit.run import Phase
 from skpudle._fit.train import Stopping, Trainer
-from skpudle._operators._atoms import project_atoms
 from skpudle.search.choose import best_coding, judged
 from skpudle.search.descend import refit_atoms, solve_codes
 from skpudle.search.find import find_atoms, penalty_path
@@ -30,16 +29,11 @@ class Phases:
         Its data.
     run : Run
         The fit.
-
-    Attributes
-    ----------
-    begun : Fitted or None
-        The record that training began with, None without training.
     """
 
     def __init__(self, learner, plan, data, run):
         self.learner, self.plan, self.data, self.run = learner, plan, data, run
-        self.begun = self._problem = self._coded = None
+        self._problem = self._coded = None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -124,10 +118,8 @@ class Phases:
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
         (problem, _), trial, plan = self.found(fitted), fitted.searched.trial, self.plan
-        rank, unseen = getattr(plan.given, "rank", None), trial.judged
-        unseen = unseen if rank is None else project_atoms(unseen, rank=rank)
         how = dict(debias=plan.debias, place=trial.prediction.place)
-        coding = best_coding(problem.held_out, unseen, **how)
+        coding = best_coding(problem.held_out, trial.judged, **how)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train(self, fitted):
@@ -135,18 +127,17 @@ class Phases:
 
         With a state of training the first record is that of the state.
         """
-        plan, run, state, ended_by = self.plan, self.run, fitted.training, fitted.ended_by
+        plan, run, state = self.plan, self.run, fitted.training
+        ended_by = fitted.ended_by if state else None
         fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
-        self.begun = fitted
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
         source, stopping = run.source.changed(fitted.in_units), self._stopping()
         if state:
             trainer.load(state, source, stopping)
-            if not run.recorder.same_rule:
-                stopping.forgive()
+            ended_by = ended_by or ("tol" if stopping.is_over else None)
         else:
-            state, ended_by = trainer.state(source, stopping), None
+            state = trainer.state(source, stopping)
         while True:
             n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
             if ended_by is None and (full or n_epochs >= run.max_iter):

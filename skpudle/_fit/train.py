@@ -11,8 +11,7 @@ A model has
 
 * ``network(rows, update)``: the arguments of a gradient rule, that is the dictionary with these
   rows of parameters, its encoder and the penalty, in that update, counted from 0;
-* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`, and ``part_size``, samples of a batch that
-  are evaluated at a time, which bounds memory (None: all);
+* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`;
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
@@ -39,9 +38,9 @@ _UNDISTURBED = SimpleNamespace(pending=False)
 class Diverged(ArithmeticError):
     """Training diverged, also after the learning rate was halved."""
 
-    def __init__(self, update, trainer):
+    def __init__(self, update, fitted):
         super().__init__(f"training diverged at update {update}")
-        self.update, self.trainer = update, trainer
+        self.update, self.fitted = update, fitted
 
 
 # ---------------------------------------------------------------------------- rules that end it
@@ -65,34 +64,34 @@ class Stopping:
     def __init__(self, tol, patience, *, first_update=0, n_updates=None):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates = n_updates
-        # smoothed objective, its least value, checks without a fall; sums since the last check
-        self.course = None, None, 0, 0.0, 0
+        # checks without a fall; smoothed objective, its least value; sums since the last check
+        self.course = 0, None, None, 0.0, 0
 
     def limit(self, length, update):
         """Return the number of the next ``length`` updates to make."""
         return length if self.n_updates is None else min(length, self.n_updates - update)
 
-    def forgive(self):
-        """Restart the count of checks without improvement, after the criterion has changed."""
-        smoothed, best, _, *waiting = self.course
-        self.course = smoothed, best, 0, *waiting
+    @property
+    def is_over(self):
+        """Whether the objective has stalled for long enough."""
+        return self.tol is not None and self.course[0] >= self.patience
 
     def check(self, total, n_samples, update, *, n_judged=1):
         """Return whether to stop, by the summed objective of ``n_judged`` or more new samples."""
         if self.tol is None or update < self.first_update:
             return False
-        smoothed, best, stalled, *waiting = self.course
+        stalled, smoothed, best, *waiting = self.course
         total, n_samples = total + waiting[0], n_samples + waiting[1]
         if n_samples < n_judged:
-            self.course = smoothed, best, stalled, total, n_samples
+            self.course = stalled, smoothed, best, total, n_samples
             return False
         objective = total / n_samples
         # the mean with its own past halves the variance of a minibatch objective in a few checks
         smoothed = objective if smoothed is None else (smoothed + objective) / 2
         stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
         best = smoothed if best is None else min(best, smoothed)
-        self.course = smoothed, best, stalled, 0.0, 0
-        return stalled >= self.patience
+        self.course = stalled, smoothed, best, 0.0, 0
+        return self.is_over
 
 
 # ---------------------------------------------------------------------------- states
@@ -228,7 +227,7 @@ class Trainer:
         *start, self.n_steps = self._finite
         self.optimizer.load(*start)
         if self._halved:
-            raise Diverged(first_bad, self)
+            raise Diverged(first_bad, self.fitted)
         self._halved = True
         self.optimizer.halve_learning_rate()
 
@@ -248,9 +247,8 @@ class Trainer:
         else:
             with torch.enable_grad():  # whichever mode the caller set
                 dictionary, encoder, penalty = model.network(rows, self.n_steps)
-                options = dict(encoder=encoder, penalty=penalty, part_size=model.part_size)
-                stride = getattr(dictionary, "stride", 1)
-                with threads_for(dictionary.atoms, batch.x, stride):
+                options = dict(encoder=encoder, penalty=penalty)
+                with threads_for(dictionary.atoms, batch.x):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
             weight = torch.ones_like(losses) if batch.weight is None else batch.weight.to(losses)
@@ -267,7 +265,7 @@ class Trainer:
             weight = None if batch is None else batch.weight
             self.optimizer.update(gradient / size, codes, weight=weight, **options)
         self.n_steps += 1
-        used = codes.abs().sum([0, *range(2, codes.ndim)]) != 0  # several times as fast as any()
+        used = codes.abs().sum(0) != 0  # several times as fast as any()
         return total, used, losses
 
     def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):

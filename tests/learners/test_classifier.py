@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
-from skpudle._fit.models import Decay, Encoder
+from skpudle._fit.encoders import Decay, Encoder
 from skpudle._gradients import differentiate
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Regression
@@ -129,7 +129,7 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     (by_atoms,) = torch.autograd.grad(loss, leaves[0], retain_graph=True)
     by_weights, by_intercept = torch.autograd.grad(2.5 * (of_task + ridge), leaves[1:])
     tight = dict(rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(model.parts(gradient)[0], by_atoms, **tight)
+    torch.testing.assert_close(model.atoms(gradient), by_atoms, **tight)
     torch.testing.assert_close(model.head(gradient)[0], by_weights, **tight)
     # the copies of the intercept share its gradient
     torch.testing.assert_close(model.head(gradient)[1] * 9, by_intercept, **tight)

@@ -5,11 +5,13 @@ from inspect import signature
 
 import numpy as np
 import pytest
+import torch
 from small import make_data
 
 from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -35,7 +37,7 @@ SHARED = {
     "gradient": "dec",
     "lambda_decay": 0.9,
     "learning_rate": 0.05,
-    "loss": "poisson",
+    "loss": "binomial",
     "max_iter": 1,
     "n_components": 5,
     "n_iter_no_change": 1,
@@ -74,7 +76,8 @@ OWN = {
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
-        "channel_noise": [2.0],
+        "channel_noise": "auto",
+        "dict_init": np.eye(9)[:2].reshape(2, 3, 3),
         "channels_first": True,  # one image with the channels that were images
         "rank": 1,
         "stride": 1,
@@ -83,17 +86,18 @@ OWN = {
         "atom_shape": (3, 2),
         "channels_first": True,
         "crop_size": 5,
-        "flip": False,
         "noise_std": 0.1,
-        "shift_average": True,
+        "optimizer": torch.optim.SGD,
         "stride": 1,
         "tol": None,
     },
+    CountDictionaryLearning: {"tol": None},
     SporcoDictionaryLearning: {"dict_init": "random", "options": {"BPDN": {"rho": 3.0}}},
 }
 # What makes defaults small enough for a test. It is no change that is tested.
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
+    CountDictionaryLearning: {"n_components": 6},
     PUDLEClassifier: {"n_components": 6, "tol": 5e-4},
     PUDLERegressor: {"n_components": 6, "tol": 1e-2},
     NOODLDictionaryLearning: {"n_components": 6},
@@ -116,7 +120,7 @@ def data_for(learner):
         return np.tile(IMAGES, (16, 1, 1)), None
     if isinstance(learner, ConvPUDLEDictionaryLearning):
         return IMAGES, None
-    rows = X if getattr(learner, "loss", "gaussian") == "gaussian" else np.abs(X).round()
+    rows = np.abs(X).round().clip(0, 1) if isinstance(learner, CountDictionaryLearning) else X
     y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
     return rows, y
 
@@ -125,9 +129,9 @@ def outcome(learner):
     """Return what there is to see of a learner that has been fitted."""
     rows, y = data_for(learner)
     learner.fit(rows, y)
-    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     if isinstance(learner, ConvDenoiser):
-        seen.append(learner.denoise(rows))
+        return [learner.network_.synthesis.detach().numpy(), learner.denoise(rows), learner.n_iter_]
+    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     return [*seen, getattr(learner, "coef_", None)]
 
 
@@ -188,7 +192,6 @@ OF_TRAINING = {
         (dict(n_unfoldings=3, tol=None, n_iter_no_change=2), ["n_iter_no_change"], "tol"),
         (dict(step_size=0.1), ["step_size"], "n_unfoldings"),
         (dict(shrinkage="hard", lambda_decay=0.9), ["lambda_decay"], "shrinkage='soft'"),
-        (dict(n_trials=3), ["n_trials"], "loss='binomial'"),
         (dict(transform_tol=1.0), ["transform_tol"], "transform_algorithm='omp'"),
         (
             dict(transform_algorithm="omp", transform_alpha=1.0),

@@ -1,12 +1,13 @@
 """Fits of all kinds, small ones, and how two of them are compared."""
 
+from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
 from numpy.testing import assert_array_equal
 
 from skpudle import (
-    ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -44,13 +45,6 @@ def labelled():
     return X, X[:, 0] > 0
 
 
-def pictures(noise=0.1):
-    rng, pulses = np.random.default_rng(0), np.zeros((3, 14, 14))
-    pulses[rng.random(pulses.shape) < 0.02] = 3.0
-    pulses = pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2)
-    return pulses + noise * rng.normal(size=pulses.shape)
-
-
 class Table:
     """An array behind slices, as h5py and zarr have it."""
 
@@ -66,9 +60,7 @@ class Table:
 
 SEED = dict(random_state=0)
 ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
-SMALL = dict(atom_shape=(3, 3), stride=1, **SEED)
 Rows = partial(PUDLEDictionaryLearning, **SEED)
-Convolved = partial(ConvPUDLEDictionaryLearning, **SMALL)
 # The rows of the table of phases in the guide: name: learner, function of its data.
 KINDS = {
     "rows": (Rows(6), lambda: (planted(),)),
@@ -78,19 +70,15 @@ KINDS = {
     "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
     "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
     "table": (Rows(6), lambda: (Table(planted(400)),)),
-    "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
+    "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
-    "convolution": (Convolved(3), lambda: (pictures(),)),
-    "convolution, trained": (
-        Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1),
-        lambda: (pictures(),),
-    ),
 }  # fmt: skip
 
 
 def flat(tree, path=""):
     """Return the values of nested dictionaries and tuples by their places."""
+    tree = vars(tree) if is_dataclass(tree) else tree
     if isinstance(tree, dict):
         parts = [flat(value, f"{path}.{name}") for name, value in tree.items()]
     elif isinstance(tree, tuple | list):

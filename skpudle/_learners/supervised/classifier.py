@@ -158,8 +158,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             )
         return Classification(classes)
 
-    def _attributes(self, plan, data, fitted, unused=None):
-        found = super()._attributes(plan, data, fitted, unused)
+    def _attributes(self, plan, data, fitted):
+        found = super()._attributes(plan, data, fitted)
         return found | {"classes_": data.task.classes}
 
     @fit_context(prefer_skip_nested_validation=True)

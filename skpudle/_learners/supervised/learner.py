@@ -17,15 +17,14 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.plan import CodePlan, DensePlan
+from skpudle._fit.encoders import Codes
+from skpudle._fit.plan import DensePlan, Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
-
-_AUTO_EPOCHS = 100
 
 # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
 # Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
@@ -40,22 +39,28 @@ _OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "devic
 class TaskPlan(DensePlan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
+    alpha_share = _ALPHA_SHARE
+
     @classmethod
     def of(cls, learner):
         """Return the plan for the parameters of a learner."""
-        plan = super().of(learner, alpha_share=_ALPHA_SHARE)
+        plan = super().of(learner, supervision=learner.supervision)
         # Neither codes that predict held-out features nor units of the noise of features suit a
         # task: columns that are nearly sums of columns have a noise near zero, and would dominate
         # the atoms.
-        plan = replace(
-            plan,
-            codes_follow_data=False,
-            noise="outliers" if plan.learns_noise else plan.noise,
-            asks_for_training="a setting that trains after the search, such as supervision=0.5",
-        )
-        if not learner.supervision:
-            return plan
-        return replace(plan, name="supervised", trains=True, auto_epochs=_AUTO_EPOCHS)
+        noise = "outliers" if plan.learns_noise else plan.noise
+        trains = plan.trains or learner.supervision > 0
+        return replace(plan, codes_follow_data=False, noise=noise, trains=trains)
+
+    @property
+    def name(self):
+        """The name of training for users."""
+        return "supervised" if self.given.supervision else self.gradient
+
+    def n_updates(self, n_batches, batch_size, data):
+        """Return the number of updates that training may take."""
+        rule = Plan if self.given.supervision else DensePlan
+        return rule.n_updates(self, n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
         """Return True: decisions are trained by gradients."""
@@ -77,6 +82,8 @@ class _TaskPhases(RowPhases):
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
         if self.learner.supervision:
+            atoms = fitted.rows[:, : self.data.samples.x.shape[1]]  # a checkpoint's rows have heads
+            fitted = replace(fitted, rows=atoms)
             fitted = add_head(self.learner, fitted, self.data)
         return super().train(fitted)
 
@@ -110,22 +117,7 @@ class TaskLearner(DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.supervision = supervision
-        self.C = C
-        self.n_unfoldings = n_unfoldings
-        self.positive_code = positive_code
-        self.split_sign = split_sign
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.dict_init = dict_init
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         name: PUDLEDictionaryLearning._parameter_constraints.get(name)
@@ -180,7 +172,7 @@ class TaskLearner(DenseLearner):
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return CodePlan.of(self).encoder.at(self.alpha_, **options)
+        return Codes.of(self).encoder.at(self.alpha_, **options)
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
@@ -194,7 +186,7 @@ class TaskLearner(DenseLearner):
             sample_weight = to_numpy(check_sample_weight(sample_weight, len(y)))
             used = np.flatnonzero(sample_weight)
             X, y, sample_weight = _safe_indexing(X, used), y[used], sample_weight[used]
-        task = self._training_state["task"] if known else self._task(y, sample_weight, part)
+        task = self._fitted_task if known else self._task(y, sample_weight, part)
         of_rows = dict(sample_weight=sample_weight, target=to_tensor(task.encode(y)))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         samples = data.source
@@ -219,10 +211,11 @@ class TaskLearner(DenseLearner):
         head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
         return add_head(self, fitted, data, head), None
 
-    def _attributes(self, plan, data, fitted, unused=None):
+    def _attributes(self, plan, data, fitted):
         if not isinstance(fitted.model, TaskModel):
             fitted = add_head(self, fitted, data)
-        return super()._attributes(plan, data, fitted, unused)
+        found = super()._attributes(plan, data, fitted)
+        return found | {"_fitted_task": fitted.model.task}
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")

@@ -1,0 +1,419 @@
+"""Encode, reconstruct and score with a fitted dictionary; large data part by part.
+
+`DictionaryTransformer` needs ``components_`` and an encoder, from any source. Its memory is bounded
+for data of any size.
+"""
+
+import warnings
+from dataclasses import replace
+from functools import cache, partial, reduce
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import sparse
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils._param_validation import make_constraint, validate_parameter_constraints
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skpudle._data import arrays
+from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
+from skpudle._data.batches import Samples
+from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
+from skpudle._data.weights import check_sample_weight
+from skpudle._fit.encoders import baseline_of, in_units, units_of
+from skpudle._fit.messages import wrong_atoms
+from skpudle._losses import FromMeans
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._precision import own_precision
+from skpudle.search._epoch import spread_rows
+from skpudle.search.held_out import hide_in_turn
+
+# rows of a part: data outside of memory to encode, or codes to decode
+PART = 8192
+
+# Rows encoded at a time: codes of a few stay in the cache of a core, and many fill a GPU.
+_CHUNK, _CHUNK_OF_GPU = 1024, 65536
+# Least entries of a chunk, of codes or features, 1 MiB in float64: short rows come in larger
+# chunks. For 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
+_CHUNK_ENTRIES = 2**17
+
+# Rows of a fit that are checked for nonzero codes, a few at a time until one has some.
+_FEW, _ROWS = 16, 1024
+
+# arrays of codes in the encoder at a time
+_N_COPIES = 8
+
+
+def chunk_size(learner, x, device):
+    """Return the number of rows that a learner encodes at a time."""
+    if device.type == "cuda":
+        row = (_N_COPIES * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
+        free = torch.cuda.mem_get_info(device)[0]
+        # add the memory that torch has reserved but does not use
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return max(1, min(_CHUNK_OF_GPU, free // row))
+    solved = getattr(learner, "n_unfoldings", "auto") is None
+    if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
+        return len(x)  # solvers have blocks of their own
+    return max(_CHUNK, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
+
+
+def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> float
+    """Return the summed errors of all features, each predicted from features of other groups.
+
+    A single feature is predicted from itself.
+
+    Parameters
+    ----------
+    samples : Samples
+        The rows.
+    dictionary : DenseDictionary
+        The dictionary.
+    encode : callable
+        ``encode(dictionary, samples, features)`` returns codes of rows that have some features.
+    measure : callable
+        ``measure(predicted, samples, features)`` returns the error of each entry of features.
+    places : Tensor of shape (n_features,), default=None
+        For each feature the place of its first copy, with which it is held out; by default features
+        are distinct, so that a score depends on its own samples alone.
+    """
+    atoms, total = dictionary.atoms, 0.0
+    places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
+    for seen, hidden in hide_in_turn(places):
+        seen, hidden = seen.to(atoms.device), hidden.to(atoms.device)
+        codes = encode(DenseDictionary(atoms[:, seen]), samples.of_features(seen), seen)
+        with own_precision():
+            predicted = codes @ atoms[:, hidden]
+        part = samples.of_features(hidden)
+        errors = part.weigh(measure(predicted, part, hidden))
+        total = total + (errors if part.mask is None else errors * part.mask).sum()
+    return float(total)  # one wait for the device
+
+
+def squared_errors(predicted, samples, features, *, limit=None):  # -> (n, len(features))
+    """Return squared errors; an entry counts at most by its ``limit``."""
+    values = samples.x
+    if limit is not None:
+        most = limit.to(predicted)[features]
+        values = predicted + (values - predicted).clamp(-most, most)
+    return (wide(predicted) - wide(values)).square()
+
+
+def in_chunks(function, samples, device, size):
+    """Yield ``function(samples)`` for chunks of samples on a device."""
+    for start in range(0, len(samples), size):
+        part = slice(start, start + size)
+        yield function(samples.map(lambda given, part=part: given[part].to(device)))
+
+
+def _join(chunks, given):
+    """Return results for chunks of rows as one array, or as a tensor on the device of X."""
+    X, result, start = given.data, None, 0
+    if given.in_parts:
+        return np.concatenate([to_numpy(chunk) for chunk in chunks])
+    for chunk in chunks:
+        if result is None:
+            # allocated at once, since a list of parts would need the memory twice; on the host for
+            # an array, since the device may be too small
+            device = X.device if isinstance(X, torch.Tensor) else "cpu"
+            result = chunk.new_empty(given.n_rows, chunk.shape[1], device=device)
+        result[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return arrays.like_input(result, X)
+
+
+@cache
+def _constraints_of(kind):
+    """Return the constraints of the parameters of a class, by name.
+
+    Scikit-learn makes them in every check, which is an eighth of the time of one row's codes.
+    """
+    return {n: [*map(make_constraint, given)] for n, given in kind._parameter_constraints.items()}
+
+
+class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
+
+    # the page that scikit-learn's HTML view of an estimator links to
+    _doc_link_module = "skpudle"
+    _doc_link_template = (
+        "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
+    )
+
+    # defaults for learners without the parameters
+    device, split_sign = "auto", False
+
+    _allows_nan = True  # whether NaN marks missing entries
+    _largest = None  # the largest value of data that start at 0; None if they may be any numbers
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def _transform_encoder(self):
+        """Return the encoder, ``encoder(dictionary, x, mask=None)``.
+
+        It has to support masks if `_allows_nan` is true.
+        """
+        raise NotImplementedError
+
+    def _encode_rows(self, encoder, dictionary, samples, features=None):  # -> codes
+        """Encode rows, of some features if they are not all."""
+        if features is not None and hasattr(encoder, "of_features"):
+            encoder = encoder.of_features(features)
+        return encoder(dictionary, samples.x, mask=samples.mask)
+
+    def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
+        """Return the data of rows that codes decode to."""
+        baseline = baseline_of(self)
+        return rows if baseline is None else rows.add_(to_tensor(baseline, rows.device, rows.dtype))
+
+    def _from_means(self, samples):  # -> FromMeans
+        """Return the errors of predicting samples by the means of columns."""
+        return FromMeans.of(samples.map(wide))
+
+    # ------------------------------------------------------------------ codes and rows
+
+    def _validate_params(self, *names):
+        """Check parameters as scikit-learn does, the given ones or all."""
+        if not names:
+            return super()._validate_params()
+        constraints = _constraints_of(type(self))
+        for name in names:
+            value = getattr(self, name)
+            if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
+                given = type(self)._parameter_constraints, {name: value}, type(self).__name__
+                validate_parameter_constraints(*given)
+
+    def _take(self, attributes):
+        """Set fitted attributes; None removes an attribute that this fit does not have."""
+        vars(self).update(attributes)
+        for name, value in attributes.items():
+            if value is None:
+                delattr(self, name)
+
+    def transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Encode data with the learned dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, or a dataset or batches as for `fit`. NaN marks missing entries, and the codes of
+            a row are inferred from its known ones; `inverse_transform` then fills the gaps. (Not
+            with `SporcoDictionaryLearning`: impute first.)
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
+            ``split_sign=True`` positive parts come first, then negative parts.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform(X)
+
+    def _transform(self, X, **of_rows):
+        refuse_shuffled(X)
+        given = open_source(X, self)
+        return _join(self._codes(given, **of_rows), given)
+
+    def _codes(self, given, most=None, **of_rows):  # yields (n, n_features_out)
+        check_is_fitted(self)
+        encoder = self._transform_encoder()
+        for samples, dictionary in self._read_parts(given, **of_rows):
+
+            def encode(samples, dictionary=dictionary):
+                codes = self._encode_rows(encoder, dictionary, samples)
+                if self.split_sign:
+                    codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
+                return codes
+
+            device = dictionary.atoms.device
+            size = chunk_size(self, samples.x, device)
+            yield from in_chunks(encode, samples, device, min(size, most or size))
+
+    def _has_codes(self, data):  # -> bool
+        """Return whether some rows of a fit have nonzero codes, or all rows are constant."""
+        samples = data.samples[spread_rows(len(data.samples), _ROWS)]
+        x = arrays.with_gaps(samples.x, samples.mask)
+        constant = not samples.x.any() or (len(x) > 1 and (samples.x == samples.x[0]).all())
+        if constant or getattr(self, "transform_algorithm", None) == "omp":
+            return True  # a baseline explains constant rows, and a pursuit has no penalty
+        of_rows = {} if samples.target is None else {"target": samples.target}
+        with warnings.catch_warnings():  # `fit` has named parameters without effect
+            warnings.simplefilter("ignore", UserWarning)
+            return any(codes.any() for codes in self._codes(InMemory(x), _FEW, **of_rows))
+
+    def transform_sparse(self, X: Any) -> csr_array:
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform_sparse(X)
+
+    def _transform_sparse(self, X, **of_rows):
+        check_is_fitted(self)
+        refuse_shuffled(X)
+        parts = map(to_numpy, self._codes(open_source(X, self), PART, **of_rows))
+        return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
+
+    def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Return the data that codes decode to.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features_out)
+            Codes, as `transform` returns them, or a sparse array of `transform_sparse`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features)
+            Reconstructed data; of counts their expectations.
+        """
+        check_is_fitted(self)
+        given = open_source(X)
+        if given.in_parts:
+            parts = given.parts(PART)
+            return np.concatenate([self.inverse_transform(rows) for _, rows in parts])
+        codes = check_rows(given.array())
+        codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
+        if codes.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
+                f"{self._n_features_out}; pass codes as transform returns them."
+            )
+        atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
+
+        def decode(samples):
+            rows = samples.x
+            if self.split_sign:
+                rows = rows[:, : len(atoms)] - rows[:, len(atoms) :]
+            with own_precision():
+                rows = rows @ atoms
+            return self._decode_rows(rows)
+
+        return _join(in_chunks(decode, Samples(codes), atoms.device, PART), given)
+
+    # ------------------------------------------------------------------ the score
+
+    def score(
+        self, X: ArrayLike | Tensor, y: None = None, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return R^2 of predicting held-out features from visible features.
+
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. The error of
+        reconstruction always prefers the smallest alpha; this score has a maximum between too
+        small and too large penalties, so that ``GridSearchCV`` needs no ``scoring``.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, or a dataset, batches or a sparse array as for `fit`.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts.
+
+        Returns
+        -------
+        float
+            R^2 pooled over all known entries, each held out once, against the column means; at
+            most 1, larger is better, comparable across alpha. 0 for constant data. With a single
+            feature, the R^2 of the reconstruction. A column that equals another one may be
+            predicted from it, noise included.
+        """
+        check_is_fitted(self)
+        units = units_of(self).of_new_rows()
+        if units.limit is None:
+            return self._score(X, sample_weight, squared_errors)
+        measure = partial(squared_errors, limit=units.limit_in_data())
+
+        def without_outliers(samples):
+            return replace(samples, mask=in_units(units, samples).mask)
+
+        return self._score(X, sample_weight, measure, counted=without_outliers)
+
+    def _score(self, X, sample_weight, measure, *, counted=lambda samples: samples, **of_rows):
+        """Return the share of the errors of column means that predictions avoid.
+
+        ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
+        entries have errors of their means.
+        """
+        given, error, sums = open_source(X, self), 0.0, []
+        if sample_weight is not None:
+            of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
+        encode = partial(self._encode_rows, self._transform_encoder())
+        for samples, dictionary in self._read_parts(given, **of_rows):
+            device = dictionary.atoms.device
+            size = chunk_size(self, samples.x, device)
+            how = dict(dictionary=dictionary, encode=encode, measure=measure)
+            error += sum(in_chunks(partial(hidden_errors, **how), samples, device, size))
+            sums += in_chunks(self._from_means, counted(samples), samples.x.device, PART)
+        total = reduce(FromMeans.add, sums).total()
+        return 1 - error / total if total else 0.0
+
+    # ------------------------------------------------------------------ reading
+
+    def _read_parts(self, given, **of_rows):
+        """Yield checked samples and the dictionary on the device; data in memory are one part.
+
+        ``of_rows`` are fields of the samples beside their numbers, one entry for each row.
+        """
+        check_is_fitted(self)
+        first, device = 0, self._transform_device(given.data)  # X decides, before its parts do
+        checks = dict(allow_nan=self._allows_nan, largest=self._largest)
+        reader, baseline = Reader(self, device, known=True, **checks), baseline_of(self)
+        parts = given.parts(PART) if given.in_parts else [(None, given.array())]
+        for where, rows in parts:
+            # rows stay on their device, since another device may be too small for all of them
+            x = reader(rows, where)
+            x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
+            part = slice(first, first := first + len(x))
+            known = {name: values[part].to(x) for name, values in of_rows.items()}
+            atoms = to_tensor(self.components_, device, x.dtype)
+            if atoms.ndim != 2 or atoms.shape[1] != x.shape[1]:
+                raise wrong_atoms(self, x.shape[1])
+            yield Samples(*arrays.split_missing(x), **known), DenseDictionary(atoms)
+
+    @torch.enable_grad()
+    def _codes_with_gradient(self, X):  # -> x, codes
+        """Return data as a tensor, and their signed codes, differentiable in the data."""
+        ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
+        x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
+        return x, self._encode_rows(self._transform_encoder(), dictionary, Samples(x))
+
+    def _transform_device(self, X):
+        try:
+            return arrays.resolve_device(self.device, X)
+        except ValueError:  # this machine lacks the device of the fit
+            return torch.device("cpu")
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_) * (2 if self.split_sign else 1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan, tags.input_tags.sparse = self._allows_nan, True
+        tags.input_tags.positive_only = self._largest is not None
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
