@@ -18,8 +18,8 @@ BUDGET = {
     ".": 1544,
     "_data": 994,
     "_denoiser": 622,
-    "_fit": 1666,
-    "_learners": 2613,
+    "_fit": 1627,
+    "_learners": 2621,
     "_nmf": 756,
     "_operators": 264,
     "_optimizers": 223,
@@ -30,9 +30,9 @@ BUDGET = {
     "omp": 232,
     "plotting": 557,
     "pretrained": 77,
-    "search": 3162,
-    "all of the package": 16080,
-    "tests": 15071,
+    "search": 3081,
+    "all of the package": 15968,
+    "tests": 15073,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
