@@ -20,7 +20,7 @@ BUDGET = {
     "_denoiser": 622,
     "_fit": 1627,
     "_learners": 2621,
-    "_nmf": 756,
+    "_nmf": 753,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1252,
@@ -31,7 +31,7 @@ BUDGET = {
     "plotting": 557,
     "pretrained": 77,
     "search": 3081,
-    "all of the package": 15968,
+    "all of the package": 15965,
     "tests": 15073,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
