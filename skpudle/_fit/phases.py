@@ -57,6 +57,10 @@ class Phases:
         """Return the problem whose codes `best_coding` judges, and its atoms."""
         raise NotImplementedError
 
+    def remember(self, fitted):  # -> Fitted
+        """Return the last record with what `partial_fit` needs of it."""
+        return fitted
+
     # ------------------------------------------------------------------ the phases
 
     def table(self):  # -> tuple of Phase
