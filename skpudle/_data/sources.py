@@ -252,14 +252,10 @@ class _Numbered(_InParts):
 
     n_samples = property(lambda self: self.n_rows)
 
-    def rows(self, keys):
-        """Return the rows at the given positions, on the device."""
-        return self._read(keys).to(self.reader.device)
-
     def _samples(self, keys, x):
         of_rows = dict(weight=self.weight, target=self.target)
         of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
-        return self.reader.samples(x, keys=keys, **of_rows)
+        return self.reader.samples(x, **of_rows)
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
         """Return a sample of all rows, to begin with, or all of them if they are few."""
@@ -386,7 +382,7 @@ class Slices(_Numbered):
 
 
 class Stream(_InParts):
-    """Batches of an object that can be iterated again; samples are their own keys.
+    """Batches of an object that can be iterated again.
 
     A `DataLoader` shuffles by its own generator; other streams are not shuffled. If the stream has
     a length, an epoch is this number of its batches, or fewer if it ends before.
@@ -470,11 +466,7 @@ class Stream(_InParts):
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, some rows at a time, in their order."""
         parts = ((rows,) for rows in self._read())
-        return (self.reader.samples(rows, keys=rows) for (rows,) in _regroup(parts, n_rows))
-
-    def rows(self, keys):
-        """Return the keys, which are the samples."""
-        return keys
+        return (self.reader.samples(rows) for (rows,) in _regroup(parts, n_rows))
 
 
 def refuse_shuffled(X):

@@ -53,9 +53,9 @@ class Crops(Batches):
         order = draw_order(len(self.source), self.generator if shuffle else None)
         return map(self._batch, order.split(self.batch_size))
 
-    def samples(self, keys):
-        """Return a random patch of each of these images, if possible not zero."""
-        return torch.stack([self._patch(self.source.images[i]) for i in keys.tolist()])
+    def as_atoms(self, x):
+        """Return a random patch of each of these crops, if possible not zero."""
+        return torch.stack([self._patch(crop) for crop in x.nan_to_num()])
 
     def _batch(self, indices):
         images, masks, crops = self.source.images, self.source.masks, []
@@ -64,7 +64,7 @@ class Crops(Batches):
             alike = [images[i]] if masks is None else [images[i], masks[i]]
             crops.append([image[corner] for image in alike])
         x, *rest = (torch.stack(part) for part in zip(*crops, strict=True))
-        return Samples(x, rest[0] if rest else None, keys=indices.to(x.device))
+        return Samples(x, *rest)
 
     def _patch(self, image):
         for _ in range(_N_TRIES):
