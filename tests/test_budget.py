@@ -15,12 +15,12 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1559,
-    "_data": 992,
-    "_denoiser": 711,
-    "_fit": 1691,
-    "_learners": 2943,
-    "_nmf": 756,
+    ".": 1544,
+    "_data": 994,
+    "_denoiser": 622,
+    "_fit": 1627,
+    "_learners": 2621,
+    "_nmf": 753,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1252,
@@ -29,10 +29,10 @@ BUDGET = {
     "metrics": 342,
     "omp": 232,
     "plotting": 557,
-    "pretrained": 87,
-    "search": 3167,
-    "all of the package": 16552,
-    "tests": 15253,
+    "pretrained": 77,
+    "search": 3081,
+    "all of the package": 15965,
+    "tests": 15073,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -43,10 +43,9 @@ class Batches:
         Changes the samples of every batch, for example to other units.
     """
 
-    n_judged = 1  # samples whose mean objective decides if training has stalled
-
     def __init__(self, source, batch_size=1, generator=None):
-        self.source, self.generator, self.change = source, generator, lambda samples: samples
+        self.source, self.change = source, lambda samples: samples
+        self.generator = getattr(source, "generator", generator)  # a loader has its own
         self.batch_size = min(batch_size, source.n_samples or batch_size)
 
     def changed(self, change):  # -> Batches
@@ -64,10 +63,6 @@ class Batches:
     def batches(self):
         """Return an iterator over the batches of an epoch."""
         return map(self.change, self.source.blocks(self.batch_size, self.generator))
-
-    def as_atoms(self, x):
-        """Return data of the size of atoms."""
-        return x
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +118,6 @@ class Samples:
     def to(self, *place):
         """Return the samples in another dtype or on another device."""
         return self.map(lambda part: part.to(*place))
-
-    # ------------------------------------------------------------------ as a source
-
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return batches of the samples, shuffled or in their own order."""
-        return Batches(self, batch_size, generator if shuffle else None)
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, some rows at a time."""

@@ -40,7 +40,7 @@ from skpudle._data.arrays import (
     to_tensor,
     unpacked,
 )
-from skpudle._data.batches import Batches, Samples, draw_order, send
+from skpudle._data.batches import Samples, draw_order, send
 from skpudle._data.names import users_level
 
 # Largest table that is read at once, with the bits of its array.
@@ -228,10 +228,6 @@ class _InParts(InMemory):
         self.reader.dtype = dtype
         return self
 
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return batches of the samples, shuffled or in their own order."""
-        return Batches(self, batch_size, generator if shuffle else None)
-
     def _n_sampled(self, n_components):  # needs n_features, so after the first row
         m = self.reader.attributes["n_features_in_"]
         p = n_components or m
@@ -401,9 +397,10 @@ class Stream(_InParts):
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
         return super().read_by(reader)
 
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return batches of the samples in the order of the stream."""
-        return Batches(self, batch_size, getattr(self.data, "generator", None))
+    @property
+    def generator(self):
+        """The generator of a loader's order, or None."""
+        return getattr(self.data, "generator", None)
 
     @property
     def n_rows(self):

@@ -11,8 +11,7 @@ A model has
 
 * ``network(rows, update)``: the arguments of a gradient rule, that is the dictionary with these
   rows of parameters, its encoder and the penalty, in that update, counted from 0;
-* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`, and ``part_size``, samples of a batch that
-  are evaluated at a time, which bounds memory (None: all);
+* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`;
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
@@ -209,8 +208,7 @@ class Trainer:
             self._commit(n_samples, loss, unused, n_unused, seen)
             if interrupted:
                 return self._end_epoch()
-            options = dict(n_judged=source.n_judged)
-            converged = stopping.check(objective, n_samples, self.n_steps, **options)
+            converged = stopping.check(objective, n_samples, self.n_steps)
             if converged or len(sums) < length:
                 break
         return self._end_epoch(converged=converged)
@@ -252,9 +250,8 @@ class Trainer:
         else:
             with torch.enable_grad():  # whichever mode the caller set
                 dictionary, encoder, penalty = model.network(rows, self.n_steps)
-                options = dict(encoder=encoder, penalty=penalty, part_size=model.part_size)
-                stride = getattr(dictionary, "stride", 1)
-                with threads_for(dictionary.atoms, batch.x, stride):
+                options = dict(encoder=encoder, penalty=penalty)
+                with threads_for(dictionary.atoms, batch.x):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
             weight = torch.ones_like(losses) if batch.weight is None else batch.weight.to(losses)
@@ -271,7 +268,7 @@ class Trainer:
             weight = None if batch is None else batch.weight
             self.optimizer.update(gradient / size, codes, weight=weight, **options)
         self.n_steps += 1
-        used = codes.abs().sum([0, *range(2, codes.ndim)]) != 0  # several times as fast as any()
+        used = codes.abs().sum(0) != 0  # several times as fast as any()
         return total, used, losses
 
     def _commit(self, n_samples, loss, unused, n_unused, seen):
@@ -300,7 +297,7 @@ class Trainer:
         """Return the number of samples since each atom was used, given the number before."""
         return torch.where(self._epoch.unused.cpu(), before + self._epoch.n_samples, 0.0)
 
-    def replace_unused(self, source, *, among=None):
+    def replace_unused(self, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.
 
         ``among``, (n_components,) bool on the host, marks the atoms that may be replaced.
@@ -318,7 +315,7 @@ class Trainer:
         losses = losses[: len(unused)]
         losses = losses[losses > 0]
         atoms = self.optimizer.atoms.detach()
-        samples = source.as_atoms(samples[: len(losses)]) if len(losses) else atoms[:0]
+        samples = samples[: len(losses)] if len(losses) else atoms[:0]
         losses, samples = map(self.team.gather, (losses, samples))
         samples = samples[losses.topk(min(len(unused), len(losses))).indices]
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
