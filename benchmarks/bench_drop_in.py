@@ -9,8 +9,6 @@ shrunk to a side of about 200 pixels, as there.
 Both classes get the same arguments. Times are CPU time.
 """
 
-import warnings
-
 import numpy as np
 from common import Report, parse, timed
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
@@ -63,7 +61,6 @@ def denoising():
 
 def main():
     given = parse(__doc__)
-    warnings.simplefilter("ignore")
     PUDLEDictionaryLearning(5).fit(np.random.default_rng(0).standard_normal((50, 8)))  # compiles
     Report(given.out, title="The name of the class replaced").extend(denoising())
 
