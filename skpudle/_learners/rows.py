@@ -671,10 +671,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         plan = learner._plan()
         rows, noise = learner._with_intercept(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
+        pursuit = (
+            ", or transform_algorithm='omp'" if hasattr(learner, "transform_algorithm") else ""
+        )
         refuse(
             alpha == "auto" and plan.given.transform_algorithm != "omp",
-            f"{cls._penalty}='auto' needs data, and there are none: pass a number, or of least "
-            "squares transform_algorithm='omp'.",
+            f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}.",
         )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
         data = Data(None, None, atoms.device, input_attributes(to_numpy(atoms)))
