@@ -92,7 +92,7 @@ class Beginning:
 
     Parameters
     ----------
-    plan : DensePlan
+    plan : Plan
         The plan.
     samples : Samples
         The rows, of all processes.
