@@ -121,6 +121,10 @@ class GradientLearner(CallbackSupportMixin):
 
     _writes_checkpoints = True
 
+    def _loss_of_baseline(self, fitted, data):  # -> float
+        """Return the mean loss of a sample without codes."""
+        return 0.5 * fitted.model.data_scale
+
     def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
         """Return the record after training in a `partial_fit`."""
         return fitted
