@@ -20,8 +20,8 @@ from skpudle._optimizers._make import make_optimizer
 _SURROGATE_ATOMS = 4096
 _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
-# parameters of training by batches, and of its atoms; `partial_fit` trains if one is named
-_OF_BATCHES = "optimizer", "learning_rate", "batch_size", "atom_norm"
+# parameters of training by batches; `partial_fit` trains if one is named
+_OF_BATCHES = "optimizer", "learning_rate", "batch_size"
 
 # max_iter="auto" without a search: the largest number of epochs, the largest number of operations
 # of encoders, and the least number of updates.
@@ -155,7 +155,6 @@ class Plan(Codes):
             self.encoder,
             fixed(self.given.step_size),
             self.decay.at_last,
-            self.given.atom_norm,
             self.given.positive_dict,
             **known,
         )
@@ -227,11 +226,9 @@ class Plan(Codes):
         if given.separate_atoms:
             unused = "optimizer", "learning_rate", "tol", "n_iter_no_change"
             yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
-            if self.searches:
-                yield ("atom_norm",), "a dict_init other than 'search'"
         else:
-            if not self.trains:  # atoms of a search have norm 1
-                yield (*_OF_TRAINING, "atom_norm"), _TRAINS
+            if not self.trains:
+                yield _OF_TRAINING, _TRAINS
             elif given.tol is None:
                 yield ("n_iter_no_change",), "a number for tol"
             if self.trains and self.optimizer_for(n_components) == "surrogate":
