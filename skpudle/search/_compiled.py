@@ -38,8 +38,13 @@ def _subtract(step, atom, mask, residual):
 def subtract_synthesis(count, index, value, atoms, mask, residual):
     """Subtract ``D z`` from the known entries of the rows of ``residual``."""
     for i in range(len(count)):
+        known, left = mask[i], residual[i]
         for e in range(count[i]):
-            _subtract(value[i, e], atoms[index[i, e]], mask[i], residual[i])
+            z, atom = value[i, e], atoms[index[i, e]]
+            for f in range(len(left)):
+                left[f] -= z * atom[f]
+        for f in range(len(known)):
+            left[f] *= known[f]
 
 
 def _known_product(x, y, mask):
@@ -320,20 +325,20 @@ def removals(first, last, start, row, most, near, atoms, mask, weight, alpha, po
         n_asked = min(n_users, most)
         for asked in range(n_asked):
             i, k = row[start[j] + asked * n_users // n_asked], np.int64(0)
-            rise = -loss[i] - alpha * size[i]
+            rise, known = -loss[i] - alpha * size[i], mask[i]
             for f in range(len(left)):
                 left[f] = x[i, f]
             for e in range(count[i]):
                 if index[i, e] != j:
                     support[k], z[k] = index[i, e], value[i, e]
                     growth[support[k]] = -abs(z[k])
-                    _subtract(z[k], atoms[support[k]], mask[i], left)
+                    _subtract(z[k], atoms[support[k]], known, left)
                     k += 1
             for c in range(near.shape[1]):
                 slope[near[j, c]] = _product(atoms[near[j, c]], left)
             w = _enter(slope, positive, alpha + tolerance, share, k, inside, beyond, support, z)
             _descend(
-                w, support, atoms, mask[i], alpha, positive, tolerance, max_sweeps, work, z, left
+                w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left
             )
             rise += 0.5 * _product(left, left)
             for e in range(w):

@@ -303,12 +303,11 @@ class Epoch(RowEpoch):
     def _entries(self):  # starts (p + 1,), rows and places (n_entries,)
         """The entries of codes, sorted by atom, then by row."""
         count, index, _ = self.fitting.arrays()
-        used = np.arange(index.shape[1]) < count[:, None]
-        starts = np.concatenate([[0], count.cumsum()])
+        places = np.broadcast_to(np.arange(index.shape[1], dtype=np.int32), index.shape)
+        used, starts = places < count[:, None], np.append(0, count.cumsum()).astype(np.int32)
         shape = len(count), len(self.atoms)
-        by_atom = csr_array((used.nonzero()[1], index[used], starts), shape=shape).tocsc()
-        parts = by_atom.indptr, by_atom.indices, by_atom.data
-        return tuple(map(np.asarray, parts, (np.int64, np.int32, np.int32)))
+        by_atom = csr_array((places[used], index[used], starts), shape=shape).tocsc()
+        return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @cached_property
     def _values(self):  # (n, longest)
