@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1559,
-    "_data": 992,
-    "_denoiser": 711,
-    "_fit": 1691,
-    "_learners": 2943,
-    "_nmf": 756,
+    ".": 1492,
+    "_data": 979,
+    "_denoiser": 622,
+    "_fit": 1620,
+    "_learners": 2613,
+    "_nmf": 753,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1252,
-    "inspection": 660,
+    "inspection": 659,
     "lasso": 1116,
-    "metrics": 342,
+    "metrics": 336,
     "omp": 232,
-    "plotting": 557,
-    "pretrained": 87,
-    "search": 3167,
-    "all of the package": 16552,
-    "tests": 15253,
+    "plotting": 509,
+    "pretrained": 77,
+    "search": 3081,
+    "all of the package": 15828,
+    "tests": 14989,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -203,7 +203,7 @@ print([name for name in ("torch", "sklearn", "numba") if name in sys.modules])
 learner = skpudle.PUDLEDictionaryLearning
 print([name for name in {names} if name in sys.modules])
 assert {MODULES!r} == [name for name in dir(skpudle) if name in {MODULES!r}]
-print(skpudle.pretrained.load_denoiser().n_components_)
+print(skpudle.pretrained.load_denoiser().n_components)
 try:
     skpudle.pretrain
 except AttributeError as error:

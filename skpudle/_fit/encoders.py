@@ -3,7 +3,6 @@
 An encoder is called with dictionary, samples and mask, and returns codes.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -17,14 +16,12 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.names import users_level
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso._gap import warn_about_gaps
 from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
 from skpudle.omp import solve_omp
-from skpudle.search._conv_epoch import conv_codes
 from skpudle.search.units import CENTRED, Units
 
 # Attributes that hold a learned encoder.
@@ -138,17 +135,6 @@ class Converged:
     def __call__(self, dictionary, x, mask=None):
         """Return codes."""
         options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
-        if isinstance(dictionary, ConvDictionary):
-            codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
-            if not solved.all():
-                warnings.warn(
-                    f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
-                    "converged. Take an offset or a slow background off first, raise alpha, which "
-                    f"is {self.penalty:.3g}, or pass a number of n_unfoldings.",
-                    ConvergenceWarning,
-                    stacklevel=users_level(),
-                )
-            return codes
         options |= dict(alpha=self.penalty, certify=self.warn)
         codes, gaps = converged_codes(dictionary, x, **options)
         if self.warn and not (gaps <= _GAP).all():
@@ -378,12 +364,11 @@ class InUnits:
 # Values of parameters that a learner lacks.
 _DEFAULTS = dict(
     n_components=None, alpha="auto", gradient="auto", fit_intercept="auto", noise="auto",
-    n_unfoldings="auto", step_size="auto", lambda_decay=1.0,
-    shrinkage="soft", initial_threshold=None, debias=0.0, separate_atoms=False,
-    positive_code=False, positive_dict=False, atom_norm="unit", optimizer="adam",
-    learning_rate=1e-3, batch_size="auto", max_iter="auto", tol=1e-4, n_iter_no_change=5,
-    dict_init="search", transform_algorithm="unfolded", transform_n_nonzero_coefs=None,
-    transform_tol=None, transform_alpha=None,
+    n_unfoldings="auto", step_size="auto", lambda_decay=1.0, shrinkage="soft",
+    initial_threshold=None, debias=0.0, separate_atoms=False, positive_code=False,
+    positive_dict=False, optimizer="adam", learning_rate=1e-3, batch_size="auto",
+    max_iter="auto", tol=1e-4, n_iter_no_change=5, dict_init="search",
+    transform_algorithm="unfolded", transform_n_nonzero_coefs=None, transform_alpha=None,
 )  # fmt: skip
 
 
@@ -478,12 +463,12 @@ class Codes:
     def unused_by_codes(self):  # yields names, setting
         """Yield parameters that have no effect on codes, and a setting that would use them."""
         given, debiases = self.given, bool(self.debias)  # 0 removes no bias
-        of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+        debias = ("debias",) if debiases else ()
         if given.transform_algorithm == "omp":
-            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
-            if given.transform_tol is not None:
-                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
+            yield debias, "transform_algorithm='unfolded' or 'lasso'"
+            if given.transform_alpha is not None:
+                yield ("transform_n_nonzero_coefs",), "transform_alpha=None"
         else:
-            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
+            yield ("transform_n_nonzero_coefs",), "transform_algorithm='omp'"
             if given.separate_atoms and given.transform_algorithm == "unfolded":
-                yield of_lasso, "transform_algorithm='lasso'"
+                yield ("transform_alpha", *debias), "transform_algorithm='lasso'"

@@ -265,18 +265,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If codes are maps, which a sparse array, of rows and columns, cannot hold; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
+            If ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, **of_rows):
         check_is_fitted(self)
-        if hasattr(self, "atom_shape"):
-            raise ValueError(
-                "The codes of images are maps, but a CSR array has rows and columns only. Use "
-                "transform."
-            )
         refuse_shuffled(X)
         parts = map(to_numpy, self._codes(open_source(X, self), PART, **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")

@@ -5,6 +5,7 @@ from inspect import signature
 
 import numpy as np
 import pytest
+import torch
 from small import make_data
 
 from skpudle import (
@@ -29,7 +30,6 @@ _EXEMPT = {"device", "verbose"}
 # A value of each parameter that is not its default.
 SHARED = {
     "alpha": 0.5,
-    "atom_norm": "ball",
     "batch_size": 7,
     "debias": 0.5,
     "dict_init": "data",
@@ -59,7 +59,6 @@ OWN = {
         "transform_algorithm": "omp",
         "transform_alpha": 0.1,
         "transform_n_nonzero_coefs": 3,
-        "transform_tol": 0.2,
     },
     PUDLEClassifier: {
         "C": 0.01,
@@ -75,7 +74,8 @@ OWN = {
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
-        "channel_noise": [2.0],
+        "channel_noise": "auto",
+        "dict_init": np.eye(9)[:2].reshape(2, 3, 3),
         "channels_first": True,  # one image with the channels that were images
         "rank": 1,
         "stride": 1,
@@ -84,9 +84,8 @@ OWN = {
         "atom_shape": (3, 2),
         "channels_first": True,
         "crop_size": 5,
-        "flip": False,
         "noise_std": 0.1,
-        "shift_average": True,
+        "optimizer": torch.optim.SGD,
         "stride": 1,
         "tol": None,
     },
@@ -128,9 +127,9 @@ def outcome(learner):
     """Return what there is to see of a learner that has been fitted."""
     rows, y = data_for(learner)
     learner.fit(rows, y)
-    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     if isinstance(learner, ConvDenoiser):
-        seen.append(learner.denoise(rows))
+        return [learner.network_.synthesis.detach().numpy(), learner.denoise(rows), learner.n_iter_]
+    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     return [*seen, getattr(learner, "coef_", None)]
 
 
@@ -178,7 +177,6 @@ OF_TRAINING = {
         "batch_size",
         "max_iter",
         "tol",
-        "n_iter_no_change",
     )
 }
 
@@ -188,14 +186,13 @@ OF_TRAINING = {
     [
         (OF_TRAINING, [*OF_TRAINING], "gradient='ae-ls'"),
         (dict(gradient="dec", learning_rate=0.1), ["learning_rate"], "optimizer='adam'"),
-        (dict(n_unfoldings=3, tol=None, n_iter_no_change=2), ["n_iter_no_change"], "tol"),
         (dict(step_size=0.1), ["step_size"], "n_unfoldings"),
         (dict(shrinkage="hard", lambda_decay=0.9), ["lambda_decay"], "shrinkage='soft'"),
-        (dict(transform_tol=1.0), ["transform_tol"], "transform_algorithm='omp'"),
+        (dict(transform_n_nonzero_coefs=3), ["transform_n_nonzero_coefs"], "='omp'"),
         (
-            dict(transform_algorithm="omp", transform_alpha=1.0),
-            ["transform_alpha"],
-            "transform_algorithm='unfolded'",
+            dict(transform_algorithm="omp", transform_alpha=1.0, transform_n_nonzero_coefs=3),
+            ["transform_n_nonzero_coefs"],
+            "transform_alpha=None",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
