@@ -64,8 +64,7 @@ _HALF, _TENTH = 0.6745, 1.645
 # most .88 in 9 of 460 random families of clean rows, whose fits without these suspects have 1.1 to
 # 490 times the error.
 _UNPREDICTED = 0.5
-# The least gain that pays, of the logarithms of errors and of variances: a tenth. Weights lower
-# variances by exp(-variance of logarithms).
+# The least gain that pays, of the logarithms of errors and of variances: a tenth.
 _WORTH = 0.1
 # Codes a row that a baseline saves, and the epochs after which it does: an offset is an atom in all
 # rows, and costs each row a code; later atoms have grown into it.
@@ -364,11 +363,11 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
     return scales / scales.log().mean().exp(), float(mean), float(variance)
 
 
-def _is_worse(one, other):
-    """Return whether positive errors are larger by a tenth, and beyond chance."""
+def _is_worse(one, other, least=_WORTH):
+    """Return whether logarithms of errors are larger on average, by so much and beyond chance."""
     logs = [(errors + 1e-300).log() for errors in (one, other)]
     predictions = (Prediction(errors, float(errors.sum())) for errors in logs)
-    return float((logs[0] - logs[1]).mean()) > _WORTH and worse(*predictions, _SURE)
+    return float((logs[0] - logs[1]).mean()) > least and worse(*predictions, _SURE)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
@@ -578,7 +577,11 @@ class _Sample:
     # -------------------------------------------------------------- noise that differs
 
     def learn_features(self, atoms, *, asked=False):  # -> atoms, or None if noise stays equal
-        """Take the noise of features from hidden entries, while atoms settle in its units."""
+        """Take the noise of features from hidden entries, while atoms settle in its units.
+
+        Weights lower variances of noise by exp(-v), with v the variance of the logarithms of its
+        variances. Signal that atoms miss differs, too, and weights gain less.
+        """
         n_rows = len(self.x) if asked else _JUDGES  # a column may differ from zero in a single row
         first = noise, _, n = self.hidden(atoms, n_rows)
         if not (asked or _differs(*first)):
@@ -590,7 +593,8 @@ class _Sample:
             atoms, self.scale = _unit(atoms * self.scale / scale), scale
             atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
             noise, _, n = self.hidden(atoms, n_rows)
-        return atoms if asked or _is_worse(first[0], noise) else None
+        variance = _shrink(first[0], n)[2]
+        return atoms if asked or _is_worse(first[0], noise, variance) else None
 
     def learn_noise(self, noise):  # -> Units
         """Learn the noise of "features", "rows", or "both", whether or not it differs."""
