@@ -35,6 +35,7 @@ divides by them, and features of large weight are fitted better in the next roun
 from dataclasses import dataclass, replace
 from math import inf, log, log2
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -316,10 +317,18 @@ def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIE
 # ------------------------------------------------------------------ statistics
 
 
-def _deviations(distances):  # with NaN for gaps
+def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (m,) each, 0 without entries
+    ordered = np.sort(x, axis=0)
+    last = np.maximum((~np.isnan(ordered)).sum(axis=0) - 1, 0)
+    places = ((share * last).astype(int)[None] for share in shares)
+    found = (np.take_along_axis(ordered, place, axis=0)[0] for place in places)
+    return [torch.as_tensor(quantile).nan_to_num() for quantile in found]
+
+
+def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
     """Return standard deviations by two quantiles of distances; infinite where most are zero."""
-    outer = distances.nanquantile(1 - _MOST, 0).nan_to_num() / _TENTH
-    found = torch.maximum(distances.nanmedian(0).values.nan_to_num() / _HALF, outer)
+    half, outer = _quantiles(distances, 0.5, 1 - _MOST)
+    found = torch.maximum(half / _HALF, outer / _TENTH)
     return torch.where(found > 0, found, inf)
 
 
@@ -328,7 +337,7 @@ def _limit(residuals, counts):  # -> (m,)
     distances = torch.where(counts > 0, residuals.abs(), torch.nan)
     of_each = _deviations(distances)
     of_each = torch.where(of_each < inf, of_each, 0.0)
-    return _FAR * torch.maximum(of_each, _deviations(distances.flatten())).clamp_max(1e300)
+    return _FAR * torch.maximum(of_each, _deviations(distances.view(-1, 1))).clamp_max(1e300)
 
 
 def _median_size(size):  # (n,) -> scalar
@@ -338,9 +347,9 @@ def _median_size(size):  # (n,) -> scalar
 def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
     """Mark far entries, in deviations of their column and of their row, and long rows."""
     y = torch.where(known > 0, x, torch.nan)
-    y = y - y.nanmedian(0).values if centres else y
+    y = y - _quantiles(y, 0.5)[0] if centres else y
     distances = y.abs() / _deviations(y.abs())
-    of_row = (distances.nanmedian(1).values.nan_to_num(1.0) / _HALF).clamp_min(1)
+    of_row = (_quantiles(distances.mT, 0.5)[0] / _HALF).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
     far &= bool(far.sum() <= _MOST * known.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
@@ -410,14 +419,16 @@ class _Sample:
     """
 
     def __init__(self, problem, n_components):
-        distinct = match_equal_rows(problem.x, problem.mask).unique()  # judges have no copies
-        self.is_large = len(distinct) >= max(_LEAST_ROWS, _FEW * n_components)
-        self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _ATOMS))
-        m = problem.x.shape[1]
-        n = max(_ROWS, _ROWS_PER_ATOM * max(self.n_components, m))
-        weight = None if problem.weight is None else problem.weight[distinct].cpu().double()
-        drawn, self.weight = draw_rows(len(distinct), min(n, max(_ENTRIES // m, 1024)), weight)
-        rows, self.unit, self.positive = distinct[drawn], problem.unit, problem.positive_code
+        n_rows, m = problem.x.shape
+        n = max(_ROWS, _ROWS_PER_ATOM * max(min(n_components, _ATOMS), m))
+        weight = None if problem.weight is None else problem.weight.cpu().double()
+        rows, weight = draw_rows(n_rows, min(n, max(_ENTRIES // m, 1024)), weight)
+        mask = None if problem.mask is None else problem.mask[rows]
+        distinct = match_equal_rows(problem.x[rows], mask).unique()  # judges have no copies
+        rows, self.weight = rows[distinct], None if weight is None else weight[distinct]
+        self.unit, self.positive = problem.unit, problem.positive_code
+        self.is_large = len(rows) >= max(_LEAST_ROWS, _FEW * n_components)
+        self.n_components = max(1, min(n_components, len(rows) // (2 * _FEW), _ATOMS))
         x = problem.x[rows].cpu().double()
         known = torch.ones_like(x) if problem.mask is None else problem.mask[rows].cpu().double()
         self.x, self.known = torch.where(known > 0, x, 0.0), known
@@ -493,33 +504,25 @@ class _Sample:
     def are_outliers(self, long):
         """Return whether suspects are not predicted, and usual entries are predicted better."""
         usual, suspected = self.counts, self.known - self.counts
-        of_suspects = suspected.any(1)
-        half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
-        halves = half, ~half
+        learned = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
 
-        def settle(counts, rows):
+        def settle(counts):
             self.counts = counts
-            problem = self.problem(rows)
+            problem = self.problem(learned)
             return _settle(problem, self.n_components).atoms, problem.alpha, self.positive
 
-        def errors(rows, known, atoms, judged):
-            return _predict(self.in_units(rows), known[rows], *atoms, judged=judged[rows])[0].sum(1)
+        def errors(rows, atoms, known, judged):
+            given = self.in_units(rows), known[rows], *atoms
+            return _predict(*given, judged=judged[rows])[0].sum(1)
 
-        with_suspects = [settle(self.known, rows) for rows in halves]
-        left = energy = 0.0
-        for learned, atoms in zip(halves, with_suspects, strict=True):
-            rows = self.rows(_JUDGES, ~learned & of_suspects)
-            energy += float((self.in_units(rows).square() * suspected[rows]).sum())
-            left += float(errors(rows, self.known, atoms, suspected).sum())
-        if not left > (1 - _WORTH) * energy:
+        with_suspects = settle(self.known)
+        rows = self.rows(_JUDGES, ~learned & suspected.any(1))
+        left = errors(rows, with_suspects, self.known, suspected).sum()
+        if not left > (1 - _WORTH) * (self.in_units(rows).square() * suspected[rows]).sum():
             return False
-        before, after = [], []
-        for learned, atoms in zip(halves, with_suspects, strict=True):
-            without = settle(usual, learned)
-            rows = self.rows(_JUDGES, ~learned & ~long)
-            before.append(errors(rows, usual, atoms, usual))
-            after.append(errors(rows, usual, without, usual))
-        return _is_worse(torch.cat(before), torch.cat(after))
+        without = settle(usual)
+        rows = self.rows(_JUDGES, ~learned & ~long)
+        return _is_worse(*(errors(rows, atoms, usual, usual) for atoms in (with_suspects, without)))
 
     def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
