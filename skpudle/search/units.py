@@ -404,9 +404,8 @@ def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
     return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
 
 
-def _find_missing(problem, n_components):  # -> atoms
-    """Return settled atoms after the rounds of a search, which find missing ones."""
-    atoms = _settle(problem, n_components).atoms
+def _find_missing(problem, atoms):  # -> atoms
+    """Return atoms after the rounds of a search, which find missing ones."""
     settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
     return exhaust(play_rounds(settled)).atoms
 
@@ -501,12 +500,13 @@ class _Sample:
             return far, long
         self.counts = self.known
 
-    def are_outliers(self, long):
-        """Return whether suspects are not predicted, and usual entries are predicted better."""
-        usual, suspected = self.counts, self.known - self.counts
+    def settle_without(self, far, long):  # -> atoms, or None if suspects are no outliers
+        """Settle atoms without suspects, if they predict usual entries better than with them."""
+        usual = self.known * ~(far | long[:, None])
+        suspected = self.known - usual
         learned = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
 
-        def settle(counts):
+        def learn(counts):
             self.counts = counts
             problem = self.problem(learned)
             return _settle(problem, self.n_components).atoms, problem.alpha, self.positive
@@ -515,47 +515,42 @@ class _Sample:
             given = self.in_units(rows), known[rows], *atoms
             return _predict(*given, judged=judged[rows])[0].sum(1)
 
-        with_suspects = settle(self.known)
+        before = learn(self.known)
         rows = self.rows(_JUDGES, ~learned & suspected.any(1))
-        left = errors(rows, with_suspects, self.known, suspected).sum()
+        left = errors(rows, before, self.known, suspected).sum()
         if not left > (1 - _WORTH) * (self.in_units(rows).square() * suspected[rows]).sum():
-            return False
-        without = settle(usual)
-        rows = self.rows(_JUDGES, ~learned & ~long)
-        return _is_worse(*(errors(rows, atoms, usual, usual) for atoms in (with_suspects, without)))
+            return None
+        after, rows = learn(usual), self.rows(_JUDGES, ~learned & ~long)
+        gains = _is_worse(*(errors(rows, atoms, usual, usual) for atoms in (before, after)))
+        return after[0] if gains else None
 
-    def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
+    def separate(self, atoms, far):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
-        outlying, atoms = long.clone(), None
+        problem = self.problem()
+        atoms = _find_missing(problem, atoms)
         for i in range(_ROBUST + 1):
-            problem = self.problem()
             if i:
-                atoms = _settle(problem, self.n_components, atoms, _AGAIN).atoms
-            else:
-                atoms = _find_missing(problem, self.n_components)
-            how = atoms, problem.alpha, self.positive
-            if i == 0:  # long rows come back if they are predicted
-                x, known = self.in_units(long), self.known[long] * ~far[long]
-                errors = _predict(x, known, *how)[0].sum(1)
-                outlying[long] = errors > _UNPREDICTED * (x.square() * known).sum(1)
-            x, known = self.in_units(), self.known * ~outlying[:, None]
-            limit = _limit(_residuals(x, self.counts, *how)[0], self.counts)
-            self.counts = _usual_entries(x, known, *how, limit)
-            if i < _ROBUST:
                 noise, signal, n = self.hidden(atoms)
                 scale = self.scale * _shrink(noise / self.scale**2, n)[0]
-                if i + 1 == _ROBUST and not _differs(noise, signal, n):
+                if i == _ROBUST and not _differs(noise, signal, n):
                     scale = torch.ones_like(scale)
                 atoms, self.scale = _unit(atoms * self.scale / scale), scale
+                problem = self.problem()
+                atoms = _settle(problem, len(atoms), atoms, _AGAIN).atoms
+            x, how = self.in_units(), (atoms, problem.alpha, self.positive)
+            norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
+            if i == 0:
+                known = self.known * ~_outlying_rows(x, self.known * ~far, *how, norm)[:, None]
+            limit = _limit(_residuals(x, self.counts, *how)[0], self.counts)
+            self.counts = _usual_entries(x, known, *how, limit)
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
         squares = self.weigh(x.square() * known)
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
-        norm = _median_size((x * self.counts).square().mean(1).sqrt())
         return replace(
-            self.units(atoms, problem.alpha),
+            self.units(*how[:2]),
             limit=limit * self.unit if are_entries > float(squares.sum()) else None,
-            norm=float(norm) * self.unit if bool(outlying.any()) else None,
+            norm=norm * self.unit if bool((known < self.known).any()) else None,
         )
 
     def units(self, atoms=None, alpha=None):
@@ -601,7 +596,8 @@ class _Sample:
 
     def learn_noise(self, noise):  # -> Units
         """Learn the noise of "features", "rows", or "both", whether or not it differs."""
-        atoms = _find_missing(self.problem(), self.n_components)
+        problem = self.problem()
+        atoms = _find_missing(problem, _settle(problem, self.n_components).atoms)
         if noise != "rows":
             atoms = self.learn_features(atoms, asked=True)
         if noise == "features":
@@ -646,10 +642,9 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
         suspects = sample.find_suspects(n_components, centres=centres)
     sample.take_mean(intercept)
     if suspects is not None:
-        if sample.are_outliers(suspects[1]):
-            sample.counts = sample.known * ~(suspects[0] | suspects[1][:, None])
-            if (units := sample.separate(*suspects)) is not None:
-                return units
+        atoms = sample.settle_without(*suspects)
+        if atoms is not None and (units := sample.separate(atoms, suspects[0])) is not None:
+            return units
         sample.scale = torch.ones_like(sample.scale)
         sample.counts = sample.known
         sample.take_mean(intercept)
