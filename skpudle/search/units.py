@@ -531,9 +531,9 @@ class _Sample:
         for i in range(_ROBUST + 1):
             if i:
                 noise, signal, n = self.hidden(atoms)
-                scale = self.scale * _shrink(noise / self.scale**2, n)[0]
-                if i == _ROBUST and not _differs(noise, signal, n):
-                    scale = torch.ones_like(scale)
+                scale = torch.ones_like(self.scale)
+                if differs := _differs(noise, signal, n):
+                    scale = self.scale * _shrink(noise / self.scale**2, n)[0]
                 atoms, self.scale = _unit(atoms * self.scale / scale), scale
                 problem = self.problem()
                 atoms = _settle(problem, len(atoms), atoms, _AGAIN).atoms
@@ -543,6 +543,8 @@ class _Sample:
                 known = self.known * ~_outlying_rows(x, self.known * ~far, *how, norm)[:, None]
             limit = _limit(_residuals(x, self.counts, *how)[0], self.counts)
             self.counts = _usual_entries(x, known, *how, limit)
+            if i and not differs:
+                break
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
         squares = self.weigh(x.square() * known)
