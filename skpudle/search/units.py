@@ -504,25 +504,29 @@ class _Sample:
         """Settle atoms without suspects, if they predict usual entries better than with them."""
         usual = self.known * ~(far | long[:, None])
         suspected = self.known - usual
-        learned = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
+        half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
 
-        def learn(counts):
+        def learn(counts):  # -> atoms of each half
             self.counts = counts
-            problem = self.problem(learned)
-            return _settle(problem, self.n_components).atoms, problem.alpha, self.positive
+            problems = [self.problem(rows) for rows in (half, ~half)]
+            return [(_settle(one, self.n_components).atoms, one.alpha) for one in problems]
 
-        def errors(rows, atoms, known, judged):
-            given = self.in_units(rows), known[rows], *atoms
-            return _predict(*given, judged=judged[rows])[0].sum(1)
+        def judge(learned, known, judged, among):  # -> errors and energies of rows of other halves
+            sums = []
+            for atoms, other in zip(learned, (~half, half), strict=True):
+                rows = self.rows(_JUDGES, other & among)
+                x, given = self.in_units(rows), dict(judged=judged[rows])
+                errors, _ = _predict(x, known[rows], *atoms, self.positive, **given)
+                sums.append(torch.stack([errors, x.square() * judged[rows]]).sum(2))
+            return torch.cat(sums, 1)
 
         before = learn(self.known)
-        rows = self.rows(_JUDGES, ~learned & suspected.any(1))
-        left = errors(rows, before, self.known, suspected).sum()
-        if not left > (1 - _WORTH) * (self.in_units(rows).square() * suspected[rows]).sum():
+        errors, energies = judge(before, self.known, suspected, suspected.any(1)).sum(1)
+        if not errors > (1 - _WORTH) * energies:
             return None
-        after, rows = learn(usual), self.rows(_JUDGES, ~learned & ~long)
-        gains = _is_worse(*(errors(rows, atoms, usual, usual) for atoms in (before, after)))
-        return after[0] if gains else None
+        after = learn(usual)
+        gains = _is_worse(*(judge(atoms, usual, usual, ~long)[0] for atoms in (before, after)))
+        return after[0][0] if gains else None
 
     def separate(self, atoms, far):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
