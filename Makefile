@@ -26,8 +26,8 @@ help: ## List the targets
 
 install: $(call installed,dev) ## Install the package and what its tests, lint and documentation need
 
-demo: $(call installed,plot$(comma)images) ## Learn from and denoise two photographs
-	$(BIN)/python examples/denoise_photographs.py
+demo: $(call installed,plot$(comma)images) ## Learn from a photograph, and denoise it, in a minute
+	$(BIN)/python examples/demo.py
 
 # The array API switch is read when scipy is imported, and without it scikit-learn skips
 # checks. One thread a worker: threads that outnumber cores wait for each other.
@@ -60,8 +60,8 @@ format: $(call installed,lint) ## Apply ruff's safe fixes and format
 docs: $(call installed,docs) ## Build the documentation, warnings are errors
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-gpu: $(call installed,test) ## Run the tests that need a CUDA device
-	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -m "gpu and not slow"
+gpu: $(call installed,test) ## Test and measure on a CUDA device, to gpu.json
+	$(BIN)/python benchmarks/gpu.py --out gpu.json
 
 dist: $(call installed,release) ## Build the wheel and the sdist into dist, and check them
 	rm -rf dist

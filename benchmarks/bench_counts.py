@@ -22,11 +22,8 @@ from scipy.special import xlogy
 from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 
-from skpudle import PUDLEDictionaryLearning
-from skpudle._data.batches import Samples
-from skpudle._gradients import ae_ls
+from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._losses import Binomial, Gaussian, Poisson
-from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
 
 
@@ -55,8 +52,10 @@ def recovery(given):
     for seed in given.seeds:
         for loss in ("poisson", "binomial"):
             X, atoms = make_counts(loss, seed=seed)
+            counts = CountDictionaryLearning(50, loss=loss, random_state=seed)
+            counts.set_params(**{"n_trials": 20} if loss == "binomial" else {})
+            yield recovered(loss, counts, X, atoms)
             make = partial(PUDLEDictionaryLearning, 50, random_state=seed)
-            yield recovered(loss, make(loss=loss, n_trials=20), X, atoms)
             Y = np.log1p(X) if loss == "poisson" else np.log((X + 0.5) / (20.5 - X))
             Y -= Y.mean(0)
             name = "gaussian, log(1 + x)" if loss == "poisson" else "gaussian, logit"
@@ -118,8 +117,8 @@ def by_nmf(train, half, n_components, seed, alpha):
 
 
 def ours(train, half, exposure, given, n_components, seed, alpha, positive):
-    learner = PUDLEDictionaryLearning(
-        n_components, loss="poisson", positive_code=positive, alpha=alpha, random_state=seed
+    learner = CountDictionaryLearning(
+        n_components, positive_code=positive, alpha=alpha, random_state=seed
     ).fit(train, exposure=exposure)
     codes = learner.transform(half, exposure=given)
     return codes, given[:, None] * learner.inverse_transform(codes), learner.alpha_
@@ -185,10 +184,9 @@ def update(given):
             offset = None if loss == Gaussian() else torch.ones(m, dtype=torch.float64)
             # twice the noise, as "auto": codes of all losses are equally sparse
             alpha = 2 * float(loss.variance(x.mean())) ** 0.5
-            encoder = partial(encode, alpha=alpha, n_unfoldings=100, loss=loss)
-            options = dict(encoder=encoder, penalty=alpha, loss=loss)
-            evaluation = ae_ls(DenseDictionary(atoms), Samples(x, mask, offset), **options)
-            torch.autograd.grad(evaluation.surrogate, atoms)
+            how = dict(alpha=alpha, n_unfoldings=100, loss=loss, mask=mask, offset=offset)
+            natural = encode(atoms, x, **how) @ atoms + (0 if offset is None else offset)
+            torch.autograd.grad(loss.half_deviance(natural, x).sum(1).mean(), atoms)
 
         times = [{name: timed(run, name, *of)[1] for name, of in data.items()} for _ in range(5)]
         best = {name: min(each[name] for each in times) for name in data}

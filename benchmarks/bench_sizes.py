@@ -7,12 +7,13 @@ of one processor core, with "auto" and with the number that it chose.
 Usage: python benchmarks/bench_sizes.py [--seeds 2]
 """
 
+from functools import partial
 from itertools import product
 
 import numpy as np
 from common import Report, parse, timed
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
 
 # atoms, features, atoms in a sample, samples, decibels of noise
@@ -61,9 +62,10 @@ def main():
         X, atoms = draw(*problem, seed=seed)
         kind = problem[-1]
         options = dict.fromkeys(("positive_code", "positive_dict"), kind.get("positive", False))
-        options |= dict(random_state=seed, loss="poisson" if "counts" in kind else "gaussian")
-        learner, seconds = timed(PUDLEDictionaryLearning("auto", **options).fit, X)
-        fixed = PUDLEDictionaryLearning(learner.n_components_, **options)
+        make = CountDictionaryLearning if "counts" in kind else PUDLEDictionaryLearning
+        make = partial(make, random_state=seed, **options)
+        learner, seconds = timed(make("auto").fit, X)
+        fixed = make(learner.n_components_)
         coherences = atom_coherence(learner.components_, atoms)
         row = {"problem": name, "seed": seed, "planted": len(atoms)}
         row |= {"chosen": learner.n_components_, "found": (coherences > 0.95).mean()}

@@ -51,7 +51,7 @@ plt.show()
 # Learned atoms against true ones: where an atom is recovered, the diagonal is 1.
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-RecoveryDisplay.from_dictionaries(start, truth, ax=axes[0])
+RecoveryDisplay.from_estimator(start, truth, ax=axes[0])
 axes[0].set_title("Start")
 RecoveryDisplay.from_estimator(learners["ae-ls"], truth, ax=axes[1])
 axes[1].set_title("ae-ls")

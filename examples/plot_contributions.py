@@ -53,5 +53,5 @@ for name, indices in samples.items():
 saliency = code_saliency(learner, X_new[:6], n_codes=1)
 pixels = np.concatenate([X_new[:6], saliency.gradients[:, 0]])
 row_labels = ["sample", "saliency"]
-AtomsDisplay.from_atoms(pixels, image_shape=(8, 8), n_columns=6, row_labels=row_labels)
+AtomsDisplay.from_estimator(pixels, image_shape=(8, 8), n_columns=6, row_labels=row_labels)
 plt.show()

@@ -5,8 +5,8 @@ Model photon counts
 A Poisson loss explains counts better than NMF, with fewer codes.
 
 Pixels of the digits as numbers of photons: counts, whose noise grows with them. With
-``loss="poisson"`` a dictionary models the logarithm of the expectation, codes have signs, and the
-penalty is in units of the noise. Its rival is non-negative matrix factorisation with the
+``CountDictionaryLearning`` a dictionary models the logarithm of the expectation, codes have signs,
+and the penalty is in units of the noise. Its rival is non-negative matrix factorisation with the
 Kullback-Leibler loss, which has the same likelihood and no sparsity of its own.
 """
 
@@ -16,7 +16,7 @@ from scipy.special import xlogy
 from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import CountDictionaryLearning
 from skpudle.plotting import AtomsDisplay
 
 rng = np.random.default_rng(0)
@@ -51,9 +51,7 @@ N_COMPONENTS = 24
 exposure = np.full(len(test), 0.5)
 curve = []
 for alpha in (4.0, 2.0, 1.0):
-    learner = PUDLEDictionaryLearning(
-        N_COMPONENTS, loss="poisson", alpha=alpha, random_state=0
-    ).fit(train)
+    learner = CountDictionaryLearning(N_COMPONENTS, alpha=alpha, random_state=0).fit(train)
     codes = learner.transform(half, exposure=exposure)
     mean = exposure[:, None] * learner.inverse_transform(codes)
     curve.append([(codes != 0).mean(), explained(mean)])
@@ -69,14 +67,14 @@ rival = (weights > 1e-6).mean(), explained(weights @ factors.components_)
 figure, axes = plt.subplot_mosaic(
     [["curve", "ours", "theirs"]], figsize=(10, 3.4), layout="constrained"
 )
-axes["curve"].plot(*np.transpose(curve), "o-", label="loss='poisson'")
+axes["curve"].plot(*np.transpose(curve), "o-", label="CountDictionaryLearning")
 axes["curve"].plot(*rival, "s", label="NMF, Kullback-Leibler")
 axes["curve"].set(xlabel="Share of the codes that is not zero", ylabel="Deviance explained")
 axes["curve"].legend()
 models = {"ours": (learner, "Atoms (zero is grey)"), "theirs": (factors, "Factors of NMF")}
 for name, (model, title) in models.items():
     options = dict(image_shape=(8, 8), ax=axes[name], n_columns=6)
-    AtomsDisplay.from_atoms(model.components_, **options)
+    AtomsDisplay.from_estimator(model.components_, **options)
     axes[name].set_title(title)
 figure.get_layout_engine().set(wspace=0.1)
 plt.show()
@@ -84,4 +82,4 @@ plt.show()
 # %%
 # The same expectation with fewer codes in use, and more of it with as many.
 
-print({"loss='poisson'": curve, "NMF": rival})
+print({"CountDictionaryLearning": curve, "NMF": rival})

@@ -40,7 +40,7 @@ shown = slice(0, 9)
 halves = [lower_test[shown], *(model.predict(upper_test[shown]) for model in models.values())]
 images = np.concatenate([np.hstack([upper_test[shown], half]) for half in halves])
 row_labels = ["truth", *models]
-AtomsDisplay.from_atoms(images - 8, image_shape=(8, 8), n_columns=9, row_labels=row_labels)
+AtomsDisplay.from_estimator(images - 8, image_shape=(8, 8), n_columns=9, row_labels=row_labels)
 plt.show()
 
 # %%
@@ -54,5 +54,5 @@ largest = np.argsort(-np.linalg.norm(weights, axis=1))[:12]
 parts = regressor.components_[largest], weights[largest]
 together = np.hstack([part / np.abs(part).max(axis=1, keepdims=True) for part in parts])
 row_labels = ["atoms 1-6", "atoms 7-12"]
-AtomsDisplay.from_atoms(together, image_shape=(8, 8), n_columns=6, row_labels=row_labels)
+AtomsDisplay.from_estimator(together, image_shape=(8, 8), n_columns=6, row_labels=row_labels)
 plt.show()

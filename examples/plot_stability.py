@@ -45,8 +45,8 @@ print(
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
 dictionaries = [[fit.components_ for fit in fits[size]] for size in sizes]
 scores = [np.mean([fit.score(rest) for fit in fits[size]]) for size in sizes]
-StabilityDisplay.from_dictionaries(dictionaries, scores=scores, ax=left)
-StabilityDisplay.from_dictionaries(dictionaries, ax=right)
+StabilityDisplay.from_estimator(dictionaries, scores=scores, ax=left)
+StabilityDisplay.from_estimator(dictionaries, ax=right)
 for ax in (left, right):
     ax.axvline(N_ATOMS, color="grey", linestyle=":")
 plt.show()

@@ -15,6 +15,7 @@ from skpudle._fit.checkpoint import Checkpoint
 from skpudle._fit.team import data_parallel
 from skpudle._imputer import DictionaryImputer
 from skpudle._learners.convolutional.estimator import ConvPUDLEDictionaryLearning
+from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.noodl import NOODLDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.sporco import SporcoDictionaryLearning
@@ -42,6 +43,7 @@ __all__ = [
     "ConsensusDictionary",
     "ConvDenoiser",
     "ConvPUDLEDictionaryLearning",
+    "CountDictionaryLearning",
     "DictionaryImputer",
     "NOODLDictionaryLearning",
     "PUDLEClassifier",

@@ -241,13 +241,7 @@ class ConsensusDictionary(
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        self.estimator = estimator
-        self.n_replicates = n_replicates
-        self.resample = resample
-        self.density_threshold = density_threshold
-        self.neighborhood = neighborhood
-        self.n_jobs = n_jobs
-        self.random_state = random_state
+        """Set the parameters."""
 
     _parameter_constraints = {
         "estimator": [HasMethods(["fit", "transform"])],

@@ -10,9 +10,6 @@ codes :math:`z = z_T(D)` of the encoder and the data ``x``:
 ``noodl``     derivative :math:`(D z - x)\, \text{sign}(z)^T`, ``z`` held constant
 ============  ==========================================================================
 
-For other losses :math:`\frac12 |x - D z|^2` is half the deviance of the data from
-the expectation, and :math:`D z - x` its derivative (see `skpudle._losses`).
-
 The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alternating minimisation,
 is ``dec`` with converged codes. The fourth is the update of NOODL.
 """
@@ -22,10 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle._losses import Gaussian
 from skpudle._precision import in_own_precision
-
-_LEAST_SQUARES = Gaussian()
 
 
 class Evaluation(NamedTuple):
@@ -51,15 +45,11 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _evaluate(dictionary, batch, encoder, loss, *, through_encoder=True):  # -> codes, losses (n,)
-    mask, offset = batch.mask, batch.offset
-    given = {} if offset is None else {"offset": offset}
+def _evaluate(dictionary, batch, encoder, *, through_encoder=True):  # -> codes, losses (n,)
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
-        z = encoder(dictionary, batch.x, mask=mask, **given)
-    natural = dictionary.synthesis(z)
-    natural = natural if offset is None else natural + offset
-    losses = loss.half_deviance(natural, batch.x)
-    return z, (losses if mask is None else losses * mask).flatten(1).sum(1)
+        z = encoder(dictionary, batch.x, mask=batch.mask)
+    losses = 0.5 * (dictionary.synthesis(z) - batch.x).square()
+    return z, (losses if batch.mask is None else losses * batch.mask).flatten(1).sum(1)
 
 
 def average(values, weight):  # (n,), weights (n,) or None -> scalar
@@ -74,7 +64,7 @@ def _penalties(z, penalty):  # -> (n,)
 
 
 @in_own_precision
-def ae_ls(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
+def ae_ls(dictionary, batch, *, encoder, penalty):
     r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
 
     Parameters
@@ -82,51 +72,47 @@ def ae_ls(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
     dictionary : DenseDictionary
         The dictionary; its atoms may require a gradient.
     batch : Samples
-        Data ``x``, and what is known of them, each None by default: the ``mask``, 1 where data are
-        known, 0 where they are missing; the ``offset``, of shape (n_samples, 1), to add to
-        reconstructions; and the ``weight``, how often each sample counts in the means over samples.
+        Data ``x`` to encode, and what is known of them, each None by default: the ``mask``, 1 where
+        data are known, 0 where they are missing; and the ``weight``, how often each sample counts
+        in the means over samples.
     encoder : callable
         ``encoder(dictionary, x, mask=mask)`` returns codes.
     penalty : float
         The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, because its
         penalty has derivative 0.
-    loss : object of `skpudle._losses`, default=Gaussian()
-        Loss of the reconstruction.
 
     Returns
     -------
     Evaluation
         The scalar, the figures to report, and the codes.
     """
-    z, losses = _evaluate(dictionary, batch, encoder, loss)
+    z, losses = _evaluate(dictionary, batch, encoder)
     surrogate = average(losses, batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @in_own_precision
-def ae_lasso(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
+def ae_lasso(dictionary, batch, *, encoder, penalty):
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
-    z, losses = _evaluate(dictionary, batch, encoder, loss)
+    z, losses = _evaluate(dictionary, batch, encoder)
     surrogate = average(losses + _penalties(z, penalty), batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
 @in_own_precision
-def dec(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
+def dec(dictionary, batch, *, encoder, penalty):
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
-    z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder=False)
+    z, losses = _evaluate(dictionary, batch, encoder, through_encoder=False)
     objective = average(losses.detach() + _penalties(z, penalty), batch.weight)
     return Evaluation(average(losses, batch.weight), objective, losses.detach(), z)
 
 
 @in_own_precision
-def noodl(dictionary, batch, *, encoder, penalty, loss=_LEAST_SQUARES):
+def noodl(dictionary, batch, *, encoder, penalty):
     r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
-        z, losses = _evaluate(dictionary, batch, encoder, loss)
-        natural = dictionary.synthesis(z)
-        expected = loss.mean(natural if batch.offset is None else natural + batch.offset)
-        residual = expected - batch.x
+        z, losses = _evaluate(dictionary, batch, encoder)
+        residual = dictionary.synthesis(z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
     entries = residual * dictionary.synthesis(z.sign())
     surrogate = entries.sum() / len(batch.x)
@@ -145,8 +131,7 @@ _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
     """Return the derivative without a graph, if the encoder offers it; else None."""
     offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
-    others = batch.offset, batch.weight
-    if offered is None or through is None or any(data is not None for data in others):
+    if offered is None or through is None or batch.weight is not None:
         return None
     found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
     if found is None:

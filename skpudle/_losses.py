@@ -192,6 +192,9 @@ def loss_named(name, n_trials=1):
     return Binomial(float(n_trials))
 
 
+_LEAST_SQUARES = Gaussian()
+
+
 class FromMeans(NamedTuple):
     """The deviance of columns of data from their means, or from their rates times exposures.
 
@@ -203,16 +206,19 @@ class FromMeans(NamedTuple):
         Known entries or exposures.
     mean, deviance : Tensor of shape (n_features,)
         Their mean or rate, and the deviance from it.
+    loss : object of this module
+        The loss of the deviance.
     """
 
     size: Tensor
     mean: Tensor
     deviance: Tensor
+    loss: object
 
     @classmethod
-    def of(cls, samples, loss):
+    def of(cls, samples, loss=_LEAST_SQUARES, offset=None):
         """Return the deviance of the known entries of samples; offsets are logarithms."""
-        x, offset = samples.x, samples.offset
+        x = samples.x
         known = samples.weigh(torch.ones_like(x) if samples.mask is None else samples.mask)
         exposure = torch.ones_like(x[:, :1]) if offset is None else offset.exp()
         size = (known * exposure).sum(0)
@@ -222,22 +228,22 @@ class FromMeans(NamedTuple):
         mean = origin + (known * (x - origin * exposure)).sum(0) / torch.where(size > 0, size, 1.0)
         natural = loss.shifted(_natural(loss, mean), offset)
         deviance = 2 * (known * loss.half_deviance(natural, x)).sum(0)
-        return cls(size.cpu(), mean.cpu(), deviance.cpu())
+        return cls(size.cpu(), mean.cpu(), deviance.cpu(), loss)
 
-    def add(self, other, loss):
+    def add(self, other):
         """Return the deviance of both parts together."""
         size = self.size + other.size
         share = other.size / torch.where(size > 0, size, 1.0)
         mean, deviance = self.mean + (other.mean - self.mean) * share, self.deviance
         for part in (self, other):
-            between = loss.half_deviance(_natural(loss, mean), part.mean)
+            between = self.loss.half_deviance(_natural(self.loss, mean), part.mean)
             deviance = deviance + 2 * torch.where(part.size > 0, part.size * between, 0.0)
-        return FromMeans(size, mean, deviance + other.deviance)
+        return FromMeans(size, mean, deviance + other.deviance, self.loss)
 
-    def total(self, loss):  # -> float
+    def total(self):  # -> float
         """Return the sum over columns; rounding of constant columns is no deviance."""
         rounding = 0.0
-        if not loss.is_quadratic:
+        if not self.loss.is_quadratic:
             eps = torch.finfo(self.mean.dtype).eps
             rounding = self.size * eps * self.size.clamp_min(1).sqrt() * (1 + self.mean)
         return float(torch.where(self.deviance > rounding, self.deviance, 0.0).sum())

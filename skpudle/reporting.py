@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
-from skpudle._fit.units import centre
+from skpudle._fit.encoders import centre
 from skpudle._learners.convolutional.transformer import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
@@ -331,7 +331,7 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     Notes
     -----
     The support of atoms takes two searches, as long as a fit with ``n_components="auto"``. It is
-    tested after `fit` of `skpudle.PUDLEDictionaryLearning` with the loss "gaussian", for samples of
+    tested after `fit` of `skpudle.PUDLEDictionaryLearning`, for samples of
     up to 1,000,000 numbers. Call `skpudle.metrics.atom_support` for larger ones.
 
     Examples

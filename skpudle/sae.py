@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor
-from skpudle._fit.units import centre
+from skpudle._fit.encoders import centre
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.inspection._learner import encode_parts
 from skpudle.metrics._codes import check_learner_of_rows

@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1573,
-    "_data": 1056,
-    "_denoiser": 730,
-    "_fit": 1689,
-    "_learners": 3464,
-    "_nmf": 776,
+    ".": 1561,
+    "_data": 1014,
+    "_denoiser": 711,
+    "_fit": 1691,
+    "_learners": 2949,
+    "_nmf": 761,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1260,
-    "inspection": 718,
+    "inspection": 665,
     "lasso": 1182,
     "metrics": 342,
     "omp": 238,
-    "plotting": 578,
+    "plotting": 557,
     "pretrained": 87,
     "search": 3183,
-    "all of the package": 17363,
-    "tests": 15950,
+    "all of the package": 16688,
+    "tests": 15254,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -1,4 +1,3 @@
-import gc
 import threading
 
 import numba
@@ -8,7 +7,6 @@ import torch
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle import _compilation as compilation
 from skpudle._compilation import compile_together, in_parts, threads_for
-from skpudle.encoding import encode
 
 BRIEF = dict(max_iter=2, tol=None, random_state=0)
 LITTLE, MUCH = [(torch.zeros(n, 10), torch.zeros(n, 10)) for n in (100, 2000)]  # atoms, data
@@ -85,14 +83,6 @@ def test_a_small_fit_and_its_codes_take_one_thread_and_give_the_others_back(
     assert torch.get_num_threads() == n_threads
 
 
-@pytest.mark.parametrize("n_threads", [2], indirect=True)
-def test_codes_are_the_same_on_one_thread_and_on_several(n_threads, generator):
-    atoms, x = (torch.randn(n, 40, generator=generator, dtype=torch.float64) for n in (60, 50))
-    codes = encode(atoms, x, alpha=1.0, n_unfoldings=20)
-    torch.set_num_threads(1)
-    torch.testing.assert_close(encode(atoms, x, alpha=1.0, n_unfoldings=20), codes)
-
-
 def loop_of(module, body):  # -> function for `compile_together`, as if of a module
     scope = {"__name__": module}
     exec(f"def loop(x):\n    {body}", scope)
@@ -124,30 +114,3 @@ def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(uncac
     message = caplog.messages[-1]
     assert "in every process" in message
     assert "NUMBA_CACHE_DIR" in message
-
-
-@compiles
-@pytest.mark.parametrize("enabled", [True, False])
-@pytest.mark.parametrize("body", ["return x + 1", "return x.nothing"])
-def test_the_garbage_collector_pauses_while_loops_compile(uncached, enabled, body, monkeypatch):
-    loop, seen = compile_together([loop_of("skpudle.nowhere", body)])["loop"], []
-    compiler = type(loop._compiler)
-    compile_one = compiler.compile
-
-    def watched(self, *args):
-        seen.append(gc.isenabled())
-        return compile_one(self, *args)
-
-    monkeypatch.setattr(compiler, "compile", watched)
-    before = gc.isenabled()
-    (gc.enable if enabled else gc.disable)()
-    try:
-        if body == "return x + 1":
-            loop(1)
-        else:
-            with pytest.raises(numba.TypingError):
-                loop(1)
-        assert gc.isenabled() == enabled
-    finally:
-        (gc.enable if before else gc.disable)()
-    assert seen == [False]

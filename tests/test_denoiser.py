@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.datasets import load_sample_image
 from sklearn.exceptions import ConvergenceWarning
@@ -14,7 +13,6 @@ from sklearn.exceptions import ConvergenceWarning
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._learners.convolutional.noise import estimate_noise
-from skpudle.pretrained import load_denoiser
 
 SMALL = dict(
     atom_shape=(5, 4), stride=(2, 3), noise_std=0.0, n_unfoldings=4, max_iter=2, tol=None,
@@ -178,21 +176,6 @@ def test_the_network_sees_nothing_that_it_was_not_trained_for(trained, images, m
     assert all(found.all() for found in inside)
 
 
-def test_the_module_is_differentiable_and_moves(generator):
-    module = load_denoiser("gaussian-small").to_module()
-    x = torch.rand(1, 1, 9, 10, generator=generator, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: module(x, 0.1), x, atol=1e-4, rtol=1e-3)
-    flat = torch.full((1, 1, 9, 10), 0.5, requires_grad=True)
-    module(flat, 0.0).sum().backward()
-    assert torch.isfinite(flat.grad).all()
-    assert not [value for value in module.parameters() if value.requires_grad]
-    other = DenoisingNetwork(module.analysis.shape, module.stride, RANGE)
-    other.load_state_dict(module.state_dict())
-    torch.testing.assert_close(other(x, 0.1), module(x, 0.1))
-    with pytest.raises(ValueError, match="no noise level that a module would take. Call denoise"):
-        load_denoiser("poisson").to_module()
-
-
 # ---------------------------------------------------------------- denoising
 
 
@@ -286,16 +269,6 @@ def test_photons_are_denoised_as_roots():
         photons.denoise(counts, noise_std=1.0)
     with pytest.raises(ValueError, match="3 channels"):
         photons.denoise(np.stack([counts] * 3, axis=-1))
-
-
-@pytest.mark.parametrize("peak", [1, 4])
-def test_the_packaged_network_denoises_photons(peak):
-    image = load_sample_image("flower.jpg").mean(axis=2)[100:180, 200:290]
-    expected = peak * image / image.max()
-    counts = np.random.default_rng(0).poisson(expected)
-    smoothed = ndimage.gaussian_filter(counts.astype(float), 2)
-    decibels = -10 * np.log10(np.square(smoothed - expected).mean())
-    assert load_denoiser("poisson").score([counts], [expected]) > 0.5 + decibels
 
 
 # ---------------------------------------------------------------- the noise of images
@@ -429,26 +402,6 @@ def test_without_a_level_the_noise_follows_the_images(images):
     np.testing.assert_array_equal(learners[0].components_, learners[1].components_)
 
 
-def test_a_denoiser_of_the_default_noise_denoises_raw_images():
-    """Integers as they are, which are not centred."""
-    clean, test = ((255 * blocks(16, 24, seed)).astype(np.uint8) for seed in (0, 1))
-    learner = ConvDenoiser(8, atom_shape=(7, 7), n_unfoldings=5, max_iter=40, tol=None)
-    learner.set_params(learning_rate=1e-2, random_state=0).fit(clean)
-    noise = 255 * learner.training_noise_std_ * np.random.default_rng(2).normal(size=test.shape)
-    noisy = np.clip(test + noise, 0, 255).astype(np.uint8)
-    denoised = learner.denoise(noisy)
-    before, after = (np.square(x.astype(float) - test).mean() for x in (noisy, denoised))
-    assert after < 0.8 * before
-    assert denoised.dtype == np.uint8
-
-
-def test_a_fitted_dictionary_is_a_start(images):
-    dictionary = ConvPUDLEDictionaryLearning(6, atom_shape=(5, 4), stride=(2, 3), random_state=0)
-    atoms = dictionary.set_params(n_unfoldings=2, max_iter=1, tol=None).fit(images).components_
-    by_learner, by_atoms = (learner_of(dict_init=d).fit(images) for d in (dictionary, atoms))
-    np.testing.assert_array_equal(by_learner.components_, by_atoms.components_)
-
-
 def test_training_that_diverges_leaves_a_finite_network(images):
     learner = learner_of(learning_rate=1e30, max_iter=9)
     with pytest.raises(ValueError, match="stopped being finite .*learning_rate"):
@@ -462,31 +415,6 @@ def test_training_that_makes_images_worse_says_so():
     learner = learner_of(noise_std=0.01, learning_rate=0.3)
     with pytest.warns(ConvergenceWarning, match="raised its objective .*learning_rate"):
         learner.set_params(batch_size=1, max_iter=2).fit(blocks(8, 24, 0))
-
-
-MODES = {
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "default device": lambda: torch.device("meta"),  # numbers do not exist there
-}
-
-
-@pytest.mark.parametrize("dict_init", ["random", "data", "dct"])
-@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_modes_of_torch_do_not_matter(mode, dict_init, images):
-    images = images.astype(np.float32)
-    options = dict(dict_init=dict_init, noise_std=0.1, shift_average=True, batch_size=2)
-
-    def results():
-        learner = learner_of(**options, device="cpu").fit(images).partial_fit(images)
-        codes = learner.transform(images)
-        again = learner.inverse_transform(codes)
-        return learner.components_, codes, again, learner.denoise(images), learner.score(images)
-
-    expected = results()
-    with mode():
-        found = results()
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 # ---------------------------------------------------------------- what is refused

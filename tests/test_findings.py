@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
     reporting,
@@ -224,7 +225,7 @@ def test_counts_of_noise_are_explained_by_their_baseline(loss):
     draw = (lambda eta: rng.poisson(np.exp(eta))) if loss == "poisson" else (
         lambda eta: rng.binomial(9, 1 / (1 + np.exp(-eta)))
     )  # fmt: skip
-    learner = PUDLEDictionaryLearning(8, loss=loss, alpha=2.0, random_state=0)
+    learner = CountDictionaryLearning(8, loss=loss, alpha=2.0, random_state=0)
     learner.set_params(**{} if loss == "poisson" else {"n_trials": 9})
     words = "The fit is no better than the baseline: hidden entries are predicted no better"
     X = draw(natural).astype(float)

@@ -1,20 +1,17 @@
 """Patches cover an image and go back to it; measures are those of scikit-image."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from scipy.fft import dct
 from sklearn.decomposition import NMF, MiniBatchDictionaryLearning, SparseCoder
-from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 from sklearn.preprocessing import FunctionTransformer
 
-from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import PUDLEDictionaryLearning
 from skpudle import images as images_module
 from skpudle.images import denoise_patches, extract, inpaint, reconstruct
-from skpudle.pretrained import load_denoiser, save_denoiser
+from skpudle.pretrained import load_denoiser
 
 
 def psnr(image, reference):
@@ -43,17 +40,6 @@ def test_unchanged_patches_are_the_image(shape):
         np.testing.assert_allclose(back, image, rtol=1e-12)
         tensors = extract(torch.tensor(image), (5, 4), stride=stride)
         assert isinstance(reconstruct(tensors, shape, (5, 4), stride=stride), torch.Tensor)
-
-
-def test_a_learned_dictionary_denoises():
-    clean = np.kron(np.random.default_rng(0).uniform(size=(6, 6)), np.ones((8, 8)))
-    noisy = clean + 0.1 * np.random.default_rng(1).normal(size=clean.shape)
-    patches = extract(noisy)
-    patches = patches - patches.mean(1, keepdims=True)
-    options = dict(alpha=0.2, n_unfoldings=30, max_iter=5, tol=None, random_state=0)
-    learner = PUDLEDictionaryLearning(32, gradient="dec", optimizer="surrogate", **options)
-    learner.fit(patches)
-    assert psnr(denoise_patches(learner, noisy, stride=2), clean) > psnr(noisy, clean) + 5
 
 
 def cosines(side=8):
@@ -247,24 +233,6 @@ def test_a_mask_from_a_file_marks_pixels(image):
         np.testing.assert_array_equal(inpaint(image, mask=mask), expected)
 
 
-def test_patches_with_colours_are_those_of_scikit_learn():
-    photo = np.random.default_rng(0).uniform(size=(17, 22, 3))
-    patches = extract(photo, (5, 4))
-    np.testing.assert_array_equal(patches, extract_patches_2d(photo, (5, 4)).reshape(-1, 60))
-    np.testing.assert_allclose(reconstruct(patches, photo.shape, (5, 4)), photo, rtol=1e-12)
-    identity = FunctionTransformer(check_inverse=False).fit(patches)
-    np.testing.assert_allclose(
-        denoise_patches(identity, photo, (5, 4), stride=3), photo, rtol=1e-12
-    )
-
-
-def test_colours_are_denoised_by_grey_patches_one_by_one():
-    photo = np.random.default_rng(0).uniform(size=(17, 22, 3))
-    coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
-    expected = [denoise_patches(coder, channel) for channel in np.moveaxis(photo, 2, 0)]
-    np.testing.assert_array_equal(denoise_patches(coder, photo), np.stack(expected, 2))
-
-
 def test_colours_are_denoised_together_by_patches_with_colours():
     """Atoms that are equal in all channels project patches, without their mean colour, on greys."""
     photo = np.random.default_rng(0).uniform(size=(8, 8, 3))
@@ -285,31 +253,6 @@ def test_wrong_calls_are_refused(image):
         reconstruct(np.zeros((3, 20)), image.shape, (5, 4))
     with pytest.raises(ValueError, match="'weights' parameter"):
         denoise_patches(FunctionTransformer(), image, weights="few")
-
-
-@pytest.mark.parametrize("shape", [(17, 22, 2), (3, 17, 22)], ids=["two channels", "several"])
-def test_one_image_is_taken(shape):
-    nothing = FunctionTransformer(check_inverse=False)
-    for function in (extract, inpaint, partial(denoise_patches, nothing)):
-        with pytest.raises(ValueError, match="One image is expected"):
-            function(np.zeros(shape))
-
-
-@pytest.mark.parametrize("name", ["gaussian", "gaussian-small"])
-def test_packaged_denoiser_denoises(name, tmp_path):
-    """A part of a photograph with smooth and rough regions."""
-    from sklearn.datasets import load_sample_image
-
-    clean = load_sample_image("china.jpg").mean(axis=2)[80:240, 200:400] / 255
-    noisy = clean + 25 / 255 * np.random.default_rng(0).normal(size=clean.shape)
-    learner = load_denoiser(name)
-    denoised = learner.denoise([noisy])[0]
-    assert psnr(denoised, clean) > psnr(noisy, clean) + 5
-    save_denoiser(learner, tmp_path / "copy.pt")
-    again = load_denoiser(tmp_path / "copy.pt").denoise([noisy])[0]
-    np.testing.assert_allclose(again, denoised, atol=1e-12)
-    steps = learner.set_params(learning_rate=1e-4, random_state=0).partial_fit([clean]).n_steps_
-    assert steps == 1
 
 
 def _pictures():  # by name, parts of photographs and what is drawn
@@ -359,30 +302,3 @@ def test_denoised_photons_are_never_worse_than_counts(picture):
         assert _square(denoised - peak * clean) <= 1.002 * _square(counts - peak * clean)
     dark = np.zeros((16, 20))
     np.testing.assert_allclose(learner.denoise([dark])[0], dark, atol=1e-12)
-
-
-def test_the_default_device_of_torch_does_not_matter_to_the_denoiser(image):
-    """Nothing is made there: on the device "meta" numbers do not exist."""
-    expected = load_denoiser(device="cpu").denoise([image])[0]
-    with torch.device("meta"):
-        found = load_denoiser(device="cpu").denoise([image])[0]
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_what_is_not_fitted_is_not_saved(tmp_path):
-    for fitted in (PUDLEDictionaryLearning(), ConvPUDLEDictionaryLearning()):
-        with pytest.raises(TypeError, match="Files hold denoisers.*Pass a ConvDenoiser"):
-            save_denoiser(fitted, tmp_path / "nothing.pt")
-    with pytest.raises(NotFittedError):
-        save_denoiser(ConvDenoiser(4), tmp_path / "nothing.pt")
-    assert not [*tmp_path.iterdir()]
-
-
-def test_a_denoiser_keeps_the_stride_that_its_default_is(tmp_path):
-    noisy = np.random.default_rng(0).normal(size=(3, 30))[..., None]
-    options = dict(atom_shape=7, n_unfoldings=3, max_iter=1, tol=None, random_state=0)
-    learner = ConvDenoiser(6, noise_std=0.1, **options).fit(noisy)
-    save_denoiser(learner, tmp_path / "denoiser.pt")
-    loaded = load_denoiser(tmp_path / "denoiser.pt", shift_average=False)
-    assert (learner.stride, loaded.stride) == ("auto", (1,))
-    np.testing.assert_allclose(loaded.transform(noisy), learner.transform(noisy), atol=1e-6)

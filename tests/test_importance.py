@@ -10,7 +10,6 @@ from skpudle.datasets import make_dictionary_data
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import atom_importance
-from skpudle.plotting import AtomsDisplay
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +104,3 @@ def test_convolved_atoms_are_refused():
     learner.fit(np.sin(np.arange(162.0)).reshape(2, 9, 9))
     with pytest.raises(ValueError, match="pass a learner of rows"):
         atom_importance(learner, np.zeros((1, 9, 9)))
-
-
-def test_the_display_sorts_by_it(data):
-    X, atoms = data
-    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=0.1)
-    display = AtomsDisplay.from_estimator(learner, X, sort="r2_loss", image_shape=(3, 4))
-    order = np.argsort(-atom_importance(learner, X).r2_loss, kind="stable")
-    np.testing.assert_array_equal(display.atoms, np.reshape(atoms, (-1, 3, 4))[order])

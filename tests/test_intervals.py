@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from skpudle import ConvPUDLEDictionaryLearning, PoissonNMF, PUDLEDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
+    PoissonNMF,
+    PUDLEDictionaryLearning,
+)
 from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import atom_intervals, code_intervals, error_bound
 from skpudle.inspection._posterior_compiled import loops
@@ -223,10 +228,9 @@ def test_what_has_no_intervals_is_refused():
     counts = PoissonNMF.from_components(np.eye(16))
     with pytest.raises(ValueError, match="Intervals of counts take no sample_weight"):
         atom_intervals(counts, np.abs(X), sample_weight=np.ones(100))
-    log_rates = PUDLEDictionaryLearning.from_components(
-        atoms, loss="poisson", alpha=1.0, intercept=np.zeros(16)
-    )
-    with pytest.raises(ValueError, match="loss='poisson'.*PoissonNMF"):
+    how = dict(alpha=1.0, intercept=np.zeros(16))
+    log_rates = CountDictionaryLearning.from_components(atoms, **how)
+    with pytest.raises(ValueError, match="effects multiply.*PoissonNMF"):
         code_intervals(log_rates, np.round(np.abs(X)))
     conv = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).fit(X[:4])
     with pytest.raises(ValueError, match="have positions.*pass a learner of rows"):
@@ -265,26 +269,29 @@ def test_the_bound_refuses_codes_without_information():
 
 
 @pytest.mark.uncompiled
-@pytest.mark.parametrize("positive", [False, True])
-def test_one_code_has_its_posterior_distribution(positive):
-    """A code of 0, or normal around +-mu, seen with noise of variance 1."""
-    n, seen, mean, variance, odds = 3000, 1.2, 1.0, 0.5, np.array([-0.5, -1.0])
-    precision, pull = 1 + 1 / variance, mean / variance
-    constant = odds - 0.5 * np.log(variance * precision) - 0.5 * mean * pull
-    tail = stats.norm.logcdf(mean / np.sqrt(variance)) if positive else 0.0
-    prior = np.array([[precision], [pull], [constant[0]], [constant[1]], [tail]])
-    limits, z = np.array([[-np.inf], [-np.inf]]), np.zeros((n, 1))
+@pytest.mark.parametrize("kind", ["signed", "positive", "exponential"])
+def test_one_code_has_its_posterior_distribution(kind):
+    """A code of 0, or normal around +-mu, or exponential, seen with noise of variance 1."""
+    n, seen, mean, variance, rate, odds = 3000, 1.2, 1.0, 0.5, 1.5, np.array([-0.5, -1.0])
+    positive, grid = kind != "signed", np.linspace(-12, 12, 20001)
+    if kind == "exponential":
+        prior = np.array([0.0, -rate, odds[0] + np.log(rate) + 0.5 * np.log(2 * np.pi), -np.inf])
+        density = np.exp(odds[0]) * stats.expon.pdf(grid, scale=1 / rate)
+    else:
+        constant = odds - 0.5 * np.log(variance) - 0.5 * mean**2 / variance
+        prior = np.array([1 / variance, mean / variance, *constant])
+        density = sum(
+            np.exp(odd) * stats.norm.pdf(grid, sign * mean, np.sqrt(variance))
+            for odd, sign in zip(odds, (1, -1), strict=True)
+        )
+    if kind == "positive":
+        prior[2:] = constant[0] - stats.norm.logcdf(mean / np.sqrt(variance)), -np.inf
+        density = stats.truncnorm.pdf(grid, -mean / variance**0.5, np.inf, mean, variance**0.5)
+        density *= np.exp(odds[0])
+    limits, z = np.array([[np.inf], [-np.inf]]), np.zeros((n, 1))
     states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
-    given = np.full((n, 1), seen), np.ones((1, 1)), prior, limits, positive, states, z
+    given = np.full((n, 1), seen), np.ones((1, 1, 1)), prior[:, None], limits, positive, states, z
     loops().draw_codes(0, n, *given)
-    grid = np.linspace(-12, 12, 20001)
-    density = sum(
-        np.exp(odd) * stats.norm.pdf(grid, sign * mean, np.sqrt(variance))
-        for odd, sign in zip(odds, (1, -1), strict=True)
-    )
-    if positive:
-        density = np.exp(odds[0] - tail) * stats.norm.pdf(grid, mean, np.sqrt(variance))
-        density *= grid > 0
     density *= np.exp(seen * grid - 0.5 * grid**2)
     total = density.sum() * (grid[1] - grid[0])
     share = total / (1 + total)
@@ -295,21 +302,3 @@ def test_one_code_has_its_posterior_distribution(positive):
     assert abs(drawn.mean() - expected) < 4 * spread / np.sqrt(len(drawn))
     np.testing.assert_allclose(drawn.std(), spread, rtol=0.1)
     assert not positive or (drawn > 0).all()
-
-
-@pytest.mark.uncompiled
-def test_a_rate_has_its_posterior_distribution():
-    """An exponential code, or 0, seen with noise of precision 2 by one feature."""
-    n, seen, rate, odds = 3000, 0.8, 1.5, 0.3
-    x, weights, z = np.full((n, 1), seen), np.full((n, 1), 2.0), np.zeros((n, 1))
-    states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
-    prior, squares = np.array([[rate], [odds]]), np.empty((n, 1))
-    loops().draw_rates(0, n, x, weights, np.ones((1, 1)), prior, True, states, z, squares)
-    grid = np.linspace(0, 10, 20001)
-    density = np.exp(odds) * rate * np.exp(-rate * grid + 2 * seen * grid - grid**2)
-    total = density.sum() * (grid[1] - grid[0])
-    share = total / (1 + total)
-    assert abs((z > 0).mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
-    expected = (density * grid).sum() / density.sum()
-    np.testing.assert_allclose(z[z > 0].mean(), expected, rtol=0.05)
-    np.testing.assert_array_equal(squares, 2.0)

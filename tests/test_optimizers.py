@@ -139,13 +139,6 @@ def test_adam_does_not_depend_on_the_units_of_the_data(scale, atoms, gradients):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("parameter", ["eps", "weight_decay"])
-def test_what_is_given_for_adam_is_absolute(parameter, atoms, gradients):
-    expected = train(make("adam", atoms, **{parameter: 0.1}), gradients)
-    actual = train(make("adam", atoms, data_scale=1e2, **{parameter: 0.1}), gradients)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("parameter", ["foo", "lr"])
 def test_parameters_that_an_optimiser_does_not_have_are_named(parameter, generator):
     atoms = normal(generator, 3, 4)
@@ -153,13 +146,4 @@ def test_parameters_that_an_optimiser_does_not_have_are_named(parameter, generat
     with pytest.raises(ValueError, match=f"Adam.*makes no steps.*{parameter}"):
         make_optimizer(
             partial(torch.optim.Adam, **{parameter: 1.0}), atoms, project_atoms, **options
-        )
-
-
-def test_an_optimiser_that_cannot_step_is_named(atoms):
-    with pytest.raises(
-        ValueError, match=r"optimizer=.*SparseAdam.*no steps along gradients.*'adam'"
-    ):
-        make_optimizer(
-            torch.optim.SparseAdam, atoms, project_atoms, learning_rate=0.1, data_scale=1.0
         )

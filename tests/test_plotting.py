@@ -85,7 +85,7 @@ def test_atoms_come_in_the_order_of_their_use(learner, X):
 
 def test_colours_are_kept_and_zero_is_grey():
     atoms = np.random.default_rng(0).normal(size=(4, 5 * 6 * 3))
-    display = AtomsDisplay.from_atoms(atoms, image_shape=(5, 6, 3))
+    display = AtomsDisplay.from_estimator(atoms, image_shape=(5, 6, 3))
     drawn = cells(np.asarray(display.image_.get_array()), 5, 6)
     expected = 0.5 + 0.5 * atoms / np.abs(atoms).max(axis=1, keepdims=True)
     np.testing.assert_allclose(drawn[2].ravel(), expected[2], rtol=1e-12)
@@ -123,9 +123,9 @@ def pieces(line):  # -> abscissae and ordinates of each atom, (n_atoms, length)
 def test_rows_are_lines_unless_a_shape_is_given(learner):
     """Also 64 samples of a signal, which would make a square of 8 x 8."""
     assert AtomsDisplay.from_estimator(learner).kind == "lines"
-    assert AtomsDisplay.from_atoms(np.eye(64)).atoms.shape == (64, 64, 1)
-    assert AtomsDisplay.from_atoms(np.eye(64), image_shape=(8, 8)).kind == "images"
-    assert AtomsDisplay.from_atoms(np.eye(64), image_shape=(64,)).kind == "lines"
+    assert AtomsDisplay.from_estimator(np.eye(64)).atoms.shape == (64, 64, 1)
+    assert AtomsDisplay.from_estimator(np.eye(64), image_shape=(8, 8)).kind == "images"
+    assert AtomsDisplay.from_estimator(np.eye(64), image_shape=(64,)).kind == "lines"
 
 
 def test_every_line_is_scaled_to_its_largest_modulus_in_its_cell(learner):
@@ -139,7 +139,7 @@ def test_every_line_is_scaled_to_its_largest_modulus_in_its_cell(learner):
 
 
 def test_a_bar_below_lines_says_how_long_they_are():
-    display = AtomsDisplay.from_atoms(np.eye(31), sampling_rate=20.0)
+    display = AtomsDisplay.from_estimator(np.eye(31), sampling_rate=20.0)
     *_, bar = display.ax_.lines
     (label,) = display.ax_.texts
     assert label.get_text().strip() == "1.5 s"
@@ -150,8 +150,8 @@ def test_a_bar_below_lines_says_how_long_they_are():
 def test_channels_are_lines_on_one_scale():
     atoms = np.random.default_rng(0).normal(size=(3, 7, 2))
     for display in (
-        AtomsDisplay.from_atoms(atoms, kind="lines"),
-        AtomsDisplay.from_atoms(atoms.reshape(3, 14), kind="lines", image_shape=(7, 2)),
+        AtomsDisplay.from_estimator(atoms, kind="lines"),
+        AtomsDisplay.from_estimator(atoms.reshape(3, 14), kind="lines", image_shape=(7, 2)),
     ):
         assert [line.get_label() for line in display.lines_] == ["channel 0", "channel 1"]
         drawn = np.stack([list(pieces(line))[1] for line in display.lines_], axis=2)
@@ -177,12 +177,12 @@ def test_channels_are_lines_on_one_scale():
 )
 def test_what_does_not_fit_the_atoms_is_refused(atoms, options, message):
     with pytest.raises(ValueError, match=message):
-        AtomsDisplay.from_atoms(atoms, **options)
+        AtomsDisplay.from_estimator(atoms, **options)
 
 
 def test_options_of_another_kind_are_refused():
     with pytest.raises(AttributeError, match="unexpected keyword argument 'sampling_rate'"):
-        AtomsDisplay.from_atoms(np.ones((9, 3, 3)), sampling_rate=20)
+        AtomsDisplay.from_estimator(np.ones((9, 3, 3)), sampling_rate=20)
 
 
 # ---------------------------------------------------------------------------- pipelines
@@ -344,7 +344,7 @@ def test_without_matplotlib_the_error_names_the_extra(learner, monkeypatch):
 def test_contributions_show_what_makes_an_atom(learner, X):
     display = ContributionsDisplay.from_estimator(learner, X, atoms=[4, 2], image_shape=(3, 4))
     found = atom_contributions(learner, X)
-    drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
+    drawn = cells(np.asarray(display.grid_.image_.get_array()), 3, 4)
     assert len(drawn) == 2 * 8
     first = X[found.indices[4, 0]] * np.sign(found.values[4, 0])
     for image, row in zip(drawn, [learner.components_[4], found.estimates[4], first]):
@@ -361,10 +361,10 @@ def axes_of(display):
 def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     display = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(3, 4))
     assert [text.get_text() for text in display.ax_.get_yticklabels()] == ["sample 0", "sample 1"]
-    drawn = cells(np.asarray(display.image_.get_array()), 3, 4)
+    drawn = cells(np.asarray(display.grid_.image_.get_array()), 3, 4)
     np.testing.assert_allclose(drawn[0].ravel(), X[0] / np.abs(X[0]).max())
     colours = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(2, 2, 3))
-    drawn = cells(np.asarray(colours.image_.get_array()), 2, 2)
+    drawn = cells(np.asarray(colours.grid_.image_.get_array()), 2, 2)
     np.testing.assert_allclose(drawn[0].ravel(), 0.5 + 0.5 * X[0] / np.abs(X[0]).max())
 
 
@@ -372,13 +372,13 @@ def test_scores_or_numbers_of_stable_atoms_are_drawn_against_the_size_too(learne
     atoms = learner.components_
     fits = [[atoms, -atoms], [atoms[:4], atoms[:4]]]
     for scores, expected in [([0.9, 0.7], [0.7, 0.9]), (None, [4, 9])]:
-        display = StabilityDisplay.from_dictionaries(fits, scores=scores)
+        display = StabilityDisplay.from_estimator(fits, scores=scores)
         np.testing.assert_array_equal(display.right_line_.get_xdata(), [4, 9])
         np.testing.assert_array_equal(display.right_line_.get_ydata(), expected)
         np.testing.assert_allclose(display.line_.get_ydata(), 1)
         assert display.right_line_.axes is display.right_ax_
     with pytest.raises(ValueError, match="zip.. argument 3 is shorter"):
-        StabilityDisplay.from_dictionaries(fits, scores=[0.9])
+        StabilityDisplay.from_estimator(fits, scores=[0.9])
 
 
 # ---------------------------------------------------------------------------- activations
@@ -501,7 +501,7 @@ def test_spectra_are_bars_in_the_colours_of_their_groups():
     spectra = np.array([[1.0, 2.0, 4.0, 0.0], [0.0, 0.3, 0.0, 0.1]])
     groups = ["low", "low", "high", "high"]
     options = dict(kind="spectra", groups=groups, row_labels=["a", "b"])
-    drawn = AtomsDisplay.from_atoms(spectra, colors=["red", "blue"], **options)
+    drawn = AtomsDisplay.from_estimator(spectra, colors=["red", "blue"], **options)
     for bars, spectrum, bottom in zip(spectra_of(drawn), spectra, (1, 0), strict=True):
         heights = np.array([bar.get_height() for bar in bars])
         np.testing.assert_allclose(heights / heights.max(), spectrum / spectrum.max())
@@ -518,7 +518,7 @@ def test_spectra_are_bars_in_the_colours_of_their_groups():
     drawn.plot(width=0.1)
     assert drawn.bars_[0].get_width() == pytest.approx(0.1)
     with pytest.raises(ValueError, match="zip"):
-        AtomsDisplay.from_atoms(spectra, colors=["red"], **options)
+        AtomsDisplay.from_estimator(spectra, colors=["red"], **options)
 
 
 # ---------------------------------------------------------------------------- intervals
@@ -535,7 +535,7 @@ def intervals(n_features=4):
 
 def test_bands_hold_the_ends_of_intervals_and_atoms_without_support_are_covered():
     found = intervals()
-    drawn = AtomsDisplay.from_intervals(found, n_columns=2)
+    drawn = AtomsDisplay.from_estimator(found, n_columns=2)
     (bands,) = drawn.bands_
     largest = np.abs(found.estimate).max(1)
     for atom, band in enumerate(bands.get_paths()):
@@ -548,7 +548,7 @@ def test_bands_hold_the_ends_of_intervals_and_atoms_without_support_are_covered(
 
 def test_entries_whose_interval_holds_zero_are_empty_in_images():
     found = intervals()
-    drawn = AtomsDisplay.from_intervals(found, image_shape=(2, 2))
+    drawn = AtomsDisplay.from_estimator(found, image_shape=(2, 2))
     picture, *_ = cells(np.ma.filled(drawn.image_.get_array(), np.nan), 2, 2)
     np.testing.assert_array_equal(picture[0], 0)
     assert (picture[1] > 0).all()
@@ -556,7 +556,7 @@ def test_entries_whose_interval_holds_zero_are_empty_in_images():
 
 def test_spectra_have_ends_and_bars_without_support_fade():
     found = intervals()
-    drawn = AtomsDisplay.from_intervals(found, kind="spectra")
+    drawn = AtomsDisplay.from_estimator(found, kind="spectra")
     expected = (found.lower > 0) & found.supported[:, None]
     faces = [bar.get_facecolor()[3] == 1 for bar in drawn.bars_]
     np.testing.assert_array_equal(faces, expected.ravel())

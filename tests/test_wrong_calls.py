@@ -182,7 +182,7 @@ WARNED = {
     "too large a penalty": (
         lambda: fit(rows(), alpha=1e6),
         r"All codes.*zero: alpha_=1e\+06",
-        "Pass a smaller alpha",
+        "Pass a smaller number as alpha",
     ),
 }
 

@@ -134,6 +134,26 @@ def fit_rows(draw=draw_rows, n_components=12, **params):
     return fit(PUDLEDictionaryLearning(n_components, random_state=0, **params), draw())
 
 
+def learner_of_counts(n_components, **params):
+    """Return the learner of counts, which was the main learner with a loss once."""
+    import skpudle
+
+    kind = getattr(skpudle, "CountDictionaryLearning", skpudle.PUDLEDictionaryLearning)
+    return kind(n_components, random_state=0, **params)
+
+
+def fit_counts(draw=draw_counts, **params):
+    """Fit to counts."""
+    return fit(learner_of_counts(8, max_iter=2, **params), draw())
+
+
+def score_counts():
+    """Score held-out entries of new counts."""
+    X = draw_counts()
+    learner = learner_of_counts(8, loss="poisson", max_iter=2).fit(X[:150])
+    return {"score": np.asarray(learner.score(X[150:]))}
+
+
 def fit_images(draw=draw_images, n_components=3, **params):
     """Fit the convolutional learner to images or signals."""
     from skpudle import ConvPUDLEDictionaryLearning
@@ -208,7 +228,7 @@ def fit_sparse_counts():
     """Fit to counts in a sparse array."""
     from scipy.sparse import csr_array
 
-    return fit_rows(lambda: csr_array(draw_counts()), 8, loss="poisson", max_iter=2)
+    return fit_counts(lambda: csr_array(draw_counts()), loss="poisson")
 
 
 def fit_stream(**params):
@@ -317,10 +337,8 @@ def score_rows(draw=draw_rows, **params):
     X = draw()
     learner = PUDLEDictionaryLearning(8, random_state=0, **params).fit(X[:150])
     found = {"score": np.asarray(learner.score(X[150:]))}
-    if params.get("loss") is None:
-        X[150::7, 2] = np.nan
-        found["score with gaps"] = np.asarray(learner.score(X[150:]))
-    return found
+    X[150::7, 2] = np.nan
+    return found | {"score with gaps": np.asarray(learner.score(X[150:]))}
 
 
 def score_images(**params):
@@ -405,9 +423,8 @@ CASES = {
     "learned encoder": partial(fit_rows, separate_atoms=True, **SHORT),
     "learned unfoldings": partial(fit_rows, separate_atoms="unfolding", **SHORT),
     "pursuit": partial(fit_rows, transform_algorithm="omp"),
-    "poisson": partial(fit_rows, draw_counts, 8, loss="poisson", max_iter=2),
-    "binomial": partial(fit_rows, partial(draw_counts, 10), 8, loss="binomial", n_trials=10,
-                        max_iter=2),
+    "poisson": partial(fit_counts, loss="poisson"),
+    "binomial": partial(fit_counts, partial(draw_counts, 10), loss="binomial", n_trials=10),
     "counts that add": fit_counts_that_add,
     "images": fit_images,
     "images, sizes": partial(fit_images, lambda: draw_images(4, 20), "auto"),
@@ -446,7 +463,7 @@ CASES = {
     "penalty by support": partial(choose_alpha, criterion="support"),
     "penalty of images by l0": choose_alpha_of_images,
     "score": score_rows,
-    "score of counts": partial(score_rows, draw_counts, loss="poisson", max_iter=2),
+    "score of counts": score_counts,
     "score of images": score_images,
     "consensus": fit_consensus,
     "imputer": fill_gaps,

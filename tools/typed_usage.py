@@ -26,7 +26,7 @@ encode(torch.zeros(4, 8), torch.zeros(20, 8), alpha=0.1)
 # mypy has to refuse these: an ignore that is not needed is an error of its own
 skpudle.PUDLEDictionaryLearning(4, gradient="ae_ls")  # type: ignore[arg-type]
 skpudle.PUDLEDictionaryLearning(4, n_atoms=3)  # type: ignore[call-arg]
-skpudle.PUDLEDictionaryLearning(4, loss="gamma")  # type: ignore[arg-type]
+skpudle.CountDictionaryLearning(4, loss="gamma")  # type: ignore[arg-type]
 encode(torch.zeros(4, 8), torch.zeros(20, 8), alpha=0.1, depth=3)  # type: ignore[call-arg]
 
 

@@ -114,14 +114,6 @@ def wide(x):
     return x if x.device.type == "mps" else x.double()
 
 
-def tensors_of(values):
-    """Return a dictionary with its arrays as tensors, and other values unchanged."""
-    return {
-        name: to_tensor(value) if isinstance(value, np.ndarray) else value
-        for name, value in values.items()
-    }
-
-
 def to_numpy(tensor):
     """Return an independent array; `Tensor.numpy` would share the optimiser's memory."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()
@@ -293,7 +285,7 @@ def _check_range_of_counts(X, largest):
     if (X < 0).any() or (largest < X).any():
         raise ValueError(
             f"Negative values in data passed as X, or values above {largest:g}, are no counts or "
-            "fractions for this loss. Pass other data, or loss='gaussian'."
+            "fractions of this learner. Pass other data."
         )
 
 
@@ -332,8 +324,6 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
-    X = unpacked(X)
-    refuse_texts(X)
     _refuse_dates(np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X)
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}

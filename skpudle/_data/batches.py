@@ -6,7 +6,7 @@ yields all samples once, some at a time, in a random order if there is a generat
 """
 
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples with their masks, targets, offsets and weights; ``samples[rows]`` selects some.
+    """Samples with their masks, weights and what belongs to them; ``samples[rows]`` selects some.
 
     Parameters
     ----------
@@ -84,10 +84,8 @@ class Samples:
         Data.
     mask : Tensor of the shape of ``x``, default=None
         1 where data are known, 0 where they are missing.
-    offset : Tensor of shape (n_samples, 1), default=None
-        Added to the natural parameter of samples.
     target : Tensor of shape (n_samples, ...), default=None
-        The response of each sample.
+        What a learner knows of each sample beside its numbers, such as the response to learn.
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts in sums over samples; None is once. Their mean is 1 in a `fit`.
     keys : Tensor of shape (n_samples, ...), default=None
@@ -96,7 +94,6 @@ class Samples:
 
     x: Tensor
     mask: Tensor | None = None
-    offset: Tensor | None = None
     target: Tensor | None = None
     weight: Tensor | None = None
     keys: Tensor | None = None
@@ -124,6 +121,11 @@ class Samples:
 
     def __getitem__(self, rows):
         return self.map(lambda part: part[rows])
+
+    def of_features(self, features):
+        """Return the samples with some of their features."""
+        mask = None if self.mask is None else self.mask[:, features]
+        return replace(self, x=self.x[:, features], mask=mask)
 
     def to(self, *place):
         """Return the samples in another dtype or on another device."""

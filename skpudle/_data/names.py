@@ -12,42 +12,30 @@ F = TypeVar("F", bound=Callable)
 
 _PAGE = "https://skpudle.readthedocs.io/en/stable/coming_from.html"
 
-# Parameters of scikit-learn, SPAMS, SPORCO, alphacsc and networks, and what to pass instead.
-COUNTERPARTS = {
-    "D": "dict_init",
-    "D0": "dict_init",
-    "D_init": "dict_init",
-    "K": "n_components",
-    "batchsize": "batch_size",
-    "d_sae": "n_components",
-    "dictionary": "dict_init",
-    "epochs": "max_iter",
-    "init": "dict_init",
-    "iter": "max_iter",
-    "kernel_size": "atom_shape",
-    "l1_coefficient": "alpha",
-    "lambda1": "alpha",
-    "lmbd_max": "alpha",
-    "lmbda": "alpha",
-    "lr": "learning_rate",
-    "n_atoms": "n_components",
-    "n_iter": "max_iter",
-    "n_nonzero_coefs": "transform_n_nonzero_coefs",
-    "n_times_atom": "atom_shape",
-    "patch_size": "atom_shape",
-    "posAlpha": "positive_code",
-    "posD": "positive_dict",
-    "reg": "alpha",
-    "seed": "random_state",
+# Our parameters, and their names in scikit-learn, SPAMS, SPORCO, alphacsc and networks.
+_NAMES = {
+    "alpha": "l1_coefficient lambda1 lmbd_max lmbda reg",
+    "atom_shape": "kernel_size n_times_atom patch_size",
+    "batch_size": "batchsize",
+    "dict_init": "D D0 D_init dictionary init",
+    "learning_rate": "lr",
+    "max_iter": "epochs iter n_iter",
+    "n_components": "K d_sae n_atoms",
+    "positive_code": "posAlpha",
+    "positive_dict": "posD",
+    "random_state": "seed",
+    "transform_n_nonzero_coefs": "n_nonzero_coefs",
 }
+COUNTERPARTS = {theirs: ours for ours, names in _NAMES.items() for theirs in names.split()}
 
 # Packages whose frames are not the user's: this package, and packages that wrap its methods.
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
 
 def explain_names(init: F) -> F:
-    """Let a constructor answer unknown names of parameters by names of its own."""
-    known = [*signature(init).parameters][1:]
+    """Let a constructor set its parameters as attributes, and answer unknown names by its own."""
+    taken = signature(init)
+    known = [*taken.parameters][1:]
 
     @wraps(init)
     def checked(self, *args, **kwargs):
@@ -58,6 +46,9 @@ def explain_names(init: F) -> F:
                 "names of other packages and their counterparts."
             )
         init(self, *args, **kwargs)
+        given = taken.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        vars(self).update({name: given.arguments[name] for name in known})
 
     return checked
 

@@ -26,13 +26,12 @@ from math import isnan, prod
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils import _safe_indexing, check_array, get_tags
+from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from skpudle._data.arrays import (
     check_rows,
-    host_array,
     is_in_memory,
     refuse_texts,
     split_missing,
@@ -61,8 +60,6 @@ _LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
 _PLACES = 2048
 # Rows that begin `partial_fit` of a stream.
 _FIRST_ROWS = 2**14
-# Most batches of a stream; with more, as for 25 million rows, users have to state the number.
-_MOST_BATCHES = 100_000
 
 
 @contextmanager
@@ -189,9 +186,9 @@ class InMemory:
 
     in_parts = False  # whether it is read in parts, to bound the memory
     reader = None
-    # Tensors (n_samples,) and (n_samples, 1): how often each sample counts, and what is added to
-    # its natural parameter
-    weight = offset = None
+    # Tensors (n_samples,) and (n_samples, ...): how often each sample counts, and what a learner
+    # knows of it beside its numbers
+    weight = target = None
 
     def __init__(self, data):
         self.data = data
@@ -259,14 +256,14 @@ class _Numbered(_InParts):
         """The number of rows, which weights and exposures have to match."""
         return len(self.data)
 
-    n_samples = n_seen = property(lambda self: self.n_rows)
+    n_samples = property(lambda self: self.n_rows)
 
     def rows(self, keys):
         """Return the rows at the given positions, on the device."""
         return self._read(keys).to(self.reader.device)
 
     def _samples(self, keys, x):
-        of_rows = dict(weight=self.weight, offset=self.offset)
+        of_rows = dict(weight=self.weight, target=self.target)
         of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
         return self.reader.samples(x, keys=keys, **of_rows)
 
@@ -402,8 +399,7 @@ class Stream(_InParts):
     a length, an epoch is this number of its batches, or fewer if it ends before.
     """
 
-    n_samples = None  # known after a pass to the end
-    n_seen = 0  # the number of rows in the longest of all passes
+    n_samples = None  # the number of rows in the longest of all passes
 
     def read_by(self, reader, batch_size):
         """Return this source of samples; the size is for a stream of single samples."""
@@ -464,7 +460,7 @@ class Stream(_InParts):
         for where, raw in self.parts(self._batch_size):
             rows = self.reader(raw, where)
             n_rows += len(rows)
-            self.n_seen = max(self.n_seen, n_rows)
+            self.n_samples = max(self.n_samples or 0, n_rows)
             yield rows
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
@@ -473,12 +469,7 @@ class Stream(_InParts):
         Without ``whole`` they are the rows of the first batches.
         """
         random, kept, n_rows, reservoir = np.random.default_rng(seed), [], 0, None
-        for number, rows in enumerate(self._read()):
-            if number >= _MOST_BATCHES:
-                raise ValueError(
-                    f"X yielded {number} batches, and no end is in sight. Give it a __len__, the "
-                    "number of batches of an epoch, or call partial_fit for every batch."
-                )
+        for rows in self._read():
             size = self._n_sampled(n_components)
             if n_rows < size:
                 kept.append(rows[: size - n_rows])
@@ -492,7 +483,6 @@ class Stream(_InParts):
                 last = {place: row for row, place in enumerate(places.tolist()) if place < size}
                 reservoir[list(last)] = rows[list(last.values())].cpu()
                 n_rows += len(rows)
-        self.n_samples = n_rows if whole else None
         return self.reader.samples(torch.cat(kept) if reservoir is None else reservoir)
 
     def blocks(self, n_rows, generator=None):
@@ -503,29 +493,6 @@ class Stream(_InParts):
     def rows(self, keys):
         """Return the keys, which are the samples."""
         return keys
-
-
-def check_exposure(exposure, n_samples, loss):  # -> (n_samples,) float64
-    """Check the exposures of samples, of this number.
-
-    Raises
-    ------
-    ValueError
-        If they are not positive numbers, one for each sample, or if the loss takes none.
-    """
-    if loss not in ("poisson", "kullback-leibler"):
-        raise ValueError(
-            f"exposure is for loss='poisson' and for PoissonNMF, but loss={loss!r}. Pass no "
-            "exposure."
-        )
-    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
-    values = check_array(host_array(exposure), **options)
-    if values.shape != (n_samples,) or not (values > 0).all():
-        raise ValueError(
-            f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each "
-            f"of the {n_samples} rows of X, and leave out samples that were not observed."
-        )
-    return values
 
 
 def refuse_shuffled(X):

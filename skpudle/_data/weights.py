@@ -25,14 +25,11 @@ _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), float64
     """Return the weights of samples, of this number: finite, not negative, and not all zero."""
-    rows = np.empty((n_samples, 0))
-    weight = _check_sample_weight(host_array(sample_weight), rows, ensure_non_negative=True)
-    if not (np.isfinite(weight).all() and (weight > 0).any()):  # a single number may be wrong, too
-        raise ValueError(
-            f"sample_weight={sample_weight!r:.50} has no finite weight above zero. Pass one number "
-            "for each row, how often it counts."
-        )
-    return to_tensor(weight.astype(np.float64))
+    weight, rows = host_array(sample_weight), np.empty((n_samples, 0))
+    if np.ndim(weight) == 0:  # a single number may be wrong, too
+        weight = np.full(n_samples, weight)
+    checks = dict(dtype=np.float64, ensure_non_negative=True)
+    return to_tensor(_check_sample_weight(weight, rows, **checks))
 
 
 def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,), places (n,)
@@ -71,9 +68,8 @@ def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,),
 def merge_samples(samples):  # -> Samples, places (n,)
     """Return distinct samples with their weights, and the place of each sample among them."""
     keys = hash_rows(samples.x, samples.mask)
-    for part in (samples.offset, samples.target):
-        if part is not None:
-            keys = _FACTOR * keys + hash_rows(part.to(samples.x.dtype))
+    if samples.target is not None:
+        keys = _FACTOR * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = None if samples.weight is None else samples.weight.cpu().double()
     # a combination of entries: neither another unit nor rounding changes the order of rows
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")

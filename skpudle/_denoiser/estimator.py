@@ -242,25 +242,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.atom_shape = atom_shape
-        self.stride = stride
-        self.noise_std = noise_std
-        self.alpha = alpha
-        self.n_unfoldings = n_unfoldings
-        self.crop_size = crop_size
-        self.flip = flip
-        self.shift_average = shift_average
-        self.channels_first = channels_first
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.dict_init = dict_init
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         "n_components": [_COUNT],
@@ -532,10 +514,10 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         self._take(attributes() | {"ended_by_": ended_by})
         root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
         if training.unchanged:  # pairs may be equal
-            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged, has_rate=True)
+            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # with "auto" the limit is the expected end
         if ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self, has_rate=True)
+            warn_of_early_end(self)
         return self
 
     # ------------------------------------------------------------------ denoising

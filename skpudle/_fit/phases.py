@@ -5,10 +5,9 @@ one fit, and the data, parameters and random numbers that they share. A subclass
 """
 
 from dataclasses import replace
-from functools import partial
 
 from skpudle._fit.run import Phase
-from skpudle._fit.train import HeldOut, Stopping, Trainer
+from skpudle._fit.train import Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
 from skpudle.search.choose import best_coding, judged
 from skpudle.search.descend import refit_atoms, solve_codes
@@ -31,16 +30,11 @@ class Phases:
         Its data.
     run : Run
         The fit.
-
-    Attributes
-    ----------
-    begun : Fitted or None
-        The record that training began with, None without training.
     """
 
     def __init__(self, learner, plan, data, run):
         self.learner, self.plan, self.data, self.run = learner, plan, data, run
-        self.begun = self._problem = self._coded = None
+        self._problem = self._coded = None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -136,18 +130,17 @@ class Phases:
 
         With a state of training the first record is that of the state.
         """
-        plan, run, state, ended_by = self.plan, self.run, fitted.training, fitted.ended_by
+        plan, run, state = self.plan, self.run, fitted.training
+        ended_by = fitted.ended_by if state else None
         fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
-        self.begun = fitted
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
-        source, stopping = run.source.changed(fitted.in_units), self._stopping(trainer)
+        source, stopping = run.source.changed(fitted.in_units), self._stopping()
         if state:
             trainer.load(state, source, stopping)
-            if not run.recorder.same_rule:
-                stopping.forgive()
+            ended_by = ended_by or ("tol" if stopping.is_over else None)
         else:
-            state, ended_by = trainer.state(source, stopping), None
+            state = trainer.state(source, stopping)
         while True:
             n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
             if ended_by is None and (full or n_epochs >= run.max_iter):
@@ -157,7 +150,7 @@ class Phases:
                 note = (
                     f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
                 )
-                how = dict(rows=stopping.best(now.rows), note=note, is_done=done, ended_by=ended_by)
+                how = dict(note=note, is_done=done, ended_by=ended_by)
                 yield replace(now, training=state, **how)
             if ended_by is not None:
                 return
@@ -167,18 +160,10 @@ class Phases:
             if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
                 state = trainer.state(source, stopping)
 
-    def _stopping(self, trainer):  # -> Stopping
+    def _stopping(self):  # -> Stopping
         """Return the rule that ends training."""
         given, n_updates = self.plan.given, self.run.n_updates
         rule = given.tol, given.n_iter_no_change
-        if self.data.held_out is not None:
-            held_out = trainer.fitted.in_units(self.data.held_out)
-            score = partial(trainer.model.score, held_out)
-            # all samples of an epoch; weights are summed batch by batch
-            n_samples = self.data.samples.total_weight * (1 - 1e-9)
-            return HeldOut(
-                score, trainer.optimizer.atoms.detach, n_samples, *rule, n_updates=n_updates
-            )
         annealed = isinstance(given.lambda_decay, tuple)
         return Stopping(*rule, first_update=n_updates * 9 // 10 * annealed, n_updates=n_updates)
 

@@ -6,8 +6,7 @@ dataclass with
 
 * ``is_done``, whether the phase that made it has ended, and ``ended_by``, the cause of an end;
 * ``note``, a line of progress;
-* ``training``, the state of training, empty before;
-* ``pack()``, its values for a checkpoint, and ``restore(values)``, the inverse.
+* ``pack()``, what a checkpoint holds of it, and ``restore(packed)``, the inverse.
 """
 
 import signal
@@ -22,8 +21,8 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.arrays import make_generator
-from skpudle._fit.checkpoint import Recorder
-from skpudle._fit.team import current_team
+from skpudle._fit.checkpoint import Checkpoint, Recorder
+from skpudle._fit.team import current_team, refuse_several
 
 
 class Interrupts:
@@ -87,8 +86,7 @@ class Phase(NamedTuple):
 class Run(AbstractContextManager):
     """One call of `fit`: its hooks, and their data.
 
-    As a context manager it holds the file of the checkpoint, against other fits, and tells
-    callbacks of the end.
+    As a context manager it tells callbacks of the end.
 
     Parameters
     ----------
@@ -99,8 +97,8 @@ class Run(AbstractContextManager):
 
     Attributes
     ----------
-    recorder : Recorder
-        The checkpoint.
+    recorder : Recorder or None
+        The checkpoint, if there is one among the callbacks.
     team : Team
         The processes that train together.
     interrupts : Interrupts
@@ -124,16 +122,21 @@ class Run(AbstractContextManager):
         self._started, self.seconds = time.perf_counter(), {}
         self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
         self.given = {"estimator": learner, "X": X, "y": y}
-        self.recorder, self.record = Recorder(learner), None
+        found = [c for c in getattr(learner, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
+        if found:
+            refuse_several("A fit with a Checkpoint")
+        if len(found) > 1:
+            paths = ", ".join(str(checkpoint.path) for checkpoint in found)
+            raise ValueError(
+                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
+            )
+        self._checkpoints, self.recorder, self.record = found, None, None
 
     def __exit__(self, kind, error, traceback):
-        try:
-            if kind is None:
-                now = time.perf_counter()
-                self.seconds |= {"result": now - self._ended, "fit": now - self._started}
-                self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-        finally:
-            self.recorder.release()
+        if kind is None:
+            now = time.perf_counter()
+            self.seconds |= {"result": now - self._ended, "fit": now - self._started}
+            self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
 
     def open(self, data, plan):
         """Seed the fit, compare it with its checkpoint, and count its updates.
@@ -149,14 +152,16 @@ class Run(AbstractContextManager):
         self._ended = time.perf_counter()
         self.seconds["reading"] = self._ended - self._started
         team, generator = self.team, make_generator(self.learner.random_state)
-        self.recorder.open(generator)
+        if self._checkpoints:
+            self.recorder = Recorder(*self._checkpoints, self.learner, data)
+            if (stored := self.recorder.stored) is not None:
+                generator.manual_seed(stored["seed"])
         seed = team.largest(generator.initial_seed())
         self.generator = self.own = generator.manual_seed(seed)
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(seed + team.rank)
         size = plan.batch_size(data.source.n_samples)
         self.source = data.source.for_training(size, self.own, shuffle=True)
-        self.recorder.recognise(data.source, data.samples, seed=seed)
         n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
@@ -178,34 +183,31 @@ class Run(AbstractContextManager):
         n_before = sum(phase.name != "training" for phase in phases)
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
-        start, self.record = self.recorder.resume(phases, record, self.generator)
+        start, self.record = -1, record
+        if self.recorder is not None and (stored := self.recorder.stored) is not None:
+            start, record = stored["place"], record.restore(stored["record"])
+            # rules that ended it may be others now
+            stays = "callback" if record.ended_by == "callback" else None
+            self.record = replace(record, ended_by=stays)
+            self.generator.set_state(stored["generator"])
         for place in range(max(start, 0), len(phases)):
-            phase, resumes = phases[place], place == start
-            if resumes:
-                is_due = not self.record.is_done or phase.name == "training"
-            else:
-                is_due = phase.is_due(self.record)
-                is_due &= phase.ends_search or not self.interrupts.pending
+            phase = phases[place]
+            is_due = phase.is_due(self.record)
+            is_due &= phase.ends_search or not self.interrupts.pending
+            if place == start:
+                is_due = phase.name == "training" or not self.record.is_done
             if is_due:
-                self._make(phase, place, attributes_of, resumes=resumes)
+                self._make(phase, place, attributes_of)
         return self.record
 
-    def _make(self, phase, place, attributes_of, *, resumes):
+    def _make(self, phase, place, attributes_of):
         """Make the epochs of a phase with all hooks."""
         began, trains, task = time.perf_counter(), phase.name == "training", self.root
-        if trains:
-            self.recorder.begin_training(self.record)
-        else:
+        if not trains:
             task = self.root.subcontext(task_name=phase.name, max_subtasks=None)
             task.call_on_fit_task_begin(**self.given)
-        steps, done = (
-            phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True)),
-            False,
-        )
-        notes = not self.interrupts.pending
-        if trains and resumes:
-            self.record = next(steps)  # what the last epoch of the file left
-            done = self.record.is_done
+        steps = phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True))
+        notes, done = self.recorder is not None and not self.interrupts.pending, False
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
             epoch.call_on_fit_task_begin(**self.given)
@@ -223,5 +225,7 @@ class Run(AbstractContextManager):
                 self.recorder.note(place, self.record, self.generator, ends=done)
         if not trains:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        elif self.recorder is not None:  # the file of the last epoch can train on
+            self.recorder = None
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began

@@ -2,7 +2,7 @@
 
 `Trainer` turns batches into updates, independent of NumPy, estimators and kinds of sources. It
 waits for the device once a round, after some updates, to learn whether training is still finite and
-whether to stop, by a rule, `Stopping` or `HeldOut`.
+whether to stop, by a rule, `Stopping`.
 
 A round is a transaction: atoms of a round that diverged are taken back. `Trainer.state` returns the
 state between two epochs, from which training resumes with the same bits.
@@ -39,9 +39,9 @@ _UNDISTURBED = SimpleNamespace(pending=False)
 class Diverged(ArithmeticError):
     """Training diverged, also after the learning rate was halved."""
 
-    def __init__(self, update, trainer):
+    def __init__(self, update, fitted):
         super().__init__(f"training diverged at update {update}")
-        self.update, self.trainer = update, trainer
+        self.update, self.fitted = update, fitted
 
 
 # ---------------------------------------------------------------------------- rules that end it
@@ -65,87 +65,34 @@ class Stopping:
     def __init__(self, tol, patience, *, first_update=0, n_updates=None):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates = n_updates
-        # smoothed objective, its least value, checks without a fall; sums since the last check
-        self.course = None, None, 0, 0.0, 0
+        # checks without a fall; smoothed objective, its least value; sums since the last check
+        self.course = 0, None, None, 0.0, 0
 
     def limit(self, length, update):
         """Return the number of the next ``length`` updates to make."""
         return length if self.n_updates is None else min(length, self.n_updates - update)
 
-    def forgive(self):
-        """Restart the count of checks without improvement, after the criterion has changed."""
-        smoothed, best, _, *waiting = self.course
-        self.course = smoothed, best, 0, *waiting
+    @property
+    def is_over(self):
+        """Whether the objective has stalled for long enough."""
+        return self.tol is not None and self.course[0] >= self.patience
 
     def check(self, total, n_samples, update, *, n_judged=1):
         """Return whether to stop, by the summed objective of ``n_judged`` or more new samples."""
         if self.tol is None or update < self.first_update:
             return False
-        smoothed, best, stalled, *waiting = self.course
+        stalled, smoothed, best, *waiting = self.course
         total, n_samples = total + waiting[0], n_samples + waiting[1]
         if n_samples < n_judged:
-            self.course = smoothed, best, stalled, total, n_samples
+            self.course = stalled, smoothed, best, total, n_samples
             return False
         objective = total / n_samples
         # the mean with its own past halves the variance of a minibatch objective in a few checks
         smoothed = objective if smoothed is None else (smoothed + objective) / 2
         stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
         best = smoothed if best is None else min(best, smoothed)
-        self.course = smoothed, best, stalled, 0.0, 0
-        return stalled >= self.patience
-
-    def best(self, rows):
-        """Return the rows to end with: the present ones."""
-        return rows
-
-
-class HeldOut(Stopping):
-    """Stop when the score of held-out samples has not improved for some epochs.
-
-    Parameters
-    ----------
-    score : callable
-        ``score(rows)`` returns the score of rows of parameters, larger for better ones.
-    rows : callable
-        Returns the present rows.
-    n_samples : float
-        Number of samples in an epoch, a sum of weights.
-    tol : float or None
-        Improvement that counts; None never stops.
-    patience : int
-        Number of epochs without improvement.
-    n_updates : int, default=None
-        As of `Stopping`.
-    """
-
-    def __init__(self, score, rows, n_samples, tol, patience, *, n_updates=None):
-        super().__init__(tol, patience, n_updates=n_updates)
-        self._score, self._rows, self._n_samples = score, rows, n_samples
-        # samples since the last score, epochs without a better score, the best rows, all scores
-        self.course = 0, 0, None, ()
-
-    def forgive(self):
-        """Restart the count of epochs without improvement, after the criterion has changed."""
-        waiting, _, *best = self.course
-        self.course = waiting, 0, *best
-
-    def check(self, total, n_samples, update, *, n_judged=1):
-        """Return whether to stop after ``n_samples`` more samples; other arguments are ignored."""
-        waiting, stalled, best_rows, scores = self.course
-        waiting += n_samples
-        if waiting < self._n_samples:
-            self.course = waiting, stalled, best_rows, scores
-            return False
-        score, best = self._score(self._rows()), max(scores, default=-float("inf"))
-        if score > best:
-            best_rows = self._rows().clone()
-        stalled = 0 if score > best + (self.tol or 0) else stalled + 1
-        self.course = 0, stalled, best_rows, (*scores, score)
-        return self.tol is not None and stalled >= self.patience
-
-    def best(self, rows):
-        """Return the first of the rows with the best score."""
-        return self.course[2] if self.course[3] else rows
+        self.course = stalled, smoothed, best, 0.0, 0
+        return self.is_over
 
 
 # ---------------------------------------------------------------------------- states
@@ -281,7 +228,7 @@ class Trainer:
         *start, self.n_steps = self._finite
         self.optimizer.load(*start)
         if self._halved:
-            raise Diverged(first_bad, self)
+            raise Diverged(first_bad, self.fitted)
         self._halved = True
         self.optimizer.halve_learning_rate()
 

@@ -5,7 +5,6 @@ from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
@@ -21,21 +20,17 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import fit_context
-from skpudle._data.sources import Reader, check_exposure, open_source
+from skpudle._data.sources import Reader, open_source
 from skpudle._data.weights import (
     check_sample_weight,
     known_samples,
     merge_samples,
 )
-from skpudle._fit.messages import (
-    wrong_atoms,
-)
-from skpudle._fit.models import Learned
-from skpudle._fit.record import Fitted
-from skpudle._fit.units import InUnits, units_of
+from skpudle._fit.encoders import InUnits, Learned, units_of
+from skpudle._fit.estimator import Data, GradientLearner
+from skpudle._fit.fitted import Fitted
+from skpudle._fit.messages import wrong_atoms
 from skpudle._initialization import INITIALIZATIONS
-from skpudle._learners.base import Data, GradientLearner
-from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.rows import (
     Beginning,
     RowPhases,
@@ -43,26 +38,9 @@ from skpudle._learners.rows import (
     learn_noise,
     resume_rows,
 )
+from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._precision import training_mode
-from skpudle.search._epoch import spread_rows
 from skpudle.search.units import CENTRED, Units
-
-# samples that choose the penalty for codes of counts
-_JUDGES = 200
-
-# Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
-# the number of atoms is chosen.
-_MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
-
-# samples of each process, at most, to choose initial atoms and alpha from
-_COLLECTED = 2**14
-
-# Share of the variance from which on a column has a unit of its own, and least number of columns.
-# It is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and diabetes.
-_ONE_COLUMN, _FEW_COLUMNS = 0.7, 4
-
-# least number of samples that show whether training has raised its objective
-_SAMPLES = 1024
 
 DICT_INIT = [
     StrOptions(set(INITIALIZATIONS)),
@@ -72,19 +50,7 @@ DICT_INIT = [
 ]
 
 
-def _with_intercept(atoms, intercept, loss):  # -> rows of parameters
-    """Return given atoms, and the given baseline as the last row, if training learns it."""
-    if intercept is None and loss != "gaussian":
-        raise ValueError(
-            f"loss={loss!r} has a baseline, and got none: pass it as intercept, or pass the atoms "
-            "as dict_init and fit, which learns it from data."
-        )
-    if loss == "gaussian":
-        return atoms
-    return torch.cat([atoms, to_tensor(_of_features(intercept, atoms)[None])])
-
-
-def _of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
+def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
     """Check numbers for each feature."""
     known = np.asarray(host_array(values))
     numbers = known.dtype.kind in "iuf" and np.isfinite(known).all()
@@ -100,7 +66,7 @@ def _of_features(values, atoms):  # -> ndarray of shape (n_features,), in the at
 
 
 def read_rows(
-    learner, plan, given, *, known=False, part=False, exposure=None, weight=None, target=None
+    learner, plan, given, *, known=False, part=False, weight=None, target=None, largest=None
 ):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
@@ -116,12 +82,12 @@ def read_rows(
         Whether the learner is fitted.
     part : bool, default=False
         Whether the rows are one part of several, of `partial_fit`.
-    exposure : ndarray of shape (n_samples,), default=None
-        Exposures, checked.
     weight : Tensor of shape (n_samples,), default=None
         How often each row counts, checked.
-    target : Tensor of shape (n_samples, n_targets), default=None
-        Targets of rows in memory, checked.
+    target : Tensor of shape (n_samples, ...), default=None
+        What the learner knows of each row beside its numbers, checked.
+    largest : float, default=None
+        The largest value of rows that start at 0; by default they may have any numbers.
 
     Returns
     -------
@@ -129,22 +95,19 @@ def read_rows(
         The rows.
     """
     device = resolve_device(learner.device, given.data)
-    options = dict(allow_nan=True, largest=plan.encoder.loss.largest)
-    reader = Reader(learner, device, known=known, **options)
-    offset = None if exposure is None else to_tensor(exposure).log()[:, None]
+    reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
     if given.in_parts:
         source = given.read_by(reader, plan.batch_size())
-        source.weight, source.offset = weight, offset
+        source.weight, source.target = weight, target
         seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
         samples = source.sample(plan.n_components, int(seed), whole=not part)
         samples, n_given = known_samples(samples), None
     else:
         if not known:
             check_no_picture(given.data)
-        x = reader(given.array())
-        of_rows = dict(weight=weight, offset=offset)
+        x, of_rows = reader(given.array()), dict(weight=weight, target=target)
         of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
-        samples = reader.samples(x, **of_rows, target=target)
+        samples = reader.samples(x, **of_rows)
         samples = source = known_samples(samples) if part else samples
         n_given = round(samples.total_weight)
     if known:
@@ -162,6 +125,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     }
 
     _penalty = "alpha"  # name of the parameter for `alpha_`
+    _beginning = Beginning  # the rows to search in
 
     @classmethod
     def from_components(
@@ -179,7 +143,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             Atoms as rows, or a fitted learner of this package, scikit-learn or SPORCO. They are
             not projected on the constraints.
         intercept : array-like of shape (n_features,), default=None
-            The baseline of rows, ``intercept_``; for ``loss="gaussian"`` by default none.
+            The baseline of rows, ``intercept_``, by default none.
         **params : dict
             Parameters of the learner. Without data the penalty or threshold must be a number, not
             "auto", unless ``transform_algorithm="omp"`` needs none.
@@ -193,8 +157,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the atoms are no matrix of finite numbers, if the penalty or the baseline is missing,
-            or if the learner learns more than atoms, such as the weights of a task.
+            If the atoms are no matrix of finite numbers, if the penalty, or the baseline of counts,
+            is missing, or if the learner learns more than atoms, such as the weights of a task.
 
         Examples
         --------
@@ -204,6 +168,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         >>> learner.transform([[1.0, -0.25, 0.0]])
         array([[0.5, 0. , 0. ]])
         """
+        if hasattr(cls, "predict"):
+            raise ValueError(
+                f"{cls.__name__} learns the weights of its decisions from data, and got none. Pass "
+                "the atoms as dict_init, and fit."
+            )
         atoms = to_tensor(check_rows(dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()
@@ -213,13 +182,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
                 f"{cls.__name__} learns the encoder of separate_atoms from data, and got none. "
                 "Pass the atoms as dict_init, and fit."
             )
-        rows = _with_intercept(atoms, intercept, learner.loss)
-        noise = CENTRED
-        if intercept is not None and learner.loss == "gaussian":
-            noise = Units(intercept=to_tensor(_of_features(intercept, atoms)))
+        rows, noise = learner._with_intercept(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
         if alpha == "auto" and getattr(learner, "transform_algorithm", None) != "omp":
-            pursuit = "" if cls._penalty != "alpha" else ", or transform_algorithm='omp'"
+            pursues = hasattr(learner, "transform_algorithm")
+            pursuit = ", or transform_algorithm='omp'" if pursues else ""
             raise ValueError(
                 f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}."
             )
@@ -229,13 +196,18 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner._take(learner._attributes(plan, data, fitted))
         return learner
 
-    def _read(self, plan, X, y=None, *, part=False, exposure=None, sample_weight=None, **options):
+    def _with_intercept(self, atoms, intercept):  # -> rows of parameters, Units
+        """Return the parameters of given atoms and a given baseline."""
+        if intercept is None:
+            return atoms, CENTRED
+        return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
+
+    def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
         given, weight = open_source(X, self), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, given.n_rows)
-        if exposure is not None:
-            exposure = check_exposure(exposure, given.n_rows, self.loss)
-        data = read_rows(self, plan, given, part=part, exposure=exposure, weight=weight, **options)
+        how = dict(part=part, weight=weight, largest=self._largest)
+        data = read_rows(self, plan, given, **how, **options)
         if part or data.source is not data.samples:
             return data
         samples, places = merge_samples(data.samples)
@@ -249,9 +221,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Parameters
         ----------
         X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data of shape (n_samples, n_features), or an iterable of rows that can be iterated
-            again (a list is an array). Computations are in float32 for float32, otherwise in
-            float64. NaN marks missing entries, which are ignored.
+            Data of shape (n_samples, n_features), in memory or not: whatever has a shape and
+            slices, such as arrays of h5py, zarr and dask; a dataset whose items are rows, or
+            dictionaries with one array; an iterable of batches of rows that can be iterated again
+            (a list is an array); or a sparse array, which becomes dense a batch at a time.
+            Computations are in float32 for float32, otherwise in float64. NaN marks missing
+            entries, which are ignored. Large data outside memory are read once for a sample of
+            them (a stream completely), and once more for all rows.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -280,7 +256,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         RuntimeWarning
             If ``step_size`` is too large for the dictionary.
         UserWarning
-            If there are fewer samples than atoms, or features without a known value.
+            If named parameters have no effect in this fit, if there are fewer samples than atoms,
+            or features without a known value.
         """
         return self._fit(X, y, sample_weight=sample_weight)
 
@@ -290,11 +267,16 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary and
-        ``alpha_``. A number that you set later as the penalty replaces ``alpha_``. The state of the
-        optimiser persists from call to call, also through pickling, and after `fit`, unless you
-        change the optimiser, or put other atoms into ``components_``, from which training goes on.
-        ``lambda_decay`` has its last value throughout. Atoms that no code has used for ten samples
-        per atom are replaced by the samples that were reconstructed worst.
+        ``alpha_``. A number that you set later as the penalty replaces ``alpha_``. If you edit or
+        replace ``components_``, learning continues from your atoms. By default codes of the lasso
+        of a block of rows and atoms alternate, with the moves of a search, so that a stream of new
+        populations is learned too. Rows that are too few for a block stay for the next call.
+
+        With a named gradient, encoder or parameter of training each batch is an update. The state
+        of the optimiser persists from call to call, also through pickling, and after `fit`, unless
+        you change the optimiser, or ``components_``. ``lambda_decay`` has its last value
+        throughout. Atoms that no code has used for ten samples per atom are replaced by the samples
+        that were reconstructed worst.
 
         Parameters
         ----------
@@ -313,14 +295,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the data are unfit or have another number of features than before, or if ``loss``, or
-            ``n_components``, was set to another value since, which leaves the estimator unchanged;
+            If the data are unfit or have another number of features than before, or if
+            ``n_components`` was set to another value since, which leaves the estimator unchanged;
             or if training diverges twice.
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
-
-    def _some_samples(self, data):  # -> Samples
-        return data.samples[spread_rows(len(data.samples), _SAMPLES)]
 
     def _phases(self, plan, data, run):  # -> RowPhases
         return RowPhases(self, plan, data, run)
@@ -331,14 +310,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         samples, noise = data.samples, CENTRED
         if plan.learns_noise:
             noise = learn_noise(plan, samples)
-        begun = Beginning(plan, samples, noise)
+        begun = self._beginning(plan, samples, noise)
         fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
         if plan.searches:  # "dec", since other gradients fail from samples
             return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
         return fitted
 
-    def _attributes(self, plan, data, fitted, unused=None):
-        attributes = super()._attributes(plan, data, fitted, unused) | {"outliers_": None}
+    def _attributes(self, plan, data, fitted):
+        attributes = super()._attributes(plan, data, fitted)
+        attributes["outliers_"] = None
         if fitted.outliers is not None and len(fitted.outliers):
             shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
             values = np.ones(len(fitted.outliers), bool), to_numpy(fitted.outliers).T
@@ -360,5 +340,4 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
     def _resume(self, plan, data):  # -> Fitted, None
-        baseline = None if self.loss == "gaussian" else self.intercept_
-        return resume_rows(plan, data, vars(self), baseline), None
+        return resume_rows(plan, data, vars(self), self._beginning), None

@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.names import explain_names
-from skpudle._fit.plan import CodePlan, DensePlan
+from skpudle._fit.encoders import Codes
+from skpudle._fit.plan import DensePlan
 from skpudle._learners.dense import DenseLearner
 
 
@@ -104,26 +105,9 @@ class NOODLDictionaryLearning(DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.threshold = threshold
-        self.initial_threshold = initial_threshold
-        self.n_unfoldings = n_unfoldings
-        self.step_size = step_size
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.dict_init = dict_init
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
-    _parameter_constraints = {
-        name: constraint
-        for name, constraint in DenseLearner._parameter_constraints.items()
-        if name != "optimizer"
-    } | {
+    _parameter_constraints = DenseLearner._parameter_constraints | {
         "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "initial_threshold": [Interval(Real, 0, None, closed="left"), None],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
@@ -132,11 +116,11 @@ class NOODLDictionaryLearning(DenseLearner):
     _penalty = "threshold"
 
     def _plan(self):
-        constants = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
-        return DensePlan.of(self, alpha=self.threshold, **constants)
+        how = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
+        return DensePlan.of(self, alpha=self.threshold, **how)
 
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_)
-        codes = CodePlan.of(self, shrinkage="hard", alpha=self.threshold)
+        codes = Codes.of(self, shrinkage="hard", alpha=self.threshold)
         return codes.encoder.at(self.alpha_, **options)

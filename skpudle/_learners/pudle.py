@@ -21,22 +21,25 @@ from skpudle._data.arrays import (
     to_tensor,
     unit_of,
 )
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.names import explain_names
 from skpudle._data.sources import InMemory, open_source
+from skpudle._fit.encoders import (
+    Codes,
+    Learned,
+    Pursuit,
+    baseline_of,
+    in_units,
+    learned_encoder,
+    units_of,
+)
 from skpudle._fit.messages import warn_of_l0, warn_of_unused
-from skpudle._fit.models import Learned, Pursuit
-from skpudle._fit.plan import CodePlan, DensePlan
-from skpudle._fit.record import learned_encoder
+from skpudle._fit.plan import DensePlan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._fit.units import baseline_of, in_units, units_of
-from skpudle._learners.coder import ExposedTransformer, check_loss, penalty_of
 from skpudle._learners.dense import DenseLearner, read_rows
 from skpudle._learners.rows import RowPhases, collect
 from skpudle._learners.summary import describe_fit
-from skpudle._losses import LOSSES
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._precision import training_mode
 from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
@@ -49,8 +52,6 @@ _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transf
 
 # parameters that `transform` reads, in addition to fitted attributes
 _OF_THE_ENCODER = (
-    "loss",
-    "n_trials",
     "n_unfoldings",
     "shrinkage",
     "lambda_decay",
@@ -65,9 +66,27 @@ _OF_THE_ENCODER = (
 )
 
 
+def penalty_of(learner):
+    """Return the penalty or threshold that a learner encodes with.
+
+    Raises
+    ------
+    ValueError
+        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
+    """
+    if learner.transform_alpha is not None:
+        return learner.transform_alpha
+    if not hasattr(learner, "alpha_"):
+        raise ValueError(
+            "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, "
+            "or data to partial_fit."
+        )
+    return learner.alpha_
+
+
 def _solves(codes):
     """Return whether codes are solved for, which is no fixed graph."""
-    return codes.solves or codes.converges or codes.given.n_unfoldings is None
+    return codes.of_lasso or codes.converges
 
 
 def module_of(learner, codes):  # -> EncoderModule
@@ -79,10 +98,6 @@ def module_of(learner, codes):  # -> EncoderModule
             "Codes that are solved for are no fixed graph of products, and cannot be exported. "
             "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
             "separate_atoms='unfolding', and fit again."
-        )
-    if given.loss != "gaussian":
-        raise ValueError(
-            f"A module exists for loss='gaussian', got loss={given.loss!r}; use `transform`."
         )
     noise, decoder = units_of(learner), to_tensor(learner.components_)
     if noise.rows is not None:
@@ -117,14 +132,12 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
 
 def _knows_noise(learner):
     """Return whether a fit estimates the noise of an entry."""
-    codes = CodePlan.of(learner)
-    return codes.follow_data and codes.encoder.loss.is_quadratic
+    return learner.alpha == "auto" and Codes.of(learner).of_lasso
 
 
 def _check_choice(learner, codes, l0, criterion):
     """Raise ValueError unless the penalty of a learner's codes can be chosen in this way."""
-    solved = (codes.solves or codes.converges) and learner.loss == "gaussian"
-    if not solved or learner.transform_algorithm == "omp":
+    if not (codes.of_lasso or codes.converges) or learner.transform_algorithm == "omp":
         raise ValueError(
             "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
             "transform_algorithm='lasso', or alpha as a number."
@@ -172,7 +185,7 @@ def _with_encoder(plan, fitted, data, interrupts, **options):  # -> Fitted, int
         fitted.rows,
         samples.x,
         float(fitted.model.alpha),
-        n_unfoldings=plan.codes.n_unfoldings,
+        n_unfoldings=plan.n_unfoldings,
         separate=given.separate_atoms == "unfolding",
         penalised=given.gradient != "ae-ls",
         positive_code=given.positive_code,
@@ -200,7 +213,7 @@ class _WithEncoder(RowPhases):
         n_updates = plan.given.max_iter
         if n_updates == "auto":
             shape = fitted.rows.shape
-            n_updates = default_updates(n_samples, *shape, plan.codes.n_unfoldings, size)
+            n_updates = default_updates(n_samples, *shape, plan.n_unfoldings, size)
         else:
             n_updates *= n_batches
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
@@ -210,7 +223,7 @@ class _WithEncoder(RowPhases):
         yield replace(fitted, later=later, is_done=n_made >= n_updates)
 
 
-class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
+class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
     By default `fit` searches for atoms that make the lasso objective small. Held-out rows, whose
@@ -249,25 +262,15 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         The gradient of training (eq. 8): of the reconstruction error through decoder and encoder,
         of the lasso objective through both, or of the reconstruction error through the decoder
         alone. If you name one, `fit` trains by it. "auto" is "ae-ls" for all training (see the
-        notes), except in two cases: "dec" after a search with a ``loss`` other than "gaussian" (a
-        named gradient follows a few epochs of it), and in `partial_fit` for codes of the lasso if
-        another parameter of training is named.
-
-    loss : {"gaussian", "poisson", "binomial"}, default="gaussian"
-        Distribution of the data: numbers with expectation :math:`D z`, counts with expectation
-        :math:`\exp(D z + b)`, or successes in ``n_trials`` with odds :math:`\exp(D z + b)`. The
-        baseline :math:`b`, ``intercept_``, is learned. `PoissonNMF` is for counts that add, whose
-        expectation is :math:`D z` itself. The objective has half the deviance, which is
-        :math:`\frac12 \|x - D z\|^2` for "gaussian". ``alpha`` is in the units of ``X`` times the
-        units of atoms; "auto" is at least twice the standard deviation of the noise, and 1 if
-        events are rare. See :doc:`/guide/counts`.
+        notes), except in `partial_fit` for codes of the lasso if another parameter of training is
+        named, where it is "dec".
 
     fit_intercept : bool or "auto", default="auto"
         Whether rows have a baseline, ``intercept_``, which is estimated together with the atoms.
         "auto" has one if the mean is four standard errors from zero and if atoms around it
         lower the objective, and the number of codes, by a twentieth. It has none for non-negative
         codes, whose mean competes with it, for less than four rows for each atom, and with a
-        ``dict_init`` other than "search". Other losses than "gaussian" always have one.
+        ``dict_init`` other than "search".
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of entries depends on: nothing, the feature, the row, or both; an array of
@@ -277,10 +280,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         they hold the energy of an atom, cannot be predicted, and hide the other entries. The fit
         goes without them; `transform` and `score` then limit the errors of entries. If nothing is
         found, and with a ``dict_init`` other than "search", "auto" is "equal". See
-        :doc:`/guide/noise`.
-
-    n_trials : float, default=1
-        Number of trials of the binomial loss; with 1, data are binary or fractions.
+        :doc:`/guide/rows`.
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder, :math:`T`. None: converged codes, which solve the lasso
@@ -328,8 +328,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         parameters and ``lr`` and returns an optimiser of torch, such as ``torch.optim.AdamW`` or
         ``partial(torch.optim.SGD, momentum=0.9)``. Adam's ``eps`` is by default 1e-8 times the
         mean squared norm of a sample; in a `partial` it is absolute.
-        "auto" is the surrogate for up to 4096 atoms and Adam for more; for ``loss="poisson"`` it is
-        Adam, except in the default training after a search.
+        "auto" is the surrogate for up to 4096 atoms and Adam for more.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
@@ -341,10 +340,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     max_iter : int or "auto", default="auto"
         Largest number of epochs of training, if there is any (see the notes). For the surrogate
         after a search, "auto" takes about as long as the search: for 100 atoms some 8 epochs
-        through 3 unfoldings, 3 through 20, of at most 4096 samples. After a search with a ``loss``
-        other than "gaussian" it is 6. Otherwise it is 100, or fewer if their encoders take more
-        than about :math:`10^{12}` operations, some 10 to 30 seconds of two CPU cores; but at least
-        200 updates, which may end within an epoch.
+        through 3 unfoldings, 3 through 20, of at most 4096 samples. Otherwise it is 100, or fewer
+        if their encoders take more than about :math:`10^{12}` operations, some 10 to 30 seconds of
+        two CPU cores; but at least 200 updates, which may end within an epoch.
 
     tol : float or None, default=1e-4
         Relative improvement of the smoothed objective that counts as one; None trains for
@@ -447,10 +445,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Seconds of the last `fit` ("fit") and of its phases: the "units" of the data, the "size" of
         ``n_components="auto"``, "search", the "noise" of features, "search in units of the noise",
         the "pass" over rows that do not fit into memory, "unbiased atoms" (least squares on the
-        lasso's supports), "units again", "baseline" and "refinement" (of the likelihood of counts),
-        "training", the "penalty of codes", and the "encoder" of ``separate_atoms``; of the
-        "reading" of the data before the phases, and of the "result" after the phases, its
-        attributes and checks. Absent after `partial_fit`.
+        lasso's supports), "units again", "training", the "penalty of codes", and the "encoder" of
+        ``separate_atoms``; of the "reading" of the data before the phases, and of the "result"
+        after the phases, its attributes and checks. Absent after `partial_fit`.
 
     alpha_ : float
         The penalty or threshold for codes in `transform`.
@@ -478,8 +475,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         The penalty of the search, if there was one.
 
     step_size_ : float
-        The step size for ``components_``. Absent for ``loss="poisson"`` and "auto": every sample
-        then searches for steps of its own.
+        The step size for ``components_``.
 
     lambda_decay_ : float
         The decay used last, which `transform` uses.
@@ -509,8 +505,6 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
          - search, then training through that encoder, by "ae-ls" unless ``gradient`` is named
        * - ``separate_atoms``
          - search, then training of the encoder alone, on the objective of the lasso
-       * - ``loss`` other than "gaussian"
-         - search, then a few epochs of training by "dec"
        * - ``dict_init`` other than "search"
          - training, by "ae-ls" unless ``gradient`` is named
        * - ``max_iter``
@@ -545,9 +539,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
     the held-out samples too. Then the atoms, before they have seen these samples, choose the
     penalty of codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for
     least squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
-    predicted, or with fewer than 20 samples, the first penalty stays. For counts and binary data
-    codes have the search's penalty, or halves of it as long as they predict held-out features
-    better.
+    predicted, or with fewer than 20 samples, the first penalty stays.
 
     For samples that mix few non-negative atoms (``positive_code``, ``positive_dict``, and four
     features for each atom), such as spectra, the search begins at the purest samples, with a
@@ -594,10 +586,8 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         *,
         alpha: float | Literal["auto"] = "auto",
         gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
-        loss: Literal["gaussian", "poisson", "binomial"] = "gaussian",
         fit_intercept: bool | Literal["auto"] = "auto",
         noise: Literal["auto", "equal", "features", "rows", "both"] | ArrayLike = "auto",
-        n_trials: float = 1,
         n_unfoldings: int | Literal["auto"] | None = "auto",
         step_size: float | Literal["auto"] = "auto",
         lambda_decay: float | tuple[float, float] = 1.0,
@@ -623,46 +613,14 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.gradient = gradient
-        self.loss = loss
-        self.fit_intercept = fit_intercept
-        self.noise = noise
-        self.n_trials = n_trials
-        self.n_unfoldings = n_unfoldings
-        self.step_size = step_size
-        self.lambda_decay = lambda_decay
-        self.shrinkage = shrinkage
-        self.debias = debias
-        self.separate_atoms = separate_atoms
-        self.positive_code = positive_code
-        self.positive_dict = positive_dict
-        self.atom_norm = atom_norm
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.dict_init = dict_init
-        self.transform_algorithm = transform_algorithm
-        self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
-        self.transform_tol = transform_tol
-        self.transform_alpha = transform_alpha
-        self.split_sign = split_sign
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = DenseLearner._parameter_constraints | {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
-        "loss": [StrOptions(set(LOSSES))],
         "fit_intercept": ["boolean", StrOptions({"auto"})],
         "noise": [StrOptions({"auto", "equal", "features", "rows", "both"}), "array-like"],
-        "n_trials": [Interval(Real, 1, None, closed="left")],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), callable],
         "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
@@ -680,157 +638,13 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         "split_sign": ["boolean"],
     }
 
-    # ------------------------------------------------------------------ fit, codes and score
+    # ------------------------------------------------------------------ fit and score
 
-    # scikit-learn routes ``exposure`` and ``sample_weight`` through pipelines and searches, see its
-    # guide of metadata routing
-
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def fit(
-        self,
-        X: Any,
-        y: None = None,
-        exposure: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> Self:
-        """Learn a dictionary.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data of shape (n_samples, n_features), in memory or not: whatever has a shape and
-            slices, such as arrays of h5py, zarr and dask; a dataset whose items are rows, or
-            dictionaries with one array; an iterable of batches of rows that can be iterated again
-            (a list is an array); or a sparse array, which becomes dense a batch at a time.
-            Computations are in float32 for float32, otherwise in float64. NaN marks missing
-            entries, which are ignored. Large data outside memory are read once for a sample of
-            them (a stream completely), and once more for all rows.
-        y : None
-            Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            With ``loss="poisson"``, factors of the expectations of each
-            sample: times of observation, volumes, or totals such as the lengths of texts,
-            ``X.sum(axis=1)``. By default 1 for all.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts in sums over rows; its codes do not depend on it. Weights
-            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
-            default all rows count the same.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data or parameters are unfit, which leaves the estimator unchanged; or if
-            training diverges twice: it then holds the last finite dictionary.
-        TypeError
-            If ``X`` can be iterated only once.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
-            training raised the objective above its value without a dictionary.
-        RuntimeWarning
-            If ``step_size`` is too large for the dictionary.
-        UserWarning
-            If named parameters have no effect in this fit, if there are fewer samples than atoms,
-            or features without a known value.
-        """
-        self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
+    def _fit(self, X, y, **of_rows):
+        super()._fit(X, y, **of_rows)
         if self.verbose:
             print(self.summary())
         return self
-
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(
-        self,
-        X: Any,
-        y: None = None,
-        exposure: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> Self:
-        """Update the dictionary by one pass over the data, in their order.
-
-        The first call with data that are not all zero chooses the initial dictionary and
-        ``alpha_``. `choose_alpha`, or a number that you set as ``alpha``, replaces ``alpha_``. If
-        you edit or replace ``components_``, learning continues from your atoms. By default codes of
-        a block of rows and atoms alternate, with the moves of a search, so that a stream of new
-        populations is learned too (see the notes). Rows that are too few for a block stay for the
-        next call.
-
-        With a named gradient, encoder or parameter of training each batch is an update. The state
-        of the optimiser persists from call to call, also through pickling, and after `fit`, unless
-        you change the optimiser, or ``components_``. ``lambda_decay`` has its last value
-        throughout. Atoms that no code has used for ten samples per atom are replaced by the samples
-        that were reconstructed worst.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data as for `fit`, cut into batches of ``batch_size``.
-        y : None
-            Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-        sample_weight : array-like of shape (n_samples,), default=None
-            As for `fit`; a weight of 1 is one row in all calls.
-
-        Returns
-        -------
-        self
-            The estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit or have another number of features than before, or if ``loss``, or
-            ``n_components``, was set to another value since, which leaves the estimator unchanged;
-            or if training diverges twice.
-        """
-        return self._partial_fit(X, y, exposure=exposure, sample_weight=sample_weight)
-
-    def score(
-        self,
-        X: ArrayLike | Tensor,
-        y: None = None,
-        exposure: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> float:
-        """Return the explained share of the deviance of held-out features.
-
-        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
-        inferred from the other columns, and predict the held-out entries. The error of
-        reconstruction always prefers the smallest alpha; this score has a maximum between too
-        small and too large penalties, so that ``GridSearchCV`` needs no ``scoring``. For data in
-        which a dictionary can be found its alpha is near the best one for denoising; with little
-        noise it is too large (up to 2 dB worse in our measurements): see
-        `skpudle.metrics.make_denoising_scorer`.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset, batches or a sparse array as for `fit`.
-        y : None
-            Ignored.
-        exposure, sample_weight : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        float
-            Explained share of the deviance, pooled over all known entries, against the column means
-            (the mean rates times exposures); R^2 for ``loss="gaussian"``. At most 1, larger is
-            better, comparable across alpha. 0 for constant data. A single feature leaves no feature
-            to infer codes from: its score is the explained share of the reconstruction. A column
-            that equals another one may be predicted from it, noise included.
-        """
-        return self._score(X, exposure, sample_weight)
 
     @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:
@@ -993,10 +807,9 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         """
         refuse_several("choose_alpha")
         check_is_fitted(self)
-        check_loss(self, self._training_state)
         self._validate_params()
         plan = self._plan()
-        _check_choice(self, plan.codes, l0, criterion)
+        _check_choice(self, plan, l0, criterion)
         data = read_rows(self, plan, open_source(X, self), known=True)
         units = units_of(self)
         rows = in_units(units, data.samples)
@@ -1025,7 +838,7 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         Raises
         ------
         ValueError
-            If codes are solved for, which is no fixed graph, or if the loss is not "gaussian".
+            If codes are solved for, which is no fixed graph.
 
         Examples
         --------
@@ -1041,15 +854,14 @@ class PUDLEDictionaryLearning(DenseLearner, ExposedTransformer):
         True
         """
         check_is_fitted(self)
-        check_loss(self, self._training_state)
         self._validate_params(*_OF_THE_ENCODER)
-        return module_of(self, CodePlan.of(self))
+        return module_of(self, Codes.of(self))
 
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
-        codes = CodePlan.of(self)
+        codes = Codes.of(self)
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
-            warn_of_unused(self, codes.without_effect(), "on these codes")
+            warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_tol
             return Pursuit(*limits, bool(self.positive_code))

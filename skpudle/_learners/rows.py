@@ -11,8 +11,10 @@ from math import ceil
 
 import torch
 
-from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of, with_gaps
+from skpudle._data.arrays import mean_square, to_tensor, unit_of, with_gaps
 from skpudle._data.foreign import given_atoms
+from skpudle._fit.encoders import in_units
+from skpudle._fit.fitted import Fitted, Searched
 from skpudle._fit.messages import (
     nothing_known,
     warn_of_few_samples,
@@ -20,30 +22,20 @@ from skpudle._fit.messages import (
     warn_of_unknown_features,
 )
 from skpudle._fit.models import directions
+from skpudle._fit.online import block_rows, preferred
 from skpudle._fit.phases import REPEATS, Phases
-from skpudle._fit.plan import default_optimizer, refining_updates
-from skpudle._fit.record import Fitted, Searched
 from skpudle._fit.run import Phase
 from skpudle._fit.team import ALONE, current_team
-from skpudle._fit.train import Stopping, Trainer
-from skpudle._fit.units import in_units, restore_noise
 from skpudle._initialization import initial_atoms
-from skpudle._learners.coder import hidden_deviance
-from skpudle._learners.counts import settle, smaller_penalty, stabilised
-from skpudle._learners.online import block_rows, preferred
-from skpudle._operators._atoms import DenseDictionary, project_atoms
-from skpudle.encoding._unfold import default_step
+from skpudle._operators._atoms import project_atoms
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._epoch import draw_rows, spread_rows
+from skpudle.search._epoch import spread_rows
 from skpudle.search._stream import advance_stream, after_search, objective
 from skpudle.search.choose import try_sizes
 from skpudle.search.descend import solve_codes
 from skpudle.search.find import penalty_of_mixtures
-from skpudle.search.held_out import hold_out, match_equal_rows
+from skpudle.search.held_out import hold_out
 from skpudle.search.units import CENTRED, learn_scales, learn_units, refine_units
-
-# samples that choose the penalty for codes of counts
-_JUDGES = 200
 
 # Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
 # the number of atoms is chosen.
@@ -76,39 +68,6 @@ def choose_atoms(
     return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
 
 
-@torch.no_grad()
-def held_out_deviance(fitted, samples, team, alpha):  # -> float
-    """Return the deviance of held-out entries of some samples, for codes with a penalty."""
-    model = fitted.model
-    atoms, intercept = model.parts(fitted.rows)
-    drawn, weight = draw_rows(len(samples), _JUDGES, samples.weight)
-    some = replace(samples[drawn], weight=weight)
-    options = dict(step_size=model.step(atoms), lambda_decay=model.decay(0))
-    encoder = model.encoder.at(alpha, **options)
-    deviance = hidden_deviance(
-        model.encoder.loss,
-        lambda features: encoder,
-        DenseDictionary(atoms),
-        lambda part: intercept if part.offset is None else intercept + part.offset,
-        match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT),
-    )(some)
-    return float(*team.sum(torch.tensor(deviance, dtype=torch.float64)))
-
-
-def _chosen_alpha(plan, model, atoms, penalty, noise=1.0):  # -> float
-    """Return the penalty or threshold; "auto" follows from a penalty for stabilised data."""
-    alpha = plan.given.alpha
-    if alpha != "auto":
-        return float(alpha)
-    if model.encoder.shrinkage != "hard":
-        return plan.alpha_share * penalty * noise
-    # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b /
-    # sqrt(s); with the lasso's if it exceeds alpha.
-    quadratic = model.encoder.loss.is_quadratic
-    step = model.step(atoms) if quadratic else default_step(DenseDictionary(atoms))
-    return penalty * float(step) ** 0.5
-
-
 def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
     """Return the problem of a search in rows, divided by a unit."""
     return Problem.in_unit(
@@ -130,7 +89,7 @@ def raw_problem(plan, samples):  # -> Problem
 
 
 class Beginning:
-    """Rows that a fit begins with, in units of their noise, and with counts stabilised.
+    """Rows that a fit begins with, in units of their noise.
 
     Parameters
     ----------
@@ -143,17 +102,12 @@ class Beginning:
     """
 
     def __init__(self, plan, samples, noise):
-        samples = in_units(noise, samples)
-        # gradients of the loss are gradients for stabilised data times the noise
-        x, self.intercept, self.noise, least, curvature = stabilised(plan.encoder.loss, samples)
-        self.samples, self.units = replace(samples, x=x), noise
-        square = mean_square(x, samples.weight)
+        self.samples, self.units, self._plan = in_units(noise, samples), noise, plan
+        x, mask, weight = self.samples.x, self.samples.mask, self.samples.weight
+        square = mean_square(x, weight)
         self.unit = unit_of(square)
-        # without a penalty
-        self.model = plan.model(data_scale=self.noise**2 * square, curvature=curvature)
-        penalty = auto_alpha(x, mask=samples.mask, weight=samples.weight)
-        self.penalty = max(penalty, least / self.noise)
-        self._plan = plan
+        self.model = plan.model(data_scale=square)  # without a penalty
+        self.penalty = auto_alpha(x, mask=mask, weight=weight)
 
     def first_atoms(self, n_components, generator):
         """Return initial atoms: given ones, or for a search samples or the vertices of mixtures."""
@@ -168,20 +122,28 @@ class Beginning:
 
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
-        alpha = _chosen_alpha(self._plan, self.model, atoms, self.penalty, self.noise)
-        model = replace(self.model, alpha=alpha)
+        model = replace(self.model, alpha=self.code_penalty(atoms))
         return Fitted(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
 
     def rows_of(self, atoms):
         """Return the rows of parameters of atoms."""
-        return atoms if self.intercept is None else torch.cat([atoms, self.intercept[None]])
+        return atoms
+
+    def code_penalty(self, atoms=None):  # -> float
+        """Return the penalty or threshold of codes; "auto" follows from the search's."""
+        given = self._plan.given.alpha
+        if given != "auto":
+            return float(given)
+        if self.model.encoder.shrinkage != "hard":
+            return self._plan.alpha_share * self.penalty
+        # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b
+        # / sqrt(s); with the lasso's if it exceeds alpha.
+        return self.penalty * float(self.model.step(atoms)) ** 0.5
 
     def search_penalty(self):  # -> float
         """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
-        if self.model.encoder.shrinkage != "soft":
-            return float(self.penalty)
-        alpha = float(_chosen_alpha(self._plan, self.model, None, self.penalty, self.noise))
-        return alpha / self.noise if alpha > 0 else float(self.penalty)
+        of_lasso = self.model.encoder.shrinkage == "soft" and self.code_penalty()
+        return of_lasso or float(self.penalty)
 
 
 def collect(samples):  # -> Samples
@@ -277,16 +239,19 @@ def check_known_entries(learner, data):
 class RowPhases(Phases):
     """The phases of a fit of rows; see `Phases` for its parameters."""
 
+    beginning = Beginning  # the rows to search in
+    passes = True  # whether all rows follow a search in a sample of them
+
     def __init__(self, learner, plan, data, run):
         super().__init__(learner, plan, data, run)
         self.samples = collect(data.samples)
-        in_parts = plan.encoder.loss.is_quadratic and data.source is not data.samples
+        in_parts = self.passes and data.source is not data.samples
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
         self._beginning = None
 
     def before_training(self):  # -> tuple of Phase
         """Return the phases that find the atoms."""
-        plan, counts = self.plan, self.plan.encoder.loss.has_baseline
+        plan = self.plan
         learns_noise = plan.searches and plan.learns_noise
         chooses_noise = learns_noise and isinstance(plan.noise, str) and plan.noise == "auto"
 
@@ -298,8 +263,8 @@ class RowPhases(Phases):
                 return fitted.searched is not None and fitted.searched.number == number
 
             def judges(fitted):
-                chooses = plan.codes_follow_data and plan.encoder.loss.is_quadratic
-                return follows(fitted) and chooses and fitted.searched.is_predicted
+                chooses = follows(fitted) and plan.codes_follow_data
+                return chooses and fitted.searched.is_predicted
 
             return (
                 Phase(name, partial(self.search, number=number), is_due, "epoch of the search"),
@@ -331,12 +296,6 @@ class RowPhases(Phases):
                 "search in units of the noise", 2, lambda f: chooses_noise and f.searched is None
             ),
             Phase("units again", self.refine_units, has_units),
-            Phase("baseline", self.settle, lambda _: plan.searches and counts, ends_search=True),
-            Phase(
-                "refinement",
-                self.refine_atoms,
-                lambda _: plan.searches and counts and not plan.refines,
-            ),
         )
 
     # ------------------------------------------------------------------ the first atoms
@@ -350,7 +309,7 @@ class RowPhases(Phases):
         begun = self._beginning
         both = () if begun is None else (begun.units, noise)
         if not both or not (begun.units is noise or all(one.changes_nothing for one in both)):
-            self._beginning = begun = Beginning(self.plan, self.samples, noise)
+            self._beginning = begun = self.beginning(self.plan, self.samples, noise)
         begun.units = noise
         return begun
 
@@ -368,7 +327,7 @@ class RowPhases(Phases):
         check_known_entries(self.learner, self.data)
         is_last = not (self.plan.learns_noise or self._decides)
         fitted = self._with_first_atoms(CENTRED, is_last=is_last)
-        n_components = 0 if self._decides else len(fitted.model.parts(fitted.rows)[0])
+        n_components = 0 if self._decides else len(fitted.atoms)
         _warn_of_samples(self.plan, self._beginning, self.data, n_components)
         return fitted
 
@@ -398,10 +357,9 @@ class RowPhases(Phases):
     def make_problem(self, fitted):  # -> Problem
         """Return the problem of the search of a record, with rows that are held out."""
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
-        samples, n_components = begun.samples, len(fitted.model.parts(fitted.rows)[0])
+        samples, n_components = begun.samples, len(fitted.atoms)
         if not run.team.is_alone:  # initial values are from samples of all processes
-            own = fitted.in_units(self.data.samples)
-            samples = replace(own, x=stabilised(plan.encoder.loss, replace(own, mask=None)).x)
+            samples = fitted.in_units(self.data.samples)
         problem = problem_of(fitted.model, samples, fitted.searched.penalty, begun.unit, run.team)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
@@ -413,14 +371,13 @@ class RowPhases(Phases):
 
     def rows_of(self, fitted, atoms):  # -> rows of parameters
         """Return the rows of the record with other atoms."""
-        rows = fitted.rows
-        return torch.cat([atoms.to(rows), rows[len(atoms) :]])
+        return atoms.to(fitted.rows)
 
     def search(self, fitted, *, number):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
         plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
         fitted = fitted.with_model(curvature=plan.curvature_share * begun.model.curvature)
-        atoms = fitted.model.parts(fitted.rows)[0]
+        atoms = fitted.atoms
         if self.run.n_updates:
             plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
@@ -484,7 +441,7 @@ class RowPhases(Phases):
         for refitted in super().refit(fitted):
             if self._in_parts:
                 problem, coded = self.found(fitted)
-                atoms = refitted.model.parts(refitted.rows)[0]
+                atoms = refitted.atoms
                 atoms = preferred(problem.held_out.problem, atoms, coded.atoms)
                 refitted = replace(refitted, rows=self.rows_of(fitted, atoms))
             yield refitted
@@ -510,42 +467,6 @@ class RowPhases(Phases):
         """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
         yield replace(fitted, noise=refine_units(*self._of_residuals(fitted)))
 
-    def settle(self, fitted):
-        """Find the baseline of counts beside the atoms."""
-        rows = settle(fitted.model, fitted.rows, self.data.samples, self.run.team)
-        yield replace(fitted, rows=rows)
-
-    def refine_atoms(self, fitted):
-        """Adapt atoms of stabilised counts to the likelihood by "dec", before another gradient."""
-        plan, run, rows = self.plan, self.run, fitted.rows
-        source = self.data.source.for_training(plan.batch_size(), run.own, shuffle=True)
-        # a named optimizer is for the later training
-        name = default_optimizer(len(rows)) if plan.given.optimizer == "auto" else None
-        likely = fitted.with_model(rule=plan.rule("dec"))
-        optimizer = plan.make_optimizer(fitted.model, rows, name)
-        trainer = Trainer(likely, optimizer, team=run.team, interrupts=run.interrupts)
-        n_updates = refining_updates(run.team.largest(source.n_batches))
-        stopping = Stopping(plan.given.tol, plan.given.n_iter_no_change, n_updates=n_updates)
-        ends = False
-        while not (ends or trainer.n_steps >= n_updates or run.interrupts.pending):
-            trainer.replace_unused(source)
-            ends = trainer.run_epoch(source, stopping).converged
-        rows = trainer.optimizer.atoms.detach()
-        yield replace(fitted, rows=rows, losses=(*fitted.losses, *trainer.loss_curve))
-
-    # ------------------------------------------------------------------ after training
-
-    def choose_coding(self, fitted):
-        """Choose the penalty of codes; of counts a smaller one than the search's."""
-        if self.plan.encoder.loss.is_quadratic:
-            return super().choose_coding(fitted)
-        return self._choose_likely_coding(fitted)
-
-    def _choose_likely_coding(self, fitted):
-        deviance = partial(held_out_deviance, fitted, self.data.samples, self.run.team)
-        alpha = smaller_penalty(deviance, float(fitted.model.alpha))
-        yield replace(fitted, coding=(alpha, 0.0, None))
-
     def coding_problem(self, fitted):  # -> Problem, atoms
         """Return the problem whose codes `best_coding` judges, and its atoms."""
         model, samples = fitted.model, fitted.in_units(self.data.samples)
@@ -563,34 +484,24 @@ def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
 # ------------------------------------------------------------------ what was fitted before
 
 
-def resume_rows(plan, data, attributes, intercept=None):  # -> Fitted
-    """Return the record of fitted attributes, by name."""
-    state, given = attributes["_training_state"], plan.given.alpha
-    noise, noise_std = restore_noise(state["noise"]), attributes.get("noise_std_")
-    if noise_std is not None and noise.scale is not None:
-        noise_std = float((noise_std / to_numpy(noise.scale)).mean())  # in units of the noise
-    alpha, coding, seen = attributes.get("alpha_"), None, state["data_scale"]
-    # after zeros alone only the search's penalty exists
-    is_chosen = "coding" in state and (seen or alpha != state["alpha"])
-    if given not in ("auto", state["given"]["alpha"]):  # alpha was set after the fit
-        alpha = float(given)
-    elif is_chosen or (plan.codes_follow_data and alpha is not None and seen):
-        debias = attributes["debias_"] if plan.debias is None else plan.debias
-        alpha, coding = state["alpha"], (alpha, debias, noise_std)
-    known = {name: state[name] for name in ("data_scale", "curvature") if name in state}
-    model = plan.model(alpha=alpha, **known)
-    if state["from_samples"]:
-        model = replace(model, rule=plan.rule("dec"), from_samples=True)
-    atoms = noise.from_user(to_tensor(attributes["components_"], data.device))
-    noise = replace(noise, atoms=atoms)
-    if not seen:  # first data after `from_components` or zeros
-        samples = in_units(noise, data.samples)
-        model = replace(model, data_scale=mean_square(samples.x, samples.weight))
+def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
+    """Return the record of the attributes of a fitted learner."""
+    kept, given = attributes["_fitted"], plan.given.alpha
+    known, coding = dict(kept.model), kept.coding
+    if given not in ("auto", attributes["_fit_given"]["alpha"]):  # it was set after the fit
+        known["alpha"], coding = float(given), None
+    elif coding is not None:
+        coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
+    if known["data_scale"] == 0:
+        coding = None  # of zeros
+    model = plan.model(**known)
+    if model.from_samples:
+        model = replace(model, rule=plan.rule("dec"))
+    atoms = kept.noise.from_user(to_tensor(attributes["components_"], data.device))
+    noise = replace(kept.noise, atoms=atoms)
+    if not model.data_scale:  # first data after `from_components` or zeros
+        begun = beginning(plan, data.samples, noise)
+        model = replace(model, data_scale=begun.model.data_scale)
         if given == "auto":
-            penalty = auto_alpha(samples.x, mask=samples.mask, weight=samples.weight)
-            model = replace(model, alpha=_chosen_alpha(plan, model, atoms, penalty))
-    rows = atoms
-    if intercept is not None:
-        rows = torch.cat([atoms, to_tensor(intercept, data.device)[None]])
-    known = {name: state[name] for name in ("search_alpha", "stream") if name in state}
-    return Fitted(model=model, rows=rows, noise=noise, coding=coding, **known)
+            model = replace(model, alpha=begun.code_penalty(atoms))
+    return replace(kept, model=model, rows=atoms, noise=noise, coding=coding, training={})

@@ -1,14 +1,12 @@
 """SPORCO's dictionary learning behind the interface of scikit-learn."""
 
-from functools import partial
 from numbers import Integral, Real
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import Tensor
 
 from skpudle._data.arrays import (
     check_rows,
@@ -22,11 +20,11 @@ from skpudle._data.batches import Samples
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
+from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
-from skpudle._fit.models import Converged
-from skpudle._learners.coder import DictionaryTransformer
 from skpudle._learners.dense import DICT_INIT
 from skpudle._learners.rows import choose_atoms
+from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
 
 
@@ -35,8 +33,8 @@ def _import_sporco():
         from sporco.dictlrn import bpdndl
     except ImportError as error:
         raise ImportError(
-            "SporcoDictionaryLearning needs SPORCO, which is not installed. Install it with "
-            "`pip install skpudle[sporco]`, or use PUDLEDictionaryLearning(gradient='dec')."
+            "SporcoDictionaryLearning needs SPORCO: pip install skpudle[sporco]. Or use "
+            "PUDLEDictionaryLearning(gradient='dec')."
         ) from error
     return bpdndl
 
@@ -47,8 +45,7 @@ def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
     names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
     overridden = tuple(name for name, option in names.items() if option in own)
     warn_of_unused(learner, [(overridden, "options without MaxMainIter and Verbose")])
-    options.update({"Verbose": bool(learner.verbose), "MaxMainIter": learner.max_iter})
-    options.update(own)
+    options.update({"Verbose": bool(learner.verbose), "MaxMainIter": learner.max_iter} | own)
     return options
 
 
@@ -144,13 +141,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.max_iter = max_iter
-        self.dict_init = dict_init
-        self.options = options
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -163,12 +154,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     }
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self,
-        X: ArrayLike | Tensor,
-        y: None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> Self:
+    def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -195,7 +181,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         x = to_tensor(check_rows(open_source(X, self).array(), estimator=self))
         n_given, weight = len(x), None
         if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, len(x)).to(x)
+            weight = check_sample_weight(sample_weight, n_given).to(x)
         samples, _ = merge_samples(Samples(x, weight=weight))
         mean_square(samples.x)  # raises if squares leave the range of the dtype
         weight, _ = scale_weights(samples.weight, len(samples))
@@ -203,8 +189,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
         if isinstance(self.dict_init, str):
             warn_of_few_samples(n_given, len(atoms))
-        alpha = self.alpha
-        alpha = auto_alpha(x, weight=weight) if alpha == "auto" else float(alpha)
+        alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
 
         options = _options_of(self, bpdndl)
         if weight is not None:
@@ -214,7 +199,13 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         callback, max_iter = options["Callback"], options["MaxMainIter"]
         options.update({"Callback": None, "MaxMainIter": 1})
         solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
-        attributes = partial(self._fitted_attributes, solver, alpha, x.dtype, input_attributes(X))
+
+        def attributes():
+            losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
+            found = {"n_components_": len(atoms), "n_iter_": len(losses), "loss_curve_": losses}
+            components = to_numpy(to_tensor(solver.getdict().T).to(x.dtype))
+            return input_attributes(X) | {"components_": components, "alpha_": alpha} | found
+
         given, ended_by = dict(estimator=self, X=X, y=y), "max_iter"
         fit = self._init_callback_context(max_subtasks=max_iter)
         fit.call_on_fit_task_begin(**given)
@@ -224,26 +215,13 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             solver.solve()
             solver.opt["StatusHeader"] = False  # SPORCO's table has one
             stops = callback is not None and callback(solver)
-            if (
-                iteration.call_on_fit_task_end(**given, reconstruction_attributes=attributes)
-                or stops
-            ):
+            hooks = given | {"reconstruction_attributes": attributes}
+            if iteration.call_on_fit_task_end(**hooks) or stops:
                 ended_by = "callback"
                 break
         self._take(attributes() | {"ended_by_": ended_by})
         fit.call_on_fit_task_end(**given, reconstruction_attributes=dict)
         return self
-
-    def _fitted_attributes(self, solver, alpha, dtype, inputs):
-        components = to_numpy(to_tensor(solver.getdict().T).to(dtype))
-        losses = solver.getitstat().DFid
-        return inputs | {
-            "components_": components,
-            "n_components_": len(components),
-            "alpha_": alpha,
-            "n_iter_": len(losses),
-            "loss_curve_": np.array(losses, dtype=np.float64) / solver.xstep.S.shape[1],
-        }
 
     def _transform_encoder(self):
         return Converged(self.alpha_)

@@ -2,29 +2,30 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 from torch.special import xlogy
 
 from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tensor, with_gaps
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import check_exposure, open_source
+from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit import messages
-from skpudle._fit.record import to_arrays
+from skpudle._fit.fitted import on_host
 from skpudle._fit.run import Phase, Run
 from skpudle._fit.team import refuse_several
-from skpudle._learners.coder import ExposedTransformer
 from skpudle._learners.dense import DICT_INIT, read_rows
+from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -34,13 +35,9 @@ from skpudle.search.held_out import hash_rows
 # max_iter="auto", rows read at a time, and the least number of rows of n_components="auto"
 _STEPS, _ROWS, _FEWEST = 1000, 4096, 8
 
-_OfRows = ArrayLike | None
-
 
 class KullbackLeibler(Poisson):
     """Counts whose expectations add, the Poisson loss with the identity link."""
-
-    has_baseline = False
 
     def mean(self, natural):
         """Return the expectation, here the parameter itself."""
@@ -85,8 +82,8 @@ class _Encoder:
         """Return codes; ``offset`` holds the logarithms of exposures."""
         if x.requires_grad:
             raise ValueError(
-                "Codes of PoissonNMF have no derivatives. Pass a PUDLEDictionaryLearning, whose "
-                "loss='poisson' is for counts too."
+                "Codes of PoissonNMF have no derivatives. Pass a CountDictionaryLearning, "
+                "which is for counts too."
             )
         events, atoms = _events_of(x, mask, offset), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
@@ -112,7 +109,7 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     """
     parts, keys = [], []
     for batch in source.blocks(_ROWS):
-        parts.append(_events_of(batch.x, batch.mask, batch.offset, batch.weight))
+        parts.append(_events_of(batch.x, batch.mask, batch.target, batch.weight))
         rows = with_gaps(batch.x.double(), batch.mask)
         keys.append(hash_rows(torch.cat([rows, to_tensor(parts[-1].exposure)], 1)))
     events = Events.joined(parts)
@@ -134,13 +131,20 @@ class _Record:
     note: str = ""
 
     def pack(self):
-        """Return all values."""
-        return vars(self)
+        """Return all values, tensors and numbers."""
+        return on_host(vars(self) | {"chosen": self.chosen._asdict()})
 
     def restore(self, values):
         """Return the record with the values of `pack`."""
-        values = to_arrays(values)
+        values = _to_arrays(values)
         return replace(self, **values | {"chosen": choose.Chosen(**values["chosen"])})
+
+
+def _to_arrays(values):
+    """Return nested values with arrays for tensors."""
+    if isinstance(values, dict):
+        return {name: _to_arrays(value) for name, value in values.items()}
+    return to_numpy(values) if isinstance(values, Tensor) else values
 
 
 def _refuse_negative(atoms, name):  # -> atoms
@@ -288,7 +292,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     See Also
     --------
-    PUDLEDictionaryLearning : With ``loss="poisson"`` for effects that multiply.
+    CountDictionaryLearning : Effects that multiply.
     sklearn.decomposition.NMF : The same likelihood without a prior.
 
     Notes
@@ -338,22 +342,12 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-6,
         dict_init: Any = "search",
-        fixed_components: _OfRows = None,
+        fixed_components: OfRows = None,
         transform_min_gain: float = 0.0,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.dispersion = dispersion
-        self.min_gain = min_gain
-        self.max_iter = max_iter
-        self.tol = tol
-        self.dict_init = dict_init
-        self.fixed_components = fixed_components
-        self.transform_min_gain = transform_min_gain
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
@@ -371,15 +365,15 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _writes_checkpoints = True
+    _writes_checkpoints, _largest = True, inf
 
-    def _loss(self):
-        return KullbackLeibler()
+    def _likelihood(self):
+        return Likelihood(KullbackLeibler())
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def fit(
-        self, X: Any, y: None = None, exposure: _OfRows = None, sample_weight: _OfRows = None
+        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:
         """Learn atoms.
 
@@ -424,23 +418,20 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             steps = _STEPS if self.max_iter == "auto" else self.max_iter
             plan = SimpleNamespace(
                 n_components=None if self.n_components == "auto" else self.n_components,
-                encoder=SimpleNamespace(loss=self._loss()),
                 batch_size=lambda n_samples=None: _ROWS,
                 n_updates=lambda n_batches, batch_size, data: n_batches * steps,
             )
             given = open_source(X, self)
-            of_rows = {}
+            of_rows = self._of_rows(X, exposure)
             if sample_weight is not None:
                 of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-            if exposure is not None:
-                of_rows["exposure"] = check_exposure(exposure, given.n_rows, self.loss)
-            data = read_rows(self, plan, given, **of_rows)
+            data = read_rows(self, plan, given, largest=inf, **of_rows)
             run.open(data, plan)
             with run.interrupts:
                 self._learn(run, data, steps)
         self.fit_seconds_ = run.seconds
         if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            messages.warn_of_early_end(self, has_rate=False)
+            messages.warn_of_early_end(self)
         return self
 
     def _learn(self, run, data, most_steps):
@@ -487,14 +478,13 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     def _train(self, events, n_fixed, most_steps, record):
         """Alternate between codes and atoms: yield a record for each step."""
-        chosen, ended_by = record.chosen, record.ended_by
-        codes, events = alternate.solve_dispersed(events, record.atoms, chosen.dispersion)
+        chosen, ended_by, before = record.chosen, record.ended_by, dict(record.training)
+        first = before.pop("first", record.atoms)  # the atoms that it began with
+        codes, events = alternate.solve_dispersed(events, first, chosen.dispersion)
         if chosen.min_gain:  # atoms were learned with pruned codes
-            codes = alternate.prune_codes(events, record.atoms, codes, chosen.min_gain)
+            codes = alternate.prune_codes(events, first, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        state = alternate.begin(events, record.atoms, n_fixed)
-        if record.training:
-            state = Progress(**to_arrays(record.training))
+        state = Progress(**before) if before else alternate.begin(events, first, n_fixed)
         while True:
             n = len(state.losses)
             if ended_by is None and self.tol is not None:
@@ -504,7 +494,8 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             if n:
                 note = f"alternation, epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
                 ends = dict(ended_by=ended_by, is_done=ended_by is not None, note=note)
-                yield replace(record, atoms=state.atoms, training=state._asdict(), **ends)
+                now = state._asdict() | {"first": first}
+                yield replace(record, atoms=state.atoms, training=now, **ends)
             if ended_by is not None:
                 return
             state = alternate.advance(events, state, chosen.alpha)
@@ -540,33 +531,6 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         else:
             new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
         return np.concatenate([fixed, new])
-
-    def score(
-        self, X: Any, y: None = None, exposure: _OfRows = None, sample_weight: _OfRows = None
-    ) -> float:
-        """Return the explained share of the deviance of held-out features.
-
-        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
-        inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
-        numbers of atoms by it. A row without any event outside of the held-out features gets half
-        an event, since a rate of 0 would exclude any event.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Counts, or a dataset, batches or a sparse array as for `fit`.
-        y : None
-            Ignored.
-        exposure, sample_weight : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        float
-            Explained share of the deviance, pooled over all known entries, against the mean rates
-            times exposures. At most 1, larger is better. 0 for constant data.
-        """
-        return self._score(X, exposure, sample_weight)
 
     def _transform_encoder(self):
         self._validate_params("transform_min_gain")  # it may have been set since `fit`

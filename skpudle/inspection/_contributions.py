@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.sources import refuse_shuffled
-from skpudle._fit.units import centre
+from skpudle._fit.encoders import centre
 from skpudle.inspection._learner import encode_parts
 from skpudle.metrics._codes import check_learner_of_rows
 
@@ -73,25 +73,29 @@ class Saliency(NamedTuple):
     gradients: np.ndarray
 
 
-def _fit(learner, X, ridge):  # -> inverse of Z Z^T + ridge (p, p), estimated atoms (p, n_features)
+def _contributions(learner, X_train, X, ridge, n_largest):
+    """Return the contributions to the atoms, or to the reconstructions of X if it is not None."""
+    learner = check_learner_of_rows(learner)
+    refuse_shuffled(X_train)
     refuse_shuffled(X)
     check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
-    size = len(learner.components_)
-    gram, pull = np.zeros((size, size)), np.zeros(learner.components_.shape)
-    for rows, codes in encode_parts(learner, X):
+    if n_largest is not None:
+        check_scalar(n_largest, "n_largest", (int, np.integer), min_val=1)
+    targets = learner.components_
+    gram, pull = ridge * np.eye(len(targets)), np.zeros(targets.shape)
+    for rows, codes in encode_parts(learner, X_train):
         gram += codes.T @ codes
         pull += codes.T @ centre(learner, rows)
     # the pseudo-inverse is zero for atoms that no sample uses
-    inverse = np.linalg.pinv(gram + ridge * np.eye(size), hermitian=True)
-    return inverse, inverse @ pull
+    weights = np.linalg.pinv(gram, hermitian=True)
+    estimates = weights @ pull
+    if X is not None:
+        codes = np.concatenate([codes for _, codes in encode_parts(learner, X)])
+        weights, targets, estimates = codes @ weights, codes @ targets, codes @ estimates
 
-
-def _largest(learner, X, weights, n_largest):  # (r, p) -> samples and contributions (r, n_largest)
-    """Return the largest entries in modulus of every row of ``weights @ codes.T``."""
-    indices, values = np.zeros((len(weights), 0), int), np.zeros((len(weights), 0))
-    start = 0
-    n_rows = max(1, min(_PART, _ENTRIES // max(len(weights), 1)))
-    for rows, codes in encode_parts(learner, X, n_rows):
+    # the largest entries in modulus of each row of ``weights @ codes.T``
+    indices, values, start = np.zeros((len(weights), 0), int), np.zeros((len(weights), 0)), 0
+    for rows, codes in encode_parts(learner, X_train, min(_PART, _ENTRIES // len(weights) + 1)):
         here = np.arange(start, start + len(rows))
         indices = np.hstack([indices, np.broadcast_to(here, (len(weights), len(rows)))])
         values = np.hstack([values, weights @ codes.T])
@@ -100,18 +104,11 @@ def _largest(learner, X, weights, n_largest):  # (r, p) -> samples and contribut
             indices, values = (np.take_along_axis(a, kept, 1) for a in (indices, values))
         start += len(rows)
     order = np.lexsort((indices, -np.abs(values)))  # ties in the order of the samples
-    return (np.take_along_axis(array, order, 1) for array in (indices, values))
-
-
-def _contributions(learner, X, weights, targets, estimates, n_largest):
-    if n_largest is not None:
-        check_scalar(n_largest, "n_largest", (int, np.integer), min_val=1)
-    indices, values = _largest(learner, X, weights, n_largest)
+    indices, values = (np.take_along_axis(array, order, 1) for array in (indices, values))
     errors = np.linalg.norm(targets - estimates, axis=1)
-    norms = np.linalg.norm(targets, axis=1)
-    distances = np.divide(errors, norms, out=np.zeros_like(errors), where=norms > 0)
-    distance = np.linalg.norm(errors) / max(np.linalg.norm(norms), np.finfo(float).tiny)
-    return Contributions(indices, values, estimates, distances, float(distance))
+    norms = np.maximum(np.linalg.norm(targets, axis=1), np.finfo(float).tiny)
+    distance = np.linalg.norm(errors) / np.linalg.norm(norms)
+    return Contributions(indices, values, estimates, errors / norms, float(distance))
 
 
 def atom_contributions(
@@ -155,9 +152,7 @@ def atom_contributions(
     >>> atom_contributions(learner, X, n_largest=5).indices.shape
     (16, 5)
     """
-    learner = check_learner_of_rows(learner)
-    inverse, estimates = _fit(learner, X, ridge)
-    return _contributions(learner, X, inverse, learner.components_, estimates, n_largest)
+    return _contributions(learner, X, None, ridge, n_largest)
 
 
 def reconstruction_contributions(
@@ -189,12 +184,7 @@ def reconstruction_contributions(
     ValueError
         If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
     """
-    learner = check_learner_of_rows(learner)
-    refuse_shuffled(X)
-    inverse, atoms = _fit(learner, X_train, ridge)
-    codes = np.concatenate([codes for _, codes in encode_parts(learner, X)])
-    targets = codes @ learner.components_
-    return _contributions(learner, X_train, codes @ inverse, targets, codes @ atoms, n_largest)
+    return _contributions(learner, X_train, X, ridge, n_largest)
 
 
 def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> Saliency:

@@ -1,4 +1,4 @@
-"""Intervals of atoms and codes from one fit; see :doc:`/guide/how_sure`."""
+"""Intervals of atoms and codes from one fit; see :doc:`/guide/how_many`."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -6,17 +6,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_random_state, check_scalar, gen_batches
 
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
-from skpudle._data.sources import check_exposure, open_source, refuse_shuffled
+from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
-from skpudle._fit.units import units_of
+from skpudle._fit.encoders import units_of
+from skpudle._learners.counts import CountDictionaryLearning
+from skpudle._learners.exposed import check_exposure
 from skpudle.inspection._learner import encode_parts
-from skpudle.inspection._posterior import Rows, keep_above_rounding, sample_atoms, sample_noise
-from skpudle.inspection._rates import sample_rates
+from skpudle.inspection._posterior import (
+    Rows,
+    keep_above_rounding,
+    sample_atoms,
+    sample_noise,
+    sample_rates,
+)
 from skpudle.metrics._codes import check_learner_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hash_rows
@@ -49,24 +56,18 @@ def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high
     rng : RandomState
         Draws counts.
     """
-    coder, low, high = drop_names(learner), np.empty_like(codes), np.empty_like(codes)
-    size = max(1, _ROWS // _DRAWS)
-    for first in range(0, len(codes), size):
-        part = slice(first, first + size)
-        rates = np.asarray(learner.inverse_transform(codes[part]), dtype=np.float64)
-        rates, of_rows = np.tile(rates, (_DRAWS, 1)), {}
-        if exposure is not None:
-            of_rows["exposure"] = np.tile(exposure[part], _DRAWS)
-            rates = rates * of_rows["exposure"][:, None]
+    coder, ends = drop_names(learner), np.empty((3, *codes.shape))
+    exposure = np.ones(len(codes)) if exposure is None else exposure
+    for part in gen_batches(len(codes), _ROWS // _DRAWS):
+        rates = np.asarray(learner.inverse_transform(codes[part])) * exposure[part, None]
+        rates = np.tile(rates, (_DRAWS, 1))
         if spread := learner.dispersion_:
             rates = rates * rng.gamma(1 / spread, spread, rates.shape)
-        drawn = rng.poisson(rates).astype(np.float64)
-        drawn[np.tile(gaps[part], (_DRAWS, 1))] = np.nan
-        found = coder.transform(drawn, **of_rows).reshape(_DRAWS, -1, codes.shape[1])
-        places = [0.5 - level / 2, 0.5, 0.5 + level / 2]
-        ends = np.quantile(found, places, axis=0, method="weibull")
-        low[part], _, high[part] = np.maximum(ends + codes[part] - ends[1], 0.0)
-    return low, high
+        drawn = np.where(np.tile(gaps[part], (_DRAWS, 1)), np.nan, rng.poisson(rates))
+        found = coder.transform(drawn, exposure=np.tile(exposure[part], _DRAWS))
+        found, places = found.reshape(_DRAWS, -1, codes.shape[1]), np.array([-level, 0.0, level])
+        ends[:, part] = np.quantile(found, 0.5 + places / 2, axis=0, method="weibull")
+    return np.maximum(ends[[0, 2]] + codes - ends[1], 0.0)
 
 
 class AtomIntervals(NamedTuple):
@@ -164,11 +165,10 @@ def _check(learner, X, level):  # -> learner
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
     refuse_shuffled(X)
-    loss = getattr(learner, "loss", "gaussian")
-    if loss in ("poisson", "binomial"):
+    if isinstance(learner, CountDictionaryLearning):
         raise ValueError(
-            f"Intervals exist for normal noise and for counts that add, got loss={loss!r}, whose "
-            "effects multiply. Pass a learner with loss='gaussian', or a PoissonNMF."
+            "Intervals exist for normal noise and for counts that add, and effects of a "
+            "CountDictionaryLearning multiply. Pass a PoissonNMF."
         )
     return check_learner_of_rows(learner)
 
@@ -180,30 +180,26 @@ def _generator(random_state):
 def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes, exposures
     """Return rows and codes in float64."""
     if exposure is not None:
-        loss = getattr(learner, "loss", "gaussian")
-        exposure = check_exposure(exposure, open_source(X).n_rows, loss)
+        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner).exp())[:, 0]
     parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
     return *map(np.concatenate, zip(*parts, strict=True)), exposure
 
 
-def _in_units(learner, rows, weight=None):  # -> Rows, units of features
+def _in_units(learner, rows, codes, weight=None):  # -> Rows, unit atoms, units, gains of codes
     """Subtract the baseline from rows, and divide by their noise."""
-    noise, (x, mask) = units_of(learner), split_missing(to_tensor(rows))
-    x, known, scale = noise.enter(x, mask)
-    known = None if known is None or bool(known.all()) else to_numpy(known) == 0
-    scale = None if scale is None else to_numpy(scale)
+    noise = units_of(learner)
+    x, known, scale = noise.enter(*split_missing(to_tensor(rows)))
+    missing = np.zeros(rows.shape, bool) if known is None else to_numpy(known) == 0
     units = 1.0 if noise.scale is None else to_numpy(noise.scale)
-    weight = np.ones(len(rows)) if weight is None else to_numpy(weight / weight.mean())
-    return Rows(to_numpy(x), known, scale, noise.intercept is not None, weight[:, None]), units
-
-
-def _codes_in_units(learner, codes, scale, units):  # -> unit atoms, codes
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
-    norms = np.linalg.norm(atoms, axis=1)
-    atoms = np.where(norms[:, None] > 0, atoms, atoms.shape[1] ** -0.5)  # zero atoms: any direction
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = np.where(norms > 0, atoms, atoms.shape[1] ** -0.5)  # zero atoms: any direction
     norms = np.where(norms > 0, norms, 1.0)
-    codes = codes * norms if scale is None else codes * norms / scale
-    return atoms / norms[:, None], codes
+    gains = norms.T if scale is None else norms.T / to_numpy(scale)
+    weight = np.ones(len(rows)) if weight is None else to_numpy(weight / weight.mean())
+    what = noise.intercept is not None, bool(getattr(learner, "positive_code", False))
+    rows = Rows(to_numpy(x), missing, codes * gains, weight[:, None], *what)
+    return rows, atoms / norms, units, gains
 
 
 def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upper, the error
@@ -213,32 +209,27 @@ def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upp
     return *ends, standard_error
 
 
-def _without_outliers(rows, atoms, codes):  # -> Rows, codes, noise of features
+def _without_outliers(rows, atoms):  # -> Rows, noise of features
     """Leave out long rows, and entries far from their median that codes do not explain."""
-    x, residual = rows.x, np.abs(rows.x - codes @ atoms)
-    missing = np.zeros(x.shape, bool) if rows.missing is None else rows.missing
-    residual = np.where(missing, np.nan, residual)
-    noise = np.nanmedian(residual) / _MEDIAN
+    x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
+    noise = np.nanmedian(np.where(missing, np.nan, residual)) / _MEDIAN
     sizes = np.linalg.norm(x, axis=1)
-    kept = sizes <= _LONG * np.quantile(sizes, _USUAL)
-    spread = np.median(np.abs(x - np.median(x, axis=0)), axis=0) / _MEDIAN
-    far = np.abs(x - np.median(x, axis=0)) > _FAR * np.maximum(spread, noise)
-    missing = missing | (far & (residual > _FAR * noise))
-    known = ~missing[kept]
-    squares = np.where(known, residual[kept] ** 2, 0.0).sum(0)
-    variances = np.where(known.any(0), squares / np.maximum(known.sum(0), 1), noise**2)
-    free = 1 - np.count_nonzero(codes[kept]) / max(np.count_nonzero(known), 1)
-    variances = keep_above_rounding(variances / max(free, 0.1), x[kept])
-    missing = missing[kept] if missing[kept].any() else None
-    rows = rows._replace(x=x[kept], missing=missing, weight=rows.weight[kept])
-    return rows, codes[kept], variances
+    kept = np.flatnonzero(sizes <= _LONG * np.quantile(sizes, _USUAL))
+    away = np.abs(x - np.median(x, axis=0))
+    far = away > _FAR * np.maximum(np.median(away, axis=0) / _MEDIAN, noise)
+    rows = rows._replace(missing=missing | (far & (residual > _FAR * noise))).take(kept)
+    n_known = (~rows.missing).sum(0)
+    squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
+    variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
+    free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
+    return rows, keep_above_rounding(variances / max(free, 0.1), rows.x)
 
 
-def _least_squares(rows, atoms, codes, noise):  # -> codes, their variances
+def _least_squares(rows, atoms, noise):  # -> codes, their variances
     """Return least squares on the supports of codes, for the noise of features."""
+    codes, known = rows.codes, ~rows.missing
     values, variances = np.zeros_like(codes), np.zeros_like(codes)
     sizes = np.count_nonzero(codes, axis=1)
-    known = None if rows.missing is None else ~rows.missing
     for size in np.unique(sizes[sizes > 0]):
         same = np.flatnonzero(sizes == size)
         n_rows = max(1, _BLOCK // (size * max(size, atoms.shape[1])))
@@ -246,7 +237,7 @@ def _least_squares(rows, atoms, codes, noise):  # -> codes, their variances
             part = same[start : start + n_rows]
             support = np.nonzero(codes[part])[1].reshape(-1, size)
             chosen = atoms[support]
-            seen = chosen if known is None else chosen * known[part, None]
+            seen = chosen if known.all() else chosen * known[part, None]
             inverse = np.linalg.pinv(seen @ chosen.swapaxes(1, 2), hermitian=True) @ seen
             found = inverse @ rows.x[part, :, None]
             values[part[:, None], support] = found[..., 0]
@@ -254,25 +245,21 @@ def _least_squares(rows, atoms, codes, noise):  # -> codes, their variances
     return values, variances
 
 
-def _noise(learner, rows, atoms, codes, units, random_state):  # -> (n_features,)
+def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     """Return the variances of the noise of features: of X if it has many rows, else of the fit."""
     if len(rows.x) < _ROWS_OF_NOISE and getattr(learner, "noise_std_", None) is not None:
         return np.broadcast_to(np.square(learner.noise_std_ / units), rows.x.shape[1])
-    known = np.ones(rows.x.shape) if rows.missing is None else ~rows.missing
-    free = np.count_nonzero(known) - np.count_nonzero(codes)
-    if free <= 0:
+    n_known, n_codes = np.count_nonzero(~rows.missing), np.count_nonzero(rows.codes)
+    if n_known <= n_codes:
         raise ValueError(
-            f"The fit did not estimate the noise, and X has {np.count_nonzero(known)} entries for "
-            f"{np.count_nonzero(codes)} codes. Pass more rows, or fit with alpha='auto'."
+            f"The fit did not estimate the noise, and X has {n_known} entries for {n_codes} codes. "
+            "Pass more rows, or fit with alpha='auto'."
         )
-    rows, codes, variances = _without_outliers(rows, atoms, codes)
+    rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < _ROWS_OF_NOISE:
         return np.full(rows.x.shape[1], variances.mean())
-    some = np.asarray(spread_rows(len(rows.x), _MOST_OF_NOISE))
-    missing = None if rows.missing is None else rows.missing[some]
-    rows = rows._replace(x=rows.x[some], missing=missing)
-    how = _generator(random_state), bool(getattr(learner, "positive_code", False))
-    return sample_noise(rows, atoms, codes[some], variances, *how)
+    rows = rows.take(np.asarray(spread_rows(len(rows.x), _MOST_OF_NOISE)))
+    return sample_noise(rows, atoms, variances, _generator(random_state))
 
 
 def _atoms_of_counts(learner, rows, codes, exposure, level, rng):  # -> AtomIntervals
@@ -315,7 +302,7 @@ def atom_intervals(
     interval holds the true entry of an atom with the probability `level`, if the data are sparse
     combinations of atoms with normal noise, and if the fit has found the atom. The estimate is the
     posterior mean. It has no bias of penalties, and is more exact than ``components_``. See
-    :doc:`/guide/how_sure`.
+    :doc:`/guide/how_many`.
 
     Parameters
     ----------
@@ -347,7 +334,7 @@ def atom_intervals(
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", if X comes
+        If atoms are not rows, if the learner is a `CountDictionaryLearning`, if X comes
         from a loader that shuffles, or if counts have weights.
 
     Warns
@@ -377,11 +364,9 @@ def atom_intervals(
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(first), wanted))
     first = to_numpy(first)[spread]
-    rows, units = _in_units(learner, rows[first], weight[spread])
-    atoms, codes = _codes_in_units(learner, codes[first], rows.scale, units)
-    rows, codes, variances = _without_outliers(rows, atoms, codes)
-    how = dict(scale=units, positive=bool(getattr(learner, "positive_code", False)))
-    found = sample_atoms(rows, atoms, codes, variances, _generator(random_state), **how)
+    rows, atoms, units, _ = _in_units(learner, rows[first], codes[first], weight[spread])
+    rows, variances = _without_outliers(rows, atoms)
+    found = sample_atoms(rows, atoms, variances, units, _generator(random_state))
     if found.hidden > _SLOW:
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
@@ -434,7 +419,7 @@ def code_intervals(
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner's ``loss`` is "poisson" or "binomial", or if the noise
+        If atoms are not rows, if the learner is a `CountDictionaryLearning`, or if the noise
         is neither known from the fit nor from X, since codes have as many entries as rows.
 
     Examples
@@ -454,15 +439,11 @@ def code_intervals(
         low, high = bootstrap_codes(learner, found, np.isnan(rows), exposure, level, rng)
         errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
         return CodeIntervals(found, low, high, errors, found > 0)
-    rows, units = _in_units(learner, rows)
-    atoms, codes = _codes_in_units(learner, found, rows.scale, units)
-    noise = _noise(learner, rows, atoms, codes, units, random_state)
-    values, variances = _least_squares(rows, atoms, codes, noise)
-    errors = np.sqrt(variances)
-    norms = np.linalg.norm(learner.components_ / units, axis=1)
-    size = np.where(norms > 0, norms, 1.0) if rows.scale is None else norms / rows.scale
-    ends = values / size, errors / size, level, getattr(learner, "positive_code", False)
-    return CodeIntervals(*_ends(*ends), found != 0)
+    rows, atoms, units, gains = _in_units(learner, rows, found)
+    noise = _noise(learner, rows, atoms, units, random_state)
+    values, variances = _least_squares(rows, atoms, noise)
+    ends = _ends(values / gains, np.sqrt(variances) / gains, level, rows.positive)
+    return CodeIntervals(*ends, found != 0)
 
 
 def error_bound(
@@ -477,7 +458,7 @@ def error_bound(
     r"""Return the least expected squared error of an atom that any unbiased method can have.
 
     It is the Cramer-Rao bound for known supports, codes of one mean square and equal noise; see
-    :doc:`/guide/how_sure`. An error of 0.02 is a cosine of 0.99 with the true atom.
+    :doc:`/guide/how_many`. An error of 0.02 is a cosine of 0.99 with the true atom.
 
     The bound falls as the inverse of the number of rows: for an error ``e`` an unbiased method
     needs at least ``error_bound(1, ...) / e`` rows. The learner needs up to twice that number at

@@ -18,6 +18,13 @@ The variance of an atom's entry is the mean of its variance given codes, which i
 variance of its expectation given codes, which the chain estimates (Rao and Blackwell). The second
 part is small, 5 to 30 %, unless supports are uncertain, so a few sweeps are enough.
 
+Counts have the expectations :math:`\mu_i = e_i z_i D`, and the variances :math:`\mu_{ij} + \phi
+\mu_{ij}^2` of Poisson's or a negative binomial distribution. Atoms and codes depend on sums over
+many entries, so a sweep draws from normal distributions with the same mean and variance: codes
+given atoms, and entries of atoms given codes, all non-negative. The prior of both is the
+exponential distribution. Codes may be 0 if many codes of the fit are 0; otherwise entries of atoms
+may be 0, which determines the extremes of mixtures. Variances follow a moving average of the rates.
+
 References
 ----------
 .. [1] E. I. George and R. E. McCulloch, "Variable selection via Gibbs sampling", Journal of the
@@ -51,30 +58,43 @@ _ALIKE = 0.98
 _LEAST, _ROUNDING = 1e-3, 1e-10
 # least number of rows that pays for a thread
 _ROWS = 64
+# Of counts: sweeps before the first that counts, and sweeps that count; weight of the last sweep in
+# the moving average of rates, and least rate, in mean rates; logarithm of the odds of a rate that
+# is not 0; entries of Gram matrices in memory at a time, 32 MiB.
+_UNSETTLED, _KEPT = 60, 150
+_SHARE, _LEAST_RATE = 0.1, 1e-3
+_CERTAIN, _GRAMS = 1e9, 2**22
 
 
 class Rows(NamedTuple):
-    """Rows in units of their noise.
+    """Rows in units of their noise, and the codes that a fit gives them.
 
     Attributes
     ----------
     x : ndarray of shape (n_samples, n_features)
         Rows without a baseline.
-    missing : ndarray of shape (n_samples, n_features), bool, or None
+    missing : ndarray of shape (n_samples, n_features), bool
         Entries that do not count.
-    scale : ndarray of shape (n_samples, 1) or None
-        Noise of rows, by which they were divided.
-    has_baseline : bool
-        Whether the rows lost a baseline that was estimated from rows.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes for unit atoms.
     weight : ndarray of shape (n_samples, 1)
         Weights, of mean 1.
+    has_baseline : bool
+        Whether the rows lost a baseline that was estimated from rows.
+    positive : bool
+        Whether codes are non-negative.
     """
 
     x: np.ndarray
-    missing: np.ndarray | None
-    scale: np.ndarray | None
-    has_baseline: bool
+    missing: np.ndarray
+    codes: np.ndarray
     weight: np.ndarray
+    has_baseline: bool
+    positive: bool
+
+    def take(self, places):
+        """Return the rows at some places."""
+        return Rows(*(part[places] for part in self[:4]), *self[4:])
 
 
 class AtomPosterior(NamedTuple):
@@ -130,30 +150,24 @@ def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of od
     return np.stack([np.sqrt(alike * squares), (1 - alike) * squares]), odds
 
 
-def _prior(codes, energies, positive):  # -> (5, p), limits (2, p); see `draw_codes`
+def _prior(codes, energies, positive):  # -> (4, p), limits (2, p); see `draw_codes`
     (means, variances), odds = _distribution(codes)
-    precision, pull = energies + 1 / variances, means / variances
-    constant = odds - 0.5 * np.log(variances * precision) - 0.5 * means * pull
-    tail = stats.norm.logcdf(means / np.sqrt(variances)) if positive else np.zeros_like(means)
-    room = 2 * precision * (_NEGLIGIBLE - constant + tail)
+    pull = means / variances
+    odds -= 0.5 * np.log(variances) + 0.5 * means * pull
+    if positive:
+        odds = odds[0] - stats.norm.logcdf(means / np.sqrt(variances)), np.full_like(pull, -np.inf)
+    precision = energies + 1 / variances
+    room = 2 * precision * (_NEGLIGIBLE - np.stack(odds) + 0.5 * np.log(precision))
     reach = np.where(room > 0, np.sqrt(np.maximum(room, 0)) - pull, -np.inf)
-    least = np.full_like(pull, -np.inf) if positive else -reach[1]
-    return np.stack([precision, pull, *constant, tail]), np.stack([least, reach[0]])
+    return np.stack([1 / variances, pull, *odds]), np.stack([-reach[1], reach[0]])
 
 
-def _draw_codes(residual, codes, atoms, variances, positive, rng):  # -> CSR
-    """Draw the codes of all rows, given earlier codes, atoms and residuals."""
-    weighted = atoms / variances
-    gram = np.ascontiguousarray(weighted @ atoms.T)
-    prior, limits = _prior(codes, np.diag(gram), positive)
-    states = rng.integers(1, 2147483398, (len(residual), 2))
-    correlations, z = residual @ weighted.T.astype(residual.dtype), codes.toarray()
-    given = correlations, gram, prior, limits, positive, states, z
+def _draw(correlations, grams, prior, limits, positive, z, rng):
+    """Draw codes in their place, see `draw_codes`, on all threads."""
+    states = rng.integers(1, 2147483398, (len(z), 2))
+    given = correlations, grams, prior, limits, positive, states, z
     draw = loops().draw_codes
     in_parts(lambda first, last: draw(first, last, *given), len(z), _ROWS)
-    used = np.flatnonzero(z != 0)
-    starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
-    return sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
 
 
 def _in_units(means, inverse, variances, scale):
@@ -199,45 +213,47 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     return AtomPosterior(mean, variances, n_uses, limit, hidden)
 
 
-def _draw_rows(rows, fitted, codes, atoms, variances, positive, rng):  # -> x, codes
+def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     """Draw missing entries, given what codes and a baseline make of rows, and then the codes."""
     x = rows.x
-    if rows.missing is not None:
+    if rows.missing.any():
         drawn = fitted + rng.standard_normal(x.shape) * np.sqrt(variances)
         x = np.where(rows.missing, drawn, x)
-    residual = (x - fitted).astype(np.float32)
-    return x, _draw_codes(residual, codes, atoms, variances, positive, rng)
+    weighted = atoms / variances
+    gram = np.ascontiguousarray(weighted @ atoms.T)
+    prior, limits = _prior(codes, np.diag(gram), rows.positive)
+    correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
+    z = codes.toarray()
+    _draw(correlations, gram[None], prior, limits, rows.positive, z, rng)
+    used = np.flatnonzero(z != 0)
+    starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
+    return x, sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
 
 
-def sample_noise(rows, atoms, codes, variances, rng, positive):
+def sample_noise(rows, atoms, variances, rng):
     """Return the variances of the noise of features for given atoms; see `sample_atoms`."""
-    codes = _strong(codes, variances)
+    codes = _strong(rows.codes, variances)
     for _ in range(_OF_NOISE):
-        given = rows, codes @ atoms, codes, atoms, variances
-        x, codes = _draw_rows(*given, positive, rng)
+        x, codes = _draw_rows(rows, codes @ atoms, codes, atoms, variances, rng)
         variances = keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
     return variances
 
 
-def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=False):
+def sample_atoms(rows, atoms, variances, scale, rng):
     """Sample atoms and codes; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------
     rows : Rows
-        Rows without a baseline, in units of their noise.
+        Rows without a baseline, in units of their noise, with codes.
     atoms : ndarray of shape (n_components, n_features)
         Unit atoms in these units.
-    codes : ndarray of shape (n_samples, n_components)
-        Their codes.
     variances : ndarray of shape (n_features,)
         First estimate of the noise of features.
+    scale : float or ndarray of shape (n_features,)
+        The units of features.
     rng : numpy.random.Generator
         Draws.
-    scale : float or ndarray of shape (n_features,), default=1.0
-        The units of features.
-    positive : bool, default=False
-        Whether codes are non-negative.
 
     Returns
     -------
@@ -245,25 +261,28 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
         The atoms in the units of the data.
     """
     weight, (n, m) = rows.weight, rows.x.shape
+    has_weights = bool((weight != 1).any())
     p, ones = len(atoms), np.ones((n, int(rows.has_baseline)))
     baseline, first, sweeps = np.zeros((ones.shape[1], m)), atoms, []
-    codes = _strong(codes, variances)
+    codes = _strong(rows.codes, variances)
     while True:
         fitted = codes @ atoms + ones @ baseline
-        x, codes = _draw_rows(rows, fitted, codes, atoms, variances, positive, rng)
+        x, codes = _draw_rows(rows, fitted, codes, atoms, variances, rng)
         # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
         prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
         regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
-        weighted = regressors.multiply(weight).tocsr()
+        weighted = regressors.multiply(weight).tocsr() if has_weights else regressors
         gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
-        inverse = np.linalg.inv(gram + np.diag(prior))
-        # a row of weight 2 has the noise of one row, not of two
-        covariance = inverse + inverse @ ((weighted.T @ weighted).toarray() - gram) @ inverse
+        covariance = inverse = np.linalg.inv(gram + np.diag(prior))
+        if has_weights:  # a row of weight 2 has the noise of one row, not of two
+            excess = (weighted.T @ weighted).toarray() - gram
+            covariance = inverse + inverse @ excess @ inverse
         centre = pull.copy()
         centre[:p] += prior[:p, None] * first
         means = inverse @ centre
         # Sums of squared residuals x - z D, without another pass over the rows.
-        squares = np.einsum("ij,ij->j", weight * x, x) + ((gram @ means - 2 * pull) * means).sum(0)
+        squares = np.einsum("ij,ij->j", weight * x if has_weights else x, x)
+        squares += ((gram @ means - 2 * pull) * means).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(covariance) @ drawn
@@ -278,3 +297,81 @@ def sample_atoms(rows, atoms, codes, variances, rng, *, scale=1.0, positive=Fals
             found = _summary(sweeps[_FIRST + n_sweeps // 3 :], n)
             if found.hidden < _HIDDEN or n_sweeps == _ENDS[-1]:
                 return found
+
+
+def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
+    """Draw rates of rows ``x = z @ atoms``, not negative, whose entries have these precisions.
+
+    Their prior is the exponential distribution; with a spike a rate may also be 0.
+    """
+    n, p = z.shape
+    used, squares = (z > 0).sum(0), np.empty_like(z)
+    rate = np.maximum(used, 1e-300) / np.maximum(z.sum(0), 1e-300)
+    odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else _CERTAIN
+    odds = odds + np.log(rate) + 0.5 * np.log(2 * np.pi)
+    prior = np.stack([np.zeros(p), -rate, odds, np.full(p, -np.inf)])
+    limits = np.array([[np.inf], [-np.inf]]).repeat(p, 1)  # each rate is drawn
+    products = (atoms[:, None] * atoms).reshape(p * p, -1).T
+    n_rows = max(1, _GRAMS // p**2)
+    for start in range(0, n, n_rows):
+        rows = slice(start, start + n_rows)
+        grams = (weights[rows] @ products).reshape(-1, p, p)
+        correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
+        _draw(correlations, grams, prior, limits, True, z[rows], rng)
+        squares[rows] = grams.diagonal(axis1=1, axis2=2)
+    return squares
+
+
+def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
+    """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (n_samples, n_features)
+        Counts; any number where they are missing.
+    known : ndarray of shape (n_samples, n_features) or None
+        False for missing entries.
+    exposure : ndarray of shape (n_samples, 1)
+        Factors of the expectations.
+    atoms : ndarray of shape (n_components, n_features)
+        Atoms of sum 1.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes for an exposure of 1.
+    dispersion : float
+        The dispersion.
+    spike : bool
+        Whether rows may lack atoms; otherwise atoms may lack features.
+    rng : numpy.random.Generator
+        Draws.
+
+    Returns
+    -------
+    AtomPosterior
+        Atoms of sum 1. The variance of an entry that may be 0 is the least that an entry has, and
+        the limit is for known sources of all events.
+    """
+    x, z = counts / exposure, codes + 1e-9 * codes.mean()
+    rates, columns, chain, free, uses = z @ atoms, np.ascontiguousarray(atoms.T), [], [], []
+    for sweep in range(_UNSETTLED + _KEPT):
+        usual = np.maximum(rates, _LEAST_RATE * rates.mean())
+        weights = exposure / (usual + dispersion * exposure * usual**2)
+        weights = weights if known is None else weights * known
+        _draw_rates(x, weights, columns.T, z, spike, rng)
+        squares = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
+        sums = np.maximum(columns.sum(0), 1e-300)
+        columns /= sums
+        z *= sums
+        rates = (1 - _SHARE) * rates + _SHARE * (z @ columns.T)
+        if sweep >= _UNSETTLED:
+            chain.append(columns.T.copy())
+            free.append(1 / np.maximum(squares.T * sums[:, None] ** 2, 1e-300))
+            uses.append((z > 0).sum(0))
+    chain, free = np.stack(chain), np.minimum(np.mean(free, 0), 1.0)
+    variances = chain.var(0, ddof=1)
+    # factor of variances of nonzero entries by which codes and an atom's other entries raise them
+    added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
+    added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
+    variances = np.maximum(variances, added[:, None] * free)
+    atoms, n_events = chain.mean(0), np.maximum((z * exposure).sum(0), 1.0)
+    limit = (atoms * (1 - atoms)).sum(1) / n_events
+    return AtomPosterior(atoms, variances, np.mean(uses, 0), limit)

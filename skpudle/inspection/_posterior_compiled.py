@@ -1,4 +1,4 @@
-"""Gibbs sampling of sparse codes and of rates, compiled by numba.
+"""Gibbs sampling of sparse codes, compiled by numba.
 
 The functions are plain Python until `loops` compiles them. They release the GIL and work on a slice
 of rows that no other slice writes to.
@@ -55,34 +55,34 @@ def _log_of_tail(x):
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
-def draw_codes(first, last, correlations, gram, prior, limits, positive, states, z):
+def draw_codes(first, last, correlations, grams, prior, limits, positive, states, z):
     """Draw each code of rows given the row's other codes, one atom after the other.
 
-    ``correlations`` are of residuals and atoms, both divided by the noise. A code is 0, or normal
-    around a mean or its negative. ``prior`` has five rows: the precision of a code given the
-    residual, the mean times its own precision, the logarithms of the odds of both signs against 0,
-    for a correlation of 0, and the logarithm of the tail of positive codes. A code of 0 whose
-    correlation is within the ``limits`` stays 0, since its odds are negligible.
+    ``correlations`` are of residuals and atoms, and ``grams`` of atoms, for all rows or for each
+    row, in units of the noise. A code is 0, or has a density proportional to ``exp(pull * z -
+    precision * z**2 / 2)`` or the mirrored one. ``prior`` has four rows: these precisions and
+    pulls, and the logarithms of the odds of both signs against 0, but for the integral of the
+    density. A code of 0 whose correlation is within the ``limits`` stays 0, since its odds are
+    negligible.
     """
     n_components = z.shape[1]
     left, state = np.empty(n_components), np.empty(2, np.int64)
     for i in range(first, last):
+        gram = grams[i % len(grams)]
         state[0], state[1] = states[i, 0], states[i, 1]
         for k in range(n_components):
             left[k] = correlations[i, k]
         for k in range(n_components):
-            old = z[i, k]
-            if old == 0 and limits[0, k] < left[k] < limits[1, k]:
+            old, precision, pull = z[i, k], gram[k, k] + prior[0, k], prior[1, k]
+            if precision <= 0 or (old == 0 and limits[0, k] < left[k] < limits[1, k]):
                 continue
-            precision, pull = prior[0, k], prior[1, k]
             correlation = left[k] + gram[k, k] * old
-            deviation = 1 / np.sqrt(precision)
+            deviation, size = 1 / np.sqrt(precision), 0.5 * np.log(precision)
             above, below = (correlation + pull) / precision, (correlation - pull) / precision
-            plus = prior[2, k] + 0.5 * precision * above * above
-            minus = prior[3, k] + 0.5 * precision * below * below
+            plus = prior[2, k] - size + 0.5 * precision * above * above
+            minus = prior[3, k] - size + 0.5 * precision * below * below
             if positive:
-                plus += _log_of_tail(above / deviation) - prior[4, k]
-                minus = -np.inf
+                plus += _log_of_tail(above / deviation)
             largest = max(plus, minus, 0.0)
             plus, minus = np.exp(plus - largest), np.exp(minus - largest)
             drawn = _uniform(state) * (plus + minus + np.exp(-largest))
@@ -98,52 +98,7 @@ def draw_codes(first, last, correlations, gram, prior, limits, positive, states,
                     left[j] -= gram[k, j] * (new - old)
 
 
-def draw_rates(first, last, x, weights, atoms, prior, spike, states, z, squares):
-    """Draw each code of rows ``x = z @ atoms``, not negative, given the row's other codes.
-
-    Entries have the precisions ``weights``. A code has the exponential distribution of the rate
-    ``prior[0]``; with a ``spike`` it may be 0 instead, with the odds against it ``exp(prior[1])``.
-    ``squares`` becomes the precision of a code given the row's other codes.
-    """
-    n_features, n_components = x.shape[1], z.shape[1]
-    left, state = np.empty(n_features), np.empty(2, np.int64)
-    for i in range(first, last):
-        state[0], state[1] = states[i, 0], states[i, 1]
-        for j in range(n_features):
-            left[j] = x[i, j]
-            for k in range(n_components):
-                left[j] -= z[i, k] * atoms[k, j]
-        for k in range(n_components):
-            precision, correlation = 0.0, 0.0
-            for j in range(n_features):
-                weighted = weights[i, j] * atoms[k, j]
-                precision += weighted * atoms[k, j]
-                correlation += weighted * left[j]
-            squares[i, k] = precision
-            if precision <= 0:
-                continue
-            mean = (correlation + precision * z[i, k] - prior[0, k]) / precision
-            deviation, new = 1 / np.sqrt(precision), -1.0
-            if spike:  # 0.919 is half the logarithm of 2 pi
-                odds = prior[1, k] + np.log(prior[0, k] * deviation) + 0.9189385332046727
-                odds += _log_of_tail(mean / deviation) + 0.5 * precision * mean * mean
-                if _uniform(state) * (1 + np.exp(-min(max(odds, -700.0), 700.0))) > 1:
-                    new = 0.0
-            if new < 0:
-                new = _positive_normal(state, mean, deviation)
-            for j in range(n_features):
-                left[j] -= (new - z[i, k]) * atoms[k, j]
-            z[i, k] = new
-
-
-_FUNCTIONS = (
-    _uniform,
-    _normal,
-    _positive_normal,
-    _log_of_tail,
-    draw_codes,
-    draw_rates,
-)
+_FUNCTIONS = _uniform, _normal, _positive_normal, _log_of_tail, draw_codes
 
 
 @cache

@@ -22,6 +22,7 @@ from scipy.stats import norm
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
 from skpudle._data.arrays import host_array
+from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.metrics._codes import FLOATS, check_learner_of_rows
 from skpudle.metrics._dictionaries import chance_coherence, match_atoms, unit_atoms
@@ -53,7 +54,8 @@ def _fill(X):  # (n, m) -> the same, with means for gaps, and 0 in a column of g
 def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
     """Search for any number of atoms, with the constraints of a learner."""
     shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
-    found = PUDLEDictionaryLearning("auto", random_state=seed, **shared).fit(X)
+    kind = CountDictionaryLearning if "loss" in shared else PUDLEDictionaryLearning
+    found = kind("auto", random_state=seed, **shared).fit(X)
     return unit_atoms(found.components_.astype(np.float64))
 
 
@@ -181,16 +183,14 @@ def atom_support(
     X = check_array(host_array(X), dtype=FLOATS, ensure_all_finite="allow-nan", input_name="X")
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    coherence = np.zeros(len(atoms))
-    found = np.zeros((0, atoms.shape[1]))
+    coherence, found = np.zeros(len(atoms)), np.zeros((0, atoms.shape[1]))
     rows = rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
         with warnings.catch_warnings():  # poor fits of halves are expected
             warnings.simplefilter("ignore", UserWarning)
             fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
-        filled = list(map(_fill, halves))
-        found = _found_twice(filled, fits, level, rng)
+        found = _found_twice([*map(_fill, halves)], fits, level, rng)
     if len(found):
         match = match_atoms(found, atoms)
         coherence[match.reference_indices] = match.coherences

@@ -1,5 +1,10 @@
-"""Displays of atoms, and of the training samples behind them."""
+"""Displays of atoms, and of the training samples behind them.
 
+Atoms are defined up to scale: each is drawn scaled to its own largest modulus. The cell in row i
+and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], for images and lines alike.
+"""
+
+import math
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, Self
@@ -12,17 +17,18 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._operators._atoms import factor_atoms
-from skpudle.inspection._contributions import atom_contributions, reconstruction_contributions
+from skpudle.inspection import atom_contributions, reconstruction_contributions
+from skpudle.inspection._intervals import AtomIntervals
 from skpudle.inspection._learner import encode_samples, find_learner
-from skpudle.metrics import atom_importance
-from skpudle.plotting import _grid
 from skpudle.plotting._display import Display, matplotlib
 
-# inches of figures: width of all, height of an atom, and height besides
-_INCHES = {"spectra": (8.0, 0.9, 0.9), "waveforms": (6.4, 1.6, 0.4)}
-# height of the tallest bar, in distances of two spectra, opacity of bars without support, and of
-# what covers other atoms without support
-_HEIGHT, _FADED, _COVER = 0.85, 0.25, 0.75
+# height over width of a cell of lines, the share of the cell that lines fill, and its margin
+_FLATNESS, _FILLED = 0.5, 0.9
+_MARGIN = (1 - _FILLED) / 2
+# height of the tallest bar, in distances of two spectra
+_HEIGHT = 0.85
+# opacity of bands, of bars without support, and of what covers other atoms without support
+_BAND, _FADED, _COVER = 0.3, 0.25, 0.75
 # levels of a topography
 _LEVELS = 15
 # largest entry of an atom that its map times its waveform may miss, relative to the largest entry
@@ -30,6 +36,27 @@ _LEVELS = 15
 _NOT_RANK_ONE = 1e-3
 # the most atoms whose contributions are drawn without being asked for, and samples beside each
 _N_TARGETS, _N_LARGEST = 6, 6
+
+
+def _as_pictures(atoms, kind="auto", image_shape=None):
+    """Return the kind of atoms, and atoms with the shape of pictures of this kind.
+
+    Channels of images that are no colours become images side by side.
+    """
+    shape = atoms.shape[1:] if image_shape is None else tuple(image_shape)
+    if kind == "auto":
+        kind = "images" if len(shape) > 1 else "lines"
+    if len(shape) == 1:
+        shape = (math.isqrt(shape[0]),) * 2 if kind == "images" else (*shape, 1)
+    if kind == "images" and len(shape) == 3 and shape[2] != 3:
+        atoms = atoms.reshape(-1, *shape).swapaxes(2, 3)
+        shape = shape[0], shape[1] * shape[2]
+    return kind, atoms.reshape(len(atoms), *shape)
+
+
+def _largest(pictures):  # -> (n_atoms, 1, 1[, 1])
+    largest = np.abs(pictures).max(axis=tuple(range(1, pictures.ndim)), keepdims=True)
+    return np.where(largest > 0, largest, 1)
 
 
 @dataclass(eq=False, repr=False)
@@ -92,19 +119,33 @@ class AtomsDisplay(Display):
         {"kind": [StrOptions({"auto", "images", "lines", "spectra", "waveforms"})]},
         prefer_skip_nested_validation=True,
     )
-    def from_atoms(
-        cls, atoms: ArrayLike, *, kind: str = "auto", image_shape: Any = None, **options: Any
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any = None,
+        *,
+        kind: str = "auto",
+        image_shape: tuple[int, ...] | None = None,
+        **options: Any,
     ) -> Self:
-        """Draw an array of atoms.
+        """Draw the atoms of a fitted learner, or an array of atoms, or atoms with their intervals.
 
         Parameters
         ----------
-        atoms : array-like of shape (n_components, n_features), (n_components, height, width[, 3]) \
-                or (n_components, length, n_channels), or learner
-            Atoms as rows, or with their shape, or a fitted learner.
+        estimator : estimator, AtomIntervals or array-like
+            Fitted learner, or a pipeline or search with one. Atoms of a pipeline are drawn in the
+            features of its data if every step before the learner is affine and can be undone
+            (centring, scaling, principal components), and else in the learner's features. Or the
+            result of `skpudle.inspection.atom_intervals`: lines get bands, spectra get error bars,
+            and atoms and entries without support by the data fade. Or atoms, (n_components,
+            n_features), (n_components, height, width[, 3]) or (n_components, length, n_channels).
+        X : array-like, default=None
+            Samples, as `transform` takes them; if given, the atoms that most samples use come
+            first.
         kind : {"auto", "images", "lines", "spectra", "waveforms"}, default="auto"
             "auto": rows are lines, unless ``image_shape`` says otherwise; arrays of more axes are
-            images. "images": rows without ``image_shape`` become squares.
+            images. "images": rows without ``image_shape`` become squares. Convolutional atoms have
+            their shape already; atoms of signals are lines.
         image_shape : tuple of int, default=None
             Shape that the features of an atom are reshaped to: of images (height, width) or
             (height, width, 3), of lines and waveforms (length, n_channels). Channels of images that
@@ -117,93 +158,47 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
-        atoms = check_array(dictionary_of(atoms), allow_nd=True, input_name="atoms")
-        kind, pictures = _grid.as_pictures(atoms, kind, image_shape)
-        return cls(pictures, kind).plot(**options)
+        supported = None
+        if isinstance(estimator, AtomIntervals):
+            parts, supported = estimator[:3], estimator.supported
+        elif not hasattr(estimator, "fit"):
+            parts = [dictionary_of(estimator)]
+        else:
+            found = find_learner(estimator)
+            parts = [found.atoms()]
+            if X is not None:
+                codes, _ = encode_samples(found.learner, found.prepare(X))
+                most_used = np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
+                parts = [parts[0][most_used]]
+            if kind == "auto" and np.size(getattr(found.learner, "atom_shape", ())) == 1:
+                kind = "lines"
+        parts = [check_array(part, allow_nd=True, input_name="atoms") for part in parts]
+        kinds, pictures = zip(*(_as_pictures(part, kind, image_shape) for part in parts))
+        ends = dict(zip(("lower", "upper"), pictures[1:]))
+        return cls(pictures[0], kinds[0], **ends, supported=supported).plot(**options)
 
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any = None,
-        *,
-        sort: str = "usage",
-        kind: str = "auto",
-        **options: Any,
-    ) -> Self:
-        """Draw the atoms of a fitted learner.
-
-        Parameters
-        ----------
-        estimator : estimator
-            Fitted learner, or a pipeline or search with one. Atoms of a pipeline are drawn in the
-            features of its data if every step before the learner is affine and can be undone
-            (centring, scaling, principal components), and else in the learner's features.
-        X : array-like, default=None
-            Samples, as `transform` takes them; if given, atoms are sorted by ``sort``.
-        sort : {"usage", "energy", "r2_loss"}, default="usage"
-            Key by which to sort atoms, the largest first: how many samples use them, or the share
-            of the energy or the loss of R^2 of `skpudle.metrics.atom_importance`.
-        kind, **options
-            As in `from_atoms`. Convolutional atoms have their shape already; atoms of signals are
-            lines.
-
-        Returns
-        -------
-        AtomsDisplay
-            The display, drawn.
-        """
-        found = find_learner(estimator)
-        atoms = found.atoms()
-        if X is not None:
-            X = found.prepare(X)
-            if sort == "usage":
-                key = np.count_nonzero(encode_samples(found.learner, X)[0], axis=0)
-            else:
-                key = atom_importance(found.learner, X)[sort]
-            atoms = atoms[np.argsort(-key, kind="stable")]
-        if kind == "auto" and np.size(getattr(found.learner, "atom_shape", ())) == 1:
-            kind = "lines"
-        return cls.from_atoms(atoms, kind=kind, **options)
-
-    @classmethod
-    def from_intervals(
-        cls, intervals: Any, *, kind: str = "auto", image_shape: Any = None, **options: Any
-    ) -> Self:
-        """Draw atoms with their intervals; atoms and entries without support by the data fade.
-
-        Lines have bands, and spectra error bars.
-
-        Parameters
-        ----------
-        intervals : AtomIntervals
-            The result of `skpudle.inspection.atom_intervals`.
-        kind, image_shape, **options
-            As in `from_atoms`.
-
-        Returns
-        -------
-        AtomsDisplay
-            The display, drawn.
-        """
-        parts = intervals.estimate, intervals.lower, intervals.upper
-        kinds, pictures = zip(*(_grid.as_pictures(part, kind, image_shape) for part in parts))
-        return cls(pictures[0], kinds[0], *pictures[1:], intervals.supported).plot(**options)
+    def _grid(self, n_columns):  # -> numbers of rows and columns, by default of about a square
+        flatness = _FLATNESS if self.kind == "lines" else 1
+        n_columns = n_columns or math.ceil(math.sqrt(len(self.atoms) * flatness))
+        return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):
-        if self.kind in _INCHES:
-            width, each, rest = _INCHES[self.kind]
-            return width, each * len(self.atoms) + rest
-        return _grid.measure_grid(self.kind, self.atoms, n_columns)[2]
+        if self.kind == "spectra":
+            return 8.0, 0.9 * len(self.atoms) + 0.9
+        if self.kind == "waveforms":
+            return 6.4, 1.6 * len(self.atoms) + 0.4
+        n_rows, n_columns = self._grid(n_columns)
+        sides = n_columns, n_rows * _FLATNESS
+        if self.kind == "images":
+            height, width = self.atoms.shape[1:3]
+            sides = n_columns * (width + 1) - 1, n_rows * (height + 1) - 1
+        return [max(1.5, 6.4 * side / max(sides)) for side in sides]
 
     def _draw(self, **options):
-        own = {"spectra": self._draw_spectra, "waveforms": self._draw_waveforms}
-        own.get(self.kind, self._draw_grid)(**options)
+        getattr(self, f"_draw_{self.kind}")(**options)
 
-    def _draw_grid(self, *, n_columns=None, row_labels=None, **style):
-        n_rows, n_columns, _ = _grid.measure_grid(self.kind, self.atoms, n_columns)
-        draw = self._draw_images if self.kind == "images" else self._draw_lines
-        draw(n_columns, **style)
+    def _finish_grid(self, n_rows, n_columns, row_labels):
+        """Cover atoms without support, and name rows on their left, without ticks or a frame."""
         if self.supported is not None:
             row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
             self.ax_.autoscale(False)  # covers change no limits
@@ -212,19 +207,64 @@ class AtomsDisplay(Display):
         if row_labels is None:
             self.ax_.set_axis_off()
         else:
-            _grid.label_rows(self.ax_, n_rows, row_labels)
+            self.ax_.set_yticks(np.arange(n_rows) + 0.5, row_labels)
+            self.ax_.set_xticks([])
+            self.ax_.tick_params(length=0)
+            self.ax_.set_frame_on(False)
 
-    def _draw_images(self, n_columns, **style):
-        atoms = self.atoms
+    def _draw_images(self, *, n_columns=None, row_labels=None, **style):
+        n_atoms, height, width, *colours = self.atoms.shape
+        n_rows, n_columns = self._grid(n_columns)
+        images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
-            atoms = np.where((self.lower > 0) | (self.upper < 0), atoms, 0.0)
-        self.image_ = _grid.draw_images(self.ax_, atoms, n_columns, **style)
+            images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
+        grid = np.full((n_rows * n_columns, height + 1, width + 1, *colours), np.nan)
+        grid[:n_atoms, :height, :width] = images
+        grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
+        grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
+        grid = grid[:-1, :-1]  # no line after the last row and column
+        if colours:  # colours from 0 to 1, with white lines between
+            grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
+        right, bottom = n_columns - 1 / (width + 1), n_rows - 1 / (height + 1)
+        greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
+        cells = {"extent": (0, right, bottom, 0), "aspect": (height + 1) / (width + 1)}
+        self.image_ = self.ax_.imshow(grid, **(greys | cells | style))
+        self._finish_grid(n_rows, n_columns, row_labels)
 
-    def _draw_lines(self, n_columns, *, sampling_rate=None, **style):
-        ends = None if self.lower is None else (self.lower, self.upper)
-        self.lines_, self.bands_ = _grid.draw_lines(self.ax_, self.atoms, n_columns, ends, **style)
-        if sampling_rate is not None:
-            _grid.draw_seconds(self.ax_, self.atoms.shape[1], sampling_rate)
+    def _draw_lines(self, *, n_columns=None, row_labels=None, sampling_rate=None, **style):
+        n_atoms, length, n_channels = self.atoms.shape
+        n_rows, n_columns = self._grid(n_columns)
+        row, column = np.divmod(np.arange(n_atoms), n_columns)
+        ends = column + _MARGIN, column + 1 - _MARGIN
+        self.ax_.hlines(row + 0.5, *ends, color="0.8", linewidth=0.5)
+        gap = np.full((n_atoms, 1), np.nan)  # separates neighbouring atoms
+        x = np.hstack([np.linspace(*ends, length, axis=1), gap]).ravel()
+        largest = _largest(self.atoms)
+
+        def heights(values, channel):  # -> ordinates, with gaps
+            scaled = (values / largest)[:, :, channel]
+            return np.hstack([row[:, None] + 0.5 - _FILLED / 2 * scaled, gap]).ravel()
+
+        self.lines_, self.bands_ = [], []
+        for channel in range(n_channels):
+            own = {"linewidth": 1, "color": f"C{channel}", "label": f"channel {channel}"} | style
+            self.lines_ += self.ax_.plot(x, heights(self.atoms, channel), **own)
+            if self.lower is not None:
+                low, high = (heights(end, channel) for end in (self.lower, self.upper))
+                band = dict(color=own["color"], alpha=_BAND, linewidth=0)
+                self.bands_.append(self.ax_.fill_between(x, low, high, **band))
+        self.ax_.set(xlim=(0, n_columns), ylim=(n_rows, 0))
+        if 1 < n_channels <= 10:  # matplotlib has ten colours
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
+            self.ax_.legend(
+                handles=self.lines_, ncols=min(n_channels, 5), fontsize="small", **place
+            )
+        if sampling_rate is not None:  # the length of an atom in seconds, below the first line
+            bar = dict(color="0.3", linewidth=1.5, clip_on=False)
+            self.ax_.plot([_MARGIN, 1 - _MARGIN], [n_rows, n_rows], **bar)
+            place = {"ha": "center", "va": "top", "fontsize": "small", "linespacing": 0.3}
+            self.ax_.text(0.5, n_rows, f"\n{(length - 1) / sampling_rate:.3g} s", **place)
+        self._finish_grid(n_rows, n_columns, row_labels)
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
         n_spectra, n_channels = self.atoms.shape[:2]
@@ -324,8 +364,8 @@ class ContributionsDisplay(Display):
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
-    image_ : matplotlib AxesImage
-        The images.
+    grid_ : AtomsDisplay
+        The pictures.
     """
 
     pictures: np.ndarray
@@ -356,10 +396,10 @@ class ContributionsDisplay(Display):
         X : array-like of shape (n_samples, n_features), default=None
             Samples to draw the reconstructions of; by default atoms are drawn.
         atoms : array-like of int, default=None
-            Which atoms, or which samples of ``X``; by default the six atoms that samples use most,
-            or all of ``X``.
+            Which atoms to draw; by default the six atoms that samples use most. Reconstructions
+            are of all of ``X``.
         image_shape : tuple of int, default=None
-            As in `AtomsDisplay.from_atoms`; None: lines.
+            As in `AtomsDisplay.from_estimator`; None: lines.
         **options : dict
             Passed to `plot`.
 
@@ -373,24 +413,27 @@ class ContributionsDisplay(Display):
         samples = check_array(host_array(X_train), input_name="X_train")
         n_largest = min(_N_LARGEST, len(samples))
         if X is None:
-            name, targets = "atom", learner.components_
+            name, targets, rows = "atom", learner.components_, atoms
             made = atom_contributions(learner, X_train, n_largest=n_largest)
-            if atoms is None:
+            if rows is None:
                 n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
-                atoms = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
+                rows = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
-            made = reconstruction_contributions(learner, X_train, X, n_largest=n_largest)
-        rows = np.arange(len(targets)) if atoms is None else np.asarray(atoms)
+            made, rows = (
+                reconstruction_contributions(learner, X_train, X, n_largest=n_largest),
+                slice(None),
+            )
         values = made.values[rows]
         made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]
         firsts = targets[rows][:, None], made.estimates[rows][:, None]
         together = np.concatenate([*firsts, made_of], axis=1)
         flat = found.to_data(together.reshape(-1, together.shape[2]))
-        kind, pictures = _grid.as_pictures(flat, image_shape=image_shape)
+        kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        return cls(pictures, values, [f"{name} {row}" for row in rows], kind).plot(**options)
+        names = [f"{name} {row}" for row in np.arange(len(targets))[rows]]
+        return cls(pictures, values, names, kind).plot(**options)
 
     def _size(self, **_):
         n_rows, n_columns = self.pictures.shape[:2]
@@ -398,17 +441,13 @@ class ContributionsDisplay(Display):
 
     def _draw(self, **style):
         n_columns = self.pictures.shape[1]
-        flat = self.pictures.reshape(-1, *self.pictures.shape[2:])
-        if self.kind == "images":
-            self.image_ = _grid.draw_images(self.ax_, flat, n_columns, **style)
-        else:
-            _grid.draw_lines(self.ax_, flat, n_columns, **style)
-        _grid.label_rows(self.ax_, len(self.row_labels), self.row_labels)
+        grid = AtomsDisplay(self.pictures.reshape(-1, *self.pictures.shape[2:]), self.kind)
+        given = dict(ax=self.ax_, n_columns=n_columns, row_labels=self.row_labels)
+        self.grid_ = grid.plot(**given, **style)
         names = ["target", "estimate", *range(1, n_columns - 1)]
         self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
         alpha = 0.8 if self.kind == "images" else 0  # keep lines visible
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
-            place = j + 2, i
-            self.ax_.text(*place, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)
+            self.ax_.text(j + 2, i, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)

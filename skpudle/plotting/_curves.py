@@ -214,38 +214,16 @@ class StabilityDisplay(Display):
     labels: tuple[str, str, str]
 
     @classmethod
-    def from_estimator(cls, estimator: Any, **options: Any) -> Self:
-        """Draw the stability of each atom of a consensus, and the share of fits that agree on it.
-
-        Parameters
-        ----------
-        estimator : ConsensusDictionary
-            Fitted.
-        **options : dict
-            Passed to `plot`.
-
-        Returns
-        -------
-        StabilityDisplay
-            The display, drawn, the most stable atoms first.
-        """
-        check_is_fitted(estimator, "stability_")
-        order = np.argsort(-estimator.stability_, kind="stable")
-        agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)
-        labels = "Stability", "Share of replicates that agree", "Atom, most stable first"
-        values = np.arange(1, len(order) + 1), estimator.stability_[order], agreeing
-        return cls(*values, labels).plot(**options)
-
-    @classmethod
-    def from_dictionaries(
-        cls, dictionaries: Any, *, scores: ArrayLike | None = None, **options: Any
+    def from_estimator(
+        cls, estimator: Any, *, scores: ArrayLike | None = None, **options: Any
     ) -> Self:
-        """Draw the stability of dictionaries of several sizes.
+        """Draw the stability of a consensus, or of dictionaries of several sizes.
 
         Parameters
         ----------
-        dictionaries : iterable of lists of array-like of shape (n_components, ...)
-            For every size, the ``components_`` of independent fits.
+        estimator : ConsensusDictionary, or iterable of lists of learners or array-likes
+            A fitted consensus: the stability of each atom, the most stable first, and the share of
+            fits that agree on it. Or for every size independent fits, or their ``components_``.
         scores : array-like of shape (n_sizes,), default=None
             Score of held-out samples for every size, such as the mean of its fits, for the right
             axis in place of the number of stable atoms of `skpudle.metrics.dictionary_stability`.
@@ -257,7 +235,14 @@ class StabilityDisplay(Display):
         StabilityDisplay
             The display, drawn.
         """
-        found = [dictionary_stability(fits) for fits in dictionaries]
+        if hasattr(estimator, "fit"):
+            check_is_fitted(estimator, "stability_")
+            order = np.argsort(-estimator.stability_, kind="stable")
+            agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)
+            labels = "Stability", "Share of replicates that agree", "Atom, most stable first"
+            values = np.arange(1, len(order) + 1), estimator.stability_[order], agreeing
+            return cls(*values, labels).plot(**options)
+        found = [dictionary_stability(fits) for fits in estimator]
         name = "Stable atoms" if scores is None else "Score of held-out samples"
         scores = [one.n_stable for one in found] if scores is None else scores
         rows = zip((one.atoms.shape[1] for one in found), found, scores, strict=True)
@@ -301,38 +286,14 @@ class RecoveryDisplay(Display):
     coherences: np.ndarray
 
     @classmethod
-    def from_dictionaries(cls, dictionary: ArrayLike, reference: ArrayLike, **options: Any) -> Self:
-        """Draw how a dictionary compares with a known one.
-
-        Parameters
-        ----------
-        dictionary, reference : array-like of shape (n_components, ...) and (n_reference, ...)
-            Atoms of the same shape.
-        **options : dict
-            Passed to `plot`.
-
-        Returns
-        -------
-        RecoveryDisplay
-            The display, drawn; atoms without a match come last.
-        """
-        match = match_atoms(dictionary, reference)
-        cosines = np.abs(atom_cosines(dictionary, reference))
-        orders = [
-            np.concatenate([taken, np.setdiff1d(np.arange(size), taken)])
-            for size, taken in zip(cosines.shape, (match.reference_indices, match.indices))
-        ]
-        return cls(cosines[np.ix_(*orders)]).plot(**options)
-
-    @classmethod
     def from_estimator(cls, estimator: Any, reference: ArrayLike, **options: Any) -> Self:
         """Draw how the atoms of a fitted learner compare with known ones.
 
         Parameters
         ----------
-        estimator : estimator
-            Fitted learner, or a pipeline or search with one; atoms are compared in the features of
-            the data, as in `AtomsDisplay.from_estimator`.
+        estimator : estimator or array-like of shape (n_components, ...)
+            Fitted learner, or a pipeline or search with one, whose atoms are compared in the
+            features of the data, as in `AtomsDisplay.from_estimator`; or atoms.
         reference : array-like of shape (n_reference, ...)
             Known atoms.
         **options : dict
@@ -341,9 +302,15 @@ class RecoveryDisplay(Display):
         Returns
         -------
         RecoveryDisplay
-            The display, drawn.
+            The display, drawn; atoms without a match come last.
         """
-        return cls.from_dictionaries(find_learner(estimator).atoms(), reference, **options)
+        atoms = find_learner(estimator).atoms() if hasattr(estimator, "fit") else estimator
+        match, cosines = match_atoms(atoms, reference), np.abs(atom_cosines(atoms, reference))
+        orders = [
+            np.concatenate([taken, np.setdiff1d(np.arange(size), taken)])
+            for size, taken in zip(cosines.shape, (match.reference_indices, match.indices))
+        ]
+        return cls(cosines[np.ix_(*orders)]).plot(**options)
 
     def _draw(self, **style):
         matrix = {"cmap": "viridis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}

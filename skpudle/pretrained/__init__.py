@@ -110,7 +110,7 @@ def load_denoiser(
     - "poisson": 26 atoms and 8 unfoldings, trained on photographs with 1 to 4 expected photons in
       the brightest pixel. Counts go in, expected counts come out.
 
-    Their data, licence, metrics and limits are on the page "Model cards" of the user guide.
+    Their data, licence, metrics and limits are on :doc:`/guide/images`.
 
     Parameters
     ----------

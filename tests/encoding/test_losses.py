@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from test_encoding import unit_atoms
 
 from skpudle._data.batches import Samples
-from skpudle._gradients import GRADIENT_RULES
+from skpudle._fit.models import Encoder
+from skpudle._learners.counts import CountModel, likelihood
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -114,41 +115,48 @@ def test_a_family_is_its_derivatives(loss, generator):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
 @pytest.mark.parametrize("n_unfoldings", [1, 2, 15])
-@pytest.mark.parametrize("rule", GRADIENT_RULES)
-def test_gradient_is_that_of_the_definition(rule, n_unfoldings, masked, options, loss, generator):
+def test_derivatives_are_those_of_the_definition(n_unfoldings, masked, options, loss, generator):
     """Against automatic differentiation through a naive encoder, steps held constant."""
     atoms, x, offset = make_problem(generator, loss)
-    mask = make_mask(generator, x) if masked else None
+    known = make_mask(generator, x) if masked else torch.ones_like(x)
     options = options | dict(n_unfoldings=n_unfoldings)
     step = default_step(DenseDictionary(atoms), loss)
-    inputs = [value.clone().requires_grad_() for value in (atoms, offset)]
-    z = naive_unfold(
-        loss, inputs[0], x, step=step, offset=inputs[1],
-        mask=mask if masked else torch.ones_like(x), **options,
-    )  # fmt: skip
-    assert 0 < z.count_nonzero() < z.numel()
-    known = mask if masked else torch.ones_like(x)
-    held = z.detach() if rule in ("dec", "noodl") else z
-    natural = held @ inputs[0] + inputs[1]
-    if rule == "noodl":
-        residual = known * (loss.mean(natural) - x).detach()
-        value = (residual * (held.sign() @ inputs[0])).sum()
-    else:
-        value = (known * loss.half_deviance(natural, x)).sum()
-    if rule == "ae-lasso":
-        value = value + 0.3 * held.abs().sum()
-    expected = torch.autograd.grad(value / len(x), inputs, materialize_grads=True)
 
-    inputs = [value.clone().requires_grad_() for value in (atoms, offset)]
-    evaluation = GRADIENT_RULES[rule](
-        DenseDictionary(inputs[0]), Samples(x, mask, inputs[1]),
-        encoder=partial(encode, loss=loss, **options), penalty=0.3, loss=loss,
-    )  # fmt: skip
-    assert torch.equal(evaluation.codes != 0, z != 0)
-    found = torch.autograd.grad(evaluation.surrogate, inputs, materialize_grads=True)
-    n_compared = 1 if rule == "noodl" else 2  # that of NOODL is one of the atoms alone
-    for one, other in list(zip(found, expected, strict=True))[:n_compared]:
+    def derivatives(encoder):
+        inputs = [value.clone().requires_grad_() for value in (atoms, x, offset)]
+        z = encoder(inputs[0], inputs[1], offset=inputs[2])
+        value = (known * loss.half_deviance(z @ inputs[0] + inputs[2], x)).sum()
+        return z, torch.autograd.grad(value, inputs)
+
+    z, expected = derivatives(partial(naive_unfold, loss, step=step, mask=known, **options))
+    assert 0 < z.count_nonzero() < z.numel()
+    mask = known if masked else None
+    codes, found = derivatives(partial(encode, loss=loss, mask=mask, **options))
+    assert torch.equal(codes != 0, z != 0)
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
+    """Of half the deviance at fixed codes; the last row is a baseline whose code is 1."""
+    atoms, x, _ = make_problem(generator, loss)
+    known = make_mask(generator, x) if masked else torch.ones_like(x)
+    exposure = torch.rand(len(x), 1, generator=generator).to(x)
+    rows = torch.cat([atoms, torch.randn(1, atoms.shape[1], generator=generator).to(atoms)])
+    rows.requires_grad_()
+    model = CountModel(None, Encoder(None), None, None, alpha=0.3, loss=loss, n_unfoldings=5)
+    dictionary, encoder, penalty = model.network(rows, 0)
+    batch = Samples(x, known if masked else None, exposure)
+    found = likelihood(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)
+    z = found.codes
+    assert (z[:, -1] == 1).all()
+    value = (known * loss.half_deviance(z @ rows + exposure, x)).sum(1)
+    torch.testing.assert_close(found.losses, value.detach())
+    expected = value.detach().mean() + 0.3 * z[:, :-1].abs().sum(1).mean()
+    torch.testing.assert_close(found.objective, expected)
+    pairs = (torch.autograd.grad(one.mean(), rows)[0] for one in (value, found.surrogate))
+    torch.testing.assert_close(*pairs)
 
 
 @pytest.mark.uncompiled

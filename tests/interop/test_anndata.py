@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import CountDictionaryLearning
 from skpudle.metrics import recovery_rate
 
 anndata = pytest.importorskip("anndata")
@@ -31,7 +31,7 @@ def cells():
 def test_the_recipe_puts_codes_into_obsm_and_atoms_into_varm(cells, tmp_path):
     cells, programs = cells[0].copy(), cells[1]
     genes = cells.to_df()  # a data frame brings the names of the genes along
-    learner = PUDLEDictionaryLearning(6, loss="poisson", positive_code=True, random_state=0)
+    learner = CountDictionaryLearning(6, positive_code=True, random_state=0)
     cells.obsm["X_pudle"] = learner.fit_transform(genes)
     cells.varm["pudle"] = learner.components_.T
     cells.uns["pudle"] = {"alpha": learner.alpha_}
@@ -44,10 +44,9 @@ def test_the_recipe_puts_codes_into_obsm_and_atoms_into_varm(cells, tmp_path):
 
     # the stored atoms code further cells
     some = again[::7].copy()
-    coder = PUDLEDictionaryLearning.from_components(
+    coder = CountDictionaryLearning.from_components(
         again.varm["pudle"].T,
         intercept=learner.intercept_,
-        loss="poisson",
         positive_code=True,
         alpha=float(again.uns["pudle"]["alpha"]),
     )
@@ -66,7 +65,7 @@ def threads():
 def test_scanpy_finds_neighbours_by_the_codes(cells):
     scanpy = pytest.importorskip("scanpy")
     cells = cells[0].copy()
-    learner = PUDLEDictionaryLearning(6, loss="poisson", positive_code=True, random_state=0)
+    learner = CountDictionaryLearning(6, positive_code=True, random_state=0)
     cells.obsm["X_pudle"] = learner.fit_transform(cells.to_df())
     scanpy.pp.neighbors(cells, use_rep="X_pudle", transformer="sklearn", method="gauss")
     assert cells.obsp["distances"].shape == (800, 800)

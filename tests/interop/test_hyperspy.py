@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.decomposition import NMF
 
-from skpudle import PoissonNMF, PUDLEDictionaryLearning
+from skpudle import PUDLEDictionaryLearning
 from skpudle.metrics import recovery_rate
 
 signals = pytest.importorskip("hyperspy.api").signals
@@ -41,19 +40,3 @@ def test_decomposition_takes_the_learner(spectra):
     assert recovery_rate(factors, lines, threshold=0.98) == 1
     model = signal.get_decomposition_model().data
     assert np.linalg.norm(model - clean) < 0.5 * np.linalg.norm(noisy - clean)
-
-
-def test_counted_spectra_are_nearer_to_the_truth_than_by_nmf(spectra):
-    """The error of HyperSpy's model against the true rates."""
-    rates = 20 * spectra[0]
-    counts = np.random.default_rng(0).poisson(rates).astype(float)
-
-    def error(algorithm):
-        signal = signals.Signal1D(counts)
-        signal.decomposition(algorithm=algorithm, output_dimension=4, print_info=False)
-        model = signal.get_decomposition_model().data
-        return np.linalg.norm(model - rates) / np.linalg.norm(rates)
-
-    ours = error(PoissonNMF(4, random_state=0))
-    assert ours < error(NMF(4, init="nndsvda", max_iter=500))
-    assert ours < 0.5 * np.linalg.norm(counts - rates) / np.linalg.norm(rates)

@@ -1,9 +1,8 @@
 """nilearn's DictLearning with the recipe of the guide."""
 
-import re
+import doctest
 from functools import cache
 from pathlib import Path
-from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -55,12 +54,13 @@ def recipe(monkeypatch):
     """Return a function that puts the search of the guide into nilearn."""
     from nilearn.decomposition import dict_learning
 
-    page = Path(__file__).parents[2] / "docs" / "guide" / "other_tools.rst"
-    code = re.search(
-        r"    import torch\n.*?\n\n(?=    dict_learning\.)", page.read_text(), re.DOTALL
-    )
+    page = Path(__file__).parents[2] / "docs" / "guide" / "scikit_learn.rst"
+    examples = doctest.DocTestParser().get_examples(page.read_text("utf-8"))
     names = {}
-    exec(dedent(code[0]), names)
+    exec("import torch\nfrom skpudle.lasso import solve_lasso", names)
+    exec("from skpudle.search import Problem, search", names)
+    (code,) = [e.source for e in examples if e.source.startswith("def dict_learning_online")]
+    exec(code, names)
 
     def put():
         monkeypatch.setattr(dict_learning, "dict_learning_online", names["dict_learning_online"])

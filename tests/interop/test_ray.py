@@ -45,13 +45,3 @@ def test_tasks_share_one_learner(tmp_path):
     shared = ray.put(learner)
     codes = ray.get([encode.remote(shared, path) for path in paths])
     np.testing.assert_allclose(np.vstack([c.toarray() for c in codes]), learner.transform(X))
-
-
-def test_a_worker_has_one_thread():
-    @ray.remote
-    def count():
-        import torch
-
-        return torch.get_num_threads()
-
-    assert ray.get(count.remote()) == 1

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from skpudle._data.batches import Samples
-from skpudle._fit.models import Decay, DenseModel, Encoder
+from skpudle._fit.encoders import Decay, Encoder
+from skpudle._fit.models import DenseModel
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import _gradient_compiled

@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skpudle import Checkpoint, PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
+from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
-from skpudle._fit.models import Decay, Encoder
+from skpudle._fit.encoders import Decay, Encoder
 from skpudle._gradients import differentiate
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Regression
@@ -128,12 +124,12 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
         losses = torch.nn.functional.cross_entropy(decisions, labels, reduction="none")
     weights = weights / weights.sum()
     of_task, of_data = weights @ losses, weights @ (x - z @ leaves[0]).square().sum(1) / 2
-    ridge = 0.5 / (0.7 * 50.0) * leaves[1].square().sum() / (1 if classifies else n)
+    ridge = 0.5 / (0.7 * 50.0) * leaves[1].square().sum() * (1 if classifies else 10 / n)
     loss = (1 - supervision) * of_data + supervision * 2.5 * of_task
     (by_atoms,) = torch.autograd.grad(loss, leaves[0], retain_graph=True)
     by_weights, by_intercept = torch.autograd.grad(2.5 * (of_task + ridge), leaves[1:])
     tight = dict(rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(model.parts(gradient)[0], by_atoms, **tight)
+    torch.testing.assert_close(model.atoms(gradient), by_atoms, **tight)
     torch.testing.assert_close(model.head(gradient)[0], by_weights, **tight)
     # the copies of the intercept share its gradient
     torch.testing.assert_close(model.head(gradient)[1] * 9, by_intercept, **tight)
@@ -216,54 +212,11 @@ def test_a_weight_is_a_number_of_repetitions():
     np.testing.assert_array_equal(weighted.coef_, repeated.coef_)
 
 
-def test_weights_of_classes_are_those_of_their_samples():
-    given = {0: 3.0, 1: 1.0, 2: 0.5}
-    by_class = classifier_of(class_weight=given).fit(X, Y)
-    by_sample = classifier_of().fit(X, Y, sample_weight=[given[label] for label in Y])
-    np.testing.assert_array_equal(by_class.coef_, by_sample.coef_)
-    counts = np.bincount(Y)
-    balanced = classifier_of(class_weight="balanced").fit(X, Y)
-    by_sample = classifier_of().fit(X, Y, sample_weight=(len(Y) / 3 / counts)[Y])
-    np.testing.assert_array_equal(balanced.coef_, by_sample.coef_)
-
-
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_a_class_without_weight_is_absent(early_stopping):
-    few = classifier_of(early_stopping=early_stopping).fit(X[Y != 2], Y[Y != 2])
-    by_sample = clone(few).fit(X, Y, sample_weight=(Y != 2).astype(float))
-    by_class = clone(few).set_params(class_weight={2: 0}).fit(X, Y)
-    for classifier in (by_sample, by_class):
-        np.testing.assert_array_equal(classifier.coef_, few.coef_)
-        assert classifier.classes_.tolist() == [0, 1]
-
-
-# ---------------------------------------------------------------------------- stopping
-
-
-def test_early_stopping_holds_samples_out():
-    classifier = classifier_of(
-        early_stopping=True, tol=1e-4, n_iter_no_change=3, max_iter=200, validation_fraction=0.25
-    ).fit(X, Y)
-    scores = classifier.validation_scores_
-    n_train = len(X) - len(X) // 4
-    assert classifier.n_steps_ == len(scores) * -(-n_train // min(256, n_train))
-    assert len(scores) < 200
-    assert len(scores) - 1 - scores.argmax() == 3  # epochs after the best
-    right = (classifier.predict(X) == Y).sum()
-    assert right >= round(scores.max() * (len(X) - n_train))
-
-
-def test_a_fit_that_stopped_early_goes_on_from_its_checkpoint(tmp_path):
-    path = tmp_path / "fit.npz"
-    params = dict(early_stopping=True, validation_fraction=0.25, max_iter=12)
-    whole = classifier_of(**params).fit(X, Y)
-    cut = classifier_of(**params | {"max_iter": 5}).set_callbacks(Checkpoint(path))
-    cut.fit(X, Y)
-    best = np.array(whole.validation_scores_[:5]).argmax()
-    np.testing.assert_array_equal(cut.validation_scores_, whole.validation_scores_[:5])
-    assert best <= 5
-    with pytest.raises(ValueError, match="another fit"):
-        classifier_of(**params).set_callbacks(Checkpoint(path)).fit(X, Y[::-1])
+def test_a_class_without_weight_is_absent():
+    few = classifier_of().fit(X[Y != 2], Y[Y != 2])
+    by_sample = classifier_of().fit(X, Y, sample_weight=(Y != 2).astype(float))
+    np.testing.assert_array_equal(by_sample.coef_, few.coef_)
+    assert by_sample.classes_.tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------------------- partial_fit
@@ -312,23 +265,6 @@ def test_tensors_give_tensors(fitted):
     assert classifier.score(torch.tensor(X), torch.tensor(Y)) == fitted.score(X, Y)
 
 
-def test_it_stands_where_classifiers_stand():
-    pipeline = make_pipeline(StandardScaler(), classifier_of(max_iter=2))
-    grid = {"pudleclassifier__supervision": [0.0, 0.5]}
-    with pytest.warns(UserWarning, match="no effect in this fit: max_iter, tol"):
-        search = GridSearchCV(pipeline, grid, cv=2).fit(X, Y)
-    assert search.best_score_ > 0.5
-    calibrated = CalibratedClassifierCV(classifier_of(max_iter=2), cv=2).fit(X, Y)
-    np.testing.assert_allclose(calibrated.predict_proba(X).sum(1), 1)
-    noise = np.random.default_rng(0).standard_normal((len(X), 1))
-    with_noise = clone(pipeline).fit(np.hstack([X, 0 * noise]), Y)
-    importance = permutation_importance(
-        with_noise, np.hstack([X, 0 * noise]), Y, n_repeats=2, random_state=0
-    )
-    assert importance.importances_mean[-1] == 0
-    assert importance.importances_mean.max() > 0
-
-
 def test_errors_say_what_to_do(fitted):
     with pytest.raises(ValueError, match=r"1 class.*\[1\]. Pass"):
         classifier_of().fit(X, np.ones(len(X), int))
@@ -338,8 +274,6 @@ def test_errors_say_what_to_do(fitted):
         classifier_of().partial_fit(X, Y, classes=[0, 1])
     with pytest.raises(ValueError, match="not the same as on last call"):
         clone(fitted).fit(X, Y).partial_fit(X, Y, classes=[0, 1, 2, 3])
-    with pytest.raises(ValueError, match="balanced"):
-        classifier_of(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(TypeError, match="in memory"):
         classifier_of().fit(iter([X]), Y)
 

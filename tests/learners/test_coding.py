@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._learners.counts import smaller_penalty
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
@@ -179,8 +179,8 @@ def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
     exposure = rng.uniform(1.0, 30.0, 100) if with_exposure else None
     rates = np.exp(0.5 * codes @ atoms + 1.0) * (1.0 if exposure is None else exposure[:, None])
     X, given = rng.poisson(rates).astype(float), {"exposure": exposure} if with_exposure else {}
-    learner = PUDLEDictionaryLearning(12, loss="poisson", random_state=0).fit(X, **given)
-    chosen, largest = learner.alpha_, learner._training_state["alpha"]
+    learner = CountDictionaryLearning(12, random_state=0).fit(X, **given)
+    chosen, largest = learner.alpha_, learner._fitted.model["alpha"]
     assert chosen < largest
 
     def unexplained(alpha):

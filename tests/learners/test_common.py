@@ -14,6 +14,7 @@ from sklearn.utils import estimator_checks
 from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
@@ -69,9 +70,8 @@ VARIANTS = [
     ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, gradient="dec", **SMALL_CONV),
     ConvDenoiser(atom_shape=3, stride=1, **SMALL_CONV),
     ConvDenoiser(noise_std=(0.1, 0.3), shift_average=True, **SMALL_CONV),
-    PUDLEDictionaryLearning(loss="poisson", **SMALL),
-    PUDLEDictionaryLearning(loss="poisson", gradient="ae-lasso", shrinkage="hard", **SMALL),
-    PUDLEDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
+    CountDictionaryLearning(**SMALL),
+    CountDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
     PoissonNMF(max_iter=3),
     PoissonNMF(alpha=0.5, max_iter=3),
 ]

@@ -128,7 +128,7 @@ def test_a_search_with_gaps_fills_them(traces, gaps):
 def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
     """Whatever stood there: updates are those of any values under the mask."""
     from skpudle._data.batches import Samples
-    from skpudle._fit.models import Encoder
+    from skpudle._fit.encoders import Encoder
     from skpudle._gradients import ae_ls, differentiate
     from skpudle._learners.convolutional.model import ConvNetwork
 

@@ -13,6 +13,7 @@ from skpudle import (
     ConsensusDictionary,
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     DictionaryImputer,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -67,7 +68,7 @@ LEARNERS = {
     "rows": ROWS,
     "signed": SIGNED,
     "encoder": PUDLEDictionaryLearning(4, separate_atoms=True, max_iter=1, random_state=0),
-    "poisson": PUDLEDictionaryLearning(4, loss="poisson", **SHORT),
+    "poisson": CountDictionaryLearning(4, **SHORT),
     "counts that add": PoissonNMF(4, random_state=0),
     "noodl": NOODLDictionaryLearning(4, **SHORT),
     "classifier": PUDLEClassifier(4, max_iter=1, tol=None, random_state=0),
@@ -96,7 +97,7 @@ FUNCTIONS = {
     "R^2": (ROWS, reconstruction_r2_scorer),
     "denoising": (ROWS, make_denoising_scorer()),
     "codes": (ROWS, CodesDisplay.from_estimator),
-    "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X, sort="r2_loss")),
+    "atoms": (ROWS, lambda learner, X: AtomsDisplay.from_estimator(learner, X)),
     "display of contributions": (ROWS, ContributionsDisplay.from_estimator),
     "activations": (LEARNERS["images"], ActivationsDisplay.from_estimator),
     "of a consensus": (LEARNERS["consensus"], atom_importance),
@@ -135,7 +136,7 @@ def check(call):
 def cases():
     for name, learner in LEARNERS.items():
         for method in METHODS:
-            counts = getattr(learner, "loss", "gaussian") != "gaussian"
+            counts = hasattr(learner, "loss")
             chooses = hasattr(learner, "alpha") and not counts and name not in ("encoder", "images")
             is_map = method == "transform_sparse" and hasattr(learner, "atom_shape")
             if hasattr(learner, method) and not is_map and (method != "choose_alpha" or chooses):

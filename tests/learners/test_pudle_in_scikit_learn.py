@@ -31,7 +31,7 @@ BAD_PARAMETERS = {
     ),
     "zero atom": (
         dict(dict_init=np.diag([1.0, 0, 1, 1, 1, 1, 1, 1])[:6]),
-        r"dict_init has zero or non-finite atoms",
+        r"dict_init has atoms of zeros",
     ),
     "converged hard codes": (
         dict(n_unfoldings=None, shrinkage="hard"),

@@ -4,15 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-from sklearn.inspection import permutation_importance
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLERegressor
-from skpudle.inspection import atom_contributions
 
 
 def make_data(seed=0, n=240, m=10):
@@ -44,7 +39,7 @@ def fitted():
 
 @pytest.mark.parametrize("y", [Y, Y[:, 0]], ids=["two", "one"])
 def test_without_supervision_it_is_ridge_regression_on_codes(y):
-    regressor = regressor_of(supervision=0.0, C=0.5).fit(X, y)
+    regressor = regressor_of(supervision=0.0, C=5.0).fit(X, y)
     assert regressor.n_steps_ == 0
     codes = regressor.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
     ridge = Ridge(alpha=2).fit(codes, y)
@@ -90,15 +85,3 @@ def test_it_goes_on_after_fit_and_pickles_go_on_the_same(fitted):
     moved = np.abs(first.coef_ - fitted.coef_).max(1) / Y.std(0)
     assert (moved > 0).all()
     assert (moved < 0.1).all()
-
-
-# ---------------------------------------------------------------------------- scikit-learn, torch
-
-
-def test_it_stands_where_regressors_stand(fitted):
-    pipeline = make_pipeline(StandardScaler(), regressor_of(max_iter=2))
-    search = GridSearchCV(pipeline, {"pudleregressor__supervision": [0.2, 0.5]}, cv=2).fit(X, Y)
-    assert search.best_score_ > 0.3
-    importance = permutation_importance(fitted, X, Y, n_repeats=2, random_state=0)
-    assert importance.importances_mean.max() > 0
-    assert atom_contributions(fitted, X).indices.shape == (6, 10)

@@ -1,7 +1,5 @@
 """Hostile data and parameters: a right result or a clear error, and nothing in between."""
 
-import copy
-import pickle
 import socket
 import threading
 import warnings
@@ -12,10 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
@@ -92,95 +87,6 @@ def test_other_kinds_of_numbers_are_converted_as_scikit_learn_does():
         learner = LEARNERS["soft"]
         found, expected = (clone(learner).fit(X) for X in (DATA[name], DATA[name].astype(float)))
         assert_array_equal(found.components_, expected.components_)
-
-
-# ---------------------------------------------------------------------------- properties
-
-# What cannot be squared is refused: test_arrays.py.
-numbers = st.floats(-1e6, 1e6).map(lambda number: number if abs(number) > 1e-100 else 0.0)
-shapes = st.tuples(st.integers(1, 12), st.integers(1, 5))
-learners = st.builds(
-    PUDLEDictionaryLearning,
-    n_components=st.integers(1, 10) | st.none(),
-    alpha=st.just("auto") | st.floats(0, 10),
-    gradient=st.sampled_from(["dec", "ae-lasso", "ae-ls"]),
-    n_unfoldings=st.integers(1, 6),
-    lambda_decay=st.floats(0.5, 1) | st.just((1.0, 0.9)),
-    shrinkage=st.sampled_from(["soft", "hard"]),
-    positive_code=st.booleans(),
-    atom_norm=st.sampled_from(["unit", "ball"]),
-    optimizer=st.sampled_from(["adam", "surrogate"]),
-    batch_size=st.integers(1, 12) | st.just("auto"),
-    max_iter=st.integers(1, 2),
-    tol=st.none(),
-    dict_init=st.sampled_from(["data", "random", "svd"]),
-    split_sign=st.booleans(),
-    random_state=st.integers(0, 10),
-)
-small = settings(
-    max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
-
-
-@small
-@given(learner=learners, X=shapes.flatmap(lambda shape: arrays(float, shape, elements=numbers)))
-def test_a_fit_survives_cloning_and_pickling(learner, X):
-    codes = learner.fit(X).transform(X)
-    assert np.isfinite(codes).all()
-    assert codes.shape == (len(X), len(learner.get_feature_names_out()))
-    assert learner.inverse_transform(codes).shape == X.shape
-    assert np.isfinite(learner.score(X))
-    assert_array_equal(pickle.loads(pickle.dumps(learner)).transform(X), codes)
-    assert_array_equal(clone(learner).fit(X).components_, learner.components_)
-    learner.partial_fit(X)
-    assert np.isfinite(learner.components_).all()
-
-
-@small
-@given(learner=learners, X=shapes.flatmap(lambda shape: arrays(float, shape, elements=numbers)))
-def test_codes_of_a_row_do_not_depend_on_the_others(learner, X):
-    codes = learner.fit(X).transform(X)
-    alone = np.concatenate([learner.transform(row[None]) for row in X])
-    scale = max(np.abs(codes).max(), 1e-300)
-    if learner.shrinkage == "soft":  # a hard threshold is a jump
-        assert_allclose(alone, codes, atol=1e-7 * scale)
-
-
-# ---------------------------------------------------------------------------- changed by hand
-
-
-def with_atoms(learner, atoms):
-    learner = copy.deepcopy(learner)
-    learner.components_ = atoms
-    return learner
-
-
-SAME = {
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-    torch.optim.Rprop: partial(torch.optim.Rprop),
-    "surrogate": None,
-}
-
-
-@pytest.mark.parametrize("optimizer", SAME)
-@pytest.mark.parametrize("change", ["more", "fewer", "float32"])
-def test_after_other_atoms_were_given_training_goes_on_without_a_memory(optimizer, change):
-    """As for another optimiser, which one is that has the same parameters by other words."""
-    learner = FromData(**SMALL, optimizer=optimizer).fit(PLAIN)
-    atoms = {
-        "more": np.vstack([learner.components_, PLAIN]),
-        "fewer": learner.components_[:5],
-        "float32": learner.components_.astype(np.float32),
-    }[change]
-    found = with_atoms(learner, atoms).partial_fit(PLAIN).components_
-    other = with_atoms(learner, atoms).set_params(optimizer=SAME[optimizer])
-    if optimizer == "surrogate":  # whose memory has no words
-        other = FromData(**SMALL).fit(PLAIN)
-        other = with_atoms(other, atoms).set_params(optimizer="surrogate", alpha=learner.alpha_)
-    assert_array_equal(found, other.partial_fit(PLAIN).components_)
-    assert found.shape == atoms.shape
-    assert found.dtype == atoms.dtype
 
 
 # ---------------------------------------------------------------------------- threads, processes

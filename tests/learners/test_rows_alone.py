@@ -14,13 +14,14 @@ from sklearn.base import clone
 from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
-from skpudle._learners import coder
+from skpudle._learners import transformer
 
 N_SAMPLES, N_FEATURES = 60, 12
 
@@ -48,8 +49,8 @@ LEARNERS = {
         20, transform_algorithm="omp", transform_tol=0.1, positive_code=True, **FITTED
     ),
     "noodl": NOODLDictionaryLearning(20, initial_threshold=0.1, **TRAINED),
-    "poisson": PUDLEDictionaryLearning(8, loss="poisson", **TRAINED),
-    "binomial": PUDLEDictionaryLearning(8, loss="binomial", n_trials=30, **TRAINED),
+    "poisson": CountDictionaryLearning(8, **TRAINED),
+    "binomial": CountDictionaryLearning(8, loss="binomial", n_trials=30, **TRAINED),
     "counts that add": PoissonNMF(8, **FITTED),
     "learned": PUDLEDictionaryLearning(20, separate_atoms="unfolding", max_iter=2, **FITTED),
     "learned, one analysis": PUDLEDictionaryLearning(
@@ -123,7 +124,7 @@ def test_however_data_come(learner, rows, monkeypatch):
     """In parts of 13 rows, and of each method that returns codes."""
     expected = learner.transform(rows)
     assert np.any(expected)
-    monkeypatch.setattr(coder, "PART", 13)
+    monkeypatch.setattr(transformer, "PART", 13)
     assert_same_rows(learner.transform_sparse(rows).toarray(), expected)
     assert_same_rows(learner.transform([*rows]), expected)
     back = learner.inverse_transform(expected)

@@ -11,6 +11,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import (
     ConsensusDictionary,
+    CountDictionaryLearning,
     DictionaryImputer,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -19,8 +20,8 @@ from skpudle import (
 )
 from skpudle._data import sources
 from skpudle._data.batches import Samples
-from skpudle._fit.models import Converged, Unfolded
-from skpudle._fit.models import Encoder as Choice
+from skpudle._fit.encoders import Converged, Unfolded
+from skpudle._fit.encoders import Encoder as Choice
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.metrics import recovery_rate
@@ -215,12 +216,12 @@ def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
 # ---------------------------------------------------------------------------- score
 
 
-@pytest.mark.parametrize("loss", ["gaussian", "poisson"])
+@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, CountDictionaryLearning])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_weights_of_a_score_are_repetitions(loss, gaps):
+def test_weights_of_a_score_are_repetitions(kind, gaps):
     rng = np.random.default_rng(0)
-    X = planted()[0] if loss == "gaussian" else rng.poisson(3.0, (N, M)).astype(float)
-    learner = PUDLEDictionaryLearning(P, alpha=0.3, loss=loss, random_state=0).fit(X)
+    X = rng.poisson(3.0, (N, M)).astype(float)
+    learner = kind(P, alpha=0.3, random_state=0).fit(X)
     if gaps:
         X[rng.random(X.shape) < 0.1] = np.nan
     often, _ = weighted()

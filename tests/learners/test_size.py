@@ -5,7 +5,11 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
+    PUDLEDictionaryLearning,
+)
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import PathDisplay
 
@@ -118,7 +122,7 @@ def test_it_depends_on_neither_the_unit_nor_anything_but_the_seed():
 def test_counts():
     X, atoms = planted(10, 30, 2, 2000)
     counts = np.random.default_rng(1).poisson(np.exp(X + 2)).astype(float)
-    learner = PUDLEDictionaryLearning("auto", loss="poisson", random_state=0).fit(counts)
+    learner = CountDictionaryLearning("auto", random_state=0).fit(counts)
     assert abs(learner.n_components_ - len(atoms)) <= 1
 
 

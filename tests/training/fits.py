@@ -1,5 +1,6 @@
 """Fits of all kinds, small ones, and how two of them are compared."""
 
+from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from skpudle import (
     ConvPUDLEDictionaryLearning,
-    NOODLDictionaryLearning,
+    CountDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
@@ -70,39 +71,19 @@ ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
 SMALL = dict(atom_shape=(3, 3), stride=1, **SEED)
 Rows = partial(PUDLEDictionaryLearning, **SEED)
 Convolved = partial(ConvPUDLEDictionaryLearning, **SMALL)
-# name: learner, function of its data
-COMPLETE = {
+# The rows of the table of phases in the guide: name: learner, function of its data.
+KINDS = {
     "rows": (Rows(6), lambda: (planted(),)),
-    "float32": (Rows(6), lambda: (planted().astype(np.float32),)),
     "number from the data": (Rows("auto"), lambda: (planted(),)),
-    "ae-ls": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
-    "hard": (Rows(6, shrinkage="hard", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
-    "hard, number from the data": (
-        Rows("auto", shrinkage="hard", n_unfoldings=4, max_iter=3),
-        lambda: (planted(),),
-    ),
-    "decay": (Rows(6, lambda_decay=0.9, n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "gradient": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
+    "unfoldings": (Rows(6, n_unfoldings=3, max_iter=3), lambda: (planted(),)),
     "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
-    "encoder, number from the data": (
-        Rows("auto", **ENCODED | dict(separate_atoms="unfolding")),
-        lambda: (planted(),),
-    ),
     "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
     "table": (Rows(6), lambda: (Table(planted(400)),)),
-    "table, trained": (
-        Rows(6, gradient="ae-ls", n_unfoldings=3, max_iter=1, batch_size=16),
-        lambda: (Table(planted(400)),),
-    ),
-    "poisson": (Rows(4, loss="poisson"), lambda: (counts(),)),
-    "poisson, trained": (Rows(4, loss="poisson", gradient="dec", max_iter=2), lambda: (counts(),)),
+    "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
-    "spectra, converged": (PoissonNMF(4, **SEED), lambda: (counts(),)),
-    "noodl": (NOODLDictionaryLearning(6, n_unfoldings=4, max_iter=2, **SEED), lambda: (planted(),)),
-    "from the data": (FromData(6, max_iter=2, n_unfoldings=4, **SEED), lambda: (planted(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
-    "classifier of found codes": (PUDLEClassifier(6, supervision=0, **SEED), labelled),
     "convolution": (Convolved(3), lambda: (pictures(),)),
-    "convolution, number from the data": (Convolved("auto"), lambda: (pictures(),)),
     "convolution, trained": (
         Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1),
         lambda: (pictures(),),
@@ -112,6 +93,7 @@ COMPLETE = {
 
 def flat(tree, path=""):
     """Return the values of nested dictionaries and tuples by their places."""
+    tree = vars(tree) if is_dataclass(tree) else tree
     if isinstance(tree, dict):
         parts = [flat(value, f"{path}.{name}") for name, value in tree.items()]
     elif isinstance(tree, tuple | list):

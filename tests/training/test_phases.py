@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from fits import COMPLETE, Killed, Rows, planted
+from fits import KINDS, Killed
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 
@@ -15,21 +15,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.usefixtures("in_samples"),
 ]
-
-# The rows of the table of phases in the guide, and products of their own.
-KINDS = {
-    "default": COMPLETE["rows"],
-    "gradient": COMPLETE["ae-ls"],
-    "unfoldings": (Rows(6, n_unfoldings=3, max_iter=3), lambda: (planted(),)),
-    **{
-        name: COMPLETE[name]
-        for name in (
-            "hard", "decay", "encoder", "number from the data", "table", "table, trained",
-            "stream", "poisson", "poisson, trained", "spectra", "classifier", "convolution",
-            "convolution, trained", "convolution, number from the data",
-        )
-    },
-}  # fmt: skip
 
 
 def phase_of(context):

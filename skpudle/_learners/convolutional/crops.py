@@ -118,7 +118,7 @@ class TrainingImages:
     def __len__(self):
         return len(self.images)
 
-    n_samples = n_seen = property(__len__)
+    n_samples = property(__len__)
 
     def __iter__(self):
         """Yield the images and their masks, to recognise the data by."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, prod
 from numbers import Integral, Real
-from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -19,12 +18,11 @@ from skpudle._data.arrays import input_attributes, make_generator, to_tensor, wi
 from skpudle._data.batches import Samples
 from skpudle._data.images import check_sizes, sizes
 from skpudle._data.names import explain_names, fit_context
+from skpudle._fit.encoders import Codes, refuse
+from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.messages import nothing_known, warn_of_l0
-from skpudle._fit.models import Decay, Encoder, fixed
 from skpudle._fit.plan import Plan
-from skpudle._fit.record import Fitted
 from skpudle._fit.team import refuse_several
-from skpudle._learners.base import Data, GradientLearner
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
 from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, atoms_inside
 from skpudle._learners.convolutional.start import (
@@ -41,7 +39,7 @@ from skpudle._learners.convolutional.transformer import (
     parts_of_images,
     stride_of,
 )
-from skpudle._losses import FromMeans, Gaussian
+from skpudle._losses import FromMeans
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle.search._conv_epoch import as_pictures
@@ -76,7 +74,8 @@ class ConvPlan(Plan):
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     start: object
-    auto_batch_size: int = 16
+
+    auto_batch_size = 16
 
     @classmethod
     def of(cls, learner):
@@ -87,40 +86,35 @@ class ConvPlan(Plan):
         ValueError
             If parameters contradict each other.
         """
-        own = dict(loss="gaussian", learning_rate=None, lambda_decay=1.0)
-        own["n_iter_no_change"] = learner.n_iter_no_change
-        given = SimpleNamespace(**own, **learner.get_params(deep=False))
-        # for codes of the lasso the search needs no training
-        lasso = given.alpha != 0 and given.n_unfoldings in ("auto", None)
-        start = given.dict_init
+        codes = Codes.of(learner, learning_rate=None, rank=learner.rank)
+        given, start = codes.given, codes.given.dict_init
         if isinstance(start, str) and start == "auto":
-            start = "search" if lasso else "random"
+            start = "search" if codes.of_lasso else "random"
         searches = isinstance(start, str) and start == "search"
-        trains = given.gradient != "auto" or not (lasso and searches)
+        # for codes of the lasso the search needs no training
+        trains = given.gradient != "auto" or not (codes.of_lasso and searches)
         depth, gradient = given.n_unfoldings, given.gradient
         if depth == "auto":
             depth = _UNFOLDINGS if trains else None
         if gradient == "auto":  # converged codes are not differentiated
             gradient = "dec" if depth is None else "ae-ls"
-        _check(given, depth, gradient)
-        if given.n_components == "auto" and not searches:
-            raise ValueError(
-                "n_components='auto' is chosen by a search, which these parameters do without. "
-                "Pass dict_init='search', or a number of atoms."
-            )
-        kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
+        refuse(
+            depth is None and gradient != "dec",
+            "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
+            f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings.",
+        )
+        refuse(
+            given.n_components == "auto" and not searches,
+            "n_components='auto' is chosen by a search, which these parameters do without. Pass "
+            "dict_init='search', or a number of atoms.",
+        )
+        kernel, stride = sizes(learner.atom_shape, 1), stride_of(learner)
         check_sizes(kernel, stride)
-        debias = fixed(given.debias)
         return cls(
-            given=given,
+            **vars(codes) | {"encoder": replace(codes.encoder, n_unfoldings=depth)},
             kernel=kernel,
             stride=stride,
-            encoder=Encoder(depth, "soft", given.positive_code, debias=debias or 0.0),
             gradient=gradient,
-            name=gradient,
-            decay=Decay.of(1.0),
-            step_size=None,
-            debias=debias,
             start=start,
             searches=searches,
             trains=trains,
@@ -149,22 +143,6 @@ class ConvPlan(Plan):
             yield ("debias",), "codes of the lasso, n_unfoldings=None"
         if len(data.samples.images[0]) == 1:
             yield ("rank",), "signals with more than one channel"
-
-
-def _check(given, n_unfoldings, gradient):
-    """Raise ValueError if parameters contradict each other."""
-    if n_unfoldings is not None:
-        return
-    if given.alpha == 0:
-        raise ValueError(
-            "Converged codes (n_unfoldings=None) exist for a positive alpha, got 0; pass "
-            "n_unfoldings=15, for example."
-        )
-    if gradient != "dec":
-        raise ValueError(
-            "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
-            f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings."
-        )
 
 
 def _error_of_pixels(network, x, known):
@@ -407,24 +385,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.atom_shape = atom_shape
-        self.stride = stride
-        self.alpha = alpha
-        self.gradient = gradient
-        self.n_unfoldings = n_unfoldings
-        self.debias = debias
-        self.positive_code = positive_code
-        self.rank = rank
-        self.channels_first = channels_first
-        self.channel_noise = channel_noise
-        self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.dict_init = dict_init
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         name: GradientLearner._parameter_constraints[name]
@@ -521,11 +482,6 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         inputs = input_attributes(X if images.kind == "rows" else None)
         return Data(sample, sample, device, inputs)
 
-    def _some_samples(self, data):  # -> Samples
-        own = make_generator(0)  # leave the generator of training's crops as it is
-        source = data.source.for_training(self._plan().batch_size(), own, shuffle=False)
-        return next(iter(source.batches()))
-
     def _has_codes(self, data):
         pictures = [data.samples.covered(image)[None] for image in data.samples.images]
         if all((x == x.flatten()[0]).all() for x in pictures):
@@ -543,19 +499,16 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
     def _resume(self, plan, data):  # -> Fitted, generator
         generator = make_generator(self.random_state)
         generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
-        images, state = data.samples, self._training_state
-        given, before = plan.given.alpha, state["given"]["alpha"]
-        is_new = given not in ("auto", before)  # set after the fit
-        alpha, coding = float(given) if is_new else state["alpha"], None
-        if state.get("coding") and not is_new:  # codes have another penalty than training
-            debias = self.debias_ if plan.debias is None else plan.debias
-            coding = self.alpha_, debias, getattr(self, "noise_std_", None)
-        geometry = images.geometry._replace(image_size=state["image_size"])
-        atoms = self._atoms(images.images[0])
-        model, rows = plan.model(atoms, alpha, images, geometry)
-        model = replace(model, data_scale=state["data_scale"] or model.data_scale)
-        known = dict(coding=coding, search_alpha=state.get("search_alpha"))
-        return Fitted(model=model, rows=rows, **known), generator
+        images, kept, given = data.samples, self._fitted, plan.given.alpha
+        is_new = given not in ("auto", self._fit_given["alpha"])  # set after the fit
+        alpha = float(given) if is_new else kept.model["alpha"]
+        coding = None if is_new else kept.coding  # codes may have another penalty than training
+        if coding is not None and plan.debias is not None:
+            coding = coding[0], plan.debias, coding[2]
+        geometry = images.geometry._replace(image_size=self._image_size)
+        model, rows = plan.model(self._atoms(images.images[0]), alpha, images, geometry)
+        model = replace(model, data_scale=kept.model["data_scale"] or model.data_scale)
+        return replace(kept, model=model, rows=rows, coding=coding, training={}), generator
 
     def _phases(self, plan, data, run):  # -> ImagePhases
         return ImagePhases(self, plan, data, run)
@@ -568,9 +521,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
 
     # ------------------------------------------------------------------ using the dictionary
 
-    @property
-    def _image_size(self):
-        return self._training_state["image_size"]
+    _image_size = None  # of images of one size in `fit`
 
     @property
     def _noise(self):  # -> (n_channels,) or None
@@ -647,7 +598,7 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
             for part in parts_of_images(cover(x)):
                 error += _error_of_pixels(network, part, known)
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = FromMeans.of(Samples(wide(pixels)), Gaussian()).total(Gaussian())
+        total = FromMeans.of(Samples(wide(pixels))).total()
         return 1 - error / total if total else 0.0
 
     @torch.no_grad()

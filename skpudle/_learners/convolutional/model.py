@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.models import Converged, Encoder, Unfolded
+from skpudle._fit.encoders import Converged, Encoder, Unfolded
 from skpudle._learners.convolutional.crops import Geometry, TrainingImages
 from skpudle._operators._atoms import atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
@@ -113,9 +113,8 @@ class ConvModel:
     data_scale: float
     part_size: int
 
-    decided = ("alpha",)  # by data, for a checkpoint
+    decided = "alpha", "data_scale"  # by data
     curvature = 1.0  # the curvature of least squares
-    n_constant_codes = 0  # all rows are atoms
 
     def atoms(self, rows):  # (n_components, n_numbers) -> (n_components, n_channels, *kernel)
         """Return the atoms in rows."""
@@ -137,12 +136,8 @@ class ConvModel:
         """Return rows for patches."""
         return project_atoms(samples, rank=self.rank).flatten(1)
 
-    def warn_of_step(self, initial, final):
+    def warn_of_step(self, rows):
         """Do not warn: the step follows the atoms."""
-
-    def memory(self):
-        """Return the private attributes that a later `partial_fit` needs."""
-        return {"alpha": self.alpha, "image_size": self.geometry.image_size}
 
     def attributes(self, rows):
         """Return the fitted attributes."""
@@ -160,4 +155,5 @@ class ConvModel:
             "step_size_": float(default_step(ConvDictionary(atoms, self.images.stride))),
             "n_components_": len(rows),
             "debias_": self.encoder.debias,
+            "_image_size": self.geometry.image_size,
         }

@@ -12,8 +12,8 @@ from sklearn.utils import check_array
 from skpudle._data.arrays import to_tensor, unit_of
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import split_gaps
+from skpudle._fit.fitted import Fitted, Searched
 from skpudle._fit.phases import Phases
-from skpudle._fit.record import Fitted, Searched
 from skpudle._fit.run import Phase
 from skpudle._learners.convolutional.model import atoms_inside
 from skpudle._learners.convolutional.noise import estimate_noise

@@ -20,7 +20,7 @@ from skpudle._data.images import (
     sizes,
     split_gaps,
 )
-from skpudle._learners.coder import DictionaryTransformer
+from skpudle._learners.transformer import DictionaryTransformer
 
 # pixels encoded at a time: few enough for their codes to stay in a cache
 _PIXELS = 2**17

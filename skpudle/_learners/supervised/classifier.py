@@ -1,20 +1,18 @@
 """Learn dictionaries for classification, through the encoder."""
 
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.names import fit_context
 from skpudle._learners.supervised.learner import TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 from skpudle._precision import training_mode
@@ -53,10 +51,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         `~sklearn.linear_model.LogisticRegression`, for codes in units of :math:`\sqrt{E / p}` with
         p atoms.
 
-    class_weight : dict, "balanced" or None, default=None
-        Weights of the samples of each class, by label, as in scikit-learn; a label without one has
-        weight 1.
-
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder. None: converged codes, with the implicit derivative.
         "auto": None, or 100 with ``alpha=0``.
@@ -80,20 +74,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
 
     tol : float or None, default=1e-4
-        Relative improvement of the smoothed objective that counts as one, with ``early_stopping``
-        improvement of the accuracy; None trains for ``max_iter`` epochs.
+        Relative improvement of the smoothed objective that counts as one; None trains for
+        ``max_iter`` epochs.
 
     n_iter_no_change : int, default=10
-        Training stops after this many checks, with ``early_stopping`` epochs, in a row without
-        improvement.
-
-    early_stopping : bool, default=False
-        Whether to hold out samples, to stop when their accuracy does not improve, and to return the
-        parameters of the best epoch. The fit does not learn from the held-out samples. Without
-        supervision, and in `partial_fit`, no samples are held out.
-
-    validation_fraction : float, default=0.1
-        Share of the samples to hold out, of each class in proportion.
+        Training stops after this many checks in a row without improvement.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
@@ -103,7 +88,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Search, training, codes and scores run there; searches need CUDA, or run on the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial dictionary, of the held-out samples, and of the order of samples.
+        Seed of the initial dictionary, and of the order of samples.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -122,9 +107,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     baseline_ : ndarray of shape (n_features,) or float
         The baseline of rows, learned as in `PUDLEDictionaryLearning`; 0.0 without one.
 
-    validation_scores_ : ndarray of shape (n_epochs,)
-        Accuracy on the held-out samples, with ``early_stopping``.
-
     components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
 
@@ -137,9 +119,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     Notes
     -----
-    The dictionary and the loss of the task count samples by their weights, which are
-    ``sample_weight`` times ``class_weight``. Samples of weight zero, and classes without other
-    samples, are absent.
+    The dictionary and the loss of the task count samples by their weights. Samples of weight zero,
+    and classes without other samples, are absent. Weights of classes are
+    ``sample_weight=sklearn.utils.class_weight.compute_sample_weight("balanced", y)``.
 
     References
     ----------
@@ -160,71 +142,12 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     True
     """
 
-    @explain_names
-    def __init__(
-        self,
-        n_components: int | None = None,
-        *,
-        alpha: float | Literal["auto"] = "auto",
-        supervision: float = 0.5,
-        C: float = 1.0,
-        class_weight: dict | Literal["balanced"] | None = None,
-        n_unfoldings: int | Literal["auto"] | None = "auto",
-        positive_code: bool = False,
-        split_sign: bool = True,
-        learning_rate: float = 1e-3,
-        batch_size: int | Literal["auto"] = "auto",
-        max_iter: int | Literal["auto"] = "auto",
-        tol: float | None = 1e-4,
-        n_iter_no_change: int = 10,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        dict_init: Any = "search",
-        device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ) -> None:
-        super().__init__(
-            n_components,
-            alpha=alpha,
-            supervision=supervision,
-            C=C,
-            n_unfoldings=n_unfoldings,
-            positive_code=positive_code,
-            split_sign=split_sign,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_iter=max_iter,
-            tol=tol,
-            n_iter_no_change=n_iter_no_change,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            dict_init=dict_init,
-            device=device,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
-
-    _parameter_constraints = TaskLearner._parameter_constraints | {
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-    }
-
     # ------------------------------------------------------------------ fitting
 
     def _check_target(self, y):  # -> (n,)
         y = _check_y(y, estimator=self)
         check_classification_targets(y)
         return y
-
-    def _weigh(self, y, sample_weight, part):
-        weight = super()._weigh(y, sample_weight, part)
-        if self.class_weight is None:
-            return weight
-        classes = self.classes_ if part else np.unique(y)
-        given = dict(classes=classes, y=y, sample_weight=weight)
-        of_classes = compute_class_weight(self.class_weight, **given)[np.searchsorted(classes, y)]
-        return super()._weigh(y, of_classes if weight is None else weight * of_classes, part)
 
     def _task(self, y, weight, part):
         classes = self.classes_ if part else np.unique(y)
@@ -235,8 +158,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             )
         return Classification(classes)
 
-    def _attributes(self, plan, data, fitted, unused=None):
-        found = super()._attributes(plan, data, fitted, unused)
+    def _attributes(self, plan, data, fitted):
+        found = super()._attributes(plan, data, fitted)
         return found | {"classes_": data.task.classes}
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -275,11 +198,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             If data or labels are unfit, or have other features or classes than before, which leaves
             the estimator unchanged; or if training diverges twice.
         """
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' needs all labels at once, and partial_fit sees some; pass "
-                "the weights of the classes as a dict."
-            )
         _check_partial_fit_first_call(self, None if classes is None else host_array(classes))
         return self._partial_fit(X, y, sample_weight=sample_weight)
 

@@ -8,8 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import is_classifier
-from sklearn.model_selection import train_test_split
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
@@ -18,16 +17,14 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.plan import CodePlan, DensePlan
+from skpudle._fit.encoders import Codes
+from skpudle._fit.plan import DensePlan, Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DenseLearner
-from skpudle._learners.pudle import PUDLEDictionaryLearning, module_of
+from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
-from skpudle.encoding import EncoderModule
-
-_AUTO_EPOCHS = 100
 
 # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
 # Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
@@ -42,36 +39,32 @@ _OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "devic
 class TaskPlan(DensePlan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
+    alpha_share = _ALPHA_SHARE
+
     @classmethod
     def of(cls, learner):
         """Return the plan for the parameters of a learner."""
-        names = "supervision", "early_stopping", "validation_fraction"
-        own = {name: getattr(learner, name) for name in names}
-        plan = super().of(learner, alpha_share=_ALPHA_SHARE, **own)
+        plan = super().of(learner, supervision=learner.supervision)
         # Neither codes that predict held-out features nor units of the noise of features suit a
         # task: columns that are nearly sums of columns have a noise near zero, and would dominate
         # the atoms.
-        plan = replace(
-            plan,
-            codes_follow_data=False,
-            noise="outliers" if plan.learns_noise else plan.noise,
-            asks_for_training="a setting that trains after the search, such as supervision=0.5",
-        )
-        if not learner.supervision:
-            return plan
-        return replace(plan, name="supervised", trains=True, auto_epochs=_AUTO_EPOCHS)
+        noise = "outliers" if plan.learns_noise else plan.noise
+        trains = plan.trains or learner.supervision > 0
+        return replace(plan, codes_follow_data=False, noise=noise, trains=trains)
+
+    @property
+    def name(self):
+        """The name of training for users."""
+        return "supervised" if self.given.supervision else self.gradient
+
+    def n_updates(self, n_batches, batch_size, data):
+        """Return the number of updates that training may take."""
+        rule = Plan if self.given.supervision else DensePlan
+        return rule.n_updates(self, n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
         """Return True: decisions are trained by gradients."""
         return True
-
-    def without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them."""
-        yield from super().without_effect(data)
-        if not self.given.supervision:
-            yield ("early_stopping", "validation_fraction"), "a positive supervision"
-        elif not self.given.early_stopping:
-            yield ("validation_fraction",), "early_stopping=True"
 
 
 def add_head(learner, fitted, data, head=None):  # -> Fitted
@@ -89,6 +82,8 @@ class _TaskPhases(RowPhases):
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
         if self.learner.supervision:
+            atoms = fitted.rows[:, : self.data.samples.x.shape[1]]  # a checkpoint's rows have heads
+            fitted = replace(fitted, rows=atoms)
             fitted = add_head(self.learner, fitted, self.data)
         return super().train(fitted)
 
@@ -108,7 +103,7 @@ class TaskLearner(DenseLearner):
         *,
         alpha: float | Literal["auto"] = "auto",
         supervision: float = 0.5,
-        C: float = 0.1,
+        C: float = 1.0,
         n_unfoldings: int | Literal["auto"] | None = "auto",
         positive_code: bool = False,
         split_sign: bool = True,
@@ -117,31 +112,12 @@ class TaskLearner(DenseLearner):
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
         n_iter_no_change: int = 10,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
         dict_init: Any = "search",
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.supervision = supervision
-        self.C = C
-        self.n_unfoldings = n_unfoldings
-        self.positive_code = positive_code
-        self.split_sign = split_sign
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.dict_init = dict_init
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        """Set the parameters."""
 
     _parameter_constraints = {
         name: PUDLEDictionaryLearning._parameter_constraints.get(name)
@@ -150,8 +126,6 @@ class TaskLearner(DenseLearner):
     } | {
         "supervision": [Interval(Real, 0, 1, closed="both")],
         "C": [Interval(Real, 0, None, closed="neither")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
     }
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -192,59 +166,13 @@ class TaskLearner(DenseLearner):
         """
         return self._fit(X, y, sample_weight=sample_weight)
 
-    @classmethod
-    def from_components(cls, components: Any, **params: Any) -> Self:
-        """Refuse atoms alone: decisions are learned from data.
-
-        Parameters
-        ----------
-        components : array-like of shape (n_components, n_features), Tensor or learner
-            Atoms as rows.
-        **params : dict
-            Parameters of the learner.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
-        raise ValueError(
-            f"{cls.__name__} learns the weights of its decisions from data, and got none. Pass the "
-            "atoms as dict_init, and fit."
-        )
-
-    def to_module(self) -> EncoderModule:
-        """Return the fitted encoder and decoder as a module of torch.
-
-        See `PUDLEDictionaryLearning.to_module`.
-
-        Returns
-        -------
-        skpudle.encoding.EncoderModule
-            ``module(x)`` returns codes, ``module.decode(codes)`` rows, both as tensors.
-
-        Raises
-        ------
-        ValueError
-            If codes are solved for, which is no fixed graph.
-        """
-        check_is_fitted(self)
-        self._validate_params(*_OF_THE_ENCODER)
-        return module_of(self, CodePlan.of(self))
-
     def _plan(self):
         return TaskPlan.of(self)
 
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return CodePlan.of(self).encoder.at(self.alpha_, **options)
-
-    def _weigh(self, y, sample_weight, part):  # -> ndarray (n,) or None
-        """Return the weights of samples."""
-        if sample_weight is None:
-            return None
-        return to_numpy(check_sample_weight(sample_weight, len(y)))
+        return Codes.of(self).encoder.at(self.alpha_, **options)
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
@@ -254,29 +182,17 @@ class TaskLearner(DenseLearner):
         X = open_source(X, self).array()
         y = self._check_target(host_array(y))
         check_consistent_length(X, y)
-        weight = self._weigh(y, sample_weight, part)
-        used = slice(None) if weight is None else weight > 0
-        if known:
-            task = self._training_state["task"]
-        else:
-            task = self._task(y[used], None if weight is None else weight[used], part)
-        target = np.zeros((len(y), task.n_targets))
-        target[used] = task.encode(y[used])
-        of_rows = dict(sample_weight=weight, target=to_tensor(target))
+        if sample_weight is not None:
+            sample_weight = to_numpy(check_sample_weight(sample_weight, len(y)))
+            used = np.flatnonzero(sample_weight)
+            X, y, sample_weight = _safe_indexing(X, used), y[used], sample_weight[used]
+        task = self._fitted_task if known else self._task(y, sample_weight, part)
+        of_rows = dict(sample_weight=sample_weight, target=to_tensor(task.encode(y)))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
-        mean, scale = (to_tensor(part, data.device) for part in (task.mean, task.scale))
-        samples, target = data.source, (data.samples.target - mean) / scale
-        samples = replace(samples, target=target.to(samples.x))
-        if self.early_stopping and self.supervision and not part:
-            labels = to_numpy(samples.target) if is_classifier(self) else None
-            options = dict(test_size=self.validation_fraction, stratify=labels)
-            rows = torch.arange(len(samples))
-            rows = train_test_split(rows, random_state=self.random_state, **options)
-            samples, held_out = (samples[part.sort().values.to(data.device)] for part in rows)
-            data = data._replace(held_out=held_out)
+        samples = data.source
+        samples = replace(samples, target=samples.target.to(samples.x))
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
-        known = dict(source=samples, samples=samples, n_given=len(samples))
-        return data._replace(**known, task=task, places=None)
+        return data._replace(source=samples, samples=samples, task=task, places=None)
 
     def _phases(self, plan, data, run):  # -> RowPhases
         return _TaskPhases(self, plan, data, run)
@@ -295,13 +211,11 @@ class TaskLearner(DenseLearner):
         head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
         return add_head(self, fitted, data, head), None
 
-    def _attributes(self, plan, data, fitted, unused=None):
+    def _attributes(self, plan, data, fitted):
         if not isinstance(fitted.model, TaskModel):
             fitted = add_head(self, fitted, data)
-        course, scores = fitted.training.get("stopping"), None
-        if data.held_out is not None and course:
-            scores = np.array(course[3])
-        return super()._attributes(plan, data, fitted, unused) | {"validation_scores_": scores}
+        found = super()._attributes(plan, data, fitted)
+        return found | {"_fitted_task": fitted.model.task}
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")

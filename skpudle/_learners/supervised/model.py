@@ -84,7 +84,7 @@ class TaskModel(DenseModel):
     @property
     def ridge(self):
         """The penalty of the head, relative to the mean loss."""
-        return 1 / (self.C * self.task.total_weight * self.task.n_terms)
+        return self.task.penalty / (self.C * self.task.total_weight * self.task.n_terms)
 
     def unit(self, n_components):  # -> float
         """Return the unit of codes."""
@@ -100,9 +100,9 @@ class TaskModel(DenseModel):
         weights = weights.unflatten(1, (self.n_sides, len(atoms))).movedim(2, 0).flatten(1)
         return torch.cat([atoms, weights, intercept.expand(len(atoms), -1)], dim=1)
 
-    def parts(self, rows):  # -> atoms (n_components, n_features), None
-        """Return the atoms in rows, and no intercept; differentiable."""
-        return rows[:, : -self.task.n_outputs * (self.n_sides + 1)], None
+    def atoms(self, rows):  # -> (n_components, n_features)
+        """Return the atoms in rows; differentiable."""
+        return rows[:, : -self.task.n_outputs * (self.n_sides + 1)]
 
     def head(self, rows):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
         """Return the weights and intercepts in rows; differentiable."""
@@ -117,12 +117,12 @@ class TaskModel(DenseModel):
 
     def network(self, rows, update):
         """Return the dictionary with its head, the encoder and the penalty of an update."""
-        dictionary, *rest = super().network(self.parts(rows)[0], update)
+        dictionary, *rest = super().network(self.atoms(rows), update)
         return _TaskDictionary(dictionary.atoms, rows, self), *rest
 
     def project(self, rows):
         """Return the nearest rows with atoms that satisfy the constraints."""
-        atoms, _ = self.parts(rows)
+        atoms = self.atoms(rows)
         return torch.cat([super().project(atoms), rows[:, atoms.shape[1] :]], dim=1)
 
     def replacements(self, rows, samples):
@@ -130,13 +130,6 @@ class TaskModel(DenseModel):
         atoms, (weights, intercept) = super().replacements(rows, samples), self.head(rows)
         blank = weights.new_zeros(len(weights), len(atoms) * self.n_sides)
         return self.join(atoms, blank, intercept)
-
-    @torch.no_grad()
-    def score(self, batch, rows):  # -> float
-        """Return the score of the decisions on a batch; larger is better."""
-        dictionary, encoder, _ = self.network(rows, 0)
-        decisions = self.decide(rows, encoder(dictionary, batch.x, mask=batch.mask))
-        return float(average(self.task.scores(decisions, batch.target), batch.weight))
 
     @torch.no_grad()
     def solve(self, atoms, samples):  # -> head
@@ -149,10 +142,6 @@ class TaskModel(DenseModel):
         model.fit(to_numpy(features.double()), target, sample_weight=weight)
         head = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
         return [to_tensor(part).to(features) for part in head]
-
-    def memory(self):
-        """Return the private attributes that a later `partial_fit` needs."""
-        return super().memory() | {"task": self.task}
 
     def attributes(self, rows):
         """Return the fitted attributes."""

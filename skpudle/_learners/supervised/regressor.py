@@ -47,8 +47,8 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and ``optimizer="adam"``),
         with ridge regression on its codes. 1: only the task counts.
 
-    C : float, default=0.1
-        Inverse strength of the penalty of the weights: 1 over ``alpha`` of
+    C : float, default=1.0
+        Inverse strength of the penalty of the weights: 10 over ``alpha`` of
         `~sklearn.linear_model.Ridge`, for targets in units of their standard deviation and codes in
         units of :math:`\sqrt{E / p}` with p atoms.
 
@@ -75,20 +75,11 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
 
     tol : float or None, default=1e-4
-        Relative improvement of the smoothed objective that counts as one, with ``early_stopping``
-        improvement of the score; None trains for ``max_iter`` epochs.
+        Relative improvement of the smoothed objective that counts as one; None trains for
+        ``max_iter`` epochs.
 
     n_iter_no_change : int, default=10
-        Training stops after this many checks, with ``early_stopping`` epochs, in a row without
-        improvement.
-
-    early_stopping : bool, default=False
-        Whether to hold out samples, to stop when their score does not improve, and to return the
-        parameters of the best epoch. Without supervision, and in `partial_fit`, no samples are held
-        out.
-
-    validation_fraction : float, default=0.1
-        Share of the samples to hold out.
+        Training stops after this many checks in a row without improvement.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
@@ -98,7 +89,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         Search, training, codes and scores run there; searches need CUDA, or run on the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial dictionary, of the held-out samples, and of the order of samples.
+        Seed of the initial dictionary, and of the order of samples.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -113,10 +104,6 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
 
     baseline_ : ndarray of shape (n_features,) or float
         The baseline of rows, learned as in `PUDLEDictionaryLearning`; 0.0 without one.
-
-    validation_scores_ : ndarray of shape (n_epochs,)
-        1 minus the mean squared error on the held-out samples, in units of the variance of all
-        samples, with ``early_stopping``.
 
     components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
         As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.

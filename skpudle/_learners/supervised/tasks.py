@@ -35,7 +35,7 @@ class Classification:
     classes: np.ndarray
     total_weight: float = 0.0
 
-    mean, scale, n_targets, n_terms, is_flat = np.zeros(1), np.ones(1), 1, 1, False
+    mean, scale, n_terms, penalty, is_flat = np.zeros(1), np.ones(1), 1, 1, False
 
     @property
     def n_outputs(self):
@@ -44,15 +44,11 @@ class Classification:
 
     def encode(self, y):  # (n,) -> (n, 1)
         """Return the indices of labels; raise ValueError for an unknown label."""
-        return LabelEncoder().fit(self.classes).transform(y)[:, None]
+        return LabelEncoder().fit(self.classes).transform(y)[:, None].astype(float)
 
     def losses(self, decisions, target):  # (n, n_outputs), (n, 1) -> (n,)
         """Return the cross-entropy of every sample."""
         return cross_entropy(class_decisions(decisions), target[:, 0].long(), reduction="none")
-
-    def scores(self, decisions, target):  # (n, n_outputs), (n, 1) -> (n,)
-        """Return 1 for right decisions, and 0 for wrong ones."""
-        return (class_decisions(decisions).argmax(1) == target[:, 0]).to(decisions)
 
     def linear_model(self, C):
         """Return scikit-learn's model with this loss."""
@@ -95,20 +91,17 @@ class Regression:
         """Number of outputs."""
         return len(self.mean)
 
-    n_targets = n_terms = n_outputs  # of a sample: numbers, and squared errors in the loss
+    n_terms = n_outputs  # squared errors of a sample in the loss
+    penalty = 10  # of the weights with C=1
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
-        """Return numbers in columns."""
-        return y.reshape(len(y), -1)
+        """Return numbers in columns, centred and divided by their standard deviation."""
+        return self.units.transform(y.reshape(len(y), -1))
 
     def losses(self, decisions, target):  # (n, n_outputs) twice -> (n,)
         """Return half the mean squared error of every sample."""
         return 0.5 * (decisions - target).square().mean(1)
 
-    def scores(self, decisions, target):  # (n, n_outputs) twice -> (n,)
-        """Return numbers whose mean is the explained share of the variance of all samples."""
-        return 1 - 2 * self.losses(decisions, target)
-
     def linear_model(self, C):
         """Return scikit-learn's model with this loss."""
-        return Ridge(alpha=1 / C)
+        return Ridge(alpha=self.penalty / C)

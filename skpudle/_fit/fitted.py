@@ -1,17 +1,19 @@
 """The record of a fit: the results of its phases, from the first atoms to the last encoder.
 
 A phase takes the record and yields it with its results. The record is inverse to the fitted
-attributes: `Fitted.attributes` makes them, and `partial_fit` begins with the record of them. A
-checkpoint holds its values, by `Fitted.pack`.
+attributes: `Fitted.attributes` makes them, and a learner keeps the record without what they hold,
+from which `partial_fit` goes on. A checkpoint holds the record as it is.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 
+import numpy as np
+import torch
 from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.units import in_units
+from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search._stream import Memory, StreamState
 from skpudle.search.choose import SizePath
@@ -19,83 +21,35 @@ from skpudle.search.find import PenaltyPath, Trial
 from skpudle.search.held_out import Prediction
 from skpudle.search.units import CENTRED, Units
 
-# Attributes that hold a learned encoder.
-_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
-
 
 def _as_arrays(path):  # -> Bunch of ndarray, None for None
     """Return the tried numbers of atoms, or penalties, as arrays for users."""
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
-def to_arrays(values):
-    """Return nested values with arrays for tensors."""
-    if isinstance(values, dict):
-        return {name: to_arrays(value) for name, value in values.items()}
-    return to_numpy(values) if isinstance(values, Tensor) else values
+def on_host(value):
+    """Return copies of tensors on the CPU, also inside of records and dictionaries."""
+    if isinstance(value, np.ndarray):
+        return to_tensor(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: on_host(part) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return tuple(map(on_host, value))
+    return replace(value, **on_host(vars(value))) if is_dataclass(value) else value
 
 
 def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
     if learned is None:
-        return dict.fromkeys(_LEARNED)
+        return dict.fromkeys(OF_LEARNED)
     parts = learned.analysis, learned.synthesis, learned.thresholds
     if learned.shares_atoms:
         parts = learned.analysis[0], None, learned.thresholds
     arrays = [None if part is None else to_numpy(part) for part in parts]
-    return dict(zip(_LEARNED, arrays, strict=True))
-
-
-def learned_encoder(learner, atoms):  # -> LearnedEncoder
-    """Return the encoder in fitted attributes, in the dtype and on the device of the atoms.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one for another number of unfoldings or other atoms.
-    """
-    analysis, synthesis, thresholds = (getattr(learner, name, None) for name in _LEARNED)
-    if analysis is None:
-        raise ValueError(
-            "The encoder of separate_atoms has not been trained: the parameter was set after fit, "
-            "or fit has not come so far. Set transform_algorithm='lasso', or fit again."
-        )
-    if learner.n_unfoldings not in ("auto", len(thresholds)):
-        raise ValueError(
-            f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
-            f"{learner.n_unfoldings} now. Set it back, or fit again."
-        )
-    if analysis.shape[-2:] != atoms.shape:
-        raise ValueError(
-            f"The encoder was trained for atoms of shape {analysis.shape[-2:]}, and components_ "
-            f"has the shape {tuple(atoms.shape)} now. Put atoms of the same shape there, or pass "
-            "yours as dict_init, and fit again."
-        )
-    shares = analysis.ndim == 2
-    if shares:
-        analysis, synthesis = analysis[None], to_numpy(atoms)[None]
-    parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
-    return LearnedEncoder(*parts, bool(learner.positive_code), shares)
-
-
-def _state(values):  # -> StreamState
-    return StreamState(**values | {"memory": Memory(**values["memory"])})
-
-
-def _searched(values):  # -> Searched
-    if (trial := values["trial"]) is not None:
-        trial = Trial(**trial | {"prediction": Prediction(**trial["prediction"])})
-    return Searched(**values | {"trial": trial})
-
-
-# Values of a record that are records of their own: how a checkpoint makes them of their values.
-_RECORDS = {
-    "size_path": lambda values: SizePath(**values),
-    "penalty_path": lambda values: PenaltyPath(**values),
-    "noise": lambda values: Units(**values),
-    "learned": lambda values: LearnedEncoder(**values),
-    "searched": _searched,
-    "passed": _state,
-}
+    return dict(zip(OF_LEARNED, arrays, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,9 +164,9 @@ class Fitted:
     note: str = ""
 
     @property
-    def moments(self):
-        """The optimiser's own state; empty without training."""
-        return self.training.get("moments", {})
+    def atoms(self):
+        """The atoms in the rows."""
+        return self.model.atoms(self.rows)
 
     def with_model(self, **values):  # -> Fitted
         """Return the record with new values in its model."""
@@ -230,7 +184,7 @@ class Fitted:
         if baseline is not None:
             found[self.model.name_of_baseline] = to_numpy(baseline.to(self.rows))
         if scale is not None:
-            found["components_"] = to_numpy(self.noise.to_user(self.model.parts(self.rows)[0]))
+            found["components_"] = to_numpy(self.noise.to_user(self.atoms))
             noise_std = None if noise_std is None else noise_std * to_numpy(scale)
         return (
             found
@@ -245,31 +199,33 @@ class Fitted:
             }
         )
 
-    def memory(self):
-        """Return the private attributes that a later `partial_fit` needs."""
-        noise = replace(self.noise, atoms=None)  # the fitted atoms replace them
-        known = {"search_alpha": self.search_alpha, "coding": self.coding}
-        known |= {"stream": None if self.stream is None else to_arrays(self.stream)}
-        known = {name: value for name, value in known.items() if value is not None}
-        return self.model.memory() | known | {"noise": to_arrays(noise.as_dict())}
+    def pack(self):  # -> Fitted
+        """Return the record with the numbers that data have decided in place of its model."""
+        return replace(self, model={name: getattr(self.model, name) for name in self.model.decided})
 
-    def pack(self):  # -> dict
-        """Return all values, and the numbers of the model that data have decided."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return values | {"model": {name: getattr(self.model, name) for name in self.model.decided}}
+    def restore(self, packed):  # -> Fitted
+        """Return a record of `pack` with the model of this one, on its device."""
+        model, rows = replace(self.model, **packed.model), packed.rows.to(self.rows.device)
+        return replace(packed, model=model, rows=rows)
 
-    def restore(self, values):  # -> Fitted
-        """Return the record with the values of `pack`.
+    def kept(self):  # -> Fitted
+        """Return what the fitted attributes do not hold, for a later `partial_fit`."""
+        kept = Fitted(
+            model=self.pack().model,
+            rows=None,
+            noise=replace(self.noise, atoms=None),  # the fitted atoms replace them
+            search_alpha=self.search_alpha,
+            coding=self.coding,
+            stream=self.stream,
+            training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
+        )
+        return on_host(kept)
 
-        Raises
-        ------
-        ValueError
-            If they belong to rows of another kind.
-        """
-        rows = values["rows"]
-        if (rows.shape[1:], rows.dtype) != (self.rows.shape[1:], self.rows.dtype):
-            raise ValueError(f"it is of rows of shape {tuple(rows.shape)} and {rows.dtype}")
-        known = {name: values[name] for name in _RECORDS if values[name] is not None}
-        records = {name: _RECORDS[name](value) for name, value in known.items()}
-        records["model"] = replace(self.model, **values["model"])
-        return replace(self, **values | records | {"rows": rows.to(self.rows.device)})
+
+# What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.
+torch.serialization.add_safe_globals(
+    [
+        *(Fitted, LearnedEncoder, Memory, PenaltyPath, Prediction),
+        *(Searched, SizePath, StreamState, Trial, Units),
+    ]
+)

@@ -2,7 +2,7 @@
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
 A subclass reads its kind of data, and makes the model (see `skpudle._fit.train`) from data and
-parameters, or from fitted attributes.
+parameters, or from the record of an earlier fit.
 """
 
 from dataclasses import replace
@@ -16,9 +16,10 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import make_generator, tensors_of, to_numpy, to_tensor
+from skpudle._data.arrays import make_generator
 from skpudle._data.weights import scale_weights
-from skpudle._fit.checkpoint import task_of
+from skpudle._fit.checkpoint import describe, task_of
+from skpudle._fit.encoders import refuse
 from skpudle._fit.messages import (
     divergence,
     warn_of_early_end,
@@ -26,14 +27,10 @@ from skpudle._fit.messages import (
     warn_of_unused,
     warn_of_zero_codes,
 )
+from skpudle._fit.online import learn_blocks
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
-from skpudle._learners.coder import check_loss, check_number
-from skpudle._learners.online import learn_blocks
-
-# parameters that attributes depend on; a fit remembers them to detect changes
-KEPT = "loss", "alpha", "n_components"
 
 # Samples per atom after which an unused atom is replaced. An atom that one in n_components samples
 # uses stays unused for 10 times n_components samples with the probability exp(-10).
@@ -53,8 +50,6 @@ class Data(NamedTuple):
         Device of the fit.
     inputs : dict
         Attributes that scikit-learn asks for: the number of features, and their names.
-    held_out : Samples or None
-        Samples for early stopping, which are not trained on.
     task : object or None
         The task.
     places : Tensor of shape (n_rows,) or None
@@ -67,7 +62,6 @@ class Data(NamedTuple):
     samples: object
     device: torch.device
     inputs: dict
-    held_out: object = None
     task: object = None
     places: object = None
     n_given: int | None = None
@@ -87,58 +81,16 @@ class Data(NamedTuple):
 
 
 def _interruption(fitted):
-    """Return the message of an interrupted fit."""
-    if "encoder" in fitted.later:
-        return f"the encoder was interrupted in epoch {fitted.later['encoder']}"
+    """Return the error of an interrupted fit."""
+    said = f"the search was interrupted after epoch {len(fitted.losses)}"
     if fitted.n_steps:
-        return f"training was interrupted after update {fitted.n_steps}"
-    return f"the search was interrupted after epoch {len(fitted.losses)}"
+        said = f"training was interrupted after update {fitted.n_steps}"
+    return KeyboardInterrupt(said)
 
 
-@torch.no_grad()
-def _objectives(model, rows, batch, update):  # -> float, float
-    """Return the objective of a model's rule, with its dictionary and with the baseline alone.
-
-    The baseline has no codes and, where the loss has an intercept, the mean rates of the batch.
-
-    Parameters
-    ----------
-    model : object
-        The model, see `skpudle._fit.train`.
-    rows : Tensor of shape (n_rows, n_parameters)
-        Its rows of parameters.
-    batch : Samples
-        Samples.
-    update : int
-        The update, counted from 0, with its decay.
-    """
-    loss, x = model.encoder.loss, batch.x
-    dictionary, encoder, penalty = model.network(rows, update)
-    fitted = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
-    # The objective less the loss is the penalty, if the rule has one; an intercept has no penalty.
-    n = batch.total_weight
-    left = batch.weigh(fitted.losses).sum() / n
-    penalties = fitted.objective - left
-    penalties = (penalties - penalty * model.n_constant_codes).clamp_min(0)
-    known = batch.weigh(torch.ones_like(x) if batch.mask is None else batch.mask)
-    natural = x.new_zeros(())
-    if loss.has_baseline:
-        rest = [i for i in range(x.ndim) if i != 1]
-        size = known if batch.offset is None else known * batch.offset.exp()
-        rates = ((known * x).sum(rest, keepdim=True) + 0.5) / (size.sum(rest, keepdim=True) + 1)
-        natural = loss.natural(rates)
-        natural = natural if batch.offset is None else natural + batch.offset
-    baseline = (known * loss.half_deviance(natural, x)).sum() / n
-    return float(left + penalties), float(baseline)
-
-
-def _warn_of_training(learner, fitted, begun, samples, *, has_rate):
-    """Warn if training raised the objective above its value without a dictionary."""
-    how = samples, fitted.n_steps - 1
-    ended, baseline = _objectives(fitted.model, fitted.rows, *how)
-    if not ended <= baseline:
-        began, _ = _objectives(fitted.model, begun.rows, *how)
-        warn_of_rise(learner, began, ended, baseline, has_rate=has_rate)
+def _checksum(atoms):
+    """Return a number that tells whether a user has put other atoms into ``components_``."""
+    return crc32(np.ascontiguousarray(atoms))
 
 
 class GradientLearner(CallbackSupportMixin):
@@ -185,13 +137,13 @@ class GradientLearner(CallbackSupportMixin):
         """Return the record of the fitted attributes, and a generator or None."""
         raise NotImplementedError
 
+    def _loss_of_baseline(self, fitted, data):  # -> float
+        """Return the mean loss of a sample without codes."""
+        return 0.5 * fitted.model.data_scale
+
     def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
         """Return the record after training in a `partial_fit`."""
         return fitted
-
-    def _some_samples(self, data):  # -> Samples
-        """Return samples that show whether training has raised the objective."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ fitting
 
@@ -202,7 +154,7 @@ class GradientLearner(CallbackSupportMixin):
             data = self._read(plan, X, y, **of_samples)
             warn_of_unused(self, plan.without_effect(data))
             run.team.check_same(partial(task_of, self, data))
-            if plan.encoder.loss.is_quadratic:  # weights of counts are numbers of events
+            if not plan.counts_events:
                 data = data.scaled(run.team.sum)
             run.open(data, plan)
             attributes_of = partial(self._attributes, plan, data)
@@ -211,9 +163,8 @@ class GradientLearner(CallbackSupportMixin):
                 try:
                     fitted = run.through(phases.table(), phases.first(), attributes_of)
                 except Diverged as error:
-                    found = replace(error.trainer.fitted, ended_by="divergence")
-                    self._take(attributes_of(found))
-                    raise divergence(self, error.update, error.trainer.optimizer) from error
+                    self._take(attributes_of(replace(error.fitted, ended_by="divergence")))
+                    raise divergence(self, error.update) from error
                 except KeyboardInterrupt:  # a second Ctrl-C
                     if run.record is not None:
                         self._take(attributes_of(replace(run.record, ended_by="interrupt")))
@@ -222,121 +173,120 @@ class GradientLearner(CallbackSupportMixin):
                 fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)
                 self._take(attributes_of(fitted))
                 if pressed:
-                    raise KeyboardInterrupt(_interruption(fitted))
-                begun = phases.begun or fitted
-                has_rate = plan.optimizer_for(len(fitted.rows)) != "surrogate"
-                fitted.model.warn_of_step(begun.rows, fitted.rows)
+                    raise _interruption(fitted)
+                fitted.model.warn_of_step(fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
-                    samples = fitted.in_units(self._some_samples(data))
-                    _warn_of_training(self, fitted, begun, samples, has_rate=has_rate)
+                    ends = fitted.loss_curve[0], fitted.loss_curve[-1]
+                    warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
                 if not any(run.team.any(self._has_codes(data))):
                     warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
         # with "auto" the limit is the expected end
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self, has_rate=has_rate)
+            warn_of_early_end(self)
         return self
 
     def _partial_fit(self, X, y, **of_samples):
-        """Read the data, train through them once, set the attributes."""
+        """Read the data, learn from them once, set the attributes."""
         refuse_several("partial_fit")
-        interrupts = Interrupts()
         known = hasattr(self, "components_")
-        before = self._training_state if known else {}
         if known:  # scikit-learn's context checks parameters for a first call only
             self._validate_params()
-            check_loss(self, before)
-            check_number(self, before)
+            now, n_atoms = self.n_components, len(self.components_)
+            refuse(
+                now not in (None, "auto", self._fit_given["n_components"], n_atoms),
+                f"n_components={now} was set after fit, and components_ has {n_atoms} atoms, which "
+                "partial_fit keeps. Set it back, fit again, or replace components_, too.",
+            )
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        replaced = known and before["atoms"] != crc32(np.ascontiguousarray(self.components_))
-        if known and (replaced or not before["is_open"]):
+        replaced = known and self._fit_given["atoms"] != _checksum(self.components_)
+        resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
+        if resumes:
             fitted, generator = self._resume(plan, data)
-        else:  # the first call, or only zeros before
-            before = {}
+        else:
             generator = make_generator(self.random_state)
             fitted = self._begin(plan, data, generator)
         if known:
-            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
+            curve = tuple(self.loss_curve_)
+            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
         learn = self._train_part if plan.trains_in_parts(self) else self._alternate
-        with interrupts:
-            learn(plan, fitted, data, generator, interrupts, before=before, replaced=replaced)
+        with Interrupts() as interrupts:
+            learn(plan, fitted, data, generator, interrupts, resumes=resumes, replaced=replaced)
         return self
 
-    def _alternate(self, plan, fitted, data, generator, interrupts, *, before, replaced):
+    def _alternate(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):
         """Alternate between codes of a block of rows and atoms, block by block."""
-        n_seen = getattr(self, "n_samples_seen_", 0) if before else 0
-        options = dict(n_seen=n_seen, replaced=bool(before) and replaced)
-        found, stopped = learn_blocks(fitted, data.source, interrupts, **options)
-        self._take_part(self._attributes(plan, data, found, unused=()), before)
+        n_seen = getattr(self, "n_samples_seen_", 0) if resumes else 0
+        found, stopped = learn_blocks(
+            fitted, data.source, interrupts, n_seen=n_seen, replaced=replaced
+        )
+        self._take_part(self._attributes(plan, data, found), resumes)
         if stopped:
             raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
 
-    def _train_part(self, plan, fitted, data, generator, interrupts, *, before, replaced):
+    def _train_part(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):
         """Train by gradients, and replace atoms that no code has used for long."""
         rows = fitted.rows
         optimizer = plan.make_optimizer(fitted.model, rows)
-        unused = np.zeros(len(rows))
-        if before and not replaced:
-            same = before["optimizer_name"] == plan.optimizer_name(len(rows))
-            optimizer.resume(rows, tensors_of(before["optimizer"]) if same else {})
-            unused = before["idle"]
-        unused = to_tensor(unused)
+        unused, before = torch.zeros(len(rows), dtype=torch.float64), {}
+        if resumes and not replaced:
+            before = self._fitted.training
+            same = self._fit_given["optimizer"] == describe(plan.optimizer_for(len(rows)))
+            optimizer.resume(rows, before.get("moments", {}) if same else {})
+        unused = before.get("unused", unused)
         fitted = fitted.with_model(decay=plan.decay.at_last)
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
         source = source.changed(fitted.in_units)
+
+        def take(fitted, unused):
+            fitted = replace(fitted, training=fitted.training | {"unused": unused})
+            found = self._finish_part(plan, fitted, data, interrupts)
+            self._take_part(self._attributes(plan, data, found), resumes)
+
         try:
             trainer.run_epoch(source, Stopping(None, 1))
         except Diverged as error:
-            found = self._finish_part(plan, trainer.fitted, data, interrupts)
-            self._take(self._attributes(plan, data, found, unused))
-            raise divergence(self, error.update, error.trainer.optimizer) from error
+            take(error.fitted, unused)
+            raise divergence(self, error.update) from error
         if interrupts.pending:
-            found = self._finish_part(plan, trainer.fitted, data, interrupts)
-            self._take(self._attributes(plan, data, found, unused))
-            raise KeyboardInterrupt(_interruption(found))
+            take(trainer.fitted, unused)
+            raise _interruption(trainer.fitted)
         unused = trainer.idle(unused)
-        often = unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused)
-        trainer.replace_unused(source, among=often)
-        found = self._finish_part(plan, trainer.fitted, data, interrupts)
-        self._take_part(self._attributes(plan, data, found, unused), before)
+        trainer.replace_unused(source, among=unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused))
+        take(trainer.fitted, unused)
 
-    def _take_part(self, attributes, before):
+    def _take_part(self, attributes, resumes):
+        """Set the attributes of a `partial_fit`."""
+        attributes["n_samples_seen_"] += getattr(self, "n_samples_seen_", 0)
+        if resumes:  # atoms and penalty do not wait for data that are not zero
+            model = attributes["_fitted"].model
+            model["data_scale"] = model["data_scale"] or None
         self._take(attributes)
-        self._training_state["is_open"] &= not before
 
     def _take_coding(self, coding, unit):
         """Take a penalty of codes and the share of its bias to remove, for `partial_fit` too."""
         self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
-        chosen = self.alpha_, self.debias_, getattr(self, "noise_std_", None)
-        self._training_state = self._training_state | {"coding": chosen, "is_open": False}
+        kept, noise_std = self._fitted, (self._fitted.coding or (None,) * 3)[2]
+        model = kept.model | {"data_scale": kept.model["data_scale"] or None}  # it stays chosen
+        chosen = self.alpha_, self.debias_, noise_std
+        self._fitted = replace(kept, coding=chosen, model=model)
         return self
 
-    def _attributes(self, plan, data, fitted, unused=None):
-        """Return the fitted attributes, arrays and numbers of Python."""
-        rows, phases = fitted.rows, None
-        curve = [*fitted.losses, *fitted.loss_curve]
+    def _attributes(self, plan, data, fitted):
+        """Return the fitted attributes, arrays and numbers of Python, and what is kept beside."""
+        n_atoms, phases, curve = len(fitted.rows), None, [*fitted.losses, *fitted.loss_curve]
         if fitted.ended_by is not None:  # the end of a `fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | fitted.attributes()
-        memory = fitted.memory() | {
-            "atoms": crc32(np.ascontiguousarray(attributes["components_"])),
-            "given": {name: getattr(plan.given, name) for name in KEPT},
-            "data_scale": fitted.model.data_scale,
-            "is_open": fitted.model.data_scale == 0,  # whether atoms and penalty wait for data
-            "optimizer_name": plan.optimizer_name(len(rows)) if fitted.moments else None,
-            "optimizer": {
-                name: to_numpy(value) if isinstance(value, torch.Tensor) else value
-                for name, value in fitted.moments.items()
-            },
-            "idle": to_numpy(unused) if unused is not None and len(unused) else np.zeros(len(rows)),
-        }
+        given = {name: getattr(plan.given, name) for name in ("alpha", "n_components")}
+        given["optimizer"] = describe(plan.optimizer_for(n_atoms))
+        given["atoms"] = _checksum(attributes["components_"])
         n_seen = None  # unknown without data
         if data.source is not None:
-            n_seen = data.source.n_seen if data.n_given is None else data.n_given
-            n_seen += 0 if unused is None else getattr(self, "n_samples_seen_", 0)
+            n_seen = data.source.n_samples if data.n_given is None else data.n_given
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
             "device_": str(data.device),
@@ -344,8 +294,9 @@ class GradientLearner(CallbackSupportMixin):
             "n_steps_": fitted.n_steps,
             "n_samples_seen_": n_seen,
             "loss_curve_": np.array(curve, dtype=np.float64),
-            "_training_state": memory,
             "ended_by_": fitted.ended_by,
             "phases_": phases,
             "fit_seconds_": None,  # set at the end of a fit, after its hooks
+            "_fitted": fitted.kept(),
+            "_fit_given": given,
         }

@@ -16,34 +16,18 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils._param_validation import (
-    make_constraint,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import make_constraint, validate_parameter_constraints
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import (
-    check_rows,
-    like_input,
-    resolve_device,
-    split_missing,
-    to_numpy,
-    to_tensor,
-    wide,
-)
+from skpudle._data import arrays
+from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
-from skpudle._data.sources import (
-    InMemory,
-    check_exposure,
-    open_source,
-    part_of,
-    refuse_shuffled,
-)
+from skpudle._data.sources import InMemory, open_source, part_of, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
+from skpudle._fit.encoders import baseline_of, in_units, units_of
 from skpudle._fit.messages import wrong_atoms
-from skpudle._fit.units import baseline_of, in_units, units_of
-from skpudle._losses import FromMeans, loss_named
+from skpudle._losses import FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search._epoch import spread_rows
@@ -58,7 +42,7 @@ _CHUNK, _CHUNK_OF_GPU = 1024, 65536
 # chunks. For 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
 _CHUNK_ENTRIES = 2**17
 
-# Rows of a fit that are checked for nonzero codes: first a few, and all of them if those have none.
+# Rows of a fit that are checked for nonzero codes, a few at a time until one has some.
 _FEW, _ROWS = 16, 1024
 
 # arrays of codes in the encoder at a time
@@ -79,59 +63,45 @@ def chunk_size(learner, x, device):
     return max(_CHUNK, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
 
 
-def hidden_deviance(loss, encoder_of, dictionary, offset_of, places=None, limit=None):
-    """Return a function of samples: the deviance of all features, each held out once.
+def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> float
+    """Return the summed errors of all features, each predicted from features of other groups.
 
-    Codes are inferred from the features of all other groups; a single feature is predicted from
-    itself.
+    A single feature is predicted from itself.
 
     Parameters
     ----------
-    loss : object of `skpudle._losses`
-        The loss.
-    encoder_of : callable
-        Returns the encoder of some features: ``encoder(dictionary, x, mask=mask, offset=offset)``.
+    samples : Samples
+        The rows.
     dictionary : DenseDictionary
         The dictionary.
-    offset_of : callable
-        ``offset_of(samples)`` returns the offset of their reconstruction, or None.
+    encode : callable
+        ``encode(dictionary, samples, features)`` returns codes of rows that have some features.
+    measure : callable
+        ``measure(predicted, samples, features)`` returns the error of each entry of features.
     places : Tensor of shape (n_features,), default=None
         For each feature the place of its first copy, with which it is held out; by default features
         are distinct, so that a score depends on its own samples alone.
-    limit : Tensor of shape (n_features,), default=None
-        What the error of an entry counts at most.
     """
-    atoms = dictionary.atoms
+    atoms, total = dictionary.atoms, 0.0
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
-    turns = [[part.to(atoms.device) for part in turn] for turn in hide_in_turn(places)]
-
-    def deviance(samples):
-        x, mask, offset, total = samples.x, samples.mask, offset_of(samples), 0.0
-        for seen, hidden in turns:
-            visible = DenseDictionary(dictionary.atoms[:, seen])
-            codes = encoder_of(seen)(
-                visible,
-                x[:, seen],
-                mask=None if mask is None else mask[:, seen],
-                offset=None if offset is None else offset[..., seen],
-            )
-            with own_precision():
-                natural = codes @ dictionary.atoms[:, hidden]
-            natural = loss.shifted(natural, None if offset is None else offset[..., hidden])
-            values = x[:, hidden]
-            if limit is not None:
-                most = limit[hidden]
-                values = natural + torch.maximum(torch.minimum(values - natural, most), -most)
-            entries = 2 * loss.half_deviance(wide(natural), wide(values))
-            entries = samples.weigh(entries)
-            total = total + (entries if mask is None else entries * mask[:, hidden]).sum()
-        return float(total)  # one wait for the device
-
-    return deviance
+    for seen, hidden in hide_in_turn(places):
+        seen, hidden = seen.to(atoms.device), hidden.to(atoms.device)
+        codes = encode(DenseDictionary(atoms[:, seen]), samples.of_features(seen), seen)
+        with own_precision():
+            predicted = codes @ atoms[:, hidden]
+        part = samples.of_features(hidden)
+        errors = part.weigh(measure(predicted, part, hidden))
+        total = total + (errors if part.mask is None else errors * part.mask).sum()
+    return float(total)  # one wait for the device
 
 
-def _from_means(loss, samples):
-    return FromMeans.of(samples.map(wide), loss)
+def squared_errors(predicted, samples, features, *, limit=None):  # -> (n, len(features))
+    """Return squared errors; an entry counts at most by its ``limit``."""
+    values = samples.x
+    if limit is not None:
+        most = limit.to(predicted)[features]
+        values = predicted + (values - predicted).clamp(-most, most)
+    return (wide(predicted) - wide(values)).square()
 
 
 def in_chunks(function, samples, device, size):
@@ -154,46 +124,7 @@ def _join(chunks, given):
             result = chunk.new_empty(given.n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk
         start += len(chunk)
-    return like_input(result, X)
-
-
-def check_loss(learner, state):
-    """Raise ValueError if ``loss`` was set after the fit whose private state is given."""
-    before = state.get("given", {}).get("loss", learner.loss)
-    if before != learner.loss:
-        raise ValueError(
-            f"loss={learner.loss!r} was set after fit, and the atoms were learned for "
-            f"loss={before!r}. Set it back, or fit again."
-        )
-
-
-def check_number(learner, state):
-    """Raise ValueError if ``n_components`` was set after a fit, to another number of atoms."""
-    now, before = learner.n_components, state["given"]["n_components"]
-    if now not in (None, "auto", before, len(learner.components_)):
-        raise ValueError(
-            f"n_components={now} was set after fit, and components_ has "
-            f"{len(learner.components_)} atoms, which partial_fit keeps. Set it back, fit again, "
-            "or replace components_, too."
-        )
-
-
-def penalty_of(learner):
-    """Return the penalty or threshold that a learner encodes with.
-
-    Raises
-    ------
-    ValueError
-        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
-    """
-    if getattr(learner, "transform_alpha", None) is not None:
-        return learner.transform_alpha
-    if not hasattr(learner, "alpha_"):
-        raise ValueError(
-            "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, "
-            "or data to partial_fit."
-        )
-    return learner.alpha_
+    return arrays.like_input(result, X)
 
 
 @cache
@@ -215,30 +146,36 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     )
 
     # defaults for learners without the parameters
-    device = "auto"
-    split_sign = False
-    loss, n_trials = "gaussian", 1
+    device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries
+    _largest = None  # the largest value of data that start at 0; None if they may be any numbers
+
+    # ------------------------------------------------------------------ for subclasses
 
     def _transform_encoder(self):
-        """Return the encoder, ``encoder(dictionary, x, mask=None, offset=None)``.
+        """Return the encoder, ``encoder(dictionary, x, mask=None)``.
 
         It has to support masks if `_allows_nan` is true.
         """
         raise NotImplementedError
 
-    def _loss(self):  # -> object of `skpudle._losses`
-        """Return the loss of the reconstruction."""
-        return loss_named(self.loss, self.n_trials)
+    def _encode_rows(self, encoder, dictionary, samples, features=None):  # -> codes
+        """Encode rows, of some features if they are not all."""
+        if features is not None and hasattr(encoder, "of_features"):
+            encoder = encoder.of_features(features)
+        return encoder(dictionary, samples.x, mask=samples.mask)
 
-    def _offset(self, samples):  # -> (n_features,) or (n, n_features) or None
-        """Return the offset of the reconstruction of samples, if the loss has a baseline."""
-        x, exposure = samples.x, samples.offset
-        if not self._loss().has_baseline:
-            return None if exposure is None else exposure.expand(-1, x.shape[1])
-        intercept = to_tensor(self.intercept_, x.device).to(x.dtype)
-        return intercept if exposure is None else intercept + exposure
+    def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
+        """Return the data of rows that codes decode to."""
+        baseline = baseline_of(self)
+        return rows if baseline is None else rows.add_(to_tensor(baseline, rows.device, rows.dtype))
+
+    def _from_means(self, samples):  # -> FromMeans
+        """Return the errors of predicting samples by the means of columns."""
+        return FromMeans.of(samples.map(wide))
+
+    # ------------------------------------------------------------------ codes and rows
 
     def _validate_params(self, *names):
         """Check parameters as scikit-learn does, the given ones or all."""
@@ -281,19 +218,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         return self._transform(X)
 
-    def _transform(self, X, exposure=None):
+    def _transform(self, X, **of_rows):
         refuse_shuffled(X)
         given = open_source(X, self)
-        return _join(self._codes(given, exposure), given)
+        return _join(self._codes(given, **of_rows), given)
 
-    def _codes(self, given, exposure=None, most=None):  # yields (n, n_features_out)
+    def _codes(self, given, most=None, **of_rows):  # yields (n, n_features_out)
         check_is_fitted(self)
         encoder = self._transform_encoder()
-        for samples, dictionary in self._read_parts(given, exposure):
+        for samples, dictionary in self._read_parts(given, **of_rows):
 
             def encode(samples, dictionary=dictionary):
-                offset = self._offset(samples)
-                codes = encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
+                codes = self._encode_rows(encoder, dictionary, samples)
                 if self.split_sign:
                     codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
                 return codes
@@ -304,22 +240,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _has_codes(self, data):  # -> bool
         """Return whether some rows of a fit have nonzero codes, or all rows are constant."""
-        samples, baseline = data.samples[spread_rows(len(data.samples), _ROWS)], baseline_of(self)
-        x = samples.x
-        constant = not x.any() or (len(x) > 1 and (x == x[0]).all())
+        samples = data.samples[spread_rows(len(data.samples), _ROWS)]
+        x = arrays.with_gaps(samples.x, samples.mask)
+        constant = not samples.x.any() or (len(x) > 1 and (samples.x == samples.x[0]).all())
         if constant or getattr(self, "transform_algorithm", None) == "omp":
             return True  # a baseline explains constant rows, and a pursuit has no penalty
-        if baseline is not None:
-            samples = replace(samples, x=x - to_tensor(baseline, x.device, x.dtype))
-        dictionary = DenseDictionary(to_tensor(self.components_, x.device, x.dtype))
+        of_rows = {} if samples.target is None else {"target": samples.target}
         with warnings.catch_warnings():  # `fit` has named parameters without effect
             warnings.simplefilter("ignore", UserWarning)
-            encoder = self._transform_encoder()
-        parts = (samples[:_FEW], samples)
-        return any(
-            encoder(dictionary, part.x, mask=part.mask, offset=self._offset(part)).any()
-            for part in parts
-        )
+            return any(codes.any() for codes in self._codes(InMemory(x), _FEW, **of_rows))
 
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
@@ -342,7 +271,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         return self._transform_sparse(X)
 
-    def _transform_sparse(self, X, exposure=None):
+    def _transform_sparse(self, X, **of_rows):
         check_is_fitted(self)
         if hasattr(self, "atom_shape"):
             raise ValueError(
@@ -350,7 +279,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 "transform."
             )
         refuse_shuffled(X)
-        parts = map(to_numpy, self._codes(open_source(X, self), exposure, PART))
+        parts = map(to_numpy, self._codes(open_source(X, self), PART, **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
@@ -364,10 +293,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_features)
-            Reconstructed data: expectations, of exposure 1 if there are exposures.
+            Reconstructed data; of counts their expectations.
         """
         check_is_fitted(self)
-        check_loss(self, getattr(self, "_training_state", {}))
         given = open_source(X)
         if given.in_parts:
             parts = given.parts(PART)
@@ -381,31 +309,32 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             )
         atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
 
-        loss, offset = self._loss(), self._offset(Samples(atoms))
-        if (baseline := baseline_of(self)) is not None:
-            offset = to_tensor(baseline, atoms.device, atoms.dtype)
-
         def decode(samples):
             rows = samples.x
             if self.split_sign:
                 rows = rows[:, : len(atoms)] - rows[:, len(atoms) :]
             with own_precision():
-                natural = rows @ atoms
-            return loss.mean(natural if offset is None else natural.add_(offset))
+                rows = rows @ atoms
+            return self._decode_rows(rows)
 
         return _join(in_chunks(decode, Samples(codes), atoms.device, PART), given)
+
+    # ------------------------------------------------------------------ the score
 
     def score(
         self, X: ArrayLike | Tensor, y: None = None, sample_weight: ArrayLike | None = None
     ) -> float:
         """Return R^2 of predicting held-out features from visible features.
 
-        See `skpudle.PUDLEDictionaryLearning.score` with ``loss="gaussian"``.
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. The error of
+        reconstruction always prefers the smallest alpha; this score has a maximum between too
+        small and too large penalties, so that ``GridSearchCV`` needs no ``scoring``.
 
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset or batches as for `fit`.
+            Data, or a dataset, batches or a sparse array as for `fit`.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -416,42 +345,52 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         float
             R^2 pooled over all known entries, each held out once, against the column means; at
             most 1, larger is better, comparable across alpha. 0 for constant data. With a single
-            feature, the R^2 of the reconstruction.
+            feature, the R^2 of the reconstruction. A column that equals another one may be
+            predicted from it, noise included.
         """
-        return self._score(X, None, sample_weight)
-
-    def _score(self, X, exposure=None, sample_weight=None):
-        loss, error, sums = self._loss(), 0.0, []
-        for samples, dictionary in self._read_parts(open_source(X, self), exposure, sample_weight):
-            device, encoder = dictionary.atoms.device, self._transform_encoder()
-            of_features = getattr(encoder, "of_features", lambda _, encoder=encoder: encoder)
-            units, limit = units_of(self).of_new_rows(), None
-            if units.limit is not None:
-                limit = units.limit_in_data().to(dictionary.atoms)
-            deviance = hidden_deviance(loss, of_features, dictionary, self._offset, limit=limit)
-            size = chunk_size(self, samples.x, device)
-            error += sum(in_chunks(deviance, samples, device, size))
-            if limit is not None:  # outlying entries do not count in the deviance from the means
-                samples = replace(samples, mask=in_units(units, samples).mask)
-            sums += in_chunks(partial(_from_means, loss), samples, samples.x.device, PART)
-        total = reduce(lambda one, part: one.add(part, loss), sums).total(loss)
-        return 1 - error / total if total else 0.0
-
-    def _read_parts(self, given, exposure=None, sample_weight=None):
-        """Yield checked samples and the dictionary on the device; data in memory are one part."""
         check_is_fitted(self)
-        check_loss(self, getattr(self, "_training_state", {}))
-        first, of_rows = 0, {}
-        if exposure is not None:
-            exposure = check_exposure(exposure, given.n_rows, self.loss)
-            of_rows["offset"] = to_tensor(exposure).log()[:, None]
+        units = units_of(self).of_new_rows()
+        if units.limit is None:
+            return self._score(X, sample_weight, squared_errors)
+        measure = partial(squared_errors, limit=units.limit_in_data())
+
+        def without_outliers(samples):
+            return replace(samples, mask=in_units(units, samples).mask)
+
+        return self._score(X, sample_weight, measure, counted=without_outliers)
+
+    def _score(self, X, sample_weight, measure, *, counted=lambda samples: samples, **of_rows):
+        """Return the share of the errors of column means that predictions avoid.
+
+        ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
+        entries have errors of their means.
+        """
+        given, error, sums = open_source(X, self), 0.0, []
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        device = self._transform_device(given.data)  # X itself decides, before its parts do
+        encode = partial(self._encode_rows, self._transform_encoder())
+        for samples, dictionary in self._read_parts(given, **of_rows):
+            device = dictionary.atoms.device
+            size = chunk_size(self, samples.x, device)
+            how = dict(dictionary=dictionary, encode=encode, measure=measure)
+            error += sum(in_chunks(partial(hidden_errors, **how), samples, device, size))
+            sums += in_chunks(self._from_means, counted(samples), samples.x.device, PART)
+        total = reduce(FromMeans.add, sums).total()
+        return 1 - error / total if total else 0.0
+
+    # ------------------------------------------------------------------ reading
+
+    def _read_parts(self, given, **of_rows):
+        """Yield checked samples and the dictionary on the device; data in memory are one part.
+
+        ``of_rows`` are fields of the samples beside their numbers, one entry for each row.
+        """
+        check_is_fitted(self)
+        first, device = 0, self._transform_device(given.data)  # X decides, before its parts do
         parts = given.parts(PART) if given.in_parts else [(None, given.array())]
         for where, rows in parts:
             with part_of(where) if where else nullcontext():
-                x, mask = split_missing(self._check_rows(rows))
+                x, mask = arrays.split_missing(self._check_rows(rows))
             part = slice(first, first := first + len(x))
             known = {name: values[part].to(x) for name, values in of_rows.items()}
             atoms = to_tensor(self.components_, device, x.dtype)
@@ -462,8 +401,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _check_rows(self, X):  # -> Tensor (n, n_features) around the baseline
         # names, values, number of features: scikit-learn's order of errors
         _check_feature_names(self, X, reset=False)
-        options = dict(allow_nan=self._allows_nan, largest=self._loss().largest)
-        x = check_rows(X, estimator=self, **options)
+        x = check_rows(X, estimator=self, allow_nan=self._allows_nan, largest=self._largest)
         # rows stay on their device, since another device may be too small for all of them
         x = x if isinstance(x, torch.Tensor) else to_tensor(x)
         _check_n_features(self, X, reset=False)
@@ -475,11 +413,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return data as a tensor, and their signed codes, differentiable in the data."""
         ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-        return x, self._transform_encoder()(dictionary, x, offset=self._offset(Samples(x)))
+        return x, self._encode_rows(self._transform_encoder(), dictionary, Samples(x))
 
     def _transform_device(self, X):
         try:
-            return resolve_device(self.device, X)
+            return arrays.resolve_device(self.device, X)
         except ValueError:  # this machine lacks the device of the fit
             return torch.device("cpu")
 
@@ -490,84 +428,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan, tags.input_tags.sparse = self._allows_nan, True
-        tags.input_tags.positive_only = self._loss().largest is not None
+        tags.input_tags.positive_only = self._largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-class ExposedTransformer(DictionaryTransformer):
-    """Encode samples that may have exposures, factors of their expectations."""
-
-    def transform(
-        self, X: ArrayLike | Tensor, exposure: ArrayLike | None = None
-    ) -> np.ndarray | Tensor:
-        """Encode data with the learned dictionary.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
-            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
-            the gaps.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
-            ``split_sign=True`` positive parts come first, then negative parts. Of `PoissonNMF`
-            they are numbers of events.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform(X, exposure)
-
-    def transform_sparse(self, X: Any, exposure: ArrayLike | None = None) -> csr_array:
-        """Encode data part by part, and return only the codes that are not zero.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, dataset or iterable of batches
-            Data, as for `transform` or, of any size, as for `fit`.
-        exposure : array-like of shape (n_samples,), default=None
-            As for `fit`.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of shape (n_samples, n_features_out)
-            Codes.
-
-        Raises
-        ------
-        ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
-        """
-        return self._transform_sparse(X, exposure)
-
-    def fit_transform(
-        self,
-        X: Any,
-        y: Any = None,
-        exposure: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> np.ndarray | Tensor:
-        """Learn atoms, and return the codes of the same data.
-
-        Parameters
-        ----------
-        X, y, exposure, sample_weight
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples, n_features_out)
-            Codes, as of `transform`.
-        """
-        refuse_shuffled(X)
-        given = {} if exposure is None else {"exposure": exposure}
-        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return self.fit(X, y, **given, **weight).transform(X, **given)

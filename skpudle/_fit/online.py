@@ -8,7 +8,7 @@ from math import ceil
 
 import torch
 
-from skpudle._data.arrays import split_missing, tensors_of, to_numpy, unit_of, with_gaps
+from skpudle._data.arrays import split_missing, unit_of, with_gaps
 from skpudle._data.batches import Samples
 from skpudle.search import Problem
 from skpudle.search._stream import (
@@ -69,7 +69,7 @@ def _resumed(memory, atoms, n_seen, *, replaced):  # -> StreamState, recent rows
     """
     if memory is None:
         return begin_stream(atoms, forgetting=_FORGETTING), None
-    memory = tensors_of(memory)
+    memory = dict(memory)
     if "energy" in memory:  # after `fit`
         recent, energy, n_rows = None, memory["energy"], float(n_seen)
         n_held = n_seen / (_FORGETTING + 1)
@@ -91,10 +91,9 @@ def _resumed(memory, atoms, n_seen, *, replaced):  # -> StreamState, recent rows
 def _kept(state, recent):  # recent: Samples -> dict of arrays and numbers
     """Return the state for a pickle; the atoms are in ``components_``."""
     names = "n_rows", "n_splits", "mean", "loss", "n_blocks"
-    sums = {name: to_numpy(value) for name, value in state.memory._asdict().items()}
     numbers = {name: getattr(state, name) for name in names}
-    rows = {"recent": to_numpy(recent.x), "recent_weight": to_numpy(recent.weight)}
-    return sums | numbers | rows
+    rows = {"recent": recent.x, "recent_weight": recent.weight}
+    return state.memory._asdict() | numbers | rows
 
 
 def learn_blocks(fitted, source, interrupts, *, n_seen=0, replaced=False):

@@ -1,0 +1,489 @@
+"""How samples are coded: the parameters that `transform` reads, and encoders, which are values.
+
+An encoder is called with dictionary, samples and mask, and returns codes.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.names import users_level
+from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary
+from skpudle.encoding import encode
+from skpudle.encoding._learned import LearnedEncoder
+from skpudle.lasso._gap import warn_about_gaps
+from skpudle.lasso._gradient_compiled import lasso_gradient
+from skpudle.lasso._implicit import converged_codes
+from skpudle.omp import solve_omp
+from skpudle.search._conv_epoch import conv_codes
+from skpudle.search.units import CENTRED, Units
+
+# Attributes that hold a learned encoder.
+OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
+# n_unfoldings="auto" of unfolded codes, as in the paper, and of learned encoders, where 3
+# unfoldings equal 20 with the dictionary's matrices
+_UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
+
+_UNKNOWN = SimpleNamespace(noise=CENTRED)  # the record of a learner that no data were fitted to
+
+# Largest relative duality gap of codes that needs no warning.
+_GAP = 1e-6
+
+
+class Decay(NamedTuple):
+    """``lambda_decay`` over training: a staircase of ten equal parts (figure 5)."""
+
+    first: float
+    last: float
+
+    @classmethod
+    def of(cls, lambda_decay):
+        """Return the decay of a parameter, one number or a pair.
+
+        Raises
+        ------
+        ValueError
+            If a tuple is no pair of numbers in (0, 1].
+        """
+        pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
+        if len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair):
+            raise ValueError(
+                f"lambda_decay={lambda_decay!r:.80} is not a pair (first, last) of numbers in "
+                "(0, 1]; pass such a pair, or one number."
+            )
+        return cls(*map(float, pair))
+
+    def over(self, n_updates):
+        """Return the value as a function of the update, counted from 0."""
+        n_updates = max(n_updates, 1)
+        decays = np.linspace(self.last, self.first, min(10, n_updates))[::-1]
+        return lambda update: float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
+
+    def at_last(self, update):
+        """Return the last value, whatever the update."""
+        return self.last
+
+
+def fixed(value):  # -> float or None
+    """Return the number of a parameter; None for "auto", which follows atoms or data."""
+    return float(value) if isinstance(value, Real | bool) else None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The choice of an encoder, without dictionary, alpha, step and decay.
+
+    Parameters
+    ----------
+    n_unfoldings : int, None or "auto"
+        Iterations; None solves the lasso; "auto" solves it if the encoder is a lasso's, and
+        otherwise makes 100 iterations.
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    initial_threshold : float, default=None
+        Start from thresholded correlations, as NOODL does.
+    debias : float, default=0.0
+        Share of the lasso's bias to remove.
+    """
+
+    n_unfoldings: int | str | None
+    shrinkage: str = "soft"
+    positive_code: bool = False
+    initial_threshold: float | None = None
+    debias: float = 0.0
+
+    def at(self, alpha, *, step_size=None, lambda_decay=1.0, warn=False):
+        """Return the encoder, `Converged` or `Unfolded`, with these numbers."""
+        n_unfoldings = self.n_unfoldings
+        if n_unfoldings == "auto":
+            lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
+            n_unfoldings = None if lasso else _UNFOLDINGS
+        if n_unfoldings is None:
+            return Converged(alpha, self.positive_code, self.debias, warn)
+        return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay)
+
+
+@dataclass(frozen=True, eq=False)
+class Converged:
+    """Codes that solve the lasso, or the relaxed lasso.
+
+    Parameters
+    ----------
+    penalty : float
+        The penalty.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    debias : float, default=0.0
+        Share of the lasso's bias to remove.
+    warn : bool, default=False
+        Whether to certify codes, and warn of codes that have not converged.
+    """
+
+    penalty: float
+    positive_code: bool = False
+    debias: float = 0.0
+    warn: bool = False
+
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
+        options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
+        if isinstance(dictionary, ConvDictionary):
+            codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
+            if not solved.all():
+                warnings.warn(
+                    f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
+                    "converged. Take an offset or a slow background off first, raise alpha, which "
+                    f"is {self.penalty:.3g}, or pass a number of n_unfoldings.",
+                    ConvergenceWarning,
+                    stacklevel=users_level(),
+                )
+            return codes
+        options |= dict(alpha=self.penalty, certify=self.warn)
+        codes, gaps = converged_codes(dictionary, x, **options)
+        if self.warn and not (gaps <= _GAP).all():
+            level = users_level() - 1
+            warn_about_gaps(gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level)
+        return codes
+
+    def gradient(self, atoms, x, mask=None, *, through_encoder):
+        """Return codes, losses and the derivative of their mean without a graph.
+
+        None where this is not possible; see `skpudle.lasso._gradient_compiled.lasso_gradient`.
+        """
+        if self.debias:
+            return None
+        options = dict(positive=self.positive_code, through_encoder=through_encoder, mask=mask)
+        return lasso_gradient(atoms, x, self.penalty, **options)
+
+
+@dataclass(frozen=True, eq=False)
+class Unfolded:
+    """Codes after some iterations.
+
+    Parameters
+    ----------
+    choice : Encoder
+        Shrinkage, sign and start.
+    alpha : float or Tensor
+        Penalty or threshold.
+    n_unfoldings : int
+        Number of iterations.
+    step_size : float or Tensor, default=None
+        The step; None follows the dictionary.
+    lambda_decay : float, default=1.0
+        Factor of the penalty from one iteration to the next.
+    """
+
+    choice: Encoder
+    alpha: float
+    n_unfoldings: int
+    step_size: float | None = None
+    lambda_decay: float = 1.0
+
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
+        return encode(
+            dictionary,
+            x,
+            alpha=self.alpha,
+            n_unfoldings=self.n_unfoldings,
+            step_size=self.step_size,
+            lambda_decay=self.lambda_decay,
+            shrinkage=self.choice.shrinkage,
+            positive_code=self.choice.positive_code,
+            initial_threshold=self.choice.initial_threshold,
+            mask=mask,
+        )
+
+    @property
+    def penalty(self):
+        """The penalty of the last unfolding; 0 for hard thresholds, which have no derivative."""
+        if self.choice.shrinkage == "hard":
+            return 0.0
+        return self.alpha * self.lambda_decay ** (self.n_unfoldings - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Pursuit:
+    """Codes of orthogonal matching pursuit.
+
+    Parameters
+    ----------
+    n_nonzero_coefs : int or None
+        Number of atoms for a sample; None is a tenth of the features.
+    tol : float or None
+        Squared norm of the residual at which to stop instead.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    """
+
+    n_nonzero_coefs: int | None
+    tol: float | None
+    positive_code: bool = False
+
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
+        return solve_omp(
+            dictionary.atoms,
+            x,
+            n_nonzero_coefs=self.n_nonzero_coefs,
+            tol=self.tol,
+            positive=self.positive_code,
+            mask=mask,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Codes of an encoder with a fixed graph.
+
+    Parameters
+    ----------
+    graph : LearnedEncoder
+        The encoder, of rows in units of the noise.
+    """
+
+    graph: object
+
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes."""
+        return self.graph.to(x).encode(x, mask)
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        return Learned(self.graph.of_features(features))
+
+
+def learned_encoder(learner, atoms):  # -> LearnedEncoder
+    """Return the encoder in fitted attributes, in the dtype and on the device of the atoms.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one for another number of unfoldings or other atoms.
+    """
+    analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
+    if analysis is None:
+        raise ValueError(
+            "The encoder of separate_atoms has not been trained: the parameter was set after fit, "
+            "or fit has not come so far. Set transform_algorithm='lasso', or fit again."
+        )
+    if learner.n_unfoldings not in ("auto", len(thresholds)):
+        raise ValueError(
+            f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
+            f"{learner.n_unfoldings} now. Set it back, or fit again."
+        )
+    if analysis.shape[-2:] != atoms.shape:
+        raise ValueError(
+            f"The encoder was trained for atoms of shape {analysis.shape[-2:]}, and components_ "
+            f"has the shape {tuple(atoms.shape)} now. Put atoms of the same shape there, or pass "
+            "yours as dict_init, and fit again."
+        )
+    shares = analysis.ndim == 2
+    if shares:
+        analysis, synthesis = analysis[None], to_numpy(atoms)[None]
+    parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
+    return LearnedEncoder(*parts, bool(learner.positive_code), shares)
+
+
+# ------------------------------------------------------------------ rows in units of their noise
+
+
+def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
+    """Return the baseline that rows lose before least squares codes them, None without one.
+
+    The ``intercept_`` of a learner with weights, ``coef_``, is the intercept of its decisions, and
+    the baseline is ``baseline_``. Counts have a ``loss``, which has its own.
+    """
+    if hasattr(learner, "loss"):
+        return None
+    baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
+    return baseline if np.ndim(baseline) else None
+
+
+def centre(learner, rows):  # (n, n_features) -> the same
+    """Return rows without the learner's baseline."""
+    baseline = baseline_of(learner)
+    return rows if baseline is None else rows - baseline
+
+
+def units_of(learner):  # -> Units
+    """Return the units of a fitted learner's rows; equal noise if no noise was learned.
+
+    New rows get their noise from codes of the learner's atoms.
+    """
+    noise, baseline = getattr(learner, "_fitted", _UNKNOWN).noise, baseline_of(learner)
+    return replace(
+        noise,
+        intercept=None if baseline is None else to_tensor(baseline),
+        atoms=noise.from_user(to_tensor(learner.components_)),
+    )
+
+
+def in_units(noise, samples):
+    """Return samples in units of their noise; outliers are missing."""
+    if noise.changes_nothing:
+        return samples
+    x, mask, _ = noise.enter(samples.x, samples.mask)
+    return replace(samples, x=x, mask=mask)
+
+
+@dataclass(frozen=True, eq=False)
+class InUnits:
+    """An encoder of rows in units of their noise, for a dictionary in the units of the data.
+
+    Parameters
+    ----------
+    encoder : callable
+        The encoder, ``encoder(dictionary, x, mask=None)``.
+    noise : Units
+        The units, without a baseline, which data have lost before.
+    gains : Tensor of shape (n_components,)
+        By what codes in these units exceed the user's.
+    """
+
+    encoder: object
+    noise: Units
+    gains: Tensor
+
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes in the units of the data."""
+        atoms, gains = dictionary.atoms, self.gains.to(dictionary.atoms)
+        if self.noise.scale is not None:
+            atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
+        with torch.no_grad():
+            x, mask, scale = replace(self.noise, atoms=atoms).enter(x, mask)
+        codes = self.encoder(DenseDictionary(atoms), x, mask=mask) / gains
+        return codes if scale is None else codes * scale
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        encoder = getattr(self.encoder, "of_features", lambda _: self.encoder)(features)
+        return replace(self, encoder=encoder, noise=self.noise.of_features(features))
+
+
+# ------------------------------------------------------------------ parameters
+
+# Values of parameters that a learner lacks.
+_DEFAULTS = dict(
+    n_components=None, alpha="auto", gradient="auto", fit_intercept="auto", noise="auto",
+    n_unfoldings="auto", step_size="auto", lambda_decay=1.0,
+    shrinkage="soft", initial_threshold=None, debias=0.0, separate_atoms=False,
+    positive_code=False, positive_dict=False, atom_norm="unit", optimizer="adam",
+    learning_rate=1e-3, batch_size="auto", max_iter="auto", tol=1e-4, n_iter_no_change=5,
+    dict_init="search", transform_algorithm="unfolded", transform_n_nonzero_coefs=None,
+    transform_tol=None, transform_alpha=None,
+)  # fmt: skip
+
+
+def refuse(is_wrong, message):
+    """Raise ValueError with the message if parameters contradict each other."""
+    if is_wrong:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """How samples are coded: all that `transform` reads of the parameters.
+
+    Parameters
+    ----------
+    given : SimpleNamespace
+        The parameters, with defaults for those that the learner lacks.
+    encoder : Encoder
+        The encoder.
+    decay : Decay
+        The decay of penalties over training.
+    debias : float or None
+        Share of the lasso's bias to remove; None where data decide.
+    of_lasso : bool
+        Whether codes are those of the lasso.
+    converges : bool
+        Whether `transform` is asked for converged codes.
+    n_unfoldings : int
+        Number of unfoldings where codes are not solved for.
+    """
+
+    given: SimpleNamespace
+    encoder: Encoder
+    decay: Decay
+    debias: float | None
+    of_lasso: bool
+    converges: bool
+    n_unfoldings: int
+
+    @classmethod
+    def of(cls, learner, **constants):
+        """Return what the parameters of a learner say about codes.
+
+        Raises
+        ------
+        ValueError
+            If parameters of codes contradict each other.
+        """
+        named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
+        given = SimpleNamespace(**_DEFAULTS | named | constants)
+        decay, debias, depth = Decay.of(given.lambda_decay), fixed(given.debias), given.n_unfoldings
+        is_soft, learns = given.shrinkage == "soft", given.separate_atoms
+        is_soft_lasso = is_soft and decay == (1, 1)
+        converges = given.transform_algorithm == "lasso" or depth is None
+        refuse(
+            learns and not is_soft,
+            f"separate_atoms={learns!r} is for soft shrinkage, got shrinkage={given.shrinkage!r}. "
+            "Pass separate_atoms=False.",
+        )
+        refuse(
+            learns and (depth is None or given.gradient == "dec"),
+            f"separate_atoms={learns!r} trains unfoldings, got n_unfoldings={depth!r} and "
+            f"gradient={given.gradient!r}. Pass a number of unfoldings, and gradient='ae-lasso' or "
+            "'auto'.",
+        )
+        refuse(
+            converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
+            "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
+            f"shrinkage without decay and a positive alpha, got shrinkage={given.shrinkage!r}, "
+            f"lambda_decay={given.lambda_decay!r}, alpha={given.alpha!r} and "
+            f"transform_alpha={given.transform_alpha!r}. Pass shrinkage='soft', lambda_decay=1 and "
+            "a positive alpha, or a number of unfoldings and transform_algorithm='unfolded'.",
+        )
+        of_lasso = is_soft_lasso and given.alpha != 0 and depth in ("auto", None) and not learns
+        auto = _LEARNED_UNFOLDINGS if learns and depth == "auto" else _UNFOLDINGS
+        return cls(
+            given=given,
+            encoder=Encoder(
+                None if learns and given.alpha else depth,
+                given.shrinkage,
+                given.positive_code,
+                initial_threshold=given.initial_threshold,
+                debias=debias or 0.0,
+            ),
+            decay=decay,
+            debias=debias,
+            of_lasso=of_lasso,
+            converges=converges,
+            n_unfoldings=depth if isinstance(depth, Integral) else auto,
+        )
+
+    def unused_by_codes(self):  # yields names, setting
+        """Yield parameters that have no effect on codes, and a setting that would use them."""
+        given, debiases = self.given, bool(self.debias)  # 0 removes no bias
+        of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+        if given.transform_algorithm == "omp":
+            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
+            if given.transform_tol is not None:
+                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
+        else:
+            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
+            if given.separate_atoms and given.transform_algorithm == "unfolded":
+                yield of_lasso, "transform_algorithm='lasso'"
