@@ -290,10 +290,9 @@ def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
     """Mark long rows whose hidden entries are not predicted."""
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
-    y, known = x[found], known[found]
-    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # of the usual length
-    errors, _ = _predict(y, known, atoms, alpha, positive, factors=(1.0,))
-    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
+    x, known = x[found], known[found]
+    errors, _ = _predict(x, known, atoms, alpha, positive)
+    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (x * known).square().sum(1)
     return found
 
 
