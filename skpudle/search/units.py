@@ -290,9 +290,10 @@ def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
     """Mark long rows whose hidden entries are not predicted."""
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
-    x, known = x[found], known[found]
-    errors, _ = _predict(x, known, atoms, alpha, positive)
-    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (x * known).square().sum(1)
+    y, known = x[found], known[found]
+    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # of the usual length
+    errors, _ = _predict(y, known, atoms, alpha, positive, factors=(1.0,))
+    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
     return found
 
 
@@ -499,8 +500,8 @@ class _Sample:
             return far, long
         self.counts = self.known
 
-    def settle_without(self, far, long):  # -> atoms, or None if suspects are no outliers
-        """Settle atoms without suspects, if they predict usual entries better than with them."""
+    def are_outliers(self, far, long):
+        """Return whether suspects are not predicted, and usual entries are predicted better."""
         usual = self.known * ~(far | long[:, None])
         suspected = self.known - usual
         half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
@@ -522,38 +523,40 @@ class _Sample:
         before = learn(self.known)
         errors, energies = judge(before, self.known, suspected, suspected.any(1)).sum(1)
         if not errors > (1 - _WORTH) * energies:
-            return None
+            return False
         after = learn(usual)
-        gains = _is_worse(*(judge(atoms, usual, usual, ~long)[0] for atoms in (before, after)))
-        return after[0][0] if gains else None
+        return _is_worse(*(judge(atoms, usual, usual, ~long)[0] for atoms in (before, after)))
 
-    def separate(self, atoms, far):  # -> Units, or None if more than a tenth are outliers
+    def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
-        problem = self.problem()
-        atoms = _find_missing(problem, atoms)
+        atoms = _settle(self.problem(), self.n_components).atoms
         for i in range(_ROBUST + 1):
+            problem = self.problem()
+            how = problem.alpha, self.positive
             if i:
-                noise, signal, n = self.hidden(atoms)
-                scale = torch.ones_like(self.scale)
-                if differs := _differs(noise, signal, n):
-                    scale = self.scale * _shrink(noise / self.scale**2, n)[0]
-                atoms, self.scale = _unit(atoms * self.scale / scale), scale
-                problem = self.problem()
                 atoms = _settle(problem, len(atoms), atoms, _AGAIN).atoms
-            x, how = self.in_units(), (atoms, problem.alpha, self.positive)
-            norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
-            if i == 0:
-                known = self.known * ~_outlying_rows(x, self.known * ~far, *how, norm)[:, None]
-            limit = _limit(_residuals(x, self.counts, *how)[0], self.counts)
-            self.counts = _usual_entries(x, known, *how, limit)
-            if i and not differs:
-                break
+            else:  # long rows come back if they are predicted
+                atoms, known = _find_missing(problem, atoms), self.known.clone()
+                x, usual = self.in_units(long), known[long] * ~far[long]
+                errors = _predict(x, usual, atoms, *how)[0].sum(1)
+                energies = (x.square() * usual).sum(1)
+                known[long] *= (errors <= _UNPREDICTED * energies)[:, None]
+            x = self.in_units()
+            limit = _limit(_residuals(x, self.counts, atoms, *how)[0], self.counts)
+            self.counts = _usual_entries(x, known, atoms, *how, limit)
+            if i < _ROBUST:
+                noise, signal, n = self.hidden(atoms)
+                scale = self.scale * _shrink(noise / self.scale**2, n)[0]
+                if i + 1 == _ROBUST and not _differs(noise, signal, n):
+                    scale = torch.ones_like(scale)
+                atoms, self.scale = _unit(atoms * self.scale / scale), scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
         squares = self.weigh(x.square() * known)
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
+        norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
         return replace(
-            self.units(*how[:2]),
+            self.units(atoms, problem.alpha),
             limit=limit * self.unit if are_entries > float(squares.sum()) else None,
             norm=norm * self.unit if bool((known < self.known).any()) else None,
         )
@@ -647,8 +650,8 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
         suspects = sample.find_suspects(n_components, centres=centres)
     sample.take_mean(intercept)
     if suspects is not None:
-        atoms = sample.settle_without(*suspects)
-        if atoms is not None and (units := sample.separate(atoms, suspects[0])) is not None:
+        units = sample.separate(*suspects) if sample.are_outliers(*suspects) else None
+        if units is not None:
             return units
         sample.scale = torch.ones_like(sample.scale)
         sample.counts = sample.known
