@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.fft import dct
-from sklearn.decomposition import NMF, MiniBatchDictionaryLearning, SparseCoder
+from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 from sklearn.preprocessing import FunctionTransformer
 
@@ -86,12 +86,6 @@ def test_any_coder_denoises(image):
         components_, transform = theirs.components_, theirs.transform
 
     np.testing.assert_array_equal(denoise_patches(WithoutInverse(), image), expected)
-
-
-def test_patches_that_are_not_centred_suit_nonnegative_factors():
-    image = np.add.outer(np.arange(17.0), np.arange(22.0))  # patches of rank two, non-negative
-    factors = NMF(3, init="nndsvda", tol=1e-10, max_iter=5000, random_state=0).fit(extract(image))
-    np.testing.assert_allclose(denoise_patches(factors, image, center=False), image, atol=0.1)
 
 
 def test_pursuit_up_to_the_error_of_the_noise_denoises():
@@ -180,7 +174,7 @@ def test_a_photograph_stays_one(shape, dtype):
     coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
     denoised = denoise_patches(coder, pixels)
     np.testing.assert_array_equal(denoised, unsigned(denoise_patches(coder, fractions), dtype))
-    denoiser = load_denoiser("gaussian-small", shift_average=False)
+    denoiser = load_denoiser("gaussian-small")
     (denoised,) = denoiser.denoise([pixels], noise_std=0.2)
     expected = denoiser.denoise([fractions], noise_std=0.2)[0]
     np.testing.assert_array_equal(denoised, unsigned(expected, dtype))

@@ -16,7 +16,7 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import make_generator
+from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
 from skpudle._data.weights import scale_weights
 from skpudle._fit.checkpoint import describe, task_of
 from skpudle._fit.encoders import refuse
@@ -27,14 +27,21 @@ from skpudle._fit.messages import (
     warn_of_unused,
     warn_of_zero_codes,
 )
-from skpudle._fit.online import learn_blocks
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
+from skpudle.search import Problem
+from skpudle.search.stream import advance_stream, begin_stream, block_rows
 
 # Samples per atom after which an unused atom is replaced. An atom that one in n_components samples
 # uses stays unused for 10 times n_components samples with the probability exp(-10).
 _UNUSED_SAMPLES_PER_ATOM = 10
+# Exponent of forgetting in `partial_fit`: after an equal number of new rows, earlier rows have an
+# eighth of their weight. `fit` weights all rows equally, because their order carries no
+# information.
+_FORGETTING = 3.0
+# Atoms in a row, assumed before the first block.
+_USED = 4.0
 
 
 class Data(NamedTuple):
@@ -170,6 +177,7 @@ class GradientLearner(CallbackSupportMixin):
                         self._take(attributes_of(replace(run.record, ended_by="interrupt")))
                     raise
                 pressed, ended_by = run.interrupts.pending, fitted.ended_by or "search"
+                fitted = fitted if pressed else phases.remember(fitted)
                 fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)
                 self._take(attributes_of(fitted))
                 if pressed:
@@ -215,14 +223,47 @@ class GradientLearner(CallbackSupportMixin):
             learn(plan, fitted, data, generator, interrupts, resumes=resumes, replaced=replaced)
         return self
 
+    def _stream(self, fitted, rows):  # -> Stream, rows that wait or None
+        """Return what earlier rows know of the atoms, which they hold in place."""
+        atoms, known = rows.detach().to("cpu", torch.float64), fitted.stream or {}
+        state, energy = known.get("state"), known.get("energy", ())
+        if state is not None and len(state.held.energy) == len(atoms):
+            state = state._replace(held=state.held._replace(atoms=atoms))
+        elif state is None and len(energy) == len(atoms):  # after a search
+            n = float(self.n_samples_seen_)
+            held = dict(weight=n / (_FORGETTING + 1), n_rows=n, mean=known["mean"])
+            state = begin_stream(atoms, energy, **held)
+        else:
+            state = begin_stream(atoms)
+        return state, known.get("recent")
+
     def _alternate(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):
-        """Alternate between codes of a block of rows and atoms, block by block."""
-        n_seen = getattr(self, "n_samples_seen_", 0) if resumes else 0
-        found, stopped = learn_blocks(
-            fitted, data.source, interrupts, n_seen=n_seen, replaced=replaced
-        )
+        """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
+        model, rows = fitted.model, fitted.rows
+        unit, size = unit_of(model.data_scale), block_rows(_USED, *rows.shape)
+        signs = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
+        rows = model.project(rows.contiguous()) if resumes and replaced else rows
+        (state, recent), loss, n_rows = self._stream(fitted, rows), 0.0, 0
+        for block in map(fitted.in_units, data.source.blocks(size)):
+            if interrupts.pending:
+                break
+            n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
+            new = with_gaps(block.x, block.mask).cpu(), weight.cpu()
+            recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
+            x, mask = split_missing(recent[0].to(rows))
+            weight = None if bool((recent[1] == 1).all()) else recent[1]
+            problem = Problem.in_unit(x, model.alpha, unit, mask=mask, weight=weight, **signs)
+            how = dict(forgetting=_FORGETTING, final=len(x) >= size)
+            state, over = advance_stream(problem, state, **how)
+            loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
+            recent = None if over else recent
+        curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
+        kept = state._replace(held=state.held._replace(atoms=None))  # they are in components_
+        stream = {"state": kept, "recent": recent}
+        rows = state.atoms.to(rows)
+        found = replace(fitted, rows=rows, stream=stream, losses=(), loss_curve=curve)
         self._take_part(self._attributes(plan, data, found), resumes)
-        if stopped:
+        if interrupts.pending:
             raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
 
     def _train_part(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):

@@ -22,7 +22,6 @@ from skpudle._fit.messages import (
     warn_of_unknown_features,
 )
 from skpudle._fit.models import directions
-from skpudle._fit.online import block_rows, preferred
 from skpudle._fit.phases import REPEATS, Phases
 from skpudle._fit.run import Phase
 from skpudle._fit.team import ALONE, current_team
@@ -30,11 +29,11 @@ from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import project_atoms
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import spread_rows
-from skpudle.search._stream import advance_stream, after_search, objective
 from skpudle.search.choose import try_sizes
 from skpudle.search.descend import solve_codes
 from skpudle.search.find import penalty_of_mixtures
 from skpudle.search.held_out import hold_out
+from skpudle.search.stream import advance_stream, after_search, block_rows, objective
 from skpudle.search.units import CENTRED, learn_scales, learn_units, refine_units
 
 # Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
@@ -397,6 +396,15 @@ class RowPhases(Phases):
         stream = _energies(found.coded) if found.is_done else None
         return replace(now, noise=noise, stream=stream)
 
+    def remember(self, fitted):
+        """Return the record with the energies of a search that a callback has stopped."""
+        if fitted.searched is None or fitted.stream is not None:
+            return fitted
+        searched, problem = fitted.searched, self.make_problem(fitted)
+        part = problem.thinned(searched.stride, alpha=searched.alpha)
+        coded = solve_codes(part, searched.atoms, REPEATS)
+        return replace(fitted, stream=_energies(coded))
+
     def pass_over(self, fitted):
         """Pass over all rows after a search in a sample; keep the atoms that predict better.
 
@@ -442,7 +450,11 @@ class RowPhases(Phases):
             if self._in_parts:
                 problem, coded = self.found(fitted)
                 atoms = refitted.atoms
-                atoms = preferred(problem.held_out.problem, atoms, coded.atoms)
+                # atoms of all rows have less noise than atoms that are refitted on a sample: with
+                # 1,843 rows of 4,096 features these have an objective that is 0.4 % larger
+                judges = problem.held_out.problem
+                both = (atoms, coded.atoms.to(atoms))
+                atoms = min(both, key=lambda one: objective(judges, one.double(), unbiased=True))
                 refitted = replace(refitted, rows=self.rows_of(fitted, atoms))
             yield refitted
 
