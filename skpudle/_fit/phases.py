@@ -155,7 +155,7 @@ class Phases:
                 yield replace(now, training=state, **how)
             if ended_by is not None:
                 return
-            trainer.replace_unused(source)
+            trainer.replace_unused()
             if trainer.run_epoch(source, stopping).converged:
                 ended_by = "tol"
             if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off

@@ -54,9 +54,7 @@ _USUAL = 0.5
 _SAMPLES = 1024
 
 
-def choose_atoms(
-    dict_init, n_components, x, generator, *, atom_norm="unit", positive=False, weight=None
-):
+def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
     """Return initial atoms, by name or given ones, within the constraints."""
     if isinstance(dict_init, str):
         n_components = x.shape[1] if n_components is None else n_components
@@ -64,7 +62,7 @@ def choose_atoms(
         atoms = directions(atoms, positive=positive)
     else:
         atoms = given_atoms(dict_init, n_components, x)
-    return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
+    return project_atoms(atoms, positive=positive)
 
 
 def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
@@ -115,8 +113,7 @@ class Beginning:
         if plan.searches:
             mixes = n_components and plan.mixes_few(n_components, samples.x.shape[1])
             start = "vertices" if mixes else "data"
-        inside = dict(atom_norm=given.atom_norm, positive=given.positive_dict)
-        how = inside | {"weight": samples.weight}
+        how = dict(positive=given.positive_dict, weight=samples.weight)
         return choose_atoms(start, n_components, samples.x, generator, **how)
 
     def fitted(self, atoms, **found):  # -> Fitted
