@@ -11,13 +11,13 @@ functions. Example::
     OMP_NUM_THREADS=1 python benchmarks/bench_conv_learning.py --out conv_learning.json
 """
 
-from functools import partial
-
 import numpy as np
 import torch
 from common import Report, parse, timed
 
 from skpudle import ConvPUDLEDictionaryLearning
+from skpudle._operators._conv import ConvDictionary
+from skpudle.search._conv_epoch import conv_codes
 
 CROPS = {"barbara": (10, 100), "kodim23": (0, 60), "monarch": (0, 160), "sail": (0, 210),
          "tulips": (0, 30)}  # fmt: skip
@@ -50,7 +50,7 @@ def sporco_atoms(images, n_iter=200):
 
 
 def our_atoms(images, seed=0):
-    options = dict(atom_shape=(8, 8), stride=1, alpha=PENALTY, dict_init="search")
+    options = dict(atom_shape=(8, 8), stride=1, alpha=PENALTY)
     return ConvPUDLEDictionaryLearning(64, random_state=seed, **options).fit(images).components_
 
 
@@ -58,18 +58,12 @@ def random_atoms(images):
     return np.moveaxis(np.random.RandomState(12345).randn(8, 8, 64), -1, 0)
 
 
-# no step along the gradient: codes of the given atoms
-STILL = partial(torch.optim.SGD, lr=1e-12)
-
-
 def objective(atoms, image):
-    learner = ConvPUDLEDictionaryLearning(
-        len(atoms), atom_shape=atoms.shape[1:], stride=1, alpha=PENALTY, gradient="dec",
-        dict_init=atoms, n_unfoldings=None, optimizer=STILL, max_iter=1, tol=None,
-    ).fit(image[None])  # fmt: skip
-    codes = learner.transform(image[None])
-    error = learner.inverse_transform(codes)[0] - image
-    return np.square(error).sum() / 2 + PENALTY * np.abs(codes).sum()
+    atoms = torch.nn.functional.normalize(torch.from_numpy(atoms).flatten(1)).view(atoms.shape)
+    dictionary, x = ConvDictionary(atoms[:, None], (1, 1)), torch.from_numpy(image)[None, None]
+    codes, _ = conv_codes(dictionary, x, alpha=PENALTY)
+    error = dictionary.synthesis(codes) - x
+    return float(error.square().sum() / 2 + PENALTY * codes.abs().sum())
 
 
 def periodic_objective(atoms, image):
@@ -91,7 +85,7 @@ def images_table(held_out):
         for learner, learn in (
             ("the random atoms that SPORCO starts from", random_atoms),
             ("SPORCO, ConvBPDNDictLearn", sporco_atoms),
-            ('skpudle, dict_init="search"', our_atoms),
+            ("skpudle", our_atoms),
         ):
             atoms, seconds = timed(learn, training)
             yield {

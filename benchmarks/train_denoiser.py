@@ -131,7 +131,7 @@ def learner_of(options):
         options.n_components, atom_shape=(options.atom_size,) * 2, stride=options.stride,
         n_unfoldings=options.n_unfoldings, crop_size=options.crop_size,
         optimizer=partial(Muon, threshold_rate=0.8 if options.photons else 0.1),
-        learning_rate=options.learning_rate, batch_size=options.batch_size, dict_init="dct",
+        learning_rate=options.learning_rate, batch_size=options.batch_size,
         random_state=options.seed, **noise,
     )  # fmt: skip
 
@@ -195,9 +195,8 @@ def images_of(options, folder):
     return [image / image.max() if options.photons else image for image in images]
 
 
-def evaluate(learner, images, *, shift_average, tell=True):
+def evaluate(learner, images, *, tell=True):
     """Return the mean PSNR at each level of seeded noise, and CPU seconds an image."""
-    learner.set_params(shift_average=shift_average)
     found, start = {}, time.process_time()
     for level in LEVELS:
         noise, values = np.random.default_rng(level), []
@@ -254,23 +253,21 @@ def main():
         print(json.dumps(baseline))
     learner, state = resume(options, learner_of(options))
 
-    def measure(images, shift_average, **tell):
+    def measure(images, **tell):
         if options.photons:
-            learner.set_params(shift_average=shift_average)
             return evaluate_photons(lambda photons: learner.denoise([photons])[0], images)
-        return evaluate(learner, images, shift_average=shift_average, **tell)
+        return evaluate(learner, images, **tell)
 
     if state["epoch"] < options.epochs:
         images = images_of(options, options.train)
-        train(learner, images, options, state, lambda: measure(test[:4], False))
-    results = {"one_grid": measure(test, False)}
-    results["all_grids"] = measure(test[:12] if options.photons else test, True)
+        train(learner, images, options, state, lambda: measure(test[:4]))
+    results = {"one_grid": measure(test)}
     if not options.photons:
-        results["noise_estimated"] = measure(test, True, tell=False)
+        results["noise_estimated"] = measure(test, tell=False)
     print(json.dumps(results))
     report(learner, options, state, **results)
     if options.save:
-        save_denoiser(learner.set_params(shift_average=False), options.save)
+        save_denoiser(learner, options.save)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,9 @@ tiles = [china[i : i + 100, j : j + 100] for i in range(0, 400, 100) for j in ra
 
 # %%
 # Every epoch takes one random crop of each tile. Atoms start as cosines, and every unfolding then
-# learns atoms of its own. Which pixels the atoms sit on is arbitrary: ``shift_average`` denoises by
-# the mean over all 4 grids.
+# learns atoms of its own.
 
-learner = ConvDenoiser(
-    noise_std=SIGMA, shift_average=True, max_iter=80, tol=None, random_state=0
-).fit(tiles)
+learner = ConvDenoiser(noise_std=SIGMA, max_iter=80, tol=None, random_state=0).fit(tiles)
 
 # %%
 # The network that comes with the package has atoms of its own in each of ten unfoldings, and was
@@ -43,7 +40,7 @@ def quality(image):
 
 target = flower[100:300, 200:420]
 noisy = target + SIGMA * np.random.default_rng(0).normal(size=target.shape).astype(np.float32)
-packaged = load_denoiser(shift_average=True)
+packaged = load_denoiser()
 denoised = learner.denoise([noisy])[0]
 better = packaged.denoise([noisy], noise_std=SIGMA)[0]
 options = dict(patch_size=5, patch_distance=6, h=0.7 * SIGMA, sigma=SIGMA)
@@ -91,7 +88,7 @@ plt.show()
 # mostly noise, 0.03 to 0.06.
 
 figure, axes = plt.subplots(4, 16, figsize=(8, 2.2), layout="constrained")
-for ax, atom in zip(axes.flat, learner.components_):
+for ax, atom in zip(axes.flat, learner.network_.synthesis[-1, :, 0].detach()):
     largest = np.abs(atom).max()
     ax.imshow(atom, cmap="gray", vmin=-largest, vmax=largest)
     ax.set_axis_off()

@@ -40,7 +40,6 @@ learner = ConvPUDLEDictionaryLearning(
     stride=1,
     alpha=0.4,
     positive_code=True,
-    dict_init="search",
     random_state=1,
 ).fit(noisy.reshape(100, -1))
 

@@ -1,27 +1,12 @@
 """Dictionary learning by backpropagation through unfolded sparse encoders.
 
-Public modules need no import of their own: ``skpudle.pretrained`` is imported when it is first
-used.
+Classes and public modules are imported when they are first used: ``import skpudle`` alone imports
+neither torch nor scikit-learn.
 """
 
 from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING
-
-from skpudle._consensus import ConsensusDictionary
-from skpudle._denoiser.estimator import ConvDenoiser
-from skpudle._fit.checkpoint import Checkpoint
-from skpudle._fit.team import data_parallel
-from skpudle._imputer import DictionaryImputer
-from skpudle._learners.convolutional.estimator import ConvPUDLEDictionaryLearning
-from skpudle._learners.counts import CountDictionaryLearning
-from skpudle._learners.noodl import NOODLDictionaryLearning
-from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.sporco import SporcoDictionaryLearning
-from skpudle._learners.supervised.classifier import PUDLEClassifier
-from skpudle._learners.supervised.regressor import PUDLERegressor
-from skpudle._nmf.estimator import PoissonNMF
 
 if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import datasets as datasets
@@ -37,31 +22,48 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import reporting as reporting
     from skpudle import sae as sae
     from skpudle import search as search
-
-__all__ = [
-    "Checkpoint",
-    "ConsensusDictionary",
-    "ConvDenoiser",
-    "ConvPUDLEDictionaryLearning",
-    "CountDictionaryLearning",
-    "DictionaryImputer",
-    "NOODLDictionaryLearning",
-    "PUDLEClassifier",
-    "PUDLEDictionaryLearning",
-    "PUDLERegressor",
-    "PoissonNMF",
-    "SporcoDictionaryLearning",
-    "__version__",
-    "data_parallel",
-]
+    from skpudle._consensus import ConsensusDictionary as ConsensusDictionary
+    from skpudle._denoiser.estimator import ConvDenoiser as ConvDenoiser
+    from skpudle._fit.checkpoint import Checkpoint as Checkpoint
+    from skpudle._fit.team import data_parallel as data_parallel
+    from skpudle._imputer import DictionaryImputer as DictionaryImputer
+    from skpudle._learners.convolutional.estimator import (
+        ConvPUDLEDictionaryLearning as ConvPUDLEDictionaryLearning,
+    )
+    from skpudle._learners.counts import CountDictionaryLearning as CountDictionaryLearning
+    from skpudle._learners.noodl import NOODLDictionaryLearning as NOODLDictionaryLearning
+    from skpudle._learners.pudle import PUDLEDictionaryLearning as PUDLEDictionaryLearning
+    from skpudle._learners.sporco import SporcoDictionaryLearning as SporcoDictionaryLearning
+    from skpudle._learners.supervised.classifier import PUDLEClassifier as PUDLEClassifier
+    from skpudle._learners.supervised.regressor import PUDLERegressor as PUDLERegressor
+    from skpudle._nmf.estimator import PoissonNMF as PoissonNMF
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Checkpoint": "_fit.checkpoint",
+    "ConsensusDictionary": "_consensus",
+    "ConvDenoiser": "_denoiser.estimator",
+    "ConvPUDLEDictionaryLearning": "_learners.convolutional.estimator",
+    "CountDictionaryLearning": "_learners.counts",
+    "DictionaryImputer": "_imputer",
+    "NOODLDictionaryLearning": "_learners.noodl",
+    "PUDLEClassifier": "_learners.supervised.classifier",
+    "PUDLEDictionaryLearning": "_learners.pudle",
+    "PUDLERegressor": "_learners.supervised.regressor",
+    "PoissonNMF": "_nmf.estimator",
+    "SporcoDictionaryLearning": "_learners.sporco",
+    "data_parallel": "_fit.team",
+}
+__all__ = ["__version__", *_HOMES]
 
-def __getattr__(name: str) -> _ModuleType:
-    if name in __dir__():
-        return _import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    if name not in __dir__():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    value = globals()[name] = getattr(module, name) if name in _HOMES else module
+    return value
 
 
 def __dir__() -> list[str]:

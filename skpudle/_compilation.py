@@ -3,10 +3,10 @@
 import gc
 import logging
 import threading
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from inspect import isfunction
 from math import prod
 
 import torch
@@ -128,46 +128,49 @@ def _watch_compilation():
     event.register("numba:compile", Watch())
 
 
-def compile_together(functions):
-    """Compile the functions of a module together, so that they call each other compiled.
+class Loops:
+    """The functions that a module has defined so far, compiled when one is first used.
 
-    The disk keeps the result, and a later process loads it if the file of the module has not
-    changed. So functions must take constants of other files as arguments.
+    They call each other compiled, and release the GIL. The disk keeps the result, and a later
+    process loads it if the file of the module has not changed. So functions must take constants of
+    other files as arguments. Python must not call those whose names begin with an underscore.
 
     Parameters
     ----------
-    functions : iterable of callable
-        Plain Python; a function comes before its callers. Division by zero does not raise.
-
-    Returns
-    -------
-    dict of str to callable
-        The compiled functions, by name. They release the GIL.
+    module : dict
+        Its namespace, with functions in plain Python; a function comes before its callers. Division
+        by zero does not raise.
     """
-    import numba
 
-    _watch_compilation()
-    # Not parallel: numba's own threads abort the process when two Python threads use them. Inlined:
-    # otherwise a process that compiles and a process that loads from the cache call different
-    # copies of the functions, and sum in different orders. Without errors of division
-    # (``error_model``) the lasso takes 0.88 of the time.
-    options = dict(
-        nogil=True,
-        forceinline=True,
-        error_model="numpy",
-        no_cfunc_wrapper=True,
-        fastmath={"reassoc", "contract", "nsz", "arcp"},
-    )
-    compiled = {}
-    for function in functions:
-        try:
-            result = numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # no folder for the cache is writable
-            _unsaved.add(function.__module__)
-            result = numba.njit(**options)(function)
-        # numba looks up the functions that a function calls in the namespace of its module
-        function.__globals__[function.__name__] = compiled[function.__name__] = result
-    return compiled
+    def __init__(self, module):
+        name = module["__name__"]
+        own = [f for f in module.values() if isfunction(f) and f.__module__ == name]
+        self._module, self._functions = module, own
+
+    def __getattr__(self, name):
+        if name not in {function.__name__ for function in self._functions}:
+            raise AttributeError(name)
+        import numba
+
+        _watch_compilation()
+        # Not parallel: numba's own threads abort the process when two Python threads use them.
+        # Inlined: otherwise a process that compiles and a process that loads from the cache call
+        # different copies of the functions, and sum in different orders. Without errors of division
+        # (``error_model``) the lasso takes 0.88 of the time.
+        options = dict(nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True)
+        options["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
+        for function in self._functions:
+            # a door for Python takes a tenth of the time to compile a function
+            options["no_cpython_wrapper"] = function.__name__.startswith("_")
+            try:
+                result = numba.njit(cache=True, **options)(function)
+            except RuntimeError:  # no folder for the cache is writable
+                _unsaved.add(function.__module__)
+                result = numba.njit(**options)(function)
+            # numba looks up the functions that a function calls in the namespace of its module
+            self._module[function.__name__] = result
+            setattr(self, function.__name__, result)
+        return vars(self)[name]
 
 
 def in_parts(function, n, least):
@@ -185,25 +188,15 @@ def in_parts(function, n, least):
     """
     n_threads = _thread.allowed or torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
-    parts = deque((first, min(first + length, n)) for first in range(0, n, length))
-
-    def work():
-        while parts:
-            try:
-                part = parts.popleft()
-            except IndexError:  # another thread took the last part
-                return
+    parts = [(first, min(first + length, n)) for first in range(0, n, length)]
+    n_threads = min(n_threads, len(parts))
+    if n_threads < 2:
+        for part in parts:
             function(*part)
-
-    n_helpers = min(n_threads, len(parts)) - 1
-    if n_helpers < 1:
-        work()
         return
-    with ThreadPoolExecutor(n_helpers) as pool:
-        helpers = [pool.submit(work) for _ in range(n_helpers)]
-        work()
-        for helper in helpers:
-            helper.result()  # re-raises an error of a part
+    with ThreadPoolExecutor(n_threads) as pool:
+        for part in [pool.submit(function, *part) for part in parts]:
+            part.result()  # re-raises an error
 
 
 _entered, _limits = threading.Lock(), []

@@ -144,11 +144,8 @@ def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; 
 
 
 @in_own_precision
-def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **settings):
+def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
     """Return the derivative of a rule in the atoms, and its evaluation.
-
-    A rule is a mean over samples, so its derivative is the mean over parts of a batch, which need
-    the memory of one part only.
 
     Parameters
     ----------
@@ -160,8 +157,6 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
         The atoms to differentiate in.
     batch : Samples
         The data, as in `ae_ls`.
-    part_size : int, default=None
-        Number of samples to evaluate at a time; by default all.
     encoder : callable
         As in `ae_ls`. An encoder that solves the lasso may offer
         ``gradient(atoms, x, mask, through_encoder=...)``, which returns codes, losses and the
@@ -172,26 +167,11 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, part_size=None, **
     Returns
     -------
     Tensor, Evaluation
-        The derivative, and the evaluation of the whole batch.
+        The derivative, and the evaluation.
     """
     known = _known(rule, encoder, atoms, batch, settings["penalty"])
     if known is not None:
         return known
-    n = len(batch.x)
-    size, gradient, evaluations = min(part_size or n, n), 0, []
-    for first in range(0, n, size):
-        rows = slice(first, first + size)
-        part = batch if size == n else batch[rows]
-        evaluation = rule(dictionary, part, encoder=encoder, **settings)
-        share, is_last = len(part.x) / n, rows.stop >= n
-        if part.weight is not None:
-            tiny = torch.finfo(part.x.dtype).tiny
-            share = part.weight.sum() / batch.weight.sum().clamp_min(tiny)
-        (term,) = torch.autograd.grad(evaluation.surrogate, atoms, retain_graph=not is_last)
-        gradient = gradient + share * term
-        surrogate, objective, *of_samples = evaluation
-        evaluations.append((share * surrogate.detach(), share * objective, *of_samples))
-    if len(evaluations) == 1:
-        return gradient, Evaluation(*evaluations[0])
-    surrogate, objective, losses, codes = zip(*evaluations, strict=True)
-    return gradient, Evaluation(sum(surrogate), sum(objective), torch.cat(losses), torch.cat(codes))
+    evaluation = rule(dictionary, batch, encoder=encoder, **settings)
+    (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
+    return gradient, evaluation._replace(surrogate=evaluation.surrogate.detach())

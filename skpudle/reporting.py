@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
 from skpudle._fit.encoders import centre
-from skpudle._learners.convolutional.transformer import stride_of
+from skpudle._learners.convolutional.base import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.metrics import atom_support

@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1561,
-    "_data": 1014,
-    "_denoiser": 711,
-    "_fit": 1691,
-    "_learners": 2949,
-    "_nmf": 761,
+    ".": 1544,
+    "_data": 994,
+    "_denoiser": 622,
+    "_fit": 1666,
+    "_learners": 2613,
+    "_nmf": 756,
     "_operators": 264,
     "_optimizers": 223,
-    "encoding": 1260,
-    "inspection": 665,
-    "lasso": 1182,
+    "encoding": 1252,
+    "inspection": 660,
+    "lasso": 1116,
     "metrics": 342,
-    "omp": 238,
+    "omp": 232,
     "plotting": 557,
-    "pretrained": 87,
-    "search": 3183,
-    "all of the package": 16688,
-    "tests": 15254,
+    "pretrained": 77,
+    "search": 3162,
+    "all of the package": 16080,
+    "tests": 15071,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
@@ -45,7 +45,8 @@ PACKAGE = Path(skpudle.__file__).parent
 TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, *FUNCTIONS)
-LEARNERS = [kind for kind in vars(skpudle).values() if hasattr(kind, "_parameter_constraints")]
+PUBLIC = [getattr(skpudle, name) for name in skpudle.__all__]
+LEARNERS = [kind for kind in PUBLIC if hasattr(kind, "_parameter_constraints")]
 
 
 def count_lines(path):

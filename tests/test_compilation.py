@@ -6,7 +6,7 @@ import torch
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle import _compilation as compilation
-from skpudle._compilation import compile_together, in_parts, threads_for
+from skpudle._compilation import Loops, in_parts, threads_for
 
 BRIEF = dict(max_iter=2, tol=None, random_state=0)
 LITTLE, MUCH = [(torch.zeros(n, 10), torch.zeros(n, 10)) for n in (100, 2000)]  # atoms, data
@@ -83,10 +83,10 @@ def test_a_small_fit_and_its_codes_take_one_thread_and_give_the_others_back(
     assert torch.get_num_threads() == n_threads
 
 
-def loop_of(module, body):  # -> function for `compile_together`, as if of a module
+def loop_of(module, body):  # -> compiled function, as if of a module
     scope = {"__name__": module}
     exec(f"def loop(x):\n    {body}", scope)
-    return scope["loop"]
+    return Loops(scope).loop
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ compiles = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compi
 
 @compiles
 def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(uncached, caplog):
-    loop = compile_together([loop_of("skpudle.nowhere", "return x + 1")])["loop"]
+    loop = loop_of("skpudle.nowhere", "return x + 1")
     assert loop(1) == 2
     message = caplog.messages[-1]
     assert "in every process" in message

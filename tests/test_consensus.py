@@ -9,7 +9,6 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from skpudle import (
     ConsensusDictionary,
-    ConvDenoiser,
     PUDLEDictionaryLearning,
 )
 from skpudle.datasets import make_dictionary_data
@@ -110,32 +109,16 @@ def test_planted_atoms_are_found_and_stable(resample):
     assert consensus.score(X) == pytest.approx(consensus.estimator_.score(X))
 
 
-def planted_images():
-    rng = np.random.default_rng(0)
-    atoms, images = rng.standard_normal((3, 4, 4)), 0.1 * rng.standard_normal((8, 16, 16))
-    for image in images:
-        for atom in np.repeat(atoms, 4, axis=0):
-            i, j = rng.integers(0, 13, 2)
-            image[i : i + 4, j : j + 4] += rng.standard_normal() * atom
-    return images
-
-
 @pytest.mark.parametrize(
     ("kind", "params", "resample"),
     [
         (PUDLEDictionaryLearning, {"separate_atoms": "unfolding"}, "bootstrap"),
-        (ConvDenoiser, {}, "halves"),
     ],
     ids=str,
 )
 def test_learned_encoders_belong_to_the_consensus(kind, params, resample):
     """It explains about as much as a single fit."""
-    if kind is PUDLEDictionaryLearning:
-        X, small = planted()[0], dict(n_components=12, n_unfoldings=3, max_iter=5)
-    else:
-        X, small = planted_images(), dict(n_components=3, atom_shape=(4, 4), stride=1)
-        small |= dict(n_unfoldings=3, max_iter=20, tol=None, learning_rate=2e-3, dict_init="data")
-        small |= dict(noise_std=0.0)
+    X, small = planted()[0], dict(n_components=12, n_unfoldings=3, max_iter=5)
     learner = kind(**small | params, random_state=0)
     consensus = ConsensusDictionary(learner, 3, resample=resample, random_state=0).fit(X)
 

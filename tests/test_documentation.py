@@ -199,9 +199,11 @@ def test_modules_are_there_when_they_are_used_and_not_before():
     code = f"""
 import sys
 import skpudle
+print([name for name in ("torch", "sklearn", "numba") if name in sys.modules])
+learner = skpudle.PUDLEDictionaryLearning
 print([name for name in {names} if name in sys.modules])
 assert {MODULES!r} == [name for name in dir(skpudle) if name in {MODULES!r}]
-print(skpudle.pretrained.load_denoiser().n_components_)
+print(skpudle.pretrained.load_denoiser().n_components)
 try:
     skpudle.pretrain
 except AttributeError as error:
@@ -211,7 +213,7 @@ except AttributeError as error:
     program = [sys.executable, "-c", code]
     done = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
     assert not done.returncode, done.stderr
-    said = ["[]", "64", "module 'skpudle' has no attribute 'pretrain'"]
+    said = ["[]", "[]", "64", "module 'skpudle' has no attribute 'pretrain'"]
     assert done.stdout.splitlines() == said
 
 

@@ -7,7 +7,7 @@ import torch
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.events import find_events
 
 WAVE = np.exp(-(((np.arange(16) - 5) / 2.0) ** 2)) - 0.4 * np.exp(
@@ -107,8 +107,5 @@ def test_wrong_calls_are_refused():
         find_events(learner, signals, sampling_rate=-1)
     rows = np.random.default_rng(0).normal(size=(30, 5))
     of_rows = PUDLEDictionaryLearning(3, random_state=0).fit(rows)
-    options = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)
-    denoiser = ConvDenoiser(2, atom_shape=3, **options).fit(rows)
-    for other in (of_rows, denoiser):
-        with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):
-            find_events(other, rows)
+    with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):
+        find_events(of_rows, rows)

@@ -180,7 +180,7 @@ def test_a_photograph_stays_one(shape, dtype):
     coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
     denoised = denoise_patches(coder, pixels)
     np.testing.assert_array_equal(denoised, unsigned(denoise_patches(coder, fractions), dtype))
-    denoiser = load_denoiser("gaussian-small", shift_average=False)
+    denoiser = load_denoiser("gaussian-small")
     (denoised,) = denoiser.denoise([pixels], noise_std=0.2)
     expected = denoiser.denoise([fractions], noise_std=0.2)[0]
     np.testing.assert_array_equal(denoised, unsigned(expected, dtype))

@@ -95,8 +95,8 @@ def test_colours_are_kept_and_zero_is_grey():
 def test_convolutional_atoms_and_codes_are_drawn(n_channels):
     shape = (6, 16, 20, 3)[: 3 + (n_channels > 0)]
     pictures = np.random.default_rng(0).normal(size=shape)
-    options = dict(atom_shape=(4, 5), stride=3, max_iter=1, n_unfoldings=3, random_state=0)
-    learner = ConvPUDLEDictionaryLearning(7, tol=None, **options).fit(pictures)
+    options = dict(atom_shape=(4, 5), stride=3, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(7, **options).fit(pictures)
     images = AtomsDisplay.from_estimator(learner).atoms
     np.testing.assert_array_equal(images, learner.components_)
     maps = learner.transform(pictures)  # one code for each position
@@ -261,8 +261,8 @@ def test_what_has_no_learner_is_refused(X):
 
 def test_two_channels_of_convolutional_images_stand_side_by_side():
     images = np.random.default_rng(0).normal(size=(2, 9, 8, 2))
-    options = dict(atom_shape=(4, 3), stride=2, max_iter=1, n_unfoldings=3, random_state=0)
-    learner = ConvPUDLEDictionaryLearning(3, tol=None, **options).fit(images)
+    options = dict(atom_shape=(4, 3), stride=2, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(3, **options).fit(images)
     atoms = AtomsDisplay.from_estimator(learner).atoms
     np.testing.assert_array_equal(np.split(atoms, 2, 2), np.moveaxis(learner.components_, 3, 0))
 

@@ -31,7 +31,8 @@ from skpudle._data.names import COUNTERPARTS
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
-ESTIMATORS = [kind for kind in vars(skpudle).values() if hasattr(kind, "get_params")]
+PUBLIC = [getattr(skpudle, name) for name in skpudle.__all__]
+ESTIMATORS = [kind for kind in PUBLIC if hasattr(kind, "get_params")]
 
 
 @cache

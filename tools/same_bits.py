@@ -162,16 +162,6 @@ def fit_images(draw=draw_images, n_components=3, **params):
     return fit(ConvPUDLEDictionaryLearning(n_components, **params), draw())
 
 
-def fit_images_in_parts():
-    """Go on by `partial_fit` after a fit of images, and with another penalty."""
-    from skpudle import ConvPUDLEDictionaryLearning
-
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(5, 5), random_state=0)
-    learner.fit(draw_images()).partial_fit(draw_images(seed=8))
-    learner.set_params(alpha=0.3).partial_fit(draw_images(seed=9))
-    return read_attributes(learner) | encode(learner, draw_images())
-
-
 def fit_counts_that_add():
     """Fit counts whose expectations are sums of atoms."""
     import skpudle
@@ -195,19 +185,17 @@ def fit_denoiser(draw=draw_images, more=False, **params):
     if more:
         learner.set_params(learning_rate=3e-3).partial_fit(*pairs)
     found = {"denoised": learner.denoise(pairs[0]), "score": np.asarray(learner.score(*pairs))}
-    return read_attributes(learner) | encode(learner, pairs[0]) | found
+    state = getattr(learner, "network_", learner).state_dict()
+    return {name: value.numpy() for name, value in state.items() if hasattr(value, "numpy")} | found
 
 
 def denoise_by(name):
-    """Denoise a picture by a packaged network, with and without the average over grids."""
+    """Denoise a picture by a packaged network."""
     from skpudle.pretrained import load_denoiser
 
     image = draw_images(1, 40)[0]
     image = np.abs(image.round()) if name == "poisson" else (image - image.min()) / np.ptp(image)
-    return {
-        f"denoised, {average}": load_denoiser(name, shift_average=average).denoise(image)
-        for average in (False, True)
-    }
+    return {"denoised": load_denoiser(name).denoise(image)}
 
 
 def fit_tensor():
@@ -321,15 +309,6 @@ def choose_alpha(**options):
     return read_attributes(learner) | encode(learner, X)
 
 
-def choose_alpha_of_images():
-    """Choose the penalty of a number of codes in an image."""
-    from skpudle import ConvPUDLEDictionaryLearning
-
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(5, 5), random_state=0).fit(draw_images())
-    learner.choose_alpha(draw_images(), l0=20)
-    return read_attributes(learner)
-
-
 def score_rows(draw=draw_rows, **params):
     """Score held-out entries of new rows, with and without gaps."""
     from skpudle import PUDLEDictionaryLearning
@@ -428,21 +407,16 @@ CASES = {
     "counts that add": fit_counts_that_add,
     "images": fit_images,
     "images, sizes": partial(fit_images, lambda: draw_images(4, 20), "auto"),
-    "images, ae-ls": partial(fit_images, gradient="ae-ls", n_unfoldings=3, max_iter=2),
     "signals": partial(fit_images, draw_signals, 2, atom_shape=7),
     "images with gaps": partial(fit_images, partial(draw_images, gaps=True)),
-    "images, random start": partial(fit_images, dict_init="random", n_unfoldings=None, max_iter=2,
-                                    tol=None),
     "signals in one pattern": partial(fit_images, draw_channels, 2, atom_shape=7, rank=1),
     "signals of unequal noise": partial(fit_images, draw_channels, 2, atom_shape=7,
                                         channel_noise="auto"),
-    "partial_fit of images": fit_images_in_parts,
     "denoiser": fit_denoiser,
     "denoiser with more epochs": partial(fit_denoiser, more=True),
-    "denoiser of pairs": partial(fit_denoiser, noise_std=0.0, flip=False),
+    "denoiser of pairs": partial(fit_denoiser, noise_std=0.0),
     "denoiser of photons": partial(fit_denoiser, partial(draw_images, counts=True),
                                    noise_std="poisson", alpha=1.0),
-    "denoiser on several grids": partial(fit_denoiser, shift_average=True),
     "denoiser of signals": partial(fit_denoiser, draw_signals, atom_shape=7, stride=2),
     "denoiser of any noise": partial(fit_denoiser, noise_std=(0.05, 0.3), more=True),
     "packaged denoiser": partial(denoise_by, "gaussian-small"),
@@ -461,7 +435,6 @@ CASES = {
     "penalty by prediction": choose_alpha,
     "penalty by l0": partial(choose_alpha, l0=2),
     "penalty by support": partial(choose_alpha, criterion="support"),
-    "penalty of images by l0": choose_alpha_of_images,
     "score": score_rows,
     "score of counts": score_counts,
     "score of images": score_images,

@@ -19,7 +19,7 @@ PUBLISHED = {
 
 def _read(folder):
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("any-noise*"))}
-    return {name: result for name, result in found.items() if "all_grids" in result}
+    return {name: result for name, result in found.items() if "one_grid" in result}
 
 
 def denoisers(folder=FOLDER):
@@ -32,15 +32,9 @@ def denoisers(folder=FOLDER):
             f"{options['n_unfoldings']} unfoldings",
             "parameters": f"{result['n_parameters']:,}",
         }
-        for key, grids in (("one_grid", "one"), ("all_grids", "all")):
-            values = {
-                level: f"{result[key][level]:.2f}" for level in LEVELS if level in result[key]
-            }
-            seconds = text(result[key]["cpu_seconds_an_image"])
-            rows.append(shared | {"grids": grids} | values | {"CPU s an image": seconds})
-        if "noise_estimated" in result:
-            values = {level: f"{result['noise_estimated'][level]:.2f}" for level in LEVELS}
-            rows.append(shared | {"grids": "all, noise estimated"} | values)
+        found = result["one_grid"]
+        values = {level: f"{found[level]:.2f}" for level in LEVELS if level in found}
+        rows.append(shared | values | {"CPU s an image": text(found["cpu_seconds_an_image"])})
         rows[-1]["crops"] = f"{result['crops']:,}"
         rows[-1]["CPU minutes"] = f"{result['cpu_seconds'] / 60:.0f}"
     columns = "parameters", *LEVELS

@@ -262,13 +262,6 @@ def check_no_picture(X):
     )
 
 
-def _with_gaps(X):
-    """Return a masked array as an array with NaN for masked entries."""
-    if not np.ma.is_masked(X):
-        return X.data
-    return X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
-
-
 def refuse_texts(X):
     """Raise TypeError for texts, such as names of files."""
     first = X[0] if isinstance(X, list | tuple) and len(X) else X
@@ -328,11 +321,10 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}
     options |= {"ensure_all_finite": finite, "copy": copy, "input_name": "X"}
-    if isinstance(X, torch.Tensor):
-        X = _check_tensor(X, options, allow_nan)
-    else:
-        X = _with_gaps(X) if isinstance(X, np.ma.MaskedArray) else X
-        X = check_array(X, **options)
+    if isinstance(X, np.ma.MaskedArray):
+        X = X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
+    tensor = isinstance(X, torch.Tensor)
+    X = _check_tensor(X, options, allow_nan) if tensor else check_array(X, **options)
     if largest is not None:
         _check_range_of_counts(X, largest)
     return X

@@ -4,10 +4,6 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-# Most unfoldings in a file of unknown origin: each is a product of its arrays, so a few bytes could
-# otherwise take any time and memory.
-MOST_UNFOLDINGS = 1000
-
 
 @contextmanager
 def named_errors(file, what, advice):

@@ -50,6 +50,11 @@ def check_sizes(kernel, stride):
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
             "positive integers, one for each of one or two axes of an atom."
         )
+    if any(s > k for s, k in zip(stride, kernel, strict=True)):
+        raise ValueError(
+            f"stride={stride!r} leaves gaps between atoms of {kernel!r} pixels. Pass at most the "
+            "size of an atom along each axis."
+        )
 
 
 def covering_positions(size, kernel, stride):  # -> tuple of int
@@ -58,14 +63,14 @@ def covering_positions(size, kernel, stride):  # -> tuple of int
     return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
 
 
-def check_gaps(images, kernel, stride):  # list of (n, n_channels, *size)
-    """Raise ValueError if the stride leaves gaps between atoms of an image."""
-    for x in images:
-        if any(s > k < n for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)):
-            raise ValueError(
-                f"stride={stride!r} leaves gaps between atoms of {kernel!r} pixels. Pass a stride "
-                "of at most the atom's size along each axis."
-            )
+def covered(x, kernel, stride, end=0.0):  # (..., *size) -> (..., *larger size)
+    """Extend images to a size that copies of an atom cover."""
+    size = x.shape[-len(kernel) :]
+    positions = covering_positions(size, kernel, stride)
+    axes = zip(size, kernel, stride, positions, strict=True)
+    missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+    ends = [n for m in reversed(missing) for n in (0, m)]
+    return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
 
 
 @dataclass(frozen=True)
@@ -400,26 +405,21 @@ def read_images(
     return Images([x], "image" if single else "array", channel_axis, X)
 
 
-def read_targets(y, images, **options):  # -> list of (n_channels, *size), or None
-    """Validate target images and return them one by one; ignore labels.
-
-    ``options`` go to `read_images`.
-    """
+def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
+    """Return target images one by one, by a function that reads them; ignore labels."""
     if y is None:
         return None
     many = isinstance(y, list | tuple) and len(y) > 0
     if _n_dimensions(y[0] if many else y) + many < 2:
         return None  # labels
-    first = images.tensors[0]
-    options |= dict(n_channels=images.n_channels, device=first.device)
-    targets = read_images(y, first.ndim - 2, **options).singles()
+    targets = read(y, n_channels=images.n_channels).singles()
     got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
     if got != expected:
         raise ValueError(
             "Targets do not match the images. Pass one clean image of the same shape, "
             f"{expected[0]} with channels first, for each of the {len(expected)} noisy ones."
         )
-    return [x.to(images.dtype) for x in targets]
+    return [x.to(images.tensors[0]) for x in targets]
 
 
 def split_gaps(x, n_axes):  # (..., n_channels, *size) -> the same, mask or None

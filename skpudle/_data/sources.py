@@ -22,6 +22,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import islice
 from math import isnan, prod
+from operator import length_hint
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ _LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
 # Number of places of numbered rows that a sample comes from. A population of 1 % of sorted rows has
 # 20 of them.
 _PLACES = 2048
-# Rows that begin `partial_fit` of a stream.
-_FIRST_ROWS = 2**14
+# Rows that begin `partial_fit` of a stream, and samples that are read at a time if they come alone.
+_FIRST_ROWS, _SINGLES = 2**14, 256
 
 
 @contextmanager
@@ -77,9 +78,8 @@ def _only_array(row, ndim):
     names = [name for name, value in row.items() if np.ndim(value) == ndim]
     if len(names) != 1:
         raise ValueError(
-            f"A row of X is a dictionary with {len(names)} arrays, {names}; one is needed. Select "
-            "a column, for example ds.with_format('numpy').select_columns(['embedding']) of a "
-            "dataset of Hugging Face."
+            f"A row of X is a dictionary with {len(names)} arrays, {names}. Select one of them, as "
+            "ds.with_format('numpy').select_columns(['embedding']) of a dataset of Hugging Face."
         )
     return names[0], row[names[0]]
 
@@ -167,17 +167,11 @@ def _regroup(parts, size):
     """Yield tuples of tensors of ``size`` rows, the last of fewer, from tuples of any sizes."""
     kept = None
     for part in parts:
-        if kept is not None:
-            n_missing = size - len(kept[0])
-            kept = [torch.cat([one, more[:n_missing]]) for one, more in zip(kept, part)]
-            part = [tensor[n_missing:] for tensor in part]
-            if len(kept[0]) < size:
-                continue
-            yield kept
+        part = part if kept is None else map(torch.cat, zip(kept, part))
         *full, kept = zip(*(tensor.split(size) for tensor in part))
         yield from full
-        kept = [tensor.clone() for tensor in kept]  # the part may be a buffer, and is large
-    if kept is not None and len(kept[0]):
+        kept = [tensor.clone() for tensor in kept]  # the part is large
+    if kept is not None:
         yield kept
 
 
@@ -224,8 +218,8 @@ class _InParts(InMemory):
             "required. Pass an array."
         )
 
-    def read_by(self, reader, batch_size):
-        """Return this source of samples; the size is for samples that come one by one."""
+    def read_by(self, reader):
+        """Return this source of samples, read by a reader."""
         self.reader = reader
         return self
 
@@ -291,17 +285,16 @@ class _Numbered(_InParts):
 class Positions(_Numbered):
     """Samples of a dataset, read by their positions."""
 
+    def _rows(self, keys):
+        return _without_labels(_collate(self.data[key] for key in keys))
+
     def _raw(self, first, last):
-        return _without_labels(_collate(self.data[key] for key in range(first, last)))
+        return self._rows(range(first, last))
 
     def _read(self, keys):  # (n,) -> (n, n_features)
         parts = [part.tolist() for part in keys.cpu().split(256)]
-        read = []
-        for part in parts:
-            with part_of(where := f"samples {part[0]} ... {part[-1]}"):
-                rows = _without_labels(_collate(self.data[key] for key in part))
-            read.append(self.reader(rows, where))
-        return torch.cat(read)
+        read = (self.reader(self._rows(p), f"samples {p[0]} ... {p[-1]}") for p in parts)
+        return torch.cat(list(read))
 
 
 class Slices(_Numbered):
@@ -401,8 +394,8 @@ class Stream(_InParts):
 
     n_samples = None  # the number of rows in the longest of all passes
 
-    def read_by(self, reader, batch_size):
-        """Return this source of samples; the size is for a stream of single samples."""
+    def read_by(self, reader):
+        """Return this source of samples, read by a reader."""
         if hasattr(self.data, "__next__"):
             raise TypeError(
                 f"X is a {type(self.data).__name__}, which can be iterated only once, but training "
@@ -410,8 +403,7 @@ class Stream(_InParts):
                 "call partial_fit for every batch."
             )
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
-        self._batch_size = batch_size
-        return super().read_by(reader, batch_size)
+        return super().read_by(reader)
 
     def for_training(self, batch_size, generator, *, shuffle):
         """Return batches of the samples in the order of the stream."""
@@ -426,38 +418,28 @@ class Stream(_InParts):
             "or an array, a table or a dataset."
         )
 
-    @property
-    def _length(self):
-        try:
-            return len(self.data) or None
-        except TypeError:  # its length is unknown before the end
-            return None
-
-    def _raw_batches(self, n_rows):
-        samples = iter(self.data)
-        if not isinstance(self.data, IterableDataset):
-            return samples
-        return iter(lambda: _collate(islice(samples, n_rows)), None)
-
     def parts(self, n_rows):
-        """Yield the stream's own batches, each with its name."""
-        batches, number = self._raw_batches(n_rows), -1
-        for number, raw in enumerate(islice(batches, self._length)):
+        """Yield the stream's own batches, each with its name; single samples in batches."""
+        batches = samples = iter(self.data)
+        if isinstance(self.data, IterableDataset):
+            batches = iter(lambda: _collate(islice(samples, n_rows)), None)
+        length, number = length_hint(self.data) or None, -1
+        for number, raw in enumerate(islice(batches, length)):
             with part_of(where := f"batch {number}"):
                 rows = _without_labels(raw)
             yield where, rows
         if number < 0:
             raise _nothing()
-        if number + 1 == self._length and next(batches, self) is not self:
+        if number + 1 == length and next(batches, self) is not self:
             warnings.warn(
-                f"X has the length {self._length} and yields more batches, which are left out. "
-                "Let __len__ return the number of all batches of a stream with an end.",
+                f"X has the length {length} and yields more batches, which are left out. Let "
+                "__len__ return the number of all batches of a stream with an end.",
                 stacklevel=users_level(),
             )
 
     def _read(self):  # yields (n, n_features)
         n_rows = 0
-        for where, raw in self.parts(self._batch_size):
+        for where, raw in self.parts(_SINGLES):
             rows = self.reader(raw, where)
             n_rows += len(rows)
             self.n_samples = max(self.n_samples or 0, n_rows)

@@ -3,53 +3,32 @@
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from math import frexp, inf, log10
+from math import inf, log10
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import (
-    check_range,
-    input_attributes,
-    make_generator,
-    resolve_device,
-    to_tensor,
-)
-from skpudle._data.images import check_sizes, is_one_image, read_targets
+from skpudle._data.arrays import check_range, make_generator
+from skpudle._data.images import is_one_image, read_targets
 from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
 from skpudle._denoiser.train import Crops, Training, crop_shape, initialise
-from skpudle._fit.messages import warn_of_early_end, warn_of_rise, warn_of_unused
+from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
-from skpudle._learners.convolutional.crops import Geometry
-from skpudle._learners.convolutional.model import atoms_outside
-from skpudle._learners.convolutional.start import initial_atoms
-from skpudle._learners.convolutional.transformer import (
-    ConvTransformer,
-    covered,
-    parts_of_images,
-    stride_of,
-)
+from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
 from skpudle._precision import training_mode
 
 # noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
 # photographs, whose pixels have about 55.
 _NOISE = 0.45
-
-# Root mean squares of pixels from 1 / (2 * _MIDDLE) to 1 / _MIDDLE keep the unit 1.
-_MIDDLE = 2**0.5
-
-# Parameters that a fitted network has, which only a new fit can change.
-_FIXED = "atom_shape", "stride", "n_unfoldings", "alpha", "noise_std"
 
 # The largest number of epochs and the images in an update of "auto". Trained on sixteen pictures of
 # 128 x 128 pixels, noise of 20 / 255, parts of photographs have 29.8 dB after 31 s (29.5 after 200
@@ -63,20 +42,14 @@ _COUNT = Interval(Integral, 1, None, closed="left")
 _SIZE = Interval(Real, 0, None, closed="left")
 
 
-def _with_typical_noise(image, noise):  # (n_channels, *size) -> the same
-    """Return an image with noise of the middle level, the same for all images of this size."""
-    generator = torch.Generator().manual_seed(0)
-    return noise.added_to(image[None], generator, image.new_full((1,), noise.typical))[0][0]
-
-
-class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
+class ConvDenoiser(ImageEstimator):
     r"""Denoising network of convolutions, trained by backpropagation through its encoder.
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds
-    noise; it takes pairs of noisy and clean images, too. `denoise` removes noise from images of any
-    size. The network unfolds a sparse convolutional encoder, whose unfoldings have analysis,
-    synthesis and thresholds of their own, and decodes the codes [3]_.
-    `skpudle.pretrained.load_denoiser` returns trained networks.
+    noise; it takes pairs of noisy and clean images, too. Crops of pictures are mirrored and
+    transposed at random. `denoise` removes noise from images of any size. The network unfolds a
+    sparse convolutional encoder, whose unfoldings have analysis, synthesis and thresholds of their
+    own, and decodes the codes [2]_. `skpudle.pretrained.load_denoiser` returns trained networks.
 
     Parameters
     ----------
@@ -93,7 +66,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
     noise_std : float, tuple (low, high), "poisson" or "auto", default="auto"
         Standard deviation of Gaussian noise that every update adds to clean images, in their units
         (25 / 255 for "sigma 25" and images from 0 to 1). With a pair every crop gets noise of a
-        level between low and high, and thresholds follow the level [3]_: one network serves
+        level between low and high, and thresholds follow the level [2]_: one network serves
         all levels. "poisson": images are photons, counted or expected (unsigned integers are then
         not taken as fractions), and every update draws counts from clean images. The network sees
         roots of both, by Anscombe's transform, with noise of about 1; choose ``alpha`` in
@@ -111,21 +84,15 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
 
     crop_size : int or "auto", default="auto"
         Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
-        image, and at most 49, or 129 of signals (rows are taken whole). Any size is rounded down to
-        one that copies of an atom cover.
-
-    flip : bool, default=True
-        Whether crops of pictures are mirrored and transposed at random.
-
-    shift_average : bool, default=False
-        Whether `denoise` averages over all grids of positions [2]_, ``prod(stride)`` of them.
+        image, and at most 49, or 129 of signals. Any size is rounded down to one that copies of an
+        atom cover.
 
     channels_first : bool, default=False
         Whether channels are the first axis of a signal or image, (n, n_channels, length).
 
-    optimizer : {"adam", "sgd"} or callable, default="adam"
-        How gradients change the network; a callable takes parameters and ``lr`` and returns an
-        optimiser of torch, such as ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
+    optimizer : "adam" or callable, default="adam"
+        A callable takes parameters and ``lr`` and returns an optimiser of torch, such as
+        ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
 
     learning_rate : float, default=1e-3
         The first learning rate; in `fit` it falls to 0 along a cosine over ``max_iter`` epochs.
@@ -140,11 +107,6 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         As in `PUDLEDictionaryLearning`: training ends after 5 checks in a row without progress.
         Checks are at least 256 crops apart, as fewer are noisy.
 
-    dict_init : {"dct", "random", "data"}, array-like or learner, default="dct"
-        Initial atoms of all unfoldings: the slowest cosines of an atom's size (then random
-        directions), random directions, random patches, an array of the shape of ``components_``, or
-        a fitted learner, such as `ConvPUDLEDictionaryLearning`.
-
     device : str, default="auto"
         A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
 
@@ -156,20 +118,15 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
 
     Attributes
     ----------
-    components_ : ndarray of shape (n_components, [height,] width[, n_channels])
-        The atoms that decode codes, with an axis of channels if images have one.
-
     network_ : torch.nn.Module
-        The network, in the units of the images: ``analysis``, ``synthesis``, ``thresholds`` and
-        ``slopes``, parameters of each unfolding, and ``peak``, the largest magnitude of a pixel in
-        training, without the noise that training added and, with ``noise_std="poisson"``, of the
-        root. `denoise` scales images with larger pixels.
+        The network, in the units of the images, on the CPU: ``analysis``, ``synthesis``,
+        ``thresholds`` and ``slopes``, parameters of each unfolding, and ``peak``, the largest
+        magnitude of a pixel in training, without the noise that training added and, with
+        ``noise_std="poisson"``, of the root. `denoise` scales images with larger pixels.
+        ``network_(x, sigma)`` denoises a batch (n, n_channels, height, width), differentiably.
 
     training_noise_std_ : float, tuple or "poisson"
         The noise of training.
-
-    n_components_, device_
-        As in `PUDLEDictionaryLearning`.
 
     n_iter_, n_steps_, loss_curve_, ended_by_
         As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop that all atoms
@@ -190,18 +147,16 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
     Two-dimensional input means rows, unless ``channels_first``; a row is one signal, or an image of
     one line. Unsigned integers become fractions of their largest value, except in rows. If atoms do
-    not cover an image exactly, `transform` and training extend it by zeros at its ends, `denoise`
-    by reflection.
+    not cover an image exactly, it is extended by reflection.
 
     References
     ----------
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
        Backpropagation", arXiv:2106.00058, 2021.
-    .. [2] D. Simon and M. Elad, "Rethinking the CSC Model for Natural Images", NeurIPS 2019.
-    .. [3] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
+    .. [2] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
        Dictionary Learning Network for Blind Denoising and Demosaicing", IEEE Open Journal of
        Signal Processing, 2022.
-    .. [4] S. Ramani, T. Blu and M. Unser, "Monte-Carlo SURE: A black-box optimization of
+    .. [3] S. Ramani, T. Blu and M. Unser, "Monte-Carlo SURE: A black-box optimization of
        regularization parameters for general denoising algorithms", IEEE Transactions on Image
        Processing, 2008.
 
@@ -212,9 +167,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
     >>> from skpudle import ConvDenoiser
     >>> images = [image.mean(axis=2) / 255 for image in load_sample_images().images]
     >>> learner = ConvDenoiser(8, noise_std=0.1, crop_size=65, max_iter=2, tol=None, random_state=0)
-    >>> learner.fit(images).components_.shape
-    (8, 9, 9)
-    >>> learner.denoise([image[:65, :97] for image in images])[0].shape
+    >>> learner.fit(images).denoise([image[:65, :97] for image in images])[0].shape
     (65, 97)
     """
 
@@ -229,15 +182,12 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         alpha: float | Literal["auto"] = "auto",
         n_unfoldings: int = 8,
         crop_size: int | Literal["auto"] = "auto",
-        flip: bool = True,
-        shift_average: bool = False,
         channels_first: bool = False,
-        optimizer: Literal["adam", "sgd"] | Callable = "adam",
+        optimizer: Literal["adam"] | Callable = "adam",
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
-        dict_init: Literal["dct", "random", "data"] | ArrayLike | Any = "dct",
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -252,47 +202,23 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         "alpha": [_SIZE, StrOptions({"auto"})],
         "n_unfoldings": [_COUNT],
         "crop_size": [_COUNT, StrOptions({"auto"})],
-        "flip": ["boolean"],
-        "shift_average": ["boolean"],
         "channels_first": ["boolean"],
-        "optimizer": [StrOptions({"adam", "sgd"}), callable],
+        "optimizer": [StrOptions({"adam"}), callable],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [_COUNT, StrOptions({"auto"})],
         "max_iter": [_COUNT, StrOptions({"auto"})],
         "tol": [_SIZE, None],
-        "dict_init": [StrOptions({"random", "data", "dct"}), "array-like", HasMethods("fit")],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
 
-    # ------------------------------------------------------------------ the network
-
     _allows_nan, _stride_of_pictures = False, 2
-    _image_size = None  # of images of several sizes
     n_iter_no_change = 5
 
     @property
-    def _noise(self):
-        return self.network_.noise
-
-    def _attributes_of(self, network, losses, **others):
-        """Return the fitted attributes of a network, and of the mean losses of all epochs."""
-        geometry = Geometry(None, others.pop("channel_axis"))
-        return others | {
-            "network_": deepcopy(network).cpu(),  # for machines without its device
-            "components_": atoms_outside(network.synthesis[-1].detach(), geometry),
-            "training_noise_std_": network.noise_std,
-            "n_components_": network.synthesis.shape[1],
-            "n_iter_": max(len(losses), 1),
-            "loss_curve_": np.array(losses, dtype=np.float64),
-            "_given": self.get_params(deep=False),
-        }
-
-    def _coder(self, like):  # -> DenoisingNetwork
-        network = deepcopy(self.network_).to(like)
-        network.shift_average = self.shift_average
-        return network
+    def _n_channels(self):
+        return self.network_.analysis.shape[2]
 
     @classmethod
     def from_network(cls, network: DenoisingNetwork, **params: Any) -> Self:
@@ -310,39 +236,18 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         ConvDenoiser
             Ready for `denoise`.
         """
-        n_unfoldings, n_components, n_channels, *kernel = network.analysis.shape
+        n_unfoldings, n_components, _, *kernel = network.analysis.shape
         shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
         own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
         learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **params)
-        others = dict(n_steps_=0, _unit=1.0, _image_size=None, _optimizer_state={})
-        others["device_"] = str(resolve_device(learner.device, None))
-        learner._take(learner._attributes_of(network, [], channel_axis=n_channels > 1, **others))
+        learner.network_, learner.training_noise_std_ = network, network.noise_std
+        learner.n_steps_, learner.loss_curve_, learner._optimizer_state = 0, np.empty(0), None
         return learner
 
-    def _check_known(self, *more):
-        """Raise an error unless it is fitted, with the present parameters of its network."""
-        check_is_fitted(self)
-        self._validate_params()
-        for name in (*_FIXED, *more):
-            now, before = getattr(self, name), self._given[name]
-            if now != before:
-                raise ValueError(
-                    f"{name}={now!r:.80} was set after fit, and the network has {before!r:.80}. "
-                    "Set it back, or fit again."
-                )
-
-    def _encode_complete(self, coder, x):
-        sigma = coder.noise_of(x)  # before padding with zeros
-        return coder.encode(covered(x, self._kernel, stride_of(self)), sigma)
-
-    def _to_coder(self, images):
-        return images.map(self._noise.enter)
-
-    def _to_images(self, x):
-        return self._noise.leave(x)
-
-    def _reading(self):
-        return super()._reading() | ({"largest": inf} if self.noise_std == "poisson" else {})
+    def _read(self, X, **options):
+        if self.noise_std == "poisson":
+            options["largest"] = inf
+        return super()._read(X, **options)
 
     # ------------------------------------------------------------------ training
 
@@ -372,11 +277,41 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, or if training diverges twice; the estimator then
-            holds the last finite network.
+            If the data or parameters are unfit, or if training diverges; the estimator then holds
+            the last finite network.
         """
-        with Interrupts() as interrupts:
-            return self._run(*self._begin(X, y), interrupts, {"estimator": self, "X": X, "y": y})
+        n_epochs = _EPOCHS if self.max_iter == "auto" else self.max_iter
+        training, attributes = self._begin(X, y)
+
+        def train(interrupts):
+            losses, n_crops = training.losses, len(training.loader.dataset)
+            stopping, began = Stopping(self.tol, self.n_iter_no_change), time.perf_counter()
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
+            note, ended_by = "no epoch", None
+            while ended_by is None:
+                self._run_epoch(training, attributes, interrupts)
+                if interrupts.pending:
+                    ended_by = "interrupt"
+                else:
+                    schedule.step()
+                    left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
+                    note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
+                    note = f"{note}  at most {left:.0f} s left"
+                    judged = n_crops * losses[-1], n_crops, training.n_steps
+                    if stopping.check(*judged, n_judged=_JUDGED):
+                        ended_by = "tol"
+                    elif len(losses) == n_epochs:
+                        ended_by = "max_iter"
+                yield note, lambda: attributes() | {"ended_by_": ended_by}  # noqa: B023
+
+        self._follow(train, {"estimator": self, "X": X, "y": y}, n_epochs)
+        losses = training.losses
+        if training.unchanged:  # pairs may be equal
+            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
+        # with "auto" the limit is the expected end
+        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
+            warn_of_early_end(self)
+        return self
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -396,92 +331,15 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         self
             The estimator.
         """
-        known = hasattr(self, "components_")
-        if known:
-            self._check_known("n_components")  # which transform may ignore
+        training, attributes = self._begin(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
-            training, attributes = self._begin(X, y, known=known)
             self._run_epoch(training, attributes, interrupts)
             self._take(attributes() | {"ended_by_": None})
         return self
 
-    def _read(self, X, y, *, known):  # -> Images and targets of the network, noise_std
-        images = self._read_training(X, known=known)
-        targets, noise_std = read_targets(y, images, **self._reading()), self.noise_std
-        if noise_std == "auto" and known:
-            noise_std = self.training_noise_std_
-        elif noise_std == "auto":
-            noise_std = _NOISE * deviation_of(images.tensors)
-            if targets is not None:
-                pairs = zip(images.singles(), targets, strict=True)
-                noise_std = deviation_of([noisy - clean for noisy, clean in pairs])
-        noise = Noise.of(noise_std)
-        if not known:
-            noise.warn_of_units(images.tensors)
-            images = images.map(noise.enter)
-        return images, targets and list(map(noise.enter, targets)), noise_std
-
-    def _begin(self, X, y, *, known=False):  # -> Training, function that returns attributes
-        kernel, stride, generator = self._kernel, stride_of(self), make_generator(self.random_state)
-        check_sizes(kernel, stride)
-        images, targets, noise_std = self._read(X, y, known=known)
-        singles, before, curve, inputs = images.singles(), {}, [], {}
-        peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
-        mean_square = sum(float(x.double().square().mean()) for x in singles) / len(singles)
-        check_range(mean_square, singles)
-        if known:
-            generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
-            network, before, curve = (
-                self._coder(singles[0]),
-                self._optimizer_state,
-                self.loss_curve_,
-            )
-            network.peak = max(peak, network.peak)
-        else:
-            without = [("flip", "two numbers for atom_shape")] * (len(kernel) == 1)
-            without += [("shift_average", "a stride of more than 1")] * (max(stride) == 1)
-            warn_of_unused(self, (((name,), setting) for name, setting in without))
-            sizes = (self.n_components, images.n_channels, *kernel)
-            network = DenoisingNetwork((self.n_unfoldings, *sizes), stride, noise_std, peak=peak)
-            network = network.to(singles[0])
-            geometry = Geometry(None, images.channel_axis)
-            atoms = initial_atoms(singles, geometry, self.dict_init, sizes, generator)
-            initialise(network, atoms, self.alpha, singles)
-            same = images.kind != "list"
-            inputs = input_attributes(X if images.kind == "rows" else None) | {
-                "_unit": 2.0 ** frexp(_MIDDLE * mean_square**0.5)[1] if mean_square else 1.0,
-                "_image_size": tuple(images.tensors[0].shape[2:]) if same else None,
-                "device_": str(singles[0].device),
-            }
-        whole = images.kind == "rows" and self.crop_size == "auto"
-        shape = crop_shape(singles, kernel, stride, self.crop_size, whole=whole)
-        flip, n_crops = self.flip and len(kernel) == 2, self.batch_size
-        training = Training(
-            network,
-            Crops(singles, targets, shape, kernel, flip=flip, generator=generator),
-            self.optimizer,
-            learning_rate=self.learning_rate,
-            batch_size=min(_BATCH if n_crops == "auto" else int(n_crops), len(singles)),
-            unit=inputs.get("_unit", getattr(self, "_unit", 1.0)),
-            n_steps=self.n_steps_ if known else 0,
-            state=before,
-        )
-
-        def attributes():
-            now = dict(n_steps_=training.n_steps, _optimizer_state=training.optimizer_state())
-            losses = [*curve, *training.losses]
-            return self._attributes_of(
-                network, losses, channel_axis=images.channel_axis, **inputs, **now
-            )
-
-        return training, attributes
-
     def _run_epoch(self, training, attributes, interrupts):
         try:
             training.run_epoch(interrupts)
-        except KeyboardInterrupt:
-            self._take(attributes() | {"ended_by_": "interrupt"})
-            raise
         except ArithmeticError as error:
             self._take(attributes() | {"ended_by_": "divergence"})
             raise ValueError(
@@ -490,35 +348,59 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
                 f"learning_rate (now {self.learning_rate}), or scale the data."
             ) from error
 
-    def _run(self, training, attributes, interrupts, given):
-        n_epochs = _EPOCHS if self.max_iter == "auto" else self.max_iter
-        root, ended_by = self._init_callback_context(max_subtasks=n_epochs), "max_iter"
-        root.call_on_fit_task_begin(**given)
-        stopping, n_crops = Stopping(self.tol, self.n_iter_no_change), len(training.loader.dataset)
-        began, losses = time.perf_counter(), training.losses
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
-        while len(losses) < n_epochs and ended_by == "max_iter":
-            epoch = root.subcontext(task_name="epoch")
-            epoch.call_on_fit_task_begin(**given)
-            self._run_epoch(training, attributes, interrupts)
-            schedule.step()
-            if self.verbose:
-                left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
-                done = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
-                print(f"{done}  at most {left:.0f} s left", flush=True)
-            judged = n_crops * losses[-1], n_crops, training.n_steps
-            if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
-                ended_by = "callback"
-            elif stopping.check(*judged, n_judged=_JUDGED):
-                ended_by = "tol"
-        self._take(attributes() | {"ended_by_": ended_by})
-        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
-        if training.unchanged:  # pairs may be equal
-            warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
-        # with "auto" the limit is the expected end
-        if ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self)
-        return self
+    def _read_pairs(self, X, y, known):  # -> Images, targets, both of the network, noise_std
+        if known:
+            images = self._read_known(X).map(lambda x: x.to(self.network_.analysis.dtype))
+        else:
+            images = self._read_training(X)
+        targets, noise_std = read_targets(y, images, self._read), self.noise_std
+        if noise_std == "auto" and known:
+            noise_std = self.training_noise_std_
+        elif noise_std == "auto" and targets is None:
+            noise_std = _NOISE * deviation_of(images.tensors)
+        elif noise_std == "auto":
+            pairs = zip(images.singles(), targets, strict=True)
+            noise_std = deviation_of([noisy - clean for noisy, clean in pairs])
+        noise = Noise.of(noise_std)
+        if not known:
+            noise.warn_of_units(images.tensors)
+        return images.map(noise.enter), targets and list(map(noise.enter, targets)), noise_std
+
+    def _begin(self, X, y, known=False):  # -> Training, function that returns attributes
+        images, targets, noise_std = self._read_pairs(X, y, known)
+        singles, generator, inputs = images.singles(), make_generator(self.random_state), {}
+        peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
+        check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
+        options = dict(learning_rate=self.learning_rate)
+        if known:
+            generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
+            network = deepcopy(self.network_).to(singles[0])
+            network.peak = max(peak, network.peak)
+            options |= dict(n_steps=self.n_steps_, losses=self.loss_curve_)
+            options["state"] = self._optimizer_state
+        else:
+            shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
+            network = DenoisingNetwork(shape, stride_of(self), noise_std, peak=peak)
+            network = network.to(singles[0])
+            initialise(network, self.alpha, singles, generator)
+            inputs = self._attributes_of_input(X, images)
+        shape = crop_shape(singles, network.kernel, network.stride, self.crop_size)
+        crops = Crops(singles, targets, shape, network.kernel, generator)
+        size = _BATCH if self.batch_size == "auto" else int(self.batch_size)
+        options["batch_size"] = min(size, len(singles))
+        training = Training(network, crops, self.optimizer, **options)
+
+        def attributes():
+            return inputs | {
+                "network_": deepcopy(network).cpu(),  # for machines without its device
+                "training_noise_std_": network.noise_std,
+                "n_iter_": max(len(training.losses), 1),
+                "n_steps_": training.n_steps,
+                "loss_curve_": np.array(training.losses, dtype=np.float64),
+                "_optimizer_state": training.optimizer_state(),
+            }
+
+        return training, attributes
 
     # ------------------------------------------------------------------ denoising
 
@@ -534,7 +416,7 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         A network for grey images denoises three channels by their mean and two differences.
 
         The result is the network's output, or a mix with the input if the mix has a smaller
-        error by Stein's unbiased risk estimate (reference 4 of the class). This helps with less
+        error by Stein's unbiased risk estimate (reference 3 of the class). This helps with less
         noise than in training, and with texture that the network does not know. An image
         without noise is returned unchanged.
 
@@ -566,22 +448,23 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             If ``noise_std`` is negative or not finite, or not one number for each image; if the
             network was not trained for any noise, or for photons; or if counts are negative.
         """
-        self._check_known()
+        check_is_fitted(self)
         of_rows = getattr(self, "n_features_in_", None) is not None
         if not (of_rows or self.channels_first) and is_one_image(X, len(self._kernel)):
             return self.denoise([X], noise_std=noise_std)[0]
-        noise = self._noise
+        noise = self.network_.noise
         # colours are denoised by differences, and differences of photon counts are no counts
-        images, network = self._read_and_build(X, colours=not noise.of_photons)
+        images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
         noise.warn_of_units(images.tensors, levels)
-        denoised = [self._to_images(x) for x in self._denoised(network, images.tensors, levels)]
+        denoised = list(self._denoised(images.map(noise.enter).tensors, levels))
         pixels = not noise.of_photons  # counts are not fractions
         options = dict(pixels=pixels, channels_first=self.channels_first)
-        return images.hand_back(denoised, **options)
+        return images.hand_back([noise.leave(x) for x in denoised], **options)
 
-    def _denoised(self, network, tensors, levels):  # yields (n, n_channels, *size)
+    def _denoised(self, tensors, levels):  # yields (n, n_channels, *size)
         """Denoise some images at a time, and tell of every tile."""
+        network = deepcopy(self.network_).to(tensors[0])
         parts = [parts_of_images(x) for x in tensors]
         n_tiles = sum(network.n_tiles(part) for many in parts for part in many)
         n_done, began = 0, time.perf_counter()
@@ -597,27 +480,6 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
             sigmas = [None] * len(many) if level is None else level.split(len(many[0]))
             pairs = zip(many, sigmas, strict=True)
             yield torch.cat([network(x, sigma, tell=tell) for x, sigma in pairs])
-
-    def to_module(self) -> torch.nn.Module:
-        """Return the denoiser as a module of torch: channels first, differentiable in the images.
-
-        Returns
-        -------
-        torch.nn.Module
-            ``module(x, sigma)`` denoises a batch (n, n_channels, height, width).
-
-        Raises
-        ------
-        ValueError
-            If the learner is for counts: the network takes stabilised counts.
-        """
-        self._check_known()
-        if self._noise.of_photons:
-            raise ValueError(
-                "A denoiser of counts has no noise level that a module would take. Call denoise."
-            )
-        like = to_tensor(self.components_, resolve_device(self.device, None))
-        return self._coder(like).requires_grad_(False)
 
     @torch.no_grad()
     def score(
@@ -651,24 +513,23 @@ class ConvDenoiser(CallbackSupportMixin, ConvTransformer):
         """
         if not (isinstance(peak, Real) and 0 < peak < inf):
             raise ValueError(f"peak={peak!r:.50} is no largest value of pixels. Pass 1.0 or 255.")
-        self._check_known()
-        noise = self._noise
-        images, network = self._read_and_build(X, colours=not noise.of_photons)
-        inputs, targets = images.singles(), read_targets(y, images, **self._reading())
-        if targets is not None:
-            targets = list(map(noise.enter, targets))
-        elif noise.high:
-            targets, inputs = inputs, [_with_typical_noise(x, noise) for x in inputs]
-        else:
+        check_is_fitted(self)
+        noise = self.network_.noise
+        images = self._read_known(X, colours=not noise.of_photons)
+        targets, images = read_targets(y, images, self._read), images.map(noise.enter)
+        if targets is None and not noise.high:
             raise ValueError(
                 "There is nothing to remove: the noise of training is 0, and no clean images are "
                 "given. Pass them as y, or train with a positive noise_std."
             )
+        if targets is None:
+            targets = list(map(noise.leave, images.singles()))
+            images = images.map(noise.typically_added_to)
         decibels = []
-        for image, target in zip(inputs, targets, strict=True):
-            apart = self._to_images(network(image[None])[0]) - self._to_images(target)
-            error = float(apart.double().square().mean())
-            decibels.append(10 * log10(peak**2 / error) if error else inf)
+        for x in self._denoised(images.tensors, [None] * len(images.tensors)):
+            for found in noise.leave(x):
+                error = float((found - targets[len(decibels)]).double().square().mean())
+                decibels.append(10 * log10(peak**2 / error) if error else inf)
         return float(np.mean(decibels))
 
     def __sklearn_tags__(self):

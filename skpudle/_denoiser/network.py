@@ -4,9 +4,6 @@ Unfolding t changes the codes of an image by the correlations of what they leave
 them: :math:`z_{t+1} = S(z_t + A_t (x - B_{t-1} z_t))`, from :math:`z_0 = 0`, with analysis
 :math:`A_t`, synthesis :math:`B_t` and the thresholds of S, which grow with the noise. The last
 synthesis decodes the codes.
-
-Atoms at every ``s``-th pixel see the image on a grid, and there are ``s`` grids along each axis.
-The mean of the reconstructions from all grids is better than any of them.
 """
 
 from itertools import product
@@ -78,8 +75,9 @@ def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> 
 class DenoisingNetwork(nn.Module):
     """A denoiser as a module of torch: channels first, batches, and gradients in the images.
 
-    `skpudle.ConvDenoiser.to_module` returns one. ``module(x, sigma)`` is called as by libraries of
-    inverse problems, such as deepinv, and returns what `~skpudle.ConvDenoiser.denoise` returns.
+    ``network_`` of `skpudle.ConvDenoiser` is one. ``module(x, sigma)`` is called as by libraries of
+    inverse problems, such as deepinv, and returns what `~skpudle.ConvDenoiser.denoise` returns; a
+    module of photons takes stabilised counts.
 
     Parameters
     ----------
@@ -91,8 +89,6 @@ class DenoisingNetwork(nn.Module):
         The noise of training.
     peak : float, default=1.0
         The largest magnitude of a pixel of the clean training images.
-    shift_average : bool, default=False
-        Whether to average over all grids of positions.
 
     Attributes
     ----------
@@ -122,7 +118,7 @@ class DenoisingNetwork(nn.Module):
     --------
     >>> import torch
     >>> from skpudle.pretrained import load_denoiser
-    >>> module = load_denoiser("gaussian-small").to_module()
+    >>> module = load_denoiser("gaussian-small").network_
     >>> x = torch.rand(2, 3, 24, 24, requires_grad=True)
     >>> module(x, 0.1).square().sum().backward()
     >>> x.grad.shape
@@ -131,10 +127,10 @@ class DenoisingNetwork(nn.Module):
 
     tile = 768  # pixels along an axis that are denoised at once, plus the overlap
 
-    def __init__(self, shape, stride, noise_std, *, peak=1.0, shift_average=False):
+    def __init__(self, shape, stride, noise_std, *, peak=1.0):
         super().__init__()
-        self.stride, self.noise_std = tuple(stride), noise_std
-        self.noise, self.peak, self.shift_average = Noise.of(noise_std), peak, shift_average
+        self.stride, self.noise_std, self.peak = tuple(stride), noise_std, peak
+        self.noise = Noise.of(noise_std)
         zeros = [torch.zeros(size, device="cpu") for size in (shape, shape, shape[:2], shape[:2])]
         self.analysis, self.synthesis, self.thresholds, slopes = map(nn.Parameter, zeros)
         slopes = slopes if self.noise.is_range else None
@@ -168,11 +164,11 @@ class DenoisingNetwork(nn.Module):
             levels = levels + share[:, None] * self.slopes.to(x)[:, None]
         return levels.reshape(*levels.shape, *[1] * len(self.stride))
 
-    def encode(self, x, sigma=None, *, mask=None):  # (n, n_channels, *size) -> code maps
+    def encode(self, x, sigma=None):  # (n, n_channels, *size) -> code maps
         """Return code maps, (n, n_components, *positions), of images that atoms cover exactly.
 
         ``sigma``, (n,), is their noise, replaced by the nearest level of training; by default
-        `noise_of`. The ``mask`` is 0 where pixels are missing.
+        `noise_of`.
         """
         sigma = self.noise_of(x) if sigma is None else sigma
         levels = self._levels(sigma, x)
@@ -180,7 +176,7 @@ class DenoisingNetwork(nn.Module):
         analysis, synthesis = (
             ConvLayers(atoms.to(x), self.stride) for atoms in (self.analysis, self.synthesis)
         )
-        return unfold(synthesis, x, levels, x.new_ones(()), analysis=analysis, mask=mask)
+        return unfold(synthesis, x, levels, x.new_ones(()), analysis=analysis)
 
     def decode(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
         """Return the images of code maps."""
@@ -214,39 +210,28 @@ class DenoisingNetwork(nn.Module):
 
     # ------------------------------------------------------------------ images
 
-    def _on_grid(self, canvas, size, shift, room, sigma, tell):  # -> (n, n_channels, *size)
-        """Return the reconstruction from one grid of positions, tile by tile.
+    def _reconstruct(self, x, sigma, tell):  # (n, n_channels, *size) -> the same
+        """Return decoded codes of images, tile by tile.
 
-        An unfolding carries information by less than an atom: tiles that overlap by one atom for
-        every unfolding give the result of the whole image up to rounding.
+        Images are extended by reflection, so that border pixels are in as many atoms as others. An
+        unfolding carries information by less than an atom: tiles that overlap by one atom for every
+        unfolding give the result of the whole image up to rounding.
         """
-        result, depth = canvas.new_empty(*canvas.shape[:2], *size), len(self.analysis)
-        tiles = (cut_tiles(n, self.tile, s) for n, s in zip(size, self.stride, strict=True))
-        axes = list(zip(canvas.shape[2:], self.kernel, self.stride, room, shift, strict=True))
-        for corner in product(*tiles):
+        axes = list(zip(x.shape[2:], self.kernel, self.stride, strict=True))
+        totals = [_round_up(n + 2 * (k - 1), s, k) for n, k, s in axes]
+        after = [total - n - k + 1 for total, (n, k, _) in zip(totals, axes, strict=True)]
+        canvas, result = extend(x, [k - 1 for k in self.kernel], after), torch.empty_like(x)
+        for corner in product(*(cut_tiles(n, self.tile, s) for n, _, s in axes)):
             cut, source = [], []
-            for (start, stop), (total, k, s, r, a) in zip(corner, axes, strict=True):
-                reach = _round_up(depth * (k - 1), s)
+            for (start, stop), total, (_, k, s) in zip(corner, totals, axes, strict=True):
+                reach = _round_up(len(self.analysis) * (k - 1), s)
                 first = max(0, start - reach)
-                last = min(total, _round_up(stop + 2 * (k - 1) + reach, s, k + r))
-                cut.append(slice(first + a, last - r + a))
-                offset = k - 1 - a - first
-                source.append(slice(start + offset, stop + offset))
-            codes = self.encode(canvas[(..., *cut)], sigma)
-            place = (slice(*ends) for ends in corner)
-            result[(..., *place)] = self.decode(codes)[(..., *source)]
+                cut.append(slice(first, min(total, _round_up(stop + 2 * (k - 1) + reach, s, k))))
+                source.append(slice(start + k - 1 - first, stop + k - 1 - first))
+            found = self.decode(self.encode(canvas[(..., *cut)], sigma))
+            result[(..., *(slice(*ends) for ends in corner))] = found[(..., *source)]
             tell()
         return result
-
-    def _reconstructions(self, x, sigma, shifts, tell):  # yields one for each grid
-        """Extend images by reflection, so that border pixels are in as many atoms as others."""
-        room = tuple(s - 1 if self.shift_average else 0 for s in self.stride)
-        axes = list(zip(x.shape[2:], self.kernel, self.stride, room, strict=True))
-        totals = [_round_up(n + 2 * (k - 1), s, k + r) for n, k, s, r in axes]
-        after = [total - n - k + 1 for total, (n, k, *_) in zip(totals, axes, strict=True)]
-        canvas = extend(x, [k - 1 for k in self.kernel], after)
-        for shift in shifts:
-            yield self._on_grid(canvas, x.shape[2:], shift, room, sigma, tell)
 
     def _of_opponents(self, x, sigma, tell):  # (n, 3, *size) -> the same
         """Denoise three channels as their mean, which has the least noise, and two differences."""
@@ -267,15 +252,14 @@ class DenoisingNetwork(nn.Module):
         """Return the number of tiles that `forward` encodes, for progress."""
         sizes = zip(x.shape[2:], self.stride, strict=True)
         of_grid = prod(len(cut_tiles(n, self.tile, s)) for n, s in sizes)
-        n_grids = prod(self.stride) if self.shift_average else 1
         n_channels = 3 if x.shape[1] == 3 > self.analysis.shape[2] else 1
-        return of_grid * (n_grids + (self.noise.high > 0)) * n_channels  # with the probe
+        return of_grid * (1 + (self.noise.high > 0)) * n_channels  # with the probe
 
     def forward(self, x, sigma=None, *, tell=lambda: None):
         """Denoise images, and keep their size.
 
         A network for one channel denoises three. The output is mixed with the input by Stein's
-        unbiased risk estimate, which costs one more pass of one grid.
+        unbiased risk estimate, which costs one more pass.
 
         Parameters
         ----------
@@ -295,26 +279,18 @@ class DenoisingNetwork(nn.Module):
             sigma = to_tensor(sigma, x.device, x.dtype).flatten().expand(len(x))
         if x.shape[1] == len(_OPPONENT) > self.analysis.shape[2]:
             return self._of_opponents(x, sigma, tell)
-        shifts = [(0,) * len(self.stride)]
-        if self.shift_average:
-            shifts = list(product(*map(range, self.stride)))
         if sigma is None:
             sigma = self.noise_of(x.detach())  # from the whole image, not per tile
         if sigma is None:
-            return sum(self._reconstructions(x, sigma, shifts, tell)) / len(shifts)
+            return self._reconstruct(x, sigma, tell)
         noise, unit = self.noise, _each(self._unit_of(x, sigma), x)
 
-        def images_of(parts):  # reconstructions of grids, in units of training -> images
-            return noise.leave(sum(parts) / len(parts) * unit)
-
-        def reconstructed(x, shifts):
-            return list(self._reconstructions(x / unit, sigma / unit.flatten(), shifts, tell))
+        def denoise(x):  # input of the network -> images
+            return noise.leave(self._reconstruct(x / unit, sigma / unit.flatten(), tell) * unit)
 
         images = noise.leave(x)
         deviation = noise.deviation(images, sigma)
         probe = _signs(images) * deviation
-        parts = reconstructed(x, shifts)
-        denoised, first = images_of(parts), images_of(parts[:1])
-        beside = images_of(reconstructed(noise.enter(images + _STEP * probe), shifts[:1]))
-        share = _share(images, denoised, deviation, probe, (beside - first) / _STEP)
+        denoised, beside = denoise(x), denoise(noise.enter(images + _STEP * probe))
+        share = _share(images, denoised, deviation, probe, (beside - denoised) / _STEP)
         return noise.enter(images.lerp(denoised, _each(share, images)))

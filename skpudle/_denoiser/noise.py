@@ -5,7 +5,6 @@ of counts, its standard deviation is about 1 wherever there are more than a few 
 network with roots as input and target is a network for Gaussian noise.
 """
 
-import warnings
 from math import inf, log, sqrt
 from numbers import Real
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import host_array, to_tensor
-from skpudle._data.names import users_level
+from skpudle._fit.messages import warn
 from skpudle._losses import Poisson
 
 # Largest ratio of pixels to noise in practice; sigma 50, given as a fraction of 255, is beyond it.
@@ -88,6 +87,12 @@ class Noise(NamedTuple):
         noise = torch.randn(x.shape, **options).to(x)
         return x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * noise, sigma
 
+    def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
+        """Return images with noise of the middle level, the same for all images of a size."""
+        level, generator = x.new_full((1,), self.typical), torch.Generator()
+        noisy = (self.added_to(one[None], generator.manual_seed(0), level)[0] for one in x)
+        return torch.cat(list(noisy))
+
     def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
         """Return the noise levels that a user gave for images.
 
@@ -106,17 +111,16 @@ class Noise(NamedTuple):
                 "train with noise_std, of one level or a pair."
             )
         try:
-            levels = np.asarray(host_array(noise_std))
-        except ValueError:  # lists of other lengths
-            levels = np.empty(0)
-        known = levels.dtype.kind in "iuf" and levels.shape in ((), (len(images),))
-        if not (known and (np.isfinite(levels) & (levels >= 0)).all()):
+            levels = np.broadcast_to(np.asarray(host_array(noise_std), dtype=float), len(images))
+        except (TypeError, ValueError):
+            levels = np.full(1, np.nan)
+        if not (np.isfinite(levels) & (levels >= 0)).all():
             raise ValueError(
                 f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number "
                 f"that is not negative, or one for each of {len(images)} images."
             )
         levels = to_tensor(levels, images.tensors[0].device, images.dtype)
-        return levels.expand(len(images)).split([len(x) for x in images.tensors])
+        return levels.split([len(x) for x in images.tensors])
 
     def warn_of_units(self, images, levels=None):  # images: tensors
         """Warn if the noise, given as `levels` or by training, has other units than images."""
@@ -126,11 +130,10 @@ class Noise(NamedTuple):
         estimated = levels is not None and not told and self.is_range
         level, least = max(told, default=self.typical), 0.0 if told else largest / _RANGE
         if level and largest and not (self.of_photons or estimated or least <= level <= largest):
-            warnings.warn(
+            warn(
                 f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
                 "in the units of the images, and unsigned integers become fractions of their "
-                "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions.",
-                stacklevel=users_level(),
+                "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions."
             )
 
 

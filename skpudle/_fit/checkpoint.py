@@ -21,7 +21,6 @@ import torch
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.batches import Samples
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import users_level
@@ -73,14 +72,9 @@ def task_of(estimator, data):  # -> str
 def identity_of(estimator, data):  # -> dict of str to str
     """Return what a fit and a file must have in common: parameters, shape, first and last rows."""
     source, samples = data.source, data.samples
-    if isinstance(samples, Samples):
-        parts = samples.x, samples.mask, samples.target, samples.weight
-        ends = [part[end] for part in parts if part is not None for end in (0, -1)]
-        shape = f"{source.n_samples} rows of {samples.x.shape[1]} features"
-    else:
-        n, images = len(samples), list(samples)  # and their masks
-        ends, shape = [*images[::n], images[-1]], f"{n} images"
-    shape += f" in {type(source).__name__}"
+    parts = samples.x, samples.mask, samples.target, samples.weight
+    ends = [part[end] for part in parts if part is not None for end in (0, -1)]
+    shape = f"{source.n_samples} rows of {samples.x.shape[1]} features in {type(source).__name__}"
     checksum = joblib.hash([*map(to_numpy, ends)])
     about = {"learner": type(estimator).__name__}
     about["data"] = f"{shape}, checksum of the first and last {checksum}"

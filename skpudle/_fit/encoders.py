@@ -3,7 +3,6 @@
 An encoder is called with dictionary, samples and mask, and returns codes.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -17,14 +16,12 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.names import users_level
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso._gap import warn_about_gaps
 from skpudle.lasso._gradient_compiled import lasso_gradient
 from skpudle.lasso._implicit import converged_codes
 from skpudle.omp import solve_omp
-from skpudle.search._conv_epoch import conv_codes
 from skpudle.search.units import CENTRED, Units
 
 # Attributes that hold a learned encoder.
@@ -138,17 +135,6 @@ class Converged:
     def __call__(self, dictionary, x, mask=None):
         """Return codes."""
         options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
-        if isinstance(dictionary, ConvDictionary):
-            codes, solved = conv_codes(dictionary, x, alpha=self.penalty, **options)
-            if not solved.all():
-                warnings.warn(
-                    f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
-                    "converged. Take an offset or a slow background off first, raise alpha, which "
-                    f"is {self.penalty:.3g}, or pass a number of n_unfoldings.",
-                    ConvergenceWarning,
-                    stacklevel=users_level(),
-                )
-            return codes
         options |= dict(alpha=self.penalty, certify=self.warn)
         codes, gaps = converged_codes(dictionary, x, **options)
         if self.warn and not (gaps <= _GAP).all():

@@ -64,7 +64,6 @@ class DenseModel:
 
     decided = "alpha", "curvature", "data_scale", "from_samples"  # by data
     name_of_baseline = "intercept_"
-    part_size = None
 
     def network(self, rows, update):
         """Return the dictionary, its encoder and the penalty of an update."""

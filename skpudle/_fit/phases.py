@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from skpudle._fit.run import Phase
 from skpudle._fit.train import Stopping, Trainer
-from skpudle._operators._atoms import project_atoms
 from skpudle.search.choose import best_coding, judged
 from skpudle.search.descend import refit_atoms, solve_codes
 from skpudle.search.find import find_atoms, penalty_path
@@ -119,10 +118,8 @@ class Phases:
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
         (problem, _), trial, plan = self.found(fitted), fitted.searched.trial, self.plan
-        rank, unseen = getattr(plan.given, "rank", None), trial.judged
-        unseen = unseen if rank is None else project_atoms(unseen, rank=rank)
         how = dict(debias=plan.debias, place=trial.prediction.place)
-        coding = best_coding(problem.held_out, unseen, **how)
+        coding = best_coding(problem.held_out, trial.judged, **how)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train(self, fitted):

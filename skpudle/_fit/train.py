@@ -11,8 +11,7 @@ A model has
 
 * ``network(rows, update)``: the arguments of a gradient rule, that is the dictionary with these
   rows of parameters, its encoder and the penalty, in that update, counted from 0;
-* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`, and ``part_size``, samples of a batch that
-  are evaluated at a time, which bounds memory (None: all);
+* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`;
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
@@ -248,9 +247,8 @@ class Trainer:
         else:
             with torch.enable_grad():  # whichever mode the caller set
                 dictionary, encoder, penalty = model.network(rows, self.n_steps)
-                options = dict(encoder=encoder, penalty=penalty, part_size=model.part_size)
-                stride = getattr(dictionary, "stride", 1)
-                with threads_for(dictionary.atoms, batch.x, stride):
+                options = dict(encoder=encoder, penalty=penalty)
+                with threads_for(dictionary.atoms, batch.x):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
             weight = torch.ones_like(losses) if batch.weight is None else batch.weight.to(losses)
@@ -267,7 +265,7 @@ class Trainer:
             weight = None if batch is None else batch.weight
             self.optimizer.update(gradient / size, codes, weight=weight, **options)
         self.n_steps += 1
-        used = codes.abs().sum([0, *range(2, codes.ndim)]) != 0  # several times as fast as any()
+        used = codes.abs().sum(0) != 0  # several times as fast as any()
         return total, used, losses
 
     def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):

@@ -97,7 +97,7 @@ def read_rows(
     device = resolve_device(learner.device, given.data)
     reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
     if given.in_parts:
-        source = given.read_by(reader, plan.batch_size())
+        source = given.read_by(reader)
         source.weight, source.target = weight, target
         seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
         samples = source.sample(plan.n_components, int(seed), whole=not part)

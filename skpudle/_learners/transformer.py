@@ -5,7 +5,6 @@ for data of any size.
 """
 
 import warnings
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial, reduce
 from typing import Any
@@ -17,13 +16,13 @@ from scipy import sparse
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import make_constraint, validate_parameter_constraints
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data import arrays
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
-from skpudle._data.sources import InMemory, open_source, part_of, refuse_shuffled
+from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
 from skpudle._fit.encoders import baseline_of, in_units, units_of
 from skpudle._fit.messages import wrong_atoms
@@ -266,18 +265,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If codes are maps, which a sparse array, of rows and columns, cannot hold; or if ``X``
-            is a `torch.utils.data.DataLoader` that shuffles.
+            If ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, **of_rows):
         check_is_fitted(self)
-        if hasattr(self, "atom_shape"):
-            raise ValueError(
-                "The codes of images are maps, but a CSR array has rows and columns only. Use "
-                "transform."
-            )
         refuse_shuffled(X)
         parts = map(to_numpy, self._codes(open_source(X, self), PART, **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
@@ -387,26 +380,19 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         check_is_fitted(self)
         first, device = 0, self._transform_device(given.data)  # X decides, before its parts do
+        checks = dict(allow_nan=self._allows_nan, largest=self._largest)
+        reader, baseline = Reader(self, device, known=True, **checks), baseline_of(self)
         parts = given.parts(PART) if given.in_parts else [(None, given.array())]
         for where, rows in parts:
-            with part_of(where) if where else nullcontext():
-                x, mask = arrays.split_missing(self._check_rows(rows))
+            # rows stay on their device, since another device may be too small for all of them
+            x = reader(rows, where)
+            x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
             part = slice(first, first := first + len(x))
             known = {name: values[part].to(x) for name, values in of_rows.items()}
             atoms = to_tensor(self.components_, device, x.dtype)
             if atoms.ndim != 2 or atoms.shape[1] != x.shape[1]:
                 raise wrong_atoms(self, x.shape[1])
-            yield Samples(x, mask, **known), DenseDictionary(atoms)
-
-    def _check_rows(self, X):  # -> Tensor (n, n_features) around the baseline
-        # names, values, number of features: scikit-learn's order of errors
-        _check_feature_names(self, X, reset=False)
-        x = check_rows(X, estimator=self, allow_nan=self._allows_nan, largest=self._largest)
-        # rows stay on their device, since another device may be too small for all of them
-        x = x if isinstance(x, torch.Tensor) else to_tensor(x)
-        _check_n_features(self, X, reset=False)
-        baseline = baseline_of(self)
-        return x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
+            yield Samples(*arrays.split_missing(x), **known), DenseDictionary(atoms)
 
     @torch.enable_grad()
     def _codes_with_gradient(self, X):  # -> x, codes

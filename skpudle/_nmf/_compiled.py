@@ -4,12 +4,9 @@ The functions are plain Python until `loops` compiles them. They release the GIL
 of rows that no other slice writes to.
 """
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 
-from skpudle._compilation import compile_together
+from skpudle._compilation import Loops
 
 
 def _slope(n, x, column, base, z):
@@ -138,10 +135,4 @@ def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps,
             now -= least
 
 
-_FUNCTIONS = _slope, _move, solve_rows, prune_rows
-
-
-@cache
-def loops():
-    """Return the functions, compiled."""
-    return SimpleNamespace(**compile_together(_FUNCTIONS))
+loops = Loops(globals())

@@ -178,7 +178,7 @@ def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> (n,), sum x log m
     explained = np.empty(len(z))
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol
-    solve = loops().solve_rows
+    solve = loops.solve_rows
     in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _ROWS)
     return explained
 
@@ -260,7 +260,7 @@ def prune_codes(events, atoms, codes, min_gain):
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     loads = np.array(events.loads(atoms), order="C")
     given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
-    prune = loops().prune_rows
+    prune = loops.prune_rows
     in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
     return z
 

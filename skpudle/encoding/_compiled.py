@@ -10,12 +10,9 @@ long. `judge` and `weigh` work on a slice of samples, so that threads can share 
 to their last arguments. With a mask of zero rows all entries are known.
 """
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 
-from skpudle._compilation import compile_together
+from skpudle._compilation import Loops
 
 
 def iterate(atoms, x, levels, step, hard, positive, codes):
@@ -86,10 +83,7 @@ def weigh(first, last, x, mean, variance, mask, residual, image, of_x, of_offset
         slope[i] += total
 
 
-@cache
-def loops():
-    """Return the functions, compiled."""
-    return SimpleNamespace(**compile_together((iterate, judge, weigh)))
+loops = Loops(globals())
 
 
 def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
@@ -99,5 +93,5 @@ def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
     """
     codes = x.new_zeros(len(x), len(atoms)) if initial is None else initial.detach().clone()
     given = (np.asarray(t.detach().resolve_neg().contiguous()) for t in (atoms, x, levels))
-    loops().iterate(*given, float(step), shrinkage == "hard", bool(positive), np.asarray(codes))
+    loops.iterate(*given, float(step), shrinkage == "hard", bool(positive), np.asarray(codes))
     return codes

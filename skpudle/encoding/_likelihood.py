@@ -116,7 +116,7 @@ class LikelihoodSteps(Steps):
             size, counts = size.clone(), torch.empty_like(size, dtype=torch.bool)
             given = *map(np.asarray, (*before, *variances)), self.hidden, _GROWTH
             new = (*map(np.asarray, (*after, size[:, 0], counts[:, 0])),)
-            _by_samples(loops().judge, self.x, *given, *new)
+            _by_samples(loops.judge, self.x, *given, *new)
             return after, size, counts
         moved, change = after[0] - before[0], after[1] - before[1]
         weight = torch.maximum(*variances)
@@ -159,7 +159,7 @@ class LikelihoodSums:
             residual = torch.empty_like(image)
             given = *map(np.asarray, (steps.x, mean, variance)), steps.hidden
             sums = map(np.asarray, (residual, image, self._x, self._offset, self._slope))
-            _by_samples(loops().weigh, image, *given, *sums)
+            _by_samples(loops.weigh, image, *given, *sums)
             return residual
         residual, seen = steps.hide(steps.x - mean), steps.hide(image)
         self._x += seen

@@ -9,13 +9,10 @@ By torch alone, fits of 2,000 patches of 144 pixels with 256 atoms take 2.2 (15 
 times as long (100 unfoldings; one core).
 """
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
-from skpudle._compilation import compile_together
+from skpudle._compilation import Loops
 
 # Largest share of nonzero entries with which lists pay: both products take the same time at 0.3 to
 # 0.5 (one core, float32). Lists use one thread, since torch's threads keep their cores while they
@@ -74,9 +71,7 @@ def product(plus, left, right, scale, out):
             k += 1
 
 
-@cache
-def _loops():
-    return SimpleNamespace(**compile_together((count_entries, product)))
+loops = Loops(globals())
 
 
 def may_leave_out(tensor, n_multiplications):
@@ -93,7 +88,7 @@ def _is_sparse(tensor, n_multiplications):
         return False
     in_order = tensor if tensor.is_contiguous() else tensor.mT
     most = _MOST * tensor.numel() / torch.get_num_threads()
-    return _loops().count_entries(np.asarray(in_order)) < most
+    return loops.count_entries(np.asarray(in_order)) < most
 
 
 def multiply(plus, left, right, *, scale=1, out=None):
@@ -127,5 +122,5 @@ def multiply(plus, left, right, *, scale=1, out=None):
     if plus is None:
         plus = right.new_empty(0, right.shape[1])
     plus, left, right = (np.asarray(t.contiguous()) for t in (plus, left, right))
-    _loops().product(plus, left, right, left.dtype.type(scale), np.asarray(out))
+    loops.product(plus, left, right, left.dtype.type(scale), np.asarray(out))
     return out

@@ -166,7 +166,7 @@ def _draw(correlations, grams, prior, limits, positive, z, rng):
     """Draw codes in their place, see `draw_codes`, on all threads."""
     states = rng.integers(1, 2147483398, (len(z), 2))
     given = correlations, grams, prior, limits, positive, states, z
-    draw = loops().draw_codes
+    draw = loops.draw_codes
     in_parts(lambda first, last: draw(first, last, *given), len(z), _ROWS)
 
 

@@ -4,12 +4,9 @@ The functions are plain Python until `loops` compiles them. They release the GIL
 of rows that no other slice writes to.
 """
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 
-from skpudle._compilation import compile_together
+from skpudle._compilation import Loops
 
 
 def _uniform(state):
@@ -98,10 +95,4 @@ def draw_codes(first, last, correlations, grams, prior, limits, positive, states
                     left[j] -= gram[k, j] * (new - old)
 
 
-_FUNCTIONS = _uniform, _normal, _positive_normal, _log_of_tail, draw_codes
-
-
-@cache
-def loops():
-    """Return the functions, compiled."""
-    return SimpleNamespace(**compile_together(_FUNCTIONS))
+loops = Loops(globals())

@@ -252,51 +252,25 @@ class _Batch:
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
-def solve(atoms, gram, x, *, penalties, positive, max_iter, mask=None):
-    """Return lasso codes of the rows of ``x``.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, n_features)
-        Atoms, no two of them parallel, in float64.
-    gram : Tensor of shape (n_components, n_components) or None
-        Their Gram matrix; None where it costs more than it saves.
-    x : Tensor of shape (n_samples, n_features)
-        Data, in float64, times the mask.
-    penalties : sequence of float
-        Penalties, positive; or 0 for non-negative codes.
-    positive : bool
-        Whether codes are restricted to non-negative values.
-    max_iter : int
-        Largest number of rounds for a sample.
-    mask : Tensor of shape (n_samples, n_features), default=None
-        1 for known entries, 0 for missing ones; or weights, which multiply the residual. Rows of
-        ones use the Gram matrix, masked rows do not.
-
-    Returns
-    -------
-    Tensor of shape (n_penalties, n_samples, n_components)
-        Codes.
-    """
-    codes = x.new_zeros(len(penalties), len(x), len(atoms))
-    if len(atoms) == 0:
-        return codes
-    options = dict(positive=positive, max_iter=max_iter)
-    for i, penalty in enumerate(penalties):
-        options["penalty"] = penalty
-        if mask is None:
-            codes[i] = _solve_alike(atoms, gram, x, None, **options)
-            continue
-        complete = (mask == 1).all(1)
-        for rows, known, products in ((complete, None, gram), (~complete, mask, None)):
-            rows = rows.nonzero().squeeze(1)
-            if len(rows):
-                known = known if known is None else known[rows]
-                codes[i, rows] = _solve_alike(atoms, products, x[rows], known, **options)
+def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
+    """Solve for rows that all use the Gram matrix, or all have a mask."""
+    n_components = len(atoms)
+    none = -(-(n_components + 1) // RUN) * RUN - 1  # the last of the zero atoms that fill a run
+    atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
+    batch = _Batch(atoms, gram, x, mask, penalty, positive)
+    codes = x.new_empty(len(x), n_components)
+    for n_rounds in range(max_iter):
+        batch.look_for_atoms()
+        if n_rounds % LOOK == LOOK - 1:
+            codes[batch.rows] = batch.codes()[:, :n_components]
+            if not batch.shrink():
+                return codes
+        batch.minimise()
+    codes[batch.rows] = batch.codes()[:, :n_components]
     return codes
 
 
-def refit(atoms, x, codes, mask=None):
+def _refit(atoms, x, codes, mask=None):
     """Return the least squares codes of the rows of ``x`` on the supports of codes.
 
     Codes move straight towards least squares. A code that reaches zero on the way leaves the
@@ -340,19 +314,73 @@ def refit(atoms, x, codes, mask=None):
     return refitted
 
 
-def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
-    """Solve for rows that all use the Gram matrix, or all have a mask."""
-    n_components = len(atoms)
-    none = -(-(n_components + 1) // RUN) * RUN - 1  # the last of the zero atoms that fill a run
-    atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
-    batch = _Batch(atoms, gram, x, mask, penalty, positive)
-    codes = x.new_empty(len(x), n_components)
-    for n_rounds in range(max_iter):
-        batch.look_for_atoms()
-        if n_rounds % LOOK == LOOK - 1:
-            codes[batch.rows] = batch.codes()[:, :n_components]
-            if not batch.shrink():
-                return codes
-        batch.minimise()
-    codes[batch.rows] = batch.codes()[:, :n_components]
-    return codes
+def lasso_gaps(atoms, x, codes, positive, mask=None):
+    """Return the relative duality gaps of codes for the penalty 1; see `skpudle.lasso.duality_gap`.
+
+    Other penalties are those of atoms divided, and codes multiplied, by the penalty.
+    """
+    residual = x - codes @ atoms
+    residual = residual if mask is None else residual * mask
+    least, largest = (residual @ atoms.mT).aminmax(dim=1)
+    if not positive:
+        largest = torch.maximum(largest, -least)
+    inner, square = (x * residual).sum(1), residual.square().sum(1)
+    # the best multiple of the residual among the feasible ones
+    multiple = torch.minimum(inner / square, torch.where(largest > 0, 1 / largest, torch.inf))
+    multiple = multiple.clamp_min(0).nan_to_num()
+    gap = square / 2 + codes.abs().sum(1) - multiple * (inner - multiple * square / 2)
+    if positive:
+        gap = gap.masked_fill((codes < 0).any(1), torch.inf)
+    at_zero = x.square().sum(1) / 2
+    return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
+
+
+def solve(
+    atoms, gram, x, *, penalties, positive, max_iter, mask=None, out=None, refits=None, gaps=None,
+):  # fmt: skip
+    """Return lasso codes of the rows of ``x``.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, no two of them parallel, in float64.
+    gram : Tensor of shape (n_components, n_components) or None
+        Their Gram matrix; None where it costs more than it saves.
+    x : Tensor of shape (n_samples, n_features)
+        Data, in float64, times the mask.
+    penalties : sequence of float
+        Penalties, positive; or 0 for non-negative codes.
+    positive : bool
+        Whether codes are restricted to non-negative values.
+    max_iter : int
+        Largest number of rounds for a sample.
+    mask : Tensor of shape (n_samples, n_features), default=None
+        1 for known entries, 0 for missing ones; or weights, which multiply the residual. Rows of
+        ones use the Gram matrix, masked rows do not.
+    out, refits : Tensor of shape (n_penalties, n_samples, n_components), default=None
+        Memory for the codes, and for least squares codes on their supports.
+    gaps : Tensor of shape (n_samples,), default=None
+        Memory for the relative duality gaps of the lasso's codes at the last penalty, if it is
+        positive.
+
+    Returns
+    -------
+    Tensor of shape (n_penalties, n_samples, n_components)
+        Codes.
+    """
+    out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
+    groups = [(slice(None), gram, None)]
+    if mask is not None:
+        complete = (mask == 1).all(1)
+        whole, masked = (rows.nonzero().squeeze(1) for rows in (complete, ~complete))
+        groups = [(whole, gram, None), (masked, None, mask[masked])]
+    for codes, penalty in zip(out, penalties, strict=True):
+        for rows, products, known in groups:
+            if x[rows].numel() and len(atoms):
+                options = dict(penalty=penalty, positive=positive, max_iter=max_iter)
+                codes[rows] = _solve_alike(atoms, products, x[rows], known, **options)
+    if gaps is not None:
+        gaps.copy_(lasso_gaps(atoms / penalty, x, codes * penalty, positive, mask))
+    if refits is not None:
+        torch.stack([_refit(atoms, x, codes, mask) for codes in out], out=refits)
+    return out

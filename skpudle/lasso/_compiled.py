@@ -1,6 +1,6 @@
 r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
 
-The functions are plain Python until `_compiled` compiles them; they change their arguments in
+The functions are plain Python until `loops` compiles them; they change their arguments in
 place. ``factor`` is the Cholesky factor L of ``G_SS`` with reciprocals on the diagonal (divisions
 took a tenth of the time), bordered as atoms enter and rotated as they leave. ``slope`` is the
 residual of the optimality condition, ``c_S - penalty * theta``, and ``y = L^{-1} slope``. After a
@@ -13,12 +13,10 @@ In torch 5,000 rows of 64 features take 14 times as long with 64 atoms and 27 ti
 rows of 256 features 8 times with 1,000 atoms (one core).
 """
 
-from functools import cache
-
 import numpy as np
 import torch
 
-from skpudle._compilation import compile_together, in_parts, threads_for
+from skpudle._compilation import Loops, in_parts, threads_for
 from skpudle.lasso._batched import (
     CANDIDATES,
     DEPENDENT,
@@ -30,6 +28,7 @@ from skpudle.lasso._batched import (
     SHARE,
     TIE,
 )
+from skpudle.lasso._batched import solve as solve_batched
 
 # Slopes of the support that wait for the next round: up to this share of the largest new slope.
 SETTLED = 1e-6
@@ -235,39 +234,30 @@ def _admit(
     return k
 
 
-def _gap(atoms, x, row, support, z, k, c, penalty, positive, single, residual):
-    """Return the gap of `skpudle.lasso.duality_gap`, from known correlations ``c``.
-
-    With ``single`` the objective is of codes rounded to float32, and the dual point of exact codes.
-    """
+def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):
+    """Return the gap of `skpudle.lasso.duality_gap`, from known correlations ``c``."""
     n_features, largest = x.shape[1], 0.0
     for j in range(len(c)):
         largest = max(largest, c[j] if positive else abs(c[j]))
-    energy, error, inner, square, size = 0.0, 0.0, 0.0, 0.0, 0.0
-    for rounded in range(2 if single else 1):
+    for feature in range(n_features):
+        residual[feature] = x[row, feature]
+    size = 0.0
+    for i in range(k):
+        code, one = z[i], support[i]
+        size += abs(code)
         for feature in range(n_features):
-            residual[feature] = x[row, feature]
-        size = 0.0
-        for i in range(k):
-            code, one = z[i], support[i]
-            if rounded:
-                code = np.float64(np.float32(code))
-            size += abs(code)
-            for feature in range(n_features):
-                residual[feature] -= code * atoms[one, feature]
-        error, energy, product = 0.0, 0.0, 0.0
-        for feature in range(n_features):
-            value, left = x[row, feature], residual[feature]
-            error += left * left
-            energy += value * value
-            product += value * left
-        if not rounded:
-            inner, square = product, error
+            residual[feature] -= code * atoms[one, feature]
+    energy, square, inner = 0.0, 0.0, 0.0
+    for feature in range(n_features):
+        value, left = x[row, feature], residual[feature]
+        energy += value * value
+        square += left * left
+        inner += value * left
     multiple = 0.0  # best feasible multiple of the residual
     if inner > 0.0 and square > 0.0:
         best = inner / square  # a ratio of squares stays in the range of float64
         multiple = best if largest * best <= penalty else penalty / largest
-    gap = error / 2 + penalty * size - multiple * (inner - multiple * square / 2)
+    gap = square / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
         return 0.0
     return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
@@ -286,15 +276,14 @@ def _weigh(atoms, mask, row, seen):
 
 
 def solve_rows(
-    first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, debias, codes, refits,
-    gaps, single, rules, support, z, theta, slope, squares, step, y, factor, c, residual, peaks,
+    first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, codes, refits, gaps,
+    rules, support, z, theta, slope, squares, step, y, factor, c, residual, peaks,
     seen,
 ):  # fmt: skip
     """Set ``codes[i]`` to the codes of rows of ``x`` for each of the falling ``penalties``.
 
-    On entry ``codes[-1]`` holds ``D^T x``. Codes are the lasso's, moved by the share ``debias`` of
-    the way to least squares on their supports; ``refits`` gets the least squares codes. ``gaps``
-    gets the relative duality gaps of the last penalty. Either may be empty.
+    On entry ``codes[-1]`` holds ``D^T x``. ``refits`` gets least squares codes on the supports, and
+    ``gaps`` the relative duality gaps of the last penalty. Either may be empty.
 
     A row with a mask or weights, which multiply ``x`` already, uses the atoms times its mask and no
     Gram matrix. Its codes have the same bits whatever the other rows are.
@@ -369,13 +358,13 @@ def solve_rows(
                     is_stale = False
                     if is_last and len(gaps):
                         gaps[row] = _gap(
-                            atoms, x, row, support, z, k, c, penalty, positive, single, residual
+                            atoms, x, row, support, z, k, c, penalty, positive, residual
                         )
                     for j in range(n_components):
                         codes[p, row, j] = 0.0
                     for i in range(k):
-                        codes[p, row, support[i]] = (1.0 - debias) * z[i]
-                    if debias == 0.0 and len(refits) == 0:
+                        codes[p, row, support[i]] = z[i]
+                    if len(refits) == 0:
                         break
                     for i in range(k):  # minimise again, without a penalty
                         slope[i] = c[support[i]]
@@ -385,37 +374,27 @@ def solve_rows(
                 is_stale = True  # the next penalty may start from any codes, so from refits too
                 turn += 1
             if refits_now:
+                for j in range(n_components):
+                    refits[p, row, j] = 0.0
                 for i in range(k):
-                    codes[p, row, support[i]] += debias * z[i]
-                if len(refits):
-                    for j in range(n_components):
-                        refits[p, row, j] = 0.0
-                    for i in range(k):
-                        refits[p, row, support[i]] = z[i]
+                    refits[p, row, support[i]] = z[i]
     return last
 
 
-# A function comes before its callers.
-_FUNCTIONS = (_correlate, _border, _remove, _substitute, _reach, _minimise, _peaks, _admit, _gap,
-              _weigh, solve_rows)  # fmt: skip
-
-
-@cache
-def _compiled():
-    return compile_together(_FUNCTIONS)["solve_rows"]
+loops = Loops(globals())
 
 
 def solve(
-    atoms, gram, x, *, penalties, positive, max_iter, mask=None, debias=0.0, out=None, refits=None,
-    gaps=None, single=False, of_products=False,
+    atoms, gram, x, *, penalties, positive, max_iter, mask=None, out=None, refits=None, gaps=None,
+    of_products=False,
 ):  # fmt: skip
     """Return codes of the rows of ``x`` for each penalty, as `skpudle.lasso._batched.solve` does.
 
     All tensors are on the CPU. ``out``, of shape (n_penalties, n_samples, n_components), gets the
     codes; ``refits`` and ``gaps``, if given, get the codes without bias and the relative duality
-    gaps of the last penalty. With ``single`` the gaps are for codes rounded to float32. They use
-    the correlations of the last round of the solver. ``of_products`` tells that ``x`` holds the
-    products of rows with atoms, and that ``gram`` stands for the atoms.
+    gaps of the last penalty, from the correlations of the last round of the solver.
+    ``of_products`` tells that ``x`` holds the products of rows with atoms, and that ``gram`` stands
+    for the atoms.
     """
     out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
     if of_products:
@@ -431,17 +410,22 @@ def solve(
     given = (np.asarray(t.contiguous()) for t in (atoms, gram, x, mask))
     results = (np.asarray(t) for t in (out, refits, gaps))
     penalties = np.asarray(penalties, dtype=np.float64)
-    how = (*given, penalties, bool(positive), max_iter, float(debias), *results, bool(single))
+    how = (*given, penalties, bool(positive), max_iter, *results)
     lengths = len(atoms), x.shape[1], -(-len(atoms) // RUN)
-    solve_rows, shape_weighted = _compiled(), (len(atoms) if len(mask) else 0, x.shape[1])
+    shape_weighted = len(atoms) if len(mask) else 0, x.shape[1]
 
     def solve_part(first, last):
         room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
         while first < last:  # again with twice the room if a support is too large
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
-            first, room = solve_rows(first, last, *how, RULES, *work), 2 * room
+            first, room = loops.solve_rows(first, last, *how, RULES, *work), 2 * room
 
     least = max(_ROWS_PER_TASK, int(_WORK_PER_TASK / max(atoms.numel(), 1)))
     in_parts(solve_part, len(x), least)
     return out
+
+
+def solver_on(device):
+    """Return the faster solver on a device: compiled loops, or batches in torch."""
+    return solve if device.type == "cpu" else solve_batched

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from skpudle._precision import as_scalars
-from skpudle.lasso._batched import solve as solve_batched
-from skpudle.lasso._compiled import solve as solve_compiled
+from skpudle.lasso._batched import lasso_gaps
+from skpudle.lasso._compiled import solver_on
 
 _WARNED_SAMPLES = 5
 # Least cosine with a descent direction that rounding cannot make positive.
@@ -97,7 +97,7 @@ def descent_direction(atoms, n_free=0):
         wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
         target = torch.zeros_like(wide[:1])
         target[0, -1] = 1.0
-        solve = solve_compiled if atoms.device.type == "cpu" else solve_batched
+        solve = solver_on(atoms.device)
         z = solve(wide, None, target, penalties=[0.0], positive=True, max_iter=3 * len(wide))[0]
         direction = (z @ directions)[0]
     cosines = directions @ direction
@@ -106,7 +106,7 @@ def descent_direction(atoms, n_free=0):
     return direction, none[1].index_copy(0, signed, atoms[signed] @ direction)
 
 
-def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
+def nonnegative_gap(atoms, x, codes, direction, weights=None):
     """Return relative duality gaps of non-negative least squares.
 
     A residual ``r`` with correlations ``c`` is moved along a descent direction with products ``w``
@@ -121,8 +121,8 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
         Atoms of norm 1 or 0, in float64.
     x : Tensor of shape (n_samples, n_features)
         Data, in float64, times the weights.
-    codes, dual_codes : Tensor of shape (n_samples, n_components)
-        Codes, and codes to take the dual point from.
+    codes : Tensor of shape (n_samples, n_components)
+        Codes.
     direction : tuple of Tensor
         Results of `descent_direction`.
     weights : Tensor of shape (n_samples, n_features), default=None
@@ -138,14 +138,11 @@ def nonnegative_gap(atoms, x, codes, dual_codes, direction, weights=None):
     def weighted(values):
         return values if weights is None else values * weights
 
-    def residual_of(codes):
-        return x - weighted(codes @ atoms)
-
-    residual = residual_of(dual_codes)
-    primal = (residual if codes is dual_codes else residual_of(codes)).square().sum(1) / 2
+    residual = x - weighted(codes @ atoms)
+    primal = residual.square().sum(1) / 2
     c = weighted(residual) @ atoms.mT
     energy = x.square().sum(1)
-    size = dual_codes.sum(1).abs() + energy.sqrt()
+    size = codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
         own = weighted(weighted(v)) @ atoms.mT  # of the direction times the weights
         fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
@@ -172,7 +169,6 @@ def duality_gap(
     alpha: float | Tensor,
     *,
     positive: bool = False,
-    dual_codes: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
     r"""Return a certified bound on the distance of codes from the minimum of the lasso.
@@ -189,9 +185,6 @@ def duality_gap(
         Penalty, one for all atoms or one for each; positive. It may be 0 for non-negative codes.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
-    dual_codes : Tensor of shape (n_samples, n_components), default=None
-        Codes to take the dual feasible point from, by scaling their residual; by default the codes
-        themselves. Any codes certify; if ``codes`` are rounded, unrounded ones give a better bound.
     mask : Tensor of shape (n_samples, n_features), default=None
         Nonzero where data are known. The lasso is then the lasso of the known entries.
 
@@ -208,33 +201,10 @@ def duality_gap(
     if not isinstance(alpha, torch.Tensor) and alpha == 0:
         norms = torch.linalg.vector_norm(atoms, dim=1)
         atoms, codes = atoms / norms.where(norms > 0, 1.0)[:, None], codes * norms
-        dual_codes = codes if dual_codes is None else dual_codes.double() * norms
-        return nonnegative_gap(atoms, x, codes, dual_codes, descent_direction(atoms), known)
+        return nonnegative_gap(atoms, x, codes, descent_direction(atoms), known)
     alpha = as_scalars(alpha, x)
-
-    def residual_of(codes):
-        residual = x - codes @ atoms
-        return residual if known is None else residual * known
-
-    residual = residual_of(codes)
-    size = torch.linalg.vector_norm(codes if alpha.ndim == 0 else alpha * codes, ord=1, dim=1)
-    primal = residual.square().sum(1) / 2 + (alpha * size if alpha.ndim == 0 else size)
-
-    dual = residual if dual_codes is None else residual_of(dual_codes.double())
-    correlations = dual @ (atoms / alpha.reshape(-1, 1)).mT
-    least, largest = correlations.aminmax(dim=1)
-    if not positive:
-        largest = torch.maximum(largest, -least)
-    # the best multiple of the residual among the feasible ones
-    best = (x * dual).sum(1) / dual.square().sum(1)
-    multiple = torch.minimum(best, torch.where(largest > 0, 1 / largest, torch.inf)).clamp_min(0)
-    dual = multiple.nan_to_num()[:, None] * dual
-    gap = primal - ((x * dual).sum(1) - dual.square().sum(1) / 2)
-
-    if positive:
-        gap = gap.masked_fill((codes < 0).any(1), torch.inf)
-    at_zero = x.square().sum(1) / 2
-    return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
+    scaled = atoms / alpha.reshape(-1, 1), x, alpha * codes
+    return lasso_gaps(*scaled, positive, known)
 
 
 def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, advice=None):

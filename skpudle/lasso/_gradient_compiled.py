@@ -7,16 +7,13 @@ With the residual :math:`r = x - D z` and :math:`\delta = -D^T r` of `skpudle.la
 to the derivative of :math:`\tfrac12 |r|^2` in the atoms if codes move with the atoms; else u is 0.
 Where entries are missing, a mask multiplies r, D u and the terms of the sums in :math:`G_{SS}`.
 By automatic differentiation 20 epochs of ae-ls take 1.65 to 1.85 times as long (1,000 and 1,797
-rows of 64 features, 50 and 64 atoms; one core). The functions are plain Python until `_compiled`
+rows of 64 features, 50 and 64 atoms; one core). The functions are plain Python until `loops`
 compiles them.
 """
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 
-from skpudle._compilation import compile_together
+from skpudle._compilation import Loops
 from skpudle.lasso._batched import MOST_ROUNDS
 from skpudle.lasso._compiled import solve
 from skpudle.lasso._gap import known_entries
@@ -119,12 +116,7 @@ def differentiate(atoms, gram, x, mask, through_encoder, dependent, codes, losse
     return True
 
 
-_FUNCTIONS = are_distinct, _gather, _invert, differentiate
-
-
-@cache
-def _compiled():
-    return SimpleNamespace(**compile_together(_FUNCTIONS))
+loops = Loops(globals())
 
 
 def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=None):
@@ -157,7 +149,6 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     work = (len(x) + n_components) * n_components * n_features
     if atoms.device.type != "cpu" or x.device.type != "cpu" or not 0 < work <= _MOST_WORK:
         return None
-    loops = _compiled()
     x, known = known_entries(x, mask)
     known = x.new_empty(0, n_features) if known is None else known
     wide, rows, known = (t.detach().double().contiguous() for t in (atoms, x, known))

@@ -6,16 +6,14 @@ other. Atoms have unit norm and rows of the data a largest modulus of 1 while th
 that squares stay in the range of float64.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from skpudle._precision import check_tensors
-from skpudle.lasso._compiled import solve as solve_compiled
+from skpudle.lasso._compiled import solver_on
 from skpudle.lasso._gap import descent_direction, nonnegative_gap, warn_about_gaps
-from skpudle.lasso._solve import choose_solver, gram_matrix, rows_of_block
+from skpudle.lasso._solve import gram_matrix, rows_of_block
 
 _LEAST_ROUNDS, _ROUNDS_PER_ATOM = 1000, 3
 
@@ -54,12 +52,6 @@ def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
     return rows / largest, largest
 
 
-def _is_moderate(scale):
-    """Return whether codes times a scale stay in the range of float64."""
-    least, largest = scale.aminmax()
-    return bool(least > 1e-200) and bool(largest < 1e200)
-
-
 class _Atoms:
     """Unit atoms: first of non-negative codes, then of free codes, then the latter's negatives."""
 
@@ -85,18 +77,9 @@ class _Atoms:
         joined[:, n_components - self.n_free :] -= z[:, n_components:]
         return torch.empty_like(joined).index_copy_(1, self.order, joined)
 
-    def split(self, z):  # (n, n_components) -> (n, len(unit))
-        """Undo `join`."""
-        if self.order is None:
-            return z
-        z = z[:, self.order]
-        signed, free = z.tensor_split([len(self.order) - self.n_free], dim=1)
-        return torch.cat([signed, free.clamp_min(0), free.neg().clamp_min(0)], 1)
-
 
 @torch.no_grad()
-def _solve(atoms, x, weights, free, max_iter, solver):
-    solve = choose_solver(solver, x.device)
+def _solve(atoms, x, weights, free, max_iter):
     same_weights = weights is not None and weights.ndim == 1
     atoms = _Atoms(atoms * weights if same_weights else atoms, free)
     unit = atoms.unit
@@ -104,29 +87,22 @@ def _solve(atoms, x, weights, free, max_iter, solver):
     gram, direction = gram_matrix(unit, len(x)), descent_direction(unit, atoms.n_free)
     codes = x.new_empty(len(x), atoms.lengths.shape[1])
     gaps = x.new_empty(len(x), dtype=torch.float64)
-    compiled = solve is solve_compiled
-    n_rows = min(rows_of_block(solve, x, len(unit)), len(x))
+    n_rows = min(rows_of_block(x, len(unit)), len(x))
+    room = unit.new_empty(1, n_rows, len(unit))
     how = dict(penalties=[0.0], positive=True, max_iter=max_iter)
-    if compiled:
-        room = unit.new_empty(1, n_rows, len(unit))
     for first in range(0, len(x), n_rows):
-        rows = slice(first, first + n_rows)
-        data, row_weights = x[rows].double(), None
+        rows, row_weights = slice(first, first + n_rows), None
+        data = x[rows].double()
         data, scale = _split_scale(data * weights if same_weights else data)
         if weights is not None and not same_weights:
             row_weights, _ = _split_scale(weights[rows])
             data, again = _split_scale(data * row_weights)
             scale = scale * again
-        if compiled:
-            how["out"] = room[:, : len(data)]
-        z = solve(unit, gram, data, mask=row_weights, **how)[0]
-        scale = scale / atoms.lengths
-        codes[rows] = atoms.join(z) * scale
-        rounded = z
-        if x.dtype != torch.float64 or not _is_moderate(scale):
-            rounded = atoms.split(codes[rows].double() / scale)
-        gaps[rows] = nonnegative_gap(unit, data, rounded, z, direction, row_weights)
-    return codes, gaps
+        how |= dict(mask=row_weights, out=room[:, : len(data)])
+        (z,) = solver_on(x.device)(unit, gram, data, **how)
+        codes[rows] = atoms.join(z) * (scale / atoms.lengths)
+        gaps[rows] = nonnegative_gap(unit, data, z, direction, row_weights)
+    return codes, gaps.masked_fill_(~codes.isfinite().all(1), torch.inf)
 
 
 def solve_nnls(
@@ -137,7 +113,6 @@ def solve_nnls(
     free: np.ndarray | Tensor | None = None,
     tol: float = 1e-8,
     max_iter: int | None = None,
-    solver: Literal["auto", "batched", "compiled"] = "auto",
 ) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
     r"""Minimise :math:`\frac12 \sum_f w_f^2 (x - z D)_f^2` over :math:`z \ge 0` for every row.
 
@@ -162,8 +137,6 @@ def solve_nnls(
     max_iter : int, default=None
         Largest number of rounds of the active set method; 3 for each atom, at least 1000, by
         default.
-    solver : {"auto", "batched", "compiled"}, default="auto"
-        As in `solve_lasso`.
 
     Returns
     -------
@@ -182,8 +155,8 @@ def solve_nnls(
     TypeError
         If arrays do not hold real numbers.
     ValueError
-        If shapes do not fit, if values are NaN or infinite (except for data of weight 0), if
-        weights are negative, or if ``solver="compiled"`` gets data that are not on the CPU.
+        If shapes do not fit, if values are NaN or infinite (except for data of weight 0), or if
+        weights are negative.
 
     Warns
     -----
@@ -232,6 +205,6 @@ def solve_nnls(
     if 0 in x.shape or 0 in atoms.shape:
         codes, gaps = x.new_zeros(len(x), len(atoms)), x.new_zeros(len(x), dtype=torch.float64)
     else:
-        codes, gaps = _solve(atoms, x, weights, free, max_iter, solver)
+        codes, gaps = _solve(atoms, x, weights, free, max_iter)
     warn_about_gaps(gaps, tol=tol, stacklevel=2, advice="float64 and a larger max_iter come closer")
     return (np.asarray(codes), np.asarray(gaps)) if from_arrays else (codes, gaps)

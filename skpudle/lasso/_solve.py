@@ -1,16 +1,15 @@
 """Solve the lasso, for one penalty or a path; see `skpudle.lasso`."""
 
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import check_tensors
-from skpudle.lasso._batched import BLOCK_ENTRIES, MOST_ROUNDS, refit
-from skpudle.lasso._batched import solve as solve_batched
+from skpudle.lasso._batched import BLOCK_ENTRIES, MOST_ROUNDS
 from skpudle.lasso._compiled import solve as solve_compiled
+from skpudle.lasso._compiled import solver_on
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 
 # Most atoms per sample with which a Gram matrix pays. It costs n_components products with the
@@ -23,18 +22,6 @@ _GRAM_ATOMS = 10_000
 _PARALLEL = torch.finfo(torch.float64).eps ** 0.5
 # Relative difference of lengths that are equal to rounding, per feature.
 _SAME_LENGTH = 1e-13
-
-
-def choose_solver(name, device):
-    """Return the solver of this name; for ``"auto"`` the fastest on the device."""
-    if name == "auto":
-        name = "compiled" if device.type == "cpu" else "batched"
-    solvers = {"batched": solve_batched, "compiled": solve_compiled}
-    if name not in solvers:
-        raise ValueError(f"Unknown solver {name!r}. Pass 'auto' or one of {sorted(solvers)}.")
-    if name == "compiled" and device.type != "cpu":
-        raise ValueError(f"solver='compiled' is for the CPU, got data on {device}. Use 'batched'.")
-    return solvers[name]
 
 
 @lru_cache
@@ -93,10 +80,10 @@ def _of_all_atoms(codes, needed, n_components, scale=None):
     return codes if scale is None else codes / scale
 
 
-def rows_of_block(solve, x, n_components):  # -> int
+def rows_of_block(x, n_components):  # -> int
     """Return the number of rows that a solver takes at a time."""
-    compiled = solve is solve_compiled
-    entries = entries_of_block() if compiled else BLOCK_ENTRIES.get(x.device.type, 2**20)
+    on_host = x.device.type == "cpu"
+    entries = entries_of_block() if on_host else BLOCK_ENTRIES.get(x.device.type, 2**20)
     return max(1, entries // n_components)
 
 
@@ -129,7 +116,6 @@ def solve_lasso(
     positive: bool = False,
     debias: float = 0.0,
     max_iter: int = MOST_ROUNDS,
-    solver: Literal["auto", "batched", "compiled"] = "auto",
     certify: bool = True,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -162,12 +148,8 @@ def solve_lasso(
     max_iter : int, default=1000
         Largest number of rounds of the active set method, which takes one for about every third
         entry of the codes. Samples that need more have codes with a large gap.
-    solver : {"auto", "batched", "compiled"}, default="auto"
-        ``"compiled"`` is the fastest, on the CPU; ``"batched"`` is torch, on any device; ``"auto"``
-        chooses.
     certify : bool, default=True
-        Whether to compute the duality gaps. They take little time in the compiled solver with one
-        penalty for all atoms, and up to a third of the time otherwise.
+        Whether to compute the duality gaps.
     mask : Tensor of shape (n_samples, n_features), default=None
         Nonzero where data are known; elsewhere they may have any value. The codes of a row depend
         on its known entries alone, and on no other row; a row without any has the code zero.
@@ -177,17 +159,16 @@ def solve_lasso(
     codes : Tensor of shape (n_samples, n_components)
         Codes, of the dtype of the data.
     gaps : Tensor of shape (n_samples,)
-        Relative duality gaps of the codes before ``debias``, in float64: they certify the support,
-        see `duality_gap`. NaN without ``certify``.
+        Relative duality gaps of the codes before ``debias`` and before they are rounded to the
+        dtype of the data: they certify the support, see `duality_gap`. NaN without ``certify``.
 
     Raises
     ------
     TypeError
         If the atoms or the data are no tensors.
     ValueError
-        If their shapes do not fit, if alpha is not positive, if ``debias`` is not from 0 to 1, if
-        the mask has another shape than the data, or if ``solver="compiled"`` gets data that are not
-        on the CPU.
+        If their shapes do not fit, if alpha is not positive, if ``debias`` is not from 0 to 1, or
+        if the mask has another shape than the data.
 
     References
     ----------
@@ -209,46 +190,35 @@ def solve_lasso(
     if not 0 <= debias <= 1:
         raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
     x, known = known_entries(x, mask)
-    solve = choose_solver(solver, x.device)
     penalty = checked_alpha(alpha, atoms, positive)
-    scaled_atoms, scale = atoms.double(), None
+    kept, scale = atoms.double(), None
     if isinstance(penalty, torch.Tensor):  # alpha z solves the lasso of atoms / alpha, penalty 1
         penalty, scale = 1.0, penalty
-        scaled_atoms = scaled_atoms / scale[:, None]
-    needed = _necessary_atoms(scaled_atoms, positive)
-    scaled_atoms = scaled_atoms[needed]
-    gram = gram_matrix(scaled_atoms, len(x))
-
+        kept = kept / scale[:, None]
+    needed = _necessary_atoms(kept, positive)
+    kept = kept[needed]
+    gram = gram_matrix(kept, len(x))
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
-    compiled = solve is solve_compiled
-    n_rows = rows_of_block(solve, x, len(atoms))
-    in_place = compiled and x.dtype == torch.float64 and len(needed) == len(atoms)
-    # the same loops can certify if all atoms are necessary, since they see no other atoms
-    certifies = compiled and certify and scale is None and len(needed) == len(atoms) and penalty > 0
-    debiases = compiled and (certifies or not certify)  # the gap is that of codes with bias
-    if compiled and not in_place:  # an allocation per block takes a quarter of the time
-        room = codes.new_empty(min(n_rows, len(x)), len(needed), dtype=torch.float64)
-    how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
-    if debiases:
-        how["debias"] = debias
+    # a solver sees only the necessary atoms, and certifies only codes with a penalty
+    is_certified = certify and penalty > 0 and len(needed) == len(atoms)
+    n_rows = rows_of_block(x, len(atoms))
+    # an allocation per block takes a quarter of the time
+    room = x.new_empty(2, 1, min(n_rows, len(x)), len(needed), dtype=torch.float64)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
-        data = x[rows].double()
-        how["mask"] = None if known is None else known[rows].double()
-        if compiled:
-            how["out"] = codes[None, rows] if in_place else room[None, : len(data)]
-        if certifies:
-            how |= {"gaps": gaps[rows], "single": x.dtype == torch.float32}
-        exact = solve(scaled_atoms, gram, data, **how)[0]
-        if certify and not certifies:
-            wide = _of_all_atoms(exact, needed, len(atoms), scale)
-            options = dict(positive=positive, dual_codes=wide, mask=how["mask"])
-            gaps[rows] = duality_gap(atoms, data, wide.to(x.dtype), alpha, **options)
-        if debias and not debiases:
-            exact.lerp_(refit(scaled_atoms, data, exact, how["mask"]), debias)
-        if not in_place or scale is not None:
-            codes[rows] = _of_all_atoms(exact, needed, len(atoms), scale)
+        data, seen = x[rows].double(), None if known is None else known[rows].double()
+        z, refits = room[:, :, : len(data)]
+        solver_on(x.device)(
+            kept, gram, data, penalties=[penalty], positive=positive, max_iter=max_iter, mask=seen,
+            out=z, refits=refits if debias else None, gaps=gaps[rows] if is_certified else None,
+        )  # fmt: skip
+        exact = _of_all_atoms(z[0], needed, len(atoms), scale)
+        if certify and not is_certified:
+            gaps[rows] = duality_gap(atoms, data, exact, alpha, positive=positive, mask=seen)
+        if debias:
+            exact.lerp_(_of_all_atoms(refits[0], needed, len(atoms), scale), debias)
+        codes[rows] = exact
     if len(needed) < len(atoms):
         norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
         wrong = ~(norms < torch.inf).all()  # a tensor: no wait for a device
@@ -258,7 +228,7 @@ def solve_lasso(
 
 
 @torch.no_grad()
-def lasso_path(atoms, x, alphas, *, positive=False, solver="auto", mask=None, gram=None):
+def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
     r"""Solve the lasso for several penalties, each from the codes of the one before.
 
     Parameters
@@ -272,7 +242,7 @@ def lasso_path(atoms, x, alphas, *, positive=False, solver="auto", mask=None, gr
         be 0.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
-    solver, mask
+    mask
         As in `solve_lasso`.
     gram : Tensor of shape (n_components, n_components), default=None
         The products of the atoms, in float64, where they are known already; see `gram_matrix`.
@@ -287,20 +257,17 @@ def lasso_path(atoms, x, alphas, *, positive=False, solver="auto", mask=None, gr
     check_tensors(atoms, x)
     x, known = known_entries(x.double(), mask)
     known = None if known is None else known.double()
-    solve, atoms = choose_solver(solver, x.device), atoms.double()
+    atoms = atoms.double()
     needed = _necessary_atoms(atoms, positive)
     kept = atoms if len(needed) == len(atoms) else atoms[needed]
-    how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
-    how |= dict(positive=positive, max_iter=MOST_ROUNDS)
-    if solve is solve_compiled:
-        how["refits"] = refits = x.new_empty(len(alphas), len(x), len(kept))
     if gram is None:
         gram = gram_matrix(kept, len(x))
     elif len(kept) < len(atoms):
         gram = gram[needed][:, needed]
-    codes = solve(kept, gram, x, **how)
-    if solve is solve_batched:
-        refits = torch.stack([refit(kept, x, z, known) for z in codes])
+    refits = x.new_empty(len(alphas), len(x), len(kept))
+    how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
+    how |= dict(positive=positive, max_iter=MOST_ROUNDS, refits=refits)
+    codes = solver_on(x.device)(kept, gram, x, **how)
     return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))
 
 

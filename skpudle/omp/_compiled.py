@@ -1,17 +1,15 @@
 r"""The pursuit of `skpudle.omp`, one sample at a time, compiled by numba.
 
-The functions are plain Python until `_compiled` compiles them; they change their arguments in
+The functions are plain Python until `loops` compiles them; they change their arguments in
 place. For a support of ``k`` atoms, ``directions[:k]`` are the first rows of the pivoted Cholesky
 factor of the whole Gram matrix, ``factor`` is its part inside the support, and ``amounts`` are the
 products of the sample with the orthonormal directions. Loops replace slices, because numba takes
 seconds to compile an assignment to a slice.
 """
 
-from functools import cache
-
 import numpy as np
 
-from skpudle._compilation import compile_together, in_parts
+from skpudle._compilation import Loops, in_parts
 
 # Least number of rows that pays for a thread.
 _ROWS_PER_TASK = 16
@@ -204,15 +202,7 @@ def solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolut
             codes[row, support[i]] = z[i]
 
 
-# A function comes before its callers.
-_FUNCTIONS = (_largest, _correlate, _enter, _least_squares, _remove, _keep_positive,
-              solve_rows)  # fmt: skip
-
-
-@cache
-def _compiled():
-    """Return `solve_rows` compiled; raise ImportError without numba."""
-    return compile_together(_FUNCTIONS)["solve_rows"]
+loops = Loops(globals())
 
 
 def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, resolution, tie):
@@ -220,7 +210,6 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
 
     All tensors are on the CPU and of dtype float64.
     """
-    compiled = _compiled()
     absent = energy.new_empty(0, 0)
     arrays = (absent if t is None else t for t in (atoms, gram, mask, energy, tol, codes))
     # the arrays share the memory of the tensors, so codes are solved in place
@@ -228,7 +217,7 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
 
     def solve_part(first, last):
         part = slice(first, last)
-        compiled(
+        loops.solve_rows(
             atoms, gram, mask[part], energy[part], tol[part], room, max_iter, positive, resolution,
             tie, rows[part],
         )  # fmt: skip

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing
 
 from skpudle._data.images import covering_positions, sizes
-from skpudle._learners.convolutional.transformer import stride_of
+from skpudle._learners.convolutional.base import stride_of
 from skpudle.events import find_peaks
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.plotting._display import Display, tick_whole_numbers

@@ -13,12 +13,9 @@ threads. A ``mask`` has a row for each sample, or one row without entries if all
 residuals are zero where entries are missing.
 """
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 
-from skpudle._compilation import compile_together
+from skpudle._compilation import Loops
 
 
 def subtract_synthesis(count, index, value, atoms, residual):
@@ -441,14 +438,4 @@ def sweep(a, positive, target, atoms):
                         target[k, f] -= a[k, j] * target[j, f]
 
 
-# A function comes before its callers.
-_FUNCTIONS = (subtract_synthesis, _product, _subtract, _known_product, _shrink, _sweep_codes,
-              _descend, _enter, solve_rows, _solve, refit_rows, solve_products, add_statistics,
-              leave_out, compare, sort_by_atom, add_moments, subtract_changes, add_products,
-              add_second_moments, sweep)  # fmt: skip
-
-
-@cache
-def loops():
-    """Return the functions, compiled."""
-    return SimpleNamespace(**compile_together(_FUNCTIONS))
+loops = Loops(globals())

@@ -9,12 +9,9 @@ so a coordinate costs one pass over the pixels of an atom, whatever overlaps it.
 distance of neighbouring positions along both axes, then the number of positions along both.
 """
 
-from functools import cache
-from types import SimpleNamespace
-
 import numpy as np
 
-from skpudle._compilation import compile_together
+from skpudle._compilation import Loops
 
 _BLOCK = 512  # neighbouring positions whose correlations fit into the fastest cache
 
@@ -363,14 +360,4 @@ def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, gr
         cost[k] *= n_users / max(n_asked, 1)
 
 
-# A function comes before its callers.
-_FUNCTIONS = (_corner, _slope, _curvature, _subtract, _add_patch, _shrink, _correlate, _sweep,
-              solve_image, refit_image, synthesise, _self_overlap, _descend_atom, sweep_atoms,
-              add_second_moments, add_surroundings, _change, _neighbours, _with_rivals,
-              removals)  # fmt: skip
-
-
-@cache
-def loops():
-    """Return the functions, compiled."""
-    return SimpleNamespace(**compile_together(_FUNCTIONS))
+loops = Loops(globals())

@@ -183,7 +183,7 @@ class ConvEpoch:
             for i in range(first, last):
                 known = self._mask[i] if len(self._mask) else x[i, :0]
                 count, index, value = (array[i] for array in arrays)
-                found[i] = loops().solve_image(
+                found[i] = loops.solve_image(
                     x[i], known, own, self._grid, *self._options,
                     tolerance * problem.alpha, *effort, index[:count], value[:count],
                     self._residual[i],
@@ -215,7 +215,7 @@ class ConvEpoch:
             for i in range(first, last):
                 known = self._mask[i] if len(self._mask) else residual[i, :0]
                 count, index, value = (array[i] for array in arrays)
-                loops().refit_image(
+                loops.refit_image(
                     known, atoms, grid, tolerance, n_sweeps,
                     index[:count], value[:count], residual[i],
                 )  # fmt: skip
@@ -253,7 +253,7 @@ class ConvEpoch:
         atoms, residual = self.atoms.clone(), self._residual.copy()
         options = self._grid, self._mask, False, _STEPS, np.asarray(atoms), residual
         for _ in range(_SWEEPS):
-            loops().sweep_atoms(*self._entries, *options)
+            loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def move_atoms(self):
@@ -261,7 +261,7 @@ class ConvEpoch:
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
         weight = np.zeros((p, *total.shape[2:]))
-        loops().add_surroundings(*self._entries, self._grid, self._residual, total, weight)
+        loops.add_surroundings(*self._entries, self._grid, self._residual, total, weight)
         wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0)[:, None])
         wide[:, :, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1] += self.atoms
         windows = wide.square().sum(1).unfold(1, height, 1).unfold(2, width, 1)
@@ -307,7 +307,7 @@ class ConvEpoch:
             direction = project_atoms(image.flatten(1))
             image = torch.zeros_like(image)
             shaped = np.asarray(direction.view_as(image))
-            loops().add_second_moments(
+            loops.add_second_moments(
                 start, where, place, self._grid, self._residual, shaped, np.asarray(image)
             )
             image = image.flatten(1)
@@ -346,7 +346,7 @@ class ConvEpoch:
         """Return the rise of the objective without each atom, and the atoms that take over most."""
         p = len(self.atoms)
         cost, taken_over = np.zeros(p), np.zeros((p, p))
-        loops().removals(
+        loops.removals(
             *self._entries, self._rivals(), USERS, _SWEEPS_OF_COSTS, self._mask,
             np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
             self._residual, cost, taken_over,
@@ -455,7 +455,7 @@ def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, w
     def add(first, last):
         for i in range(first, last):
             count, index, value = (array[i] for array in arrays)
-            loops().synthesise(atoms, grid, index[:count], value[:count], images[i])
+            loops.synthesise(atoms, grid, index[:count], value[:count], images[i])
 
     in_parts(add, len(images), 1)
     return torch.as_tensor(images)

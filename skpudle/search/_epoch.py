@@ -291,7 +291,7 @@ class Epoch(RowEpoch):
                 np.matmul(self._x[part].astype(np.float64, copy=False), self._atoms.T, out=c[:k])
                 arrays = count, index[:k], value[:k], self._loss[part], self._size[part]
                 arrays = *arrays, fitted[:k], unbiased[part]
-                loops().solve_products(gram, squares[part], c[:k], *options, *arrays)
+                loops.solve_products(gram, squares[part], c[:k], *options, *arrays)
                 longest = count.max()
                 values = [values[:k, :longest].copy() for values in (value, fitted)[: 1 + refit]]
                 found.append((part, count, index[:k, :longest].copy(), *values))
@@ -311,7 +311,7 @@ class Epoch(RowEpoch):
 
         def solve(rows, known, residual, slope, count, index, value):
             arrays = count, index, value, residual, self._loss[rows], self._size[rows]
-            loops().solve_rows(self._atoms, known, slope, *self._options, SWEEPS_OF_CODES, *arrays)
+            loops.solve_rows(self._atoms, known, slope, *self._options, SWEEPS_OF_CODES, *arrays)
             index, value = index[:, : count.max()].copy(), value[:, : count.max()].copy()
             found.append((rows, count, index, value))
             if refit:
@@ -330,7 +330,7 @@ class Epoch(RowEpoch):
         positive, solved, found = self.problem.positive_code, np.zeros(len(count), bool), None
         found = np.empty(len(count))
         arrays = count, index, value, residual, found, solved
-        loops().refit_rows(self._atoms, known, positive, _DEPENDENT, *arrays)
+        loops.refit_rows(self._atoms, known, positive, _DEPENDENT, *arrays)
         if not solved.all():  # descent on the support alone, with penalty zero
             rest = np.flatnonzero(~solved)
             some = [array[rest] for array in arrays[:4]]
@@ -338,7 +338,7 @@ class Epoch(RowEpoch):
             mask = known if self.problem.mask is None else known[rest]
             options = 0.0, positive, _REFIT_TOLERANCE * self.problem.alpha, 1.0, SWEEPS_OF_REFITS
             left = np.empty(len(rest))
-            loops().solve_rows(self._atoms, mask, slope, *options, *some, left, size)
+            loops.solve_rows(self._atoms, mask, slope, *options, *some, left, size)
             found[rest] = left
             for array, part in zip(arrays, some, strict=False):
                 array[rest] = part
@@ -356,7 +356,7 @@ class Epoch(RowEpoch):
         count, index, _ = self.fitting.arrays()
         row, place = np.empty((2, int(count.sum())), np.int32)
         entries = np.zeros(len(self.atoms) + 1, np.int64), row, place
-        loops().sort_by_atom(count, index, *entries)
+        loops.sort_by_atom(count, index, *entries)
         return entries
 
     @cached_property
@@ -396,7 +396,7 @@ class Epoch(RowEpoch):
                 for array in sparse:
                     wide.append(np.empty((len(residual), room), array.dtype))
                     wide[-1][:, : array.shape[1]] = array
-                loops().subtract_synthesis(count, *wide, self._atoms, residual)
+                loops.subtract_synthesis(count, *wide, self._atoms, residual)
                 if self.problem.mask is not None:
                     residual *= known
                 single = slope[: len(residual)]
@@ -425,7 +425,7 @@ class Epoch(RowEpoch):
     def _moments(self, x, first, last):  # -> (last - first, m)
         """Return rows of ``Z^T X``; codes and ``x`` have the roots of the weights."""
         m, arrays = x.shape[1], (*self._entries, self._values, x)
-        return self._sums(loops().add_moments, first, last, m, m, *arrays)
+        return self._sums(loops.add_moments, first, last, m, m, *arrays)
 
     @property
     def statistics(self):  # -> (p, p), (p, m) float64
@@ -446,7 +446,7 @@ class Epoch(RowEpoch):
         def add(first, last):
             for part in range(first, last):
                 rows = slice(ends[part], ends[part + 1])
-                loops().add_statistics(*(array[rows] for array in given), *sums[part])
+                loops.add_statistics(*(array[rows] for array in given), *sums[part])
 
         in_parts(add, n_parts, 1)
         a, b = map(sum, zip(*sums, strict=True))
@@ -459,7 +459,7 @@ class Epoch(RowEpoch):
         low, high = among or (0, len(self.atoms))
         arrays = low, *self._entries, *self.fitting.arrays()[:2], self._values
         n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of atoms in a row
-        return self._sums(loops().add_products, first, last, high - low, n_used, *arrays)
+        return self._sums(loops.add_products, first, last, high - low, n_used, *arrays)
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
@@ -514,7 +514,7 @@ class Epoch(RowEpoch):
                         held = earlier.targets(atoms, first, last)
                         target, own = target + held[0], own + held[1]
                     change = -atoms[part]
-                    loops().sweep(own, self.problem.positive_atoms, target, atoms[part])
+                    loops.sweep(own, self.problem.positive_atoms, target, atoms[part])
                     if not self._few:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
@@ -525,7 +525,7 @@ class Epoch(RowEpoch):
         arrays = *self._entries, self._values, change, residual
 
         def subtract(low, high):
-            loops().subtract_changes(low, high, first, *arrays)
+            loops.subtract_changes(low, high, first, *arrays)
 
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
@@ -541,7 +541,7 @@ class Epoch(RowEpoch):
             image = torch.zeros_like(image)
             arrays = (*self._entries[:2], residuals, np.asarray(direction), np.asarray(image))
             # in_parts returns when all parts are done, so arrays are still of this round
-            in_parts(lambda first, last: loops().add_second_moments(first, last, *arrays), p, least)  # noqa: B023
+            in_parts(lambda first, last: loops.add_second_moments(first, last, *arrays), p, least)  # noqa: B023
             (image,) = self.problem.total(image)
             along = torch.einsum("jf,jf->j", image, self.atoms)
             image.addcmul_(along[:, None], self.atoms, value=-1)  # in place, to save memory
@@ -592,16 +592,16 @@ class Epoch(RowEpoch):
                 n, at = some.stop - first, np.searchsorted(part, row[some])
                 own = [array[:n] for array in new]
                 given = who[some], at, place[some], *codes, residual
-                loops().leave_out(
+                loops.leave_out(
                     self._atoms, known, slope, near, cosine, *given, only[:n], *own, left[:n]
                 )
                 mask = known if self.problem.mask is None else known[at]
                 options = *self._options, SWEEPS_OF_COSTS
                 arrays = *own, left[:n], loss[:n], size[:n]
-                loops().solve_rows(self._atoms, mask, only[:n], *options, *arrays)
+                loops.solve_rows(self._atoms, mask, only[:n], *options, *arrays)
                 rise[some] = loss[:n] - self._loss[row[some]]
                 rise[some] += alpha * (size[:n] - self._size[row[some]])
-                loops().compare(near, who[some], at, *codes, *own, none, growth[some])
+                loops.compare(near, who[some], at, *codes, *own, none, growth[some])
                 if self.problem.weight is not None:
                     rise[some] *= self._weight[row[some]]
                     growth[some] *= self._weight[row[some], None].astype(growth.dtype)

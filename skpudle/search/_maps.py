@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from skpudle._operators._atoms import factor_atoms
-from skpudle.search._conv_epoch import conv_synthesis
+from skpudle.search._conv_epoch import as_pictures, conv_synthesis
 from skpudle.search.descend import descend, exhaust, solve_codes
 from skpudle.search.find import search
 
@@ -102,7 +102,9 @@ def _fit_maps(problem, waveforms, maps, codes, pieces):  # -> (k, n_channels)
     apart = torch.eye(n, dtype=waveforms.dtype)[:, :, None, None] * waveforms[:, None]
     sources = conv_synthesis(problem, apart, codes)  # (n_pieces, k, height, width)
     flat = sources.transpose(0, 1).flatten(1)
-    fitted = torch.linalg.pinv(flat @ flat.mT, hermitian=True) @ pieces.products(sources)
+    pairs = zip(sources, pieces, strict=True)
+    products = sum(s.flatten(1) @ x.double().cpu().flatten(1).mT for s, x in pairs) / problem.unit
+    fitted = torch.linalg.pinv(flat @ flat.mT, hermitian=True) @ products
     norms = torch.linalg.vector_norm(fitted, dim=1, keepdim=True)
     return torch.where(norms > 0, fitted / norms, maps)  # an atom without codes keeps its map
 
@@ -117,7 +119,8 @@ def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, ato
             known = maps @ directions.mT
             maps = _fit_maps(problem, waveforms, known, epoch.refit_codes(), pieces)
             directions = map_directions(maps)
-            problem = replace(problem, x=pieces.combined(directions))
+            x = torch.cat([combine_channels(x[None].double().cpu(), directions) for x in pieces])
+            problem = replace(problem, x=as_pictures(x) / problem.unit)
             atoms = torch.einsum("kd,k...->kd...", maps @ directions, waveforms)
         coded = solve_codes(problem, atoms, _EPOCHS_OF_CODES)
         steps = descend(problem, coded.improved_atoms(), coded.codes, _EPOCHS)
@@ -137,10 +140,8 @@ def refine_products(problem, atoms, pieces=None, directions=None):
         Data, in combinations of channels if there are directions, and the objective.
     atoms : Tensor of shape (n_components, n_directions, height, width)
         Atoms of any rank, in the channels of the problem.
-    pieces : object, default=None
-        The data in all channels: ``pieces.products(sources)`` returns their products with sources
-        of shape (n_pieces, n_components, height, width), summed over places and pieces, and
-        ``pieces.combined(directions)`` the data of a problem.
+    pieces : list of Tensor of shape (n_channels, [height,] width), default=None
+        The data in all channels, in the units of the user.
     directions : Tensor of shape (n_channels, n_directions), default=None
         Orthonormal combinations of channels. None: the problem has all channels.
 

@@ -36,9 +36,8 @@ import torch
 from torch import Tensor
 
 from skpudle._initialization import initial_atoms
-from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
-from skpudle.search._conv_epoch import ConvProblem, conv_path
+from skpudle.search._conv_epoch import ConvProblem
 from skpudle.search._epoch import spread_rows
 from skpudle.search.descend import descend, exhaust, first_stride, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
@@ -172,8 +171,8 @@ def judged(problem):  # -> HeldOut
 
 
 @torch.no_grad()
-def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
-    """Return the coding with ``l0`` nonzero codes in a row or image, on average.
+def coding_of_l0(problem, atoms, l0, *, debias=None):
+    """Return the coding with ``l0`` nonzero codes in a row, on average.
 
     The penalty is found by bisection. The share of its bias to remove is chosen as in
     `best_coding`, at the penalty for the lasso's codes. If the share is 1, least squares leave out
@@ -181,16 +180,14 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
 
     Parameters
     ----------
-    problem : Problem or ConvProblem
+    problem : Problem
         Data; the penalty has no effect.
-    atoms : Tensor of shape (n_components, ...)
+    atoms : Tensor of shape (n_components, n_features)
         Atoms.
     l0 : float
         The number, positive.
     debias : float, default=None
         The share; None chooses it.
-    n_images : float, default=None
-        Number of images whose pieces the problem has.
 
     Returns
     -------
@@ -204,7 +201,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None, n_images=None):
     ValueError
         If no penalty gives ``l0`` codes.
     """
-    count, most, n_rows = _counter(problem, atoms, n_images)
+    count, most, n_rows = _counter(problem, atoms)
 
     def find(share):  # -> penalty, number of codes
         lower, found = most, 0.0
@@ -288,31 +285,24 @@ def _share_at(alpha, problem, atoms, debias):  # -> float
     return held_out.at(atoms, 0).share
 
 
-def _counter(problem, atoms, n_images=None):
+def _counter(problem, atoms):
     """Return ``count(alpha, share)`` of codes, the least penalty without codes, the number of rows.
 
-    The counts are mean numbers of positive and of negative codes; of images, of all codes and 0.
+    The counts are mean numbers of positive and of negative codes.
     """
-    if not isinstance(problem, ConvProblem):
-        n_rows = max(1, min(_COUNTED, _COUNTED_ENTRIES // len(atoms)))
-        problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
+    n_rows = max(1, min(_COUNTED, _COUNTED_ENTRIES // len(atoms)))
+    problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
     x, mask, atoms = problem.x, problem.mask, atoms.to(problem.x)
     known = x if mask is None else x * mask
-    if isinstance(problem, ConvProblem):
-        correlations = ConvDictionary(atoms, problem.stride).analysis(known)
-    else:
-        correlations, n_images = known @ atoms.mT, len(x)
+    correlations, n_rows = known @ atoms.mT, len(x)
     most = correlations.max() if problem.positive_code else correlations.abs().max()
 
     def count(alpha, share, positive=problem.positive_code):
-        if isinstance(problem, ConvProblem):
-            ((codes, refits),) = conv_path(problem, atoms, [alpha])
-            return float((refits if share == 1 else codes).count.sum()) / n_images, 0.0
         how = dict(positive=positive, debias=share, certify=False, mask=mask)
         z, _ = solve_lasso(atoms, x, alpha, **how)
-        return float((z > 0).sum()) / n_images, float((z < 0).sum()) / n_images
+        return float((z > 0).sum()) / n_rows, float((z < 0).sum()) / n_rows
 
-    return count, float(most), n_images
+    return count, float(most), n_rows
 
 
 # ------------------------------------------------------------------ number of atoms

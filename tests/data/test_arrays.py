@@ -206,7 +206,7 @@ def test_what_squares_to_nothing_or_to_infinity_has_no_mean_square(dtype, genera
 SMALL = dict(max_iter=2, random_state=0)
 LEARNERS = [
     PUDLEDictionaryLearning(4, gradient="ae-ls", n_unfoldings=5, tol=None, **SMALL),
-    ConvPUDLEDictionaryLearning(4, atom_shape=2, stride=1, gradient="ae-ls", tol=None, **SMALL),
+    ConvPUDLEDictionaryLearning(4, atom_shape=2, stride=1, random_state=0),
     pytest.param(
         SporcoDictionaryLearning(4, **SMALL),
         marks=pytest.mark.skipif(find_spec("sporco") is None, reason="needs SPORCO"),

@@ -21,7 +21,6 @@ from torch.utils.data import (
 )
 
 from skpudle import (
-    ConvPUDLEDictionaryLearning,
     CountDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -105,7 +104,7 @@ def make_learner_of_counts(**params):
 
 
 def opened(X, **checks):
-    return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks), 8)
+    return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks))
 
 
 def epoch(source):
@@ -237,7 +236,7 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
     source = Slices(data, data.shape)
     source._chunk = chunk
-    sample = source.read_by(Reader(BaseEstimator(), CPU), 8).sample(3, 0).x[:, 0]
+    sample = source.read_by(Reader(BaseEstimator(), CPU)).sample(3, 0).x[:, 0]
     assert len(sample) == 100
     assert len(sample.unique()) == 100
     assert (sample < 100).sum() == 10
@@ -502,7 +501,6 @@ TAUGHT = {
     "training": make_learner(gradient="ae-ls", optimizer="surrogate"),
     "classifier": PUDLEClassifier(4, n_unfoldings=3, random_state=0),
     "regressor": PUDLERegressor(4, n_unfoldings=3, random_state=0),
-    "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, n_unfoldings=2),
 }
 
 
@@ -800,13 +798,6 @@ def test_codes_go_into_a_sparse_array(split_sign, X, monkeypatch):
         assert codes.format == "csr"
         assert codes.nnz == np.count_nonzero(codes.toarray())
         np.testing.assert_allclose(codes.toarray(), expected, atol=1e-6)
-
-
-def test_code_maps_fit_into_no_sparse_array():
-    images = np.random.default_rng(0).normal(size=(3, 12, 12))
-    learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
-    with pytest.raises(ValueError, match="maps, but a CSR array has rows and columns"):
-        learner.fit(images).transform_sparse(images)
 
 
 def test_codes_are_decoded_part_by_part(X, monkeypatch):

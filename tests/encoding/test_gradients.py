@@ -97,26 +97,6 @@ def test_with_converged_codes_dec_is_ae_lasso(shape, generator):
     assert (ls - dec).abs().max() > 0.1  # while least squares pays
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
-def test_parts_of_a_batch_have_the_gradient_of_the_whole(rule, masked, generator):
-    """Also where the last part is smaller than the others."""
-    atoms, x = make_problem(generator, "gram")
-    mask = make_mask(generator, x) if masked else None
-    batch = Samples(x, mask)
-    encoder = partial(encode, alpha=0.3, n_unfoldings=10)
-    atoms = atoms.detach().clone().requires_grad_()
-
-    def of(part_size):
-        settings = dict(part_size=part_size, encoder=encoder, penalty=0.3)
-        return differentiate(GRADIENT_RULES[rule], DenseDictionary(atoms), atoms, batch, **settings)
-
-    (whole, expected), (parts, evaluation) = of(None), of(len(x) // 2 + 1)
-    assert whole.any()
-    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
-    for got, value in zip(evaluation, expected, strict=True):
-        torch.testing.assert_close(got, value.detach(), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
 @pytest.mark.parametrize("gradient", GRADIENT_RULES)

@@ -1,8 +1,29 @@
-"""Both solvers."""
+"""Both solvers of the lasso, on one device."""
+
+from contextlib import contextmanager
 
 import pytest
 
+from skpudle.lasso import _batched, _compiled, _gap, _nnls, _solve
+
+
+@pytest.fixture(scope="session")
+def using():
+    """Return a context in which a solver, compiled or batched, solves on all devices."""
+
+    @contextmanager
+    def use(name):
+        chosen = {"batched": _batched, "compiled": _compiled}[name].solve
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (_gap, _nnls, _solve):
+                patch.setattr(module, "solver_on", lambda device: chosen)
+            yield name
+
+    return use
+
 
 @pytest.fixture(params=["batched", "compiled"])
-def solver(request):
-    return request.param
+def solver(request, using):
+    """Use each solver in turn; return its name."""
+    with using(request.param) as name:
+        yield name

@@ -51,7 +51,7 @@ def towards_least_squares(atoms, x, z):
 def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive, masked):
     atoms, x, alpha = make_problem(generator)
     mask = make_mask(generator, x) if masked else torch.ones_like(x)
-    options = dict(positive=positive, solver=solver, mask=mask)
+    options = dict(positive=positive, mask=mask)
     codes, gaps = solve_lasso(atoms, x, alpha, **options)
     found, found_gaps = solve_lasso(atoms, x, alpha, debias=1, **options)
     expected = np.stack(
@@ -74,7 +74,7 @@ def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
     atoms[7], atoms[9] = -2 * atoms[3], 0  # one that nothing needs, and none
     mask = make_mask(generator, x) if masked else None
     alphas = [0.8, 0.4, 0.2, 0.1, 0.05]
-    codes, refits = lasso_path(atoms, x, alphas, solver=solver, mask=mask)
+    codes, refits = lasso_path(atoms, x, alphas, mask=mask)
     for alpha, z, refit in zip(alphas, codes, refits, strict=True):
         for debias, found in ((0, z), (1, refit)):
             expected, _ = solve_lasso(atoms, x, alpha, debias=debias, mask=mask)

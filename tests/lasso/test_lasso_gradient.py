@@ -94,14 +94,11 @@ def test_atoms_that_depend_on_each_other_are_left_to_others(atom, problem):
 
 @pytest.mark.uncompiled
 def test_so_are_supports_without_an_inverse(problem):
-    plane = problem[0][:3, :2]
-    gram = np.asarray(plane @ plane.mT)
-    _gradient_compiled._compiled()
-    for size, has_an_inverse in ((2, True), (3, False)):
-        u, factor = np.ones(3), np.zeros((3, 3))
-        assert _gradient_compiled._invert(gram, size, factor, u, 1e-9) == has_an_inverse
-        if has_an_inverse:
-            np.testing.assert_allclose(gram[:2, :2] @ u[:2], np.ones(2), rtol=1e-12)
+    atoms = np.ascontiguousarray(problem[0][:3, :2])
+    given = atoms, atoms @ atoms.T, np.ones((1, 2)), np.empty((0, 2)), True, 1e-9
+    for third, has_an_inverse in ((0.0, True), (1.0, False)):
+        sums = np.array([[1.0, 1.0, third]]), np.zeros(1), np.zeros_like(atoms)
+        assert _gradient_compiled.loops.differentiate(*given, *sums) == has_an_inverse
 
 
 def test_a_large_batch_is_left_to_others(problem, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from skpudle.lasso import duality_gap, solve_lasso, solve_nnls
+from skpudle.lasso import _nnls, duality_gap, solve_lasso, solve_nnls
 from skpudle.lasso._solve import lasso_path
 
 
@@ -61,7 +61,7 @@ def objective(atoms, x, codes):
 @pytest.mark.parametrize(("m", "p"), [(15, 10), (6, 6), (5, 1), (1, 4), (1, 1), (7, 30)])
 def test_codes_meet_the_optimality_conditions_and_agree_with_scipy(rng, solver, m, p):
     atoms, x = make_problem(rng, 8, m, p)
-    codes, gaps = solve_nnls(atoms, x, solver=solver)
+    codes, gaps = solve_nnls(atoms, x)
     assert optimality_error(atoms, x, codes) < 1e-12
     assert gaps.max() < 1e-12
     expected = by_scipy(atoms, x)
@@ -84,7 +84,7 @@ KINDS = ["normal", "non-negative", "collinear", "repeated", "near", "low rank", 
     exact=st.booleans(),
     seed=st.integers(0, 2**20),
 )
-def test_every_problem_is_solved_by_both_solvers_and_by_scipy(n, m, p, kind, exact, seed):
+def test_every_problem_is_solved_by_both_solvers_and_by_scipy(using, n, m, p, kind, exact, seed):
     """Ill-posed dictionaries included: where codes are not unique, the objective is."""
     rng = np.random.default_rng(seed)
     atoms, x = rng.standard_normal((p, m)), rng.standard_normal((n, m))
@@ -112,7 +112,8 @@ def test_every_problem_is_solved_by_both_solvers_and_by_scipy(n, m, p, kind, exa
     except RuntimeError:  # SciPy has run out of iterations
         best = None
     for solver in ("batched", "compiled"):
-        codes, _ = solve_nnls(atoms, x, solver=solver)  # warns of gaps above 1e-8
+        with using(solver):
+            codes, _ = solve_nnls(atoms, x)  # warns of gaps above 1e-8
         assert codes.min() >= 0
         found = objective(atoms, x, codes) / energy
         if best is not None:
@@ -126,14 +127,14 @@ def test_every_problem_is_solved_by_both_solvers_and_by_scipy(n, m, p, kind, exa
 def test_codes_scale_with_the_data_and_inversely_with_the_atoms(rng, solver, exponent):
     """Near the ends of float64 too, where squares of the data have no room."""
     atoms, x = make_problem(rng)
-    codes, gaps = solve_nnls(atoms, x, solver=solver)
+    codes, gaps = solve_nnls(atoms, x)
     factor = 2.0**exponent
     for scaled_atoms, scaled_x, expected in [
         (atoms, factor * x, factor * codes),
         (factor * atoms, x, codes / factor),
         (factor * atoms, factor * x, codes),
     ]:
-        scaled, gaps_of_scaled = solve_nnls(scaled_atoms, scaled_x, solver=solver)
+        scaled, gaps_of_scaled = solve_nnls(scaled_atoms, scaled_x)
         np.testing.assert_allclose(scaled, expected, rtol=1e-12)
         np.testing.assert_allclose(gaps_of_scaled, gaps, atol=1e-14)
 
@@ -145,17 +146,17 @@ def test_codes_scale_with_the_data_and_inversely_with_the_atoms(rng, solver, exp
 def test_weights_are_a_scaling_of_features(rng, solver):
     atoms, x = make_problem(rng)
     weights = rng.uniform(0.1, 2, x.shape)
-    codes, gaps = solve_nnls(atoms, x, weights=weights, solver=solver)
+    codes, gaps = solve_nnls(atoms, x, weights=weights)
     assert gaps.max() < 1e-12
     assert optimality_error(atoms, x, codes, weights) < 1e-12
     for row, w in enumerate(weights):
-        alone, _ = solve_nnls(atoms * w, x[[row]] * w, solver=solver)
+        alone, _ = solve_nnls(atoms * w, x[[row]] * w)
         np.testing.assert_allclose(codes[row], alone[0], atol=1e-10)
     rows_of_one = np.broadcast_to(weights[0], x.shape)
-    shared, _ = solve_nnls(atoms, x, weights=weights[0], solver=solver)
-    one_each, _ = solve_nnls(atoms, x, weights=rows_of_one, solver=solver)
+    shared, _ = solve_nnls(atoms, x, weights=weights[0])
+    one_each, _ = solve_nnls(atoms, x, weights=rows_of_one)
     np.testing.assert_allclose(shared, one_each, atol=1e-10)
-    scaled, _ = solve_nnls(atoms, x, weights=1e30 * weights, solver=solver)
+    scaled, _ = solve_nnls(atoms, x, weights=1e30 * weights)
     np.testing.assert_allclose(scaled, codes, atol=1e-10)
 
 
@@ -166,16 +167,16 @@ def test_masked_entries_are_absent(rng, solver):
     mask = rng.uniform(size=x.shape) < 0.7
     mask[:2], mask[2] = True, False
     garbage = np.where(mask, x, np.nan)
-    codes, gaps = solve_nnls(atoms, garbage, weights=mask, solver=solver)
+    codes, gaps = solve_nnls(atoms, garbage, weights=mask)
     assert gaps.max() < 1e-12
     assert not codes[2].any()
     for row in np.flatnonzero(mask.any(1)):
         known = mask[row]
-        alone, _ = solve_nnls(atoms[:, known], x[[row]][:, known], solver=solver)
+        alone, _ = solve_nnls(atoms[:, known], x[[row]][:, known])
         np.testing.assert_allclose(codes[row], alone[0], atol=1e-10)
     hidden = mask[3]
-    shared, _ = solve_nnls(atoms, np.where(hidden, x, np.inf), weights=hidden, solver=solver)
-    alone, _ = solve_nnls(atoms[:, hidden], x[:, hidden], solver=solver)
+    shared, _ = solve_nnls(atoms, np.where(hidden, x, np.inf), weights=hidden)
+    alone, _ = solve_nnls(atoms[:, hidden], x[:, hidden])
     np.testing.assert_allclose(shared, alone, atol=1e-10)
 
 
@@ -186,11 +187,11 @@ def test_masked_entries_are_absent(rng, solver):
 def test_free_codes_are_least_squares(rng, solver):
     atoms, x = make_problem(rng)
     everything = np.ones(len(atoms), bool)
-    codes, gaps = solve_nnls(atoms, x, free=everything, solver=solver)
+    codes, gaps = solve_nnls(atoms, x, free=everything)
     np.testing.assert_allclose(codes, np.linalg.lstsq(atoms.T, x.T)[0].T, atol=1e-10)
     assert gaps.max() < 1e-12
-    nothing, _ = solve_nnls(atoms, x, free=~everything, solver=solver)
-    np.testing.assert_allclose(nothing, solve_nnls(atoms, x, solver=solver)[0], atol=1e-12)
+    nothing, _ = solve_nnls(atoms, x, free=~everything)
+    np.testing.assert_allclose(nothing, solve_nnls(atoms, x)[0], atol=1e-12)
 
 
 @pytest.mark.uncompiled
@@ -201,13 +202,13 @@ def test_some_free_codes_are_projected_out(rng, solver, weighted):
     free = np.isin(np.arange(len(atoms)), [0, 3, 7])
     weights = rng.uniform(0.5, 2, x.shape[1]) if weighted else np.ones(x.shape[1])
     each = np.tile(weights, (len(x), 1)) * (1 + np.arange(len(x))[:, None])
-    codes, gaps = solve_nnls(atoms, x, free=free, weights=each, solver=solver)
+    codes, gaps = solve_nnls(atoms, x, free=free, weights=each)
     assert gaps.max() < 1e-12
     assert (codes[:, free] < 0).any()
     assert optimality_error(atoms, x, codes, weights, free) < 1e-12
     left, _ = np.linalg.qr((weights * atoms[free]).T)
     rest, target = (v - v @ left @ left.T for v in (weights * atoms[~free], weights * x))
-    expected, _ = solve_nnls(rest, target, solver=solver)
+    expected, _ = solve_nnls(rest, target)
     np.testing.assert_allclose(codes[:, ~free], expected, atol=1e-10)
 
 
@@ -224,14 +225,14 @@ def test_empty_and_zero_problems(rng, solver):
         (atoms, 0 * x),
         (0 * atoms, x),
     ]:
-        codes, gaps = solve_nnls(some_atoms, some_x, solver=solver)
+        codes, gaps = solve_nnls(some_atoms, some_x)
         assert codes.shape == (len(some_x), len(some_atoms))
         assert gaps.shape == (len(some_x),)
         assert not codes.any()
         assert not (gaps > 1e-15).any()
     with_zeros = np.concatenate([0 * atoms[:1], atoms, 0 * atoms[:2]])
-    codes, _ = solve_nnls(with_zeros, x, solver=solver)
-    np.testing.assert_allclose(codes[:, 1:-2], solve_nnls(atoms, x, solver=solver)[0], atol=1e-12)
+    codes, _ = solve_nnls(with_zeros, x)
+    np.testing.assert_allclose(codes[:, 1:-2], solve_nnls(atoms, x)[0], atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -239,28 +240,26 @@ def test_tensors_come_back_as_tensors_and_arrays_as_arrays(rng, solver, device, 
     if device == "cuda" and solver == "compiled":
         pytest.skip("compiled for the CPU")
     atoms, x = (torch.as_tensor(values, dtype=dtype) for values in make_problem(rng))
-    codes, gaps = solve_nnls(atoms.to(device), x.to(device), solver=solver)
+    codes, gaps = solve_nnls(atoms.to(device), x.to(device))
     assert codes.dtype == dtype
     assert gaps.dtype == torch.float64
     assert codes.device.type == gaps.device.type == device
     assert float(gaps.max()) < 1e-12
-    array, gaps_of_array = solve_nnls(np.asarray(atoms), np.asarray(x), solver=solver)
+    array, gaps_of_array = solve_nnls(np.asarray(atoms), np.asarray(x))
     assert isinstance(array, np.ndarray)
     assert isinstance(gaps_of_array, np.ndarray)
     torch.testing.assert_close(torch.as_tensor(array), codes.cpu(), rtol=1e-5, atol=1e-6)
 
 
-def test_both_solvers_agree_and_blocks_do_not_matter(rng, monkeypatch):
-    from skpudle.lasso import _solve
-
+def test_both_solvers_agree_and_blocks_do_not_matter(rng, using, monkeypatch):
     atoms, x = make_spectra(rng)
     weights = rng.uniform(size=x.shape)
     weights[::3] = 1
     for more in (dict(), dict(weights=weights), dict(free=np.arange(len(atoms)) < 3)):
         compiled, _ = solve_nnls(atoms, x, **more)
-        with monkeypatch.context() as patch:
-            patch.setitem(_solve.BLOCK_ENTRIES, "cpu", 7 * len(atoms))
-            batched, _ = solve_nnls(atoms, x, solver="batched", **more)
+        with using("batched"), monkeypatch.context() as patch:
+            patch.setattr(_nnls, "rows_of_block", lambda x, n_components: 7)
+            batched, _ = solve_nnls(atoms, x, **more)
         np.testing.assert_allclose(compiled, batched, atol=1e-7)
         np.testing.assert_allclose(compiled @ atoms, batched @ atoms, atol=1e-10)
 
@@ -276,7 +275,7 @@ def test_gaps_bound_the_distance_from_the_minimum(rng, solver):
         for max_iter in range(1, 8):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
-                codes, gaps = solve_nnls(atoms, x, max_iter=max_iter, solver=solver)
+                codes, gaps = solve_nnls(atoms, x, max_iter=max_iter)
             excess = (objective(atoms, x, codes) - best) / energy
             assert (excess <= gaps + 1e-13).all()
             assert (gaps[excess > 1e-9] > 1e-9).all()
@@ -289,7 +288,7 @@ def test_gaps_are_of_the_weighted_problem(rng, solver, share):
     weights, free = rng.uniform(0.1, 1.1, x.shape) * (rng.random(x.shape) < share), np.arange(6) < 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        codes, gaps = solve_nnls(atoms, x, free=free, weights=weights, solver=solver)
+        codes, gaps = solve_nnls(atoms, x, free=free, weights=weights)
     both = np.concatenate([atoms, -atoms[free]])
     pairs = [(w * both, w * row) for w, row in zip(weights, x)]
     best = np.array([nnls(a.T, row, maxiter=1000)[1] ** 2 for a, row in pairs])
@@ -304,11 +303,11 @@ def test_gaps_are_of_the_weighted_problem(rng, solver, share):
 def test_a_missed_tolerance_is_warned_of_on_the_callers_line(rng, solver):
     atoms, x = make_spectra(rng)
     with pytest.warns(RuntimeWarning, match="larger max_iter") as record:
-        _, gaps = solve_nnls(atoms, x, max_iter=1, solver=solver)
+        _, gaps = solve_nnls(atoms, x, max_iter=1)
     assert record[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        solve_nnls(atoms, x, max_iter=1, tol=1.01 * gaps.max(), solver=solver)
+        solve_nnls(atoms, x, max_iter=1, tol=1.01 * gaps.max())
 
 
 # The lasso without a penalty.
@@ -320,7 +319,7 @@ def test_the_lasso_of_non_negative_codes_may_have_no_penalty(rng, solver, masked
     atoms, x = (torch.as_tensor(values) for values in make_problem(rng))
     mask = torch.as_tensor(rng.uniform(size=x.shape) < 0.8) if masked else None
     expected, _ = solve_nnls(atoms, x, weights=mask)
-    options = dict(positive=True, solver=solver, mask=mask)
+    options = dict(positive=True, mask=mask)
     for debias in (0.0, 1.0):
         codes, gaps = solve_lasso(atoms, x, 0.0, debias=debias, **options)
         torch.testing.assert_close(codes, expected, rtol=0, atol=1e-11)
@@ -351,7 +350,6 @@ def test_wrong_input_is_refused(rng):
         ((atoms[:, 1:], x), {}, "do not fit"),
         ((atoms, x), dict(weights=-ones), r"weights has the value -1. Pass weights >= 0"),
         ((atoms, x), dict(weights=ones * np.nan), "weights contain NaN"),
-        ((atoms, x), dict(solver="exact"), "Unknown solver"),
     ]:
         with pytest.raises(ValueError, match=message):
             solve_nnls(*values, **options)

@@ -1,8 +1,5 @@
 """Signals with many channels: atoms of rank one, channels first, and wrong calls."""
 
-import pickle
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -56,15 +53,11 @@ def test_maps_and_waveforms_are_found(n_channels, dtype):
     cosines = np.abs(learner.spatial_components_ @ maps.T)
     assert sorted(cosines.argmax(1)) == [0, 1]
     assert cosines.max(1).min() > 0.99
-    assert "maps and waveforms" in learner.fit_seconds_
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        dict(gradient="dec", max_iter=2, tol=None),
-        dict(n_unfoldings=3, max_iter=2, tol=None, optimizer=partial(torch.optim.Adam, lr=0.1)),
-        dict(n_unfoldings=3, max_iter=2, tol=None, dict_init="data"),
         dict(n_components="auto"),
         dict(n_components=7),
         dict(stride=3),
@@ -75,7 +68,6 @@ def test_atoms_of_every_fit_are_products(options):
     signals, _, _ = planted()
     learner = learner_of(**options).fit(signals)
     assert_products(learner)
-    assert_products(pickle.loads(pickle.dumps(learner)).partial_fit(signals))
 
 
 # ---------------------------------------------------------------- axes
@@ -113,7 +105,7 @@ def test_pictures_may_have_their_channels_first():
     last = ConvDenoiser(4, **params).fit(pictures)
     first = ConvDenoiser(4, channels_first=True, **params)
     first.fit(np.moveaxis(pictures, 3, 1))
-    np.testing.assert_array_equal(first.components_, last.components_)
+    torch.testing.assert_close(first.network_.synthesis, last.network_.synthesis, rtol=0, atol=0)
     denoised = first.denoise(np.moveaxis(pictures, 3, 1))
     np.testing.assert_allclose(denoised, np.moveaxis(last.denoise(pictures), 3, 1))
     single = first.denoise(np.moveaxis(pictures[0], 2, 0))
@@ -147,9 +139,9 @@ def test_units_of_the_noise_are_units_of_the_data_divided_by_it(rank):
     """Atoms and reconstructions go back to the units of the data; codes have none."""
     signals, _, _ = planted(n_channels=4)
     noise = np.array([0.5, 1.0, 2.0, 4.0])
-    plain = learner_of(rank=rank).fit(signals)
-    scaled = learner_of(rank=rank, channel_noise=noise).fit(signals * noise)
-    np.testing.assert_array_equal(scaled.channel_noise_, noise)
+    plain = learner_of(rank=rank, channel_noise="auto").fit(signals)
+    scaled = learner_of(rank=rank, channel_noise="auto").fit(signals * noise)
+    np.testing.assert_allclose(scaled.channel_noise_, plain.channel_noise_ * noise)
     np.testing.assert_allclose(scaled.components_, plain.components_ * noise, atol=1e-10)
     codes, expected = scaled.transform(signals * noise), plain.transform(signals)
     np.testing.assert_allclose(codes, expected, atol=1e-8)
@@ -173,10 +165,3 @@ def test_estimated_noise_follows_the_noise_of_each_channel():
     constant[..., 0] = 0
     floor = learner_of(channel_noise="auto").fit(constant).channel_noise_
     np.testing.assert_allclose(floor[0], 0.1 * np.median(floor))
-
-
-@pytest.mark.parametrize("noise", [[1.0, 2.0], [1.0, 0.0, 1.0], ["a", "b", "c"], [[1.0] * 3]])
-def test_noise_of_channels_is_a_positive_number_for_each(noise):
-    signals, _, _ = planted(n_channels=3)
-    with pytest.raises(ValueError, match="not one positive number for each of 3 channels. Pass"):
-        learner_of(channel_noise=noise).fit(signals)

@@ -44,7 +44,7 @@ SMALL_CONV = dict(n_components=4, n_unfoldings=3, max_iter=2)
 # One learner a class; every change of the package runs the checks of these.
 CLASSES = [
     PUDLEDictionaryLearning(),
-    ConvPUDLEDictionaryLearning(**SMALL_CONV),
+    ConvPUDLEDictionaryLearning(4),
     ConvDenoiser(**SMALL_CONV),
     NOODLDictionaryLearning(dict_init="data", **SMALL),
     PoissonNMF(2, max_iter=3),
@@ -67,9 +67,9 @@ VARIANTS = [
         gradient="ae-ls", split_sign=True, optimizer="sgd", atom_norm=None, **SMALL
     ),
     PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
-    ConvPUDLEDictionaryLearning(atom_shape=3, stride=1, gradient="dec", **SMALL_CONV),
+    ConvPUDLEDictionaryLearning(4, atom_shape=3),
     ConvDenoiser(atom_shape=3, stride=1, **SMALL_CONV),
-    ConvDenoiser(noise_std=(0.1, 0.3), shift_average=True, **SMALL_CONV),
+    ConvDenoiser(noise_std=(0.1, 0.3), **SMALL_CONV),
     CountDictionaryLearning(**SMALL),
     CountDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
     PoissonNMF(max_iter=3),

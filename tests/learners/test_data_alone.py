@@ -6,7 +6,7 @@ import torch
 
 from skpudle import ConvPUDLEDictionaryLearning
 
-SEARCH = dict(stride=1, dict_init="search", random_state=0)
+SEARCH = dict(stride=1, random_state=0)
 
 
 @pytest.fixture
@@ -22,7 +22,6 @@ def traces():  # (20, 80), of one shape at random times
 
 def test_a_search_finds_the_shape_and_nothing_is_trained_after_it(traces):
     learner = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH).fit(traces)
-    assert learner.n_steps_ == 0
     assert len(learner.loss_curve_) == learner.n_iter_ > 0
     codes = learner.transform(traces)
     assert np.count_nonzero(codes) <= 4 * len(traces)
@@ -65,32 +64,9 @@ def test_pictures_of_any_size_colour_and_stride(stride):
     np.testing.assert_array_equal(learner.components_, again.components_)
 
 
-def test_training_may_follow_a_search(traces):
-    """A gradient asks for it, as does an encoder, and codes are then unfolded."""
-    options = SEARCH | dict(atom_shape=10, max_iter=2, tol=None)
-    learner = ConvPUDLEDictionaryLearning(2, gradient="ae-ls", **options).fit(traces)
-    assert learner.n_steps_ == 4
-    assert learner.phases_["ae-ls"] == 2
-    other = ConvPUDLEDictionaryLearning(2, n_unfoldings=15, **options).fit(traces)
-    assert list(other.phases_) == ["search", "ae-ls"]
-    assert np.count_nonzero(learner.transform(traces)) > 0
-
-
 def test_black_images_have_a_search_too():
     learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, **SEARCH).fit(np.zeros((3, 12)))
     assert not learner.transform(np.zeros((3, 12))).any()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(n_unfoldings=None, gradient="ae-ls"),
-        dict(n_unfoldings=None, gradient="dec", alpha=0.0),
-    ],
-)
-def test_what_cannot_be_solved_for_is_refused(options, traces):
-    with pytest.raises(ValueError, match="n_unfoldings=None"):
-        ConvPUDLEDictionaryLearning(2, atom_shape=5, stride=1, **options).fit(traces)
 
 
 # ---------------------------------------------------------------- missing samples
@@ -103,10 +79,9 @@ def gaps(traces):
     return traces
 
 
-@pytest.mark.parametrize("options", [SEARCH, dict(stride=1, max_iter=3, tol=None, random_state=0)])
-def test_what_is_missing_counts_for_nothing(options, gaps):
+def test_what_is_missing_counts_for_nothing(gaps):
     """Not even its channel's mean, which only says where the dictionary begins."""
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=10, alpha=0.1, **options)
+    learner = ConvPUDLEDictionaryLearning(2, atom_shape=10, alpha=0.1, **SEARCH)
     learner.set_params(dict_init=np.random.default_rng(2).normal(size=(2, 10)))
     missing = np.isnan(gaps)
     codes = learner.fit(gaps).transform(gaps)
@@ -123,41 +98,3 @@ def test_a_search_with_gaps_fills_them(traces, gaps):
     missing = np.isnan(gaps)
     error = np.square(filled - traces)[missing].sum()
     assert error < 0.2 * np.square(traces[missing]).sum()
-
-
-def test_gradients_with_gaps_are_those_of_the_known_pixels(gaps):
-    """Whatever stood there: updates are those of any values under the mask."""
-    from skpudle._data.batches import Samples
-    from skpudle._fit.encoders import Encoder
-    from skpudle._gradients import ae_ls, differentiate
-    from skpudle._learners.convolutional.model import ConvNetwork
-
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.as_tensor(~np.isnan(gaps))[:, None].double()
-    results = []
-    for fill in (0.0, 7.0):
-        x = torch.as_tensor(np.nan_to_num(gaps, nan=fill))[:, None]
-        atoms = torch.randn(3, 1, 6, generator=generator.manual_seed(0), dtype=torch.float64)
-        atoms.requires_grad_()
-        network = ConvNetwork(atoms, (1,), Encoder(5).at(0.1, step_size=0.05))
-        batch = Samples(x, mask)
-        gradient, _ = differentiate(
-            ae_ls, network, atoms, batch, encoder=ConvNetwork.encode, penalty=0.1
-        )
-        results.append(gradient)
-    torch.testing.assert_close(*results)
-
-
-def test_by_default_atoms_are_searched_for_where_nothing_asks_for_training(traces):
-    """To the bits of the search; who names unfoldings asks for training."""
-    options = dict(atom_shape=10, stride=1, random_state=0)
-    default = ConvPUDLEDictionaryLearning(2, **options).fit(traces)
-    searched = ConvPUDLEDictionaryLearning(2, dict_init="search", **options).fit(traces)
-    np.testing.assert_array_equal(default.components_, searched.components_)
-    assert default.ended_by_ == "search"
-    options |= dict(n_unfoldings=15, max_iter=1, tol=None)
-    trained, random = (
-        ConvPUDLEDictionaryLearning(2, dict_init=start, **options).fit(traces).components_
-        for start in ("auto", "random")
-    )
-    np.testing.assert_array_equal(trained, random)

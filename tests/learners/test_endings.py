@@ -49,10 +49,10 @@ def ctrl_c():
         (PUDLEDictionaryLearning(6, random_state=0).set_callbacks(STOPS_SEARCH), "callback"),
         (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (
-            ConvPUDLEDictionaryLearning(
-                2, atom_shape=4, n_unfoldings=9, max_iter=1, tol=None, random_state=0
+            ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).set_callbacks(
+                AtTheEndOf("epoch")
             ),
-            "max_iter",
+            "callback",
         ),
         (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),

@@ -5,6 +5,7 @@ from inspect import signature
 
 import numpy as np
 import pytest
+import torch
 from small import make_data
 
 from skpudle import (
@@ -75,7 +76,8 @@ OWN = {
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
-        "channel_noise": [2.0],
+        "channel_noise": "auto",
+        "dict_init": np.eye(9)[:2].reshape(2, 3, 3),
         "channels_first": True,  # one image with the channels that were images
         "rank": 1,
         "stride": 1,
@@ -84,9 +86,8 @@ OWN = {
         "atom_shape": (3, 2),
         "channels_first": True,
         "crop_size": 5,
-        "flip": False,
         "noise_std": 0.1,
-        "shift_average": True,
+        "optimizer": torch.optim.SGD,
         "stride": 1,
         "tol": None,
     },
@@ -128,9 +129,9 @@ def outcome(learner):
     """Return what there is to see of a learner that has been fitted."""
     rows, y = data_for(learner)
     learner.fit(rows, y)
-    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     if isinstance(learner, ConvDenoiser):
-        seen.append(learner.denoise(rows))
+        return [learner.network_.synthesis.detach().numpy(), learner.denoise(rows), learner.n_iter_]
+    seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     return [*seen, getattr(learner, "coef_", None)]
 
 

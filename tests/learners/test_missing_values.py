@@ -122,8 +122,7 @@ def test_masked_images_are_those_with_nan(dtype):
     """What lies under a mask is not trained on."""
     pixels = (np.arange(3 * 12 * 12) % 7).reshape(3, 12, 12).astype(dtype)
     images = np.ma.masked_equal(pixels, 3)
-    learner = ConvPUDLEDictionaryLearning(2, stride=1, n_unfoldings=5, max_iter=1, tol=None)
-    learner.set_params(random_state=0)
+    learner = ConvPUDLEDictionaryLearning(2, stride=1, random_state=0)
     expected = learner.fit(images).components_
     images.data[images.mask] = 200
     for masked in (images, [*images]):

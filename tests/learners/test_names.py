@@ -73,8 +73,7 @@ LEARNERS = {
     "noodl": NOODLDictionaryLearning(4, **SHORT),
     "classifier": PUDLEClassifier(4, max_iter=1, tol=None, random_state=0),
     "regressor": PUDLERegressor(4, max_iter=1, tol=None, random_state=0),
-    "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, **SHORT),
-    "converged images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0),
+    "images": ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0),
     "denoiser": ConvDenoiser(2, atom_shape=3, stride=1, **SHORT),
     "consensus": ConsensusDictionary(ROWS, 2, random_state=0),
     "halves": ConsensusDictionary(ROWS, 2, resample="halves", random_state=0),
@@ -137,9 +136,8 @@ def cases():
     for name, learner in LEARNERS.items():
         for method in METHODS:
             counts = hasattr(learner, "loss")
-            chooses = hasattr(learner, "alpha") and not counts and name not in ("encoder", "images")
-            is_map = method == "transform_sparse" and hasattr(learner, "atom_shape")
-            if hasattr(learner, method) and not is_map and (method != "choose_alpha" or chooses):
+            chooses = hasattr(learner, "alpha") and not counts and name != "encoder"
+            if hasattr(learner, method) and (method != "choose_alpha" or chooses):
                 yield name, method
 
 

@@ -11,7 +11,6 @@ from sklearn.base import clone
 from small import make_data
 
 from skpudle import (
-    ConvPUDLEDictionaryLearning,
     CountDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -26,8 +25,6 @@ TRAINED = dict(n_unfoldings=3, max_iter=2) | SEED
 Rows = partial(PUDLEDictionaryLearning, 6, **SEED)
 # atoms that are put there are in the units of rows as they are
 Plain = partial(Rows, noise="equal", fit_intercept=False)
-CONVOLVED = dict(n_components=3, atom_shape=(3, 3), stride=1) | SEED
-Convolved = partial(ConvPUDLEDictionaryLearning, **CONVOLVED)
 LEARNERS = {
     "rows": Plain(),
     "trained": Plain(gradient="ae-ls", **TRAINED),
@@ -38,18 +35,11 @@ LEARNERS = {
     "noodl": NOODLDictionaryLearning(6, **TRAINED),
     "classifier": PUDLEClassifier(6, **TRAINED),
     "regressor": PUDLERegressor(6, **TRAINED),
-    "convolution": Convolved(),
-    "convolution, trained": Convolved(**TRAINED),
 }
-OF_ROWS = [case for case in LEARNERS if not case.startswith("convolution")]
 
 
 def data_of(learner):
     """Return counts, which every learner takes, and targets."""
-    if isinstance(learner, ConvPUDLEDictionaryLearning):
-        rng = np.random.default_rng(0)
-        pulses = np.where(rng.random((4, 12, 12)) < 0.05, 4.0, 0.0)
-        return (pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2),)
     X = (8 * np.abs(make_data(n_samples=120)[0])).round()
     X[0, 0] += 1.0
     return (X, X[:, 0] > X[:, 1]) if hasattr(learner, "supervision") else (X,)
@@ -153,7 +143,7 @@ def test_fewer_atoms_than_an_encoder_has_are_refused():
             call(*data)
 
 
-@pytest.mark.parametrize("case", OF_ROWS)
+@pytest.mark.parametrize("case", LEARNERS)
 def test_atoms_of_other_features_are_refused(case):
     learner = clone(LEARNERS[case])
     data = data_of(learner)
@@ -217,8 +207,7 @@ def test_partial_fit_takes_another_number_of_atoms(case, begins, n):
 def test_nothing_is_chosen_as_long_as_data_are_zero(learner):
     """Silence before a signal leaves the penalty and the atoms open."""
     X, *targets = data_of(learner)
-    of_rows = not isinstance(learner, ConvPUDLEDictionaryLearning)
-    if of_rows and not isinstance(learner, CountDictionaryLearning):
+    if not isinstance(learner, CountDictionaryLearning):
         X = 1e-3 * X
     expected = train_on(clone(learner), X, *targets)
     for _ in range(2):

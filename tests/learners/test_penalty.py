@@ -114,21 +114,3 @@ def test_codes_of_signals_are_at_all_places(rng):
         np.zeros((1, 12, 16))
     )
     assert codes.shape == (1, 4, 3, 2)
-
-
-def test_a_number_of_codes_chooses_the_penalty_of_signals(rng):
-    signals, _ = pulses(rng)
-    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
-    fitted = learner.alpha_
-    learner.choose_alpha(signals, l0=3)
-    assert (learner.transform(signals) != 0).sum() / len(signals) == pytest.approx(3, rel=0.1)
-    chosen = learner.alpha_
-    assert learner.partial_fit(signals).alpha_ == chosen
-    assert learner.choose_alpha(signals).alpha_ == pytest.approx(fitted, rel=0.5)
-    with pytest.raises(ValueError, match="l0=-1 is no number of codes"):
-        learner.choose_alpha(signals, l0=-1)
-    unfolded = ConvPUDLEDictionaryLearning(
-        1, atom_shape=12, n_unfoldings=3, max_iter=1, tol=None, random_state=0
-    )
-    with pytest.raises(ValueError, match="chosen for codes of the lasso"):
-        unfolded.fit(signals).choose_alpha(signals, l0=3)

@@ -121,9 +121,8 @@ def test_outliers_are_at_all_copies_of_their_row():
 
 
 @pytest.mark.parametrize("rule", GRADIENT_RULES.values(), ids=GRADIENT_RULES)
-@pytest.mark.parametrize("part_size", [None, 7])
 @pytest.mark.parametrize("converged", [False, True])
-def test_a_weighted_gradient_is_that_of_repeated_rows(rule, part_size, converged):
+def test_a_weighted_gradient_is_that_of_repeated_rows(rule, converged):
     X, atoms = planted(n=20)
     often = torch.tensor(weighted(n=20)[0])
     x, atoms = torch.tensor(X), torch.tensor(atoms, requires_grad=True)
@@ -132,9 +131,7 @@ def test_a_weighted_gradient_is_that_of_repeated_rows(rule, part_size, converged
     whole = Samples(x.repeat_interleave(often, 0))
     expected, one = differentiate(rule, DenseDictionary(atoms), atoms, whole, **given)
     batch = Samples(x, weight=often.double())
-    found, other = differentiate(
-        rule, DenseDictionary(atoms), atoms, batch, part_size=part_size, **given
-    )
+    found, other = differentiate(rule, DenseDictionary(atoms), atoms, batch, **given)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(other.objective, one.objective)
 

@@ -47,11 +47,7 @@ def n_found(atoms, truth):
 
 
 def dense(codes, p):
-    n, longest = codes.index.shape
-    result = torch.zeros(n, p + 1, dtype=torch.float64)
-    used = torch.arange(longest) < codes.count[:, None]
-    result.scatter_(1, torch.where(used, codes.index, p).long(), codes.value)
-    return result[:, :p]
+    return codes.dense(p)
 
 
 def gaps_in(x, share=0.2):
@@ -80,13 +76,13 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
                 each.numpy() for each in (atoms @ atoms.mT, x.square().sum(1), x @ atoms.mT)
             )
             refit = False, 0.0, 0.0, 0, *codes, *arrays, np.empty((1, p)), np.empty(1)
-            loops().solve_products(*products, *options, *refit)
+            loops.solve_products(*products, *options, *refit)
             continue
         residual = known * (x - dense(Codes(*map(torch.from_numpy, codes)), p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
             slope[:, banned] = 0
-        loops().solve_rows(
+        loops.solve_rows(
             atoms.numpy(), np.empty((1, 0)) if mask is None else mask.numpy(), slope, *options,
             *codes, residual.numpy(), *arrays
         )  # fmt: skip

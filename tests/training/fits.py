@@ -7,7 +7,6 @@ import numpy as np
 from numpy.testing import assert_array_equal
 
 from skpudle import (
-    ConvPUDLEDictionaryLearning,
     CountDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
@@ -46,13 +45,6 @@ def labelled():
     return X, X[:, 0] > 0
 
 
-def pictures(noise=0.1):
-    rng, pulses = np.random.default_rng(0), np.zeros((3, 14, 14))
-    pulses[rng.random(pulses.shape) < 0.02] = 3.0
-    pulses = pulses + np.roll(pulses, 1, axis=1) + np.roll(pulses, 1, axis=2)
-    return pulses + noise * rng.normal(size=pulses.shape)
-
-
 class Table:
     """An array behind slices, as h5py and zarr have it."""
 
@@ -68,9 +60,7 @@ class Table:
 
 SEED = dict(random_state=0)
 ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
-SMALL = dict(atom_shape=(3, 3), stride=1, **SEED)
 Rows = partial(PUDLEDictionaryLearning, **SEED)
-Convolved = partial(ConvPUDLEDictionaryLearning, **SMALL)
 # The rows of the table of phases in the guide: name: learner, function of its data.
 KINDS = {
     "rows": (Rows(6), lambda: (planted(),)),
@@ -83,11 +73,6 @@ KINDS = {
     "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
-    "convolution": (Convolved(3), lambda: (pictures(),)),
-    "convolution, trained": (
-        Convolved(3, dict_init="search", n_unfoldings=3, max_iter=1),
-        lambda: (pictures(),),
-    ),
 }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from sklearn.callback import FitCallback
 
 from skpudle import (
     Checkpoint,
-    ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
 )
 from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
@@ -27,7 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 ROWS = np.random.default_rng(0).normal(size=(120, 6))
 ROWS[3, 2] = np.nan
-IMAGES = np.random.default_rng(0).normal(size=(24, 12, 12))
 FIXED = dict(n_unfoldings=5, random_state=0)
 
 
@@ -52,13 +50,6 @@ CASES = {
     ),
     "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
     "loader": (FromData(10, batch_size=8, max_iter=4, **FIXED), shuffled_loader),
-    "convolution": (
-        ConvPUDLEDictionaryLearning(
-            5, atom_shape=(3, 3), stride=2, alpha=0.1, batch_size=2, max_iter=3,
-            **FIXED,
-        ),
-        lambda: IMAGES,
-    ),
 }  # fmt: skip
 
 
@@ -339,7 +330,7 @@ class KillsAnyPhase(FitCallback):
             raise Killed
 
 
-@pytest.mark.parametrize("case", ["rows", "number from the data", "encoder", "convolution"])
+@pytest.mark.parametrize("case", ["rows", "number from the data", "encoder"])
 def test_a_complete_file_makes_nothing_anew(case, tmp_path):
     learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
@@ -354,7 +345,7 @@ class StopsTheSearch(FitCallback):
         return context.task_name == "epoch of the search" and context.task_id == 2
 
 
-@pytest.mark.parametrize("case", ["rows", "convolution", "poisson"])
+@pytest.mark.parametrize("case", ["rows", "poisson"])
 def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
     learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")

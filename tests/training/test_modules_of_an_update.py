@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import skpudle
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import PUDLEDictionaryLearning
 from skpudle._fit.train import Trainer
 
 PACKAGE = Path(skpudle.__file__).parent
@@ -45,9 +45,3 @@ def test_one_update_of_rows_passes_few_modules(params, limit, monkeypatch):
     X = np.random.default_rng(0).standard_normal((40, 8))
     learner = PUDLEDictionaryLearning(12, optimizer="adam", batch_size=10, **ONE_EPOCH | params)
     assert len(modules_of_updates(learner, X, monkeypatch)) <= limit
-
-
-def test_one_update_of_a_convolution_passes_few_modules(monkeypatch):
-    X = np.random.default_rng(0).standard_normal((12, 10, 10))
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(4, 4), stride=2, **ONE_EPOCH)
-    assert len(modules_of_updates(learner, X, monkeypatch)) <= 15

@@ -43,8 +43,6 @@ class FailsAt:
 class Model:
     """Five unfoldings, and a record of the updates that were asked for."""
 
-    part_size = None
-
     def __init__(self, rule, alpha):
         self.rule, self.alpha, self.updates = rule, alpha, []
 

@@ -1,187 +1,71 @@
 """Sparse convolutional dictionaries of images and signals."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
-from math import inf, prod
+from math import prod
 from numbers import Integral, Real
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import input_attributes, make_generator, to_tensor, wide
+from skpudle._data.arrays import make_generator, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
-from skpudle._data.images import check_sizes, sizes
+from skpudle._data.images import covered, covering_positions, read_images, split_gaps
 from skpudle._data.names import explain_names, fit_context
-from skpudle._fit.encoders import Codes, refuse
-from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.messages import nothing_known, warn_of_l0
-from skpudle._fit.plan import Plan
+from skpudle._fit.messages import nothing_known, warn, warn_of_unused, warn_of_zero_codes
 from skpudle._fit.team import refuse_several
-from skpudle._learners.convolutional.crops import Geometry, TrainingImages
-from skpudle._learners.convolutional.model import ConvModel, ConvNetwork, atoms_inside
-from skpudle._learners.convolutional.start import (
-    ATOMS,
-    ImagePhases,
-    first_atoms,
-    given_channel_noise,
-    problem_of,
-    record_of,
-)
-from skpudle._learners.convolutional.transformer import (
-    ConvTransformer,
-    covered,
+from skpudle._learners.convolutional.base import (
+    ImageEstimator,
+    atoms_inside,
     parts_of_images,
     stride_of,
 )
+from skpudle._learners.convolutional.learn import (
+    TrainingImages,
+    largest_correlation,
+    learn,
+    noise_of_channels,
+)
 from skpudle._losses import FromMeans
+from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._precision import training_mode
-from skpudle.search._conv_epoch import as_pictures
-from skpudle.search._maps import combine_channels
-from skpudle.search.choose import best_coding, coding_of_l0, judged
-
-COUNT = Interval(Integral, 1, None, closed="left")
-
-# Pixels of a part of a batch: large enough for efficient products, small enough for the codes of
-# all unfoldings.
-_PIXELS = 2**16
+from skpudle._precision import own_precision, training_mode
+from skpudle.search._conv_epoch import conv_codes
+from skpudle.search._maps import combine_channels, map_directions
 
 # Turns in which pixels are hidden for a score.
 _TURNS = 10
 
-# The number of n_unfoldings="auto" if codes are unfolded, as in the paper.
-_UNFOLDINGS = 15
+
+def _as_arrays(path):  # -> Bunch of ndarray, None for None
+    return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvPlan(Plan):
-    """The plan of a fit of a sparse convolutional dictionary.
+class ConvPUDLEDictionaryLearning(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator
+):
+    r"""Sparse convolutional dictionary learning.
 
-    Parameters
-    ----------
-    kernel, stride : tuple of int
-        Size of an atom, and the distance of its copies.
-    start : str or array-like
-        ``dict_init``; "auto" is "search" for codes of the lasso, and else "random".
-    """
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    start: object
-
-    auto_batch_size = 16
-
-    @classmethod
-    def of(cls, learner):
-        """Return the plan for the parameters of a learner.
-
-        Raises
-        ------
-        ValueError
-            If parameters contradict each other.
-        """
-        codes = Codes.of(learner, learning_rate=None, rank=learner.rank)
-        given, start = codes.given, codes.given.dict_init
-        if isinstance(start, str) and start == "auto":
-            start = "search" if codes.of_lasso else "random"
-        searches = isinstance(start, str) and start == "search"
-        # for codes of the lasso the search needs no training
-        trains = given.gradient != "auto" or not (codes.of_lasso and searches)
-        depth, gradient = given.n_unfoldings, given.gradient
-        if depth == "auto":
-            depth = _UNFOLDINGS if trains else None
-        if gradient == "auto":  # converged codes are not differentiated
-            gradient = "dec" if depth is None else "ae-ls"
-        refuse(
-            depth is None and gradient != "dec",
-            "Codes that are solved for (n_unfoldings=None) are not differentiated here, but "
-            f"gradient={gradient!r}. Pass gradient='dec' or 'auto', or a number of unfoldings.",
-        )
-        refuse(
-            given.n_components == "auto" and not searches,
-            "n_components='auto' is chosen by a search, which these parameters do without. Pass "
-            "dict_init='search', or a number of atoms.",
-        )
-        kernel, stride = sizes(learner.atom_shape, 1), stride_of(learner)
-        check_sizes(kernel, stride)
-        return cls(
-            **vars(codes) | {"encoder": replace(codes.encoder, n_unfoldings=depth)},
-            kernel=kernel,
-            stride=stride,
-            gradient=gradient,
-            start=start,
-            searches=searches,
-            trains=trains,
-            codes_follow_data=given.alpha == "auto" and depth is None,
-        )
-
-    def model(self, atoms, alpha, images, geometry):  # -> ConvModel, rows
-        """Return the model of atoms (n_components, n_channels, *kernel), and its rows."""
-        model = ConvModel(
-            rule=self.rule(self.gradient),
-            encoder=self.encoder,
-            rank=self.given.rank,
-            images=images,
-            geometry=geometry,
-            decay=self.decay.at_last,
-            alpha=alpha,
-            data_scale=images.mean_square(),
-            part_size=max(1, _PIXELS // prod(images.crop)),
-        )
-        return model, atoms.flatten(1)
-
-    def without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them."""
-        yield from super().without_effect(data)
-        if self.encoder.n_unfoldings is not None and self.given.debias not in ("auto", 0):
-            yield ("debias",), "codes of the lasso, n_unfoldings=None"
-        if len(data.samples.images[0]) == 1:
-            yield ("rank",), "signals with more than one channel"
-
-
-def _error_of_pixels(network, x, known):
-    """Return the squared error of all pixels of images, each held out once.
-
-    Parameters
-    ----------
-    network : ConvNetwork
-        Encoder and decoder, on one grid.
-    x : Tensor of shape (n, n_channels, *size)
-        Images.
-    known : Tensor of shape size
-        1 for pixels, 0 beyond the border.
-    """
-    generator = torch.Generator().manual_seed(0)
-    group = torch.randint(_TURNS, known.shape, generator=generator, device="cpu").to(x.device)
-    total = 0.0
-    for i in range(_TURNS):
-        seen, hidden = (known * part.to(x.dtype) for part in (group != i, group == i))
-        predicted = network.synthesis(network.encode(x, mask=seen.expand_as(x)))
-        total = total + ((wide(x) - wide(predicted)).square() * hidden).sum()
-    return float(total)
-
-
-class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
-    r"""Sparse convolutional dictionary learning, by a search or through an unfolded encoder.
-
-    By default `fit` searches for atoms that make the lasso objective small, and `transform` solves
-    the lasso: codes are converged. Atoms are small images or short signals, and their copies at
-    every ``stride``-th pixel add up to the image. Encoder, gradients and training are as in
-    `PUDLEDictionaryLearning`, with a convolution for the dictionary. `ConvDenoiser` removes noise
+    By default `fit` searches for atoms that make the lasso objective small, from the data alone,
+    and `transform` solves the lasso. Atoms are small images or short signals, and their copies at
+    every ``stride``-th pixel add up to the image. The search is that of `PUDLEDictionaryLearning`,
+    with a convolution for the dictionary; it leaves local minima by moving, splitting and removing
+    atoms (``skpudle.search``). `ConvDenoiser` trains networks of convolutions, which remove noise
     from images.
 
     Parameters
     ----------
     n_components : int or "auto", default=64
         Number of atoms. "auto" is the smallest number whose atoms predict hidden pixels as well as
-        any other number does, as in `PUDLEDictionaryLearning`, with a search; in `partial_fit` it
-        is 64.
+        any other number does, as in `PUDLEDictionaryLearning`.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
@@ -192,22 +76,13 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in the units of the data. "auto" is a tenth of the median over images
-        of the largest correlation with an initial atom. For codes of the lasso it is at least
+        of the largest correlation with an initial atom, and at least
         ``sigma * sqrt(2 log n)``, with the estimated noise ``sigma`` and the number ``n`` of
         places of an atom; signals estimate ``sigma`` again after the search, from correlations of
         atoms and residual, and search again if it is larger. Held-out images choose between it and
         the next larger one, by a factor of 1.4, for the search, and choose the penalty of codes,
         ``alpha_``, as in `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts
         hidden pixels within 2 % of the best.
-
-    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        The gradient to train by; see `PUDLEDictionaryLearning`. Naming one requests training.
-        "auto" is "ae-ls", and "dec" for converged codes.
-
-    n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder. None: converged codes of the lasso, by coordinate
-        descent, which training does not differentiate (its gradient is then "dec"). "auto" is None
-        after a search without training, and 15 otherwise.
 
     debias : float or "auto", default="auto"
         Share of the lasso's bias to remove from codes, as in `PUDLEDictionaryLearning`; "auto" is
@@ -227,37 +102,18 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         recordings of EEG; (n_channels, length) is then one recording. Reconstructions have the same
         axes. In ``components_`` channels stay the last axis, and in codes atoms.
 
-    channel_noise : {"equal", "auto"} or array-like of shape (n_channels,), default="equal"
-        Standard deviation of the noise of each channel. The fit is in units of it, and so are
-        ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``, maps and reconstructions
-        are in the units of the data. "auto" estimates it from differences of neighbours. "equal":
-        all channels have the same units.
+    channel_noise : {"equal", "auto"}, default="equal"
+        "auto" estimates the noise of each channel from differences of neighbours. The fit is in
+        units of it, and so are ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``,
+        maps and reconstructions are in the units of the data. "equal": all channels have the same
+        units.
 
-    optimizer : {"adam", "sgd"} or callable, default="adam"
-        How the gradient changes the atoms, with a learning rate of 1e-3. A callable takes
-        parameters and ``lr`` and returns an optimiser of torch, such as
-        ``partial(torch.optim.Adam, lr=0.01)``.
-
-    batch_size : int or "auto", default="auto"
-        Images in an update; "auto" is ``min(16, n_images)``.
-
-    max_iter : int or "auto", default="auto"
-        Largest number of epochs of training (see the notes); "auto" is 100.
-
-    tol : float or None, default=1e-4
-        As in `PUDLEDictionaryLearning`: training ends after 5 checks in a row without progress.
-        Checks are at least 256 images apart, as fewer are noisy.
-
-    dict_init : {"auto", "search", "random", "data", "dct"} or array-like, default="auto"
-        Initial dictionary: random directions, random patches, the slowest cosines of an atom's
-        size, or an array of the shape of ``components_``. "search" minimises the lasso objective
-        over atoms of norm 1, from patches of much energy,
-        and leaves local minima by moving, splitting and removing atoms (``skpudle.search``). "auto"
-        is "search" for the codes of a lasso, and "random" if ``n_unfoldings`` is a number or
-        ``alpha=0``.
+    dict_init : "search", array-like or learner, default="search"
+        Atoms that the search begins with: patches, more often those of more energy, an array of the
+        shape of ``components_``, or a fitted learner.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial dictionary, and of the crops that training sees.
+        Seed of the patches.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -285,19 +141,13 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         chosen from the data.
 
     search_alpha_ : float
-        The penalty of the search, if there was one.
-
-    step_size_ : float
-        The step in use, unless every image searches for its own.
+        The penalty of the search.
 
     channel_noise_ : ndarray of shape (n_channels,)
         Standard deviation of the noise of each channel, unless ``channel_noise="equal"``.
 
-    n_components_, size_path_, penalty_path_, device_
-        As in `PUDLEDictionaryLearning`.
-
-    n_iter_, n_steps_, loss_curve_, ended_by_, phases_, fit_seconds_
-        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop.
+    n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_
+        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a piece of an image.
 
     n_features_in_ : int
         Number of features, if it was fitted on rows.
@@ -310,44 +160,14 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
 
     Notes
     -----
-    The parameters that you set decide the phases of `fit`:
-
-    .. list-table::
-       :header-rows: 1
-
-       * - parameters set
-         - phases of `fit`
-       * - none
-         - search; codes are converged, and need no training
-       * - ``gradient``
-         - search, then training by it
-       * - ``n_unfoldings`` (a number), ``alpha=0``
-         - training through that encoder from random directions; with ``dict_init="search"`` from
-           the atoms of a search
-       * - another ``dict_init``
-         - training from there
-       * - ``max_iter``
-         - at most this number of epochs of training, if there is any
-       * - a parameter without effect in this fit, such as ``tol`` without training
-         - as without it, and a UserWarning that names it and the setting that would use it
-
     Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
     number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
     Two-dimensional input means rows, unless ``channels_first``; a row is one signal, or an image of
     one line. Unsigned integers become fractions of their largest value, except in rows. If atoms do
-    not cover an image exactly, `transform` and training extend it by zeros at its ends. Training
-    sees crops of at most 129 pixels along each axis, and rows whole.
+    not cover an image exactly, `transform` extends it by zeros at its ends.
 
-    NaN, or a masked value of a masked array, is a missing pixel of `fit`, `partial_fit` and
-    `transform`, which is ignored; `inverse_transform` fills it.
-
-    Training and codes are computed where a tensor is; other input is brought to CUDA if present.
-    The search runs on the CPU.
-
-    References
-    ----------
-    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
-       Backpropagation", arXiv:2106.00058, 2021.
+    NaN, or a masked value of a masked array, is a missing pixel of `fit` and `transform`, which is
+    ignored; `inverse_transform` fills it. Search and codes are computed on the CPU.
 
     Examples
     --------
@@ -370,49 +190,33 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         atom_shape: int | tuple[int, ...] = (9, 9),
         stride: int | tuple[int, ...] | Literal["auto"] = "auto",
         alpha: float | Literal["auto"] = "auto",
-        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
-        n_unfoldings: int | Literal["auto"] | None = "auto",
         debias: float | Literal["auto"] = "auto",
         positive_code: bool = False,
         rank: Literal[1] | None = None,
         channels_first: bool = False,
-        channel_noise: Literal["equal", "auto"] | ArrayLike = "equal",
-        optimizer: Literal["adam", "sgd"] | Callable = "adam",
-        batch_size: int | Literal["auto"] = "auto",
-        max_iter: int | Literal["auto"] = "auto",
-        tol: float | None = 1e-4,
-        dict_init: Literal["auto", "search", "random", "data", "dct"] | ArrayLike = "auto",
+        channel_noise: Literal["equal", "auto"] = "equal",
+        dict_init: Literal["search"] | ArrayLike = "search",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
 
     _parameter_constraints = {
-        name: GradientLearner._parameter_constraints[name]
-        for name in ("batch_size", "tol", "random_state", "verbose")
-    } | {
-        "atom_shape": [COUNT, tuple, list],
-        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
-        "positive_code": ["boolean"],
-        "channels_first": ["boolean"],
-        "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "max_iter": [COUNT, StrOptions({"auto"})],
-        "n_components": [COUNT, StrOptions({"auto"})],
-        "n_unfoldings": [COUNT, StrOptions({"auto"}), None],
+        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list, StrOptions({"auto"})],
+        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
+        "positive_code": ["boolean"],
         "rank": [Options(Integral, {1}), None],
-        "channel_noise": [StrOptions({"equal", "auto"}), "array-like"],
-        "dict_init": [StrOptions({"auto", "search", "random", "data", "dct"}), "array-like"],
+        "channels_first": ["boolean"],
+        "channel_noise": [StrOptions({"equal", "auto"})],
+        "dict_init": [StrOptions({"search"}), "array-like", HasMethods("fit")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
     }
 
-    n_iter_no_change = 5  # of training
-
-    # ------------------------------------------------------------------ training
-
-    def _plan(self):
-        return ConvPlan.of(self)
+    # ------------------------------------------------------------------ a fit
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -434,141 +238,196 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, or if training diverges twice; the estimator then
-            holds the last finite dictionary.
+            If the data or parameters are unfit.
         """
-        return self._fit(X, y)
-
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Train by one random crop of each image.
-
-        The state of the optimiser persists between calls, also through pickling, and after `fit`;
-        parameters such as ``batch_size`` may change in between.
-
-        Parameters
-        ----------
-        X, y
-            As in `fit`.
-
-        Returns
-        -------
-        self
-            The estimator.
-        """
-        return self._partial_fit(X, y)
-
-    def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
         refuse_several(type(self).__name__)
-        if known:
-            self._check_known()
-        images = self._read_training(X, known=known)
+        images, start, noise = self._read_training(X, allow_nan=True), None, None
+        inputs = self._attributes_of_input(X, images) | {"_channel_axis": images.channel_axis}
         same = images.kind != "list"
-        image_size = tuple(images.tensors[0].shape[2:]) if same else None
-        geometry = Geometry(image_size, images.channel_axis)
-        if known:
-            geometry = geometry._replace(channel_noise=self._noise)
-        elif not np.array_equal(self.channel_noise, "equal"):
-            noise = given_channel_noise(self.channel_noise, images)
-            geometry = geometry._replace(channel_noise=noise)
-            images = images.map(lambda x: x / self._units(noise, x))
-        whole, device = images.kind == "rows", images.tensors[0].device
-        sample = TrainingImages(images.singles(), geometry, plan.kernel, plan.stride, whole=whole)
-        if known:
-            return Data(sample, sample, device, {})
-        if sample.masks and not any(mask.any() for mask in sample.masks):
+        inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
+        if images.n_channels == 1:
+            unused = ("rank", "channel_noise"), "signals with more than one channel"
+            warn_of_unused(self, [unused])
+        elif self.channel_noise == "auto":
+            noise = noise_of_channels(images.tensors)
+            images = images.map(lambda x: x / self._units(x, noise))
+        if not isinstance(self.dict_init, str):
+            if self.n_components == "auto":
+                raise ValueError(
+                    "n_components='auto' begins with patches, but dict_init is given. Pass "
+                    "dict_init='search', or a number of atoms."
+                )
+            start = self._given_atoms(self.n_components, images)
+            start = start if noise is None else start / self._units(start, noise)
+        data = TrainingImages.of(images, self._kernel, stride_of(self))
+        if data.masks and not any(mask.any() for mask in data.masks):
             raise nothing_known(self)
-        inputs = input_attributes(X if images.kind == "rows" else None)
-        return Data(sample, sample, device, inputs)
+        records = learn(data, self, make_generator(self.random_state), start)
 
-    def _has_codes(self, data):
-        pictures = [data.samples.covered(image)[None] for image in data.samples.images]
-        if all((x == x.flatten()[0]).all() for x in pictures):
-            return True  # a baseline explains constant pictures
-        plan = self._plan()
-        network = self._coder(pictures[0])
-        if plan.encoder.n_unfoldings is not None:
-            return any(network.encode(x).any() for x in pictures)
-        # codes of the lasso are zero where no correlation is above the penalty
-        dictionary = ConvDictionary(network.atoms, stride_of(self))
-        found = (dictionary.analysis(x) for x in pictures)
-        found = (z if self.positive_code else z.abs() for z in found)
-        return any((z > self.alpha_).any() for z in found)
+        def epochs(interrupts):
+            for one in records:
+                found = partial(self._attributes_of, one, noise, images.channel_axis)
+                yield one.note, lambda found=found: inputs | found()
 
-    def _resume(self, plan, data):  # -> Fitted, generator
-        generator = make_generator(self.random_state)
-        generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
-        images, kept, given = data.samples, self._fitted, plan.given.alpha
-        is_new = given not in ("auto", self._fit_given["alpha"])  # set after the fit
-        alpha = float(given) if is_new else kept.model["alpha"]
-        coding = None if is_new else kept.coding  # codes may have another penalty than training
-        if coding is not None and plan.debias is not None:
-            coding = coding[0], plan.debias, coding[2]
-        geometry = images.geometry._replace(image_size=self._image_size)
-        model, rows = plan.model(self._atoms(images.images[0]), alpha, images, geometry)
-        model = replace(model, data_scale=kept.model["data_scale"] or model.data_scale)
-        return replace(kept, model=model, rows=rows, coding=coding, training={}), generator
+        self._follow(epochs, {"estimator": self, "X": X, "y": y})
+        dictionary = self._dictionary(data.images[0])
+        if not any(largest_correlation(x, dictionary) > self.alpha_ for x in data.images) and not (
+            all((x == x.flatten()[0]).all() for x in data.images)  # a baseline explains constants
+        ):
+            warn_of_zero_codes(self)
+        return self
 
-    def _phases(self, plan, data, run):  # -> ImagePhases
-        return ImagePhases(self, plan, data, run)
-
-    def _begin(self, plan, data, generator):  # -> Fitted
-        images, decides = data.samples, isinstance(self.n_components, str)
-        n_components = ATOMS if decides else self.n_components
-        atoms, alpha = first_atoms(plan, images, images, n_components, generator)
-        return record_of(plan, images, atoms, alpha)
+    def _attributes_of(self, fitted, noise, channel_axis):
+        """Return the fitted attributes of a record."""
+        atoms, factors = fitted.atoms, (None, None)
+        atoms = atoms if noise is None else atoms * self._units(atoms, noise)
+        if self.rank is not None:
+            factors = map(to_numpy, factor_atoms(atoms))
+        maps, waveforms = factors
+        return {
+            "components_": to_numpy(atoms.movedim(1, -1) if channel_axis else atoms[:, 0]),
+            "spatial_components_": maps,
+            "temporal_components_": waveforms,
+            "channel_noise_": None if noise is None else to_numpy(noise),
+            "alpha_": fitted.alpha,
+            "debias_": fitted.debias,
+            "noise_std_": fitted.noise_std,
+            "search_alpha_": fitted.search_alpha,
+            "n_components_": len(atoms),
+            "size_path_": _as_arrays(fitted.size_path),
+            "penalty_path_": _as_arrays(fitted.penalty_path),
+            "n_iter_": max(len(fitted.losses), 1),
+            "loss_curve_": np.array(fitted.losses, dtype=np.float64),
+            "ended_by_": "search",
+        }
 
     # ------------------------------------------------------------------ using the dictionary
 
-    _image_size = None  # of images of one size in `fit`
+    _image_size = None  # of images of several sizes
 
     @property
-    def _noise(self):  # -> (n_channels,) or None
-        noise = getattr(self, "channel_noise_", None)
-        return None if noise is None else to_tensor(noise)
+    def _n_channels(self):
+        return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
 
-    def _units(self, noise, x):  # (n_channels,), (..., n_channels, *size) -> to divide images by
-        return noise.to(x).reshape(-1, *[1] * len(self._kernel))
+    def _units(self, x, noise=None):  # (..., n_channels, *size) -> divisors
+        """Return the units of channels, the noise of a fit or of attributes; 1 if equal."""
+        noise = getattr(self, "channel_noise_", None) if noise is None else noise
+        if noise is None:
+            return x.new_ones(())
+        return to_tensor(noise).to(x).reshape(-1, *[1] * len(self._kernel))
 
-    def _to_coder(self, images):
-        noise = self._noise
-        return images if noise is None else images.map(lambda x: x / self._units(noise, x))
+    def _dictionary(self, like):  # -> ConvDictionary in units of the noise
+        """Return the dictionary, of the dtype and on the device of a tensor.
 
-    def _to_images(self, x):
-        return x if self._noise is None else x * self._units(self._noise, x)
-
-    def _check_known(self):  # -> Plan
-        """Raise an error unless it is fitted, with atoms of the present parameters."""
+        Raises
+        ------
+        NotFittedError, ValueError
+            Unless it is fitted, with atoms of the present parameters.
+        """
         check_is_fitted(self)
-        self._validate_params()  # they may have been set since `fit`
-        plan = self._plan()
         found = self.components_.shape[1 : 1 + len(self._kernel)]
         if found != self._kernel:
             raise ValueError(
                 f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
                 f"{found}. Set the parameter as it was, or fit again."
             )
-        return plan
+        atoms = atoms_inside(self.components_, len(self._kernel), like)
+        return ConvDictionary(atoms / self._units(atoms), stride_of(self))
 
-    def _atoms(self, like):  # -> (n_components, n_channels, *kernel)
-        channel_axis = self.components_.ndim == 2 + len(self._kernel)
-        geometry = Geometry(None, channel_axis, self._noise)
-        return atoms_inside(self.components_, geometry, like)
+    def _read_known(self, X, **options):  # -> Images in units of the noise
+        check_is_fitted(self)
+        self._validate_params()  # they may have been set since `fit`
+        return super()._read_known(X, **options).map(lambda x: x / self._units(x))
 
-    def _coder(self, like):
-        encoder = self._plan().encoder
-        if self.debias == "auto":
-            encoder = replace(encoder, debias=self.debias_)
-        encoder = encoder.at(self.alpha_, step_size=getattr(self, "step_size_", None))
-        return ConvNetwork(self._atoms(like), stride_of(self), encoder)
+    def _cover(self, x, end=0.0):  # (..., *size) -> extended until atoms cover it
+        return covered(x, self._kernel, stride_of(self), end)
 
-    def _encode_complete(self, coder, x):
-        directions = None
-        if self.rank is not None:
-            coder, directions = coder.of_maps()
-        x = x if directions is None else combine_channels(x, directions)
-        return super()._encode_complete(coder, x)
+    def _encode(self, dictionary, x, mask=None):  # -> (n, n_components, *positions)
+        """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss.
+
+        Atoms of rank one see complete images through combinations of channels alone.
+        """
+        if self.rank is not None and mask is None:
+            directions = map_directions(factor_atoms(dictionary.atoms)[0])
+            atoms = combine_channels(dictionary.atoms, directions)
+            if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):  # of rank one
+                x = combine_channels(x, directions)
+                dictionary = ConvDictionary(atoms, dictionary.stride)
+        debias = self.debias_ if self.debias == "auto" else float(self.debias)
+        options = dict(positive_code=self.positive_code, debias=debias, mask=mask)
+        codes, solved = conv_codes(dictionary, x, alpha=self.alpha_, **options)
+        if not solved.all():
+            warn(
+                f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
+                "converged. Take an offset or a slow background off first, or raise alpha, which "
+                f"is {self.alpha_:.3g}.",
+                ConvergenceWarning,
+            )
+        return codes
+
+    # ------------------------------------------------------------------ codes
+
+    @torch.no_grad()
+    def transform(self, X: ArrayLike | Tensor | Sequence[ArrayLike]) -> np.ndarray | Tensor | list:
+        """Return code maps.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images
+            Images, signals or rows. Images that copies of an atom do not cover exactly are extended
+            by zeros at their ends.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
+            n_features_out) for rows, a list of maps for a list.
+        """
+        images = self._read_known(X, allow_nan=True)
+        dictionary, codes = self._dictionary(images.tensors[0]), []
+        for x in images.tensors:
+            parts = (split_gaps(part, len(self._kernel)) for part in parts_of_images(x))
+            parts = (
+                (self._cover(x), mask if mask is None else self._cover(mask, 1.0))
+                for x, mask in parts
+            )
+            codes.append(torch.cat([self._encode(dictionary, *part) for part in parts]))
+        return images.hand_back(codes, channels=True)
+
+    @torch.no_grad()
+    def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
+        """Return images from code maps.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of them
+            Codes, as `transform` returns them.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            Images, of the size seen in `fit` if the codes have the positions of this size, and else
+            of the size that the copies of the atoms cover.
+        """
+        check_is_fitted(self)
+        size, n_components = self._image_size, len(self.components_)
+        positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
+        shape = (*positions, n_components) if size else None
+        codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)
+        if codes.n_channels != n_components:
+            raise ValueError(
+                f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
+                f"{n_components} components; pass codes as transform returns them."
+            )
+        dictionary, images = self._dictionary(codes.tensors[0]), []
+        for z in codes.tensors:
+            with own_precision():
+                x = torch.cat([dictionary.synthesis(part) for part in parts_of_images(z)])
+            x = x * self._units(x)
+            is_whole = size and tuple(z.shape[2:]) == positions
+            images.append(x[(..., *map(slice, size))] if is_whole else x)
+        options = dict(channels=self._channel_axis, channels_first=self.channels_first)
+        return codes.hand_back(images, **options)
 
     @torch.no_grad()
     def score(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> float:
@@ -590,60 +449,31 @@ class ConvPUDLEDictionaryLearning(GradientLearner, ConvTransformer):
             The explained share of the squared error of hidden pixels, against the mean of each
             channel; at most 1.
         """
-        images, network = self._read_and_build(X)
-        error = 0.0
-        cover = partial(covered, kernel=self._kernel, stride=stride_of(self))
+        images = self._read_known(X)
+        dictionary, error, generator = self._dictionary(images.tensors[0]), 0.0, torch.Generator()
         for x in images.tensors:
-            known = cover(torch.ones_like(x[0, 0]))
-            for part in parts_of_images(cover(x)):
-                error += _error_of_pixels(network, part, known)
+            known = self._cover(torch.ones_like(x[0, 0]))
+            options = dict(generator=generator.manual_seed(0), device="cpu")
+            turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
+            for part in parts_of_images(self._cover(x)):
+                for i in range(_TURNS):
+                    hidden = known * (turn == i)
+                    mask = (known - hidden).expand_as(part)
+                    with own_precision():
+                        predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
+                    error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
         total = FromMeans.of(Samples(wide(pixels))).total()
         return 1 - error / total if total else 0.0
 
-    @torch.no_grad()
-    def choose_alpha(
-        self, X: ArrayLike | Tensor | Sequence[ArrayLike], *, l0: float | None = None
-    ) -> Self:
-        """Choose the penalty of codes, ``alpha_``, for the present atoms.
+    @property
+    def _n_features_out(self):
+        check_is_fitted(self)
+        size = self._image_size
+        positions = covering_positions(size, self._kernel, stride_of(self)) if size else ()
+        return len(self.components_) * prod(positions)
 
-        Parameters
-        ----------
-        X : array-like, Tensor or list of images
-            Images or signals, if possible independent of the training data.
-        l0 : float, default=None
-            Mean number of nonzero codes of an image or signal, over all its places. None takes the
-            sparsest codes that predict hidden pixels nearly best, as `fit` does.
-
-        Returns
-        -------
-        self
-            With new ``alpha_`` and, if ``debias="auto"``, new ``debias_``.
-
-        Raises
-        ------
-        ValueError
-            If codes are not those of the lasso, if ``l0`` is not positive, or if no penalty gives
-            ``l0`` codes.
-        """
-        plan = self._check_known()
-        images = self._read(plan, X, None, known=True).samples
-        if plan.encoder.n_unfoldings is not None:
-            raise ValueError(
-                "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
-                "n_unfoldings=None, or alpha as a number."
-            )
-        if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < inf):
-            raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-        atoms = as_pictures(self._atoms(images.images[0])).double()
-        problem = problem_of(plan, images, float(getattr(self, "search_alpha_", self.alpha_)))
-        if l0 is None:
-            coding = best_coding(judged(problem), atoms, debias=plan.debias)
-        else:
-            area = sum(image[0].numel() for image in images.images)
-            n_images = len(images.images) * problem.x[:, 0].numel() / area
-            options = dict(debias=plan.debias, n_images=n_images)
-            coding, is_met = coding_of_l0(problem, atoms, float(l0), **options)
-            if not is_met:
-                warn_of_l0(coding.n_entries, l0)
-        return self._take_coding(coding, problem.unit)
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,184 @@
+"""What the estimators of images and signals share: they read any form, and follow a fit."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_array
+from sklearn.utils.validation import _check_feature_names, _check_n_features
+
+from skpudle._data.arrays import input_attributes, resolve_device, to_tensor
+from skpudle._data.foreign import dictionary_of
+from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
+from skpudle._fit.run import Interrupts
+
+# pixels encoded at a time: few enough for their codes to stay in a cache
+_PIXELS = 2**17
+
+# Pixels between neighbouring copies of an atom in pictures.
+_STRIDE = 4
+
+
+def stride_of(learner):  # -> tuple of int
+    """Return the distance of neighbouring copies of an atom along each axis.
+
+    Events of signals are at any sample. In pictures, copies at every pixel take 16 times as long as
+    copies at every fourth pixel of both axes.
+    """
+    kernel = sizes(learner.atom_shape, 1)
+    if isinstance(learner.stride, str):
+        of_pictures = getattr(learner, "_stride_of_pictures", _STRIDE)
+        return (1,) if len(kernel) == 1 else tuple(min(of_pictures, k) for k in kernel)
+    return sizes(learner.stride, len(kernel))
+
+
+def parts_of_images(x):  # (n, ...) -> tensors of some images each
+    """Cut images into parts that are encoded at a time."""
+    return x.split(max(1, _PIXELS // prod(x.shape[2:])))
+
+
+def atoms_inside(atoms, n_axes, like):  # components_ -> (n, n_channels, *kernel)
+    """Return atoms with channels before their axes, of the dtype and on the device of a tensor."""
+    atoms = to_tensor(atoms).to(like)
+    return (atoms if atoms.ndim == n_axes + 2 else atoms[..., None]).movedim(-1, 1).contiguous()
+
+
+class ImageEstimator(CallbackSupportMixin, BaseEstimator):
+    """An estimator of images, signals, or rows of pixels.
+
+    A subclass has the parameters ``atom_shape``, ``stride``, ``channels_first``, ``dict_init`` and
+    ``verbose``, and ``_n_channels`` of its fit.
+    """
+
+    # the page that scikit-learn's HTML view of an estimator links to
+    _doc_link_module = "skpudle"
+    _doc_link_template = (
+        "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
+    )
+    device = "auto"
+    _allows_nan = True
+
+    @property
+    def _kernel(self):
+        return sizes(self.atom_shape, 1)
+
+    def _read(self, X, **options):  # -> Images
+        options |= dict(channels_first=self.channels_first, estimator=self)
+        first = X[0] if isinstance(X, Sequence) and len(X) else X
+        try:
+            device = resolve_device(self.device, first)
+        except ValueError:
+            if not hasattr(self, "_n_channels"):
+                raise
+            device = "cpu"  # this machine lacks the device of the fit
+        images = read_images(X, len(self._kernel), device=device, **options)
+        check_axes(images)
+        return images
+
+    def _read_known(self, X, *, colours=False, **options):  # -> Images, of the fitted kind
+        _check_feature_names(self, X, reset=False)
+        n_channels, name = self._n_channels, type(self).__name__
+        images = self._read(X, n_channels=n_channels, **options)
+        if images.kind == "rows":
+            if getattr(self, "n_features_in_", None) is None:  # None during callbacks
+                raise ValueError(
+                    f"Two-dimensional input means rows of pixels, but this {name} was fitted on "
+                    "images. Pass one image as [image], or as image[np.newaxis]."
+                )
+            _check_n_features(self, X, reset=False)
+        if images.n_channels != n_channels and (
+            not colours or (n_channels, images.n_channels) != (1, 3)
+        ):
+            raise ValueError(
+                f"Images have {images.n_channels} channels, but {name} was fitted on {n_channels}; "
+                f"channels are the {'first' if self.channels_first else 'last'} axis of an image. "
+                "Pass the colours, image[..., :3], without transparency, or the channels as a list "
+                "of grey images, list(np.moveaxis(image, -1, 0))."
+            )
+        return images
+
+    def _read_training(self, X, **options):  # -> Images
+        check_sizes(self._kernel, stride_of(self))
+        images = self._read(X, **options)
+        check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
+        return images
+
+    def _given_atoms(self, n_components, images):  # -> (n_components, n_channels, *kernel)
+        """Return the atoms of ``dict_init``, with the dtype of images.
+
+        Raises
+        ------
+        ValueError
+            If their shape is another one.
+        """
+        options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+        atoms, own = check_array(dictionary_of(self.dict_init), **options), images.channel_axis
+        expected = (n_components, *self._kernel, *[images.n_channels][:own])
+        if atoms.shape != expected:
+            raise ValueError(
+                f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
+                f"{', n_channels' if own else ''}) = {expected}."
+            )
+        return atoms_inside(atoms, len(self._kernel), images.tensors[0])
+
+    def _attributes_of_input(self, X, images):
+        """Return the attributes that scikit-learn asks for, of rows."""
+        return input_attributes(X if images.kind == "rows" else None)
+
+    def _take(self, attributes):
+        """Set fitted attributes; None removes an attribute that this fit does not have."""
+        vars(self).update(attributes)
+        for name, value in attributes.items():
+            if value is None:
+                delattr(self, name)
+
+    def _follow(self, epochs, given, n_epochs=None):
+        """Take the attributes of the last epoch of a fit, with all hooks.
+
+        Parameters
+        ----------
+        epochs : callable
+            ``epochs(interrupts)`` yields for each epoch a line of progress, and a function that
+            returns the fitted attributes.
+        given : dict
+            The estimator and its input, for callbacks.
+        n_epochs : int, default=None
+            Largest number of epochs, if it is known.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, when the attributes of the last epoch have been taken.
+        """
+        root = self._init_callback_context(max_subtasks=n_epochs)
+        root.call_on_fit_task_begin(**given)
+        note, attributes, ended_by = "no epoch", None, {}
+        with Interrupts() as interrupts:
+            try:
+                for note, attributes in epochs(interrupts):
+                    if interrupts.pending:
+                        break
+                    epoch = root.subcontext(task_name="epoch")
+                    epoch.call_on_fit_task_begin(**given)
+                    if self.verbose:
+                        print(note, flush=True)
+                    hooks = given | {"reconstruction_attributes": attributes}
+                    if epoch.call_on_fit_task_end(**hooks):
+                        ended_by = {"ended_by_": "callback"}
+                        break
+            except KeyboardInterrupt:  # a second Ctrl-C
+                interrupts.pending = True
+            if interrupts.pending:
+                ended_by = {"ended_by_": "interrupt"}
+            if attributes is not None:
+                self._take(attributes() | ended_by)
+            if interrupts.pending:
+                raise KeyboardInterrupt(f"the fit was interrupted after: {note}")
+        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self._allows_nan
+        return tags
