@@ -6,16 +6,11 @@
 on three pictures of scikit-image, since the gallery's picture would need a download. Pictures are
 shrunk to a side of about 200 pixels, as there.
 
-Both classes get the same arguments. Times are CPU time, medians of ``--repeats`` fits, taken in
-turn.
+Both classes get the same arguments. Times are CPU time.
 """
-
-import warnings
-from itertools import product
 
 import numpy as np
 from common import Report, parse, timed
-from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 
@@ -24,16 +19,6 @@ from skpudle import PUDLEDictionaryLearning
 CLASSES = {"scikit-learn": MiniBatchDictionaryLearning, "skpudle": PUDLEDictionaryLearning}
 PICTURES = ("camera", "chelsea", "astronaut")
 CODERS = {"OMP 1": ("omp", 1), "OMP 2": ("omp", 2), "LARS 5": ("lars", 5)}
-
-
-def fitted_in_turn(learners, X, repeats):
-    """Fit each learner in turn, and return their median seconds."""
-    for learner in learners.values():  # do not time imports and compilation
-        clone(learner).set_params(max_iter=1).fit(X)
-    seconds = {name: [] for name in learners}
-    for _, (name, learner) in product(range(repeats), learners.items()):
-        seconds[name].append(timed(learner.fit, X)[1])
-    return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
 def shrunk(image):
@@ -45,7 +30,7 @@ def shrunk(image):
     return blocks.mean(axis=(1, 3)) / 255
 
 
-def denoising(repeats):
+def denoising():
     from skimage import data
 
     for name in PICTURES:
@@ -58,7 +43,7 @@ def denoising(repeats):
         X = (X - X.mean(axis=0)) / X.std(axis=0)
         params = dict(n_components=50, batch_size=200, alpha=1.0, max_iter=10, random_state=0)
         learners = {package: kind(**params) for package, kind in CLASSES.items()}
-        seconds = fitted_in_turn(learners, X, repeats)
+        seconds = {name: timed(learner.fit, X)[1] for name, learner in learners.items()}
         patches = extract_patches_2d(noisy[right], (7, 7)).reshape(-1, 49)
         mean, ratio = patches.mean(axis=0), seconds["skpudle"] / seconds["scikit-learn"]
         times = {"seconds": seconds["skpudle"], "time over scikit-learn": ratio}
@@ -75,9 +60,9 @@ def denoising(repeats):
 
 
 def main():
-    given = parse(__doc__, repeats=3)
-    warnings.simplefilter("ignore")
-    Report(given.out, title="The name of the class replaced").extend(denoising(given.repeats))
+    given = parse(__doc__)
+    PUDLEDictionaryLearning(5).fit(np.random.default_rng(0).standard_normal((50, 8)))  # compiles
+    Report(given.out, title="The name of the class replaced").extend(denoising())
 
 
 if __name__ == "__main__":

@@ -163,11 +163,9 @@ def measure(scenario, seed, *, n_starts, grid):
     line = dict(scenario=scenario, seed=seed, n_planted=len(atoms))
     for name, n in (("auto", "auto"), ("known", len(atoms))):
         learner, codes, seconds = fitted(PoissonNMF(n, random_state=0), X)
-        largest = 4 * X.sum() / learner.components_.size
         line[name] = dict(
             n=learner.n_components_, alpha=learner.alpha_, dispersion=learner.dispersion_,
-            gain=learner.min_gain_, inside=bool(0.1 < learner.alpha_ < largest / 2),
-            steps=learner.n_iter_, seconds=seconds,
+            gain=learner.min_gain_, seconds=seconds,
             **compare(atoms, exposures, learner.components_, codes),
         )  # fmt: skip
     if n_starts:
@@ -189,7 +187,6 @@ def summarize(lines):
     summary = dict(
         problems=len(lines),
         right=sum(line["auto"]["n"] == line["n_planted"] for line in lines),
-        inside=sum(line["known"]["inside"] for line in lines),
         median_seconds=float(np.median(seconds)),
         most_seconds=max(seconds),
     )

@@ -7,7 +7,7 @@ of one replicate never fall into one cluster, and signs are free.
 """
 
 import warnings
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -33,10 +33,14 @@ from sklearn.utils.validation import (
 
 from skpudle._data.arrays import host_array
 from skpudle._data.names import explain_names, fit_context, users_level
-from skpudle.metrics._dictionaries import match_atoms, recombine_atoms, unit_atoms
+from skpudle.metrics._measures import match_atoms, recombine_atoms, unit_atoms
 
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
+# Of consensus NMF: number of nearest neighbours of an atom, as a share of the replicates, and mean
+# distance to them from which on it is an outlier. Atoms are compared with norm 1 and up to sign, so
+# that distances lie between 0 and 1.41; .5 is a cosine of .875.
+_NEAREST, _OUTLYING = 0.3, 0.5
 
 
 def seed_clone(estimator, random_state):
@@ -55,12 +59,9 @@ def _fit_rows(estimator, X, params, rows):
     return estimator.fit(_safe_indexing(X, rows), **params)
 
 
-def _measure_isolation(replicates, share):  # -> list of (n_components,)
-    """Return the mean distance of every unit atom to its nearest atoms, up to sign.
-
-    The number of nearest atoms is ``share`` times the number of replicates.
-    """
-    everything, n_nearest = np.concatenate(replicates), max(1, int(share * len(replicates)))
+def _measure_isolation(replicates):  # -> list of (n_components,)
+    """Return the mean distance of every unit atom to its nearest atoms, up to sign."""
+    everything, n_nearest = np.concatenate(replicates), max(1, int(_NEAREST * len(replicates)))
     distances = []
     for atoms in replicates:
         # rows of zeros are at distance sqrt(2) from all; the nearest atom is the atom itself
@@ -86,7 +87,7 @@ def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> 
     return np.minimum(pairs.mean(axis=1), 1)
 
 
-def _find_consensus(replicates, *, density_threshold, neighborhood):
+def _find_consensus(replicates):
     """Match unit atoms of replicates; return medians of matched atoms, and their agreement.
 
     Returns
@@ -102,15 +103,14 @@ def _find_consensus(replicates, *, density_threshold, neighborhood):
     stability : ndarray of shape (n_components,)
         Mean similarity of the matched atoms.
     """
-    isolation = _measure_isolation(replicates, neighborhood)
+    isolation = _measure_isolation(replicates)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
     reference, indices = replicates[medoid], None
-    limit = np.inf if density_threshold is None else density_threshold
     for _ in range(_MAX_ROUNDS):
         before = indices
         indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
-        dense = (indices >= 0) & (distances <= limit)
+        dense = (indices >= 0) & (distances <= _OUTLYING)
         if np.array_equal(before, indices):
             break
         reference = unit_atoms(np.stack([
@@ -126,9 +126,9 @@ class ConsensusDictionary(
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
     By default `fit` makes 20 replicates from different seeds, matches their atoms up to order and
-    sign, and takes the median of every set of matched atoms. The estimator's own `transform`
-    computes codes. Fits end in local minima, so that some atoms are accidents of the seed or of the
-    samples.
+    sign, and takes the median of every set of matched atoms, without outliers. The estimator's
+    own `transform` computes codes. Fits end in local minima, so that some atoms are accidents of
+    the seed or of the samples.
 
     Parameters
     ----------
@@ -145,15 +145,6 @@ class ConsensusDictionary(
         consensus NMF [1]_ does; "bootstrap" to samples drawn with replacement; "halves" to random
         halves. "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" sensitivity
         to sampling.
-
-    density_threshold : float or None, default=0.5
-        Atoms whose mean distance to their nearest neighbours among the atoms of all replicates is
-        larger are outliers, and count for stability only. Atoms are compared with norm 1 and up to
-        sign, so that distances lie between 0 and 1.41; a distance of 0.5 is a cosine of 0.875. None
-        keeps all.
-
-    neighborhood : float, default=0.3
-        Number of nearest neighbours, as a share of ``n_replicates``.
 
     n_jobs : int, default=None
         Number of processes (or threads, by `joblib.parallel_config`) that fit replicates.
@@ -236,8 +227,6 @@ class ConsensusDictionary(
         n_replicates: int = 20,
         *,
         resample: Literal["seeds", "bootstrap", "halves"] = "seeds",
-        density_threshold: float | None = 0.5,
-        neighborhood: float = 0.3,
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -247,8 +236,6 @@ class ConsensusDictionary(
         "estimator": [HasMethods(["fit", "transform"])],
         "n_replicates": [Interval(Integral, 2, None, closed="left")],
         "resample": [StrOptions({"seeds", "bootstrap", "halves"})],
-        "density_threshold": [Interval(Real, 0, None, closed="neither"), None],
-        "neighborhood": [Interval(Real, 0, 1, closed="right")],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
     }
@@ -297,12 +284,11 @@ class ConsensusDictionary(
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]
-        options = dict(density_threshold=self.density_threshold, neighborhood=self.neighborhood)
-        found = _find_consensus(replicates, **options)
+        found = _find_consensus(replicates)
         medoid, units, self.matches_, dense, self.stability_ = found
         rng = check_random_state(0)  # so that replicates depend on random_state alone
         drawn = [recombine_atoms(atoms, rng) for atoms in replicates]
-        *_, by_chance = _find_consensus(drawn, **options)
+        *_, by_chance = _find_consensus(drawn)
         self.chance_stability_ = float(by_chance.mean())
         self.n_agreeing_ = dense.sum(axis=0)
         norms = [

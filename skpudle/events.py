@@ -44,7 +44,7 @@ def _typical(amplitudes):
     return sizes[np.searchsorted(energy, energy[-1] / 2)]
 
 
-def _autocorrelation(atom, stride):  # (length, n_channels) -> (n_shifts,)
+def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
     """Return the correlation of an atom with its copies at later places."""
     shifts = range(0, len(atom), stride)
     products = np.array([(atom[s:] * atom[: len(atom) - s]).sum() for s in shifts])
@@ -84,6 +84,19 @@ def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
     """Return where each waveform has its largest magnitude, which is the norm of its channels."""
     energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
     return energy.argmax(axis=1)
+
+
+def find_learner_of_signals(estimator):  # -> Found
+    """Return the fitted learner of signals in an estimator."""
+    found = find_learner(estimator)
+    learner = found.learner
+    if len(sizes(getattr(learner, "atom_shape", (0, 0)), 1)) != 1 or hasattr(learner, "denoise"):
+        raise ValueError(
+            "Events are codes of a sparse dictionary of signals, which this "
+            f"{type(learner).__name__} is not. Pass a fitted ConvPUDLEDictionaryLearning with one "
+            "number for atom_shape, for signals."
+        )
+    return found
 
 
 def find_events(
@@ -128,22 +141,15 @@ def find_events(
     >>> len(find_events(learner.fit([signal]), [signal]))
     3
     """
-    found = find_learner(estimator)
+    found = find_learner_of_signals(estimator)
     learner = found.learner
-    kernel = sizes(getattr(learner, "atom_shape", (0, 0)), 1)
-    if len(kernel) != 1 or hasattr(learner, "denoise"):
-        raise ValueError(
-            "Events are codes of a sparse dictionary of signals, which this "
-            f"{type(learner).__name__} is not. Pass a fitted ConvPUDLEDictionaryLearning with one "
-            "number for atom_shape, for signals."
-        )
     check_scalar(least, "least", Real, min_val=0, max_val=1)
     rate = 1 if sampling_rate is None else sampling_rate
     check_scalar(rate, "sampling_rate", Real, min_val=0, include_boundaries="neither")
     X, (stride,) = found.prepare(X), stride_of(learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
-    atoms, events = learner.components_.reshape(len(learner.components_), kernel[0], -1), []
+    atoms, events = learner.components_, []
     for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
         correlation, own = _autocorrelation(atom, stride), []
         for signal, map_ in enumerate(maps):

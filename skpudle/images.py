@@ -25,6 +25,7 @@ from torch.nn.functional import fold, unfold
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, covering_positions, extend, read_images, sizes
+from skpudle.metrics._measures import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
@@ -128,33 +129,23 @@ def reconstruct(
     """
     rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
     _, size = _cover(image_shape[:2], patch_shape, stride)
-    parts = (_add_up(x, size, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
-    total, count = parts
+    total, count = (_add_up(x, size, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
     image = (total / count)[0, :, : image_shape[0], : image_shape[1]].movedim(0, -1)
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
-def _decode(learner, patches):  # (n, n_pixels) -> decoded (n, n_pixels), numbers of non-zeros (n,)
-    codes = learner.transform(patches)
-    n_nonzeros = to_tensor((codes != 0).sum(1))
-    if hasattr(learner, "inverse_transform"):
-        return to_tensor(learner.inverse_transform(codes)), n_nonzeros
-    return to_tensor(codes @ learner.components_), n_nonzeros
-
-
-def _denoise_rows(learner, patches, like, *, n_channels, center, weights):
+def _denoise_rows(learner, patches, like, *, n_channels, weights):
     """Return denoised patches times their weights, and weights; 0 where no pixel is known."""
     known = ~patches.isnan().all(1)
     denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
     if known.any():
-        rows, means = patches[known], 0.0
-        if center:
-            means = rows.unflatten(1, (-1, n_channels)).nanmean(1).nan_to_num(0.0)
-            means = means.repeat(1, rows.shape[1] // n_channels)
-        decoded, n_nonzeros = _decode(learner, like_input(rows - means, like))
-        n_counted = n_nonzeros.to(rows) if weights == "sparsity" else torch.zeros(len(rows))
-        weight[known] = 1 / (1 + n_counted[:, None].to(rows))
-        denoised[known] = (decoded.to(rows) + means) * weight[known]
+        rows = patches[known]
+        means = rows.unflatten(1, (-1, n_channels)).nanmean(1).nan_to_num(0.0)
+        means = means.repeat(1, rows.shape[1] // n_channels)
+        codes, decoded = code_and_reconstruct(learner, like_input(rows - means, like))
+        n_nonzeros = to_tensor((codes != 0).sum(1)).to(rows)
+        weight[known] = 1 / (1 + (weights == "sparsity") * n_nonzeros[:, None])
+        denoised[known] = (to_tensor(decoded).to(rows) + means) * weight[known]
     return denoised, weight.expand_as(patches)
 
 
@@ -183,12 +174,12 @@ def denoise_patches(
     patch_shape: int | tuple[int, ...] = (8, 8),
     *,
     stride: int = 1,
-    center: bool = True,
     weights: Literal["sparsity", "equal"] = "sparsity",
 ) -> np.ndarray | Tensor:
     """Denoise an image by a dictionary of patches.
 
-    The mean of each patch, which is hardly noisy, is subtracted before coding and added again.
+    The mean of each patch and channel, which is hardly noisy, is subtracted before coding and added
+    again.
     Patches are coded a few thousand at a time: memory is proportional to the image. Patches of an
     image with colours are coded whole if the learner was fitted on patches with colours, otherwise
     channel by channel.
@@ -199,7 +190,7 @@ def denoise_patches(
         Fitted on patches without their means, with ``transform``, and ``inverse_transform`` or
         ``components_``: a learner of this package, or any of scikit-learn's, such as
         `~sklearn.decomposition.MiniBatchDictionaryLearning`. K-SVD codes up to the error that the
-        noise explains: ``transform_algorithm="omp"`` with ``transform_tol = n_pixels *
+        noise explains: ``transform_algorithm="omp"`` with ``transform_alpha = n_pixels *
         (1.1 * noise_std) ** 2``; an encoder with hard thresholds is faster.
     image : array-like or Tensor of shape (height, width[, 3])
         The noisy image. Unsigned integers become fractions of their largest value: fit the learner
@@ -209,9 +200,6 @@ def denoise_patches(
         Height and width of a patch; one number for a square.
     stride : int, default=1
         Distance of neighbouring patches, in pixels: 1 is best, larger ones are faster.
-    center : bool, default=True
-        Whether to subtract means, of each channel. False is for learners of non-negative patches,
-        such as `~sklearn.decomposition.NMF`.
     weights : {"sparsity", "equal"}, default="sparsity"
         Weights of overlapping patches: "sparsity" is ``1 / (1 + n_nonzeros)`` of the code, as the
         more atoms a patch uses, the more noise it contains ([1]_, [2]_).
@@ -231,7 +219,7 @@ def denoise_patches(
        eq. 10.
     """
     patch_shape, x = sizes(patch_shape, 2), _read_image(image)
-    options = dict(stride=stride, center=center, weights=weights)
+    options = dict(stride=stride, weights=weights)
     n_features = getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
     is_grey = n_features == patch_shape[0] * patch_shape[1]
     parts = [
@@ -292,37 +280,10 @@ def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> d
     return total.view_as(larger)[:, inner, inner] / _SIDE**2
 
 
-def _rms(errors):  # (n, c) -> (c,), 0 of none
-    return np.sqrt(np.square(errors).sum(axis=0) / max(len(errors), 1))
-
-
-def _by_cosines(errors, gap):  # (n, c), (height, width) -> function of an image and a level
-    """Denoise gaps by cosines; colours become their mean and differences."""
-    mixing = dct(np.eye(errors.shape[1]), norm="ortho", axis=0)
-    units, mixing = to_tensor(_rms(errors @ mixing.T)), to_tensor(mixing)
-    corners = _corners_of_patches(gap)
-
-    def denoised(x, level):  # (c, height, width) -> the same
-        mixed = torch.tensordot(mixing.to(x), x, 1)
-        return torch.tensordot(
-            mixing.mT.to(x), _denoise_by_cosines(mixed, level * units.to(x), corners), 1
-        )
-
-    return denoised
-
-
-def _by_function(denoise, errors, image):  # -> function of an image and a level
-    """Denoise by the user's function."""
-    unit = np.sqrt(np.mean(_rms(errors) ** 2))
-
-    def denoised(x, level):  # (c, height, width) -> the same
-        if unit == 0:  # interpolation is exact
-            return x
-        found = denoise(_image_of(x[None], image, like=like_input), float(level * unit))
-        found = to_tensor(found).to(x)
-        return found.movedim(-1, 0) if found.ndim == 3 else found[None]
-
-    return denoised
+def _denoise_by(denoise, x, image, noise_std):  # (c, height, width) -> the same
+    """Denoise by the user's function, which gets an image in the form of the input."""
+    found = to_tensor(denoise(_image_of(x[None], image, like=like_input), noise_std)).to(x)
+    return found.movedim(-1, 0) if found.ndim == 3 else found[None]
 
 
 def inpaint(
@@ -401,9 +362,20 @@ def inpaint(
             "an image with NaN there."
         )
     errors = _errors_of_interpolation(x, gap)
-    step = _by_function(denoise, errors, image) if denoise else _by_cosines(errors, gap)
+    mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)  # of colours: a mean and differences
+    units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
+    unit, corners = np.sqrt(np.mean(units**2)), _corners_of_patches(gap)
     filled = to_tensor(np.where(known, x, _interpolate(x, gap))).movedim(-1, 0)
     given, known = filled, to_tensor(known).movedim(-1, 0)
+    mixing, units = (to_tensor(array).to(given) for array in (mixing, units))
     for level in np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter):
-        filled = torch.where(known, given, step(filled, level))
+        if denoise is None:
+            mixed = torch.tensordot(mixing, filled, 1)
+            mixed = _denoise_by_cosines(mixed, level * units, corners)
+            denoised = torch.tensordot(mixing.mT, mixed, 1)
+        elif unit > 0:
+            denoised = _denoise_by(denoise, filled, image, float(level * unit))
+        else:  # interpolation is exact
+            break
+        filled = torch.where(known, given, denoised)
     return _image_of(filled[None], image)

@@ -15,7 +15,7 @@ from skpudle._learners.convolutional.base import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.metrics import atom_support
-from skpudle.metrics._dictionaries import unit_atoms
+from skpudle.metrics._measures import unit_atoms
 
 __all__ = ["findings"]
 
@@ -31,7 +31,7 @@ _SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
 # entries) each of its two searches takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
 
-# Values of ``ended_by_`` of fits that were cut short, which another finding reports.
+# Values of ``ended_by_`` of fits that were cut short.
 _BROKEN = "interrupt", "divergence"
 
 
@@ -94,16 +94,6 @@ def _zero_codes(look):
     return f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."
 
 
-def _few_samples(look):
-    n, p = len(look.samples), look.codes.shape[1]
-    if look.is_convolutional or n >= p:
-        return None
-    return (
-        f"There {'is 1 sample' if n == 1 else f'are {n} samples'} for {p} atoms, which copy single "
-        "samples, or have not been learned. Learn fewer atoms, or from more samples."
-    )
-
-
 def _unused_atoms(look):
     """Report more unused atoms than chance leaves.
 
@@ -122,7 +112,7 @@ def _unused_atoms(look):
 
 def _single_samples(look):
     atoms, p = look.learner.components_, look.codes.shape[1]
-    if look.is_convolutional or look.loss != "gaussian" or _few_samples(look):
+    if look.is_convolutional or look.loss != "gaussian":
         return None
     energies = np.square(look.codes)
     own = energies.max(axis=0) > _SINGLE_SHARE * energies.sum(axis=0)
@@ -203,7 +193,7 @@ def _unsupported_atoms(look):
         type(learner) is not PUDLEDictionaryLearning
         or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # None: given atoms, no fit
         or look.loss != "gaussian"
-        or _few_samples(look)  # another finding reports these
+        or len(look.samples) < p
         or look.samples.size > _MOST_NUMBERS
     ):
         return None
@@ -236,7 +226,7 @@ def _dense_codes(look):
         return None
     advice = "raise {} (now {:.3g})".format(*_penalty(look))
     if look.given.get("transform_algorithm") == "omp":
-        advice = "lower transform_n_nonzero_coefs, or raise transform_tol"
+        advice = "lower transform_n_nonzero_coefs, or raise transform_alpha"
     return (
         f"Codes are dense: {used / n_entries:.0%} of their entries are not zero, {used:.3g} for a "
         f"sample of {n_numbers:.0f} numbers. To make them sparse, {advice}."
@@ -249,52 +239,24 @@ def _no_better_than_the_baseline(look):
     For least squares the baseline is zero. For counts it is their mean rates, compared on held-out
     entries, since codes of noise explain the entries that they were fitted to.
     """
-    learner = look.learner
-    if look.is_convolutional:
+    if look.is_convolutional or not np.ptp(look.samples, axis=1).any():
         return None
     if look.loss == "gaussian":
-        rows = centre(learner, look.samples.astype(np.float64))
-        residuals = rows - look.codes @ learner.components_
-        if np.nansum(np.square(residuals)) <= np.nansum(np.square(rows)):
-            return None
-        return (
-            "The fit is no better than the baseline: reconstructions are farther from the samples "
-            "than zero is. Scale the data as in fit, or lower step_size or learning_rate and fit "
-            "again."
-        )
-    explained = learner.score(look.X) if np.ptp(look.samples, axis=1).any() else 1.0
+        rows = centre(look.learner, look.samples.astype(np.float64))
+        residuals = rows - look.codes @ look.learner.components_
+        explained = 1 - np.nansum(np.square(residuals)) / np.nansum(np.square(rows))
+    else:
+        explained = look.learner.score(look.X)
     if explained > 0:
         return None
     return (
-        "The fit is no better than the baseline: hidden entries are predicted no better by codes "
-        f"than by mean rates (score {explained:.2g}). Learn fewer atoms, or from more samples."
-    )
-
-
-def _early_end(look):
-    ended_by = getattr(look.learner, "ended_by_", None)
-    if ended_by == "interrupt":
-        return (
-            "Training was interrupted: fit again. With a Checkpoint among its callbacks a fit "
-            "resumes where it stopped."
-        )
-    if ended_by == "divergence":
-        return (
-            "Training diverged, and these are the last finite atoms: lower learning_rate (with the "
-            "surrogate, raise batch_size instead) or step_size, or scale the data."
-        )
-    given = look.given
-    if ended_by != "max_iter" or given.get("tol") is None or given["max_iter"] == "auto":
-        return None  # with "auto" the fit trains after the search while this pays
-    return (
-        f"Training ended at max_iter={given['max_iter']!r}, before it had converged: raise it, or "
-        "leave it at its default."
+        f"The fit is no better than the baseline: codes explain a share of {explained:.2g} of what "
+        "it leaves. Scale the data as in fit, learn fewer atoms, or from more samples."
     )
 
 
 # findings that apply only if some code is not zero
 _FINDINGS = (
-    _few_samples,
     _unused_atoms,
     _single_samples,
     _single_events,
@@ -302,7 +264,6 @@ _FINDINGS = (
     _unsupported_atoms,
     _dense_codes,
     _no_better_than_the_baseline,
-    _early_end,
 )
 
 
@@ -321,12 +282,12 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     -------
     list of str
         Sentences, empty without a fault. They report: samples without known values;
-        codes that are all zero, or more than half as long as samples; fewer samples than atoms;
+        codes that are all zero, or more than half as long as samples;
         atoms that are unused (more than chance leaves), copy single samples, have most of their
         energy at one place of a signal, as of an artefact, repeat an atom (a cosine above 0.99), or
-        are not supported by `skpudle.metrics.atom_support`; a fit that explains no more than its
-        baseline; training that ended before it had converged. ``summary()`` of a learner says what
-        the fit decided: its baseline, noise and outliers.
+        are not supported by `skpudle.metrics.atom_support`; or a fit that explains no more than its
+        baseline. ``summary()`` of a learner says what the fit decided: its baseline, noise and
+        outliers, and how it ended.
 
     Notes
     -----

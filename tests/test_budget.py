@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1544,
-    "_data": 994,
+    ".": 1492,
+    "_data": 979,
     "_denoiser": 622,
-    "_fit": 1666,
+    "_fit": 1620,
     "_learners": 2613,
-    "_nmf": 756,
+    "_nmf": 753,
     "_operators": 264,
     "_optimizers": 223,
     "encoding": 1252,
-    "inspection": 660,
+    "inspection": 659,
     "lasso": 1116,
-    "metrics": 342,
+    "metrics": 336,
     "omp": 232,
-    "plotting": 557,
+    "plotting": 509,
     "pretrained": 77,
-    "search": 3162,
-    "all of the package": 16080,
-    "tests": 15071,
+    "search": 3086,
+    "all of the package": 15833,
+    "tests": 14998,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.fft import dct
-from sklearn.decomposition import NMF, MiniBatchDictionaryLearning, SparseCoder
+from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
 from sklearn.preprocessing import FunctionTransformer
 
@@ -88,17 +88,11 @@ def test_any_coder_denoises(image):
     np.testing.assert_array_equal(denoise_patches(WithoutInverse(), image), expected)
 
 
-def test_patches_that_are_not_centred_suit_nonnegative_factors():
-    image = np.add.outer(np.arange(17.0), np.arange(22.0))  # patches of rank two, non-negative
-    factors = NMF(3, init="nndsvda", tol=1e-10, max_iter=5000, random_state=0).fit(extract(image))
-    np.testing.assert_allclose(denoise_patches(factors, image, center=False), image, atol=0.1)
-
-
 def test_pursuit_up_to_the_error_of_the_noise_denoises():
     """K-SVD's coder: a patch without more than noise is its mean."""
     noisy = 0.1 * np.random.default_rng(0).normal(size=(40, 40))
     learner = PUDLEDictionaryLearning.from_components(
-        cosines(), transform_algorithm="omp", transform_tol=64 * (1.5 * 0.1) ** 2
+        cosines(), transform_algorithm="omp", transform_alpha=64 * (1.5 * 0.1) ** 2
     )
     means = extract(noisy).mean(1, keepdims=True).repeat(64, axis=1)
     np.testing.assert_allclose(
@@ -118,7 +112,7 @@ def test_missing_pixels_stay_missing_in_patches_and_come_back_from_codes():
     # the mean of what is known is not that of the patch: a constant atom makes up for it
     atoms = np.vstack([ramps, np.ones(16)])
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    pursuit = dict(transform_algorithm="omp", transform_tol=1e-20)
+    pursuit = dict(transform_algorithm="omp", transform_alpha=1e-20)
     learner = PUDLEDictionaryLearning.from_components(atoms, **pursuit)
     filled = denoise_patches(learner, damaged, (4, 4))
     np.testing.assert_allclose(filled, clean, atol=1e-8)

@@ -16,7 +16,8 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import make_generator
+from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
+from skpudle._data.batches import Batches
 from skpudle._data.weights import scale_weights
 from skpudle._fit.checkpoint import describe, task_of
 from skpudle._fit.encoders import refuse
@@ -27,14 +28,21 @@ from skpudle._fit.messages import (
     warn_of_unused,
     warn_of_zero_codes,
 )
-from skpudle._fit.online import learn_blocks
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
+from skpudle.search import Problem
+from skpudle.search.stream import advance_stream, begin_stream, block_rows
 
 # Samples per atom after which an unused atom is replaced. An atom that one in n_components samples
 # uses stays unused for 10 times n_components samples with the probability exp(-10).
 _UNUSED_SAMPLES_PER_ATOM = 10
+# Exponent of forgetting in `partial_fit`: after an equal number of new rows, earlier rows have an
+# eighth of their weight. `fit` weights all rows equally, because their order carries no
+# information.
+_FORGETTING = 3.0
+# Atoms in a row, assumed before the first block.
+_USED = 4.0
 
 
 class Data(NamedTuple):
@@ -43,7 +51,7 @@ class Data(NamedTuple):
     Attributes
     ----------
     source : object
-        With ``for_training(batch_size, generator, shuffle)``, which returns a source of batches.
+        Source of samples, see `skpudle._data.batches`.
     samples : Samples or TrainingImages
         Samples that choose the initial model and identify the data: all, or a sample of all rows.
     device : torch.device
@@ -133,8 +141,8 @@ class GradientLearner(CallbackSupportMixin):
         """Return the record before the first `partial_fit`, with initial atoms."""
         raise NotImplementedError
 
-    def _resume(self, plan, data):  # -> Fitted, generator
-        """Return the record of the fitted attributes, and a generator or None."""
+    def _resume(self, plan, data):  # -> Fitted
+        """Return the record of the fitted attributes."""
         raise NotImplementedError
 
     def _loss_of_baseline(self, fitted, data):  # -> float
@@ -170,6 +178,7 @@ class GradientLearner(CallbackSupportMixin):
                         self._take(attributes_of(replace(run.record, ended_by="interrupt")))
                     raise
                 pressed, ended_by = run.interrupts.pending, fitted.ended_by or "search"
+                fitted = fitted if pressed else phases.remember(fitted)
                 fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)
                 self._take(attributes_of(fitted))
                 if pressed:
@@ -203,29 +212,61 @@ class GradientLearner(CallbackSupportMixin):
         replaced = known and self._fit_given["atoms"] != _checksum(self.components_)
         resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
         if resumes:
-            fitted, generator = self._resume(plan, data)
+            fitted = self._resume(plan, data)
         else:
-            generator = make_generator(self.random_state)
-            fitted = self._begin(plan, data, generator)
+            fitted = self._begin(plan, data, make_generator(self.random_state))
         if known:
             curve = tuple(self.loss_curve_)
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
         learn = self._train_part if plan.trains_in_parts(self) else self._alternate
         with Interrupts() as interrupts:
-            learn(plan, fitted, data, generator, interrupts, resumes=resumes, replaced=replaced)
+            learn(plan, fitted, data, interrupts, resumes=resumes, replaced=replaced)
         return self
 
-    def _alternate(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):
-        """Alternate between codes of a block of rows and atoms, block by block."""
-        n_seen = getattr(self, "n_samples_seen_", 0) if resumes else 0
-        found, stopped = learn_blocks(
-            fitted, data.source, interrupts, n_seen=n_seen, replaced=replaced
-        )
+    def _stream(self, fitted, rows):  # -> Stream, rows that wait or None
+        """Return what earlier rows know of the atoms, which they hold in place."""
+        atoms, known = rows.detach().to("cpu", torch.float64), fitted.stream or {}
+        state, energy = known.get("state"), known.get("energy", ())
+        if state is not None and len(state.held.energy) == len(atoms):
+            state = state._replace(held=state.held._replace(atoms=atoms))
+        elif state is None and len(energy) == len(atoms):  # after a search
+            n = float(self.n_samples_seen_)
+            held = dict(weight=n / (_FORGETTING + 1), n_rows=n, mean=known["mean"])
+            state = begin_stream(atoms, energy, **held)
+        else:
+            state = begin_stream(atoms)
+        return state, known.get("recent")
+
+    def _alternate(self, plan, fitted, data, interrupts, *, resumes, replaced):
+        """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
+        model, rows = fitted.model, fitted.rows
+        unit, size = unit_of(model.data_scale), block_rows(_USED, *rows.shape)
+        signs = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
+        rows = model.project(rows.contiguous()) if resumes and replaced else rows
+        (state, recent), loss, n_rows = self._stream(fitted, rows), 0.0, 0
+        for block in map(fitted.in_units, data.source.blocks(size)):
+            if interrupts.pending:
+                break
+            n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
+            new = with_gaps(block.x, block.mask).cpu(), weight.cpu()
+            recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
+            x, mask = split_missing(recent[0].to(rows))
+            weight = None if bool((recent[1] == 1).all()) else recent[1]
+            problem = Problem.in_unit(x, model.alpha, unit, mask=mask, weight=weight, **signs)
+            how = dict(forgetting=_FORGETTING, final=len(x) >= size)
+            state, over = advance_stream(problem, state, **how)
+            loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
+            recent = None if over else recent
+        curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
+        kept = state._replace(held=state.held._replace(atoms=None))  # they are in components_
+        stream = {"state": kept, "recent": recent}
+        rows = state.atoms.to(rows)
+        found = replace(fitted, rows=rows, stream=stream, losses=(), loss_curve=curve)
         self._take_part(self._attributes(plan, data, found), resumes)
-        if stopped:
+        if interrupts.pending:
             raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
 
-    def _train_part(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):
+    def _train_part(self, plan, fitted, data, interrupts, *, resumes, replaced):
         """Train by gradients, and replace atoms that no code has used for long."""
         rows = fitted.rows
         optimizer = plan.make_optimizer(fitted.model, rows)
@@ -237,8 +278,7 @@ class GradientLearner(CallbackSupportMixin):
         unused = before.get("unused", unused)
         fitted = fitted.with_model(decay=plan.decay.at_last)
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
-        source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
-        source = source.changed(fitted.in_units)
+        batches = Batches(data.source, plan.batch_size()).changed(fitted.in_units)
 
         def take(fitted, unused):
             fitted = replace(fitted, training=fitted.training | {"unused": unused})
@@ -246,7 +286,7 @@ class GradientLearner(CallbackSupportMixin):
             self._take_part(self._attributes(plan, data, found), resumes)
 
         try:
-            trainer.run_epoch(source, Stopping(None, 1))
+            trainer.run_epoch(batches, Stopping(None, 1))
         except Diverged as error:
             take(error.fitted, unused)
             raise divergence(self, error.update) from error
@@ -254,7 +294,7 @@ class GradientLearner(CallbackSupportMixin):
             take(trainer.fitted, unused)
             raise _interruption(trainer.fitted)
         unused = trainer.idle(unused)
-        trainer.replace_unused(source, among=unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused))
+        trainer.replace_unused(among=unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused))
         take(trainer.fitted, unused)
 
     def _take_part(self, attributes, resumes):

@@ -15,10 +15,10 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search._stream import Memory, StreamState
 from skpudle.search.choose import SizePath
 from skpudle.search.find import PenaltyPath, Trial
 from skpudle.search.held_out import Prediction
+from skpudle.search.stream import Held, Stream
 from skpudle.search.units import CENTRED, Units
 
 
@@ -37,7 +37,9 @@ def on_host(value):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return {name: on_host(part) for name, part in value.items()}
-    if type(value) in (tuple, list):
+    if hasattr(value, "_asdict"):
+        return type(value)(*map(on_host, value))
+    if isinstance(value, tuple | list):
         return tuple(map(on_host, value))
     return replace(value, **on_host(vars(value))) if is_dataclass(value) else value
 
@@ -109,7 +111,7 @@ class Fitted:
         The penalty of the search, if there is one.
     searched : Searched, default=None
         The search, if there was one.
-    passed : StreamState, default=None
+    passed : Stream, default=None
         The state of a pass over all rows that has not ended.
     coding : tuple of float, default=None
         Penalty, share of the bias to remove and noise of codes for `transform`, if the data have
@@ -129,7 +131,8 @@ class Fitted:
     outliers : Tensor of shape (n_outliers, 2), default=None
         Places of entries that were treated as missing.
     stream : dict, default=None
-        The memory of rows for a later `partial_fit`, tensors and numbers.
+        What `partial_fit` by blocks needs of earlier rows: the mean "energy" of codes of each atom
+        and the "mean" objective after a search; the "state" and "recent" rows after a block.
     learned : LearnedEncoder, default=None
         The encoder that was trained after the dictionary.
     later : dict of str to int, default={}
@@ -147,7 +150,7 @@ class Fitted:
     noise: Units = CENTRED
     search_alpha: float | None = None
     searched: Searched | None = None
-    passed: StreamState | None = None
+    passed: Stream | None = None
     coding: tuple | None = None
     size_path: SizePath | None = None
     penalty_path: PenaltyPath | None = None
@@ -225,7 +228,7 @@ class Fitted:
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.
 torch.serialization.add_safe_globals(
     [
-        *(Fitted, LearnedEncoder, Memory, PenaltyPath, Prediction),
-        *(Searched, SizePath, StreamState, Trial, Units),
+        *(Fitted, Held, LearnedEncoder, PenaltyPath, Prediction),
+        *(Searched, SizePath, Stream, Trial, Units),
     ]
 )

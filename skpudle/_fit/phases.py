@@ -57,6 +57,10 @@ class Phases:
         """Return the problem whose codes `best_coding` judges, and its atoms."""
         raise NotImplementedError
 
+    def remember(self, fitted):  # -> Fitted
+        """Return the last record with what `partial_fit` needs of it."""
+        return fitted
+
     # ------------------------------------------------------------------ the phases
 
     def table(self):  # -> tuple of Phase
@@ -151,7 +155,7 @@ class Phases:
                 yield replace(now, training=state, **how)
             if ended_by is not None:
                 return
-            trainer.replace_unused(source)
+            trainer.replace_unused()
             if trainer.run_epoch(source, stopping).converged:
                 ended_by = "tol"
             if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off

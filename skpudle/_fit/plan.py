@@ -20,8 +20,8 @@ from skpudle._optimizers._make import make_optimizer
 _SURROGATE_ATOMS = 4096
 _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
-# parameters of training by batches, and of its atoms; `partial_fit` trains if one is named
-_OF_BATCHES = "optimizer", "learning_rate", "batch_size", "atom_norm"
+# parameters of training by batches; `partial_fit` trains if one is named
+_OF_BATCHES = "optimizer", "learning_rate", "batch_size"
 
 # max_iter="auto" without a search: the largest number of epochs, the largest number of operations
 # of encoders, and the least number of updates.
@@ -219,7 +219,6 @@ class DensePlan(Plan):
             self.encoder,
             fixed(self.given.step_size),
             self.decay.at_last,
-            self.given.atom_norm,
             self.given.positive_dict,
             **known,
         )
@@ -273,13 +272,9 @@ class DensePlan(Plan):
         if given.separate_atoms:
             unused = "optimizer", "learning_rate", "tol", "n_iter_no_change"
             yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
-            if self.searches:
-                yield ("atom_norm",), "a dict_init other than 'search'"
         else:
             yield from super().without_effect(data)
-            if not self.trains:  # atoms of a search have norm 1
-                yield ("atom_norm",), _TRAINS
-            elif self.optimizer_for(n_components) == "surrogate":
+            if self.trains and self.optimizer_for(n_components) == "surrogate":
                 yield ("learning_rate",), "optimizer='adam' or 'sgd'"
             if self.of_lasso:
                 yield ("step_size",), "a number for n_unfoldings"

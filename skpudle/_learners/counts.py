@@ -490,9 +490,9 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return _CountPhases(self, plan, data, run)
 
     def _resume(self, plan, data):
-        fitted, generator = super()._resume(plan, data)
+        fitted = super()._resume(plan, data)
         rows = torch.cat([fitted.rows, to_tensor(self.intercept_).to(fitted.rows)[None]])
-        return replace(fitted, rows=rows), generator
+        return replace(fitted, rows=rows)
 
     def _transform_encoder(self):
         self._validate_params("n_unfoldings", "positive_code", "split_sign", "device")

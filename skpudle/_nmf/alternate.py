@@ -336,9 +336,13 @@ class Progress(NamedTuple):
         return cls(atoms, codes, atoms, codes, n_fixed)
 
     def has_stalled(self, tol, n_steps):
-        """Return whether no step of the last ones lowered the objective by ``tol`` of the loss."""
-        gains, least = -np.diff(self.objectives), tol * np.abs(self.losses[1:])
-        return len(gains) >= n_steps and not (gains > least)[-n_steps:].any()
+        """Return whether no step of the last ones lowered the objective by ``tol`` of the loss.
+
+        Never if ``tol`` is None.
+        """
+        gains, least = -np.diff(self.objectives), (tol or 0.0) * np.abs(self.losses[1:])
+        enough = tol is not None and len(gains) >= n_steps
+        return enough and not (gains > least)[-n_steps:].any()
 
 
 def begin(events, atoms, n_fixed=0):  # -> Progress
@@ -436,12 +440,11 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
     return state
 
 
-def limit_atoms(events, state, smoothing, min_gain):  # -> Progress, Events with allowed atoms
-    """Prune atoms from rows as `prune_codes`, and adapt the atoms to the pruned codes.
+def limit_atoms(events, atoms, codes, min_gain):  # -> Events with allowed atoms, codes
+    """Allow rows the atoms that `prune_codes` leaves.
 
     Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
     them become mixtures.
     """
-    codes = prune_codes(events, state.atoms, solve_codes(events, state.atoms)[0], min_gain)
-    limited = replace(events, allowed=codes > 0)
-    return converge(limited, Progress.at(state.atoms, codes, state.n_fixed), smoothing), limited
+    codes = prune_codes(events, atoms, codes, min_gain)
+    return replace(events, allowed=codes > 0), codes

@@ -364,7 +364,9 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
     gain = _GAIN if min_gain == "auto" else min_gain
     if gain:
-        few, limited = alternate.limit_atoms(seen, state, value, gain)
+        codes, _ = solve_codes(seen, state.atoms)
+        limited, codes = alternate.limit_atoms(seen, state.atoms, codes, gain)
+        few = Progress.at(state.atoms, codes, n_fixed)
         (other, few), others = smoothest(limited, few)
         allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
         if min_gain != "auto" or not worse(others, allowed, CHANCE):

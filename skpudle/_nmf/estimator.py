@@ -476,28 +476,23 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         record = run.through(phases, _Record(atoms, given.without_data()), attributes_of)
         self._take(attributes_of(record))
 
-    def _train(self, events, n_fixed, most_steps, record):
+    def _train(self, events, n_fixed, most, record):
         """Alternate between codes and atoms: yield a record for each step."""
-        chosen, ended_by, before = record.chosen, record.ended_by, dict(record.training)
+        chosen, before = record.chosen, dict(record.training)
         first = before.pop("first", record.atoms)  # the atoms that it began with
         codes, events = alternate.solve_dispersed(events, first, chosen.dispersion)
         if chosen.min_gain:  # atoms were learned with pruned codes
-            codes = alternate.prune_codes(events, first, codes, chosen.min_gain)
-            events = replace(events, allowed=codes > 0)
+            events, _ = alternate.limit_atoms(events, first, codes, chosen.min_gain)
         state = Progress(**before) if before else alternate.begin(events, first, n_fixed)
+        if not before:
+            state = alternate.advance(events, state, chosen.alpha)
         while True:
-            n = len(state.losses)
-            if ended_by is None and self.tol is not None:
-                ended_by = "tol" if state.has_stalled(self.tol, self.n_iter_no_change) else None
-            if ended_by is None and n >= most_steps:
-                ended_by = "max_iter"
-            if n:
-                note = f"alternation, epoch {n}/{most_steps}  loss {state.losses[-1]:.6g}"
-                ends = dict(ended_by=ended_by, is_done=ended_by is not None, note=note)
-                now = state._asdict() | {"first": first}
-                yield replace(record, atoms=state.atoms, training=now, **ends)
-            if ended_by is not None:
-                return
+            n, stalled = len(state.losses), state.has_stalled(self.tol, self.n_iter_no_change)
+            ends = record.ended_by or ("tol" if stalled else "max_iter" if n >= most else None)
+            note = f"alternation, epoch {n}/{most}  loss {state.losses[-1]:.6g}"
+            how = dict(ended_by=ends, is_done=ends is not None, note=note)
+            now = state._asdict() | {"first": first}
+            yield replace(record, atoms=state.atoms, training=now, **how)
             state = alternate.advance(events, state, chosen.alpha)
 
     def _given(self, unit=1.0):  # -> Chosen

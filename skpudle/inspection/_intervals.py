@@ -24,7 +24,7 @@ from skpudle.inspection._posterior import (
     sample_noise,
     sample_rates,
 )
-from skpudle.metrics._codes import check_learner_of_rows
+from skpudle.metrics._measures import check_learner_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hash_rows
 
@@ -262,7 +262,7 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     return sample_noise(rows, atoms, variances, _generator(random_state))
 
 
-def _atoms_of_counts(learner, rows, codes, exposure, level, rng):  # -> AtomIntervals
+def _atoms_of_counts(learner, rows, codes, exposure, rng):  # -> AtomPosterior, sizes of atoms
     x, known = split_missing(to_tensor(rows))
     counts, known = to_numpy(x), None if known is None else to_numpy(known) > 0
     exposure = (np.ones(len(counts)) if exposure is None else exposure)[:, None]
@@ -271,20 +271,21 @@ def _atoms_of_counts(learner, rows, codes, exposure, level, rng):  # -> AtomInte
     lacks = codes < _NO_CODE * codes.mean(0)
     how = learner.dispersion_, bool(lacks.mean() > _SPARSE), rng
     found = sample_rates(counts, known, exposure, atoms / sums, codes * sums.T, *how)
-    unit = np.maximum(np.linalg.norm(found.atoms, axis=1, keepdims=True), np.finfo(float).tiny)
-    unit_atoms = found._replace(atoms=found.atoms / unit, variances=found.variances / unit**2)
-    errors = np.sqrt(found.variances) * sums
-    ends = _ends(found.atoms * sums, errors, level, True)
-    return AtomIntervals(*ends, _supported(unit_atoms), found.limit / unit[:, 0] ** 2)
+    return found, sums / np.maximum(found.atoms.sum(1, keepdims=True), np.finfo(float).tiny)
 
 
-def _supported(found):  # AtomPosterior -> (n_components,) bool
-    """Mark atoms with small errors that differ from every more frequent atom."""
+def _intervals_of(found, sizes, level, positive):  # AtomPosterior -> AtomIntervals
+    """Return intervals of atoms of these sizes.
+
+    Atoms with small errors that differ from every more frequent atom are supported.
+    """
     errors = found.variances.sum(1)
     distances = 2 - 2 * np.abs(found.atoms @ found.atoms.T)
     repeats = distances <= _REPEATED * (errors[:, None] + errors)
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()  # the most frequent first
-    return (errors <= _SUPPORTED) & ~(repeats & (order < order[:, None])).any(1)
+    supported = (errors <= _SUPPORTED) & ~(repeats & (order < order[:, None])).any(1)
+    ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
+    return AtomIntervals(*ends, supported, found.limit)
 
 
 def atom_intervals(
@@ -358,7 +359,8 @@ def atom_intervals(
     if getattr(learner, "loss", "gaussian") == "kullback-leibler":
         if sample_weight is not None:
             raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
-        return _atoms_of_counts(learner, rows, codes, exposure, level, _generator(random_state))
+        found, sizes = _atoms_of_counts(learner, rows, codes, exposure, _generator(random_state))
+        return _intervals_of(found, sizes, level, True)
     weight = None if sample_weight is None else check_sample_weight(sample_weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
@@ -375,9 +377,7 @@ def atom_intervals(
             stacklevel=users_level(),
         )
     norms = np.linalg.norm(learner.components_, axis=1, keepdims=True)
-    errors = np.sqrt(found.variances) * norms
-    ends = found.atoms * norms, errors, level, getattr(learner, "positive_dict", False)
-    return AtomIntervals(*_ends(*ends), _supported(found), found.limit)
+    return _intervals_of(found, norms, level, getattr(learner, "positive_dict", False))
 
 
 def code_intervals(

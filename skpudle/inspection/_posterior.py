@@ -347,7 +347,7 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
     Returns
     -------
     AtomPosterior
-        Atoms of sum 1. The variance of an entry that may be 0 is the least that an entry has, and
+        Atoms of norm 1. The variance of an entry that may be 0 is the least that an entry has, and
         the limit is for known sources of all events.
     """
     x, z = counts / exposure, codes + 1e-9 * codes.mean()
@@ -374,4 +374,6 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
     variances = np.maximum(variances, added[:, None] * free)
     atoms, n_events = chain.mean(0), np.maximum((z * exposure).sum(0), 1.0)
     limit = (atoms * (1 - atoms)).sum(1) / n_events
-    return AtomPosterior(atoms, variances, np.mean(uses, 0), limit)
+    norms = np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), np.finfo(float).tiny)
+    limit /= norms[:, 0] ** 2
+    return AtomPosterior(atoms / norms, variances / norms**2, np.mean(uses, 0), limit)

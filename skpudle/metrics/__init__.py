@@ -6,20 +6,18 @@ atoms with the reference, by the best assignment of all together. Atoms lie on t
 any shape.
 """
 
-from skpudle.metrics._codes import (
-    atom_importance,
-    lasso_objective,
-    make_denoising_scorer,
-    reconstruction_r2_scorer,
-    unexplained_variance,
-)
-from skpudle.metrics._dictionaries import (
+from skpudle.metrics._measures import (
     atom_coherence,
+    atom_importance,
     dictionary_error,
     dictionary_stability,
+    lasso_objective,
+    make_denoising_scorer,
     match_atoms,
     match_components,
+    reconstruction_r2_scorer,
     recovery_rate,
+    unexplained_variance,
 )
 from skpudle.metrics._support import atom_support
 

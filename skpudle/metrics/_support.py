@@ -21,11 +21,16 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 
-from skpudle._data.arrays import host_array
+from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor
 from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.metrics._codes import FLOATS, check_learner_of_rows
-from skpudle.metrics._dictionaries import chance_coherence, match_atoms, unit_atoms
+from skpudle.metrics._measures import (
+    FLOATS,
+    chance_coherence,
+    check_learner_of_rows,
+    match_atoms,
+    unit_atoms,
+)
 
 # Least cosine of an atom of the learner and an atom that both halves found. Sums of two orthogonal
 # atoms have .71; at 10 dB atoms of fits with twice the atoms have at least .91.
@@ -43,12 +48,6 @@ _RANK = 1e-9
 
 # Parameters of a learner that its search shares.
 _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept", "noise"
-
-
-def _fill(X):  # (n, m) -> the same, with means for gaps, and 0 in a column of gaps
-    known = ~np.isnan(X)
-    means = np.where(known, X, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    return np.where(known, X, means)
 
 
 def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
@@ -190,7 +189,8 @@ def atom_support(
         with warnings.catch_warnings():  # poor fits of halves are expected
             warnings.simplefilter("ignore", UserWarning)
             fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
-        found = _found_twice([*map(_fill, halves)], fits, level, rng)
+        filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
+        found = _found_twice(filled, fits, level, rng)
     if len(found):
         match = match_atoms(found, atoms)
         coherence[match.reference_indices] = match.coherences

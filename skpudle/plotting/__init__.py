@@ -16,9 +16,9 @@ is imported on the first drawing.
 ======================  =======================================================================
 """
 
-from skpudle.plotting._atoms import AtomsDisplay, ContributionsDisplay
-from skpudle.plotting._codes import ActivationsDisplay, CodesDisplay
+from skpudle.plotting._atoms import ActivationsDisplay, AtomsDisplay, ContributionsDisplay
 from skpudle.plotting._curves import (
+    CodesDisplay,
     LossCurveDisplay,
     PathDisplay,
     RecoveryDisplay,

@@ -1,4 +1,4 @@
-"""Displays of atoms, and of the training samples behind them.
+"""Displays of atoms, of their places in samples, and of the training samples behind them.
 
 Atoms are defined up to scale: each is drawn scaled to its own largest modulus. The cell in row i
 and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], for images and lines alike.
@@ -11,15 +11,17 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_array
+from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
+from skpudle._learners.convolutional.base import stride_of
 from skpudle._operators._atoms import factor_atoms
+from skpudle.events import find_learner_of_signals, find_peaks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 from skpudle.inspection._intervals import AtomIntervals
-from skpudle.inspection._learner import encode_samples, find_learner
+from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.plotting._display import Display, matplotlib
 
 # height over width of a cell of lines, the share of the cell that lines fill, and its margin
@@ -36,6 +38,10 @@ _LEVELS = 15
 _NOT_RANK_ONE = 1e-3
 # the most atoms whose contributions are drawn without being asked for, and samples beside each
 _N_TARGETS, _N_LARGEST = 6, 6
+# height of the largest bar or wave, in distances of rows
+_REACH = 0.45
+# left and right end of the thumbnails of atoms, right of a signal, in widths of the axes
+_THUMBNAIL = 1.02, 1.17
 
 
 def _as_pictures(atoms, kind="auto", image_shape=None):
@@ -103,8 +109,8 @@ class AtomsDisplay(Display):
     for images and lines ``n_columns``, the atoms in a row; for lines and waveforms
     ``sampling_rate``, the numbers in a second, which shows lengths of time; for spectra ``groups``,
     the label of the group of each channel, and ``colors``, a colour for each group, in their order;
-    for waveforms ``channel_names``, and ``positions`` of shape (n_channels, 2), places in a plane,
-    for topographies instead of bars. Further options go to `imshow`, `plot` or `bar` of
+    for waveforms ``positions`` of shape (n_channels, 2), places of channels in a plane, for
+    topographies instead of bars. Further options go to `imshow`, `plot` or `bar` of
     `matplotlib.axes.Axes`.
     """
 
@@ -296,9 +302,7 @@ class AtomsDisplay(Display):
         self.ax_.set(xlim=(-1, n_channels), ylim=(0, n_spectra), xlabel="Channel")
         self.ax_.tick_params(left=False)
 
-    def _draw_waveforms(
-        self, *, channel_names=None, positions=None, sampling_rate=None, row_labels=None, **style
-    ):
+    def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
         if missed > _NOT_RANK_ONE * np.abs(self.atoms).max():
@@ -312,29 +316,22 @@ class AtomsDisplay(Display):
         times = np.arange(waves.shape[1]) / (sampling_rate or 1)
         self.maps_, self.lines_ = [], []
         for (left, right), map_, wave, name in zip(self.axes_, maps, waves, names, strict=True):
-            draw = _draw_bars if positions is None else _draw_topography
-            self.maps_.append(draw(left, map_, channel_names, positions))
+            if positions is None:
+                left.axhline(0, color="0.8", linewidth=0.5)
+                self.maps_.append(left.bar(np.arange(len(map_)), map_))
+            else:
+                self.maps_.append(_draw_topography(left, map_, *np.transpose(positions)))
             left.set_title(name, fontsize="medium")
             self.lines_ += right.plot(times, wave, **({"color": "C0"} | style))
             right.axhline(0, color="0.8", linewidth=0.5)
         right.set_xlabel("Sample" if sampling_rate is None else "Seconds")
 
 
-def _draw_bars(ax, map_, channel_names, _):
-    ax.axhline(0, color="0.8", linewidth=0.5)
-    if channel_names is not None:
-        ax.set_xticks(np.arange(len(map_)), channel_names, rotation=90, fontsize="small")
-    return ax.bar(np.arange(len(map_)), map_)
-
-
-def _draw_topography(ax, map_, channel_names, positions):
+def _draw_topography(ax, map_, x, y):
     largest = np.abs(map_).max() or 1.0
     levels = np.linspace(-largest, largest, _LEVELS)
-    x, y = np.asarray(positions, dtype=float).T
     contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
     ax.plot(x, y, "k.", markersize=2)
-    for place, name in zip(positions, channel_names or ()):
-        ax.annotate(name, place, fontsize="x-small")
     ax.set_aspect("equal")
     ax.set_axis_off()
     return contours
@@ -380,7 +377,6 @@ class ContributionsDisplay(Display):
         X_train: ArrayLike,
         X: ArrayLike | None = None,
         *,
-        atoms: ArrayLike | None = None,
         image_shape: tuple[int, ...] | None = None,
         **options: Any,
     ) -> Self:
@@ -394,10 +390,8 @@ class ContributionsDisplay(Display):
         X_train : array-like of shape (n_train, n_features)
             The training samples.
         X : array-like of shape (n_samples, n_features), default=None
-            Samples to draw the reconstructions of; by default atoms are drawn.
-        atoms : array-like of int, default=None
-            Which atoms to draw; by default the six atoms that samples use most. Reconstructions
-            are of all of ``X``.
+            Samples to draw the reconstructions of; by default the six atoms are drawn that training
+            samples use most.
         image_shape : tuple of int, default=None
             As in `AtomsDisplay.from_estimator`; None: lines.
         **options : dict
@@ -413,18 +407,15 @@ class ContributionsDisplay(Display):
         samples = check_array(host_array(X_train), input_name="X_train")
         n_largest = min(_N_LARGEST, len(samples))
         if X is None:
-            name, targets, rows = "atom", learner.components_, atoms
+            name, targets = "atom", learner.components_
             made = atom_contributions(learner, X_train, n_largest=n_largest)
-            if rows is None:
-                n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
-                rows = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
+            n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
+            rows = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
-            made, rows = (
-                reconstruction_contributions(learner, X_train, X, n_largest=n_largest),
-                slice(None),
-            )
+            made = reconstruction_contributions(learner, X_train, X, n_largest=n_largest)
+            rows = np.arange(len(targets))
         values = made.values[rows]
         made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]
         firsts = targets[rows][:, None], made.estimates[rows][:, None]
@@ -432,7 +423,7 @@ class ContributionsDisplay(Display):
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        names = [f"{name} {row}" for row in np.arange(len(targets))[rows]]
+        names = [f"{name} {row}" for row in rows]
         return cls(pictures, values, names, kind).plot(**options)
 
     def _size(self, **_):
@@ -451,3 +442,109 @@ class ContributionsDisplay(Display):
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
             self.ax_.text(j + 2, i, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)
+
+
+@dataclass(eq=False, repr=False)
+class ActivationsDisplay(Display):
+    """Where in a signal the atoms of a convolutional learner are active.
+
+    The signal is drawn in the first row, and each atom has a row below, with its waveform on the
+    right. A bar marks the peak of each of its copies, where the waveform has its largest magnitude
+    (with several channels, its largest norm), as in `skpudle.events.find_events`. The bar is as
+    high as the code, downwards where the code is negative.
+
+    Parameters
+    ----------
+    sample : ndarray of shape (length, n_channels)
+        The signal.
+    places : ndarray of shape (n_uses,)
+        Peaks of the copies of atoms, in samples.
+    atoms : ndarray of shape (n_uses,)
+        The atom of each copy.
+    values : ndarray of shape (n_uses,)
+        Their codes.
+    components : ndarray of shape (n_components, length[, n_channels])
+        The atoms.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes drawn on, and their figure.
+    marks_ : list of matplotlib LineCollection
+        Bars, one object for each atom, in the order of their numbers.
+    thumbnails_ : list of list of matplotlib Line2D
+        The waveforms of these atoms, a line for each channel.
+
+    Notes
+    -----
+    The option ``sampling_rate`` of `plot` is the number of samples in a second, and gives the axis
+    seconds. Further options go to `matplotlib.axes.Axes.vlines`.
+    """
+
+    sample: np.ndarray
+    places: np.ndarray
+    atoms: np.ndarray
+    values: np.ndarray
+    components: np.ndarray
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, *, index: int = 0, n_atoms: int = 10, **options: Any
+    ) -> Self:
+        """Draw where a fitted convolutional learner finds its atoms in one signal.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted `skpudle.ConvPUDLEDictionaryLearning` for signals, or a pipeline or search with
+            one.
+        X : array-like or list of signals
+            Signals or rows, as `transform` takes them.
+        index : int, default=0
+            Number of the signal to draw.
+        n_atoms : int, default=10
+            Largest number of atoms to draw; the atoms with the largest sums of absolute codes are
+            drawn.
+        **options : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        ActivationsDisplay
+            The display, drawn.
+        """
+        found = find_learner_of_signals(estimator)
+        learner, X = found.learner, found.prepare(X)
+        samples = read_samples(learner, X)
+        given = X if len(samples) == 1 else _safe_indexing(X, [index])  # with names of features
+        codes, _ = encode_samples(learner, given)
+        sums = np.abs(codes).sum(axis=0)
+        shown = np.isin(np.arange(len(sums)), np.argsort(-sums, kind="stable")[:n_atoms])
+        rows, atoms = np.nonzero(codes * shown)
+        places = rows * stride_of(learner)[0] + find_peaks(learner.components_)[atoms]
+        given = samples[index].T, places, atoms, codes[rows, atoms], learner.components_
+        return cls(*given).plot(**options)
+
+    def _draw(self, *, sampling_rate=None, **style):
+        names, values = np.unique(self.atoms), _scale(self.values)
+        rate, name = (1, "Sample") if sampling_rate is None else (sampling_rate, "Seconds")
+        times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
+        self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
+        for row, atom in enumerate(names, start=1):
+            own, color = self.atoms == atom, f"C{row - 1}"
+            ends = self.places[own] / rate, -row, values[own] - row
+            bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
+            self.marks_.append(bars)
+            wave = _scale(self.components[atom]) - row
+            beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)  # x in widths
+            beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
+            x = np.linspace(*_THUMBNAIL, len(wave))
+            self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
+        ticks = -np.arange(len(names) + 1)
+        self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
+        self.ax_.set_yticks(ticks, ["signal", *(f"atom {k}" for k in names)])
+        self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
+
+
+def _scale(wave):  # -> the same, within the reach
+    return _REACH * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)

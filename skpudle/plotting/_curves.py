@@ -1,4 +1,4 @@
-"""Displays of training, of choices by the data, and of atoms that are found again."""
+"""Displays of codes, of training, of choices by the data, and of atoms that are found again."""
 
 from dataclasses import dataclass
 from itertools import cycle
@@ -8,13 +8,92 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle.inspection._learner import find_learner
+from skpudle.inspection._learner import encode_samples, find_learner
 from skpudle.metrics import dictionary_stability, match_atoms
-from skpudle.metrics._dictionaries import atom_cosines
+from skpudle.metrics._measures import atom_cosines
 from skpudle.plotting._display import Display, tick_whole_numbers
 
+# approximate largest number of bins in a histogram of numbers of atoms
+_BINS = 50
 # dash styles of successive curves: a curve shows through the gaps of a curve drawn on it
 _DASHES = "-", (0, (4, 4)), (0, (1, 3))
+
+
+@dataclass(eq=False, repr=False)
+class CodesDisplay(Display):
+    """Which atoms samples use, how many, and how strongly.
+
+    A sample of a convolutional learner, a signal or an image, has codes at many positions: copies
+    of an atom are counted.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_codes, n_components)
+        Codes.
+    samples : ndarray of shape (n_codes,)
+        The number of the sample of each row of codes.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes drawn on, and their figure.
+    heights_ : ndarray
+        Drawn values: for "usage" the number of uses of each atom in a sample, in falling order;
+        for "count" and "magnitude" the number of samples, or of nonzero entries, in each bin.
+
+    Notes
+    -----
+    The option ``kind`` of `plot` is "usage" by default: the mean number of uses of each atom in a
+    sample, for rows the share of samples that use it. "count" is a histogram of the number of
+    atoms, or copies, that a sample uses, and "magnitude" of the moduli of nonzero entries. Further
+    options go to `matplotlib.axes.Axes.stairs` or `~matplotlib.axes.Axes.hist`.
+    """
+
+    codes: np.ndarray
+    samples: np.ndarray
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, X: ArrayLike, **options: Any) -> Self:
+        """Draw a fitted learner's codes of samples.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with
+            one.
+        X : array-like
+            Samples, as `transform` takes them.
+        **options : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        CodesDisplay
+            The display, drawn.
+        """
+        found = find_learner(estimator)
+        return cls(*encode_samples(found.learner, found.prepare(X))).plot(**options)
+
+    def _draw(self, *, kind="usage", **style):
+        used, ax = self.codes != 0, self.ax_
+        if kind == "usage":
+            self.heights_ = np.sort(used.sum(axis=0) / (self.samples[-1] + 1))[::-1]
+            edges = np.arange(len(self.heights_) + 1) + 0.5
+            ax.stairs(self.heights_, edges, **({"fill": True} | style))
+            ax.set(xlabel="Atom, most used first", ylabel="Uses in a sample", ylim=(0, None))
+            tick_whole_numbers(ax.xaxis)
+            return
+        if kind == "count":
+            values = np.bincount(self.samples, used.sum(axis=1)).astype(int)
+            step = max(1, values.max() // _BINS)
+            bins = np.arange(0, values.max() + step + 1, step) - 0.5
+            ax.set(xlabel="Atoms that a sample uses", ylabel="Samples")
+            tick_whole_numbers(ax.xaxis)
+        else:
+            values, bins = np.abs(self.codes[used]), _BINS
+            ax.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
+        self.heights_, _, _ = ax.hist(values, **({"bins": bins} | style))
+        tick_whole_numbers(ax.yaxis)
 
 
 @dataclass(eq=False, repr=False)

@@ -147,7 +147,8 @@ class DeviceEpoch(rules.RowEpoch):
         """Return the atoms after sweeps over blocks; see `_epoch.Epoch.improved_atoms`."""
         a, b, atoms = self._a, self._b, self._dictionary[:-1].clone()
         if earlier is not None:
-            a, b = a + earlier.matrix.to(a), b + earlier.b.to(b)
+            energy = earlier.energy.to(a)
+            a, b = a + energy.diag(), b + energy[:, None] * earlier.atoms.to(b)
         size = max(1, int(_OTHERS * len(atoms) * self._n / max(self.n_entries, 1)))
         for first in [*range(0, len(atoms), size)] * _SWEEPS:
             part = slice(first, first + size)

@@ -492,7 +492,7 @@ class Epoch(RowEpoch):
         Few atoms descend on products of all codes (``p * p * m`` operations), many atoms, and rows
         with missing entries, on the residuals of users (``n_entries * m`` operations).
 
-        ``earlier`` has sums over other samples; see `_stream.Memory`.
+        ``earlier`` has sums over other samples; see `stream.Held`.
         """
         p, atoms = len(self.atoms), self._atoms.copy()
         if self._few:
@@ -511,8 +511,8 @@ class Epoch(RowEpoch):
                         target = self._moments(residual, first, last)
                         own = self.products(first, last, (first, last))
                     if earlier is not None:
-                        held = earlier.targets(atoms, first, last)
-                        target, own = target + held[0], own + held[1]
+                        pulled = map(np.asarray, earlier.pull(atoms, part))
+                        target, own = map(np.add, (target, own), pulled)
                     change = -atoms[part]
                     loops.sweep(own, self.problem.positive_atoms, target, atoms[part])
                     if not self._few:

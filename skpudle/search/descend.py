@@ -155,9 +155,15 @@ def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
     return coded.problem.project(atoms), chosen
 
 
-def remaining(coded, n_removed, *, per_use=False):  # -> (p,) bool, False for those to remove
-    """Mark the atoms to keep: removing the unmarked atoms costs least, in total or per use."""
+def remaining(
+    coded, n_removed, *, per_use=False, earlier=0.0
+):  # -> (p,) bool, False for those to remove
+    """Mark the atoms to keep: removing the unmarked atoms costs least, in total or per use.
+
+    ``earlier`` are costs in other data.
+    """
     cost, heirs = coded.costs()
+    cost = cost + earlier
     cost, heirs = cost / coded.uses.clamp_min(1) if per_use else cost, heirs.tolist()
     kept, removed = set(), set()
     for j in cost.argsort(stable=True).tolist():
@@ -200,8 +206,8 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
         Largest number of epochs.
     stall : float, default=5e-4
         Descent ends when the objective falls by less than this share per epoch.
-    earlier : Memory, default=None
-        Sums over other samples, to which the atoms adapt as well.
+    earlier : Held, default=None
+        What other samples know of the atoms, which holds them in place.
     """
     previous, curve = atoms, []
     while True:

@@ -165,11 +165,8 @@ def test_more_atoms_than_samples_are_told(n_samples, gaps, no_support):
     learner = PUDLEDictionaryLearning(12, random_state=0)
     with pytest.warns(UserWarning, match=f"X has {n_samples} sample.* for 12 atoms.*Pass n_comp"):
         learner.fit(few)
-    assert f"{n_samples} sample" in findings(learner, few[:n_samples])[0]
     learner.partial_fit(few)
     clone(learner).set_params(dict_init=learner.components_, max_iter=1, tol=None).fit(few)
-    enough = clone(learner).set_params(n_components=19).fit(gaps[:20])  # all but one are known
-    assert not [words for words in findings(enough, gaps) if "samples for" in words]
 
 
 def test_nothing_but_that_is_found_where_nothing_is_known(gaps):

@@ -468,7 +468,7 @@ def test_the_number_of_new_atoms_is_found(n_fixed, data):
         (1, np.ones((2, 100)), "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on"),
         (3, np.ones((2, 99)), r"fixed_components has shape \(2, 99\), expected"),
         (3, -np.eye(2, 100), "least entry of fixed_components is -1"),
-        (3, np.zeros((2, 100)), "fixed_components has zero"),
+        (3, np.zeros((2, 100)), "fixed_components has atoms of zeros"),
     ],
 )
 def test_wrong_fixed_atoms_are_refused(n, fixed, words, X):

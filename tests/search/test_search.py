@@ -12,7 +12,6 @@ from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
-from skpudle.search._stream import Memory
 from skpudle.search.descend import (
     descend,
     exhaust,
@@ -23,6 +22,7 @@ from skpudle.search.descend import (
 )
 from skpudle.search.find import find_atoms
 from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, match_equal_rows
+from skpudle.search.stream import Held, begin_stream
 
 
 def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
@@ -121,7 +121,7 @@ def improved_in_turn(x, z, atoms, sweeps):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("many", [False, True])
 def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch):
-    """Of all rows, and with a part of them in earlier sums."""
+    """Earlier rows that hold an atom are rows in which it is alone."""
     monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
     monkeypatch.setattr(_epoch, "_ATOMS", 8)
     x, atoms = make_problem()
@@ -133,14 +133,14 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
         return improved_in_turn(torch.where(known, x, z @ atoms), z, atoms.clone(), sweeps)
 
     epoch = problem.epoch(atoms, Codes.none(len(x)))
-    first, last = (
-        problem.of_rows(rows).epoch(atoms, epoch.codes.of_rows(rows))
-        for rows in (torch.arange(len(x)) < 400, torch.arange(len(x)) >= 400)
-    )
-    torch.testing.assert_close(epoch.improved_atoms(), expected(dense(epoch.codes, 20)))
-    earlier = Memory.none(atoms).add_block(first, 400)
-    z = torch.cat([dense(first.codes, 20), dense(last.codes, 20)])
-    torch.testing.assert_close(last.improved_atoms(earlier), expected(z))
+    z = dense(epoch.codes, 20)
+    torch.testing.assert_close(epoch.improved_atoms(), expected(z))
+    energy, held = torch.arange(20.0, dtype=torch.float64), atoms.roll(1, dims=1)
+    alone = energy.sqrt().diag()
+    x = torch.cat([torch.where(known, x, z @ atoms), alone @ held])
+    z = torch.cat([z, alone])
+    found = epoch.improved_atoms(Held(held, energy, energy))
+    torch.testing.assert_close(found, improved_in_turn(x, z, atoms.clone(), sweeps))
 
 
 def test_many_atoms_have_the_epoch_of_few(monkeypatch):
@@ -238,7 +238,9 @@ def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
     curve = [descended(n).objective for n in (1, 5, 12, 10**6)]  # the last ends by itself
     assert curve == sorted(curve, reverse=True)
     assert curve[-1] < begun.objective
-    assert torch.equal(descended(4).atoms, descended(4, earlier=Memory.none(begun.atoms)).atoms)
+    assert torch.equal(
+        descended(4).atoms, descended(4, earlier=begin_stream(begun.atoms).held).atoms
+    )
 
 
 def test_rounds_leave_a_local_minimum_and_return_the_best():

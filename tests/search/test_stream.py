@@ -9,8 +9,7 @@ import torch
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._data import sources
 from skpudle.search import Problem
-from skpudle.search import _stream as stream_module
-from skpudle.search._stream import advance_stream, begin_stream, objective
+from skpudle.search.stream import advance_stream, begin_stream, objective
 
 
 def rows_of(atoms, n, generator, n_nonzero=3):
@@ -35,13 +34,13 @@ def share_found(atoms, truth):
 
 def through(state, blocks, alpha=0.1):
     for x in blocks:
-        state, _ = advance_stream(Problem(x, alpha), state, final=True)
+        state, _ = advance_stream(Problem(x, alpha), state, forgetting=3.0, final=True)
     return state
 
 
 def started(x, p, generator):
     chosen = x[torch.randperm(len(x), generator=generator)[:p]]
-    return begin_stream(chosen / chosen.norm(dim=1, keepdim=True), forgetting=3.0)
+    return begin_stream(chosen / chosen.norm(dim=1, keepdim=True))
 
 
 def test_blocks_find_the_atoms_of_their_rows(generator):
@@ -123,7 +122,7 @@ def test_a_pass_that_does_not_help_is_given_up(X, small_samples, monkeypatch):
     def spoiled(problem, state, *, final):
         state, over = advance_stream(problem, state, final=final)
         noise = torch.randn(state.atoms.shape, generator=torch.Generator().manual_seed(0))
-        return stream_module.replace(state, atoms=problem.project(noise.double())), over
+        return state._replace(held=state.held._replace(atoms=problem.project(noise.double()))), over
 
     monkeypatch.setattr("skpudle._learners.rows.advance_stream", spoiled)
     found = make().fit(Stream(X))

@@ -203,13 +203,13 @@ class TaskLearner(DenseLearner):
         blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
 
-    def _resume(self, plan, data):  # -> Fitted, None
+    def _resume(self, plan, data):  # -> Fitted
         fitted, task = resume_rows(plan, data, vars(self)), data.task
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
         weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
         head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
-        return add_head(self, fitted, data, head), None
+        return add_head(self, fitted, data, head)
 
     def _attributes(self, plan, data, fitted):
         if not isinstance(fitted.model, TaskModel):
