@@ -18,8 +18,8 @@ BUDGET = {
     ".": 1492,
     "_data": 979,
     "_denoiser": 622,
-    "_fit": 1620,
-    "_learners": 2613,
+    "_fit": 1481,
+    "_learners": 2684,
     "_nmf": 753,
     "_operators": 264,
     "_optimizers": 223,
@@ -30,9 +30,9 @@ BUDGET = {
     "omp": 232,
     "plotting": 509,
     "pretrained": 77,
-    "search": 3081,
-    "all of the package": 15828,
-    "tests": 14989,
+    "search": 2959,
+    "all of the package": 15638,
+    "tests": 14996,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -17,13 +17,15 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
 from skpudle._fit.encoders import Codes
-from skpudle._fit.plan import DensePlan, Plan
+from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DenseLearner
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
+
+_AUTO_EPOCHS = 100
 
 # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
 # Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
@@ -35,7 +37,7 @@ _OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "devic
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskPlan(DensePlan):
+class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
     alpha_share = _ALPHA_SHARE
@@ -58,8 +60,9 @@ class TaskPlan(DensePlan):
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
-        rule = Plan if self.given.supervision else DensePlan
-        return rule.n_updates(self, n_batches, batch_size, data)
+        if self.given.supervision and self.given.max_iter == "auto":
+            return _AUTO_EPOCHS * n_batches
+        return super().n_updates(n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
         """Return True: decisions are trained by gradients."""
