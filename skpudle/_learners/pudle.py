@@ -33,7 +33,7 @@ from skpudle._fit.encoders import (
     units_of,
 )
 from skpudle._fit.messages import warn_of_l0, warn_of_unused
-from skpudle._fit.plan import DensePlan
+from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DenseLearner, read_rows
@@ -654,7 +654,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self._take_coding(coding, unit)
 
     def _plan(self):
-        return DensePlan.of(self)
+        return Plan.of(self)
 
     def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.
