@@ -107,7 +107,11 @@ class NOODLDictionaryLearning(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = DenseLearner._parameter_constraints | {
+    _parameter_constraints = {
+        name: constraint
+        for name, constraint in DenseLearner._parameter_constraints.items()
+        if name != "optimizer"
+    } | {
         "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "initial_threshold": [Interval(Real, 0, None, closed="left"), None],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],

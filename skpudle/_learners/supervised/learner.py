@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
@@ -184,12 +183,16 @@ class TaskLearner(DenseLearner):
         X = open_source(X, self).array()
         y = self._check_target(host_array(y))
         check_consistent_length(X, y)
+        weight, used = None, np.arange(len(y))
         if sample_weight is not None:
             sample_weight = to_numpy(check_sample_weight(sample_weight, len(y)))
-            used = np.flatnonzero(sample_weight)
-            X, y, sample_weight = _safe_indexing(X, used), y[used], sample_weight[used]
-        task = self._fitted_task if known else self._task(y, sample_weight, part)
-        of_rows = dict(sample_weight=sample_weight, target=to_tensor(task.encode(y)))
+            used = used[sample_weight > 0]
+            weight = sample_weight[used]
+        task = self._fitted_task if known else self._task(y[used], weight, part)
+        encoded = task.encode(y[used])
+        target = np.zeros((len(y), encoded.shape[1]))
+        target[used] = encoded
+        of_rows = dict(sample_weight=sample_weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         samples = data.source
         samples = replace(samples, target=samples.target.to(samples.x))
