@@ -79,7 +79,7 @@ def coders(theirs, ours):
     build = PUDLEDictionaryLearning.from_components
 
     def pursuit(atoms):
-        return build(atoms, transform_algorithm="omp", transform_tol=tol)
+        return build(atoms, transform_algorithm="omp", transform_alpha=tol)
 
     waves = dct(np.eye(SIDE), norm="ortho", axis=0)
     hard = dict(shrinkage="hard", n_unfoldings=1, step_size=1.0, alpha=THRESHOLD * SIGMA)

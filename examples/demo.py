@@ -31,7 +31,7 @@ codes = learner.transform(patches)
 print(learner.summary(patches))
 
 coder = PUDLEDictionaryLearning.from_components(
-    learner.components_, transform_algorithm="omp", transform_tol=64 * (1.1 * NOISE) ** 2
+    learner.components_, transform_algorithm="omp", transform_alpha=64 * (1.1 * NOISE) ** 2
 )
 pictures = {
     "with noise": noisy,

@@ -190,7 +190,7 @@ def denoise_patches(
         Fitted on patches without their means, with ``transform``, and ``inverse_transform`` or
         ``components_``: a learner of this package, or any of scikit-learn's, such as
         `~sklearn.decomposition.MiniBatchDictionaryLearning`. K-SVD codes up to the error that the
-        noise explains: ``transform_algorithm="omp"`` with ``transform_tol = n_pixels *
+        noise explains: ``transform_algorithm="omp"`` with ``transform_alpha = n_pixels *
         (1.1 * noise_std) ** 2``; an encoder with hard thresholds is faster.
     image : array-like or Tensor of shape (height, width[, 3])
         The noisy image. Unsigned integers become fractions of their largest value: fit the learner

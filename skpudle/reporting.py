@@ -226,7 +226,7 @@ def _dense_codes(look):
         return None
     advice = "raise {} (now {:.3g})".format(*_penalty(look))
     if look.given.get("transform_algorithm") == "omp":
-        advice = "lower transform_n_nonzero_coefs, or raise transform_tol"
+        advice = "lower transform_n_nonzero_coefs, or raise transform_alpha"
     return (
         f"Codes are dense: {used / n_entries:.0%} of their entries are not zero, {used:.3g} for a "
         f"sample of {n_numbers:.0f} numbers. To make them sparse, {advice}."

@@ -182,7 +182,7 @@ def test_convolutional_atoms_are_the_same_up_to_shift(n_axes):
         (dict(transform_alpha=1e-6), "raise transform_alpha (now 1e-06)."),
         (
             dict(transform_algorithm="omp", transform_n_nonzero_coefs=9),
-            "lower transform_n_nonzero_coefs, or raise transform_tol.",
+            "lower transform_n_nonzero_coefs, or raise transform_alpha.",
         ),
     ],
     ids=["alpha", "transform_alpha", "omp"],

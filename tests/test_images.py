@@ -92,7 +92,7 @@ def test_pursuit_up_to_the_error_of_the_noise_denoises():
     """K-SVD's coder: a patch without more than noise is its mean."""
     noisy = 0.1 * np.random.default_rng(0).normal(size=(40, 40))
     learner = PUDLEDictionaryLearning.from_components(
-        cosines(), transform_algorithm="omp", transform_tol=64 * (1.5 * 0.1) ** 2
+        cosines(), transform_algorithm="omp", transform_alpha=64 * (1.5 * 0.1) ** 2
     )
     means = extract(noisy).mean(1, keepdims=True).repeat(64, axis=1)
     np.testing.assert_allclose(
@@ -112,7 +112,7 @@ def test_missing_pixels_stay_missing_in_patches_and_come_back_from_codes():
     # the mean of what is known is not that of the patch: a constant atom makes up for it
     atoms = np.vstack([ramps, np.ones(16)])
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    pursuit = dict(transform_algorithm="omp", transform_tol=1e-20)
+    pursuit = dict(transform_algorithm="omp", transform_alpha=1e-20)
     learner = PUDLEDictionaryLearning.from_components(atoms, **pursuit)
     filled = denoise_patches(learner, damaged, (4, 4))
     np.testing.assert_allclose(filled, clean, atol=1e-8)

@@ -1,8 +1,7 @@
 """Samples in memory, and batches of samples for training.
 
-A source of samples has a number of samples ``n_samples``, ``blocks(n_rows, generator)``, which
-yields all samples once, some at a time, in a random order if there is a generator, and
-``rows(keys)``, which returns samples by the keys of their blocks, with NaN for missing entries.
+A source of samples has a number of samples ``n_samples``, and ``blocks(n_rows, generator)``, which
+yields all samples once, some at a time, in a random order if there is a generator.
 """
 
 from copy import copy
@@ -10,8 +9,6 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-
-from skpudle._data.arrays import split_missing, with_gaps
 
 
 def draw_order(n, generator):  # -> (n,), on the CPU
@@ -46,10 +43,9 @@ class Batches:
         Changes the samples of every batch, for example to other units.
     """
 
-    n_judged = 1  # samples whose mean objective decides if training has stalled
-
     def __init__(self, source, batch_size=1, generator=None):
-        self.source, self.generator, self.change = source, generator, lambda samples: samples
+        self.source, self.change = source, lambda samples: samples
+        self.generator = getattr(source, "generator", generator)  # a loader has its own
         self.batch_size = min(batch_size, source.n_samples or batch_size)
 
     def changed(self, change):  # -> Batches
@@ -68,11 +64,6 @@ class Batches:
         """Return an iterator over the batches of an epoch."""
         return map(self.change, self.source.blocks(self.batch_size, self.generator))
 
-    def samples(self, keys):  # -> (n, ...)
-        """Return samples by the keys of their batches, with NaN for missing entries."""
-        found = self.change(Samples(*split_missing(self.source.rows(keys))))
-        return with_gaps(found.x, found.mask)
-
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -88,25 +79,22 @@ class Samples:
         What a learner knows of each sample beside its numbers, such as the response to learn.
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts in sums over samples; None is once. Their mean is 1 in a `fit`.
-    keys : Tensor of shape (n_samples, ...), default=None
-        Keys of the samples of a block, by which ``source.rows`` finds them.
     """
 
     x: Tensor
     mask: Tensor | None = None
     target: Tensor | None = None
     weight: Tensor | None = None
-    keys: Tensor | None = None
 
     def __len__(self):
         return len(self.x)
 
     n_samples = property(__len__)
 
-    def map(self, function, keys=None):
-        """Return the samples with all tensors but the keys changed by a function."""
-        parts = (getattr(self, part.name) for part in fields(self)[:-1])
-        return Samples(*(None if part is None else function(part) for part in parts), keys)
+    def map(self, function):
+        """Return the samples with all tensors changed by a function."""
+        parts = (getattr(self, part.name) for part in fields(self))
+        return Samples(*(None if part is None else function(part) for part in parts))
 
     @property
     def total_weight(self):
@@ -131,19 +119,8 @@ class Samples:
         """Return the samples in another dtype or on another device."""
         return self.map(lambda part: part.to(*place))
 
-    # ------------------------------------------------------------------ as a source
-
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return batches of the samples, shuffled or in their own order."""
-        return Batches(self, batch_size, generator if shuffle else None)
-
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, some rows at a time."""
         order = draw_order(len(self), generator if n_rows < len(self) else None)
-        for keys in send(order, self.x.device).split(n_rows):
-            yield self.map(lambda part, keys=keys: part.index_select(0, keys), keys)
-
-    def rows(self, keys):  # -> (n, ...)
-        """Return the samples at the given positions."""
-        chosen = self[keys]
-        return with_gaps(chosen.x, chosen.mask)
+        for rows in send(order, self.x.device).split(n_rows):
+            yield self.map(lambda part, rows=rows: part.index_select(0, rows))

@@ -40,7 +40,7 @@ from skpudle._data.arrays import (
     to_tensor,
     unpacked,
 )
-from skpudle._data.batches import Batches, Samples, draw_order, send
+from skpudle._data.batches import Samples, draw_order, send
 from skpudle._data.names import users_level
 
 # Largest table that is read at once, with the bits of its array.
@@ -228,10 +228,6 @@ class _InParts(InMemory):
         self.reader.dtype = dtype
         return self
 
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return batches of the samples, shuffled or in their own order."""
-        return Batches(self, batch_size, generator if shuffle else None)
-
     def _n_sampled(self, n_components):  # needs n_features, so after the first row
         m = self.reader.attributes["n_features_in_"]
         p = n_components or m
@@ -252,14 +248,10 @@ class _Numbered(_InParts):
 
     n_samples = property(lambda self: self.n_rows)
 
-    def rows(self, keys):
-        """Return the rows at the given positions, on the device."""
-        return self._read(keys).to(self.reader.device)
-
     def _samples(self, keys, x):
         of_rows = dict(weight=self.weight, target=self.target)
         of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
-        return self.reader.samples(x, keys=keys, **of_rows)
+        return self.reader.samples(x, **of_rows)
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
         """Return a sample of all rows, to begin with, or all of them if they are few."""
@@ -386,7 +378,7 @@ class Slices(_Numbered):
 
 
 class Stream(_InParts):
-    """Batches of an object that can be iterated again; samples are their own keys.
+    """Batches of an object that can be iterated again.
 
     A `DataLoader` shuffles by its own generator; other streams are not shuffled. If the stream has
     a length, an epoch is this number of its batches, or fewer if it ends before.
@@ -405,9 +397,10 @@ class Stream(_InParts):
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
         return super().read_by(reader)
 
-    def for_training(self, batch_size, generator, *, shuffle):
-        """Return batches of the samples in the order of the stream."""
-        return Batches(self, batch_size, getattr(self.data, "generator", None))
+    @property
+    def generator(self):
+        """The generator of a loader's order, or None."""
+        return getattr(self.data, "generator", None)
 
     @property
     def n_rows(self):
@@ -470,11 +463,7 @@ class Stream(_InParts):
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, some rows at a time, in their order."""
         parts = ((rows,) for rows in self._read())
-        return (self.reader.samples(rows, keys=rows) for (rows,) in _regroup(parts, n_rows))
-
-    def rows(self, keys):
-        """Return the keys, which are the samples."""
-        return keys
+        return (self.reader.samples(rows) for (rows,) in _regroup(parts, n_rows))
 
 
 def refuse_shuffled(X):

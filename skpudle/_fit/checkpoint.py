@@ -36,7 +36,7 @@ _OWN = {"device", "random_state", "verbose"}
 # compared if it is a number
 _FREE = _OWN | {
     "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm", "transform_alpha",
-    "transform_min_gain", "transform_n_nonzero_coefs", "transform_tol",
+    "transform_min_gain", "transform_n_nonzero_coefs",
 }  # fmt: skip
 
 

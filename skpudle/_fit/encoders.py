@@ -364,12 +364,11 @@ class InUnits:
 # Values of parameters that a learner lacks.
 _DEFAULTS = dict(
     n_components=None, alpha="auto", gradient="auto", fit_intercept="auto", noise="auto",
-    n_unfoldings="auto", step_size="auto", lambda_decay=1.0,
-    shrinkage="soft", initial_threshold=None, debias=0.0, separate_atoms=False,
-    positive_code=False, positive_dict=False, atom_norm="unit", optimizer="adam",
-    learning_rate=1e-3, batch_size="auto", max_iter="auto", tol=1e-4, n_iter_no_change=5,
-    dict_init="search", transform_algorithm="unfolded", transform_n_nonzero_coefs=None,
-    transform_tol=None, transform_alpha=None,
+    n_unfoldings="auto", step_size="auto", lambda_decay=1.0, shrinkage="soft",
+    initial_threshold=None, debias=0.0, separate_atoms=False, positive_code=False,
+    positive_dict=False, optimizer="adam", learning_rate=1e-3, batch_size="auto",
+    max_iter="auto", tol=1e-4, n_iter_no_change=5, dict_init="search",
+    transform_algorithm="unfolded", transform_n_nonzero_coefs=None, transform_alpha=None,
 )  # fmt: skip
 
 
@@ -464,12 +463,12 @@ class Codes:
     def unused_by_codes(self):  # yields names, setting
         """Yield parameters that have no effect on codes, and a setting that would use them."""
         given, debiases = self.given, bool(self.debias)  # 0 removes no bias
-        of_lasso = ("transform_alpha", "debias") if debiases else ("transform_alpha",)
+        debias = ("debias",) if debiases else ()
         if given.transform_algorithm == "omp":
-            yield of_lasso, "transform_algorithm='unfolded' or 'lasso'"
-            if given.transform_tol is not None:
-                yield ("transform_n_nonzero_coefs",), "transform_tol=None"
+            yield debias, "transform_algorithm='unfolded' or 'lasso'"
+            if given.transform_alpha is not None:
+                yield ("transform_n_nonzero_coefs",), "transform_alpha=None"
         else:
-            yield ("transform_n_nonzero_coefs", "transform_tol"), "transform_algorithm='omp'"
+            yield ("transform_n_nonzero_coefs",), "transform_algorithm='omp'"
             if given.separate_atoms and given.transform_algorithm == "unfolded":
-                yield of_lasso, "transform_algorithm='lasso'"
+                yield ("transform_alpha", *debias), "transform_algorithm='lasso'"

@@ -1,8 +1,10 @@
 """Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
-A subclass reads its kind of data, and makes the model (see `skpudle._fit.train`) from data and
-parameters, or from the record of an earlier fit.
+A subclass has ``_plan()``; ``_read(plan, X, y, *, known=False, part=False)``, which checks the
+input, with ``known`` against the fitted attributes, and in ``part`` of several; ``_phases(plan,
+data, run)``; and for `partial_fit` ``_begin(plan, data, generator)``, the record before the first
+call, and ``_resume(plan, data)``, that of the fitted attributes.
 """
 
 from dataclasses import replace
@@ -17,6 +19,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
+from skpudle._data.batches import Batches
 from skpudle._data.weights import scale_weights
 from skpudle._fit.checkpoint import describe, task_of
 from skpudle._fit.encoders import refuse
@@ -50,7 +53,7 @@ class Data(NamedTuple):
     Attributes
     ----------
     source : object
-        With ``for_training(batch_size, generator, shuffle)``, which returns a source of batches.
+        Source of samples, see `skpudle._data.batches`.
     samples : Samples or TrainingImages
         Samples that choose the initial model and identify the data: all, or a sample of all rows.
     device : torch.device
@@ -119,31 +122,6 @@ class GradientLearner(CallbackSupportMixin):
 
     _writes_checkpoints = True
 
-    # ------------------------------------------------------------------ for subclasses
-
-    def _plan(self):  # -> Plan
-        """Return the plan of a fit; raise ValueError if parameters contradict each other."""
-        raise NotImplementedError
-
-    def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
-        """Check the input, with ``known`` against the fitted attributes.
-
-        ``part`` is whether the input is one of several parts, of `partial_fit`.
-        """
-        raise NotImplementedError
-
-    def _phases(self, plan, data, run):  # -> Phases
-        """Return the phases of a fit."""
-        raise NotImplementedError
-
-    def _begin(self, plan, data, generator):  # -> Fitted
-        """Return the record before the first `partial_fit`, with initial atoms."""
-        raise NotImplementedError
-
-    def _resume(self, plan, data):  # -> Fitted, generator
-        """Return the record of the fitted attributes, and a generator or None."""
-        raise NotImplementedError
-
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample without codes."""
         return 0.5 * fitted.model.data_scale
@@ -211,16 +189,15 @@ class GradientLearner(CallbackSupportMixin):
         replaced = known and self._fit_given["atoms"] != _checksum(self.components_)
         resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
         if resumes:
-            fitted, generator = self._resume(plan, data)
+            fitted = self._resume(plan, data)
         else:
-            generator = make_generator(self.random_state)
-            fitted = self._begin(plan, data, generator)
+            fitted = self._begin(plan, data, make_generator(self.random_state))
         if known:
             curve = tuple(self.loss_curve_)
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
         learn = self._train_part if plan.trains_in_parts(self) else self._alternate
         with Interrupts() as interrupts:
-            learn(plan, fitted, data, generator, interrupts, resumes=resumes, replaced=replaced)
+            learn(plan, fitted, data, interrupts, resumes=resumes, replaced=replaced)
         return self
 
     def _stream(self, fitted, rows):  # -> Stream, rows that wait or None
@@ -237,7 +214,7 @@ class GradientLearner(CallbackSupportMixin):
             state = begin_stream(atoms)
         return state, known.get("recent")
 
-    def _alternate(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):
+    def _alternate(self, plan, fitted, data, interrupts, *, resumes, replaced):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
         model, rows = fitted.model, fitted.rows
         unit, size = unit_of(model.data_scale), block_rows(_USED, *rows.shape)
@@ -266,7 +243,7 @@ class GradientLearner(CallbackSupportMixin):
         if interrupts.pending:
             raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
 
-    def _train_part(self, plan, fitted, data, generator, interrupts, *, resumes, replaced):
+    def _train_part(self, plan, fitted, data, interrupts, *, resumes, replaced):
         """Train by gradients, and replace atoms that no code has used for long."""
         rows = fitted.rows
         optimizer = plan.make_optimizer(fitted.model, rows)
@@ -278,8 +255,7 @@ class GradientLearner(CallbackSupportMixin):
         unused = before.get("unused", unused)
         fitted = fitted.with_model(decay=plan.decay.at_last)
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
-        source = data.source.for_training(plan.batch_size(), generator, shuffle=False)
-        source = source.changed(fitted.in_units)
+        batches = Batches(data.source, plan.batch_size()).changed(fitted.in_units)
 
         def take(fitted, unused):
             fitted = replace(fitted, training=fitted.training | {"unused": unused})
@@ -287,7 +263,7 @@ class GradientLearner(CallbackSupportMixin):
             self._take_part(self._attributes(plan, data, found), resumes)
 
         try:
-            trainer.run_epoch(source, Stopping(None, 1))
+            trainer.run_epoch(batches, Stopping(None, 1))
         except Diverged as error:
             take(error.fitted, unused)
             raise divergence(self, error.update) from error
@@ -295,7 +271,7 @@ class GradientLearner(CallbackSupportMixin):
             take(trainer.fitted, unused)
             raise _interruption(trainer.fitted)
         unused = trainer.idle(unused)
-        trainer.replace_unused(source, among=unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused))
+        trainer.replace_unused(among=unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused))
         take(trainer.fitted, unused)
 
     def _take_part(self, attributes, resumes):

@@ -37,8 +37,6 @@ class DenseModel:
         The step; None follows the atoms.
     decay : callable
         The decay of penalties as a function of the update.
-    atom_norm : {"unit", "ball", None}, default="unit"
-        Whether atoms have norm 1, at most 1, or any.
     positive : bool, default=False
         Whether atoms are non-negative.
     alpha : float, default=None
@@ -55,7 +53,6 @@ class DenseModel:
     encoder: Encoder
     step_size: float | None
     decay: Callable
-    atom_norm: str | None = "unit"
     positive: bool = False
     alpha: float | None = None
     data_scale: float | None = None
@@ -79,7 +76,7 @@ class DenseModel:
     @property
     def project(self):  # a function of rows; the surrogate compiles projections that it knows
         """Return the nearest rows that satisfy the constraints."""
-        return partial(project_atoms, atom_norm=self.atom_norm, positive=self.positive)
+        return partial(project_atoms, positive=self.positive)
 
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""

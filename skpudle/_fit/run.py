@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 
 from skpudle._data.arrays import make_generator
+from skpudle._data.batches import Batches
 from skpudle._fit.checkpoint import Checkpoint, Recorder
 from skpudle._fit.team import current_team, refuse_several
 
@@ -161,7 +162,7 @@ class Run(AbstractContextManager):
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(seed + team.rank)
         size = plan.batch_size(data.source.n_samples)
-        self.source = data.source.for_training(size, self.own, shuffle=True)
+        self.source = Batches(data.source, size, self.own)
         n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)

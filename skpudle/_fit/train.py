@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import threads_for
+from skpudle._data.arrays import with_gaps
+from skpudle._data.batches import Samples
 from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
 
@@ -107,10 +109,8 @@ class EpochTally:
         Whether no code of the epoch used the atom.
     losses : Tensor of shape (n,)
         The largest losses, in descending order, at most one per unused atom.
-    keys : Tensor of shape (n, ...)
-        Keys of the samples with these losses.
-    n_batches : int
-        Number of batches seen.
+    samples : Tensor of shape (n, ...)
+        The samples with these losses, NaN where they are missing.
     n_samples : float
         Number of samples seen, a sum of weights.
     loss : float
@@ -119,8 +119,7 @@ class EpochTally:
 
     unused: Tensor
     losses: Tensor
-    keys: Tensor
-    n_batches: int = 0
+    samples: Tensor
     n_samples: float = 0.0
     loss: float = 0.0
 
@@ -128,7 +127,14 @@ class EpochTally:
     def begin(cls, atoms):
         """Return the tally of an epoch that has not begun."""
         unused = torch.ones_like(atoms.flatten(1)[:, 0], dtype=torch.bool)
-        return cls(unused, losses=atoms.new_zeros(0), keys=atoms.new_zeros(0))
+        return cls(unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
+
+
+def _worst(losses, samples, n):  # -> (k,), (k, ...)
+    """Return the largest losses, at most n, and the samples with these, NaN where missing."""
+    losses, order = losses.topk(min(n, len(losses)))
+    chosen = samples[order]
+    return losses, with_gaps(chosen.x, chosen.mask)
 
 
 # ---------------------------------------------------------------------------- the trainer
@@ -199,25 +205,22 @@ class Trainer:
                 self._go_back(start[-1] + min(int(finite.sum()) + 1, len(sums)))
                 return self.run_epoch(source, stopping)
             loss, objective, n_samples = sums.double().sum(0).tolist()
-            self._commit(len(sums), n_samples, loss, unused, n_unused, seen)
+            self._commit(n_samples, loss, unused, n_unused, seen)
             if interrupted:
                 return self._end_epoch()
-            options = dict(n_judged=source.n_judged)
-            converged = stopping.check(objective, n_samples, self.n_steps, **options)
+            converged = stopping.check(objective, n_samples, self.n_steps)
             if converged or len(sums) < length:
                 break
-        if self._epoch.n_batches == source.n_batches:
-            next(batches, None)  # a loader draws once more at its end
         return self._end_epoch(converged=converged)
 
-    def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and keys
+    def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and samples
         sums, unused, seen = [], self._epoch.unused, []
         for batch in batches:
             total, used, losses = self._update(batch)
             sums.append(total)
             unused = unused & ~used
             if batch is not None:
-                seen.append((losses, batch.keys))
+                seen.append(_worst(losses, batch, len(unused)))
             if self.team.is_alone and self._interrupts.pending:
                 break
         return sums, unused, seen
@@ -268,21 +271,19 @@ class Trainer:
         used = codes.abs().sum(0) != 0  # several times as fast as any()
         return total, used, losses
 
-    def _commit(self, n_batches, n_samples, loss, unused, n_unused, seen):
-        """End a round; `seen` has a pair of losses and keys for each of its batches."""
+    def _commit(self, n_samples, loss, unused, n_unused, seen):
+        """End a round; `seen` has the worst samples of each of its batches, with their losses."""
         before = self._epoch
-        losses, keys = before.losses, before.keys
+        losses, samples = before.losses, before.samples
         if n_unused and seen:
-            pairs = [(losses, keys), *seen] if len(losses) else seen
-            losses, keys = (torch.cat(part) for part in zip(*pairs))
-            losses, order = losses.topk(min(n_unused, len(losses)))
-            keys = keys[order]
+            pairs = [(losses, samples), *seen] if len(losses) else seen
+            losses, samples = (torch.cat(part) for part in zip(*pairs))
+            losses, samples = _worst(losses, Samples(samples), n_unused)
         self._epoch = replace(
             before,
             unused=unused,
             losses=losses[:n_unused],
-            keys=keys[:n_unused],
-            n_batches=before.n_batches + n_batches,
+            samples=samples[:n_unused],
             n_samples=before.n_samples + n_samples,
             loss=before.loss + loss,
         )
@@ -296,14 +297,14 @@ class Trainer:
         """Return the number of samples since each atom was used, given the number before."""
         return torch.where(self._epoch.unused.cpu(), before + self._epoch.n_samples, 0.0)
 
-    def replace_unused(self, source, *, among=None):
+    def replace_unused(self, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.
 
         ``among``, (n_components,) bool on the host, marks the atoms that may be replaced.
         """
         if self._epoch is None:
             return
-        losses, keys = self._epoch.losses, self._epoch.keys
+        losses, samples = self._epoch.losses, self._epoch.samples
         if not self.team.largest(len(losses)):  # all atoms are used
             return
         (used,) = self.team.sum((~self._epoch.unused).int())
@@ -314,7 +315,7 @@ class Trainer:
         losses = losses[: len(unused)]
         losses = losses[losses > 0]
         atoms = self.optimizer.atoms.detach()
-        samples = source.samples(keys[: len(losses)]) if len(losses) else atoms[:0]
+        samples = samples[: len(losses)] if len(losses) else atoms[:0]
         losses, samples = map(self.team.gather, (losses, samples))
         samples = samples[losses.topk(min(len(unused), len(losses))).indices]
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
@@ -367,7 +368,7 @@ class Trainer:
         stopping.course = state["stopping"]
         self._finite = finite and (finite[0].to(device), *finite[1:])
         if epoch is not None:
-            tensors = {name: epoch[name].to(device) for name in ("unused", "losses", "keys")}
+            tensors = {name: epoch[name].to(device) for name in ("unused", "losses", "samples")}
             self._epoch = EpochTally(**epoch | tensors)
         if source.generator is not None:
             source.generator.set_state(state["generator"])

@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import to_numpy, to_tensor, wide
 from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.models import DenseModel
-from skpudle._fit.plan import DensePlan
+from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
@@ -250,7 +250,7 @@ def settle(model, rows, samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountPlan(DensePlan):
+class CountPlan(Plan):
     """The plan of a fit of counts: a search, and training by the likelihood."""
 
     loss: object = Poisson()
@@ -490,9 +490,9 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return _CountPhases(self, plan, data, run)
 
     def _resume(self, plan, data):
-        fitted, generator = super()._resume(plan, data)
+        fitted = super()._resume(plan, data)
         rows = torch.cat([fitted.rows, to_tensor(self.intercept_).to(fitted.rows)[None]])
-        return replace(fitted, rows=rows), generator
+        return replace(fitted, rows=rows)
 
     def _transform_encoder(self):
         self._validate_params("n_unfoldings", "positive_code", "split_sign", "device")

@@ -339,5 +339,5 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         noise = replace(noise, intercept=None)
         return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
-    def _resume(self, plan, data):  # -> Fitted, None
-        return resume_rows(plan, data, vars(self), self._beginning), None
+    def _resume(self, plan, data):  # -> Fitted
+        return resume_rows(plan, data, vars(self), self._beginning)

@@ -33,7 +33,7 @@ from skpudle._fit.encoders import (
     units_of,
 )
 from skpudle._fit.messages import warn_of_l0, warn_of_unused
-from skpudle._fit.plan import DensePlan
+from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._learners.dense import DenseLearner, read_rows
@@ -48,7 +48,7 @@ from skpudle.search import Problem, auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 # parameters that only some kinds of codes use
-_OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_tol", "transform_alpha"
+_OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
 
 # parameters that `transform` reads, in addition to fitted attributes
 _OF_THE_ENCODER = (
@@ -59,7 +59,6 @@ _OF_THE_ENCODER = (
     "debias",
     "transform_algorithm",
     "transform_n_nonzero_coefs",
-    "transform_tol",
     "transform_alpha",
     "split_sign",
     "device",
@@ -226,15 +225,17 @@ class _WithEncoder(RowPhases):
 class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
-    By default `fit` searches for atoms that make the lasso objective small. Held-out rows, whose
-    entries are hidden, choose the penalties, outliers and the noise. `transform` solves the lasso
-    for each row, and takes off a share of its bias. No gradient trains the atoms.
+    By default `fit` searches for atoms that make the lasso objective small, by Algorithm 1 of the
+    paper, alternating minimisation, with moves out of its local minima. Held-out rows, whose
+    entries are hidden, choose penalties, outliers and the noise: see :doc:`/guide/choosing` and
+    :doc:`/guide/rows`. `transform` solves the lasso for each row, and takes off a share of its
+    bias.
 
     Training follows the search if a ``gradient`` or an unfolded encoder (``n_unfoldings``,
-    ``shrinkage="hard"``, ``lambda_decay``) is named: dictionary learning by backpropagation through
-    the encoder (PUDLE). The encoder makes ``n_unfoldings`` iterations of (soft- or hard-)
-    thresholded gradient descent. The dictionary descends the error of the reconstruction from its
-    codes, and the gradient goes through the encoder:
+    ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``) is named: dictionary learning by
+    backpropagation through the encoder (PUDLE). The encoder makes ``n_unfoldings`` iterations of
+    (soft- or hard-) thresholded gradient descent (:doc:`/guide/encoders`). The dictionary descends
+    the error of the reconstruction from its codes, and the gradient goes through the encoder:
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 \|x - D z_T(D)\|^2 .
@@ -243,92 +244,65 @@ class PUDLEDictionaryLearning(DenseLearner):
     ----------
     n_components : int or "auto", default=None
         Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
-        the number of features. "auto" is the smallest number whose atoms predict hidden entries of
-        held-out samples as well as any other number does; of data that have no such number it is
-        the smallest from which twice as many atoms explain less than .02 more (see the notes). It
-        needs ``dict_init="search"``; in `partial_fit` it is the number of features.
+        the number of features. "auto" is the smallest number that predicts hidden entries as well
+        as any other (:doc:`/guide/how_many`); in `partial_fit` it is the number of features.
 
     alpha : float or "auto", default="auto"
         Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
         data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. A number
-        is the penalty of the search, of training and of `transform`. "auto" searches with the
-        penalty whose atoms predict held-out samples best (see the notes), and trains with 0.07
-        times the root mean square norm of the nonzero samples (for hard shrinkage times the root of
-        the step size). Codes of the lasso then get a penalty of their own, ``alpha_``, which
-        predicts held-out entries best (see the notes). Scaling the data scales the codes and leaves
-        the atoms unchanged.
+        is the penalty of the search, of training and of `transform`. "auto" lets predictions choose
+        ``search_alpha_`` and ``alpha_``; training has .07 times the root mean square norm of the
+        nonzero samples (for hard shrinkage times the root of the step size).
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        The gradient of training (eq. 8): of the reconstruction error through decoder and encoder,
-        of the lasso objective through both, or of the reconstruction error through the decoder
-        alone. If you name one, `fit` trains by it. "auto" is "ae-ls" for all training (see the
-        notes), except in `partial_fit` for codes of the lasso if another parameter of training is
-        named, where it is "dec".
+        Name one to train by it (eq. 8): by the reconstruction error through decoder and encoder,
+        the lasso objective through both, or the reconstruction error through the decoder alone.
+        "auto" is "ae-ls" where an encoder is named, and "dec" in a `partial_fit` by gradients.
 
     fit_intercept : bool or "auto", default="auto"
-        Whether rows have a baseline, ``intercept_``, which is estimated together with the atoms.
-        "auto" has one if the mean is four standard errors from zero and if atoms around it
-        lower the objective, and the number of codes, by a twentieth. It has none for non-negative
-        codes, whose mean competes with it, for less than four rows for each atom, and with a
-        ``dict_init`` other than "search".
+        Whether rows have a baseline, ``intercept_``. "auto" has one if it makes codes sparser;
+        never for non-negative codes, and with a ``dict_init`` other than "search".
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
-        What the noise of entries depends on: nothing, the feature, the row, or both; an array of
-        shape (n_features,) has the standard deviation of each feature. Rows and features with more
-        noise have less weight, and atoms, codes and reconstructions are in the units of ``X``.
-        "auto" decides on the noise of features, and takes entries and whole rows for outliers if
-        they hold the energy of an atom, cannot be predicted, and hide the other entries. The fit
-        goes without them; `transform` and `score` then limit the errors of entries. If nothing is
-        found, and with a ``dict_init`` other than "search", "auto" is "equal". See
-        :doc:`/guide/rows`.
+        What the noise of entries depends on; an array has the standard deviation of each feature.
+        "auto" decides on the noise of features and on outliers, which the fit leaves out. If
+        nothing is found, and with a ``dict_init`` other than "search", "auto" is "equal".
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder, :math:`T`. None: converged codes, which solve the lasso
-        (soft shrinkage without decay). "auto" is None if the encoder is a lasso's, and 100
-        otherwise.
+        Number of iterations of the encoder, :math:`T`, for codes of a fixed cost. None: converged
+        codes. "auto" is None if the encoder is a lasso's, 3 with ``separate_atoms``, else 100.
 
     step_size : float or "auto", default="auto"
         Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
         spectral norm of the current dictionary.
 
     lambda_decay : float or tuple (first, last), default=1.0
-        Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``. A pair
-        (first, last) is annealed over training in ten equal parts, as in figure 5 of the paper;
-        training is then not stopped early before the last part.
+        Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``. A pair is
+        annealed over training in ten equal parts, as in figure 5 of the paper; training then does
+        not stop before the last part.
 
     shrinkage : {"soft", "hard"}, default="soft"
-        Soft thresholding, or hard thresholding at ``alpha``, without ``lambda_decay``.
+        Soft thresholding, or hard thresholding at ``alpha``.
 
     debias : float or "auto", default="auto"
-        Share of the lasso's bias to remove from codes: 0 is the lasso, 1 is least squares on the
-        atoms that the lasso chose, and a share between is the relaxed lasso [2]_. "auto" is chosen
-        together with ``alpha="auto"``; with a number for ``alpha`` it is 0. Only codes of the lasso
-        use it.
+        Share of the lasso's bias to remove from codes: 0 is the lasso, 1 is least squares on its
+        support, and a share between is the relaxed lasso [2]_. "auto" is chosen together with
+        ``alpha="auto"``; with a number for ``alpha`` it is 0.
 
     separate_atoms : bool or "unfolding", default=False
-        Whether the encoder has matrices of its own, trained after the search for a fixed
-        dictionary: one analysis matrix for all unfoldings (True), or an analysis and a synthesis
-        for each ("unfolding"), and in both cases a threshold for each atom and unfolding. A few
-        unfoldings then do the work of a solver, and one is a sparse autoencoder
-        (`skpudle.encoding.learn_encoder`); ``n_unfoldings="auto"`` is 3. They minimise the
-        objective of the lasso; with ``gradient="ae-ls"`` the squared error alone. They see the
-        samples that the search sees: all rows of an array, a sample of other data.
+        Whether the encoder has matrices of its own, trained after the search: one analysis matrix
+        for all unfoldings (True), or an analysis and a synthesis for each ("unfolding"), with a
+        threshold for each atom and unfolding. A few unfoldings then do the work of a solver. They
+        minimise the objective of the lasso; with ``gradient="ae-ls"`` the squared error alone.
 
-    positive_code : bool, default=False
-        Whether codes are restricted to non-negative values.
-
-    positive_dict : bool, default=False
-        Whether atoms are restricted to non-negative entries.
-
-    atom_norm : {"unit", "ball", None}, default="unit"
-        Whether atoms have norm 1, at most 1, or any.
+    positive_code, positive_dict : bool, default=False
+        Whether codes, and entries of atoms, are restricted to non-negative values.
 
     optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
         The surrogate is a quadratic model of the loss that every batch refines. A callable takes
-        parameters and ``lr`` and returns an optimiser of torch, such as ``torch.optim.AdamW`` or
-        ``partial(torch.optim.SGD, momentum=0.9)``. Adam's ``eps`` is by default 1e-8 times the
-        mean squared norm of a sample; in a `partial` it is absolute.
-        "auto" is the surrogate for up to 4096 atoms and Adam for more.
+        parameters and ``lr`` and returns an optimiser of torch, such as ``torch.optim.AdamW``.
+        Adam's ``eps`` is by default 1e-8 times the mean squared norm of a sample. "auto" is the
+        surrogate for up to 4096 atoms and Adam for more.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
@@ -338,235 +312,97 @@ class PUDLEDictionaryLearning(DenseLearner):
         search a sixteenth of the samples, within 64 to 256.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs of training, if there is any (see the notes). For the surrogate
-        after a search, "auto" takes about as long as the search: for 100 atoms some 8 epochs
-        through 3 unfoldings, 3 through 20, of at most 4096 samples. Otherwise it is 100, or fewer
-        if their encoders take more than about :math:`10^{12}` operations, some 10 to 30 seconds of
-        two CPU cores; but at least 200 updates, which may end within an epoch.
+        Largest number of epochs of training. "auto" takes about as long as the search, and without
+        a search at most 100 epochs, or some :math:`10^{12}` operations of encoders.
 
     tol : float or None, default=1e-4
-        Relative improvement of the smoothed objective that counts as one; None trains for
-        ``max_iter`` epochs.
-
-    n_iter_no_change : int, default=5
-        Training stops after this many checks in a row without improvement. There is a check at the
-        end of each epoch and, in epochs of more than 10 updates, after every 10 of them.
+        Training stops after five checks in a row without this relative improvement of its smoothed
+        objective: at the end of each epoch, and after every 10 updates. None: ``max_iter`` epochs.
 
     dict_init : str, array-like or learner, default="search"
-        Initial dictionary: the result of a "search" in the data (see the notes), samples of the
-        "data", "random" directions, leading singular vectors ("svd"), an array of shape
-        (n_components, n_features), or a fitted learner of this package, scikit-learn or SPORCO.
+        Initial dictionary: the result of a "search" in the data, samples of the "data", "random"
+        directions, leading singular vectors ("svd"), an array of shape (n_components, n_features),
+        or a fitted learner of this package, scikit-learn or SPORCO. All but "search" train.
 
     transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
         Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or runs
-        orthogonal matching pursuit, which has no ``alpha``.
+        orthogonal matching pursuit.
 
     transform_n_nonzero_coefs : int, default=None
         Number of atoms that the pursuit chooses for a sample; by default a tenth of the features.
 
-    transform_tol : float, default=None
-        The pursuit ends when the squared norm of the residual is at most this; overrides
-        ``transform_n_nonzero_coefs``.
-
     transform_alpha : float, default=None
-        Overrides ``alpha_`` in `transform` and `score`. Codes of the pursuit, and of an encoder of
-        ``separate_atoms``, have no penalty to override.
+        Overrides ``alpha_`` in `transform` and `score`. For the pursuit it is, as in scikit-learn,
+        the squared norm of the residual at which to end, in place of a number of atoms.
 
     split_sign : bool, default=False
         Whether `transform` returns positive and negative parts of the codes in separate columns.
 
     device : str, default="auto"
-        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
-        Search, training, codes and scores run there; searches need CUDA, or run on the CPU.
+        A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial dictionary and the order of the samples.
+        Determines the initial dictionary and the order of samples.
 
     verbose : int, default=0
-        Whether to print a line per epoch, one before an encoder of ``separate_atoms`` is trained,
-        and the `summary` of the fit.
+        Whether to print a line per epoch, and the `summary` of the fit.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
         The dictionary, one atom per row.
 
-    n_components_ : int
-        Number of atoms.
-
-    size_path_ : Bunch
-        With ``n_components="auto"``, the numbers of atoms that were tried: arrays
-        ``n_components``, ``score`` (R^2 of hidden entries of held-out samples), ``objective``
-        (of the search, mean over its samples) and ``tolerance`` (the loss against the best score
-        that counts as chance: a standard error, at least .001). Not there after `partial_fit`.
-
-    penalty_path_ : Bunch
-        The penalties that a search tried, in its order: arrays ``alpha``, ``score`` (share of the
-        energy of hidden entries of held-out samples that the atoms explain), ``unbiased`` (whether
-        these are atoms without the lasso's bias) and ``tolerance`` (the score that counts as
-        chance: two standard errors). Not there after `partial_fit`, and with fewer than 20 samples.
-
     intercept_ : ndarray of shape (n_features,) or float
         The baseline: of a row without codes, in `inverse_transform`. 0.0 without one.
 
-    outliers_ : csr_array of shape (n_samples, n_features), bool
-        Entries of an array that `fit` left out because they were far from the rest of their row,
-        and all known entries of long rows that no atom predicts. Absent if there are none.
+    alpha_, debias_, lambda_decay_, step_size_ : float
+        The penalty or threshold of codes in `transform`, the share of the lasso's bias that it
+        removes, its decay and its step.
 
-    n_features_in_ : int
-        Number of features seen in `fit`.
+    search_alpha_ : float
+        The penalty of the search, if there was one.
+
+    noise_std_ : float or ndarray of shape (n_features,)
+        Estimated standard deviation of the noise of an entry, if the data chose the penalty of
+        codes: of each feature, or of the median row, where their noise differs.
+
+    outliers_ : csr_array of shape (n_samples, n_features), bool
+        Entries of an array that `fit` left out; absent if there are none.
+
+    analysis_components_, synthesis_components_, thresholds_ : ndarray
+        The encoder of ``separate_atoms``: of shapes (n_unfoldings, n_components, n_features),
+        (n_unfoldings - 1, n_components, n_features) and (n_unfoldings, n_components); for True
+        one analysis of shape (n_components, n_features), and no synthesis.
+
+    size_path_, penalty_path_ : Bunch
+        The numbers of atoms, and the penalties, that were tried: arrays ``n_components`` or
+        ``alpha``, ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of score that counts
+        as chance), and ``objective`` or ``unbiased`` (whether atoms have no bias of the lasso).
+
+    n_components_, n_features_in_, n_iter_, n_steps_, n_samples_seen_ : int
+        Numbers of atoms, of features, of epochs (the last may be incomplete), of updates by
+        gradients, and of rows that were read at least once, over all calls of `partial_fit`.
 
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of features seen in `fit`, if ``X`` has names.
-
-    n_iter_ : int
-        Number of epochs, of the search and of training; the last may be incomplete.
-
-    n_steps_ : int
-        Number of updates by gradients.
-
-    n_samples_seen_ : int
-        Number of rows that were read at least once; of `partial_fit` the sum over all calls.
+        Names of features, if ``X`` has names.
 
     loss_curve_ : ndarray of shape (n_epochs,)
         Mean over each epoch of :math:`\frac12 \|x - D z\|^2`, whichever objective is minimised. It
         rises when a search adds and removes atoms.
 
-    ended_by_ : str
-        Cause of the end of `fit`: "search" (it was complete, and no training followed), "tol" (the
-        objective had stalled), "max_iter", "callback", "interrupt" (Ctrl-C) or "divergence". Absent
-        after `partial_fit`.
+    ended_by_, device_ : str
+        Cause of the end of `fit`: "search", "tol", "max_iter", "callback", "interrupt" (Ctrl-C) or
+        "divergence"; and where it computed. ``partial_fit`` has no cause, phases and seconds.
 
-    phases_ : dict of str to int
-        The phases of `fit`, in their order, and their numbers of epochs: "search", the gradient of
-        training, and the "encoder" of ``separate_atoms``. Absent after `partial_fit`.
-
-    fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit") and of its phases: the "units" of the data, the "size" of
-        ``n_components="auto"``, "search", the "noise" of features, "search in units of the noise",
-        the "pass" over rows that do not fit into memory, "unbiased atoms" (least squares on the
-        lasso's supports), "units again", "training", the "penalty of codes", and the "encoder" of
-        ``separate_atoms``; of the "reading" of the data before the phases, and of the "result"
-        after the phases, its attributes and checks. Absent after `partial_fit`.
-
-    alpha_ : float
-        The penalty or threshold for codes in `transform`.
-
-    analysis_components_ : ndarray of shape (n_unfoldings, n_components, n_features)
-        The analysis of each unfolding, with ``separate_atoms="unfolding"``; with True a single one,
-        of shape (n_components, n_features).
-
-    synthesis_components_ : ndarray of shape (n_unfoldings - 1, n_components, n_features)
-        Atoms that decode the codes before each unfolding but the first, with
-        ``separate_atoms="unfolding"``.
-
-    thresholds_ : ndarray of shape (n_unfoldings, n_components)
-        Thresholds of the unfoldings, with ``separate_atoms``.
-
-    debias_ : float
-        The share of the lasso's bias that `transform` removes.
-
-    noise_std_ : float or ndarray of shape (n_features,)
-        Estimated standard deviation of the noise of an entry, if the data chose the penalty of
-        codes: of each feature where the noise of features differs, and of the median row where the
-        noise of rows differs.
-
-    search_alpha_ : float
-        The penalty of the search, if there was one.
-
-    step_size_ : float
-        The step size for ``components_``.
-
-    lambda_decay_ : float
-        The decay used last, which `transform` uses.
-
-    device_ : str
-        The device that `fit` computed on.
-
-    See Also
-    --------
-    sklearn.decomposition.MiniBatchDictionaryLearning : Alternating minimisation.
-    skpudle.encoding.encode : The encoder alone, as a torch function.
-
-    Notes
-    -----
-    Naming a parameter asks for its phase:
-
-    .. list-table::
-       :header-rows: 1
-
-       * - parameters
-         - phases of `fit`
-       * - none
-         - search; it optimises the lasso's codes, which need no training
-       * - ``gradient``
-         - search, then training by it
-       * - ``n_unfoldings`` (a number), ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``
-         - search, then training through that encoder, by "ae-ls" unless ``gradient`` is named
-       * - ``separate_atoms``
-         - search, then training of the encoder alone, on the objective of the lasso
-       * - ``dict_init`` other than "search"
-         - training, by "ae-ls" unless ``gradient`` is named
-       * - ``max_iter``
-         - a limit for epochs of training; alone it starts no training
-       * - a parameter without effect in this fit, such as ``optimizer`` if nothing trains
-         - as without it, and a UserWarning that names it and a setting that would use it
-
-    A search (`skpudle.search.search`) is Algorithm 1 of the paper, alternating minimisation of the
-    lasso, with moves out of its local minima, over all samples, or over a sample of data outside
-    memory, and then once over all of them, block by block as in [4]_: it splits atoms that merge
-    two atoms, and removes redundant atoms. Atoms are freed of the lasso's bias (they adapt to least
-    squares on its supports, for which the gradients through encoder and decoder agree) if they then
-    predict held-out samples better. Training from there adapts the dictionary to its encoder. If
-    the encoder makes few iterations, or is no lasso, training explains more with fewer codes: of
-    digits 65 instead of 23 % with 3 unfoldings, 87 instead of 61 % with 20. For codes of the lasso
-    it trades sparsity for error, and leads away from the dictionary that generated the data. From
-    samples, gradients through the encoder find no dictionary: they are local methods (theorem 3.4
-    starts near the truth). `partial_fit` alternates in the same way, with the moves, between the
-    codes of a block of rows and the atoms for these and all earlier rows; rows that were seen
-    longer ago count less. If a parameter of training is named, it trains by gradients, by "dec" if
-    it begins with samples. It makes one pass, whatever ``max_iter``, ``tol`` and
-    ``n_iter_no_change`` are, and warns of no parameter.
-
-    Finding atoms and coding rows are two jobs, and held-out samples choose the penalty of both. One
-    sample in ten, or a hundred if that is more, is held out. Groups of its features are hidden in
-    turn, and predicted from codes of the visible ones. The search begins at 0.07 times the root
-    mean square norm of the samples, goes on to larger penalties as long as the predictions get no
-    worse by more than a standard error, and to smaller ones as long as they are better by half of
-    one. If a larger penalty explains a fifth more of their energy than all penalties before, the
-    rounds of the search begin again at it. The largest penalty that predicts nearly as well as the
-    best is ``search_alpha_``, and ``penalty_path_`` has all of them; in the end the atoms adapt to
-    the held-out samples too. Then the atoms, before they have seen these samples, choose the
-    penalty of codes: among codings with nearly the smallest error (5 % more for the lasso, 15 % for
-    least squares, noise apart), the sparsest gives ``alpha_`` and ``debias_``. If no entry can be
-    predicted, or with fewer than 20 samples, the first penalty stays.
-
-    For samples that mix few non-negative atoms (``positive_code``, ``positive_dict``, and four
-    features for each atom), such as spectra, the search begins at the purest samples, with a
-    penalty of 0.3 deviations of the noise. Larger and smaller penalties follow until predictions
-    are worse.
-
-    With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and hidden
-    entries of them predicted; equal samples count as one. The number of atoms begins at half the
-    number of features, and grows by half until the score, R^2 of the hidden entries, has failed
-    twice to get larger. The penalty, if it is "auto", rises first where much noise hides the atoms.
-    Then atoms are removed that lower the objective least per use, a quarter of them at a time and
-    finally one by one, and the remaining atoms adapt, as in [3]_. The number is the smallest whose
-    score is as large as the largest, within the standard error of the difference, which counts as
-    0.001 at least. From there the search continues on all samples.
-
-    Atoms that no sample of an epoch used are replaced, before the next epoch, by the samples that
-    were reconstructed worst. If the loss stops being finite, the learning rate is halved, once.
+    phases_, fit_seconds_ : dict
+        Epochs of "search", of the gradient of training and of the "encoder"; and seconds of the
+        whole "fit", of the "reading" of data, of each phase, and of the "result".
 
     References
     ----------
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
        Backpropagation", arXiv:2106.00058, 2021.
     .. [2] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
-    .. [3] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
-       arXiv:1804.07101.
-    .. [4] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online Learning for Matrix Factorization and
-       Sparse Coding", Journal of Machine Learning Research 11, 2010.
 
     Examples
     --------
@@ -596,17 +432,14 @@ class PUDLEDictionaryLearning(DenseLearner):
         separate_atoms: bool | Literal["unfolding"] = False,
         positive_code: bool = False,
         positive_dict: bool = False,
-        atom_norm: Literal["unit", "ball", None] = "unit",
         optimizer: Literal["auto", "adam", "sgd", "surrogate"] | Callable = "auto",
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
-        n_iter_no_change: int = 5,
         dict_init: Any = "search",
         transform_algorithm: Literal["unfolded", "lasso", "omp"] = "unfolded",
         transform_n_nonzero_coefs: int | None = None,
-        transform_tol: float | None = None,
         transform_alpha: float | None = None,
         split_sign: bool = False,
         device: str = "auto",
@@ -630,13 +463,13 @@ class PUDLEDictionaryLearning(DenseLearner):
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
         "positive_dict": ["boolean"],
-        "atom_norm": [StrOptions({"unit", "ball"}), None],
         "transform_algorithm": [StrOptions({"unfolded", "lasso", "omp"})],
         "transform_n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
-        "transform_tol": [Interval(Real, 0, None, closed="left"), None],
         "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
         "split_sign": ["boolean"],
     }
+
+    n_iter_no_change = 5  # checks without improvement that end training
 
     # ------------------------------------------------------------------ fit and score
 
@@ -821,7 +654,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self._take_coding(coding, unit)
 
     def _plan(self):
-        return DensePlan.of(self)
+        return Plan.of(self)
 
     def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.
@@ -863,7 +696,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
-            limits = self.transform_n_nonzero_coefs, self.transform_tol
+            limits = self.transform_n_nonzero_coefs, self.transform_alpha
             return Pursuit(*limits, bool(self.positive_code))
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):

@@ -22,20 +22,22 @@ from skpudle._fit.messages import (
     warn_of_unknown_features,
 )
 from skpudle._fit.models import directions
-from skpudle._fit.phases import REPEATS, Phases
 from skpudle._fit.run import Phase
 from skpudle._fit.team import ALONE, current_team
+from skpudle._fit.train import Stopping, Trainer
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import project_atoms
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import spread_rows
-from skpudle.search.choose import try_sizes
-from skpudle.search.descend import solve_codes
-from skpudle.search.find import penalty_of_mixtures
+from skpudle.search.choose import best_coding, judged, try_sizes
+from skpudle.search.descend import refit_atoms, solve_codes
+from skpudle.search.find import find_atoms, penalty_of_mixtures, penalty_path
 from skpudle.search.held_out import hold_out
 from skpudle.search.stream import advance_stream, after_search, block_rows, objective
 from skpudle.search.units import CENTRED, learn_scales, learn_units, refine_units
 
+# Epochs that solve the codes of atoms from zero.
+REPEATS = 3
 # Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
 # the number of atoms is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
@@ -54,9 +56,7 @@ _USUAL = 0.5
 _SAMPLES = 1024
 
 
-def choose_atoms(
-    dict_init, n_components, x, generator, *, atom_norm="unit", positive=False, weight=None
-):
+def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
     """Return initial atoms, by name or given ones, within the constraints."""
     if isinstance(dict_init, str):
         n_components = x.shape[1] if n_components is None else n_components
@@ -64,7 +64,7 @@ def choose_atoms(
         atoms = directions(atoms, positive=positive)
     else:
         atoms = given_atoms(dict_init, n_components, x)
-    return project_atoms(atoms, atom_norm=atom_norm, positive=positive)
+    return project_atoms(atoms, positive=positive)
 
 
 def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
@@ -92,7 +92,7 @@ class Beginning:
 
     Parameters
     ----------
-    plan : DensePlan
+    plan : Plan
         The plan.
     samples : Samples
         The rows, of all processes.
@@ -115,8 +115,7 @@ class Beginning:
         if plan.searches:
             mixes = n_components and plan.mixes_few(n_components, samples.x.shape[1])
             start = "vertices" if mixes else "data"
-        inside = dict(atom_norm=given.atom_norm, positive=given.positive_dict)
-        how = inside | {"weight": samples.weight}
+        how = dict(positive=given.positive_dict, weight=samples.weight)
         return choose_atoms(start, n_components, samples.x, generator, **how)
 
     def fitted(self, atoms, **found):  # -> Fitted
@@ -235,14 +234,27 @@ def check_known_entries(learner, data):
         raise nothing_known(learner)
 
 
-class RowPhases(Phases):
-    """The phases of a fit of rows; see `Phases` for its parameters."""
+class RowPhases:
+    """The phases of one fit of rows, and the data and random numbers that they share.
+
+    Parameters
+    ----------
+    learner : estimator
+        The learner.
+    plan : Plan
+        Its plan.
+    data : Data
+        Its data.
+    run : Run
+        The fit.
+    """
 
     beginning = Beginning  # the rows to search in
     passes = True  # whether all rows follow a search in a sample of them
 
     def __init__(self, learner, plan, data, run):
-        super().__init__(learner, plan, data, run)
+        self.learner, self.plan, self.data, self.run = learner, plan, data, run
+        self._problem = self._coded = None
         self.samples = collect(data.samples)
         in_parts = self.passes and data.source is not data.samples
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
@@ -297,6 +309,15 @@ class RowPhases(Phases):
             Phase("units again", self.refine_units, has_units),
         )
 
+    def table(self):  # -> tuple of Phase
+        """Return all phases, in their order."""
+        trains, follows = self.run.n_updates > 0, self.plan.codes_follow_data
+        return (
+            *self.before_training(),
+            Phase("training", self.train, lambda _: trains, "epoch"),
+            Phase("penalty of codes", self.choose_coding, lambda f: follows and f.coding is None),
+        )
+
     # ------------------------------------------------------------------ the first atoms
 
     @property
@@ -345,11 +366,14 @@ class RowPhases(Phases):
         problem = problem_of(begun.model, begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
         trials = try_sizes(problem, self.run.generator, fixed=fixed)
-        for trial, known in self.follow_sizes(trials):
-            if trial.is_last:
+        for trial in trials:
+            n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
+            note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
+            if is_last:
                 begun.penalty *= trial.alpha / problem.alpha
-            penalty = begun.search_penalty() if trial.is_last else None
-            yield begun.fitted(trial.atoms.to(begun.samples.x), search_alpha=penalty, **known)
+            penalty = begun.search_penalty() if is_last else None
+            known = dict(size_path=trial.path, is_done=is_last, note=note, search_alpha=penalty)
+            yield begun.fitted(trial.atoms.to(begun.samples.x), **known)
 
     # ------------------------------------------------------------------ the search
 
@@ -384,17 +408,40 @@ class RowPhases(Phases):
         if fitted.searched is None:
             penalty = fitted.search_alpha or begun.search_penalty()
             fitted = replace(fitted, searched=Searched(atoms, penalty, number=number))
-        return self.follow_search(fitted, self.make_problem(fitted))
+        problem = self.make_problem(fitted)
+        for found in find_atoms(problem, fitted.searched.atoms):
+            losses = (*fitted.losses, *found.losses)
+            yield replace(self._with_search(fitted, problem, found), losses=losses)
 
-    def with_search(self, fitted, problem, found):  # -> Fitted
+    def _with_search(self, fitted, problem, found):  # -> Fitted
         """Return the record with what its search has found so far, and with its baseline."""
-        now, noise = super().with_search(fitted, problem, found), fitted.noise
+        self._problem, self._coded, noise = problem, found.coded, fitted.noise
         if (baseline := found.coded.problem.baseline) is not None:
             self._problem = problem.around(baseline)
             shift = baseline.to(noise.intercept) * problem.unit
             noise = replace(noise, intercept=noise.intercept + shift)
-        stream = _energies(found.coded) if found.is_done else None
-        return replace(now, noise=noise, stream=stream)
+        known = dict(atoms=found.atoms, alpha=found.alpha, is_done=found.is_done)
+        known |= dict(trial=found.trial, stride=found.stride)
+        note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
+        return replace(
+            fitted,
+            rows=self.rows_of(fitted, found.atoms),
+            noise=noise,
+            searched=replace(fitted.searched, **known),
+            search_alpha=found.alpha * problem.unit,
+            penalty_path=penalty_path(problem, found.path, problem.unit),
+            stream=_energies(found.coded) if found.is_done else None,
+            is_done=found.is_done,
+            note=f"{note}  loss {found.losses[-1]:.6g}",
+        )
+
+    def found(self, fitted):  # -> Problem, Epoch
+        """Return the problem of the search, and its data with codes for the atoms."""
+        if self._problem is None:  # an earlier process has searched
+            searched, self._problem = fitted.searched, self.make_problem(fitted)
+            part = self._problem.thinned(searched.stride, alpha=searched.alpha)
+            self._coded = solve_codes(part, searched.atoms, REPEATS)
+        return self._problem, self._coded
 
     def remember(self, fitted):
         """Return the record with the energies of a search that a callback has stopped."""
@@ -443,20 +490,23 @@ class RowPhases(Phases):
 
     def refit(self, fitted):
         """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
+        problem, coded = self.found(fitted)
         if fitted.passed is not None:  # a callback has ended the pass
-            problem, coded = self.found(fitted)
-            self._coded = solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
-        for refitted in super().refit(fitted):
-            if self._in_parts:
-                problem, coded = self.found(fitted)
-                atoms = refitted.atoms
-                # atoms of all rows have less noise than atoms that are refitted on a sample: with
-                # 1,843 rows of 4,096 features these have an objective that is 0.4 % larger
-                judges = problem.held_out.problem
-                both = (atoms, coded.atoms.to(atoms))
-                atoms = min(both, key=lambda one: objective(judges, one.double(), unbiased=True))
-                refitted = replace(refitted, rows=self.rows_of(fitted, atoms))
-            yield refitted
+            coded = self._coded = solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
+        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
+        if self._in_parts:
+            # atoms of all rows have less noise than atoms that are refitted on a sample: with
+            # 1,843 rows of 4,096 features these have an objective that is 0.4 % larger
+            judges, both = problem.held_out.problem, (atoms, coded.atoms)
+            atoms = min(both, key=lambda one: objective(judges, one, unbiased=True))
+        yield replace(fitted, rows=self.rows_of(fitted, atoms))
+
+    def choose_unseen_coding(self, fitted):
+        """Choose the penalty of codes by the data that the search has held out."""
+        (problem, _), trial, plan = self.found(fitted), fitted.searched.trial, self.plan
+        how = dict(debias=plan.debias, place=trial.prediction.place)
+        coding = best_coding(problem.held_out, trial.judged, **how)
+        yield replace(fitted, coding=coding.in_units(problem.unit))
 
     # ------------------------------------------------------------------ after the search
 
@@ -479,11 +529,53 @@ class RowPhases(Phases):
         """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
         yield replace(fitted, noise=refine_units(*self._of_residuals(fitted)))
 
-    def coding_problem(self, fitted):  # -> Problem, atoms
-        """Return the problem whose codes `best_coding` judges, and its atoms."""
+    # ------------------------------------------------------------------ training and codes
+
+    def train(self, fitted):
+        """Train through the encoder: yield a record for each epoch.
+
+        With a state of training the first record is that of the state.
+        """
+        plan, run, state = self.plan, self.run, fitted.training
+        ended_by = fitted.ended_by if state else None
+        fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
+        optimizer = plan.make_optimizer(fitted.model, fitted.rows)
+        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
+        source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
+        annealed = isinstance(given.lambda_decay, tuple)
+        first = n_updates * 9 // 10 * annealed
+        rule = dict(first_update=first, n_updates=n_updates)
+        stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
+        if state:
+            trainer.load(state, source, stopping)
+            ended_by = ended_by or ("tol" if stopping.is_over else None)
+        else:
+            state = trainer.state(source, stopping)
+        while True:
+            n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
+            if ended_by is None and (full or n_epochs >= run.max_iter):
+                ended_by = "max_iter"
+            if n_epochs:
+                now, done = trainer.fitted, ended_by is not None
+                note = (
+                    f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
+                )
+                how = dict(note=note, is_done=done, ended_by=ended_by)
+                yield replace(now, training=state, **how)
+            if ended_by is not None:
+                return
+            trainer.replace_unused()
+            if trainer.run_epoch(source, stopping).converged:
+                ended_by = "tol"
+            if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
+                state = trainer.state(source, stopping)
+
+    def choose_coding(self, fitted):
+        """Choose the penalty of the codes of `transform`, which follows the data."""
         model, samples = fitted.model, fitted.in_units(self.data.samples)
         problem = problem_of(model, samples, model.alpha, unit_of(model.data_scale), self.run.team)
-        return problem, fitted.rows
+        coding = best_coding(judged(problem), fitted.rows, debias=self.plan.debias)
+        yield replace(fitted, coding=coding.in_units(problem.unit))
 
 
 def _of_block(problem, alpha, block):  # -> Problem, of no rows for None

@@ -9,22 +9,13 @@ BLAS multiplies many samples with all atoms, which selects the atoms that enter 
 Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
 ``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
 on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number of
-threads. A ``mask`` has a row for each sample, or one row without entries if all entries are known;
-residuals are zero where entries are missing.
+threads. A ``mask`` has a row for each sample, without entries if all entries are known; residuals
+are zero where entries are missing.
 """
 
 import numpy as np
 
 from skpudle._compilation import Loops
-
-
-def subtract_synthesis(count, index, value, atoms, residual):
-    """Subtract ``D z`` from the rows of ``residual``."""
-    for i in range(len(count)):
-        for e in range(count[i]):
-            z, atom = value[i, e], atoms[index[i, e]]
-            for f in range(atoms.shape[1]):
-                residual[i, f] -= z * atom[f]
 
 
 def _product(x, y):
@@ -42,6 +33,18 @@ def _subtract(step, atom, mask, residual):
     else:
         for f in range(len(atom)):
             residual[f] -= step * mask[f] * atom[f]
+
+
+def subtract_synthesis(count, index, value, atoms, mask, residual):
+    """Subtract ``D z`` from the known entries of the rows of ``residual``."""
+    for i in range(len(count)):
+        known, left = mask[i], residual[i]
+        for e in range(count[i]):
+            z, atom = value[i, e], atoms[index[i, e]]
+            for f in range(len(left)):
+                left[f] -= z * atom[f]
+        for f in range(len(known)):
+            left[f] *= known[f]
 
 
 def _known_product(x, y, mask):
@@ -142,32 +145,6 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):
     return k
 
 
-def solve_rows(atoms, mask, slope, alpha, positive, tolerance, share, max_sweeps,
-               count, index, value, residual, loss, size):  # fmt: skip
-    """Improve the codes of rows on one working set each, from ``slope = D^T (x - D z)``.
-
-    ``residual`` has ``x - D z`` and is updated with the codes. ``loss`` becomes half of its square,
-    and ``size`` the sum of the moduli of the codes.
-    """
-    room = index.shape[1]
-    support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
-    z, beyond, work = np.empty(room), np.empty(len(atoms), np.int64), np.empty(room)
-    for row in range(len(slope)):
-        known, left = mask[min(row, len(mask) - 1)], residual[row]
-        k = np.int64(count[row])
-        for i in range(k):
-            support[i], z[i] = index[row, i], value[row, i]
-        w = _enter(slope[row], positive, alpha + tolerance, share, k, inside, beyond, support, z)
-        _descend(w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left)
-        k, length = np.int64(0), 0.0
-        for i in range(w):
-            if z[i] != 0.0:
-                index[row, k], value[row, k] = support[i], z[i]
-                length += abs(z[i])
-                k += 1
-        count[row], size[row], loss[row] = k, length, 0.5 * _product(left, left)
-
-
 def _solve(w, inner, positive, dependent, factor, slope, z):
     """Set codes to least squares on a support, or return False with unchanged codes.
 
@@ -202,28 +179,53 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
     return True
 
 
-def refit_rows(atoms, mask, positive, dependent, count, index, value, residual, loss,
-               solved):  # fmt: skip
-    """Turn codes into least squares on their supports, where `_solve` succeeds.
+def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
+                    refit, dependent, refit_tolerance, refit_sweeps,
+                    count, index, value, loss, size, fitted, unbiased):  # fmt: skip
+    """Improve the codes of rows on one working set each, from ``slope = D^T (x - D z)``.
 
-    Coordinate descent takes ten times as long for five correlated atoms.
+    ``residual`` has ``x - D z`` and is updated with the codes. ``loss`` becomes half of its square,
+    and ``size`` the sum of the moduli of the codes.
+
+    With ``refit`` the rows of ``fitted`` become least squares on the supports, ``residual`` is
+    theirs, and ``unbiased`` half of its square. (Coordinate descent takes ten times as long for
+    five correlated atoms.)
     """
     room = index.shape[1]
-    inner, factor = np.empty((room, room)), np.empty((room, room))
-    z, step = np.empty(room), np.empty(room)
-    for row in range(len(count)):
-        known, w = mask[min(row, len(mask) - 1)], count[row]
+    support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
+    z, beyond, work = np.empty(room), np.empty(len(atoms), np.int64), np.empty(room)
+    inner, factor = np.empty((room if refit else 0, room)), np.empty((room if refit else 0, room))
+    for row in range(len(residual)):
+        known, left = mask[row], residual[row]
+        k = np.int64(count[row])
+        for i in range(k):
+            support[i], z[i] = index[row, i], value[row, i]
+        w = _enter(slope[row], positive, alpha + tolerance, share, k, inside, beyond, support, z)
+        _descend(w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left)
+        k, length = np.int64(0), 0.0
         for i in range(w):
-            z[i], atom = value[row, i], atoms[index[row, i]]
-            step[i] = _product(atom, residual[row])
-            for j in range(i + 1):
-                inner[i, j] = _known_product(atom, atoms[index[row, j]], known)
-        solved[row] = _solve(w, inner, positive, dependent, factor, step, z)
-        if solved[row]:
-            for i in range(w):
-                _subtract(z[i] - value[row, i], atoms[index[row, i]], known, residual[row])
-                value[row, i] = z[i]
-            loss[row] = 0.5 * _product(residual[row], residual[row])
+            if z[i] != 0.0:
+                index[row, k], value[row, k] = support[i], z[i]
+                length += abs(z[i])
+                support[k], z[k] = support[i], z[i]
+                k += 1
+        count[row], size[row], loss[row] = k, length, 0.5 * _product(left, left)
+        if refit:
+            for i in range(k):
+                work[i] = _product(atoms[support[i]], left)
+                for j in range(i + 1):
+                    inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
+            if _solve(k, inner, positive, dependent, factor, work, z):
+                for i in range(k):
+                    _subtract(z[i] - value[row, i], atoms[support[i]], known, left)
+            else:  # descent on the support alone, without a penalty
+                _descend(
+                    k, support, atoms, known, 0.0, positive, refit_tolerance, refit_sweeps, work, z,
+                    left,
+                )  # fmt: skip
+            for i in range(k):
+                fitted[row, i] = z[i]
+            unbiased[row] = 0.5 * _product(left, left)
 
 
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
@@ -306,61 +308,48 @@ def add_statistics(count, index, value, weight, x, a, b):
                 a[j, index[i, k]] += z * value[i, k]
 
 
-def leave_out(atoms, mask, slope, near, cosine, who, row, place, count, index, value, residual,
-              new_slope, new_count, new_index, new_value, new_residual):  # fmt: skip
-    """Leave one atom out of the codes of each row: ``who[t]`` at ``place[t]`` out of ``row[t]``.
+def removals(first, last, start, row, most, near, atoms, mask, weight, alpha, positive, tolerance,
+             share, max_sweeps, x, count, index, value, loss, size, cost, taken_over):  # fmt: skip
+    """Estimate the rise of the objective without each atom, and the growth of other codes then.
 
-    ``new_slope`` becomes zero except for the atoms that are ``near`` the atom left out.
+    At most ``most`` users of an atom, at regular distances, stand for all of them. Their other
+    atoms, and the atoms ``near`` the removed one, replace it. ``loss`` and ``size`` are those of
+    `solve_residuals`.
     """
-    for t in range(len(who)):
-        i, j, k = row[t], who[t], 0
-        z = value[i, place[t]]
-        for f in range(atoms.shape[1]):  # numba takes two seconds to compile an assignment of rows
-            new_residual[t, f] = residual[i, f]
-        _subtract(-z, atoms[j], mask[min(i, len(mask) - 1)], new_residual[t])
-        for e in range(count[i]):
-            if e != place[t]:
-                new_index[t, k], new_value[t, k] = index[i, e], value[i, e]
-                k += 1
-        new_count[t] = k
-        for c in range(new_slope.shape[1]):
-            new_slope[t, c] = 0.0
-        for c in range(near.shape[1]):
-            new_slope[t, near[j, c]] = slope[i, near[j, c]] + z * cosine[j, c]
-
-
-def compare(near, who, row, count, index, value, new_count, new_index, new_value, size, growth):
-    """Set ``growth`` to the growth of the moduli of codes of atoms ``near`` the atom left out.
-
-    ``size`` is scratch memory of one number per atom, zero on entry.
-    """
-    for t in range(len(who)):
-        i, j = row[t], who[t]
-        for e in range(count[i]):
-            size[index[i, e]] -= abs(value[i, e])
-        for e in range(new_count[t]):
-            size[new_index[t, e]] += abs(new_value[t, e])
-        for c in range(near.shape[1]):
-            growth[t, c] = size[near[j, c]]
-        for e in range(count[i]):
-            size[index[i, e]] = 0.0
-        for e in range(new_count[t]):
-            size[new_index[t, e]] = 0.0
-
-
-def sort_by_atom(count, index, start, row, place):
-    """Sort the entries of codes by atom: atom ``j`` has ``start[j]`` up to ``start[j + 1]``."""
-    for i in range(len(count)):
-        for e in range(count[i]):
-            start[index[i, e] + 1] += 1
-    for j in range(len(start) - 1):
-        start[j + 1] += start[j]
-    fill = start.copy()
-    for i in range(len(count)):
-        for e in range(count[i]):
-            j = index[i, e]
-            row[fill[j]], place[fill[j]] = i, e
-            fill[j] += 1
+    n_atoms, room = len(atoms), index.shape[1] + near.shape[1]
+    support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
+    z, beyond, work = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
+    slope, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
+    for j in range(first, last):
+        n_users = start[j + 1] - start[j]
+        n_asked = min(n_users, most)
+        for asked in range(n_asked):
+            i, k = row[start[j] + asked * n_users // n_asked], np.int64(0)
+            rise, known = -loss[i] - alpha * size[i], mask[i]
+            for f in range(len(left)):
+                left[f] = x[i, f]
+            for e in range(count[i]):
+                if index[i, e] != j:
+                    support[k], z[k] = index[i, e], value[i, e]
+                    growth[support[k]] = -abs(z[k])
+                    _subtract(z[k], atoms[support[k]], known, left)
+                    k += 1
+            for c in range(near.shape[1]):
+                slope[near[j, c]] = _product(atoms[near[j, c]], left)
+            w = _enter(slope, positive, alpha + tolerance, share, k, inside, beyond, support, z)
+            _descend(
+                w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left
+            )
+            rise += 0.5 * _product(left, left)
+            for e in range(w):
+                rise += alpha * abs(z[e])
+                growth[support[e]] += abs(z[e])
+            cost[j] += weight[i] * rise * n_users / n_asked
+            for c in range(near.shape[1]):
+                taken_over[j, c] += weight[i] * growth[near[j, c]] * n_users / n_asked
+                slope[near[j, c]] = 0.0
+            for e in range(w):
+                growth[support[e]] = 0.0
 
 
 def add_moments(first, last, start, row, place, value, x, b):

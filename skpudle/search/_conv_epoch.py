@@ -207,7 +207,7 @@ class ConvEpoch:
         A code is zero where least squares would turn its sign. Descent ends when no coordinate
         moves by more than ``tolerance`` in units of alpha.
         """
-        residual, codes = self._residual, self.codes.widen(0)
+        residual, codes = self._residual, replace(self.codes, value=self.codes.value.clone())
         tolerance, grid = tolerance * self.problem.alpha, self._grid
         arrays, atoms = codes.arrays(), np.asarray(self.atoms)
 
@@ -355,30 +355,13 @@ class ConvEpoch:
 
 
 def _packed(found):  # list of (index, value, ...) -> Codes
-    count = torch.tensor([len(index) for index, *_ in found])
-    longest = int(count.max()) if len(found) else 0
-    codes = Codes(
-        count,
-        torch.zeros(len(found), longest, dtype=torch.int32),
-        torch.zeros(len(found), longest, dtype=torch.float64),
-    )
-    _, index, value = codes.arrays()
-    for i, (places, values, *_) in enumerate(found):
-        index[i, : len(places)], value[i, : len(places)] = places, values
-    return codes
+    blocks = [(i, len(one), one[None], value[None]) for i, (one, value, *_) in enumerate(found)]
+    return Codes.of_blocks(blocks, len(found))
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
     """Return signals as pictures of height 1; pictures are returned unchanged."""
     return x if x.ndim == 4 else x[:, :, None]
-
-
-def _maps(codes, n_components, positions):  # Codes -> (n, n_components, *positions)
-    count, index, value = codes.arrays()
-    z = np.zeros((len(count), n_components * prod(positions)))
-    used = np.arange(index.shape[1]) < count[:, None]
-    z[np.repeat(np.arange(len(count)), count), index[used]] = value[used]
-    return torch.as_tensor(z).unflatten(1, (n_components, *positions))
 
 
 def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None):
@@ -415,10 +398,10 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
         None if mask is None else as_pictures(mask.expand_as(x)),
     )  # fmt: skip
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)
-    size = len(atoms), dictionary.positions(x.shape[2:])
-    z = _maps(epoch.codes, *size)
-    z = torch.lerp(z, _maps(epoch.refit_codes(), *size), debias) if debias else z
-    return z.to(x), epoch.solved
+    shape = len(atoms), *dictionary.positions(x.shape[2:])
+    z = epoch.codes.dense(prod(shape))
+    z = torch.lerp(z, epoch.refit_codes().dense(prod(shape)), debias) if debias else z
+    return z.unflatten(1, shape).to(x), epoch.solved
 
 
 def conv_path(problem, atoms, alphas):

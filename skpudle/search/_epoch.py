@@ -8,6 +8,7 @@ from functools import cache, cached_property
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from skpudle._compilation import in_parts, one_blas_thread, threads_for
@@ -74,16 +75,28 @@ class Codes:
     @classmethod
     def of_dense(cls, z):  # (n, p)
         """Return the nonzero entries of codes."""
-        used, count = z != 0, (z != 0).sum(1)
-        longest = int(count.max()) if len(count) else 0
-        index = used.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
-        return cls(count, index.int(), z.gather(1, index))
+        return cls.packed(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
 
     @classmethod
     def packed(cls, index, value):  # (n, longest) each
         """Return the nonzero values at these atoms."""
-        order = (value == 0).byte().argsort(dim=1, stable=True)
-        return cls((value != 0).sum(1), index.gather(1, order).int(), value.gather(1, order)).trim()
+        count, order = (value != 0).sum(1), (value == 0).byte().argsort(dim=1, stable=True)
+        order = order[:, : int(count.max()) if len(count) else 0]
+        return cls(count, index.gather(1, order).int(), value.gather(1, order))
+
+    @classmethod
+    def of_blocks(cls, blocks, n):  # of (rows, count, index, value)
+        """Return the codes of ``n`` rows from those of blocks of rows."""
+        longest = max((index.shape[1] for _, _, index, _ in blocks), default=0)
+        count = torch.zeros(n, dtype=torch.int64)
+        index = torch.zeros(n, longest, dtype=torch.int32)
+        codes = cls(count, index, torch.zeros(n, longest, dtype=torch.float64))
+        whole_count, *wholes = codes.arrays()
+        for rows, count, *parts in blocks:
+            whole_count[rows] = count
+            for whole, part in zip(wholes, parts, strict=True):
+                whole[rows, : part.shape[1]] = part
+        return codes
 
     def padded(self, none):  # -> (n, longest) int64, (n, longest)
         """Return atoms and values, with the atom ``none`` and the value 0 at empty places."""
@@ -92,10 +105,7 @@ class Codes:
 
     def dense(self, n_atoms):  # -> (n, n_atoms)
         """Return the codes with their zeros."""
-        used = torch.arange(self.index.shape[1]) < self.count[:, None]
-        places = torch.where(used, self.index, 0).long()
-        z = self.value.new_zeros(len(self.count), n_atoms)
-        return z.scatter_add_(1, places, torch.where(used, self.value, 0.0))
+        return self.value.new_zeros(len(self.count), n_atoms).scatter_add_(1, *self.padded(0))
 
     def arrays(self):
         """Return the memory of the tensors as arrays."""
@@ -104,21 +114,6 @@ class Codes:
     def like(self, x):
         """Return the codes on the device and in the dtype of a tensor."""
         return Codes(self.count.to(x.device), self.index.to(x.device), self.value.to(x))
-
-    def _with_room(self, room):
-        index, value = (t.new_empty(len(t), room) for t in (self.index, self.value))
-        longest = min(room, self.index.shape[1])
-        for old, new in ((self.index, index), (self.value, value)):
-            new[:, :longest] = old[:, :longest]
-        return Codes(self.count.clone(), index, value)
-
-    def widen(self, room):
-        """Return a copy with room for at least ``room`` entries per row."""
-        return self._with_room(max(room, self.index.shape[1]))
-
-    def trim(self):
-        """Return a copy without room that no row uses."""
-        return self._with_room(int(self.count.max()) if len(self.count) else 0)
 
     def of_rows(self, rows):  # a mask, indices or a slice
         """Return the codes of these rows."""
@@ -129,15 +124,10 @@ class Codes:
 
         An index is ``atom * n_positions + position``.
         """
-        places = torch.arange(self.index.shape[1], device=self.index.device)
-        used, kept = places < self.count[:, None], kept.to(self.index.device)
-        index = torch.where(used, self.index, 0).long()
+        (index, value), kept = self.padded(0), kept.to(self.index.device)
         atom, place = index // n_positions, index % n_positions
-        used &= kept[atom]
-        order = used.int().argsort(dim=1, descending=True, stable=True)
         index = (kept.cumsum(0) - 1)[atom] * n_positions + place
-        index, value = index.int().gather(1, order), self.value.gather(1, order)
-        return Codes(used.sum(1), index, value).trim()
+        return Codes.packed(index, value.masked_fill(~kept[atom], 0.0))
 
 
 def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
@@ -212,18 +202,6 @@ def _least(operations, task=_TASK):
     return max(1, int(task / max(operations, 1)))
 
 
-def _packed(blocks, n):  # of (rows, count, index, value) -> Codes of n rows
-    longest = max((index.shape[1] for _, _, index, _ in blocks), default=0)
-    count = torch.zeros(n, dtype=torch.int64)
-    index = torch.zeros(n, longest, dtype=torch.int32)
-    value = torch.zeros(n, longest, dtype=torch.float64)
-    for rows, *parts in blocks:
-        np.asarray(count)[rows] = parts[0]
-        for whole, part in zip((index, value), parts[1:], strict=True):
-            np.asarray(whole)[rows, : part.shape[1]] = part
-    return Codes(count, index, value)
-
-
 class RowEpoch:
     """What epochs of rows have in common, compiled or not."""
 
@@ -250,20 +228,17 @@ class Epoch(RowEpoch):
         self.problem, self.atoms, self._atoms = problem, atoms, np.asarray(atoms)
         self._x, n = np.asarray(problem.x), len(problem.x)
         self._few = len(atoms) < MANY and problem.mask is None
-        self._known = np.empty((1, 0)) if problem.mask is None else np.asarray(problem.mask)
+        self._known = np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
         self._screen = (
             atoms.float() if len(atoms) < MANY or not _has_bfloat16() else atoms.bfloat16()
         )
         self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
+        # products of rows, or codes, times the roots of weights are weighted
+        self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size, self._unbiased = np.zeros((3, n))
-        room = max(min(len(atoms), atoms.shape[1] + ROOM), codes.index.shape[1])
-        if self._few:
-            self._residual = None
-            self._code_by_products(codes, room, refit)
-        else:
-            self._residual = np.empty_like(self._x)
-            self._code_by_residuals(codes, room, refit, turn)
+        self._residual = None if self._few else np.empty_like(self._x)
+        self._code(codes, refit, turn)
         of_rows = self._loss, self._size, self._unbiased, np.asarray(self.codes.count), np.ones(n)
         (sums,) = problem.total(self.atoms.new_tensor([self._weight @ part for part in of_rows]))
         loss, size, unbiased, self.n_entries, n = sums.tolist()
@@ -271,146 +246,80 @@ class Epoch(RowEpoch):
         # means of |x - D z|^2 / 2, before and after a refit
         self.loss, self.unbiased_loss = loss / n, unbiased / n
 
-    def _code_by_products(self, codes, room, refit):
-        """Solve for all codes, a cache of products of rows with atoms at a time."""
-        p, n, given = len(self.atoms), len(self._x), codes.arrays()
-        n_rows = min(max(_ROWS, _CACHED // p), max(n, 1))
-        squares, unbiased = np.asarray(self.problem.squares), self._unbiased
+    def _code(self, codes, refit, turn):
+        """Solve for all codes, block by block, and keep residuals of the codes that atoms adapt to.
+
+        A block of few atoms is a cache of products of rows with atoms. With a ``turn`` every second
+        block has no slopes.
+        """
+        (p, m), n, given = self.atoms.shape, len(self._x), codes.arrays()
+        longest = given[1].shape[1]
+        room, found = max(min(p, m + ROOM), longest), []
+        n_rows = min(max(_ROWS, _CACHED // p), max(n, 1)) if self._few else _ROWS
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
         options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
-        found = []
 
         def work(first, last):
-            c, index = np.empty((n_rows, p)), np.empty((n_rows, room), np.int32)
-            value, fitted = np.empty((n_rows, room)), np.empty((n_rows if refit else 1, room))
+            c = np.empty((n_rows, p), np.float64 if self._few else np.float32)
+            index, value = np.empty((n_rows, room), np.int32), np.empty((n_rows, room))
+            fitted = np.empty((n_rows if refit else 1, room))
             for start in range(first * n_rows, min(last * n_rows, n), n_rows):
                 part = slice(start, min(start + n_rows, n))
-                k, longest = part.stop - start, given[1].shape[1]
-                count = given[0][part].copy()
+                k, count, x = part.stop - start, given[0][part].copy(), self._x[part]
                 index[:k, :longest], value[:k, :longest] = given[1][part], given[2][part]
-                np.matmul(self._x[part].astype(np.float64, copy=False), self._atoms.T, out=c[:k])
-                arrays = count, index[:k], value[:k], self._loss[part], self._size[part]
-                arrays = *arrays, fitted[:k], unbiased[part]
-                loops.solve_products(gram, squares[part], c[:k], *options, *arrays)
-                longest = count.max()
-                values = [values[:k, :longest].copy() for values in (value, fitted)[: 1 + refit]]
-                found.append((part, count, index[:k, :longest].copy(), *values))
+                sparse = count, index[:k], value[:k]
+                arrays = self._loss[part], self._size[part], fitted[:k], self._unbiased[part]
+                if self._few:
+                    np.matmul(x.astype(np.float64, copy=False), self._atoms.T, out=c[:k])
+                    products = gram, squares[part], c[:k]
+                    loops.solve_products(*products, *options, *sparse, *arrays)
+                else:
+                    residual, known = x.astype(np.float64), self._known[part]
+                    loops.subtract_synthesis(*sparse, self._atoms, known, residual)
+                    is_skipped = turn is not None and start // n_rows % 2 != turn
+                    slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
+                    solved = self._atoms, known, residual, slope
+                    loops.solve_residuals(*solved, *options, *sparse, *arrays)
+                    self._residual[part] = residual * self._roots[part]
+                values = (index, value, fitted)[: 2 + refit]
+                found.append((part, count, *(v[:k, : count.max()].copy() for v in values)))
 
         with one_blas_thread(), threads_for():
-            gram = self._atoms @ self._atoms.T
+            if self._few:
+                gram, squares = self._atoms @ self._atoms.T, np.asarray(self.problem.squares)
             in_parts(work, -(-n // n_rows), _least(n_rows * self._atoms.size, _PART))
-        self.codes = _packed([block[:4] for block in found], n)
-        # atoms adapt to these codes
-        self.fitting = self.codes
-        if refit:
-            self.fitting = _packed([(*block[:3], block[4]) for block in found], n)
+        self.codes = self.fitting = Codes.of_blocks([block[:4] for block in found], n)
+        if refit:  # atoms adapt to these codes
+            self.fitting = Codes.of_blocks([(*block[:3], block[4]) for block in found], n)
 
-    def _code_by_residuals(self, codes, room, refit, turn):
-        """Solve for all codes, and keep the residuals of the codes that atoms adapt to."""
-        found, refitted = [], []
-
-        def solve(rows, known, residual, slope, count, index, value):
-            arrays = count, index, value, residual, self._loss[rows], self._size[rows]
-            loops.solve_rows(self._atoms, known, slope, *self._options, SWEEPS_OF_CODES, *arrays)
-            index, value = index[:, : count.max()].copy(), value[:, : count.max()].copy()
-            found.append((rows, count, index, value))
-            if refit:
-                count, index, value = count.copy(), index.copy(), value.copy()
-                self._refit(rows, known, residual, count, index, value)
-                refitted.append((rows, count, index, value))
-            self._residual[rows] = residual
-
-        self._by_rows(solve, codes, room, turn=turn)
-        self.codes = _packed(found, len(self._x))
-        self.fitting = _packed(refitted, len(self._x)) if refit else self.codes
-        self._residual = self._rooted(self._residual)
-
-    def _refit(self, rows, known, residual, count, index, value):
-        """Turn codes into least squares on their supports, non-negative if they are."""
-        positive, solved, found = self.problem.positive_code, np.zeros(len(count), bool), None
-        found = np.empty(len(count))
-        arrays = count, index, value, residual, found, solved
-        loops.refit_rows(self._atoms, known, positive, _DEPENDENT, *arrays)
-        if not solved.all():  # descent on the support alone, with penalty zero
-            rest = np.flatnonzero(~solved)
-            some = [array[rest] for array in arrays[:4]]
-            size, slope = np.empty(len(rest)), np.zeros((len(rest), len(self.atoms)), np.float32)
-            mask = known if self.problem.mask is None else known[rest]
-            options = 0.0, positive, _REFIT_TOLERANCE * self.problem.alpha, 1.0, SWEEPS_OF_REFITS
-            left = np.empty(len(rest))
-            loops.solve_rows(self._atoms, mask, slope, *options, *some, left, size)
-            found[rest] = left
-            for array, part in zip(arrays, some, strict=False):
-                array[rest] = part
-        self._unbiased[rows] = found
-
-    def _rooted(self, rows):  # (n, m) -> the same
-        """Return rows, or residuals, times the roots of weights: products are then weighted."""
-        if self.problem.weight is None:
-            return rows
-        return rows * np.sqrt(self._weight)[:, None].astype(rows.dtype)
+    def _slopes(self, residual, out):
+        """Return products with all atoms; they have few digits, since they only select atoms."""
+        if self._screen.dtype == torch.float32:
+            return np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=out)
+        torch.as_tensor(out).copy_(torch.as_tensor(residual).bfloat16() @ self._screen.T)
+        return out
 
     @cached_property
     def _entries(self):  # starts (p + 1,), rows and places (n_entries,)
         """The entries of codes, sorted by atom, then by row."""
         count, index, _ = self.fitting.arrays()
-        row, place = np.empty((2, int(count.sum())), np.int32)
-        entries = np.zeros(len(self.atoms) + 1, np.int64), row, place
-        loops.sort_by_atom(count, index, *entries)
-        return entries
+        places = np.broadcast_to(np.arange(index.shape[1], dtype=np.int32), index.shape)
+        used, starts = places < count[:, None], np.append(0, count.cumsum()).astype(np.int32)
+        shape = len(count), len(self.atoms)
+        by_atom = csr_array((places[used], index[used], starts), shape=shape).tocsc()
+        return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @cached_property
     def _values(self):  # (n, longest)
         """The codes that atoms adapt to, times the roots of weights."""
         count, index, value = self.fitting.arrays()
-        if self.problem.weight is None:
-            return value
         used = np.arange(index.shape[1]) < count[:, None]
-        return self._rooted(np.where(used, value, 0.0))
+        return np.where(used, value, 0.0) * self._roots
 
     @property
     def _gathering(self):
         """The number of operations of an atom to gather its users."""
         return 4 * len(self._entries[1]) / len(self.atoms)
-
-    def _by_rows(self, function, codes, room, rows=None, turn=None, *, screen=True):
-        """Call a function with blocks of rows, their residuals, slopes and copies of codes.
-
-        With a ``turn`` every second block has no slopes; without a ``screen`` no block has slopes.
-        Slopes have few digits, since they only select the atoms of a working set.
-        """
-        n, n_atoms = len(self.problem.x) if rows is None else len(rows), len(self.atoms)
-        x, arrays = np.asarray(self.problem.x), codes.arrays()
-        skipped = None if turn is None else 1 - turn
-        room = max(room, arrays[1].shape[1])
-
-        def work(first, last):
-            slope = np.empty((_ROWS, n_atoms), np.float32)
-            for start in range(first * _ROWS, min(last * _ROWS, n), _ROWS):
-                part = slice(start, min(start + _ROWS, n))
-                part = part if rows is None else rows[part]
-                residual = x[part].astype(np.float64)
-                known = self._known if self.problem.mask is None else self._known[part]
-                count, *sparse = (array[part] for array in arrays)
-                count, wide = count.copy(), []
-                for array in sparse:
-                    wide.append(np.empty((len(residual), room), array.dtype))
-                    wide[-1][:, : array.shape[1]] = array
-                loops.subtract_synthesis(count, *wide, self._atoms, residual)
-                if self.problem.mask is not None:
-                    residual *= known
-                single = slope[: len(residual)]
-                if not screen or start // _ROWS % 2 == skipped:
-                    single = single[:, :0]
-                elif self._screen.dtype == torch.float32:
-                    np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=single)
-                else:
-                    product = torch.as_tensor(residual).bfloat16() @ self._screen.T
-                    torch.as_tensor(single).copy_(product)
-                function(part, known, residual, single, count, *wide)
-
-        with one_blas_thread(), threads_for():
-            in_parts(work, -(-n // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
 
     def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
         """Return sums over users of atoms and over processes; ``work`` is operations per user."""
@@ -478,13 +387,17 @@ class Epoch(RowEpoch):
         """Return the residuals of the codes that atoms adapt to, times the roots of weights."""
         if self._residual is not None:
             return self._residual
-        residuals = np.empty_like(np.asarray(self.problem.x))
+        residuals, codes = np.empty_like(self._x), self.fitting.arrays()
 
-        def keep(rows, known, residual, slope, *codes):
-            residuals[rows] = residual
+        def subtract(first, last):
+            for start in range(first, last, _ROWS):
+                part = slice(start, min(start + _ROWS, last))
+                residual, sparse = self._x[part].astype(np.float64), (c[part] for c in codes)
+                loops.subtract_synthesis(*sparse, self._atoms, self._known[part], residual)
+                residuals[part] = residual * self._roots[part]
 
-        self._by_rows(keep, self.fitting, 0, screen=False)
-        return self._rooted(residuals)
+        in_parts(subtract, len(residuals), max(_ROWS, _least(self._atoms.size)))
+        return residuals
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
@@ -547,73 +460,35 @@ class Epoch(RowEpoch):
             image.addcmul_(along[:, None], self.atoms, value=-1)  # in place, to save memory
         return torch.einsum("jf,jf->j", image, direction), project_atoms(image)
 
-    def _near(self):  # -> (p, n) int32, float32
-        """Return the atoms most like each, and their cosines."""
+    def _near(self):  # -> (p, n) int32
+        """Return the atoms most like each."""
         p = len(self.atoms)
         n = min(p - 1, NEAR)
-        near, cosines = np.empty((p, n), np.int32), np.empty((p, n), np.float32)
-        atoms = self._atoms.astype(np.float32)
+        near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
 
         def compare(first, last):
             for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
                 part = slice(start, min(start + _ROWS, p))
-                cosine = atoms[part] @ atoms.T
-                order = cosine if self.problem.positive_code else np.abs(cosine)
+                order = atoms[part] @ atoms.T
+                order = order if self.problem.positive_code else np.abs(order)
                 order[np.arange(len(order)), np.arange(part.start, part.stop)] = -np.inf
                 near[part] = np.argpartition(-order, n, axis=1)[:, :n]
-                cosines[part] = np.take_along_axis(cosine, near[part], axis=1)
 
         with one_blas_thread():
             in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
-        return near, cosines
+        return near
 
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
-        (p, m), (start, row, place) = self.atoms.shape, self._entries
-        near, cosine = self._near()
-        n_users = np.diff(start)
-        n_asked = np.minimum(n_users, USERS)
-        who = np.repeat(np.arange(p), n_asked)
-        number = np.arange(len(who)) - np.repeat(np.cumsum(n_asked) - n_asked, n_asked)
-        entry = start[who] + number * n_users[who] // n_asked[who]
-        entry = entry[order := np.argsort(row[entry], kind="stable")]
-        who, row, place = who[order], row[entry], place[entry]
-        rows = np.unique(row)
-        rise, growth = np.empty(len(who)), np.empty((len(who), near.shape[1]), np.float32)
-        alpha, longest = self.problem.alpha, self.codes.index.shape[1] + near.shape[1]
-
-        def remove(part, known, residual, slope, *codes):
-            begin, end = np.searchsorted(row, (part[0], part[-1] + 1))
-            only, room = np.empty((_ROWS, p), np.float32), (_ROWS, longest)
-            new = np.empty(_ROWS, np.int64), np.empty(room, np.int32), np.empty(room)
-            left, loss, size, none = np.empty((_ROWS, m)), *np.empty((2, _ROWS)), np.zeros(p)
-            for first in range(begin, end, _ROWS):
-                some = slice(first, min(first + _ROWS, end))
-                n, at = some.stop - first, np.searchsorted(part, row[some])
-                own = [array[:n] for array in new]
-                given = who[some], at, place[some], *codes, residual
-                loops.leave_out(
-                    self._atoms, known, slope, near, cosine, *given, only[:n], *own, left[:n]
-                )
-                mask = known if self.problem.mask is None else known[at]
-                options = *self._options, SWEEPS_OF_COSTS
-                arrays = *own, left[:n], loss[:n], size[:n]
-                loops.solve_rows(self._atoms, mask, only[:n], *options, *arrays)
-                rise[some] = loss[:n] - self._loss[row[some]]
-                rise[some] += alpha * (size[:n] - self._size[row[some]])
-                loops.compare(near, who[some], at, *codes, *own, none, growth[some])
-                if self.problem.weight is not None:
-                    rise[some] *= self._weight[row[some]]
-                    growth[some] *= self._weight[row[some], None].astype(growth.dtype)
-
-        self._by_rows(remove, self.codes, 0, rows)
-        back = np.argsort(order)
-        asked = n_asked > 0
-        scale, begins = n_users[asked] / n_asked[asked], (np.cumsum(n_asked) - n_asked)[asked]
+        (p, m), (start, row, _), near = self.atoms.shape, self._entries, self._near()
         cost, taken_over = np.zeros(p), np.zeros(near.shape)
-        if asked.any():
-            cost[asked] = np.add.reduceat(rise[back], begins) * scale
-            taken_over[asked] = np.add.reduceat(growth[back], begins) * scale[:, None]
+        given = start, row, USERS, near, self._atoms, self._known, self._weight, *self._options
+        given = *given, SWEEPS_OF_COSTS, self._x, *self.codes.arrays(), self._loss, self._size
+
+        def remove(first, last):
+            loops.removals(first, last, *given, cost, taken_over)
+
+        in_parts(remove, p, _least(2 * USERS * NEAR * m))
         cost, taken_over = self.problem.total(torch.as_tensor(cost), torch.as_tensor(taken_over))
         best = taken_over.topk(min(HEIRS, near.shape[1])).indices
         return cost, torch.as_tensor(near).gather(1, best)

@@ -35,6 +35,7 @@ divides by them, and features of large weight are fitted better in the next roun
 from dataclasses import dataclass, replace
 from math import inf, log, log2
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,8 +65,7 @@ _HALF, _TENTH = 0.6745, 1.645
 # most .88 in 9 of 460 random families of clean rows, whose fits without these suspects have 1.1 to
 # 490 times the error.
 _UNPREDICTED = 0.5
-# The least gain that pays, of the logarithms of errors and of variances: a tenth. Weights lower
-# variances by exp(-variance of logarithms).
+# The least gain that pays, of the logarithms of errors and of variances: a tenth.
 _WORTH = 0.1
 # Codes a row that a baseline saves, and the epochs after which it does: an offset is an atom in all
 # rows, and costs each row a code; later atoms have grown into it.
@@ -317,10 +317,18 @@ def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIE
 # ------------------------------------------------------------------ statistics
 
 
-def _deviations(distances):  # with NaN for gaps
+def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (m,) each, 0 without entries
+    ordered = np.sort(x, axis=0)
+    last = np.maximum((~np.isnan(ordered)).sum(axis=0) - 1, 0)
+    places = ((share * last).astype(int)[None] for share in shares)
+    found = (np.take_along_axis(ordered, place, axis=0)[0] for place in places)
+    return [torch.as_tensor(quantile).nan_to_num() for quantile in found]
+
+
+def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
     """Return standard deviations by two quantiles of distances; infinite where most are zero."""
-    outer = distances.nanquantile(1 - _MOST, 0).nan_to_num() / _TENTH
-    found = torch.maximum(distances.nanmedian(0).values.nan_to_num() / _HALF, outer)
+    half, outer = _quantiles(distances, 0.5, 1 - _MOST)
+    found = torch.maximum(half / _HALF, outer / _TENTH)
     return torch.where(found > 0, found, inf)
 
 
@@ -329,7 +337,7 @@ def _limit(residuals, counts):  # -> (m,)
     distances = torch.where(counts > 0, residuals.abs(), torch.nan)
     of_each = _deviations(distances)
     of_each = torch.where(of_each < inf, of_each, 0.0)
-    return _FAR * torch.maximum(of_each, _deviations(distances.flatten())).clamp_max(1e300)
+    return _FAR * torch.maximum(of_each, _deviations(distances.view(-1, 1))).clamp_max(1e300)
 
 
 def _median_size(size):  # (n,) -> scalar
@@ -339,9 +347,9 @@ def _median_size(size):  # (n,) -> scalar
 def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
     """Mark far entries, in deviations of their column and of their row, and long rows."""
     y = torch.where(known > 0, x, torch.nan)
-    y = y - y.nanmedian(0).values if centres else y
+    y = y - _quantiles(y, 0.5)[0] if centres else y
     distances = y.abs() / _deviations(y.abs())
-    of_row = (distances.nanmedian(1).values.nan_to_num(1.0) / _HALF).clamp_min(1)
+    of_row = (_quantiles(distances.mT, 0.5)[0] / _HALF).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
     far &= bool(far.sum() <= _MOST * known.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
@@ -364,11 +372,11 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
     return scales / scales.log().mean().exp(), float(mean), float(variance)
 
 
-def _is_worse(one, other):
-    """Return whether positive errors are larger by a tenth, and beyond chance."""
+def _is_worse(one, other, least=_WORTH):
+    """Return whether logarithms of errors are larger on average, by so much and beyond chance."""
     logs = [(errors + 1e-300).log() for errors in (one, other)]
     predictions = (Prediction(errors, float(errors.sum())) for errors in logs)
-    return float((logs[0] - logs[1]).mean()) > _WORTH and worse(*predictions, _SURE)
+    return float((logs[0] - logs[1]).mean()) > least and worse(*predictions, _SURE)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
@@ -396,9 +404,8 @@ def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
     return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
 
 
-def _find_missing(problem, n_components):  # -> atoms
-    """Return settled atoms after the rounds of a search, which find missing ones."""
-    atoms = _settle(problem, n_components).atoms
+def _find_missing(problem, atoms):  # -> atoms
+    """Return atoms after the rounds of a search, which find missing ones."""
     settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
     return exhaust(play_rounds(settled)).atoms
 
@@ -411,14 +418,16 @@ class _Sample:
     """
 
     def __init__(self, problem, n_components):
-        distinct = match_equal_rows(problem.x, problem.mask).unique()  # judges have no copies
-        self.is_large = len(distinct) >= max(_LEAST_ROWS, _FEW * n_components)
-        self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _ATOMS))
-        m = problem.x.shape[1]
-        n = max(_ROWS, _ROWS_PER_ATOM * max(self.n_components, m))
-        weight = None if problem.weight is None else problem.weight[distinct].cpu().double()
-        drawn, self.weight = draw_rows(len(distinct), min(n, max(_ENTRIES // m, 1024)), weight)
-        rows, self.unit, self.positive = distinct[drawn], problem.unit, problem.positive_code
+        n_rows, m = problem.x.shape
+        n = max(_ROWS, _ROWS_PER_ATOM * max(min(n_components, _ATOMS), m))
+        weight = None if problem.weight is None else problem.weight.cpu().double()
+        rows, weight = draw_rows(n_rows, min(n, max(_ENTRIES // m, 1024)), weight)
+        mask = None if problem.mask is None else problem.mask[rows]
+        distinct = match_equal_rows(problem.x[rows], mask).unique()  # judges have no copies
+        rows, self.weight = rows[distinct], None if weight is None else weight[distinct]
+        self.unit, self.positive = problem.unit, problem.positive_code
+        self.is_large = len(rows) >= max(_LEAST_ROWS, _FEW * n_components)
+        self.n_components = max(1, min(n_components, len(rows) // (2 * _FEW), _ATOMS))
         x = problem.x[rows].cpu().double()
         known = torch.ones_like(x) if problem.mask is None else problem.mask[rows].cpu().double()
         self.x, self.known = torch.where(known > 0, x, 0.0), known
@@ -491,54 +500,50 @@ class _Sample:
             return far, long
         self.counts = self.known
 
-    def are_outliers(self, long):
+    def are_outliers(self, far, long):
         """Return whether suspects are not predicted, and usual entries are predicted better."""
-        usual, suspected = self.counts, self.known - self.counts
-        of_suspects = suspected.any(1)
+        usual = self.known * ~(far | long[:, None])
+        suspected = self.known - usual
         half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
-        halves = half, ~half
 
-        def settle(counts, rows):
+        def learn(counts):  # -> atoms of each half
             self.counts = counts
-            problem = self.problem(rows)
-            return _settle(problem, self.n_components).atoms, problem.alpha, self.positive
+            problems = [self.problem(rows) for rows in (half, ~half)]
+            return [(_settle(one, self.n_components).atoms, one.alpha) for one in problems]
 
-        def errors(rows, known, atoms, judged):
-            return _predict(self.in_units(rows), known[rows], *atoms, judged=judged[rows])[0].sum(1)
+        def judge(learned, known, judged, among):  # -> errors and energies of rows of other halves
+            sums = []
+            for atoms, other in zip(learned, (~half, half), strict=True):
+                rows = self.rows(_JUDGES, other & among)
+                x, given = self.in_units(rows), dict(judged=judged[rows])
+                errors, _ = _predict(x, known[rows], *atoms, self.positive, **given)
+                sums.append(torch.stack([errors, x.square() * judged[rows]]).sum(2))
+            return torch.cat(sums, 1)
 
-        with_suspects = [settle(self.known, rows) for rows in halves]
-        left = energy = 0.0
-        for learned, atoms in zip(halves, with_suspects, strict=True):
-            rows = self.rows(_JUDGES, ~learned & of_suspects)
-            energy += float((self.in_units(rows).square() * suspected[rows]).sum())
-            left += float(errors(rows, self.known, atoms, suspected).sum())
-        if not left > (1 - _WORTH) * energy:
+        before = learn(self.known)
+        errors, energies = judge(before, self.known, suspected, suspected.any(1)).sum(1)
+        if not errors > (1 - _WORTH) * energies:
             return False
-        before, after = [], []
-        for learned, atoms in zip(halves, with_suspects, strict=True):
-            without = settle(usual, learned)
-            rows = self.rows(_JUDGES, ~learned & ~long)
-            before.append(errors(rows, usual, atoms, usual))
-            after.append(errors(rows, usual, without, usual))
-        return _is_worse(torch.cat(before), torch.cat(after))
+        after = learn(usual)
+        return _is_worse(*(judge(atoms, usual, usual, ~long)[0] for atoms in (before, after)))
 
     def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
-        outlying, atoms = long.clone(), None
+        atoms = _settle(self.problem(), self.n_components).atoms
         for i in range(_ROBUST + 1):
             problem = self.problem()
+            how = problem.alpha, self.positive
             if i:
-                atoms = _settle(problem, self.n_components, atoms, _AGAIN).atoms
-            else:
-                atoms = _find_missing(problem, self.n_components)
-            how = atoms, problem.alpha, self.positive
-            if i == 0:  # long rows come back if they are predicted
-                x, known = self.in_units(long), self.known[long] * ~far[long]
-                errors = _predict(x, known, *how)[0].sum(1)
-                outlying[long] = errors > _UNPREDICTED * (x.square() * known).sum(1)
-            x, known = self.in_units(), self.known * ~outlying[:, None]
-            limit = _limit(_residuals(x, self.counts, *how)[0], self.counts)
-            self.counts = _usual_entries(x, known, *how, limit)
+                atoms = _settle(problem, len(atoms), atoms, _AGAIN).atoms
+            else:  # long rows come back if they are predicted
+                atoms, known = _find_missing(problem, atoms), self.known.clone()
+                x, usual = self.in_units(long), known[long] * ~far[long]
+                errors = _predict(x, usual, atoms, *how)[0].sum(1)
+                energies = (x.square() * usual).sum(1)
+                known[long] *= (errors <= _UNPREDICTED * energies)[:, None]
+            x = self.in_units()
+            limit = _limit(_residuals(x, self.counts, atoms, *how)[0], self.counts)
+            self.counts = _usual_entries(x, known, atoms, *how, limit)
             if i < _ROBUST:
                 noise, signal, n = self.hidden(atoms)
                 scale = self.scale * _shrink(noise / self.scale**2, n)[0]
@@ -549,11 +554,11 @@ class _Sample:
             return None
         squares = self.weigh(x.square() * known)
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
-        norm = _median_size((x * self.counts).square().mean(1).sqrt())
+        norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
         return replace(
             self.units(atoms, problem.alpha),
             limit=limit * self.unit if are_entries > float(squares.sum()) else None,
-            norm=float(norm) * self.unit if bool(outlying.any()) else None,
+            norm=norm * self.unit if bool((known < self.known).any()) else None,
         )
 
     def units(self, atoms=None, alpha=None):
@@ -578,7 +583,11 @@ class _Sample:
     # -------------------------------------------------------------- noise that differs
 
     def learn_features(self, atoms, *, asked=False):  # -> atoms, or None if noise stays equal
-        """Take the noise of features from hidden entries, while atoms settle in its units."""
+        """Take the noise of features from hidden entries, while atoms settle in its units.
+
+        Weights lower variances of noise by exp(-v), with v the variance of the logarithms of its
+        variances. Signal that atoms miss differs, too, and weights gain less.
+        """
         n_rows = len(self.x) if asked else _JUDGES  # a column may differ from zero in a single row
         first = noise, _, n = self.hidden(atoms, n_rows)
         if not (asked or _differs(*first)):
@@ -590,11 +599,13 @@ class _Sample:
             atoms, self.scale = _unit(atoms * self.scale / scale), scale
             atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
             noise, _, n = self.hidden(atoms, n_rows)
-        return atoms if asked or _is_worse(first[0], noise) else None
+        variance = _shrink(first[0], n)[2]
+        return atoms if asked or _is_worse(first[0], noise, variance) else None
 
     def learn_noise(self, noise):  # -> Units
         """Learn the noise of "features", "rows", or "both", whether or not it differs."""
-        atoms = _find_missing(self.problem(), self.n_components)
+        problem = self.problem()
+        atoms = _find_missing(problem, _settle(problem, self.n_components).atoms)
         if noise != "rows":
             atoms = self.learn_features(atoms, asked=True)
         if noise == "features":
@@ -639,10 +650,9 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
         suspects = sample.find_suspects(n_components, centres=centres)
     sample.take_mean(intercept)
     if suspects is not None:
-        if sample.are_outliers(suspects[1]):
-            sample.counts = sample.known * ~(suspects[0] | suspects[1][:, None])
-            if (units := sample.separate(*suspects)) is not None:
-                return units
+        units = sample.separate(*suspects) if sample.are_outliers(*suspects) else None
+        if units is not None:
+            return units
         sample.scale = torch.ones_like(sample.scale)
         sample.counts = sample.known
         sample.take_mean(intercept)

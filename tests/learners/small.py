@@ -23,7 +23,8 @@ VARIANTS = {
     "split": dict(split_sign=True),
 }
 
-ABSURD = dict(optimizer="sgd", learning_rate=1e300, atom_norm=None)
+# a step that overflows, also half of it
+ABSURD = dict(optimizer=partial(torch.optim.SGD, weight_decay=1e300), learning_rate=1e300)
 
 
 def make(**params):

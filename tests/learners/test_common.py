@@ -60,12 +60,8 @@ VARIANTS = [
     PUDLEDictionaryLearning(gradient="ae-lasso", **SMALL),
     PUDLEDictionaryLearning(gradient="ae-ls", shrinkage="hard", **SMALL),
     PUDLEDictionaryLearning(gradient="ae-ls", lambda_decay=(1.0, 0.9), **SMALL),
-    PUDLEDictionaryLearning(
-        gradient="dec", positive_code=True, positive_dict=True, atom_norm="ball", **SMALL
-    ),
-    PUDLEDictionaryLearning(
-        gradient="ae-ls", split_sign=True, optimizer="sgd", atom_norm=None, **SMALL
-    ),
+    PUDLEDictionaryLearning(gradient="dec", positive_code=True, positive_dict=True, **SMALL),
+    PUDLEDictionaryLearning(gradient="ae-ls", split_sign=True, optimizer="sgd", **SMALL),
     PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
     ConvPUDLEDictionaryLearning(4, atom_shape=3),
     ConvDenoiser(atom_shape=3, stride=1, **SMALL_CONV),

@@ -120,9 +120,7 @@ def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, fitted):
     np.testing.assert_array_equal(scaled.transform(scale * X), scale * fitted.transform(X))
 
 
-@pytest.mark.parametrize(
-    "constraint", [dict(positive_code=True), dict(n_unfoldings=50, atom_norm="ball"), {}]
-)
+@pytest.mark.parametrize("constraint", [dict(positive_code=True), dict(n_unfoldings=50), {}])
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constraint):
     data, atoms = make_data(positive=True)

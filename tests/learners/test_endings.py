@@ -44,7 +44,7 @@ def ctrl_c():
     [
         (PUDLEDictionaryLearning(6, random_state=0), "search"),
         (make(tol=None), "max_iter"),
-        (make(tol=0.9, n_iter_no_change=1), "tol"),
+        (make(tol=0.9, max_iter=12), "tol"),
         (make().set_callbacks(AtTheEndOf("epoch")), "callback"),
         (PUDLEDictionaryLearning(6, random_state=0).set_callbacks(STOPS_SEARCH), "callback"),
         (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),

@@ -30,7 +30,6 @@ _EXEMPT = {"device", "verbose"}
 # A value of each parameter that is not its default.
 SHARED = {
     "alpha": 0.5,
-    "atom_norm": "ball",
     "batch_size": 7,
     "debias": 0.5,
     "dict_init": "data",
@@ -60,7 +59,6 @@ OWN = {
         "transform_algorithm": "omp",
         "transform_alpha": 0.1,
         "transform_n_nonzero_coefs": 3,
-        "transform_tol": 0.2,
     },
     PUDLEClassifier: {
         "C": 0.01,
@@ -179,7 +177,6 @@ OF_TRAINING = {
         "batch_size",
         "max_iter",
         "tol",
-        "n_iter_no_change",
     )
 }
 
@@ -189,14 +186,13 @@ OF_TRAINING = {
     [
         (OF_TRAINING, [*OF_TRAINING], "gradient='ae-ls'"),
         (dict(gradient="dec", learning_rate=0.1), ["learning_rate"], "optimizer='adam'"),
-        (dict(n_unfoldings=3, tol=None, n_iter_no_change=2), ["n_iter_no_change"], "tol"),
         (dict(step_size=0.1), ["step_size"], "n_unfoldings"),
         (dict(shrinkage="hard", lambda_decay=0.9), ["lambda_decay"], "shrinkage='soft'"),
-        (dict(transform_tol=1.0), ["transform_tol"], "transform_algorithm='omp'"),
+        (dict(transform_n_nonzero_coefs=3), ["transform_n_nonzero_coefs"], "='omp'"),
         (
-            dict(transform_algorithm="omp", transform_alpha=1.0),
-            ["transform_alpha"],
-            "transform_algorithm='unfolded'",
+            dict(transform_algorithm="omp", transform_alpha=1.0, transform_n_nonzero_coefs=3),
+            ["transform_n_nonzero_coefs"],
+            "transform_alpha=None",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

@@ -443,6 +443,18 @@ def test_clean_data_are_left_alone(draw, positive_code):
     np.testing.assert_array_equal(auto.transform(X), plain.transform(X))
 
 
+@pytest.mark.parametrize("seed", [3, 35])
+def test_signal_that_atoms_miss_is_no_noise(seed):
+    """Errors of six non-negative atoms in six features are large where signals are large."""
+    random = np.random.default_rng(seed)
+    atoms = unit(random.standard_normal((6, 6)) * random.choice([1.0, 0.2], (6, 6)))
+    codes = random.exponential(size=(1000, 6))
+    codes *= random.random((1000, 6)).argsort(1) < random.integers(1, 7, (1000, 1))
+    X = codes @ atoms
+    auto = PUDLEDictionaryLearning(6, random_state=0, positive_code=True).fit(X)
+    assert np.ndim(auto.noise_std_) == 0
+
+
 @pytest.mark.parametrize("seed", [18, 20])
 def test_a_mean_of_mixtures_is_no_baseline(seed):
     """Pairs of one group, all with codes of 1: the mean saves less than half a code in each row."""

@@ -81,21 +81,6 @@ def test_a_fitted_estimator_holds_no_tensors(options, X):
     assert estimator.device_ == "cpu"
 
 
-def test_every_atom_norm_holds(X, atoms):
-    """From atoms of norm 0.5 and 2."""
-    given = atoms * np.array([0.5, 2.0] * 3)[:, None]
-    norms = {
-        atom_norm: np.linalg.norm(
-            make(atom_norm=atom_norm, dict_init=given).fit(X).components_, axis=1
-        )
-        for atom_norm in ("unit", "ball", None)
-    }
-    np.testing.assert_allclose(norms["unit"], 1, rtol=1e-12)
-    assert (norms["ball"] <= 1 + 1e-12).all()
-    assert norms["ball"].min() < 0.9
-    assert norms[None].max() > 1.1
-
-
 @pytest.mark.parametrize("dict_init", ["data", "random", "svd", "array"])
 def test_signs_are_as_asked(dict_init, X, atoms):
     dict_init = atoms if dict_init == "array" else dict_init
@@ -168,20 +153,20 @@ def decays(monkeypatch):
 def test_a_pair_of_decays_is_a_staircase_of_ten_equal_parts(max_iter, decays, X):
     """From the first to the last value, counted in updates: four an epoch.
 
-    Then the last one twice more, for what training has come to and for codes that are not zero.
+    Then the last one once more, for codes that are not zero.
     """
     estimator = make(lambda_decay=(1.0, 0.55), max_iter=max_iter, batch_size=16).fit(X)
-    expected = [*np.repeat(np.linspace(1.0, 0.55, 10), 4 * max_iter // 10), 0.55, 0.55]
+    expected = [*np.repeat(np.linspace(1.0, 0.55, 10), 4 * max_iter // 10), 0.55]
     np.testing.assert_allclose(decays, expected, rtol=1e-12)
     assert estimator.lambda_decay_ == pytest.approx(0.55, rel=1e-12)
 
 
 def test_a_pair_of_decays_keeps_early_stopping_off_before_its_last_stage(X):
     """The objective stalls at once, since nothing moves, and may stop training only there."""
-    options = dict(learning_rate=1e-12, batch_size=16, max_iter=40, tol=1e-2, n_iter_no_change=1)
+    options = dict(learning_rate=1e-12, batch_size=16, max_iter=100, tol=1e-2)
     assert make(**options).fit(X).n_iter_ < 10
     estimator = make(lambda_decay=(1.0, 0.9), **options).fit(X)
-    assert 36 <= estimator.n_iter_ < 40
+    assert 90 <= estimator.n_iter_ < 100
     assert estimator.lambda_decay_ == pytest.approx(0.9, rel=1e-12)
 
 
@@ -243,7 +228,7 @@ def test_the_last_finite_dictionary_is_that_before_the_divergence(n_unfoldings, 
     estimator = make(**ABSURD, **options, dict_init=atoms)
     with pytest.raises(ValueError, match="stopped being finite"):
         estimator.fit(X)
-    np.testing.assert_array_equal(estimator.components_, atoms)
+    np.testing.assert_allclose(estimator.components_, atoms, rtol=1e-12)
     assert estimator.n_steps_ == 0
 
 

@@ -45,7 +45,7 @@ LEARNERS = {
         20, transform_algorithm="omp", transform_n_nonzero_coefs=3, **FITTED
     ),
     "omp to a tolerance": PUDLEDictionaryLearning(
-        20, transform_algorithm="omp", transform_tol=0.1, positive_code=True, **FITTED
+        20, transform_algorithm="omp", transform_alpha=0.1, positive_code=True, **FITTED
     ),
     "noodl": NOODLDictionaryLearning(20, initial_threshold=0.1, **TRAINED),
     "poisson": CountDictionaryLearning(8, **TRAINED),

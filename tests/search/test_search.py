@@ -64,28 +64,26 @@ def record(steps):  # -> the result of a generator, and what it yields
 
 
 def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_products=False):
-    """Return codes and objectives of `solve_rows` or `solve_products`, solved to rounding."""
+    """Return codes and objectives of `solve_residuals` or `solve_products`, solved to rounding."""
     n, p = len(x), len(atoms)
     codes = np.zeros(n, np.int64), np.zeros((n, p), np.int32), np.zeros((n, p))
     known = torch.ones_like(x) if mask is None else mask
     arrays = np.zeros(n), np.zeros(n)
+    refit = False, 0.0, 0.0, 0, *codes, *arrays, np.empty((1, p)), np.empty(1)
     options = alpha, positive, 1e-13 * alpha, 0.6, 10_000
     for _ in range(60):
         if by_products:
             products = (
                 each.numpy() for each in (atoms @ atoms.mT, x.square().sum(1), x @ atoms.mT)
             )
-            refit = False, 0.0, 0.0, 0, *codes, *arrays, np.empty((1, p)), np.empty(1)
             loops.solve_products(*products, *options, *refit)
             continue
         residual = known * (x - dense(Codes(*map(torch.from_numpy, codes)), p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
             slope[:, banned] = 0
-        loops.solve_rows(
-            atoms.numpy(), np.empty((1, 0)) if mask is None else mask.numpy(), slope, *options,
-            *codes, residual.numpy(), *arrays
-        )  # fmt: skip
+        seen = np.empty((n, 0)) if mask is None else mask.numpy()
+        loops.solve_residuals(atoms.numpy(), seen, residual.numpy(), slope, *options, *refit)
     loss, size = map(torch.from_numpy, arrays)
     return Codes(*map(torch.from_numpy, codes)), loss + alpha * size
 
