@@ -22,10 +22,9 @@ from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.dense import DenseLearner, of_features
 from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import Beginning, RowPhases
+from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, of_features
 from skpudle._learners.transformer import hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary

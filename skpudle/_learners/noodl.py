@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.names import explain_names
 from skpudle._fit.encoders import Codes
 from skpudle._fit.plan import Plan
-from skpudle._learners.dense import DenseLearner
+from skpudle._learners.rows import DenseLearner
 
 
 class NOODLDictionaryLearning(DenseLearner):

@@ -19,9 +19,8 @@ from skpudle._data.weights import check_sample_weight
 from skpudle._fit.encoders import Codes
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
-from skpudle._learners.dense import DenseLearner
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import RowPhases, resume_rows
+from skpudle._learners.rows import DenseLearner, RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
 
