@@ -165,7 +165,7 @@ def solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolut
     support = np.empty(room, np.int64)
     amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)
     for row in range(len(codes)):
-        seen = mask[row] if len(mask) > 0 else energy[:0]
+        seen = mask[row]
         for j in range(n_components):
             c[j] = codes[row, j]
             codes[row, j] = 0.0 if energy[row] < np.inf else np.nan
@@ -210,8 +210,9 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
 
     All tensors are on the CPU and of dtype float64.
     """
-    absent = energy.new_empty(0, 0)
-    arrays = (absent if t is None else t for t in (atoms, gram, mask, energy, tol, codes))
+    gram = energy.new_empty(0, 0) if gram is None else gram
+    mask = energy.new_empty(len(energy), 0) if mask is None else mask
+    arrays = atoms, gram, mask, energy, tol, codes
     # the arrays share the memory of the tensors, so codes are solved in place
     atoms, gram, mask, energy, tol, rows = (np.asarray(t.contiguous()) for t in arrays)
 
