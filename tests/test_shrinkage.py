@@ -58,8 +58,3 @@ def test_hard_shrinkage_keeps_what_is_at_the_threshold():
     v = torch.tensor([-0.5, -0.25, 0.25, 0.5])
     assert shrink(v, 0.5, "hard", False).tolist() == [-0.5, 0.0, 0.0, 0.5]
     assert shrink(v, 0.5, "hard", True).tolist() == [0.0, 0.0, 0.0, 0.5]
-
-
-def test_unknown_shrinkage_is_named_next_to_the_known_ones():
-    with pytest.raises(ValueError, match=r"'firm'. Pass one of \['hard', 'soft'\]"):
-        shrinkage_function("firm")

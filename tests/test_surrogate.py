@@ -50,18 +50,6 @@ def test_without_forgetting_batches_add_up(problem):
     )
 
 
-def test_a_resumed_surrogate_takes_the_same_steps(problem):
-    atoms, codes, x = problem
-    optimizer = SurrogateOptimizer(atoms, project_atoms)
-    optimizer.update(dec_gradient(atoms, codes, x), codes)
-    now = optimizer.atoms.detach().clone()
-    other = SurrogateOptimizer(atoms, project_atoms)
-    other.load(now, optimizer.state())
-    for each in (optimizer, other):
-        each.update(dec_gradient(now, codes, x), codes)
-    assert torch.equal(optimizer.atoms, other.atoms)
-
-
 def planted(rng, n_samples, n_features=40, n_components=60, n_nonzero=3):
     atoms = rng.standard_normal((n_components, n_features))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)

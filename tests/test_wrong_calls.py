@@ -271,17 +271,6 @@ def test_measures_take_learners():
         np.testing.assert_array_equal(measure(ours, other), expected)
 
 
-def test_stability_takes_learners():
-    ours = learner()
-    other = clone(ours).set_params(random_state=1).fit(rows())
-    expected = metrics.dictionary_stability([ours.components_, other.components_])
-    np.testing.assert_array_equal(metrics.dictionary_stability([ours, other]).atoms, expected.atoms)
-    match = metrics.match_atoms(other, ours)
-    np.testing.assert_array_equal(
-        match.align_dictionary(other), match.align_dictionary(other.components_)
-    )
-
-
 def test_the_mask_of_inpaint_is_second():
     expected = images.inpaint(np.where(damaged(), np.nan, grey() / 255), n_iter=2)
     found = images.inpaint(grey() / 255, damaged(), n_iter=2)

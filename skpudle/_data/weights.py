@@ -8,6 +8,7 @@ agree. Distinct rows of equal weight stay as they are.
 
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), float64
     """Return the weights of samples, of this number: finite, not negative, and not all zero."""
     weight, rows = host_array(sample_weight), np.empty((n_samples, 0))
-    if np.ndim(weight) == 0:  # a single number may be wrong, too
+    if isinstance(weight, Real):  # a single number may be wrong, too
         weight = np.full(n_samples, weight)
     checks = dict(dtype=np.float64, ensure_non_negative=True)
     return to_tensor(_check_sample_weight(weight, rows, **checks))

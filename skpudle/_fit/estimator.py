@@ -1,8 +1,10 @@
 """Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
-A subclass reads its kind of data, and makes the model (see `skpudle._fit.train`) from data and
-parameters, or from the record of an earlier fit.
+A subclass has ``_plan()``; ``_read(plan, X, y, *, known=False, part=False)``, which checks the
+input, with ``known`` against the fitted attributes, and in ``part`` of several; ``_phases(plan,
+data, run)``; and for `partial_fit` ``_begin(plan, data, generator)``, the record before the first
+call, and ``_resume(plan, data)``, that of the fitted attributes.
 """
 
 from dataclasses import replace
@@ -119,31 +121,6 @@ class GradientLearner(CallbackSupportMixin):
     }
 
     _writes_checkpoints = True
-
-    # ------------------------------------------------------------------ for subclasses
-
-    def _plan(self):  # -> Plan
-        """Return the plan of a fit; raise ValueError if parameters contradict each other."""
-        raise NotImplementedError
-
-    def _read(self, plan, X, y, *, known=False, part=False):  # -> Data
-        """Check the input, with ``known`` against the fitted attributes.
-
-        ``part`` is whether the input is one of several parts, of `partial_fit`.
-        """
-        raise NotImplementedError
-
-    def _phases(self, plan, data, run):  # -> Phases
-        """Return the phases of a fit."""
-        raise NotImplementedError
-
-    def _begin(self, plan, data, generator):  # -> Fitted
-        """Return the record before the first `partial_fit`, with initial atoms."""
-        raise NotImplementedError
-
-    def _resume(self, plan, data):  # -> Fitted
-        """Return the record of the fitted attributes."""
-        raise NotImplementedError
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample without codes."""

@@ -42,86 +42,6 @@ _CURVATURE_EXPONENT = -0.22
 _FEW_OF_MIXTURES = 0.25
 
 
-def default_optimizer(n_rows):
-    """Return the name of the default optimiser: the surrogate while its matrix is small."""
-    return "surrogate" if n_rows <= _SURROGATE_ATOMS else "adam"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan(Codes):
-    """The plan of a fit.
-
-    Parameters
-    ----------
-    gradient : str
-        Name of the gradient of training.
-    searches, trains : bool
-        Whether `fit` searches for the initial dictionary, and whether it then trains.
-    codes_follow_data : bool
-        Whether the data choose the penalty of codes, as for converged ones.
-    """
-
-    gradient: str
-    searches: bool
-    trains: bool
-    codes_follow_data: bool
-
-    auto_epochs, auto_batch_size = 100, 256  # max_iter="auto" and batch_size="auto"
-    counts_events = False  # whether weights of rows are numbers of events, and have a unit
-
-    @property
-    def name(self):
-        """The name of training for users."""
-        return self.gradient
-
-    def rule(self, name):
-        """Return the gradient rule with this name."""
-        return GRADIENT_RULES[name]
-
-    def batch_size(self, n_samples=None):
-        """Return the size of a batch, in a fit for a number of samples, if it is known."""
-        size = self.given.batch_size
-        return self.auto_batch_size if size == "auto" else int(size)
-
-    def n_updates(self, n_batches, batch_size, data):
-        """Return the number of updates that training may take."""
-        max_iter = self.given.max_iter
-        n_epochs = self.auto_epochs if max_iter == "auto" else max_iter
-        return n_epochs * n_batches if self.trains else 0
-
-    def trains_in_parts(self, learner):
-        """Return whether `partial_fit` of the learner trains by gradients.
-
-        Otherwise it alternates between codes and atoms.
-        """
-        return True
-
-    def optimizer_for(self, n_rows):
-        """Return the optimiser for this number of rows of parameters."""
-        return self.given.optimizer
-
-    def make_optimizer(self, model, rows, name=None):
-        """Return the optimiser of rows of parameters, or one with another name."""
-        return make_optimizer(
-            name or self.optimizer_for(len(rows)),
-            rows,
-            model.project,
-            learning_rate=self.given.learning_rate,
-            data_scale=model.data_scale,
-            curvature=model.curvature,
-        )
-
-    def without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them."""
-        if not self.trains:
-            yield _OF_TRAINING, _TRAINS
-        elif self.given.tol is None:
-            yield ("n_iter_no_change",), "a number for tol"
-
-
-# ------------------------------------------------------------------ learners of rows
-
-
 def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometric mean 1
     """Check the standard deviations of features.
 
@@ -143,11 +63,17 @@ def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometri
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensePlan(Plan):
+class Plan(Codes):
     """The plan of a fit of a dictionary of rows.
 
     Parameters
     ----------
+    gradient : str
+        Name of the gradient of training.
+    searches, trains : bool
+        Whether `fit` searches for the initial dictionary, and whether it then trains.
+    codes_follow_data : bool
+        Whether the data choose the penalty of codes, as for converged ones.
     n_components : int or None
         Number of atoms, None where data decide.
     fit_intercept : bool or "auto"
@@ -158,11 +84,16 @@ class DensePlan(Plan):
         Whether a baseline or noise is learned or given.
     """
 
+    gradient: str
+    searches: bool
+    trains: bool
+    codes_follow_data: bool
     n_components: int | None
     fit_intercept: bool | str
     noise: object
     learns_noise: bool
 
+    counts_events = False  # whether weights of rows are numbers of events, and have a unit
     alpha_share = 1.0  # alpha="auto", as a share of the search's penalty
 
     @classmethod
@@ -208,6 +139,11 @@ class DensePlan(Plan):
         )
 
     @property
+    def name(self):
+        """The name of training for users."""
+        return self.gradient
+
+    @property
     def curvature_share(self):
         """The curvature for the surrogate after a search, as a share of the loss's."""
         return self.n_unfoldings**_CURVATURE_EXPONENT if self.gradient == "ae-ls" else 1.0
@@ -223,11 +159,25 @@ class DensePlan(Plan):
             **known,
         )
 
+    def rule(self, name):
+        """Return the gradient rule with this name."""
+        return GRADIENT_RULES[name]
+
     def optimizer_for(self, n_rows):
-        """Return the optimiser for this number of rows of parameters."""
-        if self.given.optimizer != "auto":
-            return self.given.optimizer
-        return default_optimizer(n_rows)
+        """Return the optimiser for this number of rows: the surrogate while its matrix is small."""
+        default = "surrogate" if n_rows <= _SURROGATE_ATOMS else "adam"
+        return default if self.given.optimizer == "auto" else self.given.optimizer
+
+    def make_optimizer(self, model, rows):
+        """Return the optimiser of rows of parameters."""
+        return make_optimizer(
+            self.optimizer_for(len(rows)),
+            rows,
+            model.project,
+            learning_rate=self.given.learning_rate,
+            data_scale=model.data_scale,
+            curvature=model.curvature,
+        )
 
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
@@ -235,7 +185,10 @@ class DensePlan(Plan):
         return positive and n_components <= _FEW_OF_MIXTURES * n_features
 
     def trains_in_parts(self, learner):
-        """Return whether `partial_fit` of the learner trains by gradients."""
+        """Return whether `partial_fit` of the learner trains by gradients.
+
+        Otherwise it alternates between codes and atoms.
+        """
         alternates = self.of_lasso and self.searches and self.given.gradient == "auto"
         return not alternates or any_named(learner, _OF_BATCHES)
 
@@ -245,17 +198,18 @@ class DensePlan(Plan):
 
     def batch_size(self, n_samples=None):
         """Return the size of a batch, in a fit for a number of samples, if it is known."""
-        auto = self.given.batch_size == "auto"
-        if auto and n_samples and self.adapts(self.n_components or 1):
+        if self.given.batch_size != "auto":
+            return int(self.given.batch_size)
+        if n_samples and self.adapts(self.n_components or 1):
             return min(max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES), _MOST_ROWS // _BATCHES)
-        return super().batch_size()
+        return _MOST_ROWS // _BATCHES
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
         n_features = data.samples.x.shape[1]
         n_components = self.n_components or n_features
         if self.given.max_iter != "auto" or not self.trains:
-            return super().n_updates(n_batches, batch_size, data)
+            return self.given.max_iter * n_batches if self.trains else 0
         if self.adapts(n_components):
             n_epochs = n_components / (self.n_unfoldings * (not self.of_lasso) + _REST_OF_AN_UPDATE)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
@@ -273,7 +227,10 @@ class DensePlan(Plan):
             unused = "optimizer", "learning_rate", "tol", "n_iter_no_change"
             yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
         else:
-            yield from super().without_effect(data)
+            if not self.trains:
+                yield _OF_TRAINING, _TRAINS
+            elif given.tol is None:
+                yield ("n_iter_no_change",), "a number for tol"
             if self.trains and self.optimizer_for(n_components) == "surrogate":
                 yield ("learning_rate",), "optimizer='adam' or 'sgd'"
             if self.of_lasso:

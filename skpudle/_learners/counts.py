@@ -18,14 +18,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import to_numpy, to_tensor, wide
 from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.models import DenseModel
-from skpudle._fit.plan import DensePlan
+from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.dense import DenseLearner, of_features
 from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import Beginning, RowPhases
+from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, of_features
 from skpudle._learners.transformer import hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
@@ -250,7 +249,7 @@ def settle(model, rows, samples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountPlan(DensePlan):
+class CountPlan(Plan):
     """The plan of a fit of counts: a search, and training by the likelihood."""
 
     loss: object = Poisson()

@@ -8,8 +8,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.names import explain_names
 from skpudle._fit.encoders import Codes
-from skpudle._fit.plan import DensePlan
-from skpudle._learners.dense import DenseLearner
+from skpudle._fit.plan import Plan
+from skpudle._learners.rows import DenseLearner
 
 
 class NOODLDictionaryLearning(DenseLearner):
@@ -107,7 +107,11 @@ class NOODLDictionaryLearning(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = DenseLearner._parameter_constraints | {
+    _parameter_constraints = {
+        name: constraint
+        for name, constraint in DenseLearner._parameter_constraints.items()
+        if name != "optimizer"
+    } | {
         "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "initial_threshold": [Interval(Real, 0, None, closed="left"), None],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
@@ -117,7 +121,7 @@ class NOODLDictionaryLearning(DenseLearner):
 
     def _plan(self):
         how = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
-        return DensePlan.of(self, alpha=self.threshold, **how)
+        return Plan.of(self, alpha=self.threshold, **how)
 
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`

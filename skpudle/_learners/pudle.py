@@ -30,14 +30,14 @@ from skpudle._fit.encoders import (
     baseline_of,
     in_units,
     learned_encoder,
+    refuse,
     units_of,
 )
 from skpudle._fit.messages import warn_of_l0, warn_of_unused
-from skpudle._fit.plan import DensePlan
+from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._learners.dense import DenseLearner, read_rows
-from skpudle._learners.rows import RowPhases, collect
+from skpudle._learners.rows import DenseLearner, RowPhases, collect, read_rows
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import SHRINKAGES
@@ -75,11 +75,11 @@ def penalty_of(learner):
     """
     if learner.transform_alpha is not None:
         return learner.transform_alpha
-    if not hasattr(learner, "alpha_"):
-        raise ValueError(
-            "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, "
-            "or data to partial_fit."
-        )
+    refuse(
+        not hasattr(learner, "alpha_"),
+        "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, or "
+        "data to partial_fit.",
+    )
     return learner.alpha_
 
 
@@ -90,20 +90,18 @@ def _solves(codes):
 
 def module_of(learner, codes):  # -> EncoderModule
     """Return the encoder of a fitted learner as a module of torch; see `to_module`."""
-    given = codes.given
-    solved = not given.separate_atoms and _solves(codes)
-    if solved or given.transform_algorithm != "unfolded":
-        raise ValueError(
-            "Codes that are solved for are no fixed graph of products, and cannot be exported. "
-            "Pass transform_algorithm='unfolded' and n_unfoldings=3, for example, with "
-            "separate_atoms='unfolding', and fit again."
-        )
+    solved = not codes.given.separate_atoms and _solves(codes)
+    refuse(
+        solved or codes.given.transform_algorithm != "unfolded",
+        "Codes that are solved for are no fixed graph of products, and cannot be exported. Pass "
+        "n_unfoldings=3, for example, with separate_atoms='unfolding', and fit again.",
+    )
     noise, decoder = units_of(learner), to_tensor(learner.components_)
-    if noise.rows is not None:
-        raise ValueError(
-            "Each row is coded in units of its own noise, which takes several codings and is no "
-            "fixed graph. Pass noise='features' or 'equal', and fit again."
-        )
+    refuse(
+        noise.rows is not None,
+        "Each row is coded in units of its own noise, which takes several codings and is no fixed "
+        "graph. Pass noise='features' or 'equal', and fit again.",
+    )
     options = dict(split_sign=learner.split_sign, scale=noise.scale)
     if (baseline := baseline_of(learner)) is not None:
         options["intercept"] = to_tensor(baseline)
@@ -116,14 +114,9 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
     if codes.given.separate_atoms:
         return replace(learned_encoder(learner, atoms), limit=limit)
     dictionary, step = DenseDictionary(atoms), learner.step_size_
-    levels = threshold_levels(
-        dictionary,
-        penalty_of(learner),
-        codes.n_unfoldings,
-        atoms.new_tensor(step),
-        lambda_decay=learner.lambda_decay_,
-        shrinkage=codes.given.shrinkage,
-    )
+    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=codes.given.shrinkage)
+    given = penalty_of(learner), codes.n_unfoldings, atoms.new_tensor(step)
+    levels = threshold_levels(dictionary, *given, **how)
     thresholds = levels.expand(-1, len(atoms))
     how = bool(codes.given.positive_code), True, codes.given.shrinkage, limit
     return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
@@ -136,25 +129,28 @@ def _knows_noise(learner):
 
 def _check_choice(learner, codes, l0, criterion):
     """Raise ValueError unless the penalty of a learner's codes can be chosen in this way."""
-    if not (codes.of_lasso or codes.converges) or learner.transform_algorithm == "omp":
-        raise ValueError(
-            "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
-            "transform_algorithm='lasso', or alpha as a number."
-        )
-    if learner.transform_alpha is not None:
-        raise ValueError(
-            f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass "
-            "transform_alpha=None."
-        )
-    if l0 is not None and not (isinstance(l0, Real) and 0 < l0 < float("inf")):
-        raise ValueError(f"l0={l0!r:.50} is no number of codes. Pass a positive number.")
-    if not isinstance(criterion, str) or criterion not in ("prediction", "support"):
-        raise ValueError(f"criterion={criterion!r:.50} is unknown. Pass 'prediction' or 'support'.")
-    if criterion == "support" and l0 is None and not learner.positive_code:
-        raise ValueError(
-            "criterion='support' takes negative codes for mistakes, and positive_code=False "
-            "allows them. Pass criterion='prediction', or l0."
-        )
+    refuse(
+        not _solves(codes) or learner.transform_algorithm == "omp",
+        "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
+        "transform_algorithm='lasso', or alpha as a number.",
+    )
+    refuse(
+        learner.transform_alpha is not None,
+        f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass None.",
+    )
+    refuse(
+        l0 is not None and not (isinstance(l0, Real) and 0 < l0 < float("inf")),
+        f"l0={l0!r:.50} is no number of codes. Pass a positive number.",
+    )
+    refuse(
+        not isinstance(criterion, str) or criterion not in ("prediction", "support"),
+        f"criterion={criterion!r:.50} is unknown. Pass 'prediction' or 'support'.",
+    )
+    refuse(
+        criterion == "support" and l0 is None and not learner.positive_code,
+        "criterion='support' takes negative codes for mistakes, and positive_code=False allows "
+        "them. Pass criterion='prediction', or l0.",
+    )
 
 
 def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
@@ -654,7 +650,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self._take_coding(coding, unit)
 
     def _plan(self):
-        return DensePlan.of(self)
+        return Plan.of(self)
 
     def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.

@@ -1,4 +1,4 @@
-"""The phases of a fit of rows: units of the noise, number of atoms, search, penalty of codes.
+"""Learners of rows: what they read, and the phases of a fit, from units to the penalty of codes.
 
 `RowPhases` lists them, see `skpudle._fit.run`. A record has all that later phases need. What
 an earlier process has found is in its record, and coded data are solved anew.
@@ -8,34 +8,54 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from math import ceil
+from numbers import Integral
+from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from sklearn.utils._param_validation import HasMethods, StrOptions
 
-from skpudle._data.arrays import mean_square, to_tensor, unit_of, with_gaps
-from skpudle._data.foreign import given_atoms
-from skpudle._fit.encoders import in_units
+from skpudle._data.arrays import (
+    check_no_picture,
+    check_rows,
+    host_array,
+    input_attributes,
+    mean_square,
+    resolve_device,
+    to_numpy,
+    to_tensor,
+    unit_of,
+    with_gaps,
+)  # fmt: skip
+from skpudle._data.foreign import dictionary_of, given_atoms
+from skpudle._data.names import fit_context
+from skpudle._data.sources import Reader, open_source
+from skpudle._data.weights import check_sample_weight, known_samples, merge_samples
+from skpudle._fit import messages
+from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
+from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, Searched
-from skpudle._fit.messages import (
-    nothing_known,
-    warn_of_few_samples,
-    warn_of_units,
-    warn_of_unknown_features,
-)
 from skpudle._fit.models import directions
-from skpudle._fit.phases import REPEATS, Phases
 from skpudle._fit.run import Phase
 from skpudle._fit.team import ALONE, current_team
-from skpudle._initialization import initial_atoms
+from skpudle._fit.train import Stopping, Trainer
+from skpudle._initialization import INITIALIZATIONS, initial_atoms
+from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
+from skpudle._precision import training_mode
 from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import spread_rows
-from skpudle.search.choose import try_sizes
-from skpudle.search.descend import solve_codes
-from skpudle.search.find import penalty_of_mixtures
+from skpudle.search.choose import best_coding, judged, try_sizes
+from skpudle.search.descend import refit_atoms, solve_codes
+from skpudle.search.find import find_atoms, penalty_of_mixtures, penalty_path
 from skpudle.search.held_out import hold_out
 from skpudle.search.stream import advance_stream, after_search, block_rows, objective
-from skpudle.search.units import CENTRED, learn_scales, learn_units, refine_units
+from skpudle.search.units import CENTRED, Units, learn_scales, learn_units, refine_units
 
+# Epochs that solve the codes of atoms from zero.
+REPEATS = 3
 # Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
 # the number of atoms is chosen.
 _MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
@@ -52,6 +72,14 @@ _ONE_COLUMN, _FEW_COLUMNS = 0.7, 4
 _USUAL = 0.5
 # Rows that tell it.
 _SAMPLES = 1024
+
+
+DICT_INIT = [
+    StrOptions(set(INITIALIZATIONS)),
+    "array-like",
+    HasMethods("transform"),  # fitted learners
+    HasMethods("getdict"),  # SPORCO's learners
+]
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
@@ -90,7 +118,7 @@ class Beginning:
 
     Parameters
     ----------
-    plan : DensePlan
+    plan : Plan
         The plan.
     samples : Samples
         The rows, of all processes.
@@ -156,12 +184,12 @@ def _warn_of_samples(plan, begun, data, n_components):
     x, mask = begun.samples.x, begun.samples.mask
     known = x.new_ones(len(x), 1) if mask is None else mask
     unknown = (~known.any(0)).nonzero().flatten().tolist()
-    warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
+    messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
     if isinstance(plan.given.dict_init, str):  # given atoms need fewer samples
         has_values = known.any(1)
         if data.places is not None and current_team().is_alone:  # with copies
             has_values = has_values[data.places[data.places >= 0].to(x.device)]
-        warn_of_few_samples(int(has_values.sum()), n_components)
+        messages.warn_of_few_samples(int(has_values.sum()), n_components)
 
 
 def _warn_of_units(samples):
@@ -178,7 +206,7 @@ def _warn_of_units(samples):
     spreads, column = (high - low).square().nan_to_num(), int(variances.argmax())
     share, usual = (float(part[column] / part.sum()) for part in (variances, spreads))
     if m >= _FEW_COLUMNS and share > _ONE_COLUMN and usual > _USUAL:
-        warn_of_units(column, share)
+        messages.warn_of_units(column, share)
 
 
 def learn_noise(plan, samples):  # -> Units
@@ -186,11 +214,11 @@ def learn_noise(plan, samples):  # -> Units
     if isinstance(plan.noise, str) and plan.noise in ("auto", "outliers"):
         _warn_of_units(samples[spread_rows(len(samples), _SAMPLES)])
     n_features = samples.x.shape[1]
-    if not isinstance(plan.noise, str) and len(plan.noise) != n_features:
-        raise ValueError(
-            f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. "
-            "Pass one for each feature."
-        )
+    refuse(
+        not isinstance(plan.noise, str) and len(plan.noise) != n_features,
+        f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. Pass "
+        "one for each feature.",
+    )
     asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
     n_components = plan.n_components or n_features
     if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
@@ -229,17 +257,30 @@ def check_known_entries(learner, data):
     mask = data.samples.mask
     (known,) = current_team().any(mask is None or mask.any())
     if not known:
-        raise nothing_known(learner)
+        raise messages.nothing_known(learner)
 
 
-class RowPhases(Phases):
-    """The phases of a fit of rows; see `Phases` for its parameters."""
+class RowPhases:
+    """The phases of one fit of rows, and the data and random numbers that they share.
+
+    Parameters
+    ----------
+    learner : estimator
+        The learner.
+    plan : Plan
+        Its plan.
+    data : Data
+        Its data.
+    run : Run
+        The fit.
+    """
 
     beginning = Beginning  # the rows to search in
     passes = True  # whether all rows follow a search in a sample of them
 
     def __init__(self, learner, plan, data, run):
-        super().__init__(learner, plan, data, run)
+        self.learner, self.plan, self.data, self.run = learner, plan, data, run
+        self._problem = self._coded = None
         self.samples = collect(data.samples)
         in_parts = self.passes and data.source is not data.samples
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
@@ -294,6 +335,15 @@ class RowPhases(Phases):
             Phase("units again", self.refine_units, has_units),
         )
 
+    def table(self):  # -> tuple of Phase
+        """Return all phases, in their order."""
+        trains, follows = self.run.n_updates > 0, self.plan.codes_follow_data
+        return (
+            *self.before_training(),
+            Phase("training", self.train, lambda _: trains, "epoch"),
+            Phase("penalty of codes", self.choose_coding, lambda f: follows and f.coding is None),
+        )
+
     # ------------------------------------------------------------------ the first atoms
 
     @property
@@ -342,11 +392,14 @@ class RowPhases(Phases):
         problem = problem_of(begun.model, begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
         trials = try_sizes(problem, self.run.generator, fixed=fixed)
-        for trial, known in self.follow_sizes(trials):
-            if trial.is_last:
+        for trial in trials:
+            n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
+            note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
+            if is_last:
                 begun.penalty *= trial.alpha / problem.alpha
-            penalty = begun.search_penalty() if trial.is_last else None
-            yield begun.fitted(trial.atoms.to(begun.samples.x), search_alpha=penalty, **known)
+            penalty = begun.search_penalty() if is_last else None
+            known = dict(size_path=trial.path, is_done=is_last, note=note, search_alpha=penalty)
+            yield begun.fitted(trial.atoms.to(begun.samples.x), **known)
 
     # ------------------------------------------------------------------ the search
 
@@ -381,17 +434,40 @@ class RowPhases(Phases):
         if fitted.searched is None:
             penalty = fitted.search_alpha or begun.search_penalty()
             fitted = replace(fitted, searched=Searched(atoms, penalty, number=number))
-        return self.follow_search(fitted, self.make_problem(fitted))
+        problem = self.make_problem(fitted)
+        for found in find_atoms(problem, fitted.searched.atoms):
+            losses = (*fitted.losses, *found.losses)
+            yield replace(self._with_search(fitted, problem, found), losses=losses)
 
-    def with_search(self, fitted, problem, found):  # -> Fitted
+    def _with_search(self, fitted, problem, found):  # -> Fitted
         """Return the record with what its search has found so far, and with its baseline."""
-        now, noise = super().with_search(fitted, problem, found), fitted.noise
+        self._problem, self._coded, noise = problem, found.coded, fitted.noise
         if (baseline := found.coded.problem.baseline) is not None:
             self._problem = problem.around(baseline)
             shift = baseline.to(noise.intercept) * problem.unit
             noise = replace(noise, intercept=noise.intercept + shift)
-        stream = _energies(found.coded) if found.is_done else None
-        return replace(now, noise=noise, stream=stream)
+        known = dict(atoms=found.atoms, alpha=found.alpha, is_done=found.is_done)
+        known |= dict(trial=found.trial, stride=found.stride)
+        note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
+        return replace(
+            fitted,
+            rows=self.rows_of(fitted, found.atoms),
+            noise=noise,
+            searched=replace(fitted.searched, **known),
+            search_alpha=found.alpha * problem.unit,
+            penalty_path=penalty_path(problem, found.path, problem.unit),
+            stream=_energies(found.coded) if found.is_done else None,
+            is_done=found.is_done,
+            note=f"{note}  loss {found.losses[-1]:.6g}",
+        )
+
+    def found(self, fitted):  # -> Problem, Epoch
+        """Return the problem of the search, and its data with codes for the atoms."""
+        if self._problem is None:  # an earlier process has searched
+            searched, self._problem = fitted.searched, self.make_problem(fitted)
+            part = self._problem.thinned(searched.stride, alpha=searched.alpha)
+            self._coded = solve_codes(part, searched.atoms, REPEATS)
+        return self._problem, self._coded
 
     def remember(self, fitted):
         """Return the record with the energies of a search that a callback has stopped."""
@@ -440,20 +516,23 @@ class RowPhases(Phases):
 
     def refit(self, fitted):
         """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
+        problem, coded = self.found(fitted)
         if fitted.passed is not None:  # a callback has ended the pass
-            problem, coded = self.found(fitted)
-            self._coded = solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
-        for refitted in super().refit(fitted):
-            if self._in_parts:
-                problem, coded = self.found(fitted)
-                atoms = refitted.atoms
-                # atoms of all rows have less noise than atoms that are refitted on a sample: with
-                # 1,843 rows of 4,096 features these have an objective that is 0.4 % larger
-                judges = problem.held_out.problem
-                both = (atoms, coded.atoms.to(atoms))
-                atoms = min(both, key=lambda one: objective(judges, one.double(), unbiased=True))
-                refitted = replace(refitted, rows=self.rows_of(fitted, atoms))
-            yield refitted
+            coded = self._coded = solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
+        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
+        if self._in_parts:
+            # atoms of all rows have less noise than atoms that are refitted on a sample: with
+            # 1,843 rows of 4,096 features these have an objective that is 0.4 % larger
+            judges, both = problem.held_out.problem, (atoms, coded.atoms)
+            atoms = min(both, key=lambda one: objective(judges, one, unbiased=True))
+        yield replace(fitted, rows=self.rows_of(fitted, atoms))
+
+    def choose_unseen_coding(self, fitted):
+        """Choose the penalty of codes by the data that the search has held out."""
+        (problem, _), trial, plan = self.found(fitted), fitted.searched.trial, self.plan
+        how = dict(debias=plan.debias, place=trial.prediction.place)
+        coding = best_coding(problem.held_out, trial.judged, **how)
+        yield replace(fitted, coding=coding.in_units(problem.unit))
 
     # ------------------------------------------------------------------ after the search
 
@@ -476,11 +555,53 @@ class RowPhases(Phases):
         """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
         yield replace(fitted, noise=refine_units(*self._of_residuals(fitted)))
 
-    def coding_problem(self, fitted):  # -> Problem, atoms
-        """Return the problem whose codes `best_coding` judges, and its atoms."""
+    # ------------------------------------------------------------------ training and codes
+
+    def train(self, fitted):
+        """Train through the encoder: yield a record for each epoch.
+
+        With a state of training the first record is that of the state.
+        """
+        plan, run, state = self.plan, self.run, fitted.training
+        ended_by = fitted.ended_by if state else None
+        fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
+        optimizer = plan.make_optimizer(fitted.model, fitted.rows)
+        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
+        source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
+        annealed = isinstance(given.lambda_decay, tuple)
+        first = n_updates * 9 // 10 * annealed
+        rule = dict(first_update=first, n_updates=n_updates)
+        stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
+        if state:
+            trainer.load(state, source, stopping)
+            ended_by = ended_by or ("tol" if stopping.is_over else None)
+        else:
+            state = trainer.state(source, stopping)
+        while True:
+            n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
+            if ended_by is None and (full or n_epochs >= run.max_iter):
+                ended_by = "max_iter"
+            if n_epochs:
+                now, done = trainer.fitted, ended_by is not None
+                note = (
+                    f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
+                )
+                how = dict(note=note, is_done=done, ended_by=ended_by)
+                yield replace(now, training=state, **how)
+            if ended_by is not None:
+                return
+            trainer.replace_unused()
+            if trainer.run_epoch(source, stopping).converged:
+                ended_by = "tol"
+            if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
+                state = trainer.state(source, stopping)
+
+    def choose_coding(self, fitted):
+        """Choose the penalty of the codes of `transform`, which follows the data."""
         model, samples = fitted.model, fitted.in_units(self.data.samples)
         problem = problem_of(model, samples, model.alpha, unit_of(model.data_scale), self.run.team)
-        return problem, fitted.rows
+        coding = best_coding(judged(problem), fitted.rows, debias=self.plan.debias)
+        yield replace(fitted, coding=coding.in_units(problem.unit))
 
 
 def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
@@ -514,3 +635,292 @@ def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
         if given == "auto":
             model = replace(model, alpha=begun.code_penalty(atoms))
     return replace(kept, model=model, rows=atoms, noise=noise, coding=coding, training={})
+
+
+def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
+    """Check numbers for each feature."""
+    known = np.asarray(host_array(values))
+    numbers = known.dtype.kind in "iuf" and np.isfinite(known).all()
+    refuse(
+        known.shape != atoms.shape[1:] or not numbers,
+        f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
+        f"{atoms.shape[1]} numbers, one for each feature.",
+    )
+    return known.astype(to_numpy(atoms[:0]).dtype)
+
+
+# ------------------------------------------------------------------ the learner
+
+
+def read_rows(
+    learner, plan, given, *, known=False, part=False, weight=None, target=None, largest=None
+):
+    """Check the rows of a learner, with ``known`` against its fitted attributes.
+
+    Parameters
+    ----------
+    learner : estimator
+        The learner.
+    plan : Plan
+        Its plan.
+    given : InMemory or source
+        The user's X, see `skpudle._data.sources.open_source`.
+    known : bool, default=False
+        Whether the learner is fitted.
+    part : bool, default=False
+        Whether the rows are one part of several, of `partial_fit`.
+    weight : Tensor of shape (n_samples,), default=None
+        How often each row counts, checked.
+    target : Tensor of shape (n_samples, ...), default=None
+        What the learner knows of each row beside its numbers, checked.
+    largest : float, default=None
+        The largest value of rows that start at 0; by default they may have any numbers.
+
+    Returns
+    -------
+    Data
+        The rows.
+    """
+    device = resolve_device(learner.device, given.data)
+    reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
+    if given.in_parts:
+        source = given.read_by(reader)
+        source.weight, source.target = weight, target
+        seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
+        samples = source.sample(plan.n_components, int(seed), whole=not part)
+        samples, n_given = known_samples(samples), None
+    else:
+        if not known:
+            check_no_picture(given.data)
+        x, of_rows = reader(given.array()), dict(weight=weight, target=target)
+        of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
+        samples = reader.samples(x, **of_rows)
+        samples = source = known_samples(samples) if part else samples
+        n_given = round(samples.total_weight)
+    if known:
+        if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
+            raise messages.wrong_atoms(learner, samples.x.shape[1])
+        source = source.to(to_tensor(learner.components_).dtype)
+    return Data(source, samples, device, {} if known else reader.attributes, n_given=n_given)
+
+
+class DenseLearner(GradientLearner, DictionaryTransformer):
+    """A learner of rows in units of their noise; see the subclasses for its parameters."""
+
+    _parameter_constraints = GradientLearner._parameter_constraints | {
+        "dict_init": [StrOptions({"search"}), *DICT_INIT]
+    }
+
+    _penalty = "alpha"  # name of the parameter for `alpha_`
+    _beginning = Beginning  # the rows to search in
+
+    @classmethod
+    def from_components(
+        cls,
+        components: Any,
+        *,
+        intercept: ArrayLike | None = None,
+        **params: Any,
+    ) -> Self:
+        """Return a learner that is fitted to given atoms, without data.
+
+        Parameters
+        ----------
+        components : array-like of shape (n_components, n_features), Tensor or learner
+            Atoms as rows, or a fitted learner of this package, scikit-learn or SPORCO. They are
+            not projected on the constraints.
+        intercept : array-like of shape (n_features,), default=None
+            The baseline of rows, ``intercept_``, by default none.
+        **params : dict
+            Parameters of the learner. Without data the penalty or threshold must be a number, not
+            "auto", unless ``transform_algorithm="omp"`` needs none.
+
+        Returns
+        -------
+        estimator
+            Ready for `transform`, and for `partial_fit`, whose first data choose values for
+            "auto".
+
+        Raises
+        ------
+        ValueError
+            If the atoms are no matrix of finite numbers, if the penalty, or the baseline of counts,
+            is missing, or if the learner learns more than atoms, such as the weights of a task.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> learner = PUDLEDictionaryLearning.from_components(np.eye(3), alpha=0.5)
+        >>> learner.transform([[1.0, -0.25, 0.0]])
+        array([[0.5, 0. , 0. ]])
+        """
+        refuse(
+            hasattr(cls, "predict") or params.get("separate_atoms"),
+            f"{cls.__name__} learns decisions, and the encoder of separate_atoms, from data, and "
+            "got none. Pass the atoms as dict_init, and fit.",
+        )
+        atoms = to_tensor(check_rows(dictionary_of(components)))
+        learner = cls(len(atoms), **params)
+        learner._validate_params()
+        plan = learner._plan()
+        rows, noise = learner._with_intercept(atoms, intercept)
+        alpha = getattr(learner, cls._penalty)
+        pursuit = (
+            ", or transform_algorithm='omp'" if hasattr(learner, "transform_algorithm") else ""
+        )
+        refuse(
+            alpha == "auto" and plan.given.transform_algorithm != "omp",
+            f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}.",
+        )
+        model = plan.model(alpha=None if alpha == "auto" else float(alpha))
+        data = Data(None, None, atoms.device, input_attributes(to_numpy(atoms)))
+        fitted = Fitted(model=model, rows=rows, noise=noise)
+        learner._take(learner._attributes(plan, data, fitted))
+        return learner
+
+    def _with_intercept(self, atoms, intercept):  # -> rows of parameters, Units
+        """Return the parameters of given atoms and a given baseline."""
+        if intercept is None:
+            return atoms, CENTRED
+        return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
+
+    def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
+        given, weight = open_source(X, self), None
+        if sample_weight is not None:
+            weight = check_sample_weight(sample_weight, given.n_rows)
+        how = dict(part=part, weight=weight, largest=self._largest)
+        data = read_rows(self, plan, given, **how, **options)
+        if part or data.source is not data.samples:
+            return data
+        samples, places = merge_samples(data.samples)
+        return data._replace(source=samples, samples=samples, places=places)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Learn a dictionary.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data of shape (n_samples, n_features), in memory or not: whatever has a shape and
+            slices, such as arrays of h5py, zarr and dask; a dataset whose items are rows, or
+            dictionaries with one array; an iterable of batches of rows that can be iterated again
+            (a list is an array); or a sparse array, which becomes dense a batch at a time.
+            Computations are in float32 for float32, otherwise in float64. NaN marks missing
+            entries, which are ignored. Large data outside memory are read once for a sample of
+            them (a stream completely), and once more for all rows.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
+            default all rows count the same.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, which leaves the estimator unchanged; or if
+            training diverges twice: it then holds the last finite dictionary.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and training ended before the objective had stalled; or if
+            training raised the objective above its value without a dictionary.
+        RuntimeWarning
+            If ``step_size`` is too large for the dictionary.
+        UserWarning
+            If named parameters have no effect in this fit, if there are fewer samples than atoms,
+            or features without a known value.
+        """
+        return self._fit(X, y, sample_weight=sample_weight)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @training_mode()
+    def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Update the dictionary by one pass over the data, in their order.
+
+        The first call with data that are not all zero chooses the initial dictionary and
+        ``alpha_``. A number that you set later as the penalty replaces ``alpha_``. If you edit or
+        replace ``components_``, learning continues from your atoms. By default codes of the lasso
+        of a block of rows and atoms alternate, with the moves of a search, so that a stream of new
+        populations is learned too. Rows that are too few for a block stay for the next call.
+
+        With a named gradient, encoder or parameter of training each batch is an update. The state
+        of the optimiser persists from call to call, also through pickling, and after `fit`, unless
+        you change the optimiser, or ``components_``. ``lambda_decay`` has its last value
+        throughout. Atoms that no code has used for ten samples per atom are replaced by the samples
+        that were reconstructed worst.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Data as for `fit`, cut into batches of ``batch_size``.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`; a weight of 1 is one row in all calls.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit or have another number of features than before, or if
+            ``n_components`` was set to another value since, which leaves the estimator unchanged;
+            or if training diverges twice.
+        """
+        return self._partial_fit(X, y, sample_weight=sample_weight)
+
+    def _phases(self, plan, data, run):  # -> RowPhases
+        return RowPhases(self, plan, data, run)
+
+    def _begin(self, plan, data, generator):  # -> Fitted
+        """Return the record of a first `partial_fit`, without a search."""
+        check_known_entries(self, data)
+        samples, noise = data.samples, CENTRED
+        if plan.learns_noise:
+            noise = learn_noise(plan, samples)
+        begun = self._beginning(plan, samples, noise)
+        fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
+        if plan.searches:  # "dec", since other gradients fail from samples
+            return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
+        return fitted
+
+    def _attributes(self, plan, data, fitted):
+        attributes = super()._attributes(plan, data, fitted)
+        attributes["outliers_"] = None
+        if fitted.outliers is not None and len(fitted.outliers):
+            shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
+            values = np.ones(len(fitted.outliers), bool), to_numpy(fitted.outliers).T
+            attributes["outliers_"] = csr_array(values, shape=shape)[to_numpy(data.places)]
+        return attributes
+
+    def _encoder(self):
+        """Return the encoder of rows in units of their noise."""
+        raise NotImplementedError
+
+    def _transform_encoder(self):
+        """Return the encoder of rows without their baseline."""
+        encoder, noise = self._encoder(), units_of(self).of_new_rows()
+        if isinstance(encoder, Learned):  # it limits residuals itself
+            noise = replace(noise, limit=None)
+        if noise.is_equal:
+            return encoder
+        noise = replace(noise, intercept=None)
+        return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
+
+    def _resume(self, plan, data):  # -> Fitted
+        return resume_rows(plan, data, vars(self), self._beginning)

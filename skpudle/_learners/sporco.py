@@ -22,8 +22,7 @@ from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
-from skpudle._learners.dense import DICT_INIT
-from skpudle._learners.rows import choose_atoms
+from skpudle._learners.rows import DICT_INIT, choose_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
 

@@ -24,8 +24,8 @@ from skpudle._fit import messages
 from skpudle._fit.fitted import on_host
 from skpudle._fit.run import Phase, Run
 from skpudle._fit.team import refuse_several
-from skpudle._learners.dense import DICT_INIT, read_rows
 from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
+from skpudle._learners.rows import DICT_INIT, read_rows
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress

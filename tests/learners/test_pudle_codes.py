@@ -150,7 +150,8 @@ def test_score_of_constant_data_is_zero(n_samples, value, X):
 
 @pytest.mark.parametrize("params", [{"n_nonzero_coefs": 2}, {"tol": 0.05}, {}])
 def test_codes_of_a_pursuit_are_those_of_scikit_learn(params, X):
-    named = {f"transform_{name}": value for name, value in params.items()}
+    names = {"n_nonzero_coefs": "transform_n_nonzero_coefs", "tol": "transform_alpha"}
+    named = {names[name]: value for name, value in params.items()}
     learner = make(transform_algorithm="omp", **named).fit(X)
     D, squares = learner.components_, np.square(X).sum(1)
     expected = orthogonal_mp_gram(

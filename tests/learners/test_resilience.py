@@ -82,13 +82,6 @@ def test_hostile_data_give_finite_results(name, data):
         assert not codes.any()
 
 
-def test_other_kinds_of_numbers_are_converted_as_scikit_learn_does():
-    for name in ("float16", "integers", "booleans"):
-        learner = LEARNERS["soft"]
-        found, expected = (clone(learner).fit(X) for X in (DATA[name], DATA[name].astype(float)))
-        assert_array_equal(found.components_, expected.components_)
-
-
 # ---------------------------------------------------------------------------- threads, processes
 
 

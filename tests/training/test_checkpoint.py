@@ -41,6 +41,7 @@ CASES = {
         FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **FIXED),
         lambda: ROWS,
     ),
+    "unused atoms": (FromData(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
     "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
     "loader": (FromData(10, batch_size=8, max_iter=4, **FIXED), shuffled_loader),
 }  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
@@ -18,13 +17,14 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
 from skpudle._fit.encoders import Codes
-from skpudle._fit.plan import DensePlan, Plan
+from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
-from skpudle._learners.dense import DenseLearner
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import RowPhases, resume_rows
+from skpudle._learners.rows import DenseLearner, RowPhases, resume_rows
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._precision import own_precision, training_mode
+
+_AUTO_EPOCHS = 100
 
 # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
 # Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
@@ -36,7 +36,7 @@ _OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "devic
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskPlan(DensePlan):
+class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
     alpha_share = _ALPHA_SHARE
@@ -59,8 +59,9 @@ class TaskPlan(DensePlan):
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
-        rule = Plan if self.given.supervision else DensePlan
-        return rule.n_updates(self, n_batches, batch_size, data)
+        if self.given.supervision and self.given.max_iter == "auto":
+            return _AUTO_EPOCHS * n_batches
+        return super().n_updates(n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
         """Return True: decisions are trained by gradients."""
@@ -182,12 +183,16 @@ class TaskLearner(DenseLearner):
         X = open_source(X, self).array()
         y = self._check_target(host_array(y))
         check_consistent_length(X, y)
+        weight, used = None, np.arange(len(y))
         if sample_weight is not None:
             sample_weight = to_numpy(check_sample_weight(sample_weight, len(y)))
-            used = np.flatnonzero(sample_weight)
-            X, y, sample_weight = _safe_indexing(X, used), y[used], sample_weight[used]
-        task = self._fitted_task if known else self._task(y, sample_weight, part)
-        of_rows = dict(sample_weight=sample_weight, target=to_tensor(task.encode(y)))
+            used = used[sample_weight > 0]
+            weight = sample_weight[used]
+        task = self._fitted_task if known else self._task(y[used], weight, part)
+        encoded = task.encode(y[used])
+        target = np.zeros((len(y), encoded.shape[1]))
+        target[used] = encoded
+        of_rows = dict(sample_weight=sample_weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         samples = data.source
         samples = replace(samples, target=samples.target.to(samples.x))
