@@ -165,7 +165,6 @@ def solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolut
     support = np.empty(room, np.int64)
     amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)
     for row in range(len(codes)):
-        seen = mask[row]
         for j in range(n_components):
             c[j] = codes[row, j]
             codes[row, j] = 0.0 if energy[row] < np.inf else np.nan
@@ -177,7 +176,7 @@ def solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolut
             new = _largest(c, positive, tie, peaks)
             if new < 0:
                 break
-            _correlate(atoms, gram, seen, new, directions[k])
+            _correlate(atoms, gram, mask[row], new, directions[k])
             square = directions[k, new]
             if not (c[new] * c[new] > resolution * square * energy[row]):
                 break
@@ -212,9 +211,10 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
     """
     gram = energy.new_empty(0, 0) if gram is None else gram
     mask = energy.new_empty(len(energy), 0) if mask is None else mask
-    arrays = atoms, gram, mask, energy, tol, codes
     # the arrays share the memory of the tensors, so codes are solved in place
-    atoms, gram, mask, energy, tol, rows = (np.asarray(t.contiguous()) for t in arrays)
+    atoms, gram, mask, energy, tol, rows = (
+        np.asarray(t.contiguous()) for t in (atoms, gram, mask, energy, tol, codes)
+    )
 
     def solve_part(first, last):
         part = slice(first, last)
