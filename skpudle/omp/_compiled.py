@@ -211,10 +211,9 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
     """
     gram = energy.new_empty(0, 0) if gram is None else gram
     mask = energy.new_empty(len(energy), 0) if mask is None else mask
+    given = atoms, gram, mask, energy, tol, codes
     # the arrays share the memory of the tensors, so codes are solved in place
-    atoms, gram, mask, energy, tol, rows = (
-        np.asarray(t.contiguous()) for t in (atoms, gram, mask, energy, tol, codes)
-    )
+    atoms, gram, mask, energy, tol, rows = (np.asarray(t.contiguous()) for t in given)
 
     def solve_part(first, last):
         part = slice(first, last)
