@@ -275,7 +275,7 @@ def _square(error):
 @pytest.mark.parametrize("picture", sorted(_pictures()))
 def test_a_denoised_image_is_never_worse_than_the_noisy_one(name, picture):
     """At any noise from none to more than in training, told or estimated, grey and in colour."""
-    clean, learner = _pictures()[picture], load_denoiser(name, shift_average=name != "gaussian")
+    clean, learner = _pictures()[picture], load_denoiser(name)
     noise = np.random.default_rng(1).normal(size=clean.shape)
     for level in (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 60 / 255):
         noisy = clean + level * noise

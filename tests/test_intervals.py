@@ -230,7 +230,7 @@ def test_what_has_no_intervals_is_refused():
         atom_intervals(counts, np.abs(X), sample_weight=np.ones(100))
     how = dict(alpha=1.0, intercept=np.zeros(16))
     log_rates = CountDictionaryLearning.from_components(atoms, **how)
-    with pytest.raises(ValueError, match="effects multiply.*PoissonNMF"):
+    with pytest.raises(ValueError, match="effects of .* multiply.*PoissonNMF"):
         code_intervals(log_rates, np.round(np.abs(X)))
     conv = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).fit(X[:4])
     with pytest.raises(ValueError, match="have positions.*pass a learner of rows"):

@@ -65,10 +65,8 @@ def covering_positions(size, kernel, stride):  # -> tuple of int
 
 def covered(x, kernel, stride, end=0.0):  # (..., *size) -> (..., *larger size)
     """Extend images to a size that copies of an atom cover."""
-    size = x.shape[-len(kernel) :]
-    positions = covering_positions(size, kernel, stride)
-    axes = zip(size, kernel, stride, positions, strict=True)
-    missing = [k + s * (h - 1) - n for n, k, s, h in axes]
+    axes = zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
+    missing = [max(k - n, (k - n) % s) for n, k, s in axes]
     ends = [n for m in reversed(missing) for n in (0, m)]
     return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
 

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import check_range, make_generator
+from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import is_one_image, read_targets
 from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
@@ -383,7 +383,7 @@ class ConvDenoiser(ImageEstimator):
             network = DenoisingNetwork(shape, stride_of(self), noise_std, peak=peak)
             network = network.to(singles[0])
             initialise(network, self.alpha, singles, generator)
-            inputs = self._attributes_of_input(X, images)
+            inputs = input_attributes(X if images.kind == "rows" else None)
         shape = crop_shape(singles, network.kernel, network.stride, self.crop_size)
         crops = Crops(singles, targets, shape, network.kernel, generator)
         size = _BATCH if self.batch_size == "auto" else int(self.batch_size)

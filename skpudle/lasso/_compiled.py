@@ -308,7 +308,7 @@ def solve_rows(
     start = codes[n_penalties - 1]
     for row in range(first, last):
         atoms, weighted = whole_atoms, False
-        if len(mask) and _weigh(whole_atoms, mask, row, seen):
+        if _weigh(whole_atoms, mask, row, seen):
             atoms, weighted = seen, True
         has_gram = len(gram) > 0 and not weighted
         k = np.int64(0)  # a literal 0 would have every function compiled twice
@@ -405,14 +405,14 @@ def solve(
     gram = atoms.new_empty(0, 0) if gram is None else gram
     gaps = x.new_empty(0) if gaps is None else gaps
     refits = x.new_empty(0, len(x), len(atoms)) if refits is None else refits
-    mask = x.new_empty(0, x.shape[1]) if mask is None else mask
+    mask = x.new_empty(len(x), 0) if mask is None else mask
     # the arrays share the memory of the tensors, so codes are solved in place
     given = (np.asarray(t.contiguous()) for t in (atoms, gram, x, mask))
     results = (np.asarray(t) for t in (out, refits, gaps))
     penalties = np.asarray(penalties, dtype=np.float64)
     how = (*given, penalties, bool(positive), max_iter, *results)
     lengths = len(atoms), x.shape[1], -(-len(atoms) // RUN)
-    shape_weighted = len(atoms) if len(mask) else 0, x.shape[1]
+    shape_weighted = len(atoms) if mask.numel() else 0, x.shape[1]
 
     def solve_part(first, last):
         room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))

@@ -79,7 +79,7 @@ def differentiate(atoms, gram, x, mask, through_encoder, dependent, codes, losse
     inner = np.empty((n_components, n_components))
     u, residual, image = np.empty(n_components), np.empty(n_features), np.zeros(n_features)
     for row in range(len(x)):
-        known = mask[row] if len(mask) else x[row, :0]
+        known = mask[row]
         k = np.int64(0)
         for f in range(n_features):
             residual[f] = x[row, f]
@@ -150,7 +150,7 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     if atoms.device.type != "cpu" or x.device.type != "cpu" or not 0 < work <= _MOST_WORK:
         return None
     x, known = known_entries(x, mask)
-    known = x.new_empty(0, n_features) if known is None else known
+    known = x.new_empty(len(x), 0) if known is None else known
     wide, rows, known = (t.detach().double().contiguous() for t in (atoms, x, known))
     gram, losses, gradient = wide @ wide.mT, rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
     # the arrays share the memory of the tensors

@@ -165,7 +165,6 @@ def solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolut
     support = np.empty(room, np.int64)
     amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)
     for row in range(len(codes)):
-        seen = mask[row] if len(mask) > 0 else energy[:0]
         for j in range(n_components):
             c[j] = codes[row, j]
             codes[row, j] = 0.0 if energy[row] < np.inf else np.nan
@@ -177,7 +176,7 @@ def solve_rows(atoms, gram, mask, energy, tol, room, max_iter, positive, resolut
             new = _largest(c, positive, tie, peaks)
             if new < 0:
                 break
-            _correlate(atoms, gram, seen, new, directions[k])
+            _correlate(atoms, gram, mask[row], new, directions[k])
             square = directions[k, new]
             if not (c[new] * c[new] > resolution * square * energy[row]):
                 break
@@ -210,10 +209,11 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
 
     All tensors are on the CPU and of dtype float64.
     """
-    absent = energy.new_empty(0, 0)
-    arrays = (absent if t is None else t for t in (atoms, gram, mask, energy, tol, codes))
+    gram = energy.new_empty(0, 0) if gram is None else gram
+    mask = energy.new_empty(len(energy), 0) if mask is None else mask
+    given = atoms, gram, mask, energy, tol, codes
     # the arrays share the memory of the tensors, so codes are solved in place
-    atoms, gram, mask, energy, tol, rows = (np.asarray(t.contiguous()) for t in arrays)
+    atoms, gram, mask, energy, tol, rows = (np.asarray(t.contiguous()) for t in given)
 
     def solve_part(first, last):
         part = slice(first, last)

@@ -4,7 +4,7 @@ The functions are plain Python until `loops` compiles them.
 
 An image ``x`` has the shape (n_channels, height, width); a signal has height 1. Codes of an image
 are sparse, ``value[e]`` at ``index[e] = atom * n_positions + position``, in ascending order. The
-loops keep the residual ``x - D z`` (times the ``mask``, which is empty where nothing is missing),
+loops keep the residual ``x - D z`` (times the ``mask``, without channels if nothing is missing),
 so a coordinate costs one pass over the pixels of an atom, whatever overlaps it. ``grid`` holds the
 distance of neighbouring positions along both axes, then the number of positions along both.
 """
@@ -249,8 +249,7 @@ def sweep_atoms(start, image, place, value, grid, mask, positive, n_steps, atoms
         change = atoms[k] - old
         for e in range(start[k], start[k + 1]):
             y, x = _corner(place[e], grid)
-            known = mask[image[e]] if len(mask) else residual[0, :0]
-            _subtract(value[e], change, y, x, known, residual[image[e]])
+            _subtract(value[e], change, y, x, mask[image[e]], residual[image[e]])
 
 
 def add_second_moments(start, image, place, grid, residual, direction, moments):
@@ -331,7 +330,7 @@ def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, gr
         for asked in range(n_asked):
             e = start[k] + asked * n_users // n_asked
             t, (y, x) = image[e], _corner(place[e], grid)
-            patches, known = residual[t], mask[t] if len(mask) else residual[0, :0]
+            patches, known = residual[t], mask[t]
             codes = indices[t, : counts[t]], values[t, : counts[t]]
             n = _neighbours(k, y, x, atoms, grid, *codes, who, where, z)
             n = _with_rivals(n, y, x, rivals[k], atoms, patches.shape, who, where, z)

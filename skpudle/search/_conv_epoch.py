@@ -173,7 +173,7 @@ class ConvEpoch:
         self._grid = np.array([*problem.stride, *problem.positions])
         self._n_positions = problem.n_positions
         x, arrays = np.asarray(problem.x), codes.arrays()
-        self._mask = x[:0] if problem.mask is None else np.asarray(problem.mask)
+        self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code
         self._residual, found = np.empty_like(x), [None] * n
 
@@ -181,10 +181,9 @@ class ConvEpoch:
 
         def solve(first, last):
             for i in range(first, last):
-                known = self._mask[i] if len(self._mask) else x[i, :0]
                 count, index, value = (array[i] for array in arrays)
                 found[i] = loops.solve_image(
-                    x[i], known, own, self._grid, *self._options,
+                    x[i], self._mask[i], own, self._grid, *self._options,
                     tolerance * problem.alpha, *effort, index[:count], value[:count],
                     self._residual[i],
                 )  # fmt: skip
@@ -213,10 +212,9 @@ class ConvEpoch:
 
         def refit(first, last):
             for i in range(first, last):
-                known = self._mask[i] if len(self._mask) else residual[i, :0]
                 count, index, value = (array[i] for array in arrays)
                 loops.refit_image(
-                    known, atoms, grid, tolerance, n_sweeps,
+                    self._mask[i], atoms, grid, tolerance, n_sweeps,
                     index[:count], value[:count], residual[i],
                 )  # fmt: skip
 

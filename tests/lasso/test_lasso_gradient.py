@@ -95,7 +95,7 @@ def test_atoms_that_depend_on_each_other_are_left_to_others(atom, problem):
 @pytest.mark.uncompiled
 def test_so_are_supports_without_an_inverse(problem):
     atoms = np.ascontiguousarray(problem[0][:3, :2])
-    given = atoms, atoms @ atoms.T, np.ones((1, 2)), np.empty((0, 2)), True, 1e-9
+    given = atoms, atoms @ atoms.T, np.ones((1, 2)), np.empty((1, 0)), True, 1e-9
     for third, has_an_inverse in ((0.0, True), (1.0, False)):
         sums = np.array([[1.0, 1.0, third]]), np.zeros(1), np.zeros_like(atoms)
         assert _gradient_compiled.loops.differentiate(*given, *sums) == has_an_inverse

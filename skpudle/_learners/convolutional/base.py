@@ -9,7 +9,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
-from skpudle._data.arrays import input_attributes, resolve_device, to_tensor
+from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
 from skpudle._fit.run import Interrupts
@@ -122,10 +122,6 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
                 f"{', n_channels' if own else ''}) = {expected}."
             )
         return atoms_inside(atoms, len(self._kernel), images.tensors[0])
-
-    def _attributes_of_input(self, X, images):
-        """Return the attributes that scikit-learn asks for, of rows."""
-        return input_attributes(X if images.kind == "rows" else None)
 
     def _take(self, attributes):
         """Set fitted attributes; None removes an attribute that this fit does not have."""

@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import make_generator, to_numpy, to_tensor, wide
+from skpudle._data.arrays import input_attributes, make_generator, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
 from skpudle._data.images import covered, covering_positions, read_images, split_gaps
 from skpudle._data.names import explain_names, fit_context
@@ -37,7 +37,7 @@ from skpudle._learners.convolutional.learn import (
 from skpudle._losses import FromMeans
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._precision import own_precision, training_mode
+from skpudle._precision import training_mode
 from skpudle.search._conv_epoch import conv_codes
 from skpudle.search._maps import combine_channels, map_directions
 
@@ -242,8 +242,8 @@ class ConvPUDLEDictionaryLearning(
         """
         refuse_several(type(self).__name__)
         images, start, noise = self._read_training(X, allow_nan=True), None, None
-        inputs = self._attributes_of_input(X, images) | {"_channel_axis": images.channel_axis}
-        same = images.kind != "list"
+        inputs = input_attributes(X if images.kind == "rows" else None)
+        inputs["_channel_axis"], same = images.channel_axis, images.kind != "list"
         inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
         if images.n_channels == 1:
             unused = ("rank", "channel_noise"), "signals with more than one channel"
@@ -421,8 +421,7 @@ class ConvPUDLEDictionaryLearning(
             )
         dictionary, images = self._dictionary(codes.tensors[0]), []
         for z in codes.tensors:
-            with own_precision():
-                x = torch.cat([dictionary.synthesis(part) for part in parts_of_images(z)])
+            x = torch.cat([dictionary.synthesis(part) for part in parts_of_images(z)])
             x = x * self._units(x)
             is_whole = size and tuple(z.shape[2:]) == positions
             images.append(x[(..., *map(slice, size))] if is_whole else x)
@@ -459,8 +458,7 @@ class ConvPUDLEDictionaryLearning(
                 for i in range(_TURNS):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
-                    with own_precision():
-                        predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
+                    predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
                     error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
         pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
         total = FromMeans.of(Samples(wide(pixels))).total()
