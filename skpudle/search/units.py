@@ -479,14 +479,18 @@ class _Sample:
         self.centre = mean if asked is True else 0 * mean
 
     def hidden(self, atoms, n_rows=_JUDGES, alpha=None):  # -> noise, signal, n: (m,) each
-        """Return mean squares of errors and of predictions of hidden entries, and their numbers."""
+        """Return mean squares of errors and of predictions of hidden entries, and numbers of rows.
+
+        A mean square of errors with heavy tails varies as that of fewer normal errors.
+        """
         rows = self.rows(n_rows)
         x, known = self.in_units(rows), self.counts[rows]
         factors = _PENALTIES if alpha is None else (1.0,)
         alpha = auto_alpha(x, mask=_given(known)) if alpha is None else alpha
         errors, found = _predict(x, known, atoms, alpha, self.positive, factors=factors)
-        n = known.sum(0).clamp_min(1)
-        return *(self.scale.square() * part.sum(0) / n for part in (errors, found.square())), n
+        n, sums = known.sum(0).clamp_min(1), (errors.sum(0), found.square().sum(0))
+        n_normal = 3 * sums[0].square() / errors.square().sum(0).clamp_min(1e-300)
+        return *(self.scale.square() * part / n for part in sums), n_normal
 
     # -------------------------------------------------------------- outliers
 
