@@ -406,7 +406,6 @@ CASES = {
     "binomial": partial(fit_counts, partial(draw_counts, 10), loss="binomial", n_trials=10),
     "counts that add": fit_counts_that_add,
     "images": fit_images,
-    "images, ae-ls": partial(fit_images, dict_init="search", gradient="ae-ls", **SHORT),
     "images, sizes": partial(fit_images, lambda: draw_images(4, 20), "auto"),
     "signals": partial(fit_images, draw_signals, 2, atom_shape=7),
     "images with gaps": partial(fit_images, partial(draw_images, gaps=True)),
