@@ -126,7 +126,8 @@ class ConvPUDLEDictionaryLearning(
         and ``lr`` and returns an optimiser of torch: ``partial(torch.optim.Adam, lr=0.01)``.
 
     batch_size : int or "auto", default="auto"
-        Images, or pieces of large ones, in an update of training; "auto" is 16.
+        Images, or pieces of large ones, in an update of training; "auto" is 16, or fewer if these
+        have more than 65,536 pixels.
 
     max_iter : int, default=100
         Largest number of epochs of training.
@@ -291,7 +292,7 @@ class ConvPUDLEDictionaryLearning(
             unused.append((training, "a gradient, such as gradient='ae-ls'"))
         elif self.gradient != "dec" and not unfolds:
             raise ValueError(
-                f"Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
+                "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
                 f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings."
             )
         if self.gradient is None and isinstance(self.dict_init, str) and self.dict_init == "random":

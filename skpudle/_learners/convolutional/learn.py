@@ -319,7 +319,7 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
     known = dict(alpha=float(alpha), debias=debias or 0.0, search_alpha=float(alpha))
     fitted = Fitted(atoms=in_channels(start), **known)
     if isinstance(given.dict_init, str) and given.dict_init == "random":
-        yield fitted
+        yield replace(fitted, note="random directions")
         return
     problem, start = seen.problem(alpha, given.positive_code), as_pictures(start)
     if decides:

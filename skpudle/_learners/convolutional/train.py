@@ -17,9 +17,13 @@ from skpudle._optimizers._make import make_optimizer
 from skpudle.encoding import encode
 from skpudle.search._conv_epoch import conv_codes
 
-# Pieces of images in a batch, and the fewest in an objective that stopping judges, since that of
-# few pieces is too noisy; checks without progress that end training.
-_BATCH, _N_JUDGED, _PATIENCE = 16, 256, 5
+# Most pieces of images in a batch, and most pixels, so that the codes of all unfoldings, which the
+# derivative needs, take half a gigabyte for 64 atoms at every pixel.
+_BATCH, _PIXELS = 16, 2**16
+
+# The fewest pieces in an objective that stopping judges, since that of few pieces is too noisy, and
+# the checks without progress that end training.
+_N_JUDGED, _PATIENCE = 256, 5
 
 
 def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
@@ -80,7 +84,9 @@ def train(records, data, given, generator) -> Iterator[Fitted]:
 
     how, rule = dict(encoder=encoder, penalty=fitted.alpha), GRADIENT_RULES[given.gradient]
     stopping = Stopping(given.tol, _PATIENCE)
-    batch_size = _BATCH if given.batch_size == "auto" else given.batch_size
+    batch_size = given.batch_size
+    if batch_size == "auto":
+        batch_size = min(_BATCH, max(1, _PIXELS // x[0, 0].numel()))
     for epoch in range(1, given.max_iter + 1):
         loss = objective = 0.0
         for rows in torch.randperm(len(x), generator=generator).split(batch_size):
