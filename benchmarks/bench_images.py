@@ -139,7 +139,7 @@ def denoisers(level):
     """Map names to functions that denoise a colour image."""
     from bm3d import bm3d_rgb
 
-    learner = load_denoiser()
+    learner = load_denoiser(shift_average=True)
 
     def by_channel(noisy):
         channels = learner.denoise(list(np.moveaxis(noisy, -1, 0)), noise_std=level)

@@ -99,16 +99,31 @@ def test_the_network_is_a_loop_of_convolutions(noise_std, generator):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
-def test_tiles_with_overlap_are_the_whole_image(generator):
+@pytest.mark.parametrize("shift_average", [False, True])
+def test_tiles_with_overlap_are_the_whole_image(shift_average, generator):
     network = network_of(generator)
     x = torch.randn(2, 1, 61, 53, generator=generator, dtype=torch.float64)
-    whole, calls = network(x, 0.3), []
+    whole, calls = network(x, 0.3, shift_average=shift_average), []
     for tile in (9, 16, 40):
         network.tile = tile
-        tiled = network(x, 0.3, tell=lambda: calls.append(1))
+        tiled = network(x, 0.3, shift_average=shift_average, tell=lambda: calls.append(1))
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
-        assert len(calls) == network.n_tiles(x)
+        assert len(calls) == network.n_tiles(x, shift_average)
         calls.clear()
+
+
+def test_shift_average_is_the_mean_over_moved_grids(generator):
+    """Inside, where the continuation of the border does not reach, and for no noise, unmixed."""
+    learner = ConvDenoiser.from_network(network_of(generator, 0.0), shift_average=True)
+    x = torch.randn(1, 70, 70, generator=generator, dtype=torch.float64)
+    total = 0
+    for i in range(2):
+        for j in range(2):
+            moved = learner.network_(x[None, :, i:, j:])[0].detach()
+            total = total + torch.nn.functional.pad(moved, [j, 0, i, 0])
+    inside = (..., slice(26, 44), slice(26, 44))
+    found = learner.denoise(x)[inside]
+    torch.testing.assert_close(found, total[inside] / 4, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(1, 24, 28), (2, 23, 25), (1, 150)], ids=str)

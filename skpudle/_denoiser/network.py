@@ -210,30 +210,35 @@ class DenoisingNetwork(nn.Module):
 
     # ------------------------------------------------------------------ images
 
-    def _reconstruct(self, x, sigma, tell):  # (n, n_channels, *size) -> the same
-        """Return decoded codes of images, tile by tile.
+    def _shifts(self, shift_average):  # starts of grids of positions; the last is the largest
+        return list(product(*(range(s if shift_average else 1) for s in self.stride)))
+
+    def _reconstruct(self, x, sigma, shift, room, tell):  # (n, n_channels, *size) -> the same
+        """Return decoded codes of images on one grid of positions, tile by tile.
 
         Images are extended by reflection, so that border pixels are in as many atoms as others. An
         unfolding carries information by less than an atom: tiles that overlap by one atom for every
         unfolding give the result of the whole image up to rounding.
         """
-        axes = list(zip(x.shape[2:], self.kernel, self.stride, strict=True))
-        totals = [_round_up(n + 2 * (k - 1), s, k) for n, k, s in axes]
-        after = [total - n - k + 1 for total, (n, k, _) in zip(totals, axes, strict=True)]
-        canvas, result = extend(x, [k - 1 for k in self.kernel], after), torch.empty_like(x)
-        for corner in product(*(cut_tiles(n, self.tile, s) for n, _, s in axes)):
+        axes = list(zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True))
+        totals = [_round_up(n + 2 * (k - 1) - r, s, k) for n, k, s, _, r in axes]
+        before = [k - 1 - a for _, k, _, a, _ in axes]
+        after = [t - n - b for t, n, b in zip(totals, x.shape[2:], before, strict=True)]
+        canvas, result = extend(x, before, after), torch.empty_like(x)
+        for corner in product(*(cut_tiles(n, self.tile, s) for n, _, s, _, _ in axes)):
             cut, source = [], []
-            for (start, stop), total, (_, k, s) in zip(corner, totals, axes, strict=True):
+            for (start, stop), total, (_, k, s, a, r) in zip(corner, totals, axes, strict=True):
                 reach = _round_up(len(self.analysis) * (k - 1), s)
                 first = max(0, start - reach)
-                cut.append(slice(first, min(total, _round_up(stop + 2 * (k - 1) + reach, s, k))))
-                source.append(slice(start + k - 1 - first, stop + k - 1 - first))
+                last = _round_up(stop + 2 * (k - 1) - r + reach, s, k)
+                cut.append(slice(first, min(total, last)))
+                source.append(slice(start + k - 1 - a - first, stop + k - 1 - a - first))
             found = self.decode(self.encode(canvas[(..., *cut)], sigma))
             result[(..., *(slice(*ends) for ends in corner))] = found[(..., *source)]
             tell()
         return result
 
-    def _of_opponents(self, x, sigma, tell):  # (n, 3, *size) -> the same
+    def _of_opponents(self, x, sigma, **options):  # (n, 3, *size) -> the same
         """Denoise three channels as their mean, which has the least noise, and two differences."""
         mixing = x.new_tensor(_OPPONENT)
         channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
@@ -245,21 +250,22 @@ class DenoisingNetwork(nn.Module):
             norms = mixing.norm(dim=1)[:, None]
             levels = [None] * len(mixing) if sigma is None else sigma * norms
         pairs = zip(channels, levels, strict=True)
-        denoised = torch.cat([self(channel, level, tell=tell) for channel, level in pairs], 1)
+        denoised = torch.cat([self(channel, level, **options) for channel, level in pairs], 1)
         return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), denoised)
 
-    def n_tiles(self, x):
+    def n_tiles(self, x, shift_average=False):
         """Return the number of tiles that `forward` encodes, for progress."""
         sizes = zip(x.shape[2:], self.stride, strict=True)
         of_grid = prod(len(cut_tiles(n, self.tile, s)) for n, s in sizes)
         n_channels = 3 if x.shape[1] == 3 > self.analysis.shape[2] else 1
-        return of_grid * (1 + (self.noise.high > 0)) * n_channels  # with the probe
+        n_grids = len(self._shifts(shift_average))
+        return of_grid * (n_grids + (self.noise.high > 0)) * n_channels  # with the probe
 
-    def forward(self, x, sigma=None, *, tell=lambda: None):
+    def forward(self, x, sigma=None, *, shift_average=False, tell=lambda: None):
         """Denoise images, and keep their size.
 
         A network for one channel denoises three. The output is mixed with the input by Stein's
-        unbiased risk estimate, which costs one more pass.
+        unbiased risk estimate, which costs one more pass on one grid.
 
         Parameters
         ----------
@@ -267,6 +273,8 @@ class DenoisingNetwork(nn.Module):
             Noisy images in float32 or float64.
         sigma : float or Tensor of shape () or (n,), default=None
             Standard deviation of the noise; by default estimated for each image.
+        shift_average : bool, default=False
+            Whether to average over all grids of positions.
         tell : callable, default=no function
             Called after every tile.
 
@@ -278,19 +286,24 @@ class DenoisingNetwork(nn.Module):
         if sigma is not None:
             sigma = to_tensor(sigma, x.device, x.dtype).flatten().expand(len(x))
         if x.shape[1] == len(_OPPONENT) > self.analysis.shape[2]:
-            return self._of_opponents(x, sigma, tell)
+            return self._of_opponents(x, sigma, shift_average=shift_average, tell=tell)
+        shifts = self._shifts(shift_average)
         if sigma is None:
             sigma = self.noise_of(x.detach())  # from the whole image, not per tile
         if sigma is None:
-            return self._reconstruct(x, sigma, tell)
+            parts = [self._reconstruct(x, sigma, shift, shifts[-1], tell) for shift in shifts]
+            return sum(parts) / len(parts)
         noise, unit = self.noise, _each(self._unit_of(x, sigma), x)
 
-        def denoise(x):  # input of the network -> images
-            return noise.leave(self._reconstruct(x / unit, sigma / unit.flatten(), tell) * unit)
+        def reconstruct(x, shift):
+            levels = sigma / unit.flatten()
+            return self._reconstruct(x / unit, levels, shift, shifts[-1], tell) * unit
 
         images = noise.leave(x)
         deviation = noise.deviation(images, sigma)
         probe = _signs(images) * deviation
-        denoised, beside = denoise(x), denoise(noise.enter(images + _STEP * probe))
-        share = _share(images, denoised, deviation, probe, (beside - denoised) / _STEP)
+        parts = [reconstruct(x, shift) for shift in shifts]
+        denoised, first = noise.leave(sum(parts) / len(parts)), noise.leave(parts[0])
+        beside = noise.leave(reconstruct(noise.enter(images + _STEP * probe), shifts[0]))
+        share = _share(images, denoised, deviation, probe, (beside - first) / _STEP)
         return noise.enter(images.lerp(denoised, _each(share, images)))

@@ -190,6 +190,18 @@ def _load(file):
         raise ValueError("it holds more than records, tensors, numbers and texts") from None
 
 
+def pack(record):  # -> ndarray of uint8
+    """Return a record as the bytes of a file."""
+    content = io.BytesIO()
+    torch.save(record, content)
+    return np.frombuffer(content.getvalue(), np.uint8)
+
+
+def unpack(content):  # ndarray of uint8 -> record
+    """Return the record of some bytes; nothing in them is executed."""
+    return _load(io.BytesIO(content.tobytes()))
+
+
 def write_checkpoint(path, state):
     """Write a state to a file, if it can be read again.
 
@@ -200,11 +212,9 @@ def write_checkpoint(path, state):
     ValueError
         If the state holds more than records, tensors, numbers and texts.
     """
-    content = io.BytesIO()
-    torch.save(state, content)
-    content.seek(0)
-    _load(content)
-    replace_file(path, content.getbuffer())
+    content = pack(state)
+    unpack(content)
+    replace_file(path, content.data)
 
 
 def read_checkpoint(path):

@@ -21,7 +21,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
 from skpudle._data.batches import Batches
 from skpudle._data.weights import scale_weights
-from skpudle._fit.checkpoint import describe, task_of
+from skpudle._fit.checkpoint import describe, pack, task_of, unpack
 from skpudle._fit.encoders import refuse
 from skpudle._fit.messages import (
     divergence,
@@ -121,6 +121,17 @@ class GradientLearner(CallbackSupportMixin):
     }
 
     _writes_checkpoints = True
+
+    def __getstate__(self):
+        """Return the attributes; the record is bytes in an array, since skops keeps no tensors."""
+        state = super().__getstate__()
+        return state | {"_fitted": pack(self._fitted)} if "_fitted" in state else state
+
+    def __setstate__(self, state):
+        """Set the attributes."""
+        if "_fitted" in state:
+            state = state | {"_fitted": unpack(state["_fitted"])}
+        super().__setstate__(state)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample without codes."""

@@ -88,6 +88,7 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
 def load_denoiser(
     file: Literal["gaussian", "gaussian-small", "poisson"] | PathLike[str] | IO[bytes] = "gaussian",
     *,
+    shift_average: bool = False,
     device: str = "auto",
 ) -> ConvDenoiser:
     """Return a fitted denoiser of images.
@@ -109,6 +110,9 @@ def load_denoiser(
     ----------
     file : {"gaussian", "gaussian-small", "poisson"}, path-like or file, default="gaussian"
         One of these, or a file of `save_denoiser`.
+    shift_average : bool, default=False
+        Whether `denoise` averages over all grids of positions: at most 0.1 dB better on 68
+        photographs, in two to four times the time.
     device : str, default="auto"
         Device to compute on.
 
@@ -134,7 +138,7 @@ def load_denoiser(
     """
     if isinstance(file, str) and file in _PACKAGED:
         with (resources.files("skpudle.pretrained") / _PACKAGED[file]).open("rb") as packaged:
-            return load_denoiser(packaged, device=device)
+            return load_denoiser(packaged, shift_average=shift_average, device=device)
     opened = hasattr(file, "read")
     if not opened and not Path(file).exists():
         raise FileNotFoundError(
@@ -148,4 +152,4 @@ def load_denoiser(
             if sum(part.file_size for part in archive.infolist()) > len(content):
                 raise ValueError("it claims more bytes than it has")
         network = _network_of(torch.load(io.BytesIO(content), "cpu", weights_only=True))
-    return ConvDenoiser.from_network(network, device=device)
+    return ConvDenoiser.from_network(network, shift_average=shift_average, device=device)

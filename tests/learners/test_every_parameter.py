@@ -86,6 +86,7 @@ OWN = {
         "crop_size": 5,
         "noise_std": 0.1,
         "optimizer": torch.optim.SGD,
+        "shift_average": True,
         "stride": 1,
         "tol": None,
     },
