@@ -125,6 +125,7 @@ class TaskLearner(DenseLearner):
         for name in signature(__init__).parameters
         if name != "self"
     } | {
+        "n_iter_no_change": DenseLearner._parameter_constraints["n_iter_no_change"],
         "supervision": [Interval(Real, 0, 1, closed="both")],
         "C": [Interval(Real, 0, None, closed="neither")],
     }
