@@ -1,6 +1,6 @@
 """Sparse convolutional dictionaries of images and signals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from numbers import Integral, Real
@@ -33,13 +33,16 @@ from skpudle._learners.convolutional.learn import (
     largest_correlation,
     learn,
     noise_of_channels,
+    unfoldings_of,
 )
+from skpudle._learners.convolutional.train import code_images, train
 from skpudle._losses import FromMeans
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
-from skpudle.search._conv_epoch import conv_codes
 from skpudle.search._maps import combine_channels, map_directions
+
+_COUNT = Interval(Integral, 1, None, closed="left")
 
 # Turns in which pixels are hidden for a score.
 _TURNS = 10
@@ -55,11 +58,12 @@ class ConvPUDLEDictionaryLearning(
     r"""Sparse convolutional dictionary learning.
 
     By default `fit` searches for atoms that make the lasso objective small, from the data alone,
-    and `transform` solves the lasso. Atoms are small images or short signals, and their copies at
-    every ``stride``-th pixel add up to the image. The search is that of `PUDLEDictionaryLearning`,
-    with a convolution for the dictionary; it leaves local minima by moving, splitting and removing
-    atoms (``skpudle.search``). `ConvDenoiser` trains networks of convolutions, which remove noise
-    from images.
+    and `transform` solves the lasso. With a ``gradient``, training through an unfolded encoder
+    follows, and `transform` unfolds that encoder. Atoms are small images or short signals, and
+    their copies at every ``stride``-th pixel add up to the image. The search is that of
+    `PUDLEDictionaryLearning`, with a convolution for the dictionary; it leaves local minima by
+    moving, splitting and removing atoms (``skpudle.search``). `ConvDenoiser` trains networks of
+    convolutions, which remove noise from images.
 
     Parameters
     ----------
@@ -82,11 +86,20 @@ class ConvPUDLEDictionaryLearning(
         atoms and residual, and search again if it is larger. Held-out images choose between it and
         the next larger one, by a factor of 1.4, for the search, and choose the penalty of codes,
         ``alpha_``, as in `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts
-        hidden pixels within 2 % of the best.
+        hidden pixels within 2 % of the best. Unfolded codes have the tenth itself.
+
+    gradient : {"ae-ls", "ae-lasso", "dec"}, default=None
+        The gradient that trains the atoms of the search, as in `PUDLEDictionaryLearning`. None: the
+        search is all.
+
+    n_unfoldings : int, None or "auto", default="auto"
+        Number of iterations of the encoder, in training and in `transform`. None: codes of the
+        lasso, which only "dec" trains by. "auto" is 15 with a ``gradient``, and else None.
 
     debias : float or "auto", default="auto"
         Share of the lasso's bias to remove from codes, as in `PUDLEDictionaryLearning`; "auto" is
-        chosen together with ``alpha="auto"``, and 0 with a number for ``alpha``.
+        chosen together with ``alpha="auto"``, and 0 with a number for ``alpha``. Unfolded
+        codes keep their bias.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -108,12 +121,28 @@ class ConvPUDLEDictionaryLearning(
         maps and reconstructions are in the units of the data. "equal": all channels have the same
         units.
 
-    dict_init : "search", array-like or learner, default="search"
+    optimizer : {"adam", "sgd"} or callable, default="adam"
+        How a gradient changes the atoms, with a learning rate of 1e-3. A callable takes parameters
+        and ``lr`` and returns an optimiser of torch: ``partial(torch.optim.Adam, lr=0.01)``.
+
+    batch_size : int or "auto", default="auto"
+        Images, or pieces of large ones, in an update of training; "auto" is 16, or fewer if these
+        have more than 65,536 pixels.
+
+    max_iter : int, default=100
+        Largest number of epochs of training.
+
+    tol : float or None, default=1e-4
+        Training ends after 5 checks in a row without this relative progress of its objective.
+        Checks are at least 256 images apart. None: after ``max_iter`` epochs.
+
+    dict_init : {"search", "random"}, array-like or learner, default="search"
         Atoms that the search begins with: patches, more often those of more energy, an array of the
-        shape of ``components_``, or a fitted learner.
+        shape of ``components_``, or a fitted learner. "random": training begins with random
+        directions, without a search.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the patches.
+        Seed of the first atoms, and of the order of pieces in training.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -190,28 +219,40 @@ class ConvPUDLEDictionaryLearning(
         atom_shape: int | tuple[int, ...] = (9, 9),
         stride: int | tuple[int, ...] | Literal["auto"] = "auto",
         alpha: float | Literal["auto"] = "auto",
+        gradient: Literal["ae-ls", "ae-lasso", "dec"] | None = None,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
         debias: float | Literal["auto"] = "auto",
         positive_code: bool = False,
         rank: Literal[1] | None = None,
         channels_first: bool = False,
         channel_noise: Literal["equal", "auto"] = "equal",
-        dict_init: Literal["search"] | ArrayLike = "search",
+        optimizer: Literal["adam", "sgd"] | Callable = "adam",
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int = 100,
+        tol: float | None = 1e-4,
+        dict_init: Literal["search", "random"] | ArrayLike = "search",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
 
     _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "atom_shape": [Interval(Integral, 1, None, closed="left"), tuple, list],
-        "stride": [Interval(Integral, 1, None, closed="left"), tuple, list, StrOptions({"auto"})],
+        "n_components": [_COUNT, StrOptions({"auto"})],
+        "atom_shape": [_COUNT, tuple, list],
+        "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "gradient": [StrOptions({"ae-ls", "ae-lasso", "dec"}), None],
+        "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
+        "optimizer": [StrOptions({"adam", "sgd"}), callable],
+        "batch_size": [_COUNT, StrOptions({"auto"})],
+        "max_iter": [_COUNT],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
         "rank": [Options(Integral, {1}), None],
         "channels_first": ["boolean"],
         "channel_noise": [StrOptions({"equal", "auto"})],
-        "dict_init": [StrOptions({"search"}), "array-like", HasMethods("fit")],
+        "dict_init": [StrOptions({"search", "random"}), "array-like", HasMethods("fit")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -245,24 +286,48 @@ class ConvPUDLEDictionaryLearning(
         inputs = input_attributes(X if images.kind == "rows" else None)
         inputs["_channel_axis"], same = images.channel_axis, images.kind != "list"
         inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
+        unused, unfolds = [], unfoldings_of(self) is not None
+        if self.gradient is None:
+            training = "optimizer", "batch_size", "max_iter", "tol"
+            unused.append((training, "a gradient, such as gradient='ae-ls'"))
+        elif self.gradient != "dec" and not unfolds:
+            raise ValueError(
+                "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
+                f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings."
+            )
+        if self.gradient is None and isinstance(self.dict_init, str) and self.dict_init == "random":
+            raise ValueError(
+                "dict_init='random' begins training, but there is no gradient. Pass a gradient, "
+                "such as gradient='ae-ls', or dict_init='search'."
+            )
+        if unfolds and self.debias != 0:
+            unused.append((("debias",), "codes of the lasso, n_unfoldings=None"))
         if images.n_channels == 1:
-            unused = ("rank", "channel_noise"), "signals with more than one channel"
-            warn_of_unused(self, [unused])
-        elif self.channel_noise == "auto":
+            unused.append((("rank", "channel_noise"), "signals with more than one channel"))
+        warn_of_unused(self, unused)
+        if images.n_channels > 1 and self.channel_noise == "auto":
             noise = noise_of_channels(images.tensors)
             images = images.map(lambda x: x / self._units(x, noise))
-        if not isinstance(self.dict_init, str):
+        generator, is_named = make_generator(self.random_state), isinstance(self.dict_init, str)
+        if not is_named or self.dict_init == "random":
             if self.n_components == "auto":
                 raise ValueError(
                     "n_components='auto' begins with patches, but dict_init is given. Pass "
                     "dict_init='search', or a number of atoms."
                 )
-            start = self._given_atoms(self.n_components, images)
-            start = start if noise is None else start / self._units(start, noise)
+            if is_named:
+                shape = self.n_components, images.n_channels, *self._kernel
+                start = torch.randn(shape, generator=generator, dtype=torch.float64)
+                start = start.to(images.tensors[0])
+            else:
+                start = self._given_atoms(self.n_components, images)
+                start = start if noise is None else start / self._units(start, noise)
         data = TrainingImages.of(images, self._kernel, stride_of(self))
         if data.masks and not any(mask.any() for mask in data.masks):
             raise nothing_known(self)
-        records = learn(data, self, make_generator(self.random_state), start)
+        records = learn(data, self, generator, start)
+        if self.gradient is not None:
+            records = train(records, data, self, generator)
 
         def epochs(interrupts):
             for one in records:
@@ -270,6 +335,12 @@ class ConvPUDLEDictionaryLearning(
                 yield one.note, lambda found=found: inputs | found()
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
+        if self.ended_by_ == "max_iter" and self.tol is not None:
+            warn(
+                f"Training ended after max_iter={self.max_iter} epochs, before its objective had "
+                "stalled. Increase max_iter, raise tol, or pass tol=None.",
+                ConvergenceWarning,
+            )
         dictionary = self._dictionary(data.images[0])
         if not any(largest_correlation(x, dictionary) > self.alpha_ for x in data.images) and not (
             all((x == x.flatten()[0]).all() for x in data.images)  # a baseline explains constants
@@ -298,7 +369,7 @@ class ConvPUDLEDictionaryLearning(
             "penalty_path_": _as_arrays(fitted.penalty_path),
             "n_iter_": max(len(fitted.losses), 1),
             "loss_curve_": np.array(fitted.losses, dtype=np.float64),
-            "ended_by_": "search",
+            "ended_by_": fitted.ended_by,
         }
 
     # ------------------------------------------------------------------ using the dictionary
@@ -354,8 +425,8 @@ class ConvPUDLEDictionaryLearning(
                 x = combine_channels(x, directions)
                 dictionary = ConvDictionary(atoms, dictionary.stride)
         debias = self.debias_ if self.debias == "auto" else float(self.debias)
-        options = dict(positive_code=self.positive_code, debias=debias, mask=mask)
-        codes, solved = conv_codes(dictionary, x, alpha=self.alpha_, **options)
+        options = dict(learner=self, alpha=self.alpha_, debias=debias)
+        codes, solved = code_images(dictionary, x, mask, **options)
         if not solved.all():
             warn(
                 f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "

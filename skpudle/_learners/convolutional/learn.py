@@ -48,6 +48,9 @@ _LEAST_OF_CHANNELS = 0.1
 # Number of atoms that are chosen from the data, before they are.
 _ATOMS = 64
 
+# The number of n_unfoldings="auto" with a gradient, as in the paper.
+_UNFOLDINGS = 15
+
 
 # ---------------------------------------------------------------------------- images
 
@@ -245,6 +248,8 @@ class Fitted:
         The penalties that were tried.
     losses : tuple of float, default=()
         Mean squared errors of the epochs.
+    ended_by : {"search", "tol", "max_iter"}, default="search"
+        What the fit ended by.
     note : str, default=""
         A line of progress.
     """
@@ -257,12 +262,20 @@ class Fitted:
     size_path: SizePath | None = None
     penalty_path: PenaltyPath | None = None
     losses: tuple = ()
+    ended_by: str = "search"
     note: str = ""
 
     def with_coding(self, coding, unit):  # -> Fitted
         """Return the record with another penalty of codes."""
         alpha, debias, noise_std = coding.in_units(unit)
         return replace(self, alpha=alpha, debias=debias, noise_std=noise_std)
+
+
+def unfoldings_of(learner):  # -> int, or None for codes of the lasso
+    """Return the number of iterations of the encoder of a `ConvPUDLEDictionaryLearning`."""
+    if learner.n_unfoldings == "auto":
+        return None if learner.gradient is None else _UNFOLDINGS
+    return learner.n_unfoldings
 
 
 def learn(data, given, generator, start=None) -> Iterator[Fitted]:
@@ -280,6 +293,7 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
         Atoms to begin with; by default patches.
     """
     decides, rank, is_auto = given.n_components == "auto", given.rank, given.alpha == "auto"
+    of_lasso = unfoldings_of(given) is None
     n_components = _ATOMS if decides else given.n_components
     seen, directions, like = data, None, data.images[0]
     if rank is not None and data.masks is None and len(like) > n_components:
@@ -293,7 +307,7 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
     start, alpha = project_atoms(start.contiguous()), given.alpha
     if is_auto:
         alpha = penalty_of_correlations(seen.images, start, data.stride)
-        alpha = max(alpha, universal_threshold(data))
+        alpha = max(alpha, universal_threshold(data)) if of_lasso else alpha
     debias = None if given.debias == "auto" else float(given.debias)
 
     def in_channels(atoms):  # of the problem -> of all channels, (n, n_channels, *kernel)
@@ -304,6 +318,9 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
 
     known = dict(alpha=float(alpha), debias=debias or 0.0, search_alpha=float(alpha))
     fitted = Fitted(atoms=in_channels(start), **known)
+    if isinstance(given.dict_init, str) and given.dict_init == "random":
+        yield replace(fitted, note="random directions")
+        return
     problem, start = seen.problem(alpha, given.positive_code), as_pictures(start)
     if decides:
 
@@ -347,11 +364,12 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
     elif found.is_unbiased:
         atoms = refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
         fitted = replace(fitted, atoms=in_channels(atoms))
-    if is_auto and found.trial is not None:  # atoms that have not seen the held-out images
+    chooses = is_auto and of_lasso  # unfolded codes keep the penalty of the start
+    if chooses and found.trial is not None:  # atoms that have not seen the held-out images
         trial, how = found.trial, dict(debias=debias, place=found.trial.prediction.place)
         unseen = trial.judged if rank is None else project_atoms(trial.judged, rank=rank)
         fitted = fitted.with_coding(best_coding(problem.held_out, unseen, **how), problem.unit)
-    elif is_auto:
+    elif chooses:
         problem = data.problem(fitted.alpha, given.positive_code)
         coding = best_coding(judged(problem), as_pictures(fitted.atoms), debias=debias)
         fitted = fitted.with_coding(coding, problem.unit)

@@ -1,0 +1,111 @@
+"""Training of convolutional dictionaries: through the encoder that `transform` unfolds."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from skpudle import ConvPUDLEDictionaryLearning
+from skpudle._operators._conv import ConvDictionary
+from skpudle.encoding import encode
+
+ALPHA, DEPTH = 0.4, 4
+SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=DEPTH, tol=None, random_state=0)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).normal(size=(5, 13, 16))
+
+
+def learner_of(**options):
+    options = dict(gradient="ae-ls", alpha=ALPHA, dict_init="random") | options
+    return ConvPUDLEDictionaryLearning(6, **SMALL | options)
+
+
+def inside(components):  # components_ -> ConvDictionary whose atoms have a gradient
+    return ConvDictionary(torch.tensor(components[:, None]).requires_grad_(), SMALL["stride"])
+
+
+def objective_of(gradient, dictionary, x, encoder=encode):
+    z = encoder(dictionary, x, alpha=ALPHA, n_unfoldings=DEPTH)
+    error = 0.5 * (dictionary.synthesis(z) - x).square().sum()
+    return (error + (ALPHA * z.abs().sum() if gradient == "ae-lasso" else 0)) / len(x)
+
+
+@pytest.mark.parametrize("gradient", ["ae-ls", "ae-lasso", "dec"])
+def test_training_lowers_the_objective_of_its_encoder(gradient, images):
+    x = torch.tensor(images)[:, None]
+    first, last = (
+        inside(learner_of(gradient=gradient, max_iter=n).fit(images).components_) for n in (1, 60)
+    )
+    assert objective_of(gradient, last, x) < 0.98 * objective_of(gradient, first, x)
+
+
+def unfold_plainly(dictionary, x, alpha, n_unfoldings):
+    z, step = 0 * dictionary.analysis(x), 1 / dictionary.squared_norm_bound()
+    for _ in range(n_unfoldings):
+        z = z + step * dictionary.analysis(x - dictionary.synthesis(z))
+        z = z.sign() * (z.abs() - step * alpha).clamp_min(0)
+    return z
+
+
+def test_an_update_is_the_derivative_through_all_unfoldings(images):
+    rate, optimizer, before = 1e-3, torch.optim.SGD, {}
+
+    def recording(parameters, lr):
+        before.setdefault("atoms", parameters[0].detach().clone())
+        return optimizer(parameters, lr=rate)
+
+    found = learner_of(optimizer=recording, max_iter=1).fit(images).components_
+    dictionary = inside(before["atoms"][:, 0].numpy())
+    objective_of("ae-ls", dictionary, torch.tensor(images)[:, None], unfold_plainly).backward()
+    atoms = dictionary.atoms.detach() - rate * dictionary.atoms.grad
+    atoms = atoms / atoms.flatten(1).norm(dim=1)[:, None, None, None]
+    np.testing.assert_allclose(found, atoms[:, 0].numpy(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("gradient", [None, "ae-ls"])
+def test_transform_unfolds_the_encoder(gradient, images):
+    options = dict(max_iter=2) if gradient else dict(dict_init="search", tol=1e-4)
+    learner = learner_of(gradient=gradient, **options).fit(images)
+    x = torch.tensor(images)[:, None]
+    expected = unfold_plainly(inside(learner.components_), x, ALPHA, DEPTH).movedim(1, -1)
+    np.testing.assert_allclose(learner.transform(images), expected.detach(), atol=1e-12)
+
+
+@pytest.mark.parametrize("start", ["search", "random"])
+def test_atoms_of_rank_one_stay_of_rank_one(start):
+    signals = np.random.default_rng(0).normal(size=(4, 60, 3))
+    options = dict(atom_shape=7, rank=1, max_iter=5, tol=None, random_state=0, dict_init=start)
+    learner = ConvPUDLEDictionaryLearning(2, gradient="ae-ls", **options).fit(signals)
+    assert np.linalg.svd(learner.components_, compute_uv=False)[:, 1:].max() < 1e-12
+    assert learner.loss_curve_[-1] < learner.loss_curve_[-5]
+
+
+def test_missing_pixels_do_not_matter(images):
+    mask = np.random.default_rng(1).random(images.shape) < 0.2
+    one, other = (np.where(mask, value, images) for value in (np.nan, 7.0))
+    hidden = learner_of(max_iter=2).fit(one)
+    masked = learner_of(max_iter=2).fit(np.ma.array(other, mask=mask))
+    np.testing.assert_array_equal(hidden.components_, masked.components_)
+
+
+def test_training_ends_by_its_objective_or_warns(images):
+    with pytest.warns(ConvergenceWarning, match="max_iter=2"):
+        assert learner_of(max_iter=2, tol=1e-4).fit(images).ended_by_ == "max_iter"
+    assert learner_of(max_iter=500, tol=0.5).fit(images).ended_by_ == "tol"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(n_unfoldings=None), "are not differentiated"),
+        (dict(gradient=None), "there is no gradient"),
+        (dict(optimizer=lambda parameters, lr: torch.optim.SGD(parameters, np.inf)), "diverged"),
+    ],
+    ids=["lasso", "no gradient", "steps"],
+)
+def test_contradictions_and_divergence_are_named(options, message, images):
+    with pytest.raises(ValueError, match=message):
+        learner_of(**options).fit(images)
