@@ -78,15 +78,17 @@ except ImportError:
 else:
     CLASSES.append(SporcoDictionaryLearning(max_iter=3))
 
-# What `check_estimator` does not run by itself.
+# What `check_estimator` does not run by itself, for all learners and for transformers.
 FURTHER_CHECKS = [
     estimator_checks.check_dataframe_column_names_consistency,
     estimator_checks.check_estimators_partial_fit_n_features,
+    estimator_checks.check_inplace_ensure_writeable,
+    estimator_checks.check_param_validation,
+]
+CHECKS_OF_TRANSFORMERS = [
     estimator_checks.check_get_feature_names_out_error,
     estimator_checks.check_global_output_transform_pandas,
     estimator_checks.check_global_set_output_transform_polars,
-    estimator_checks.check_inplace_ensure_writeable,
-    estimator_checks.check_param_validation,
     estimator_checks.check_set_output_transform,
     estimator_checks.check_set_output_transform_pandas,
     estimator_checks.check_set_output_transform_polars,
@@ -104,7 +106,8 @@ def test_scikit_learn_checks(estimator):
     """A check that is skipped warns, which is an error where all that it may need is there."""
     on_skip = "warn" if os.environ.get("SCIPY_ARRAY_API") == "1" else None
     estimator_checks.check_estimator(estimator, on_skip=on_skip)
-    for check in FURTHER_CHECKS:
+    of_its_kind = CHECKS_OF_TRANSFORMERS if hasattr(estimator, "transform") else []
+    for check in FURTHER_CHECKS + of_its_kind:
         check(type(estimator).__name__, clone(estimator))
 
 
