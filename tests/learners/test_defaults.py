@@ -221,7 +221,7 @@ def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path
     with pytest.raises(KeyboardInterrupt):
         learner.fit(X)
     assert learner.transform(X).shape == (600, 20)
-    assert read_checkpoint(path)["record"]["searched"]["atoms"].shape == learner.components_.shape
+    assert read_checkpoint(path)["record"].searched.atoms.shape == learner.components_.shape
     learner.set_callbacks(Checkpoint(path)).fit(X)
     assert learner.score(X) > fitted.score(X) - 0.01
 

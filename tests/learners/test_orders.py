@@ -156,7 +156,7 @@ def test_atoms_of_other_features_are_refused(case):
         train_on(learner, *data)
 
 
-@pytest.mark.parametrize("case", ["rows", "hard", "counts", "convolution"])
+@pytest.mark.parametrize("case", ["rows", "hard", "counts"])
 def test_codes_of_fewer_atoms_lead_back_to_rows(case):
     learner = clone(LEARNERS[case])
     (X,) = data_of(learner)

@@ -223,7 +223,7 @@ def records():
 def test_the_path_holds_all_penalties_that_were_searched_with(records):
     problem, records = records
     *_, last = records
-    path = {alpha for alpha, _, _ in last.path}
+    path = {alpha for alpha, *_ in last.path}
     assert {found.alpha for found in records} == path
     assert last.path[0][0] == problem.alpha
     assert last.alpha == last.trial.alpha
@@ -237,7 +237,9 @@ def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
     prediction = last.trial.prediction
     found = problem.held_out.predict(last.trial.judged, prediction.place)
     assert found.total == pytest.approx(prediction.total, rel=0.01)
-    assert (last.alpha, prediction.total, last.is_unbiased) in last.path
+    errors_of_zeros = float(problem.held_out.energies.sum())
+    (gain,) = (gain for alpha, gain, *_ in last.path if alpha == last.alpha)
+    assert gain == pytest.approx(errors_of_zeros - float(prediction.errors.sum()))
 
 
 def test_processes_with_their_own_rows_take_one_path():
