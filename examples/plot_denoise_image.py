@@ -88,7 +88,7 @@ plt.show()
 # mostly noise, 0.03 to 0.06.
 
 figure, axes = plt.subplots(4, 16, figsize=(8, 2.2), layout="constrained")
-for ax, atom in zip(axes.flat, learner.network_.synthesis[-1, :, 0].detach()):
+for ax, atom in zip(axes.flat, learner.network_.synthesis[-1, :, 0].detach().numpy()):
     largest = np.abs(atom).max()
     ax.imshow(atom, cmap="gray", vmin=-largest, vmax=largest)
     ax.set_axis_off()
