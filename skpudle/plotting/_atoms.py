@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, check_array
-from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
@@ -24,6 +24,7 @@ from skpudle.inspection._intervals import AtomIntervals
 from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 from skpudle.plotting._display import Display, matplotlib
 
+_KINDS = [StrOptions({"auto", "images", "lines", "spectra", "waveforms"})]
 # height over width of a cell of lines, the share of the cell that lines fill, and its margin
 _FLATNESS, _FILLED = 0.5, 0.9
 _MARGIN = (1 - _FILLED) / 2
@@ -121,10 +122,6 @@ class AtomsDisplay(Display):
     supported: np.ndarray | None = None
 
     @classmethod
-    @validate_params(
-        {"kind": [StrOptions({"auto", "images", "lines", "spectra", "waveforms"})]},
-        prefer_skip_nested_validation=True,
-    )
     def from_estimator(
         cls,
         estimator: Any,
@@ -164,6 +161,7 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
+        validate_parameter_constraints({"kind": _KINDS}, {"kind": kind}, "from_estimator")
         supported = None
         if isinstance(estimator, AtomIntervals):
             parts, supported = estimator[:3], estimator.supported
