@@ -129,9 +129,8 @@ class GradientLearner(CallbackSupportMixin):
 
     def __setstate__(self, state):
         """Set the attributes."""
-        if "_fitted" in state:
-            state = state | {"_fitted": unpack(state["_fitted"])}
-        super().__setstate__(state)
+        read = {"_fitted": unpack(state["_fitted"])} if "_fitted" in state else {}
+        super().__setstate__(state | read)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample without codes."""

@@ -20,6 +20,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
+from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import EncoderModule
 
 N_ATOMS, N_FEATURES = 30, 24
@@ -549,6 +550,17 @@ def test_strange_rows_are_found_though_each_atom_has_few_rows(seed):
     with pytest.warns(UserWarning, match="60 atoms, more than 20 features"):
         scores = PUDLEDictionaryLearning(60, random_state=0).fit(X).score_samples(X)
     assert scores[strange].max() < np.median(scores[~strange])
+
+
+def test_noise_of_features_is_found_where_weights_gain_less_than_they_could():
+    rng, (clean, *_) = (
+        np.random.default_rng(3),
+        make_dictionary_data(1500, 30, 40, 3, random_state=0),
+    )
+    noise = 0.1 * clean.std() * rng.standard_normal(clean.shape) * np.exp(rng.normal(size=30))
+    learner = PUDLEDictionaryLearning(40, random_state=0).fit(clean + noise)
+    error = learner.inverse_transform(learner.transform(clean + noise)) - clean
+    assert np.square(error).mean() < 0.12 * np.square(noise).mean()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
