@@ -183,6 +183,7 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
     (X, atoms), (Y, others) = planted(0, 900, p=6), planted(1, 900, p=6)
     rows = np.stack([X, Y], axis=1).reshape(-1, M)
     weight = np.tile([1.0, 0.0], 900)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     if kind == "dataset":
         rows = Numbered(torch.tensor(rows))
     elif kind == "sparse":
@@ -190,7 +191,6 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
     else:
         np.save(tmp_path / "rows.npy", rows)
         rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
-        monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     params = dict(noise="equal", fit_intercept=False, random_state=0)
     found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=weight).components_
     assert recovery_rate(atoms, found) == 1
@@ -200,7 +200,8 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
 
 def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
     """The search sees a sample of all rows, and the pass the rest."""
-    monkeypatch.setattr("skpudle._data.sources._InParts._n_sampled", lambda *_: 400)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources.InMemory, "_n_sampled", lambda *_: 400)
     (X, atoms), (Y, _) = planted(0, 1200, p=6), planted(1, 1200, p=6)
     rows = np.stack([X, Y], axis=1).reshape(-1, M)
     learner = PUDLEDictionaryLearning(6, noise="equal", fit_intercept=False, random_state=0)
