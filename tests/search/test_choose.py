@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from planted import share_found
 from two_processes import in_two_processes
 
 from skpudle import PUDLEDictionaryLearning
@@ -37,10 +38,6 @@ def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
     x = codes @ atoms
     x += x.std() * 10 ** (-decibels / 20) * rng.standard_normal(x.shape)
     return torch.from_numpy(x), torch.from_numpy(atoms)
-
-
-def share_found(atoms, truth, cosine=0.95):
-    return float(((torch.as_tensor(atoms) @ truth.mT).abs().amax(0) > cosine).double().mean())
 
 
 # ---------------------------------------------------------------------------- trials made by hand
