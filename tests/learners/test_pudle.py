@@ -219,6 +219,7 @@ def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, 
         getattr(estimator, method)(X)
     assert np.isfinite(estimator.components_).all()
     assert np.isfinite(estimator.transform(X)).all()
+    assert method == "partial_fit" or estimator.ended_by_ == "divergence"
 
 
 @pytest.mark.parametrize("n_unfoldings", [8, None])
