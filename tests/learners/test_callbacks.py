@@ -8,11 +8,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skpudle import (
-    NOODLDictionaryLearning,
-    PUDLEDictionaryLearning,
-    SporcoDictionaryLearning,
-)
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import reconstruction_r2_scorer
 

@@ -18,22 +18,9 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
 )
-from skpudle.inspection import (
-    atom_contributions,
-    code_saliency,
-    reconstruction_contributions,
-)
-from skpudle.metrics import (
-    atom_importance,
-    make_denoising_scorer,
-    reconstruction_r2_scorer,
-)
-from skpudle.plotting import (
-    ActivationsDisplay,
-    AtomsDisplay,
-    CodesDisplay,
-    ContributionsDisplay,
-)
+from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
+from skpudle.metrics import atom_importance, make_denoising_scorer, reconstruction_r2_scorer
+from skpudle.plotting import ActivationsDisplay, AtomsDisplay, CodesDisplay, ContributionsDisplay
 from skpudle.reporting import findings
 from skpudle.sae import feature_directions
 
@@ -65,11 +52,7 @@ ENCODER = PUDLEDictionaryLearning(4, separate_atoms=True, max_iter=1, random_sta
 IMAGES = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0)
 DENOISER = ConvDenoiser(2, atom_shape=3, stride=1, **SHORT)
 CONSENSUS = ConsensusDictionary(ROWS, 2, random_state=0)
-LEARNERS = {
-    "rows": ROWS,
-    "poisson": COUNTS,
-    "noodl": NOODLDictionaryLearning(4, **SHORT),
-}
+LEARNERS = {"rows": ROWS, "poisson": COUNTS, "noodl": NOODLDictionaryLearning(4, **SHORT)}
 STREAMED = ["transform", "transform_sparse", "score", "partial_fit", "choose_alpha"]
 # scikit-learn's checks compare the names of its own methods
 FUNCTIONS = {

@@ -7,10 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from small import (
-    assert_same,
-    make,
-)
+from small import assert_same, make
 
 # ---------------------------------------------------------------------------- bad input
 
