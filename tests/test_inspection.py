@@ -1,5 +1,7 @@
 """What atoms and reconstructions are made of: the identities of stationary dictionaries."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from skpudle.inspection import (
     code_saliency,
     reconstruction_contributions,
 )
+from skpudle.inspection._learner import encode_parts
 from skpudle.sae import feature_directions
 
 
@@ -78,7 +81,9 @@ def test_an_atom_made_by_ten_samples_names_these_first():
 def test_parts_change_nothing(learner, kind, monkeypatch):
     X = samples()
     whole = atom_contributions(learner, X)
-    monkeypatch.setattr("skpudle.inspection._contributions._PART", 9)
+    monkeypatch.setattr(
+        "skpudle.inspection._contributions.encode_parts", partial(encode_parts, n_rows=9)
+    )
     data = kind(X)
     if isinstance(data, list):
         parts = data

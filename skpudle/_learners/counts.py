@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import to_numpy, to_tensor, wide
 from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.plan import DenseModel, Plan
@@ -53,8 +54,8 @@ _LOWER, _HALVES, _JUDGES = 0.01, 4, 200
 # Deviance of a row that is rounding, in nats.
 _ROUNDING = 1e-9
 
-# steps for the baseline, and samples encoded at a time
-_STEPS, _SAMPLES = 5, 1024
+# steps for the baseline
+_STEPS_OF_BASELINE = 5
 
 # Epochs, and least updates, of training after a search on stabilised counts. They raise the
 # explained share of the deviance of thinned data (benchmarks/bench_counts.py) from 0.406 to 0.433
@@ -224,10 +225,10 @@ def settle(model, rows, samples):
     is the same near the solution; far below it is too long, and expectations overflow.
     """
     loss, rows = model.loss, rows.clone()
-    for _ in range(_STEPS):
+    for _ in range(_STEPS_OF_BASELINE):
         (dictionary, encoder, _), sums = model.network(rows, 0), rows.new_zeros(3, rows.shape[1])
-        for start in range(0, len(samples), _SAMPLES):
-            part = samples[start : start + _SAMPLES]
+        for some in blocks_of_rows(len(samples), max(dictionary.atoms.shape)):
+            part = samples[some]
             codes = encoder(dictionary, part.x, mask=part.mask, offset=part.target)
             mean = loss.mean(loss.shifted(dictionary.synthesis(codes), part.target))
             known = _known(part)

@@ -29,10 +29,6 @@ from skpudle._fit.encoders import centre
 from skpudle.inspection._learner import encode_parts
 from skpudle.metrics._measures import check_learner_of_rows
 
-# number of contributions in memory at a time, 64 MiB, and of samples to encode at a time
-_ENTRIES = 2**23
-_PART = 8192
-
 
 class Contributions(NamedTuple):
     """Contributions of training samples to atoms or reconstructions, the largest first.
@@ -95,7 +91,7 @@ def _contributions(learner, X_train, X, ridge, n_largest):
 
     # the largest entries in modulus of each row of ``weights @ codes.T``
     indices, values, start = np.zeros((len(weights), 0), int), np.zeros((len(weights), 0)), 0
-    for rows, codes in encode_parts(learner, X_train, min(_PART, _ENTRIES // len(weights) + 1)):
+    for rows, codes in encode_parts(learner, X_train):
         here = np.arange(start, start + len(rows))
         indices = np.hstack([indices, np.broadcast_to(here, (len(weights), len(rows)))])
         values = np.hstack([values, weights @ codes.T])

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.utils import check_random_state, check_scalar, gen_batches
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
@@ -157,8 +158,6 @@ _MEDIAN = 0.6745
 # Least number of rows of X that replace the fit's estimate of the noise, and most rows to estimate
 # the noise from.
 _ROWS_OF_NOISE, _MOST_OF_NOISE = 200, 2000
-# entries of gathered atoms of supports in memory at a time
-_BLOCK = 2**22
 
 
 def _check(learner, X, level):  # -> learner
@@ -232,9 +231,8 @@ def _least_squares(rows, atoms, noise):  # -> codes, their variances
     sizes = np.count_nonzero(codes, axis=1)
     for size in np.unique(sizes[sizes > 0]):
         same = np.flatnonzero(sizes == size)
-        n_rows = max(1, _BLOCK // (size * max(size, atoms.shape[1])))
-        for start in range(0, len(same), n_rows):
-            part = same[start : start + n_rows]
+        for rows_of_block in blocks_of_rows(len(same), size * max(size, atoms.shape[1])):
+            part = same[rows_of_block]
             support = np.nonzero(codes[part])[1].reshape(-1, size)
             chosen = atoms[support]
             seen = chosen if known.all() else chosen * known[part, None]

@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse, stats
 
-from skpudle._compilation import in_parts
+from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle.inspection._posterior_compiled import loops
 
 # Sweeps before the first that counts, and numbers of sweeps after which the chain may end; the last
@@ -60,10 +60,10 @@ _LEAST, _ROUNDING = 1e-3, 1e-10
 _ROWS = 64
 # Of counts: sweeps before the first that counts, and sweeps that count; weight of the last sweep in
 # the moving average of rates, and least rate, in mean rates; logarithm of the odds of a rate that
-# is not 0; entries of Gram matrices in memory at a time, 32 MiB.
+# is not 0.
 _UNSETTLED, _KEPT = 60, 150
 _SHARE, _LEAST_RATE = 0.1, 1e-3
-_CERTAIN, _GRAMS = 1e9, 2**22
+_CERTAIN = 1e9
 
 
 class Rows(NamedTuple):
@@ -312,9 +312,7 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     prior = np.stack([np.zeros(p), -rate, odds, np.full(p, -np.inf)])
     limits = np.array([[np.inf], [-np.inf]]).repeat(p, 1)  # each rate is drawn
     products = (atoms[:, None] * atoms).reshape(p * p, -1).T
-    n_rows = max(1, _GRAMS // p**2)
-    for start in range(0, n, n_rows):
-        rows = slice(start, start + n_rows)
+    for rows in blocks_of_rows(n, p**2):
         grams = (weights[rows] @ products).reshape(-1, p, p)
         correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
         _draw(correlations, grams, prior, limits, True, z[rows], rng)
