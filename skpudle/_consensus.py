@@ -33,7 +33,7 @@ from sklearn.utils.validation import (
 
 from skpudle._data.arrays import host_array
 from skpudle._data.names import explain_names, fit_context, users_level
-from skpudle.metrics._measures import match_atoms, recombine_atoms, unit_atoms
+from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20

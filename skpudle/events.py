@@ -18,8 +18,8 @@ import numpy as np
 from sklearn.utils import check_scalar
 
 from skpudle._data.images import sizes
+from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import stride_of
-from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 
 __all__ = ["find_events"]
 

@@ -25,7 +25,7 @@ from torch.nn.functional import fold, unfold
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, covering_positions, extend, read_images, sizes
-from skpudle.metrics._measures import code_and_reconstruct
+from skpudle._fitted import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 

@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
 from skpudle._fit.encoders import centre
+from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.inspection._learner import encode_samples, find_learner, read_samples
-from skpudle.metrics import atom_support
-from skpudle.metrics._measures import unit_atoms
+from skpudle.metrics import atom_support, unit_atoms
 
 __all__ = ["findings"]
 

@@ -26,7 +26,7 @@ from skpudle.datasets import make_dictionary_data
 from skpudle.events import find_events
 from skpudle.inspection import atom_contributions
 from skpudle.inspection._intervals import AtomIntervals
-from skpudle.inspection._learner import find_learner
+from skpudle._fitted import find_learner
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     ActivationsDisplay,

@@ -26,8 +26,7 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy
 from skpudle._data.sources import refuse_shuffled
 from skpudle._fit.encoders import centre
-from skpudle.inspection._learner import encode_parts
-from skpudle.metrics._measures import check_learner_of_rows
+from skpudle._fitted import check_learner_of_rows, encode_parts
 
 # number of contributions in memory at a time, 64 MiB, and of samples to encode at a time
 _ENTRIES = 2**23

@@ -14,9 +14,9 @@ from skpudle._data.names import users_level
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit.encoders import units_of
+from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.exposed import check_exposure
-from skpudle.inspection._learner import encode_parts
 from skpudle.inspection._posterior import (
     Rows,
     keep_above_rounding,
@@ -24,7 +24,6 @@ from skpudle.inspection._posterior import (
     sample_noise,
     sample_rates,
 )
-from skpudle.metrics._measures import check_learner_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hash_rows
 
