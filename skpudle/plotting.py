@@ -36,8 +36,7 @@ from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import stride_of
 from skpudle._operators._atoms import factor_atoms
 from skpudle.events import find_learner_of_signals, find_peaks
-from skpudle.inspection import atom_contributions, reconstruction_contributions
-from skpudle.inspection._intervals import AtomIntervals
+from skpudle.inspection import AtomIntervals, atom_contributions, reconstruction_contributions
 from skpudle.metrics import atom_cosines, dictionary_stability, match_atoms
 
 __all__ = [

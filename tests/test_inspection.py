@@ -78,7 +78,7 @@ def test_an_atom_made_by_ten_samples_names_these_first():
 def test_parts_change_nothing(learner, kind, monkeypatch):
     X = samples()
     whole = atom_contributions(learner, X)
-    monkeypatch.setattr("skpudle.inspection._contributions._PART", 9)
+    monkeypatch.setattr("skpudle.inspection._PART", 9)
     data = kind(X)
     if isinstance(data, list):
         parts = data

@@ -22,11 +22,10 @@ from skpudle import (
     ConvPUDLEDictionaryLearning,
     PUDLEDictionaryLearning,
 )
+from skpudle._fitted import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.events import find_events
-from skpudle.inspection import atom_contributions
-from skpudle.inspection._intervals import AtomIntervals
-from skpudle._fitted import find_learner
+from skpudle.inspection import AtomIntervals, atom_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     ActivationsDisplay,
