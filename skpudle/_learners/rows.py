@@ -37,7 +37,7 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, Searched
-from skpudle._fit.models import directions
+from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
 from skpudle._fit.team import ALONE, current_team
 from skpudle._fit.train import Stopping, Trainer
@@ -99,7 +99,7 @@ def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
         samples.x,
         penalty,
         unit,
-        positive_code=bool(model.encoder.positive_code),
+        positive_code=bool(model.plan.given.positive_code),
         positive_atoms=model.positive,
         mask=samples.mask,
         total=team.sum,
@@ -158,7 +158,7 @@ class Beginning:
         given = self._plan.given.alpha
         if given != "auto":
             return float(given)
-        if self.model.encoder.shrinkage != "hard":
+        if self._plan.given.shrinkage != "hard":
             return self._plan.alpha_share * self.penalty
         # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b
         # / sqrt(s); with the lasso's if it exceeds alpha.
@@ -166,7 +166,7 @@ class Beginning:
 
     def search_penalty(self):  # -> float
         """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
-        of_lasso = self.model.encoder.shrinkage == "soft" and self.code_penalty()
+        of_lasso = self._plan.given.shrinkage == "soft" and self.code_penalty()
         return of_lasso or float(self.penalty)
 
 
@@ -564,7 +564,7 @@ class RowPhases:
         """
         plan, run, state = self.plan, self.run, fitted.training
         ended_by = fitted.ended_by if state else None
-        fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
+        fitted = replace(fitted.with_model(n_updates=run.n_updates), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
         source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
@@ -625,8 +625,6 @@ def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
     if known["data_scale"] == 0:
         coding = None  # of zeros
     model = plan.model(**known)
-    if model.from_samples:
-        model = replace(model, rule=plan.rule("dec"))
     atoms = kept.noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(kept.noise, atoms=atoms)
     if not model.data_scale:  # first data after `from_components` or zeros
@@ -895,9 +893,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             noise = learn_noise(plan, samples)
         begun = self._beginning(plan, samples, noise)
         fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
-        if plan.searches:  # "dec", since other gradients fail from samples
-            return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
-        return fitted
+        return fitted.with_model(from_samples=plan.searches)
 
     def _attributes(self, plan, data, fitted):
         attributes = super()._attributes(plan, data, fitted)
