@@ -9,7 +9,6 @@ fractions of their largest value, of 255 for uint8, as by convolutional learners
 returned have the dtype of the input again.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
 from sklearn.utils._param_validation import StrOptions, validate_params
 from torch import Tensor
+from torch.nn.functional import fold, unfold
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, covering_positions, extend, read_images, sizes
@@ -56,32 +56,25 @@ def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> in the f
     return like(x, image)
 
 
-def _cover(x, patch_shape, stride):  # -> (1, c, *larger size), (n_patches,), (n_pixels,)
-    """Extend an image so that patches cover it, and number its pixels.
-
-    Also return the first pixel of each patch, and the pixels of the first patch.
-    """
-    positions = covering_positions(x.shape[2:], patch_shape, (stride,) * 2)
-    size = [(n - 1) * stride + k for n, k in zip(positions, patch_shape)]
-    x = extend(x, [0, 0], [m - n for m, n in zip(size, x.shape[2:])])
-    number = torch.arange(math.prod(size), device=x.device).view(size)
-    corners = number[::stride, ::stride][: positions[0], : positions[1]]
-    return x, corners.flatten(), number[: patch_shape[0], : patch_shape[1]].flatten()
+def _cover(size, patch_shape, stride):  # -> numbers of patches, size that they cover
+    strides = (stride,) * 2
+    positions = covering_positions(size, patch_shape, strides)
+    return positions, [(n - 1) * stride + k for n, k in zip(positions, patch_shape)]
 
 
-def _add_up(total, index, patches):  # (1, c, *size), (n, n_pixels), (c, n, n_pixels): in place
-    total.view(total.shape[1], -1).index_add_(1, index.flatten(), patches.flatten(1))
+def _extend(x, size):  # (1, c, height, width) -> (1, c, *size), by reflection
+    return extend(x, [0, 0], [m - n for m, n in zip(size, x.shape[2:])])
 
 
-def _denoise_patches(x, corners, one, denoise):  # (1, c, *size) -> the same
-    """Return the weighted means of patches, where ``denoise`` returns them and their weights."""
-    total, count = torch.zeros_like(x), torch.zeros_like(x)
-    for part in corners.split(_PATCHES.get(x.device.type, 4096)):
-        index = part[:, None] + one
-        patches, weights = denoise(x[0].flatten(1)[:, index])
-        _add_up(total, index, patches * weights)
-        _add_up(count, index, weights.expand_as(patches))
-    return total / count
+def _extract(x, patch_shape, stride):  # (1, c, height, width) -> (n_patches, n_pixels * c)
+    rows = unfold(x, patch_shape, stride=stride)[0].mT
+    return rows.unflatten(1, (x.shape[1], -1)).mT.flatten(1)
+
+
+def _add_up(patches, size, patch_shape, stride):  # -> (1, c, height, width), sum at each pixel
+    n_pixels = patch_shape[0] * patch_shape[1]
+    columns = patches.unflatten(1, (n_pixels, -1)).mT.flatten(1).mT[None]
+    return fold(columns, size, patch_shape, stride=stride)
 
 
 def extract(
@@ -106,8 +99,8 @@ def extract(
         neighbours, as in scikit-learn's patches.
     """
     patch_shape, x = sizes(patch_shape, 2), _read_image(image)
-    x, corners, one = _cover(x, patch_shape, stride)
-    return like_input(x[0].flatten(1).T[corners[:, None] + one].flatten(1), image)
+    _, size = _cover(x.shape[2:], patch_shape, stride)
+    return like_input(_extract(_extend(x, size), patch_shape, stride), image)
 
 
 def reconstruct(
@@ -135,33 +128,41 @@ def reconstruct(
         unsigned integers.
     """
     rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
-    parts = rows.unflatten(1, (math.prod(patch_shape), -1)).movedim(2, 0)
-    blank = rows.new_zeros(1, len(parts), *image_shape[:2])
-    blank, corners, one = _cover(blank, patch_shape, stride)
-    total, count = torch.zeros_like(blank), torch.zeros_like(blank)
-    _add_up(total, corners[:, None] + one, parts)
-    _add_up(count, corners[:, None] + one, torch.ones_like(parts))
+    _, size = _cover(image_shape[:2], patch_shape, stride)
+    total, count = (_add_up(x, size, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
     image = (total / count)[0, :, : image_shape[0], : image_shape[1]].movedim(0, -1)
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
-def _denoise_by_codes(learner, x, image, patch_shape, stride, weighs):  # (1, c, *size) -> same
-    def denoise(patches):  # (c, n, n_pixels) -> the same, weights
-        known = ~patches.isnan().all(2).all(0)
-        rows, weights = patches.movedim(0, 2)[known], patches.new_zeros(len(known), 1)
-        means = rows.nanmean(1, keepdim=True).nan_to_num(0.0)
-        denoised = torch.zeros_like(patches)
-        if known.any():
-            given = like_input((rows - means).flatten(1), image)
-            codes, decoded = code_and_reconstruct(learner, given)
-            n_nonzeros = to_tensor((codes != 0).sum(1)).to(rows)
-            weights[known] = 1 / (1 + weighs * n_nonzeros[:, None])
-            denoised[:, known] = (to_tensor(decoded).to(rows).view_as(rows) + means).movedim(2, 0)
-        return denoised, weights
+def _denoise_rows(learner, patches, like, *, n_channels, weights):
+    """Return denoised patches times their weights, and weights; 0 where no pixel is known."""
+    known = ~patches.isnan().all(1)
+    denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
+    if known.any():
+        rows = patches[known]
+        means = rows.unflatten(1, (-1, n_channels)).nanmean(1).nan_to_num(0.0)
+        means = means.repeat(1, rows.shape[1] // n_channels)
+        codes, decoded = code_and_reconstruct(learner, like_input(rows - means, like))
+        n_nonzeros = to_tensor((codes != 0).sum(1)).to(rows)
+        weight[known] = 1 / (1 + (weights == "sparsity") * n_nonzeros[:, None])
+        denoised[known] = (to_tensor(decoded).to(rows) + means) * weight[known]
+    return denoised, weight.expand_as(patches)
 
-    larger, corners, one = _cover(x, patch_shape, stride)
-    denoised = _denoise_patches(larger, corners, one, denoise)
-    return denoised[..., : x.shape[2], : x.shape[3]]
+
+def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1, c, *size) -> same
+    n_channels, height, width = x.shape[1:]
+    positions, size = _cover((height, width), patch_shape, stride)
+    x = _extend(x, size)
+    total, count = torch.zeros_like(x), torch.zeros_like(x)
+    n_rows = max(1, _PATCHES.get(x.device.type, 4096) // positions[1])
+    for first in range(0, positions[0], n_rows):
+        last = min(first + n_rows, positions[0]) - 1
+        strip = (..., slice(first * stride, last * stride + patch_shape[0]), slice(None))
+        patches = _extract(x[strip], patch_shape, stride)
+        sums = _denoise_rows(learner, patches, image, n_channels=n_channels, **options)
+        for whole, part in zip((total, count), sums, strict=True):
+            whole[strip] += _add_up(part, x[strip].shape[2:], patch_shape, stride)
+    return (total / count)[..., :height, :width]
 
 
 @validate_params(
@@ -218,11 +219,13 @@ def denoise_patches(
        eq. 10.
     """
     patch_shape, x = sizes(patch_shape, 2), _read_image(image)
+    options = dict(stride=stride, weights=weights)
     n_features = getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
     is_grey = n_features == patch_shape[0] * patch_shape[1]
-    how = image, patch_shape, stride, weights == "sparsity"
-    parts = x.split(1 if is_grey else x.shape[1], 1)
-    parts = [_denoise_by_codes(learner, part, *how) for part in parts]
+    parts = [
+        _denoise_whole(learner, channels, image, patch_shape, **options)
+        for channels in x.split(1 if is_grey else x.shape[1], 1)
+    ]
     return _image_of(torch.cat(parts, 1), image)
 
 
@@ -256,16 +259,18 @@ def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> d
     """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
     waves, ends = to_tensor(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
-
-    def denoise(patches):  # (c, n, n_pixels) -> the same, weights
-        codes = patches @ waves.mT
+    larger = extend(x[None], ends, ends)[0]  # border pixels, too, are in 64 patches
+    pixels, total = larger.flatten(1), torch.zeros_like(larger).flatten(1)
+    one = (torch.arange(_SIDE)[:, None] * larger.shape[2] + torch.arange(_SIDE)).flatten()
+    for part in corners.split(_PATCHES["cpu"]):
+        index = part[:, None] + one
+        codes = pixels[:, index] @ waves.mT
         small = codes.abs() <= _THRESHOLD * noise_std[:, None, None]
         small[..., 0] = False  # the mean of a patch is hardly noisy
-        return codes.masked_fill_(small, 0) @ waves, codes.new_ones(())
-
-    larger, _, one = _cover(extend(x[None], ends, ends), (_SIDE, _SIDE), 1)
-    denoised = _denoise_patches(larger, corners, one, denoise)[0]
-    return denoised[:, ends[0] : -ends[0], ends[0] : -ends[0]]
+        codes.masked_fill_(small, 0)
+        total.index_add_(1, index.flatten(), (codes @ waves).flatten(1))
+    inner = slice(_SIDE - 1, 1 - _SIDE)
+    return total.view_as(larger)[:, inner, inner] / _SIDE**2
 
 
 def inpaint(

@@ -290,13 +290,11 @@ class AtomsDisplay(Display):
             self.ax_.autoscale(False)  # covers change no limits
             cover = dict(color="white", alpha=_COVER, linewidth=0, zorder=3)
             self.ax_.bar(column, 1, 1, row, align="edge", **cover)
-        if row_labels is None:
-            self.ax_.set_axis_off()
-        else:
-            self.ax_.set_yticks(np.arange(n_rows) + 0.5, row_labels)
-            self.ax_.set_xticks([])
-            self.ax_.tick_params(length=0)
-            self.ax_.set_frame_on(False)
+        places = [] if row_labels is None else np.arange(n_rows) + 0.5
+        self.ax_.set_yticks(places, row_labels)
+        self.ax_.set_xticks([])
+        self.ax_.tick_params(length=0)
+        self.ax_.set_frame_on(False)
 
     def _draw_images(self, *, n_columns=None, row_labels=None, **style):
         n_atoms, height, width, *colours = self.atoms.shape
@@ -304,8 +302,8 @@ class AtomsDisplay(Display):
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
             images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
-        grid = np.full((n_rows * n_columns, height + 1, width + 1, *colours), np.nan)
-        grid[:n_atoms, :height, :width] = images
+        ends = [(0, n_rows * n_columns - n_atoms), (0, 1), (0, 1)] + [(0, 0)] * len(colours)
+        grid = np.pad(images, ends, constant_values=np.nan)
         grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
         grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
         grid = grid[:-1, :-1]  # no line after the last row and column
@@ -342,9 +340,8 @@ class AtomsDisplay(Display):
         self.ax_.set(xlim=(0, n_columns), ylim=(n_rows, 0))
         if 1 < n_channels <= 10:  # matplotlib has ten colours
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
-            self.ax_.legend(
-                handles=self.lines_, ncols=min(n_channels, 5), fontsize="small", **place
-            )
+            place |= {"ncols": min(n_channels, 5), "fontsize": "small"}
+            self.ax_.legend(handles=self.lines_, **place)
         if sampling_rate is not None:  # the length of an atom in seconds, below the first line
             bar = dict(color="0.3", linewidth=1.5, clip_on=False)
             self.ax_.plot([_MARGIN, 1 - _MARGIN], [n_rows, n_rows], **bar)
