@@ -288,7 +288,7 @@ def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high
         Exposures of rows.
     level : float
         Share of intervals that are to hold the true code.
-    rng : numpy.random.Generator
+    rng : RandomState
         Draws counts.
     """
     coder, ends = drop_names(learner), np.empty((3, *codes.shape))
@@ -393,8 +393,8 @@ _ROWS_OF_NOISE, _MOST_OF_NOISE = 200, 2000
 _BLOCK = 2**22
 
 
-def _read(learner, X, level, exposure, random_state):
-    """Return a learner of rows, rows with NaN for gaps and signed codes, exposures, and draws."""
+def _read(learner, X, level, exposure):
+    """Return a learner of rows, rows with NaN for gaps, signed codes, and exposures."""
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
     refuse_shuffled(X)
@@ -409,8 +409,11 @@ def _read(learner, X, level, exposure, random_state):
     parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
     rows, codes = map(np.concatenate, zip(*parts, strict=True))
     exposure = np.ones(len(rows)) if exposure is None else exposure
-    rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    return learner, rows, codes, exposure, rng
+    return learner, rows, codes, exposure
+
+
+def _generator(random_state):
+    return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
 def _adds_counts(learner):
@@ -477,7 +480,7 @@ def _least_squares(rows, atoms, noise):  # -> codes, their variances
     return values, variances
 
 
-def _noise(learner, rows, atoms, units, rng):  # -> (n_features,)
+def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     """Return the variances of the noise of features: of X if it has many rows, else of the fit."""
     if len(rows.x) < _ROWS_OF_NOISE and getattr(learner, "noise_std_", None) is not None:
         return np.broadcast_to(np.square(learner.noise_std_ / units), rows.x.shape[1])
@@ -491,19 +494,21 @@ def _noise(learner, rows, atoms, units, rng):  # -> (n_features,)
     if len(rows.x) < _ROWS_OF_NOISE:
         return np.full(rows.x.shape[1], variances.mean())
     rows = rows.take(np.asarray(spread_rows(len(rows.x), _MOST_OF_NOISE)))
-    return sample_noise(rows, atoms, variances, rng)
+    return sample_noise(rows, atoms, variances, _generator(random_state))
 
 
-def _atoms_of_counts(learner, rows, codes, exposure, rng):  # -> AtomPosterior, sizes of atoms
+def _atoms_of_counts(
+    learner, rows, codes, exposure, random_state
+):  # -> AtomPosterior, sizes of atoms
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
     has_lacks = bool((codes < _NO_CODE * codes.mean(0)).mean() > _SPARSE)
     given = rows, exposure[:, None], atoms / sums, codes * sums.T
-    found = sample_rates(*given, learner.dispersion_, has_lacks, rng)
+    found = sample_rates(*given, learner.dispersion_, has_lacks, _generator(random_state))
     return found, sums / np.maximum(found.atoms.sum(1, keepdims=True), np.finfo(float).tiny)
 
 
-def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior, sizes of atoms
+def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes of atoms
     weight = None if weight is None else check_sample_weight(weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
@@ -511,7 +516,7 @@ def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior, size
     first = to_numpy(first)[spread]
     rows, atoms, units, _ = _in_units(learner, rows[first], codes[first], weight[spread])
     rows, variances = _without_outliers(rows, atoms)
-    found = sample_atoms(rows, atoms, variances, units, rng)
+    found = sample_atoms(rows, atoms, variances, units, _generator(random_state))
     if found.hidden > _SLOW:
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
@@ -588,12 +593,12 @@ def atom_intervals(
     >>> bool(found.supported.all())
     True
     """
-    learner, rows, codes, exposure, rng = _read(learner, X, level, exposure, random_state)
+    learner, rows, codes, exposure = _read(learner, X, level, exposure)
     positive = _adds_counts(learner) or getattr(learner, "positive_dict", False)
     if not _adds_counts(learner):
-        found, sizes = _atoms_of_rows(learner, rows, codes, sample_weight, rng)
+        found, sizes = _atoms_of_rows(learner, rows, codes, sample_weight, random_state)
     elif sample_weight is None:
-        found, sizes = _atoms_of_counts(learner, rows, codes, exposure, rng)
+        found, sizes = _atoms_of_counts(learner, rows, codes, exposure, random_state)
     else:
         raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
     # Atoms are supported that are surely near the truth. Of atoms that may be the same the most
@@ -659,13 +664,16 @@ def code_intervals(
     >>> bool((found.lower < found.estimate).all() and (found.estimate < found.upper).all())
     True
     """
-    learner, rows, codes, exposure, rng = _read(learner, X, level, exposure, random_state)
+    learner, rows, codes, exposure = _read(learner, X, level, exposure)
     if _adds_counts(learner):
+        rng = check_random_state(random_state)
         low, high = bootstrap_codes(learner, codes, np.isnan(rows), exposure, level, rng)
         errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
         return CodeIntervals(codes, low, high, errors, codes > 0)
     rows, atoms, units, gains = _in_units(learner, rows, codes)
-    values, variances = _least_squares(rows, atoms, _noise(learner, rows, atoms, units, rng))
+    values, variances = _least_squares(
+        rows, atoms, _noise(learner, rows, atoms, units, random_state)
+    )
     ends = _ends(values / gains, np.sqrt(variances) / gains, level, rows.positive)
     return CodeIntervals(*ends, codes != 0)
 
