@@ -508,7 +508,7 @@ def _atoms_of_counts(
     return found, sums / np.maximum(found.atoms.sum(1, keepdims=True), np.finfo(float).tiny)
 
 
-def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes of atoms
+def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes
     weight = None if weight is None else check_sample_weight(weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     wanted = max(1, _ENTRIES // max(learner.components_.shape))
