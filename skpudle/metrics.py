@@ -53,7 +53,7 @@ __all__ = [
     "unexplained_variance",
 ]
 
-FLOATS = [np.float64, np.float32]
+_FLOATS = [np.float64, np.float32]
 # least rise of the cosine for which a reference joins a mixture, and most references in it
 _GAIN, _MOST_TERMS = 0.01, 3
 # Number of random matches in a mean, and least number of draws. Coherences of random atoms vary by
@@ -78,7 +78,7 @@ _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept",
 def check_pair(first, second, *, same_length=False):
     """Return two arrays, or the atoms of learners, checked to have rows of one shape."""
     first, second = (
-        check_array(host_array(dictionary_of(given)), dtype=FLOATS, allow_nd=True)
+        check_array(host_array(dictionary_of(given)), dtype=_FLOATS, allow_nd=True)
         for given in (first, second)
     )
     start = 0 if same_length else 1
@@ -679,7 +679,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     """
     learner = check_learner_of_rows(learner)
     given = host_array(X)  # keeps names of columns
-    X = check_array(given, dtype=FLOATS, ensure_all_finite="allow-nan", input_name="X")
+    X = check_array(given, dtype=_FLOATS, ensure_all_finite="allow-nan", input_name="X")
 
     def squares(learner, data, rows):  # -> (n,)
         _, _, reconstruction = code_and_compare(learner, data)
@@ -711,7 +711,11 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
-    """Return moduli of cosines of pairs of unit atoms, the least over one feature left out."""
+    """Return moduli of cosines of pairs of unit atoms, the least over one feature left out.
+
+    Noise with heavy tails has atoms of one feature in every fit, which describe no common
+    variation.
+    """
     rest = (first * second).sum(axis=1, keepdims=True) - first * second
     lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
     return np.abs(rest / np.maximum(lengths, 1e-12)).min(axis=1)
@@ -831,7 +835,7 @@ def atom_support(
         )
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", float, **bounds)
-    X = check_array(host_array(X), dtype=FLOATS, ensure_all_finite="allow-nan", input_name="X")
+    X = check_array(host_array(X), dtype=_FLOATS, ensure_all_finite="allow-nan", input_name="X")
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
     coherence, found = np.zeros(len(atoms)), np.zeros((0, atoms.shape[1]))
