@@ -176,6 +176,12 @@ class TaskLearner(DenseLearner):
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return Codes.of(self).encoder.at(self.alpha_, **options)
 
+    def _weigh(self, y, sample_weight, part):  # -> (n,) or None
+        """Return the weights of samples, checked."""
+        if sample_weight is None:
+            return None
+        return to_numpy(check_sample_weight(sample_weight, len(y)))
+
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
         if y is None:
@@ -185,8 +191,8 @@ class TaskLearner(DenseLearner):
         y = self._check_target(host_array(y))
         check_consistent_length(X, y)
         weight, used = None, np.arange(len(y))
+        sample_weight = self._weigh(y, sample_weight, part)
         if sample_weight is not None:
-            sample_weight = to_numpy(check_sample_weight(sample_weight, len(y)))
             used = used[sample_weight > 0]
             weight = sample_weight[used]
         task = self._fitted_task if known else self._task(y[used], weight, part)
