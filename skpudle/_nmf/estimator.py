@@ -24,7 +24,7 @@ from skpudle._fit import messages
 from skpudle._fit.fitted import on_host
 from skpudle._fit.run import Phase, Run
 from skpudle._fit.team import refuse_several
-from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
+from skpudle._learners.exposed import ExposedTransformer, OfRows
 from skpudle._learners.rows import DICT_INIT, read_rows
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
@@ -44,10 +44,6 @@ class KullbackLeibler(Poisson):
         return natural
 
     natural = mean
-
-    def shifted(self, natural, offset):
-        """Return rates times exposures; ``offset`` holds the logarithms of exposures."""
-        return natural if offset is None else natural * offset.exp()
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the rate."""
@@ -78,14 +74,14 @@ class _Encoder:
         """Return the encoder of some features, to predict the rest."""
         return replace(self, least=0.5)
 
-    def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
-        """Return codes; ``offset`` holds the logarithms of exposures."""
+    def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
+        """Return codes."""
         if x.requires_grad:
             raise ValueError(
                 "Codes of PoissonNMF have no derivatives. Pass a CountDictionaryLearning, "
                 "which is for counts too."
             )
-        events, atoms = _events_of(x, mask, offset), to_numpy(dictionary.atoms.double())
+        events, atoms = _events_of(x, mask, exposure), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
             codes = alternate.prune_codes(events, atoms, codes, self.min_gain)
@@ -94,8 +90,8 @@ class _Encoder:
         return to_tensor(codes + empty / np.where(sizes > 0, sizes, 1.0)).to(x)
 
 
-def _events_of(x, mask=None, offset=None, weight=None):  # -> Events
-    exposure = 1.0 if offset is None else to_numpy(offset[:, :1].double().exp())
+def _events_of(x, mask=None, exposure=None, weight=None):  # -> Events
+    exposure = 1.0 if exposure is None else to_numpy(exposure.double())
     often = 1.0 if weight is None else to_numpy(weight.double())
     known = None if mask is None else to_numpy(mask)
     return Events.of(to_numpy(x.double()), known, exposure, often)
@@ -365,10 +361,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _writes_checkpoints, _largest = True, inf
-
-    def _likelihood(self):
-        return Likelihood(KullbackLeibler())
+    _writes_checkpoints, _largest, _loss = True, inf, KullbackLeibler()
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()

@@ -180,7 +180,7 @@ def _generator(random_state):
 def _read(learner, X, exposure=None):  # -> rows with NaN for gaps, signed codes, exposures
     """Return rows and codes in float64."""
     if exposure is not None:
-        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner).exp())[:, 0]
+        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner))[:, 0]
     parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
     return *map(np.concatenate, zip(*parts, strict=True)), exposure
 
