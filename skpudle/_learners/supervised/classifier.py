@@ -17,7 +17,7 @@ from torch import Tensor
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.encoders import refuse
-from skpudle._learners.supervised.learner import TaskLearner
+from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 from skpudle._precision import training_mode
 
@@ -179,16 +179,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     # ------------------------------------------------------------------ fitting
 
-    def _weigh(self, y, sample_weight, part):
-        weight = super()._weigh(y, sample_weight, part)
-        if self.class_weight is None:
-            return weight
+    def _class_weights(self, y, weight, part):
         classes = self.classes_ if part else np.unique(y)
         given = dict(classes=classes, y=y, sample_weight=weight)
         of_classes = compute_class_weight(self.class_weight, **given)
-        of_samples = of_classes[LabelEncoder().fit(classes).transform(y)]
-        of_samples = of_samples if weight is None else weight * of_samples
-        return super()._weigh(y, of_samples, part)
+        return of_classes[LabelEncoder().fit(classes).transform(y)]
 
     def _check_target(self, y):  # -> (n,)
         y = _check_y(y, estimator=self)
@@ -197,11 +192,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     def _task(self, y, weight, part):
         classes = self.classes_ if part else np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(
-                f"{type(self).__name__} got samples with a weight of {len(classes)} class(es), "
-                f"{classes.tolist()!r:.50}. Pass samples of two or more."
-            )
+        refuse(
+            len(classes) < 2,
+            f"{type(self).__name__} got samples with a weight of {len(classes)} class(es), "
+            f"{classes.tolist()!r:.50}. Pass samples of two or more.",
+        )
         return Classification(classes)
 
     def _attributes(self, plan, data, fitted):
@@ -211,11 +206,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def partial_fit(
-        self,
-        X: ArrayLike | Tensor,
-        y: ArrayLike | Tensor,
-        classes: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
+        self, X: Any, y: Any, classes: ArrayLike | None = None, sample_weight: OfRows = None
     ) -> Self:
         """Update dictionary and classifier by one pass over the data, in their order.
 
@@ -283,10 +274,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples,)
             Labels; a tensor if ``X`` is one and labels are numbers.
         """
-        decisions = self._decisions(X)
-        binary = decisions.shape[1] == 1
-        indices = (decisions[:, 0] > 0).long() if binary else decisions.argmax(1)
-        labels = self.classes_[to_numpy(indices)]
+        labels = self.classes_[to_numpy(class_decisions(self._decisions(X)).argmax(1))]
         numbers = isinstance(X, torch.Tensor) and labels.dtype.kind in "iufb"
         return to_tensor(labels, X.device) if numbers else labels
 
@@ -323,9 +311,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     def _log_probabilities(self, X):
         return class_decisions(self._decisions(X)).log_softmax(1)
 
-    def score(
-        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
-    ) -> float:
+    def score(self, X: Any, y: Any, sample_weight: OfRows = None) -> float:
         """Return the accuracy.
 
         Parameters

@@ -10,13 +10,12 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
-from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.encoders import Codes
+from skpudle._fit.encoders import Codes, refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
@@ -89,6 +88,9 @@ class _TaskPhases(RowPhases):
         return super().train(fitted)
 
 
+OfRows = ArrayLike | None  # one number for each row
+
+
 class TaskLearner(DenseLearner):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
@@ -132,12 +134,7 @@ class TaskLearner(DenseLearner):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(
-        self,
-        X: ArrayLike | Tensor,
-        y: ArrayLike | Tensor,
-        sample_weight: ArrayLike | None = None,
-    ) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
         """Learn a dictionary, and the decisions from its codes.
 
         Parameters
@@ -176,33 +173,28 @@ class TaskLearner(DenseLearner):
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return Codes.of(self).encoder.at(self.alpha_, **options)
 
-    def _weigh(self, y, sample_weight, part):  # -> (n,) or None
-        """Return the weights of samples, checked."""
-        if sample_weight is None:
-            return None
-        return to_numpy(check_sample_weight(sample_weight, len(y)))
+    def _class_weights(self, y, weight, part):  # -> (n,)
+        """Return the factors of the weights of samples by their targets."""
+        return np.ones(len(y))
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
-        if y is None:
-            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+        refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        X = open_source(X, self).array()
-        y = self._check_target(host_array(y))
+        X, y = open_source(X, self).array(), self._check_target(host_array(y))
         check_consistent_length(X, y)
-        weight, used = None, np.arange(len(y))
-        sample_weight = self._weigh(y, sample_weight, part)
-        if sample_weight is not None:
-            used = used[sample_weight > 0]
-            weight = sample_weight[used]
-        task = self._fitted_task if known else self._task(y[used], weight, part)
+        sample_weight = 1.0 if sample_weight is None else sample_weight
+        weight = to_numpy(check_sample_weight(sample_weight, len(y)))
+        used = weight > 0
+        weight[used] *= self._class_weights(y[used], weight[used], part)
+        used = to_numpy(check_sample_weight(weight, len(y))) > 0  # the rest may have other labels
+        task = self._fitted_task if known else self._task(y[used], weight[used], part)
         encoded = task.encode(y[used])
         target = np.zeros((len(y), encoded.shape[1]))
         target[used] = encoded
-        of_rows = dict(sample_weight=sample_weight, target=to_tensor(target))
+        of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         samples = data.source
-        samples = replace(samples, target=samples.target.to(samples.x))
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
         return data._replace(source=samples, samples=samples, task=task, places=None)
 
