@@ -7,7 +7,7 @@ then minimises the likelihood itself: rows of parameters are the atoms, and the 
 
 from dataclasses import dataclass, replace
 from functools import partial
-from math import exp, expm1, isfinite
+from math import exp, expm1, inf, isfinite
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -38,8 +38,7 @@ from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision, training_mode
 from skpudle.encoding import encode
 from skpudle.search._epoch import draw_rows
-from skpudle.search.find import walk
-from skpudle.search.held_out import Prediction, match_equal_rows
+from skpudle.search.held_out import match_equal_rows
 from skpudle.search.units import CENTRED
 
 # Least penalty, in standard deviations of the noise of a correlation with a unit atom, which is 1
@@ -55,9 +54,9 @@ _ONE_EVENT = 1.0
 # penalty. With N expected events it is N / (exp(N) - 1): 0.05 for 4.5 events.
 _TAIL = 0.05
 
-# Most halvings of the search's penalty, and samples that choose it. Penalties above the search's
-# were never better.
-_HALVES, _JUDGES = 4, 200
+# Least fall of the deviance, as a share, for another halving of the search's penalty, and most
+# halvings; samples that choose it. Penalties above the search's were never better.
+_LOWER, _HALVES, _JUDGES = 0.01, 4, 200
 
 # Deviance of a row that is rounding, in nats.
 _ROUNDING = 1e-9
@@ -304,6 +303,7 @@ class _CountPhases(RowPhases):
             rows[-1] += counted - expected
         yield replace(fitted, rows=rows)
 
+    @torch.no_grad()
     def choose_coding(self, fitted):
         """Choose a smaller penalty of codes than the search's if it predicts hidden entries."""
         samples, intercept = self.data.samples, fitted.rows[-1]
@@ -312,19 +312,13 @@ class _CountPhases(RowPhases):
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
         measure = partial(deviances, loss=encoder.loss, intercept=intercept)
-        dictionary, least = DenseDictionary(fitted.atoms), fitted.model.alpha * 0.5**_HALVES
-
-        @torch.no_grad()
-        def predict(alpha):
-            codes = partial(encode_rows, encoder.at(alpha))
-            errors = hidden_errors(some, dictionary, codes, measure, places)
-            return Prediction(errors, float(errors.sum()))
-
-        def halve(alpha):
-            return alpha / 2 if alpha > least else None
-
-        trials = walk(fitted.model.alpha, halve, predict, gains=True)
-        alpha, _ = min(trials, key=lambda trial: trial[1].total)
+        dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
+        for penalty in [alpha * 0.5**i for i in range(_HALVES + 1)]:
+            codes = partial(encode_rows, encoder.at(penalty))
+            found = hidden_errors(some, dictionary, codes, measure, places)
+            if not found < (1 - _LOWER) * least:
+                break
+            alpha, least = penalty, found
         yield replace(fitted, coding=(alpha, 0.0, None))
 
 

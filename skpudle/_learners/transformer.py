@@ -63,8 +63,8 @@ def chunk_size(learner, x, device):
     return max(_CHUNK, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
 
 
-def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> (n,)
-    """Return the errors of rows, whose features are predicted from features of other groups.
+def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> float
+    """Return the summed errors of all features, each predicted from features of other groups.
 
     A single feature is predicted from itself.
 
@@ -91,8 +91,8 @@ def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> (n,)
             predicted = codes @ atoms[:, hidden]
         part = samples.of_features(hidden)
         errors = part.weigh(measure(predicted, part, hidden))
-        total = total + (errors if part.mask is None else errors * part.mask).sum(1)
-    return total
+        total = total + (errors if part.mask is None else errors * part.mask).sum()
+    return float(total)  # one wait for the device
 
 
 def squared_errors(predicted, samples, features, *, limit=None):  # -> (n, len(features))
@@ -366,7 +366,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
         entries have errors of their means.
         """
-        given, errors, sums = open_source(X, self), 0.0, []
+        given, error, sums = open_source(X, self), 0.0, []
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
         encode = partial(self._encode_rows, self._transform_encoder())
@@ -374,11 +374,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             device = dictionary.atoms.device
             size = chunk_size(self, samples.x, device)
             how = dict(dictionary=dictionary, encode=encode, measure=measure)
-            of_chunks = in_chunks(partial(hidden_errors, **how), samples, device, size)
-            errors += sum(chunk.sum() for chunk in of_chunks)
+            error += sum(in_chunks(partial(hidden_errors, **how), samples, device, size))
             sums += in_chunks(self._from_means, counted(samples), samples.x.device, PART)
         total = reduce(FromMeans.add, sums).total()
-        return 1 - float(errors) / total if total else 0.0
+        return 1 - error / total if total else 0.0
 
     # ------------------------------------------------------------------ reading
 

@@ -1,7 +1,6 @@
 """Counts of sources that add: `PoissonNMF`."""
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -9,20 +8,20 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from torch.special import xlogy
 
 from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tensor, with_gaps
+from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit import messages
-from skpudle._fit.fitted import on_host
-from skpudle._fit.run import Phase, Run
+from skpudle._fit.estimator import Data, GradientLearner
+from skpudle._fit.fitted import Fitted, on_host
+from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._learners.exposed import ExposedTransformer, OfRows
 from skpudle._learners.rows import DICT_INIT, read_rows
@@ -114,35 +113,6 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     return events, int((places >= 0).sum())
 
 
-@dataclass(frozen=True, eq=False)
-class _Record:
-    """A fit so far: see `skpudle._fit.run`; ``training`` has the values of its `Progress`."""
-
-    atoms: np.ndarray
-    chosen: choose.Chosen
-    path: dict | None = None
-    training: dict = field(default_factory=dict)
-    is_done: bool = True
-    ended_by: str | None = None
-    note: str = ""
-
-    def pack(self):
-        """Return all values, tensors and numbers."""
-        return on_host(vars(self) | {"chosen": self.chosen._asdict()})
-
-    def restore(self, values):
-        """Return the record with the values of `pack`."""
-        values = _to_arrays(values)
-        return replace(self, **values | {"chosen": choose.Chosen(**values["chosen"])})
-
-
-def _to_arrays(values):
-    """Return nested values with arrays for tensors."""
-    if isinstance(values, dict):
-        return {name: _to_arrays(value) for name, value in values.items()}
-    return to_numpy(values) if isinstance(values, Tensor) else values
-
-
 def _refuse_negative(atoms, name):  # -> atoms
     if (atoms < 0).any():
         raise ValueError(
@@ -152,22 +122,93 @@ def _refuse_negative(atoms, name):  # -> atoms
     return atoms
 
 
-def _attributes(atoms, chosen, losses=(), ended_by=None):  # -> dict
-    """Return the fitted attributes; None removes one of a `fit`."""
-    return {
-        "components_": atoms,
-        "n_components_": len(atoms),
-        **{f"{name}_": float(value) for name, value in chosen._asdict().items()},
-        "n_iter_": len(losses),
-        "n_steps_": len(losses),
-        "loss_curve_": np.array(losses),
-        "ended_by_": ended_by,
-        "phases_": ended_by and {"alternation": len(losses)},
-        "size_path_": None,
-    }
+class _Phases:
+    """The phases of a fit: choices, and the alternation between codes and atoms.
+
+    See `skpudle._fit.run`. Choices are those of rows that count about once, so weights and
+    smoothing are divided by a unit.
+
+    Parameters
+    ----------
+    learner : PoissonNMF
+        The learner.
+    data : Data
+        Its data.
+    run : Run
+        The fit.
+    """
+
+    def __init__(self, learner, data, run):
+        self.learner, self.x, self.seed = learner, data.samples.x, run.generator.initial_seed()
+        events, self.n_samples = _read_events(data.source)
+        unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
+        if len(unknown) == events.counts.shape[1]:
+            raise messages.nothing_known(learner)
+        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
+        self.unit = float(np.square(events.often).sum() / events.often.sum())
+        self.events = replace(events, often=events.often / self.unit)
+        self.fixed, self.most = learner._fixed_atoms(self.x), run.n_updates
+
+    def first(self):  # -> Fitted
+        """Return the record before all phases, with initial atoms."""
+        learner = self.learner
+        atoms = learner._first_atoms(self.events, self.fixed, self.x)
+        if isinstance(learner.dict_init, str) and learner.n_components != "auto":
+            messages.warn_of_few_samples(self.n_samples, len(atoms))
+        return Fitted(model=learner._given().without_data(), rows=to_tensor(atoms).to(self.x))
+
+    def table(self):  # -> tuple of Phase
+        """Return all phases, in their order."""
+        return (
+            Phase("size", self.choose_size, lambda _: self.learner.n_components == "auto"),
+            Phase("prior", self.choose_prior),
+            Phase("training", self.train, unit="epoch"),
+        )
+
+    def remember(self, fitted):
+        """Return the record of a fit that a callback has stopped."""
+        return fitted
+
+    def choose_size(self, fitted):
+        """Choose the number of atoms."""
+        how = self.learner._given(self.unit), np.random.default_rng(self.seed), self.fixed
+        atoms, path = choose.choose_size(self.events, *how)
+        yield replace(fitted, rows=to_tensor(atoms), size_path=path)
+
+    def choose_prior(self, fitted):
+        """Choose dispersion, smoothing, and whether rows have few atoms."""
+        how = np.random.default_rng(self.seed), to_numpy(fitted.rows.double()), len(self.fixed)
+        chosen, atoms = choose.choose_prior(self.events, self.learner._given(self.unit), *how)
+        model = replace(chosen, alpha=self.unit * chosen.alpha)
+        yield replace(fitted, rows=to_tensor(atoms), model=model)
+
+    def train(self, fitted):
+        """Alternate between codes and atoms: yield a record for each step."""
+        chosen, events, tol = fitted.model, self.events, self.learner.tol
+        state, alpha = dict(fitted.training), chosen.alpha / self.unit
+        first = state.pop("first", fitted.rows)  # the atoms that it began with
+        atoms = to_numpy(first.double())
+        codes, events = alternate.solve_dispersed(events, atoms, chosen.dispersion)
+        if chosen.min_gain:  # atoms were learned with pruned codes
+            events, _ = alternate.limit_atoms(events, atoms, codes, chosen.min_gain)
+        if state:
+            held = {n: to_numpy(v) if isinstance(v, Tensor) else v for n, v in state.items()}
+            state = Progress(**held)
+        else:
+            state = alternate.begin(events, atoms, len(self.fixed))
+            state = alternate.advance(events, state, alpha)
+        while True:
+            n, stalled = len(state.losses), state.has_stalled(tol, self.learner.n_iter_no_change)
+            ends = "tol" if stalled else "max_iter" if n >= self.most else None
+            ends = fitted.ended_by or ends
+            note = f"alternation, epoch {n}/{self.most}  loss {state.losses[-1]:.6g}"
+            now = dict(rows=to_tensor(state.atoms), losses=state.losses, is_done=ends is not None)
+            training = on_host(state._asdict() | {"first": first})
+            yield replace(fitted, **now, training=training, ended_by=ends, note=note)
+            state = alternate.advance(events, state, alpha)
 
 
-class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
+class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
     By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
@@ -361,7 +402,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _writes_checkpoints, _largest, _loss = True, inf, KullbackLeibler()
+    _largest, _loss = inf, KullbackLeibler()
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -406,87 +447,42 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        with Run(self, X, y) as run:
-            refuse_several(type(self).__name__)
-            steps = _STEPS if self.max_iter == "auto" else self.max_iter
-            plan = SimpleNamespace(
-                n_components=None if self.n_components == "auto" else self.n_components,
-                batch_size=lambda n_samples=None: _ROWS,
-                n_updates=lambda n_batches, batch_size, data: n_batches * steps,
-            )
-            given = open_source(X, self)
-            of_rows = self._of_rows(X, exposure)
-            if sample_weight is not None:
-                of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-            data = read_rows(self, plan, given, largest=inf, **of_rows)
-            run.open(data, plan)
-            with run.interrupts:
-                self._learn(run, data, steps)
-        self.fit_seconds_ = run.seconds
-        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            messages.warn_of_early_end(self)
-        return self
+        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
-    def _learn(self, run, data, most_steps):
-        """Read events, choose what is open, alternate, and set the attributes."""
-        events, n_samples = _read_events(data.source)
-        unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
-        if len(unknown) == events.counts.shape[1]:
-            raise messages.nothing_known(self)
-        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
-        # choices are those of rows that count about once
-        unit = float(np.square(events.often).sum() / events.often.sum())
-        events, given = replace(events, often=events.often / unit), self._given(unit)
-        fixed, seed = self._fixed_atoms(data.samples.x), run.generator.initial_seed()
-
-        def attributes_of(record):
-            atoms = record.atoms.astype(to_numpy(data.samples.x[:0]).dtype)
-            chosen = record.chosen._replace(alpha=unit * record.chosen.alpha)
-            losses, path = record.training.get("losses", ()), record.path
-            found = _attributes(atoms, chosen, losses, record.ended_by)
-            return data.inputs | found | {"size_path_": path and Bunch(**path)}
-
-        def choose_size(record):
-            how = events, given, np.random.default_rng(seed), fixed
-            atoms, path = choose.choose_size(*how)
-            yield replace(record, atoms=atoms, path=path)
-
-        def choose_prior(record):
-            how = events, given, np.random.default_rng(seed), record.atoms, len(fixed)
-            chosen, atoms = choose.choose_prior(*how)
-            yield replace(record, atoms=atoms, chosen=chosen)
-
-        decides, searches = self.n_components == "auto", isinstance(self.dict_init, str)
-        atoms = self._first_atoms(events, fixed, data.samples.x)
-        if searches and not decides:
-            messages.warn_of_few_samples(n_samples, len(atoms))
-        train = partial(self._train, events, len(fixed), most_steps)
-        phases = (
-            Phase("size", choose_size, lambda _: decides),
-            Phase("prior", choose_prior),
-            Phase("training", train, unit="epoch"),
+    def _plan(self):
+        n, most = self.n_components, _STEPS if self.max_iter == "auto" else self.max_iter
+        return SimpleNamespace(
+            n_components=None if n == "auto" else n,
+            counts_events=True,
+            without_effect=lambda data: (),
+            batch_size=lambda n_samples: n_samples,
+            n_updates=lambda n_batches, batch_size, data: most,
         )
-        record = run.through(phases, _Record(atoms, given.without_data()), attributes_of)
-        self._take(attributes_of(record))
 
-    def _train(self, events, n_fixed, most, record):
-        """Alternate between codes and atoms: yield a record for each step."""
-        chosen, before = record.chosen, dict(record.training)
-        first = before.pop("first", record.atoms)  # the atoms that it began with
-        codes, events = alternate.solve_dispersed(events, first, chosen.dispersion)
-        if chosen.min_gain:  # atoms were learned with pruned codes
-            events, _ = alternate.limit_atoms(events, first, codes, chosen.min_gain)
-        state = Progress(**before) if before else alternate.begin(events, first, n_fixed)
-        if not before:
-            state = alternate.advance(events, state, chosen.alpha)
-        while True:
-            n, stalled = len(state.losses), state.has_stalled(self.tol, self.n_iter_no_change)
-            ends = record.ended_by or ("tol" if stalled else "max_iter" if n >= most else None)
-            note = f"alternation, epoch {n}/{most}  loss {state.losses[-1]:.6g}"
-            how = dict(ended_by=ends, is_done=ends is not None, note=note)
-            now = state._asdict() | {"first": first}
-            yield replace(record, atoms=state.atoms, training=now, **how)
-            state = alternate.advance(events, state, chosen.alpha)
+    def _read(self, plan, X, y, *, exposure, sample_weight):
+        refuse_several(type(self).__name__)
+        of_rows, given = self._of_rows(X, exposure), open_source(X, self)
+        if sample_weight is not None:
+            of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
+        return read_rows(self, plan, given, largest=self._largest, **of_rows)
+
+    def _phases(self, plan, data, run):
+        return _Phases(self, data, run)
+
+    def _attributes(self, plan, data, fitted):
+        n = len(fitted.losses)
+        fitted = replace(fitted, rows=fitted.rows.to(data.samples.x))
+        return (
+            fitted.attributes()
+            | data.inputs
+            | {
+                "n_iter_": n,
+                "n_steps_": n,
+                "loss_curve_": np.array(fitted.losses),
+                "ended_by_": fitted.ended_by,
+                "phases_": fitted.ended_by and {"alternation": n},
+            }
+        )
 
     def _given(self, unit=1.0):  # -> Chosen
         alpha = self.alpha if self.alpha == "auto" else self.alpha / unit
@@ -554,9 +550,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
         array([[4., 2.]])
         """
-        atoms = to_numpy(to_tensor(check_rows(dictionary_of(components))))
+        atoms = to_tensor(check_rows(dictionary_of(components)))
         learner = cls(len(_refuse_negative(atoms, "components")), **params)
         learner._validate_params()
-        chosen = learner._given().without_data()
-        learner._take(_attributes(atoms, chosen) | input_attributes(atoms))
+        fitted = Fitted(model=learner._given().without_data(), rows=atoms)
+        data = Data(None, Samples(atoms), atoms.device, input_attributes(to_numpy(atoms)))
+        learner._take(learner._attributes(None, data, fitted))
         return learner
