@@ -228,7 +228,7 @@ class GradientLearner(CallbackSupportMixin):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
         model, rows = fitted.model, fitted.rows
         unit, size = unit_of(model.data_scale), block_rows(_USED, *rows.shape)
-        signs = dict(positive_code=model.encoder.positive_code, positive_atoms=model.positive)
+        signs = dict(positive_code=plan.given.positive_code, positive_atoms=model.positive)
         rows = model.project(rows.contiguous()) if resumes and replaced else rows
         (state, recent), loss, n_rows = self._stream(fitted, rows), 0.0, 0
         for block in map(fitted.in_units, data.source.blocks(size)):
@@ -263,7 +263,6 @@ class GradientLearner(CallbackSupportMixin):
             same = self._fit_given["optimizer"] == describe(plan.optimizer_for(len(rows)))
             optimizer.resume(rows, before.get("moments", {}) if same else {})
         unused = before.get("unused", unused)
-        fitted = fitted.with_model(decay=plan.decay.at_last)
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         batches = Batches(data.source, plan.batch_size()).changed(fitted.in_units)
 

@@ -18,18 +18,12 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
-from skpudle._fit.models import DenseModel
-from skpudle._fit.plan import Plan
+from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.exposed import (
-    ExposedTransformer,
-    OfRows,
-    deviances,
-    encode_rows,
-    exposure_of,
-)
+from skpudle._learners import exposed
+from skpudle._learners.exposed import OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, of_features
 from skpudle._learners.transformer import hidden_errors
@@ -97,8 +91,8 @@ class _StabilisedRows(Beginning):
     """Rows that a fit begins with: counts of variance 1, less the stabilised baseline."""
 
     def __init__(self, plan, samples, units):
-        loss, x, counts = plan.encoder.loss, samples.x, _known(samples)
-        exposure, n_known = exposure_of(samples), counts.sum().clamp_min(1)
+        loss, x, counts = plan.loss, samples.x, _known(samples)
+        exposure, n_known = exposed.exposure_of(samples), counts.sum().clamp_min(1)
         # half an event more keeps the baseline finite without events
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
         self.intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
@@ -150,8 +144,8 @@ class CountCodes:
         Number of iterations.
     positive_code : bool
         Whether codes are restricted to non-negative values.
-    penalty : float, default=None
-        The penalty; None before data are seen.
+    penalty : float
+        The penalty.
     intercept : Tensor of shape (n_features,), default=None
         The baseline; None if it is the last atom of dictionaries, whose code is then 1.
     """
@@ -159,14 +153,8 @@ class CountCodes:
     loss: object
     n_unfoldings: int
     positive_code: bool
-    penalty: float | None = None
+    penalty: float
     intercept: Tensor | None = None
-
-    shrinkage, debias = "soft", 0.0
-
-    def at(self, alpha, **of_training):
-        """Return the encoder with a penalty; step and decay are its own."""
-        return replace(self, penalty=alpha)
 
     def of_features(self, features):
         """Return the encoder for some of the features."""
@@ -200,9 +188,8 @@ def _project_atoms(rows, *, project):
     return torch.cat([project(rows[:-1]), rows[-1:]])
 
 
-@dataclass(frozen=True)
 class CountModel(DenseModel):
-    """Atoms and, as the last row of parameters, the baseline; the encoder is `CountCodes`."""
+    """Atoms and, as the last row of parameters, the baseline; see `DenseModel`."""
 
     def atoms(self, rows):
         """Return the atoms in rows."""
@@ -215,40 +202,43 @@ class CountModel(DenseModel):
 
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""
-        loss = self.encoder.loss
+        loss = self.plan.loss
         samples = loss.response(samples) - loss.response(loss.mean(rows[-1]))
         return super().replacements(rows, samples)
 
     def attributes(self, rows):
         """Return the fitted attributes."""
-        of_counts = {"intercept_": to_numpy(rows[-1]), "_fitted_family": self.encoder.loss}
+        of_counts = {"intercept_": to_numpy(rows[-1]), "_fitted_family": self.plan.loss}
         return super().attributes(rows) | of_counts | {"step_size_": None}
 
 
 # ------------------------------------------------------------------ the fit
 
 
-@dataclass(frozen=True, kw_only=True)
 class CountPlan(Plan):
     """The plan of a fit of counts: a search, and training by the likelihood."""
 
     counts_events, name = True, "likelihood"
 
-    @classmethod
-    def of(cls, learner):
-        """Return the plan for the parameters of a learner."""
+    def __init__(self, learner):
         constants = dict(gradient="dec", optimizer="auto", n_unfoldings="auto")
-        plan = super().of(learner, noise="equal", fit_intercept=False, **constants)
-        how = learner.n_unfoldings, bool(learner.positive_code)
-        return replace(plan, encoder=CountCodes(loss_named(learner.loss, learner.n_trials), *how))
+        super().__init__(learner, noise="equal", fit_intercept=False, **constants)
+        self.loss, self.n_unfoldings = (
+            loss_named(learner.loss, learner.n_trials),
+            learner.n_unfoldings,
+        )
 
     def rule(self, name):
         """Return the gradient of training."""
         return likelihood
 
+    def encoder(self, alpha, **of_training):
+        """Return the encoder with a penalty; it has a step of its own."""
+        return CountCodes(self.loss, self.n_unfoldings, bool(self.given.positive_code), alpha)
+
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
-        return CountModel(**vars(super().model(**known)))
+        return CountModel(self, **known)
 
     def adapts(self, n_components):
         """Return False: batches and epochs are those of counts."""
@@ -262,7 +252,7 @@ class CountPlan(Plan):
 
     def without_effect(self, data):  # yields names, setting
         """Yield parameters that have no effect in this fit, and a setting that would use them."""
-        if isinstance(self.encoder.loss, Poisson):
+        if isinstance(self.loss, Poisson):
             yield ("n_trials",), "loss='binomial'"
 
 
@@ -273,9 +263,8 @@ class _CountPhases(RowPhases):
 
     def before_training(self):
         found = [one for one in super().before_training() if one.name != "penalty of codes"]
-        return *found, Phase(
-            "baseline", self.settle, lambda _: self.plan.searches, ends_search=True
-        )
+        searches = self.plan.searches
+        return *found, Phase("baseline", self.settle, lambda _: searches, ends_search=True)
 
     def rows_of(self, fitted, atoms):
         return torch.cat([atoms.to(fitted.rows), fitted.rows[-1:]])
@@ -289,12 +278,12 @@ class _CountPhases(RowPhases):
         Newton's step is the same near the solution; far below it is too long, and expectations
         overflow.
         """
-        rows, samples, loss = fitted.rows.clone(), self.data.samples, fitted.model.encoder.loss
+        rows, samples, loss = fitted.rows.clone(), self.data.samples, self.plan.loss
         dictionary, encoder, _ = fitted.model.network(rows, 0)
         for _ in range(_STEPS):
             sums = rows.new_zeros(3, rows.shape[1])
             for part in samples.blocks(_SAMPLES):
-                codes = encode_rows(encoder, dictionary, part)
+                codes = exposed.encode_rows(encoder, dictionary, part)
                 mean = loss.mean(dictionary.synthesis(codes) + _logarithm(part.target))
                 known = _known(part)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
@@ -307,14 +296,14 @@ class _CountPhases(RowPhases):
     def choose_coding(self, fitted):
         """Choose a smaller penalty of codes than the search's if it predicts hidden entries."""
         samples, intercept = self.data.samples, fitted.rows[-1]
-        encoder = replace(fitted.model.encoder, intercept=intercept)
         drawn, weight = draw_rows(len(samples), _JUDGES, samples.weight)
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
-        measure = partial(deviances, loss=encoder.loss, intercept=intercept)
+        measure = partial(exposed.deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
         for penalty in [alpha * 0.5**i for i in range(_HALVES + 1)]:
-            codes = partial(encode_rows, encoder.at(penalty))
+            encoder = replace(self.plan.encoder(penalty), intercept=intercept)
+            codes = partial(exposed.encode_rows, encoder)
             found = hidden_errors(some, dictionary, codes, measure, places)
             if not found < (1 - _LOWER) * least:
                 break
@@ -322,7 +311,7 @@ class _CountPhases(RowPhases):
         yield replace(fitted, coding=(alpha, 0.0, None))
 
 
-class CountDictionaryLearning(ExposedTransformer, DenseLearner):
+class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
     r"""Dictionary learning of counts and fractions, whose effects multiply.
 
     Counts have the expectation :math:`\exp(D z + b)`, and successes in ``n_trials`` the odds
@@ -473,7 +462,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return torch.cat([atoms, to_tensor(of_features(intercept, atoms)[None])]), CENTRED
 
     def _plan(self):
-        return CountPlan.of(self)
+        return CountPlan(self)
 
     def _read(self, plan, X, y=None, *, known=False, exposure=None, sample_weight=None, **options):
         refuse_several(type(self).__name__)
@@ -489,13 +478,13 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _resume(self, plan, data):
         fitted = super()._resume(plan, data)
         rows = torch.cat([fitted.rows, self._intercept.to(fitted.rows)[None]])
-        encoder = replace(fitted.model.encoder, loss=self._loss)
-        return replace(fitted, rows=rows).with_model(encoder=encoder)
+        plan.loss = self._loss
+        return replace(fitted, rows=rows)
 
     def _transform_encoder(self):
         self._validate_params("n_unfoldings", "positive_code", "split_sign", "device")
-        encoder = self._plan().encoder.at(self.alpha_)
-        return replace(encoder, loss=self._loss, intercept=self._intercept)
+        how = self.n_unfoldings, bool(self.positive_code), self.alpha_, self._intercept
+        return CountCodes(self._loss, *how)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()

@@ -36,8 +36,8 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
         getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
         "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
     )
-    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
-    values = check_array(host_array(exposure), **options)
+    exposure = host_array(exposure)
+    values = check_array(exposure, ensure_2d=False, dtype=np.float64, input_name="exposure")
     refuse(
         values.shape != (n_samples,) or not (values > 0).all(),
         f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each of "

@@ -124,7 +124,7 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
 
 def _knows_noise(learner):
     """Return whether a fit estimates the noise of an entry."""
-    return learner.alpha == "auto" and Codes.of(learner).of_lasso
+    return learner.alpha == "auto" and Codes(learner).of_lasso
 
 
 def _check_choice(learner, codes, l0, criterion):
@@ -650,7 +650,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return self._take_coding(coding, unit)
 
     def _plan(self):
-        return Plan.of(self)
+        return Plan(self)
 
     def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.
@@ -684,11 +684,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params(*_OF_THE_ENCODER)
-        return module_of(self, Codes.of(self))
+        return module_of(self, Codes(self))
 
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
-        codes = Codes.of(self)
+        codes = Codes(self)
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
@@ -697,13 +697,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
             return Learned(_graph_of(self, codes, units))
-        encoder = codes.encoder
-        if self.debias == "auto":
-            encoder = replace(encoder, debias=self.debias_)
-        if codes.converges:
-            encoder = replace(encoder, n_unfoldings=None)
-        options = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
-        return encoder.at(penalty_of(self), **options, warn=True)
+        how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
+        how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
+        return codes.encoder(penalty_of(self), **how, solves=codes.converges)
 
     def _phases(self, plan, data, run):  # -> RowPhases
         kind = _WithEncoder if self.separate_atoms else RowPhases

@@ -37,7 +37,7 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, Searched
-from skpudle._fit.models import directions
+from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
 from skpudle._fit.team import ALONE, current_team
 from skpudle._fit.train import Stopping, Trainer
@@ -99,7 +99,7 @@ def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
         samples.x,
         penalty,
         unit,
-        positive_code=bool(model.encoder.positive_code),
+        positive_code=bool(model.plan.given.positive_code),
         positive_atoms=model.positive,
         mask=samples.mask,
         total=team.sum,
@@ -158,7 +158,7 @@ class Beginning:
         given = self._plan.given.alpha
         if given != "auto":
             return float(given)
-        if self.model.encoder.shrinkage != "hard":
+        if self._plan.given.shrinkage != "hard":
             return self._plan.alpha_share * self.penalty
         # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b
         # / sqrt(s); with the lasso's if it exceeds alpha.
@@ -166,7 +166,7 @@ class Beginning:
 
     def search_penalty(self):  # -> float
         """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
-        of_lasso = self.model.encoder.shrinkage == "soft" and self.code_penalty()
+        of_lasso = self._plan.given.shrinkage == "soft" and self.code_penalty()
         return of_lasso or float(self.penalty)
 
 
@@ -564,7 +564,7 @@ class RowPhases:
         """
         plan, run, state = self.plan, self.run, fitted.training
         ended_by = fitted.ended_by if state else None
-        fitted = replace(fitted.with_model(decay=plan.decay.over(run.n_updates)), ended_by=None)
+        fitted = replace(fitted.with_model(n_updates=run.n_updates), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
         source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
@@ -625,8 +625,6 @@ def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
     if known["data_scale"] == 0:
         coding = None  # of zeros
     model = plan.model(**known)
-    if model.from_samples:
-        model = replace(model, rule=plan.rule("dec"))
     atoms = kept.noise.from_user(to_tensor(attributes["components_"], data.device))
     noise = replace(kept.noise, atoms=atoms)
     if not model.data_scale:  # first data after `from_components` or zeros
@@ -652,9 +650,7 @@ def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the ato
 # ------------------------------------------------------------------ the learner
 
 
-def read_rows(
-    learner, plan, given, *, known=False, part=False, weight=None, target=None, largest=None
-):
+def read_rows(learner, plan, given, *, known=False, part=False, sample_weight=None, target=None):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
     Parameters
@@ -669,12 +665,10 @@ def read_rows(
         Whether the learner is fitted.
     part : bool, default=False
         Whether the rows are one part of several, of `partial_fit`.
-    weight : Tensor of shape (n_samples,), default=None
-        How often each row counts, checked.
+    sample_weight : array-like of shape (n_samples,), default=None
+        How often each row counts.
     target : Tensor of shape (n_samples, ...), default=None
         What the learner knows of each row beside its numbers, checked.
-    largest : float, default=None
-        The largest value of rows that start at 0; by default they may have any numbers.
 
     Returns
     -------
@@ -682,17 +676,19 @@ def read_rows(
         The rows.
     """
     device = resolve_device(learner.device, given.data)
-    reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
+    reader = Reader(learner, device, known=known, allow_nan=True, largest=learner._largest)
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, given.n_rows)
     if given.in_parts:
         source = given.read_by(reader)
-        source.weight, source.target = weight, target
+        source.weight, source.target = sample_weight, target
         seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
         samples = source.sample(plan.n_components, int(seed), whole=not part)
         samples, n_given = known_samples(samples), None
     else:
         if not known:
             check_no_picture(given.data)
-        x, of_rows = reader(given.array()), dict(weight=weight, target=target)
+        x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
         of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
         samples = reader.samples(x, **of_rows)
         samples = source = known_samples(samples) if part else samples
@@ -786,11 +782,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
 
     def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
-        given, weight = open_source(X, self), None
-        if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, given.n_rows)
-        how = dict(part=part, weight=weight, largest=self._largest)
-        data = read_rows(self, plan, given, **how, **options)
+        how = dict(part=part, sample_weight=sample_weight)
+        data = read_rows(self, plan, open_source(X, self), **how, **options)
         if part or data.source is not data.samples:
             return data
         samples, places = merge_samples(data.samples)
@@ -895,9 +888,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             noise = learn_noise(plan, samples)
         begun = self._beginning(plan, samples, noise)
         fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
-        if plan.searches:  # "dec", since other gradients fail from samples
-            return fitted.with_model(rule=plan.rule("dec"), from_samples=True)
-        return fitted
+        return fitted.with_model(from_samples=plan.searches)
 
     def _attributes(self, plan, data, fitted):
         attributes = super()._attributes(plan, data, fitted)

@@ -17,7 +17,7 @@ from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
-from skpudle._data.weights import check_sample_weight, merge_copies
+from skpudle._data.weights import merge_copies
 from skpudle._fit import messages
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, on_host
@@ -461,10 +461,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     def _read(self, plan, X, y, *, exposure, sample_weight):
         refuse_several(type(self).__name__)
-        of_rows, given = self._of_rows(X, exposure), open_source(X, self)
-        if sample_weight is not None:
-            of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        return read_rows(self, plan, given, largest=self._largest, **of_rows)
+        of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
+        return read_rows(self, plan, open_source(X, self), **of_rows)
 
     def _phases(self, plan, data, run):
         return _Phases(self, data, run)

@@ -31,7 +31,7 @@ from skpudle import (
 from skpudle._data import sources
 from skpudle._data.arrays import with_gaps
 from skpudle._data.batches import Batches
-from skpudle._data.sources import Reader, Slices, open_source
+from skpudle._data.sources import Reader, Table, open_source
 from skpudle._learners import transformer
 from skpudle._learners.transformer import in_chunks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
@@ -234,7 +234,7 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
     monkeypatch.setattr(sources, "_PLACES", 50)
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
-    source = Slices(data, data.shape)
+    source = Table(data, data.shape)
     source._chunk = chunk
     sample = source.read_by(Reader(BaseEstimator(), CPU)).sample(3, 0).x[:, 0]
     assert len(sample) == 100

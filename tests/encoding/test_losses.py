@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from test_encoding import unit_atoms
 
 from skpudle._data.batches import Samples
-from skpudle._learners.counts import CountCodes, CountModel, likelihood
+from skpudle._learners.counts import CountDictionaryLearning, CountPlan, likelihood
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -144,7 +144,9 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     exposure = torch.rand(len(x), 1, generator=generator).to(x)
     rows = torch.cat([atoms, torch.randn(1, atoms.shape[1], generator=generator).to(atoms)])
     rows.requires_grad_()
-    model = CountModel(None, CountCodes(loss, 5, False), None, lambda _: 1.0, alpha=0.3)
+    plan = CountPlan(CountDictionaryLearning(n_unfoldings=5))
+    plan.loss = loss
+    model = plan.model(alpha=0.3)
     dictionary, encoder, penalty = model.network(rows, 0)
     batch = Samples(x, known if masked else None, exposure.exp())
     found = likelihood(dictionary, batch, encoder=encoder, penalty=penalty)

@@ -1,7 +1,6 @@
 """Learn a dictionary for a task: read data and targets, and build a joint model."""
 
-from dataclasses import dataclass, replace
-from inspect import signature
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -20,7 +19,7 @@ from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import DenseLearner, RowPhases, resume_rows
-from skpudle._learners.supervised.model import TaskModel, joint
+from skpudle._learners.supervised.model import TaskModel
 from skpudle._precision import own_precision, training_mode
 
 _AUTO_EPOCHS = 100
@@ -34,22 +33,18 @@ _ALPHA_SHARE = 0.5
 _OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "device"
 
 
-@dataclass(frozen=True, kw_only=True)
 class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
     alpha_share = _ALPHA_SHARE
 
-    @classmethod
-    def of(cls, learner):
-        """Return the plan for the parameters of a learner."""
-        plan = super().of(learner, supervision=learner.supervision)
+    def __init__(self, learner):
+        super().__init__(learner, supervision=learner.supervision)
         # Neither codes that predict held-out features nor units of the noise of features suit a
         # task: columns that are nearly sums of columns have a noise near zero, and would dominate
         # the atoms.
-        noise = "outliers" if plan.learns_noise else plan.noise
-        trains = plan.trains or learner.supervision > 0
-        return replace(plan, codes_follow_data=False, noise=noise, trains=trains)
+        self.noise = "outliers" if self.learns_noise else self.noise
+        self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
 
     @property
     def name(self):
@@ -70,8 +65,7 @@ class TaskPlan(Plan):
 def add_head(learner, fitted, data, head=None):  # -> Fitted
     """Add a head to atoms, by default the best for them, and the task."""
     of_task = dict(task=data.task, supervision=float(learner.supervision), C=float(learner.C))
-    known = vars(fitted.model) | {"rule": joint}
-    model = TaskModel(**known, **of_task, n_sides=1 + learner.split_sign)
+    model = TaskModel(**vars(fitted.model), **of_task, n_sides=1 + learner.split_sign)
     head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
     return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
 
@@ -122,11 +116,7 @@ class TaskLearner(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        name: PUDLEDictionaryLearning._parameter_constraints.get(name)
-        for name in signature(__init__).parameters
-        if name != "self"
-    } | {
+    _parameter_constraints = PUDLEDictionaryLearning._parameter_constraints | {
         "n_iter_no_change": DenseLearner._parameter_constraints["n_iter_no_change"],
         "supervision": [Interval(Real, 0, 1, closed="both")],
         "C": [Interval(Real, 0, None, closed="neither")],
@@ -166,12 +156,12 @@ class TaskLearner(DenseLearner):
         return self._fit(X, y, sample_weight=sample_weight)
 
     def _plan(self):
-        return TaskPlan.of(self)
+        return TaskPlan(self)
 
     def _encoder(self):
         self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return Codes.of(self).encoder.at(self.alpha_, **options)
+        return Codes(self).encoder(self.alpha_, **options)
 
     def _class_weights(self, y, weight, part):  # -> (n,)
         """Return the factors of the weights of samples by their targets."""

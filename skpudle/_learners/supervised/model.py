@@ -11,14 +11,13 @@ the number of atoms. Units of each feature's own standard deviation would overwe
 """
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.models import DenseModel
+from skpudle._fit.plan import DenseModel
 from skpudle._gradients import Evaluation, average
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision
@@ -58,7 +57,7 @@ def joint(dictionary, batch, *, encoder, penalty):
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskModel(DenseModel):
     """A dictionary and its head; see `skpudle._fit.train` and `DenseModel`.
 
@@ -79,6 +78,7 @@ class TaskModel(DenseModel):
     n_sides: int = 1
     C: float = 1.0
 
+    rule = staticmethod(joint)
     name_of_baseline = "baseline_"  # `intercept_` is of the decisions
 
     @property
@@ -88,7 +88,7 @@ class TaskModel(DenseModel):
 
     def unit(self, n_components):  # -> float
         """Return the unit of codes."""
-        return sqrt(self.data_scale / n_components) or 1.0
+        return (self.data_scale / n_components) ** 0.5 or 1.0
 
     def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
         """Return features of codes for a head; positive sides come first."""

@@ -144,7 +144,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
 
     def _task(self, y, weight, part):
         units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
-        return Regression(units, y.ndim == 1)
+        return Regression(units.mean_, units.scale_, y.ndim == 1)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
