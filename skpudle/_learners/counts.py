@@ -482,7 +482,7 @@ class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
         return replace(fitted, rows=rows)
 
     def _transform_encoder(self):
-        self._validate_params("n_unfoldings", "positive_code", "split_sign", "device")
+        self._validate_params()
         how = self.n_unfoldings, bool(self.positive_code), self.alpha_, self._intercept
         return CountCodes(self._loss, *how)
 

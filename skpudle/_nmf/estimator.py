@@ -515,7 +515,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return np.concatenate([fixed, new])
 
     def _transform_encoder(self):
-        self._validate_params("transform_min_gain")  # it may have been set since `fit`
+        self._validate_params()  # it may have been set since `fit`
         return _Encoder(self.transform_min_gain, self.dispersion_)
 
     @classmethod
