@@ -601,7 +601,9 @@ def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the ato
 # ------------------------------------------------------------------ the learner
 
 
-def read_rows(learner, plan, given, *, known=False, part=False, sample_weight=None, target=None):
+def read_rows(
+    learner, plan, given, *, known=False, part=False, sample_weight=None, target=None, largest=None
+):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
     Parameters
@@ -620,6 +622,8 @@ def read_rows(learner, plan, given, *, known=False, part=False, sample_weight=No
         How often each row counts.
     target : Tensor of shape (n_samples, ...), default=None
         What the learner knows of each row beside its numbers, checked.
+    largest : float, default=None
+        The largest value of rows that start at 0; by default they may have any numbers.
 
     Returns
     -------
@@ -627,7 +631,7 @@ def read_rows(learner, plan, given, *, known=False, part=False, sample_weight=No
         The rows.
     """
     device = arrays.resolve_device(learner.device, given.data)
-    reader = Reader(learner, device, known=known, allow_nan=True, largest=learner._largest)
+    reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
     if sample_weight is not None:
         sample_weight = check_sample_weight(sample_weight, given.n_rows)
     if given.in_parts:
@@ -733,7 +737,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
 
     def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
-        how = dict(part=part, sample_weight=sample_weight)
+        how = dict(part=part, sample_weight=sample_weight, largest=self._largest)
         data = read_rows(self, plan, open_source(X, self), **how, **options)
         if part or data.source is not data.samples:
             return data

@@ -19,6 +19,7 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import merge_copies
 from skpudle._fit import messages
+from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, on_host
 from skpudle._fit.run import Phase
@@ -122,6 +123,11 @@ def _refuse_negative(atoms, name):  # -> atoms
     return atoms
 
 
+def _given(learner, unit=1.0):  # -> Chosen
+    alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
+    return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain)
+
+
 class _Phases:
     """The phases of a fit: choices, and the alternation between codes and atoms.
 
@@ -147,15 +153,46 @@ class _Phases:
         messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         self.unit = float(np.square(events.often).sum() / events.often.sum())
         self.events = replace(events, often=events.often / self.unit)
-        self.fixed, self.most = learner._fixed_atoms(self.x), run.n_updates
+        self.fixed, self.most = self._fixed_atoms(learner.fixed_components), run.n_updates
+
+    def _fixed_atoms(self, given):  # -> (n_fixed, n_features), of sum 1
+        if given is None:
+            return np.empty((0, self.x.shape[1]))
+        atoms = given_atoms(given, None, self.x.double(), name="fixed_components")
+        atoms = _refuse_negative(to_numpy(atoms), "fixed_components")
+        return atoms / atoms.sum(1, keepdims=True)
+
+    def _first_atoms(self, n, dict_init):  # -> (n_components, n_features)
+        n_fixed, n_rows, searches = (
+            len(self.fixed),
+            len(self.events.often),
+            isinstance(dict_init, str),
+        )
+        refuse(
+            n == "auto" and (not searches or n_rows < _FEWEST),
+            "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
+            f"dict_init={dict_init!r:.50}, and {n_rows} rows that differ. Pass a number, or "
+            f"dict_init='search' and {_FEWEST} rows or more.",
+        )
+        n_new = 1 if n == "auto" else (n or self.x.shape[1]) - n_fixed
+        refuse(
+            n_new < 0,
+            f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
+            f"{n_fixed} on.",
+        )
+        if searches:
+            new = alternate.first_atoms(self.events.unexplained(self.fixed), n_new)
+        else:
+            new = to_numpy(given_atoms(dict_init, n and n_new, self.x.double()))
+        return np.concatenate([self.fixed, new])
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
         learner = self.learner
-        atoms = learner._first_atoms(self.events, self.fixed, self.x)
+        atoms = self._first_atoms(learner.n_components, learner.dict_init)
         if isinstance(learner.dict_init, str) and learner.n_components != "auto":
             messages.warn_of_few_samples(self.n_samples, len(atoms))
-        return Fitted(model=learner._given().without_data(), rows=to_tensor(atoms).to(self.x))
+        return Fitted(model=_given(learner).without_data(), rows=to_tensor(atoms).to(self.x))
 
     def table(self):  # -> tuple of Phase
         """Return all phases, in their order."""
@@ -171,14 +208,14 @@ class _Phases:
 
     def choose_size(self, fitted):
         """Choose the number of atoms."""
-        how = self.learner._given(self.unit), np.random.default_rng(self.seed), self.fixed
+        how = _given(self.learner, self.unit), np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
         yield replace(fitted, rows=to_tensor(atoms), size_path=path)
 
     def choose_prior(self, fitted):
         """Choose dispersion, smoothing, and whether rows have few atoms."""
         how = np.random.default_rng(self.seed), to_numpy(fitted.rows.double()), len(self.fixed)
-        chosen, atoms = choose.choose_prior(self.events, self.learner._given(self.unit), *how)
+        chosen, atoms = choose.choose_prior(self.events, _given(self.learner, self.unit), *how)
         model = replace(chosen, alpha=self.unit * chosen.alpha)
         yield replace(fitted, rows=to_tensor(atoms), model=model)
 
@@ -462,7 +499,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     def _read(self, plan, X, y, *, exposure, sample_weight):
         refuse_several(type(self).__name__)
         of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
-        return read_rows(self, plan, open_source(X, self), **of_rows)
+        return read_rows(self, plan, open_source(X, self), largest=self._largest, **of_rows)
 
     def _phases(self, plan, data, run):
         return _Phases(self, data, run)
@@ -481,38 +518,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
                 "phases_": fitted.ended_by and {"alternation": n},
             }
         )
-
-    def _given(self, unit=1.0):  # -> Chosen
-        alpha = self.alpha if self.alpha == "auto" else self.alpha / unit
-        return choose.Chosen(alpha, self.dispersion or 0.0, self.min_gain)
-
-    def _fixed_atoms(self, x):  # -> (n_fixed, n_features), of sum 1
-        if self.fixed_components is None:
-            return np.empty((0, x.shape[1]))
-        atoms = given_atoms(self.fixed_components, None, x.double(), name="fixed_components")
-        atoms = _refuse_negative(to_numpy(atoms), "fixed_components")
-        return atoms / atoms.sum(1, keepdims=True)
-
-    def _first_atoms(self, events, fixed, x):  # -> (n_components, n_features)
-        n, n_fixed, searches = self.n_components, len(fixed), isinstance(self.dict_init, str)
-        if n == "auto":
-            if not searches or len(events.often) < _FEWEST:
-                raise ValueError(
-                    "n_components='auto' finds atoms itself, and holds out a quarter of the rows: "
-                    f"got dict_init={self.dict_init!r:.50}, and {len(events.often)} rows that "
-                    f"differ. Pass a number, or dict_init='search' and {_FEWEST} rows or more."
-                )
-            n = n_fixed + 1
-        elif (n or x.shape[1]) < n_fixed:
-            raise ValueError(
-                f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
-                f"{n_fixed} on."
-            )
-        if searches:
-            new = alternate.first_atoms(events.unexplained(fixed), (n or x.shape[1]) - n_fixed)
-        else:
-            new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
-        return np.concatenate([fixed, new])
 
     def _transform_encoder(self):
         self._validate_params()  # it may have been set since `fit`
@@ -551,7 +556,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         atoms = to_tensor(check_rows(dictionary_of(components)))
         learner = cls(len(_refuse_negative(atoms, "components")), **params)
         learner._validate_params()
-        fitted = Fitted(model=learner._given().without_data(), rows=atoms)
+        fitted = Fitted(model=_given(learner).without_data(), rows=atoms)
         data = Data(None, Samples(atoms), atoms.device, input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(None, data, fitted))
         return learner
