@@ -15,12 +15,12 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1487,
-    "_data": 931,
+    ".": 1479,
+    "_data": 933,
     "_denoiser": 604,
     "_fit": 1389,
-    "_learners": 2685,
-    "_nmf": 750,
+    "_learners": 2675,
+    "_nmf": 749,
     "_operators": 264,
     "_optimizers": 215,
     "encoding": 1250,
@@ -31,8 +31,8 @@ BUDGET = {
     "plotting": 507,
     "pretrained": 70,
     "search": 2940,
-    "all of the package": 15428,
-    "tests": 14787,
+    "all of the package": 15411,
+    "tests": 14737,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

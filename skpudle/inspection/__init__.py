@@ -405,7 +405,7 @@ def _read(learner, X, level, exposure):
         )
     learner = check_learner_of_rows(learner)
     if exposure is not None:
-        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner).exp())[:, 0]
+        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner))[:, 0]
     parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
     rows, codes = map(np.concatenate, zip(*parts, strict=True))
     exposure = np.ones(len(rows)) if exposure is None else exposure
