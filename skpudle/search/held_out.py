@@ -28,6 +28,8 @@ from skpudle.search._epoch import own, spread_rows
 # 0.5 the prediction of 19 of 22 sets of rows (benchmarks/bench_learners.py) is as good as with the
 # usual penalty, with 1 of 17.
 CHANCE, SURE = 0.5, 2.0
+# the median modulus of a standard normal variable
+MEDIAN_OF_NORMAL = 0.6745
 # Least number of rows for held-out rows: four held-out rows cannot order penalties.
 LEAST_ROWS = 20
 # One row in _HELD_OUT is held out, at most the number of codings; of few rows up to one in _FEW, to
