@@ -430,10 +430,9 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
     away = np.abs(x - np.median(x, axis=0))
     deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
-    far = away > _DEVIATIONS_OF_OUTLIERS * deviations
-    rows = rows._replace(
-        missing=missing | (far & (residual > _DEVIATIONS_OF_OUTLIERS * noise))
-    ).take(kept)
+    # outliers are 8 deviations away from the median of their feature and from the fit
+    far = (away > 8 * deviations) & (residual > 8 * noise)
+    rows = rows._replace(missing=missing | far).take(kept)
     n_known = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
@@ -482,8 +481,9 @@ def _atoms_of_counts(
 ):  # -> AtomPosterior, sizes of atoms
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
-    # Rows may lack atoms if so many codes are below a thousandth of the mean. The share is .03 to .22 if all rows have all atoms, in exponential amounts, and .25 to .55 if 0.7 to 0.3
-    # of the rows have an atom.
+    # Rows may lack atoms if so many codes are below a thousandth of the mean. The share is .03 to
+    # .22 if all rows have all atoms, in exponential amounts, and .25 to .55 if 0.7 to 0.3 of the
+    # rows have an atom.
     has_lacks = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     given = rows, exposure[:, None], atoms / sums, codes * sums.T
     found = sample_rates(*given, learner.dispersion_, has_lacks, _generator(random_state))
