@@ -118,9 +118,10 @@ class Fitted(Record):
         The state of training, see `Trainer.state`; empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
         Places of entries that were treated as missing.
-    stream : dict, default=None
-        What `partial_fit` by blocks needs of earlier rows: the mean "energy" of codes of each atom
-        and the "mean" objective after a search; the "state" and "recent" rows after a block.
+    stream : Stream, default=None
+        What `partial_fit` by blocks needs of earlier rows.
+    recent : tuple of Tensor, default=None
+        Rows, with NaN for gaps, and weights that wait for the rest of a block.
     learned : LearnedEncoder, default=None
         The encoder that was trained after the dictionary.
     later : dict of str to int, default={}
@@ -143,7 +144,8 @@ class Fitted(Record):
     n_steps: int = 0
     training: dict = field(default_factory=dict)
     outliers: Tensor | None = None
-    stream: dict | None = None
+    stream: Stream | None = None
+    recent: tuple | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
 
@@ -206,6 +208,7 @@ class Fitted(Record):
             search_alpha=self.search_alpha,
             coding=self.coding,
             stream=self.stream,
+            recent=self.recent,
             training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
         )
         return on_host(kept)

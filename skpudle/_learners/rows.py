@@ -28,13 +28,13 @@ from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, Searched
 from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
-from skpudle._fit.team import ALONE, current_team
+from skpudle._fit.team import current_team
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
 from skpudle._precision import training_mode
-from skpudle.search import Problem, auto_alpha
+from skpudle.search import auto_alpha
 from skpudle.search._epoch import spread_rows
 from skpudle.search.choose import best_coding, judged, try_sizes
 from skpudle.search.descend import refit_atoms, solve_codes
@@ -82,24 +82,10 @@ def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weigh
     return project_atoms(atoms, positive=positive)
 
 
-def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
-    """Return the problem of a search in rows, divided by a unit."""
-    return Problem.in_unit(
-        samples.x,
-        penalty,
-        unit,
-        positive_code=bool(model.plan.given.positive_code),
-        positive_atoms=model.positive,
-        mask=samples.mask,
-        total=team.sum,
-        weight=samples.weight,
-    )
-
-
 def raw_problem(plan, samples):  # -> Problem
     """Return the problem of the rows of a fit as they are, with a penalty of one unit."""
     unit = unit_of(mean_square(samples.x, samples.weight))
-    return problem_of(plan.model(), samples, unit, unit)
+    return plan.problem(samples, unit, unit)
 
 
 class Beginning:
@@ -218,23 +204,6 @@ def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
     return ((known > 0) & (counts == 0)).nonzero().cpu()
 
 
-def _energies(coded):  # -> dict
-    """Return the energies of atoms at the end of a search, for a later `partial_fit`.
-
-    Parameters
-    ----------
-    coded : Epoch
-        Data with codes of the atoms.
-
-    Returns
-    -------
-    dict
-        The mean square of the codes of each atom, and the mean objective of a row.
-    """
-    (n,) = coded.problem.total(torch.tensor([coded.problem.total_weight], dtype=torch.float64))
-    return {"energy": coded.energies() / n, "mean": coded.objective / float(n)}
-
-
 def check_known_entries(learner, data):
     """Raise ValueError unless a process knows an entry."""
     mask = data.samples.mask
@@ -348,7 +317,7 @@ class RowPhases:
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
-        problem = problem_of(begun.model, begun.samples, begun.search_penalty(), begun.unit)
+        problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
         trials = try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
@@ -369,7 +338,7 @@ class RowPhases:
         samples, n_components = begun.samples, len(fitted.atoms)
         if not run.team.is_alone:  # initial values are from samples of all processes
             samples = fitted.in_units(self.data.samples)
-        problem = problem_of(fitted.model, samples, fitted.searched.penalty, begun.unit, run.team)
+        problem = plan.problem(samples, fitted.searched.penalty, begun.unit, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
         mixes = plan.mixes_few(n_components, samples.x.shape[1])
@@ -416,7 +385,7 @@ class RowPhases:
             searched=replace(fitted.searched, **known),
             search_alpha=found.alpha * problem.unit,
             penalty_path=penalty_path(problem, found.path, problem.unit),
-            stream=_energies(found.coded),
+            stream=after_search(found.coded, float(self.data.n_seen)),
             is_done=found.is_done,
             note=f"{note}  loss {found.losses[-1]:.6g}",
         )
@@ -437,8 +406,8 @@ class RowPhases:
         """
         (problem, coded), run = self.found(fitted), self.run
         alpha, unit = fitted.searched.alpha, problem.unit
-        begun, n_used = after_search(coded)
-        size = block_rows(n_used, *begun.atoms.shape)
+        begun = after_search(coded)
+        size = block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
         source = self.data.source
         n_blocks = run.team.largest(ceil(source.n_samples / size))
         state, losses, loss = begun, fitted.losses, 0.0
@@ -461,7 +430,8 @@ class RowPhases:
                 if atoms is not begun.atoms:
                     self._coded = solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
-                now = replace(now, searched=searched, stream=_energies(self._coded), passed=None)
+                stream = after_search(self._coded, float(self.data.n_seen))
+                now = replace(now, searched=searched, stream=stream, passed=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
             yield replace(now, rows=self.rows_of(fitted, atoms), note=note)
 
@@ -550,7 +520,8 @@ class RowPhases:
     def choose_coding(self, fitted):
         """Choose the penalty of the codes of `transform`, which follows the data."""
         model, samples = fitted.model, fitted.in_units(self.data.samples)
-        problem = problem_of(model, samples, model.alpha, unit_of(model.data_scale), self.run.team)
+        unit, total = unit_of(model.data_scale), self.run.team.sum
+        problem = self.plan.problem(samples, model.alpha, unit, total)
         coding = best_coding(judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
@@ -857,7 +828,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _encoder(self):
         """Return the encoder of rows in units of their noise."""
-        raise NotImplementedError
+        self._validate_params()  # they may have been set since `fit`
+        how = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
+        return self._plan().encoder(self.alpha_, **how)
 
     def _transform_encoder(self):
         """Return the encoder of rows without their baseline."""

@@ -16,7 +16,6 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.encoders import Codes
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
@@ -162,11 +161,6 @@ class TaskLearner(DenseLearner):
 
     def _plan(self):
         return TaskPlan(self)
-
-    def _encoder(self):
-        self._validate_params()  # they may have been set since `fit`
-        options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return Codes(self).encoder(self.alpha_, **options)
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
