@@ -44,7 +44,7 @@ class Data(NamedTuple):
     ----------
     source : object
         Source of samples, see `skpudle._data.batches`.
-    samples : Samples or TrainingImages
+    samples : Samples
         Samples that choose the initial model and identify the data: all, or a sample of all rows.
     device : torch.device
         Device of the fit.

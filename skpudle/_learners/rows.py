@@ -25,7 +25,7 @@ from skpudle._data.weights import check_sample_weight, known_samples, merge_samp
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.fitted import Fitted, Searched
+from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
 from skpudle._fit.team import current_team
@@ -338,7 +338,7 @@ class RowPhases:
         samples, n_components = begun.samples, len(fitted.atoms)
         if not run.team.is_alone:  # initial values are from samples of all processes
             samples = fitted.in_units(self.data.samples)
-        problem = plan.problem(samples, fitted.searched.penalty, begun.unit, run.team.sum)
+        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
         mixes = plan.mixes_few(n_components, samples.x.shape[1])
@@ -360,11 +360,12 @@ class RowPhases:
             plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
             fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
-        if fitted.searched is None:
-            penalty = fitted.search_alpha or begun.search_penalty()
-            fitted = replace(fitted, searched=Searched(atoms, penalty))
+        if fitted.searched is not None:
+            atoms = fitted.searched.atoms
+        else:
+            fitted = replace(fitted, penalty=fitted.search_alpha or begun.search_penalty())
         problem = self.make_problem(fitted)
-        for found in find_atoms(problem, fitted.searched.atoms):
+        for found in find_atoms(problem, atoms):
             losses = (*fitted.losses, *found.losses)
             yield replace(self._with_search(fitted, problem, found), losses=losses)
 
@@ -375,14 +376,12 @@ class RowPhases:
             self._problem = problem.around(baseline)
             shift = baseline.to(noise.intercept) * problem.unit
             noise = replace(noise, intercept=noise.intercept + shift)
-        known = dict(atoms=found.atoms, alpha=found.alpha, is_done=found.is_done)
-        known |= dict(trial=found.trial, stride=found.stride)
         note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
         return replace(
             fitted,
             rows=self.rows_of(fitted, found.atoms),
             noise=noise,
-            searched=replace(fitted.searched, **known),
+            searched=replace(found, coded=None, losses=(), path=()),
             search_alpha=found.alpha * problem.unit,
             penalty_path=penalty_path(problem, found.path, problem.unit),
             stream=after_search(found.coded, float(self.data.n_seen)),
