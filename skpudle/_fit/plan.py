@@ -157,8 +157,8 @@ class Plan(Codes):
 
     Attributes
     ----------
-    gradient : str
-        Name of the gradient of training.
+    gradient, name : str
+        Name of the gradient of training, and that of training for users.
     searches, trains : bool
         Whether `fit` searches for the initial dictionary, and whether it then trains.
     codes_follow_data : bool
@@ -199,6 +199,7 @@ class Plan(Codes):
             self.gradient = "dec"
         elif given.gradient == "auto":
             self.gradient = "dec" if ends_with_search else "ae-ls"
+        self.name = self.gradient
         if not self.searches:  # the data decide about "auto" after a search alone
             noise = "equal" if isinstance(noise, str) and noise == "auto" else noise
             baseline = baseline is True
@@ -208,11 +209,6 @@ class Plan(Codes):
         self.n_components = None if given.n_components == "auto" else given.n_components
         self.fit_intercept, self.noise = baseline, noise
         self.learns_noise = not (is_equal and baseline is False)
-
-    @property
-    def name(self):
-        """The name of training for users."""
-        return self.gradient
 
     @property
     def curvature_share(self):

@@ -415,7 +415,9 @@ class RowPhases:
         blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
         blocks = map(fitted.in_units, islice(blocks, state.n_blocks, None))
         while state.n_blocks < n_blocks:
-            part = _of_block(problem, alpha, next(blocks, None))
+            block = next(blocks, self.data.samples[:0])  # other processes still have rows
+            part = self.plan.problem(block, alpha * unit, unit, run.team.sum)
+            part = replace(part, baseline=problem.baseline)
             before, (state, _) = state, advance_stream(part, state, final=True)
             n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
@@ -488,8 +490,7 @@ class RowPhases:
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
         source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
-        annealed = isinstance(given.lambda_decay, tuple)
-        first = n_updates * 9 // 10 * annealed
+        first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)  # before its last value
         rule = dict(first_update=first, n_updates=n_updates)
         stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
         if state:
@@ -503,11 +504,9 @@ class RowPhases:
                 ended_by = "max_iter"
             if n_epochs:
                 now, done = trainer.fitted, ended_by is not None
-                note = (
-                    f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
-                )
-                how = dict(note=note, is_done=done, ended_by=ended_by)
-                yield replace(now, training=state, **how)
+                note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}"
+                how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
+                yield replace(now, training=state, is_done=done, **how)
             if ended_by is not None:
                 return
             trainer.replace_unused()
@@ -523,37 +522,6 @@ class RowPhases:
         problem = self.plan.problem(samples, model.alpha, unit, total)
         coding = best_coding(judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
-
-
-def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
-    if block is None:
-        return replace(problem.of_rows(slice(0)), alpha=alpha)
-    x = block.x if problem.unit == 1 else block.x.double() / problem.unit
-    return replace(problem, x=x, mask=block.mask, weight=block.weight, alpha=alpha, held_out=None)
-
-
-# ------------------------------------------------------------------ what was fitted before
-
-
-def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
-    """Return the record of the attributes of a fitted learner."""
-    kept, given = attributes["_fitted"], plan.given.alpha
-    known, coding = dict(kept.model), kept.coding
-    if given not in ("auto", attributes["_fit_given"]["alpha"]):  # it was set after the fit
-        known["alpha"], coding = float(given), None
-    elif coding is not None:
-        coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
-    if known["data_scale"] == 0:
-        coding = None  # of zeros
-    model = plan.model(**known)
-    atoms = kept.noise.from_user(to_tensor(attributes["components_"], data.device))
-    noise = replace(kept.noise, atoms=atoms)
-    if not model.data_scale:  # first data after `from_components` or zeros
-        begun = beginning(plan, data.samples, noise)
-        model = replace(model, data_scale=begun.model.data_scale)
-        if given == "auto":
-            model = replace(model, alpha=begun.code_penalty(atoms))
-    return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)
 
 
 def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
@@ -842,4 +810,21 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
     def _resume(self, plan, data):  # -> Fitted
-        return resume_rows(plan, data, vars(self), self._beginning)
+        """Return the record of the fitted attributes."""
+        kept, given = self._fitted, plan.given.alpha
+        known, coding = dict(kept.model), kept.coding
+        if given not in ("auto", self._fit_given["alpha"]):  # it was set after the fit
+            known["alpha"], coding = float(given), None
+        elif coding is not None:
+            coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
+        if known["data_scale"] == 0:
+            coding = None  # of zeros
+        model = plan.model(**known)
+        atoms = kept.noise.from_user(to_tensor(self.components_, data.device))
+        noise = replace(kept.noise, atoms=atoms)
+        if not model.data_scale:  # first data after `from_components` or zeros
+            begun = self._beginning(plan, data.samples, noise)
+            model = replace(model, data_scale=begun.model.data_scale)
+            if given == "auto":
+                model = replace(model, alpha=begun.code_penalty(atoms))
+        return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)

@@ -19,7 +19,7 @@ from skpudle._data.weights import check_sample_weight
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import DenseLearner, RowPhases, resume_rows
+from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.model import TaskModel
 from skpudle._precision import own_precision, training_mode
 
@@ -43,11 +43,7 @@ class TaskPlan(Plan):
         # the atoms.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
-
-    @property
-    def name(self):
-        """The name of training for users."""
-        return "supervised" if self.given.supervision else self.gradient
+        self.name = "supervised" if learner.supervision else self.gradient
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
@@ -196,7 +192,7 @@ class TaskLearner(DenseLearner):
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
 
     def _resume(self, plan, data):  # -> Fitted
-        fitted, task = resume_rows(plan, data, vars(self)), data.task
+        fitted, task = super()._resume(plan, data), data.task
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
         weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
