@@ -155,11 +155,7 @@ class Checkpoint(FitCallback):
     """
 
     def __init__(
-        self,
-        path: str | PathLike[str],
-        *,
-        every_seconds: float = 60.0,
-        resume: bool = True,
+        self, path: str | PathLike[str], *, every_seconds: float = 60.0, resume: bool = True
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
         validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)

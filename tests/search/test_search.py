@@ -12,14 +12,7 @@ from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
-from skpudle.search.descend import (
-    descend,
-    exhaust,
-    play_rounds,
-    refit_atoms,
-    settle,
-    solve_codes,
-)
+from skpudle.search.descend import descend, exhaust, play_rounds, refit_atoms, settle, solve_codes
 from skpudle.search.find import find_atoms
 from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, match_equal_rows
 from skpudle.search.stream import Held, begin_stream
