@@ -476,10 +476,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         True
         """
         check_is_fitted(self)
-        if getattr(self, "noise_std_", None) is None:
-            raise ValueError(
-                "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
-            )
+        refuse(
+            getattr(self, "noise_std_", None) is None,
+            "The noise of the data is unknown: partial_fit does not estimate it. Call fit.",
+        )
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
             warnings.warn(
                 f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "
@@ -488,9 +488,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             )
         ((samples, _),) = self._read_parts(InMemory(open_source(X, self).array()))
         codes = np.asarray(host_array(self.transform(X)))
-        rows = self.inverse_transform(codes)
-        baseline = baseline_of(self)
-        fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
+        fitted = encoders.centre(self, self.inverse_transform(codes))
         noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
         residual = np.abs(to_numpy(samples.x) - fitted) / noise
         usual = residual
