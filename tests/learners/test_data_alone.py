@@ -33,9 +33,11 @@ def test_a_search_finds_the_shape_and_nothing_is_trained_after_it(traces):
 def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, traces):
     learner, scale = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH), 2.0**exponent
     expected = learner.fit(traces).components_, scale**2 * learner.loss_curve_
+    alpha = learner.alpha_
     found = learner.fit(scale * traces).components_, learner.loss_curve_
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
+    assert learner.alpha_ == scale * alpha
 
 
 def test_codes_after_a_search_satisfy_the_optimality_condition(traces):

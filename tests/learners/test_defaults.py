@@ -136,14 +136,6 @@ def test_the_head_of_a_stream_is_searched(batches):
     assert found(learner_of().fit(Stream())) == 1
 
 
-@pytest.mark.filterwarnings("ignore:X has . samples? with known values:UserWarning")
-@pytest.mark.parametrize("data", [X[:1], X[:5], np.zeros((30, 16)), np.ones((30, 16)), X[:, :1]])
-def test_where_there_is_nothing_to_find_it_ends(data):
-    learner = learner_of().fit(data)
-    assert np.isfinite(learner.components_).all()
-    assert np.isfinite(learner.transform(data)).all()
-
-
 # ---------------------------------------------------------------- what happens during the search
 
 
