@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from skpudle import ConvPUDLEDictionaryLearning
 
@@ -79,19 +78,6 @@ def gaps(traces):
     traces = traces.copy()
     traces[np.random.default_rng(1).random(traces.shape) < 0.2] = np.nan
     return traces
-
-
-def test_what_is_missing_counts_for_nothing(gaps):
-    """Not even its channel's mean, which only says where the dictionary begins."""
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=10, alpha=0.1, **SEARCH)
-    learner.set_params(dict_init=np.random.default_rng(2).normal(size=(2, 10)))
-    missing = np.isnan(gaps)
-    codes = learner.fit(gaps).transform(gaps)
-    atoms = torch.as_tensor(learner.components_)[:, None]
-    assert np.isfinite(codes).all()
-    filled = np.where(missing, learner.inverse_transform(codes), gaps)
-    np.testing.assert_array_equal(filled[~missing], gaps[~missing])
-    assert torch.isfinite(atoms).all()
 
 
 def test_a_search_with_gaps_fills_them(traces, gaps):
