@@ -12,14 +12,6 @@ from math import prod
 import torch
 from threadpoolctl import ThreadpoolController
 
-# Most multiplications of data with atoms for compiled loops, which then take 0.4 to 0.8 of the time
-# of torch. For a single row loops always win, since memory is the limit: 0.5 to 0.6 of the time for
-# 1500 x 1000 atoms.
-_MOST_WORK_OF_FEW = 2**16
-# Least multiplications in a call of torch that pay for a second thread: 1.7e7 take 304 us on one
-# core and 172 on two. Entrywise calls of smaller problems gain no time, and on busy cores a call on
-# two threads may lose a time slice of some 3 ms.
-_LEAST_WORK_OF_THREADS = 1e7
 # Entries in memory at a time, where the number only bounds the memory: 8 MiB in float64.
 BLOCK = 2**20
 
@@ -41,7 +33,10 @@ def are_few(x, atoms):
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    return len(x) == 1 or len(x) * atoms.numel() <= _MOST_WORK_OF_FEW
+    # Compiled loops take 0.4 to 0.8 of the time of torch up to so many multiplications. For a
+    # single row loops always win, since memory is the limit: 0.5 to 0.6 of the time for 1500 x 1000
+    # atoms.
+    return len(x) == 1 or len(x) * atoms.numel() <= 2**16
 
 
 def blocks_of_rows(n_rows, n_entries, most=BLOCK):
@@ -89,7 +84,10 @@ def threads_for(atoms=None, x=None, stride=1):
         work = x.numel() * n_components * prod(kernel) // n_skipped
     outer, before = _thread.allowed, torch.get_num_threads()
     _thread.allowed = outer or before
-    n_threads = _thread.allowed if work >= _LEAST_WORK_OF_THREADS else 1
+    # So many multiplications in a call of torch pay for a second thread: 1.7e7 take 304 us on one
+    # core and 172 on two. Entrywise calls of smaller problems gain no time, and on busy cores a
+    # call on two threads may lose a time slice of some 3 ms.
+    n_threads = _thread.allowed if work >= 1e7 else 1
     try:
         if n_threads != before:
             torch.set_num_threads(n_threads)

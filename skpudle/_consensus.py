@@ -35,11 +35,6 @@ from skpudle._data.arrays import host_array
 from skpudle._data.names import explain_names, fit_context, users_level
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
-# Of consensus NMF: number of nearest neighbours of an atom, as a share of the replicates, and mean
-# distance to them from which on it is an outlier. Atoms are compared with norm 1 and up to sign, so
-# that distances lie between 0 and 1.41; .5 is a cosine of .875.
-_NEAREST, _OUTLYING = 0.3, 0.5
-
 
 def seed_clone(estimator, random_state):
     """Return a clone with a new seed in each of its parameters ``random_state``."""
@@ -59,7 +54,9 @@ def _fit_rows(estimator, X, params, rows):
 
 def _measure_isolation(replicates):  # -> list of (n_components,)
     """Return the mean distance of every unit atom to its nearest atoms, up to sign."""
-    everything, n_nearest = np.concatenate(replicates), max(1, int(_NEAREST * len(replicates)))
+    # As in consensus NMF: the number of nearest neighbours of an atom, as a share of the
+    # replicates.
+    everything, n_nearest = np.concatenate(replicates), max(1, int(0.3 * len(replicates)))
     distances = []
     for atoms in replicates:
         # rows of zeros are at distance sqrt(2) from all; the nearest atom is the atom itself
@@ -109,7 +106,10 @@ def _find_consensus(replicates):
         before = indices
         indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
-        dense = (indices >= 0) & (distances <= _OUTLYING)
+        # As in consensus NMF: atoms of a larger mean distance to their neighbours are outliers.
+        # Atoms are compared with norm 1 and up to sign, so that distances lie between 0 and 1.41;
+        # .5 is a cosine of .875.
+        dense = (indices >= 0) & (distances <= 0.5)
         if np.array_equal(before, indices):
             break
         reference = unit_atoms(np.stack([

@@ -23,11 +23,6 @@ from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
 from skpudle.encoding._steps import Iterations
 from skpudle.encoding._working_sets import Run, WorkingSets
 
-# Least operations of an iteration, and least unfoldings, with which working sets pay on the CPU. In
-# five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long (soft shrinkage) and
-# 2.6 to 6.6 times (hard shrinkage); with 20 unfoldings working sets took 1.1 times as long.
-_LEAST_OPERATIONS, _LEAST_UNFOLDINGS = 4e7, 32
-
 
 class _Unfolding(torch.autograd.Function):
     @staticmethod
@@ -90,8 +85,11 @@ def _is_confined(path, dictionary, x, levels, *, plain):
         return path == "active"
     n_components, n_features = dictionary.atoms.shape
     iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
-    pays = len(levels) > _LEAST_UNFOLDINGS and n_components >= 128
-    pays = pays and iteration > _LEAST_OPERATIONS
+    # In five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long as working sets
+    # (soft shrinkage) and 2.6 to 6.6 times (hard shrinkage); with 20 unfoldings working sets took
+    # 1.1 times as long.
+    pays = len(levels) > 32 and n_components >= 128
+    pays = pays and iteration > 4e7
     return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 
 

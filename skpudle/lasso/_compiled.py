@@ -40,10 +40,6 @@ UNBOUNDED = 1000
 RULES = (RUN, CANDIDATES, LEAST_SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES,
          SETTLED, UNBOUNDED)  # fmt: skip
 
-# Smallest task of a thread: 16 rows, and 2e6 multiplications (3 ms). Two threads for less are no
-# faster on idle cores, and take twice the time on busy cores.
-_ROWS_PER_TASK, _WORK_PER_TASK = 16, 2e6
-
 
 def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c):
     """Set ``c = D^T (x - D z)`` for a row; ``start[row]`` is ``D^T x``."""
@@ -421,7 +417,9 @@ def solve(
             work = np.empty(room, np.int64), *vectors, factor, *fixed
             first, room = loops.solve_rows(first, last, *how, RULES, *work), 2 * room
 
-    least = max(_ROWS_PER_TASK, int(_WORK_PER_TASK / max(atoms.numel(), 1)))
+    # Smallest task of a thread: 16 rows, and 2e6 multiplications (3 ms). Two threads for less are
+    # no faster on idle cores, and take twice the time on busy cores.
+    least = max(16, int(2e6 / max(atoms.numel(), 1)))
     in_parts(solve_part, len(x), least)
     return out
 

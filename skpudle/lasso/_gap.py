@@ -9,6 +9,7 @@ from skpudle._precision import as_scalars
 from skpudle.lasso._batched import lasso_gaps
 from skpudle.lasso._compiled import solver_on
 
+_WARNED_SAMPLES = 5
 # Least cosine with a descent direction that rounding cannot make positive.
 _LEAST_COSINE = 1e-9
 
@@ -227,9 +228,8 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN counts as missed
     if not missed:
         return
-    named = ", ".join(map(str, missed[:5]))
-    # the first samples are named
-    if len(missed) > 5:
+    named = ", ".join(map(str, missed[:_WARNED_SAMPLES]))
+    if len(missed) > _WARNED_SAMPLES:
         named += ", ..."
     warnings.warn(
         f"The codes of {len(missed)} of {len(gaps)} samples have a relative duality gap above "

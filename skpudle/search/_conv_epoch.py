@@ -36,8 +36,7 @@ from skpudle.search._epoch import (
     spread_rows,
 )
 
-# Effort of an epoch: working sets, and sweeps over each; then sweeps over the atoms, and steps of
-# an atom in each sweep. Steps of an atom are cheap compared with its residuals.
+# Effort of an epoch: working sets, and sweeps over each.
 _EFFORT = 1, SWEEPS_OF_CODES
 
 # Least gain of a move: an atom moves to a window with at least this multiple of its energy. All 58

@@ -43,44 +43,13 @@ from skpudle.search.descend import descend, exhaust, first_stride, refit_atoms, 
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
 
-# Rows that judge codes of training data.
-_JUDGED = 200
-# Rows, and entries of their codes, to count nonzero codes in, at most; the relative error of the
-# mean number at which a bisection ends, and its most steps.
-_COUNTED, _COUNTED_ENTRIES, _CLOSE, _STEPS = 2000, 2**25, 0.005, 30
-# The penalty falls by a factor of 2**0.5 while at most this share of the new codes is false,
-# estimated from at least this number of new codes. In benchmarks/bench_synthsae.py F1 of features
-# is .86 for the true atoms, and .76 and .72 at the next larger and smaller penalty; shares of false
-# codes are .05 to .36 at the best penalties, and .48 to 1.1 at the next.
-_WRONG, _NEW = 0.4, 100
-# Factors on the smallest error, without the noise, within which the sparsest codes are chosen, for
-# codes of the lasso and for least squares. Chance alone would give digits 17 codes a row instead of
-# 9, and tables of wines 8 instead of 4. The lasso's error hardly changes with the penalty: with 1.1
-# for both, data at 0 dB keep an error of .39 instead of .35 of the noise.
-_SPARER = 1.05, 1.15
-# Errors below this share of the mean square are rounding.
-_ROUNDING = 1e-12
-# Held-out data of the number of atoms: a quarter, at most 2000 rows.
-_HELD_OUT, _MOST_HELD_OUT = 4, 2000
-# The first number of atoms of images, which need few; rows begin with half the number of features.
-# The factor of growth; the largest number, in numbers of features.
-_FIRST_OF_IMAGES, _GROWTH, _LARGEST = 4, 1.5, 16
-# Epochs of a new dictionary, of rows and of images, whose atoms move in rounds (with 12 epochs 8
-# planted atoms were counted as 4 or 19); epochs after a removal.
-_SETTLE, _SEARCH, _ADAPT = 12, 60, 3
-# The largest share of atoms that one removal takes, and the divisor of their number after it fails.
-_REMOVED, _FEWER = 0.25, 3
+# Relative error of the mean number of codes at which a bisection ends, and its most steps.
+_CLOSE, _MOST_STEPS = 0.005, 30
 # Share of the energy that a smaller dictionary may lose without noise. Epochs of adaptation change
 # scores by half of it; with 0, 12 planted atoms were counted as 14.
 _NEGLIGIBLE = 1e-3
 # Numbers in a row that may fail. With one, 29 of 80 planted atoms are found at 2 dB, with two 80.
 _PATIENCE = 2
-# Share of the hidden energy that twice as many atoms explain more, where rows have no number of
-# atoms and predictions gain with each: 72 atoms for digits, where growth would go on to 400 to 700.
-_ENOUGH = 0.02
-# Epochs without the lasso's bias before a dictionary predicts. Bias would dominate the errors of
-# noiseless data: with 0 epochs 12 planted atoms were counted as 31.
-_UNBIASED = 2
 
 
 # ------------------------------------------------------------------ penalty of codes
@@ -141,10 +110,14 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     if not predicts(best, held_out):
         return unchosen
     noise = held_out.noise(atoms, best) * held_out.n_hidden
-    lasso, least_squares = _SPARER
+    # Factors on the smallest error, without the noise. Chance alone would give digits 17 codes a
+    # row instead of 9, and tables of wines 8 instead of 4. The lasso's error hardly changes with
+    # the penalty: with 1.1 for both, data at 0 dB keep an error of .39 instead of .35 of the noise.
+    lasso, least_squares = 1.05, 1.15
     factor = lasso + best.share * (least_squares - lasso)
     limit = min(noise, best.total) + factor * max(best.total - noise, 0.0)
-    limit += _ROUNDING * held_out.mean_square * held_out.n_hidden
+    # smaller shares of the mean square are rounding
+    limit += 1e-12 * held_out.mean_square * held_out.n_hidden
     chosen = best
     for one in range(best.place + 1, held_out.places[1] + 1):
         trial = held_out.at(atoms, one, debias)
@@ -161,7 +134,8 @@ def judged(problem):  # -> HeldOut
     """Return some of the training data to judge codes by, of atoms that have seen these data."""
     if isinstance(problem, ConvProblem):
         return HeldOut(problem)
-    return HeldOut(problem.of_rows(spread_rows(len(problem.x), _JUDGED)))
+    # rows that judge codes of training data
+    return HeldOut(problem.of_rows(spread_rows(len(problem.x), 200)))
 
 
 @torch.no_grad()
@@ -199,7 +173,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):
 
     def find(share):  # -> penalty, number of codes
         lower, found = most, 0.0
-        for _ in range(_STEPS):
+        for _ in range(_MOST_STEPS):
             if found < l0 and lower > 0:
                 lower, upper = lower / 2, lower
                 found = sum(count(lower, share))
@@ -209,7 +183,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):
                 " Pass a smaller number, or rows that the atoms explain."
             )
         alpha = lower
-        for _ in range(_STEPS):
+        for _ in range(_MOST_STEPS):
             if abs(found - l0) <= _CLOSE * l0:
                 break
             alpha = (lower * upper) ** 0.5
@@ -259,8 +233,12 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     while alpha > problem.alpha * 2.0**-10:
         here = count(alpha, 0.0, positive=False)
         right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
-        if right + wrong >= _NEW:
-            if wrong > _WRONG * right:
+        if right + wrong >= 100:
+            # Shares of false codes, estimated from at least 100 new codes. In
+            # benchmarks/bench_synthsae.py F1 of features is .86 for the true atoms, and .76 and .72
+            # at the next larger and smaller penalty; shares of false codes are .05 to .36 at the
+            # best penalties, and .48 to 1.1 at the next.
+            if wrong > 0.4 * right:
                 break
             before, chosen = here, alpha
         alpha *= 2**-0.5
@@ -284,7 +262,8 @@ def _counter(problem, atoms):
 
     The counts are mean numbers of positive and of negative codes.
     """
-    n_rows = max(1, min(_COUNTED, _COUNTED_ENTRIES // len(atoms)))
+    # most rows, and entries of their codes, to count nonzero codes in
+    n_rows = max(1, min(2000, 2**25 // len(atoms)))
     problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
     x, mask, atoms = problem.x, problem.mask, atoms.to(problem.x)
     known = x if mask is None else x * mask
@@ -362,7 +341,8 @@ class _Sizes:
 
     def __init__(self, problem, generator, start):
         n, chosen = len(problem.x), torch.zeros(len(problem.x), dtype=torch.bool)
-        n_held = min(n // _HELD_OUT, _MOST_HELD_OUT)
+        # a quarter of the rows, at most 2000
+        n_held = min(n // 4, 2000)
         chosen[torch.randperm(n, generator=generator)[:n_held]] = True
         self.training, held_out = problem, problem
         if n_held:
@@ -375,7 +355,9 @@ class _Sizes:
         place = None
         for tried in self.best.values():
             place = tried.prediction.place
-        unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, _UNBIASED, still=0.0)
+        # Epochs without the lasso's bias, which would dominate the errors of noiseless data: with 0
+        # epochs 12 planted atoms were counted as 31.
+        unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
         tried = _Tried(coded, stride, self.held_out.predict(unbiased, place))
         same = self.best.pop(tried.n_components, tried)  # the last one is the last key
         self.best[tried.n_components] = min(same, tried, key=error_of)
@@ -386,15 +368,19 @@ class _Sizes:
         atoms = self._start(n_components)
         if self._settles:
             atoms, stride = self.training.project(atoms), first_stride(self.training, n_components)
-            return self._judge(*exhaust(settle(self.training, atoms, stride, _SETTLE)))
-        *_, found = islice(find_atoms(self.training, atoms), _SEARCH)
+            # epochs of a new dictionary of rows
+            return self._judge(*exhaust(settle(self.training, atoms, stride, 12)))
+        # epochs of a new dictionary of images, whose atoms move in rounds: with 12 epochs 8 planted
+        # atoms were counted as 4 or 19
+        *_, found = islice(find_atoms(self.training, atoms), 60)
         return self._judge(found.coded, 1)
 
     def remove(self, larger, n_components):
         """Try a dictionary without the atoms that save least per use."""
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
-        steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), _ADAPT)
+        # epochs after a removal
+        steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), 3)
         return self._judge(exhaust(steps), larger.stride)
 
     def is_too_small(self, one):
@@ -417,7 +403,10 @@ class _Sizes:
         scores = np.array([1 - error_of(one) / self.energy for one in grown])
         for one, number, score in zip(grown, numbers, scores, strict=True):
             twice = number + np.log(2)
-            if twice <= numbers[-1] and np.interp(twice, numbers, scores) < score + _ENOUGH:
+            # Growth ends if twice as many atoms explain less of the hidden energy than this share.
+            # Where rows have no number of atoms, predictions gain with each: 72 atoms for digits,
+            # where growth would go on to 400 to 700.
+            if twice <= numbers[-1] and np.interp(twice, numbers, scores) < score + 0.02:
                 return one
         return None
 
@@ -438,7 +427,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so fa
     """Let the number grow while predictions gain; then remove atoms while they are no worse."""
 
     def grow(tried):
-        n = min(ceil(_GROWTH * tried.n_components), largest)
+        n = min(ceil(1.5 * tried.n_components), largest)
         return sizes.begin(n) if n > tried.n_components else None
 
     rule, path = dict(gains=True, patience=_PATIENCE), []
@@ -451,13 +440,15 @@ def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so fa
             return
     n_removed, n_failed = found.n_components, 0
     while found.n_components > 1 and n_failed < _PATIENCE:
-        n_removed = max(1, min(n_removed, int(_REMOVED * found.n_components)))
+        # one removal takes at most a quarter of the atoms, and after it fails a third of their
+        # number
+        n_removed = max(1, min(n_removed, int(0.25 * found.n_components)))
         tried = sizes.remove(found, found.n_components - n_removed)
         if not sizes.is_too_small(tried):
             good = found = tried
             n_failed = 0
         elif n_removed > 1:  # remove fewer: some may be spare
-            n_removed //= _FEWER
+            n_removed //= 3
         else:  # one atom fewer: errors are not monotone
             found, n_failed = tried, n_failed + 1
         yield good
@@ -517,8 +508,10 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
         path = path._replace(objective=path.objective * problem.unit**2)
         return SizeTrial(one.coded.atoms, path, problem.alpha, is_last)
 
-    largest = min(n // 2, _LARGEST * m)
-    first = max(1, min(m // 2 if is_rows else _FIRST_OF_IMAGES, largest))
+    # at most 16 atoms per feature
+    largest = min(n // 2, 16 * m)
+    # images need few atoms
+    first = max(1, min(m // 2 if is_rows else 4, largest))
     for good in _grow_and_shrink(sizes, first, largest):
         yield trial(good)
     yield trial(good, is_last=True)

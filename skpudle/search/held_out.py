@@ -32,20 +32,10 @@ CHANCE, SURE = 0.5, 2.0
 MEDIAN_OF_NORMAL = 0.6745
 # Least number of rows for held-out rows: four held-out rows cannot order penalties.
 LEAST_ROWS = 20
-# One row in _HELD_OUT is held out, at most the number of codings; of few rows up to one in _FEW, to
-# reach _WANTED rows.
-_HELD_OUT, _FEW, _WANTED = 10, 4, 100
 # Groups of features.
-_GROUPS = 10
-# Hidden entries to predict, and limits of the number of codings, each a row with one group hidden.
-# Divided by the evenness of the rows' energy (0.1 to 0.25 for patches of photographs), codings are
-# at most _MOST_CODINGS; with a third of them the penalty of patches varies by a factor of two
-# between draws of the held-out rows.
-_ENTRIES, _CODINGS, _MOST_CODINGS = 10_000, (400, 1000), 3000
+_TENTHS = 10
 # Most atoms whose products are held.
 _MOST_PRODUCTS = 4096
-# Pixels, least number of images that predict, and number of turns that each hide a tenth.
-_PIXELS, _PICTURES, _TURNS = 2**14, 4, 3
 
 
 class Prediction(NamedTuple):
@@ -154,7 +144,7 @@ def match_equal_rows(x, mask=None):  # -> (n,)
     return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
 
 
-def hide_in_turn(places, n_groups=_GROUPS):
+def hide_in_turn(places, n_groups=_TENTHS):
     """Cut features into random groups, which are hidden in turn; the same in every call.
 
     Copies of a feature are in its group: a visible copy would reveal the noise of a hidden copy.
@@ -397,7 +387,8 @@ class _Tiles(HeldOut):
 
     def _hide(self, problem, n_codings):
         n_pixels = _n_pixels(problem)
-        n = min(max(_PICTURES, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
+        # at least four images predict
+        n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
         chosen = spread_rows(len(problem.x), n)
         area, crop = n_pixels // n, []
         axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
@@ -412,8 +403,9 @@ class _Tiles(HeldOut):
         self.known = torch.ones_like(x) if mask is None else self.problem.mask
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
         drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-        turn = torch.floor(drawn * _GROUPS)
-        self._hidden = [self.known * (turn == i) for i in range(_TURNS)]
+        turn = torch.floor(drawn * _TENTHS)
+        # turns that each hide a tenth
+        self._hidden = [self.known * (turn == i) for i in range(3)]
         self.n_known = self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
 
     def _locate(self, atoms, share):
@@ -465,7 +457,7 @@ class _Tiles(HeldOut):
 
 
 def _n_pixels(problem):
-    return min(_PIXELS, 2 * _PIXELS // problem.x.shape[1])
+    return min(2**14, 2 * 2**14 // problem.x.shape[1])
 
 
 def measure_evenness(problem):  # -> float, float
@@ -482,9 +474,12 @@ def measure_evenness(problem):  # -> float, float
 
 def count_codings(problem):
     """Return the number of rows, each with one group of features hidden, that choose a penalty."""
-    (n, evenness), (least, most) = measure_evenness(problem), _CODINGS
-    n_codings = min(max(ceil(_ENTRIES * _GROUPS / problem.x.shape[1]), least), most)
-    return min(max(ceil(n_codings / evenness), int(n) // _HELD_OUT), _MOST_CODINGS)
+    (n, evenness), (least, most) = measure_evenness(problem), (400, 1000)
+    # Hidden entries to predict. A coding is a row with one group hidden.
+    n_codings = min(max(ceil(10_000 * _TENTHS / problem.x.shape[1]), least), most)
+    # With a third of the codings the penalty of patches varies by a factor of two between draws of
+    # the held-out rows. The evenness of the rows' energy is 0.1 to 0.25 for patches of photographs.
+    return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 
 def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
@@ -515,14 +510,15 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
     n_codings = None
     if isinstance(problem, ConvProblem):
-        n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // _FEW)
+        n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
         if n_held == 0:  # one image, whose noise few atoms cannot fit
             return replace(problem, held_out=HeldOut(problem, fixed=fixed))
     elif n_all < LEAST_ROWS or n_features == 1:
         return problem
     else:
         share, n_codings = n / float(n_all), count_codings(problem)
-        n_held = max(n // _HELD_OUT, min(n // _FEW, ceil(_WANTED * share)))
+        # one row in ten is held out, of few rows up to one in four, to reach 100 rows
+        n_held = max(n // 10, min(n // 4, ceil(100 * share)))
         n_held = min(n_held, ceil(n_codings * share))
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows
     held_out = HeldOut(problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings)

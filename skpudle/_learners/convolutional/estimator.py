@@ -43,6 +43,8 @@ from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle.search._maps import combine_channels, map_directions
 
+_TURNS = 10  # in which pixels are hidden for a score
+
 
 def _as_arrays(path):  # -> Bunch of ndarray, None for None
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
@@ -520,10 +522,9 @@ class ConvPUDLEDictionaryLearning(
         for x in images.tensors:
             known = self._cover(torch.ones_like(x[0, 0]))
             options = dict(generator=generator.manual_seed(0), device="cpu")
-            turn = torch.randint(10, known.shape, **options).to(x.device)
+            turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
             for part in parts_of_images(self._cover(x)):
-                # turns in which pixels are hidden
-                for i in range(10):
+                for i in range(_TURNS):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
                     predicted = dictionary.synthesis(self._encode(dictionary, part, mask))

@@ -22,16 +22,14 @@ from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.model import TaskModel
 from skpudle._precision import own_precision, training_mode
 
-# alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
-# Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
-# benchmarks/bench_classifiers.py).
-_ALPHA_SHARE = 0.5
-
 
 class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
-    alpha_share = _ALPHA_SHARE
+    # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse
+    # codes. Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
+    # benchmarks/bench_classifiers.py).
+    alpha_share = 0.5
 
     def __init__(self, learner):
         super().__init__(learner, supervision=learner.supervision)
