@@ -45,22 +45,22 @@ from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
-from skpudle.search.held_out import (
-    MEDIAN_OF_NORMAL,
-    Prediction,
-    hide_in_turn,
-    match_equal_rows,
-    worse,
-)
+from skpudle.search.held_out import Prediction, hide_in_turn, match_equal_rows, worse
 from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
 _FAR = 5.0
+# An error of its own costs 1.5 times a code of a unit atom, where noise is low: atoms explain a row
+# of many codes first. Rows of usual entries that 1 takes for outliers have errors of 1.2 to 3.4 of
+# the noise in three sets, and .5 to .7 with 1.5; with 3 atoms learn the spikes of planted families.
+_DEARER = 1.5
 # A row is long from 3 times the median norm on: norms of rows of k normal codes vary by a share of
 # (2 k)**-0.5.
 _LONG = 3.0
 # At most a tenth are outliers, which is the breakdown point of the deviations; more are the data.
 _MOST = 0.1
+# Quantiles of |e| for normal noise: of a half, and of 1 - _MOST.
+_HALF, _TENTH = 0.6745, 1.645
 # The least unpredicted share of the energy of an outlying row, which varies: it is 1.0 to 1.3 on
 # average. Of all suspects together nine tenths are unpredicted: .80 to 2.0 in planted outliers, at
 # most .88 in 9 of 460 random families of clean rows, whose fits without these suspects have 1.1 to
@@ -68,18 +68,38 @@ _MOST = 0.1
 _UNPREDICTED = 0.5
 # The least gain that pays, of the logarithms of errors and of variances: a tenth.
 _WORTH = 0.1
-# Rows to learn from for each atom and feature, of 2**19 entries at most; half of them let atoms
-# settle, and a quarter of the rows for each atom decide on a baseline.
-_ROWS_PER_ATOM = 32
-# Most atoms, since their number hardly changes residuals, and rows that judge.
-_ATOMS_OF_UNITS, _JUDGES = 256, 300
+# Codes a row that a baseline saves, and the epochs after which it does: an offset is an atom in all
+# rows, and costs each row a code; later atoms have grown into it.
+_SAVED, _BRIEF = 0.5, 10
+# The least gain as a share of the variance of logarithms of the noise's variances, by which weights
+# could lower the noise. It is .41 to 2.3 where noise differs (8 of 9 draws of 40 atoms), .04 to .26
+# where atoms miss signal (7 of 8 draws of 6 atoms in 6 features).
+_GAINED = 1 / 3
+# Standard errors of a gain: one in a thousand by chance.
+_SURE = 3.0
+# Noise hides signals if log(noise) correlates so with log(noise / signal): it differs 4 / 3 as much
+# as signals do.
+_HIDES = 0.8
+# Squared standard errors of a mean that is no baseline.
+_NEAR = 16.0
+# Rows to learn from, or rows for each atom and feature, of up to so many entries; half of them let
+# atoms settle, and a quarter of the rows for each atom decide on a baseline. Most atoms, since
+# their number hardly changes residuals, and rows that judge or screen.
+_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
+_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 # Least rows, and rows for each atom, that decide. Atoms of fewer rows do not predict, and all harm
 # among 160 families of clean rows came from families with 0.7 to 2.5 rows for an atom.
-_LEAST_OF_SAMPLE, _FEW = 60, 4
-# Epochs in which atoms settle, and settle again; rounds of outliers.
-_SETTLING, _SETTLING_AGAIN, _ROBUST = 100, 8, 4
+_LEAST_ROWS, _FEW = 60, 4
+# Epochs in which atoms settle, and settle again; rounds of outliers, of features and of rows; the
+# change that ends rounds.
+_SETTLES, _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 100, 8, 4, 8, 3, 0.05
 # Factors on the penalty of codes that predict hidden entries.
 _PENALTIES = 2.0, 1.0, 0.5
+# Factors on the penalty of codes whose residuals are the noise of a row. With the first alone quiet
+# rows of 50 dB, in which a code is missed, have 17 times the error.
+_PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
+# Share of rows that are less noisy than the least scale of a row.
+_LEAST_SCALE = 0.02
 # Share of the median variance below which a feature or row is constant.
 _CONSTANT = 1e-9
 
@@ -244,8 +264,7 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
     """
     n, best = known.sum(1), torch.full_like(x[:, 0], inf)
     variances, free = torch.zeros_like(best), torch.zeros_like(best)
-    # With the first alone quiet rows of 50 dB, in which a code is missed, have 17 times the error.
-    for factor in (1.0, 0.5, 0.25):
+    for factor in _PENALTIES_OF_ROWS:
         residuals, k = _residuals(x, known, atoms, factor * alpha, positive)
         squares = residuals.square().sum(1)
         cost = k * (n.clamp_min(1) * len(atoms) ** 2).log()
@@ -263,11 +282,7 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     Errors are free of the lasso's bias. Its penalty is at most a share of the least limit: where
     noise is low, codes would otherwise cost more than errors of all entries.
     """
-    # An error of its own costs 1.5 times a code of a unit atom, where noise is low: atoms explain a
-    # row of many codes first. Rows of usual entries that 1 takes for outliers have errors of 1.2 to
-    # 3.4 of the noise in three sets, and .5 to .7 with 1.5; with 3 atoms learn the spikes of
-    # planted families.
-    alpha = min(alpha, float(limit.min()) / 1.5)
+    alpha = min(alpha, float(limit.min()) / _DEARER)
     own = torch.diag(alpha / limit)
     both = torch.cat([atoms, own, -own] if positive else [atoms, own])
     options = dict(positive=positive, mask=_given(known), certify=False, debias=1.0)
@@ -318,8 +333,7 @@ def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (m,) each, 0 without
 def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
     """Return standard deviations by two quantiles of distances; infinite where most are zero."""
     half, outer = _quantiles(distances, 0.5, 1 - _MOST)
-    # the quantile of 1 - _MOST of |e| for normal noise
-    found = torch.maximum(half / MEDIAN_OF_NORMAL, outer / 1.645)
+    found = torch.maximum(half / _HALF, outer / _TENTH)
     return torch.where(found > 0, found, inf)
 
 
@@ -340,7 +354,7 @@ def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
     y = torch.where(known > 0, x, torch.nan)
     y = y - _quantiles(y, 0.5)[0] if centres else y
     distances = y.abs() / _deviations(y.abs())
-    of_row = (_quantiles(distances.mT, 0.5)[0] / MEDIAN_OF_NORMAL).clamp_min(1)
+    of_row = (_quantiles(distances.mT, 0.5)[0] / _HALF).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
     far &= bool(far.sum() <= _MOST * known.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
@@ -367,8 +381,7 @@ def _is_worse(one, other, least=_WORTH):
     """Return whether logarithms of errors are larger on average, by so much and beyond chance."""
     logs = [(errors + 1e-300).log() for errors in (one, other)]
     predictions = (Prediction(errors, float(errors.sum())) for errors in logs)
-    # standard errors of a gain: one in a thousand by chance
-    return float((logs[0] - logs[1]).mean()) > least and worse(*predictions, 3.0)
+    return float((logs[0] - logs[1]).mean()) > least and worse(*predictions, _SURE)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
@@ -377,15 +390,14 @@ def _differs(noise, signal, n):  # (m,) each -> bool
     if int(usual.sum()) < 3 or not _shrink(noise, n)[2] > _WORTH:
         return False
     noise, signal = noise[usual].log(), signal[usual].log()
-    # Noise hides signals: the noise then differs 4 / 3 as much as signals do.
-    hides = float(torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]) > 0.8
+    hides = float(torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]) > _HIDES
     return hides and float(torch.cov(torch.stack([noise, signal]))[0, 1]) > 0
 
 
 # ------------------------------------------------------------------ learning
 
 
-def _settle(problem, n_components, atoms=None, n_epochs=_SETTLING):  # -> Epoch
+def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
     """Return the epoch of atoms that have settled, by default from the same rows for all seeds."""
     if atoms is None:  # in some of the rows, and then in all of them
         n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
@@ -399,7 +411,7 @@ def _settle(problem, n_components, atoms=None, n_epochs=_SETTLING):  # -> Epoch
 
 def _find_missing(problem, atoms):  # -> atoms
     """Return atoms after the rounds of a search, which find missing ones."""
-    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLING))
+    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
     return exhaust(play_rounds(settled)).atoms
 
 
@@ -412,15 +424,15 @@ class _Sample:
 
     def __init__(self, problem, n_components):
         n_rows, m = problem.x.shape
-        n = max(4096, _ROWS_PER_ATOM * max(min(n_components, _ATOMS_OF_UNITS), m))
+        n = max(_ROWS, _ROWS_PER_ATOM * max(min(n_components, _ATOMS), m))
         weight = None if problem.weight is None else problem.weight.cpu().double()
-        rows, weight = draw_rows(n_rows, min(n, max(2**19 // m, 1024)), weight)
+        rows, weight = draw_rows(n_rows, min(n, max(_ENTRIES // m, 1024)), weight)
         mask = None if problem.mask is None else problem.mask[rows]
         distinct = match_equal_rows(problem.x[rows], mask).unique()  # judges have no copies
         rows, self.weight = rows[distinct], None if weight is None else weight[distinct]
         self.unit, self.positive = problem.unit, problem.positive_code
-        self.is_large = len(rows) >= max(_LEAST_OF_SAMPLE, _FEW * n_components)
-        self.n_components = max(1, min(n_components, len(rows) // (2 * _FEW), _ATOMS_OF_UNITS))
+        self.is_large = len(rows) >= max(_LEAST_ROWS, _FEW * n_components)
+        self.n_components = max(1, min(n_components, len(rows) // (2 * _FEW), _ATOMS))
         x = problem.x[rows].cpu().double()
         known = torch.ones_like(x) if problem.mask is None else problem.mask[rows].cpu().double()
         self.x, self.known = torch.where(known > 0, x, 0.0), known
@@ -455,8 +467,7 @@ class _Sample:
         n = weight.sum(0).clamp_min(1e-300)
         mean = (weight * self.x).sum(0) / n
         errors = (weight * (self.x - mean).square()).sum(0) / n / self.counts.sum(0).clamp_min(1)
-        # squared standard errors of a mean that is no baseline
-        return mean, float(mean.square().sum()) > 16.0 * float(errors.sum())
+        return mean, float(mean.square().sum()) > _NEAR * float(errors.sum())
 
     def take_mean(self, asked):
         """Take the mean as the baseline if it is asked for, or saves codes."""
@@ -467,12 +478,9 @@ class _Sample:
                 problem = self.problem(n=n)
                 alpha = problem.alpha if alpha is None else alpha
                 problem = replace(problem, alpha=alpha)
-                # later atoms have grown into an offset
-                epoch = _settle(problem, self.n_components, n_epochs=10)
+                epoch = _settle(problem, self.n_components, n_epochs=_BRIEF)
                 n_codes.append(epoch.n_entries / problem.total_weight)
-            # Codes a row that a baseline saves: an offset is an atom in all rows, and costs each
-            # row a code.
-            asked = n_codes[1] - n_codes[0] > 0.5
+            asked = n_codes[1] - n_codes[0] > _SAVED
         self.centre = mean if asked is True else 0 * mean
 
     def hidden(self, atoms, n_rows=_JUDGES, alpha=None):  # -> noise, signal, n: (m,) each
@@ -535,7 +543,7 @@ class _Sample:
             problem = self.problem()
             how = problem.alpha, self.positive
             if i:
-                atoms = _settle(problem, len(atoms), atoms, _SETTLING_AGAIN).atoms
+                atoms = _settle(problem, len(atoms), atoms, _AGAIN).atoms
             else:  # long rows come back if they are predicted
                 atoms, known = _find_missing(problem, atoms), self.known.clone()
                 x, usual = self.in_units(long), known[long] * ~far[long]
@@ -593,18 +601,14 @@ class _Sample:
         first = noise, _, n = self.hidden(atoms, n_rows)
         if not (asked or _differs(*first)):
             return None
-        # rounds of features
-        for _ in range(8):
+        for _ in range(_ROUNDS):
             scale = self.scale * _shrink(noise / self.scale**2, n)[0]
-            if float((scale / self.scale).log().abs().max()) < 0.05:
+            if float((scale / self.scale).log().abs().max()) < _STILL:
                 break
             atoms, self.scale = _unit(atoms * self.scale / scale), scale
-            atoms = _settle(self.problem(), len(atoms), atoms, _SETTLING_AGAIN).atoms
+            atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
             noise, _, n = self.hidden(atoms, n_rows)
-        # The gain that weights could bring is .41 to 2.3 of the variance of logarithms of the
-        # noise's variances where noise differs (8 of 9 draws of 40 atoms), .04 to .26 where atoms
-        # miss signal (7 of 8 draws of 6 atoms in 6 features).
-        least = max(_WORTH, 1 / 3 * _shrink(first[0], n)[2])
+        least = max(_WORTH, _GAINED * _shrink(first[0], n)[2])
         return atoms if asked or _is_worse(first[0], noise, least) else None
 
     def learn_noise(self, noise):  # -> Units
@@ -616,11 +620,10 @@ class _Sample:
         if noise == "features":
             return self.units()
         alpha = self.problem().alpha
-        # rounds of rows
-        for _ in range(3):
+        for _ in range(_ROUNDS_OF_ROWS):
             units = replace(self.units(atoms, alpha), rows=self.noise_of_rows(atoms, alpha))
             self.enter(units)
-            atoms = _settle(self.problem(), len(atoms), atoms, _SETTLING_AGAIN).atoms
+            atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
         return units
 
     def noise_of_rows(self, atoms, alpha):  # -> mean, variance, least
@@ -628,8 +631,7 @@ class _Sample:
         self.row_scale = torch.ones_like(self.row_scale)
         variances = _variances(self.in_units(), self.counts, atoms, alpha, self.positive)
         scales, mean, variance = _shrink(*variances)
-        # share of rows that are less noisy than the least scale of a row
-        return mean + 2 * log(self.unit), variance, float(scales.quantile(0.02))
+        return mean + 2 * log(self.unit), variance, float(scales.quantile(_LEAST_SCALE))
 
 
 def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # -> Units
@@ -652,7 +654,7 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
     if named is None:
         sample.scale = noise.cpu().double()
     suspects = None
-    if named in ("auto", "outliers") and len(sample.x) >= _LEAST_OF_SAMPLE and bool(sample.x.any()):
+    if named in ("auto", "outliers") and len(sample.x) >= _LEAST_ROWS and bool(sample.x.any()):
         centres = intercept is True or (intercept == "auto" and not sample.positive)
         suspects = sample.find_suspects(n_components, centres=centres)
     sample.take_mean(intercept)
@@ -686,8 +688,7 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     if units.scale is not None or units.looks_at_rows or not sample.is_large:
         return units
     sample.enter(units)
-    # rows that screen
-    if not _differs(*sample.hidden(atoms.cpu().double(), 100, alpha / sample.unit)):
+    if not _differs(*sample.hidden(atoms.cpu().double(), _SCREENED, alpha / sample.unit)):
         return units
     atoms = _settle(sample.problem(), sample.n_components).atoms
     return units if sample.learn_features(atoms) is None else sample.units()
