@@ -82,8 +82,8 @@ class ConvDenoiser(ImageEstimator):
         Number of iterations of the encoder.
 
     crop_size : int or "auto", default="auto"
-        Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
-        image, and at most 49, or 129 of signals.
+        Size of the random crops to train on. "auto" is the smallest image, and at most 49, or 129
+        of signals.
 
     shift_average : bool, default=False
         Whether `denoise` and `score` average over all grids of positions, in up to ``stride`` times
