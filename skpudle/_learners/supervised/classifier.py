@@ -33,7 +33,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),
 
     with the supervision :math:`b`, the cross-entropy :math:`\ell`, and the mean squared norm
-    :math:`E` of a sample, which makes the objective independent of the units of the data.
+    :math:`E` of a sample.
 
     Parameters
     ----------
@@ -54,8 +54,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         p atoms.
 
     class_weight : dict, "balanced" or None, default=None
-        Weights of the samples of each class, by label, as in scikit-learn: they multiply
-        ``sample_weight``. A label without one has weight 1.
+        Weights of classes by label, which multiply ``sample_weight``; 1 for a label without one.
 
     n_unfoldings : int, None or "auto", default="auto"
         Depth of the encoder. None: converged codes. "auto": None, or 100 with ``alpha=0``.
