@@ -545,6 +545,7 @@ class _Sample:
     def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
         atoms = _settle(self.problem(), self.n_components).atoms
+        first = None
         for i in range(_ROBUST + 1):
             problem = self.problem()
             how = problem.alpha, self.positive
@@ -561,7 +562,7 @@ class _Sample:
             self.counts = _usual_entries(x, known, atoms, *how, limit)
             if i < _ROBUST:
                 noise, signal, n = self.hidden(atoms)
-                first = first if i else noise
+                first = noise if first is None else first
                 scale = self.scale * _shrink(noise / self.scale**2, n)[0]
                 if i + 1 == _ROBUST and not (
                     _differs(noise, signal, n) and _weights_pay(first, noise, n)
