@@ -16,23 +16,23 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 1492,
-    "_data": 978,
-    "_denoiser": 635,
-    "_fit": 1491,
-    "_learners": 2784,
-    "_nmf": 753,
+    "_data": 938,
+    "_denoiser": 604,
+    "_fit": 1393,
+    "_learners": 2689,
+    "_nmf": 750,
     "_operators": 264,
     "_optimizers": 223,
-    "encoding": 1252,
+    "encoding": 1250,
     "inspection": 659,
     "lasso": 1116,
     "metrics": 336,
     "omp": 232,
     "plotting": 507,
-    "pretrained": 78,
+    "pretrained": 70,
     "search": 2958,
-    "all of the package": 15758,
-    "tests": 15072,
+    "all of the package": 15481,
+    "tests": 14952,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

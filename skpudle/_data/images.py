@@ -135,10 +135,6 @@ def _is_array(value):
     return isinstance(value, np.ndarray | torch.Tensor) or hasattr(value, "__array__")
 
 
-def _n_dimensions(value):
-    return value.ndim if isinstance(value, torch.Tensor) else np.asarray(value).ndim
-
-
 def largest_unsigned(X):
     """Return the largest integer of the dtype of an array or tensor, None if it has a sign."""
     name = str(getattr(X, "dtype", "")).removeprefix("torch.")
@@ -291,52 +287,26 @@ def _refuse(text, *, surely):
     warnings.warn(text, stacklevel=users_level())
 
 
-def _check_images(X, n_axes, device, **options):  # (n, *size[, n_channels]) -> tensor, channel_axis
+def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, channel_axis
+    """Return images (n, *size[, n_channels]), or with channels ``first``, with channels inside."""
     X = as_fractions(X) if options.get("largest") is None else X
-    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(
             f"Images of {n_axes} axes are expected, as many as atom_shape has, and perhaps one of "
             f"channels. Got an array of shape {shape}; pass an array or a list of such images."
         )
-    flat = check_rows(X.reshape(len(X), -1), **options)
-    x = to_tensor(flat, device).reshape(shape)
+    x = to_tensor(check_rows(X.reshape(len(X), -1), **options), device).reshape(shape)
     channel_axis = len(shape) == n_axes + 2
-    return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
+    x = x.movedim(1 if first else -1, 1) if channel_axis else x[:, None]
+    return x.contiguous(), channel_axis
 
 
-def _channels_last(X, n_axes):
-    """Return a view of images with channels last; rows and images without channels stay."""
-    if isinstance(X, list | tuple) and X and _is_array(X[0]):
-        return [_channels_last(image[None], n_axes)[0] for image in X]
-    X = X if _is_array(X) else np.asarray(X)
-    if X.ndim != n_axes + 2:
-        return X
-    return X.movedim(1, -1) if isinstance(X, torch.Tensor) else np.moveaxis(np.asanyarray(X), 1, -1)
-
-
-def _read_list(X, n_axes, device, **options):  # -> Images of one kind
-    given = (x if isinstance(x, torch.Tensor) else np.asanyarray(x) for x in X)
-    read = [_check_images(image[None], n_axes, device, **options) for image in given]
-    tensors, channel_axes = zip(*read, strict=True)
-    channels = {(image.shape[1], axis) for image, axis in read}
-    if len(channels) > 1:
-        raise ValueError(
-            "All images of a list need the same number of channels, and all or none an axis of "
-            f"them. Got numbers of channels {sorted({n for n, _ in channels})}."
-        )
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
-    return Images([x.to(dtype) for x in tensors], "list", channel_axes[0], list(X))
-
-
-def _read_pixels(X, n_axes, image_shape, device, **options):  # rows (n, n_pixels) -> Images
+def _read_rows(X, n_axes, device, image_shape, **options):  # rows (n, n_pixels) -> tensor, axis
     x = to_tensor(check_rows(X, **options), device)
-    shape = image_shape or (*[1] * (n_axes - 1), x.shape[1])
-    x = x.reshape(len(x), *shape)
-    channel_axis = len(shape) > n_axes
-    x = x.movedim(-1, 1) if channel_axis else x[:, None]
-    return Images([x.contiguous()], "rows", channel_axis, X)
+    x = x.reshape(len(x), *(image_shape or (*[1] * (n_axes - 1), x.shape[1])))
+    channel_axis = x.ndim == n_axes + 2
+    return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
 
 
 def read_images(
@@ -344,7 +314,7 @@ def read_images(
     n_axes,
     *,
     image_shape=None,
-    n_channels=None,
+    n_channels=1,
     channels_first=False,
     device="cpu",
     **options,
@@ -361,7 +331,7 @@ def read_images(
         Number of axes of an image: 1 for signals, 2 for pictures.
     image_shape : tuple of int, default=None
         Shape of the code maps in a row, with channels last; by default the features are one line.
-    n_channels : int, default=None
+    n_channels : int, default=1
         Known number of channels. If it is more than one, an array of ``n_axes + 1`` dimensions with
         this length of the last is a single image.
     channels_first : bool, default=False
@@ -386,21 +356,32 @@ def read_images(
     ValueError, TypeError
         If the input is no such images.
     """
-    X = unpacked(X)
-    if channels_first:
-        single = not isinstance(X, list | tuple) and len(getattr(X, "shape", ())) == n_axes + 1
-        known = dict(image_shape=image_shape, device=device) | options
-        images = read_images(_channels_last(X[None] if single else X, n_axes), n_axes, **known)
-        return replace(images, kind="image" if single else images.kind, source=X)
-    if isinstance(X, list | tuple) and len(X):
-        if _is_array(X[0]) and _n_dimensions(X[0]) >= n_axes:
-            return _read_list(X, n_axes, device, **options)
-        X = X if _n_dimensions(X) <= 2 else np.asarray(X)
-    if len(getattr(X, "shape", ())) <= 2:  # also input that scikit-learn should refuse
-        return _read_pixels(X, n_axes, image_shape, device, **options)
-    single = (n_channels or 1) > 1 and tuple(X.shape[n_axes:]) == (n_channels,)
-    x, channel_axis = _check_images(X[None] if single else X, n_axes, device, **options)
-    return Images([x], "image" if single else "array", channel_axis, X)
+    X, kind = unpacked(X), "array"
+    if isinstance(X, list | tuple) and len(X) and _is_array(X[0]) and np.ndim(X[0]) >= n_axes:
+        X, kind = list(X), "list"
+    elif not hasattr(X, "shape") and np.ndim(X) > 2:
+        X = np.asarray(X)
+    shape = tuple(getattr(X, "shape", ()))
+    has_colours = len(shape) > 2 and shape[-1] == n_channels > 1
+    if kind == "list":
+        arrays = [(x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X]
+    elif len(shape) == n_axes + 1 and (channels_first or has_colours):
+        arrays, kind = [X[None]], "image"
+    elif len(shape) <= 2:  # also input that scikit-learn should refuse
+        x, channel_axis = _read_rows(X, n_axes, device, image_shape, **options)
+        return Images([x], "rows", channel_axis, X)
+    else:
+        arrays = [X]
+    options |= dict(first=channels_first)
+    tensors, axes = zip(*(_check_images(x, n_axes, device, **options) for x in arrays), strict=True)
+    channels = {(x.shape[1], axis) for x, axis in zip(tensors, axes, strict=True)}
+    if len(channels) > 1:
+        raise ValueError(
+            "All images of a list need the same number of channels, and all or none an axis of "
+            f"them. Got numbers of channels {sorted({n for n, _ in channels})}."
+        )
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+    return Images([x.to(dtype) for x in tensors], kind, axes[0], X)
 
 
 def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
@@ -408,7 +389,7 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
     if y is None:
         return None
     many = isinstance(y, list | tuple) and len(y) > 0
-    if _n_dimensions(y[0] if many else y) + many < 2:
+    if np.ndim(y[0] if many else y) + many < 2:
         return None  # labels
     targets = read(y, n_channels=images.n_channels).singles()
     got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))

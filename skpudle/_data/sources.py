@@ -1,10 +1,11 @@
 """The gate for users' data: `open_source` decides what X is, once, for `fit` and `transform`.
 
-X is in memory, or it is read in parts from one of three sources: `Slices` of a table, `Positions`
-of a dataset, or a `Stream` of batches. A table is whatever has a shape and slices without being an
-array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a slice of a safetensors
-file, a sparse array, or a dataset of Hugging Face with one column of arrays. Every source has
-``parts``, raw rows to encode or to score; a `Reader` makes it a source of samples to learn from, as
+X is in memory, or it is read from one of two sources, a `Table` of numbered rows or a `Stream` of
+batches. A table is whatever has a shape and slices without being an array in memory: a memory map,
+a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, a sparse array, a
+dataset of Hugging Face with one column of arrays; or a dataset of torch, whose samples are read one
+by one. A small table is read at once, a large one in parts. Every source has ``parts``, raw rows
+to encode or to score; a `Reader` makes it a source of samples to learn from, as
 `skpudle._data.batches` describes it.
 
 A fit begins with a sample of all rows: from places all over numbered rows, and by reservoir
@@ -205,19 +206,6 @@ class InMemory:
             last = min(first + n_rows, self.n_rows)
             yield f"rows {first} to {last}", self._raw(first, last)
 
-
-class _InParts(InMemory):
-    """Rows that are read in parts, and by a reader."""
-
-    in_parts = True
-
-    def array(self):
-        """Refuse rows that come in batches, or one by one, where an array is required."""
-        raise TypeError(
-            f"X is a {type(self.data).__name__}, which is read in batches, and rows in memory are "
-            "required. Pass an array."
-        )
-
     def read_by(self, reader):
         """Return this source of samples, read by a reader."""
         self.reader = reader
@@ -238,59 +226,8 @@ class _InParts(InMemory):
         return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, _SAMPLE_BYTES // row))
 
 
-class _Numbered(_InParts):
-    """Rows that are read by their numbers; ``_read(keys)`` reads some of them."""
-
-    @property
-    def n_rows(self):
-        """The number of rows, which weights and exposures have to match."""
-        return len(self.data)
-
-    n_samples = property(lambda self: self.n_rows)
-
-    def _samples(self, keys, x):
-        of_rows = dict(weight=self.weight, target=self.target)
-        of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
-        return self.reader.samples(x, **of_rows)
-
-    def sample(self, n_components, seed, *, whole=True):  # -> Samples
-        """Return a sample of all rows, to begin with, or all of them if they are few."""
-        self._read(torch.arange(1, device="cpu"))
-        n_rows = min(self._n_sampled(n_components), self.n_rows)
-        keys = np.arange(n_rows)
-        if n_rows < self.n_rows:  # random places of equal parts
-            length = -(-n_rows // min(_PLACES, n_rows))  # of a place
-            edges = np.linspace(0, self.n_rows, -(-n_rows // length) + 1).astype(int)
-            free = np.maximum(edges[1:] - edges[:-1] - length, 0)
-            starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
-            keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
-        keys = to_tensor(keys)
-        return self._samples(keys, self._read(keys))
-
-    def blocks(self, n_rows, generator=None):
-        """Yield all samples once, some rows at a time, in the order that a generator draws."""
-        order = draw_order(self.n_rows, generator if n_rows < self.n_rows else None)
-        for keys in order.split(n_rows):
-            yield self._samples(keys, self._read(keys))
-
-
-class Positions(_Numbered):
-    """Samples of a dataset, read by their positions."""
-
-    def _rows(self, keys):
-        return _without_labels(_collate(self.data[key] for key in keys))
-
-    def _raw(self, first, last):
-        return self._rows(range(first, last))
-
-    def _read(self, keys):  # (n,) -> (n, n_features)
-        parts = [part.tolist() for part in keys.cpu().split(256)]
-        read = (self.reader(self._rows(p), f"samples {p[0]} ... {p[-1]}") for p in parts)
-        return torch.cat(list(read))
-
-
-class Slices(_Numbered):
-    """Rows of a table, read by contiguous blocks.
+class Table(InMemory):
+    """Rows outside memory with numbers, read by contiguous blocks.
 
     Blocks are whole chunks of the table, if it has chunks. In an epoch they come in random order.
     Some 16 MiB of them make a window, and the rows of a window are shuffled.
@@ -298,18 +235,18 @@ class Slices(_Numbered):
     Parameters
     ----------
     data : object
-        The table.
+        The table, or a dataset.
     shape : tuple
         Its shape, (n_samples, ...).
     itemsize : int, default=8
         Bytes of a number.
-    column : str, default=None
-        The column of a dataset of Hugging Face.
+    one_by_one : bool, default=False
+        Whether it is a dataset that has samples, and no slices.
     """
 
-    def __init__(self, data, shape, itemsize=8, column=None):
+    def __init__(self, data, shape, itemsize=8, *, one_by_one=False):
         super().__init__(data)
-        self.shape, self._column, self._chunk = shape, column, 1
+        self.shape, self._one_by_one, self._chunk = shape, one_by_one, 1
         # a product is NaN if dask does not know the number of rows
         self.in_parts = len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
         for name in ("shards", "chunksize", "chunks"):  # names in zarr; dask; HDF5 and zarr
@@ -317,9 +254,9 @@ class Slices(_Numbered):
             if isinstance(rows, tuple) and len(rows) and isinstance(rows[0], int):
                 self._chunk = max(1, rows[0])
                 break
-        row_bytes = 8 * prod(shape[1:])  # integers become floats
-        self._most = max(1, _WINDOW_BYTES // max(row_bytes, 1))
-        n_chunks = max(1, _BLOCK_BYTES // max(row_bytes, 1) // self._chunk)
+        row_bytes = max(1, 8 * prod(shape[1:]))  # integers become floats
+        self._most = max(1, _WINDOW_BYTES // row_bytes)
+        n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk)
         self._block = min(self._chunk * n_chunks, self._most)
 
     @property
@@ -327,14 +264,18 @@ class Slices(_Numbered):
         """The number of rows, which weights and exposures have to match."""
         return len(self.data) if isnan(self.shape[0]) else self.shape[0]  # dask says what is wrong
 
+    n_samples = property(lambda self: self.n_rows)
+
     def array(self):
         """Return all rows."""
         return self._raw(0, self.n_rows)
 
     def _raw(self, first, last):  # -> array or tensor that nobody else holds
-        found = self.data[first:last]
-        found = found if self._column is None else found[self._column]
-        found = found.toarray() if sparse.issparse(found) else found
+        if self._one_by_one:
+            found = _collate(self.data[number] for number in range(first, last))
+        else:
+            found = self.data[first:last]
+        found = _without_labels(found)
         found = found.clone() if isinstance(found, torch.Tensor) else np.array(found)
         if len(found) != last - first:
             raise ValueError(
@@ -344,47 +285,69 @@ class Slices(_Numbered):
             )
         return found
 
-    def _read(self, keys):  # (n,) -> (n, n_features)
+    def _read(self, keys):  # (n,) ascending -> samples
         """Return rows by their numbers; rows that are stored together are read once."""
-        keys, found = to_numpy(keys), None
-        order = np.argsort(keys, kind="stable")
-        wanted = keys[order]
-        ends = (np.diff(wanted // self._chunk) > 1) | (np.diff(wanted // self._block) > 0)
-        for places in np.split(order, np.flatnonzero(ends) + 1):
-            run = keys[places]
+        ends = (np.diff(keys // self._chunk) > 1) | (np.diff(keys // self._block) > 0)
+        start, x = 0, None
+        for run in np.split(keys, np.flatnonzero(ends) + 1):
             first, last = int(run[0]), int(run[-1]) + 1
             read = self.reader(self._raw(first, last), f"rows {first} to {last}")
-            found = read.new_empty(len(keys), read.shape[1]) if found is None else found
-            found[to_tensor(places)] = read[to_tensor(run - first)]
-        return found
+            x = read.new_empty(len(keys), read.shape[1]) if x is None else x
+            x[start : (start := start + len(run))] = read[to_tensor(run - first)]
+        return x
+
+    def _samples(self, keys, x):  # -> Samples
+        of_rows = dict(weight=self.weight, target=self.target)
+        of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
+        return self.reader.samples(x, **of_rows)
+
+    def sample(self, n_components, seed, *, whole=True):  # -> Samples
+        """Return a sample of all rows, to begin with, or all of them if they are few."""
+        self._read(np.arange(1))
+        n_rows = min(self._n_sampled(n_components), self.n_rows)
+        keys = np.arange(n_rows)
+        if n_rows < self.n_rows:  # random places of equal parts
+            length = -(-n_rows // min(_PLACES, n_rows))  # of a place
+            edges = np.linspace(0, self.n_rows, -(-n_rows // length) + 1).astype(int)
+            free = np.maximum(edges[1:] - edges[:-1] - length, 0)
+            starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
+            keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
+        return self._samples(to_tensor(keys), self._read(keys))
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, some rows at a time, in the order that a generator draws."""
-        seed = None
-        if generator is not None:
+        if generator is not None:  # of the thread that reads ahead
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-        windows = _read_ahead(self._windows(seed))
+            generator = torch.Generator().manual_seed(seed)
+        windows = _read_ahead(self._windows(generator))
         return (self._samples(keys, x) for keys, x in _regroup(windows, n_rows))
 
-    def _windows(self, seed):  # yields positions (n,) and rows (n, n_features)
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+    def _windows(self, generator):  # yields positions (n,) and rows (n, n_features)
         starts = draw_order(-(-self.n_rows // self._block), generator) * self._block
         for window in starts.split(max(1, self._most // self._block)):
-            ends = (window + self._block).clamp_max(self.n_rows)
-            blocks = zip(window.tolist(), ends.tolist())
-            keys = torch.cat([torch.arange(*block, device="cpu") for block in blocks])
-            keys = keys[draw_order(len(keys), generator)]
-            yield keys, self._read(keys)
+            first = window.sort().values[:, None]
+            keys = (first + torch.arange(self._block, device="cpu")).flatten()
+            keys = keys[keys < self.n_rows]
+            x, order = self._read(to_numpy(keys)), draw_order(len(keys), generator)
+            yield keys[order], x[order]
 
 
-class Stream(_InParts):
+class Stream(InMemory):
     """Batches of an object that can be iterated again.
 
     A `DataLoader` shuffles by its own generator; other streams are not shuffled. If the stream has
     a length, an epoch is this number of its batches, or fewer if it ends before.
     """
 
+    in_parts = True
     n_samples = None  # the number of rows in the longest of all passes
+
+    def array(self):
+        """Refuse rows that come in batches where an array is required."""
+        raise TypeError(
+            f"X is a {type(self.data).__name__}, which is read in batches, and rows in memory are "
+            "required. Pass an array."
+        )
 
     def read_by(self, reader):
         """Return this source of samples, read by a reader."""
@@ -479,21 +442,6 @@ def refuse_shuffled(X):
             )
 
 
-def _table_of(X):  # -> Slices or None
-    """Return a table of rows outside memory, None if X is none."""
-    if not hasattr(X, "__getitem__"):
-        return None
-    if isinstance(getattr(X, "column_names", None), list):  # Hugging Face
-        name, first = _only_array(X[0], 1)
-        X = X.select_columns([name]) if hasattr(X, "select_columns") else X
-        return Slices(X, (len(X), len(first)), np.asarray(first).itemsize, name)
-    if hasattr(X, "get_shape"):  # safetensors
-        return Slices(X, tuple(X.get_shape()))
-    if hasattr(X, "shape") and hasattr(X, "dtype") and len(X.shape):
-        return Slices(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
-    return None
-
-
 def open_source(X, learner=None):
     """Decide what a user's X is.
 
@@ -506,24 +454,30 @@ def open_source(X, learner=None):
 
     Returns
     -------
-    InMemory, Slices, Positions or Stream
+    InMemory, Table or Stream
         What X is.
     """
     refuse_texts(X)
     X = unpacked(X)
-    if is_in_memory(X):
+    if sparse.issparse(X) and (learner is None or get_tags(learner).input_tags.sparse):
+        X = sparse.csr_array(X)
+    elif sparse.issparse(X) or is_in_memory(X):
         return InMemory(X)
-    if sparse.issparse(X):
-        accepted = learner is None or get_tags(learner).input_tags.sparse
-        return _table_of(sparse.csr_array(X)) if accepted else InMemory(X)
-    if (table := _table_of(X)) is not None:
-        return table
+    if isinstance(getattr(X, "column_names", None), list):  # Hugging Face
+        name, first = _only_array(X[0], 1)
+        X = X.select_columns([name]) if hasattr(X, "select_columns") else X
+        return Table(X, (len(X), len(first)), np.asarray(first).itemsize)
+    if hasattr(X, "get_shape"):  # safetensors
+        return Table(X, tuple(X.get_shape()))
     has = {name for name in dir(X) if not isinstance(X, type)}
+    if {"__getitem__", "shape", "dtype"} <= has and len(X.shape):
+        return Table(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
+    arrays = {"__array__", "__dataframe__", "shape"} & has
     if isinstance(X, IterableDataset):
         return Stream(X)
-    if {"__len__", "__getitem__"} <= has and not {"shape", "keys", "index", "__array__"} & has:
+    if {"__len__", "__getitem__"} <= has and not {"keys", "index"} & has and not arrays:
         if not len(X):
             raise _nothing()
-        return Positions(X)
-    arrays = {"__array__", "__getitem__", "shape", "__dataframe__"}
-    return Stream(X) if "__iter__" in has and not arrays & has else InMemory(X)
+        first = _without_labels(_collate([X[0]]))
+        return Table(X, (len(X), *np.shape(first)[1:]), one_by_one=True)
+    return Stream(X) if "__iter__" in has and not {"__getitem__"} & has | arrays else InMemory(X)

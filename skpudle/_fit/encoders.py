@@ -59,56 +59,15 @@ class Decay(NamedTuple):
             )
         return cls(*map(float, pair))
 
-    def over(self, n_updates):
-        """Return the value as a function of the update, counted from 0."""
-        n_updates = max(n_updates, 1)
+    def at(self, update, n_updates=1):
+        """Return the value in an update, counted from 0, of ``n_updates``; by default the last."""
         decays = np.linspace(self.last, self.first, min(10, n_updates))[::-1]
-        return lambda update: float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
-
-    def at_last(self, update):
-        """Return the last value, whatever the update."""
-        return self.last
+        return float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
 
 
 def fixed(value):  # -> float or None
     """Return the number of a parameter; None for "auto", which follows atoms or data."""
     return float(value) if isinstance(value, Real | bool) else None
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """The choice of an encoder, without dictionary, alpha, step and decay.
-
-    Parameters
-    ----------
-    n_unfoldings : int, None or "auto"
-        Iterations; None solves the lasso; "auto" solves it if the encoder is a lasso's, and
-        otherwise makes 100 iterations.
-    shrinkage : {"soft", "hard"}, default="soft"
-        The shrinkage.
-    positive_code : bool, default=False
-        Whether codes are restricted to non-negative values.
-    initial_threshold : float, default=None
-        Start from thresholded correlations, as NOODL does.
-    debias : float, default=0.0
-        Share of the lasso's bias to remove.
-    """
-
-    n_unfoldings: int | str | None
-    shrinkage: str = "soft"
-    positive_code: bool = False
-    initial_threshold: float | None = None
-    debias: float = 0.0
-
-    def at(self, alpha, *, step_size=None, lambda_decay=1.0, warn=False):
-        """Return the encoder, `Converged` or `Unfolded`, with these numbers."""
-        n_unfoldings = self.n_unfoldings
-        if n_unfoldings == "auto":
-            lasso = self.shrinkage == "soft" and lambda_decay == 1 and alpha > 0
-            n_unfoldings = None if lasso else _UNFOLDINGS
-        if n_unfoldings is None:
-            return Converged(alpha, self.positive_code, self.debias, warn)
-        return Unfolded(self, alpha, n_unfoldings, step_size, lambda_decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +93,8 @@ class Converged:
 
     def __call__(self, dictionary, x, mask=None):
         """Return codes."""
-        options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
-        options |= dict(alpha=self.penalty, certify=self.warn)
-        codes, gaps = converged_codes(dictionary, x, **options)
+        how = dict(alpha=self.penalty, positive_code=self.positive_code, debias=self.debias)
+        codes, gaps = converged_codes(dictionary, x, mask=mask, certify=self.warn, **how)
         if self.warn and not (gaps <= _GAP).all():
             level = users_level() - 1
             warn_about_gaps(gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level)
@@ -155,12 +113,10 @@ class Converged:
 
 @dataclass(frozen=True, eq=False)
 class Unfolded:
-    """Codes after some iterations.
+    """Codes after some iterations; see `skpudle.encoding.encode` for all parameters.
 
     Parameters
     ----------
-    choice : Encoder
-        Shrinkage, sign and start.
     alpha : float or Tensor
         Penalty or threshold.
     n_unfoldings : int
@@ -169,33 +125,30 @@ class Unfolded:
         The step; None follows the dictionary.
     lambda_decay : float, default=1.0
         Factor of the penalty from one iteration to the next.
+    shrinkage : {"soft", "hard"}, default="soft"
+        The shrinkage.
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+    initial_threshold : float, default=None
+        Start from thresholded correlations, as NOODL does.
     """
 
-    choice: Encoder
     alpha: float
     n_unfoldings: int
     step_size: float | None = None
     lambda_decay: float = 1.0
+    shrinkage: str = "soft"
+    positive_code: bool = False
+    initial_threshold: float | None = None
 
     def __call__(self, dictionary, x, mask=None):
         """Return codes."""
-        return encode(
-            dictionary,
-            x,
-            alpha=self.alpha,
-            n_unfoldings=self.n_unfoldings,
-            step_size=self.step_size,
-            lambda_decay=self.lambda_decay,
-            shrinkage=self.choice.shrinkage,
-            positive_code=self.choice.positive_code,
-            initial_threshold=self.choice.initial_threshold,
-            mask=mask,
-        )
+        return encode(dictionary, x, mask=mask, **vars(self))
 
     @property
     def penalty(self):
         """The penalty of the last unfolding; 0 for hard thresholds, which have no derivative."""
-        if self.choice.shrinkage == "hard":
+        if self.shrinkage == "hard":
             return 0.0
         return self.alpha * self.lambda_decay ** (self.n_unfoldings - 1)
 
@@ -210,24 +163,17 @@ class Pursuit:
         Number of atoms for a sample; None is a tenth of the features.
     tol : float or None
         Squared norm of the residual at which to stop instead.
-    positive_code : bool, default=False
+    positive : bool, default=False
         Whether codes are restricted to non-negative values.
     """
 
     n_nonzero_coefs: int | None
     tol: float | None
-    positive_code: bool = False
+    positive: bool = False
 
     def __call__(self, dictionary, x, mask=None):
         """Return codes."""
-        return solve_omp(
-            dictionary.atoms,
-            x,
-            n_nonzero_coefs=self.n_nonzero_coefs,
-            tol=self.tol,
-            positive=self.positive_code,
-            mask=mask,
-        )
+        return solve_omp(dictionary.atoms, x, mask=mask, **vars(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,22 +206,18 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
         If there is none, or one for another number of unfoldings or other atoms.
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
-    if analysis is None:
-        raise ValueError(
-            "The encoder of separate_atoms has not been trained: the parameter was set after fit, "
-            "or fit has not come so far. Set transform_algorithm='lasso', or fit again."
-        )
-    if learner.n_unfoldings not in ("auto", len(thresholds)):
-        raise ValueError(
-            f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
-            f"{learner.n_unfoldings} now. Set it back, or fit again."
-        )
-    if analysis.shape[-2:] != atoms.shape:
-        raise ValueError(
-            f"The encoder was trained for atoms of shape {analysis.shape[-2:]}, and components_ "
-            f"has the shape {tuple(atoms.shape)} now. Put atoms of the same shape there, or pass "
-            "yours as dict_init, and fit again."
-        )
+    refuse(
+        analysis is None,
+        "The encoder of separate_atoms has not been trained: the parameter was set after fit, or "
+        "fit has not come so far. Set transform_algorithm='lasso', or fit again.",
+    )
+    depth, shape = len(thresholds), analysis.shape[-2:]
+    refuse(
+        learner.n_unfoldings not in ("auto", depth) or shape != atoms.shape,
+        f"The encoder was trained for {depth} unfoldings of atoms of shape {shape}. Now "
+        f"n_unfoldings is {learner.n_unfoldings}, and components_ has the shape "
+        f"{tuple(atoms.shape)}. Set them back, or fit again.",
+    )
     shares = analysis.ndim == 2
     if shares:
         analysis, synthesis = analysis[None], to_numpy(atoms)[None]
@@ -378,16 +320,20 @@ def refuse(is_wrong, message):
         raise ValueError(message)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Codes:
     """How samples are coded: all that `transform` reads of the parameters.
 
     Parameters
     ----------
+    learner : estimator
+        The learner.
+    **constants : dict
+        Values of parameters that it lacks, instead of their defaults.
+
+    Attributes
+    ----------
     given : SimpleNamespace
         The parameters, with defaults for those that the learner lacks.
-    encoder : Encoder
-        The encoder.
     decay : Decay
         The decay of penalties over training.
     debias : float or None
@@ -398,33 +344,27 @@ class Codes:
         Whether `transform` is asked for converged codes.
     n_unfoldings : int
         Number of unfoldings where codes are not solved for.
+
+    Raises
+    ------
+    ValueError
+        If parameters of codes contradict each other.
     """
 
-    given: SimpleNamespace
-    encoder: Encoder
-    decay: Decay
-    debias: float | None
-    of_lasso: bool
-    converges: bool
-    n_unfoldings: int
-
-    @classmethod
-    def of(cls, learner, **constants):
-        """Return what the parameters of a learner say about codes.
-
-        Raises
-        ------
-        ValueError
-            If parameters of codes contradict each other.
-        """
+    def __init__(self, learner, **constants):
         named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
-        given = SimpleNamespace(**_DEFAULTS | named | constants)
-        decay, debias, depth = Decay.of(given.lambda_decay), fixed(given.debias), given.n_unfoldings
-        is_soft, learns = given.shrinkage == "soft", given.separate_atoms
-        is_soft_lasso = is_soft and decay == (1, 1)
-        converges = given.transform_algorithm == "lasso" or depth is None
+        self.given = given = SimpleNamespace(**_DEFAULTS | named | constants)
+        self.decay, self.debias = Decay.of(given.lambda_decay), fixed(given.debias)
+        depth, learns = given.n_unfoldings, given.separate_atoms
+        is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)
+        self.converges = given.transform_algorithm == "lasso" or depth is None
+        self.of_lasso = (
+            is_soft_lasso and given.alpha != 0 and depth in ("auto", None) and not learns
+        )
+        auto = _LEARNED_UNFOLDINGS if learns and depth == "auto" else _UNFOLDINGS
+        self.n_unfoldings = depth if isinstance(depth, Integral) else auto
         refuse(
-            learns and not is_soft,
+            learns and given.shrinkage != "soft",
             f"separate_atoms={learns!r} is for soft shrinkage, got shrinkage={given.shrinkage!r}. "
             "Pass separate_atoms=False.",
         )
@@ -435,30 +375,30 @@ class Codes:
             "'auto'.",
         )
         refuse(
-            converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
+            self.converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
             "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
             f"shrinkage without decay and a positive alpha, got shrinkage={given.shrinkage!r}, "
             f"lambda_decay={given.lambda_decay!r}, alpha={given.alpha!r} and "
             f"transform_alpha={given.transform_alpha!r}. Pass shrinkage='soft', lambda_decay=1 and "
             "a positive alpha, or a number of unfoldings and transform_algorithm='unfolded'.",
         )
-        of_lasso = is_soft_lasso and given.alpha != 0 and depth in ("auto", None) and not learns
-        auto = _LEARNED_UNFOLDINGS if learns and depth == "auto" else _UNFOLDINGS
-        return cls(
-            given=given,
-            encoder=Encoder(
-                None if learns and given.alpha else depth,
-                given.shrinkage,
-                given.positive_code,
-                initial_threshold=given.initial_threshold,
-                debias=debias or 0.0,
-            ),
-            decay=decay,
-            debias=debias,
-            of_lasso=of_lasso,
-            converges=converges,
-            n_unfoldings=depth if isinstance(depth, Integral) else auto,
-        )
+
+    def encoder(
+        self, alpha, *, step_size=None, lambda_decay=1.0, solves=False, debias=None, warn=False
+    ):
+        """Return the encoder, `Converged` or `Unfolded`, with these numbers.
+
+        ``solves`` asks for converged codes where the parameters leave the choice.
+        """
+        given, depth = self.given, self.given.n_unfoldings
+        if depth == "auto":
+            depth, lasso = _UNFOLDINGS, given.shrinkage == "soft" and lambda_decay == 1
+            solves = solves or (lasso and alpha > 0)
+        if solves or depth is None or (given.separate_atoms and given.alpha):
+            debias = self.debias or 0.0 if debias is None else debias
+            return Converged(alpha, given.positive_code, debias, warn)
+        how = given.shrinkage, given.positive_code, given.initial_threshold
+        return Unfolded(alpha, depth, step_size, lambda_decay, *how)
 
     def unused_by_codes(self):  # yields names, setting
         """Yield parameters that have no effect on codes, and a setting that would use them."""

@@ -1,20 +1,23 @@
-"""The plan of a fit: its phases, and the gradient, optimiser and batches of training.
+"""The plan of a fit: its phases, and the model, optimiser and batches of training.
 
 A `Plan` is made once from the parameters, before any data are read. One rule decides which phases
-run: what is named happens.
+run: what is named happens. A `DenseModel` has the numbers that data decide beside it.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
+import torch
 
-from skpudle._data.arrays import host_array, to_tensor
+from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._fit.encoders import Codes, fixed, refuse
-from skpudle._fit.messages import any_named
-from skpudle._fit.models import DenseModel
+from skpudle._fit.messages import any_named, warn_of_step
 from skpudle._gradients import GRADIENT_RULES
+from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._optimizers._make import make_optimizer
+from skpudle.encoding._unfold import default_step
 
 # Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096
@@ -42,6 +45,107 @@ _CURVATURE_EXPONENT = -0.22
 _FEW_OF_MIXTURES = 0.25
 
 
+def directions(samples, *, positive):  # (n, n_features) -> the same
+    """Return samples divided by their norms, their moduli if ``positive``; zero stays zero."""
+    norms = atom_norms(samples)
+    samples = samples / torch.where(norms > 0, norms, 1.0)
+    return samples.abs() if positive else samples  # equal for x and -x
+
+
+@dataclass(frozen=True, eq=False)
+class DenseModel:
+    """The model that a learner of rows trains; see `skpudle._fit.train`.
+
+    Rows of parameters are the atoms; of a subclass also what it learns beside them.
+
+    Parameters
+    ----------
+    plan : Plan
+        Gradient, encoder and constraints.
+    alpha : float, default=None
+        The penalty or threshold; None before data are seen.
+    data_scale : float, default=None
+        Mean squared norm of a sample; None before data are seen.
+    from_samples : bool, default=False
+        Whether training began with samples as atoms instead of a search.
+    curvature : float, default=1.0
+        The mean curvature of the loss, 1 for least squares.
+    n_updates : int, default=1
+        Updates over which penalties decay; with 1 they have decayed.
+    """
+
+    plan: object
+    alpha: float | None = None
+    data_scale: float | None = None
+    from_samples: bool = False
+    curvature: float = 1.0
+    n_updates: int = 1
+
+    decided = "alpha", "curvature", "data_scale", "from_samples"  # by data
+    name_of_baseline = "intercept_"
+
+    @property
+    def rule(self):
+        """The gradient rule; from samples other gradients than "dec" fail."""
+        return self.plan.rule("dec" if self.from_samples else self.plan.gradient)
+
+    def decay(self, update):  # -> float
+        """Return the decay of penalties in an update."""
+        return self.plan.decay.at(update, self.n_updates)
+
+    def network(self, rows, update):
+        """Return the dictionary, its encoder and the penalty of an update."""
+        how = dict(step_size=self.step_size, lambda_decay=self.decay(update))
+        encoder = self.plan.encoder(self.alpha, **how)
+        return DenseDictionary(rows), encoder, encoder.penalty
+
+    def atoms(self, rows):  # -> (n_components, n_features)
+        """Return the atoms in rows."""
+        return rows
+
+    @property
+    def step_size(self):
+        """The step; None follows the atoms."""
+        return fixed(self.plan.given.step_size)
+
+    @property
+    def positive(self):
+        """Whether atoms are non-negative."""
+        return self.plan.given.positive_dict
+
+    @property
+    def project(self):  # a function of rows; the surrogate compiles projections that it knows
+        """Return the nearest rows that satisfy the constraints."""
+        return partial(project_atoms, positive=self.positive)
+
+    def replacements(self, rows, samples):
+        """Return atoms for samples; missing entries, NaN, become zero."""
+        return directions(samples.nan_to_num(), positive=self.positive)
+
+    def step(self, atoms):  # -> float
+        """Return the step for these atoms."""
+        if self.step_size is not None:
+            return self.step_size
+        return float(default_step(DenseDictionary(atoms)))
+
+    def warn_of_step(self, rows):
+        """Warn if the encoder may diverge with the step."""
+        if self.step_size is not None:
+            warn_of_step(self.step_size, DenseDictionary(self.atoms(rows)))
+
+    def attributes(self, rows):
+        """Return the fitted attributes, in the units of the rows."""
+        atoms = self.atoms(rows)
+        return {
+            "components_": to_numpy(atoms),
+            self.name_of_baseline: 0.0,
+            "n_components_": len(atoms),
+            "alpha_": self.alpha,
+            "debias_": self.plan.debias or 0.0,
+            "step_size_": self.step(atoms),
+        }
+
+
 def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometric mean 1
     """Check the standard deviations of features.
 
@@ -62,11 +166,10 @@ def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometri
     return to_tensor(numbers / np.exp(np.log(numbers).mean()))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Plan(Codes):
     """The plan of a fit of a dictionary of rows.
 
-    Parameters
+    Attributes
     ----------
     gradient : str
         Name of the gradient of training.
@@ -82,61 +185,43 @@ class Plan(Codes):
         The noise of rows and features, see `skpudle.search.units`, or that of each feature.
     learns_noise : bool
         Whether a baseline or noise is learned or given.
-    """
 
-    gradient: str
-    searches: bool
-    trains: bool
-    codes_follow_data: bool
-    n_components: int | None
-    fit_intercept: bool | str
-    noise: object
-    learns_noise: bool
+    Raises
+    ------
+    ValueError
+        If parameters contradict each other.
+    """
 
     counts_events = False  # whether weights of rows are numbers of events, and have a unit
     alpha_share = 1.0  # alpha="auto", as a share of the search's penalty
 
-    @classmethod
-    def of(cls, learner, **constants):
-        """Return the plan for the parameters of a learner, with defaults for those it lacks.
-
-        Raises
-        ------
-        ValueError
-            If parameters contradict each other.
-        """
-        codes = Codes.of(learner, **constants)
-        given = codes.given
-        searches = isinstance(given.dict_init, str) and given.dict_init == "search"
+    def __init__(self, learner, **constants):
+        super().__init__(learner, **constants)
+        given = self.given
+        self.searches = isinstance(given.dict_init, str) and given.dict_init == "search"
         noise, baseline = given.noise, given.fit_intercept
         noise = noise if isinstance(noise, str) else _noise_of_features(noise)
-        is_auto = isinstance(noise, str) and noise == "auto"
         refuse(
-            given.n_components == "auto" and not searches,
+            given.n_components == "auto" and not self.searches,
             "n_components='auto' is chosen by a search, but dict_init is given. Pass "
             "dict_init='search', or a number of atoms or None.",
         )
         # The search is for the lasso's codes, which need no training.
-        ends_with_search = searches and given.gradient == "auto" and codes.of_lasso
-        gradient = given.gradient
+        ends_with_search = self.searches and given.gradient == "auto" and self.of_lasso
+        self.gradient = given.gradient
         if given.separate_atoms:  # in `partial_fit`: the encoder follows the lasso's dictionary
-            gradient = "dec"
-        elif gradient == "auto":
-            gradient = "dec" if ends_with_search else "ae-ls"
-        if not searches:  # the data decide about "auto" after a search alone
-            noise, baseline = "equal" if is_auto else noise, baseline is True
+            self.gradient = "dec"
+        elif given.gradient == "auto":
+            self.gradient = "dec" if ends_with_search else "ae-ls"
+        if not self.searches:  # the data decide about "auto" after a search alone
+            noise = "equal" if isinstance(noise, str) and noise == "auto" else noise
+            baseline = baseline is True
         is_equal = isinstance(noise, str) and noise == "equal"
-        return cls(
-            **vars(codes),
-            gradient=gradient,
-            searches=searches,
-            trains=not (ends_with_search or given.separate_atoms),
-            codes_follow_data=given.alpha == "auto" and codes.of_lasso,
-            n_components=None if given.n_components == "auto" else given.n_components,
-            fit_intercept=baseline,
-            noise=noise,
-            learns_noise=not (is_equal and baseline is False),
-        )
+        self.trains = not (ends_with_search or given.separate_atoms)
+        self.codes_follow_data = given.alpha == "auto" and self.of_lasso
+        self.n_components = None if given.n_components == "auto" else given.n_components
+        self.fit_intercept, self.noise = baseline, noise
+        self.learns_noise = not (is_equal and baseline is False)
 
     @property
     def name(self):
@@ -150,14 +235,7 @@ class Plan(Codes):
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
-        return DenseModel(
-            self.rule(self.gradient),
-            self.encoder,
-            fixed(self.given.step_size),
-            self.decay.at_last,
-            self.given.positive_dict,
-            **known,
-        )
+        return DenseModel(self, **known)
 
     def rule(self, name):
         """Return the gradient rule with this name."""

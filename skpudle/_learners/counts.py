@@ -5,7 +5,7 @@ baseline. Their lasso is close to the penalised likelihood if counts are not too
 then minimises the likelihood itself: rows of parameters are the atoms, and the baseline.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import exp, expm1, isfinite
 from numbers import Integral, Real
@@ -17,8 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import to_numpy, to_tensor, wide
 from skpudle._data.names import explain_names, fit_context
-from skpudle._fit.models import DenseModel
-from skpudle._fit.plan import Plan
+from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
@@ -176,24 +175,18 @@ def _project_atoms(rows, *, project):
     return torch.cat([project(rows[:-1]), rows[-1:]])
 
 
-@dataclass(frozen=True)
 class CountModel(DenseModel):
-    """Atoms and, as the last row of parameters, the baseline; see `DenseModel`.
+    """Atoms and, as the last row of parameters, the baseline; see `DenseModel`."""
 
-    Parameters
-    ----------
-    loss : object of `skpudle._losses`
-        The loss.
-    n_unfoldings : int
-        Number of iterations of the encoder.
-    """
-
-    loss: object = Poisson()
-    n_unfoldings: int = 100
+    @property
+    def loss(self):
+        """The loss of counts."""
+        return self.plan.loss
 
     def codes(self, alpha):
         """Return the encoder with a penalty."""
-        how = dict(n_unfoldings=self.n_unfoldings, positive_code=self.encoder.positive_code)
+        plan = self.plan
+        how = dict(n_unfoldings=plan.n_unfoldings, positive_code=plan.given.positive_code)
         return partial(encode, alpha=alpha, loss=self.loss, **how)
 
     def network(self, rows, update):
@@ -248,22 +241,16 @@ def settle(model, rows, samples):
 # ------------------------------------------------------------------ the fit
 
 
-@dataclass(frozen=True, kw_only=True)
 class CountPlan(Plan):
     """The plan of a fit of counts: a search, and training by the likelihood."""
 
-    loss: object = Poisson()
-    n_unfoldings: int = 100
-
     counts_events, name = True, "likelihood"
 
-    @classmethod
-    def of(cls, learner):
-        """Return the plan for the parameters of a learner."""
+    def __init__(self, learner):
         constants = dict(gradient="dec", optimizer="auto", n_unfoldings="auto")
-        plan = super().of(learner, noise="equal", fit_intercept=False, **constants)
-        loss = loss_named(learner.loss, learner.n_trials)
-        return replace(plan, loss=loss, n_unfoldings=learner.n_unfoldings)
+        super().__init__(learner, noise="equal", fit_intercept=False, **constants)
+        self.loss = loss_named(learner.loss, learner.n_trials)
+        self.n_unfoldings = learner.n_unfoldings
 
     def rule(self, name):
         """Return the gradient of training."""
@@ -271,8 +258,7 @@ class CountPlan(Plan):
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
-        model = vars(super().model(**known))
-        return CountModel(**model, loss=self.loss, n_unfoldings=self.n_unfoldings)
+        return CountModel(self, **known)
 
     def adapts(self, n_components):
         """Return False: batches and epochs are those of counts."""
@@ -472,7 +458,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return torch.cat([atoms, to_tensor(of_features(intercept, atoms)[None])]), CENTRED
 
     def _plan(self):
-        return CountPlan.of(self)
+        return CountPlan(self)
 
     def _read(self, plan, X, y=None, *, known=False, exposure=None, sample_weight=None, **options):
         refuse_several(type(self).__name__)
@@ -494,7 +480,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return replace(fitted, rows=rows)
 
     def _transform_encoder(self):
-        self._validate_params("n_unfoldings", "positive_code", "split_sign", "device")
+        self._validate_params()
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.positive_code))
         return partial(encode, alpha=self.alpha_, loss=self._likelihood().loss, **how)
 

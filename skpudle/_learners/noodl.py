@@ -121,10 +121,10 @@ class NOODLDictionaryLearning(DenseLearner):
 
     def _plan(self):
         how = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
-        return Plan.of(self, alpha=self.threshold, **how)
+        return Plan(self, alpha=self.threshold, **how)
 
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_)
-        codes = Codes.of(self, shrinkage="hard", alpha=self.threshold)
-        return codes.encoder.at(self.alpha_, **options)
+        codes = Codes(self, shrinkage="hard", alpha=self.threshold)
+        return codes.encoder(self.alpha_, **options)

@@ -9,9 +9,9 @@ from naive import make_mask, naive_shrink, normal
 from sklearn.linear_model import LogisticRegression
 from test_encoding import unit_atoms
 
+from skpudle import CountDictionaryLearning
 from skpudle._data.batches import Samples
-from skpudle._fit.models import Encoder
-from skpudle._learners.counts import CountModel, likelihood
+from skpudle._learners.counts import CountPlan, likelihood
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -145,7 +145,9 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     exposure = torch.rand(len(x), 1, generator=generator).to(x)
     rows = torch.cat([atoms, torch.randn(1, atoms.shape[1], generator=generator).to(atoms)])
     rows.requires_grad_()
-    model = CountModel(None, Encoder(None), None, None, alpha=0.3, loss=loss, n_unfoldings=5)
+    plan = CountPlan(CountDictionaryLearning(n_unfoldings=5))
+    plan.loss = loss
+    model = plan.model(alpha=0.3)
     dictionary, encoder, penalty = model.network(rows, 0)
     batch = Samples(x, known if masked else None, exposure)
     found = likelihood(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)

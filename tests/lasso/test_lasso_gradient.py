@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from skpudle import PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
-from skpudle._fit.encoders import Decay, Encoder
-from skpudle._fit.models import DenseModel
+from skpudle._fit.plan import Plan
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import _gradient_compiled
@@ -38,8 +38,8 @@ def by_autograd(rule, atoms, x, positive, mask=None):
 
 def by_a_learner(rule, atoms, x, positive, alpha=ALPHA, mask=None):
     """Whose encoder says that it solves the lasso, and so is not called."""
-    rule, encoder = GRADIENT_RULES[rule], Encoder("auto", positive_code=positive)
-    model = DenseModel(rule, encoder, None, Decay.of(1.0).at_last, alpha=alpha)
+    rule, learner = GRADIENT_RULES[rule], PUDLEDictionaryLearning(positive_code=positive)
+    model = Plan(learner).model(alpha=alpha)
     dictionary, encoder, penalty = model.network(atoms, 0)
     options = dict(encoder=encoder, penalty=penalty)
     return differentiate(rule, dictionary, atoms, Samples(x, mask), **options)

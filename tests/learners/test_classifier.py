@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
-from skpudle._fit.encoders import Decay, Encoder
+from skpudle._fit.plan import Plan
 from skpudle._gradients import differentiate
 from skpudle._learners.supervised.model import TaskModel, joint
 from skpudle._learners.supervised.tasks import Classification, Regression
@@ -99,9 +99,9 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     y = torch.randn(20, n, **draw)
     classifies = isinstance(task, Classification)
     target = labels[:, None].double() if classifies else y
-    given = Encoder(n_unfoldings), step, Decay.of(1.0).at_last
+    plan = Plan(PUDLEDictionaryLearning(n_unfoldings=n_unfoldings, step_size=step))
     of_task = dict(task=task, supervision=supervision, n_sides=sides, C=0.7)
-    model = TaskModel(joint, *given, alpha=alpha, data_scale=2.5, **of_task)
+    model = TaskModel(plan, alpha=alpha, data_scale=2.5, **of_task)
     rows = model.join(atoms, *head).requires_grad_()
     batch = Samples(x, target=target, weight=weights)
     dictionary, encoder, penalty = model.network(rows, 0)

@@ -21,7 +21,6 @@ from skpudle import (
 from skpudle._data import sources
 from skpudle._data.batches import Samples
 from skpudle._fit.encoders import Converged, Unfolded
-from skpudle._fit.encoders import Encoder as Choice
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.metrics import recovery_rate
@@ -126,7 +125,7 @@ def test_a_weighted_gradient_is_that_of_repeated_rows(rule, converged):
     X, atoms = planted(n=20)
     often = torch.tensor(weighted(n=20)[0])
     x, atoms = torch.tensor(X), torch.tensor(atoms, requires_grad=True)
-    encoder = Converged(0.1) if converged else Unfolded(Choice(5), 0.1, 5)
+    encoder = Converged(0.1) if converged else Unfolded(0.1, 5)
     given = dict(encoder=encoder, penalty=0.1)
     whole = Samples(x.repeat_interleave(often, 0))
     expected, one = differentiate(rule, DenseDictionary(atoms), atoms, whole, **given)
@@ -184,6 +183,7 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
     (X, atoms), (Y, others) = planted(0, 900, p=6), planted(1, 900, p=6)
     rows = np.stack([X, Y], axis=1).reshape(-1, M)
     weight = np.tile([1.0, 0.0], 900)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     if kind == "dataset":
         rows = Numbered(torch.tensor(rows))
     elif kind == "sparse":
@@ -191,7 +191,6 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
     else:
         np.save(tmp_path / "rows.npy", rows)
         rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
-        monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     params = dict(noise="equal", fit_intercept=False, random_state=0)
     found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=weight).components_
     assert recovery_rate(atoms, found) == 1
@@ -201,7 +200,8 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
 
 def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
     """The search sees a sample of all rows, and the pass the rest."""
-    monkeypatch.setattr("skpudle._data.sources._InParts._n_sampled", lambda *_: 400)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources.InMemory, "_n_sampled", lambda *_: 400)
     (X, atoms), (Y, _) = planted(0, 1200, p=6), planted(1, 1200, p=6)
     rows = np.stack([X, Y], axis=1).reshape(-1, M)
     learner = PUDLEDictionaryLearning(6, noise="equal", fit_intercept=False, random_state=0)

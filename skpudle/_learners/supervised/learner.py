@@ -1,6 +1,6 @@
 """Learn a dictionary for a task: read data and targets, and build a joint model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from inspect import signature
 from numbers import Real
 from typing import Any, Literal, Self
@@ -21,7 +21,7 @@ from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import DenseLearner, RowPhases, resume_rows
-from skpudle._learners.supervised.model import TaskModel, joint
+from skpudle._learners.supervised.model import TaskModel
 from skpudle._precision import own_precision, training_mode
 
 _AUTO_EPOCHS = 100
@@ -31,26 +31,19 @@ _AUTO_EPOCHS = 100
 # benchmarks/bench_classifiers.py).
 _ALPHA_SHARE = 0.5
 
-# parameters that `transform` reads, in addition to fitted attributes
-_OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "device"
 
-
-@dataclass(frozen=True, kw_only=True)
 class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
     alpha_share = _ALPHA_SHARE
 
-    @classmethod
-    def of(cls, learner):
-        """Return the plan for the parameters of a learner."""
-        plan = super().of(learner, supervision=learner.supervision)
+    def __init__(self, learner):
+        super().__init__(learner, supervision=learner.supervision)
         # Neither codes that predict held-out features nor units of the noise of features suit a
         # task: columns that are nearly sums of columns have a noise near zero, and would dominate
         # the atoms.
-        noise = "outliers" if plan.learns_noise else plan.noise
-        trains = plan.trains or learner.supervision > 0
-        return replace(plan, codes_follow_data=False, noise=noise, trains=trains)
+        self.noise = "outliers" if self.learns_noise else self.noise
+        self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
 
     @property
     def name(self):
@@ -71,8 +64,7 @@ class TaskPlan(Plan):
 def add_head(learner, fitted, data, head=None):  # -> Fitted
     """Add a head to atoms, by default the best for them, and the task."""
     of_task = dict(task=data.task, supervision=float(learner.supervision), C=float(learner.C))
-    known = vars(fitted.model) | {"rule": joint}
-    model = TaskModel(**known, **of_task, n_sides=1 + learner.split_sign)
+    model = TaskModel(**vars(fitted.model), **of_task, n_sides=1 + learner.split_sign)
     head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
     return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
 
@@ -169,12 +161,12 @@ class TaskLearner(DenseLearner):
         return self._fit(X, y, sample_weight=sample_weight)
 
     def _plan(self):
-        return TaskPlan.of(self)
+        return TaskPlan(self)
 
     def _encoder(self):
-        self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
+        self._validate_params()  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return Codes.of(self).encoder.at(self.alpha_, **options)
+        return Codes(self).encoder(self.alpha_, **options)
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__

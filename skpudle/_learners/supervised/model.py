@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.models import DenseModel
+from skpudle._fit.plan import DenseModel
 from skpudle._gradients import Evaluation, average
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision
@@ -58,7 +58,7 @@ def joint(dictionary, batch, *, encoder, penalty):
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskModel(DenseModel):
     """A dictionary and its head; see `skpudle._fit.train` and `DenseModel`.
 
@@ -79,6 +79,7 @@ class TaskModel(DenseModel):
     n_sides: int = 1
     C: float = 1.0
 
+    rule = staticmethod(joint)
     name_of_baseline = "baseline_"  # `intercept_` is of the decisions
 
     @property
