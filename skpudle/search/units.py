@@ -494,7 +494,7 @@ class _Sample:
     ):  # -> noise, signal, n: (m,) each
         """Return mean squares of errors and of predictions of hidden entries, and numbers of rows.
 
-        A mean square of errors with heavy tails varies as that of fewer normal errors.
+        They are the noise and the signal. A mean square of errors with heavy tails varies as that of fewer normal errors.
         """
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
@@ -610,15 +610,14 @@ class _Sample:
         variances. Signal that atoms miss differs, too, and weights gain less than a quarter of v.
         Half of the rows tell the noise, and the other half whether its units gain.
         """
-        if asked:  # a column may differ from zero in a single row
-            told = judged = dict(n_rows=len(self.x))
-        else:
-            half = torch.arange(len(self.x)) % 2 == 0
-            told, judged = dict(among=half), dict(among=~half)
+        half = torch.arange(len(self.x)) % 2 == 0
+        # all rows if asked: a column may differ from zero in a single row
+        told = dict(n_rows=len(self.x)) if asked else dict(among=half)
         noise, signal, n = self.hidden(atoms, **told)
-        if not (asked or _differs(noise, signal, n)):
-            return None
-        before = self.hidden(atoms, **judged)[0]
+        if not asked:
+            if not _differs(noise, signal, n):
+                return None
+            before = self.hidden(atoms, among=~half)[0]
         for _ in range(_ROUNDS):
             scale = self.scale * _shrink(noise / self.scale**2, n)[0]
             if float((scale / self.scale).log().abs().max()) < _STILL:
@@ -626,7 +625,7 @@ class _Sample:
             atoms, self.scale = _unit(atoms * self.scale / scale), scale
             atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
             noise, _, n = self.hidden(atoms, **told)
-        pays = asked or _weights_pay(before, *self.hidden(atoms, **judged)[::2])
+        pays = asked or _weights_pay(before, *self.hidden(atoms, among=~half)[::2])
         return atoms if pays else None
 
     def learn_noise(self, noise):  # -> Units
