@@ -495,7 +495,8 @@ class _Sample:
     ):  # -> noise, signal, n: (m,) each
         """Return mean squares of errors and of predictions of hidden entries, and numbers of rows.
 
-        They are the noise and the signal. A mean square of errors with heavy tails varies as that of fewer normal errors.
+        They are the noise and the signal. A mean square of errors with heavy tails varies as that
+        of fewer normal errors.
         """
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
