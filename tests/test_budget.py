@@ -15,22 +15,22 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2298,
+    ".": 2294,
     "_data": 924,
     "_denoiser": 595,
     "_fit": 1356,
-    "_learners": 2610,
+    "_learners": 2608,
     "_nmf": 736,
     "_operators": 259,
     "_optimizers": 211,
-    "encoding": 1233,
+    "encoding": 1232,
     "inspection": 545,
     "lasso": 1099,
     "omp": 228,
     "pretrained": 70,
-    "search": 2937,
-    "all of the package": 15101,
-    "tests": 14636,
+    "search": 2924,
+    "all of the package": 15081,
+    "tests": 14645,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
