@@ -31,7 +31,7 @@ _ALIKE = 0.7
 # other than beats reach .36, and the smallest beat has .77.
 _LEAST = 1 / 3
 # Share of events that are no artefacts: energies count up to the size that this share keeps below.
-_USUAL = 0.9
+_USUAL = 0.98
 
 
 def _typical(amplitudes):

@@ -1,6 +1,7 @@
 """Sparse convolutional dictionaries of images and signals."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from numbers import Integral, Real
@@ -28,11 +29,12 @@ from skpudle._learners.convolutional.base import (
     parts_of_images,
     stride_of,
 )
+from skpudle._learners.convolutional.channels import Channels, noise_of_channels
 from skpudle._learners.convolutional.learn import (
     TrainingImages,
+    choose_channels,
     largest_correlation,
     learn,
-    noise_of_channels,
     unfoldings_of,
 )
 from skpudle._learners.convolutional.train import code_images, train
@@ -226,6 +228,7 @@ class ConvPUDLEDictionaryLearning(
         rank: Literal[1] | None = None,
         channels_first: bool = False,
         channel_noise: Literal["equal", "auto"] = "equal",
+        detrend: Literal["auto", "constant", "slow"] | None = "auto",
         optimizer: Literal["adam", "sgd"] | Callable = "adam",
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int = 100,
@@ -252,6 +255,7 @@ class ConvPUDLEDictionaryLearning(
         "rank": [Options(Integral, {1}), None],
         "channels_first": ["boolean"],
         "channel_noise": [StrOptions({"equal", "auto"})],
+        "detrend": [StrOptions({"auto", "constant", "slow"}), None],
         "dict_init": [StrOptions({"search", "random"}), "array-like", HasMethods("fit")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -282,7 +286,7 @@ class ConvPUDLEDictionaryLearning(
             If the data or parameters are unfit.
         """
         refuse_several(type(self).__name__)
-        images, start, noise = self._read_training(X, allow_nan=True), None, None
+        images, start = self._read_training(X, allow_nan=True), None
         inputs = input_attributes(X if images.kind == "rows" else None)
         inputs["_channel_axis"], same = images.channel_axis, images.kind != "list"
         inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
@@ -305,9 +309,10 @@ class ConvPUDLEDictionaryLearning(
         if images.n_channels == 1:
             unused.append((("rank", "channel_noise"), "signals with more than one channel"))
         warn_of_unused(self, unused)
+        channels = choose_channels(images, self)
         if images.n_channels > 1 and self.channel_noise == "auto":
-            noise = noise_of_channels(images.tensors)
-            images = images.map(lambda x: x / self._units(x, noise))
+            channels = replace(channels, noise=noise_of_channels(images.tensors))
+        images = images.map(channels.enter)
         generator, is_named = make_generator(self.random_state), isinstance(self.dict_init, str)
         if not is_named or self.dict_init == "random":
             if self.n_components == "auto":
@@ -321,7 +326,7 @@ class ConvPUDLEDictionaryLearning(
                 start = start.to(images.tensors[0])
             else:
                 start = self._given_atoms(self.n_components, images)
-                start = start if noise is None else start / self._units(start, noise)
+                start = start / channels.scale(start)
         data = TrainingImages.of(images, self._kernel, stride_of(self))
         if data.masks and not any(mask.any() for mask in data.masks):
             raise nothing_known(self)
@@ -331,7 +336,7 @@ class ConvPUDLEDictionaryLearning(
 
         def epochs(interrupts):
             for one in records:
-                found = partial(self._attributes_of, one, noise, images.channel_axis)
+                found = partial(self._attributes_of, one, channels, images.channel_axis)
                 yield one.note, lambda found=found: inputs | found()
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
@@ -348,10 +353,10 @@ class ConvPUDLEDictionaryLearning(
             warn_of_zero_codes(self)
         return self
 
-    def _attributes_of(self, fitted, noise, channel_axis):
+    def _attributes_of(self, fitted, channels, channel_axis):
         """Return the fitted attributes of a record."""
-        atoms, factors = fitted.atoms, (None, None)
-        atoms = atoms if noise is None else atoms * self._units(atoms, noise)
+        noise, factors = channels.noise, (None, None)
+        atoms = fitted.atoms * channels.scale(fitted.atoms)
         if self.rank is not None:
             factors = map(to_numpy, factor_atoms(atoms))
         maps, waveforms = factors
@@ -359,6 +364,8 @@ class ConvPUDLEDictionaryLearning(
             "components_": to_numpy(atoms.movedim(1, -1) if channel_axis else atoms[:, 0]),
             "spatial_components_": maps,
             "temporal_components_": waveforms,
+            "intercept_": to_numpy(channels.intercept),
+            "detrend_": None if channels.kernel is None else "slow",
             "channel_noise_": None if noise is None else to_numpy(noise),
             "alpha_": fitted.alpha,
             "debias_": fitted.debias,
@@ -380,12 +387,11 @@ class ConvPUDLEDictionaryLearning(
     def _n_channels(self):
         return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
 
-    def _units(self, x, noise=None):  # (..., n_channels, *size) -> divisors
-        """Return the units of channels, the noise of a fit or of attributes; 1 if equal."""
-        noise = getattr(self, "channel_noise_", None) if noise is None else noise
-        if noise is None:
-            return x.new_ones(())
-        return to_tensor(noise).to(x).reshape(-1, *[1] * len(self._kernel))
+    @property
+    def _channels(self):
+        noise, is_slow = getattr(self, "channel_noise_", None), hasattr(self, "detrend_")
+        noise = None if noise is None else to_tensor(noise)
+        return Channels(to_tensor(self.intercept_), self._kernel if is_slow else None, noise)
 
     def _dictionary(self, like):  # -> ConvDictionary in units of the noise
         """Return the dictionary, of the dtype and on the device of a tensor.
@@ -403,12 +409,12 @@ class ConvPUDLEDictionaryLearning(
                 f"{found}. Set the parameter as it was, or fit again."
             )
         atoms = atoms_inside(self.components_, len(self._kernel), like)
-        return ConvDictionary(atoms / self._units(atoms), stride_of(self))
+        return ConvDictionary(atoms / self._channels.scale(atoms), stride_of(self))
 
     def _read_known(self, X, **options):  # -> Images in units of the noise
         check_is_fitted(self)
         self._validate_params()  # they may have been set since `fit`
-        return super()._read_known(X, **options).map(lambda x: x / self._units(x))
+        return super()._read_known(X, **options).map(self._channels.enter)
 
     def _cover(self, x, end=0.0):  # (..., *size) -> extended until atoms cover it
         return covered(x, self._kernel, stride_of(self), end)
@@ -493,7 +499,7 @@ class ConvPUDLEDictionaryLearning(
         dictionary, images = self._dictionary(codes.tensors[0]), []
         for z in codes.tensors:
             x = torch.cat([dictionary.synthesis(part) for part in parts_of_images(z)])
-            x = x * self._units(x)
+            x = self._channels.leave(x)
             is_whole = size and tuple(z.shape[2:]) == positions
             images.append(x[(..., *map(slice, size))] if is_whole else x)
         options = dict(channels=self._channel_axis, channels_first=self.channels_first)
