@@ -150,12 +150,7 @@ def _vertices(x, n_components, generator, weight=None):
     return torch.cat([found, _data(x, n_components - len(found), generator, weight)])
 
 
-INITIALIZATIONS = {
-    "data": _data,
-    "random": _random,
-    "svd": _svd,
-    "vertices": _vertices,
-}
+INITIALIZATIONS = {"data": _data, "random": _random, "svd": _svd, "vertices": _vertices}
 
 
 def initial_atoms(x, n_components, method, generator, *, weight=None):

@@ -15,24 +15,24 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1492,
-    "_data": 938,
-    "_denoiser": 635,
-    "_fit": 1431,
-    "_learners": 2768,
-    "_nmf": 753,
+    ".": 1487,
+    "_data": 931,
+    "_denoiser": 604,
+    "_fit": 1389,
+    "_learners": 2685,
+    "_nmf": 750,
     "_operators": 264,
-    "_optimizers": 223,
-    "encoding": 1252,
+    "_optimizers": 215,
+    "encoding": 1250,
     "inspection": 659,
-    "lasso": 1116,
+    "lasso": 1109,
     "metrics": 336,
     "omp": 232,
     "plotting": 507,
-    "pretrained": 78,
-    "search": 2958,
-    "all of the package": 15642,
-    "tests": 15074,
+    "pretrained": 70,
+    "search": 2940,
+    "all of the package": 15428,
+    "tests": 14787,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
+from itertools import count
 from math import inf, log10
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -13,13 +15,14 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import is_one_image, read_targets
 from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
-from skpudle._denoiser.train import Crops, Training, crop_shape, initialise
+from skpudle._denoiser.train import Crops, Training, crop_shape, initialise, make_optimizer
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
@@ -37,6 +40,8 @@ _EPOCHS, _BATCH = 250, 4
 
 # Crops whose mean loss decides if training has stalled.
 _JUDGED = 256
+
+ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 
 _COUNT = Interval(Integral, 1, None, closed="left")
 _SIZE = Interval(Real, 0, None, closed="left")
@@ -259,11 +264,7 @@ class ConvDenoiser(ImageEstimator):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(
-        self,
-        X: ArrayLike | Tensor | Sequence[ArrayLike],
-        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
-    ) -> Self:
+    def fit(self, X: ImagesLike, y: ImagesLike | None = None) -> Self:
         """Train a denoiser.
 
         Parameters
@@ -287,30 +288,26 @@ class ConvDenoiser(ImageEstimator):
             the last finite network.
         """
         n_epochs = _EPOCHS if self.max_iter == "auto" else self.max_iter
-        training, attributes = self._begin(X, y)
+        training = self._begin(X, y)
 
-        def train(interrupts):
+        def epochs(interrupts):
             losses, n_crops = training.losses, len(training.loader.dataset)
             stopping, began = Stopping(self.tol, self.n_iter_no_change), time.perf_counter()
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
-            note, ended_by = "no epoch", None
+            ended_by = None
             while ended_by is None:
-                self._run_epoch(training, attributes, interrupts)
-                if interrupts.pending:
-                    ended_by = "interrupt"
-                else:
-                    schedule.step()
-                    left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
-                    note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
-                    note = f"{note}  at most {left:.0f} s left"
-                    judged = n_crops * losses[-1], n_crops, training.n_steps
-                    if stopping.check(*judged, n_judged=_JUDGED):
-                        ended_by = "tol"
-                    elif len(losses) == n_epochs:
-                        ended_by = "max_iter"
-                yield note, lambda: attributes() | {"ended_by_": ended_by}  # noqa: B023
+                self._run_epoch(training, interrupts)
+                schedule.step()
+                left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
+                note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
+                judged = n_crops * losses[-1], n_crops, training.n_steps
+                if stopping.check(*judged, n_judged=_JUDGED):
+                    ended_by = "tol"
+                elif len(losses) == n_epochs:
+                    ended_by = "max_iter"
+                yield f"{note}  at most {left:.0f} s left", partial(training.attributes, ended_by)
 
-        self._follow(train, {"estimator": self, "X": X, "y": y}, n_epochs)
+        self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
         losses = training.losses
         if training.unchanged:  # pairs may be equal
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
@@ -337,22 +334,20 @@ class ConvDenoiser(ImageEstimator):
         self
             The estimator.
         """
-        training, attributes = self._begin(X, y, known=hasattr(self, "network_"))
+        training = self._begin(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
-            self._run_epoch(training, attributes, interrupts)
-            self._take(attributes() | {"ended_by_": None})
+            self._run_epoch(training, interrupts)
+            self._take(training.attributes())
         return self
 
-    def _run_epoch(self, training, attributes, interrupts):
-        try:
-            training.run_epoch(interrupts)
-        except ArithmeticError as error:
-            self._take(attributes() | {"ended_by_": "divergence"})
+    def _run_epoch(self, training, interrupts):
+        if not training.run_epoch(interrupts):
+            self._take(training.attributes("divergence"))
             raise ValueError(
                 f"Training of {type(self).__name__} stopped being finite at update "
                 f"{training.n_steps}; the estimator holds the last finite network. Try a smaller "
                 f"learning_rate (now {self.learning_rate}), or scale the data."
-            ) from error
+            )
 
     def _read_pairs(self, X, y, known):  # -> Images, targets, both of the network, noise_std
         if known:
@@ -372,50 +367,37 @@ class ConvDenoiser(ImageEstimator):
             noise.warn_of_units(images.tensors)
         return images.map(noise.enter), targets and list(map(noise.enter, targets)), noise_std
 
-    def _begin(self, X, y, known=False):  # -> Training, function that returns attributes
+    def _begin(self, X, y, known=False):  # -> Training
         images, targets, noise_std = self._read_pairs(X, y, known)
-        singles, generator, inputs = images.singles(), make_generator(self.random_state), {}
+        singles, generator = images.singles(), make_generator(self.random_state)
         peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
         check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
-        options = dict(learning_rate=self.learning_rate)
         if known:
             generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
             network = deepcopy(self.network_).to(singles[0])
             network.peak = max(peak, network.peak)
-            options |= dict(n_steps=self.n_steps_, losses=self.loss_curve_)
-            options["state"] = self._optimizer_state
+            past = {}, self.n_steps_, list(self.loss_curve_)
         else:
             shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
             network = DenoisingNetwork(shape, stride_of(self), noise_std, peak=peak)
             network = network.to(singles[0])
             initialise(network, self.alpha, singles, generator)
-            inputs = input_attributes(X if images.kind == "rows" else None)
+            past = input_attributes(X if images.kind == "rows" else None), 0, []
         shape = crop_shape(singles, network.kernel, network.stride, self.crop_size)
-        crops = Crops(singles, targets, shape, network.kernel, generator)
-        size = _BATCH if self.batch_size == "auto" else int(self.batch_size)
-        options["batch_size"] = min(size, len(singles))
-        training = Training(network, crops, self.optimizer, **options)
-
-        def attributes():
-            return inputs | {
-                "network_": deepcopy(network).cpu(),  # for machines without its device
-                "training_noise_std_": network.noise_std,
-                "n_iter_": max(len(training.losses), 1),
-                "n_steps_": training.n_steps,
-                "loss_curve_": np.array(training.losses, dtype=np.float64),
-                "_optimizer_state": training.optimizer_state(),
-            }
-
-        return training, attributes
+        if targets is not None:
+            singles = [torch.cat(pair) for pair in zip(singles, targets, strict=True)]
+        crops = Crops(singles, shape, network.kernel, generator)
+        size = min(len(crops), _BATCH if self.batch_size == "auto" else int(self.batch_size))
+        loader = DataLoader(crops, size, shuffle=True, generator=generator)
+        state = self._optimizer_state if known else None
+        optimizer = make_optimizer(self.optimizer, network, self.learning_rate, state)
+        return Training(network, loader, optimizer, targets is not None, *past)
 
     # ------------------------------------------------------------------ denoising
 
     @torch.no_grad()
     def denoise(
-        self,
-        X: ArrayLike | Tensor | Sequence[ArrayLike],
-        *,
-        noise_std: float | ArrayLike | None = None,
+        self, X: ImagesLike, *, noise_std: float | ArrayLike | None = None
     ) -> np.ndarray | Tensor | list:
         """Denoise images, and keep their size.
 
@@ -473,29 +455,21 @@ class ConvDenoiser(ImageEstimator):
         network, average = deepcopy(self.network_).to(tensors[0]), self.shift_average
         parts = [parts_of_images(x) for x in tensors]
         n_tiles = sum(network.n_tiles(part, average) for many in parts for part in many)
-        n_done, began = 0, time.perf_counter()
+        done, began = count(1), time.perf_counter()
 
         def tell():
-            nonlocal n_done
-            n_done += 1
             if self.verbose:
-                left = (time.perf_counter() - began) * (n_tiles / n_done - 1)
+                left = (time.perf_counter() - began) * (n_tiles / (n_done := next(done)) - 1)
                 print(f"denoising, tile {n_done}/{n_tiles}  {left:.0f} s left", flush=True)
 
+        options = dict(shift_average=average, tell=tell)
         for many, level in zip(parts, levels, strict=True):
             sigmas = [None] * len(many) if level is None else level.split(len(many[0]))
             pairs = zip(many, sigmas, strict=True)
-            options = dict(shift_average=average, tell=tell)
             yield torch.cat([network(x, sigma, **options) for x, sigma in pairs])
 
     @torch.no_grad()
-    def score(
-        self,
-        X: ArrayLike | Tensor | Sequence[ArrayLike],
-        y: ArrayLike | Tensor | Sequence[ArrayLike] | None = None,
-        *,
-        peak: float = 1.0,
-    ) -> float:
+    def score(self, X: ImagesLike, y: ImagesLike | None = None, *, peak: float = 1.0) -> float:
         """Return the peak signal-to-noise ratio of denoised images.
 
         Parameters

@@ -154,11 +154,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self,
-        path: str | PathLike[str],
-        *,
-        every_seconds: float = 60.0,
-        resume: bool = True,
+        self, path: str | PathLike[str], *, every_seconds: float = 60.0, resume: bool = True
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
         validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
@@ -264,13 +260,13 @@ class Recorder:
                 "path, remove the file to train from the start, or pass resume=False to replace it."
             )
 
-    def note(self, place, record, generator, *, ends):
+    def note(self, phase, record, generator, *, ends):
         """Write a record at the end of a phase, or if it is time.
 
         Parameters
         ----------
-        place : int
-            Place of its phase in the table.
+        phase : str
+            Name of its phase.
         record : record
             The record.
         generator : torch.Generator
@@ -283,7 +279,7 @@ class Recorder:
             return
         self._written_at = now
         random = {"seed": generator.initial_seed(), "generator": generator.get_state()}
-        state = {"identity": self._identity, "place": place, "record": record.pack(), **random}
+        state = {"identity": self._identity, "phase": phase, "record": record.pack(), **random}
         try:
             write_checkpoint(self._path, state)
         except (OSError, PicklingError, ValueError) as error:

@@ -93,9 +93,8 @@ class Converged:
 
     def __call__(self, dictionary, x, mask=None):
         """Return codes."""
-        options = dict(positive_code=self.positive_code, debias=self.debias, mask=mask)
-        options |= dict(alpha=self.penalty, certify=self.warn)
-        codes, gaps = converged_codes(dictionary, x, **options)
+        how = dict(alpha=self.penalty, positive_code=self.positive_code, debias=self.debias)
+        codes, gaps = converged_codes(dictionary, x, mask=mask, certify=self.warn, **how)
         if self.warn and not (gaps <= _GAP).all():
             level = users_level() - 1
             warn_about_gaps(gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level)
@@ -164,24 +163,17 @@ class Pursuit:
         Number of atoms for a sample; None is a tenth of the features.
     tol : float or None
         Squared norm of the residual at which to stop instead.
-    positive_code : bool, default=False
+    positive : bool, default=False
         Whether codes are restricted to non-negative values.
     """
 
     n_nonzero_coefs: int | None
     tol: float | None
-    positive_code: bool = False
+    positive: bool = False
 
     def __call__(self, dictionary, x, mask=None):
         """Return codes."""
-        return solve_omp(
-            dictionary.atoms,
-            x,
-            n_nonzero_coefs=self.n_nonzero_coefs,
-            tol=self.tol,
-            positive=self.positive_code,
-            mask=mask,
-        )
+        return solve_omp(dictionary.atoms, x, mask=mask, **vars(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,22 +206,18 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
         If there is none, or one for another number of unfoldings or other atoms.
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
-    if analysis is None:
-        raise ValueError(
-            "The encoder of separate_atoms has not been trained: the parameter was set after fit, "
-            "or fit has not come so far. Set transform_algorithm='lasso', or fit again."
-        )
-    if learner.n_unfoldings not in ("auto", len(thresholds)):
-        raise ValueError(
-            f"The encoder was trained for {len(thresholds)} unfoldings, and n_unfoldings is "
-            f"{learner.n_unfoldings} now. Set it back, or fit again."
-        )
-    if analysis.shape[-2:] != atoms.shape:
-        raise ValueError(
-            f"The encoder was trained for atoms of shape {analysis.shape[-2:]}, and components_ "
-            f"has the shape {tuple(atoms.shape)} now. Put atoms of the same shape there, or pass "
-            "yours as dict_init, and fit again."
-        )
+    refuse(
+        analysis is None,
+        "The encoder of separate_atoms has not been trained: the parameter was set after fit, or "
+        "fit has not come so far. Set transform_algorithm='lasso', or fit again.",
+    )
+    depth, shape = len(thresholds), analysis.shape[-2:]
+    refuse(
+        learner.n_unfoldings not in ("auto", depth) or shape != atoms.shape,
+        f"The encoder was trained for {depth} unfoldings of atoms of shape {shape}. Now "
+        f"n_unfoldings is {learner.n_unfoldings}, and components_ has the shape "
+        f"{tuple(atoms.shape)}. Set them back, or fit again.",
+    )
     shares = analysis.ndim == 2
     if shares:
         analysis, synthesis = analysis[None], to_numpy(atoms)[None]

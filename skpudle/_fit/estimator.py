@@ -21,15 +21,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
 from skpudle._data.batches import Batches
 from skpudle._data.weights import scale_weights
+from skpudle._fit import messages
 from skpudle._fit.checkpoint import describe, pack, task_of, unpack
 from skpudle._fit.encoders import refuse
-from skpudle._fit.messages import (
-    divergence,
-    warn_of_early_end,
-    warn_of_rise,
-    warn_of_unused,
-    warn_of_zero_codes,
-)
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
@@ -92,7 +86,8 @@ class Data(NamedTuple):
 
 def _interruption(fitted):
     """Return the error of an interrupted fit."""
-    said = f"the search was interrupted after epoch {len(fitted.losses)}"
+    n_epochs = len(fitted.losses) or len(fitted.loss_curve)
+    said = f"the search was interrupted after epoch {n_epochs}"
     if fitted.n_steps:
         said = f"training was interrupted after update {fitted.n_steps}"
     return KeyboardInterrupt(said)
@@ -147,7 +142,7 @@ class GradientLearner(CallbackSupportMixin):
         with Run(self, X, y) as run:
             plan = self._plan()
             data = self._read(plan, X, y, **of_samples)
-            warn_of_unused(self, plan.without_effect(data))
+            messages.warn_of_unused(self, plan.without_effect(data))
             run.team.check_same(partial(task_of, self, data))
             if not plan.counts_events:
                 data = data.scaled(run.team.sum)
@@ -159,13 +154,12 @@ class GradientLearner(CallbackSupportMixin):
                     fitted = run.through(phases.table(), phases.first(), attributes_of)
                 except Diverged as error:
                     self._take(attributes_of(replace(error.fitted, ended_by="divergence")))
-                    raise divergence(self, error.update) from error
+                    raise messages.divergence(self, error.update) from error
                 except KeyboardInterrupt:  # a second Ctrl-C
                     if run.record is not None:
                         self._take(attributes_of(replace(run.record, ended_by="interrupt")))
                     raise
                 pressed, ended_by = run.interrupts.pending, fitted.ended_by or "search"
-                fitted = fitted if pressed else phases.remember(fitted)
                 fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)
                 self._take(attributes_of(fitted))
                 if pressed:
@@ -173,13 +167,13 @@ class GradientLearner(CallbackSupportMixin):
                 fitted.model.warn_of_step(fitted.rows)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
                     ends = fitted.loss_curve[0], fitted.loss_curve[-1]
-                    warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
+                    messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
                 if not any(run.team.any(self._has_codes(data))):
-                    warn_of_zero_codes(self)
+                    messages.warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
         # with "auto" the limit is the expected end
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self)
+            messages.warn_of_early_end(self)
         return self
 
     def _partial_fit(self, X, y, **of_samples):
@@ -202,12 +196,29 @@ class GradientLearner(CallbackSupportMixin):
             fitted = self._resume(plan, data)
         else:
             fitted = self._begin(plan, data, make_generator(self.random_state))
+        if replaced:
+            rows = fitted.model.project(fitted.rows.contiguous())
+            fitted = replace(fitted, rows=rows, training={})
         if known:
             curve = tuple(self.loss_curve_)
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
-        learn = self._train_part if plan.trains_in_parts(self) else self._alternate
+        learn, error = self._train_part if plan.trains_in_parts(self) else self._alternate, None
         with Interrupts() as interrupts:
-            learn(plan, fitted, data, interrupts, resumes=resumes, replaced=replaced)
+            try:
+                fitted = learn(plan, fitted, data, interrupts)
+            except Diverged as diverged:
+                fitted, error = diverged.fitted, messages.divergence(self, diverged.update)
+            if interrupts.pending:
+                error = _interruption(fitted)
+            fitted = self._finish_part(plan, fitted, data, interrupts)
+            attributes = self._attributes(plan, data, fitted)
+            attributes["n_samples_seen_"] += getattr(self, "n_samples_seen_", 0)
+            if resumes:  # atoms and penalty do not wait for data that are not zero
+                model = attributes["_fitted"].model
+                model["data_scale"] = model["data_scale"] or None
+            self._take(attributes)
+            if error is not None:
+                raise error
         return self
 
     def _stream(self, fitted, rows):  # -> Stream, rows that wait or None
@@ -224,12 +235,11 @@ class GradientLearner(CallbackSupportMixin):
             state = begin_stream(atoms)
         return state, known.get("recent")
 
-    def _alternate(self, plan, fitted, data, interrupts, *, resumes, replaced):
+    def _alternate(self, plan, fitted, data, interrupts):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
-        model, rows = fitted.model, fitted.rows
+        model, rows, given = fitted.model, fitted.rows, plan.given
         unit, size = unit_of(model.data_scale), block_rows(_USED, *rows.shape)
-        signs = dict(positive_code=plan.given.positive_code, positive_atoms=model.positive)
-        rows = model.project(rows.contiguous()) if resumes and replaced else rows
+        signs = dict(positive_code=given.positive_code, positive_atoms=given.positive_dict)
         (state, recent), loss, n_rows = self._stream(fitted, rows), 0.0, 0
         for block in map(fitted.in_units, data.source.blocks(size)):
             if interrupts.pending:
@@ -245,51 +255,27 @@ class GradientLearner(CallbackSupportMixin):
             loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
-        kept = state._replace(held=state.held._replace(atoms=None))  # they are in components_
-        stream = {"state": kept, "recent": recent}
-        rows = state.atoms.to(rows)
-        found = replace(fitted, rows=rows, stream=stream, losses=(), loss_curve=curve)
-        self._take_part(self._attributes(plan, data, found), resumes)
-        if interrupts.pending:
-            raise KeyboardInterrupt("partial_fit was interrupted after a block of rows")
+        known = dict(stream={"state": state, "recent": recent}, losses=(), training={})
+        return replace(fitted, rows=state.atoms.to(rows), loss_curve=curve, **known)
 
-    def _train_part(self, plan, fitted, data, interrupts, *, resumes, replaced):
+    def _train_part(self, plan, fitted, data, interrupts):
         """Train by gradients, and replace atoms that no code has used for long."""
-        rows = fitted.rows
-        optimizer = plan.make_optimizer(fitted.model, rows)
-        unused, before = torch.zeros(len(rows), dtype=torch.float64), {}
-        if resumes and not replaced:
-            before = self._fitted.training
-            same = self._fit_given["optimizer"] == describe(plan.optimizer_for(len(rows)))
-            optimizer.resume(rows, before.get("moments", {}) if same else {})
-        unused = before.get("unused", unused)
+        rows, before = fitted.rows, fitted.training
+        optimizer, moments = plan.make_optimizer(fitted.model, rows), before.get("moments", {})
+        if moments and self._fit_given["optimizer"] != describe(plan.optimizer_for(len(rows))):
+            moments = {}
+        optimizer.resume(rows, moments)
+        unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
+        fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         batches = Batches(data.source, plan.batch_size()).changed(fitted.in_units)
-
-        def take(fitted, unused):
-            fitted = replace(fitted, training=fitted.training | {"unused": unused})
-            found = self._finish_part(plan, fitted, data, interrupts)
-            self._take_part(self._attributes(plan, data, found), resumes)
-
-        try:
-            trainer.run_epoch(batches, Stopping(None, 1))
-        except Diverged as error:
-            take(error.fitted, unused)
-            raise divergence(self, error.update) from error
+        trainer.run_epoch(batches, Stopping(None, 1))
         if interrupts.pending:
-            take(trainer.fitted, unused)
-            raise _interruption(trainer.fitted)
+            return trainer.fitted
         unused = trainer.idle(unused)
         trainer.replace_unused(among=unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused))
-        take(trainer.fitted, unused)
-
-    def _take_part(self, attributes, resumes):
-        """Set the attributes of a `partial_fit`."""
-        attributes["n_samples_seen_"] += getattr(self, "n_samples_seen_", 0)
-        if resumes:  # atoms and penalty do not wait for data that are not zero
-            model = attributes["_fitted"].model
-            model["data_scale"] = model["data_scale"] or None
-        self._take(attributes)
+        fitted = trainer.fitted
+        return replace(fitted, training=fitted.training | {"unused": unused})
 
     def _take_coding(self, coding, unit):
         """Take a penalty of codes and the share of its bias to remove, for `partial_fit` too."""

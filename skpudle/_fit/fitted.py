@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._fit.encoders import OF_LEARNED, in_units
+from skpudle._fit.run import Record
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
 from skpudle.search.find import PenaltyPath, Trial
@@ -72,8 +73,6 @@ class Searched:
         The chosen penalty, and its atoms that have not seen held-out data.
     stride : int, default=1
         The atoms were polished on one in ``stride`` samples.
-    number : int, default=1
-        2 for the second search, in units of the noise of features.
     """
 
     atoms: Tensor
@@ -82,21 +81,10 @@ class Searched:
     is_done: bool = False
     trial: Trial | None = None
     stride: int = 1
-    number: int = 1
-
-    @property
-    def is_predicted(self):
-        """Whether held-out data have judged the atoms of the whole search."""
-        return self.is_done and self.trial is not None
-
-    @property
-    def is_unbiased(self):
-        """Whether the atoms without the lasso's bias predict held-out data better."""
-        return self.trial is not None and self.trial.unbiased
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fitted:
+class Fitted(Record):
     """A fit so far; atoms of rows are in units of the noise.
 
     Parameters
@@ -137,12 +125,8 @@ class Fitted:
         The encoder that was trained after the dictionary.
     later : dict of str to int, default={}
         Names of phases after training, and their numbers of epochs.
-    is_done : bool, default=True
-        Whether the phase that made the record has ended.
-    ended_by : str, default=None
-        The cause of the end.
-    note : str, default=""
-        A line of progress.
+    **others : dict
+        What any record has, see `skpudle._fit.run.Record`.
     """
 
     model: object
@@ -162,9 +146,11 @@ class Fitted:
     stream: dict | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
-    is_done: bool = True
-    ended_by: str | None = None
-    note: str = ""
+
+    @property
+    def trial(self):
+        """The trial that the search has chosen, None before."""
+        return self.searched and self.searched.trial
 
     @property
     def atoms(self):

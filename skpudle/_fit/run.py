@@ -1,12 +1,7 @@
 """Run the phases of a fit: callbacks, Ctrl-C, the checkpoint, progress, seconds, other processes.
 
 A phase is a generator function of records: ``steps(record)`` yields a record for each epoch, and
-each of them is a usable learner. `Run.through` is the only driver of phases. A record is a frozen
-dataclass with
-
-* ``is_done``, whether the phase that made it has ended, and ``ended_by``, the cause of an end;
-* ``note``, a line of progress;
-* ``pack()``, what a checkpoint holds of it, and ``restore(packed)``, the inverse.
+each of them is a usable learner. `Run.through` is the only driver of phases.
 """
 
 import signal
@@ -14,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -55,8 +50,28 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-def _always(record):
-    return True
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record:
+    """A fit so far.
+
+    A subclass has ``pack()``, what a checkpoint holds of it, and ``restore(packed)``, the inverse.
+
+    Parameters
+    ----------
+    done : tuple of str, default=()
+        Names of the phases that need not be made any more.
+    is_done : bool, default=True
+        Whether the phase that made the record has ended.
+    ended_by : str, default=None
+        The cause of the end of the fit.
+    note : str, default=""
+        A line of progress.
+    """
+
+    done: tuple = ()
+    is_done: bool = True
+    ended_by: str | None = None
+    note: str = ""
 
 
 class Phase(NamedTuple):
@@ -70,7 +85,7 @@ class Phase(NamedTuple):
     steps : callable
         ``steps(record)`` yields records.
     is_due : callable
-        ``is_due(record)`` returns whether the fit needs the phase, when its turn has come.
+        ``is_due(record)`` returns whether the fit needs the phase, if it is not ``done``.
     unit : str, default="step"
         The callbacks' name of an epoch.
     ends_search : bool, default=False
@@ -79,7 +94,7 @@ class Phase(NamedTuple):
 
     name: str
     steps: Callable
-    is_due: Callable = _always
+    is_due: Callable = lambda record: True
     unit: str = "step"
     ends_search: bool = False
 
@@ -168,7 +183,7 @@ class Run(AbstractContextManager):
         self.max_iter = -(-self.n_updates // n_batches)
 
     def through(self, phases, record, attributes_of):
-        """Run phases, one after the other; return the last record.
+        """Make the first phase that is due, again and again; return the last record.
 
         After Ctrl-C only phases that end a search follow.
 
@@ -176,7 +191,7 @@ class Run(AbstractContextManager):
         ----------
         phases : sequence of Phase
             All phases that the fit may need.
-        record : record
+        record : Record
             The record to begin with; if the checkpoint has a record, the fit goes on from there.
         attributes_of : callable
             ``attributes_of(record)`` returns the fitted attributes, for callbacks.
@@ -184,24 +199,25 @@ class Run(AbstractContextManager):
         n_before = sum(phase.name != "training" for phase in phases)
         self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
         self.root.call_on_fit_task_begin(**self.given)
-        start, self.record = -1, record
+        self.record = record
         if self.recorder is not None and (stored := self.recorder.stored) is not None:
-            start, record = stored["place"], record.restore(stored["record"])
-            # rules that ended it may be others now
-            stays = "callback" if record.ended_by == "callback" else None
-            self.record = replace(record, ended_by=stays)
+            found, last = record.restore(stored["record"]), stored["phase"]
+            # rules that ended training may be others now
+            stays = "callback" if found.ended_by == "callback" else None
+            ended = found.is_done and last != "training"
+            done = (*found.done, last) if ended else found.done
+            self.record = replace(found, ended_by=stays, done=done)
             self.generator.set_state(stored["generator"])
-        for place in range(max(start, 0), len(phases)):
-            phase = phases[place]
-            is_due = phase.is_due(self.record)
-            is_due &= phase.ends_search or not self.interrupts.pending
-            if place == start:
-                is_due = phase.name == "training" or not self.record.is_done
-            if is_due:
-                self._make(phase, place, attributes_of)
+        while (phase := next(filter(self._is_due, phases), None)) is not None:
+            self._make(phase, attributes_of)
         return self.record
 
-    def _make(self, phase, place, attributes_of):
+    def _is_due(self, phase):
+        if phase.name in self.record.done or not phase.is_due(self.record):
+            return False
+        return phase.ends_search or not self.interrupts.pending
+
+    def _make(self, phase, attributes_of):
         """Make the epochs of a phase with all hooks."""
         began, trains, task = time.perf_counter(), phase.name == "training", self.root
         if not trains:
@@ -223,7 +239,8 @@ class Run(AbstractContextManager):
                 ended_by = "interrupt" if pressed else "callback"
                 self.record = replace(self.record, ended_by=ended_by, is_done=not pressed)
             if notes:
-                self.recorder.note(place, self.record, self.generator, ends=done)
+                self.recorder.note(phase.name, self.record, self.generator, ends=done)
+        self.record = replace(self.record, done=(*self.record.done, phase.name))
         if not trains:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
         elif self.recorder is not None:  # the file of the last epoch can train on

@@ -15,13 +15,12 @@ A model has
 * ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice, repeat
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from skpudle._compilation import threads_for
 from skpudle._data.arrays import with_gaps
@@ -96,40 +95,6 @@ class Stopping:
         return self.is_over
 
 
-# ---------------------------------------------------------------------------- states
-
-
-@dataclass(frozen=True, eq=False)
-class EpochTally:
-    """What an epoch has summed up so far.
-
-    Attributes
-    ----------
-    unused : Tensor of shape (n_components,)
-        Whether no code of the epoch used the atom.
-    losses : Tensor of shape (n,)
-        The largest losses, in descending order, at most one per unused atom.
-    samples : Tensor of shape (n, ...)
-        The samples with these losses, NaN where they are missing.
-    n_samples : float
-        Number of samples seen, a sum of weights.
-    loss : float
-        The sum of all losses.
-    """
-
-    unused: Tensor
-    losses: Tensor
-    samples: Tensor
-    n_samples: float = 0.0
-    loss: float = 0.0
-
-    @classmethod
-    def begin(cls, atoms):
-        """Return the tally of an epoch that has not begun."""
-        unused = torch.ones_like(atoms.flatten(1)[:, 0], dtype=torch.bool)
-        return cls(unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
-
-
 def _worst(losses, samples, n):  # -> (k,), (k, ...)
     """Return the largest losses, at most n, and the samples with these, NaN where missing."""
     losses, order = losses.topk(min(n, len(losses)))
@@ -174,7 +139,9 @@ class Trainer:
         self._begun, self.model, self.optimizer = fitted, fitted.model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, list(fitted.loss_curve)
         self.team, self._interrupts = team, interrupts
-        self._epoch = None  # EpochTally of the current or latest epoch
+        # of the current or latest epoch: sums of samples and losses, atoms that no code has used,
+        # and at most one sample for each, those with the largest losses
+        self._epoch = None
         self._halved = False
         self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
 
@@ -214,7 +181,7 @@ class Trainer:
         return self._end_epoch(converged=converged)
 
     def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and samples
-        sums, unused, seen = [], self._epoch.unused, []
+        sums, unused, seen = [], self._epoch["unused"], []
         for batch in batches:
             total, used, losses = self._update(batch)
             sums.append(total)
@@ -235,7 +202,10 @@ class Trainer:
         self.optimizer.halve_learning_rate()
 
     def _begin(self, source):  # -> the batches of the epoch
-        self._epoch = EpochTally.begin(self.optimizer.atoms.detach())
+        atoms = self.optimizer.atoms.detach()
+        unused = torch.ones(len(atoms), dtype=torch.bool, device=atoms.device)
+        self._epoch = dict(unused=unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
+        self._epoch |= dict(n_samples=0.0, loss=0.0)
         batches = source.batches()
         if self.team.is_alone:  # a stream tells its end itself
             return batches
@@ -254,48 +224,42 @@ class Trainer:
                 with threads_for(dictionary.atoms, batch.x):
                     gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
-            weight = torch.ones_like(losses) if batch.weight is None else batch.weight.to(losses)
+            weight = batch.weigh(torch.ones_like(losses))
             size = weight.sum()
             total = torch.stack([(weight * losses).sum(), found.objective * size, size])
-        if team.is_alone:  # the gradient is the batch's as it is, and needs no exchange
-            with threads_for(rows, rows):
-                loss = total[0] / total[2].clamp_min(torch.finfo(total.dtype).tiny)
-                self.optimizer.update(gradient, codes, weight=batch.weight, loss=loss)
-        else:
+        if not team.is_alone:  # alone the gradient is the batch's as it is
             gradient, total = team.sum(gradient * total[2], total)
-            size = total[2].clamp_min(torch.finfo(total.dtype).tiny)
-            options = dict(loss=total[0] / size, total=team.sum)
-            weight = None if batch is None else batch.weight
-            self.optimizer.update(gradient / size, codes, weight=weight, **options)
+        size = total[2].clamp_min(torch.finfo(total.dtype).tiny)
+        weight = None if batch is None else batch.weight
+        how = dict(weight=weight, loss=total[0] / size)
+        if not team.is_alone:
+            gradient, how = gradient / size, how | dict(total=team.sum)
+        with threads_for(rows, rows):
+            self.optimizer.update(gradient, codes, **how)
         self.n_steps += 1
         used = codes.abs().sum(0) != 0  # several times as fast as any()
         return total, used, losses
 
     def _commit(self, n_samples, loss, unused, n_unused, seen):
         """End a round; `seen` has the worst samples of each of its batches, with their losses."""
-        before = self._epoch
-        losses, samples = before.losses, before.samples
+        epoch = self._epoch
         if n_unused and seen:
-            pairs = [(losses, samples), *seen] if len(losses) else seen
+            pairs = [(epoch["losses"], epoch["samples"]), *seen] if len(epoch["losses"]) else seen
             losses, samples = (torch.cat(part) for part in zip(*pairs))
-            losses, samples = _worst(losses, Samples(samples), n_unused)
-        self._epoch = replace(
-            before,
-            unused=unused,
-            losses=losses[:n_unused],
-            samples=samples[:n_unused],
-            n_samples=before.n_samples + n_samples,
-            loss=before.loss + loss,
-        )
+            epoch["losses"], epoch["samples"] = _worst(losses, Samples(samples), n_unused)
+        epoch |= {name: epoch[name][:n_unused] for name in ("losses", "samples")}
+        epoch |= dict(unused=unused, n_samples=epoch["n_samples"] + n_samples)
+        epoch["loss"] += loss
 
     def _end_epoch(self, *, converged=False):
-        summary = EpochSummary(self._epoch.loss / self._epoch.n_samples, converged)
+        summary = EpochSummary(self._epoch["loss"] / self._epoch["n_samples"], converged)
         self.loss_curve.append(summary.loss)
         return summary
 
     def idle(self, before):  # (n_components,) -> the same, on the host
         """Return the number of samples since each atom was used, given the number before."""
-        return torch.where(self._epoch.unused.cpu(), before + self._epoch.n_samples, 0.0)
+        epoch = self._epoch
+        return torch.where(epoch["unused"].cpu(), before + epoch["n_samples"], 0.0)
 
     def replace_unused(self, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.
@@ -304,10 +268,10 @@ class Trainer:
         """
         if self._epoch is None:
             return
-        losses, samples = self._epoch.losses, self._epoch.samples
+        losses, samples = self._epoch["losses"], self._epoch["samples"]
         if not self.team.largest(len(losses)):  # all atoms are used
             return
-        (used,) = self.team.sum((~self._epoch.unused).int())
+        (used,) = self.team.sum((~self._epoch["unused"]).int())
         unused = used == 0
         if among is not None:
             unused = unused & among.to(unused.device)
@@ -334,7 +298,7 @@ class Trainer:
             rows=self.optimizer.atoms.detach(),
             loss_curve=tuple(self.loss_curve),
             n_steps=self.n_steps,
-            training={"moments": self.optimizer.state()},
+            training=self._begun.training | {"moments": self.optimizer.state()},
         )
 
     def state(self, source, stopping):  # -> dict
@@ -345,7 +309,7 @@ class Trainer:
             "n_steps": self.n_steps,
             "loss_curve": tuple(self.loss_curve),
             "stopping": stopping.course,
-            "epoch": self._epoch and vars(self._epoch),
+            "epoch": self._epoch and dict(self._epoch),
             "generator": None if source.generator is None else source.generator.get_state(),
             "halved": self._halved,
             "finite": self._finite,
@@ -369,6 +333,6 @@ class Trainer:
         self._finite = finite and (finite[0].to(device), *finite[1:])
         if epoch is not None:
             tensors = {name: epoch[name].to(device) for name in ("unused", "losses", "samples")}
-            self._epoch = EpochTally(**epoch | tensors)
+            self._epoch = epoch | tensors
         if source.generator is not None:
             source.generator.set_state(state["generator"])

@@ -480,7 +480,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return replace(fitted, rows=rows)
 
     def _transform_encoder(self):
-        self._validate_params("n_unfoldings", "positive_code", "split_sign", "device")
+        self._validate_params()
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.positive_code))
         return partial(encode, alpha=self.alpha_, loss=self._likelihood().loss, **how)
 

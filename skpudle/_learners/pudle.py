@@ -9,30 +9,16 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import (
-    host_array,
-    mean_square,
-    to_numpy,
-    to_tensor,
-    unit_of,
-)
+from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
 from skpudle._data.names import explain_names
 from skpudle._data.sources import InMemory, open_source
-from skpudle._fit.encoders import (
-    Codes,
-    Learned,
-    Pursuit,
-    baseline_of,
-    in_units,
-    learned_encoder,
-    refuse,
-    units_of,
-)
+from skpudle._fit import encoders
+from skpudle._fit.encoders import Codes, baseline_of, in_units, learned_encoder, refuse, units_of
 from skpudle._fit.messages import warn_of_l0, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
@@ -47,22 +33,13 @@ from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import Problem, auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
+# of `choose_alpha`
+_CHOICES = {
+    "l0": [Interval(Real, 0, None, closed="neither"), None],
+    "criterion": [StrOptions({"prediction", "support"})],
+}
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
-
-# parameters that `transform` reads, in addition to fitted attributes
-_OF_THE_ENCODER = (
-    "n_unfoldings",
-    "shrinkage",
-    "lambda_decay",
-    "positive_code",
-    "debias",
-    "transform_algorithm",
-    "transform_n_nonzero_coefs",
-    "transform_alpha",
-    "split_sign",
-    "device",
-)
 
 
 def penalty_of(learner):
@@ -138,14 +115,8 @@ def _check_choice(learner, codes, l0, criterion):
         learner.transform_alpha is not None,
         f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass None.",
     )
-    refuse(
-        l0 is not None and not (isinstance(l0, Real) and 0 < l0 < float("inf")),
-        f"l0={l0!r:.50} is no number of codes. Pass a positive number.",
-    )
-    refuse(
-        not isinstance(criterion, str) or criterion not in ("prediction", "support"),
-        f"criterion={criterion!r:.50} is unknown. Pass 'prediction' or 'support'.",
-    )
+    given = dict(l0=l0, criterion=criterion)
+    validate_parameter_constraints(_CHOICES, given, "choose_alpha")
     refuse(
         criterion == "support" and l0 is None and not learner.positive_code,
         "criterion='support' takes negative codes for mistakes, and positive_code=False allows "
@@ -683,20 +654,20 @@ class PUDLEDictionaryLearning(DenseLearner):
         True
         """
         check_is_fitted(self)
-        self._validate_params(*_OF_THE_ENCODER)
+        self._validate_params()
         return module_of(self, Codes(self))
 
     def _encoder(self):
-        self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
+        self._validate_params()  # they may have been set since `fit`
         codes = Codes(self)
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
             limits = self.transform_n_nonzero_coefs, self.transform_alpha
-            return Pursuit(*limits, bool(self.positive_code))
+            return encoders.Pursuit(*limits, bool(self.positive_code))
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
-            return Learned(_graph_of(self, codes, units))
+            return encoders.Learned(_graph_of(self, codes, units))
         how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
         return codes.encoder(penalty_of(self), **how, solves=codes.converges)

@@ -5,7 +5,6 @@ an earlier process has found is in its record, and coded data are solved anew.
 """
 
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from math import ceil
 from numbers import Integral
@@ -17,18 +16,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
-from skpudle._data.arrays import (
-    check_no_picture,
-    check_rows,
-    host_array,
-    input_attributes,
-    mean_square,
-    resolve_device,
-    to_numpy,
-    to_tensor,
-    unit_of,
-    with_gaps,
-)  # fmt: skip
+from skpudle._data import arrays
+from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import fit_context
 from skpudle._data.sources import Reader, open_source
@@ -194,18 +183,12 @@ def _warn_of_samples(plan, begun, data, n_components):
 
 def _warn_of_units(samples):
     """Warn of a column that has nearly all of the variance: its unit differs from the others'."""
-    x, m = samples.x, samples.x.shape[1]
-    known = torch.ones_like(x[:1]) if samples.mask is None else samples.mask
-    weight = samples.weigh(known.expand_as(x))
-    n = weight.sum(0).clamp_min(1)
-    mean = (weight * x).sum(0) / n
-    variances = (weight * (x - mean).square()).sum(0) / n
-    low, high = (
-        with_gaps(x, samples.mask).double().nanquantile(x.new_tensor([0.1, 0.9]).double(), 0)
-    )
-    spreads, column = (high - low).square().nan_to_num(), int(variances.argmax())
-    share, usual = (float(part[column] / part.sum()) for part in (variances, spreads))
-    if m >= _FEW_COLUMNS and share > _ONE_COLUMN and usual > _USUAL:
+    x = arrays.with_gaps(samples.x, samples.mask).double()
+    low, high = x.nanquantile(x.new_tensor([0.1, 0.9]), 0)
+    parts = (x - x.nanmean(0)).square().nanmean(0).nan_to_num(), (high - low).square().nan_to_num()
+    column = int(parts[0].argmax())
+    share, usual = (float(part[column] / part.sum()) for part in parts)
+    if x.shape[1] >= _FEW_COLUMNS and share > _ONE_COLUMN and usual > _USUAL:
         messages.warn_of_units(column, share)
 
 
@@ -281,6 +264,7 @@ class RowPhases:
     def __init__(self, learner, plan, data, run):
         self.learner, self.plan, self.data, self.run = learner, plan, data, run
         self._problem = self._coded = None
+        self._decides = plan.given.n_components == "auto"
         self.samples = collect(data.samples)
         in_parts = self.passes and data.source is not data.samples
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
@@ -295,43 +279,29 @@ class RowPhases:
         def is_whole(fitted):  # neither a callback nor Ctrl-C has ended the search
             return fitted.ended_by is None
 
-        def search(name, number, is_due):
-            def follows(fitted):
-                return fitted.searched is not None and fitted.searched.number == number
-
-            def judges(fitted):
-                chooses = follows(fitted) and plan.codes_follow_data
-                return chooses and fitted.searched.is_predicted
-
-            return (
-                Phase(name, partial(self.search, number=number), is_due, "epoch of the search"),
-                Phase(
-                    "pass",
-                    self.pass_over,
-                    lambda fitted: self._in_parts and follows(fitted) and is_whole(fitted),
-                    "block",
-                ),
-                Phase(
-                    "unbiased atoms",
-                    self.refit,
-                    lambda fitted: follows(fitted) and fitted.searched.is_unbiased,
-                    ends_search=True,
-                ),
-                Phase("penalty of codes", self.choose_unseen_coding, judges),
-            )
+        def judges(fitted):
+            return plan.codes_follow_data and fitted.trial and fitted.searched.is_done
 
         def has_units(fitted):
             found = fitted.noise.intercept is not None or fitted.noise.looks_at_rows
             return learns_noise and is_whole(fitted) and found
 
+        def passes(fitted):
+            return plan.searches and self._in_parts and is_whole(fitted)
+
         return (
             Phase("units", self.find_units, lambda _: plan.learns_noise),
             Phase("size", self.choose_size, lambda _: self._decides, "number of atoms"),
-            *search("search", 1, lambda _: plan.searches),
-            Phase("noise", self.learn_scales, lambda f: chooses_noise and is_whole(f)),
-            *search(
-                "search in units of the noise", 2, lambda f: chooses_noise and f.searched is None
+            Phase("search", self.search, lambda _: plan.searches, "epoch of the search"),
+            Phase("pass", self.pass_over, passes, "block"),
+            Phase(
+                "unbiased atoms",
+                self.refit,
+                lambda f: f.trial is not None and f.trial.unbiased,
+                ends_search=True,
             ),
+            Phase("penalty of codes", self.choose_unseen_coding, judges),
+            Phase("noise", self.learn_scales, lambda f: chooses_noise and is_whole(f)),
             Phase("units again", self.refine_units, has_units),
         )
 
@@ -341,38 +311,31 @@ class RowPhases:
         return (
             *self.before_training(),
             Phase("training", self.train, lambda _: trains, "epoch"),
-            Phase("penalty of codes", self.choose_coding, lambda f: follows and f.coding is None),
+            Phase("penalty of codes", self.choose_coding, lambda _: follows),
         )
 
     # ------------------------------------------------------------------ the first atoms
 
-    @property
-    def _decides(self):
-        return self.plan.given.n_components == "auto"
-
     def _begin(self, noise):  # -> Beginning
         """Return the rows in units of the noise."""
-        begun = self._beginning
-        both = () if begun is None else (begun.units, noise)
-        if not both or not (begun.units is noise or all(one.changes_nothing for one in both)):
-            self._beginning = begun = self.beginning(self.plan, self.samples, noise)
-        begun.units = noise
-        return begun
+        if self._beginning is None or self._beginning.units is not noise:
+            self._beginning = self.beginning(self.plan, self.samples, noise)
+        return self._beginning
 
-    def _with_first_atoms(self, noise, *, is_last):  # -> Fitted
+    def _restarted(self):  # -> torch.Generator
+        """Return the generator at its seed, so that all units draw the same atoms."""
+        generator = self.run.generator
+        return generator.manual_seed(generator.initial_seed())
+
+    def _with_first_atoms(self, noise):  # -> Fitted
         """Return the record with initial atoms in units of the noise."""
-        begun, generator = self._begin(noise), self.run.generator
-        if not is_last:  # later atoms draw these numbers
-            generator = torch.Generator().manual_seed(generator.initial_seed())
-        atoms = begun.first_atoms(self.plan.n_components, generator)
-        self._drawn = generator.get_state()
-        return begun.fitted(atoms)
+        begun = self._begin(noise)
+        return begun.fitted(begun.first_atoms(self.plan.n_components, self._restarted()))
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
         check_known_entries(self.learner, self.data)
-        is_last = not (self.plan.learns_noise or self._decides)
-        fitted = self._with_first_atoms(CENTRED, is_last=is_last)
+        fitted = self._with_first_atoms(CENTRED)
         n_components = 0 if self._decides else len(fitted.atoms)
         _warn_of_samples(self.plan, self._beginning, self.data, n_components)
         return fitted
@@ -380,26 +343,23 @@ class RowPhases:
     def find_units(self, fitted):
         """Learn the units of the data."""
         noise = learn_noise(self.plan, self.samples)
-        if noise.changes_nothing and not self._decides:  # the first atoms would be the same
-            self.run.generator.set_state(self._drawn)
-            yield fitted
-        else:
-            yield self._with_first_atoms(noise, is_last=not self._decides)
+        yield fitted if noise.changes_nothing else self._with_first_atoms(noise)
 
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
         problem = problem_of(begun.model, begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
-        trials = try_sizes(problem, self.run.generator, fixed=fixed)
+        trials = try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
             n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
             note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
             if is_last:
                 begun.penalty *= trial.alpha / problem.alpha
             penalty = begun.search_penalty() if is_last else None
-            known = dict(size_path=trial.path, is_done=is_last, note=note, search_alpha=penalty)
-            yield begun.fitted(trial.atoms.to(begun.samples.x), **known)
+            known = dict(done=fitted.done, is_done=is_last, note=note, search_alpha=penalty)
+            atoms = trial.atoms.to(begun.samples.x)
+            yield begun.fitted(atoms, size_path=trial.path, **known)
 
     # ------------------------------------------------------------------ the search
 
@@ -422,7 +382,7 @@ class RowPhases:
         """Return the rows of the record with other atoms."""
         return atoms.to(fitted.rows)
 
-    def search(self, fitted, *, number):
+    def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
         plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
         fitted = fitted.with_model(curvature=plan.curvature_share * begun.model.curvature)
@@ -433,7 +393,7 @@ class RowPhases:
             fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
         if fitted.searched is None:
             penalty = fitted.search_alpha or begun.search_penalty()
-            fitted = replace(fitted, searched=Searched(atoms, penalty, number=number))
+            fitted = replace(fitted, searched=Searched(atoms, penalty))
         problem = self.make_problem(fitted)
         for found in find_atoms(problem, fitted.searched.atoms):
             losses = (*fitted.losses, *found.losses)
@@ -456,7 +416,7 @@ class RowPhases:
             searched=replace(fitted.searched, **known),
             search_alpha=found.alpha * problem.unit,
             penalty_path=penalty_path(problem, found.path, problem.unit),
-            stream=_energies(found.coded) if found.is_done else None,
+            stream=_energies(found.coded),
             is_done=found.is_done,
             note=f"{note}  loss {found.losses[-1]:.6g}",
         )
@@ -468,15 +428,6 @@ class RowPhases:
             part = self._problem.thinned(searched.stride, alpha=searched.alpha)
             self._coded = solve_codes(part, searched.atoms, REPEATS)
         return self._problem, self._coded
-
-    def remember(self, fitted):
-        """Return the record with the energies of a search that a callback has stopped."""
-        if fitted.searched is None or fitted.stream is not None:
-            return fitted
-        searched, problem = fitted.searched, self.make_problem(fitted)
-        part = problem.thinned(searched.stride, alpha=searched.alpha)
-        coded = solve_codes(part, searched.atoms, REPEATS)
-        return replace(fitted, stream=_energies(coded))
 
     def pass_over(self, fitted):
         """Pass over all rows after a search in a sample; keep the atoms that predict better.
@@ -529,7 +480,7 @@ class RowPhases:
 
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
-        (problem, _), trial, plan = self.found(fitted), fitted.searched.trial, self.plan
+        (problem, _), trial, plan = self.found(fitted), fitted.trial, self.plan
         how = dict(debias=plan.debias, place=trial.prediction.place)
         coding = best_coding(problem.held_out, trial.judged, **how)
         yield replace(fitted, coding=coding.in_units(problem.unit))
@@ -549,7 +500,7 @@ class RowPhases:
             return
         atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
         again = self._begin(noise).fitted(atoms, size_path=fitted.size_path)
-        yield replace(again, losses=fitted.losses)
+        yield replace(again, losses=fitted.losses, done=("units", "size"))
 
     def refine_units(self, fitted):
         """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
@@ -632,15 +583,15 @@ def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
         model = replace(model, data_scale=begun.model.data_scale)
         if given == "auto":
             model = replace(model, alpha=begun.code_penalty(atoms))
-    return replace(kept, model=model, rows=atoms, noise=noise, coding=coding, training={})
+    return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)
 
 
 def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
     """Check numbers for each feature."""
     known = np.asarray(host_array(values))
-    numbers = known.dtype.kind in "iuf" and np.isfinite(known).all()
+    numbers = known.dtype.kind in "iuf" and known.shape == atoms.shape[1:]
     refuse(
-        known.shape != atoms.shape[1:] or not numbers,
+        not (numbers and np.isfinite(known).all()),
         f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
         f"{atoms.shape[1]} numbers, one for each feature.",
     )
@@ -679,7 +630,7 @@ def read_rows(
     Data
         The rows.
     """
-    device = resolve_device(learner.device, given.data)
+    device = arrays.resolve_device(learner.device, given.data)
     reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
     if given.in_parts:
         source = given.read_by(reader)
@@ -689,7 +640,7 @@ def read_rows(
         samples, n_given = known_samples(samples), None
     else:
         if not known:
-            check_no_picture(given.data)
+            arrays.check_no_picture(given.data)
         x, of_rows = reader(given.array()), dict(weight=weight, target=target)
         of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
         samples = reader.samples(x, **of_rows)
@@ -758,7 +709,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls.__name__} learns decisions, and the encoder of separate_atoms, from data, and "
             "got none. Pass the atoms as dict_init, and fit.",
         )
-        atoms = to_tensor(check_rows(dictionary_of(components)))
+        atoms = to_tensor(arrays.check_rows(dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()
         plan = learner._plan()
@@ -772,7 +723,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}.",
         )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, None, atoms.device, input_attributes(to_numpy(atoms)))
+        data = Data(None, None, atoms.device, arrays.input_attributes(to_numpy(atoms)))
         fitted = Fitted(model=model, rows=rows, noise=noise)
         learner._take(learner._attributes(plan, data, fitted))
         return learner

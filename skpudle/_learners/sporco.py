@@ -8,14 +8,8 @@ from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import (
-    check_rows,
-    input_attributes,
-    make_generator,
-    mean_square,
-    to_numpy,
-    to_tensor,
-)
+from skpudle._data import arrays
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
@@ -152,6 +146,21 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         "verbose": ["verbose"],
     }
 
+    def _begin(self, X, sample_weight):  # -> rows, weights or None, first atoms, penalty
+        x = to_tensor(arrays.check_rows(open_source(X, self).array(), estimator=self))
+        n_given, weight = len(x), None
+        if sample_weight is not None:
+            weight = check_sample_weight(sample_weight, n_given).to(x)
+        samples, _ = merge_samples(Samples(x, weight=weight))
+        arrays.mean_square(samples.x)  # raises if squares leave the range of the dtype
+        weight, _ = scale_weights(samples.weight, len(samples))
+        x, generator = samples.x, arrays.make_generator(self.random_state)
+        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
+        if isinstance(self.dict_init, str):
+            warn_of_few_samples(n_given, len(atoms))
+        alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
+        return x, weight, atoms, alpha
+
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
@@ -177,19 +186,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             If SPORCO is not installed.
         """
         bpdndl = _import_sporco()
-        x = to_tensor(check_rows(open_source(X, self).array(), estimator=self))
-        n_given, weight = len(x), None
-        if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, n_given).to(x)
-        samples, _ = merge_samples(Samples(x, weight=weight))
-        mean_square(samples.x)  # raises if squares leave the range of the dtype
-        weight, _ = scale_weights(samples.weight, len(samples))
-        x, generator = samples.x, make_generator(self.random_state)
-        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
-        if isinstance(self.dict_init, str):
-            warn_of_few_samples(n_given, len(atoms))
-        alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
-
+        x, weight, atoms, alpha = self._begin(X, sample_weight)
         options = _options_of(self, bpdndl)
         if weight is not None:
             root = weight.sqrt()
@@ -203,7 +200,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
             found = {"n_components_": len(atoms), "n_iter_": len(losses), "loss_curve_": losses}
             components = to_numpy(to_tensor(solver.getdict().T).to(x.dtype))
-            return input_attributes(X) | {"components_": components, "alpha_": alpha} | found
+            return arrays.input_attributes(X) | {"components_": components, "alpha_": alpha} | found
 
         given, ended_by = dict(estimator=self, X=X, y=y), "max_iter"
         fit = self._init_callback_context(max_subtasks=max_iter)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils._param_validation import make_constraint, validate_parameter_constraints
+from sklearn.utils._param_validation import make_constraint
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -184,16 +184,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     # ------------------------------------------------------------------ codes and rows
 
-    def _validate_params(self, *names):
-        """Check parameters as scikit-learn does, the given ones or all."""
-        if not names:
-            return super()._validate_params()
-        constraints = _constraints_of(type(self))
-        for name in names:
+    def _validate_params(self):
+        """Check parameters as scikit-learn does; they may have been set since `fit`."""
+        for name, allowed in _constraints_of(type(self)).items():
             value = getattr(self, name)
-            if not any(constraint.is_satisfied_by(value) for constraint in constraints[name]):
-                given = type(self)._parameter_constraints, {name: value}, type(self).__name__
-                validate_parameter_constraints(*given)
+            if not any(constraint.is_satisfied_by(value) for constraint in allowed):
+                super()._validate_params()
 
     def _take(self, attributes):
         """Set fitted attributes; None removes an attribute that this fit does not have."""

@@ -22,7 +22,7 @@ from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit import messages
 from skpudle._fit.fitted import on_host
-from skpudle._fit.run import Phase, Run
+from skpudle._fit.run import Phase, Record, Run
 from skpudle._fit.team import refuse_several
 from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
 from skpudle._learners.rows import DICT_INIT, read_rows
@@ -119,16 +119,13 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
 
 
 @dataclass(frozen=True, eq=False)
-class _Record:
+class _Record(Record):
     """A fit so far: see `skpudle._fit.run`; ``training`` has the values of its `Progress`."""
 
     atoms: np.ndarray
     chosen: choose.Chosen
     path: dict | None = None
     training: dict = field(default_factory=dict)
-    is_done: bool = True
-    ended_by: str | None = None
-    note: str = ""
 
     def pack(self):
         """Return all values, tensors and numbers."""
@@ -528,7 +525,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         return np.concatenate([fixed, new])
 
     def _transform_encoder(self):
-        self._validate_params("transform_min_gain")  # it may have been set since `fit`
+        self._validate_params()  # it may have been set since `fit`
         return _Encoder(self.transform_min_gain, self.dispersion_)
 
     @classmethod

@@ -38,15 +38,7 @@ def _named(name, learning_rate):
         ) from error
 
 
-def make_optimizer(
-    name,
-    atoms,
-    project,
-    *,
-    learning_rate,
-    data_scale,
-    curvature=1.0,
-):
+def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0):
     """Return the optimiser for the given atoms.
 
     Parameters

@@ -37,8 +37,9 @@ class _Unfolding(torch.autograd.Function):
         """Return the codes after the last level."""
         ctx.save_for_backward(*tensors)
         _, analysis_atoms, x, levels, step, initial, offset = tensors
-        keep, ctx.separate = any(ctx.needs_input_grad), analysis_atoms is not None
-        shrinkage, positive, forced = options
+        ctx.separate = analysis_atoms is not None
+        shrinkage, positive, forced, has_graph = options
+        keep = has_graph and any(ctx.needs_input_grad)  # without a graph these are true, too
         step = None if step is None else step.detach()
         offset = None if offset is None else offset.detach()
         ctx.steps = make_steps(x.detach(), step, offset, adjoint=keep)
@@ -194,10 +195,11 @@ def unfold(
             return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
         return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
 
+    has_graph = torch.is_grad_enabled()
     with threads_for(dictionary.atoms, x, getattr(dictionary, "stride", 1)):
         return _Unfolding.apply(
             make_steps,
-            (shrinkage, positive_code, path == "active" if sparse else None),
+            (shrinkage, positive_code, path == "active" if sparse else None, has_graph),
             dictionary.atoms,
             None if analysis is None else analysis.atoms,
             kept_by_autograd(x),

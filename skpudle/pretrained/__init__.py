@@ -6,7 +6,6 @@ import zipfile
 from copy import deepcopy
 from importlib import resources
 from math import inf
-from operator import gt
 from os import PathLike
 from pathlib import Path
 from typing import IO, Literal
@@ -38,8 +37,8 @@ def _network_of(state):  # state_dict -> DenoisingNetwork
     network.load_state_dict(state)
     image = torch.linspace(0, 1, kernel[-1], device="cpu").expand(1, shape[2], *kernel)
     levels = min(float(level.min()) for level in network.levels)
-    if levels < 0 or not 0 < network.peak < inf or any(map(gt, stride, kernel)):
-        raise ValueError("its thresholds, its peak or its stride are no such numbers")
+    if levels < 0 or not 0 < network.peak < inf:
+        raise ValueError("its thresholds or its peak are no such numbers")
     if not network.decode(network.encode(image)).isfinite().all():
         raise ValueError("its pixels are not finite")
     return network
@@ -58,24 +57,15 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
 
     Raises
     ------
-    TypeError
-        If it is no `ConvDenoiser`.
     NotFittedError
         If the learner is not fitted.
     ValueError
         If it has numbers beyond float32.
     """
-    if not isinstance(learner, ConvDenoiser):
-        raise TypeError(
-            f"Files hold denoisers, and this is a {type(learner).__name__}. Pass a ConvDenoiser, "
-            "or write the learner by skops or pickle."
-        )
     check_is_fitted(learner)
     state = deepcopy(learner.network_).float().state_dict()
-    try:
+    with named_errors(learner, "denoiser that a file can hold", "Its numbers must be of float32."):
         _network_of(state)
-    except ValueError as error:
-        raise ValueError(f"{error}; this denoiser cannot be stored.") from error
     stored = io.BytesIO()
     torch.save(state, stored)
     if hasattr(file, "write"):
@@ -136,17 +126,17 @@ def load_denoiser(
     >>> load_denoiser().denoise([image], noise_std=15 / 255)[0].shape
     (64, 80)
     """
-    if isinstance(file, str) and file in _PACKAGED:
-        with (resources.files("skpudle.pretrained") / _PACKAGED[file]).open("rb") as packaged:
-            return load_denoiser(packaged, shift_average=shift_average, device=device)
-    opened = hasattr(file, "read")
-    if not opened and not Path(file).exists():
-        raise FileNotFoundError(
-            f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
-            f"{[*_PACKAGED]}, or a file of save_denoiser."
-        )
-    content = file.read() if opened else Path(file).read_bytes()
-    name = getattr(file, "name", file) if opened else file
+    if not hasattr(file, "read"):
+        own = resources.files("skpudle.pretrained")
+        path = own / _PACKAGED[file] if file in _PACKAGED else Path(file)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
+                f"{[*_PACKAGED]}, or a file of save_denoiser."
+            )
+        with path.open("rb") as opened:
+            return load_denoiser(opened, shift_average=shift_average, device=device)
+    content, name = file.read(), getattr(file, "name", file)
     with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(part.file_size for part in archive.infolist()) > len(content):

@@ -28,15 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.search.descend import (
-    PROGRESS,
-    SPLIT,
-    descend,
-    exhaust,
-    remaining,
-    solve_codes,
-    split,
-)
+from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining, solve_codes, split
 
 # Epochs from zero codes on a new block: three leave the objective .02 % above its minimum.
 _REPEATS = 3

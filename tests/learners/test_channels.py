@@ -56,13 +56,7 @@ def test_maps_and_waveforms_are_found(n_channels, dtype):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        dict(n_components="auto"),
-        dict(n_components=7),
-        dict(stride=3),
-    ],
-    ids=str,
+    "options", [dict(n_components="auto"), dict(n_components=7), dict(stride=3)], ids=str
 )
 def test_atoms_of_every_fit_are_products(options):
     signals, _, _ = planted()

@@ -8,10 +8,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 
-from skpudle import (
-    Checkpoint,
-    PUDLEDictionaryLearning,
-)
+from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._fit.checkpoint import read_checkpoint
 from skpudle.metrics import dictionary_error, recovery_rate
 

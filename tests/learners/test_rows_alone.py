@@ -156,9 +156,7 @@ def test_a_gap_changes_no_bit_of_complete_rows(name, rows):
 
 
 SMALL = dict(atom_shape=(4, 4), random_state=0)
-OF_IMAGES = {
-    "search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL),
-}
+OF_IMAGES = {"search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL)}
 
 
 @pytest.mark.parametrize("with_gaps", [False, True])

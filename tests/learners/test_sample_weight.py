@@ -290,10 +290,7 @@ def test_weights_are_routed():
 
 @pytest.mark.parametrize(
     ("weight", "message"),
-    [
-        (-np.ones(N), "[Nn]egative"),
-        (np.zeros(N), "at least one non-zero"),
-    ],
+    [(-np.ones(N), "[Nn]egative"), (np.zeros(N), "at least one non-zero")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_weights_that_are_none_are_refused(weight, message):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from planted import share_found
 from two_processes import in_two_processes
 
 from skpudle import PUDLEDictionaryLearning
@@ -37,10 +38,6 @@ def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
     x = codes @ atoms
     x += x.std() * 10 ** (-decibels / 20) * rng.standard_normal(x.shape)
     return torch.from_numpy(x), torch.from_numpy(atoms)
-
-
-def share_found(atoms, truth, cosine=0.95):
-    return float(((torch.as_tensor(atoms) @ truth.mT).abs().amax(0) > cosine).double().mean())
 
 
 # ---------------------------------------------------------------------------- trials made by hand
@@ -75,35 +72,37 @@ def path_of(error, problem=None):
     return trials, problem
 
 
-def test_a_flat_path_goes_to_the_largest_penalty_and_takes_it():
-    trials, problem = path_of(lambda alpha: 1.0)
-    alphas = [trial.alpha for trial in trials]
-    assert alphas == sorted(alphas)
-    assert 12 / 2**0.5 < alphas[-1] <= 12
-    assert chosen_trial(trials, problem) is trials[-1]
+UP = [*range(8)]  # places of penalties, powers of the root of 2, up to the largest
+# name: error of a penalty, whether rows are mixtures, places tried, the one taken, more is found
+PATHS = {
+    "flat: the largest": (lambda alpha: 1.0, False, UP, 7, False),
+    "rising on both sides": (lambda alpha: 1 + abs(np.log2(alpha)), False, [0, 1, -2], 0, False),
+    "falling: the smallest": (lambda alpha: alpha, False, [0, 1, -2, -4, -6, -8], -8, False),
+    "a valley at 4": (lambda alpha: 1 + abs(np.log2(alpha / 4)), False, UP[:6], 4, True),
+    "a gain of less than a fifth": (
+        lambda alpha: 2 + 0.1 * abs(np.log2(alpha / 4)), False, UP[:6], 4, False
+    ),
+    "smaller ones gain nothing": (
+        lambda alpha: max(alpha, 0.25) + (alpha > 1), False, [0, 1, -2, -4, -6], -4, False
+    ),
+    "mixtures, flat below": (
+        lambda alpha: 1 + max(alpha - 1, 0), True, [0, 1, -2, -4, -6, -8], 0, False
+    ),
+    "mixtures, flat above": (
+        lambda alpha: 1 + max(0.3 - alpha, 0), True, [*UP, -2, -4], 7, False
+    ),
+    "nothing is predicted": (lambda alpha: 5.0, False, UP, 0, False),
+    "hardly less than nothing": (lambda alpha: 5 - 0.01 * alpha, False, UP, 0, False),
+}  # fmt: skip
 
 
-def test_a_path_that_rises_on_both_sides_stays():
-    trials, problem = path_of(lambda alpha: 1 + abs(np.log2(alpha)))
-    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5])
-    assert chosen_trial(trials, problem) is trials[0]
-    assert not finds_more(trials, problem)
-
-
-def test_a_path_that_falls_goes_to_the_smallest_penalty_and_takes_it():
-    trials, problem = path_of(lambda alpha: alpha)
-    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125, 0.0625]
-    assert chosen_trial(trials, problem) is trials[-1]
-    assert not finds_more(trials, problem)
-
-
-def test_a_path_ends_behind_its_valley_and_takes_that():
-    trials, problem = path_of(lambda alpha: 1 + abs(np.log2(alpha / 4)))
-    assert [trial.alpha for trial in trials] == pytest.approx(
-        [1, 2**0.5, 2, 2 * 2**0.5, 4, 4 * 2**0.5]
-    )
-    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
-    assert finds_more(trials, problem)  # it explains three times as much as the first
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_ends_where_penalties_get_worse_and_takes_the_best(name):
+    error, mixes, places, taken, is_more = PATHS[name]
+    trials, problem = path_of(error, rows_held_out(mixes=mixes))
+    assert [2 * np.log2(trial.alpha) for trial in trials] == pytest.approx(places)
+    assert 2 * np.log2(chosen_trial(trials, problem).alpha) == pytest.approx(taken)
+    assert finds_more(trials, problem) == is_more  # a search from other atoms follows
 
 
 def test_a_path_finds_no_more_than_earlier_paths():
@@ -116,34 +115,6 @@ def test_a_path_finds_no_more_than_earlier_paths():
     energy = float(problem.held_out.energies.sum())
     assert not finds_more(trials, problem, (1 - explained) * energy)
     assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
-
-
-def test_a_path_that_gains_less_than_a_fifth_finds_no_other_atoms():
-    trials, problem = path_of(lambda alpha: 2 + 0.1 * abs(np.log2(alpha / 4)))
-    assert chosen_trial(trials, problem).alpha == pytest.approx(4)
-    assert not finds_more(trials, problem)
-
-
-def test_smaller_penalties_end_where_they_gain_nothing():
-    trials, _ = path_of(lambda alpha: max(alpha, 0.25) + (alpha > 1))
-    assert [trial.alpha for trial in trials[2:]] == [0.5, 0.25, 0.125]
-
-
-def test_a_path_of_mixtures_goes_both_ways_until_it_is_worse():
-    """Also where errors hardly change."""
-    mixtures = rows_held_out(mixes=True)
-    trials, _ = path_of(lambda alpha: 1 + max(alpha - 1, 0), mixtures)
-    assert [trial.alpha for trial in trials] == pytest.approx([1, 2**0.5, 0.5, 0.25, 0.125, 1 / 16])
-    trials, _ = path_of(lambda alpha: 1 + max(0.3 - alpha, 0), mixtures)
-    assert [trial.alpha for trial in trials[-2:]] == [0.5, 0.25]
-    assert chosen_trial(trials, mixtures).alpha == max(trial.alpha for trial in trials) > 8
-
-
-def test_where_nothing_is_predicted_the_first_penalty_stays():
-    for error in (lambda alpha: 5.0, lambda alpha: 5 - 0.01 * alpha):
-        trials, problem = path_of(error)
-        assert chosen_trial(trials, problem) is trials[0]
-        assert trials[-1].alpha > 8  # larger ones were tried
 
 
 @pytest.mark.parametrize("smallest", [1.0, 0.25])

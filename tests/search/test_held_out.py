@@ -1,10 +1,12 @@
 """One score, one comparison: hidden entries, and data that a search does not see."""
 
 from dataclasses import replace
+from functools import partial
 from math import ceil
 
 import pytest
 import torch
+from planted import gaps_in, planted
 from two_processes import in_two_processes
 
 from skpudle._operators._atoms import project_atoms
@@ -24,26 +26,8 @@ from skpudle.search.held_out import (
     worse,
 )
 
-
-def planted(n, m=16, p=20, n_nonzero=3, *, noise=0.1, positive=False, seed=0):
-    """Return rows of few atoms with noise, and the atoms."""
-    generator = torch.Generator().manual_seed(seed)
-    options = dict(generator=generator, dtype=torch.float64)
-    truth = torch.randn(p, m, **options)
-    truth = project_atoms(truth.abs() if positive else truth)
-    values = torch.rand(n, n_nonzero, **options) + 0.5
-    if not positive:
-        values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
-    supports = torch.rand(n, p, generator=generator).topk(n_nonzero).indices
-    codes = torch.zeros(n, p, dtype=torch.float64).scatter_(1, supports, values)
-    return codes @ truth + noise * torch.randn(n, m, **options), truth
-
-
+planted = partial(planted, noise=0.1)
 AS_IS = Prediction(torch.empty(0), 0.0, 0, 1.0)  # the penalty of the data, least squares
-
-
-def gaps_in(x, share=0.2):
-    return (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= share).double()
 
 
 # ---------------------------------------------------------------------------- hidden entries

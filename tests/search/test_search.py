@@ -3,55 +3,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planted import gaps_in, planted, share_found
 from scipy.optimize import nnls
 from two_processes import in_two_processes
 
 from skpudle._initialization import initial_atoms
-from skpudle._operators._atoms import project_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
-from skpudle.search.descend import (
-    descend,
-    exhaust,
-    play_rounds,
-    refit_atoms,
-    settle,
-    solve_codes,
-)
+from skpudle.search.descend import descend, exhaust, play_rounds, refit_atoms, settle, solve_codes
 from skpudle.search.find import find_atoms
 from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, match_equal_rows
 from skpudle.search.stream import Held, begin_stream
-
-
-def make_problem(n=600, m=16, p=20, n_nonzero=3, *, positive=False, noise=0.02, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    options = dict(generator=generator, dtype=torch.float64)
-    truth = torch.randn(p, m, **options)
-    truth = project_atoms(truth.abs() if positive else truth)
-    supports = torch.rand(n, p, generator=generator).argsort(1)[:, :n_nonzero]
-    values = torch.rand(n, n_nonzero, **options) + 0.5
-    if not positive:
-        values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
-    codes = torch.zeros(n, p, dtype=torch.float64).scatter(1, supports, values)
-    return codes @ truth + noise * torch.randn(n, m, **options), truth
 
 
 def start(x, p, seed=0):
     return initial_atoms(x, p, "data", torch.Generator().manual_seed(seed))
 
 
-def n_found(atoms, truth):
-    return int(((atoms @ truth.mT).abs().amax(0) > 0.95).sum())
-
-
 def dense(codes, p):
     return codes.dense(p)
-
-
-def gaps_in(x, share=0.2):
-    return (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= share).double()
 
 
 def record(steps):  # -> the result of a generator, and what it yields
@@ -96,7 +68,7 @@ def objective(z, atoms, x, alpha, mask=1.0):
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("kind", ["residuals", "products", "masked"])
 def test_rows_are_solved_as_the_lasso_is(kind, positive):
-    x, atoms = make_problem(n=50)
+    x, atoms = planted(n=50)
     mask = gaps_in(x, 0.3) if kind == "masked" else None
     options = dict(positive=positive, mask=mask)
     codes, found = solved(atoms, x, 0.1, **options, by_products=kind == "products")
@@ -122,7 +94,7 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
     """Earlier rows that hold an atom are rows in which it is alone."""
     monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
     monkeypatch.setattr(_epoch, "_ATOMS", 8)
-    x, atoms = make_problem()
+    x, atoms = planted()
     known = gaps_in(x, 0.2 if masked else 0) > 0
     problem = Problem(x, 0.1, mask=known.double() if masked else None)
     sweeps = 1 if many else 2
@@ -144,7 +116,7 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
 def test_many_atoms_have_the_epoch_of_few(monkeypatch):
     """Descent on residuals and among products of atoms are the same iteration."""
     monkeypatch.setattr(_epoch, "_has_bfloat16", lambda: False)
-    x, atoms = make_problem()
+    x, atoms = planted()
     epochs = []
     for many in (10**6, 0):
         monkeypatch.setattr(_epoch, "MANY", many)
@@ -165,7 +137,7 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
     monkeypatch.setattr(_epoch, "TOLERANCE", 1e-12 - 1)
     monkeypatch.setattr(_epoch, "SHARE", 0.0)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 300)
-    x, atoms = make_problem(8, 10, 12)
+    x, atoms = planted(8, 10, 12, seed=2)
     mask = gaps_in(x) if masked else None
     codes, objectives = solved(atoms, x, 0.1, mask=mask)
     epoch = Problem(x, 0.1, mask=mask).epoch(atoms, codes)
@@ -189,7 +161,7 @@ def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, m
     """Refits are (non-negative) least squares on the supports."""
     monkeypatch.setattr(_epoch, "_REFIT_TOLERANCE", 1e-12)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_REFITS", 10_000)
-    x, atoms = make_problem(n=50, positive=positive, noise=0.3 if positive else 0.02)
+    x, atoms = planted(n=50, positive=positive, noise=0.3 if positive else 0.02)
     known, weight = gaps_in(x, 0.2 if masked else 0), torch.ones(50, dtype=torch.float64)
     if weighted:
         weight = weight.mul(2).sub(gaps_in(weight, 0.5)).mul(0.7)
@@ -226,7 +198,7 @@ def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, m
 
 @pytest.mark.parametrize("gaps", [False, True])
 def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
-    x, truth = make_problem(n=200)
+    x, truth = planted(n=200)
     problem = Problem(x, 0.1, mask=gaps_in(x, 0.1) if gaps else None)
     begun = solve_codes(problem, start(x, len(truth)), 3)
 
@@ -242,7 +214,7 @@ def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
 
 
 def test_rounds_leave_a_local_minimum_and_return_the_best():
-    x, truth = make_problem(seed=3)
+    x, truth = planted(seed=2)
     begun, stride = exhaust(settle(Problem(x, 0.1), start(x, len(truth)), 1, 100))
     best, tried = record(play_rounds(begun))
     assert stride == 1
@@ -250,11 +222,11 @@ def test_rounds_leave_a_local_minimum_and_return_the_best():
     ends = [coded.objective for coded in tried if len(coded.atoms) == len(truth)]
     assert best.objective < begun.objective
     assert best.objective <= 1.001 * min(ends)
-    assert n_found(begun.atoms, truth) < n_found(best.atoms, truth) == len(truth)
+    assert share_found(begun.atoms, truth) < share_found(best.atoms, truth) == 1
 
 
 def test_codes_alone_converge_to_the_lasso():
-    x, truth = make_problem(n=100)
+    x, truth = planted(n=100)
     objectives = [solve_codes(Problem(x, 0.1), truth, n).objective for n in (1, 3, 20)]
     z, _ = solve_lasso(truth, x, 0.1)
     assert objectives == sorted(objectives, reverse=True)
@@ -264,23 +236,23 @@ def test_codes_alone_converge_to_the_lasso():
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_dictionary_is_found_from_samples(positive, dtype):
-    x, truth = make_problem(positive=positive)
+    x, truth = planted(positive=positive)
     problem = Problem(x.to(dtype), 0.1, positive_code=positive, positive_atoms=positive)
     atoms = search(problem, start(x, len(truth))).atoms
-    assert n_found(atoms, truth) == len(truth)
+    assert share_found(atoms, truth) == 1
     torch.testing.assert_close(atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64))
     assert not positive or atoms.min() >= 0
 
 
 def test_the_dictionary_is_found_from_what_is_known():
-    x, truth = make_problem(n=1000)
+    x, truth = planted(n=1000)
     known = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.8
     problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
-    assert n_found(search(problem, start(x, len(truth))).atoms, truth) == len(truth)
+    assert share_found(search(problem, start(x, len(truth))).atoms, truth) == 1
 
 
 def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
-    x, _ = make_problem()
+    x, _ = planted()
     problem = Problem(x, 0.1)
     _, records = record(find_atoms(problem, start(x, 24)))
     assert [found.is_done for found in records] == [False] * (len(records) - 1) + [True]
@@ -299,7 +271,7 @@ def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
 
 
 def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
-    x, truth = make_problem()
+    x, truth = planted()
     atoms = start(x, len(truth))
     expected = search(Problem(x, 0.1), atoms).atoms
     assert torch.equal(search(Problem(64 * x, 6.4), atoms).atoms, expected)
@@ -309,7 +281,7 @@ def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
 def test_threads_change_no_bit(many, monkeypatch):
     monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
     monkeypatch.setattr(_epoch, "_least", lambda *work: 1)
-    x, _ = make_problem(3001, 40, 60)
+    x, _ = planted(3001, 40, 60)
     problem, atoms, found = Problem(x, 0.1), start(x, 60), []
     before = torch.get_num_threads()
     for n_threads in (1, 3):
@@ -321,7 +293,7 @@ def test_threads_change_no_bit(many, monkeypatch):
 
 
 def test_float32_is_searched_as_what_it_is_in_float64():
-    x, _ = make_problem()
+    x, _ = planted()
     x, atoms = x.float(), start(x, 20)
     expected = search(Problem(x.double(), 0.1), atoms).atoms
     torch.testing.assert_close(search(Problem(x, 0.1), atoms).atoms, expected)
@@ -383,7 +355,7 @@ def repeated(problem, often):
 @pytest.mark.parametrize("refit", [False, True])
 def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
     monkeypatch.setattr(_epoch, "MANY", 1 if many else 10**6)
-    problem = Problem(make_problem(90, 8, 12)[0], 0.1)
+    problem = Problem(planted(90, 8, 12)[0], 0.1)
     generator = torch.Generator().manual_seed(1)
     often = torch.randint(0, 4, (90,), generator=generator)
     if masked:
@@ -412,7 +384,7 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_weights_of_held_out_rows_are_repetitions(masked):
-    x, truth = make_problem(60, 12, 16)
+    x, truth = planted(60, 12, 16)
     problem = Problem(x, 0.1)
     generator = torch.Generator().manual_seed(1)
     often = torch.randint(1, 4, (60,), generator=generator)
@@ -450,7 +422,7 @@ def test_rows_are_drawn_by_their_weight(n_places):
 
 
 def test_processes_with_their_own_samples_end_with_the_same_bits():
-    x, truth = make_problem()
+    x, truth = planted()
     atoms = start(x, len(truth))
 
     def run(rank, total):
@@ -459,7 +431,7 @@ def test_processes_with_their_own_samples_end_with_the_same_bits():
 
     results = in_two_processes(run)
     assert torch.equal(*results)
-    assert n_found(results[0], truth) == len(truth)
+    assert share_found(results[0], truth) == 1
     alone = search(Problem(x, 0.1), atoms).atoms  # begins with other rows: in another order
     cosines = (results[0] @ alone.mT).abs().amax(1)
     torch.testing.assert_close(cosines, torch.ones_like(cosines), atol=1e-5, rtol=0)
@@ -490,7 +462,7 @@ def test_awkward_data_give_unit_atoms(name, alpha):
 
 
 def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
-    x, _ = make_problem()
+    x, _ = planted()
     alpha = auto_alpha(x)
     assert auto_alpha(4 * x) == 4 * alpha
     assert auto_alpha(3 * x) == pytest.approx(3 * alpha)
@@ -501,7 +473,7 @@ def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
 
 
 def test_auto_alpha_is_that_of_all_processes():
-    x, _ = make_problem()
+    x, _ = planted()
 
     def run(rank, total):
         return auto_alpha(x[rank * 250 :][: (250, 350)[rank]], total=total)
@@ -511,7 +483,7 @@ def test_auto_alpha_is_that_of_all_processes():
 
 
 def test_without_noise_and_bias_the_dictionary_is_exact():
-    x, truth = make_problem(noise=0)
+    x, truth = planted(noise=0)
     problem = Problem(x, 0.1)
     state = search(problem, start(x, len(truth)))
     before = (state.atoms @ truth.mT).abs().amax(1).min()

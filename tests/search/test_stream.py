@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from planted import share_found
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._data import sources
@@ -24,12 +25,6 @@ def rows_of(atoms, n, generator, n_nonzero=3):
 def directions(n, m, generator):
     atoms = torch.randn(n, m, generator=generator, dtype=torch.float64)
     return atoms / atoms.norm(dim=1, keepdim=True)
-
-
-def share_found(atoms, truth):
-    return float(
-        (abs(truth @ torch.as_tensor(np.asarray(atoms)).double().T).amax(1) > 0.95).double().mean()
-    )
 
 
 def through(state, blocks, alpha=0.1):

@@ -13,10 +13,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 
-from skpudle import (
-    Checkpoint,
-    NOODLDictionaryLearning,
-)
+from skpudle import Checkpoint, NOODLDictionaryLearning
 from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.train import Trainer

@@ -31,9 +31,6 @@ _AUTO_EPOCHS = 100
 # benchmarks/bench_classifiers.py).
 _ALPHA_SHARE = 0.5
 
-# parameters that `transform` reads, in addition to fitted attributes
-_OF_THE_ENCODER = "alpha", "n_unfoldings", "positive_code", "split_sign", "device"
-
 
 class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
@@ -167,7 +164,7 @@ class TaskLearner(DenseLearner):
         return TaskPlan(self)
 
     def _encoder(self):
-        self._validate_params(*_OF_THE_ENCODER)  # they may have been set since `fit`
+        self._validate_params()  # they may have been set since `fit`
         options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return Codes(self).encoder(self.alpha_, **options)
 
