@@ -48,7 +48,7 @@ def is_in_memory(X):
     return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
 
 
-def resolve_device(device, X=None):
+def resolve_device(device, X=None, *, fitted=False):
     """Return the torch device named ``device``.
 
     Parameters
@@ -58,6 +58,8 @@ def resolve_device(device, X=None):
         otherwise a torch device such as ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     X : object, default=None
         The user's input.
+    fitted : bool, default=False
+        Whether a learner is fitted: if this machine lacks the device of the fit, it is the CPU.
 
     Returns
     -------
@@ -76,6 +78,8 @@ def resolve_device(device, X=None):
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        if fitted:
+            return torch.device("cpu")
         raise ValueError(f"Device {device!r:.80} is not present: {error}. Pass 'auto'.") from error
 
 

@@ -602,7 +602,7 @@ def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the ato
 
 
 def read_rows(
-    learner, plan, given, *, known=False, part=False, weight=None, target=None, largest=None
+    learner, plan, given, *, known=False, part=False, sample_weight=None, target=None, largest=None
 ):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
@@ -618,8 +618,8 @@ def read_rows(
         Whether the learner is fitted.
     part : bool, default=False
         Whether the rows are one part of several, of `partial_fit`.
-    weight : Tensor of shape (n_samples,), default=None
-        How often each row counts, checked.
+    sample_weight : array-like of shape (n_samples,), default=None
+        How often each row counts.
     target : Tensor of shape (n_samples, ...), default=None
         What the learner knows of each row beside its numbers, checked.
     largest : float, default=None
@@ -632,16 +632,18 @@ def read_rows(
     """
     device = arrays.resolve_device(learner.device, given.data)
     reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, given.n_rows)
     if given.in_parts:
         source = given.read_by(reader)
-        source.weight, source.target = weight, target
+        source.weight, source.target = sample_weight, target
         seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
         samples = source.sample(plan.n_components, int(seed), whole=not part)
         samples, n_given = known_samples(samples), None
     else:
         if not known:
             arrays.check_no_picture(given.data)
-        x, of_rows = reader(given.array()), dict(weight=weight, target=target)
+        x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
         of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
         samples = reader.samples(x, **of_rows)
         samples = source = known_samples(samples) if part else samples
@@ -735,11 +737,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
 
     def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
-        given, weight = open_source(X, self), None
-        if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, given.n_rows)
-        how = dict(part=part, weight=weight, largest=self._largest)
-        data = read_rows(self, plan, given, **how, **options)
+        how = dict(part=part, sample_weight=sample_weight, largest=self._largest)
+        data = read_rows(self, plan, open_source(X, self), **how, **options)
         if part or data.source is not data.samples:
             return data
         samples, places = merge_samples(data.samples)

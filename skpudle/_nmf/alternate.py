@@ -384,7 +384,11 @@ def advance(events, state, smoothing):
     A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
     extrapolation", Neural Computation 31, 2019.
     """
-    n_rows, n_fixed, n_pseudo = events.often.sum(), state.n_fixed, smoothing * len(events.mean)
+    n_rows, n_fixed, n_pseudo = (
+        float(events.often.sum()),
+        state.n_fixed,
+        smoothing * len(events.mean),
+    )
     pseudo = n_pseudo * events.mean
 
     def adapt_codes(atoms, codes):  # -> codes, mean loss, mean objective

@@ -5,7 +5,6 @@ import os
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
@@ -331,7 +330,10 @@ def test_what_holds_rows_gives_what_their_array_gives(kind, X, tmp_path, monkeyp
     assert fitted.n_steps_ == (5 if is_stream else learner.n_steps_)
     codes = learner.transform(X)
     np.testing.assert_allclose(learner.transform(data), codes, atol=1e-6)
-    np.testing.assert_allclose(learner.transform_sparse(data).toarray(), codes, atol=1e-6)
+    monkeypatch.setattr(transformer, "PART", 16)
+    stored = learner.transform_sparse(data)
+    np.testing.assert_allclose(stored.toarray(), codes, atol=1e-6)
+    assert (stored.format, stored.nnz) == ("csr", np.count_nonzero(codes))
     assert learner.score(data) == pytest.approx(learner.score(X), rel=1e-5)
     np.save("X.npy", codes)
     os.remove("X.h5") if kind == "hdf5" else None
@@ -685,36 +687,15 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]
 
 
-@pytest.mark.parametrize("split_sign", [False, True])
-def test_codes_go_into_a_sparse_array(split_sign, X, monkeypatch):
-    monkeypatch.setattr(transformer, "PART", 16)
-    learner = make_learner(split_sign=split_sign).fit(X)
-    expected = learner.transform(X)
-    for data in (X, in_batches(X), pd.DataFrame(X)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # names that were not there in fit
-            codes = learner.transform_sparse(data)
-        assert codes.format == "csr"
-        assert codes.nnz == np.count_nonzero(codes.toarray())
-        np.testing.assert_allclose(codes.toarray(), expected, atol=1e-6)
-
-
 def test_codes_are_decoded_part_by_part(X, monkeypatch):
     """All of them may be too many for a device, as rows may be."""
-    learner = make_learner(split_sign=True).fit(X)
-    codes = learner.transform(X)
+    learner, sizes = make_learner(split_sign=True).fit(X), []
+    codes, decode = learner.transform(X), learner._decode_rows
     expected = learner.inverse_transform(codes)
     monkeypatch.setattr(transformer, "PART", 16)
-    sizes = []
-
-    def watched(function, *args, **options):
-        def noted(samples):
-            sizes.append(len(samples))
-            return function(samples)
-
-        return in_chunks(noted, *args, **options)
-
-    monkeypatch.setattr(transformer, "in_chunks", watched)
+    monkeypatch.setattr(
+        learner, "_decode_rows", lambda rows: (sizes.append(len(rows)), decode(rows))[1]
+    )
     np.testing.assert_allclose(learner.inverse_transform(codes), expected, atol=1e-6)
     assert sizes == [16, 16, 16, 16, 6]
     assert isinstance(learner.inverse_transform(torch.from_numpy(codes)), torch.Tensor)

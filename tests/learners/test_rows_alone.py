@@ -37,8 +37,6 @@ LEARNERS = {
         20, n_unfoldings=9, transform_algorithm="lasso", **TRAINED
     ),
     "unfolded": PUDLEDictionaryLearning(20, n_unfoldings=40, split_sign=True, **TRAINED),
-    "ae-lasso": PUDLEDictionaryLearning(20, n_unfoldings=40, gradient="ae-lasso", **TRAINED),
-    "dec": PUDLEDictionaryLearning(20, n_unfoldings=40, gradient="dec", **TRAINED),
     "hard": PUDLEDictionaryLearning(20, shrinkage="hard", **TRAINED),
     "decay": PUDLEDictionaryLearning(20, lambda_decay=0.95, **TRAINED),
     "omp": PUDLEDictionaryLearning(

@@ -67,12 +67,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     def _read(self, X, **options):  # -> Images
         options |= dict(channels_first=self.channels_first, estimator=self)
         first = X[0] if isinstance(X, Sequence) and len(X) else X
-        try:
-            device = resolve_device(self.device, first)
-        except ValueError:
-            if not hasattr(self, "_n_channels"):
-                raise
-            device = "cpu"  # this machine lacks the device of the fit
+        device = resolve_device(self.device, first, fitted=hasattr(self, "_n_channels"))
         images = read_images(X, len(self._kernel), device=device, **options)
         check_axes(images)
         return images
