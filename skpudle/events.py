@@ -31,11 +31,13 @@ _ALIKE = 0.7
 # other than beats reach .36, and the smallest beat has .77.
 _LEAST = 1 / 3
 # Share of events that are no artefacts: energies count up to the size that this share keeps below.
+# Beats are 9 % of the events of an electrocardiogram in little noise; with .9 the 468 waves between
+# them count as well.
 _USUAL = 0.98
 
 
 def _typical(amplitudes):
-    """Return the amplitude above which events, none larger than nine tenths, have half the energy.
+    """Return the amplitude above which events, none larger than 98 %, have half the energy.
 
     The median of an electrocardiogram with little noise is that of waves between the beats.
     """
@@ -107,7 +109,7 @@ def find_events(
         Signals, as `transform` takes them.
     least : float, default=1/3
         The smallest amplitude of an event as a share of its atom's typical amplitude, above which
-        events have half of the energy; the largest tenth counts with the size of the next. 0 keeps
+        events have half of the energy; the largest 2 % count with the size of the next. 0 keeps
         all.
     sampling_rate : float, default=None
         Samples in a second, which gives times in seconds. None: times are numbers of samples.

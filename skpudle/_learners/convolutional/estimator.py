@@ -108,6 +108,12 @@ class ConvPUDLEDictionaryLearning(
         maps and reconstructions are in the units of the data. "equal": all channels have the same
         units.
 
+    detrend : {"auto", "constant", "slow"} or None, default="auto"
+        What is taken off each channel before atoms see it. "constant": its median, since events are
+        short and rare. "slow": also what medians in windows of two atoms see, drift that is slower
+        than atoms; it is not in reconstructions. "auto" takes either if it saves a third of the
+        codes, and "slow" for signals alone. None: nothing, as for events that overlap everywhere.
+
     optimizer : {"adam", "sgd"} or callable, default="adam"
         How a gradient changes the atoms, with a learning rate of 1e-3. A callable takes parameters
         and ``lr`` and returns an optimiser of torch: ``partial(torch.optim.Adam, lr=0.01)``.
@@ -158,6 +164,12 @@ class ConvPUDLEDictionaryLearning(
 
     search_alpha_ : float
         The penalty of the search.
+
+    intercept_ : ndarray of shape (n_channels,)
+        The baseline of each channel, which `inverse_transform` adds; zeros if there is none.
+
+    detrend_ : str
+        "slow" if drift is taken off.
 
     channel_noise_ : ndarray of shape (n_channels,)
         Standard deviation of the noise of each channel, unless ``channel_noise="equal"``.

@@ -278,14 +278,15 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
-def _count_codes(data, alpha, given):  # -> float
-    """Return the number of codes of a piece of images after a brief search."""
+def _count_codes(data, given, alpha=None):  # -> float, float
+    """Return the number of codes of a piece of images after a brief search, and the penalty."""
     n_atoms = _FEW if given.n_components == "auto" else given.n_components
     atoms = draw_patches(data.images, n_atoms, data.kernel, torch.Generator().manual_seed(0))
-    problem = data.problem(alpha, given.positive_code)
+    usual = penalty_of_correlations(data.images, atoms, data.stride)
+    problem = data.problem(alpha or max(usual, universal_threshold(data)), given.positive_code)
     problem = problem.thinned(-(-problem.x.numel() // _SAMPLE))
     steps = descend(problem, as_pictures(atoms).double(), problem.no_codes(), _BRIEF)
-    return exhaust(steps).n_entries / len(problem.x)
+    return exhaust(steps).n_entries / len(problem.x), problem.alpha * problem.unit
 
 
 def choose_channels(images, given):  # Images, learner -> Channels
@@ -312,11 +313,10 @@ def choose_channels(images, given):  # Images, learner -> Channels
         if removed <= (_SHARE + is_slow * pi / (4 * kernel[0])) * left:
             continue
         data = [TrainingImages.of(each, kernel, stride) for each in (before, after)]
-        n_patches = sum(x[0].numel() for x in data[1].images) / prod(kernel)
-        alpha = universal_threshold(data[1]) or _ALPHA * (left / n_patches) ** 0.5
-        n_codes = [_count_codes(each, alpha, given) for each in data]
-        n_codes[1] += is_slow * len(medians) * n_patches / len(data[1].pieces())
-        if n_codes[1] < _SAVED * n_codes[0]:
+        n_after, alpha = _count_codes(data[1], given)
+        n_numbers = sum(x.numel() for x in data[1].images) / prod(kernel)
+        n_after += is_slow * n_numbers / len(data[1].pieces())
+        if n_after < _SAVED * _count_codes(data[0], given, alpha)[0]:
             best, before = named[name], after
     if given.channel_noise == "auto" and images.n_channels > 1:
         best = replace(best, noise=noise_of_channels(images.tensors).view_as(ones))
@@ -326,7 +326,7 @@ def choose_channels(images, given):  # Images, learner -> Channels
 # ---------------------------------------------------------------------------- the fit
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """A fit so far, in units of the noise of channels.
 
