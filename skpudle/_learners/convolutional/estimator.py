@@ -33,11 +33,6 @@ from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle.search._maps import combine_channels, map_directions
 
-_COUNT = Interval(Integral, 1, None, closed="left")
-
-# Turns in which pixels are hidden for a score.
-_TURNS = 10
-
 
 class ConvPUDLEDictionaryLearning(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.ImageEstimator
@@ -237,15 +232,15 @@ class ConvPUDLEDictionaryLearning(
         """Set the parameters."""
 
     _parameter_constraints = {
-        "n_components": [_COUNT, StrOptions({"auto"})],
-        "atom_shape": [_COUNT, tuple, list],
-        "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
+        "n_components": [base.COUNT, StrOptions({"auto"})],
+        "atom_shape": [base.COUNT, tuple, list],
+        "stride": [base.COUNT, tuple, list, StrOptions({"auto"})],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "gradient": [StrOptions({"ae-ls", "ae-lasso", "dec"}), None],
-        "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
+        "n_unfoldings": [base.COUNT, StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "batch_size": [_COUNT, StrOptions({"auto"})],
-        "max_iter": [_COUNT],
+        "batch_size": [base.COUNT, StrOptions({"auto"})],
+        "max_iter": [base.COUNT],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
@@ -511,9 +506,10 @@ class ConvPUDLEDictionaryLearning(
         for x in images.tensors:
             known = self._cover(torch.ones_like(x[0, 0]))
             options = dict(generator=generator.manual_seed(0), device="cpu")
-            turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
+            turn = torch.randint(10, known.shape, **options).to(x.device)
             for part in base.parts_of_images(self._cover(x)):
-                for i in range(_TURNS):
+                # turns in which pixels are hidden
+                for i in range(10):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
                     predicted = dictionary.synthesis(self._encode(dictionary, part, mask))

@@ -36,40 +36,11 @@ from skpudle.search.descend import descend, exhaust, refit_atoms
 from skpudle.search.find import PenaltyPath, find_atoms, penalty_path, search_above_noise
 from skpudle.search.held_out import hold_out
 
-# alpha="auto" is this fraction of the median over images of the largest correlation.
-_ALPHA = 0.1
-
 # Places of an atom, along the last axis of an image, with correlations in memory at a time.
-_PLACES = 2**14
+_PLACES_AT_A_TIME = 2**14
 
-# pixels of a piece: its correlations with some atoms stay in a cache
-_PIXELS = 2**14
-
-# Number of atoms that are chosen from the data, before they are.
-_ATOMS = 64
-
-# The least noise of a channel, as a share of the median over channels, since estimates of channels
-# with a strong signal may be 0.
-_LEAST_OF_CHANNELS = 0.1
-
-# Baselines are chosen in so many pixels, from this number of atoms if it is not known, after epochs
-# of a search. They have to save a third of the codes: a constant of six deviations of the noise in
-# an electrocardiogram saves .90, drift of one and a half .46, medians of dense events -.08 to .37.
-_SAMPLE, _FEW, _BRIEF, _SAVED = 2**17, 4, 10, 2 / 3
-# Least energy of a baseline or of drift, as a share of the rest, from which on codes are counted.
-# Medians of n numbers have the share pi / (2 n) of white noise.
-_SHARE = 0.02
-
-# The number of n_unfoldings="auto" with a gradient, as in the paper.
-_UNFOLDINGS = 15
-
-# Most pieces of images in a batch, and most pixels, so that the codes of all unfoldings, which the
-# derivative needs, take half a gigabyte for 64 atoms at every pixel.
-_BATCH, _PIXELS_OF_BATCH = 16, 2**16
-
-# The fewest pieces in an objective that stopping judges, since that of few pieces is too noisy, and
-# the checks without progress that end training.
-_N_JUDGED, PATIENCE = 256, 5
+# Checks without progress that end training.
+PATIENCE = 5
 
 
 # ---------------------------------------------------------------------------- images
@@ -112,7 +83,8 @@ class TrainingImages:
 
         They overlap where an image is no multiple of them. No piece is copied.
         """
-        images, side = self.images if images is None else images, _PIXELS ** (1 / len(self.kernel))
+        # the correlations of a piece with some atoms stay in a cache
+        images, side = self.images if images is None else images, (2**14) ** (1 / len(self.kernel))
         smallest = (min(axis) for axis in zip(*(image.shape[1:] for image in images), strict=True))
         axes = zip(smallest, self.kernel, self.stride, strict=True)
         size = [k + s * ((max(k, min(n, max(round(side), 4 * k))) - k) // s) for n, k, s in axes]
@@ -204,8 +176,8 @@ def largest_correlation(image, dictionary):  # (n_channels, *size), ConvDictiona
     axes = zip(image.shape[1:], kernel, stride, strict=True)
     image = image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
     k, s = kernel[-1], stride[-1]
-    starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
-    parts = (image[None, ..., start : start + (_PLACES - 1) * s + k] for start in starts)
+    starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES_AT_A_TIME * s)
+    parts = (image[None, ..., start : start + (_PLACES_AT_A_TIME - 1) * s + k] for start in starts)
     return max(float(dictionary.analysis(part).abs().max()) for part in parts)
 
 
@@ -223,7 +195,8 @@ def penalty_of_correlations(images, atoms, stride):
     """
     dictionary = ConvDictionary(atoms, stride)
     found = [v for image in images if (v := largest_correlation(image, dictionary)) > 0]
-    return _ALPHA * (statistics.median_low(found) if found else 1.0)
+    # alpha="auto" is a tenth of the median over images of the largest correlation
+    return 0.1 * (statistics.median_low(found) if found else 1.0)
 
 
 # ---------------------------------------------------------------------------- units of channels
@@ -274,18 +247,19 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     complete = (split_gaps(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
     noise = torch.cat([estimate_noise(x) for x in complete]).view(-1, images[0].shape[1])
     noise = noise.median(0).values
-    least = _LEAST_OF_CHANNELS * noise.median()
+    # estimates of channels with a strong signal may be 0
+    least = 0.1 * noise.median()
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
 def _count_codes(data, given, alpha=None):  # -> float, float
     """Return the number of codes of a piece of images after a brief search, and the penalty."""
-    n_atoms = _FEW if given.n_components == "auto" else given.n_components
+    n_atoms = 4 if given.n_components == "auto" else given.n_components
     atoms = draw_patches(data.images, n_atoms, data.kernel, torch.Generator().manual_seed(0))
     usual = penalty_of_correlations(data.images, atoms, data.stride)
     problem = data.problem(alpha or max(usual, universal_threshold(data)), given.positive_code)
-    problem = problem.thinned(-(-problem.x.numel() // _SAMPLE))
-    steps = descend(problem, as_pictures(atoms).double(), problem.no_codes(), _BRIEF)
+    problem = problem.thinned(-(-problem.x.numel() // 2**17))
+    steps = descend(problem, as_pictures(atoms).double(), problem.no_codes(), 10)
     return exhaust(steps).n_entries / len(problem.x), problem.alpha * problem.unit
 
 
@@ -310,13 +284,16 @@ def choose_channels(images, given):  # Images, learner -> Channels
         pairs = list(zip(before.tensors, after.tensors, strict=True))
         removed = sum(float((y - z).square().nansum()) for y, z in pairs)
         left = sum(float(z.square().nansum()) for _, z in pairs)
-        if removed <= (_SHARE + is_slow * pi / (4 * kernel[0])) * left:
+        # medians of n numbers have the share pi / (2 n) of white noise
+        if removed <= (0.02 + is_slow * pi / (4 * kernel[0])) * left:
             continue
         data = [TrainingImages.of(each, kernel, stride) for each in (before, after)]
         n_after, alpha = _count_codes(data[1], given)
         n_numbers = sum(x.numel() for x in data[1].images) / prod(kernel)
         n_after += is_slow * n_numbers / len(data[1].pieces())
-        if n_after < _SAVED * _count_codes(data[0], given, alpha)[0]:
+        # A constant of six deviations of the noise in an electrocardiogram saves .90 of the codes,
+        # drift of one and a half .46, medians of dense events -.08 to .37.
+        if n_after < 2 / 3 * _count_codes(data[0], given, alpha)[0]:
             best, before = named[name], after
     if given.channel_noise == "auto" and images.n_channels > 1:
         best = replace(best, noise=noise_of_channels(images.tensors).view_as(ones))
@@ -364,7 +341,7 @@ class Fitted:
 
 def unfoldings_of(learner):  # -> int, or None for codes of the lasso
     """Return the number of iterations of the encoder of a `ConvPUDLEDictionaryLearning`."""
-    usual = None if learner.gradient is None else _UNFOLDINGS
+    usual = None if learner.gradient is None else 15  # as in the paper
     return usual if learner.n_unfoldings == "auto" else learner.n_unfoldings
 
 
@@ -384,7 +361,8 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
     """
     decides, rank, is_auto = given.n_components == "auto", given.rank, given.alpha == "auto"
     of_lasso = unfoldings_of(given) is None
-    n_components = _ATOMS if decides else given.n_components
+    # atoms that are chosen from the data, before their number is
+    n_components = 64 if decides else given.n_components
     seen, directions, like = data, None, data.images[0]
     if rank is not None and data.masks is None and len(like) > n_components:
         flat = (piece.double().flatten(1).cpu() for piece in data.pieces())
@@ -523,7 +501,8 @@ def train(records, data, given, generator) -> Iterator[Fitted]:
 
     how, rule = dict(encoder=encoder, penalty=fitted.alpha), GRADIENT_RULES[given.gradient]
     stopping = Stopping(given.tol, PATIENCE)
-    usual = min(_BATCH, max(1, _PIXELS_OF_BATCH // x[0, 0].numel()))
+    # codes of all unfoldings, which the derivative needs, take half a gigabyte for 64 atoms
+    usual = min(16, max(1, 2**16 // x[0, 0].numel()))
     batch_size = usual if given.batch_size == "auto" else given.batch_size
     for epoch in range(1, given.max_iter + 1):
         loss = objective = 0.0
@@ -539,7 +518,7 @@ def train(records, data, given, generator) -> Iterator[Fitted]:
                 f"Training diverged in epoch {epoch}. Pass a smaller learning rate, such as "
                 "optimizer=partial(torch.optim.Adam, lr=1e-4)."
             )
-        is_over = stopping.check(objective, len(x), epoch, n_judged=_N_JUDGED)
+        is_over = stopping.check(objective, len(x), epoch, n_judged=256)  # that of few is too noisy
         fitted = replace(
             fitted,
             atoms=optimizer.atoms.detach().clone(),
