@@ -848,6 +848,5 @@ def atom_support(
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
         found = _found_twice(filled, fits, level, rng)
     if len(found):
-        match = match_atoms(found, atoms)
-        coherence[match.reference_indices] = match.coherences
+        coherence = atom_coherence(found, atoms)
     return Bunch(supported=coherence >= _SAME, found=found, coherence=coherence)

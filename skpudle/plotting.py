@@ -50,29 +50,16 @@ __all__ = [
     "StabilityDisplay",
 ]
 
-_KINDS = [StrOptions({"auto", "images", "lines", "spectra", "waveforms"})]
 # height over width of a cell of lines, the share of the cell that lines fill, and its margin
 _FLATNESS, _FILLED = 0.5, 0.9
 _MARGIN = (1 - _FILLED) / 2
 # height of the tallest bar, in distances of two spectra
 _HEIGHT = 0.85
-# opacity of bands, of bars without support, and of what covers other atoms without support
-_BAND, _FADED, _COVER = 0.3, 0.25, 0.75
-# levels of a topography
-_LEVELS = 15
 # largest entry of an atom that its map times its waveform may miss, relative to the largest entry
 # of all atoms: well above rounding in float32
 _NOT_RANK_ONE = 1e-3
-# the most atoms whose contributions are drawn without being asked for, and samples beside each
-_N_TARGETS, _N_LARGEST = 6, 6
-# height of the largest bar or wave, in distances of rows
-_REACH = 0.45
-# left and right end of the thumbnails of atoms, right of a signal, in widths of the axes
-_THUMBNAIL = 1.02, 1.17
 # approximate largest number of bins in a histogram of numbers of atoms
 _BINS = 50
-# dash styles of successive curves: a curve shows through the gaps of a curve drawn on it
-_DASHES = "-", (0, (4, 4)), (0, (1, 3))
 
 
 def matplotlib():
@@ -122,9 +109,6 @@ class Display:
 
     def _size(self, **options):
         """Return width and height of a new figure in inches; None is matplotlib's default."""
-
-    def _draw(self, **options):
-        raise NotImplementedError
 
 
 def _as_pictures(atoms, kind="auto", image_shape=None):
@@ -243,7 +227,8 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
-        validate_parameter_constraints({"kind": _KINDS}, {"kind": kind}, "from_estimator")
+        kinds = StrOptions({"auto", "images", "lines", "spectra", "waveforms"})
+        validate_parameter_constraints({"kind": [kinds]}, {"kind": kind}, "from_estimator")
         supported = None
         if isinstance(estimator, AtomIntervals):
             parts, supported = estimator[:3], estimator.supported
@@ -288,7 +273,7 @@ class AtomsDisplay(Display):
         if self.supported is not None:
             row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
             self.ax_.autoscale(False)  # covers change no limits
-            cover = dict(color="white", alpha=_COVER, linewidth=0, zorder=3)
+            cover = dict(color="white", alpha=0.75, linewidth=0, zorder=3)
             self.ax_.bar(column, 1, 1, row, align="edge", **cover)
         places = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(places, row_labels)
@@ -335,7 +320,7 @@ class AtomsDisplay(Display):
             self.lines_ += self.ax_.plot(x, heights(self.atoms, channel), **own)
             if self.lower is not None:
                 low, high = (heights(end, channel) for end in (self.lower, self.upper))
-                band = dict(color=own["color"], alpha=_BAND, linewidth=0)
+                band = dict(color=own["color"], alpha=0.3, linewidth=0)
                 self.bands_.append(self.ax_.fill_between(x, low, high, **band))
         self.ax_.set(xlim=(0, n_columns), ylim=(n_rows, 0))
         if 1 < n_channels <= 10:  # matplotlib has ten colours
@@ -367,7 +352,7 @@ class AtomsDisplay(Display):
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             counts = (low > 0) & self.supported[:, None]
-            shades[:, 3] = np.where(counts, 1.0, _FADED).ravel()
+            shades[:, 3] = np.where(counts, 1.0, 0.25).ravel()
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             style = {"yerr": ends, "error_kw": {"ecolor": "0.3", "elinewidth": 0.8}} | style
         channels = np.tile(np.arange(n_channels), n_spectra)
@@ -405,8 +390,7 @@ class AtomsDisplay(Display):
 
 
 def _draw_topography(ax, map_, x, y):
-    largest = np.abs(map_).max() or 1.0
-    levels = np.linspace(-largest, largest, _LEVELS)
+    levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
     contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
     ax.plot(x, y, "k.", markersize=2)
     ax.set_aspect("equal")
@@ -482,12 +466,12 @@ class ContributionsDisplay(Display):
         found = find_learner(estimator)
         X_train, learner = found.prepare(X_train), found.learner
         samples = check_array(host_array(X_train), input_name="X_train")
-        n_largest = min(_N_LARGEST, len(samples))
+        n_largest = min(6, len(samples))
         if X is None:
             name, targets = "atom", learner.components_
             made = atom_contributions(learner, X_train, n_largest=n_largest)
             n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
-            rows = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
+            rows = np.argsort(-n_uses, kind="stable")[:6]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
@@ -615,7 +599,7 @@ class ActivationsDisplay(Display):
             wave = _scale(self.components[atom]) - row
             beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)  # x in widths
             beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
-            x = np.linspace(*_THUMBNAIL, len(wave))
+            x = np.linspace(1.02, 1.17, len(wave))
             self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
         ticks = -np.arange(len(names) + 1)
         self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
@@ -623,8 +607,8 @@ class ActivationsDisplay(Display):
         self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
 
 
-def _scale(wave):  # -> the same, within the reach
-    return _REACH * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
+def _scale(wave):  # -> the same, of at most so many distances of rows
+    return 0.45 * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
 
 
 @dataclass(eq=False, repr=False)
@@ -758,8 +742,9 @@ class LossCurveDisplay(Display):
         return cls(curves, dict(zip(names, searched))).plot(**options)
 
     def _draw(self, **style):
-        self.lines_ = []
-        for (name, curve), dashes in zip(self.curves.items(), cycle(_DASHES)):
+        # a curve shows through the gaps of a curve drawn on it
+        self.lines_, styles = [], cycle(["-", (0, (4, 4)), (0, (1, 3))])
+        for (name, curve), dashes in zip(self.curves.items(), styles):
             n, epochs = self.n_searched[name], np.arange(1, len(curve) + 1)
             best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
             own = {"linestyle": dashes, "label": name} | style
