@@ -390,7 +390,8 @@ class AtomsDisplay(Display):
 
 
 def _draw_topography(ax, map_, x, y):
-    levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
+    largest = np.abs(map_).max() or 1.0
+    levels = np.linspace(-largest, largest, 15)
     contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
     ax.plot(x, y, "k.", markersize=2)
     ax.set_aspect("equal")
