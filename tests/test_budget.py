@@ -18,8 +18,8 @@ BUDGET = {
     ".": 2315,
     "_data": 933,
     "_denoiser": 604,
-    "_fit": 1389,
-    "_learners": 2675,
+    "_fit": 1369,
+    "_learners": 2636,
     "_nmf": 749,
     "_operators": 264,
     "_optimizers": 215,
@@ -28,9 +28,9 @@ BUDGET = {
     "lasso": 1109,
     "omp": 232,
     "pretrained": 70,
-    "search": 2940,
-    "all of the package": 15307,
-    "tests": 14628,
+    "search": 2939,
+    "all of the package": 15247,
+    "tests": 14626,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -218,15 +218,13 @@ class CountModel(DenseModel):
 class CountPlan(Plan):
     """The plan of a fit of counts: a search, and training by the likelihood."""
 
-    counts_events, name = True, "likelihood"
+    counts_events = True
 
     def __init__(self, learner):
         constants = dict(gradient="dec", optimizer="auto", n_unfoldings="auto")
         super().__init__(learner, noise="equal", fit_intercept=False, **constants)
-        self.loss, self.n_unfoldings = (
-            loss_named(learner.loss, learner.n_trials),
-            learner.n_unfoldings,
-        )
+        self.loss = loss_named(learner.loss, learner.n_trials)
+        self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
 
     def rule(self, name):
         """Return the gradient of training."""
