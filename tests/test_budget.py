@@ -15,7 +15,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2320,
+    ".": 2311,
     "_data": 932,
     "_denoiser": 604,
     "_fit": 1369,
@@ -29,7 +29,7 @@ BUDGET = {
     "omp": 230,
     "pretrained": 70,
     "search": 2934,
-    "all of the package": 15215,
+    "all of the package": 15206,
     "tests": 14504,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
