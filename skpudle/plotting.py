@@ -55,9 +55,6 @@ _FLATNESS, _FILLED = 0.5, 0.9
 _MARGIN = (1 - _FILLED) / 2
 # height of the tallest bar, in distances of two spectra
 _HEIGHT = 0.85
-# largest entry of an atom that its map times its waveform may miss, relative to the largest entry
-# of all atoms: well above rounding in float32
-_NOT_RANK_ONE = 1e-3
 # approximate largest number of bins in a histogram of numbers of atoms
 _BINS = 50
 
@@ -352,6 +349,7 @@ class AtomsDisplay(Display):
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             counts = (low > 0) & self.supported[:, None]
+            # bars without support are faint
             shades[:, 3] = np.where(counts, 1.0, 0.25).ravel()
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             style = {"yerr": ends, "error_kw": {"ecolor": "0.3", "elinewidth": 0.8}} | style
@@ -367,7 +365,8 @@ class AtomsDisplay(Display):
     def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
-        if missed > _NOT_RANK_ONE * np.abs(self.atoms).max():
+        # the largest entry that a map times a waveform may miss: well above rounding in float32
+        if missed > 1e-3 * np.abs(self.atoms).max():
             raise ValueError(
                 "These atoms are no maps times waveforms. Pass a ConvPUDLEDictionaryLearning with "
                 "rank=1, or draw lines."
@@ -600,6 +599,7 @@ class ActivationsDisplay(Display):
             wave = _scale(self.components[atom]) - row
             beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)  # x in widths
             beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
+            # the thumbnails of atoms, right of a signal, in widths of the axes
             x = np.linspace(1.02, 1.17, len(wave))
             self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
         ticks = -np.arange(len(names) + 1)
@@ -608,7 +608,8 @@ class ActivationsDisplay(Display):
         self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
 
 
-def _scale(wave):  # -> the same, of at most so many distances of rows
+def _scale(wave):  # -> the same, within the reach
+    # the height of the largest bar or wave, in distances of rows
     return 0.45 * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
 
 
