@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import sklearn.datasets
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from sklearn.datasets import load_sample_images
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
@@ -177,7 +177,8 @@ def perturb_dictionary(
     return dictionary + noise.astype(dictionary.dtype)
 
 
-def _pillow():
+def _read_gray(path):
+    """Return the luminance of an image file, from 0 to 1."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -185,17 +186,11 @@ def _pillow():
             "Reading images needs Pillow, which is not installed. "
             "Install it with `pip install skpudle[images]`, or pass arrays to `extract_patches`."
         ) from error
-    return Image
-
-
-def _read_gray(path):
-    """Return the luminance of an image file, from 0 to 1."""
-    with _pillow().open(path) as image:
-        if image.mode == "F":
-            return np.asarray(image, dtype=np.float64)
-        if image.mode.startswith("I"):  # 16 bits, else Pillow clips them to 8
-            return np.asarray(image, dtype=np.float64) / 65535
-        return np.asarray(image.convert("L"), dtype=np.float64) / 255
+    with Image.open(path) as image:
+        # of 16 bits, or numbers as they are; Pillow clips the former to 8
+        white = {"I": 65535, "F": 1}.get(image.mode[0], 255)
+        image = image.convert("L") if white == 255 else image
+        return np.asarray(image, dtype=np.float64) / white
 
 
 def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarray]:
@@ -217,10 +212,8 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
     ImportError
         If Pillow is not installed.
     """
-    if folder is None:
-        _pillow()  # raises with the name of our extra, unlike scikit-learn's error
-        return [_read_gray(path) for path in load_sample_images().filenames]
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    folder = Path(sklearn.datasets.__file__).parent / "images" if folder is None else Path(folder)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return [_read_gray(path) for path in paths]
 
 

@@ -15,7 +15,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1479,
+    ".": 2315,
     "_data": 933,
     "_denoiser": 604,
     "_fit": 1389,
@@ -24,15 +24,13 @@ BUDGET = {
     "_operators": 264,
     "_optimizers": 215,
     "encoding": 1250,
-    "inspection": 659,
+    "inspection": 562,
     "lasso": 1109,
-    "metrics": 336,
     "omp": 232,
-    "plotting": 507,
     "pretrained": 70,
     "search": 2940,
-    "all of the package": 15411,
-    "tests": 14737,
+    "all of the package": 15307,
+    "tests": 14628,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

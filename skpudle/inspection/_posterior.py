@@ -260,35 +260,32 @@ def sample_atoms(rows, atoms, variances, scale, rng):
     AtomPosterior
         The atoms in the units of the data.
     """
-    weight, (n, m) = rows.weight, rows.x.shape
-    has_weights = bool((weight != 1).any())
-    p, ones = len(atoms), np.ones((n, int(rows.has_baseline)))
-    baseline, first, sweeps = np.zeros((ones.shape[1], m)), atoms, []
-    codes = _strong(rows.codes, variances)
+    (n, m), p = rows.x.shape, len(atoms)
+    ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
+    first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])  # atoms, and the baseline
+    # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
+    information = m * (np.arange(len(first)) < p)
+    codes, sweeps = _strong(rows.codes, variances), []
     while True:
-        fitted = codes @ atoms + ones @ baseline
-        x, codes = _draw_rows(rows, fitted, codes, atoms, variances, rng)
-        # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
-        prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
-        regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
-        weighted = regressors.multiply(weight).tocsr() if has_weights else regressors
+        fitted = sparse.hstack([codes, ones]) @ drawn
+        x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
+        regressors = sparse.hstack([codes, ones], format="csr")
+        weighted = regressors.multiply(rows.weight).tocsr()
         gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
-        covariance = inverse = np.linalg.inv(gram + np.diag(prior))
-        if has_weights:  # a row of weight 2 has the noise of one row, not of two
-            excess = (weighted.T @ weighted).toarray() - gram
-            covariance = inverse + inverse @ excess @ inverse
-        centre = pull.copy()
-        centre[:p] += prior[:p, None] * first
-        means = inverse @ centre
+        prior = variances.mean() * information
+        inverse = np.linalg.inv(gram + np.diag(prior))
+        # a row of weight 2 has the noise of one row, not of two
+        excess = (weighted.T @ weighted).toarray() - gram
+        covariance = inverse + inverse @ excess @ inverse
+        means = inverse @ (pull + prior[:, None] * first)
         # Sums of squared residuals x - z D, without another pass over the rows.
-        squares = np.einsum("ij,ij->j", weight * x if has_weights else x, x)
+        squares = np.einsum("ij,ij->j", rows.weight * x, x)
         squares += ((gram @ means - 2 * pull) * means).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(covariance) @ drawn
-        atoms, baseline = drawn[:p], drawn[p:]
-        norms = np.linalg.norm(atoms, axis=1)
-        atoms = atoms / norms[:, None]
+        norms = np.linalg.norm(drawn[:p], axis=1)
+        drawn[:p] /= norms[:, None]
         codes.data *= norms[codes.indices]
         given = means[:p], np.diag(covariance)[:p], variances, scale
         sweeps.append((*_in_units(*given), np.bincount(codes.indices, minlength=p)))
@@ -322,15 +319,13 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     return squares
 
 
-def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
+def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------
     counts : ndarray of shape (n_samples, n_features)
-        Counts; any number where they are missing.
-    known : ndarray of shape (n_samples, n_features) or None
-        False for missing entries.
+        Counts, NaN where they are missing.
     exposure : ndarray of shape (n_samples, 1)
         Factors of the expectations.
     atoms : ndarray of shape (n_components, n_features)
@@ -350,12 +345,11 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
         Atoms of norm 1. The variance of an entry that may be 0 is the least that an entry has, and
         the limit is for known sources of all events.
     """
-    x, z = counts / exposure, codes + 1e-9 * codes.mean()
-    rates, columns, chain, free, uses = z @ atoms, np.ascontiguousarray(atoms.T), [], [], []
+    x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
+    known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
     for sweep in range(_UNSETTLED + _KEPT):
         usual = np.maximum(rates, _LEAST_RATE * rates.mean())
-        weights = exposure / (usual + dispersion * exposure * usual**2)
-        weights = weights if known is None else weights * known
+        weights = known * exposure / (usual + dispersion * exposure * usual**2)
         _draw_rates(x, weights, columns.T, z, spike, rng)
         squares = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
         sums = np.maximum(columns.sum(0), 1e-300)
@@ -363,10 +357,10 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
         z *= sums
         rates = (1 - _SHARE) * rates + _SHARE * (z @ columns.T)
         if sweep >= _UNSETTLED:
-            chain.append(columns.T.copy())
-            free.append(1 / np.maximum(squares.T * sums[:, None] ** 2, 1e-300))
-            uses.append((z > 0).sum(0))
-    chain, free = np.stack(chain), np.minimum(np.mean(free, 0), 1.0)
+            free = 1 / np.maximum(squares.T * sums[:, None] ** 2, 1e-300)
+            sweeps.append((columns.T.copy(), free, (z > 0).sum(0)))
+    chain, free, uses = map(np.stack, zip(*sweeps, strict=True))
+    free = np.minimum(free.mean(0), 1.0)
     variances = chain.var(0, ddof=1)
     # factor of variances of nonzero entries by which codes and an atom's other entries raise them
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
@@ -376,4 +370,4 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
     limit = (atoms * (1 - atoms)).sum(1) / n_events
     norms = np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), np.finfo(float).tiny)
     limit /= norms[:, 0] ** 2
-    return AtomPosterior(atoms / norms, variances / norms**2, np.mean(uses, 0), limit)
+    return AtomPosterior(atoms / norms, variances / norms**2, uses.mean(0), limit)
