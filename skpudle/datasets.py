@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.images import as_fractions
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-KEYS_PER_BLOCK = 2**23  # random keys in memory at a time, 64 MiB
 
 
 def _random_supports(n_samples, n_components, n_nonzero, random_state):
@@ -38,9 +38,9 @@ def _random_supports(n_samples, n_components, n_nonzero, random_state):
 
     The atoms with the ``n_nonzero`` smallest of random keys are a uniform subset.
     """
-    supports, n_rows = [], max(1, KEYS_PER_BLOCK // n_components)
-    for start in range(0, n_samples, n_rows):
-        keys = random_state.random_sample((min(n_rows, n_samples - start), n_components))
+    supports = []
+    for rows in blocks_of_rows(n_samples, n_components):
+        keys = random_state.random_sample((rows.stop - rows.start, n_components))
         supports.append(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero])
     return np.sort(np.concatenate(supports), axis=1)
 

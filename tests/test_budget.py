@@ -15,22 +15,22 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2315,
-    "_data": 933,
+    ".": 2320,
+    "_data": 932,
     "_denoiser": 604,
-    "_fit": 1389,
-    "_learners": 2675,
-    "_nmf": 749,
+    "_fit": 1369,
+    "_learners": 2632,
+    "_nmf": 746,
     "_operators": 264,
     "_optimizers": 215,
-    "encoding": 1250,
-    "inspection": 562,
-    "lasso": 1109,
-    "omp": 232,
+    "encoding": 1247,
+    "inspection": 545,
+    "lasso": 1107,
+    "omp": 230,
     "pretrained": 70,
-    "search": 2940,
-    "all of the package": 15307,
-    "tests": 14628,
+    "search": 2934,
+    "all of the package": 15215,
+    "tests": 14504,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -1,10 +1,13 @@
 """What atoms and reconstructions are made of: the identities of stationary dictionaries."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
+import skpudle.inspection
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
 from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
 from skpudle.sae import feature_directions
@@ -74,7 +77,8 @@ def test_an_atom_made_by_ten_samples_names_these_first():
 def test_parts_change_nothing(learner, kind, monkeypatch):
     X = samples()
     whole = atom_contributions(learner, X)
-    monkeypatch.setattr("skpudle.inspection._PART", 9)
+    nine = partial(skpudle.inspection.encode_parts, n_rows=9)
+    monkeypatch.setattr("skpudle.inspection.encode_parts", nine)
     data = kind(X)
     if isinstance(data, list):
         parts = data

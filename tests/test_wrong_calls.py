@@ -118,6 +118,16 @@ REFUSED = {
         r"\(70, 70\) are larger than an image of the size \(64, 80\)",
         "smaller atom_shape",
     ),
+    "atoms longer than signals": (
+        lambda: Conv(4, atom_shape=31).fit(brain(30, 2)),
+        r"\(31,\) are larger than an image of the size \(30,\)",
+        "smaller atom_shape",
+    ),
+    "pictures with colours for atoms of signals": (
+        lambda: Conv(4, atom_shape=9).fit([photograph()]),
+        "Images of 1 axes are expected",
+        "pass an array or a list of such images",
+    ),
     "inpainting of nothing": (lambda: images.inpaint(grey()), "No pixel is missing", "Pass mask"),
     "an unknown denoiser": (
         lambda: load_denoiser("gaussian-colour"),

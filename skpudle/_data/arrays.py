@@ -10,11 +10,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.names import users_level
 from skpudle._precision import kept_by_autograd
-
-# Numbers to square at a time: 8 MiB in float64, the cache of a processor core.
-_NUMBERS_AT_A_TIME = 2**20
 
 # Factor between the range of data and the range of their squares, since training squares residuals
 # a hundred times smaller, and sums squares over batches. In float32 it learns from data of 1e-17 to
@@ -180,8 +178,7 @@ def mean_square(x, weight=None):  # (n, m), (n,) -> float
     ValueError
         As in `check_range`.
     """
-    n_rows = max(1, _NUMBERS_AT_A_TIME // x.shape[1])
-    squares = torch.cat([rows.square().sum(1) for rows in x.split(n_rows)])
+    squares = torch.cat([x[rows].square().sum(1) for rows in blocks_of_rows(*x.shape)])
     mean = squares.mean() if weight is None else (weight * squares).sum() / weight.sum()
     return check_range(float(mean), [x])
 

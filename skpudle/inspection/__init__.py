@@ -34,6 +34,7 @@ from scipy import stats
 from sklearn.utils import check_random_state, check_scalar, gen_batches
 from torch import Tensor
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import drop_names
 from skpudle._data.names import users_level
@@ -51,7 +52,7 @@ from skpudle.inspection._posterior import (
     sample_rates,
 )
 from skpudle.search._epoch import spread_rows
-from skpudle.search.held_out import hash_rows
+from skpudle.search.held_out import MEDIAN_OF_NORMAL, hash_rows
 
 __all__ = [
     "atom_contributions",
@@ -62,11 +63,6 @@ __all__ = [
     "reconstruction_contributions",
 ]
 
-# Most contributions in memory at a time, 64 MiB, and most codes, or entries of rows, that a sweep
-# draws. If rows have more, an evenly spaced subset is used.
-_ENTRIES = 2**23
-# samples to encode at a time
-_PART = 8192
 # draws of each row of counts
 _DRAWS = 100
 
@@ -132,7 +128,7 @@ def _contributions(learner, X_train, X, ridge, n_largest):
 
     # the largest entries in modulus of each row of ``weights @ codes.T``
     indices, values, start = [], [], 0
-    for rows, codes in encode_parts(learner, X_train, min(_PART, _ENTRIES // len(weights) + 1)):
+    for rows, codes in encode_parts(learner, X_train):
         found = weights @ codes.T
         n_kept = min(n_largest or len(rows), len(rows))
         kept = np.argpartition(-np.abs(found), n_kept - 1, axis=1)[:, :n_kept]
@@ -293,7 +289,7 @@ def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high
     """
     coder, ends = drop_names(learner), np.empty((3, *codes.shape))
     places = 0.5 + np.array([-level, 0.0, level]) / 2
-    for part in gen_batches(len(codes), _PART // _DRAWS):
+    for part in gen_batches(len(codes), 81):  # 8,100 drawn rows
         rates = np.asarray(learner.inverse_transform(codes[part])) * exposure[part, None]
         rates = np.tile(rates, (_DRAWS, 1))
         if spread := learner.dispersion_:
@@ -370,27 +366,8 @@ class CodeIntervals(NamedTuple):
     supported: NDArray
 
 
-# Largest expected squared error of a supported atom's direction, a cosine of .95 with the true atom
-# (atoms of pure noise have .16 and more); and the squared distance of two atoms that are the same,
-# in sums of their squared errors.
-_SUPPORTED, _REPEATED = 0.1, 4.0
-# Codes of counts below a thousandth of the mean are absent, and rows may lack atoms if this share
-# of codes is absent. The share is .03 to .22 if all rows have all atoms, in exponential amounts,
-# and .25 to .55 if 0.7 to 0.3 of the rows have an atom.
-_NO_CODE, _SPARSE = 1e-3, 0.24
-# Share of the variance in slow changes of the draws from which on a warning is issued.
-_SLOW = 0.15
-# Outliers: rows of _LONG times the length that 95 % of the rows keep below, and entries _FAR
-# deviations away from the median of their feature and from the fit. A single long row may have an
-# atom of its own.
-_LONG, _USUAL, _FAR = 5.0, 0.95, 8.0
-# the median modulus of a standard normal variable
-_MEDIAN = 0.6745
-# Least number of rows of X that replace the fit's estimate of the noise, and most rows to estimate
-# the noise from.
-_ROWS_OF_NOISE, _MOST_OF_NOISE = 200, 2000
-# entries of gathered atoms of supports in memory at a time
-_BLOCK = 2**22
+# Least number of rows of X that replace the fit's estimate of the noise.
+_ROWS_OF_NOISE = 200
 
 
 def _read(learner, X, level, exposure):
@@ -447,12 +424,15 @@ def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upp
 def _without_outliers(rows, atoms):  # -> Rows, noise of features
     """Leave out long rows, and entries far from their median that codes do not explain."""
     x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
-    noise = np.nanmedian(np.where(missing, np.nan, residual)) / _MEDIAN
+    noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
     sizes = np.linalg.norm(x, axis=1)
-    kept = np.flatnonzero(sizes <= _LONG * np.quantile(sizes, _USUAL))
+    # a row of 5 times the length that 95 % of the rows keep below may have an atom of its own
+    kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
     away = np.abs(x - np.median(x, axis=0))
-    far = away > _FAR * np.maximum(np.median(away, axis=0) / _MEDIAN, noise)
-    rows = rows._replace(missing=missing | (far & (residual > _FAR * noise))).take(kept)
+    deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
+    # outliers are 8 deviations away from the median of their feature and from the fit
+    far = (away > 8 * deviations) & (residual > 8 * noise)
+    rows = rows._replace(missing=missing | far).take(kept)
     n_known = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
@@ -467,9 +447,8 @@ def _least_squares(rows, atoms, noise):  # -> codes, their variances
     sizes = np.count_nonzero(codes, axis=1)
     for size in np.unique(sizes[sizes > 0]):
         same = np.flatnonzero(sizes == size)
-        n_rows = max(1, _BLOCK // (size * max(size, atoms.shape[1])))
-        for start in range(0, len(same), n_rows):
-            part = same[start : start + n_rows]
+        for block in blocks_of_rows(len(same), size * max(size, atoms.shape[1])):
+            part = same[block]
             support = np.nonzero(codes[part])[1].reshape(-1, size)
             chosen = atoms[support]
             seen = chosen if known.all() else chosen * known[part, None]
@@ -493,7 +472,7 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < _ROWS_OF_NOISE:
         return np.full(rows.x.shape[1], variances.mean())
-    rows = rows.take(np.asarray(spread_rows(len(rows.x), _MOST_OF_NOISE)))
+    rows = rows.take(np.asarray(spread_rows(len(rows.x), 2000)))
     return sample_noise(rows, atoms, variances, _generator(random_state))
 
 
@@ -502,7 +481,10 @@ def _atoms_of_counts(
 ):  # -> AtomPosterior, sizes of atoms
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
-    has_lacks = bool((codes < _NO_CODE * codes.mean(0)).mean() > _SPARSE)
+    # Rows may lack atoms if so many codes are below a thousandth of the mean. The share is .03 to
+    # .22 if all rows have all atoms, in exponential amounts, and .25 to .55 if 0.7 to 0.3 of the
+    # rows have an atom.
+    has_lacks = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     given = rows, exposure[:, None], atoms / sums, codes * sums.T
     found = sample_rates(*given, learner.dispersion_, has_lacks, _generator(random_state))
     return found, sums / np.maximum(found.atoms.sum(1, keepdims=True), np.finfo(float).tiny)
@@ -511,13 +493,14 @@ def _atoms_of_counts(
 def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes
     weight = None if weight is None else check_sample_weight(weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
-    wanted = max(1, _ENTRIES // max(learner.components_.shape))
+    # at most so many codes, or entries of rows, for a sweep to draw: 64 MiB
+    wanted = max(1, 2**23 // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(first), wanted))
     first = to_numpy(first)[spread]
     rows, atoms, units, _ = _in_units(learner, rows[first], codes[first], weight[spread])
     rows, variances = _without_outliers(rows, atoms)
     found = sample_atoms(rows, atoms, variances, units, _generator(random_state))
-    if found.hidden > _SLOW:
+    if found.hidden > 0.15:  # the share of the variance in slow changes of the draws
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
             "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
@@ -605,9 +588,10 @@ def atom_intervals(
     # frequent counts.
     errors = found.variances.sum(1)
     distances = 2 - 2 * np.abs(found.atoms @ found.atoms.T)
-    repeats = distances <= _REPEATED * (errors[:, None] + errors)
+    repeats = distances <= 4 * (errors[:, None] + errors)
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
-    supported = (errors <= _SUPPORTED) & ~(repeats & (order < order[:, None])).any(1)
+    # a cosine of .95 with the true atom is expected; atoms of pure noise have .16 and more
+    supported = (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
     ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
     return AtomIntervals(*ends, supported, found.limit)
 

@@ -1,5 +1,6 @@
 """The boundary between NumPy and torch: nothing is lost, shared by accident, or let through."""
 
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,6 +15,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
+from skpudle._compilation import blocks_of_rows
 from skpudle._data import arrays
 from skpudle._data.arrays import (
     check_rows,
@@ -164,7 +166,7 @@ def test_masked_entries_are_missing(dtype, array):
 
 @pytest.mark.parametrize("n_numbers", [1, 7, 10_000])
 def test_the_mean_square_is_that_of_all_rows_at_once(n_numbers, generator, monkeypatch):
-    monkeypatch.setattr(arrays, "_NUMBERS_AT_A_TIME", n_numbers)
+    monkeypatch.setattr(arrays, "blocks_of_rows", partial(blocks_of_rows, most=n_numbers))
     x = torch.randn(50, 3, generator=generator, dtype=torch.float64)
     assert mean_square(x) == float(x.square().sum(1).mean())
 

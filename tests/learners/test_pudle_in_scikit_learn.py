@@ -103,9 +103,9 @@ def test_verbose_training_prints_a_line_an_epoch(X, capsys):
     assert not capsys.readouterr().out
 
 
-def test_the_default_device_of_torch_does_not_matter(variant, X):
+def test_the_default_device_of_torch_does_not_matter(X):
     """Nothing is made there: on the device "meta" numbers do not exist."""
-    options = variant | dict(batch_size=16, device="cpu")
+    options = dict(batch_size=16, device="cpu")
     expected = make(**options).fit(X)
     with torch.device("meta"):
         found = make(**options).fit(X)

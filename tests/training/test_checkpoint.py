@@ -316,5 +316,5 @@ def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
     recording = Checkpoint(tmp_path / "fit.npz")
     expected = clone_with(learner, recording, StopsTheSearch()).fit(*data())
     assert case == "poisson" or expected.ended_by_ == "callback"
-    assert expected._fitted.stream["energy"].all()
+    assert expected._fitted.stream.held.energy.all()
     assert_equal(clone_with(learner, recording).fit(*data()), expected)

@@ -14,11 +14,11 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.encoders import Codes, refuse
+from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import DenseLearner, RowPhases, resume_rows
+from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.model import TaskModel
 from skpudle._precision import own_precision, training_mode
 
@@ -42,11 +42,7 @@ class TaskPlan(Plan):
         # the atoms.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
-
-    @property
-    def name(self):
-        """The name of training for users."""
-        return "supervised" if self.given.supervision else self.gradient
+        self.name = "supervised" if learner.supervision else self.gradient
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
@@ -155,11 +151,6 @@ class TaskLearner(DenseLearner):
     def _plan(self):
         return TaskPlan(self)
 
-    def _encoder(self):
-        self._validate_params()  # they may have been set since `fit`
-        options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return Codes(self).encoder(self.alpha_, **options)
-
     def _class_weights(self, y, weight, part):  # -> (n,)
         """Return the factors of the weights of samples by their targets."""
         return np.ones(len(y))
@@ -195,7 +186,7 @@ class TaskLearner(DenseLearner):
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
 
     def _resume(self, plan, data):  # -> Fitted
-        fitted, task = resume_rows(plan, data, vars(self)), data.task
+        fitted, task = super()._resume(plan, data), data.task
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
         weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
