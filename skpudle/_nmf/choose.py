@@ -6,8 +6,8 @@ follows from residuals.
 *Number of atoms.* A quarter of the rows is held out, and groups of their features are hidden in
 turn. (Thinning, to hide events instead, fails where counts vary more than Poisson's: the atoms that
 explain this variation predict the other events of an entry.) The number grows by half while the
-prediction of held-out rows improves. Then the atoms of fewest events are removed, and the remaining
-atoms adapt from where they are. The result is the smallest number within a
+prediction of held-out rows improves. Then the atoms that cost the held-out rows least are removed,
+and the remaining atoms adapt from where they are. The result is the smallest number within a
 standard error of the best.
 
 *Prior and sparse rows.* A tenth of the entries of all rows is hidden, from the atoms too.
@@ -37,9 +37,9 @@ _EXPLAINED = 5e-4
 # Smoothing before it is chosen, and its largest share of the events of a feature. With an alpha
 # chosen for 4 atoms instead 3 of 22 numbers are wrong, not 1.
 _SIZING, _SIZING_SHARE = 2.0, 1e-3
-# Tolerance of the likelihood of a row, in nats, for predictions; share of a row's events that each
-# of the remaining atoms begins with after a removal.
-_TOL, _SHARE = 0.01, 1e-3
+# Tolerances of the likelihood of a row, in nats, for predictions and for costs of atoms; share of a
+# removed atom's events that each of the other atoms begins with.
+_TOL, _ROUGH, _SHARE = 0.01, 0.1, 1e-3
 # Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; first
 # smoothing, in events, if that is less; least gain of an atom in a row, in nats, if rows have few
 # atoms.
@@ -103,7 +103,7 @@ class Hidden:
 
     def __init__(self, events, masks):
         known = events.lost.toarray() < 1
-        self.exposure, self.plain = events.exposure, [events.without(mask) for mask in masks]
+        self.plain = [events, *(events.without(mask) for mask in masks)]
         self.places = [np.nonzero(mask & known) for mask in masks]
         self.counts, self.often = events.counts.toarray(), events.often[:, 0]
         size = events.visible(np.ones((len(self.often), 1)))[:, 0]
@@ -113,8 +113,8 @@ class Hidden:
         """Weight entries by their rates, and begin with codes for these atoms."""
         self.dispersion = dispersion
         found = [alternate.solve_dispersed(part, atoms, dispersion, _TOL) for part in self.plain]
-        self.codes, self.seen = zip(*found, strict=True)
-        self.perfect = self.judge([self.counts / self.exposure] * len(self.seen)).sum()
+        (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
+        self.perfect = self.judge([self.counts / self.events.exposure] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
         self.floor = _EXPLAINED * self.range / self.often.sum() * self.often
@@ -123,7 +123,7 @@ class Hidden:
         """Return negative log-likelihoods of rows' hidden entries for rates at exposure 1."""
         total = 0.0
         for (rows, columns), mu in zip(self.places, rates, strict=True):
-            mu, often = (self.exposure * mu)[rows, columns], self.often[rows]
+            mu, often = (self.plain[0].exposure * mu)[rows, columns], self.often[rows]
             mu = np.maximum(mu, _LEAST_RATE * (often @ mu) / max(often.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
             total = total + np.bincount(rows, entries, minlength=len(self.often))
@@ -135,6 +135,17 @@ class Hidden:
         self.codes = [solve_codes(part, atoms, start, _TOL)[0] for part, start in pairs]
         errors = self.judge([codes @ atoms for codes in self.codes]) + len(atoms) * self.floor
         return Prediction(to_tensor(errors), float(errors.sum()))
+
+    def costs(self, atoms):  # -> (n_components,)
+        """Return the loss of likelihood without each atom, from some sweeps over the codes."""
+        (codes, losses), costs = solve_codes(self.events, atoms, tol=_TOL), np.zeros(len(atoms))
+        for j in range(len(atoms)):
+            rows = np.flatnonzero(codes[:, j])  # codes of the atom's users only
+            if len(rows):
+                start = _without(codes[rows], [j])
+                given = self.events.take(rows), np.delete(atoms, j, 0), start, _ROUGH
+                costs[j] = self.often[rows] @ (solve_codes(*given)[1] - losses[rows])
+        return costs
 
 
 def _without(codes, gone):
@@ -271,7 +282,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     def smaller(state):
         if len(state.atoms) <= max(1, n_fixed):
             return None
-        order = np.argsort(weighted.often[:, 0] @ state.codes)
+        order = np.argsort(hidden.costs(state.atoms))
         gone = order[order >= n_fixed][: max(1, (len(state.atoms) - number) // 2)]
         hidden.codes = [_without(codes, gone) for codes in hidden.codes]
         atoms, codes = np.delete(state.atoms, gone, 0), _without(state.codes, gone)

@@ -369,10 +369,10 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
     their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
     numbers in a row predict no better, where each atom has to explain .0005 of the deviance. Then
-    the atoms of fewest events leave, at last one by one, and the remaining atoms adapt. The number
-    is the smallest whose predictions are within a standard error of the best. From its atoms the
-    fit of all samples begins. Until then ``alpha="auto"`` is 2, or a thousandth of the events of a
-    feature if that is less.
+    the atoms leave whose absence costs the held-out samples least, at last one by one, and the
+    remaining atoms adapt. The number is the smallest whose predictions are within a standard error
+    of the best. From its atoms the fit of all samples begins. Until then ``alpha="auto"`` is 2, or
+    a thousandth of the events of a feature if that is less.
 
     References
     ----------
