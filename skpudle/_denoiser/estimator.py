@@ -6,7 +6,7 @@ from copy import deepcopy
 from functools import partial
 from itertools import count
 from math import inf, log10
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -26,24 +26,11 @@ from skpudle._denoiser.train import Crops, Training, crop_shape, initialise, mak
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
-from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
+from skpudle._learners.convolutional.base import COUNT, ImageEstimator, parts_of_images, stride_of
 from skpudle._precision import training_mode
-
-# noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
-# photographs, whose pixels have about 55.
-_NOISE = 0.45
-
-# The largest number of epochs and the images in an update of "auto". Trained on sixteen pictures of
-# 128 x 128 pixels, noise of 20 / 255, parts of photographs have 29.8 dB after 31 s (29.5 after 200
-# epochs); updates of twice the rate from 2 images destroy the network.
-_EPOCHS, _BATCH = 250, 4
-
-# Crops whose mean loss decides if training has stalled.
-_JUDGED = 256
 
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 
-_COUNT = Interval(Integral, 1, None, closed="left")
 _SIZE = Interval(Real, 0, None, closed="left")
 
 
@@ -205,19 +192,19 @@ class ConvDenoiser(ImageEstimator):
         """Set the parameters."""
 
     _parameter_constraints = {
-        "n_components": [_COUNT],
-        "atom_shape": [_COUNT, tuple, list],
-        "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
+        "n_components": [COUNT],
+        "atom_shape": [COUNT, tuple, list],
+        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
         "noise_std": [_SIZE, tuple, StrOptions({"poisson", "auto"})],
         "alpha": [_SIZE, StrOptions({"auto"})],
-        "n_unfoldings": [_COUNT],
-        "crop_size": [_COUNT, StrOptions({"auto"})],
+        "n_unfoldings": [COUNT],
+        "crop_size": [COUNT, StrOptions({"auto"})],
         "shift_average": ["boolean"],
         "channels_first": ["boolean"],
         "optimizer": [StrOptions({"adam"}), callable],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [_COUNT, StrOptions({"auto"})],
-        "max_iter": [_COUNT, StrOptions({"auto"})],
+        "batch_size": [COUNT, StrOptions({"auto"})],
+        "max_iter": [COUNT, StrOptions({"auto"})],
         "tol": [_SIZE, None],
         "device": [str],
         "random_state": ["random_state"],
@@ -287,7 +274,9 @@ class ConvDenoiser(ImageEstimator):
             If the data or parameters are unfit, or if training diverges; the estimator then holds
             the last finite network.
         """
-        n_epochs = _EPOCHS if self.max_iter == "auto" else self.max_iter
+        # Trained on sixteen pictures of 128 x 128 pixels, noise of 20 / 255, parts of photographs
+        # have 29.8 dB after 31 s (29.5 after 200 epochs).
+        n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._begin(X, y)
 
         def epochs(interrupts):
@@ -301,7 +290,8 @@ class ConvDenoiser(ImageEstimator):
                 left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
                 note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
                 judged = n_crops * losses[-1], n_crops, training.n_steps
-                if stopping.check(*judged, n_judged=_JUDGED):
+                # crops whose mean loss decides if training has stalled
+                if stopping.check(*judged, n_judged=256):
                     ended_by = "tol"
                 elif len(losses) == n_epochs:
                     ended_by = "max_iter"
@@ -358,7 +348,8 @@ class ConvDenoiser(ImageEstimator):
         if noise_std == "auto" and known:
             noise_std = self.training_noise_std_
         elif noise_std == "auto" and targets is None:
-            noise_std = _NOISE * deviation_of(images.tensors)
+            # sigma 25 of 255 for photographs, whose pixels have deviations of about 55
+            noise_std = 0.45 * deviation_of(images.tensors)
         elif noise_std == "auto":
             pairs = zip(images.singles(), targets, strict=True)
             noise_std = deviation_of([noisy - clean for noisy, clean in pairs])
@@ -387,7 +378,8 @@ class ConvDenoiser(ImageEstimator):
         if targets is not None:
             singles = [torch.cat(pair) for pair in zip(singles, targets, strict=True)]
         crops = Crops(singles, shape, network.kernel, generator)
-        size = min(len(crops), _BATCH if self.batch_size == "auto" else int(self.batch_size))
+        # images in an update: updates of twice the rate from 2 images destroy the network
+        size = min(len(crops), 4 if self.batch_size == "auto" else int(self.batch_size))
         loader = DataLoader(crops, size, shuffle=True, generator=generator)
         state = self._optimizer_state if known else None
         optimizer = make_optimizer(self.optimizer, network, self.learning_rate, state)

@@ -33,8 +33,8 @@ from skpudle._nmf.alternate import Events, Progress
 from skpudle._precision import training_mode
 from skpudle.search.held_out import hash_rows
 
-# max_iter="auto", rows read at a time, and the least number of rows of n_components="auto"
-_STEPS, _ROWS, _FEWEST = 1000, 4096, 8
+# the least number of rows of n_components="auto"
+_LEAST_ROWS_OF_AUTO = 8
 
 
 class KullbackLeibler(Poisson):
@@ -105,7 +105,7 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     the noise of a hidden copy.
     """
     parts, keys = [], []
-    for batch in source.blocks(_ROWS):
+    for batch in source.blocks(4096):
         parts.append(_events_of(batch.x, batch.mask, batch.target, batch.weight))
         rows = with_gaps(batch.x.double(), batch.mask)
         keys.append(hash_rows(torch.cat([rows, to_tensor(parts[-1].exposure)], 1)))
@@ -161,10 +161,10 @@ class _Phases:
             isinstance(dict_init, str),
         )
         refuse(
-            n == "auto" and (not searches or n_rows < _FEWEST),
+            n == "auto" and (not searches or n_rows < _LEAST_ROWS_OF_AUTO),
             "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
             f"dict_init={dict_init!r:.50}, and {n_rows} rows that differ. Pass a number, or "
-            f"dict_init='search' and {_FEWEST} rows or more.",
+            f"dict_init='search' and {_LEAST_ROWS_OF_AUTO} rows or more.",
         )
         n_new = 1 if n == "auto" else (n or self.x.shape[1]) - n_fixed
         refuse(
@@ -474,7 +474,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     def _plan(self):
-        n, most = self.n_components, _STEPS if self.max_iter == "auto" else self.max_iter
+        n, most = self.n_components, 1000 if self.max_iter == "auto" else self.max_iter
         return SimpleNamespace(
             n_components=None if n == "auto" else n,
             counts_events=True,

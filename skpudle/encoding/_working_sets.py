@@ -39,10 +39,6 @@ from torch import Tensor
 
 from skpudle.encoding._steps import Iteration
 
-_KEPT = 256  # most iterations with codes in memory: the memory of a few dense ones
-
-_PARTS = 8  # parts of a block, each certified as a whole
-
 # ---------------------------------------------------------------------------- the plan
 
 # Iterations of the first block and of the longest. A dense iteration of a sample and its adjoint
@@ -50,11 +46,7 @@ _PARTS = 8  # parts of a block, each certified as a whole
 # the matrices of the sets take 4 m k^2 once. With n = 50, m = 1000, p = 1500, T = 100 a first block
 # of 8 takes up to 1.15 times as long, and sets of at most p / 12 atoms 185 ms (p / 8: 219, p / 30:
 # 174; with hard shrinkage 122, 122 and 177).
-_FIRST_BLOCK, _LONGEST_BLOCK = 4, 64
-# Room for later atoms in a set: a multiple of the atoms in use, and a least number of places. For
-# the same problem 1.1 and 8 take 1.5 times as long, 1.5 and 16 take 1.1 times.
-_ROOM, _LEAST_ROOM = 1.25, 16
-_SHORT_BLOCK = 3  # a block this short is no faster than dense iterations
+_FIRST_BLOCK = 4
 
 
 class _Block(NamedTuple):
@@ -129,7 +121,8 @@ class Run:
 
     def keep(self, codes, ascent, levels):
         """Remember a block of iterations for the backward pass."""
-        is_kept = sum(len(block.levels) for block in self._blocks) < _KEPT
+        # most iterations with codes in memory: the memory of a few dense ones
+        is_kept = sum(len(block.levels) for block in self._blocks) < 256
         last = codes[-1] if is_kept else codes[-1].clone()
         self._blocks.append(_Block(codes if is_kept else None, last, ascent, levels))
 
@@ -213,9 +206,11 @@ class _Plan:
 
     def size(self, need):
         """Return the size of the sets for samples that need up to ``need`` atoms."""
-        room = 2 if self._forced else _LEAST_ROOM
+        room = 2 if self._forced else 16
         step = 1 if self._forced else 16
-        return min(self._n_components, step * ceil((_ROOM * need + room) / step))
+        # Room for later atoms. With n = 50, m = 1000, p = 1500, T = 100 a factor of 1.1 and 8
+        # places take 1.5 times as long, 1.5 and 16 take 1.1 times.
+        return min(self._n_components, step * ceil((1.25 * need + room) / step))
 
     def enters(self, need, t):
         """Return whether to use working sets from iteration ``t`` on, and plan the next look."""
@@ -224,7 +219,7 @@ class _Plan:
 
     def extend(self):
         """Lengthen the next block after the first bound has certified a block."""
-        self.block_length = min(2 * self.block_length, _LONGEST_BLOCK)
+        self.block_length = min(2 * self.block_length, 64)
 
     def goes_on(self, t, length, whole, need, size):
         """Plan after a block; return whether to go on with its working sets.
@@ -244,7 +239,8 @@ class _Plan:
             self.extend()
         else:
             self.block_length = max(_FIRST_BLOCK, length)
-        if not whole and length < _SHORT_BLOCK and not self._forced:
+        # a block this short is no faster than dense iterations
+        if not whole and length < 3 and not self._forced:
             self.next_look, self._pause = t + self._pause, 3 * self._pause
             return False
         self.next_look, self._pause = t, _FIRST_BLOCK
@@ -367,7 +363,8 @@ class WorkingSets:
         weight = self._run.weigh(chord[None])[0]
         share = (path * weight).sum(2) / (chord * weight).sum(1)  # D e is orthogonal to the chord
         share = share.nan_to_num_(0, 0, 0).clamp_(0, 1)
-        reach, length = self._reach(path - share[..., None] * chord), ceil(len(path) / _PARTS)
+        # parts of a block, each certified as a whole
+        reach, length = self._reach(path - share[..., None] * chord), ceil(len(path) / 8)
         far = torch.stack([part.amax(0) for part in reach.split(length)])
         level = torch.stack([part.amin(0) for part in levels.split(length)])
         # only the few entries near their level are followed

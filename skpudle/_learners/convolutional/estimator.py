@@ -23,6 +23,7 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.messages import nothing_known, warn, warn_of_unused, warn_of_zero_codes
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional.base import (
+    COUNT,
     ImageEstimator,
     atoms_inside,
     parts_of_images,
@@ -41,11 +42,6 @@ from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle.search._maps import combine_channels, map_directions
-
-_COUNT = Interval(Integral, 1, None, closed="left")
-
-# Turns in which pixels are hidden for a score.
-_TURNS = 10
 
 
 def _as_arrays(path):  # -> Bunch of ndarray, None for None
@@ -237,15 +233,15 @@ class ConvPUDLEDictionaryLearning(
         """Set the parameters."""
 
     _parameter_constraints = {
-        "n_components": [_COUNT, StrOptions({"auto"})],
-        "atom_shape": [_COUNT, tuple, list],
-        "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
+        "n_components": [COUNT, StrOptions({"auto"})],
+        "atom_shape": [COUNT, tuple, list],
+        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "gradient": [StrOptions({"ae-ls", "ae-lasso", "dec"}), None],
-        "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
+        "n_unfoldings": [COUNT, StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "batch_size": [_COUNT, StrOptions({"auto"})],
-        "max_iter": [_COUNT],
+        "batch_size": [COUNT, StrOptions({"auto"})],
+        "max_iter": [COUNT],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
@@ -524,9 +520,10 @@ class ConvPUDLEDictionaryLearning(
         for x in images.tensors:
             known = self._cover(torch.ones_like(x[0, 0]))
             options = dict(generator=generator.manual_seed(0), device="cpu")
-            turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
+            turn = torch.randint(10, known.shape, **options).to(x.device)
             for part in parts_of_images(self._cover(x)):
-                for i in range(_TURNS):
+                # turns in which pixels are hidden
+                for i in range(10):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
                     predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
