@@ -34,8 +34,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_coherence, unexplained_variance
-from skpudle.metrics._measures import chance_coherence
+from skpudle.metrics import atom_coherence, chance_coherence, unexplained_variance
 
 ATOMS = {"digits": 64, "patches": 128, "synthetic": 512, "minilm": 768}
 ACTIVE = {"digits": 5, "patches": 5, "synthetic": 5, "minilm": 16}

@@ -20,6 +20,8 @@ _MOST_WORK_OF_FEW = 2**16
 # core and 172 on two. Entrywise calls of smaller problems gain no time, and on busy cores a call on
 # two threads may lose a time slice of some 3 ms.
 _LEAST_WORK_OF_THREADS = 1e7
+# Entries in memory at a time, where the number only bounds the memory: 8 MiB in float64.
+BLOCK = 2**20
 
 
 class _Thread(threading.local):
@@ -40,6 +42,16 @@ def are_few(x, atoms):
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
     return len(x) == 1 or len(x) * atoms.numel() <= _MOST_WORK_OF_FEW
+
+
+def blocks_of_rows(n_rows, n_entries, most=BLOCK):
+    """Yield slices of successive rows that hold at most ``most`` entries, so many a row.
+
+    A slice has at least one row. The only slice of no rows is empty.
+    """
+    length = max(1, most // max(1, n_entries))
+    for first in range(0, max(n_rows, 1), length):
+        yield slice(first, min(first + length, n_rows))
 
 
 def entries_of_block():

@@ -33,7 +33,7 @@ from sklearn.utils.validation import (
 
 from skpudle._data.arrays import host_array
 from skpudle._data.names import explain_names, fit_context, users_level
-from skpudle.metrics._measures import match_atoms, recombine_atoms, unit_atoms
+from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 # Most rounds of matching and median; matches stop changing after two or three.
 _MAX_ROUNDS = 20
@@ -284,13 +284,10 @@ class ConsensusDictionary(
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]
-        found = _find_consensus(replicates)
+        found, rng = _find_consensus(replicates), np.random.RandomState(0)
         medoid, units, self.matches_, dense, self.stability_ = found
-        rng = check_random_state(0)  # so that replicates depend on random_state alone
-        drawn = [recombine_atoms(atoms, rng) for atoms in replicates]
-        *_, by_chance = _find_consensus(drawn)
-        self.chance_stability_ = float(by_chance.mean())
-        self.n_agreeing_ = dense.sum(axis=0)
+        *_, by_chance = _find_consensus([recombine_atoms(atoms, rng) for atoms in replicates])
+        self.chance_stability_, self.n_agreeing_ = float(by_chance.mean()), dense.sum(axis=0)
         norms = [
             np.where(i < 0, np.nan, np.linalg.norm(atoms, axis=1)[i])
             for atoms, i in zip(flat, self.matches_, strict=True)

@@ -35,16 +35,8 @@ from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
 
-class Loss:
-    """A loss of natural parameters."""
-
-    def shifted(self, natural, offset):
-        """Return natural parameters with an offset, if there is one."""
-        return natural if offset is None else natural + offset
-
-
 @dataclass(frozen=True)
-class Gaussian(Loss):
+class Gaussian:
     """Least squares.
 
     Attributes
@@ -55,14 +47,11 @@ class Gaussian(Loss):
         The largest value of data that start at 0; None if data may be any numbers.
     is_quadratic : bool
         Whether the loss is the squared error, for which the package has solvers.
-    has_baseline : bool
-        Whether natural parameters have a baseline, which learners learn as ``intercept_``.
     """
 
     curvature = 1.0
     largest = None
     is_quadratic = True
-    has_baseline = False
 
     def mean(self, natural):
         """Return the expectation, the inverse of the link."""
@@ -82,13 +71,12 @@ class Gaussian(Loss):
 
 
 @dataclass(frozen=True)
-class Poisson(Loss):
+class Poisson:
     """Counts. The curvature grows with the expectation, without bound."""
 
     curvature = float("inf")
     largest = float("inf")
     is_quadratic = False
-    has_baseline = True
 
     def mean(self, natural):
         """Return the expectation."""
@@ -120,7 +108,7 @@ class Poisson(Loss):
 
 
 @dataclass(frozen=True)
-class Binomial(Loss):
+class Binomial:
     """Numbers of successes in independent trials; with one trial also fractions.
 
     Parameters
@@ -132,7 +120,6 @@ class Binomial(Loss):
     n_trials: float = 1
 
     is_quadratic = False
-    has_baseline = True
 
     @property
     def curvature(self):
@@ -216,18 +203,16 @@ class FromMeans(NamedTuple):
     loss: object
 
     @classmethod
-    def of(cls, samples, loss=_LEAST_SQUARES, offset=None):
-        """Return the deviance of the known entries of samples; offsets are logarithms."""
-        x = samples.x
-        known = samples.weigh(torch.ones_like(x) if samples.mask is None else samples.mask)
-        exposure = torch.ones_like(x[:, :1]) if offset is None else offset.exp()
-        size = (known * exposure).sum(0)
+    def of(cls, samples, loss=_LEAST_SQUARES, exposure=1.0):
+        """Return the deviance of the known entries of samples; exposures are factors."""
+        known = torch.ones_like(samples.x) if samples.mask is None else samples.mask
+        x, known = samples.x / exposure, samples.weigh(known) * exposure
+        size = known.sum(0)
         # zero for constant columns, even with a rounded mean
         origin = x.masked_fill(known == 0, inf).amin(0)
         origin = origin.masked_fill(origin.isinf(), 0.0)
-        mean = origin + (known * (x - origin * exposure)).sum(0) / torch.where(size > 0, size, 1.0)
-        natural = loss.shifted(_natural(loss, mean), offset)
-        deviance = 2 * (known * loss.half_deviance(natural, x)).sum(0)
+        mean = origin + (known * (x - origin)).sum(0) / torch.where(size > 0, size, 1.0)
+        deviance = 2 * (known * loss.half_deviance(_natural(loss, mean), x)).sum(0)
         return cls(size.cpu(), mean.cpu(), deviance.cpu(), loss)
 
     def add(self, other):

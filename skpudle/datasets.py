@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import sklearn.datasets
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from sklearn.datasets import load_sample_images
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.images import as_fractions
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-KEYS_PER_BLOCK = 2**23  # random keys in memory at a time, 64 MiB
 
 
 def _random_supports(n_samples, n_components, n_nonzero, random_state):
@@ -38,9 +38,9 @@ def _random_supports(n_samples, n_components, n_nonzero, random_state):
 
     The atoms with the ``n_nonzero`` smallest of random keys are a uniform subset.
     """
-    supports, n_rows = [], max(1, KEYS_PER_BLOCK // n_components)
-    for start in range(0, n_samples, n_rows):
-        keys = random_state.random_sample((min(n_rows, n_samples - start), n_components))
+    supports = []
+    for rows in blocks_of_rows(n_samples, n_components):
+        keys = random_state.random_sample((rows.stop - rows.start, n_components))
         supports.append(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero])
     return np.sort(np.concatenate(supports), axis=1)
 
@@ -177,7 +177,8 @@ def perturb_dictionary(
     return dictionary + noise.astype(dictionary.dtype)
 
 
-def _pillow():
+def _read_gray(path):
+    """Return the luminance of an image file, from 0 to 1."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -185,17 +186,11 @@ def _pillow():
             "Reading images needs Pillow, which is not installed. "
             "Install it with `pip install skpudle[images]`, or pass arrays to `extract_patches`."
         ) from error
-    return Image
-
-
-def _read_gray(path):
-    """Return the luminance of an image file, from 0 to 1."""
-    with _pillow().open(path) as image:
-        if image.mode == "F":
-            return np.asarray(image, dtype=np.float64)
-        if image.mode.startswith("I"):  # 16 bits, else Pillow clips them to 8
-            return np.asarray(image, dtype=np.float64) / 65535
-        return np.asarray(image.convert("L"), dtype=np.float64) / 255
+    with Image.open(path) as image:
+        # of 16 bits, or numbers as they are; Pillow clips the former to 8
+        white = {"I": 65535, "F": 1}.get(image.mode[0], 255)
+        image = image.convert("L") if white == 255 else image
+        return np.asarray(image, dtype=np.float64) / white
 
 
 def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarray]:
@@ -217,10 +212,8 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
     ImportError
         If Pillow is not installed.
     """
-    if folder is None:
-        _pillow()  # raises with the name of our extra, unlike scikit-learn's error
-        return [_read_gray(path) for path in load_sample_images().filenames]
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    folder = Path(sklearn.datasets.__file__).parent / "images" if folder is None else Path(folder)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return [_read_gray(path) for path in paths]
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from sklearn.utils import check_scalar
 
 from skpudle._data.images import sizes
+from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import stride_of
-from skpudle.inspection._learner import encode_samples, find_learner, read_samples
 
 __all__ = ["find_events"]
 
@@ -51,21 +51,16 @@ def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
     return products / (products[0] or 1.0)
 
 
-def _merge(codes, correlation):  # (n_positions,) -> places, amplitudes
+def _merge(codes, correlation):  # (n_positions,) -> yields places, amplitudes
     """Merge codes of an atom in a signal that are one event, the largest first."""
-    below = np.flatnonzero(correlation < _ALIKE)
-    reach = int(below[0]) if len(below) else len(correlation)
-    codes, places, amplitudes = codes.copy(), [], []
-    used = np.flatnonzero(codes)
-    for place in used[np.argsort(-np.abs(codes[used]), kind="stable")]:
-        if codes[place] == 0:  # already merged into an event
-            continue
-        near = np.arange(max(0, place - reach + 1), min(len(codes), place + reach))
-        near = near[codes[near] * codes[place] > 0]
-        places.append(place)
-        amplitudes.append(codes[near] @ correlation[np.abs(near - place)])
-        codes[near] = 0
-    return places, amplitudes
+    reach = int(np.argmin(np.append(correlation, 0.0) >= _ALIKE))
+    codes = codes.copy()
+    for place in np.argsort(-np.abs(codes), kind="stable")[: np.count_nonzero(codes)]:
+        if codes[place] != 0:  # not yet merged into an event
+            near = np.arange(max(0, place - reach + 1), min(len(codes), place + reach))
+            near = near[codes[near] * codes[place] > 0]
+            yield place, codes[near] @ correlation[np.abs(near - place)]
+            codes[near] = 0
 
 
 def _at_level_of_noise(learner, X):
@@ -151,10 +146,12 @@ def find_events(
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
     atoms, events = learner.components_, []
     for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
-        correlation, own = _autocorrelation(atom, stride), []
-        for signal, map_ in enumerate(maps):
-            for place, amplitude in zip(*_merge(map_[:, number], correlation)):
-                own.append((signal, (place * stride + peak) / rate, number, amplitude))
+        correlation = _autocorrelation(atom, stride)
+        own = [
+            (signal, (place * stride + peak) / rate, number, amplitude)
+            for signal, map_ in enumerate(maps)
+            for place, amplitude in _merge(map_[:, number], correlation)
+        ]
         smallest = least * _typical([amplitude for *_, amplitude in own]) if own else 0.0
         events += [event for event in own if abs(event[3]) >= smallest]
     time = np.int64 if sampling_rate is None else np.float64

@@ -25,7 +25,7 @@ from torch.nn.functional import fold, unfold
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
 from skpudle._data.images import as_pixels, covering_positions, extend, read_images, sizes
-from skpudle.metrics._measures import code_and_reconstruct
+from skpudle._fitted import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
@@ -255,13 +255,6 @@ def _errors_of_interpolation(x, gap):  # -> (n_hidden, c)
     return (_interpolate(x, gap | hidden) - x)[hidden]
 
 
-def _corners_of_patches(gap):  # (height, width) -> flat indices in the image with wider borders
-    """Return the first pixels of all patches that touch a gap."""
-    ends = _SIDE - 1
-    touching = binary_dilation(np.pad(gap, ends), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
-    return to_tensor(np.flatnonzero(touching))
-
-
 def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> denoised in gaps
     """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
@@ -278,12 +271,6 @@ def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> d
         total.index_add_(1, index.flatten(), (codes @ waves).flatten(1))
     inner = slice(_SIDE - 1, 1 - _SIDE)
     return total.view_as(larger)[:, inner, inner] / _SIDE**2
-
-
-def _denoise_by(denoise, x, image, noise_std):  # (c, height, width) -> the same
-    """Denoise by the user's function, which gets an image in the form of the input."""
-    found = to_tensor(denoise(_image_of(x[None], image, like=like_input), noise_std)).to(x)
-    return found.movedim(-1, 0) if found.ndim == 3 else found[None]
 
 
 def inpaint(
@@ -364,7 +351,10 @@ def inpaint(
     errors = _errors_of_interpolation(x, gap)
     mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)  # of colours: a mean and differences
     units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
-    unit, corners = np.sqrt(np.mean(units**2)), _corners_of_patches(gap)
+    unit, ends = np.sqrt(np.mean(units**2)), _SIDE - 1
+    # the first pixels, in the image with wider borders, of all patches that touch a gap
+    touching = binary_dilation(np.pad(gap, ends), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
+    corners = to_tensor(np.flatnonzero(touching))
     filled = to_tensor(np.where(known, x, _interpolate(x, gap))).movedim(-1, 0)
     given, known = filled, to_tensor(known).movedim(-1, 0)
     mixing, units = (to_tensor(array).to(given) for array in (mixing, units))
@@ -374,7 +364,9 @@ def inpaint(
             mixed = _denoise_by_cosines(mixed, level * units, corners)
             denoised = torch.tensordot(mixing.mT, mixed, 1)
         elif unit > 0:
-            denoised = _denoise_by(denoise, filled, image, float(level * unit))
+            noisy = _image_of(filled[None], image, like=like_input)
+            denoised = to_tensor(denoise(noisy, float(level * unit))).to(filled)
+            denoised = denoised.movedim(-1, 0) if denoised.ndim == 3 else denoised[None]
         else:  # interpolation is exact
             break
         filled = torch.where(known, given, denoised)

@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike
 
 from skpudle._data.images import sizes
 from skpudle._fit.encoders import centre
+from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import stride_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.inspection._learner import encode_samples, find_learner, read_samples
-from skpudle.metrics import atom_support
-from skpudle.metrics._measures import unit_atoms
+from skpudle.metrics import atom_support, unit_atoms
 
 __all__ = ["findings"]
 
@@ -87,13 +86,6 @@ def _penalty(look):  # -> name of the parameter, number in use
     return name, float(np.mean(getattr(look.learner, "alpha_", given.get(name, np.nan))))
 
 
-def _zero_codes(look):
-    if look.codes.any() or not any(np.nan_to_num(sample).any() for sample in look.samples):
-        return None
-    name, used = _penalty(look)
-    return f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."
-
-
 def _unused_atoms(look):
     """Report more unused atoms than chance leaves.
 
@@ -102,31 +94,29 @@ def _unused_atoms(look):
     """
     n, p = look.codes.shape
     unused = np.flatnonzero(~look.codes.any(axis=0))
-    if not p * np.exp(-n / p) < len(unused) < p:
-        return None
-    return (
-        f"{_some(unused, p)} unused by these {len(look.samples)} samples: "
-        f"n_components={p - len(unused)} would do."
-    )
+    if p * np.exp(-n / p) < len(unused) < p:
+        yield (
+            f"{_some(unused, p)} unused by these {len(look.samples)} samples: "
+            f"n_components={p - len(unused)} would do."
+        )
 
 
 def _single_samples(look):
     atoms, p = look.learner.components_, look.codes.shape[1]
     if look.is_convolutional or look.loss != "gaussian":
-        return None
+        return
     energies = np.square(look.codes)
     own = energies.max(axis=0) > _SINGLE_SHARE * energies.sum(axis=0)
     samples = np.nan_to_num(look.samples[energies.argmax(axis=0)])
     products = np.abs((samples * atoms).sum(axis=1))
     norms = np.linalg.norm(samples, axis=1) * np.linalg.norm(atoms, axis=1)
     single = np.flatnonzero(own & (products > _SINGLE_COSINE * norms))
-    if not len(single):
-        return None
-    return (
-        f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to "
-        "an atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, not "
-        "fewer."
-    )
+    if len(single):
+        yield (
+            f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to "
+            "an atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, "
+            "not fewer."
+        )
 
 
 def _single_events(look):
@@ -136,7 +126,7 @@ def _single_events(look):
     """
     learner = look.learner
     if not look.is_convolutional or np.size(learner.atom_shape) != 1:
-        return None
+        return
     (length,), (stride,) = sizes(learner.atom_shape, 1), stride_of(learner)
     reach = -(-length // stride)  # copies that overlap
     found = []
@@ -146,16 +136,16 @@ def _single_events(look):
         near &= look.numbers == look.numbers[place]
         if energy[near].sum() > _SINGLE_SHARE * energy.sum():
             found.append((energy[place], place, atom))
-    if not found:
-        return None
-    _, place, atom = max(found)
-    signal = look.numbers[place]
-    start = stride * (place - np.searchsorted(look.numbers, signal))
-    return (
-        f"{_some(found, look.codes.shape[1])} single events: more than half of the energy of atom "
-        f"{atom} is at one place, samples {start} to {start + length - 1} of signal {signal}. If "
-        "this is an artefact, set these samples to NaN, or leave this signal out, and fit again."
-    )
+    if found:
+        _, place, atom = max(found)
+        signal = look.numbers[place]
+        start = stride * (place - np.searchsorted(look.numbers, signal))
+        yield (
+            f"{_some(found, look.codes.shape[1])} single events: more than half of the energy of "
+            f"atom {atom} is at one place, samples {start} to {start + length - 1} of signal "
+            f"{signal}. If this is an artefact, set these samples to NaN, or leave this signal "
+            "out, and fit again."
+        )
 
 
 def _cosines(look):  # -> (n_components, n_components), the largest over all shifts
@@ -174,13 +164,12 @@ def _cosines(look):  # -> (n_components, n_components), the largest over all shi
 
 def _same_atoms(look):
     pairs = np.argwhere(np.tril(_cosines(look) > _SAME, -1))[:, ::-1]
-    if not len(pairs):
-        return None
     up_to = [] if look.given.get("positive_code") else ["sign"]
     up_to += ["shift"] if look.is_convolutional else []
     up_to = f" up to {' and '.join(up_to)}" if up_to else ""
     more = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
-    return "Atoms {} and {} are the same{}{}: learn fewer atoms.".format(*pairs[0], up_to, more)
+    for one, other in pairs[:1]:
+        yield f"Atoms {one} and {other} are the same{up_to}{more}: learn fewer atoms."
 
 
 def _unsupported_atoms(look):
@@ -196,20 +185,20 @@ def _unsupported_atoms(look):
         or len(look.samples) < p
         or look.samples.size > _MOST_NUMBERS
     ):
-        return None
+        return
     unsupported = np.flatnonzero(~atom_support(learner, look.samples).supported)
-    if not len(unsupported):
-        return None
     if len(unsupported) == p:
-        return (
+        yield (
             f"None of the {p} atoms is supported by these samples: searches of both halves find no "
             "atoms in common above chance that noise would not have. Learn from more samples."
         )
-    return (
-        f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: searches "
-        "of both halves do not find such atoms, or find what other atoms of the learner are nearer "
-        "to. Learn fewer atoms (n_components='auto' chooses the number), or from more samples."
-    )
+    elif len(unsupported):
+        yield (
+            f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: "
+            "searches of both halves do not find such atoms, or find what other atoms of the "
+            "learner are nearer to. Learn fewer atoms (n_components='auto' chooses the number), or "
+            "from more samples."
+        )
 
 
 def _dense_codes(look):
@@ -223,11 +212,11 @@ def _dense_codes(look):
     n_numbers = sum(sample.size for sample in look.samples) / n_samples
     n_entries, used = look.codes.size / n_samples, np.count_nonzero(look.codes) / n_samples
     if look.loss == "kullback-leibler" or used <= min(n_numbers, n_entries) / 2:
-        return None
+        return
     advice = "raise {} (now {:.3g})".format(*_penalty(look))
     if look.given.get("transform_algorithm") == "omp":
         advice = "lower transform_n_nonzero_coefs, or raise transform_alpha"
-    return (
+    yield (
         f"Codes are dense: {used / n_entries:.0%} of their entries are not zero, {used:.3g} for a "
         f"sample of {n_numbers:.0f} numbers. To make them sparse, {advice}."
     )
@@ -240,31 +229,24 @@ def _no_better_than_the_baseline(look):
     entries, since codes of noise explain the entries that they were fitted to.
     """
     if look.is_convolutional or not np.ptp(look.samples, axis=1).any():
-        return None
+        return
     if look.loss == "gaussian":
         rows = centre(look.learner, look.samples.astype(np.float64))
         residuals = rows - look.codes @ look.learner.components_
         explained = 1 - np.nansum(np.square(residuals)) / np.nansum(np.square(rows))
     else:
         explained = look.learner.score(look.X)
-    if explained > 0:
-        return None
-    return (
-        f"The fit is no better than the baseline: codes explain a share of {explained:.2g} of what "
-        "it leaves. Scale the data as in fit, learn fewer atoms, or from more samples."
-    )
+    if not explained > 0:
+        yield (
+            "The fit is no better than the baseline: codes explain a share of "
+            f"{explained:.2g} of what it leaves. Scale the data as in fit, learn fewer atoms, or "
+            "from more samples."
+        )
 
 
-# findings that apply only if some code is not zero
-_FINDINGS = (
-    _unused_atoms,
-    _single_samples,
-    _single_events,
-    _same_atoms,
-    _unsupported_atoms,
-    _dense_codes,
-    _no_better_than_the_baseline,
-)
+# What may be found if some code is not zero.
+_FINDINGS = _unused_atoms, _single_samples, _single_events, _same_atoms, _unsupported_atoms
+_FINDINGS += _dense_codes, _no_better_than_the_baseline
 
 
 def findings(estimator: Any, X: ArrayLike) -> list[str]:
@@ -311,6 +293,7 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     look = _Look(learner, X, read_samples(learner, X), *encode_samples(learner, X), of_images)
     if all(np.isnan(sample).all() for sample in look.samples):
         return ["No value of these samples is known: all are NaN. Pass samples with known values."]
-    if zero := _zero_codes(look):
-        return [zero]
-    return [sentence for finding in _FINDINGS if (sentence := finding(look))]
+    if not look.codes.any() and any(np.nan_to_num(sample).any() for sample in look.samples):
+        name, used = _penalty(look)
+        return [f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."]
+    return [sentence for finding in _FINDINGS for sentence in finding(look)]

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor
 from skpudle._fit.encoders import centre
+from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.inspection._learner import encode_parts
-from skpudle.metrics._measures import check_learner_of_rows
 
 __all__ = ["feature_directions", "from_sae"]
 

@@ -15,24 +15,22 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 1492,
-    "_data": 938,
+    ".": 2320,
+    "_data": 932,
     "_denoiser": 604,
-    "_fit": 1393,
-    "_learners": 2689,
-    "_nmf": 750,
+    "_fit": 1369,
+    "_learners": 2632,
+    "_nmf": 748,
     "_operators": 264,
-    "_optimizers": 223,
-    "encoding": 1250,
-    "inspection": 659,
-    "lasso": 1116,
-    "metrics": 336,
-    "omp": 232,
-    "plotting": 507,
+    "_optimizers": 215,
+    "encoding": 1247,
+    "inspection": 545,
+    "lasso": 1107,
+    "omp": 230,
     "pretrained": 70,
-    "search": 2958,
-    "all of the package": 15481,
-    "tests": 14952,
+    "search": 2934,
+    "all of the package": 15217,
+    "tests": 14504,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from convergence import (
-    code_convergence,
-    gradient_convergence,
-    lasso_dictionary,
-)
+from convergence import code_convergence, gradient_convergence, lasso_dictionary
 from sklearn.decomposition import sparse_encode
 
 from skpudle.datasets import make_dictionary_data, perturb_dictionary

@@ -66,7 +66,7 @@ CLAIMS = {
         lambda: "{} at {}".format(*map(written, encoder("TopK", unfoldings=1))),
     ],
     "docs/guide/how_many.rst": [
-        lambda: f"to a cosine of {consensus('digits')}\nand {consensus('patches')}",
+        lambda: f"to a cosine of {consensus('digits')}\nand {consensus('patches')}"
     ],
     "docs/guide/choosing.rst": [
         lambda: "the chosen penalty finds {:.0f} and {:.0f} %".format(

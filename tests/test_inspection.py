@@ -1,16 +1,15 @@
 """What atoms and reconstructions are made of: the identities of stationary dictionaries."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
+import skpudle.inspection
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
-from skpudle.inspection import (
-    atom_contributions,
-    code_saliency,
-    reconstruction_contributions,
-)
+from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
 from skpudle.sae import feature_directions
 
 
@@ -78,7 +77,8 @@ def test_an_atom_made_by_ten_samples_names_these_first():
 def test_parts_change_nothing(learner, kind, monkeypatch):
     X = samples()
     whole = atom_contributions(learner, X)
-    monkeypatch.setattr("skpudle.inspection._contributions._PART", 9)
+    nine = partial(skpudle.inspection.encode_parts, n_rows=9)
+    monkeypatch.setattr("skpudle.inspection.encode_parts", nine)
     data = kind(X)
     if isinstance(data, list):
         parts = data
@@ -102,24 +102,15 @@ def test_learners_of_other_packages_and_split_signs():
 @pytest.mark.parametrize("n_unfoldings", [None, 4])
 def test_saliency_is_the_derivative_of_the_code(n_unfoldings):
     X = samples()
-    learner = PUDLEDictionaryLearning(
-        8,
-        alpha=0.3,
-        gradient="ae-ls",
-        n_unfoldings=n_unfoldings,
-        max_iter=2,
-        tol=None,
-        random_state=0,
-    ).fit(X)
+    how = dict(alpha=0.3, gradient="ae-ls", max_iter=2, tol=None, random_state=0)
+    learner = PUDLEDictionaryLearning(8, n_unfoldings=n_unfoldings, **how).fit(X)
     found = code_saliency(learner, X[:5], n_codes=3)
     assert found.gradients.shape == (5, 3, 12)
     codes = learner.transform(X[:5])
     np.testing.assert_array_equal(found.indices[:, 0], np.abs(codes).argmax(1))
     direction, step = samples(2, n=1)[0], 1e-6
-    moved = learner.transform(X[:5] + step * direction) - learner.transform(
-        X[:5] - step * direction
-    )
-    slopes = np.take_along_axis(moved / (2 * step), found.indices, 1)
+    up, down = (learner.transform(X[:5] + sign * step * direction) for sign in (1, -1))
+    slopes = np.take_along_axis((up - down) / (2 * step), found.indices, 1)
     np.testing.assert_allclose(found.gradients @ direction, slopes, atol=1e-5)
 
 
@@ -128,14 +119,11 @@ def test_a_consensus_has_what_its_estimator_has(split_sign):
     X = samples()
     learner = PUDLEDictionaryLearning(5, alpha=0.3, split_sign=split_sign)
     consensus = ConsensusDictionary(learner, 2, random_state=0).fit(X)
-    for inspect in (code_saliency, atom_contributions):
-        for found, expected in zip(
-            inspect(consensus, X), inspect(consensus.estimator_, X), strict=True
-        ):
+    for inspect in (code_saliency, atom_contributions, reconstruction_contributions):
+        given = [X, X[:3]] if inspect is reconstruction_contributions else [X]
+        pairs = zip(inspect(consensus, *given), inspect(consensus.estimator_, *given), strict=True)
+        for found, expected in pairs:
             np.testing.assert_array_equal(found, expected)
-    found = reconstruction_contributions(consensus, X, X[:3]).estimates
-    expected = reconstruction_contributions(consensus.estimator_, X, X[:3]).estimates
-    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.draws_from_numpy

@@ -1,6 +1,6 @@
 """Displays: what is drawn is what the arrays say."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -12,21 +12,13 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import (
-    Normalizer,
-    PowerTransformer,
-    StandardScaler,
-)
+from sklearn.preprocessing import Normalizer, PowerTransformer, StandardScaler
 
-from skpudle import (
-    ConvPUDLEDictionaryLearning,
-    PUDLEDictionaryLearning,
-)
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._fitted import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.events import find_events
-from skpudle.inspection import atom_contributions
-from skpudle.inspection._intervals import AtomIntervals
-from skpudle.inspection._learner import find_learner
+from skpudle.inspection import AtomIntervals, atom_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     ActivationsDisplay,
@@ -166,11 +158,7 @@ def test_channels_are_lines_on_one_scale():
         (np.eye(6), dict(kind="curves"), "'kind' parameter of .*'lines'"),
         (np.ones((2, 3, 4, 3)), dict(kind="lines"), "too many values"),
         (np.eye(6), dict(image_shape=(2, 2)), "cannot reshape"),
-        (
-            np.eye(6),
-            dict(n_columns=4, row_labels=["a"]),
-            r"locations \(2\).*number of labels \(1\)",
-        ),
+        (np.eye(6), dict(n_columns=4, row_labels=["a"]), r"locations \(2\).* of labels \(1\)"),
         (np.eye(2), dict(kind="spectra", groups=["A"]), "zip"),
         (np.eye(4).reshape(1, 4, 4), dict(kind="waveforms"), "no maps times waveforms.*rank=1"),
     ],
@@ -204,15 +192,8 @@ def test_atoms_of_a_pipeline_are_those_of_its_data(X):
     np.testing.assert_allclose(np.diag(recovery.coherences), 1)
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        Normalizer(),  # no way back
-        SimpleImputer(),  # refuses it
-        PowerTransformer(),  # no affine one
-    ],
-    ids=lambda step: type(step).__name__,
-)
+# no way back, one that is refused, and one that is not affine
+@pytest.mark.parametrize("step", [Normalizer(), SimpleImputer(), PowerTransformer()])
 def test_steps_without_an_affine_way_back_leave_atoms_as_they_are(step, X):
     pipeline = make_pipeline(step, clone(SMALL)).fit(X)
     atoms = AtomsDisplay.from_estimator(pipeline).atoms[:, :, 0]
@@ -327,13 +308,7 @@ def test_every_display_draws_on_given_axes(learner, X):
 
 
 def test_without_matplotlib_the_error_names_the_extra(learner, monkeypatch):
-    def without(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    real = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"skpudle\[plot\]"):
         LossCurveDisplay.from_estimator(learner)
 

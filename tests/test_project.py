@@ -24,7 +24,7 @@ GROUPS = {
     "boundary": ["_data"],
     "training": ["_fit"],
     "learners": ["_learners", "_denoiser", "_nmf"],
-    "results": ["datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
+    "results": ["_fitted", "datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
                 "inspection", "events", "sae", "plotting", "reporting",
                 "__init__"],
 }  # fmt: skip

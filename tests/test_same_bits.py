@@ -13,16 +13,20 @@ class PUDLEDictionaryLearning:
         self.n_components = n_components
 
     def fit(self, X):
+        {begin}
         self.components_ = {share} * X[: self.n_components]
 
     def transform(self, X):
         return X @ self.components_.T
+
+    def inverse_transform(self, X):
+        return X @ self.components_
 """
 
 
-def checkout(folder, share=1.0, parameters="random_state"):
+def checkout(folder, share=1.0, parameters="random_state", begin="pass"):
     (folder / "skpudle").mkdir(parents=True)
-    text = CHECKOUT.format(share=share, parameters=parameters)
+    text = CHECKOUT.format(share=share, parameters=parameters, begin=begin)
     (folder / "skpudle" / "__init__.py").write_text(text)
     return folder
 

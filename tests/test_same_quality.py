@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import same_quality as tool
+from test_same_bits import checkout
 
 FIGURES = {"error": 0.2, "found": 1.0, "agreement": 0.9, "codes": 4.0, "seconds": 2.0}
 
@@ -69,29 +70,12 @@ def test_atoms_match_at_any_sign_and_shift():
 
 
 def test_checkouts_are_compared_in_processes_of_their_own(tmp_path):
-    places = [tmp_path / "one", tmp_path / "other"]
-    for place, error in zip(places, ("pass", "raise ValueError('no atoms')"), strict=True):
-        (place / "skpudle").mkdir(parents=True)
-        (place / "skpudle" / "__init__.py").write_text(CHECKOUT.format(error=error))
+    places = [
+        checkout(tmp_path / "one"),
+        checkout(tmp_path / "other", begin="raise ValueError('no atoms')"),
+    ]
     found = {}
     tool.run_cases(places, ["planted, few atoms"], 1, found.__setitem__)
     base, here = found["planted, few atoms"]
     assert tool.compare(base, base).is_equal
     assert tool.compare(base, here).broken == ["here: ValueError: no atoms"]
-
-
-CHECKOUT = """
-class PUDLEDictionaryLearning:
-    def __init__(self, n_components, random_state):
-        self.n_components = n_components
-
-    def fit(self, X):
-        {error}
-        self.components_ = X[: self.n_components]
-
-    def transform(self, X):
-        return X @ self.components_.T
-
-    def inverse_transform(self, X):
-        return X @ self.components_
-"""

@@ -97,11 +97,7 @@ REFUSED = {
         "'spectra.csv'",
         r"files are not opened.*pandas\.read_csv",
     ),
-    "a palette": (
-        lambda: Conv(4).fit([pillow("P")]),
-        "mode 'P'",
-        r"convert\('RGB'\)",
-    ),
+    "a palette": (lambda: Conv(4).fit([pillow("P")]), "mode 'P'", r"convert\('RGB'\)"),
     "one picture without a list": (
         lambda: Conv(4).fit(grey() / 255),
         "64 images of one line of 80 pixels",
@@ -122,11 +118,17 @@ REFUSED = {
         r"\(70, 70\) are larger than an image of the size \(64, 80\)",
         "smaller atom_shape",
     ),
-    "inpainting of nothing": (
-        lambda: images.inpaint(grey()),
-        "No pixel is missing",
-        "Pass mask",
+    "atoms longer than signals": (
+        lambda: Conv(4, atom_shape=31).fit(brain(30, 2)),
+        r"\(31,\) are larger than an image of the size \(30,\)",
+        "smaller atom_shape",
     ),
+    "pictures with colours for atoms of signals": (
+        lambda: Conv(4, atom_shape=9).fit([photograph()]),
+        "Images of 1 axes are expected",
+        "pass an array or a list of such images",
+    ),
+    "inpainting of nothing": (lambda: images.inpaint(grey()), "No pixel is missing", "Pass mask"),
     "an unknown denoiser": (
         lambda: load_denoiser("gaussian-colour"),
         "'gaussian-colour'",
@@ -175,11 +177,7 @@ WARNED = {
         r"shape \(80, 64\), looks like one grey picture",
         "Pass two numbers",
     ),
-    "an empty column": (
-        lambda: fit(table(empty=np.nan)),
-        "'empty'.*no known value",
-        "Leave.*out",
-    ),
+    "an empty column": (lambda: fit(table(empty=np.nan)), "'empty'.*no known value", "Leave.*out"),
     "too large a penalty": (
         lambda: fit(rows(), alpha=1e6),
         r"All codes.*zero: alpha_=1e\+06",

@@ -10,11 +10,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.names import users_level
 from skpudle._precision import kept_by_autograd
-
-# Numbers to square at a time: 8 MiB in float64, the cache of a processor core.
-_NUMBERS_AT_A_TIME = 2**20
 
 # Factor between the range of data and the range of their squares, since training squares residuals
 # a hundred times smaller, and sums squares over batches. In float32 it learns from data of 1e-17 to
@@ -48,7 +46,7 @@ def is_in_memory(X):
     return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
 
 
-def resolve_device(device, X=None):
+def resolve_device(device, X=None, *, fitted=False):
     """Return the torch device named ``device``.
 
     Parameters
@@ -58,6 +56,8 @@ def resolve_device(device, X=None):
         otherwise a torch device such as ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     X : object, default=None
         The user's input.
+    fitted : bool, default=False
+        Whether a learner is fitted: if this machine lacks the device of the fit, it is the CPU.
 
     Returns
     -------
@@ -76,6 +76,8 @@ def resolve_device(device, X=None):
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        if fitted:
+            return torch.device("cpu")
         raise ValueError(f"Device {device!r:.80} is not present: {error}. Pass 'auto'.") from error
 
 
@@ -176,8 +178,7 @@ def mean_square(x, weight=None):  # (n, m), (n,) -> float
     ValueError
         As in `check_range`.
     """
-    n_rows = max(1, _NUMBERS_AT_A_TIME // x.shape[1])
-    squares = torch.cat([rows.square().sum(1) for rows in x.split(n_rows)])
+    squares = torch.cat([x[rows].square().sum(1) for rows in blocks_of_rows(*x.shape)])
     mean = squares.mean() if weight is None else (weight * squares).sum() / weight.sum()
     return check_range(float(mean), [x])
 

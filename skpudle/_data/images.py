@@ -310,14 +310,7 @@ def _read_rows(X, n_axes, device, image_shape, **options):  # rows (n, n_pixels)
 
 
 def read_images(
-    X,
-    n_axes,
-    *,
-    image_shape=None,
-    n_channels=1,
-    channels_first=False,
-    device="cpu",
-    **options,
+    X, n_axes, *, image_shape=None, n_channels=1, channels_first=False, device="cpu", **options
 ):
     """Validate images and return them as tensors.
 

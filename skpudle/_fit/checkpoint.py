@@ -18,6 +18,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from sklearn.callback import FitCallback
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from skpudle._data.arrays import to_numpy
@@ -87,7 +88,7 @@ def identity_of(estimator, data):  # -> dict of str to str
 # ------------------------------------------------------------------ the callback and its file
 
 
-class Checkpoint:
+class Checkpoint(FitCallback):
     """Write the state of a fit between two epochs to a file, and resume from it.
 
     A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit`
@@ -154,11 +155,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self,
-        path: str | PathLike[str],
-        *,
-        every_seconds: float = 60.0,
-        resume: bool = True,
+        self, path: str | PathLike[str], *, every_seconds: float = 60.0, resume: bool = True
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
         validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
@@ -172,15 +169,6 @@ class Checkpoint:
                 "of skpudle, in a pipeline to the learner inside; SPORCO's has none, and the many "
                 "fits of a search cannot share a file."
             )
-
-    def teardown(self, estimator: Any, context: Any) -> None:
-        """Do nothing."""
-
-    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Do nothing."""
-
-    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
-        """Do nothing."""
 
 
 def _load(file):

@@ -336,8 +336,9 @@ class Codes:
         The parameters, with defaults for those that the learner lacks.
     decay : Decay
         The decay of penalties over training.
-    debias : float or None
-        Share of the lasso's bias to remove; None where data decide.
+    debias, step_size : float or None
+        Share of the lasso's bias to remove, None where data decide; and the step, None where it
+        follows the atoms.
     of_lasso : bool
         Whether codes are those of the lasso.
     converges : bool
@@ -355,6 +356,7 @@ class Codes:
         named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
         self.given = given = SimpleNamespace(**_DEFAULTS | named | constants)
         self.decay, self.debias = Decay.of(given.lambda_decay), fixed(given.debias)
+        self.step_size = fixed(given.step_size)
         depth, learns = given.n_unfoldings, given.separate_atoms
         is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)
         self.converges = given.transform_algorithm == "lasso" or depth is None

@@ -19,7 +19,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
-from skpudle._data.batches import Batches
+from skpudle._data.batches import Batches, Samples
 from skpudle._data.weights import scale_weights
 from skpudle._fit import messages
 from skpudle._fit.checkpoint import describe, pack, task_of, unpack
@@ -27,16 +27,12 @@ from skpudle._fit.encoders import refuse
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
-from skpudle.search import Problem
-from skpudle.search.stream import advance_stream, begin_stream, block_rows
+from skpudle._operators._atoms import DenseDictionary
+from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
 # Samples per atom after which an unused atom is replaced. An atom that one in n_components samples
 # uses stays unused for 10 times n_components samples with the probability exp(-10).
 _UNUSED_SAMPLES_PER_ATOM = 10
-# Exponent of forgetting in `partial_fit`: after an equal number of new rows, earlier rows have an
-# eighth of their weight. `fit` weights all rows equally, because their order carries no
-# information.
-_FORGETTING = 3.0
 # Atoms in a row, assumed before the first block.
 _USED = 4.0
 
@@ -48,7 +44,7 @@ class Data(NamedTuple):
     ----------
     source : object
         Source of samples, see `skpudle._data.batches`.
-    samples : Samples or TrainingImages
+    samples : Samples
         Samples that choose the initial model and identify the data: all, or a sample of all rows.
     device : torch.device
         Device of the fit.
@@ -69,6 +65,11 @@ class Data(NamedTuple):
     task: object = None
     places: object = None
     n_given: int | None = None
+
+    @property
+    def n_seen(self):
+        """The number of samples in all, a sum of weights in memory."""
+        return self.source.n_samples if self.n_given is None else self.n_given
 
     def scaled(self, total):  # -> Data
         """Return the data with weights of mean 1 over all processes, or without equal weights."""
@@ -164,7 +165,8 @@ class GradientLearner(CallbackSupportMixin):
                 self._take(attributes_of(fitted))
                 if pressed:
                     raise _interruption(fitted)
-                fitted.model.warn_of_step(fitted.rows)
+                if plan.step_size is not None:
+                    messages.warn_of_step(plan.step_size, DenseDictionary(fitted.atoms))
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
                     ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                     messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
@@ -221,26 +223,15 @@ class GradientLearner(CallbackSupportMixin):
                 raise error
         return self
 
-    def _stream(self, fitted, rows):  # -> Stream, rows that wait or None
-        """Return what earlier rows know of the atoms, which they hold in place."""
-        atoms, known = rows.detach().to("cpu", torch.float64), fitted.stream or {}
-        state, energy = known.get("state"), known.get("energy", ())
-        if state is not None and len(state.held.energy) == len(atoms):
-            state = state._replace(held=state.held._replace(atoms=atoms))
-        elif state is None and len(energy) == len(atoms):  # after a search
-            n = float(self.n_samples_seen_)
-            held = dict(weight=n / (_FORGETTING + 1), n_rows=n, mean=known["mean"])
-            state = begin_stream(atoms, energy, **held)
-        else:
-            state = begin_stream(atoms)
-        return state, known.get("recent")
-
     def _alternate(self, plan, fitted, data, interrupts):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
-        model, rows, given = fitted.model, fitted.rows, plan.given
+        model, rows = fitted.model, fitted.rows
         unit, size = unit_of(model.data_scale), block_rows(_USED, *rows.shape)
-        signs = dict(positive_code=given.positive_code, positive_atoms=given.positive_dict)
-        (state, recent), loss, n_rows = self._stream(fitted, rows), 0.0, 0
+        state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
+        atoms = rows.detach().to("cpu", torch.float64)
+        if state is None or len(state.held.energy) != len(atoms):
+            state = begin_stream(atoms)
+        state = state._replace(held=state.held._replace(atoms=atoms))
         for block in map(fitted.in_units, data.source.blocks(size)):
             if interrupts.pending:
                 break
@@ -249,13 +240,13 @@ class GradientLearner(CallbackSupportMixin):
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
             x, mask = split_missing(recent[0].to(rows))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
-            problem = Problem.in_unit(x, model.alpha, unit, mask=mask, weight=weight, **signs)
-            how = dict(forgetting=_FORGETTING, final=len(x) >= size)
+            problem = plan.problem(Samples(x, mask, weight=weight), model.alpha, unit)
+            how = dict(forgetting=FORGETTING, final=len(x) >= size)
             state, over = advance_stream(problem, state, **how)
             loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
-        known = dict(stream={"state": state, "recent": recent}, losses=(), training={})
+        known = dict(stream=state, recent=recent, losses=(), training={})
         return replace(fitted, rows=state.atoms.to(rows), loss_curve=curve, **known)
 
     def _train_part(self, plan, fitted, data, interrupts):
@@ -296,15 +287,12 @@ class GradientLearner(CallbackSupportMixin):
         given = {name: getattr(plan.given, name) for name in ("alpha", "n_components")}
         given["optimizer"] = describe(plan.optimizer_for(n_atoms))
         given["atoms"] = _checksum(attributes["components_"])
-        n_seen = None  # unknown without data
-        if data.source is not None:
-            n_seen = data.source.n_samples if data.n_given is None else data.n_given
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
             "device_": str(data.device),
             "n_iter_": max(len(curve), 1),
             "n_steps_": fitted.n_steps,
-            "n_samples_seen_": n_seen,
+            "n_samples_seen_": data.source and data.n_seen,  # unknown without data
             "loss_curve_": np.array(curve, dtype=np.float64),
             "ended_by_": fitted.ended_by,
             "phases_": phases,

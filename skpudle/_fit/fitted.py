@@ -17,7 +17,7 @@ from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle._fit.run import Record
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
-from skpudle.search.find import PenaltyPath, Trial
+from skpudle.search.find import Found, PenaltyPath, Trial
 from skpudle.search.held_out import Prediction
 from skpudle.search.stream import Held, Stream
 from skpudle.search.units import CENTRED, Units
@@ -55,34 +55,6 @@ def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
     return dict(zip(OF_LEARNED, arrays, strict=True))
 
 
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """A search so far: what the phases after it begin with.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, ...)
-        Its atoms, in the units of its problem.
-    penalty : float
-        The penalty that the search begins with, in the units of the data.
-    alpha : float, default=None
-        The penalty of the atoms, in the units of its problem.
-    is_done : bool, default=False
-        Whether the search has ended by itself.
-    trial : Trial, default=None
-        The chosen penalty, and its atoms that have not seen held-out data.
-    stride : int, default=1
-        The atoms were polished on one in ``stride`` samples.
-    """
-
-    atoms: Tensor
-    penalty: float
-    alpha: float | None = None
-    is_done: bool = False
-    trial: Trial | None = None
-    stride: int = 1
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fitted(Record):
     """A fit so far; atoms of rows are in units of the noise.
@@ -97,8 +69,10 @@ class Fitted(Record):
         The units that rows are learned in.
     search_alpha : float, default=None
         The penalty of the search, if there is one.
-    searched : Searched, default=None
-        The search, if there was one.
+    searched : Found, default=None
+        The search, if there was one, without its coded data.
+    penalty : float, default=None
+        The penalty that it began with, in the units of the data.
     passed : Stream, default=None
         The state of a pass over all rows that has not ended.
     coding : tuple of float, default=None
@@ -118,9 +92,10 @@ class Fitted(Record):
         The state of training, see `Trainer.state`; empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
         Places of entries that were treated as missing.
-    stream : dict, default=None
-        What `partial_fit` by blocks needs of earlier rows: the mean "energy" of codes of each atom
-        and the "mean" objective after a search; the "state" and "recent" rows after a block.
+    stream : Stream, default=None
+        What `partial_fit` by blocks needs of earlier rows.
+    recent : tuple of Tensor, default=None
+        Rows, with NaN for gaps, and weights that wait for the rest of a block.
     learned : LearnedEncoder, default=None
         The encoder that was trained after the dictionary.
     later : dict of str to int, default={}
@@ -133,7 +108,8 @@ class Fitted(Record):
     rows: Tensor
     noise: Units = CENTRED
     search_alpha: float | None = None
-    searched: Searched | None = None
+    searched: Found | None = None
+    penalty: float | None = None
     passed: Stream | None = None
     coding: tuple | None = None
     size_path: SizePath | None = None
@@ -143,7 +119,8 @@ class Fitted(Record):
     n_steps: int = 0
     training: dict = field(default_factory=dict)
     outliers: Tensor | None = None
-    stream: dict | None = None
+    stream: Stream | None = None
+    recent: tuple | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
 
@@ -206,6 +183,7 @@ class Fitted(Record):
             search_alpha=self.search_alpha,
             coding=self.coding,
             stream=self.stream,
+            recent=self.recent,
             training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
         )
         return on_host(kept)
@@ -214,7 +192,7 @@ class Fitted(Record):
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.
 torch.serialization.add_safe_globals(
     [
-        *(Fitted, Held, LearnedEncoder, PenaltyPath, Prediction),
-        *(Searched, SizePath, Stream, Trial, Units),
+        *(Fitted, Found, Held, LearnedEncoder, PenaltyPath),
+        *(Prediction, SizePath, Stream, Trial, Units),
     ]
 )

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
-from skpudle._fit.encoders import Codes, fixed, refuse
-from skpudle._fit.messages import any_named, warn_of_step
+from skpudle._fit.encoders import Codes, refuse
+from skpudle._fit.messages import any_named
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._optimizers._make import make_optimizer
 from skpudle.encoding._unfold import default_step
+from skpudle.search import Problem
+from skpudle.search._epoch import own
 
 # Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
 _SURROGATE_ATOMS = 4096
@@ -95,7 +97,7 @@ class DenseModel:
 
     def network(self, rows, update):
         """Return the dictionary, its encoder and the penalty of an update."""
-        how = dict(step_size=self.step_size, lambda_decay=self.decay(update))
+        how = dict(step_size=self.plan.step_size, lambda_decay=self.decay(update))
         encoder = self.plan.encoder(self.alpha, **how)
         return DenseDictionary(rows), encoder, encoder.penalty
 
@@ -104,34 +106,18 @@ class DenseModel:
         return rows
 
     @property
-    def step_size(self):
-        """The step; None follows the atoms."""
-        return fixed(self.plan.given.step_size)
-
-    @property
-    def positive(self):
-        """Whether atoms are non-negative."""
-        return self.plan.given.positive_dict
-
-    @property
     def project(self):  # a function of rows; the surrogate compiles projections that it knows
         """Return the nearest rows that satisfy the constraints."""
-        return partial(project_atoms, positive=self.positive)
+        return partial(project_atoms, positive=self.plan.given.positive_dict)
 
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""
-        return directions(samples.nan_to_num(), positive=self.positive)
+        return directions(samples.nan_to_num(), positive=self.plan.given.positive_dict)
 
     def step(self, atoms):  # -> float
         """Return the step for these atoms."""
-        if self.step_size is not None:
-            return self.step_size
-        return float(default_step(DenseDictionary(atoms)))
-
-    def warn_of_step(self, rows):
-        """Warn if the encoder may diverge with the step."""
-        if self.step_size is not None:
-            warn_of_step(self.step_size, DenseDictionary(self.atoms(rows)))
+        known = self.plan.step_size
+        return float(default_step(DenseDictionary(atoms))) if known is None else known
 
     def attributes(self, rows):
         """Return the fitted attributes, in the units of the rows."""
@@ -171,8 +157,8 @@ class Plan(Codes):
 
     Attributes
     ----------
-    gradient : str
-        Name of the gradient of training.
+    gradient, name : str
+        Name of the gradient of training, and that of training for users.
     searches, trains : bool
         Whether `fit` searches for the initial dictionary, and whether it then trains.
     codes_follow_data : bool
@@ -213,6 +199,7 @@ class Plan(Codes):
             self.gradient = "dec"
         elif given.gradient == "auto":
             self.gradient = "dec" if ends_with_search else "ae-ls"
+        self.name = self.gradient
         if not self.searches:  # the data decide about "auto" after a search alone
             noise = "equal" if isinstance(noise, str) and noise == "auto" else noise
             baseline = baseline is True
@@ -222,11 +209,6 @@ class Plan(Codes):
         self.n_components = None if given.n_components == "auto" else given.n_components
         self.fit_intercept, self.noise = baseline, noise
         self.learns_noise = not (is_equal and baseline is False)
-
-    @property
-    def name(self):
-        """The name of training for users."""
-        return self.gradient
 
     @property
     def curvature_share(self):
@@ -240,6 +222,13 @@ class Plan(Codes):
     def rule(self, name):
         """Return the gradient rule with this name."""
         return GRADIENT_RULES[name]
+
+    def problem(self, samples, penalty, unit, total=own):  # -> Problem
+        """Return the problem of a search in rows, divided by a unit."""
+        given = self.given
+        signs = dict(positive_code=bool(given.positive_code), positive_atoms=given.positive_dict)
+        of_rows = dict(mask=samples.mask, weight=samples.weight)
+        return Problem.in_unit(samples.x, penalty, unit, **of_rows, **signs, total=total)
 
     def optimizer_for(self, n_rows):
         """Return the optimiser for this number of rows: the surrogate while its matrix is small."""

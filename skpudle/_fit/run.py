@@ -243,7 +243,7 @@ class Run(AbstractContextManager):
         self.record = replace(self.record, done=(*self.record.done, phase.name))
         if not trains:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-        elif self.recorder is not None:  # the file of the last epoch can train on
+        else:  # the file of the last epoch can train on
             self.recorder = None
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began

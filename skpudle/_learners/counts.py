@@ -5,27 +5,29 @@ baseline. Their lasso is close to the penalised likelihood if counts are not too
 then minimises the likelihood itself: rows of parameters are the atoms, and the baseline.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from math import exp, expm1, isfinite
+from math import exp, expm1, inf, isfinite
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
 
-from skpudle._data.arrays import to_numpy, to_tensor, wide
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
+from skpudle._learners import exposed
+from skpudle._learners.exposed import OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, of_features
 from skpudle._learners.transformer import hidden_errors
-from skpudle._losses import FromMeans, Poisson, loss_named
+from skpudle._losses import Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision, training_mode
 from skpudle.encoding import encode
@@ -45,21 +47,6 @@ _ONE_EVENT = 1.0
 # Share of rows with a single event, among rows with events, above which _ONE_EVENT bounds the
 # penalty. With N expected events it is N / (exp(N) - 1): 0.05 for 4.5 events.
 _TAIL = 0.05
-
-# Least fall of the deviance, as a share, for another halving of the search's penalty, and most
-# halvings; samples that choose it. Penalties above the search's were never better.
-_LOWER, _HALVES, _JUDGES = 0.01, 4, 200
-
-# Deviance of a row that is rounding, in nats.
-_ROUNDING = 1e-9
-
-# steps for the baseline, and samples encoded at a time
-_STEPS, _SAMPLES = 5, 1024
-
-# Epochs, and least updates, of training after a search on stabilised counts. They raise the
-# explained share of the deviance of thinned data (benchmarks/bench_counts.py) from 0.406 to 0.433
-# for digits, and from 0.146 to 0.203 for words.
-_EPOCHS, _UPDATES = 6, 40
 
 
 # ------------------------------------------------------------------ stabilised counts
@@ -81,34 +68,8 @@ def least_penalty(noise, n_entries):
     return max(least, _ONE_EVENT) if alone > _TAIL else least
 
 
-def smaller_penalty(deviance, alpha):  # -> float
-    """Return the penalty whose codes predict best: the search's, or a half, a quarter, ... of it.
-
-    Parameters
-    ----------
-    deviance : callable
-        The deviance of held-out entries for a penalty.
-    alpha : float
-        Penalty of the search.
-    """
-    least = deviance(alpha)
-    for i in range(1, _HALVES + 1):
-        found = deviance(alpha * 0.5**i)
-        if not found < (1 - _LOWER) * least:
-            return alpha * 0.5 ** (i - 1)
-        least = found
-    return alpha * 0.5**_HALVES
-
-
 def _known(samples):  # -> (n, n_features): how often each entry counts
     return samples.weigh(torch.ones_like(samples.x) if samples.mask is None else samples.mask)
-
-
-def _rates(loss, samples):  # -> (n_features,) natural parameters of mean rates
-    """Return the baseline without codes; half an event more keeps it finite without events."""
-    known = _known(samples)
-    size = known if samples.target is None else known * samples.target.exp()
-    return loss.natural(((known * samples.x).sum(0) + 0.5) / (size.sum(0) + 1))
 
 
 class _StabilisedRows(Beginning):
@@ -116,8 +77,10 @@ class _StabilisedRows(Beginning):
 
     def __init__(self, plan, samples, units):
         loss, x, counts = plan.loss, samples.x, _known(samples)
-        self.intercept, n_known = _rates(loss, samples), counts.sum().clamp_min(1)
-        expected = loss.mean(loss.shifted(self.intercept, samples.target)).expand_as(x)
+        exposure, n_known = exposed.exposure_of(samples), counts.sum().clamp_min(1)
+        # half an event more keeps the baseline finite without events
+        rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
+        self.intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
         response = (loss.response(x) - loss.response(expected)) * (counts > 0)
         response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
         super().__init__(plan, replace(samples, x=response), units)
@@ -150,25 +113,60 @@ class _StabilisedRows(Beginning):
 # ------------------------------------------------------------------ the likelihood
 
 
+def _logarithm(exposure):
+    return 0.0 if exposure is None else exposure.log()
+
+
+@dataclass(frozen=True, eq=False)
+class CountCodes:
+    """The encoder of counts: unfolded gradient descent on their likelihood.
+
+    Parameters
+    ----------
+    loss : object of `skpudle._losses`
+        The loss.
+    n_unfoldings : int
+        Number of iterations.
+    positive_code : bool
+        Whether codes are restricted to non-negative values.
+    penalty : float
+        The penalty.
+    intercept : Tensor of shape (n_features,), default=None
+        The baseline; None if it is the last atom of dictionaries, whose code is then 1.
+    """
+
+    loss: object
+    n_unfoldings: int
+    positive_code: bool
+    penalty: float
+    intercept: Tensor | None = None
+
+    def of_features(self, features):
+        """Return the encoder for some of the features."""
+        return replace(self, intercept=self.intercept[features])
+
+    def __call__(self, dictionary, x, mask=None, exposure=None):  # -> (n, len(dictionary.atoms))
+        """Return codes."""
+        if self.intercept is None:
+            *atoms, intercept = dictionary.atoms.split([len(dictionary.atoms) - 1, 1])
+            z = replace(self, intercept=intercept[0])(DenseDictionary(*atoms), x, mask, exposure)
+            return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
+        offset = self.intercept.to(x) + _logarithm(exposure)
+        how = dict(loss=self.loss, n_unfoldings=self.n_unfoldings, positive_code=self.positive_code)
+        return encode(dictionary, x, alpha=self.penalty, offset=offset, mask=mask, **how)
+
+
 @in_own_precision
-def likelihood(dictionary, batch, *, encoder, penalty, loss):  # -> Evaluation
+def likelihood(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     """Half the deviance, differentiated through the decoder alone; see `skpudle._gradients`."""
     with torch.no_grad():
-        z = encoder(dictionary, batch.x, mask=batch.mask, offset=batch.target)
-    natural = loss.shifted(dictionary.synthesis(z), batch.target)
-    losses = loss.half_deviance(natural, batch.x)
+        z = encoder(dictionary, batch.x, mask=batch.mask, exposure=batch.target)
+    natural = dictionary.synthesis(z) + _logarithm(batch.target)
+    losses = encoder.loss.half_deviance(natural, batch.x)
     losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
     surrogate = average(losses, batch.weight)
     penalties = average(penalty * z[:, :-1].abs().sum(1), batch.weight)
     return Evaluation(surrogate, surrogate.detach() + penalties, losses.detach(), z)
-
-
-def _beside_intercept(dictionary, x, *, encode, mask=None, offset=None):
-    """Return codes for atoms and an intercept, the last row, an atom whose code is always 1."""
-    intercept = dictionary.atoms[-1]
-    offset = intercept if offset is None else intercept + offset
-    z = encode(DenseDictionary(dictionary.atoms[:-1]), x, mask=mask, offset=offset)
-    return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
 
 
 def _project_atoms(rows, *, project):
@@ -177,22 +175,6 @@ def _project_atoms(rows, *, project):
 
 class CountModel(DenseModel):
     """Atoms and, as the last row of parameters, the baseline; see `DenseModel`."""
-
-    @property
-    def loss(self):
-        """The loss of counts."""
-        return self.plan.loss
-
-    def codes(self, alpha):
-        """Return the encoder with a penalty."""
-        plan = self.plan
-        how = dict(n_unfoldings=plan.n_unfoldings, positive_code=plan.given.positive_code)
-        return partial(encode, alpha=alpha, loss=self.loss, **how)
-
-    def network(self, rows, update):
-        """Return the dictionary, its encoder and the penalty of an update."""
-        codes = partial(_beside_intercept, encode=self.codes(self.alpha))
-        return DenseDictionary(rows), codes, self.alpha
 
     def atoms(self, rows):
         """Return the atoms in rows."""
@@ -205,37 +187,14 @@ class CountModel(DenseModel):
 
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""
-        response = self.loss.response
-        samples = response(samples) - response(self.loss.mean(rows[-1]))
+        loss = self.plan.loss
+        samples = loss.response(samples) - loss.response(loss.mean(rows[-1]))
         return super().replacements(rows, samples)
 
     def attributes(self, rows):
         """Return the fitted attributes."""
-        of_counts = {"intercept_": to_numpy(rows[-1]), "_fitted_family": self.loss}
+        of_counts = {"intercept_": to_numpy(rows[-1]), "_fitted_family": self.plan.loss}
         return super().attributes(rows) | of_counts | {"step_size_": None}
-
-
-@torch.no_grad()
-def settle(model, rows, samples):
-    """Return rows with the best baseline for the atoms.
-
-    The initial baseline, from the mean, includes the part that codes explain later. A step is the
-    difference of the natural parameters of the means of counts and of expectations. Newton's step
-    is the same near the solution; far below it is too long, and expectations overflow.
-    """
-    loss, rows = model.loss, rows.clone()
-    for _ in range(_STEPS):
-        (dictionary, encoder, _), sums = model.network(rows, 0), rows.new_zeros(3, rows.shape[1])
-        for start in range(0, len(samples), _SAMPLES):
-            part = samples[start : start + _SAMPLES]
-            codes = encoder(dictionary, part.x, mask=part.mask, offset=part.target)
-            mean = loss.mean(loss.shifted(dictionary.synthesis(codes), part.target))
-            known = _known(part)
-            sums += torch.stack([known * part.x, known * mean, known]).sum(1)
-        # half an event more keeps the parameter finite where a feature has no events
-        counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
-        rows[-1] += counted - expected
-    return rows
 
 
 # ------------------------------------------------------------------ the fit
@@ -244,17 +203,21 @@ def settle(model, rows, samples):
 class CountPlan(Plan):
     """The plan of a fit of counts: a search, and training by the likelihood."""
 
-    counts_events, name = True, "likelihood"
+    counts_events = True
 
     def __init__(self, learner):
         constants = dict(gradient="dec", optimizer="auto", n_unfoldings="auto")
         super().__init__(learner, noise="equal", fit_intercept=False, **constants)
         self.loss = loss_named(learner.loss, learner.n_trials)
-        self.n_unfoldings = learner.n_unfoldings
+        self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
 
     def rule(self, name):
         """Return the gradient of training."""
-        return partial(likelihood, loss=self.loss)
+        return likelihood
+
+    def encoder(self, alpha, **of_training):
+        """Return the encoder with a penalty; it has a step of its own."""
+        return CountCodes(self.loss, self.n_unfoldings, bool(self.given.positive_code), alpha)
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
@@ -267,7 +230,10 @@ class CountPlan(Plan):
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
         if self.searches and self.given.max_iter == "auto":
-            return max(_UPDATES, _EPOCHS * n_batches)
+            # They raise the explained share of the deviance of thinned data
+            # (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, from 0.146 to 0.203 for
+            # words.
+            return max(40, 6 * n_batches)
         return super().n_updates(n_batches, batch_size, data)
 
     def without_effect(self, data):  # yields names, setting
@@ -283,36 +249,56 @@ class _CountPhases(RowPhases):
 
     def before_training(self):
         found = [one for one in super().before_training() if one.name != "penalty of codes"]
-        return *found, Phase(
-            "baseline", self.settle, lambda _: self.plan.searches, ends_search=True
-        )
+        searches = self.plan.searches
+        return *found, Phase("baseline", self.settle, lambda _: searches, ends_search=True)
 
     def rows_of(self, fitted, atoms):
         return torch.cat([atoms.to(fitted.rows), fitted.rows[-1:]])
 
+    @torch.no_grad()
     def settle(self, fitted):
-        """Find the baseline beside the atoms."""
-        yield replace(fitted, rows=settle(fitted.model, fitted.rows, self.data.samples))
+        """Find the best baseline for the atoms.
 
+        The initial baseline, from the mean, includes the part that codes explain later. A step is
+        the difference of the natural parameters of the means of counts and of expectations.
+        Newton's step is the same near the solution; far below it is too long, and expectations
+        overflow.
+        """
+        rows, samples, loss = fitted.rows.clone(), self.data.samples, self.plan.loss
+        dictionary, encoder, _ = fitted.model.network(rows, 0)
+        for _ in range(5):
+            sums = rows.new_zeros(3, rows.shape[1])
+            for part in samples.blocks(1024):
+                codes = exposed.encode_rows(encoder, dictionary, part)
+                mean = loss.mean(dictionary.synthesis(codes) + _logarithm(part.target))
+                known = _known(part)
+                sums += torch.stack([known * part.x, known * mean, known]).sum(1)
+            # half an event more keeps the parameter finite where a feature has no events
+            counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
+            rows[-1] += counted - expected
+        yield replace(fitted, rows=rows)
+
+    @torch.no_grad()
     def choose_coding(self, fitted):
         """Choose a smaller penalty of codes than the search's if it predicts hidden entries."""
-        samples, model, dictionary = self.data.samples, fitted.model, DenseDictionary(fitted.atoms)
-        drawn, weight = draw_rows(len(samples), _JUDGES, samples.weight)
-        some, counts = (
-            replace(samples[drawn], weight=weight),
-            Likelihood(model.loss, fitted.rows[-1]),
-        )
+        samples, intercept = self.data.samples, fitted.rows[-1]
+        drawn, weight = draw_rows(len(samples), 200, samples.weight)
+        some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
+        measure = partial(exposed.deviances, loss=self.plan.loss, intercept=intercept)
+        dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
+        # penalties above the search's were never better
+        for penalty in [alpha * 0.5**i for i in range(5)]:
+            encoder = replace(self.plan.encoder(penalty), intercept=intercept)
+            codes = partial(exposed.encode_rows, encoder)
+            found = hidden_errors(some, dictionary, codes, measure, places)
+            if not found < 0.99 * least:
+                break
+            alpha, least = penalty, found
+        yield replace(fitted, coding=(alpha, 0.0, None))
 
-        @torch.no_grad()
-        def deviance(alpha):
-            how = partial(counts.encode, model.codes(alpha)), counts.deviances
-            return hidden_errors(some, dictionary, *how, places)
 
-        yield replace(fitted, coding=(smaller_penalty(deviance, model.alpha), 0.0, None))
-
-
-class CountDictionaryLearning(ExposedTransformer, DenseLearner):
+class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
     r"""Dictionary learning of counts and fractions, whose effects multiply.
 
     Counts have the expectation :math:`\exp(D z + b)`, and successes in ``n_trials`` the odds
@@ -440,14 +426,19 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _largest(self):
         return loss_named(self.loss, self.n_trials).largest
 
-    def _likelihood(self):
+    @property
+    def _intercept(self):
+        return to_tensor(self.intercept_)
+
+    @property
+    def _loss(self):
         now = loss_named(self.loss, self.n_trials)
         if getattr(self, "_fitted_family", now) != now:
             raise ValueError(
                 f"loss={self.loss!r} and n_trials={self.n_trials} were set after fit, and the "
                 f"atoms were learned for {self._fitted_family}. Set them back, or fit again."
             )
-        return Likelihood(now, to_tensor(self.intercept_))
+        return now
 
     def _with_intercept(self, atoms, intercept):
         if intercept is None:
@@ -462,27 +453,25 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     def _read(self, plan, X, y=None, *, known=False, exposure=None, sample_weight=None, **options):
         refuse_several(type(self).__name__)
-        if known:
-            self._likelihood()
         of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
         return super()._read(plan, X, known=known, **of_rows, **options)
 
     def _loss_of_baseline(self, fitted, data):
-        found = FromMeans.of(data.samples.map(wide), fitted.model.loss, data.samples.target)
-        return 0.5 * found.total() / data.samples.total_weight + _ROUNDING
+        return 0.5 * self._from_means(data.samples).total() / data.samples.total_weight + 1e-9
 
     def _phases(self, plan, data, run):
         return _CountPhases(self, plan, data, run)
 
     def _resume(self, plan, data):
         fitted = super()._resume(plan, data)
-        rows = torch.cat([fitted.rows, to_tensor(self.intercept_).to(fitted.rows)[None]])
+        rows = torch.cat([fitted.rows, self._intercept.to(fitted.rows)[None]])
+        plan.loss = self._loss
         return replace(fitted, rows=rows)
 
     def _transform_encoder(self):
         self._validate_params()
-        how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.positive_code))
-        return partial(encode, alpha=self.alpha_, loss=self._likelihood().loss, **how)
+        how = self.n_unfoldings, bool(self.positive_code), self.alpha_, self._intercept
+        return CountCodes(self._loss, *how)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()

@@ -1,9 +1,11 @@
 """Encode and score counts, which may have exposures: factors of the expectations of rows.
 
-The logarithms of exposures are the ``target`` of samples, what a learner knows beside the counts.
+Exposures are the ``target`` of samples, what a learner knows beside the counts. Counts of an
+exposure ``e`` have the deviance of their rates, ``x / e``, times ``e``, whether effects add or
+multiply.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_tensor, wide
 from skpudle._data.sources import open_source, refuse_shuffled
+from skpudle._fit.encoders import refuse
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._losses import FromMeans
 
 OfRows = ArrayLike | None  # one number for each row
 
 
-def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1), their logarithms
+def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
     """Check the exposures of samples, of this number.
 
     Raises
@@ -29,73 +32,54 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1), t
     ValueError
         If they are not positive numbers, one for each sample, or if the loss takes none.
     """
-    if getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"):
-        raise ValueError("exposure is for counts without a limit: loss='poisson', or PoissonNMF.")
-    options = dict(ensure_2d=False, dtype=np.float64, input_name="exposure")
-    values = check_array(host_array(exposure), **options)
-    if values.shape != (n_samples,) or not (values > 0).all():
-        raise ValueError(
-            f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each "
-            f"of the {n_samples} rows of X, and leave out samples that were not observed."
-        )
-    return to_tensor(values).log()[:, None]
+    refuse(
+        getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
+        "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
+    )
+    exposure = host_array(exposure)
+    values = check_array(exposure, ensure_2d=False, dtype=np.float64, input_name="exposure")
+    refuse(
+        values.shape != (n_samples,) or not (values > 0).all(),
+        f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each of "
+        f"the {n_samples} rows of X, and leave out samples that were not observed.",
+    )
+    return to_tensor(values)[:, None]
 
 
-@dataclass(frozen=True, eq=False)
-class Likelihood:
-    """The likelihood of counts, with their exposures.
+def exposure_of(samples):  # -> Tensor of shape (n_samples, 1), or 1
+    """Return the exposures of samples."""
+    return 1.0 if samples.target is None else wide(samples.target)
 
-    Parameters
-    ----------
-    loss : object of `skpudle._losses`
-        The loss.
-    intercept : Tensor of shape (n_features,), default=None
-        The natural parameters of a row without codes.
-    """
 
-    loss: object
-    intercept: Tensor | None = None
+def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
+    """Return codes of counts, of some features if they are not all."""
+    encoder = encoder if features is None else encoder.of_features(features)
+    return encoder(dictionary, samples.x, mask=samples.mask, exposure=samples.target)
 
-    def offset(self, samples, features=slice(None)):  # -> like samples.x or its rows, or None
-        """Return what is added to the natural parameters of samples, of some features."""
-        exposure = samples.target
-        if self.intercept is None:
-            return None if exposure is None else exposure.expand_as(samples.x)
-        intercept = self.intercept.to(samples.x)[features]
-        return intercept if exposure is None else intercept + exposure
 
-    def encode(self, encoder, dictionary, samples, features=None):
-        """Return codes of samples, of some features if they are not all."""
-        if features is not None and hasattr(encoder, "of_features"):
-            encoder = encoder.of_features(features)
-        offset = self.offset(samples, slice(None) if features is None else features)
-        return encoder(dictionary, samples.x, mask=samples.mask, offset=offset)
-
-    def deviances(self, natural, samples, features):  # -> (n, len(features))
-        """Return the deviance of each entry of features from its prediction."""
-        natural = self.loss.shifted(natural, self.offset(samples, features))
-        return 2 * self.loss.half_deviance(wide(natural), wide(samples.x))
+def deviances(natural, samples, features, *, loss, intercept=None):  # -> (n, len(features))
+    """Return the deviance of each entry of features from its prediction without the intercept."""
+    exposure, natural = exposure_of(samples), wide(natural)
+    natural = natural if intercept is None else natural + intercept.to(natural)[features]
+    return 2 * exposure * loss.half_deviance(natural, wide(samples.x) / exposure)
 
 
 class ExposedTransformer(DictionaryTransformer):
-    """Encode counts that may have exposures; a subclass has a `_likelihood`."""
+    """Encode counts that may have exposures; a subclass has a ``_loss`` and an encoder of counts.
 
-    def _likelihood(self):  # -> Likelihood
-        """Return the likelihood of the counts."""
-        raise NotImplementedError
+    The encoder is called as ``encoder(dictionary, x, mask=None, exposure=None)``, and that of some
+    features is ``encoder.of_features(features)``.
+    """
 
-    def _encode_rows(self, encoder, dictionary, samples, features=None):
-        return self._likelihood().encode(encoder, dictionary, samples, features)
+    _intercept = None  # natural parameters of rows without codes
+    _encode_rows = staticmethod(encode_rows)
 
     def _decode_rows(self, rows):
-        found = self._likelihood()
-        if found.intercept is not None:
-            rows.add_(found.intercept.to(rows))
-        return found.loss.mean(rows)
+        rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
+        return self._loss.mean(rows)
 
     def _from_means(self, samples):
-        samples = samples.map(wide)
-        return FromMeans.of(samples, self._likelihood().loss, samples.target)
+        return FromMeans.of(samples.map(wide), self._loss, exposure_of(samples))
 
     def _of_rows(self, X, exposure):  # -> dict of fields of samples
         if exposure is None:
@@ -195,5 +179,5 @@ class ExposedTransformer(DictionaryTransformer):
             outside of the held-out features half an event, since a rate of 0 would exclude any.
         """
         check_is_fitted(self)
-        measure = self._likelihood().deviances
+        measure = partial(deviances, loss=self._loss, intercept=self._intercept)
         return self._score(X, sample_weight, measure, **self._of_rows(X, exposure))

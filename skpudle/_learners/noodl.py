@@ -7,7 +7,6 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data.names import explain_names
-from skpudle._fit.encoders import Codes
 from skpudle._fit.plan import Plan
 from skpudle._learners.rows import DenseLearner
 
@@ -122,9 +121,3 @@ class NOODLDictionaryLearning(DenseLearner):
     def _plan(self):
         how = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
         return Plan(self, alpha=self.threshold, **how)
-
-    def _encoder(self):
-        self._validate_params()  # they may have been set since `fit`
-        options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_)
-        codes = Codes(self, shrinkage="hard", alpha=self.threshold)
-        return codes.encoder(self.alpha_, **options)

@@ -9,11 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import (
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -34,7 +30,7 @@ from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding import EncoderModule, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.encoding._unfold import threshold_levels
-from skpudle.search import Problem, auto_alpha
+from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 # of `choose_alpha`
@@ -67,26 +63,6 @@ def penalty_of(learner):
 def _solves(codes):
     """Return whether codes are solved for, which is no fixed graph."""
     return codes.of_lasso or codes.converges
-
-
-def module_of(learner, codes):  # -> EncoderModule
-    """Return the encoder of a fitted learner as a module of torch; see `to_module`."""
-    solved = not codes.given.separate_atoms and _solves(codes)
-    refuse(
-        solved or codes.given.transform_algorithm != "unfolded",
-        "Codes that are solved for are no fixed graph of products, and cannot be exported. Pass "
-        "n_unfoldings=3, for example, with separate_atoms='unfolding', and fit again.",
-    )
-    noise, decoder = units_of(learner), to_tensor(learner.components_)
-    refuse(
-        noise.rows is not None,
-        "Each row is coded in units of its own noise, which takes several codings and is no fixed "
-        "graph. Pass noise='features' or 'equal', and fit again.",
-    )
-    options = dict(split_sign=learner.split_sign, scale=noise.scale)
-    if (baseline := baseline_of(learner)) is not None:
-        options["intercept"] = to_tensor(baseline)
-    return EncoderModule(_graph_of(learner, codes, noise), decoder, **options).eval()
 
 
 def _graph_of(learner, codes, noise):  # -> LearnedEncoder
@@ -500,10 +476,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         True
         """
         check_is_fitted(self)
-        if getattr(self, "noise_std_", None) is None:
-            raise ValueError(
-                "The noise of the data is unknown: partial_fit does not estimate it. Call fit."
-            )
+        refuse(
+            getattr(self, "noise_std_", None) is None,
+            "The noise of the data is unknown: partial_fit does not estimate it. Call fit.",
+        )
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
             warnings.warn(
                 f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "
@@ -512,9 +488,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             )
         ((samples, _),) = self._read_parts(InMemory(open_source(X, self).array()))
         codes = np.asarray(host_array(self.transform(X)))
-        rows = self.inverse_transform(codes)
-        baseline = baseline_of(self)
-        fitted = to_numpy(to_tensor(rows)) - (0.0 if baseline is None else baseline)
+        fitted = encoders.centre(self, self.inverse_transform(codes))
         noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
         residual = np.abs(to_numpy(samples.x) - fitted) / noise
         usual = residual
@@ -617,10 +591,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         data = read_rows(self, plan, open_source(X, self), known=True)
         units = units_of(self)
         rows = in_units(units, data.samples)
-        x, mask = rows.x, rows.mask
-        unit, penalty = unit_of(mean_square(x)), auto_alpha(x, mask=mask)
-        signs = dict(positive_code=bool(self.positive_code))
-        problem = Problem.in_unit(x, penalty, unit, mask=mask, **signs)
+        unit, penalty = unit_of(mean_square(rows.x)), auto_alpha(rows.x, mask=rows.mask)
+        problem = plan.problem(rows, penalty, unit)
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
         return self._take_coding(coding, unit)
 
@@ -659,7 +631,22 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params()
-        return module_of(self, Codes(self))
+        codes, units, decoder = Codes(self), units_of(self), to_tensor(self.components_)
+        solved = _solves(codes) and not self.separate_atoms
+        refuse(
+            solved or self.transform_algorithm != "unfolded",
+            "Codes that are solved for are no fixed graph of products, and cannot be exported. "
+            "Pass n_unfoldings=3, for example, with separate_atoms='unfolding', and fit again.",
+        )
+        refuse(
+            units.rows is not None,
+            "Each row is coded in units of its own noise, which takes several codings and is no "
+            "fixed graph. Pass noise='features' or 'equal', and fit again.",
+        )
+        how = dict(split_sign=self.split_sign, scale=units.scale)
+        if (baseline := baseline_of(self)) is not None:
+            how["intercept"] = to_tensor(baseline)
+        return EncoderModule(_graph_of(self, codes, units), decoder, **how).eval()
 
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`

@@ -25,16 +25,16 @@ from skpudle._data.weights import check_sample_weight, known_samples, merge_samp
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.fitted import Fitted, Searched
+from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
-from skpudle._fit.team import ALONE, current_team
+from skpudle._fit.team import current_team
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
 from skpudle._precision import training_mode
-from skpudle.search import Problem, auto_alpha
+from skpudle.search import auto_alpha
 from skpudle.search._epoch import spread_rows
 from skpudle.search.choose import best_coding, judged, try_sizes
 from skpudle.search.descend import refit_atoms, solve_codes
@@ -82,24 +82,10 @@ def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weigh
     return project_atoms(atoms, positive=positive)
 
 
-def problem_of(model, samples, penalty, unit, team=ALONE):  # -> Problem
-    """Return the problem of a search in rows, divided by a unit."""
-    return Problem.in_unit(
-        samples.x,
-        penalty,
-        unit,
-        positive_code=bool(model.plan.given.positive_code),
-        positive_atoms=model.positive,
-        mask=samples.mask,
-        total=team.sum,
-        weight=samples.weight,
-    )
-
-
 def raw_problem(plan, samples):  # -> Problem
     """Return the problem of the rows of a fit as they are, with a penalty of one unit."""
     unit = unit_of(mean_square(samples.x, samples.weight))
-    return problem_of(plan.model(), samples, unit, unit)
+    return plan.problem(samples, unit, unit)
 
 
 class Beginning:
@@ -218,23 +204,6 @@ def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
     return ((known > 0) & (counts == 0)).nonzero().cpu()
 
 
-def _energies(coded):  # -> dict
-    """Return the energies of atoms at the end of a search, for a later `partial_fit`.
-
-    Parameters
-    ----------
-    coded : Epoch
-        Data with codes of the atoms.
-
-    Returns
-    -------
-    dict
-        The mean square of the codes of each atom, and the mean objective of a row.
-    """
-    (n,) = coded.problem.total(torch.tensor([coded.problem.total_weight], dtype=torch.float64))
-    return {"energy": coded.energies() / n, "mean": coded.objective / float(n)}
-
-
 def check_known_entries(learner, data):
     """Raise ValueError unless a process knows an entry."""
     mask = data.samples.mask
@@ -348,7 +317,7 @@ class RowPhases:
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
-        problem = problem_of(begun.model, begun.samples, begun.search_penalty(), begun.unit)
+        problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
         trials = try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
@@ -369,7 +338,7 @@ class RowPhases:
         samples, n_components = begun.samples, len(fitted.atoms)
         if not run.team.is_alone:  # initial values are from samples of all processes
             samples = fitted.in_units(self.data.samples)
-        problem = problem_of(fitted.model, samples, fitted.searched.penalty, begun.unit, run.team)
+        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
         mixes = plan.mixes_few(n_components, samples.x.shape[1])
@@ -391,11 +360,12 @@ class RowPhases:
             plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
             fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
-        if fitted.searched is None:
-            penalty = fitted.search_alpha or begun.search_penalty()
-            fitted = replace(fitted, searched=Searched(atoms, penalty))
+        if fitted.searched is not None:
+            atoms = fitted.searched.atoms
+        else:
+            fitted = replace(fitted, penalty=fitted.search_alpha or begun.search_penalty())
         problem = self.make_problem(fitted)
-        for found in find_atoms(problem, fitted.searched.atoms):
+        for found in find_atoms(problem, atoms):
             losses = (*fitted.losses, *found.losses)
             yield replace(self._with_search(fitted, problem, found), losses=losses)
 
@@ -406,17 +376,15 @@ class RowPhases:
             self._problem = problem.around(baseline)
             shift = baseline.to(noise.intercept) * problem.unit
             noise = replace(noise, intercept=noise.intercept + shift)
-        known = dict(atoms=found.atoms, alpha=found.alpha, is_done=found.is_done)
-        known |= dict(trial=found.trial, stride=found.stride)
         note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
         return replace(
             fitted,
             rows=self.rows_of(fitted, found.atoms),
             noise=noise,
-            searched=replace(fitted.searched, **known),
+            searched=replace(found, coded=None, losses=(), path=()),
             search_alpha=found.alpha * problem.unit,
             penalty_path=penalty_path(problem, found.path, problem.unit),
-            stream=_energies(found.coded),
+            stream=after_search(found.coded, float(self.data.n_seen)),
             is_done=found.is_done,
             note=f"{note}  loss {found.losses[-1]:.6g}",
         )
@@ -437,8 +405,8 @@ class RowPhases:
         """
         (problem, coded), run = self.found(fitted), self.run
         alpha, unit = fitted.searched.alpha, problem.unit
-        begun, n_used = after_search(coded)
-        size = block_rows(n_used, *begun.atoms.shape)
+        begun = after_search(coded)
+        size = block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
         source = self.data.source
         n_blocks = run.team.largest(ceil(source.n_samples / size))
         state, losses, loss = begun, fitted.losses, 0.0
@@ -447,7 +415,9 @@ class RowPhases:
         blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
         blocks = map(fitted.in_units, islice(blocks, state.n_blocks, None))
         while state.n_blocks < n_blocks:
-            part = _of_block(problem, alpha, next(blocks, None))
+            block = next(blocks, self.data.samples[:0])  # other processes still have rows
+            part = self.plan.problem(block, alpha * unit, unit, run.team.sum)
+            part = replace(part, baseline=problem.baseline)
             before, (state, _) = state, advance_stream(part, state, final=True)
             n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
@@ -461,7 +431,8 @@ class RowPhases:
                 if atoms is not begun.atoms:
                     self._coded = solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
-                now = replace(now, searched=searched, stream=_energies(self._coded), passed=None)
+                stream = after_search(self._coded, float(self.data.n_seen))
+                now = replace(now, searched=searched, stream=stream, passed=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
             yield replace(now, rows=self.rows_of(fitted, atoms), note=note)
 
@@ -519,8 +490,7 @@ class RowPhases:
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
         source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
-        annealed = isinstance(given.lambda_decay, tuple)
-        first = n_updates * 9 // 10 * annealed
+        first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)  # before its last value
         rule = dict(first_update=first, n_updates=n_updates)
         stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
         if state:
@@ -534,11 +504,9 @@ class RowPhases:
                 ended_by = "max_iter"
             if n_epochs:
                 now, done = trainer.fitted, ended_by is not None
-                note = (
-                    f"{plan.name}, epoch {n_epochs}/{run.max_iter}  loss {now.loss_curve[-1]:.6g}"
-                )
-                how = dict(note=note, is_done=done, ended_by=ended_by)
-                yield replace(now, training=state, **how)
+                note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}"
+                how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
+                yield replace(now, training=state, is_done=done, **how)
             if ended_by is not None:
                 return
             trainer.replace_unused()
@@ -550,40 +518,10 @@ class RowPhases:
     def choose_coding(self, fitted):
         """Choose the penalty of the codes of `transform`, which follows the data."""
         model, samples = fitted.model, fitted.in_units(self.data.samples)
-        problem = problem_of(model, samples, model.alpha, unit_of(model.data_scale), self.run.team)
+        unit, total = unit_of(model.data_scale), self.run.team.sum
+        problem = self.plan.problem(samples, model.alpha, unit, total)
         coding = best_coding(judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
-
-
-def _of_block(problem, alpha, block):  # -> Problem, of no rows for None
-    if block is None:
-        return replace(problem.of_rows(slice(0)), alpha=alpha)
-    x = block.x if problem.unit == 1 else block.x.double() / problem.unit
-    return replace(problem, x=x, mask=block.mask, weight=block.weight, alpha=alpha, held_out=None)
-
-
-# ------------------------------------------------------------------ what was fitted before
-
-
-def resume_rows(plan, data, attributes, beginning=Beginning):  # -> Fitted
-    """Return the record of the attributes of a fitted learner."""
-    kept, given = attributes["_fitted"], plan.given.alpha
-    known, coding = dict(kept.model), kept.coding
-    if given not in ("auto", attributes["_fit_given"]["alpha"]):  # it was set after the fit
-        known["alpha"], coding = float(given), None
-    elif coding is not None:
-        coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
-    if known["data_scale"] == 0:
-        coding = None  # of zeros
-    model = plan.model(**known)
-    atoms = kept.noise.from_user(to_tensor(attributes["components_"], data.device))
-    noise = replace(kept.noise, atoms=atoms)
-    if not model.data_scale:  # first data after `from_components` or zeros
-        begun = beginning(plan, data.samples, noise)
-        model = replace(model, data_scale=begun.model.data_scale)
-        if given == "auto":
-            model = replace(model, alpha=begun.code_penalty(atoms))
-    return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)
 
 
 def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
@@ -602,7 +540,7 @@ def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the ato
 
 
 def read_rows(
-    learner, plan, given, *, known=False, part=False, weight=None, target=None, largest=None
+    learner, plan, given, *, known=False, part=False, sample_weight=None, target=None, largest=None
 ):
     """Check the rows of a learner, with ``known`` against its fitted attributes.
 
@@ -618,8 +556,8 @@ def read_rows(
         Whether the learner is fitted.
     part : bool, default=False
         Whether the rows are one part of several, of `partial_fit`.
-    weight : Tensor of shape (n_samples,), default=None
-        How often each row counts, checked.
+    sample_weight : array-like of shape (n_samples,), default=None
+        How often each row counts.
     target : Tensor of shape (n_samples, ...), default=None
         What the learner knows of each row beside its numbers, checked.
     largest : float, default=None
@@ -632,16 +570,18 @@ def read_rows(
     """
     device = arrays.resolve_device(learner.device, given.data)
     reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, given.n_rows)
     if given.in_parts:
         source = given.read_by(reader)
-        source.weight, source.target = weight, target
+        source.weight, source.target = sample_weight, target
         seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
         samples = source.sample(plan.n_components, int(seed), whole=not part)
         samples, n_given = known_samples(samples), None
     else:
         if not known:
             arrays.check_no_picture(given.data)
-        x, of_rows = reader(given.array()), dict(weight=weight, target=target)
+        x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
         of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
         samples = reader.samples(x, **of_rows)
         samples = source = known_samples(samples) if part else samples
@@ -735,11 +675,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
 
     def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
-        given, weight = open_source(X, self), None
-        if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, given.n_rows)
-        how = dict(part=part, weight=weight, largest=self._largest)
-        data = read_rows(self, plan, given, **how, **options)
+        how = dict(part=part, sample_weight=sample_weight, largest=self._largest)
+        data = read_rows(self, plan, open_source(X, self), **how, **options)
         if part or data.source is not data.samples:
             return data
         samples, places = merge_samples(data.samples)
@@ -857,7 +794,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _encoder(self):
         """Return the encoder of rows in units of their noise."""
-        raise NotImplementedError
+        self._validate_params()  # they may have been set since `fit`
+        how = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
+        return self._plan().encoder(self.alpha_, **how)
 
     def _transform_encoder(self):
         """Return the encoder of rows without their baseline."""
@@ -870,4 +809,21 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
 
     def _resume(self, plan, data):  # -> Fitted
-        return resume_rows(plan, data, vars(self), self._beginning)
+        """Return the record of the fitted attributes."""
+        kept, given = self._fitted, plan.given.alpha
+        known, coding = dict(kept.model), kept.coding
+        if given not in ("auto", self._fit_given["alpha"]):  # it was set after the fit
+            known["alpha"], coding = float(given), None
+        elif coding is not None:
+            coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
+        if known["data_scale"] == 0:
+            coding = None  # of zeros
+        model = plan.model(**known)
+        atoms = kept.noise.from_user(to_tensor(self.components_, data.device))
+        noise = replace(kept.noise, atoms=atoms)
+        if not model.data_scale:  # first data after `from_components` or zeros
+            begun = self._beginning(plan, data.samples, noise)
+            model = replace(model, data_scale=begun.model.data_scale)
+            if given == "auto":
+                model = replace(model, alpha=begun.code_penalty(atoms))
+        return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)

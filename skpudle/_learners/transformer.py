@@ -406,10 +406,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return x, self._encode_rows(self._transform_encoder(), dictionary, Samples(x))
 
     def _transform_device(self, X):
-        try:
-            return arrays.resolve_device(self.device, X)
-        except ValueError:  # this machine lacks the device of the fit
-            return torch.device("cpu")
+        return arrays.resolve_device(self.device, X, fitted=True)
 
     @property
     def _n_features_out(self):

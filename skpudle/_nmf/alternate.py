@@ -21,7 +21,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import xlogy
 
-from skpudle._compilation import in_parts
+from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle._initialization import successive_projections
 from skpudle._nmf._compiled import loops
 from skpudle.search._epoch import spread_rows
@@ -41,9 +41,9 @@ _STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
 # Weights above 1 - _FULL are set to 1, so that sparse counts have sparse weights. Weights that are
 # 2 % wrong raise the variance of least squares by 0.04 %. Repetitions of weights and codes.
 _FULL, _TURNS = 0.02, 4
-# rows whose rates are dense at a time, rows that initial atoms are made from (the cost grows with
-# the cube of the smaller side), and the least number of rows that pays for a thread
-_DENSE, _START, _ROWS = 4096, 2000, 64
+# rows that initial atoms are made from (the cost grows with the cube of the smaller side), and the
+# least number of rows that pays for a thread
+_ROWS_OF_INITIAL_ATOMS, _LEAST_ROWS_OF_THREAD = 2000, 64
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ class Events:
 
     def rates(self, atoms, codes):  # yields rows, expectations of all their entries
         """Yield dense expectations of some rows at a time."""
-        for first in range(0, len(codes), _DENSE):
-            rows = slice(first, first + _DENSE)
+        for rows in blocks_of_rows(len(codes), atoms.shape[1]):
             yield rows, self.exposure[rows] * (codes[rows] @ atoms)
 
     def unexplained(self, atoms):  # -> Events
@@ -179,7 +178,7 @@ def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> (n,), sum x log m
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol
     solve = loops.solve_rows
-    in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _ROWS)
+    in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _LEAST_ROWS_OF_THREAD)
     return explained
 
 
@@ -261,7 +260,7 @@ def prune_codes(events, atoms, codes, min_gain):
     loads = np.array(events.loads(atoms), order="C")
     given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
     prune = loops.prune_rows
-    in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _ROWS)
+    in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _LEAST_ROWS_OF_THREAD)
     return z
 
 
@@ -280,7 +279,7 @@ def first_atoms(events, n_components):  # -> (n_components, n_features)
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
-    some = events.sample(_START)
+    some = events.sample(_ROWS_OF_INITIAL_ATOMS)
     x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
@@ -384,7 +383,11 @@ def advance(events, state, smoothing):
     A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
     extrapolation", Neural Computation 31, 2019.
     """
-    n_rows, n_fixed, n_pseudo = events.often.sum(), state.n_fixed, smoothing * len(events.mean)
+    n_rows, n_fixed, n_pseudo = (
+        float(events.often.sum()),
+        state.n_fixed,
+        smoothing * len(events.mean),
+    )
     pseudo = n_pseudo * events.mean
 
     def adapt_codes(atoms, codes):  # -> codes, mean loss, mean objective

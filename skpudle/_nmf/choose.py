@@ -13,7 +13,7 @@ standard error of the best.
 *Prior and sparse rows.* A tenth of the entries of all rows is hidden, from the atoms too.
 """
 
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from scipy.special import gammaln, xlogy
@@ -21,6 +21,7 @@ from scipy.special import gammaln, xlogy
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._nmf import alternate
 from skpudle._nmf.alternate import Progress, begin, converge, solve_codes
+from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, worse
 
@@ -55,17 +56,28 @@ _FITS, _ROUNDS, _ERRORS = 3, 10, 5.0
 _ROWS = 4096
 
 
-class Chosen(NamedTuple):
-    """Values of parameters that may be "auto"; see `skpudle.PoissonNMF`."""
+@dataclass(frozen=True)
+class Chosen:
+    """Values of parameters that may be "auto", the model of a fit; see `skpudle.PoissonNMF`."""
 
     alpha: float
     dispersion: float
     min_gain: float
 
+    decided = "alpha", "dispersion", "min_gain"
+
     def without_data(self):  # -> Chosen
         """Return the parameters without data that choose them."""
-        values = zip(self, (_SMOOTHING, 0.0, 0.0), strict=True)
+        values = zip(astuple(self), (_SMOOTHING, 0.0, 0.0), strict=True)
         return Chosen(*(default if value == "auto" else value for value, default in values))
+
+    def attributes(self, rows):
+        """Return the fitted attributes; None is no attribute."""
+        atoms = {"components_": to_numpy(rows), "n_components_": len(rows), "debias_": None}
+        return atoms | {f"{name}_": float(value) for name, value in vars(self).items()}
+
+    def warn_of_step(self, rows):
+        """Do nothing: the alternation has no step."""
 
 
 def negative_log(x, rates, dispersion):  # -> as x
@@ -229,7 +241,7 @@ def _sizing_prior(events, alpha):  # -> float
     return min(_SIZING, _SIZING_SHARE * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
-def choose_size(events, given, rng, fixed):  # -> atoms, dict
+def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     """Choose the smallest number of atoms that predicts held-out rows nearly best.
 
     Parameters
@@ -247,8 +259,8 @@ def choose_size(events, given, rng, fixed):  # -> atoms, dict
     -------
     ndarray of shape (n_components, n_features)
         Atoms of that number.
-    dict
-        The numbers of the removal, increasing; see ``size_path_`` of `skpudle.PoissonNMF`.
+    SizePath
+        The numbers of the removal, increasing.
     """
     (n, m), n_fixed, smoothing = events.counts.shape, len(fixed), _sizing_prior(events, given.alpha)
     order, n_held = rng.permutation(n), min(int(_HELD * n), _MOST_HELD)
@@ -292,13 +304,13 @@ def choose_size(events, given, rng, fixed):  # -> atoms, dict
     best, scale = _best(trials), 1 / (hidden.range or 1.0)
     chosen = next(state.atoms for state, found in trials if not worse(found, best))
     errors = scale * np.array([to_numpy(found.errors) for _, found in trials])
-    path = {
-        "n_components": np.array([len(state.atoms) for state, _ in trials]),
-        "score": 1 + scale * hidden.perfect - errors.sum(1),
-        "objective": np.array([state.objectives[-1] for state, _ in trials]),
-        "tolerance": n_held**0.5 * (errors - scale * to_numpy(best.errors)).std(1),
-    }
-    return chosen, path
+    path = (
+        np.array([len(state.atoms) for state, _ in trials]),
+        1 + scale * hidden.perfect - errors.sum(1),
+        np.array([state.objectives[-1] for state, _ in trials]),
+        n_held**0.5 * (errors - scale * to_numpy(best.errors)).std(1),
+    )
+    return chosen, SizePath(*map(to_tensor, path))
 
 
 def _best(trials):  # of (trial, Prediction) -> Prediction
@@ -330,7 +342,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
-    events, (alpha, dispersion, min_gain) = events.sample(_ROWS), given
+    events, (alpha, dispersion, min_gain) = events.sample(_ROWS), astuple(given)
     if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
         min_gain = 0.0
     if dispersion:

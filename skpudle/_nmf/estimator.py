@@ -1,7 +1,6 @@
 """Counts of sources that add: `PoissonNMF`."""
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from math import inf
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -9,22 +8,23 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from torch.special import xlogy
 
 from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tensor, with_gaps
+from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
-from skpudle._data.weights import check_sample_weight, merge_copies
+from skpudle._data.weights import merge_copies
 from skpudle._fit import messages
-from skpudle._fit.fitted import on_host
-from skpudle._fit.run import Phase, Record, Run
+from skpudle._fit.encoders import refuse
+from skpudle._fit.estimator import Data, GradientLearner
+from skpudle._fit.fitted import Fitted, on_host
+from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._learners.exposed import ExposedTransformer, Likelihood, OfRows
+from skpudle._learners.exposed import ExposedTransformer, OfRows
 from skpudle._learners.rows import DICT_INIT, read_rows
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
@@ -44,10 +44,6 @@ class KullbackLeibler(Poisson):
         return natural
 
     natural = mean
-
-    def shifted(self, natural, offset):
-        """Return rates times exposures; ``offset`` holds the logarithms of exposures."""
-        return natural if offset is None else natural * offset.exp()
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the rate."""
@@ -78,14 +74,14 @@ class _Encoder:
         """Return the encoder of some features, to predict the rest."""
         return replace(self, least=0.5)
 
-    def __call__(self, dictionary, x, *, mask=None, offset=None):  # -> (n, n_components)
-        """Return codes; ``offset`` holds the logarithms of exposures."""
+    def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
+        """Return codes."""
         if x.requires_grad:
             raise ValueError(
                 "Codes of PoissonNMF have no derivatives. Pass a CountDictionaryLearning, "
                 "which is for counts too."
             )
-        events, atoms = _events_of(x, mask, offset), to_numpy(dictionary.atoms.double())
+        events, atoms = _events_of(x, mask, exposure), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
             codes = alternate.prune_codes(events, atoms, codes, self.min_gain)
@@ -94,8 +90,8 @@ class _Encoder:
         return to_tensor(codes + empty / np.where(sizes > 0, sizes, 1.0)).to(x)
 
 
-def _events_of(x, mask=None, offset=None, weight=None):  # -> Events
-    exposure = 1.0 if offset is None else to_numpy(offset[:, :1].double().exp())
+def _events_of(x, mask=None, exposure=None, weight=None):  # -> Events
+    exposure = 1.0 if exposure is None else to_numpy(exposure.double())
     often = 1.0 if weight is None else to_numpy(weight.double())
     known = None if mask is None else to_numpy(mask)
     return Events.of(to_numpy(x.double()), known, exposure, often)
@@ -118,32 +114,6 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     return events, int((places >= 0).sum())
 
 
-@dataclass(frozen=True, eq=False)
-class _Record(Record):
-    """A fit so far: see `skpudle._fit.run`; ``training`` has the values of its `Progress`."""
-
-    atoms: np.ndarray
-    chosen: choose.Chosen
-    path: dict | None = None
-    training: dict = field(default_factory=dict)
-
-    def pack(self):
-        """Return all values, tensors and numbers."""
-        return on_host(vars(self) | {"chosen": self.chosen._asdict()})
-
-    def restore(self, values):
-        """Return the record with the values of `pack`."""
-        values = _to_arrays(values)
-        return replace(self, **values | {"chosen": choose.Chosen(**values["chosen"])})
-
-
-def _to_arrays(values):
-    """Return nested values with arrays for tensors."""
-    if isinstance(values, dict):
-        return {name: _to_arrays(value) for name, value in values.items()}
-    return to_numpy(values) if isinstance(values, Tensor) else values
-
-
 def _refuse_negative(atoms, name):  # -> atoms
     if (atoms < 0).any():
         raise ValueError(
@@ -153,22 +123,129 @@ def _refuse_negative(atoms, name):  # -> atoms
     return atoms
 
 
-def _attributes(atoms, chosen, losses=(), ended_by=None):  # -> dict
-    """Return the fitted attributes; None removes one of a `fit`."""
-    return {
-        "components_": atoms,
-        "n_components_": len(atoms),
-        **{f"{name}_": float(value) for name, value in chosen._asdict().items()},
-        "n_iter_": len(losses),
-        "n_steps_": len(losses),
-        "loss_curve_": np.array(losses),
-        "ended_by_": ended_by,
-        "phases_": ended_by and {"alternation": len(losses)},
-        "size_path_": None,
-    }
+def _given(learner, unit=1.0):  # -> Chosen
+    alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
+    return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain)
 
 
-class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
+class _Phases:
+    """The phases of a fit: choices, and the alternation between codes and atoms.
+
+    See `skpudle._fit.run`. Choices are those of rows that count about once, so weights and
+    smoothing are divided by a unit.
+
+    Parameters
+    ----------
+    learner : PoissonNMF
+        The learner.
+    data : Data
+        Its data.
+    run : Run
+        The fit.
+    """
+
+    def __init__(self, learner, data, run):
+        self.learner, self.x, self.seed = learner, data.samples.x, run.generator.initial_seed()
+        events, self.n_samples = _read_events(data.source)
+        unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
+        if len(unknown) == events.counts.shape[1]:
+            raise messages.nothing_known(learner)
+        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
+        self.unit = float(np.square(events.often).sum() / events.often.sum())
+        self.events = replace(events, often=events.often / self.unit)
+        self.fixed, self.most = self._fixed_atoms(learner.fixed_components), run.n_updates
+
+    def _fixed_atoms(self, given):  # -> (n_fixed, n_features), of sum 1
+        if given is None:
+            return np.empty((0, self.x.shape[1]))
+        atoms = given_atoms(given, None, self.x.double(), name="fixed_components")
+        atoms = _refuse_negative(to_numpy(atoms), "fixed_components")
+        return atoms / atoms.sum(1, keepdims=True)
+
+    def _first_atoms(self, n, dict_init):  # -> (n_components, n_features)
+        n_fixed, n_rows, searches = (
+            len(self.fixed),
+            len(self.events.often),
+            isinstance(dict_init, str),
+        )
+        refuse(
+            n == "auto" and (not searches or n_rows < _FEWEST),
+            "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
+            f"dict_init={dict_init!r:.50}, and {n_rows} rows that differ. Pass a number, or "
+            f"dict_init='search' and {_FEWEST} rows or more.",
+        )
+        n_new = 1 if n == "auto" else (n or self.x.shape[1]) - n_fixed
+        refuse(
+            n_new < 0,
+            f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
+            f"{n_fixed} on.",
+        )
+        if searches:
+            new = alternate.first_atoms(self.events.unexplained(self.fixed), n_new)
+        else:
+            new = to_numpy(given_atoms(dict_init, n and n_new, self.x.double()))
+        return np.concatenate([self.fixed, new])
+
+    def first(self):  # -> Fitted
+        """Return the record before all phases, with initial atoms."""
+        learner = self.learner
+        atoms = self._first_atoms(learner.n_components, learner.dict_init)
+        if isinstance(learner.dict_init, str) and learner.n_components != "auto":
+            messages.warn_of_few_samples(self.n_samples, len(atoms))
+        return Fitted(model=_given(learner).without_data(), rows=to_tensor(atoms).to(self.x))
+
+    def table(self):  # -> tuple of Phase
+        """Return all phases, in their order."""
+        return (
+            Phase("size", self.choose_size, lambda _: self.learner.n_components == "auto"),
+            Phase("prior", self.choose_prior),
+            Phase("training", self.train, unit="epoch"),
+        )
+
+    def remember(self, fitted):
+        """Return the record of a fit that a callback has stopped."""
+        return fitted
+
+    def choose_size(self, fitted):
+        """Choose the number of atoms."""
+        how = _given(self.learner, self.unit), np.random.default_rng(self.seed), self.fixed
+        atoms, path = choose.choose_size(self.events, *how)
+        yield replace(fitted, rows=to_tensor(atoms), size_path=path)
+
+    def choose_prior(self, fitted):
+        """Choose dispersion, smoothing, and whether rows have few atoms."""
+        how = np.random.default_rng(self.seed), to_numpy(fitted.rows.double()), len(self.fixed)
+        chosen, atoms = choose.choose_prior(self.events, _given(self.learner, self.unit), *how)
+        model = replace(chosen, alpha=self.unit * chosen.alpha)
+        yield replace(fitted, rows=to_tensor(atoms), model=model)
+
+    def train(self, fitted):
+        """Alternate between codes and atoms: yield a record for each step."""
+        chosen, events, tol = fitted.model, self.events, self.learner.tol
+        state, alpha = dict(fitted.training), chosen.alpha / self.unit
+        first = state.pop("first", fitted.rows)  # the atoms that it began with
+        atoms = to_numpy(first.double())
+        codes, events = alternate.solve_dispersed(events, atoms, chosen.dispersion)
+        if chosen.min_gain:  # atoms were learned with pruned codes
+            events, _ = alternate.limit_atoms(events, atoms, codes, chosen.min_gain)
+        if state:
+            held = {n: to_numpy(v) if isinstance(v, Tensor) else v for n, v in state.items()}
+            state = Progress(**held)
+        else:
+            state = alternate.begin(events, atoms, len(self.fixed))
+            state = alternate.advance(events, state, alpha)
+        while True:
+            n, stalled = len(state.losses), state.has_stalled(tol, self.learner.n_iter_no_change)
+            ends = "tol" if stalled else "max_iter" if n >= self.most else None
+            ends = fitted.ended_by or ends
+            note = f"alternation, epoch {n}/{self.most}  loss {state.losses[-1]:.6g}"
+            now = dict(rows=to_tensor(state.atoms), losses=state.losses, is_done=ends is not None)
+            training = on_host(state._asdict() | {"first": first})
+            yield replace(fitted, **now, training=training, ended_by=ends, note=note)
+            state = alternate.advance(events, state, alpha)
+
+
+class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
     By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
@@ -362,10 +439,7 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _writes_checkpoints, _largest = True, inf
-
-    def _likelihood(self):
-        return Likelihood(KullbackLeibler())
+    _largest, _loss = inf, KullbackLeibler()
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -410,119 +484,40 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
             If named parameters have no effect in this fit, if there are fewer samples than atoms,
             or features without a known value.
         """
-        with Run(self, X, y) as run:
-            refuse_several(type(self).__name__)
-            steps = _STEPS if self.max_iter == "auto" else self.max_iter
-            plan = SimpleNamespace(
-                n_components=None if self.n_components == "auto" else self.n_components,
-                batch_size=lambda n_samples=None: _ROWS,
-                n_updates=lambda n_batches, batch_size, data: n_batches * steps,
-            )
-            given = open_source(X, self)
-            of_rows = self._of_rows(X, exposure)
-            if sample_weight is not None:
-                of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-            data = read_rows(self, plan, given, largest=inf, **of_rows)
-            run.open(data, plan)
-            with run.interrupts:
-                self._learn(run, data, steps)
-        self.fit_seconds_ = run.seconds
-        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            messages.warn_of_early_end(self)
-        return self
+        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
-    def _learn(self, run, data, most_steps):
-        """Read events, choose what is open, alternate, and set the attributes."""
-        events, n_samples = _read_events(data.source)
-        unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
-        if len(unknown) == events.counts.shape[1]:
-            raise messages.nothing_known(self)
-        messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
-        # choices are those of rows that count about once
-        unit = float(np.square(events.often).sum() / events.often.sum())
-        events, given = replace(events, often=events.often / unit), self._given(unit)
-        fixed, seed = self._fixed_atoms(data.samples.x), run.generator.initial_seed()
-
-        def attributes_of(record):
-            atoms = record.atoms.astype(to_numpy(data.samples.x[:0]).dtype)
-            chosen = record.chosen._replace(alpha=unit * record.chosen.alpha)
-            losses, path = record.training.get("losses", ()), record.path
-            found = _attributes(atoms, chosen, losses, record.ended_by)
-            return data.inputs | found | {"size_path_": path and Bunch(**path)}
-
-        def choose_size(record):
-            how = events, given, np.random.default_rng(seed), fixed
-            atoms, path = choose.choose_size(*how)
-            yield replace(record, atoms=atoms, path=path)
-
-        def choose_prior(record):
-            how = events, given, np.random.default_rng(seed), record.atoms, len(fixed)
-            chosen, atoms = choose.choose_prior(*how)
-            yield replace(record, atoms=atoms, chosen=chosen)
-
-        decides, searches = self.n_components == "auto", isinstance(self.dict_init, str)
-        atoms = self._first_atoms(events, fixed, data.samples.x)
-        if searches and not decides:
-            messages.warn_of_few_samples(n_samples, len(atoms))
-        train = partial(self._train, events, len(fixed), most_steps)
-        phases = (
-            Phase("size", choose_size, lambda _: decides),
-            Phase("prior", choose_prior),
-            Phase("training", train, unit="epoch"),
+    def _plan(self):
+        n, most = self.n_components, _STEPS if self.max_iter == "auto" else self.max_iter
+        return SimpleNamespace(
+            n_components=None if n == "auto" else n,
+            counts_events=True,
+            without_effect=lambda data: (),
+            batch_size=lambda n_samples: n_samples,
+            n_updates=lambda n_batches, batch_size, data: most,
         )
-        record = run.through(phases, _Record(atoms, given.without_data()), attributes_of)
-        self._take(attributes_of(record))
 
-    def _train(self, events, n_fixed, most, record):
-        """Alternate between codes and atoms: yield a record for each step."""
-        chosen, before = record.chosen, dict(record.training)
-        first = before.pop("first", record.atoms)  # the atoms that it began with
-        codes, events = alternate.solve_dispersed(events, first, chosen.dispersion)
-        if chosen.min_gain:  # atoms were learned with pruned codes
-            events, _ = alternate.limit_atoms(events, first, codes, chosen.min_gain)
-        state = Progress(**before) if before else alternate.begin(events, first, n_fixed)
-        if not before:
-            state = alternate.advance(events, state, chosen.alpha)
-        while True:
-            n, stalled = len(state.losses), state.has_stalled(self.tol, self.n_iter_no_change)
-            ends = record.ended_by or ("tol" if stalled else "max_iter" if n >= most else None)
-            note = f"alternation, epoch {n}/{most}  loss {state.losses[-1]:.6g}"
-            how = dict(ended_by=ends, is_done=ends is not None, note=note)
-            now = state._asdict() | {"first": first}
-            yield replace(record, atoms=state.atoms, training=now, **how)
-            state = alternate.advance(events, state, chosen.alpha)
+    def _read(self, plan, X, y, *, exposure, sample_weight):
+        refuse_several(type(self).__name__)
+        of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
+        return read_rows(self, plan, open_source(X, self), largest=self._largest, **of_rows)
 
-    def _given(self, unit=1.0):  # -> Chosen
-        alpha = self.alpha if self.alpha == "auto" else self.alpha / unit
-        return choose.Chosen(alpha, self.dispersion or 0.0, self.min_gain)
+    def _phases(self, plan, data, run):
+        return _Phases(self, data, run)
 
-    def _fixed_atoms(self, x):  # -> (n_fixed, n_features), of sum 1
-        if self.fixed_components is None:
-            return np.empty((0, x.shape[1]))
-        atoms = given_atoms(self.fixed_components, None, x.double(), name="fixed_components")
-        atoms = _refuse_negative(to_numpy(atoms), "fixed_components")
-        return atoms / atoms.sum(1, keepdims=True)
-
-    def _first_atoms(self, events, fixed, x):  # -> (n_components, n_features)
-        n, n_fixed, searches = self.n_components, len(fixed), isinstance(self.dict_init, str)
-        if n == "auto":
-            if not searches or len(events.often) < _FEWEST:
-                raise ValueError(
-                    "n_components='auto' finds atoms itself, and holds out a quarter of the rows: "
-                    f"got dict_init={self.dict_init!r:.50}, and {len(events.often)} rows that "
-                    f"differ. Pass a number, or dict_init='search' and {_FEWEST} rows or more."
-                )
-            n = n_fixed + 1
-        elif (n or x.shape[1]) < n_fixed:
-            raise ValueError(
-                f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
-                f"{n_fixed} on."
-            )
-        if searches:
-            new = alternate.first_atoms(events.unexplained(fixed), (n or x.shape[1]) - n_fixed)
-        else:
-            new = to_numpy(given_atoms(self.dict_init, n and n - n_fixed, x.double()))
-        return np.concatenate([fixed, new])
+    def _attributes(self, plan, data, fitted):
+        n = len(fitted.losses)
+        fitted = replace(fitted, rows=fitted.rows.to(data.samples.x))
+        return (
+            fitted.attributes()
+            | data.inputs
+            | {
+                "n_iter_": n,
+                "n_steps_": n,
+                "loss_curve_": np.array(fitted.losses),
+                "ended_by_": fitted.ended_by,
+                "phases_": fitted.ended_by and {"alternation": n},
+            }
+        )
 
     def _transform_encoder(self):
         self._validate_params()  # it may have been set since `fit`
@@ -558,9 +553,10 @@ class PoissonNMF(CallbackSupportMixin, ExposedTransformer):
         >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
         array([[4., 2.]])
         """
-        atoms = to_numpy(to_tensor(check_rows(dictionary_of(components))))
+        atoms = to_tensor(check_rows(dictionary_of(components)))
         learner = cls(len(_refuse_negative(atoms, "components")), **params)
         learner._validate_params()
-        chosen = learner._given().without_data()
-        learner._take(_attributes(atoms, chosen) | input_attributes(atoms))
+        fitted = Fitted(model=_given(learner).without_data(), rows=atoms)
+        data = Data(None, Samples(atoms), atoms.device, input_attributes(to_numpy(atoms)))
+        learner._take(learner._attributes(None, data, fitted))
         return learner

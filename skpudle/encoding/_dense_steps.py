@@ -8,6 +8,7 @@ paid. `DenseSums` adds up derivatives of steps with and without ``G``.
 
 import torch
 
+from skpudle._compilation import blocks_of_rows
 from skpudle.encoding._products import may_leave_out, multiply
 from skpudle.encoding._steps import Steps
 
@@ -16,8 +17,6 @@ from skpudle.encoding._steps import Steps
 _SPARSE = 0.4
 # Rows of a Gram matrix per product.
 _ROWS_OF_GRAM = 256
-# Entries of atoms to gather at once: they stay in a cache.
-_GATHERED = 2**19
 
 
 def _gram(atoms):  # -> (n_components, n_components)
@@ -106,10 +105,8 @@ class DenseSteps(Steps):
         return block.mul_(-self.size)
 
     def few(self, indices):
-        """Yield slices of samples with chosen atoms that fit into a cache."""
-        length = max(1, _GATHERED // max(1, indices.shape[1] * self.atoms.shape[1]))
-        for first in range(0, len(indices), length):
-            yield slice(first, first + length)
+        """Return slices of samples with chosen atoms that fit into a cache."""
+        return blocks_of_rows(len(indices), indices.shape[1] * self.atoms.shape[1], 2**19)
 
     def choose(self, indices):  # (n, k) -> (n, k, n_features)
         """Return the chosen atoms of each sample."""

@@ -38,8 +38,6 @@ _FIRST_STEP = 4.0
 # Growth of the step after an accepted iteration; 1 iteration in 20 is then undone. After 100
 # iterations the objective was 7e-8 above the minimum, and 3e-7 with 1.5; 1.1 begins slowly.
 _GROWTH = 1.25
-# Entries of data for a thread: half a millisecond in a compiled loop, five times its start.
-_ENTRIES = 2**18
 
 
 def _are_compiled(x):
@@ -48,7 +46,8 @@ def _are_compiled(x):
 
 def _by_samples(loop, x, *arguments):
     """Call a compiled loop over samples."""
-    least = max(1, _ENTRIES // max(1, x[:1].numel()))
+    # so many entries take half a millisecond in a compiled loop, five times a thread's start
+    least = max(1, 2**18 // max(1, x[:1].numel()))
     in_parts(lambda first, last: loop(first, last, *arguments), len(x), least)
 
 

@@ -1,4 +1,4 @@
-"""Look into a fit: what atoms are made of, what codes depend on, and how sure both are.
+r"""Look into a fit: what atoms are made of, what codes depend on, and how sure both are.
 
 ==============================  ===============================================================
 `atom_contributions`            the training samples that make each atom
@@ -8,14 +8,51 @@
 `code_intervals`                intervals of codes
 `error_bound`                   the least error of atoms that any method can have
 ==============================  ===============================================================
+
+A dictionary that minimises :math:`\frac12 \|X - D Z\|^2 + \frac\omega2 \|D\|^2` in ``D`` is a
+combination of the training samples (the columns of ``X``, with codes ``Z``):
+
+.. math:: D = X A^T, \quad A = (Z Z^T + \omega I)^{-1} Z.
+
+``A[j, k]`` is the contribution of sample ``k`` to atom ``j``. A new sample with the code ``z`` is
+reconstructed as :math:`D z = \sum_k \beta_k x_k`, :math:`\beta = A^T z`. A trained dictionary is
+near the minimiser but not equal to it (its atoms have norm 1, its gradient may pass through the
+encoder), so the distance is returned with the contributions.
+
+References
+----------
+B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR 2022.
 """
 
-from skpudle.inspection._contributions import (
-    atom_contributions,
-    code_saliency,
-    reconstruction_contributions,
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.utils import check_random_state, check_scalar, gen_batches
+from torch import Tensor
+
+from skpudle._compilation import blocks_of_rows
+from skpudle._data.arrays import split_missing, to_numpy, to_tensor
+from skpudle._data.foreign import drop_names
+from skpudle._data.names import users_level
+from skpudle._data.sources import open_source, refuse_shuffled
+from skpudle._data.weights import check_sample_weight, merge_copies
+from skpudle._fit.encoders import centre, units_of
+from skpudle._fitted import check_learner_of_rows, encode_parts
+from skpudle._learners.counts import CountDictionaryLearning
+from skpudle._learners.exposed import check_exposure
+from skpudle.inspection._posterior import (
+    Rows,
+    keep_above_rounding,
+    sample_atoms,
+    sample_noise,
+    sample_rates,
 )
-from skpudle.inspection._intervals import atom_intervals, code_intervals, error_bound
+from skpudle.search._epoch import spread_rows
+from skpudle.search.held_out import MEDIAN_OF_NORMAL, hash_rows
 
 __all__ = [
     "atom_contributions",
@@ -25,3 +62,686 @@ __all__ = [
     "error_bound",
     "reconstruction_contributions",
 ]
+
+# draws of each row of counts
+_DRAWS = 100
+
+
+class Contributions(NamedTuple):
+    """Contributions of training samples to atoms or reconstructions, the largest first.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (n_targets, n_largest)
+        Training samples with the largest contributions in modulus.
+    values : ndarray of shape (n_targets, n_largest)
+        Their contributions.
+    estimates : ndarray of shape (n_targets, n_features)
+        Sums over all training samples, weighted by contributions.
+    distances : ndarray of shape (n_targets,)
+        From estimate to atom or reconstruction, relative to the latter.
+    distance : float
+        The same for all targets together, in Frobenius norms.
+    """
+
+    indices: np.ndarray
+    values: np.ndarray
+    estimates: np.ndarray
+    distances: np.ndarray
+    distance: float
+
+
+class Saliency(NamedTuple):
+    """Derivatives of codes in the data.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (n_samples, n_codes)
+        Atoms, of each sample.
+    gradients : ndarray of shape (n_samples, n_codes, n_features)
+        Derivatives of their codes in the features.
+    """
+
+    indices: np.ndarray
+    gradients: np.ndarray
+
+
+def _contributions(learner, X_train, X, ridge, n_largest):
+    """Return the contributions to the atoms, or to the reconstructions of X if it is not None."""
+    learner = check_learner_of_rows(learner)
+    refuse_shuffled(X_train)
+    refuse_shuffled(X)
+    check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
+    if n_largest is not None:
+        check_scalar(n_largest, "n_largest", (int, np.integer), min_val=1)
+    targets = learner.components_
+    gram, pull = ridge * np.eye(len(targets)), np.zeros(targets.shape)
+    for rows, codes in encode_parts(learner, X_train):
+        gram += codes.T @ codes
+        pull += codes.T @ centre(learner, rows)
+    # the pseudo-inverse is zero for atoms that no sample uses
+    weights = np.linalg.pinv(gram, hermitian=True)
+    estimates = weights @ pull
+    if X is not None:
+        codes = np.concatenate([codes for _, codes in encode_parts(learner, X)])
+        weights, targets, estimates = codes @ weights, codes @ targets, codes @ estimates
+
+    # the largest entries in modulus of each row of ``weights @ codes.T``
+    indices, values, start = [], [], 0
+    for rows, codes in encode_parts(learner, X_train):
+        found = weights @ codes.T
+        n_kept = min(n_largest or len(rows), len(rows))
+        kept = np.argpartition(-np.abs(found), n_kept - 1, axis=1)[:, :n_kept]
+        indices.append(start + kept)
+        values.append(np.take_along_axis(found, kept, 1))
+        start += len(rows)
+    indices, values = np.hstack(indices), np.hstack(values)
+    order = np.lexsort((indices, -np.abs(values)))[:, :n_largest]  # ties in the order of samples
+    indices, values = (np.take_along_axis(array, order, 1) for array in (indices, values))
+    errors = np.linalg.norm(targets - estimates, axis=1)
+    norms = np.maximum(np.linalg.norm(targets, axis=1), np.finfo(float).tiny)
+    distance = np.linalg.norm(errors) / np.linalg.norm(norms)
+    return Contributions(indices, values, estimates, errors / norms, float(distance))
+
+
+def atom_contributions(
+    learner: Any, X: Any, *, ridge: float = 0.0, n_largest: int | None = 10
+) -> Contributions:
+    r"""Return the training samples that make each atom.
+
+    Parameters
+    ----------
+    learner : estimator
+        Fitted, with ``components_`` of rows and ``transform``; of this package or another.
+    X : array-like, memory map, dataset or iterable of batches
+        The training samples, (n_samples, n_features). They are read and encoded twice, a part at a
+        time.
+    ridge : float, default=0.0
+        :math:`\omega`, for the sum over all samples; an optimiser with ``weight_decay`` w has
+        ``w * n_samples``. 0 gives the contributions of least squares.
+    n_largest : int or None, default=10
+        Number of samples to return for each atom; None returns all, n_components times n_samples
+        numbers.
+
+    Returns
+    -------
+    Contributions
+        Named tuple of `indices` and `values`, (n_components, n_largest), sorted by the modulus of
+        the contribution; `estimates`, the atoms :math:`X A^T`; their `distances` from the learned
+        atoms, relative to these; and the `distance` of the two dictionaries.
+
+    Raises
+    ------
+    ValueError
+        If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.inspection import atom_contributions
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
+    >>> atom_contributions(learner, X, n_largest=5).indices.shape
+    (16, 5)
+    """
+    return _contributions(learner, X, None, ridge, n_largest)
+
+
+def reconstruction_contributions(
+    learner: Any, X_train: Any, X: ArrayLike, *, ridge: float = 0.0, n_largest: int | None = 10
+) -> Contributions:
+    r"""Return the training samples that make the reconstruction of each sample.
+
+    Parameters
+    ----------
+    learner
+        As in `atom_contributions`.
+    X_train : array-like, memory map, dataset or iterable of batches
+        The training samples, (n_train, n_features).
+    X : array-like of shape (n_samples, n_features)
+        Samples to reconstruct.
+    ridge, n_largest
+        As in `atom_contributions`.
+
+    Returns
+    -------
+    Contributions
+        Named tuple of `indices` and `values`, (n_samples, n_largest): the largest :math:`\beta_k`
+        of each sample; `estimates`, :math:`\sum_k \beta_k x_k` over all training samples; their
+        `distances` from the reconstructions :math:`D z`, relative to these; and the `distance` of
+        all together.
+
+    Raises
+    ------
+    ValueError
+        If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
+    """
+    return _contributions(learner, X_train, X, ridge, n_largest)
+
+
+def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> Saliency:
+    r"""Return the derivatives of each sample's largest codes in its features.
+
+    The derivatives are exact for the encoder that `transform` runs, by its adjoint.
+
+    Parameters
+    ----------
+    learner : PUDLEDictionaryLearning, NOODLDictionaryLearning or PUDLEClassifier
+        Fitted; or a `skpudle.ConsensusDictionary` of one.
+    X : array-like or Tensor of shape (n_samples, n_features)
+        Samples.
+    n_codes : int, default=5
+        Number of codes, the largest in modulus, to differentiate; without sign, also with
+        ``split_sign``.
+
+    Returns
+    -------
+    Saliency
+        Named tuple of `indices`, (n_samples, n_codes), atoms in the order of their codes' modulus,
+        and `gradients` :math:`\partial z_j / \partial x`, (n_samples, n_codes, n_features); zero
+        for codes that are zero.
+
+    Raises
+    ------
+    ValueError
+        If the learner's encoder has no derivative, like SPORCO's.
+    """
+    learner = check_learner_of_rows(learner)
+    check_scalar(n_codes, "n_codes", (int, np.integer), min_val=1)
+    differentiate = getattr(learner, "_codes_with_gradient", None)
+    x, codes = (None, None) if differentiate is None else differentiate(X)
+    if codes is None or not codes.requires_grad or codes.ndim != 2:
+        raise ValueError(
+            f"{type(learner).__name__} has no encoder of rows that can be differentiated; pass a "
+            "PUDLEDictionaryLearning."
+        )
+    indices = codes.detach().abs().topk(min(n_codes, codes.shape[1]), dim=1).indices
+    chosen = codes.gather(1, indices)
+    # samples are independent: the gradient of the sum holds the gradient of each
+    gradients = [torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)]
+    return Saliency(to_numpy(indices), to_numpy(torch.stack(gradients, dim=1)))
+
+
+def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high (n, n_components)
+    """Return intervals of the codes of counts.
+
+    Counts are drawn from the expectations of each row, of Poisson's distribution, or of a negative
+    binomial one if the learner has a dispersion. Their codes vary about the codes of the row as the
+    codes of the row do about the true ones. An interval holds the middle ``level`` of the drawn
+    codes, moved so that their median is the code of the row: codes that cannot be negative take
+    events from larger ones, in the row and once more in the draws.
+
+    Parameters
+    ----------
+    learner : PoissonNMF
+        Fitted, or made from given components.
+    codes : ndarray of shape (n_samples, n_components)
+        Codes of rows.
+    gaps : ndarray of bool of shape (n_samples, n_features)
+        Entries that are missing.
+    exposure : ndarray of shape (n_samples,)
+        Exposures of rows.
+    level : float
+        Share of intervals that are to hold the true code.
+    rng : RandomState
+        Draws counts.
+    """
+    coder, ends = drop_names(learner), np.empty((3, *codes.shape))
+    places = 0.5 + np.array([-level, 0.0, level]) / 2
+    for part in gen_batches(len(codes), 81):  # 8,100 drawn rows
+        rates = np.asarray(learner.inverse_transform(codes[part])) * exposure[part, None]
+        rates = np.tile(rates, (_DRAWS, 1))
+        if spread := learner.dispersion_:
+            rates = rates * rng.gamma(1 / spread, spread, rates.shape)
+        drawn = np.where(np.tile(gaps[part], (_DRAWS, 1)), np.nan, rng.poisson(rates))
+        found = coder.transform(drawn, exposure=np.tile(exposure[part], _DRAWS))
+        found = found.reshape(_DRAWS, -1, codes.shape[1])
+        ends[:, part] = np.quantile(found, places, axis=0, method="weibull")
+    return np.maximum(ends[[0, 2]] + codes - ends[1], 0.0)
+
+
+class AtomIntervals(NamedTuple):
+    """Intervals of the entries of atoms; see `atom_intervals`.
+
+    Attributes
+    ----------
+    estimate : ndarray of shape (n_components, n_features)
+        Estimates.
+    lower : ndarray of shape (n_components, n_features)
+        Lower ends of the intervals.
+    upper : ndarray of shape (n_components, n_features)
+        Upper ends of the intervals.
+    standard_error : ndarray of shape (n_components, n_features)
+        Standard errors of the estimates.
+    supported : ndarray of shape (n_components,), bool
+        Which atoms the data support.
+    limit : ndarray of shape (n_components,)
+        The least squared error of the direction of each atom, of any method.
+    """
+
+    estimate: NDArray
+    lower: NDArray
+    upper: NDArray
+    standard_error: NDArray
+    supported: NDArray
+    limit: NDArray
+
+    def __str__(self) -> str:
+        """Return how sure the atoms are, in words."""
+        norms = np.maximum(np.linalg.norm(self.estimate, axis=1), np.finfo(float).tiny)
+        errors = np.square(self.standard_error).sum(1) / norms**2
+        some = self.supported
+        words = f"The data support {np.count_nonzero(some)} of {len(some)} atoms."
+        if not some.any():
+            return words
+        ratio = errors[some].sum() / self.limit[some].sum()
+        return (
+            f"{words} Their expected squared error is {errors[some].mean():.2g}, "
+            f"{ratio:.2f} times the limit of any method."
+        )
+
+
+class CodeIntervals(NamedTuple):
+    """Intervals of codes; see `code_intervals`.
+
+    Attributes
+    ----------
+    estimate : ndarray of shape (n_samples, n_components)
+        Estimates.
+    lower : ndarray of shape (n_samples, n_components)
+        Lower ends of the intervals.
+    upper : ndarray of shape (n_samples, n_components)
+        Upper ends of the intervals.
+    standard_error : ndarray of shape (n_samples, n_components)
+        Standard errors of the estimates.
+    supported : ndarray of shape (n_samples, n_components), bool
+        The support.
+    """
+
+    estimate: NDArray
+    lower: NDArray
+    upper: NDArray
+    standard_error: NDArray
+    supported: NDArray
+
+
+# Least number of rows of X that replace the fit's estimate of the noise.
+_ROWS_OF_NOISE = 200
+
+
+def _read(learner, X, level, exposure):
+    """Return a learner of rows, rows with NaN for gaps, signed codes, and exposures."""
+    bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
+    check_scalar(level, "level", (float, np.floating), **bounds)
+    refuse_shuffled(X)
+    if isinstance(learner, CountDictionaryLearning):
+        raise ValueError(
+            "Intervals exist for normal noise and for counts that add, and effects of a "
+            "CountDictionaryLearning multiply. Pass a PoissonNMF."
+        )
+    learner = check_learner_of_rows(learner)
+    if exposure is not None:
+        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner))[:, 0]
+    parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
+    rows, codes = map(np.concatenate, zip(*parts, strict=True))
+    exposure = np.ones(len(rows)) if exposure is None else exposure
+    return learner, rows, codes, exposure
+
+
+def _generator(random_state):
+    return np.random.default_rng(check_random_state(random_state).randint(2**31))
+
+
+def _adds_counts(learner):
+    return getattr(learner, "loss", None) == "kullback-leibler"
+
+
+def _in_units(learner, rows, codes, weight=None):  # -> Rows, unit atoms, units, gains of codes
+    """Subtract the baseline from rows, and divide by their noise."""
+    noise = units_of(learner)
+    x, known, scale = noise.enter(*split_missing(to_tensor(rows)))
+    missing = np.zeros(rows.shape, bool) if known is None else to_numpy(known) == 0
+    units = 1.0 if noise.scale is None else to_numpy(noise.scale)
+    atoms = np.asarray(learner.components_, dtype=np.float64) / units
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = np.where(norms > 0, atoms, atoms.shape[1] ** -0.5)  # zero atoms: any direction
+    norms = np.where(norms > 0, norms, 1.0)
+    gains = norms.T if scale is None else norms.T / to_numpy(scale)
+    weight = np.ones(len(rows)) if weight is None else to_numpy(weight / weight.mean())
+    what = noise.intercept is not None, bool(getattr(learner, "positive_code", False))
+    rows = Rows(to_numpy(x), missing, codes * gains, weight[:, None], *what)
+    return rows, atoms / norms, units, gains
+
+
+def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upper, the error
+    reach = stats.norm.ppf(0.5 + level / 2) * standard_error
+    ends = estimate, estimate - reach, estimate + reach
+    ends = (np.maximum(part, 0.0) for part in ends) if positive else ends
+    return *ends, standard_error
+
+
+def _without_outliers(rows, atoms):  # -> Rows, noise of features
+    """Leave out long rows, and entries far from their median that codes do not explain."""
+    x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
+    noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
+    sizes = np.linalg.norm(x, axis=1)
+    # a row of 5 times the length that 95 % of the rows keep below may have an atom of its own
+    kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
+    away = np.abs(x - np.median(x, axis=0))
+    deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
+    # outliers are 8 deviations away from the median of their feature and from the fit
+    far = (away > 8 * deviations) & (residual > 8 * noise)
+    rows = rows._replace(missing=missing | far).take(kept)
+    n_known = (~rows.missing).sum(0)
+    squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
+    variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
+    free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
+    return rows, keep_above_rounding(variances / max(free, 0.1), rows.x)
+
+
+def _least_squares(rows, atoms, noise):  # -> codes, their variances
+    """Return least squares on the supports of codes, for the noise of features."""
+    codes, known = rows.codes, ~rows.missing
+    values, variances = np.zeros_like(codes), np.zeros_like(codes)
+    sizes = np.count_nonzero(codes, axis=1)
+    for size in np.unique(sizes[sizes > 0]):
+        same = np.flatnonzero(sizes == size)
+        for block in blocks_of_rows(len(same), size * max(size, atoms.shape[1])):
+            part = same[block]
+            support = np.nonzero(codes[part])[1].reshape(-1, size)
+            chosen = atoms[support]
+            seen = chosen if known.all() else chosen * known[part, None]
+            inverse = np.linalg.pinv(seen @ chosen.swapaxes(1, 2), hermitian=True) @ seen
+            found = inverse @ rows.x[part, :, None]
+            values[part[:, None], support] = found[..., 0]
+            variances[part[:, None], support] = inverse**2 @ noise
+    return values, variances
+
+
+def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
+    """Return the variances of the noise of features: of X if it has many rows, else of the fit."""
+    if len(rows.x) < _ROWS_OF_NOISE and getattr(learner, "noise_std_", None) is not None:
+        return np.broadcast_to(np.square(learner.noise_std_ / units), rows.x.shape[1])
+    n_known, n_codes = np.count_nonzero(~rows.missing), np.count_nonzero(rows.codes)
+    if n_known <= n_codes:
+        raise ValueError(
+            f"The fit did not estimate the noise, and X has {n_known} entries for {n_codes} codes. "
+            "Pass more rows, or fit with alpha='auto'."
+        )
+    rows, variances = _without_outliers(rows, atoms)
+    if len(rows.x) < _ROWS_OF_NOISE:
+        return np.full(rows.x.shape[1], variances.mean())
+    rows = rows.take(np.asarray(spread_rows(len(rows.x), 2000)))
+    return sample_noise(rows, atoms, variances, _generator(random_state))
+
+
+def _atoms_of_counts(
+    learner, rows, codes, exposure, random_state
+):  # -> AtomPosterior, sizes of atoms
+    atoms = np.asarray(learner.components_, dtype=np.float64)
+    sums = atoms.sum(1, keepdims=True)
+    # Rows may lack atoms if so many codes are below a thousandth of the mean. The share is .03 to
+    # .22 if all rows have all atoms, in exponential amounts, and .25 to .55 if 0.7 to 0.3 of the
+    # rows have an atom.
+    has_lacks = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
+    given = rows, exposure[:, None], atoms / sums, codes * sums.T
+    found = sample_rates(*given, learner.dispersion_, has_lacks, _generator(random_state))
+    return found, sums / np.maximum(found.atoms.sum(1, keepdims=True), np.finfo(float).tiny)
+
+
+def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes
+    weight = None if weight is None else check_sample_weight(weight, len(rows))
+    first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
+    # at most so many codes, or entries of rows, for a sweep to draw: 64 MiB
+    wanted = max(1, 2**23 // max(learner.components_.shape))
+    spread = np.asarray(spread_rows(len(first), wanted))
+    first = to_numpy(first)[spread]
+    rows, atoms, units, _ = _in_units(learner, rows[first], codes[first], weight[spread])
+    rows, variances = _without_outliers(rows, atoms)
+    found = sample_atoms(rows, atoms, variances, units, _generator(random_state))
+    if found.hidden > 0.15:  # the share of the variance in slow changes of the draws
+        warnings.warn(
+            f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
+            "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
+            "fit fewer atoms.",
+            stacklevel=users_level(),
+        )
+    return found, np.linalg.norm(learner.components_, axis=1, keepdims=True)
+
+
+def atom_intervals(
+    learner: Any,
+    X: Any,
+    level: float = 0.9,
+    *,
+    exposure: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> AtomIntervals:
+    r"""Return intervals of the entries of atoms, from one fit and its data.
+
+    Atoms, supports and codes are drawn from their posterior distribution, from the fit on. An
+    interval holds the true entry of an atom with the probability `level`, if the data are sparse
+    combinations of atoms with normal noise, and if the fit has found the atom. The estimate is the
+    posterior mean. It has no bias of penalties, and is more exact than ``components_``. See
+    :doc:`/guide/how_many`.
+
+    Parameters
+    ----------
+    learner : estimator
+        Fitted, with ``components_`` of rows and ``transform``, of this package or another.
+    X : array-like, memory map, dataset or iterable of batches
+        The training samples, (n_samples, n_features); NaN marks missing entries. At most 8 million
+        codes are drawn, 80,000 rows of 100 atoms: of more rows one in each of equal parts counts.
+    level : float, default=0.9
+        Probability, between 0 and 1.
+    exposure : array-like of shape (n_samples,), default=None
+        As for `fit` of a `skpudle.PoissonNMF`.
+    sample_weight : array-like of shape (n_samples,), default=None
+        How often each row counts, as for `fit`. Equal rows become one row with their number: a
+        row that counts twice has the noise of one row. Counts (`skpudle.PoissonNMF`) have no
+        weights, and equal rows of counts are rows.
+    random_state : int, RandomState instance or None, default=None
+        Determines the draws.
+
+    Returns
+    -------
+    AtomIntervals
+        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, in the shape and units of
+        ``components_``, and `supported` and `limit`, (n_components,). An atom is supported if the
+        expected squared error of its direction is at most 0.1, and if no more frequent atom is the
+        same to the errors of both. The limit is the least squared error with known supports (see
+        `error_bound`) or, for counts, with known sources of events. ``str`` compares both.
+
+    Raises
+    ------
+    ValueError
+        If atoms are not rows, if the learner is a `CountDictionaryLearning`, if X comes
+        from a loader that shuffles, or if counts have weights.
+
+    Warns
+    -----
+    UserWarning
+        If atoms have not settled in their posterior distribution after the last draws.
+
+    Examples
+    --------
+    >>> from skpudle import PUDLEDictionaryLearning
+    >>> from skpudle.datasets import make_dictionary_data
+    >>> from skpudle.inspection import atom_intervals
+    >>> X, atoms, codes = make_dictionary_data(1000, 16, 24, 2, snr_db=10, random_state=0)
+    >>> learner = PUDLEDictionaryLearning(24, random_state=0).fit(X)
+    >>> found = atom_intervals(learner, X, random_state=0)
+    >>> bool(found.supported.all())
+    True
+    """
+    learner, rows, codes, exposure = _read(learner, X, level, exposure)
+    positive = _adds_counts(learner) or getattr(learner, "positive_dict", False)
+    if not _adds_counts(learner):
+        found, sizes = _atoms_of_rows(learner, rows, codes, sample_weight, random_state)
+    elif sample_weight is None:
+        found, sizes = _atoms_of_counts(learner, rows, codes, exposure, random_state)
+    else:
+        raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
+    # Atoms are supported that are surely near the truth. Of atoms that may be the same the most
+    # frequent counts.
+    errors = found.variances.sum(1)
+    distances = 2 - 2 * np.abs(found.atoms @ found.atoms.T)
+    repeats = distances <= 4 * (errors[:, None] + errors)
+    order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
+    # a cosine of .95 with the true atom is expected; atoms of pure noise have .16 and more
+    supported = (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
+    ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
+    return AtomIntervals(*ends, supported, found.limit)
+
+
+def code_intervals(
+    learner: Any,
+    X: ArrayLike,
+    level: float = 0.9,
+    *,
+    exposure: ArrayLike | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> CodeIntervals:
+    r"""Return intervals of codes, for the supports that `transform` finds and the learner's atoms.
+
+    The estimates are least squares on these supports, which are free of the bias of penalties, and
+    their covariance is the noise's times the inverse Gram matrix of the atoms of the support. For
+    counts that add (`skpudle.PoissonNMF`) the estimates are the codes of `transform`, and intervals
+    come from 100 draws of each row's counts (the parametric bootstrap), with the learner's
+    dispersion. Atoms count as known.
+
+    Parameters
+    ----------
+    learner : estimator
+        As in `atom_intervals`.
+    X : array-like of shape (n_samples, n_features)
+        Samples, as `transform` takes them; NaN marks missing entries.
+    level : float, default=0.9
+        Probability, between 0 and 1.
+    exposure : array-like of shape (n_samples,), default=None
+        As for `transform` of a `skpudle.PoissonNMF`.
+    random_state : int, RandomState instance or None, default=None
+        Determines the draws that estimate the noise of 200 samples or more, and draws of counts.
+
+    Returns
+    -------
+    CodeIntervals
+        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples, n_components),
+        and `supported`, the support. Codes outside of it are 0 with an error of 0: the intervals
+        hold if the support is right, and do not measure whether it is.
+
+    Raises
+    ------
+    ValueError
+        If atoms are not rows, if the learner is a `CountDictionaryLearning`, or if the noise
+        is neither known from the fit nor from X, since codes have as many entries as rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpudle import PoissonNMF
+    >>> from skpudle.inspection import code_intervals
+    >>> learner = PoissonNMF.from_components([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
+    >>> found = code_intervals(learner, np.array([[50.0, 60.0, 40.0]]), random_state=0)
+    >>> bool((found.lower < found.estimate).all() and (found.estimate < found.upper).all())
+    True
+    """
+    learner, rows, codes, exposure = _read(learner, X, level, exposure)
+    if _adds_counts(learner):
+        rng = check_random_state(random_state)
+        low, high = bootstrap_codes(learner, codes, np.isnan(rows), exposure, level, rng)
+        errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
+        return CodeIntervals(codes, low, high, errors, codes > 0)
+    rows, atoms, units, gains = _in_units(learner, rows, codes)
+    values, variances = _least_squares(
+        rows, atoms, _noise(learner, rows, atoms, units, random_state)
+    )
+    ends = _ends(values / gains, np.sqrt(variances) / gains, level, rows.positive)
+    return CodeIntervals(*ends, codes != 0)
+
+
+def error_bound(
+    n_samples: int,
+    n_features: int,
+    n_components: int,
+    *,
+    n_nonzero: float,
+    snr_db: float,
+    relative_uses: float = 1.0,
+) -> float:
+    r"""Return the least expected squared error of an atom that any unbiased method can have.
+
+    It is the Cramer-Rao bound for known supports, codes of one mean square and equal noise; see
+    :doc:`/guide/how_many`. An error of 0.02 is a cosine of 0.99 with the true atom.
+
+    The bound falls as the inverse of the number of rows: for an error ``e`` an unbiased method
+    needs at least ``error_bound(1, ...) / e`` rows. The learner needs up to twice that number at
+    20 dB, more with more noise, and at least 10 rows per atom to find the atoms.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of rows.
+    n_features : int
+        Number of features, m.
+    n_components : int
+        Number of atoms.
+    n_nonzero : float
+        Mean number of atoms in a row, s, smaller than m.
+    snr_db : float
+        Signal-to-noise ratio in decibels: of all entries together, 20 for a tenth of the amplitude.
+    relative_uses : float, default=1.0
+        Uses of the atom by the mean over atoms: 0.1 for a rare one, with a tenth of the uses.
+
+    Returns
+    -------
+    float
+        Expected squared distance of the unit atoms.
+
+    Raises
+    ------
+    ValueError
+        If rows have as many atoms as features.
+
+    Notes
+    -----
+    With known supports, and codes that are not known, the Fisher information of atom k is
+    :math:`\sum_i z_{ik}^2 P_i / \sigma^2`, where :math:`P_i` projects on the complement of the span
+    of the atoms of row i. Only the :math:`m - 1` directions that leave the norm alone are unknown,
+    and :math:`P_i` keeps :math:`m - s` of m. By the inequality of the harmonic and the arithmetic
+    mean no unbiased estimate has a smaller expected squared error of the atom than
+
+    .. math:: \frac{(m - 1)^2}{m - s} \frac{\sigma^2}{\sum_i z_{ik}^2}
+              = \frac{(m - 1)^2}{m (m - s)} \frac{s}{\mathrm{SNR}\; n_k}
+
+    in :math:`n_k` rows with the atom. The minimax bound of Jung, Eldar and Goertz [1]_ has the same
+    dependence on n, p, m and the signal-to-noise ratio, without known supports, but a much smaller
+    constant, so this bound is the tighter limit.
+
+    References
+    ----------
+    .. [1] A. Jung, Y. C. Eldar and N. Goertz, "On the minimax risk of dictionary learning", IEEE
+       Transactions on Information Theory 62, 2016 (arXiv:1507.05498).
+
+    Examples
+    --------
+    >>> from skpudle.inspection import error_bound
+    >>> round(error_bound(1000, 20, 40, n_nonzero=3, snr_db=20), 4)
+    0.0004
+
+    The number of rows for an error of 0.02:
+
+    >>> from math import ceil
+    >>> ceil(error_bound(1, 64, 128, n_nonzero=4, snr_db=5) / 0.02)
+    2092
+    """
+    if not 0 < n_nonzero < n_features:
+        raise ValueError(
+            f"n_nonzero={n_nonzero} atoms in a row of {n_features} features leave no information "
+            "on atoms. Pass a smaller number."
+        )
+    n_uses = n_samples * n_nonzero / n_components * relative_uses
+    share = (n_features - 1) ** 2 / (n_features * (n_features - n_nonzero))
+    return share * n_nonzero / (10 ** (snr_db / 10) * n_uses)

@@ -36,34 +36,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse, stats
 
-from skpudle._compilation import in_parts
+from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle.inspection._posterior_compiled import loops
 
 # Sweeps before the first that counts, and numbers of sweeps after which the chain may end; the last
 # two thirds of the chain count.
-_FIRST, _ENDS = 5, (21, 54, 108)
-# Sweeps that estimate the noise for given atoms.
-_OF_NOISE = 10
-# Largest share of the variance in changes slower than a quarter of the chain with which the chain
-# ends, and largest correlation at that distance, which caps the estimate of a drifting chain.
-_HIDDEN, _MOST_KEPT = 0.1, 0.9
-# Logarithm of the odds below which an atom stays out of a row without a draw.
-_NEGLIGIBLE = -10.0
-# Deviations of the noise above which a code is nonzero in the first sweep.
-_SURE = 3.0
-# Largest share of the squared mean in the mean square of the sizes of codes.
-_ALIKE = 0.98
-# Least variance of the noise of a feature, in mean variances, since a constant feature would
-# otherwise dominate; and in mean squares of the data, for data without noise.
-_LEAST, _ROUNDING = 1e-3, 1e-10
-# least number of rows that pays for a thread
-_ROWS = 64
-# Of counts: sweeps before the first that counts, and sweeps that count; weight of the last sweep in
-# the moving average of rates, and least rate, in mean rates; logarithm of the odds of a rate that
-# is not 0; entries of Gram matrices in memory at a time, 32 MiB.
-_UNSETTLED, _KEPT = 60, 150
-_SHARE, _LEAST_RATE = 0.1, 1e-3
-_CERTAIN, _GRAMS = 1e9, 2**22
+_FIRST_SWEEPS, _ENDS = 5, (21, 54, 108)
+# Of counts: sweeps before the first that counts, and sweeps that count.
+_UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
 
 
 class Rows(NamedTuple):
@@ -123,13 +103,15 @@ class AtomPosterior(NamedTuple):
 
 def keep_above_rounding(variances, x):
     """Raise variances that are negligible compared with their mean, or with the data."""
-    least = max(_LEAST * variances.mean(), _ROUNDING * float(np.square(x).mean()))
+    # a constant feature would otherwise dominate; the second bound is for data without noise
+    least = max(1e-3 * variances.mean(), 1e-10 * float(np.square(x).mean()))
     return np.maximum(variances, max(least, np.finfo(float).tiny))
 
 
 def _strong(codes, variances):  # -> CSR
     """Return the codes of the first sweep, well above the noise."""
-    return sparse.csr_array(np.where(np.abs(codes) > _SURE * np.sqrt(variances.mean()), codes, 0.0))
+    is_sure = np.abs(codes) > 3 * np.sqrt(variances.mean())
+    return sparse.csr_array(np.where(is_sure, codes, 0.0))
 
 
 def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of odds (2, p)
@@ -144,7 +126,7 @@ def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of od
     # kurtosis of normal variables around two opposite means: 3 - 2 (mean / root mean square)**4
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
-    alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), _ALIKE)
+    alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
     counts = np.stack([right, used - right]) + 0.5
     odds = np.log(counts / (n - used + 0.5))
     return np.stack([np.sqrt(alike * squares), (1 - alike) * squares]), odds
@@ -157,7 +139,8 @@ def _prior(codes, energies, positive):  # -> (4, p), limits (2, p); see `draw_co
     if positive:
         odds = odds[0] - stats.norm.logcdf(means / np.sqrt(variances)), np.full_like(pull, -np.inf)
     precision = energies + 1 / variances
-    room = 2 * precision * (_NEGLIGIBLE - np.stack(odds) + 0.5 * np.log(precision))
+    # atoms with odds below exp(-10) stay out of a row without a draw
+    room = 2 * precision * (-10 - np.stack(odds) + 0.5 * np.log(precision))
     reach = np.where(room > 0, np.sqrt(np.maximum(room, 0)) - pull, -np.inf)
     return np.stack([1 / variances, pull, *odds]), np.stack([-reach[1], reach[0]])
 
@@ -167,7 +150,7 @@ def _draw(correlations, grams, prior, limits, positive, z, rng):
     states = rng.integers(1, 2147483398, (len(z), 2))
     given = correlations, grams, prior, limits, positive, states, z
     draw = loops.draw_codes
-    in_parts(lambda first, last: draw(first, last, *given), len(z), _ROWS)
+    in_parts(lambda first, last: draw(first, last, *given), len(z), 64)
 
 
 def _in_units(means, inverse, variances, scale):
@@ -190,7 +173,8 @@ def _between(chain):  # (K, p, m) -> (p, m), (p,), (p,)
     """
     lag, tiny = max(1, len(chain) // 4), np.finfo(float).tiny
     near, far = (np.square(chain[h:] - chain[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
-    kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, _MOST_KEPT)
+    # the largest correlation caps the estimate of a drifting chain
+    kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
     found = chain.var(0, ddof=1)
     factor = np.maximum(1.0, near / (1 - kept) / np.maximum(found.mean(1), tiny))
     per_sweep = kept ** (1 / lag)
@@ -233,7 +217,7 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
 def sample_noise(rows, atoms, variances, rng):
     """Return the variances of the noise of features for given atoms; see `sample_atoms`."""
     codes = _strong(rows.codes, variances)
-    for _ in range(_OF_NOISE):
+    for _ in range(10):
         x, codes = _draw_rows(rows, codes @ atoms, codes, atoms, variances, rng)
         variances = keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
     return variances
@@ -260,42 +244,40 @@ def sample_atoms(rows, atoms, variances, scale, rng):
     AtomPosterior
         The atoms in the units of the data.
     """
-    weight, (n, m) = rows.weight, rows.x.shape
-    has_weights = bool((weight != 1).any())
-    p, ones = len(atoms), np.ones((n, int(rows.has_baseline)))
-    baseline, first, sweeps = np.zeros((ones.shape[1], m)), atoms, []
-    codes = _strong(rows.codes, variances)
+    (n, m), p = rows.x.shape, len(atoms)
+    ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
+    first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])  # atoms, and the baseline
+    # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
+    information = m * (np.arange(len(first)) < p)
+    codes, sweeps = _strong(rows.codes, variances), []
     while True:
-        fitted = codes @ atoms + ones @ baseline
-        x, codes = _draw_rows(rows, fitted, codes, atoms, variances, rng)
-        # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
-        prior = m * variances.mean() * (np.arange(p + ones.shape[1]) < p)
-        regressors = sparse.hstack([codes, ones], format="csr") if rows.has_baseline else codes
-        weighted = regressors.multiply(weight).tocsr() if has_weights else regressors
+        fitted = sparse.hstack([codes, ones]) @ drawn
+        x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
+        regressors = sparse.hstack([codes, ones], format="csr")
+        weighted = regressors.multiply(rows.weight).tocsr()
         gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
-        covariance = inverse = np.linalg.inv(gram + np.diag(prior))
-        if has_weights:  # a row of weight 2 has the noise of one row, not of two
-            excess = (weighted.T @ weighted).toarray() - gram
-            covariance = inverse + inverse @ excess @ inverse
-        centre = pull.copy()
-        centre[:p] += prior[:p, None] * first
-        means = inverse @ centre
+        prior = variances.mean() * information
+        inverse = np.linalg.inv(gram + np.diag(prior))
+        # a row of weight 2 has the noise of one row, not of two
+        excess = (weighted.T @ weighted).toarray() - gram
+        covariance = inverse + inverse @ excess @ inverse
+        means = inverse @ (pull + prior[:, None] * first)
         # Sums of squared residuals x - z D, without another pass over the rows.
-        squares = np.einsum("ij,ij->j", weight * x if has_weights else x, x)
+        squares = np.einsum("ij,ij->j", rows.weight * x, x)
         squares += ((gram @ means - 2 * pull) * means).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(covariance) @ drawn
-        atoms, baseline = drawn[:p], drawn[p:]
-        norms = np.linalg.norm(atoms, axis=1)
-        atoms = atoms / norms[:, None]
+        norms = np.linalg.norm(drawn[:p], axis=1)
+        drawn[:p] /= norms[:, None]
         codes.data *= norms[codes.indices]
         given = means[:p], np.diag(covariance)[:p], variances, scale
         sweeps.append((*_in_units(*given), np.bincount(codes.indices, minlength=p)))
-        n_sweeps = len(sweeps) - _FIRST
+        n_sweeps = len(sweeps) - _FIRST_SWEEPS
         if n_sweeps in _ENDS:
-            found = _summary(sweeps[_FIRST + n_sweeps // 3 :], n)
-            if found.hidden < _HIDDEN or n_sweeps == _ENDS[-1]:
+            found = _summary(sweeps[_FIRST_SWEEPS + n_sweeps // 3 :], n)
+            # less than a tenth of the variance is in changes slower than a quarter of the chain
+            if found.hidden < 0.1 or n_sweeps == _ENDS[-1]:
                 return found
 
 
@@ -307,14 +289,12 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     n, p = z.shape
     used, squares = (z > 0).sum(0), np.empty_like(z)
     rate = np.maximum(used, 1e-300) / np.maximum(z.sum(0), 1e-300)
-    odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else _CERTAIN
+    odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else 1e9
     odds = odds + np.log(rate) + 0.5 * np.log(2 * np.pi)
     prior = np.stack([np.zeros(p), -rate, odds, np.full(p, -np.inf)])
     limits = np.array([[np.inf], [-np.inf]]).repeat(p, 1)  # each rate is drawn
     products = (atoms[:, None] * atoms).reshape(p * p, -1).T
-    n_rows = max(1, _GRAMS // p**2)
-    for start in range(0, n, n_rows):
-        rows = slice(start, start + n_rows)
+    for rows in blocks_of_rows(n, p**2, 2**22):
         grams = (weights[rows] @ products).reshape(-1, p, p)
         correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
         _draw(correlations, grams, prior, limits, True, z[rows], rng)
@@ -322,15 +302,13 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     return squares
 
 
-def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
+def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
 
     Parameters
     ----------
     counts : ndarray of shape (n_samples, n_features)
-        Counts; any number where they are missing.
-    known : ndarray of shape (n_samples, n_features) or None
-        False for missing entries.
+        Counts, NaN where they are missing.
     exposure : ndarray of shape (n_samples, 1)
         Factors of the expectations.
     atoms : ndarray of shape (n_components, n_features)
@@ -350,23 +328,22 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
         Atoms of norm 1. The variance of an entry that may be 0 is the least that an entry has, and
         the limit is for known sources of all events.
     """
-    x, z = counts / exposure, codes + 1e-9 * codes.mean()
-    rates, columns, chain, free, uses = z @ atoms, np.ascontiguousarray(atoms.T), [], [], []
-    for sweep in range(_UNSETTLED + _KEPT):
-        usual = np.maximum(rates, _LEAST_RATE * rates.mean())
-        weights = exposure / (usual + dispersion * exposure * usual**2)
-        weights = weights if known is None else weights * known
+    x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
+    known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
+    for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):
+        usual = np.maximum(rates, 1e-3 * rates.mean())
+        weights = known * exposure / (usual + dispersion * exposure * usual**2)
         _draw_rates(x, weights, columns.T, z, spike, rng)
         squares = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
         sums = np.maximum(columns.sum(0), 1e-300)
         columns /= sums
         z *= sums
-        rates = (1 - _SHARE) * rates + _SHARE * (z @ columns.T)
-        if sweep >= _UNSETTLED:
-            chain.append(columns.T.copy())
-            free.append(1 / np.maximum(squares.T * sums[:, None] ** 2, 1e-300))
-            uses.append((z > 0).sum(0))
-    chain, free = np.stack(chain), np.minimum(np.mean(free, 0), 1.0)
+        rates = 0.9 * rates + 0.1 * (z @ columns.T)
+        if sweep >= _UNSETTLED_SWEEPS:
+            free = 1 / np.maximum(squares.T * sums[:, None] ** 2, 1e-300)
+            sweeps.append((columns.T.copy(), free, (z > 0).sum(0)))
+    chain, free, uses = map(np.stack, zip(*sweeps, strict=True))
+    free = np.minimum(free.mean(0), 1.0)
     variances = chain.var(0, ddof=1)
     # factor of variances of nonzero entries by which codes and an atom's other entries raise them
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
@@ -376,4 +353,4 @@ def sample_rates(counts, known, exposure, atoms, codes, dispersion, spike, rng):
     limit = (atoms * (1 - atoms)).sum(1) / n_events
     norms = np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), np.finfo(float).tiny)
     limit /= norms[:, 0] ** 2
-    return AtomPosterior(atoms / norms, variances / norms**2, np.mean(uses, 0), limit)
+    return AtomPosterior(atoms / norms, variances / norms**2, uses.mean(0), limit)

@@ -4,6 +4,8 @@ The functions are plain Python until `loops` compiles them. They release the GIL
 of rows that no other slice writes to.
 """
 
+import math
+
 import numpy as np
 
 from skpudle._compilation import Loops
@@ -27,28 +29,22 @@ def _normal(state):
 def _positive_normal(state, mean, deviation):
     """Draw a normal number above 0; far in the tail by the exponential distribution."""
     least = -mean / deviation
-    if least < 1:
-        for _ in range(200):
+    for _ in range(200):
+        if least < 1:
             drawn = _normal(state)
             if drawn > least:
                 return mean + deviation * drawn
-    for _ in range(200):  # Robert, "Simulation of truncated normal variables", 1995
-        excess = -np.log(_uniform(state)) / least
-        if np.log(_uniform(state)) <= -0.5 * excess * excess:
-            return deviation * excess
+        else:  # Robert, "Simulation of truncated normal variables", 1995
+            excess = -np.log(_uniform(state)) / least
+            if np.log(_uniform(state)) <= -0.5 * excess * excess:
+                return deviation * excess
     return deviation / max(least, 1.0)
 
 
 def _log_of_tail(x):
     """Return the logarithm of the probability that a normal number exceeds ``-x``."""
-    if x > 30:
-        return 0.0
-    if x > -8:  # 1 plus Abramowitz and Stegun's 26.2.17, to 1e-7
-        t = 1 / (1 + 0.2316419 * abs(x))
-        powers = 1.781477937 + t * (-1.821255978 + t * 1.330274429)
-        powers = t * (0.319381530 + t * (-0.356563782 + t * powers))
-        tail = 0.3989422804014327 * np.exp(-0.5 * x * x) * powers
-        return np.log(1 - tail) if x > 0 else np.log(tail)
+    if x > -30:
+        return np.log(0.5 * math.erfc(-x / math.sqrt(2)))
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 

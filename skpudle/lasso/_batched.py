@@ -22,6 +22,8 @@ from bisect import bisect_right
 
 import torch
 
+from skpudle._compilation import blocks_of_rows
+
 # Entries of the codes of a block: enough work for a device, little memory compared with the data.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 # Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
@@ -78,9 +80,6 @@ LOOK = 4
 # Newton steps of a round; most samples need one or two.
 STEPS = 2
 
-# Entries of the atoms of supports to gather at a time, without a Gram matrix: 128 MiB.
-_MEMBER_ENTRIES = 2**24
-
 # Added to the diagonal of G_SS, in units of its rounding, so that dependent atoms have a factor
 _RIDGE = 10
 
@@ -91,10 +90,8 @@ def _scatter(support, z, n_components):  # (n, k), (n, k) -> (n, n_components)
 
 def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empty places
     if gram is None:
-        n_rows = max(1, _MEMBER_ENTRIES // max(1, support.shape[1] * atoms.shape[1]))
         inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
-        for first in range(0, len(support), n_rows):
-            rows = slice(first, first + n_rows)
+        for rows in blocks_of_rows(len(support), support.shape[1] * atoms.shape[1], 2**24):
             members = atoms[support[rows]]
             seen = members if mask is None else members * mask[rows, None]
             torch.matmul(seen, seen.mT, out=inner[rows])

@@ -124,14 +124,7 @@ class _ConvergedCodes(torch.autograd.Function):
 
 
 def converged_codes(
-    dictionary,
-    x,
-    *,
-    alpha,
-    positive_code=False,
-    debias=0.0,
-    certify=True,
-    mask=None,
+    dictionary, x, *, alpha, positive_code=False, debias=0.0, certify=True, mask=None
 ):
     """Encode data by the solution of the lasso.
 

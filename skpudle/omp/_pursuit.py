@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from skpudle._compilation import entries_of_block, threads_for
+from skpudle._compilation import blocks_of_rows, entries_of_block, threads_for
 from skpudle._precision import check_tensors
 from skpudle.omp._compiled import solve
 
@@ -122,10 +122,8 @@ def solve_omp(
         with threads_for(atoms, atoms):
             gram = atoms @ atoms.mT
     in_place = codes.dtype == torch.float64 and codes.device.type == "cpu"
-    n_rows = max(1, entries_of_block() // len(atoms))
-    for first in range(0, len(x), n_rows):
-        rows, known = slice(first, first + n_rows), None
-        data = x[rows].to("cpu", torch.float64)
+    for rows in blocks_of_rows(len(x), len(atoms), entries_of_block()):
+        known, data = None, x[rows].to("cpu", torch.float64)
         if mask is not None:
             known = (mask[rows] != 0).to(data)
             data = data.where(known != 0, 0.0)

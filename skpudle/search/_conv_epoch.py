@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._compilation import in_parts
+from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._conv_compiled import loops
 from skpudle.search._epoch import (
@@ -53,8 +53,6 @@ _MOST_EFFORT, _EFFORT_OF_PATH = (200, 200), (20, 20)
 # Tolerance, and sweeps of least squares, of codes that compare penalties or free atoms of bias.
 _SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = _SOLVED_OF_PATH, 20
-
-_OVERLAPS = 2**22  # correlations of atoms with shifted atoms to hold at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,10 +316,9 @@ class ConvEpoch:
         p, _, height, width = self.atoms.shape
         margins = [width - 1, width - 1, height - 1, height - 1]
         starts = [(n - 1) % s for n, s in zip((height, width), self.problem.stride)]
-        n = max(1, _OVERLAPS // (p * (2 * height - 1) * (2 * width - 1)))
         rivals = []
-        for first in range(0, p, n):
-            part = self.atoms[first : first + n]
+        for some in blocks_of_rows(p, p * (2 * height - 1) * (2 * width - 1)):
+            part = self.atoms[some]
             grams = torch.nn.functional.conv2d(
                 torch.nn.functional.pad(part, margins)[:, :, starts[0] :, starts[1] :],
                 self.atoms,
@@ -329,7 +326,7 @@ class ConvEpoch:
             )
             grams = grams if self.problem.positive_code else grams.abs()
             own = torch.arange(len(part))
-            grams[own, first + own] = -1.0
+            grams[own, some.start + own] = -1.0
             shape = grams.shape[1:]
             best = grams.flatten(1).topk(min(_RIVALS, prod(shape))).indices
             atom, y, x = best // prod(shape[1:]), best // shape[2] % shape[1], best % shape[2]

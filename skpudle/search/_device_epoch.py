@@ -14,13 +14,11 @@ it is smallest at the directions of :math:`c_j d_j + (B - A D)_j`: the objective
 import torch
 from torch.nn.functional import pad, softshrink
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._operators._atoms import project_atoms
 from skpudle._precision import in_own_precision
 from skpudle.search import _epoch as rules
 
-# Numbers of the largest array of a block of rows. A block has some five arrays of this size: 0.7 GB
-# in single precision.
-_ENTRIES = 2**25
 # Sweeps over the atoms, and the mean number of other atoms of a block that a row uses. For 3,000 x
 # 48 with 256 atoms the objective is 6541 after 30 epochs, 6635 with one sweep, and 6579 with the
 # two sweeps of `_epoch`, atom by atom.
@@ -72,8 +70,9 @@ class DeviceEpoch(rules.RowEpoch):
 
     def _blocks(self, n):  # -> numbers of rows
         width = (self._z.shape[1] + rules.ROOM) * self.atoms.shape[1]
-        step = max(1, _ENTRIES // max(len(self._dictionary), width))
-        return torch.arange(n, device=self._z.device).split(step) if n else ()
+        # a block has some five arrays of this size: 0.7 GB in single precision
+        blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
+        return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
     def _dense(self, support, z):  # (n, longest) -> (n, p + 1)
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)

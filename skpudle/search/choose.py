@@ -41,13 +41,7 @@ from skpudle.search._conv_epoch import ConvProblem
 from skpudle.search._epoch import spread_rows
 from skpudle.search.descend import descend, exhaust, first_stride, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
-from skpudle.search.held_out import (
-    LEAST_ROWS,
-    HeldOut,
-    Prediction,
-    match_equal_rows,
-    worse,
-)
+from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
 
 # Rows that judge codes of training data.
 _JUDGED = 200

@@ -20,6 +20,7 @@ the result.
 
 import torch
 
+from skpudle._compilation import blocks_of_rows
 from skpudle.search._epoch import MANY
 
 # Factor of extrapolation, D + 0.95 (D - D_before). In 80 epochs it found 0.93 of 500 atoms of
@@ -57,8 +58,6 @@ USES = 120
 # Most epochs in which atoms lose the lasso's bias, and the mean square step that ends them. Each
 # step is about a fifth of the step before.
 _MAX_REFITS, _STILL = 8, 1e-6
-# Rows whose residuals are computed at a time.
-_ROWS_OF_RESIDUALS = 1024
 
 
 # ------------------------------------------------------------------ steps
@@ -123,7 +122,7 @@ def mean_residual(coded):  # -> (m,)
     """Return the mean residual of known entries, the step of the best baseline for the codes."""
     problem, codes, atoms = coded.problem, coded.codes, coded.atoms
     sums = atoms.new_zeros(2, atoms.shape[1])
-    for rows in torch.arange(len(problem.x)).split(_ROWS_OF_RESIDUALS):
+    for rows in blocks_of_rows(len(problem.x), len(atoms)):
         fitted = codes.of_rows(rows).like(atoms).dense(len(atoms)) @ atoms
         counts = torch.ones_like(fitted) if problem.mask is None else problem.mask[rows].to(atoms)
         weight = 1.0 if problem.weight is None else problem.weight[rows, None].to(atoms)

@@ -283,6 +283,10 @@ class Found:
     coded : Epoch or ConvEpoch
         The last data with codes for atoms of the wanted number; of a finished search, those with
         the least objective in the polish.
+    atoms : Tensor of shape (n_components, ...)
+        Its atoms.
+    alpha : float
+        The penalty of the atoms.
     n_atoms : int
         Number of atoms now, which includes split atoms.
     losses : tuple of float
@@ -298,21 +302,13 @@ class Found:
 
     stage: str
     coded: Any
+    atoms: Tensor
+    alpha: float
     n_atoms: int
     losses: tuple = ()
     path: tuple = ()
     trial: Trial | None = None
     stride: int = 1
-
-    @property
-    def atoms(self):
-        """The atoms, (n_components, ...)."""
-        return self.coded.atoms
-
-    @property
-    def alpha(self):
-        """The penalty of the atoms."""
-        return self.coded.problem.alpha
 
     @property
     def is_done(self):
@@ -342,7 +338,8 @@ class _Log:
             self.losses = (*self.losses, coded.loss * self.problem.unit**2)
             if self.coded is None or len(coded.atoms) == self.n_components:
                 self.coded = coded
-            yield Found(name, self.coded, len(coded.atoms), self.losses, self.path)
+            known = self.coded.atoms, self.coded.problem.alpha, len(coded.atoms)
+            yield Found(name, self.coded, *known, self.losses, self.path)
 
     def note(self, trial):
         """Add a trial to the path."""
@@ -434,7 +431,7 @@ def find_atoms(problem, atoms):
             yield last
         best = min(best or found.coded, found.coded, key=lambda coded: coded.objective)
         last = replace(found, trial=chosen, stride=wanted)
-    yield replace(last, stage="done", coded=best)
+    yield replace(last, stage="done", coded=best, atoms=best.atoms)
 
 
 def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> Found:

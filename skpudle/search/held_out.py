@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._compilation import one_blas_thread
+from skpudle._compilation import blocks_of_rows, one_blas_thread
 from skpudle.lasso._solve import lasso_path, path_from_products
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
@@ -28,6 +28,8 @@ from skpudle.search._epoch import own, spread_rows
 # 0.5 the prediction of 19 of 22 sets of rows (benchmarks/bench_learners.py) is as good as with the
 # usual penalty, with 1 of 17.
 CHANCE, SURE = 0.5, 2.0
+# the median modulus of a standard normal variable
+MEDIAN_OF_NORMAL = 0.6745
 # Least number of rows for held-out rows: four held-out rows cannot order penalties.
 LEAST_ROWS = 20
 # One row in _HELD_OUT is held out, at most the number of codings; of few rows up to one in _FEW, to
@@ -40,11 +42,8 @@ _GROUPS = 10
 # at most _MOST_CODINGS; with a third of them the penalty of patches varies by a factor of two
 # between draws of the held-out rows.
 _ENTRIES, _CODINGS, _MOST_CODINGS = 10_000, (400, 1000), 3000
-# Entries of dense codes to hold, and most atoms whose products are held.
-_CODES, _MOST_PRODUCTS = 2**18, 4096
-# Halves of 64-bit numbers to hash at a time, whose products of 2 MiB stay in a cache: 20,000 rows
-# of 64 features take 5 ms, and 24 ms with four times the number.
-_NUMBERS_AT_A_TIME = 2**18
+# Most atoms whose products are held.
+_MOST_PRODUCTS = 4096
 # Pixels, least number of images that predict, and number of turns that each hide a tenth.
 _PIXELS, _PICTURES, _TURNS = 2**14, 4, 3
 
@@ -120,16 +119,16 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
     generator, sums = torch.Generator().manual_seed(0), []
     factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
     factors = (2 * factors + 1).to(x.device)
-    rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // max(n_numbers, 1))
-    for start in range(0, len(x), rows_at_a_time):
-        part = slice(start, start + rows_at_a_time)
+    # Products of 2 MiB stay in a cache: 20,000 rows of 64 features take 5 ms, and 24 ms with four
+    # times the number.
+    for part in blocks_of_rows(len(x), n_numbers, 2**18):
         known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(x[part])
         known += 0.0  # a negative zero equals a positive one
         if mask is not None:
             known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
         products = known.view(torch.int32) * factors
         sums.append(products.bitwise_xor_(products >> 32).sum(1).cpu())
-    return torch.cat(sums) if sums else torch.arange(0, device="cpu")
+    return torch.cat(sums)
 
 
 def match_equal_rows(x, mask=None):  # -> (n,)
@@ -323,7 +322,6 @@ class _Rows(HeldOut):
         """Code visible entries; a hidden group leaves by products, where all entries are known."""
         d, k, options = np.asarray(atoms), len(alphas), dict(positive=self.problem.positive_code)
         sums, entries, gram = np.zeros((k, len(self.x), 3)), np.zeros((k, 2)), None
-        n_rows = max(1, _CODES // (k * len(d)))
         with one_blas_thread():
             if self.known is None and len(d) <= _MOST_PRODUCTS:
                 gram = atoms @ atoms.mT
@@ -331,8 +329,7 @@ class _Rows(HeldOut):
                 part = np.ascontiguousarray(d[:, hidden])
                 if gram is not None:  # without the hidden features, for a time
                     gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT, alpha=-1)
-                for first in range(0, len(rows), n_rows):
-                    some = slice(first, first + n_rows)
+                for some in blocks_of_rows(len(rows), k * len(d), 2**18):
                     row, given = rows[some], x[some]
                     if gram is not None:
                         start = torch.as_tensor(np.asarray(self.x)[row] @ d.T - given @ part.T)

@@ -194,11 +194,7 @@ class Problem:
 
 
 def auto_alpha(
-    x: Tensor,
-    *,
-    mask: Tensor | None = None,
-    total: Callable = own,
-    weight: Tensor | None = None,
+    x: Tensor, *, mask: Tensor | None = None, total: Callable = own, weight: Tensor | None = None
 ) -> float:
     """Return a penalty that gives sparse codes and loses no atoms.
 

@@ -28,15 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.search.descend import (
-    PROGRESS,
-    SPLIT,
-    descend,
-    exhaust,
-    remaining,
-    solve_codes,
-    split,
-)
+from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining, solve_codes, split
 
 # Epochs from zero codes on a new block: three leave the objective .02 % above its minimum.
 _REPEATS = 3
@@ -50,6 +42,10 @@ _USES = 30
 _SURPRISE = 1.05
 # Largest number of atoms that play rounds.
 _MOST_ATOMS = 2048
+# Exponent of forgetting in a stream: after an equal number of new rows, earlier rows have an eighth
+# of their weight. A pass over all rows weights them equally, because their order carries no
+# information.
+FORGETTING = 3.0
 # Wanted mean uses of an atom in a block; least rows and most bytes of a block; least rows per atom:
 # with fewer, sweeps over the atoms take longer than codes.
 _WANTED, _LEAST_ROWS, _BLOCK_BYTES, _ROWS_PER_ATOM = 120, 1024, 2**26, 2
@@ -164,11 +160,16 @@ def objective(problem, atoms, *, unbiased=False):  # -> float
     return solve_codes(problem, atoms, _REPEATS).objective / n if n else 0.0
 
 
-def after_search(coded):  # -> Stream, float
-    """Start with the atoms of a search and its coded data; return the atoms in a row, too."""
+def after_search(coded, n_rows=None):  # -> Stream
+    """Start with the atoms of a search and its coded data.
+
+    By default its rows count as they are, for a pass over more rows. Otherwise ``n_rows`` in all
+    weigh as those of a stream so far: by the integral of ``s**FORGETTING``.
+    """
     n = _total(coded.problem)
-    options = dict(weight=n, n_rows=n, mean=coded.objective / n)
-    return begin_stream(coded.atoms, coded.energies() / n, **options), coded.n_entries / n
+    weight = n if n_rows is None else n_rows / (FORGETTING + 1)
+    known = dict(weight=weight, n_rows=n if n_rows is None else n_rows, mean=coded.objective / n)
+    return begin_stream(coded.atoms, coded.energies() / n, **known)
 
 
 def _adapt(coded, held, most):  # -> coded data

@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
@@ -97,8 +98,8 @@ _PENALTIES = 2.0, 1.0, 0.5
 # Factors on the penalty of codes whose residuals are the noise of a row. With the first alone quiet
 # rows of 50 dB, in which a code is missed, have 17 times the error.
 _PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
-# Rows to enter at a time, and the share of rows that are less noisy than the least scale of a row.
-_ROWS_AT_A_TIME, _LEAST_SCALE = 1024, 0.02
+# Share of rows that are less noisy than the least scale of a row.
+_LEAST_SCALE = 0.02
 # Share of the median variance below which a feature or row is constant.
 _CONSTANT = 1e-9
 
@@ -176,8 +177,8 @@ class Units:
         if not self.looks_at_rows:
             return x, mask, None
         known = torch.ones_like(x) if mask is None else mask
-        parts = zip(x.split(_ROWS_AT_A_TIME), known.split(_ROWS_AT_A_TIME), strict=True)
-        known, scale = map(torch.cat, zip(*(self._enter(*part) for part in parts), strict=True))
+        parts = (self._enter(x[rows], known[rows]) for rows in blocks_of_rows(len(x), x.shape[1]))
+        known, scale = map(torch.cat, zip(*parts, strict=True))
         known = None if mask is None and bool(known.all()) else known
         return (x, known, None) if self.rows is None else (x / scale, known, scale)
 
@@ -246,7 +247,7 @@ def _given(known):
 def _residuals(x, known, atoms, alpha, positive):  # -> residuals (n, m), numbers of codes (n,)
     """Return residuals of least squares on the lasso's supports."""
     residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
-    for rows in torch.arange(len(x)).split(max(1, _ENTRIES // len(atoms))):
+    for rows in blocks_of_rows(len(x), len(atoms)):
         options = dict(positive=positive, mask=_given(known[rows]))
         _, (codes,) = lasso_path(atoms, x[rows], [alpha], **options)
         residuals[rows] = (x[rows] - codes @ atoms) * known[rows]

@@ -9,9 +9,8 @@ from naive import make_mask, naive_shrink, normal
 from sklearn.linear_model import LogisticRegression
 from test_encoding import unit_atoms
 
-from skpudle import CountDictionaryLearning
 from skpudle._data.batches import Samples
-from skpudle._learners.counts import CountPlan, likelihood
+from skpudle._learners.counts import CountDictionaryLearning, CountPlan, likelihood
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -149,8 +148,8 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     plan.loss = loss
     model = plan.model(alpha=0.3)
     dictionary, encoder, penalty = model.network(rows, 0)
-    batch = Samples(x, known if masked else None, exposure)
-    found = likelihood(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)
+    batch = Samples(x, known if masked else None, exposure.exp())
+    found = likelihood(dictionary, batch, encoder=encoder, penalty=penalty)
     z = found.codes
     assert (z[:, -1] == 1).all()
     value = (known * loss.half_deviance(z @ rows + exposure, x)).sum(1)

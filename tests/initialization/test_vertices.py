@@ -5,11 +5,7 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._initialization import (
-    initial_atoms,
-    successive_projections,
-    vertices,
-)
+from skpudle._initialization import initial_atoms, successive_projections, vertices
 
 
 def mixtures(n=300, m=60, p=4, *, noise=0.0, uneven=0.0, seed=0):

@@ -2,16 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.callback import FitCallback, ProgressBar, ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skpudle import (
-    NOODLDictionaryLearning,
-    PUDLEDictionaryLearning,
-    SporcoDictionaryLearning,
-)
+from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import reconstruction_r2_scorer
 
@@ -95,8 +92,19 @@ class StopAfter(FitCallback):
 
 
 def test_a_callback_can_stop_any_training(learner, X):
+    """It sees the learner as if training had ended there."""
     stop = StopAfter(2)
     learner.set_callbacks(stop).fit(X)
     assert learner.n_iter_ == len(learner.loss_curve_) == 2
-    np.testing.assert_array_equal(stop.seen.components_, learner.components_)
-    np.testing.assert_array_equal(stop.seen.transform(X), learner.transform(X))
+    ended = clone(learner).set_callbacks().set_params(max_iter=2).fit(X)
+    for other in (stop.seen, ended):
+        np.testing.assert_array_equal(other.components_, learner.components_)
+        np.testing.assert_array_equal(other.transform(X), learner.transform(X))
+
+
+def test_a_callback_that_stops_is_no_lack_of_convergence(X):
+    """The decay is that of the stage that training had come to."""
+    learner = clone(LEARNERS[0]).set_params(max_iter=10, tol=1e-9, lambda_decay=(1.0, 0.9))
+    learner.set_callbacks(StopAfter(2)).fit(X)
+    assert learner.n_iter_ == 2
+    assert learner.lambda_decay_ == pytest.approx(1.0 - 0.1 / 9)

@@ -56,13 +56,7 @@ def test_maps_and_waveforms_are_found(n_channels, dtype):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        dict(n_components="auto"),
-        dict(n_components=7),
-        dict(stride=3),
-    ],
-    ids=str,
+    "options", [dict(n_components="auto"), dict(n_components=7), dict(stride=3)], ids=str
 )
 def test_atoms_of_every_fit_are_products(options):
     signals, _, _ = planted()
@@ -110,25 +104,6 @@ def test_pictures_may_have_their_channels_first():
     np.testing.assert_allclose(denoised, np.moveaxis(last.denoise(pictures), 3, 1))
     single = first.denoise(np.moveaxis(pictures[0], 2, 0))
     np.testing.assert_allclose(single, denoised[0])
-
-
-# ---------------------------------------------------------------- wrong calls
-
-
-@pytest.mark.parametrize(
-    ("shape", "atom_shape", "message"),
-    [
-        ((4, 8, 200), 20, "8 samples and 200 channels.*pass channels_first=True"),
-        ((4, 30, 300), 20, "30 samples and 300 channels.*pass channels_first=True"),
-        ((4, 30, 2), 31, r"\(31,\) are larger than an image of the size \(30,\). Pass a smaller"),
-        ((4, 8, 20), (9, 9), r"\(9, 9\) are larger than an image of the size \(8, 20\)"),
-        ((4, 20, 20, 3), 9, "Images of 1 axes are expected"),
-    ],
-)
-def test_signals_and_pictures_that_cannot_be_meant_are_refused(shape, atom_shape, message):
-    X = np.random.default_rng(0).normal(size=shape)
-    with pytest.raises(ValueError, match=message):
-        ConvPUDLEDictionaryLearning(2, atom_shape=atom_shape).fit(X)
 
 
 # ---------------------------------------------------------------- unequal noise

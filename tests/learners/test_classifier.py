@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
@@ -69,7 +69,7 @@ def one_of(n):
 
 
 def numbers(n):
-    return Regression(StandardScaler().fit(np.eye(4, n)), is_flat=False, total_weight=50.0)
+    return Regression(np.arange(n), np.arange(n) + 2.0, is_flat=False, total_weight=50.0)
 
 
 @pytest.mark.parametrize(
@@ -212,11 +212,22 @@ def test_a_weight_is_a_number_of_repetitions():
     np.testing.assert_array_equal(weighted.coef_, repeated.coef_)
 
 
+@pytest.mark.parametrize("given", [{0: 3.0, 2: 0.5}, "balanced"], ids=str)
+def test_weights_of_classes_are_those_of_their_samples(given):
+    often = np.random.default_rng(0).integers(1, 4, len(X))
+    of_samples = compute_sample_weight(given, Y.repeat(often))
+    by_class = classifier_of(class_weight=given).fit(X, Y, often)
+    by_sample = classifier_of().fit(X.repeat(often, axis=0), Y.repeat(often), of_samples)
+    np.testing.assert_allclose(by_class.coef_, by_sample.coef_, rtol=1e-9)
+
+
 def test_a_class_without_weight_is_absent():
     few = classifier_of().fit(X[Y != 2], Y[Y != 2])
     by_sample = classifier_of().fit(X, Y, sample_weight=(Y != 2).astype(float))
-    np.testing.assert_array_equal(by_sample.coef_, few.coef_)
-    assert by_sample.classes_.tolist() == [0, 1]
+    by_class = classifier_of(class_weight={2: 0.0}).fit(X, Y)
+    for classifier in (by_sample, by_class):
+        np.testing.assert_array_equal(classifier.coef_, few.coef_)
+        assert classifier.classes_.tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------------------- partial_fit
@@ -274,6 +285,8 @@ def test_errors_say_what_to_do(fitted):
         classifier_of().partial_fit(X, Y, classes=[0, 1])
     with pytest.raises(ValueError, match="not the same as on last call"):
         clone(fitted).fit(X, Y).partial_fit(X, Y, classes=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match="needs all labels at once"):
+        classifier_of(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(TypeError, match="in memory"):
         classifier_of().fit(iter([X]), Y)
 

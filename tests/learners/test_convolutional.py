@@ -117,13 +117,6 @@ def test_training_goes_on_with_images_of_another_dtype(first, then):
     assert learner.n_steps_ == 3
 
 
-def test_scaling_the_data_scales_the_codes(images):
-    """With alpha='auto', whatever the units."""
-    learners = [learner_of().fit(scale * images) for scale in (1, 1024)]
-    np.testing.assert_allclose(learners[1].components_, learners[0].components_, atol=1e-6)
-    assert learners[1].alpha_ == pytest.approx(1024 * learners[0].alpha_)
-
-
 def test_pipelines_and_searches_take_rows(images, kind):
     rows, options = images.reshape(5, -1), dict(atom_shape=5, stride=2)
     search = GridSearchCV(learner_of(kind, **options), {"alpha": [0.1, 0.5]}, cv=2)

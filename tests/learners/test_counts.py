@@ -15,7 +15,6 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import Checkpoint, CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data import sources
-from skpudle._learners import transformer
 from skpudle._losses import Binomial, Poisson
 from skpudle.encoding import encode
 
@@ -264,24 +263,6 @@ class Batches:
         return iter(self.batches)
 
 
-@pytest.mark.parametrize("make_sparse", [sparse.csr_array, sparse.coo_matrix], ids=repr)
-def test_sparse_rows_are_rows(loss, make_sparse, X):
-    """Never dense as a whole, and the same updates as of an array."""
-    learner = make(loss).fit(X)
-    found = make(loss).fit(make_sparse(X))
-    np.testing.assert_allclose(found.components_, learner.components_, rtol=0, atol=1e-8)
-    np.testing.assert_allclose(found.intercept_, learner.intercept_, rtol=0, atol=1e-8)
-    sparsely = make_sparse(X)
-    np.testing.assert_allclose(
-        learner.transform(sparsely), learner.transform(X), rtol=0, atol=1e-10
-    )
-    assert learner.score(sparsely) == pytest.approx(learner.score(X), rel=1e-10)
-    np.testing.assert_allclose(
-        learner.transform_sparse(sparsely).toarray(), learner.transform(X), rtol=0, atol=1e-10
-    )
-    learner.partial_fit(sparsely)
-
-
 def test_a_large_sparse_array_is_never_dense(monkeypatch):
     """An epoch, codes and the score make arrays of some rows only."""
     rng = np.random.default_rng(0)
@@ -300,16 +281,6 @@ def test_a_large_sparse_array_is_never_dense(monkeypatch):
     learner.fit(Watched(X)).transform(Watched(X))
     assert largest
     assert max(largest) <= 8192
-
-
-def test_streams_and_rows(loss, X):
-    learner = make(loss, dict_init="data").fit(Batches([X[:150], X[150:]]))
-    assert np.isfinite(learner.components_).all()
-    np.testing.assert_allclose(
-        learner.transform(Batches([X[:100], X[100:]])), learner.transform(X), rtol=0, atol=1e-10
-    )
-    with pytest.raises(ValueError, match="exposure are for numbered rows"):
-        learner.fit(Batches([X]), exposure=np.ones(len(X)))
 
 
 # ---------------------------------------------------------------------------- exposure
@@ -378,17 +349,6 @@ def test_exposures_are_routed(counts):
         )
         search = GridSearchCV(learner, {"alpha": [1.0, 3.0]}, cv=2).fit(X, exposure=exposure)
         assert np.isfinite(search.best_score_)
-
-
-def test_exposures_go_with_their_rows_into_parts(counts, monkeypatch):
-    X, exposure = counts
-    learner = make("poisson", dict_init="data").fit(X, exposure=exposure)
-    codes = learner.transform(X, exposure=exposure)
-    assert (codes != learner.transform(X)).any()
-    monkeypatch.setattr(transformer, "PART", 64)
-    for rows in (X, sparse.csr_array(X), torch.tensor(X)):
-        found = learner.transform_sparse(rows, exposure=exposure)
-        np.testing.assert_allclose(found.toarray(), codes, rtol=0, atol=1e-10)
 
 
 def test_exposures_are_positive_numbers_one_for_each_sample(counts):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from skpudle import ConvPUDLEDictionaryLearning
 
@@ -33,9 +32,11 @@ def test_a_search_finds_the_shape_and_nothing_is_trained_after_it(traces):
 def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, traces):
     learner, scale = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH), 2.0**exponent
     expected = learner.fit(traces).components_, scale**2 * learner.loss_curve_
+    alpha = learner.alpha_
     found = learner.fit(scale * traces).components_, learner.loss_curve_
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
+    assert learner.alpha_ == scale * alpha
 
 
 def test_codes_after_a_search_satisfy_the_optimality_condition(traces):
@@ -77,19 +78,6 @@ def gaps(traces):
     traces = traces.copy()
     traces[np.random.default_rng(1).random(traces.shape) < 0.2] = np.nan
     return traces
-
-
-def test_what_is_missing_counts_for_nothing(gaps):
-    """Not even its channel's mean, which only says where the dictionary begins."""
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=10, alpha=0.1, **SEARCH)
-    learner.set_params(dict_init=np.random.default_rng(2).normal(size=(2, 10)))
-    missing = np.isnan(gaps)
-    codes = learner.fit(gaps).transform(gaps)
-    atoms = torch.as_tensor(learner.components_)[:, None]
-    assert np.isfinite(codes).all()
-    filled = np.where(missing, learner.inverse_transform(codes), gaps)
-    np.testing.assert_array_equal(filled[~missing], gaps[~missing])
-    assert torch.isfinite(atoms).all()
 
 
 def test_a_search_with_gaps_fills_them(traces, gaps):

@@ -8,10 +8,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 
-from skpudle import (
-    Checkpoint,
-    PUDLEDictionaryLearning,
-)
+from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._fit.checkpoint import read_checkpoint
 from skpudle.metrics import dictionary_error, recovery_rate
 
@@ -130,63 +127,7 @@ def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constrain
         assert learner.transform(data).min() >= 0
 
 
-@pytest.mark.parametrize("batches", [np.split(X, 6), np.split(X, 2)])
-def test_the_head_of_a_stream_is_searched(batches):
-    class Stream:
-        def __iter__(self):
-            return iter(batches)
-
-    assert found(learner_of().fit(Stream())) == 1
-
-
-@pytest.mark.filterwarnings("ignore:X has . samples? with known values:UserWarning")
-@pytest.mark.parametrize("data", [X[:1], X[:5], np.zeros((30, 16)), np.ones((30, 16)), X[:, :1]])
-def test_where_there_is_nothing_to_find_it_ends(data):
-    learner = learner_of().fit(data)
-    assert np.isfinite(learner.components_).all()
-    assert np.isfinite(learner.transform(data)).all()
-
-
 # ---------------------------------------------------------------- what happens during the search
-
-
-class Watcher(FitCallback):
-    """A callback that records tasks, and asks to stop the search after some epochs."""
-
-    def __init__(self, stop_after=None):
-        self.stop_after, self.tasks, self.seen = stop_after, [], None
-
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
-        self.tasks.append(context.task_name)
-        if context.task_name != "epoch of the search":
-            return False
-        self.seen = fitted_estimator.transform(X).shape
-        return self.tasks.count(context.task_name) == self.stop_after
-
-
-def test_callbacks_see_every_epoch_of_the_search_and_may_stop_it():
-    watcher = Watcher()
-    learner_of().set_callbacks(watcher).fit(X)
-    n_epochs = watcher.tasks.count("epoch of the search")
-    assert n_epochs > 5
-    assert watcher.seen == (600, 20)
-    tasks = watcher.tasks[watcher.tasks.index("units") + 1 :]
-    before = tasks[: tasks.index("search")]
-    assert before == ["epoch of the search"] * n_epochs
-
-
-IMAGES = np.random.default_rng(0).normal(size=(8, 12, 12)).cumsum(axis=2)
-COUNTS = np.random.default_rng(0).poisson(np.exp(X[:60, :8]))
-
-
-def test_steps_are_printed(capsys):
-    PUDLEDictionaryLearning("auto", random_state=0, verbose=1).fit(COUNTS)
-    lines = capsys.readouterr().out.splitlines()
-    assert {line.split(",")[0] for line in lines} >= {"size", "search", "penalty of codes"}
-    stopped = Watcher(stop_after=3)
-    learner_of(gradient="ae-ls", max_iter=2, tol=None).set_callbacks(stopped).fit(X)
-    assert stopped.tasks.count("epoch of the search") == 3
-    assert stopped.tasks.count("epoch") == 2  # of training, which goes on from there
 
 
 class EndsTheSearch(FitCallback):
@@ -199,6 +140,12 @@ class EndsTheSearch(FitCallback):
         if context.task_name == "epoch of the search":
             self.seen.append(fitted_estimator.components_)
             return len(self.seen) == self.n_epochs and self.act()
+
+
+def test_training_goes_on_from_a_search_that_a_callback_ended():
+    learner = learner_of(gradient="ae-ls", max_iter=2, tol=None)
+    learner.set_callbacks(EndsTheSearch(3, lambda: True)).fit(X)
+    assert learner.phases_ == {"search": 3, "ae-ls": 2}
 
 
 def ctrl_c():

@@ -1,13 +1,12 @@
 """What ended a fit is told afterwards."""
 
 import pickle
-import signal
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.callback import FitCallback
-from small import ABSURD, make, make_data
+from small import make, make_data
 
 from skpudle import (
     Checkpoint,
@@ -22,21 +21,17 @@ X, _ = make_data()
 
 
 class AtTheEndOf(FitCallback):
-    """A callback that ends, or interrupts, the fit after the first task of a name."""
+    """A callback that ends the fit after the first task of a name."""
 
-    def __init__(self, name, act=lambda: True):
-        self.name, self.act = name, act
+    def __init__(self, name):
+        self.name = name
 
     def on_fit_task_end(self, estimator, context):
-        return context.task_name == self.name and self.act()
+        return context.task_name == self.name
 
 
 STOPS_SEARCH = AtTheEndOf("epoch of the search")
 SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
-
-
-def ctrl_c():
-    signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -67,21 +62,6 @@ def test_a_fit_that_ends_says_by_what(learner, expected):
     learner.fit(X, np.arange(len(X)) % 2)
     assert learner.ended_by_ == expected
     assert pickle.loads(pickle.dumps(learner.set_callbacks())).ended_by_ == expected
-
-
-def test_divergence_is_an_end():
-    learner = make(**ABSURD)
-    with pytest.raises(ValueError, match="stopped being finite"):
-        learner.fit(X)
-    assert learner.ended_by_ == "divergence"
-
-
-@pytest.mark.parametrize("task", ["epoch", "epoch of the search"])
-def test_ctrl_c_is_an_end(task, handler):
-    learner = make(dict_init="data" if task == "epoch" else "search")
-    with pytest.raises(KeyboardInterrupt):
-        learner.set_callbacks(AtTheEndOf(task, ctrl_c)).fit(X)
-    assert learner.ended_by_ == "interrupt"
 
 
 def test_what_goes_on_has_not_ended():

@@ -62,6 +62,7 @@ OWN = {
     },
     PUDLEClassifier: {
         "C": 0.01,
+        "class_weight": {1: 3.0},
         "split_sign": False,
         "supervision": 0.9,
     },

@@ -49,9 +49,10 @@ def gaps(X):
     return np.where(missing, np.nan, X)
 
 
-def test_masked_arrays_are_arrays_with_gaps(learner, gaps):
+def test_masked_arrays_are_arrays_with_gaps(gaps):
+    learner = LEARNERS["search"]
     masked = np.ma.masked_array(np.where(np.isnan(gaps), 1e6, gaps), mask=np.isnan(gaps))
-    expected, found = clone(learner).fit(gaps), learner.fit(masked)
+    expected, found = clone(learner).fit(gaps), clone(learner).fit(masked)
     np.testing.assert_array_equal(found.components_, expected.components_)
     np.testing.assert_array_equal(found.transform(masked), expected.transform(gaps))
     assert found.score(masked) == expected.score(gaps)

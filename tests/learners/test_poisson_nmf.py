@@ -201,14 +201,6 @@ def test_rows_of_all_atoms_keep_them():
     assert make().fit(X).min_gain_ == 0
 
 
-def test_counts_of_poisson_have_no_dispersion(fitted, X):
-    """Their fit is the fit without."""
-    assert fitted.dispersion_ == 0
-    plain = make(dispersion=None).fit(X)
-    assert plain.dispersion_ == 0
-    np.testing.assert_allclose(plain.components_, fitted.components_, rtol=0, atol=2e-3)
-
-
 @pytest.mark.parametrize("n_components", [5, "auto"])
 def test_a_row_of_most_events_does_not_rule_the_atoms(n_components):
     """One row of twice the events of 100 rows, and an atom's worth of its own noise."""

@@ -7,15 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from small import (
-    ABSURD,
-    VARIANTS,
-    assert_same,
-    leaves,
-    make,
-    make_data,
-    perturbed,
-)
+from small import ABSURD, VARIANTS, assert_same, leaves, make, make_data, perturbed
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -176,8 +168,7 @@ def test_a_pair_of_decays_keeps_early_stopping_off_before_its_last_stage(X):
 def test_training_that_ends_early_warns_with_what_to_change(X):
     estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
     with pytest.warns(
-        ConvergenceWarning,
-        match=r"max_iter=3\), before .* for 5 checks.*raise tol \(now 0.0001\)",
+        ConvergenceWarning, match=r"max_iter=3\), before .* for 5 checks.*raise tol \(now 0.0001\)"
     ):
         estimator.fit(X)
     assert estimator.n_iter_ == 3
@@ -219,6 +210,7 @@ def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, 
         getattr(estimator, method)(X)
     assert np.isfinite(estimator.components_).all()
     assert np.isfinite(estimator.transform(X)).all()
+    assert method == "partial_fit" or estimator.ended_by_ == "divergence"
 
 
 @pytest.mark.parametrize("n_unfoldings", [8, None])

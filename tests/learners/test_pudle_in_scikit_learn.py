@@ -7,10 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from small import (
-    assert_same,
-    make,
-)
+from small import assert_same, make
 
 # ---------------------------------------------------------------------------- bad input
 
@@ -106,59 +103,9 @@ def test_verbose_training_prints_a_line_an_epoch(X, capsys):
     assert not capsys.readouterr().out
 
 
-# ---------------------------------------------------------------------------- callbacks
-
-
-class Callback:
-    """Collects what it is told after each epoch, and may ask to stop."""
-
-    def __init__(self, stop_after=None):
-        self.stop_after, self.fitted, self.events = stop_after, [], []
-
-    def setup(self, estimator, context):
-        self.events.append("setup")
-
-    def teardown(self, estimator, context):
-        self.events.append("teardown")
-
-    def on_fit_task_begin(self, estimator, context):
-        self.events.append(f"begin {context.task_name}")
-
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        self.events.append(f"end {context.task_name}")
-        if context.task_name == "epoch":
-            self.fitted.append(fitted_estimator)
-            return len(self.fitted) == self.stop_after
-        return False
-
-
-def test_a_callback_is_told_of_fit_and_every_epoch(X):
-    callback = Callback()
-    make(max_iter=2).set_callbacks(callback).fit(X)
-    epoch = ["begin epoch", "end epoch"]
-    assert callback.events == ["setup", "begin fit", *epoch, *epoch, "end fit", "teardown"]
-
-
-def test_a_callback_sees_the_estimator_as_if_training_had_ended_there(X):
-    callback = Callback()
-    make(max_iter=3, batch_size=len(X)).set_callbacks(callback).fit(X)
-    for n_epochs, seen in enumerate(callback.fitted, start=1):
-        fitted = make(max_iter=n_epochs, batch_size=len(X)).fit(X)
-        np.testing.assert_array_equal(seen.components_, fitted.components_)
-        np.testing.assert_array_equal(seen.transform(X), fitted.transform(X))
-
-
-def test_a_callback_can_stop_training(X):
-    """Which is no lack of convergence."""
-    estimator = make(max_iter=10, tol=1e-9, lambda_decay=(1.0, 0.9))
-    estimator.set_callbacks(Callback(stop_after=2)).fit(X)
-    assert estimator.n_iter_ == 2
-    assert estimator.lambda_decay_ == pytest.approx(1.0 - 0.1 / 9)  # the stage it had come to
-
-
-def test_the_default_device_of_torch_does_not_matter(variant, X):
+def test_the_default_device_of_torch_does_not_matter(X):
     """Nothing is made there: on the device "meta" numbers do not exist."""
-    options = variant | dict(batch_size=16, device="cpu")
+    options = dict(batch_size=16, device="cpu")
     expected = make(**options).fit(X)
     with torch.device("meta"):
         found = make(**options).fit(X)

@@ -66,9 +66,7 @@ def test_units_of_data_and_numbers_change_nothing_but_theirs(fitted):
     other = regressor_of().fit(2.0**20 * X, Y * [2.0**10, 2.0**-10] + [1.0, 7.0])
     np.testing.assert_allclose(other.components_, fitted.components_, atol=1e-9)
     np.testing.assert_allclose(
-        (other.predict(2.0**20 * X) - [1, 7]) * [2.0**-10, 2.0**10],
-        fitted.predict(X),
-        atol=1e-7,
+        (other.predict(2.0**20 * X) - [1, 7]) * [2.0**-10, 2.0**10], fitted.predict(X), atol=1e-7
     )
 
 

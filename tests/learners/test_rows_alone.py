@@ -37,8 +37,6 @@ LEARNERS = {
         20, n_unfoldings=9, transform_algorithm="lasso", **TRAINED
     ),
     "unfolded": PUDLEDictionaryLearning(20, n_unfoldings=40, split_sign=True, **TRAINED),
-    "ae-lasso": PUDLEDictionaryLearning(20, n_unfoldings=40, gradient="ae-lasso", **TRAINED),
-    "dec": PUDLEDictionaryLearning(20, n_unfoldings=40, gradient="dec", **TRAINED),
     "hard": PUDLEDictionaryLearning(20, shrinkage="hard", **TRAINED),
     "decay": PUDLEDictionaryLearning(20, lambda_decay=0.95, **TRAINED),
     "omp": PUDLEDictionaryLearning(
@@ -156,9 +154,7 @@ def test_a_gap_changes_no_bit_of_complete_rows(name, rows):
 
 
 SMALL = dict(atom_shape=(4, 4), random_state=0)
-OF_IMAGES = {
-    "search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL),
-}
+OF_IMAGES = {"search": ConvPUDLEDictionaryLearning(3, stride=1, **SMALL)}
 
 
 @pytest.mark.parametrize("with_gaps", [False, True])

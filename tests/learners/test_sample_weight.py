@@ -290,10 +290,7 @@ def test_weights_are_routed():
 
 @pytest.mark.parametrize(
     ("weight", "message"),
-    [
-        (-np.ones(N), "[Nn]egative"),
-        (np.zeros(N), "at least one non-zero"),
-    ],
+    [(-np.ones(N), "[Nn]egative"), (np.zeros(N), "at least one non-zero")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_weights_that_are_none_are_refused(weight, message):
@@ -303,14 +300,3 @@ def test_weights_that_are_none_are_refused(weight, message):
         with pytest.raises(ValueError, match=message):
             call(X, sample_weight=weight)
         np.testing.assert_array_equal(learner.components_, np.eye(M))
-
-
-def test_weights_beside_a_stream_are_refused():
-    X, _ = planted()
-
-    class Stream:
-        def __iter__(self):
-            return iter([X])
-
-    with pytest.raises(ValueError, match="numbered rows, but X is a Stream"):
-        PUDLEDictionaryLearning(P).fit(Stream(), sample_weight=np.ones(N))

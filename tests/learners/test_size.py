@@ -5,11 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 
-from skpudle import (
-    ConvPUDLEDictionaryLearning,
-    CountDictionaryLearning,
-    PUDLEDictionaryLearning,
-)
+from skpudle import ConvPUDLEDictionaryLearning, CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import PathDisplay
 
@@ -41,10 +37,7 @@ def test_copies_of_samples_do_not_count(gaps):
         X[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
     learner = PUDLEDictionaryLearning("auto", alpha=0.15, random_state=0)
     weight = np.where(np.arange(len(X)) < 40, 2, 1)
-    for copies, often in (
-        (np.tile(X, (5, 1)), None),
-        (np.concatenate([X, X[:40]]), weight),
-    ):
+    for copies, often in ((np.tile(X, (5, 1)), None), (np.concatenate([X, X[:40]]), weight)):
         expected = learner.fit(X, sample_weight=often).size_path_
         found = learner.fit(copies).size_path_
         np.testing.assert_array_equal(found.n_components, expected.n_components)

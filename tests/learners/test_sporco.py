@@ -1,6 +1,6 @@
 """The adapter around SPORCO."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -60,14 +60,7 @@ def test_a_checkpoint_is_refused(problem, tmp_path):
 
 
 def test_without_sporco_the_error_names_the_extra(problem, monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.partition(".")[0] == "sporco":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "sporco.dictlrn", None)
     with pytest.raises(ImportError, match=r"skpudle\[sporco\]"):
         SporcoDictionaryLearning(random_state=0).fit(problem[0])
 

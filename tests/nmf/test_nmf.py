@@ -16,7 +16,6 @@ from skpudle._nmf.alternate import (
     begin,
     converge,
     first_atoms,
-    limit_atoms,
     prune_codes,
     solve_codes,
     solve_dispersed,
@@ -266,16 +265,6 @@ def test_rows_have_the_codes_of_their_atoms_alone(rng, gaps):
     state = converge(events, begin(events, atoms), 1.0, 20)
     assert not state.codes[~allowed].any()
     assert (np.diff(state.objectives) <= 1e-5 * abs(state.objectives[0])).all()
-
-
-def test_rows_that_are_limited_have_fewer_atoms(rng):
-    x, _, atoms = planted(rng, counts=300.0)
-    events = Events.of(x)
-    codes, _ = solve_codes(events, atoms)
-    limited, kept = limit_atoms(events, atoms, codes, 4.0)
-    np.testing.assert_array_equal(limited.allowed, kept > 0)
-    assert limited.allowed.mean() < (codes > 0).mean()
-    assert not solve_codes(limited, atoms)[0][~limited.allowed].any()
 
 
 def test_the_start_finds_pure_rows(rng):

@@ -7,12 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle._operators._atoms import (
-    DenseDictionary,
-    atom_norms,
-    factor_atoms,
-    project_atoms,
-)
+from skpudle._operators._atoms import DenseDictionary, atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding._dense_steps import DenseSteps
 

@@ -9,6 +9,7 @@ import torch
 from planted import gaps_in, planted
 from two_processes import in_two_processes
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
@@ -85,7 +86,8 @@ def test_few_entries_at_a_time_and_entries_that_are_remembered_change_nothing(
     expected = held_out.sums(truth, [1, 0, -1])
     other = held_out.sums(-truth, [0])
     torch.testing.assert_close(other[0], expected[1], rtol=1e-9, atol=1e-12)
-    monkeypatch.setattr(held_out_module, "_CODES", n_entries)
+    blocks = lambda n, width, most: blocks_of_rows(n, width, n_entries)  # noqa: E731
+    monkeypatch.setattr(held_out_module, "blocks_of_rows", blocks)
     monkeypatch.setattr(held_out_module, "_MOST_PRODUCTS", 0 if n_entries == 1 else 100)
     for found, sums in zip(held_out.sums(truth, [1, 0, -1]), expected, strict=True):
         torch.testing.assert_close(found, sums, rtol=1e-9, atol=1e-12)

@@ -12,14 +12,7 @@ from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
-from skpudle.search.descend import (
-    descend,
-    exhaust,
-    play_rounds,
-    refit_atoms,
-    settle,
-    solve_codes,
-)
+from skpudle.search.descend import descend, exhaust, play_rounds, refit_atoms, settle, solve_codes
 from skpudle.search.find import find_atoms
 from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, match_equal_rows
 from skpudle.search.stream import Held, begin_stream
@@ -442,30 +435,6 @@ def test_processes_with_their_own_samples_end_with_the_same_bits():
     alone = search(Problem(x, 0.1), atoms).atoms  # begins with other rows: in another order
     cosines = (results[0] @ alone.mT).abs().amax(1)
     torch.testing.assert_close(cosines, torch.ones_like(cosines), atol=1e-5, rtol=0)
-
-
-def awkward_data():
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(60, 8, generator=generator, dtype=torch.float64)
-    return {
-        "zeros": torch.zeros(20, 8, dtype=torch.float64),
-        "some zeros": torch.cat([noise, torch.zeros(20, 8, dtype=torch.float64)]),
-        "constant rows": torch.ones(20, 8, dtype=torch.float64) * noise[:20, :1],
-        "fewer samples than atoms": noise[:5],
-        "copies": noise[:3].repeat(20, 1),
-        "noise": noise,
-        "one feature": noise[:, :1].contiguous(),
-        "one sample": noise[:1],
-    }
-
-
-@pytest.mark.parametrize("name", awkward_data())
-@pytest.mark.parametrize("alpha", [0.0, 100.0])
-def test_awkward_data_give_unit_atoms(name, alpha):
-    x = awkward_data()[name]
-    atoms = search(Problem(x, alpha), start(x, 12)).atoms
-    assert atoms.shape == (12, x.shape[1])
-    torch.testing.assert_close(atoms.norm(dim=1), torch.ones(12, dtype=torch.float64))
 
 
 def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():

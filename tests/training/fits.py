@@ -6,12 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.testing import assert_array_equal
 
-from skpudle import (
-    CountDictionaryLearning,
-    PoissonNMF,
-    PUDLEClassifier,
-    PUDLEDictionaryLearning,
-)
+from skpudle import CountDictionaryLearning, PoissonNMF, PUDLEClassifier, PUDLEDictionaryLearning
 
 # What these tests are about are optimisers; those of the search are in test_search.py.
 FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")

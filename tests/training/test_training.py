@@ -70,23 +70,6 @@ def x(generator):
     return normal(generator, 23, 4)
 
 
-# ---------------------------------------------------------------------------- batches
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
-def test_an_epoch_visits_every_sample_once(batch_size, shuffle, x, generator):
-    source = Batches(Samples(x), batch_size, generator if shuffle else None)
-    for _ in range(2):
-        batches = list(epoch(source))
-        sizes = [len(batch.x) for batch in batches]
-        assert sum(sizes) == len(x)
-        assert sizes[:-1] == [min(batch_size, len(x))] * (len(sizes) - 1)
-        seen = torch.cat([batch.x for batch in batches])
-        positions = (seen[:, None] == x).all(2).nonzero()[:, 1]
-        assert torch.equal(positions.sort().values, torch.arange(len(x)))
-
-
 # ---------------------------------------------------------------------------- stopping
 
 

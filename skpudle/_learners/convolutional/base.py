@@ -9,13 +9,11 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
 from skpudle._fit.run import Interrupts
-
-# pixels encoded at a time: few enough for their codes to stay in a cache
-_PIXELS = 2**17
 
 # Pixels between neighbouring copies of an atom in pictures.
 _STRIDE = 4
@@ -36,7 +34,8 @@ def stride_of(learner):  # -> tuple of int
 
 def parts_of_images(x):  # (n, ...) -> tensors of some images each
     """Cut images into parts that are encoded at a time."""
-    return x.split(max(1, _PIXELS // prod(x.shape[2:])))
+    # pixels: few enough for their codes to stay in a cache
+    return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
 
 
 def atoms_inside(atoms, n_axes, like):  # components_ -> (n, n_channels, *kernel)
@@ -67,12 +66,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     def _read(self, X, **options):  # -> Images
         options |= dict(channels_first=self.channels_first, estimator=self)
         first = X[0] if isinstance(X, Sequence) and len(X) else X
-        try:
-            device = resolve_device(self.device, first)
-        except ValueError:
-            if not hasattr(self, "_n_channels"):
-                raise
-            device = "cpu"  # this machine lacks the device of the fit
+        device = resolve_device(self.device, first, fitted=hasattr(self, "_n_channels"))
         images = read_images(X, len(self._kernel), device=device, **options)
         check_axes(images)
         return images

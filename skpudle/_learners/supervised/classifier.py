@@ -1,19 +1,23 @@
 """Learn dictionaries for classification, through the encoder."""
 
-from typing import Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.names import fit_context
-from skpudle._learners.supervised.learner import TaskLearner
+from skpudle._data.names import explain_names, fit_context
+from skpudle._fit.encoders import refuse
+from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 from skpudle._precision import training_mode
 
@@ -50,6 +54,10 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Inverse strength of the penalty of the classifier's weights, as in
         `~sklearn.linear_model.LogisticRegression`, for codes in units of :math:`\sqrt{E / p}` with
         p atoms.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the samples of each class, by label, as in scikit-learn: they multiply
+        ``sample_weight``. A label without one has weight 1.
 
     n_unfoldings : int, None or "auto", default="auto"
         Number of iterations of the encoder. None: converged codes, with the implicit derivative.
@@ -120,8 +128,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     Notes
     -----
     The dictionary and the loss of the task count samples by their weights. Samples of weight zero,
-    and classes without other samples, are absent. Weights of classes are
-    ``sample_weight=sklearn.utils.class_weight.compute_sample_weight("balanced", y)``.
+    and classes without other samples, are absent.
 
     References
     ----------
@@ -142,7 +149,41 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     True
     """
 
+    @explain_names
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        alpha: float | Literal["auto"] = "auto",
+        supervision: float = 0.5,
+        C: float = 1.0,
+        class_weight: dict | Literal["balanced"] | None = None,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        positive_code: bool = False,
+        split_sign: bool = True,
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        dict_init: Any = "search",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        """Set the parameters."""
+
+    _parameter_constraints = TaskLearner._parameter_constraints | {
+        "class_weight": [StrOptions({"balanced"}), dict, None]
+    }
+
     # ------------------------------------------------------------------ fitting
+
+    def _class_weights(self, y, weight, part):
+        classes = self.classes_ if part else np.unique(y)
+        given = dict(classes=classes, y=y, sample_weight=weight)
+        of_classes = compute_class_weight(self.class_weight, **given)
+        return of_classes[LabelEncoder().fit(classes).transform(y)]
 
     def _check_target(self, y):  # -> (n,)
         y = _check_y(y, estimator=self)
@@ -151,11 +192,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     def _task(self, y, weight, part):
         classes = self.classes_ if part else np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(
-                f"{type(self).__name__} got samples with a weight of {len(classes)} class(es), "
-                f"{classes.tolist()!r:.50}. Pass samples of two or more."
-            )
+        refuse(
+            len(classes) < 2,
+            f"{type(self).__name__} got samples with a weight of {len(classes)} class(es), "
+            f"{classes.tolist()!r:.50}. Pass samples of two or more.",
+        )
         return Classification(classes)
 
     def _attributes(self, plan, data, fitted):
@@ -165,11 +206,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def partial_fit(
-        self,
-        X: ArrayLike | Tensor,
-        y: ArrayLike | Tensor,
-        classes: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
+        self, X: Any, y: Any, classes: ArrayLike | None = None, sample_weight: OfRows = None
     ) -> Self:
         """Update dictionary and classifier by one pass over the data, in their order.
 
@@ -198,6 +235,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             If data or labels are unfit, or have other features or classes than before, which leaves
             the estimator unchanged; or if training diverges twice.
         """
+        refuse(
+            self.class_weight == "balanced",
+            "class_weight='balanced' needs all labels at once, and partial_fit sees some. Pass the "
+            "weights of the classes as a dict.",
+        )
         _check_partial_fit_first_call(self, None if classes is None else host_array(classes))
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
@@ -232,10 +274,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples,)
             Labels; a tensor if ``X`` is one and labels are numbers.
         """
-        decisions = self._decisions(X)
-        binary = decisions.shape[1] == 1
-        indices = (decisions[:, 0] > 0).long() if binary else decisions.argmax(1)
-        labels = self.classes_[to_numpy(indices)]
+        labels = self.classes_[to_numpy(class_decisions(self._decisions(X)).argmax(1))]
         numbers = isinstance(X, torch.Tensor) and labels.dtype.kind in "iufb"
         return to_tensor(labels, X.device) if numbers else labels
 
@@ -272,9 +311,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     def _log_probabilities(self, X):
         return class_decisions(self._decisions(X)).log_softmax(1)
 
-    def score(
-        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
-    ) -> float:
+    def score(self, X: Any, y: Any, sample_weight: OfRows = None) -> float:
         """Return the accuracy.
 
         Parameters

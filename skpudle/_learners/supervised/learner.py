@@ -1,7 +1,6 @@
 """Learn a dictionary for a task: read data and targets, and build a joint model."""
 
 from dataclasses import replace
-from inspect import signature
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -10,17 +9,16 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
-from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.names import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.encoders import Codes
+from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import DenseLearner, RowPhases, resume_rows
+from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.model import TaskModel
 from skpudle._precision import own_precision, training_mode
 
@@ -44,11 +42,7 @@ class TaskPlan(Plan):
         # the atoms.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
-
-    @property
-    def name(self):
-        """The name of training for users."""
-        return "supervised" if self.given.supervision else self.gradient
+        self.name = "supervised" if learner.supervision else self.gradient
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
@@ -79,6 +73,9 @@ class _TaskPhases(RowPhases):
             fitted = replace(fitted, rows=atoms)
             fitted = add_head(self.learner, fitted, self.data)
         return super().train(fitted)
+
+
+OfRows = ArrayLike | None  # one number for each row
 
 
 class TaskLearner(DenseLearner):
@@ -112,11 +109,7 @@ class TaskLearner(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        name: PUDLEDictionaryLearning._parameter_constraints.get(name)
-        for name in signature(__init__).parameters
-        if name != "self"
-    } | {
+    _parameter_constraints = PUDLEDictionaryLearning._parameter_constraints | {
         "n_iter_no_change": DenseLearner._parameter_constraints["n_iter_no_change"],
         "supervision": [Interval(Real, 0, 1, closed="both")],
         "C": [Interval(Real, 0, None, closed="neither")],
@@ -124,12 +117,7 @@ class TaskLearner(DenseLearner):
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def fit(
-        self,
-        X: ArrayLike | Tensor,
-        y: ArrayLike | Tensor,
-        sample_weight: ArrayLike | None = None,
-    ) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
         """Learn a dictionary, and the decisions from its codes.
 
         Parameters
@@ -163,32 +151,28 @@ class TaskLearner(DenseLearner):
     def _plan(self):
         return TaskPlan(self)
 
-    def _encoder(self):
-        self._validate_params()  # they may have been set since `fit`
-        options = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
-        return Codes(self).encoder(self.alpha_, **options)
+    def _class_weights(self, y, weight, part):  # -> (n,)
+        """Return the factors of the weights of samples by their targets."""
+        return np.ones(len(y))
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
-        if y is None:
-            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+        refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        X = open_source(X, self).array()
-        y = self._check_target(host_array(y))
+        X, y = open_source(X, self).array(), self._check_target(host_array(y))
         check_consistent_length(X, y)
-        weight, used = None, np.arange(len(y))
-        if sample_weight is not None:
-            sample_weight = to_numpy(check_sample_weight(sample_weight, len(y)))
-            used = used[sample_weight > 0]
-            weight = sample_weight[used]
-        task = self._fitted_task if known else self._task(y[used], weight, part)
+        sample_weight = 1.0 if sample_weight is None else sample_weight
+        weight = to_numpy(check_sample_weight(sample_weight, len(y)))
+        used = weight > 0
+        weight[used] *= self._class_weights(y[used], weight[used], part)
+        used = to_numpy(check_sample_weight(weight, len(y))) > 0  # the rest may have other labels
+        task = self._fitted_task if known else self._task(y[used], weight[used], part)
         encoded = task.encode(y[used])
         target = np.zeros((len(y), encoded.shape[1]))
         target[used] = encoded
-        of_rows = dict(sample_weight=sample_weight, target=to_tensor(target))
+        of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         samples = data.source
-        samples = replace(samples, target=samples.target.to(samples.x))
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
         return data._replace(source=samples, samples=samples, task=task, places=None)
 
@@ -202,7 +186,7 @@ class TaskLearner(DenseLearner):
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
 
     def _resume(self, plan, data):  # -> Fitted
-        fitted, task = resume_rows(plan, data, vars(self)), data.task
+        fitted, task = super()._resume(plan, data), data.task
         unit = TaskModel.unit(fitted.model, len(fitted.rows))
         weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale

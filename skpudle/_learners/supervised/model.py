@@ -11,7 +11,6 @@ the number of atoms. Units of each feature's own standard deviation would overwe
 """
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import torch
@@ -89,7 +88,7 @@ class TaskModel(DenseModel):
 
     def unit(self, n_components):  # -> float
         """Return the unit of codes."""
-        return sqrt(self.data_scale / n_components) or 1.0
+        return (self.data_scale / n_components) ** 0.5 or 1.0
 
     def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
         """Return features of codes for a head; positive sides come first."""

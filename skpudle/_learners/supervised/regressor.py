@@ -1,6 +1,6 @@
 """Learn dictionaries for regression, through the encoder."""
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input
 from skpudle._data.names import fit_context
-from skpudle._learners.supervised.learner import TaskLearner
+from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Regression
 from skpudle._precision import training_mode
 
@@ -144,13 +144,11 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
 
     def _task(self, y, weight, part):
         units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
-        return Regression(units, y.ndim == 1)
+        return Regression(units.mean_, units.scale_, y.ndim == 1)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
-    def partial_fit(
-        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
-    ) -> Self:
+    def partial_fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
         """Update dictionary and regression by one pass over the data, in their order.
 
         The first call chooses the initial dictionary from its data without a search, and the units
@@ -195,9 +193,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         decisions = self._decisions(X)
         return like_input(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
 
-    def score(
-        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
-    ) -> float:
+    def score(self, X: Any, y: Any, sample_weight: OfRows = None) -> float:
         """Return the coefficient of determination, :math:`R^2`.
 
         Parameters

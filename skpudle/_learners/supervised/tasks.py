@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import LabelEncoder, StandardScaler
+from sklearn.preprocessing import LabelEncoder
 from torch.nn.functional import cross_entropy
 
 
@@ -64,27 +64,18 @@ class Regression:
 
     Parameters
     ----------
-    units : StandardScaler
-        Mean and standard deviation of ``y``.
+    mean, scale : ndarray of shape (n_outputs,)
+        Means and standard deviations of ``y``.
     is_flat : bool
         Whether ``y`` has one dimension.
     total_weight : float, default=0.0
         The sum of the weights of all samples so far.
     """
 
-    units: StandardScaler
+    mean: np.ndarray
+    scale: np.ndarray
     is_flat: bool
     total_weight: float = 0.0
-
-    @property
-    def mean(self):
-        """Means of the numbers."""
-        return self.units.mean_
-
-    @property
-    def scale(self):
-        """Standard deviations of the numbers."""
-        return self.units.scale_
 
     @property
     def n_outputs(self):
@@ -96,7 +87,7 @@ class Regression:
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
         """Return numbers in columns, centred and divided by their standard deviation."""
-        return self.units.transform(y.reshape(len(y), -1))
+        return (y.reshape(len(y), -1) - self.mean) / self.scale
 
     def losses(self, decisions, target):  # (n, n_outputs) twice -> (n,)
         """Return half the mean squared error of every sample."""

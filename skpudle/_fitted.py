@@ -1,4 +1,4 @@
-"""Find the fitted learner in a pipeline or search, read samples as it does, and encode them."""
+"""Read fitted learners: find them in pipelines, and read and encode data as they do."""
 
 from contextlib import suppress
 from typing import NamedTuple
@@ -72,6 +72,18 @@ def find_learner(estimator, attribute="components_"):  # -> Found
     raise NotFittedError(f"No step of the pipeline has {attribute}: {steps!r:.200}.")
 
 
+def check_learner_of_rows(learner):
+    """Return a fitted learner, or the one of a consensus; its atoms have to be rows."""
+    check_is_fitted(learner, "components_")
+    learner = getattr(learner, "estimator_", learner)
+    if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
+        raise ValueError(
+            f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
+            "learner of rows."
+        )
+    return learner
+
+
 def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_channels, *size)
     """Return samples as a learner reads them, with NaN for missing entries."""
     if not hasattr(learner, "atom_shape"):
@@ -111,3 +123,11 @@ def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
             of_rows["exposure"], exposure = np.split(exposure, [len(rows)])
         codes, _ = encode_samples(learner, part, **of_rows)
         yield rows, codes.astype(np.float64, copy=False)
+
+
+def code_and_reconstruct(estimator, X):
+    """Return the codes of data, and what they stand for: arrays, or tensors for a tensor."""
+    code = estimator.transform(X)
+    if hasattr(estimator, "inverse_transform"):
+        return code, estimator.inverse_transform(code)
+    return code, code @ estimator.components_
