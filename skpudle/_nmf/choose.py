@@ -76,9 +76,6 @@ class Chosen:
         atoms = {"components_": to_numpy(rows), "n_components_": len(rows), "debias_": None}
         return atoms | {f"{name}_": float(value) for name, value in vars(self).items()}
 
-    def warn_of_step(self, rows):
-        """Do nothing: the alternation has no step."""
-
 
 def negative_log(x, rates, dispersion):  # -> as x
     """Return negative log-likelihoods of counts, up to terms of the counts alone.

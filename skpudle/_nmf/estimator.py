@@ -202,10 +202,6 @@ class _Phases:
             Phase("training", self.train, unit="epoch"),
         )
 
-    def remember(self, fitted):
-        """Return the record of a fit that a callback has stopped."""
-        return fitted
-
     def choose_size(self, fitted):
         """Choose the number of atoms."""
         how = _given(self.learner, self.unit), np.random.default_rng(self.seed), self.fixed
@@ -491,6 +487,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return SimpleNamespace(
             n_components=None if n == "auto" else n,
             counts_events=True,
+            step_size=None,
             without_effect=lambda data: (),
             batch_size=lambda n_samples: n_samples,
             n_updates=lambda n_batches, batch_size, data: most,
