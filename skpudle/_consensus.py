@@ -35,8 +35,6 @@ from skpudle._data.arrays import host_array
 from skpudle._data.names import explain_names, fit_context, users_level
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
-# Most rounds of matching and median; matches stop changing after two or three.
-_MAX_ROUNDS = 20
 # Of consensus NMF: number of nearest neighbours of an atom, as a share of the replicates, and mean
 # distance to them from which on it is an outlier. Atoms are compared with norm 1 and up to sign, so
 # that distances lie between 0 and 1.41; .5 is a cosine of .875.
@@ -106,7 +104,8 @@ def _find_consensus(replicates):
     isolation = _measure_isolation(replicates)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
     reference, indices = replicates[medoid], None
-    for _ in range(_MAX_ROUNDS):
+    # matches stop changing after two or three rounds
+    for _ in range(20):
         before = indices
         indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])

@@ -17,12 +17,7 @@ from skpudle._operators._atoms import project_atoms
 
 # Least distance of a sample from the span of the samples taken, as a share of its norm; a nearer
 # sample repeats them.
-_SAME = 1e-6
-# Multiple of the noise variance that is added to a sample's squared brightness before the sample is
-# divided by its brightness: dim samples, mostly noise, stay short and become no vertices. The mean
-# angle to true atoms of eight kinds of mixtures is 2.0 degrees (2.2 without scaling); with 1 or
-# 1000 it changes by 0.2.
-_DIM = 10
+_REPEATED_SAMPLE = 1e-6
 
 INITIALIZATIONS = "data", "random", "svd", "vertices"
 
@@ -47,8 +42,8 @@ def successive_projections(rows, n, weights):
     taken = []
     for _ in range(min(n, *rows.shape)):
         squares = (rows * rows).sum(1)
-        best = int((squares * weights * (squares > _SAME**2)).argmax())
-        if squares[best] <= _SAME**2:
+        best = int((squares * weights * (squares > _REPEATED_SAMPLE**2)).argmax())
+        if squares[best] <= _REPEATED_SAMPLE**2:
             break
         taken.append(best)
         direction = rows[best] / squares[best] ** 0.5
@@ -89,8 +84,11 @@ def vertices(x, n_components, weight=None):
     squares = rows.square().sum(1)
     outside = float(weight @ given.square().sum(1) - weight @ squares)
     noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
-    along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + _DIM * noise
-    along = torch.maximum(along, _SAME**2 * squares)
+    # So many variances of the noise are added to squared brightness. Dim samples, mostly noise,
+    # stay short and become no vertices. The mean angle to true atoms of eight kinds of mixtures is
+    # 2.0 degrees (2.2 without scaling); with 1 or 1000 it changes by 0.2.
+    along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
+    along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
     taken = successive_projections(seen, n_components, torch.ones_like(squares))
     return (rows[taken] @ basis).to(x)

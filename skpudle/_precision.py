@@ -20,7 +20,7 @@ from skpudle._compilation import threads_for
 
 F = TypeVar("F", bound=Callable)
 
-_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
+_AUTOCAST = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
 # Settings of the precision of products, one for each kind of device since torch 2.9: the shared
 # getter then raises if the settings differ. Before 2.9 all products share one setting.
@@ -132,7 +132,7 @@ def own_precision():
     """Compute in the dtype of the data, even inside `torch.autocast` and with TF32."""
     was_inside = getattr(_thread, "is_inside", False)
     with _full_products, ExitStack() as stack:
-        for device in _DEVICES:
+        for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         _thread.is_inside = True
@@ -148,7 +148,7 @@ def in_own_precision(function: F) -> F:
     @wraps(function)
     def checked(*args, **kwargs):
         inside = getattr(_thread, "is_inside", False)
-        if inside and not any(map(torch.is_autocast_enabled, _DEVICES)):
+        if inside and not any(map(torch.is_autocast_enabled, _AUTOCAST)):
             return function(*args, **kwargs)
         with own_precision():
             return function(*args, **kwargs)

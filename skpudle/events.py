@@ -23,15 +23,9 @@ from skpudle._learners.convolutional.base import stride_of
 
 __all__ = ["find_events"]
 
-# Least correlation of copies of an atom that are one event. Recall of simulated EEG at 0 dB is
-# .966, and .957 with .5 and .973 with .8 (benchmarks/bench_waveforms.py); but with .8 some beats of
-# an electrocardiogram at 0 dB are counted twice.
-_ALIKE = 0.7
 # Smallest event, as a share of an atom's typical amplitude. In the electrocardiogram at 0 dB waves
 # other than beats reach .36, and the smallest beat has .77.
 _LEAST = 1 / 3
-# Share of events that are no artefacts: energies count up to the size that this share keeps below.
-_USUAL = 0.9
 
 
 def _typical(amplitudes):
@@ -40,7 +34,8 @@ def _typical(amplitudes):
     The median of an electrocardiogram with little noise is that of waves between the beats.
     """
     sizes = np.sort(np.abs(amplitudes))
-    energy = np.cumsum(np.minimum(sizes, sizes[int(_USUAL * (len(sizes) - 1))]) ** 2)
+    # share of events that are no artefacts
+    energy = np.cumsum(np.minimum(sizes, sizes[int(0.9 * (len(sizes) - 1))]) ** 2)
     return sizes[np.searchsorted(energy, energy[-1] / 2)]
 
 
@@ -53,7 +48,10 @@ def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
 
 def _merge(codes, correlation):  # (n_positions,) -> yields places, amplitudes
     """Merge codes of an atom in a signal that are one event, the largest first."""
-    reach = int(np.argmin(np.append(correlation, 0.0) >= _ALIKE))
+    # Copies of an atom of this correlation are one event. Recall of simulated EEG at 0 dB is .966,
+    # and .957 with .5 and .973 with .8 (benchmarks/bench_waveforms.py); but with .8 some beats of
+    # an electrocardiogram at 0 dB are counted twice.
+    reach = int(np.argmin(np.append(correlation, 0.0) >= 0.7))
     codes = codes.copy()
     for place in np.argsort(-np.abs(codes), kind="stable")[: np.count_nonzero(codes)]:
         if codes[place] != 0:  # not yet merged into an event

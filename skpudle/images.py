@@ -35,9 +35,9 @@ _PATCHES = {"cpu": 4096, "cuda": 2**17}
 # Inpainting: first noise level, in errors of interpolation; ratio of first and last level;
 # threshold of cosines, in noise levels. Chosen on photographs of the Berkeley data set and the
 # flower of the example.
-_FIRST, _SMALLER, _THRESHOLD = 1.5, 20.0, 2.7
+_FIRST_LEVEL = 1.5
 # side of the patches of cosines, and about the number of pixels that measure interpolation errors
-_SIDE, _HIDDEN = 8, 500
+_SIDE = 8
 
 
 def _read_image(image):  # -> (1, 1 or 3, height, width), on the device of the image
@@ -251,7 +251,8 @@ def _errors_of_interpolation(x, gap):  # -> (n_hidden, c)
     """Hide some known pixels; return the errors of their interpolation."""
     known = np.flatnonzero(~gap)
     hidden = np.zeros_like(gap)
-    hidden.flat[known[5 :: max(10, len(known) // _HIDDEN)]] = True
+    # about so many pixels measure interpolation errors
+    hidden.flat[known[5 :: max(10, len(known) // 500)]] = True
     return (_interpolate(x, gap | hidden) - x)[hidden]
 
 
@@ -265,7 +266,7 @@ def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> d
     for part in corners.split(_PATCHES["cpu"]):
         index = part[:, None] + one
         codes = pixels[:, index] @ waves.mT
-        small = codes.abs() <= _THRESHOLD * noise_std[:, None, None]
+        small = codes.abs() <= 2.7 * noise_std[:, None, None]
         small[..., 0] = False  # the mean of a patch is hardly noisy
         codes.masked_fill_(small, 0)
         total.index_add_(1, index.flatten(), (codes @ waves).flatten(1))
@@ -358,7 +359,8 @@ def inpaint(
     filled = to_tensor(np.where(known, x, _interpolate(x, gap))).movedim(-1, 0)
     given, known = filled, to_tensor(known).movedim(-1, 0)
     mixing, units = (to_tensor(array).to(given) for array in (mixing, units))
-    for level in np.geomspace(_FIRST, _FIRST / _SMALLER, n_iter):
+    # chosen on photographs of the Berkeley data set and the flower of the example
+    for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter):
         if denoise is None:
             mixed = torch.tensordot(mixing, filled, 1)
             mixed = _denoise_by_cosines(mixed, level * units, corners)

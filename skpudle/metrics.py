@@ -54,21 +54,6 @@ __all__ = [
 ]
 
 _FLOATS = [np.float64, np.float32]
-# least rise of the cosine for which a reference joins a mixture, and most references in it
-_GAIN, _MOST_TERMS = 0.01, 3
-# Number of random matches in a mean, and least number of draws. Coherences of random atoms vary by
-# 0.1, and the mean of 2,500 coherences by 0.002.
-_MATCHES, _DRAWS = 2500, 4
-# Steps of the power iteration for the direction that aligns signs, which need not be exact.
-_POWER_STEPS = 10
-# Least cosine of an atom of the learner and an atom that both halves found. Sums of two orthogonal
-# atoms have .71; at 10 dB atoms of fits with twice the atoms have at least .91.
-_SAME = 0.8
-# Number of permutations of features, for a standard deviation of the measure that is exact to 13 %.
-_PERMUTATIONS = 30
-# Variance of Geary's ratio of mean modulus and standard deviation, times the number of samples, for
-# Gaussian samples: 1 - 3 / pi.
-_GEARY = 1 - 3 / pi
 # Share of the largest singular value below which singular values are rounding errors.
 _RANK = 1e-9
 # Parameters of a learner that its search shares.
@@ -219,11 +204,12 @@ def _mix(atom, reference):  # -> cosine of the mixture, shares
 
 def _match_component(atom, reference, names):  # -> ComponentMatch
     terms, cosines = [], [-1.0]
-    while len(terms) < min(_MOST_TERMS, len(reference)):
+    while len(terms) < min(3, len(reference)):
         others = [[*terms, k] for k in range(len(reference)) if k not in terms]
         mixed = [_mix(atom, reference[some]) for some in others]
         best = int(np.argmax([cosine for cosine, _ in mixed]))
-        if mixed[best][0] < cosines[-1] + _GAIN:
+        # a reference joins a mixture if the cosine rises so much
+        if mixed[best][0] < cosines[-1] + 0.01:
             break
         terms, shares = others[best], mixed[best][1]
         cosines.append(mixed[best][0])
@@ -362,7 +348,8 @@ def recombine_atoms(atoms, rng):  # (n_components, n_features) -> the same shape
     Signs of atoms are aligned with the leading direction of all, since a mean needs signs.
     """
     direction = atoms.sum(axis=0)
-    for _ in range(_POWER_STEPS):
+    # the direction that aligns signs need not be exact
+    for _ in range(10):
         direction = atoms.T @ (atoms @ direction)
         direction /= np.linalg.norm(direction) or 1.0
     aligned = atoms * np.where(atoms @ direction < 0, -1, 1)[:, None]
@@ -383,7 +370,8 @@ def chance_coherence(dictionary, reference):  # -> (n_draws, n_reference)
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
     used, rng = dictionary[dictionary.any(axis=1)], np.random.RandomState(0)
-    n_draws = max(_DRAWS, ceil(_MATCHES / max(1, min(len(used), len(reference)))))
+    # coherences of random atoms vary by 0.1, and the mean of 2,500 coherences by 0.002
+    n_draws = max(4, ceil(2500 / max(1, min(len(used), len(reference)))))
     if not len(used):
         return np.zeros((n_draws, len(reference)))
     draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
@@ -744,14 +732,17 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     directions, rank = whiten @ (atoms @ whiten).T, int(kept.sum())
     sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
     ratios = _geary(centred @ directions, np.linalg.norm(centred @ whiten, axis=1))
-    of_gaussian = (sphere - ratios) / sqrt(_GEARY / n)
+    # The variance of Geary's ratio of mean modulus and standard deviation, times the number of
+    # samples, is 1 - 3 / pi for Gaussian samples.
+    of_gaussian = (sphere - ratios) / sqrt((1 - 3 / pi) / n)
 
     scales = np.where(deviations > 0, deviations, 1)
 
     def measure(rows):
         return _geary(rows @ directions, np.linalg.norm(rows / scales, axis=1))
 
-    drawn = [measure(rng.permuted(centred, axis=0)) for _ in range(_PERMUTATIONS)]
+    # for a standard deviation of the measure that is exact to 13 %
+    drawn = [measure(rng.permuted(centred, axis=0)) for _ in range(30)]
     spread = np.std(drawn, axis=0, ddof=1)
     of_features = (np.mean(drawn, axis=0) - measure(centred)) / np.maximum(spread, _RANK)
     return np.minimum(of_gaussian, of_features)
@@ -850,4 +841,6 @@ def atom_support(
     if len(found):
         match = match_atoms(found, atoms)
         coherence[match.reference_indices] = match.coherences
-    return Bunch(supported=coherence >= _SAME, found=found, coherence=coherence)
+    # An atom is the same from this cosine on. Sums of two orthogonal atoms have .71; at 10 dB atoms
+    # of fits with twice the atoms have at least .91.
+    return Bunch(supported=coherence >= 0.8, found=found, coherence=coherence)

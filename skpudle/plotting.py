@@ -56,19 +56,6 @@ _FLATNESS, _FILLED = 0.5, 0.9
 _MARGIN = (1 - _FILLED) / 2
 # height of the tallest bar, in distances of two spectra
 _HEIGHT = 0.85
-# opacity of bands, of bars without support, and of what covers other atoms without support
-_BAND, _FADED, _COVER = 0.3, 0.25, 0.75
-# levels of a topography
-_LEVELS = 15
-# largest entry of an atom that its map times its waveform may miss, relative to the largest entry
-# of all atoms: well above rounding in float32
-_NOT_RANK_ONE = 1e-3
-# the most atoms whose contributions are drawn without being asked for, and samples beside each
-_N_TARGETS, _N_LARGEST = 6, 6
-# height of the largest bar or wave, in distances of rows
-_REACH = 0.45
-# left and right end of the thumbnails of atoms, right of a signal, in widths of the axes
-_THUMBNAIL = 1.02, 1.17
 # approximate largest number of bins in a histogram of numbers of atoms
 _BINS = 50
 # dash styles of successive curves: a curve shows through the gaps of a curve drawn on it
@@ -288,7 +275,7 @@ class AtomsDisplay(Display):
         if self.supported is not None:
             row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
             self.ax_.autoscale(False)  # covers change no limits
-            cover = dict(color="white", alpha=_COVER, linewidth=0, zorder=3)
+            cover = dict(color="white", alpha=0.75, linewidth=0, zorder=3)
             self.ax_.bar(column, 1, 1, row, align="edge", **cover)
         places = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(places, row_labels)
@@ -335,7 +322,7 @@ class AtomsDisplay(Display):
             self.lines_ += self.ax_.plot(x, heights(self.atoms, channel), **own)
             if self.lower is not None:
                 low, high = (heights(end, channel) for end in (self.lower, self.upper))
-                band = dict(color=own["color"], alpha=_BAND, linewidth=0)
+                band = dict(color=own["color"], alpha=0.3, linewidth=0)
                 self.bands_.append(self.ax_.fill_between(x, low, high, **band))
         self.ax_.set(xlim=(0, n_columns), ylim=(n_rows, 0))
         if 1 < n_channels <= 10:  # matplotlib has ten colours
@@ -367,7 +354,8 @@ class AtomsDisplay(Display):
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             counts = (low > 0) & self.supported[:, None]
-            shades[:, 3] = np.where(counts, 1.0, _FADED).ravel()
+            # bars without support are faint
+            shades[:, 3] = np.where(counts, 1.0, 0.25).ravel()
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             style = {"yerr": ends, "error_kw": {"ecolor": "0.3", "elinewidth": 0.8}} | style
         channels = np.tile(np.arange(n_channels), n_spectra)
@@ -382,7 +370,8 @@ class AtomsDisplay(Display):
     def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
-        if missed > _NOT_RANK_ONE * np.abs(self.atoms).max():
+        # the largest entry that a map times a waveform may miss: well above rounding in float32
+        if missed > 1e-3 * np.abs(self.atoms).max():
             raise ValueError(
                 "These atoms are no maps times waveforms. Pass a ConvPUDLEDictionaryLearning with "
                 "rank=1, or draw lines."
@@ -406,7 +395,7 @@ class AtomsDisplay(Display):
 
 def _draw_topography(ax, map_, x, y):
     largest = np.abs(map_).max() or 1.0
-    levels = np.linspace(-largest, largest, _LEVELS)
+    levels = np.linspace(-largest, largest, 15)
     contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
     ax.plot(x, y, "k.", markersize=2)
     ax.set_aspect("equal")
@@ -482,12 +471,12 @@ class ContributionsDisplay(Display):
         found = find_learner(estimator)
         X_train, learner = found.prepare(X_train), found.learner
         samples = check_array(host_array(X_train), input_name="X_train")
-        n_largest = min(_N_LARGEST, len(samples))
+        n_largest = min(6, len(samples))
         if X is None:
             name, targets = "atom", learner.components_
             made = atom_contributions(learner, X_train, n_largest=n_largest)
             n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
-            rows = np.argsort(-n_uses, kind="stable")[:_N_TARGETS]
+            rows = np.argsort(-n_uses, kind="stable")[:6]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
@@ -615,7 +604,8 @@ class ActivationsDisplay(Display):
             wave = _scale(self.components[atom]) - row
             beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)  # x in widths
             beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
-            x = np.linspace(*_THUMBNAIL, len(wave))
+            # the thumbnails of atoms, right of a signal, in widths of the axes
+            x = np.linspace(*(1.02, 1.17), len(wave))
             self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
         ticks = -np.arange(len(names) + 1)
         self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
@@ -624,7 +614,8 @@ class ActivationsDisplay(Display):
 
 
 def _scale(wave):  # -> the same, within the reach
-    return _REACH * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
+    # the height of the largest bar or wave, in distances of rows
+    return 0.45 * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
 
 
 @dataclass(eq=False, repr=False)

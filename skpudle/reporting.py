@@ -18,13 +18,9 @@ from skpudle.metrics import atom_support, unit_atoms
 
 __all__ = ["findings"]
 
-# Cosine from which on two atoms count as the same. They then differ by less than sqrt(2 - 2 * 0.99)
-# = 14 %, as by noise at 17 dB.
-_SAME = 0.99
-
 # An atom is a single sample if the sample has more than half of the energy of the atom's codes,
 # which is its weight in least squares, and explains nine tenths of the energy of the atom.
-_SINGLE_SHARE, _SINGLE_COSINE = 0.5, 0.9**0.5
+_SINGLE_SHARE = 0.5
 
 # Most entries of samples for the finding that searches halves of the samples; for digits (115,000
 # entries) each of its two searches takes 7 s of one core.
@@ -110,7 +106,7 @@ def _single_samples(look):
     samples = np.nan_to_num(look.samples[energies.argmax(axis=0)])
     products = np.abs((samples * atoms).sum(axis=1))
     norms = np.linalg.norm(samples, axis=1) * np.linalg.norm(atoms, axis=1)
-    single = np.flatnonzero(own & (products > _SINGLE_COSINE * norms))
+    single = np.flatnonzero(own & (products > 0.9**0.5 * norms))
     if len(single):
         yield (
             f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to "
@@ -163,7 +159,9 @@ def _cosines(look):  # -> (n_components, n_components), the largest over all shi
 
 
 def _same_atoms(look):
-    pairs = np.argwhere(np.tril(_cosines(look) > _SAME, -1))[:, ::-1]
+    # Two atoms count as the same from this cosine on. They then differ by less than sqrt(2 - 2 *
+    # 0.99) = 14 %, as by noise at 17 dB.
+    pairs = np.argwhere(np.tril(_cosines(look) > 0.99, -1))[:, ::-1]
     up_to = [] if look.given.get("positive_code") else ["sign"]
     up_to += ["shift"] if look.is_convolutional else []
     up_to = f" up to {' and '.join(up_to)}" if up_to else ""

@@ -20,24 +20,6 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 __all__ = ["feature_directions", "from_sae"]
 
-# Range of cosines of near atoms, which belong to paths with a common part. Mean correlation of
-# directions and features of a hierarchy (benchmarks/bench_synthsae.py) with .3, .4 and .5 as the
-# lower bound: .774, .781, .780.
-_NEAR = 0.4, 0.97
-# Largest size of an atom to subtract, in sizes of the atom that it is subtracted from, since a
-# feature is smaller than a path through it. With 1.1, 1.2 and 1.4 the correlation is .769, .779 and
-# .783; a parent that occurs alone and has few children needs the bound.
-_LARGER = 1.2
-# largest weight that is rounding
-_NEGLIGIBLE = 1e-9
-# Standard deviations by which users of an atom have to stand out along its new direction. In
-# hierarchies all but 5 % of the directions stand out by more than 2.9; in data without one, all but
-# 5 % by less.
-_STANDS_OUT = 3.0
-# Threshold of a code along the feature's direction: this share of the way from the mean of all
-# samples to the mean of its users. Samples without the feature may use its path in the place of a
-# path without an atom; the threshold raises F1 of codes from .77 to .81.
-_PRESENT = 0.5
 # A second search runs if more than a share _MANY of the atoms imply other atoms. The penalty of the
 # second search is _AGAIN times the penalty of the first search, and the penalty of codes is at
 # least _CODES times the penalty of the second search. The result is kept if the number of atoms
@@ -77,14 +59,20 @@ class FeatureDirections(NamedTuple):
 def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> rests of norm 1, weights (p, p)
     """Subtract from each atom its non-negative least squares on near atoms of about its size."""
     left, weights = atoms.copy(), sparse.lil_array((len(atoms), len(atoms)))
-    low, high = _NEAR
+    # Near atoms belong to paths with a common part. Mean correlation of directions and features of
+    # a hierarchy (benchmarks/bench_synthsae.py) with .3, .4 and .5 as the lower bound: .774, .781,
+    # .780.
+    low, high = 0.4, 0.97
     for i, atom in enumerate(atoms):
         cosines = atoms @ atom
-        near = np.flatnonzero((cosines > low) & (cosines < high) & (sizes < _LARGER * sizes[i]))
+        # A feature is smaller than a path through it. With 1.1, 1.2 and 1.4 the correlation is
+        # .769, .779 and .783; a parent that occurs alone and has few children needs the bound.
+        near = np.flatnonzero((cosines > low) & (cosines < high) & (sizes < 1.2 * sizes[i]))
         if len(near):
             found = nnls(atoms[near].T, atom)[0]
             left[i] -= found @ atoms[near]
-            kept = found > _NEGLIGIBLE
+            # smaller weights are rounding
+            kept = found > 1e-9
             weights[i, near[kept]] = found[kept]
     return _unit(left), weights.tocsr()
 
@@ -202,10 +190,15 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (spread > 0)
     prominence = np.zeros(len(atoms))
     np.divide((users * left).sum(axis=1), spread, out=prominence, where=implies)
-    taken = prominence >= _STANDS_OUT
+    # in hierarchies all but 5 % of the directions stand out by more than 2.9 standard deviations;
+    # in data without one, all but 5 % by less
+    taken = prominence >= 3.0
     implied = sparse.csr_array(weights.multiply(taken[:, None]))
     implied.eliminate_zeros()
-    middle = mean - centre(learner, np.zeros_like(mean)) + _PRESENT * users
+    # The threshold is half of the way from the mean of all samples to the mean of the users.
+    # Samples without the feature may use its path in the place of a path without an atom; it raises
+    # F1 of codes from .77 to .81.
+    middle = mean - centre(learner, np.zeros_like(mean)) + 0.5 * users
     thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
     directions = np.where(taken[:, None], left, atoms)
     found = FeatureDirections(directions, implied, prominence, thresholds, learner)

@@ -67,3 +67,17 @@ def torch_encode(
         v = z + step_size * conv(residual, atoms, stride=stride)
         z = naive_shrink(v, level, shrinkage, positive_code)
     return z
+
+
+def ill_posed(atoms, kind, choice):
+    """Return atoms of another kind, made of atoms of norm 1 and of numbers of some of them."""
+    p, m = atoms.shape
+    if kind == "lengths":
+        return atoms * torch.logspace(-4, 4, p, dtype=torch.float64)[:, None]
+    if kind == "repeated":
+        return atoms[choice] * (1 - 2 * (choice % 2))[:, None]
+    if kind == "signs":  # many atoms are combinations of few others
+        return atoms.sign() / m**0.5
+    if kind == "correlated":
+        return torch.nn.functional.normalize(atoms + 3 * atoms[:1])
+    return atoms[choice] + 1e-7 * atoms if kind == "near" else atoms

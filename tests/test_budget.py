@@ -15,22 +15,22 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2320,
-    "_data": 932,
-    "_denoiser": 604,
-    "_fit": 1369,
-    "_learners": 2632,
-    "_nmf": 746,
-    "_operators": 264,
-    "_optimizers": 215,
-    "encoding": 1247,
+    ".": 2298,
+    "_data": 924,
+    "_denoiser": 595,
+    "_fit": 1359,
+    "_learners": 2610,
+    "_nmf": 736,
+    "_operators": 259,
+    "_optimizers": 211,
+    "encoding": 1233,
     "inspection": 545,
-    "lasso": 1107,
-    "omp": 230,
+    "lasso": 1099,
+    "omp": 228,
     "pretrained": 70,
-    "search": 2934,
-    "all of the package": 15215,
-    "tests": 14504,
+    "search": 2937,
+    "all of the package": 15104,
+    "tests": 14636,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

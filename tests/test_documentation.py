@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets  # noqa: F401  its first import draws from Python's random
 
 import skpudle
 
@@ -71,6 +72,8 @@ def test_a_learner_says_what_it_does_by_default_before_its_parameters():
         if inspect.isclass(value) and hasattr(value, "fit_transform"):
             opening, _, rest = inspect.getdoc(value).partition("Parameters\n----------")
             assert "y default" in opening, name
+            words = 1200 if name == "PUDLEDictionaryLearning" else 600
+            assert len(inspect.getdoc(value).split()) <= words, name
             assert "Examples\n--------" in rest, name  # which pages show before the parameters
 
 

@@ -6,6 +6,7 @@ Blocks are doctests. What needs other programs is skipped, ``# doctest: +SKIP``.
 import doctest
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,19 @@ def test_a_page_prints_what_it_says(name, monkeypatch, tmp_path):
         plt.close("all")
         random.setstate(state)  # packages of the blocks draw from it
     assert not done.failed
+
+
+def sentences_of(page):
+    """Return the sentences of a page that have six words or more."""
+    text = re.sub(r"(?ms)^```.*?^```|^\.\. code-block::.*?\n(?=\S)", "", page.read_text("utf-8"))
+    sentences = re.split(r"(?<=[.:])\s+(?=[A-Z])|\n\n", re.sub(r"[`*]", "", text))
+    return {" ".join(one.split()) for one in sentences if len(one.split()) >= 6}
+
+
+def test_nothing_is_told_on_two_pages():
+    pages = [DOCS.parent / "README.md", *sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])]
+    told = Counter(sentence for page in pages for sentence in sentences_of(page))
+    assert not [sentence for sentence, times in told.items() if times > 1]
 
 
 def test_pages_have_no_blocks_of_python_that_no_test_runs():

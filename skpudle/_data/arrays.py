@@ -19,18 +19,6 @@ from skpudle._precision import kept_by_autograd
 # 1e17 to the last digits, but not of 1e-19 and 1e18.
 _ROOM = 1e4
 
-# Largest power of two by which data may differ from 1: their eighth powers are in the range of
-# float64.
-_MOST_DOUBLINGS = 64
-
-# A matrix looks like a picture if its sides differ by at most the first factor and have at least
-# the second length, and if neighbours along both axes correlate by more than the third. Neighbours
-# in 13 pictures correlate by at least 0.69; digits sorted by class correlate by 0.44 along one
-# axis.
-_MOST_ASPECT, _LEAST_SIDE, _PICTURES = 4, 16, 0.5
-# Length of the sides of a corner, in which neighbours are compared.
-_SIDE = 512
-
 # words that names of dtypes of dates begin with, in NumPy, pandas and Polars
 _DATES = "date", "time", "duration"
 
@@ -190,7 +178,8 @@ def unit_of(square):
     float64. Dividing by a power of two is exact, so the result does not depend on it.
     """
     exponent = frexp(square)[1] // 2
-    return 1.0 if abs(exponent) <= _MOST_DOUBLINGS else 2.0**exponent
+    # the eighth powers of data are in the range of float64
+    return 1.0 if abs(exponent) <= 64 else 2.0**exponent
 
 
 def unpacked(X):
@@ -212,7 +201,9 @@ def _neighbours_agree(x, axis):  # (n, m) -> bool
     x = x - x.mean(axis, keepdims=True)
     first, second = x.take(range(1, x.shape[axis]), axis), x.take(range(x.shape[axis] - 1), axis)
     energy = (np.square(first).sum() * np.square(second).sum()) ** 0.5
-    return energy > 0 and (first * second).sum() > _PICTURES * energy
+    # neighbours in 13 pictures correlate by at least 0.69; digits sorted by class correlate by 0.44
+    # along one axis
+    return energy > 0 and (first * second).sum() > 0.5 * energy
 
 
 def looks_like_picture(X):
@@ -223,9 +214,9 @@ def looks_like_picture(X):
     """
     in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
     shape = tuple(X.shape) if in_memory else ()
-    if len(shape) != 2 or min(shape) < _LEAST_SIDE or max(shape) > _MOST_ASPECT * min(shape):
+    if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
         return False
-    corner = host_array(X[:_SIDE, :_SIDE])
+    corner = host_array(X[:512, :512])
     if corner.dtype.kind not in "uf":
         return False
     in_units = corner.dtype.kind == "u" or (corner.min() >= 0 and corner.max() <= 1)

@@ -28,12 +28,6 @@ _LARGEST = float(np.nextafter(2.0**64, 0))
 
 # Largest length of an axis of channels (colours and transparency); all other axes are longer.
 _CHANNELS = 4
-# Limit of the ratio of sides of pictures in an array (panoramas exceed it).
-_FLAT = 4
-# Least rows and columns of a matrix that is a picture, not rows, if atoms have two axes.
-_LEAST_PICTURE = 32
-# Least length of rows that are signals; shorter rows are a table, as in scikit-learn's checks.
-_LEAST_SIGNAL = 16
 
 
 def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
@@ -245,11 +239,12 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     n, n_channels, *size = images.tensors[0].shape
     if images.kind == "rows" and len(kernel) == 2:
         if size[0] == 1 < kernel[0]:
+            # least sides of a matrix that is a picture, not rows
             _refuse(
                 f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, "
                 f"and atoms are {kernel[0]} lines high. Pass one image as [image], and rows of "
                 "pixels as X.reshape(-1, height, width).",
-                surely=min(n, size[1]) >= _LEAST_PICTURE,
+                surely=min(n, size[1]) >= 32,
             )
         return
     if len(kernel) == 1 and images.kind != "rows":
@@ -266,7 +261,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
                 f"pictures, such as atom_shape={2 * kernel}.",
                 surely="uint" in str(first.dtype),
             )
-    elif images.kind == "array" and not images.channel_axis and max(size) >= _FLAT * min(size):
+    # panoramas are flatter
+    elif images.kind == "array" and not images.channel_axis and max(size) >= 4 * min(size):
         raise ValueError(
             f"An array of shape {(n, *size)} means {n} grey pictures of {size[0]} x {size[1]} "
             f"pixels. For signals with {size[0]} channels pass channels_first=True and one number "
@@ -274,10 +270,11 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
         )
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
+            # shorter rows are a table, as in scikit-learn's checks
             _refuse(
                 f"Atoms of the size {kernel} are larger than an image of the size "
                 f"{tuple(x.shape[2:])}. Pass a smaller atom_shape.",
-                surely=images.kind != "rows" or max(x.shape[2:]) >= _LEAST_SIGNAL,
+                surely=images.kind != "rows" or max(x.shape[2:]) >= 16,
             )
 
 

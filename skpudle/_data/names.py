@@ -4,11 +4,10 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
-from typing import TypeVar
 
 from sklearn.base import _fit_context
 
-F = TypeVar("F", bound=Callable)
+from skpudle._precision import F
 
 _PAGE = "https://skpudle.readthedocs.io/en/stable/coming_from.html"
 

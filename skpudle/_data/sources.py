@@ -56,12 +56,12 @@ _BLOCK_BYTES = 2**20
 # four atoms), at least 2**14, at most what fits into 96 MiB with the search's copies, and never
 # fewer than 8 rows per atom.
 _ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
-_LEAST_SAMPLE, _SAMPLE_BYTES = 2**14, 3 * 2**25
+_LEAST_SAMPLE = 2**14
 # Number of places of numbered rows that a sample comes from. A population of 1 % of sorted rows has
 # 20 of them.
 _PLACES = 2048
 # Rows that begin `partial_fit` of a stream, and samples that are read at a time if they come alone.
-_FIRST_ROWS, _SINGLES = 2**14, 256
+_FIRST_ROWS = 2**14
 
 
 @contextmanager
@@ -223,7 +223,7 @@ class InMemory:
         # the row, a copy in float64, two copies of codes with room, and correlations with atoms
         row = (itemsize + 8) * m + 24 * min(p, m + 8) + 8 * p
         wanted = max(_ROWS_OF_AN_ATOM * p, _LEAST_ROWS_OF_AN_ATOM * m, _LEAST_SAMPLE)
-        return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, _SAMPLE_BYTES // row))
+        return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, 3 * 2**25 // row))
 
 
 class Table(InMemory):
@@ -395,7 +395,7 @@ class Stream(InMemory):
 
     def _read(self):  # yields (n, n_features)
         n_rows = 0
-        for where, raw in self.parts(_SINGLES):
+        for where, raw in self.parts(256):
             rows = self.reader(raw, where)
             n_rows += len(rows)
             self.n_samples = max(self.n_samples or 0, n_rows)

@@ -18,8 +18,6 @@ from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor,
 from skpudle.search._epoch import own
 from skpudle.search.held_out import hash_rows
 
-# An odd factor of 64 bits, which combines the keys of data and of their targets.
-_FACTOR = -0x61C8864680B583EB
 # Relative difference of weights that is rounding.
 _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
@@ -70,7 +68,8 @@ def merge_samples(samples):  # -> Samples, places (n,)
     """Return distinct samples with their weights, and the place of each sample among them."""
     keys = hash_rows(samples.x, samples.mask)
     if samples.target is not None:
-        keys = _FACTOR * keys + hash_rows(samples.target.to(samples.x.dtype))
+        # an odd factor combines the keys of data and of their targets
+        keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = None if samples.weight is None else samples.weight.cpu().double()
     # a combination of entries: neither another unit nor rounding changes the order of rows
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")

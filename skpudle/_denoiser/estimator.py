@@ -6,7 +6,7 @@ from copy import deepcopy
 from functools import partial
 from itertools import count
 from math import inf, log10
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -26,35 +26,22 @@ from skpudle._denoiser.train import Crops, Training, crop_shape, initialise, mak
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
-from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
+from skpudle._learners.convolutional.base import COUNT, ImageEstimator, parts_of_images, stride_of
 from skpudle._precision import training_mode
-
-# noise_std="auto" of clean images, in standard deviations of their pixels: sigma 25 of 255 for
-# photographs, whose pixels have about 55.
-_NOISE = 0.45
-
-# The largest number of epochs and the images in an update of "auto". Trained on sixteen pictures of
-# 128 x 128 pixels, noise of 20 / 255, parts of photographs have 29.8 dB after 31 s (29.5 after 200
-# epochs); updates of twice the rate from 2 images destroy the network.
-_EPOCHS, _BATCH = 250, 4
-
-# Crops whose mean loss decides if training has stalled.
-_JUDGED = 256
 
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 
-_COUNT = Interval(Integral, 1, None, closed="left")
 _SIZE = Interval(Real, 0, None, closed="left")
 
 
 class ConvDenoiser(ImageEstimator):
-    r"""Denoising network of convolutions, trained by backpropagation through its encoder.
+    """Denoising network of convolutions, trained by backpropagation through its encoder.
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds
-    noise; it takes pairs of noisy and clean images, too. Crops of pictures are mirrored and
-    transposed at random. `denoise` removes noise from images of any size. The network unfolds a
-    sparse convolutional encoder, whose unfoldings have analysis, synthesis and thresholds of their
-    own, and decodes the codes [2]_. `skpudle.pretrained.load_denoiser` returns trained networks.
+    noise; it takes pairs of noisy and clean images, too. `denoise` removes noise from images of any
+    size. The network is an unfolded sparse encoder, each unfolding with an analysis, a synthesis
+    and thresholds, and a decoder [1]_. See
+    :doc:`/guide/images`.
 
     Parameters
     ----------
@@ -65,62 +52,53 @@ class ConvDenoiser(ImageEstimator):
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies of an atom along each axis. "auto" is 1 for signals and 2
-        for pictures, or the size of an atom if that is smaller.
+        Distance of neighbouring copies of an atom. "auto" is 1 for signals and 2 for pictures, or
+        the size of an atom if that is smaller.
 
     noise_std : float, tuple (low, high), "poisson" or "auto", default="auto"
-        Standard deviation of Gaussian noise that every update adds to clean images, in their units
-        (25 / 255 for "sigma 25" and images from 0 to 1). With a pair every crop gets noise of a
-        level between low and high, and thresholds follow the level [2]_: one network serves
-        all levels. "poisson": images are photons, counted or expected (unsigned integers are then
-        not taken as fractions), and every update draws counts from clean images. The network sees
-        roots of both, by Anscombe's transform, with noise of about 1; choose ``alpha`` in
-        proportion. "auto" is 0.45 times the standard deviation of the pixels of clean images, and
-        of noisy and clean images that of their differences. To pairs of noisy and clean images no
-        noise is added; the number is then the noise that they have.
+        Standard deviation of the Gaussian noise that is added to clean images, in their units, or
+        that pairs have. With (low, high) one network serves all levels between. "poisson": counts
+        are drawn from clean images, and the network sees their roots (Anscombe), with noise of
+        about 1. "auto" is .45 times the deviation of clean pixels, or that of pairs' differences.
 
     alpha : float or "auto", default="auto"
-        The penalty of the lasso, in the units of the data, that thresholds start from. "auto" is
-        1.6 times the noise, and without noise a tenth of the median over images of the largest
-        correlation with an initial atom.
+        Penalty that thresholds start from. "auto" is 1.6 times the noise, or without noise a tenth
+        of the largest correlation with a first atom.
 
     n_unfoldings : int, default=8
         Number of iterations of the encoder.
 
     crop_size : int or "auto", default="auto"
-        Size of the random crops to train on, one of each image an epoch. "auto" is the smallest
-        image, and at most 49, or 129 of signals. Any size is rounded down to one that copies of an
-        atom cover.
+        Size of the random crops to train on. "auto" is the smallest image, and at most 49, or 129
+        of signals.
 
     shift_average : bool, default=False
-        Whether `denoise` and `score` average over all grids of positions: slightly better, in up to
-        ``stride`` times the time along each axis.
+        Whether `denoise` and `score` average over all grids of positions, in up to ``stride`` times
+        the time along each axis.
 
     channels_first : bool, default=False
         Whether channels are the first axis of a signal or image, (n, n_channels, length).
 
     optimizer : "adam" or callable, default="adam"
-        A callable takes parameters and ``lr`` and returns an optimiser of torch, such as
-        ``partial(torch.optim.Adam, betas=(0.5, 0.9))``.
+        A callable takes parameters and ``lr`` and returns an optimiser of torch.
 
     learning_rate : float, default=1e-3
-        The first learning rate; in `fit` it falls to 0 along a cosine over ``max_iter`` epochs.
+        The first learning rate, which falls to 0 along a cosine over ``max_iter`` epochs.
 
     batch_size : int or "auto", default="auto"
-        Images in an update; "auto" is ``min(4, n_images)``.
+        Images in an update; "auto" is at most 4.
 
     max_iter : int or "auto", default="auto"
         Largest number of epochs of training; "auto" is 250.
 
     tol : float or None, default=1e-4
-        As in `PUDLEDictionaryLearning`: training ends after 5 checks in a row without progress.
-        Checks are at least 256 crops apart, as fewer are noisy.
+        Five checks in a row with less relative progress end training. None: ``max_iter`` epochs.
 
     device : str, default="auto"
-        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
+        A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial dictionary, the crops and the noise.
+        Seed of first atoms, crops and noise.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -128,46 +106,26 @@ class ConvDenoiser(ImageEstimator):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network, in the units of the images, on the CPU: ``analysis``, ``synthesis``,
-        ``thresholds`` and ``slopes``, parameters of each unfolding, and ``peak``, the largest
-        magnitude of a pixel in training, without the noise that training added and, with
-        ``noise_std="poisson"``, of the root. `denoise` scales images with larger pixels.
+        The network: ``analysis``, ``synthesis``, ``thresholds`` and ``slopes`` of each unfolding,
+        and ``peak``, the largest magnitude of a clean pixel (of its root for "poisson").
         ``network_(x, sigma)`` denoises a batch (n, n_channels, height, width), differentiably.
 
     training_noise_std_ : float, tuple or "poisson"
         The noise of training.
 
-    n_iter_, n_steps_, loss_curve_, ended_by_
-        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a crop that all atoms
-        reach.
-
-    n_features_in_ : int
-        Number of features, if it was fitted on rows.
+    n_iter_, n_steps_, loss_curve_, ended_by_, n_features_in_
+        As in `PUDLEDictionaryLearning`.
 
     See Also
     --------
     skpudle.pretrained.load_denoiser : Trained denoisers.
-    skpudle.images.denoise_patches : Denoising with a dictionary of patches.
-    ConvPUDLEDictionaryLearning : Sparse convolutional dictionaries.
-
-    Notes
-    -----
-    Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
-    number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
-    Two-dimensional input means rows, unless ``channels_first``; a row is one signal, or an image of
-    one line. Unsigned integers become fractions of their largest value, except in rows. If atoms do
-    not cover an image exactly, it is extended by reflection.
+    ConvPUDLEDictionaryLearning : Sparse dictionaries of signals and images; the forms of input.
 
     References
     ----------
-    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
-       Backpropagation", arXiv:2106.00058, 2021.
-    .. [2] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
+    .. [1] N. Janjusevic, A. Khalilian-Gourtani and Y. Wang, "CDLNet: Noise-Adaptive Convolutional
        Dictionary Learning Network for Blind Denoising and Demosaicing", IEEE Open Journal of
        Signal Processing, 2022.
-    .. [3] S. Ramani, T. Blu and M. Unser, "Monte-Carlo SURE: A black-box optimization of
-       regularization parameters for general denoising algorithms", IEEE Transactions on Image
-       Processing, 2008.
 
     Examples
     --------
@@ -205,19 +163,19 @@ class ConvDenoiser(ImageEstimator):
         """Set the parameters."""
 
     _parameter_constraints = {
-        "n_components": [_COUNT],
-        "atom_shape": [_COUNT, tuple, list],
-        "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
+        "n_components": [COUNT],
+        "atom_shape": [COUNT, tuple, list],
+        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
         "noise_std": [_SIZE, tuple, StrOptions({"poisson", "auto"})],
         "alpha": [_SIZE, StrOptions({"auto"})],
-        "n_unfoldings": [_COUNT],
-        "crop_size": [_COUNT, StrOptions({"auto"})],
+        "n_unfoldings": [COUNT],
+        "crop_size": [COUNT, StrOptions({"auto"})],
         "shift_average": ["boolean"],
         "channels_first": ["boolean"],
         "optimizer": [StrOptions({"adam"}), callable],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [_COUNT, StrOptions({"auto"})],
-        "max_iter": [_COUNT, StrOptions({"auto"})],
+        "batch_size": [COUNT, StrOptions({"auto"})],
+        "max_iter": [COUNT, StrOptions({"auto"})],
         "tol": [_SIZE, None],
         "device": [str],
         "random_state": ["random_state"],
@@ -287,7 +245,9 @@ class ConvDenoiser(ImageEstimator):
             If the data or parameters are unfit, or if training diverges; the estimator then holds
             the last finite network.
         """
-        n_epochs = _EPOCHS if self.max_iter == "auto" else self.max_iter
+        # Trained on sixteen pictures of 128 x 128 pixels, noise of 20 / 255, parts of photographs
+        # have 29.8 dB after 31 s (29.5 after 200 epochs).
+        n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._begin(X, y)
 
         def epochs(interrupts):
@@ -301,7 +261,8 @@ class ConvDenoiser(ImageEstimator):
                 left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
                 note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
                 judged = n_crops * losses[-1], n_crops, training.n_steps
-                if stopping.check(*judged, n_judged=_JUDGED):
+                # crops whose mean loss decides if training has stalled
+                if stopping.check(*judged, n_judged=256):
                     ended_by = "tol"
                 elif len(losses) == n_epochs:
                     ended_by = "max_iter"
@@ -358,7 +319,8 @@ class ConvDenoiser(ImageEstimator):
         if noise_std == "auto" and known:
             noise_std = self.training_noise_std_
         elif noise_std == "auto" and targets is None:
-            noise_std = _NOISE * deviation_of(images.tensors)
+            # sigma 25 of 255 for photographs, whose pixels have deviations of about 55
+            noise_std = 0.45 * deviation_of(images.tensors)
         elif noise_std == "auto":
             pairs = zip(images.singles(), targets, strict=True)
             noise_std = deviation_of([noisy - clean for noisy, clean in pairs])
@@ -387,7 +349,8 @@ class ConvDenoiser(ImageEstimator):
         if targets is not None:
             singles = [torch.cat(pair) for pair in zip(singles, targets, strict=True)]
         crops = Crops(singles, shape, network.kernel, generator)
-        size = min(len(crops), _BATCH if self.batch_size == "auto" else int(self.batch_size))
+        # images in an update: updates of twice the rate from 2 images destroy the network
+        size = min(len(crops), 4 if self.batch_size == "auto" else int(self.batch_size))
         loader = DataLoader(crops, size, shuffle=True, generator=generator)
         state = self._optimizer_state if known else None
         optimizer = make_optimizer(self.optimizer, network, self.learning_rate, state)
@@ -404,9 +367,9 @@ class ConvDenoiser(ImageEstimator):
         A network for grey images denoises three channels by their mean and two differences.
 
         The result is the network's output, or a mix with the input if the mix has a smaller
-        error by Stein's unbiased risk estimate (reference 3 of the class). This helps with less
-        noise than in training, and with texture that the network does not know. An image
-        without noise is returned unchanged.
+        error by Stein's unbiased risk estimate (S. Ramani, T. Blu and M. Unser, IEEE
+        Transactions on Image Processing, 2008). This helps with less noise than in training, and
+        with texture that the network does not know. An image without noise is returned unchanged.
 
         Borders are extended by reflection. Large images are cut into tiles that overlap by the
         reach of the encoder: memory is bounded, and the result the same.

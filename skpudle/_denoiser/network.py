@@ -19,17 +19,8 @@ from skpudle._learners.convolutional.noise import estimate_noise, extent_of
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold
 
-# Noise standard deviations by which a pixel may exceed the largest clean pixel of training; the
-# largest of a million normal numbers is about 5.
-_OUTERMOST = 6
-
 # step of the derivative along a probe, in noise standard deviations
 _STEP = 0.1
-
-# Factor on the estimated share of the denoised image in a mix; the product is at most 1. For images
-# as in training the estimate is about 0.95, so that the output is returned unchanged. The mix is
-# better than the input up to twice the best share.
-_IN_FAVOUR = 1.1
 
 # three channels for a network of one: their mean, a grey image, and differences of equal noise; the
 # rows are orthogonal
@@ -68,7 +59,9 @@ def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> 
     explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
     change = (denoised - images).square().flatten(1).sum(1)
     # avoids a division by zero, which autograd turns into NaN
-    share = _IN_FAVOUR * explained / torch.where(change > 0, change, 1.0)
+    # For images as in training the estimate is about 0.95, so that the output is returned
+    # unchanged. The mix is better than the input up to twice the best share.
+    share = 1.1 * explained / torch.where(change > 0, change, 1.0)
     return torch.where(change > 0, share, 0.0).clamp(0, 1)
 
 
@@ -203,7 +196,8 @@ class DenoisingNetwork(nn.Module):
         low, high = self.noise.low, self.noise.high
         largest = x.abs().flatten(1).amax(1)
         same_noise = (sigma >= low) & (sigma <= high)
-        same_units = ((largest - _OUTERMOST * sigma) / self.peak).clamp_min(1)
+        # The range of training, and noise: the largest of a million normal numbers is about 5.
+        same_units = ((largest - 6 * sigma) / self.peak).clamp_min(1)
         other_units = torch.maximum(sigma / high, largest / self.peak)
         unit = torch.where(same_noise, same_units, other_units)
         return torch.where(unit == 0, 1.0, unit)

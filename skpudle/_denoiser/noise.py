@@ -16,9 +16,6 @@ from skpudle._data.arrays import host_array, to_tensor
 from skpudle._fit.messages import warn
 from skpudle._losses import Poisson
 
-# Largest ratio of pixels to noise in practice; sigma 50, given as a fraction of 255, is beyond it.
-_RANGE = 1200
-
 
 class Noise(NamedTuple):
     """The noise of ``noise_std``."""
@@ -128,7 +125,9 @@ class Noise(NamedTuple):
         largest = max(float(image.abs().max()) for image in images)
         # counts have no unit, estimates have that of the images, and a given noise may be small
         estimated = levels is not None and not told and self.is_range
-        level, least = max(told, default=self.typical), 0.0 if told else largest / _RANGE
+        # in practice pixels are at most so many times the noise; sigma 50, given as a fraction of
+        # 255, is beyond it
+        level, least = max(told, default=self.typical), 0.0 if told else largest / 1200
         if level and largest and not (self.of_photons or estimated or least <= level <= largest):
             warn(
                 f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "

@@ -16,13 +16,6 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding._unfold import default_step
 
-# The largest default crops of signals and of pictures along an axis, in pixels: many positions, but
-# far smaller than a photograph.
-_CROPS = 129, 49
-
-# alpha="auto": a multiple of the noise, as in the paper's denoiser (0.16 for 25 / 255)
-_ALPHA = 1.6
-
 
 def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the shape
     """Return atoms of norm 1: products of cosines along all axes, channels too, the slowest first.
@@ -47,7 +40,8 @@ def crop_shape(images, kernel, stride, size):  # -> list of int
     shape = []
     for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=1):
         n = min(image.shape[axis] for image in images)
-        n = min(n, _CROPS[len(kernel) - 1]) if size == "auto" else size
+        # of signals and pictures: many positions, but far smaller than a photograph
+        n = min(n, (129, 49)[len(kernel) - 1]) if size == "auto" else size
         shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
     return shape
 
@@ -102,7 +96,8 @@ def initialise(network, alpha, images, generator):
     atoms = draw_cosines(network.analysis.shape[1:], generator).to(images[0])
     step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
     if alpha == "auto":
-        alpha = _ALPHA * (noise.typical if noise.is_range else noise.high)
+        # as in the paper's denoiser (0.16 for 25 / 255)
+        alpha = 1.6 * (noise.typical if noise.is_range else noise.high)
         alpha = alpha or penalty_of_correlations(images, atoms, network.stride)
     for layers in (network.analysis, network.synthesis):
         layers.copy_(atoms * step**0.5)

@@ -26,9 +26,8 @@ from skpudle.search.units import CENTRED, Units
 
 # Attributes that hold a learned encoder.
 OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
-# n_unfoldings="auto" of unfolded codes, as in the paper, and of learned encoders, where 3
-# unfoldings equal 20 with the dictionary's matrices
-_UNFOLDINGS, _LEARNED_UNFOLDINGS = 100, 3
+# n_unfoldings="auto" of unfolded codes, as in the paper
+_UNFOLDINGS = 100
 
 _UNKNOWN = SimpleNamespace(noise=CENTRED)  # the record of a learner that no data were fitted to
 
@@ -363,7 +362,8 @@ class Codes:
         self.of_lasso = (
             is_soft_lasso and given.alpha != 0 and depth in ("auto", None) and not learns
         )
-        auto = _LEARNED_UNFOLDINGS if learns and depth == "auto" else _UNFOLDINGS
+        # 3 unfoldings of learned encoders equal 20 with the dictionary's matrices
+        auto = 3 if learns and depth == "auto" else _UNFOLDINGS
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto
         refuse(
             learns and given.shrinkage != "soft",

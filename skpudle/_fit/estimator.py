@@ -30,12 +30,6 @@ from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
-# Samples per atom after which an unused atom is replaced. An atom that one in n_components samples
-# uses stays unused for 10 times n_components samples with the probability exp(-10).
-_UNUSED_SAMPLES_PER_ATOM = 10
-# Atoms in a row, assumed before the first block.
-_USED = 4.0
-
 
 class Data(NamedTuple):
     """Input that a learner has read.
@@ -226,7 +220,8 @@ class GradientLearner(CallbackSupportMixin):
     def _alternate(self, plan, fitted, data, interrupts):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
         model, rows = fitted.model, fitted.rows
-        unit, size = unit_of(model.data_scale), block_rows(_USED, *rows.shape)
+        # atoms in a row, assumed before the first block
+        unit, size = unit_of(model.data_scale), block_rows(4.0, *rows.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = rows.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
@@ -264,7 +259,9 @@ class GradientLearner(CallbackSupportMixin):
         if interrupts.pending:
             return trainer.fitted
         unused = trainer.idle(unused)
-        trainer.replace_unused(among=unused >= _UNUSED_SAMPLES_PER_ATOM * len(unused))
+        # An atom that one in n_components samples uses stays unused for 10 times n_components
+        # samples with the probability exp(-10).
+        trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         return replace(fitted, training=fitted.training | {"unused": unused})
 

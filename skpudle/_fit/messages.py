@@ -8,9 +8,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.names import users_level
 
-# relative rise of the objective that counts as chance: stochastic gradients end with noisy steps
-_CHANCE = 1e-2
-
 
 def warn(message, category=UserWarning):
     """Warn at the user's line."""
@@ -164,7 +161,8 @@ def divergence(learner, update):
 
 def warn_of_rise(learner, began, ended, baseline):
     """Warn if training has raised its objective above the value without a dictionary."""
-    if not ended <= max(began, baseline) * (1 + _CHANCE):
+    # a rise of a hundredth counts as chance: stochastic gradients end with noisy steps
+    if not ended <= max(began, baseline) * (1 + 1e-2):
         warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "
             f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline alone. "

@@ -21,30 +21,12 @@ from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem
 from skpudle.search._epoch import own
 
-# Most atoms for which the surrogate is the default: its matrix takes 128 MiB in float64.
-_SURROGATE_ATOMS = 4096
 _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
-# parameters of training by batches; `partial_fit` trains if one is named
-_OF_BATCHES = "optimizer", "learning_rate", "batch_size"
 
-# max_iter="auto" without a search: the largest number of epochs, the largest number of operations
-# of encoders, and the least number of updates.
-_AUTO_EPOCHS, _AUTO_OPERATIONS, _AUTO_UPDATES = 100, 1.2e12, 200
-# max_iter="auto" of the surrogate after a search: unfoldings that take the time of the rest of an
-# update, and the least number of epochs. R2 of codes of held-out rows is within .002 of that of 20
-# epochs (digits and patches, 3 to 100 unfoldings), in 0.3 to 0.8 of the time.
-_REST_OF_AN_UPDATE, _LEAST_EPOCHS = 9, 2
 # The surrogate after a search: least and most rows of an epoch of max_iter="auto", and number of
 # batches of an epoch, of 64 to 256 rows each.
 _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
-# Exponent of the number of unfoldings in the surrogate's curvature, which falls because codes
-# respond to a change of atoms. With -0.25 hard codes became denser; with 0 training took twice as
-# long.
-_CURVATURE_EXPONENT = -0.22
-# Most non-negative atoms per feature for which rows are mixtures, whose purest rows are near the
-# atoms.
-_FEW_OF_MIXTURES = 0.25
 
 
 def directions(samples, *, positive):  # (n, n_features) -> the same
@@ -213,7 +195,9 @@ class Plan(Codes):
     @property
     def curvature_share(self):
         """The curvature for the surrogate after a search, as a share of the loss's."""
-        return self.n_unfoldings**_CURVATURE_EXPONENT if self.gradient == "ae-ls" else 1.0
+        # The curvature falls because codes respond to a change of atoms. With -0.25 hard codes
+        # became denser; with 0 training took twice as long.
+        return self.n_unfoldings**-0.22 if self.gradient == "ae-ls" else 1.0
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
@@ -232,7 +216,8 @@ class Plan(Codes):
 
     def optimizer_for(self, n_rows):
         """Return the optimiser for this number of rows: the surrogate while its matrix is small."""
-        default = "surrogate" if n_rows <= _SURROGATE_ATOMS else "adam"
+        # the surrogate's matrix then takes 128 MiB in float64
+        default = "surrogate" if n_rows <= 4096 else "adam"
         return default if self.given.optimizer == "auto" else self.given.optimizer
 
     def make_optimizer(self, model, rows):
@@ -249,7 +234,8 @@ class Plan(Codes):
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
         positive = self.given.positive_code and self.given.positive_dict
-        return positive and n_components <= _FEW_OF_MIXTURES * n_features
+        # the purest rows of mixtures are near the atoms
+        return positive and n_components <= 0.25 * n_features
 
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients.
@@ -257,7 +243,8 @@ class Plan(Codes):
         Otherwise it alternates between codes and atoms.
         """
         alternates = self.of_lasso and self.searches and self.given.gradient == "auto"
-        return not alternates or any_named(learner, _OF_BATCHES)
+        # parameters of training by batches; `partial_fit` trains if one is named
+        return not alternates or any_named(learner, ("optimizer", "learning_rate", "batch_size"))
 
     def adapts(self, n_components):
         """Return whether the surrogate trains this number of atoms after a search."""
@@ -278,13 +265,18 @@ class Plan(Codes):
         if self.given.max_iter != "auto" or not self.trains:
             return self.given.max_iter * n_batches if self.trains else 0
         if self.adapts(n_components):
-            n_epochs = n_components / (self.n_unfoldings * (not self.of_lasso) + _REST_OF_AN_UPDATE)
+            # The rest of an update takes the time of 9 unfoldings. R2 of codes of held-out rows is
+            # within .002 of that of 20 epochs (digits and patches, 3 to 100 unfoldings), in 0.3 to
+            # 0.8 of the time.
+            n_epochs = n_components / (self.n_unfoldings * (not self.of_lasso) + 9)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
-            return ceil(max(n_epochs, _LEAST_EPOCHS) * n_rows / batch_size)
+            return ceil(max(n_epochs, 2) * n_rows / batch_size)
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
         n_products = 1 if self.gradient == "dec" else 3  # the adjoint has two more
-        affordable = _AUTO_OPERATIONS / (self.n_unfoldings * n_products * push)
-        return max(_AUTO_UPDATES, min(_AUTO_EPOCHS * n_batches, int(affordable)))
+        # Without a search: at most 100 epochs and so many operations of encoders, and at least 200
+        # updates.
+        affordable = 1.2e12 / (self.n_unfoldings * n_products * push)
+        return max(200, min(100 * n_batches, int(affordable)))
 
     def without_effect(self, data):  # yields names, setting
         """Yield parameters that have no effect in this fit, and a setting that would use them."""

@@ -28,11 +28,6 @@ from skpudle._data.batches import Samples
 from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
 
-# updates between two reads of the loss: a GPU does not idle, and training can stop within a first
-# epoch of a hundred thousand samples
-_UPDATES_PER_ROUND = 10
-
-
 _UNDISTURBED = SimpleNamespace(pending=False)
 
 
@@ -157,7 +152,9 @@ class Trainer:
             atoms.
         """
         batches, converged = self._begin(source), False
-        while length := stopping.limit(_UPDATES_PER_ROUND, self.n_steps):
+        # updates between two reads of the loss: a GPU does not idle, and training can stop within a
+        # first epoch of a hundred thousand samples
+        while length := stopping.limit(10, self.n_steps):
             start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
             sums, unused, seen = self._round(islice(batches, length))
             if not sums:

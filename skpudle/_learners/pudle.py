@@ -172,17 +172,23 @@ class _WithEncoder(RowPhases):
 class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
-    By default `fit` searches for atoms that make the lasso objective small, by Algorithm 1 of the
-    paper, alternating minimisation, with moves out of its local minima. Held-out rows, whose
-    entries are hidden, choose penalties, outliers and the noise: see :doc:`/guide/choosing` and
-    :doc:`/guide/rows`. `transform` solves the lasso for each row, and takes off a share of its
+    By default `fit` searches for the atoms, and held-out entries choose penalties, baseline, noise
+    and outliers. `transform` returns the sparse codes of rows, by the lasso less a share of its
     bias.
 
-    Training follows the search if a ``gradient`` or an unfolded encoder (``n_unfoldings``,
-    ``shrinkage="hard"``, ``lambda_decay``, ``alpha=0``) is named: dictionary learning by
-    backpropagation through the encoder (PUDLE). The encoder makes ``n_unfoldings`` iterations of
-    (soft- or hard-) thresholded gradient descent (:doc:`/guide/encoders`). The dictionary descends
-    the error of the reconstruction from its codes, and the gradient goes through the encoder:
+    Name ``n_components``, and further parameters for a purpose:
+
+    - of the search, if you know the rows: ``alpha``, ``dict_init``, ``fit_intercept``,
+      ``noise``, ``positive_code``, ``positive_dict`` (:doc:`/guide/choosing`, :doc:`/guide/rows`);
+    - of codes, for what reads them: ``debias``, ``transform_algorithm``,
+      ``transform_n_nonzero_coefs``, ``transform_alpha``, ``split_sign``;
+    - of the encoder and its training, for codes of a fixed cost or for gradients:
+      ``n_unfoldings``, ``separate_atoms``, ``shrinkage``, ``lambda_decay``, ``step_size``,
+      ``gradient``, ``optimizer``, ``learning_rate``, ``batch_size``, ``max_iter``, ``tol``
+      (:doc:`/guide/encoders`);
+    - of computing: ``device``, ``random_state``, ``verbose`` (:doc:`/guide/large_data`).
+
+    A named encoder is trained after the search by backpropagation (PUDLE [1]_):
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 \|x - D z_T(D)\|^2 .
@@ -190,165 +196,155 @@ class PUDLEDictionaryLearning(DenseLearner):
     Parameters
     ----------
     n_components : int or "auto", default=None
-        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
-        the number of features. "auto" is the smallest number that predicts hidden entries as well
-        as any other (:doc:`/guide/how_many`); in `partial_fit` it is the number of features.
+        Number of atoms: by default that of ``dict_init``, or of features. "auto" is the smallest
+        number that predicts hidden entries as well as any (:doc:`/guide/how_many`), and in
+        `partial_fit` the number of features.
 
     alpha : float or "auto", default="auto"
-        Soft shrinkage: the penalty of the lasso, :math:`\lambda` in the paper, in the units of the
-        data (as in scikit-learn). Hard shrinkage: the threshold of the codes, :math:`b`. A number
-        is the penalty of the search, of training and of `transform`. "auto" lets predictions choose
-        ``search_alpha_`` and ``alpha_``; training has .07 times the root mean square norm of the
-        nonzero samples (for hard shrinkage times the root of the step size).
+        Penalty of the lasso, in the units of the data. A number holds
+        in search, training and `transform`. "auto" lets predictions choose ``search_alpha_`` and
+        ``alpha_``; training has .07 times the root mean square norm of a row. Hard shrinkage has
+        ``alpha`` as threshold of codes, and "auto" is then multiplied by the root of the step.
 
-    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        Name one to train by it (eq. 8): by the reconstruction error through decoder and encoder,
-        the lasso objective through both, or the reconstruction error through the decoder alone.
-        "auto" is "ae-ls" where an encoder is named, and "dec" in a `partial_fit` by gradients.
+    dict_init : str, array-like or learner, default="search"
+        First atoms: from a "search", samples of the "data", "random" directions, singular vectors
+        ("svd"), an array of shape (n_components, n_features), or a fitted learner of this package,
+        scikit-learn or SPORCO. All but "search" train.
 
     fit_intercept : bool or "auto", default="auto"
-        Whether rows have a baseline, ``intercept_``. "auto" has one if it makes codes sparser;
-        never for non-negative codes, and with a ``dict_init`` other than "search".
+        Whether rows have a baseline, ``intercept_``. "auto" adds one if it makes codes sparser, but
+        none to non-negative codes, or with a ``dict_init`` other than "search".
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
-        What the noise of entries depends on; an array has the standard deviation of each feature.
-        "auto" decides on the noise of features and on outliers, which the fit leaves out. If
-        nothing is found, and with a ``dict_init`` other than "search", "auto" is "equal".
+        What the noise of an entry depends on. An array has the standard deviation of each feature.
+        "auto" detects outliers and noise of features; without them, or with a ``dict_init`` other
+        than "search", it is "equal".
+
+    positive_code, positive_dict : bool, default=False
+        Whether codes, and entries of atoms, are non-negative.
+
+    debias : float or "auto", default="auto"
+        Share of the lasso's bias to remove from codes [2]_: 0 is the lasso, 1 is least squares on
+        its support. "auto" is chosen together with ``alpha="auto"``, else 0.
+
+    transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
+        Codes of the fit's encoder, of the lasso, or of orthogonal matching pursuit.
+
+    transform_n_nonzero_coefs : int, default=None
+        Atoms in a code of the pursuit; by default a tenth of the features.
+
+    transform_alpha : float, default=None
+        Overrides ``alpha_`` in `transform` and `score`. The pursuit ends at this squared norm of
+        the residual, as in scikit-learn.
+
+    split_sign : bool, default=False
+        Whether positive and negative parts of codes are separate columns, for a linear model.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder, :math:`T`, for codes of a fixed cost. None: converged
-        codes. "auto" is None if the encoder is a lasso's, 3 with ``separate_atoms``, else 100.
+        Number of iterations of the encoder. None: converged codes. "auto" is None for the lasso, 3
+        with ``separate_atoms``, else 100.
 
-    step_size : float or "auto", default="auto"
-        Step of an iteration, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
-        spectral norm of the current dictionary.
-
-    lambda_decay : float or tuple (first, last), default=1.0
-        Iteration t of soft shrinkage has the penalty ``alpha * lambda_decay**t``. A pair is
-        annealed over training in ten equal parts, as in figure 5 of the paper; training then does
-        not stop before the last part.
+    separate_atoms : bool or "unfolding", default=False
+        Whether the encoder has matrices of its own: an analysis, a synthesis and thresholds in each
+        "unfolding", or (True) one analysis for all. They minimise the objective of the lasso, or
+        the squared error with ``gradient="ae-ls"``.
 
     shrinkage : {"soft", "hard"}, default="soft"
         Soft thresholding, or hard thresholding at ``alpha``.
 
-    debias : float or "auto", default="auto"
-        Share of the lasso's bias to remove from codes: 0 is the lasso, 1 is least squares on its
-        support, and a share between is the relaxed lasso [2]_. "auto" is chosen together with
-        ``alpha="auto"``; with a number for ``alpha`` it is 0.
+    lambda_decay : float or tuple (first, last), default=1.0
+        Unfolding t of soft shrinkage has the penalty ``alpha * lambda_decay**t``. Training anneals
+        a pair in ten parts.
 
-    separate_atoms : bool or "unfolding", default=False
-        Whether the encoder has matrices of its own, trained after the search: one analysis matrix
-        for all unfoldings (True), or an analysis and a synthesis for each ("unfolding"), with a
-        threshold for each atom and unfolding. A few unfoldings then do the work of a solver. They
-        minimise the objective of the lasso; with ``gradient="ae-ls"`` the squared error alone.
+    step_size : float or "auto", default="auto"
+        Step of an unfolding, :math:`s`. "auto" is 1 over a bound, tight to 5 %, of the squared
+        spectral norm of the dictionary.
 
-    positive_code, positive_dict : bool, default=False
-        Whether codes, and entries of atoms, are restricted to non-negative values.
+    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
+        Trains by the reconstruction error through decoder and encoder, the lasso objective through
+        both, or the error through the decoder alone. "auto" is "ae-ls" if an encoder
+        is named, and "dec" in a `partial_fit` by gradients.
 
     optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
-        The surrogate is a quadratic model of the loss that every batch refines. A callable takes
-        parameters and ``lr`` and returns an optimiser of torch, such as ``torch.optim.AdamW``.
-        Adam's ``eps`` is by default 1e-8 times the mean squared norm of a sample. "auto" is the
-        surrogate for up to 4096 atoms and Adam for more.
+        "auto" is the surrogate, a quadratic model of the loss, up to 4096 atoms, and Adam above. A
+        callable takes parameters and ``lr``, as ``torch.optim.AdamW`` does.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
 
     batch_size : int or "auto", default="auto"
-        Samples in an update; "auto" is ``min(256, n_samples)``, and for the surrogate after a
+        Samples in an update. "auto" is ``min(256, n_samples)``, and for the surrogate after a
         search a sixteenth of the samples, within 64 to 256.
 
     max_iter : int or "auto", default="auto"
         Largest number of epochs of training. "auto" takes about as long as the search, and without
-        a search at most 100 epochs, or some :math:`10^{12}` operations of encoders.
+        a search at most 100 epochs.
 
     tol : float or None, default=1e-4
-        Training stops after five checks in a row without this relative improvement of its smoothed
-        objective: at the end of each epoch, and after every 10 updates. None: ``max_iter`` epochs.
-
-    dict_init : str, array-like or learner, default="search"
-        Initial dictionary: the result of a "search" in the data, samples of the "data", "random"
-        directions, leading singular vectors ("svd"), an array of shape (n_components, n_features),
-        or a fitted learner of this package, scikit-learn or SPORCO. All but "search" train.
-
-    transform_algorithm : {"unfolded", "lasso", "omp"}, default="unfolded"
-        Whether `transform` runs the trained encoder, solves the lasso to a certified gap, or runs
-        orthogonal matching pursuit.
-
-    transform_n_nonzero_coefs : int, default=None
-        Number of atoms that the pursuit chooses for a sample; by default a tenth of the features.
-
-    transform_alpha : float, default=None
-        Overrides ``alpha_`` in `transform` and `score`. For the pursuit it is, as in scikit-learn,
-        the squared norm of the residual at which to end, in place of a number of atoms.
-
-    split_sign : bool, default=False
-        Whether `transform` returns positive and negative parts of the codes in separate columns.
+        Five checks of the smoothed objective in a row with less relative improvement end training.
+        None: ``max_iter`` epochs.
 
     device : str, default="auto"
         A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial dictionary and the order of samples.
+        Determines the first atoms and the order of samples.
 
     verbose : int, default=0
-        Whether to print a line per epoch, and the `summary` of the fit.
+        Whether to print a line per epoch, and the `summary`.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        The dictionary, one atom per row.
+        The atoms, one per row.
 
     intercept_ : ndarray of shape (n_features,) or float
-        The baseline: of a row without codes, in `inverse_transform`. 0.0 without one.
+        The baseline; 0.0 without one.
 
     alpha_, debias_, lambda_decay_, step_size_ : float
-        The penalty or threshold of codes in `transform`, the share of the lasso's bias that it
-        removes, its decay and its step.
+        Penalty, share of bias removed, decay and step of `transform`.
 
     search_alpha_ : float
-        The penalty of the search, if there was one.
+        Penalty of the search, if there was one.
 
     noise_std_ : float or ndarray of shape (n_features,)
-        Estimated standard deviation of the noise of an entry, if the data chose the penalty of
-        codes: of each feature, or of the median row, where their noise differs.
+        Estimated standard deviation of the noise of an entry (of each feature, or in the median
+        row, if noise differs), if the data chose the penalty of codes.
 
     outliers_ : csr_array of shape (n_samples, n_features), bool
-        Entries of an array that `fit` left out; absent if there are none.
+        Entries of an array that `fit` left out, if any.
 
     analysis_components_, synthesis_components_, thresholds_ : ndarray
-        The encoder of ``separate_atoms``: of shapes (n_unfoldings, n_components, n_features),
-        (n_unfoldings - 1, n_components, n_features) and (n_unfoldings, n_components); for True
-        one analysis of shape (n_components, n_features), and no synthesis.
+        The encoder of "unfolding", of shapes (n_unfoldings, n_components, n_features),
+        (n_unfoldings - 1, n_components, n_features) and (n_unfoldings, n_components). True has one
+        analysis (n_components, n_features).
 
     size_path_, penalty_path_ : Bunch
-        The numbers of atoms, and the penalties, that were tried: arrays ``n_components`` or
-        ``alpha``, ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of score that counts
-        as chance), and ``objective`` or ``unbiased`` (whether atoms have no bias of the lasso).
+        Numbers of atoms, and penalties, that were tried: arrays ``n_components`` or ``alpha``,
+        ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of score that counts as chance),
+        and ``objective`` or ``unbiased`` (whether atoms have no bias of the lasso).
 
     n_components_, n_features_in_, n_iter_, n_steps_, n_samples_seen_ : int
-        Numbers of atoms, of features, of epochs (the last may be incomplete), of updates by
-        gradients, and of rows that were read at least once, over all calls of `partial_fit`.
+        Numbers of atoms, features, epochs, updates and rows read, over all calls of `partial_fit`.
 
     feature_names_in_ : ndarray of shape (n_features,)
         Names of features, if ``X`` has names.
 
     loss_curve_ : ndarray of shape (n_epochs,)
-        Mean over each epoch of :math:`\frac12 \|x - D z\|^2`, whichever objective is minimised. It
-        rises when a search adds and removes atoms.
+        Mean of :math:`\frac12 \|x - D z\|^2` over each epoch.
 
     ended_by_, device_ : str
-        Cause of the end of `fit`: "search", "tol", "max_iter", "callback", "interrupt" (Ctrl-C) or
-        "divergence"; and where it computed. ``partial_fit`` has no cause, phases and seconds.
+        Cause of the end of `fit` ("search", "tol", "max_iter", "callback", "divergence" or
+        "interrupt"), and where it computed.
 
     phases_, fit_seconds_ : dict
-        Epochs of "search", of the gradient of training and of the "encoder"; and seconds of the
-        whole "fit", of the "reading" of data, of each phase, and of the "result".
+        Epochs of each phase; seconds of "fit", "reading", each phase and "result". `partial_fit`
+        sets neither, nor ``ended_by_``.
 
     References
     ----------
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
-       Backpropagation", arXiv:2106.00058, 2021.
+       Backpropagation", arXiv:2106.00058, 2021; equation 8.
     .. [2] N. Meinshausen, "Relaxed Lasso", Computational Statistics & Data Analysis 52, 2007.
 
     Examples
@@ -368,27 +364,27 @@ class PUDLEDictionaryLearning(DenseLearner):
         n_components: int | Literal["auto"] | None = None,
         *,
         alpha: float | Literal["auto"] = "auto",
-        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
+        dict_init: Any = "search",
         fit_intercept: bool | Literal["auto"] = "auto",
         noise: Literal["auto", "equal", "features", "rows", "both"] | ArrayLike = "auto",
-        n_unfoldings: int | Literal["auto"] | None = "auto",
-        step_size: float | Literal["auto"] = "auto",
-        lambda_decay: float | tuple[float, float] = 1.0,
-        shrinkage: Literal["soft", "hard"] = "soft",
-        debias: float | Literal["auto"] = "auto",
-        separate_atoms: bool | Literal["unfolding"] = False,
         positive_code: bool = False,
         positive_dict: bool = False,
+        debias: float | Literal["auto"] = "auto",
+        transform_algorithm: Literal["unfolded", "lasso", "omp"] = "unfolded",
+        transform_n_nonzero_coefs: int | None = None,
+        transform_alpha: float | None = None,
+        split_sign: bool = False,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        separate_atoms: bool | Literal["unfolding"] = False,
+        shrinkage: Literal["soft", "hard"] = "soft",
+        lambda_decay: float | tuple[float, float] = 1.0,
+        step_size: float | Literal["auto"] = "auto",
+        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
         optimizer: Literal["auto", "adam", "sgd", "surrogate"] | Callable = "auto",
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
-        dict_init: Any = "search",
-        transform_algorithm: Literal["unfolded", "lasso", "omp"] = "unfolded",
-        transform_n_nonzero_coefs: int | None = None,
-        transform_alpha: float | None = None,
-        split_sign: bool = False,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,

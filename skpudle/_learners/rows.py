@@ -45,22 +45,6 @@ from skpudle.search.units import CENTRED, Units, learn_scales, learn_units, refi
 
 # Epochs that solve the codes of atoms from zero.
 REPEATS = 3
-# Most atoms per feature, and least rows per atom, of the dictionary that estimates the noise before
-# the number of atoms is chosen.
-_MOST_OF_AUTO, _ROWS_OF_AUTO = 4, 16
-
-# samples of each process, at most, to choose initial atoms and alpha from
-_COLLECTED = 2**14
-
-# Share of the variance from which on a column has a unit of its own, and least number of columns.
-# It is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and diabetes.
-_ONE_COLUMN, _FEW_COLUMNS = 0.7, 4
-# Least share of the squared distances of the 10 % and 90 % quantiles, since a single entry can have
-# the variance of a column: .998 and .69 for wine and cancer, .17 for normal columns with one entry
-# of 100 deviations in 100 rows.
-_USUAL = 0.5
-# Rows that tell it.
-_SAMPLES = 1024
 
 
 DICT_INIT = [
@@ -152,7 +136,8 @@ def collect(samples):  # -> Samples
         return samples
     if any(team.any(samples.weight is not None)):
         samples = replace(samples, weight=samples.weigh(torch.ones_like(samples.x[:, 0])))
-    return replace(samples, mask=None)[spread_rows(len(samples), _COLLECTED)].map(team.gather)
+    # at most so many of each process, to choose initial atoms and alpha from
+    return replace(samples, mask=None)[spread_rows(len(samples), 2**14)].map(team.gather)
 
 
 def _warn_of_samples(plan, begun, data, n_components):
@@ -174,14 +159,18 @@ def _warn_of_units(samples):
     parts = (x - x.nanmean(0)).square().nanmean(0).nan_to_num(), (high - low).square().nan_to_num()
     column = int(parts[0].argmax())
     share, usual = (float(part[column] / part.sum()) for part in parts)
-    if x.shape[1] >= _FEW_COLUMNS and share > _ONE_COLUMN and usual > _USUAL:
+    # The share is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and
+    # diabetes. A single entry can have the variance of a column, so that the share of the squared
+    # distances of the 10 % and 90 % quantiles counts, too: it is .998 and .69 for wine and cancer,
+    # .17 for normal columns with one entry of 100 deviations in 100 rows.
+    if x.shape[1] >= 4 and share > 0.7 and usual > 0.5:
         messages.warn_of_units(column, share)
 
 
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, outliers, and the noise that is named."""
     if isinstance(plan.noise, str) and plan.noise in ("auto", "outliers"):
-        _warn_of_units(samples[spread_rows(len(samples), _SAMPLES)])
+        _warn_of_units(samples[spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
     refuse(
         not isinstance(plan.noise, str) and len(plan.noise) != n_features,
@@ -191,9 +180,9 @@ def learn_noise(plan, samples):  # -> Units
     asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
     n_components = plan.n_components or n_features
     if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
-        n_components = max(
-            n_features, min(_MOST_OF_AUTO * n_features, len(samples) // _ROWS_OF_AUTO)
-        )
+        # most atoms per feature, and least rows per atom, of the dictionary that estimates the
+        # noise before the number of atoms is chosen
+        n_components = max(n_features, min(4 * n_features, len(samples) // 16))
     return learn_units(raw_problem(plan, samples), n_components, **asked)
 
 

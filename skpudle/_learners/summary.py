@@ -5,12 +5,6 @@ import numpy as np
 from skpudle._data.arrays import check_rows, host_array
 from skpudle._data.sources import open_source
 
-# Scores that differ by less are as good as equal: the least loss that counts when the number of
-# atoms is chosen, see `skpudle.search.choose`.
-_CLOSE = 0.001
-# Sizes of the path to name, of the many that may have been tried.
-_MOST_SIZES = 4
-
 
 def _size(learner):
     path = getattr(learner, "size_path_", None)
@@ -19,7 +13,8 @@ def _size(learner):
     order = np.argsort(path.n_components)
     n, score = path.n_components[order], path.score[order]
     at = int(np.searchsorted(n, learner.n_components_).clip(0, len(n) - 1))
-    far = np.unique(np.geomspace(at + 1, len(n), _MOST_SIZES).astype(int) - 1)
+    # of the many sizes of the path that may have been tried
+    far = np.unique(np.geomspace(at + 1, len(n), 4).astype(int) - 1)
     tried = ", ".join(f"{n[i]} explain {score[i]:.3f}" for i in far)
     return f"{learner.n_components_} atoms, chosen by hidden entries: {tried}"
 
@@ -63,7 +58,8 @@ def _prediction(learner):
     said = f"hidden entries: {path.score[best]:.3f} of their energy is predicted"
     if path.score[best] <= path.tolerance[best]:
         return f"{said}: these atoms explain nothing that columns share"
-    near = (path.score > path.score[best] - _CLOSE) & (path.alpha != learner.search_alpha_)
+    # as the least loss that counts when the number of atoms is chosen
+    near = (path.score > path.score[best] - 0.001) & (path.alpha != learner.search_alpha_)
     if near.any():
         alphas = " or ".join(f"{alpha:.3g}" for alpha in np.unique(path.alpha[near]))
         said += f", as well with a search at {alphas}"

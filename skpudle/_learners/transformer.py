@@ -36,31 +36,22 @@ from skpudle.search.held_out import hide_in_turn
 # rows of a part: data outside of memory to encode, or codes to decode
 PART = 8192
 
-# Rows encoded at a time: codes of a few stay in the cache of a core, and many fill a GPU.
-_CHUNK, _CHUNK_OF_GPU = 1024, 65536
-# Least entries of a chunk, of codes or features, 1 MiB in float64: short rows come in larger
-# chunks. For 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
-_CHUNK_ENTRIES = 2**17
-
-# Rows of a fit that are checked for nonzero codes, a few at a time until one has some.
-_FEW, _ROWS = 16, 1024
-
-# arrays of codes in the encoder at a time
-_N_COPIES = 8
-
 
 def chunk_size(learner, x, device):
     """Return the number of rows that a learner encodes at a time."""
     if device.type == "cuda":
-        row = (_N_COPIES * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
+        # arrays of codes in the encoder at a time
+        row = (8 * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
         free = torch.cuda.mem_get_info(device)[0]
         # add the memory that torch has reserved but does not use
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return max(1, min(_CHUNK_OF_GPU, free // row))
+        return max(1, min(65536, free // row))
     solved = getattr(learner, "n_unfoldings", "auto") is None
     if solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded":
         return len(x)  # solvers have blocks of their own
-    return max(_CHUNK, _CHUNK_ENTRIES // max(learner.n_components_, *x.shape[1:]))
+    # Codes of 1,024 rows stay in the cache of a core. Short rows come in larger chunks: for 218,567
+    # rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
+    return max(1024, 2**17 // max(learner.n_components_, *x.shape[1:]))
 
 
 def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> float
@@ -243,7 +234,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _has_codes(self, data):  # -> bool
         """Return whether some rows of a fit have nonzero codes, or all rows are constant."""
-        samples = data.samples[spread_rows(len(data.samples), _ROWS)]
+        samples = data.samples[spread_rows(len(data.samples), 1024)]
         x = arrays.with_gaps(samples.x, samples.mask)
         constant = not samples.x.any() or (len(x) > 1 and (samples.x == samples.x[0]).all())
         if constant or getattr(self, "transform_algorithm", None) == "omp":
@@ -251,7 +242,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         of_rows = {} if samples.target is None else {"target": samples.target}
         with warnings.catch_warnings():  # `fit` has named parameters without effect
             warnings.simplefilter("ignore", UserWarning)
-            return any(codes.any() for codes in self._codes(InMemory(x), _FEW, **of_rows))
+            # a few at a time until one has some
+            return any(codes.any() for codes in self._codes(InMemory(x), 16, **of_rows))
 
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.

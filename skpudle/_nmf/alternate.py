@@ -28,22 +28,12 @@ from skpudle.search._epoch import spread_rows
 
 # Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood that ends them. A
 # step of the alternation makes one sweep, since the atoms change as well.
-_SWEEPS, _TOL = 2000, 1e-5
+_MOST_SWEEPS, _TOL = 2000, 1e-5
 # The share of the mean spectrum in initial atoms: an entry of 0 could never explain an event
 # without a prior.
 _SHARE_OF_MEAN = 0.01
-# Factor of the first extrapolation, its growth after each step, its largest value, and the least
-# share of an atom's entry that an extrapolation keeps. For 300 rows of 8 flat spectra the
-# likelihood is within 1 of its maximum after 68 steps (439 without extrapolation).
-_FACTOR, _GROWTH, _LARGEST, _KEPT = 0.5, 1.05, 1.0, 1e-3
-# `converge` ends after _STALLED steps without a relative improvement of _IMPROVED, or after _MOST.
-_STALLED, _IMPROVED, _MOST = 3, 1e-6, 400
-# Weights above 1 - _FULL are set to 1, so that sparse counts have sparse weights. Weights that are
-# 2 % wrong raise the variance of least squares by 0.04 %. Repetitions of weights and codes.
-_FULL, _TURNS = 0.02, 4
-# rows that initial atoms are made from (the cost grows with the cube of the smaller side), and the
-# least number of rows that pays for a thread
-_ROWS_OF_INITIAL_ATOMS, _LEAST_ROWS_OF_THREAD = 2000, 64
+# the least number of rows that pays for a thread
+_LEAST_ROWS_OF_THREAD = 64
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,9 @@ class Events:
         lost, shares = [], []
         for rows, rates in self.rates(atoms, codes):
             share, part = 1 / (1 + dispersion * rates), self.counts[rows]
-            share[share > 1 - _FULL] = 1.0
+            # Sparse counts then have sparse weights. Weights that are 2 % wrong raise the variance
+            # of least squares by 0.04 %.
+            share[share > 1 - 0.02] = 1.0
             shares.append(share[_rows_of(part), part.indices])
             lost.append(sparse.csr_array(1 - (1 - self.lost[rows].toarray()) * share))
         counts, shares = self.counts.copy(), np.concatenate(shares)
@@ -188,7 +180,7 @@ def _first_codes(events, loads):  # -> (n, n_components)
     return np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
 
 
-def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_SWEEPS):
+def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     """Return the codes of most likely rates.
 
     Parameters
@@ -232,7 +224,7 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
         As in `solve_codes`.
     """
     (codes, _), weighted = solve_codes(events, atoms, tol=tol), events
-    for _ in range(_TURNS if dispersion else 0):
+    for _ in range(4 if dispersion else 0):
         weighted = events.weighed(atoms, codes, dispersion)
         codes, _ = solve_codes(weighted, atoms, codes, tol)
     return codes, weighted
@@ -258,7 +250,7 @@ def prune_codes(events, atoms, codes, min_gain):
     counts, z = events.counts, codes.copy()
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     loads = np.array(events.loads(atoms), order="C")
-    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _SWEEPS, _TOL
+    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _MOST_SWEEPS, _TOL
     prune = loops.prune_rows
     in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _LEAST_ROWS_OF_THREAD)
     return z
@@ -279,7 +271,8 @@ def first_atoms(events, n_components):  # -> (n_components, n_features)
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
-    some = events.sample(_ROWS_OF_INITIAL_ATOMS)
+    # the cost of initial atoms grows with the cube of the smaller side
+    some = events.sample(2000)
     x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
@@ -325,7 +318,9 @@ class Progress(NamedTuple):
     previous_atoms: np.ndarray
     previous_codes: np.ndarray
     n_fixed: int = 0
-    factor: float = _FACTOR
+    # The factor of the first extrapolation. For 300 rows of 8 flat spectra the likelihood is within
+    # 1 of its maximum after 68 steps (439 without extrapolation).
+    factor: float = 0.5
     losses: tuple = ()
     objectives: tuple = ()
 
@@ -397,12 +392,13 @@ def advance(events, state, smoothing):
         return codes, loss / n_rows, (loss - prior) / n_rows
 
     atoms = state.atoms + state.factor * (state.atoms - state.previous_atoms)
-    atoms = np.maximum(atoms, _KEPT * state.atoms)
+    # the least share of its entry that an atom keeps
+    atoms = np.maximum(atoms, 1e-3 * state.atoms)
     atoms /= atoms.sum(1, keepdims=True)
     atoms[:n_fixed] = state.atoms[:n_fixed]
     codes = state.codes + state.factor * (state.codes - state.previous_codes)
     codes, loss, objective = adapt_codes(atoms, codes.clip(0))
-    factor = min(state.factor * _GROWTH, _LARGEST)
+    factor = min(state.factor * 1.05, 1.0)
     if state.objectives and objective > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = adapt_codes(atoms, state.codes)
@@ -421,7 +417,7 @@ def advance(events, state, smoothing):
     return Progress(atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves)
 
 
-def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Progress
+def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress
     """Make steps until the objective stalls.
 
     Parameters
@@ -438,7 +434,8 @@ def converge(events, state, smoothing, n_steps=_MOST, tol=_IMPROVED):  # -> Prog
         Relative improvement of the objective that counts as one.
     """
     state = Progress.at(*state[:2], state.n_fixed)
-    while len(state.losses) < n_steps and not state.has_stalled(tol, _STALLED):
+    # three steps in a row without an improvement
+    while len(state.losses) < n_steps and not state.has_stalled(tol, 3):
         state = advance(events, state, smoothing)
     return state
 

@@ -25,35 +25,12 @@ from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, worse
 
-# Groups of features; share and largest number of held-out rows; first and largest number of atoms.
-_GROUPS, _HELD, _MOST_HELD, _FIRST, _MOST = 5, 0.25, 2000, 4, 256
-# Steps after growth and after a removal, least relative improvement of a step, and standard errors
-# above the best error at which removal ends.
-_STEPS, _POLISH, _IMPROVED, _WORSE = 60, 40, 1e-5, 4.0
-# Least share of the deviance that an atom explains, and that codes of all atoms explain more than
-# codes of few. Without this bound 8 atoms of noiseless data were counted as 22, since spare atoms
-# repair the bias of the prior.
-_EXPLAINED = 5e-4
-# Smoothing before it is chosen, and its largest share of the events of a feature. With an alpha
-# chosen for 4 atoms instead 3 of 22 numbers are wrong, not 1.
-_SIZING, _SIZING_SHARE = 2.0, 1e-3
-# Tolerances of the likelihood of a row, in nats, for predictions and for costs of atoms; share of a
-# removed atom's events that each of the other atoms begins with.
-_TOL, _ROUGH, _SHARE = 0.01, 0.1, 1e-3
-# Share of hidden entries; first and largest smoothing, in mean events of an entry of an atom; first
-# smoothing, in events, if that is less; least gain of an atom in a row, in nats, if rows have few
-# atoms.
-_HIDDEN, _START, _LAST, _LEAST, _GAIN = 0.1, 1e-3, 4.0, 0.1, 3.0
-# The prior of data without events. For planted spectra (benchmarks/bench_additive.py) the best
-# number is 0.4 to 13, and 0.5 is never worse than 0.
-_SMOOTHING = 0.5
-# the least rate of a hidden entry, in mean rates
-_LEAST_RATE = 1e-3
-# Fits of the estimate of the dispersion, steps of its equation, and standard errors above 0 of the
-# least dispersion that counts.
-_FITS, _ROUNDS, _ERRORS = 3, 10, 5.0
-# the most rows that choose prior and dispersion
-_ROWS = 4096
+# Groups of features, each held out in turn.
+_GROUPS = 5
+# Least relative improvement of a step.
+_IMPROVED = 1e-5
+# Tolerance of the likelihood of a row, in nats, for predictions.
+_NATS = 0.01
 
 
 @dataclass(frozen=True)
@@ -68,7 +45,9 @@ class Chosen:
 
     def without_data(self):  # -> Chosen
         """Return the parameters without data that choose them."""
-        values = zip(astuple(self), (_SMOOTHING, 0.0, 0.0), strict=True)
+        # The prior of data without events. For planted spectra (benchmarks/bench_additive.py) the
+        # best number is 0.4 to 13, and 0.5 is never worse than 0.
+        values = zip(astuple(self), (0.5, 0.0, 0.0), strict=True)
         return Chosen(*(default if value == "auto" else value for value, default in values))
 
     def attributes(self, rows):
@@ -112,19 +91,23 @@ class Hidden:
     def weigh(self, atoms, dispersion):
         """Weight entries by their rates, and begin with codes for these atoms."""
         self.dispersion = dispersion
-        found = [alternate.solve_dispersed(part, atoms, dispersion, _TOL) for part in self.plain]
+        found = [alternate.solve_dispersed(part, atoms, dispersion, _NATS) for part in self.plain]
         (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
         self.perfect = self.judge([self.counts / self.events.exposure] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
-        self.floor = _EXPLAINED * self.range / self.often.sum() * self.often
+        # Least share of the deviance that an atom explains, and that codes of all atoms explain
+        # more than codes of few. Without this bound 8 atoms of noiseless data were counted as 22,
+        # since spare atoms repair the bias of the prior.
+        self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
     def judge(self, rates):  # of each part (n, n_features) -> (n,)
         """Return negative log-likelihoods of rows' hidden entries for rates at exposure 1."""
         total = 0.0
         for (rows, columns), mu in zip(self.places, rates, strict=True):
             mu, often = (self.plain[0].exposure * mu)[rows, columns], self.often[rows]
-            mu = np.maximum(mu, _LEAST_RATE * (often @ mu) / max(often.sum(), 1e-300))
+            # the least rate of a hidden entry, in mean rates
+            mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
             total = total + np.bincount(rows, entries, minlength=len(self.often))
         return self.often * total
@@ -132,18 +115,18 @@ class Hidden:
     def predict(self, atoms):  # -> Prediction
         """Return the errors of rows, times ``often``, for codes of their other entries."""
         pairs = zip(self.seen, self.codes, strict=True)
-        self.codes = [solve_codes(part, atoms, start, _TOL)[0] for part, start in pairs]
+        self.codes = [solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs]
         errors = self.judge([codes @ atoms for codes in self.codes]) + len(atoms) * self.floor
         return Prediction(to_tensor(errors), float(errors.sum()))
 
     def costs(self, atoms):  # -> (n_components,)
         """Return the loss of likelihood without each atom, from some sweeps over the codes."""
-        (codes, losses), costs = solve_codes(self.events, atoms, tol=_TOL), np.zeros(len(atoms))
+        (codes, losses), costs = solve_codes(self.events, atoms, tol=_NATS), np.zeros(len(atoms))
         for j in range(len(atoms)):
             rows = np.flatnonzero(codes[:, j])  # codes of the atom's users only
             if len(rows):
                 start = _without(codes[rows], [j])
-                given = self.events.take(rows), np.delete(atoms, j, 0), start, _ROUGH
+                given = self.events.take(rows), np.delete(atoms, j, 0), start, 0.1
                 costs[j] = self.often[rows] @ (solve_codes(*given)[1] - losses[rows])
         return costs
 
@@ -151,7 +134,8 @@ class Hidden:
 def _without(codes, gone):
     """Return codes without some columns, with a few events added to the remaining codes."""
     left = np.delete(codes, gone, 1)
-    return left + _SHARE * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
+    # the share of a removed atom's events that each of the other atoms begins with
+    return left + 1e-3 * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
 
 
 def estimate_dispersion(events, atoms, codes):  # -> float
@@ -189,10 +173,11 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     excess = often * (n_known / (n_known - n_fitted) * squares - mu)
     # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
     errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
-    if errors <= _ERRORS:
+    # a dispersion counts from so many standard errors above 0 on
+    if errors <= 5.0:
         return 0.0
     found = 1.0
-    for _ in range(_ROUNDS):
+    for _ in range(10):
         weights = 1 / np.square(1 + found * mu)
         found = max(float((weights * excess).sum() / (weights * often * mu**2).sum()), 0.0)
     return found
@@ -220,7 +205,7 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
         The last state, the events with the weights of its rates, and the dispersion.
     """
     weighted = events
-    for _ in range(_FITS):
+    for _ in range(3):
         state = converge(weighted, state, smoothing, *options)
         found = dispersion
         if dispersion == "auto":
@@ -235,7 +220,9 @@ def _sizing_prior(events, alpha):  # -> float
     """Return the smoothing before it is chosen; without one, zeros exclude held-out events."""
     if alpha not in ("auto", 0):
         return alpha
-    return min(_SIZING, _SIZING_SHARE * float(events.by_feature.sum()) / events.counts.shape[1])
+    # The prior before it is chosen, and its largest share of the events of a feature. With an alpha
+    # chosen for 4 atoms instead 3 of 22 numbers are wrong, not 1.
+    return min(2.0, 1e-3 * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
 def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
@@ -260,15 +247,16 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         The numbers of the removal, increasing.
     """
     (n, m), n_fixed, smoothing = events.counts.shape, len(fixed), _sizing_prior(events, given.alpha)
-    order, n_held = rng.permutation(n), min(int(_HELD * n), _MOST_HELD)
+    order, n_held = rng.permutation(n), min(int(0.25 * n), 2000)
     group, held = rng.permutation(m) % _GROUPS, events.take(np.sort(order[:n_held]))
     hidden = Hidden(held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))])
-    events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, _MOST)
+    events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, 256)
     rest = events.unexplained(fixed)
 
     def grown(n):  # -> Progress, weighted Events, dispersion
         state = begin(events, np.concatenate([fixed, alternate.first_atoms(rest, n)]), n_fixed)
-        how = smoothing, given.dispersion, _STEPS, _IMPROVED
+        # steps after growth; 40 after a removal
+        how = smoothing, given.dispersion, 60, _IMPROVED
         return converge_dispersed(events, state, *how)
 
     def larger(size):
@@ -286,18 +274,19 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         gone = order[order >= n_fixed][: max(1, (len(state.atoms) - number) // 2)]
         hidden.codes = [_without(codes, gone) for codes in hidden.codes]
         atoms, codes = np.delete(state.atoms, gone, 0), _without(state.codes, gone)
-        return converge(weighted, Progress.at(atoms, codes, n_fixed), smoothing, _POLISH, _IMPROVED)
+        return converge(weighted, Progress.at(atoms, codes, n_fixed), smoothing, 40, _IMPROVED)
 
     def predict(state):
         return hidden.predict(state.atoms)
 
     # with too few atoms the dispersion explains what is missing, and one growth may seem useless
-    sizes = list(walk(grown(min(_FIRST, most)), larger, score, gains=True, patience=2))
+    sizes = list(walk(grown(min(4, most)), larger, score, gains=True, patience=2))
     place = min(range(len(sizes)), key=lambda i: sizes[i][1].total)
     number, spare = len(sizes[place][0][0].atoms), min(place + 1, len(sizes) - 1)
     state, weighted, dispersion = sizes[spare][0]
     hidden.weigh(state.atoms, dispersion)
-    trials = list(walk(state, smaller, predict, errors=_WORSE))[::-1]
+    # removal ends so many standard errors above the best error
+    trials = list(walk(state, smaller, predict, errors=4.0))[::-1]
     best, scale = _best(trials), 1 / (hidden.range or 1.0)
     chosen = next(state.atoms for state, found in trials if not worse(found, best))
     errors = scale * np.array([to_numpy(found.errors) for _, found in trials])
@@ -339,7 +328,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
-    events, (alpha, dispersion, min_gain) = events.sample(_ROWS), astuple(given)
+    events, (alpha, dispersion, min_gain) = events.sample(4096), astuple(given)
     if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
         min_gain = 0.0
     if dispersion:
@@ -348,12 +337,13 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     if "auto" not in (alpha, min_gain):
         return Chosen(alpha, dispersion, min_gain), atoms
     known = np.flatnonzero(events.lost.toarray() < 1)
-    mask = rng.random(events.counts.shape) < _HIDDEN
+    mask = rng.random(events.counts.shape) < 0.1
     mask.flat[rng.choice(known)] = True  # at least one entry
     hidden = Hidden(events, [mask])
     hidden.weigh(atoms, dispersion)
     (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)
-    first, last = (min(_LEAST, _START * size), _LAST * size) if alpha == "auto" else (alpha, 0.0)
+    # in mean events of an entry of an atom, but the first at most 0.1 events
+    first, last = (min(0.1, 1e-3 * size), 4.0 * size) if alpha == "auto" else (alpha, 0.0)
 
     def smoothest(events, state):  # -> (smoothing, Progress), Prediction
         """Return the largest smoothing that predicts as the best does."""
@@ -371,7 +361,8 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         return [trial for trial in trials if not worse(trial[1], _best(trials), CHANCE)][-1]
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
-    gain = _GAIN if min_gain == "auto" else min_gain
+    # nats that an atom gains in a row at least, if rows have few atoms
+    gain = 3.0 if min_gain == "auto" else min_gain
     if gain:
         codes, _ = solve_codes(seen, state.atoms)
         limited, codes = alternate.limit_atoms(seen, state.atoms, codes, gain)

@@ -32,8 +32,8 @@ from skpudle._nmf.alternate import Events, Progress
 from skpudle._precision import training_mode
 from skpudle.search.held_out import hash_rows
 
-# max_iter="auto", rows read at a time, and the least number of rows of n_components="auto"
-_STEPS, _ROWS, _FEWEST = 1000, 4096, 8
+# the least number of rows of n_components="auto"
+_LEAST_ROWS_OF_AUTO = 8
 
 
 class KullbackLeibler(Poisson):
@@ -104,7 +104,7 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     the noise of a hidden copy.
     """
     parts, keys = [], []
-    for batch in source.blocks(_ROWS):
+    for batch in source.blocks(4096):
         parts.append(_events_of(batch.x, batch.mask, batch.target, batch.weight))
         rows = with_gaps(batch.x.double(), batch.mask)
         keys.append(hash_rows(torch.cat([rows, to_tensor(parts[-1].exposure)], 1)))
@@ -169,10 +169,10 @@ class _Phases:
             isinstance(dict_init, str),
         )
         refuse(
-            n == "auto" and (not searches or n_rows < _FEWEST),
+            n == "auto" and (not searches or n_rows < _LEAST_ROWS_OF_AUTO),
             "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
             f"dict_init={dict_init!r:.50}, and {n_rows} rows that differ. Pass a number, or "
-            f"dict_init='search' and {_FEWEST} rows or more.",
+            f"dict_init='search' and {_LEAST_ROWS_OF_AUTO} rows or more.",
         )
         n_new = 1 if n == "auto" else (n or self.x.shape[1]) - n_fixed
         refuse(
@@ -246,66 +246,50 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
     estimate the variation beyond Poisson's. `transform` returns how many events of a row come from
-    each atom. Every entry is a count of events, with the expectation
+    each atom. A count has the expectation of an exposure, codes and atoms that are not negative,
 
-    .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj}
+    .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj} ,
 
-    of an exposure, codes and atoms that are not negative. The negative log-likelihood is the
-    generalised Kullback-Leibler divergence of expectations from counts, as for scikit-learn's
-    ``NMF(beta_loss="kullback-leibler")``. Atoms sum to 1, so that codes are numbers of events.
-    Atoms have a prior, which keeps them from excluding events that a few rows lack. See
-    :doc:`/guide/counts`.
+    and atoms sum to 1. :doc:`/guide/counts` says how "auto" decides.
 
     Parameters
     ----------
     n_components : int or "auto", default=None
-        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
-        the number of features. "auto" is the smallest number whose atoms predict hidden entries of
-        held-out samples nearly best (see the notes), with ``dict_init="search"``.
+        Number of atoms: by default that of ``dict_init``, or of features. "auto" is the smallest
+        number whose predictions of hidden entries are within a standard error of the best.
 
     alpha : float or "auto", default="auto"
-        Smoothing of the atoms: the number of pseudo-events a feature, in the shape of the mean
-        spectrum, that each atom begins with (a Dirichlet prior). With 0 atoms are those of the
-        largest likelihood. "auto" is the largest that predicts hidden entries as the best does,
-        by half a standard error.
+        Pseudo-events a feature that each atom begins with, in the shape of the mean spectrum (a
+        Dirichlet prior). "auto" is the largest number within half a standard error of the best
+        prediction.
 
     dispersion : float, "auto" or None, default="auto"
-        How much more than Poisson's counts vary: the variance of a count of expectation ``mu`` is
-        ``mu + dispersion * mu**2``, as of a negative binomial distribution of size
-        ``1 / dispersion``. Entries then have the weights ``1 / (1 + dispersion * mu)``, in `fit`,
-        `transform`, `score` and the choice of numbers. "auto" estimates it from residuals, and is
-        0 if they are Poisson's. None is Poisson's variance, as 0 is.
+        Variation beyond Poisson's: the variance is ``mu + dispersion * mu**2``. "auto" estimates it
+        from residuals. None is 0.
 
     min_gain : float or "auto", default="auto"
-        In `fit` an atom has a code in a row only if it raises the log-likelihood of the row by
-        this, in nats. Small codes by chance, in rows without the atom, would turn atoms into
-        mixtures. With 0 rows may have all atoms; "auto" is 3 if hidden entries then lose at most
-        .0005 of their deviance beyond chance, and there is a prior (``alpha``), else 0.
+        An atom has a code in a row of `fit` only if it raises the log-likelihood by this, in nats.
+        "auto" is 3 if hidden entries then lose at most .0005 of their deviance beyond chance, and
+        ``alpha`` is positive, else 0.
 
     max_iter : int or "auto", default="auto"
         Largest number of steps of the alternation; "auto" is 1000.
 
     tol : float or None, default=1e-6
-        Relative improvement of the objective that counts as one: five steps in a row without end
-        the alternation. None makes ``max_iter`` steps.
+        Five steps in a row with less relative improvement end the fit. None: ``max_iter`` steps.
 
     dict_init : "search", array-like or learner, default="search"
-        Initial atoms: rows of different shapes without most of their noise ("search"), or given
-        ones, an array of shape (n_components, n_features) or a fitted learner.
+        First atoms: from rows of different shapes, an array, or a fitted learner.
 
     fixed_components : array-like of shape (n_fixed, n_features), default=None
-        Known atoms, not negative: the first rows of ``components_``, divided by their sums, which
-        do not change. ``n_components`` counts them, "auto" chooses the number of new ones, which
-        may be 0, and ``dict_init`` has the remaining atoms.
+        Known atoms, which come first in ``components_`` and do not change. ``n_components`` counts
+        them, and ``dict_init`` has the remaining atoms.
 
     transform_min_gain : float, default=0.0
-        An atom has a code in a row only if it raises the log-likelihood of the row by this, in
-        nats; in `transform` and `score`. Atoms leave one by one, first the atom whose absence costs
-        the row least. With 0, the largest likelihood, many small codes are chance; 6 suits
-        assignments to known spectra.
+        ``min_gain`` of `transform` and `score`; 6 suits assignments to known spectra.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the the entries and rows that are hidden for choices.
+        Determines which entries and rows are hidden.
 
     verbose : int, default=0
         Whether to print a line per step.
@@ -315,50 +299,28 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     components_ : ndarray of shape (n_components, n_features)
         The atoms, one per row, each of sum 1.
 
-    n_components_ : int
-        Number of atoms.
-
-    alpha_ : float
-        The smoothing in use.
-
-    dispersion_ : float
-        The dispersion in use, 0 for Poisson's variance.
-
-    min_gain_ : float
-        The least gain in use, 0 if rows may have all atoms.
+    alpha_, dispersion_, min_gain_ : float
+        The smoothing, the dispersion and the least gain in use.
 
     size_path_ : Bunch
-        With ``n_components="auto"``, the numbers of atoms that were tried: arrays ``n_components``,
-        ``score`` (explained share of the deviance of hidden entries of held-out samples, less .0005
-        an atom), ``objective`` (of the alternation) and ``tolerance`` (the loss against the best
-        score that counts as chance: a standard error).
+        Numbers of atoms that "auto" tried: ``n_components``, ``score`` (explained share of the
+        deviance of hidden entries, less .0005 an atom), ``objective``, and ``tolerance`` (chance).
 
-    n_features_in_ : int
-        Number of features seen in `fit`.
+    n_components_, n_features_in_, n_iter_, n_steps_ : int
+        Numbers of atoms, features, steps of `fit`, and updates of the atoms.
 
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of features seen in `fit`, if ``X`` has names.
-
-    n_iter_ : int
-        Number of steps of `fit`.
-
-    n_steps_ : int
-        Number of updates of the atoms.
+        Names of features, if ``X`` has names.
 
     loss_curve_ : ndarray of shape (n_iter,)
-        Half the deviance, mean over the samples with their weights, before each step.
+        Half the mean deviance, before each step.
 
     ended_by_ : str
-        Cause of the end of `fit`: "tol" (the objective had stalled), "max_iter", "callback" or
-        "interrupt" (Ctrl-C).
+        Cause of the end of `fit`: "tol", "max_iter", "callback" or "interrupt" (Ctrl-C).
 
-    phases_ : dict of str to int
-        The number of steps of the "alternation".
-
-    fit_seconds_ : dict of str to float
-        Seconds of the last `fit` ("fit"), of the "reading" of the data, of the choice of the
-        number of atoms ("size") and of the other parameters ("prior"), of the alternation
-        ("training"), and of the "result" after it.
+    phases_, fit_seconds_ : dict
+        Steps of the "alternation"; seconds of "fit", "reading", "size", "prior", "training" and
+        "result".
 
     See Also
     --------
@@ -367,26 +329,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     Notes
     -----
-    A step is one sweep of coordinate descent over the codes of all rows, and one over the atoms;
-    each entry becomes the optimum for the remaining entries. Codes of `transform` are solved to a
-    duality gap, row by row. A fit runs on the CPU, and holds all nonzero counts in memory.
-
-    Equal rows of the same exposure are one row with the sum of their weights (``sample_weight`` of
-    `fit`). Hidden and held-out entries are those of all copies of a row.
-
-    With ``n_components="auto"`` a quarter of the samples, at most 2000, are held out, and groups of
-    their features are hidden in turn. The number of atoms begins at 4 and grows by half, until two
-    numbers in a row predict no better, where each atom has to explain .0005 of the deviance. Then
-    the atoms leave whose absence costs the held-out samples least, at last one by one, and the
-    remaining atoms adapt. The number is the smallest whose predictions are within a standard error
-    of the best. From its atoms the fit of all samples
-    begins. Until then ``alpha="auto"`` is 2, or a thousandth of the events of a feature if that is
-    less.
-
-    References
-    ----------
-    .. [1] D. D. Lee and H. S. Seung, "Learning the parts of objects by non-negative matrix
-       factorization", Nature 401, 1999.
+    A fit runs on the CPU, and holds all nonzero counts in memory. Codes of `transform` are solved
+    to a duality gap.
 
     Examples
     --------
@@ -483,7 +427,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     def _plan(self):
-        n, most = self.n_components, _STEPS if self.max_iter == "auto" else self.max_iter
+        n, most = self.n_components, 1000 if self.max_iter == "auto" else self.max_iter
         return SimpleNamespace(
             n_components=None if n == "auto" else n,
             counts_events=True,

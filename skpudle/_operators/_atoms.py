@@ -10,19 +10,6 @@ from torch import Tensor
 
 from skpudle._precision import in_own_precision
 
-# Squarings that make the power 2**8: the 2**8-th root of the number of eigenvalues is below 1.05
-# for up to 265,000 eigenvalues.
-_SQUARINGS = 7
-
-# Number of atoms and of features from which on a Krylov space replaces squaring, which takes 28
-# times as long for 1500 x 1000 atoms, 10 times for 1000 x 512, and 5 times for 300 x 300 (float32,
-# one core). An epoch of 15 unfoldings with 1500 x 1000 atoms then takes twice as long.
-_LARGE = 256
-# Dimension of the Krylov space. On 90 random dictionaries, 300 x 280 to 400 x 900, it fell short of
-# the largest eigenvalue by 0.01 % in the median, 1.1 % at worst.
-_DEPTH = 20
-_MARGIN = 1.02
-
 # ---------------------------------------------------------------------------- atoms
 
 
@@ -113,7 +100,9 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
     no start vector, to which atoms could be orthogonal, and does not make a GPU wait for the host.
     """
     norms, power = [torch.linalg.matrix_norm(gram)], gram
-    for _ in range(_SQUARINGS):
+    # They make the power 2**8, whose root of the number of eigenvalues is below 1.05 for up to
+    # 265,000 eigenvalues.
+    for _ in range(7):
         power = power / norms[-1][..., None, None]
         power = power @ power
         norms.append(torch.linalg.matrix_norm(power))
@@ -225,8 +214,13 @@ class DenseDictionary:
         """
         atoms = self.atoms.detach()
         atoms, scale = scaled(atoms)
-        if min(atoms.shape) >= _LARGE and atoms.device.type == "cpu":
-            estimate = krylov_estimate(atoms, _DEPTH)
+        # Squaring takes 28 times as long as a Krylov space for 1500 x 1000 atoms, 10 times for 1000
+        # x 512, and 5 times for 300 x 300 (float32, one core). An epoch of 15 unfoldings with 1500
+        # x 1000 atoms then takes twice as long.
+        if min(atoms.shape) >= 256 and atoms.device.type == "cpu":
+            # On 90 random dictionaries, 300 x 280 to 400 x 900, a space of this dimension fell
+            # short of the largest eigenvalue by 0.01 % in the median, 1.1 % at worst.
+            estimate = krylov_estimate(atoms, 20)
             if estimate > 0:  # False for NaN
-                return _MARGIN * estimate * scale
+                return 1.02 * estimate * scale
         return largest_eigenvalue_bound(smaller_gram(atoms)) * scale

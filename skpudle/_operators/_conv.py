@@ -25,10 +25,6 @@ from torch import Tensor
 from skpudle._operators._atoms import largest_eigenvalue_bound, scaled, smaller_gram
 from skpudle._precision import in_own_precision
 
-# Samples of the symbol of a convolution per degree of the polynomial: bounds are then at most 4 %
-# per axis above the maximum.
-_SAMPLES_PER_DEGREE = 8
-
 # ---------------------------------------------------------------------------- geometry
 
 
@@ -182,7 +178,8 @@ def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples 
     phases = _phases(strides, strides, tuple(degree + 1 for degree in degrees))
     missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
     padding = [n for m in reversed(missing) for n in (0, m)]
-    n_samples = [max(1, _SAMPLES_PER_DEGREE * degree) for degree in degrees]
+    # bounds are then at most 4 % per axis above the maximum
+    n_samples = [max(1, 8 * degree) for degree in degrees]
     pairs = zip(degrees, n_samples, strict=True)
     return phases, padding, n_samples, [1 + 1 / cos(pi * degree / n) for degree, n in pairs]
 

@@ -8,9 +8,6 @@ import torch
 from skpudle._optimizers._gradient import GradientOptimizer
 from skpudle._optimizers._surrogate import SurrogateOptimizer
 
-# Learning rate of learners without this parameter; a callable may have its own.
-_LEARNING_RATE = 1e-3
-
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -77,7 +74,8 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     with _named(name, learning_rate):
         rate = learning_rate
         if rate is None:
-            rate = given.get("lr", _LEARNING_RATE)
+            # of learners without this parameter; a callable may have its own
+            rate = given.get("lr", 1e-3)
         elif "lr" in given:
             raise TypeError("its lr is the learner's learning_rate")
         if kind is torch.optim.Adam:

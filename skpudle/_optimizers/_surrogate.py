@@ -4,10 +4,7 @@ import torch
 
 from skpudle._optimizers._gradient import Optimizer, copy_of, row_major
 
-_BLOCK = 128  # atoms to move at once
-_NEWEST = 0.3  # weight of the latest batch in the running mean of the loss
-_SAMPLES_PER_ATOM = 4  # least samples in the model, up to a third of all samples
-_LEAST_FORGETTING = 3.0
+_ATOMS_AT_ONCE = 128  # atoms to move at once
 
 
 class SurrogateOptimizer(Optimizer):
@@ -91,14 +88,16 @@ class SurrogateOptimizer(Optimizer):
         state["n_samples"] = state["n_samples"] + n_samples
         n_updates = int(state["n_updates"])
         share = n_samples * n_updates / state["n_samples"]
-        exponent = state["n_samples"] / (_SAMPLES_PER_ATOM * len(self.atoms))
-        exponent = exponent.clamp_min(_LEAST_FORGETTING).clamp_max(self._forgetting)
+        # least samples per atom in the model, up to a third of all samples
+        exponent = state["n_samples"] / (4 * len(self.atoms))
+        exponent = exponent.clamp_min(3.0).clamp_max(self._forgetting)
         keep = (1 - 1 / n_updates) ** (share * exponent)
         if loss is None:
             return keep
         loss = loss.clamp_min(0)  # rounding may leave a zero deviance negative
         before = torch.where(state["trend"].isnan(), loss, state["trend"])
-        mean = torch.lerp(before[0], loss, _NEWEST)
+        # weight of the latest batch in the running mean of the loss
+        mean = torch.lerp(before[0], loss, 0.3)
         state["trend"] = torch.stack([mean, torch.minimum(mean, before[1])])
         # sums from codes of a larger loss weigh less, by the root of the ratio of losses
         return keep * (state["trend"][1] / before[1]).nan_to_num(1.0).sqrt()
@@ -106,8 +105,8 @@ class SurrogateOptimizer(Optimizer):
     def _minimize(self, now, weight):
         """Minimise over the blocks of atoms once, each with the new values of earlier blocks."""
         atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
-        for first in range(0, len(atoms), _BLOCK):
-            rows = slice(first, first + _BLOCK)
+        for first in range(0, len(atoms), _ATOMS_AT_ONCE):
+            rows = slice(first, first + _ATOMS_AT_ONCE)
             inner = curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
             slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)

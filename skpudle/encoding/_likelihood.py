@@ -32,12 +32,9 @@ from skpudle.encoding._compiled import loops
 from skpudle.encoding._products import multiply
 from skpudle.encoding._steps import Steps, mask_by
 
-# First step, in units of 1 / (|D|^2 w) for the largest count or expectation. For Poisson counts the
-# mean objective after 10 iterations was 0.12 above the minimum, and 0.60 with a first step of 1.
-_FIRST_STEP = 4.0
 # Growth of the step after an accepted iteration; 1 iteration in 20 is then undone. After 100
 # iterations the objective was 7e-8 above the minimum, and 3e-7 with 1.5; 1.1 begins slowly.
-_GROWTH = 1.25
+_GROWTH_OF_STEP = 1.25
 
 
 def _are_compiled(x):
@@ -91,7 +88,10 @@ class LikelihoodSteps(Steps):
         if self.size is not None:
             return self.size
         largest = torch.maximum(self.x, self.hide(mean)).amax(1, keepdim=True)
-        bound = self.dictionary.squared_norm_bound() * largest / _FIRST_STEP
+        # In units of 1 / (|D|^2 w) for the largest count or expectation. For Poisson counts the
+        # mean objective after 10 iterations was 0.12 above the minimum, and 0.60 with a first step
+        # of 1.
+        bound = self.dictionary.squared_norm_bound() * largest / 4.0
         return torch.where(bound > 0, 1 / bound, torch.ones_like(bound))
 
     def judge(self, size, before, after):
@@ -113,7 +113,7 @@ class LikelihoodSteps(Steps):
         variances = [self.loss.variance(mean) for *_, mean in (before, after)]
         if self.hidden is not None:
             size, counts = size.clone(), torch.empty_like(size, dtype=torch.bool)
-            given = *map(np.asarray, (*before, *variances)), self.hidden, _GROWTH
+            given = *map(np.asarray, (*before, *variances)), self.hidden, _GROWTH_OF_STEP
             new = (*map(np.asarray, (*after, size[:, 0], counts[:, 0])),)
             _by_samples(loops.judge, self.x, *given, *new)
             return after, size, counts
@@ -122,7 +122,7 @@ class LikelihoodSteps(Steps):
         curvature = self.hide(weight.mul_(change.square_())).sum(1, keepdim=True)
         length = moved.square_().sum(1, keepdim=True)
         counts = curvature * size <= length  # False for NaN
-        larger = torch.where(length > 0, _GROWTH * size, size)
+        larger = torch.where(length > 0, _GROWTH_OF_STEP * size, size)
         after = tuple(torch.where(counts, *pair) for pair in zip(after, before, strict=True))
         return after, torch.where(counts, larger, size / 2), counts
 

@@ -14,15 +14,6 @@ import torch
 
 from skpudle._compilation import Loops
 
-# Largest share of nonzero entries with which lists pay: an update of 100 unfoldings with 40 entries
-# of 1500 in a code takes 0.8 of the time that it takes with 1/3 (one core, float32). Lists use one
-# thread, since torch's threads keep their cores while they wait: on two cores two threads of lists
-# make an update 1.1 to 1.6 times as long.
-_MOST = 1 / 5
-# Least multiplications of a dense product that lists may replace: it takes 30 microseconds, the
-# time of the calls around a sparse product.
-_LEAST = 2**20
-
 
 def count_entries(matrix):
     count = 0
@@ -71,8 +62,10 @@ loops = Loops(globals())
 
 def may_leave_out(tensor, n_multiplications):
     """Return whether looking for zeros of a factor may pay."""
+    # a dense product of so many multiplications takes 30 microseconds, the time of the calls around
+    # a sparse product
     return (
-        n_multiplications >= _LEAST
+        n_multiplications >= 2**20
         and tensor.device.type == "cpu"
         and tensor.dtype in (torch.float32, torch.float64)
     )
@@ -82,7 +75,11 @@ def _is_sparse(tensor, n_multiplications):
     if not may_leave_out(tensor, n_multiplications):
         return False
     in_order = tensor if tensor.is_contiguous() else tensor.mT
-    most = _MOST * tensor.numel() / torch.get_num_threads()
+    # Lists pay up to this share of nonzero entries: an update of 100 unfoldings with 40 entries of
+    # 1500 in a code takes 0.8 of the time that it takes with 1/3 (one core, float32). Lists use one
+    # thread, since torch's threads keep their cores while they wait: on two cores two threads of
+    # lists make an update 1.1 to 1.6 times as long.
+    most = 1 / 5 * tensor.numel() / torch.get_num_threads()
     return loops.count_entries(np.asarray(in_order)) < most
 
 

@@ -27,8 +27,6 @@ from skpudle.encoding._working_sets import Run, WorkingSets
 # five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long (soft shrinkage) and
 # 2.6 to 6.6 times (hard shrinkage); with 20 unfoldings working sets took 1.1 times as long.
 _LEAST_OPERATIONS, _LEAST_UNFOLDINGS = 4e7, 32
-# Most iterations before codes are sparse: 7 to 16 for p = 1500 and p = 512.
-_EARLY = 16
 
 
 class _Unfolding(torch.autograd.Function):
@@ -191,7 +189,8 @@ def unfold(
         if not loss.is_quadratic:
             return LikelihoodSteps(fixed, x, step, mask=mask, loss=loss, offset=offset)
         if is_dense:
-            n_steps = min(_EARLY, len(levels)) if sparse else len(levels)
+            # codes are sparse after 7 to 16 iterations for p = 1500 and p = 512
+            n_steps = min(16, len(levels)) if sparse else len(levels)
             return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
         return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
 

@@ -30,18 +30,6 @@ import torch
 
 from skpudle.encoding._steps import Iteration
 
-# ---------------------------------------------------------------------------- the plan
-
-# Iterations of the first block and of the longest. A dense iteration of a sample and its adjoint
-# take the time of 6 p^2 operations, an iteration in a working set of k atoms that of 24 k^2, and
-# the matrices of the sets take 4 m k^2 once. With n = 50, m = 1000, p = 1500, T = 100 a first block
-# of 8 takes up to 1.15 times as long, and sets of at most p / 12 atoms 185 ms (p / 8: 219, p / 30:
-# 174; with hard shrinkage 122, 122 and 177).
-_FIRST_BLOCK, _LONGEST_BLOCK = 4, 64
-# Room for later atoms in a set: a multiple of the atoms in use, and a least number of places. For
-# the same problem 1.1 and 8 take 1.5 times as long, 1.5 and 16 take 1.1 times.
-_ROOM, _LEAST_ROOM = 1.25, 16
-
 
 class Run:
     """Iterations one after the other, inside the working sets of the samples.
@@ -149,17 +137,23 @@ class _Plan:
 
     def __init__(self, n_components, n_features, *, forced):
         self._n_components, self._forced = n_components, forced
-        # largest sets: Gram matrices of more atoms are nearly singular, and rounding adds up along
+        # A dense iteration of a sample and its adjoint take the time of 6 p^2 operations, an
+        # iteration in a working set of k atoms that of 24 k^2, and the matrices of the sets take
+        # 4 m k^2 once. With n = 50, m = 1000, p = 1500, T = 100 sets of at most p / 12 atoms take
+        # 185 ms (p / 8: 219, p / 30: 174; with hard shrinkage 122, 122 and 177).
+        # Largest sets: Gram matrices of more atoms are nearly singular, and rounding adds up along
         # directions of small eigenvalues, which products with the atoms avoid
         self._most = n_components if forced else min(n_features / 2, n_components / 12)
         self.next_look = 1 if forced else 2
-        self.block_length = _FIRST_BLOCK
+        self.block_length = 4
 
     def size(self, need):
         """Return the size of the sets for samples that need up to ``need`` atoms."""
-        room = 2 if self._forced else _LEAST_ROOM
+        room = 2 if self._forced else 16
         step = 1 if self._forced else 16
-        return min(self._n_components, step * ceil((_ROOM * need + room) / step))
+        # Room for later atoms. With n = 50, m = 1000, p = 1500, T = 100 a factor of 1.1 and 8
+        # places take 1.5 times as long, 1.5 and 16 take 1.1 times.
+        return min(self._n_components, step * ceil((1.25 * need + room) / step))
 
     def enters(self, need, t):
         """Return whether to use working sets from iteration ``t`` on, and plan the next look."""
@@ -180,7 +174,7 @@ class _Plan:
         need, size : int
             Largest number of atoms that a sample uses now, and the size of the sets.
         """
-        self.block_length = min(2 * length, _LONGEST_BLOCK) if whole else length + 1
+        self.block_length = min(2 * length, 64) if whole else length + 1
         self.next_look = t
         return size < 2 * self.size(need)  # or choose smaller sets
 

@@ -58,7 +58,7 @@ def parts(sizes, n_features, device):  # in ascending order -> first, last, widt
 RUN = 32
 CANDIDATES = 8
 # Least correlation of a candidate, as a share of the largest, whose atom may explain smaller ones.
-SHARE = 0.8
+LEAST_SHARE = 0.8
 # Least share of its squared norm by which an atom is independent of the support. A dependent atom
 # enters alone: its step runs along a direction that changes only the penalty term.
 DEPENDENT = 1e-12
@@ -77,11 +77,6 @@ POLISHES = 4
 # Rounds between two counts of the solved samples. Most samples take some 5; with 6 rounds, empty
 # places double the time of the factors where supports are large (CPU).
 LOOK = 4
-# Newton steps of a round; most samples need one or two.
-STEPS = 2
-
-# Added to the diagonal of G_SS, in units of its rounding, so that dependent atoms have a factor
-_RIDGE = 10
 
 
 def _scatter(support, z, n_components):  # (n, k), (n, k) -> (n, n_components)
@@ -111,7 +106,7 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, RUN))
     # argmax of a boolean tensor is its first True
     offsets = (in_runs >= (1 - TIE) * values[:, :, None]).to(torch.int8).argmax(2)
-    accepted = (values > least[:, None]) & (values >= SHARE * best[:, None])
+    accepted = (values > least[:, None]) & (values >= LEAST_SHARE * best[:, None])
     return (runs * RUN + offsets).masked_fill(~accepted, none), best
 
 
@@ -122,7 +117,8 @@ def _factor(inner, theta):
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     scale = diagonal.clone()
     rounding = len(theta.T) * torch.finfo(inner.dtype).eps
-    diagonal.mul_(1 + _RIDGE * rounding).add_(~active)
+    # in units of rounding, so that dependent atoms have a factor
+    diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
     return factor, active & ((pivots <= DEPENDENT * scale) | (failed > 0)[:, None])
@@ -154,7 +150,8 @@ def _minimise(inner, slope, z, theta, fresh, done):
         True for samples at the minimum; the remaining samples continue from their codes in the next
         call.
     """
-    for number in range(STEPS):
+    # most samples need one or two Newton steps
+    for number in range(2):
         factor, dependent = _factor(inner, theta)
         stays = done
         if number == 0:  # dependent atoms have left: the next step needs a new factor

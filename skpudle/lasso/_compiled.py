@@ -20,12 +20,12 @@ from skpudle._compilation import Loops, in_parts, threads_for
 from skpudle.lasso._batched import (
     CANDIDATES,
     DEPENDENT,
+    LEAST_SHARE,
     NEARLY,
     POLISHES,
     RESOLUTION,
     ROUNDING,
     RUN,
-    SHARE,
     TIE,
 )
 from skpudle.lasso._batched import solve as solve_batched
@@ -37,8 +37,8 @@ SETTLED = 1e-6
 UNBOUNDED = 1000
 # Constants as an argument of the compiled functions. As globals they would go stale: numba compiles
 # a module anew only when the module's own file changes.
-RULES = (RUN, CANDIDATES, SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES, SETTLED,
-         UNBOUNDED)  # fmt: skip
+RULES = (RUN, CANDIDATES, LEAST_SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES,
+         SETTLED, UNBOUNDED)  # fmt: skip
 
 # Smallest task of a thread: 16 rows, and 2e6 multiplications (3 ms). Two threads for less are no
 # faster on idle cores, and take twice the time on busy cores.

@@ -9,12 +9,8 @@ from skpudle._precision import as_scalars
 from skpudle.lasso._batched import lasso_gaps
 from skpudle.lasso._compiled import solver_on
 
-_WARNED_SAMPLES = 5
 # Least cosine with a descent direction that rounding cannot make positive.
 _LEAST_COSINE = 1e-9
-# Correlations of weighted rows below _ROUNDING times the data and their fit count as 0: an atom
-# may have next to no weight in a row.
-_ROUNDING = 1e-14
 
 
 def checked_alpha(alpha, atoms, positive=False):
@@ -150,7 +146,9 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
-        c -= _ROUNDING * size[:, None] * fits
+        # smaller correlations of weighted rows count as 0: an atom may have next to no weight in a
+        # row
+        c -= 1e-14 * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
     # the best multiple of the dual point: all multiples of at least 0 are as feasible
@@ -229,8 +227,9 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN counts as missed
     if not missed:
         return
-    named = ", ".join(map(str, missed[:_WARNED_SAMPLES]))
-    if len(missed) > _WARNED_SAMPLES:
+    named = ", ".join(map(str, missed[:5]))
+    # the first samples are named
+    if len(missed) > 5:
         named += ", ..."
     warnings.warn(
         f"The codes of {len(missed)} of {len(gaps)} samples have a relative duality gap above "

@@ -23,7 +23,7 @@ from skpudle.lasso._gap import known_entries
 _MOST_WORK = 2 * 10**7
 # Distance of a squared cosine from 1, and least pivot of a support, below which automatic
 # differentiation takes over from the loops.
-_DEPENDENT = 1e-9
+_NEARLY_PARALLEL = 1e-9
 
 
 def are_distinct(gram, dependent):
@@ -155,12 +155,12 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     gram, losses, gradient = wide @ wide.mT, rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
     # the arrays share the memory of the tensors
     d, data, m, g = (np.asarray(t) for t in (wide, rows, known, gram))
-    if not loops.are_distinct(g, _DEPENDENT):
+    if not loops.are_distinct(g, _NEARLY_PARALLEL):
         return None
     how = dict(penalties=[alpha], positive=positive, max_iter=MOST_ROUNDS, mask=known)
     (codes,) = solve(wide, gram, rows, **how)
     z = np.asarray(codes)
     sums = np.asarray(losses), np.asarray(gradient)
-    if not loops.differentiate(d, g, data, m, through_encoder, _DEPENDENT, z, *sums):
+    if not loops.differentiate(d, g, data, m, through_encoder, _NEARLY_PARALLEL, z, *sums):
         return None
     return codes.to(x.dtype), losses.to(x.dtype), gradient.div_(len(x)).to(x.dtype)

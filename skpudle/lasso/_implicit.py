@@ -9,7 +9,7 @@ from skpudle.lasso._solve import solve_lasso
 
 # Share of the largest eigenvalue of G_SS below which the pseudo-inverse takes an eigenvalue for
 # zero: the square of the relative resolution of atoms in float32.
-_DEPENDENT = 1e-12
+_ZERO_EIGENVALUE = 1e-12
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
@@ -22,12 +22,12 @@ def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
     # pivots only bound the smallest eigenvalue from above, hence the factor 100
-    small = (pivots < 100 * inner.shape[1] * _DEPENDENT * diagonal).any(1)
+    small = (pivots < 100 * inner.shape[1] * _ZERO_EIGENVALUE * diagonal).any(1)
     return u, (failed > 0) | small
 
 
 def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
-    inverse = torch.linalg.pinv(inner, hermitian=True, rtol=_DEPENDENT)
+    inverse = torch.linalg.pinv(inner, hermitian=True, rtol=_ZERO_EIGENVALUE)
     return (inverse @ delta[:, :, None])[:, :, 0], None
 
 

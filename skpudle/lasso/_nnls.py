@@ -15,8 +15,6 @@ from skpudle.lasso._compiled import solver_on
 from skpudle.lasso._gap import descent_direction, nonnegative_gap, warn_about_gaps
 from skpudle.lasso._solve import gram_matrix, rows_of_block
 
-_LEAST_ROUNDS, _ROUNDS_PER_ATOM = 1000, 3
-
 
 def _as_tensor(values):
     """Return an array or a tensor as a tensor, which may share its memory."""
@@ -83,7 +81,7 @@ def _solve(atoms, x, weights, free, max_iter):
     same_weights = weights is not None and weights.ndim == 1
     atoms = _Atoms(atoms * weights if same_weights else atoms, free)
     unit = atoms.unit
-    max_iter = max(_LEAST_ROUNDS, _ROUNDS_PER_ATOM * len(unit)) if max_iter is None else max_iter
+    max_iter = max(1000, 3 * len(unit)) if max_iter is None else max_iter
     gram, direction = gram_matrix(unit, len(x)), descent_direction(unit, atoms.n_free)
     codes = x.new_empty(len(x), atoms.lengths.shape[1])
     gaps = x.new_empty(len(x), dtype=torch.float64)

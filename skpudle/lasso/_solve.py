@@ -12,16 +12,9 @@ from skpudle.lasso._compiled import solve as solve_compiled
 from skpudle.lasso._compiled import solver_on
 from skpudle.lasso._gap import checked_alpha, duality_gap, known_entries
 
-# Most atoms per sample with which a Gram matrix pays. It costs n_components products with the
-# atoms, in one efficient call, and saves a few inefficient products per sample. Above 10,000 atoms
-# it takes gigabytes.
-_GRAM_ATOMS_PER_SAMPLE = 32
-_GRAM_ATOMS = 10_000
 # Largest distance of parallel directions: their cosine is 1 to rounding, which alone would decide
 # on the codes of both. Leaving one atom out costs a gap of about 1e-8 at most.
 _PARALLEL = torch.finfo(torch.float64).eps ** 0.5
-# Relative difference of lengths that are equal to rounding, per feature.
-_SAME_LENGTH = 1e-13
 
 
 @lru_cache
@@ -66,7 +59,8 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
         parallel = _distances(directions[near], directions[far], positive) <= _PARALLEL
         near, far = near[parallel], far[parallel]
         difference = norms[near] - norms[far]
-        similar = difference.abs() <= _SAME_LENGTH * atoms.shape[1] * norms[near]
+        # lengths are equal to rounding, per feature
+        similar = difference.abs() <= 1e-13 * atoms.shape[1] * norms[near]
         near_wins = torch.where(similar, order[near] < order[far], difference > 0)
         needed[order[torch.where(near_wins, far, near)]] = False
     return needed.nonzero().squeeze(1)
@@ -102,7 +96,10 @@ def gram_matrix(atoms, n_samples):
     Tensor of shape (n_components, n_components) or None
         The products; None where they cost more than they save.
     """
-    few = len(atoms) <= min(_GRAM_ATOMS, _GRAM_ATOMS_PER_SAMPLE * n_samples)
+    # A Gram matrix pays for so many atoms per sample. It costs n_components products with the
+    # atoms, in one efficient call, and saves a few inefficient products per sample. Above 10,000
+    # atoms it takes gigabytes.
+    few = len(atoms) <= min(10_000, 32 * n_samples)
     with threads_for(atoms, atoms):
         return atoms @ atoms.mT if few else None
 

@@ -11,8 +11,6 @@ import numpy as np
 
 from skpudle._compilation import Loops, in_parts
 
-# Least number of rows that pays for a thread.
-_ROWS_PER_TASK = 16
 # Length of a run of atoms: the largest correlation is found among runs, then inside one run.
 _RUN = 32
 
@@ -222,4 +220,5 @@ def solve(atoms, gram, mask, energy, tol, codes, *, room, max_iter, positive, re
             tie, rows[part],
         )  # fmt: skip
 
-    in_parts(solve_part, len(rows), _ROWS_PER_TASK)
+    # the least number of rows that pays for a thread
+    in_parts(solve_part, len(rows), 16)

@@ -18,9 +18,6 @@ _TIE = 1e-10
 # outside of the support: the epsilon of float64, as in scikit-learn for data and atoms of unit
 # norm.
 _RESOLUTION = 2.0**-52
-# Most rounds of a non-negative pursuit per place of the support, as customary for Lawson and
-# Hanson's method. Each round lowers the error, so the number of rounds is finite anyway.
-_ROUNDS_PER_PLACE = 3
 
 
 @torch.no_grad()
@@ -134,9 +131,11 @@ def solve_omp(
         block = codes[rows] if in_place else torch.empty(len(data), len(atoms), dtype=torch.float64)
         with threads_for(atoms, data):
             torch.mm(data, atoms.mT, out=block)
+        # As customary for Lawson and Hanson's method. Each round lowers the error, so the number of
+        # rounds is finite anyway.
         solve(
             atoms, gram, known, data.square().sum(1), stop / unit / unit, block, room=room,
-            max_iter=room * (_ROUNDS_PER_PLACE if positive else 1), positive=positive,
+            max_iter=room * (3 if positive else 1), positive=positive,
             resolution=_RESOLUTION, tie=_TIE,
         )  # fmt: skip
         block *= unit[:, None]

@@ -13,7 +13,7 @@ import numpy as np
 
 from skpudle._compilation import Loops
 
-_BLOCK = 512  # neighbouring positions whose correlations fit into the fastest cache
+_POSITIONS_AT_A_TIME = 512  # neighbouring positions whose correlations fit into the fastest cache
 
 
 def _corner(place, grid):
@@ -71,8 +71,8 @@ def _correlate(residual, atoms, grid, q):
     """Set ``q = D^T residual``, four pixels of a row of an atom at a time."""
     p, n_channels, height, width = atoms.shape
     step, rows, columns = grid[1], grid[2], grid[3]
-    for start in range(0, columns, _BLOCK):
-        n = min(_BLOCK, columns - start)
+    for start in range(0, columns, _POSITIONS_AT_A_TIME):
+        n = min(_POSITIONS_AT_A_TIME, columns - start)
         for k in range(p):
             for y in range(rows):
                 first = (k * rows + y) * columns + start

@@ -39,8 +39,6 @@ from skpudle.search._epoch import (
 # Effort of an epoch: working sets, and sweeps over each; then sweeps over the atoms, and steps of
 # an atom in each sweep. Steps of an atom are cheap compared with its residuals.
 _EFFORT = 1, SWEEPS_OF_CODES
-_SWEEPS, _STEPS = SWEEPS["few"], 5
-_SWEEPS_OF_COSTS, _RIVALS = 3, 16
 
 # Least gain of a move: an atom moves to a window with at least this multiple of its energy. All 58
 # atoms of seven synthetic problems are found with 1.003 or 1.01, two thirds with 1.05; in other
@@ -49,7 +47,8 @@ _GAIN = 1.001
 
 # Tolerance of solved codes: the largest move of a coordinate, as a share of alpha.
 _SOLVED = 1e-8
-_MOST_EFFORT, _EFFORT_OF_PATH = (200, 200), (20, 20)
+# Working sets of solved codes, and sweeps over each.
+_MOST_EFFORT = (200, 200)
 # Tolerance, and sweeps of least squares, of codes that compare penalties or free atoms of bias.
 _SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = _SOLVED_OF_PATH, 20
@@ -247,8 +246,10 @@ class ConvEpoch:
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
         atoms, residual = self.atoms.clone(), self._residual.copy()
-        options = self._grid, self._mask, False, _STEPS, np.asarray(atoms), residual
-        for _ in range(_SWEEPS):
+        # five steps of an atom in each sweep
+        options = self._grid, self._mask, False, 5, np.asarray(atoms), residual
+        # steps of an atom are cheap compared with its residuals
+        for _ in range(SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
@@ -328,7 +329,8 @@ class ConvEpoch:
             own = torch.arange(len(part))
             grams[own, some.start + own] = -1.0
             shape = grams.shape[1:]
-            best = grams.flatten(1).topk(min(_RIVALS, prod(shape))).indices
+            # the most similar ones
+            best = grams.flatten(1).topk(min(16, prod(shape))).indices
             atom, y, x = best // prod(shape[1:]), best // shape[2] % shape[1], best % shape[2]
             y, x = (
                 v * s + a - (k - 1)
@@ -342,7 +344,7 @@ class ConvEpoch:
         p = len(self.atoms)
         cost, taken_over = np.zeros(p), np.zeros((p, p))
         loops.removals(
-            *self._entries, self._rivals(), USERS, _SWEEPS_OF_COSTS, self._mask,
+            *self._entries, self._rivals(), USERS, 3, self._mask,
             np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
             self._residual, cost, taken_over,
         )  # fmt: skip
@@ -418,7 +420,7 @@ def conv_path(problem, atoms, alphas):
     """
     codes = problem.no_codes()
     for alpha in alphas:
-        epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=_EFFORT_OF_PATH,
+        epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=(20, 20),
                                                     tolerance=_SOLVED_OF_PATH)  # fmt: skip
         codes = epoch.codes
         yield codes, epoch.refit_codes(*_REFIT_OF_PATH)

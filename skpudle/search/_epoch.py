@@ -30,10 +30,8 @@ SWEEPS_OF_COSTS = 5
 # the largest violation.
 SHARE = 0.6
 
-# Rows to correlate at once, which stay in a cache, and products of rows with few atoms.
-_ROWS, _CACHED = 256, 2**16
-# Most parts of sums over rows for few atoms, each with a matrix of its own.
-_PARTS = 8
+# Rows to correlate at once, which stay in a cache.
+_ROWS = 256
 # Atoms to improve at once.
 _ATOMS = 64
 # Most entries of a code beyond the number of features.
@@ -255,7 +253,7 @@ class Epoch(RowEpoch):
         (p, m), n, given = self.atoms.shape, len(self._x), codes.arrays()
         longest = given[1].shape[1]
         room, found = max(min(p, m + ROOM), longest), []
-        n_rows = min(max(_ROWS, _CACHED // p), max(n, 1)) if self._few else _ROWS
+        n_rows = min(max(_ROWS, 2**16 // p), max(n, 1)) if self._few else _ROWS
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
         options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
 
@@ -348,7 +346,8 @@ class Epoch(RowEpoch):
             return torch.as_tensor(a), torch.as_tensor(b + a @ self._atoms)
         n, given = len(self._x), (*self.fitting.arrays(), self._weight, self._x)
         # parts do not depend on the number of threads, and neither do sums
-        n_parts = min(_PARTS, 1 + int(given[0].sum() * m / _TASK))
+        # each part has a matrix of its own
+        n_parts = min(8, 1 + int(given[0].sum() * m / _TASK))
         ends = np.arange(n_parts + 1) * n // n_parts
         sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
 

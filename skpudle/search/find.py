@@ -50,35 +50,20 @@ from skpudle.search.descend import (
     solve_codes,
     stride_of_uses,
 )
-from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
+from skpudle.search.held_out import (
+    CHANCE,
+    MEDIAN_OF_NORMAL,
+    SURE,
+    Prediction,
+    hold_out,
+    loss_and_chance,
+    worse,
+)
 
-# Most epochs on a sample before rounds, and of the polish, and the least fall of the objective per
-# epoch in the polish. With half of the share 8 x 8 patches take a tenth longer for 0.002 of the
-# objective.
-_SETTLES, _POLISHES, _STALL_OF_POLISH = 100, 60, 2e-4
-# Mean uses of an atom in the samples of the final dictionary. For 256 atoms of 178,000 patches a
-# third of the patches has them, in 6 instead of 18 s, with an objective of 0.2728 instead of 0.2722
-# on held-out patches.
-_MOST_USES = 2000
-# Epochs in which atoms lose the lasso's bias before they predict held-out rows.
-_REFITS = 4
-# Factors from one penalty to the next, in a path to larger and to smaller penalties.
-_LARGER, _SMALLER = 2**0.5, 0.5
-# The first penalty of mixtures in deviations of the noise, and the usual penalty in units of the
-# smallest penalty. The mean angle between eight kinds of spectra and their atoms is 4.2 degrees
-# with a path from the usual penalty, and 1.8 with a path from this penalty.
-_OF_NOISE, _MOST_OF_MIXTURES = 0.3, 256
-# Least gain of explained energy with which the search begins again at a larger penalty. The gain is
-# 3 and more at -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB and for patches and digits.
-_MORE = 1.2
-# A new search of signals follows if the level of the noise is more than _EXCESS times the penalty,
-# at most _MOST times. The level is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in
-# autoregressive noise of coefficient 0.9; there it still rises after four searches, but a larger
-# penalty loses atoms.
-_EXCESS, _MOST = 1.25, 4
-_MEDIAN_OF_NORMAL = 0.6745
-# Samples of signals whose residuals measure the noise.
-_SAMPLES = 2**17
+# Most epochs on a sample before rounds.
+_SETTLES = 100
+# Factor from one penalty to the next larger one.
+_LARGER = 2**0.5
 
 
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
@@ -200,7 +185,7 @@ def next_penalty(trials, problem):  # -> float or None
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
     downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
     alpha, smaller = trials[-1].alpha * _LARGER, min(t.alpha for t in trials)
-    smaller *= _SMALLER if first.alpha <= problem.alpha else 1 / _LARGER
+    smaller *= 0.5 if first.alpha <= problem.alpha else 1 / _LARGER
     goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=_total), problem.held_out)
     if len(downs) == 1 and alpha <= largest and goes_up:
         return alpha
@@ -229,7 +214,9 @@ def finds_more(trials, problem, least=inf):
     """
     first, best = trials[0], min(trials, key=error_of)
     energy, before = _energy(problem), min(error_of(first), least)
-    found = energy - error_of(best) > _MORE * max(energy - before, 0.0)
+    # A search begins again at a larger penalty from this gain of explained energy on. The gain is 3
+    # and more at -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB and for patches and digits.
+    found = energy - error_of(best) > 1.2 * max(energy - before, 0.0)
     return best.alpha > first.alpha and found and predicts(best.prediction, problem.held_out)
 
 
@@ -256,8 +243,11 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
     left = float(squares[:-n_components].clamp_min(0).sum())
     n_left = (len(x) - n_components) * (x.shape[1] - n_components)
-    penalty = _OF_NOISE * (left / max(n_left, 1)) ** 0.5
-    return min(max(penalty, problem.alpha / _MOST_OF_MIXTURES), problem.alpha)
+    # The first penalty of mixtures, in deviations of the noise. The mean angle between eight kinds
+    # of spectra and their atoms is 4.2 degrees with a path from the usual penalty, and 1.8 with a
+    # path from this penalty.
+    penalty = 0.3 * (left / max(n_left, 1)) ** 0.5
+    return min(max(penalty, problem.alpha / 256), problem.alpha)
 
 
 def penalty_path(problem, path, unit):  # -> PenaltyPath or None
@@ -356,7 +346,8 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        judged = refit_atoms(coded.problem, judged, coded.codes, _REFITS) if unbiased else judged
+        # four epochs without the lasso's bias
+        judged = refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
@@ -419,13 +410,16 @@ def find_atoms(problem, atoms):
         trials = (leader,)
     atoms = best.atoms if chosen is None else chosen.atoms
     alpha = best.problem.alpha if chosen is None else chosen.alpha
-    wanted = min(stride, stride_of_uses(best, stride, _MOST_USES))
+    # For 256 atoms of 178,000 patches a third of the patches has so many uses of an atom, in 6
+    # instead of 18 s, with an objective of 0.2728 instead of 0.2722 on held-out patches.
+    wanted = min(stride, stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
-    steps, last, best = descend(whole, atoms, codes, _POLISHES, stall=_STALL_OF_POLISH), None, None
+    # with half of this share 8 x 8 patches take a tenth longer for 0.002 of the objective
+    steps, last, best = descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):
         if last is not None:
             yield last
@@ -494,10 +488,11 @@ def noise_level(problem, atoms):  # -> float
     Differences of neighbours measure the level of white noise. Slow noise has small differences,
     and large correlations with slow atoms.
     """
-    rows = spread_rows(len(problem.x), max(1, _SAMPLES // problem.x[0, 0].numel()))
+    # samples of signals whose residuals measure the noise
+    rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
     residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
     correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
-    noise = float(correlations.abs().median()) / _MEDIAN_OF_NORMAL
+    noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
 
 
@@ -516,9 +511,12 @@ def search_above_noise(problem, atoms, found):  # -> ConvProblem, Found
     found : Found
         The result of that search.
     """
-    for _ in range(_MOST):
+    for _ in range(4):
         level = noise_level(replace(problem, alpha=found.alpha), found.atoms)
-        if level <= _EXCESS * found.alpha:
+        # A new search follows at most four times. The level of the noise is .5 to 1.2 of the
+        # penalty in white noise, and 1.2 to 2.2 in autoregressive noise of coefficient 0.9; there
+        # it still rises after four searches, but a larger penalty loses atoms.
+        if level <= 1.25 * found.alpha:
             break
         plain = replace(problem, alpha=level, held_out=None, held_rows=None)
         problem = hold_out(plain, fixed=True)

@@ -25,8 +25,6 @@ from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
 # would tolerate outliers, but leaves 0.34 of the entries on patches, where few samples hold the
 # energy.
 _ALPHA = 0.07
-# Least number of features per atom with which the search solves for codes at the start of a phase.
-_FEW_ATOMS = 4
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
 _DEVICES = {"cuda"}
 
@@ -159,7 +157,7 @@ class Problem:
         Few atoms, as of mixtures, may be nearly collinear. Unsolved codes then lead descent away
         from good atoms: the error grew from 0.3 to 31 degrees in three epochs.
         """
-        is_small = _FEW_ATOMS * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
+        is_small = 4 * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
         if not is_small or not len(self.x):
             return self.no_codes()
         options = dict(positive=self.positive_code, mask=self.mask, certify=False)

@@ -32,12 +32,8 @@ from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining,
 
 # Epochs from zero codes on a new block: three leave the objective .02 % above its minimum.
 _REPEATS = 3
-# Most epochs on a block: _SETTLE times the block's share of all rows so far; _LARGER in a round
-# with more atoms, _SMALLER after the removal; and most rounds.
-_SETTLE, _LARGER, _SMALLER, _MOST_ROUNDS = 40, 8, 15, 8
-# Mean uses of an atom in a block that a round needs. Blocks of 1,000 rows found all of 60 atoms of
-# a new population with 33 uses.
-_USES = 30
+# Most rounds of a block.
+_MOST_ROUNDS = 8
 # Factor by which the objective of a block that surprises exceeds the mean of earlier blocks.
 _SURPRISE = 1.05
 # Largest number of atoms that play rounds.
@@ -46,17 +42,17 @@ _MOST_ATOMS = 2048
 # of their weight. A pass over all rows weights them equally, because their order carries no
 # information.
 FORGETTING = 3.0
-# Wanted mean uses of an atom in a block; least rows and most bytes of a block; least rows per atom:
-# with fewer, sweeps over the atoms take longer than codes.
-_WANTED, _LEAST_ROWS, _BLOCK_BYTES, _ROWS_PER_ATOM = 120, 1024, 2**26, 2
+# Least rows of a block, in which atoms have 120 uses on average, of at most 64 MiB.
+_LEAST_ROWS_OF_BLOCK = 1024
 
 
 def block_rows(n_used, n_components, n_features):
     """Return the number of rows of a block, given the number of atoms that a row uses."""
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
-    wanted = max(_LEAST_ROWS, ceil(_WANTED * n_components / max(n_used, 1.0)))
-    least = max(_LEAST_ROWS // 4, _ROWS_PER_ATOM * n_components)
-    return max(least, min(wanted, _BLOCK_BYTES // row))
+    wanted = max(_LEAST_ROWS_OF_BLOCK, ceil(120 * n_components / max(n_used, 1.0)))
+    # of fewer rows per atom sweeps over the atoms take longer than codes
+    least = max(_LEAST_ROWS_OF_BLOCK // 4, 2 * n_components)
+    return max(least, min(wanted, 2**26 // row))
 
 
 class Held(NamedTuple):
@@ -186,12 +182,13 @@ def _play_round(coded, held, n_splits, seed):
     if found is None:
         return None
     more = held.extended(found[0][len(coded.atoms) :])
-    larger = exhaust(descend(coded.problem, found[0], coded.codes, 1 + _LARGER, earlier=more))
+    # a first epoch of codes, and at most 8 with more atoms
+    larger = exhaust(descend(coded.problem, found[0], coded.codes, 1 + 8, earlier=more))
     kept = remaining(larger, len(found[1]), earlier=more.cost)
     if int(kept.sum()) != len(held.energy):  # removed atoms have each other as heirs
         return None
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
-    steps = descend(coded.problem, larger.atoms[kept], codes, 1 + _SMALLER, earlier=less)
+    steps = descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less)
     last = exhaust(steps)
     ended = last.objective + less.strain(last.atoms) + float(more.cost[~kept].sum())
     return last, less, coded.objective + held.strain(coded.atoms) - ended
@@ -224,12 +221,13 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     fade = (1 - n / n_rows) ** forgetting
     weight, energy, cost = (fade * sums for sums in (state.weight, *state.held[1:]))
     held = Held(state.atoms, energy, cost * n / max(weight, 1.0))  # the cost of as many rows
-    coded, n_epochs = solve_codes(problem, state.atoms, _REPEATS), ceil(_SETTLE * n / n_rows)
+    coded, n_epochs = solve_codes(problem, state.atoms, _REPEATS), ceil(40 * n / n_rows)
     new = coded.objective / n
     surprises = new > _SURPRISE * state.mean
     if not surprises:
         coded = _adapt(coded, held, n_epochs)
-    is_large = coded.n_entries >= _USES * p
+    # blocks of 1,000 rows found all of 60 atoms of a new population with 33 uses
+    is_large = coded.n_entries >= 30 * p
     if not (is_large or final):
         coded = _adapt(coded, held, n_epochs) if surprises else coded
         known = state.held._replace(atoms=coded.atoms)

@@ -1,11 +1,12 @@
 """The penalty of codes, and the bias to remove, come from the data."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 from skpudle import ConvPUDLEDictionaryLearning, CountDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._learners.counts import smaller_penalty
 from skpudle._operators._conv import ConvDictionary
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
@@ -106,31 +107,17 @@ def test_much_noise_wants_a_larger_penalty_than_the_search():
     assert errors[0] < 0.9 * errors[1]
 
 
-def test_a_number_for_alpha_is_kept_and_means_the_lasso():
+@pytest.mark.parametrize(
+    ("alpha", "debias"), [(0.2, "auto"), (0.2, 1), ("auto", 0), ("auto", 0.5), ("auto", True)]
+)
+def test_a_penalty_and_a_share_that_are_given_are_kept(alpha, debias):
+    """A number for alpha alone means the lasso."""
     _, X, _ = noisy_sums(0.1)
-    learner = PUDLEDictionaryLearning(25, alpha=0.2, random_state=0).fit(X)
-    assert learner.alpha_ == learner.search_alpha_ == 0.2
-    assert learner.debias_ == 0
-    expected, _ = solve_lasso(torch.from_numpy(learner.components_), torch.from_numpy(X), 0.2)
-    np.testing.assert_array_equal(learner.transform(X), expected)
-    learner.set_params(debias=1)
-    expected, _ = solve_lasso(
-        torch.from_numpy(learner.components_), torch.from_numpy(X), 0.2, debias=1
-    )
-    np.testing.assert_array_equal(learner.transform(X), expected)
-
-
-@pytest.mark.parametrize("debias", [0, 0.5, True])
-def test_a_share_that_is_given_is_kept(debias):
-    _, X, _ = noisy_sums(0.1)
-    learner = PUDLEDictionaryLearning(25, debias=debias, random_state=0).fit(X)
-    assert learner.debias_ == float(debias)
-    expected, _ = solve_lasso(
-        torch.from_numpy(learner.components_),
-        torch.from_numpy(X),
-        learner.alpha_,
-        debias=float(debias),
-    )
+    learner = PUDLEDictionaryLearning(25, alpha=alpha, debias=debias, random_state=0).fit(X)
+    assert alpha == "auto" or learner.alpha_ == learner.search_alpha_ == alpha
+    assert learner.debias_ == (0 if debias == "auto" else float(debias))
+    given = torch.from_numpy(learner.components_), torch.from_numpy(X), learner.alpha_
+    expected, _ = solve_lasso(*given, debias=learner.debias_)
     np.testing.assert_allclose(learner.transform(X), expected, rtol=0, atol=1e-12)
 
 
@@ -172,7 +159,7 @@ def test_images_are_reconstructed_nearer_to_the_truth_than_they_come():
 
 @pytest.mark.parametrize("with_exposure", [False, True])
 def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
-    """The same by the learner's score, which hides the same features."""
+    """By the learner's score, which hides the same features, halves of it gain until the last."""
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((12, 15))
     codes = (rng.uniform(size=(100, 12)) < 0.2) * rng.uniform(1.0, 2.0, (100, 12))
@@ -187,4 +174,6 @@ def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
         learner.alpha_ = alpha
         return 1 - learner.score(X, **given)
 
-    assert chosen == smaller_penalty(unexplained, largest)
+    errors = [unexplained(0.5**i * largest) for i in range(6)]
+    gains = [after < 0.99 * before for before, after in pairwise(errors)]
+    assert chosen == 0.5 ** gains.index(False) * largest

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import ill_posed
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
 
@@ -143,16 +144,7 @@ def test_codes_of_every_problem_are_as_few_and_as_exact_as_promised(
     generator = torch.Generator().manual_seed(seed)
     atoms, x = make_problem(generator, n, m, p)
     choice = torch.randint(0, 1 + p // 3, (p,), generator=generator)
-    if kind == "lengths":
-        atoms = atoms * torch.logspace(-4, 4, p, dtype=torch.float64)[:, None]
-    elif kind == "repeated":
-        atoms = atoms[choice] * (1 - 2 * (choice % 2))[:, None]
-    elif kind == "signs":  # many atoms are combinations of few others
-        atoms = atoms.sign() / math.sqrt(m)
-    elif kind == "correlated":
-        atoms = unit_rows(atoms + 3 * atoms[:1])
-    elif kind == "near":
-        atoms = atoms[choice] + 1e-7 * atoms
+    atoms = ill_posed(atoms, kind, choice)
     stop = {name: min(value, p) if name != "tol" else value for name, value in stop.items()}
     codes = solve_omp(atoms, x, positive=positive, **stop)
     assert (codes != 0).sum(1).max() <= min(stop.get("n_nonzero_coefs", m), m)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from math import prod
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._compilation import blocks_of_rows
@@ -15,8 +17,7 @@ from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
 from skpudle._fit.run import Interrupts
 
-# Pixels between neighbouring copies of an atom in pictures.
-_STRIDE = 4
+COUNT = Interval(Integral, 1, None, closed="left")  # a constraint of parameters
 
 
 def stride_of(learner):  # -> tuple of int
@@ -27,7 +28,8 @@ def stride_of(learner):  # -> tuple of int
     """
     kernel = sizes(learner.atom_shape, 1)
     if isinstance(learner.stride, str):
-        of_pictures = getattr(learner, "_stride_of_pictures", _STRIDE)
+        # pixels between neighbouring copies of an atom in pictures
+        of_pictures = getattr(learner, "_stride_of_pictures", 4)
         return (1,) if len(kernel) == 1 else tuple(min(of_pictures, k) for k in kernel)
     return sizes(learner.stride, len(kernel))
 

@@ -23,6 +23,7 @@ from skpudle._data.names import explain_names, fit_context
 from skpudle._fit.messages import nothing_known, warn, warn_of_unused, warn_of_zero_codes
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional.base import (
+    COUNT,
     ImageEstimator,
     atoms_inside,
     parts_of_images,
@@ -42,11 +43,6 @@ from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
 from skpudle.search._maps import combine_channels, map_directions
 
-_COUNT = Interval(Integral, 1, None, closed="left")
-
-# Turns in which pixels are hidden for a score.
-_TURNS = 10
-
 
 def _as_arrays(path):  # -> Bunch of ndarray, None for None
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
@@ -57,92 +53,69 @@ class ConvPUDLEDictionaryLearning(
 ):
     r"""Sparse convolutional dictionary learning.
 
-    By default `fit` searches for atoms that make the lasso objective small, from the data alone,
-    and `transform` solves the lasso. With a ``gradient``, training through an unfolded encoder
-    follows, and `transform` unfolds that encoder. Atoms are small images or short signals, and
-    their copies at every ``stride``-th pixel add up to the image. The search is that of
-    `PUDLEDictionaryLearning`, with a convolution for the dictionary; it leaves local minima by
-    moving, splitting and removing atoms (``skpudle.search``). `ConvDenoiser` trains networks of
-    convolutions, which remove noise from images.
+    By default `fit` searches for short signals or small images, whose copies at every ``stride``-th
+    place add up to the data, and `transform` solves the lasso. A ``gradient`` trains them through
+    an unfolded encoder. See :doc:`/guide/signals` and :doc:`/guide/images`.
 
     Parameters
     ----------
     n_components : int or "auto", default=64
-        Number of atoms. "auto" is the smallest number whose atoms predict hidden pixels as well as
-        any other number does, as in `PUDLEDictionaryLearning`.
+        Number of atoms. "auto" is the smallest number that predicts hidden pixels as well as any.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies of an atom along each axis. "auto" is 1 for signals and 4
-        for pictures, or the size of an atom if that is smaller.
+        Distance of neighbouring copies. "auto" is 1 for signals, and 4 for pictures or the size of
+        a smaller atom.
 
     alpha : float or "auto", default="auto"
-        Penalty of the lasso, in the units of the data. "auto" is a tenth of the median over images
-        of the largest correlation with an initial atom, and at least
-        ``sigma * sqrt(2 log n)``, with the estimated noise ``sigma`` and the number ``n`` of
-        places of an atom; signals estimate ``sigma`` again after the search, from correlations of
-        atoms and residual, and search again if it is larger. Held-out images choose between it and
-        the next larger one, by a factor of 1.4, for the search, and choose the penalty of codes,
-        ``alpha_``, as in `PUDLEDictionaryLearning`. Codes of signals are as sparse as predicts
-        hidden pixels within 2 % of the best. Unfolded codes have the tenth itself.
+        Penalty of the lasso, in the units of the data. "auto" lets the noise and predictions of
+        hidden pixels choose ``search_alpha_`` and ``alpha_``.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default=None
-        The gradient that trains the atoms of the search, as in `PUDLEDictionaryLearning`. None: the
-        search is all.
+        Trains the atoms of the search. None: no training.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder, in training and in `transform`. None: codes of the
-        lasso, which only "dec" trains by. "auto" is 15 with a ``gradient``, and else None.
+        Depth of the encoder. None: codes of the lasso, for "dec" alone. "auto" is 15 with a
+        ``gradient``, else None.
 
     debias : float or "auto", default="auto"
-        Share of the lasso's bias to remove from codes, as in `PUDLEDictionaryLearning`; "auto" is
-        chosen together with ``alpha="auto"``, and 0 with a number for ``alpha``. Unfolded
-        codes keep their bias.
+        Share of the lasso's bias to remove from codes; unfolded codes keep it.
 
     positive_code : bool, default=False
-        Whether codes are restricted to non-negative values.
+        Whether codes are non-negative.
 
     rank : {1, None}, default=None
-        1: an atom is a map over the channels times one waveform, ``spatial_components_`` and
-        ``temporal_components_``, as the sources of MEG and EEG are. A search then looks at one
-        combination of channels for each atom, and finds atoms in more noise. None: each channel of
-        an atom has its own waveform.
+        1: an atom is a map over the channels times one waveform, as a source of EEG.
 
     channels_first : bool, default=False
-        Whether channels are the first axis of a signal or image, (n, n_channels, length) as in
-        recordings of EEG; (n_channels, length) is then one recording. Reconstructions have the same
-        axes. In ``components_`` channels stay the last axis, and in codes atoms.
+        Whether data are (n, n_channels, length), or one recording (n_channels, length).
+        ``components_`` have channels last.
 
     channel_noise : {"equal", "auto"}, default="equal"
-        "auto" estimates the noise of each channel from differences of neighbours. The fit is in
-        units of it, and so are ``alpha_``, ``noise_std_`` and the norms of atoms; ``components_``,
-        maps and reconstructions are in the units of the data. "equal": all channels have the same
-        units.
+        "auto" fits in units of the estimated noise of each channel; ``components_`` are in the
+        units of the data.
 
     optimizer : {"adam", "sgd"} or callable, default="adam"
-        How a gradient changes the atoms, with a learning rate of 1e-3. A callable takes parameters
-        and ``lr`` and returns an optimiser of torch: ``partial(torch.optim.Adam, lr=0.01)``.
+        Its rate is 1e-3. A callable takes parameters and ``lr``, as
+        ``partial(torch.optim.Adam, lr=0.01)``.
 
     batch_size : int or "auto", default="auto"
-        Images, or pieces of large ones, in an update of training; "auto" is 16, or fewer if these
-        have more than 65,536 pixels.
+        Images, or pieces of large images, in an update.
 
     max_iter : int, default=100
         Largest number of epochs of training.
 
     tol : float or None, default=1e-4
-        Training ends after 5 checks in a row without this relative progress of its objective.
-        Checks are at least 256 images apart. None: after ``max_iter`` epochs.
+        Relative progress that counts. None: ``max_iter`` epochs.
 
     dict_init : {"search", "random"}, array-like or learner, default="search"
-        Atoms that the search begins with: patches, more often those of more energy, an array of the
-        shape of ``components_``, or a fitted learner. "random": training begins with random
-        directions, without a search.
+        First atoms of the search: patches, an array, or a fitted learner. "random": training from
+        random directions, without a search.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the first atoms, and of the order of pieces in training.
+        Determines the first atoms, and the order of training.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -150,53 +123,33 @@ class ConvPUDLEDictionaryLearning(
     Attributes
     ----------
     components_ : ndarray of shape (n_components, [height,] width[, n_channels])
-        The atoms, with an axis of channels if images have one.
+        The atoms.
 
-    spatial_components_ : ndarray of shape (n_components, n_channels)
-        With ``rank=1``, the maps over the channels, with the norms of the atoms.
+    spatial_components_, temporal_components_ : ndarray
+        With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length) of
+        norm 1.
 
-    temporal_components_ : ndarray of shape (n_components, length)
-        With ``rank=1``, the waveforms, of norm 1, whose largest excursion is positive. For pictures
-        their shape is (n_components, height, width).
-
-    alpha_ : float
-        Penalty in use.
-
-    debias_ : float
-        The share of the lasso's bias that `transform` removes.
-
-    noise_std_ : float
-        Estimated standard deviation of the noise of a pixel, present if the penalty of codes was
-        chosen from the data.
-
-    search_alpha_ : float
-        The penalty of the search.
+    alpha_, debias_, search_alpha_, noise_std_ : float
+        Penalty of codes, share of bias removed, penalty of the search, and noise of a pixel if the
+        data chose the penalty of codes.
 
     channel_noise_ : ndarray of shape (n_channels,)
-        Standard deviation of the noise of each channel, unless ``channel_noise="equal"``.
+        Noise of each channel, unless ``channel_noise="equal"``.
 
-    n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_
-        As in `PUDLEDictionaryLearning`; the loss is a sum over the pixels of a piece of an image.
-
-    n_features_in_ : int
-        Number of features, if it was fitted on rows.
+    n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_, n_features_in_
+        As in `PUDLEDictionaryLearning`.
 
     See Also
     --------
-    PUDLEDictionaryLearning : The same for rows, without convolution.
-    ConvDenoiser : Networks of convolutions that remove noise from images.
-    skpudle.events.find_events : A table of the events of signals.
+    PUDLEDictionaryLearning : The same for rows.
+    ConvDenoiser : Networks that remove noise from images.
+    skpudle.events.find_events : Events of signals.
 
     Notes
     -----
-    Input is an array (n_images, height, width[, n_channels]) or, where ``atom_shape`` is one
-    number, (n_signals, length[, n_channels]); or a list of images of different sizes; or rows.
-    Two-dimensional input means rows, unless ``channels_first``; a row is one signal, or an image of
-    one line. Unsigned integers become fractions of their largest value, except in rows. If atoms do
-    not cover an image exactly, `transform` extends it by zeros at its ends.
-
-    NaN, or a masked value of a masked array, is a missing pixel of `fit` and `transform`, which is
-    ignored; `inverse_transform` fills it. Search and codes are computed on the CPU.
+    Input is an array (n_images, height, width[, n_channels]) or (n_signals, length[, n_channels]),
+    a list of images, or rows (a row is a signal, or an image of one line). Unsigned integers become
+    fractions of their largest value, except in rows. NaN is a missing pixel. It runs on the CPU.
 
     Examples
     --------
@@ -237,15 +190,15 @@ class ConvPUDLEDictionaryLearning(
         """Set the parameters."""
 
     _parameter_constraints = {
-        "n_components": [_COUNT, StrOptions({"auto"})],
-        "atom_shape": [_COUNT, tuple, list],
-        "stride": [_COUNT, tuple, list, StrOptions({"auto"})],
+        "n_components": [COUNT, StrOptions({"auto"})],
+        "atom_shape": [COUNT, tuple, list],
+        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "gradient": [StrOptions({"ae-ls", "ae-lasso", "dec"}), None],
-        "n_unfoldings": [_COUNT, StrOptions({"auto"}), None],
+        "n_unfoldings": [COUNT, StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "batch_size": [_COUNT, StrOptions({"auto"})],
-        "max_iter": [_COUNT],
+        "batch_size": [COUNT, StrOptions({"auto"})],
+        "max_iter": [COUNT],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
@@ -524,9 +477,10 @@ class ConvPUDLEDictionaryLearning(
         for x in images.tensors:
             known = self._cover(torch.ones_like(x[0, 0]))
             options = dict(generator=generator.manual_seed(0), device="cpu")
-            turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
+            turn = torch.randint(10, known.shape, **options).to(x.device)
             for part in parts_of_images(self._cover(x)):
-                for i in range(_TURNS):
+                # turns in which pixels are hidden
+                for i in range(10):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
                     predicted = dictionary.synthesis(self._encode(dictionary, part, mask))

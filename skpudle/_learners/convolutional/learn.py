@@ -32,24 +32,8 @@ from skpudle.search.descend import refit_atoms
 from skpudle.search.find import PenaltyPath, find_atoms, penalty_path, search_above_noise
 from skpudle.search.held_out import hold_out
 
-# alpha="auto" is this fraction of the median over images of the largest correlation.
-_ALPHA = 0.1
-
 # Places of an atom, along the last axis of an image, with correlations in memory at a time.
-_PLACES = 2**14
-
-# pixels of a piece: its correlations with some atoms stay in a cache
-_PIXELS = 2**14
-
-# The least noise of a channel, as a share of the median over channels, since estimates of channels
-# with a strong signal may be 0.
-_LEAST_OF_CHANNELS = 0.1
-
-# Number of atoms that are chosen from the data, before they are.
-_ATOMS = 64
-
-# The number of n_unfoldings="auto" with a gradient, as in the paper.
-_UNFOLDINGS = 15
+_PLACES_AT_A_TIME = 2**14
 
 
 # ---------------------------------------------------------------------------- images
@@ -95,7 +79,8 @@ class TrainingImages:
 
         They overlap where an image is no multiple of them. No piece is copied.
         """
-        images, side = self.images if images is None else images, _PIXELS ** (1 / len(self.kernel))
+        # the correlations of a piece with some atoms stay in a cache
+        images, side = self.images if images is None else images, (2**14) ** (1 / len(self.kernel))
         smallest = (min(axis) for axis in zip(*(image.shape[1:] for image in images), strict=True))
         axes = zip(smallest, self.kernel, self.stride, strict=True)
         size = [k + s * ((max(k, min(n, max(round(side), 4 * k))) - k) // s) for n, k, s in axes]
@@ -179,7 +164,8 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     complete = [split_gaps(x, x.ndim - 2)[0].transpose(0, 1) for x in images]
     noise = [torch.stack([estimate_noise(channel[:, None]) for channel in x]) for x in complete]
     noise = torch.cat(noise, dim=1).median(1).values
-    least = _LEAST_OF_CHANNELS * noise.median()
+    # estimates of channels with a strong signal may be 0
+    least = 0.1 * noise.median()
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
@@ -205,8 +191,8 @@ def largest_correlation(image, dictionary):  # (n_channels, *size), ConvDictiona
     axes = zip(image.shape[1:], kernel, stride, strict=True)
     image = image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
     k, s = kernel[-1], stride[-1]
-    starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES * s)
-    parts = (image[None, ..., start : start + (_PLACES - 1) * s + k] for start in starts)
+    starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES_AT_A_TIME * s)
+    parts = (image[None, ..., start : start + (_PLACES_AT_A_TIME - 1) * s + k] for start in starts)
     return max(float(dictionary.analysis(part).abs().max()) for part in parts)
 
 
@@ -224,7 +210,8 @@ def penalty_of_correlations(images, atoms, stride):
     """
     dictionary = ConvDictionary(atoms, stride)
     found = [v for image in images if (v := largest_correlation(image, dictionary)) > 0]
-    return _ALPHA * (statistics.median_low(found) if found else 1.0)
+    # alpha="auto" is a tenth of the median over images of the largest correlation
+    return 0.1 * (statistics.median_low(found) if found else 1.0)
 
 
 # ---------------------------------------------------------------------------- the fit
@@ -274,7 +261,8 @@ class Fitted:
 def unfoldings_of(learner):  # -> int, or None for codes of the lasso
     """Return the number of iterations of the encoder of a `ConvPUDLEDictionaryLearning`."""
     if learner.n_unfoldings == "auto":
-        return None if learner.gradient is None else _UNFOLDINGS
+        # as in the paper, with a gradient
+        return None if learner.gradient is None else 15
     return learner.n_unfoldings
 
 
@@ -294,7 +282,8 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
     """
     decides, rank, is_auto = given.n_components == "auto", given.rank, given.alpha == "auto"
     of_lasso = unfoldings_of(given) is None
-    n_components = _ATOMS if decides else given.n_components
+    # atoms that are chosen from the data, before their number is
+    n_components = 64 if decides else given.n_components
     seen, directions, like = data, None, data.images[0]
     if rank is not None and data.masks is None and len(like) > n_components:
         flat = (piece.double().flatten(1).cpu() for piece in data.pieces())

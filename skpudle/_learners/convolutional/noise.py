@@ -4,21 +4,7 @@ from math import comb
 
 import torch
 
-# The median magnitude of a normal variable of standard deviation 1; pixels of a block; and the
-# relative distance of the lower quartile of medians of many such blocks below their mean, for white
-# noise.
-_MEDIAN_OF_NORMAL, _BLOCK, _BELOW = 0.6745, 256, 0.085
-
-# Least number of details that separate noise from texture; and the relative standard error of the
-# variance of n details of white noise, times sqrt(n), measured, since neighbouring details
-# correlate.
-_FEW, _STANDARD_ERROR = 32, 6.0
-
-# Fine texture as a share of the excess variance of coarse details (typical and largest), and as a
-# share of the range of an image, the least to subtract. Coarse details of photographs have some 4
-# times the variance of fine details. Of 1,500 noise-free parts of a photograph 95 then seem noisy,
-# and 217 with a share of a half.
-_TEXTURE, _MOST_TEXTURE, _LEAST_TEXTURE = 1 / 3, 1.0, 0.008
+from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
 
 def _shifted_sum(x, axis, lag, sign):
@@ -36,7 +22,7 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
         for _ in range(order):
             details = _shifted_sum(details, axis, scale, -1)
         details = details / comb(2 * order, order) ** 0.5
-    side = round(_BLOCK ** (1 / max(1, sum(n > 1 for n in x.shape[2:]))))
+    side = round(256 ** (1 / max(1, sum(n > 1 for n in x.shape[2:]))))
     for axis in reversed(range(2, x.ndim)):
         n = details.shape[axis]
         n_blocks = max(1, n // side)
@@ -45,8 +31,10 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
     within = [3 + 2 * axis for axis in range(n_axes)]
     blocks = details.abs().movedim(within, list(range(-n_axes, 0))).flatten(-n_axes)
     medians = blocks.median(-1).values.flatten(1)
-    smooth = 1 - _BELOW * (1 - 1 / medians.shape[1])  # approximately, for white noise
-    deviation = medians.quantile(0.25, dim=1) / (_MEDIAN_OF_NORMAL * smooth)
+    # the relative distance of the lower quartile of medians of many such blocks below their mean,
+    # for white noise
+    smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])  # approximately, for white noise
+    deviation = medians.quantile(0.25, dim=1) / (MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
 
 
@@ -76,15 +64,22 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     parts of 24 to 80 pixels, from a photograph of roofs and leaves, seems noisy.
     """
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
-    if n_details < _FEW:
+    # fewer details do not separate noise from texture
+    if n_details < 32:
         return torch.zeros_like(fine)
-    error = _STANDARD_ERROR / n_details**0.5
+    # the relative standard error of the variance of n details of white noise is 6 / sqrt(n),
+    # measured, since neighbouring details correlate
+    error = 6.0 / n_details**0.5
     fine = torch.minimum(fine, coarse * (1 + error))  # white noise: at most coarse, beside chance
-    least = _LEAST_TEXTURE * (extent_of(x) if extent is None else extent)
+    # the least texture to subtract, as a share of the range of an image
+    least = 0.008 * (extent_of(x) if extent is None else extent)
 
     def without(share, doubt):  # texture; doubt: a share that is chance
         more = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
         return (fine - least.square() - share * more).clamp_min(0)
 
-    usually, surely = without(_TEXTURE, error / 2), without(_MOST_TEXTURE, error)
+    # Fine texture has a third of the excess variance of coarse details, and at most all of it.
+    # Coarse details of photographs have some 4 times the variance of fine details. Of 1,500
+    # noise-free parts of a photograph 95 then seem noisy, and 217 with a share of a half.
+    usually, surely = without(1 / 3, error / 2), without(1.0, error)
     return torch.minimum(usually, 2 * surely).sqrt()

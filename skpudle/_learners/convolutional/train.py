@@ -17,14 +17,6 @@ from skpudle._optimizers._make import make_optimizer
 from skpudle.encoding import encode
 from skpudle.search._conv_epoch import conv_codes
 
-# Most pieces of images in a batch, and most pixels, so that the codes of all unfoldings, which the
-# derivative needs, take half a gigabyte for 64 atoms at every pixel.
-_BATCH, _PIXELS = 16, 2**16
-
-# The fewest pieces in an objective that stopping judges, since that of few pieces is too noisy, and
-# the checks without progress that end training.
-_N_JUDGED, _PATIENCE = 256, 5
-
 
 def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
     """Return code maps of images that atoms cover, and whether each image has converged codes.
@@ -83,10 +75,12 @@ def train(records, data, given, generator) -> Iterator[Fitted]:
         return code_images(dictionary, x, mask, learner=given, alpha=fitted.alpha)[0]
 
     how, rule = dict(encoder=encoder, penalty=fitted.alpha), GRADIENT_RULES[given.gradient]
-    stopping = Stopping(given.tol, _PATIENCE)
+    stopping = Stopping(given.tol, 5)
     batch_size = given.batch_size
     if batch_size == "auto":
-        batch_size = min(_BATCH, max(1, _PIXELS // x[0, 0].numel()))
+        # The codes of all unfoldings, which the derivative needs, take half a gigabyte for 64 atoms
+        # at every pixel.
+        batch_size = min(16, max(1, 2**16 // x[0, 0].numel()))
     for epoch in range(1, given.max_iter + 1):
         loss = objective = 0.0
         for rows in torch.randperm(len(x), generator=generator).split(batch_size):
@@ -101,7 +95,8 @@ def train(records, data, given, generator) -> Iterator[Fitted]:
                 f"Training diverged in epoch {epoch}. Pass a smaller learning rate, such as "
                 "optimizer=partial(torch.optim.Adam, lr=1e-4)."
             )
-        is_over = stopping.check(objective, len(x), epoch, n_judged=_N_JUDGED)
+        # the objective of few pieces is too noisy to judge
+        is_over = stopping.check(objective, len(x), epoch, n_judged=256)
         fitted = replace(
             fitted,
             atoms=optimizer.atoms.detach().clone(),

@@ -33,22 +33,20 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),
 
     with the supervision :math:`b`, the cross-entropy :math:`\ell`, and the mean squared norm
-    :math:`E` of a sample, which makes the objective independent of the units of the data.
+    :math:`E` of a sample.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of atoms; by default the number in ``dict_init`` if it is an array or a learner, else
-        the number of features.
+        Number of atoms: by default that of ``dict_init``, or of features.
 
     alpha : float or "auto", default="auto"
         The penalty of the lasso, in the units of the data; "auto" is half of its value in
         `PUDLEDictionaryLearning`: less sparse codes classify better.
 
     supervision : float, default=0.5
-        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, to the bit (of the same
-        parameters, with a number for ``alpha``, ``gradient="ae-ls"`` and ``optimizer="adam"``),
-        and the classifier is logistic regression on its codes. 1: only the task counts.
+        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, and the classifier is
+        logistic regression on its codes. 1: only the task counts.
 
     C : float, default=1.0
         Inverse strength of the penalty of the classifier's weights, as in
@@ -56,19 +54,17 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         p atoms.
 
     class_weight : dict, "balanced" or None, default=None
-        Weights of the samples of each class, by label, as in scikit-learn: they multiply
-        ``sample_weight``. A label without one has weight 1.
+        Weights of classes by label, which multiply ``sample_weight``; 1 for a label without one.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder. None: converged codes, with the implicit derivative.
-        "auto": None, or 100 with ``alpha=0``.
+        Depth of the encoder. None: converged codes. "auto": None, or 100 with ``alpha=0``.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
 
     split_sign : bool, default=True
         Whether the classifier, and `transform`, see positive and negative parts of a code as two
-        features: a pattern and its negative may indicate different classes, or the same.
+        features.
 
     learning_rate : float, default=1e-3
         Learning rate of Adam.
@@ -77,26 +73,23 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100. Without supervision there is no
-        training after it, unless ``n_unfoldings`` or ``alpha=0`` request it as in
-        `PUDLEDictionaryLearning`; a UserWarning names parameters that then have no effect.
+        Largest number of epochs, after the search; "auto" is 100. Without supervision only a named
+        encoder is trained, as in `PUDLEDictionaryLearning`.
 
     tol : float or None, default=1e-4
-        Relative improvement of the smoothed objective that counts as one; None trains for
-        ``max_iter`` epochs.
+        Relative improvement that counts. None: ``max_iter`` epochs.
 
     n_iter_no_change : int, default=10
-        Training stops after this many checks in a row without improvement.
+        Checks in a row without improvement that end training.
 
     dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
         Initial dictionary.
 
     device : str, default="auto"
-        A torch device, or "auto": the device of a tensor input, else CUDA if present, else the CPU.
-        Search, training, codes and scores run there; searches need CUDA, or run on the CPU.
+        A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial dictionary, and of the order of samples.
+        Seed of the first atoms, and of the order of samples.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -124,11 +117,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     See Also
     --------
     skpudle.inspection.atom_contributions : Which training samples make an atom.
-
-    Notes
-    -----
-    The dictionary and the loss of the task count samples by their weights. Samples of weight zero,
-    and classes without other samples, are absent.
 
     References
     ----------

@@ -22,8 +22,6 @@ from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.model import TaskModel
 from skpudle._precision import own_precision, training_mode
 
-_AUTO_EPOCHS = 100
-
 # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse codes.
 # Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
 # benchmarks/bench_classifiers.py).
@@ -47,7 +45,7 @@ class TaskPlan(Plan):
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
         if self.given.supervision and self.given.max_iter == "auto":
-            return _AUTO_EPOCHS * n_batches
+            return 100 * n_batches
         return super().n_updates(n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
