@@ -14,7 +14,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._fit.encoders import OF_LEARNED, in_units
-from skpudle._fit.run import Record
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
 from skpudle.search.find import Found, PenaltyPath, Trial
@@ -56,7 +55,7 @@ def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fitted(Record):
+class Fitted:
     """A fit so far; atoms of rows are in units of the noise.
 
     Parameters
@@ -100,8 +99,14 @@ class Fitted(Record):
         The encoder that was trained after the dictionary.
     later : dict of str to int, default={}
         Names of phases after training, and their numbers of epochs.
-    **others : dict
-        What any record has, see `skpudle._fit.run.Record`.
+    done : tuple of str, default=()
+        Names of the phases that need not be made any more.
+    is_done : bool, default=True
+        Whether the phase that made the record has ended.
+    ended_by : str, default=None
+        The cause of the end.
+    note : str, default=""
+        A line of progress.
     """
 
     model: object
@@ -123,6 +128,10 @@ class Fitted(Record):
     recent: tuple | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
+    done: tuple = ()
+    is_done: bool = True
+    ended_by: str | None = None
+    note: str = ""
 
     @property
     def trial(self):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -48,30 +48,6 @@ class Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.pending and kind is None:
             raise KeyboardInterrupt
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Record:
-    """A fit so far.
-
-    A subclass has ``pack()``, what a checkpoint holds of it, and ``restore(packed)``, the inverse.
-
-    Parameters
-    ----------
-    done : tuple of str, default=()
-        Names of the phases that need not be made any more.
-    is_done : bool, default=True
-        Whether the phase that made the record has ended.
-    ended_by : str, default=None
-        The cause of the end of the fit.
-    note : str, default=""
-        A line of progress.
-    """
-
-    done: tuple = ()
-    is_done: bool = True
-    ended_by: str | None = None
-    note: str = ""
 
 
 class Phase(NamedTuple):
@@ -127,7 +103,7 @@ class Run(AbstractContextManager):
         Samples to train on.
     n_updates, max_iter : int
         Largest numbers of updates and epochs of training; 0 if nothing trains.
-    record : object
+    record : Fitted
         The last record.
     seconds : dict of str to float
         Seconds of the "reading" of the data, of each phase, of the "result" after the phases, and
@@ -191,7 +167,7 @@ class Run(AbstractContextManager):
         ----------
         phases : sequence of Phase
             All phases that the fit may need.
-        record : Record
+        record : Fitted
             The record to begin with; if the checkpoint has a record, the fit goes on from there.
         attributes_of : callable
             ``attributes_of(record)`` returns the fitted attributes, for callbacks.
