@@ -15,7 +15,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2282,
+    ".": 2278,
     "_data": 924,
     "_denoiser": 595,
     "_fit": 1356,
@@ -29,7 +29,7 @@ BUDGET = {
     "omp": 228,
     "pretrained": 70,
     "search": 2937,
-    "all of the package": 14972,
+    "all of the package": 14968,
     "tests": 14636,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
