@@ -15,21 +15,21 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2298,
+    ".": 2278,
     "_data": 924,
     "_denoiser": 595,
     "_fit": 1356,
     "_learners": 2610,
-    "_nmf": 736,
+    "_nmf": 731,
     "_operators": 259,
-    "_optimizers": 211,
-    "encoding": 1233,
+    "_optimizers": 197,
+    "encoding": 1139,
     "inspection": 545,
     "lasso": 1099,
     "omp": 228,
     "pretrained": 70,
     "search": 2937,
-    "all of the package": 15101,
+    "all of the package": 14968,
     "tests": 14636,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
