@@ -19,7 +19,7 @@ BUDGET = {
     "_data": 924,
     "_denoiser": 595,
     "_fit": 1356,
-    "_learners": 2610,
+    "_learners": 2608,
     "_nmf": 731,
     "_operators": 259,
     "_optimizers": 197,
@@ -29,7 +29,7 @@ BUDGET = {
     "omp": 228,
     "pretrained": 70,
     "search": 2937,
-    "all of the package": 14968,
+    "all of the package": 14966,
     "tests": 14636,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
