@@ -19,6 +19,8 @@ from skpudle._operators._atoms import project_atoms
 # sample repeats them.
 _REPEATED_SAMPLE = 1e-6
 
+INITIALIZATIONS = "data", "random", "svd", "vertices"
+
 
 def successive_projections(rows, n, weights):
     """Choose rows of different directions, each the farthest from the span of the rows before.
@@ -49,12 +51,13 @@ def successive_projections(rows, n, weights):
     return taken
 
 
-def leading_directions(x, n):  # (n_samples, n_features) -> (n_features, n)
-    """Return the leading right singular vectors, from products of the smaller side."""
-    if len(x) < x.shape[1]:
-        _, vectors = torch.linalg.eigh(x @ x.mT)
-        return torch.linalg.qr(x.mT @ vectors[:, -n:]).Q
-    return torch.linalg.eigh(x.mT @ x).eigenvectors[:, -n:]
+def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_features), float64
+    """Return the leading right singular vectors up to the rank, by products of the smaller side."""
+    x, is_wide, eps = x.double(), len(x) < x.shape[1], torch.finfo(x.dtype).eps
+    values, vectors = torch.linalg.eigh(x @ x.mT if is_wide else x.mT @ x)
+    rank = int((values > values[-1] * x.shape[1] * eps).sum())
+    vectors = vectors.flip(1)[:, : min(rank, n)]
+    return torch.linalg.qr(x.mT @ vectors).Q.mT if is_wide else vectors.mT
 
 
 def vertices(x, n_components, weight=None):
@@ -77,7 +80,7 @@ def vertices(x, n_components, weight=None):
     (n, m), given = x.shape, x.double()
     weight = given.new_ones(n) if weight is None else weight.to(given) / weight.to(given).mean()
     basis = leading_directions(weight[:, None].sqrt() * given, n_components)
-    rows = given @ basis
+    rows = given @ basis.mT
     squares = rows.square().sum(1)
     outside = float(weight @ given.square().sum(1) - weight @ squares)
     noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
@@ -88,17 +91,10 @@ def vertices(x, n_components, weight=None):
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
     taken = successive_projections(seen, n_components, torch.ones_like(squares))
-    return (rows[taken] @ basis.mT).to(x)
+    return (rows[taken] @ basis).to(x)
 
 
-def _random(x, n_components, generator, weight=None):
-    directions = torch.randn(
-        n_components, x.shape[1], generator=generator, device="cpu", dtype=torch.float64
-    )
-    return directions.to(x)
-
-
-def _shuffle(n, generator, weight=None):  # -> (n,)
+def _shuffle(n, generator, weight):  # -> (n,)
     """Draw an order; a row is drawn by its weight among the rows that are left [1]_.
 
     .. [1] P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", Information
@@ -110,7 +106,7 @@ def _shuffle(n, generator, weight=None):  # -> (n,)
     return (waiting / weight.double().cpu()).argsort()
 
 
-def _data(x, n_components, generator, weight=None):  # (n, m) -> (n_components, m) of unit norm
+def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of unit norm
     """Take samples in different directions, then random ones: atoms in one direction never part."""
     same = 1 - 16 * torch.finfo(x.dtype).eps
     rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
@@ -124,31 +120,12 @@ def _data(x, n_components, generator, weight=None):  # (n, m) -> (n_components, 
             known = (new @ atoms.mT).abs()
             new = new[~((among > same).any(0) | (known > same).any(1))]
             atoms = torch.cat([atoms, new])[:n_components]
-    missing = n_components - len(atoms)
-    return torch.cat([atoms, project_atoms(_random(x, missing, generator))])
+    return torch.cat([atoms, project_atoms(_random(x, n_components - len(atoms), generator))])
 
 
-def _svd(x, n_components, generator, weight=None):
-    """Take the leading right singular vectors, then data."""
-    rows, x = x, x if weight is None else x * weight.to(x)[:, None].sqrt()
-    if len(x) < x.shape[1]:  # costs grow with the cube of the smaller side
-        _, values, leading = torch.linalg.svd(x, full_matrices=False)
-        values = values.square()
-    else:
-        values, vectors = torch.linalg.eigh(x.mT @ x)
-        values, leading = values.flip(0), vectors.mT.flip(0)
-    rank = int((values > values[0] * x.shape[1] * torch.finfo(x.dtype).eps).sum())
-    leading = leading[: min(rank, n_components)]
-    return torch.cat([leading, _data(rows, n_components - len(leading), generator, weight)])
-
-
-def _vertices(x, n_components, generator, weight=None):
-    """Take the purest samples of mixtures, then data."""
-    found = vertices(x, min(n_components, *x.shape), weight)
-    return torch.cat([found, _data(x, n_components - len(found), generator, weight)])
-
-
-INITIALIZATIONS = {"data": _data, "random": _random, "svd": _svd, "vertices": _vertices}
+def _random(x, n_components, generator):
+    options = dict(generator=generator, device="cpu", dtype=torch.float64)
+    return torch.randn(n_components, x.shape[1], **options).to(x)
 
 
 def initial_atoms(x, n_components, method, generator, *, weight=None):
@@ -175,4 +152,12 @@ def initial_atoms(x, n_components, method, generator, *, weight=None):
         Atoms of any norm.
     """
     with threads_for(x[:n_components], x):
-        return INITIALIZATIONS[method](x, n_components, generator, weight)
+        if method == "random":
+            return _random(x, n_components, generator)
+        found = x[:0]
+        if method == "svd":
+            scaled = x if weight is None else x * weight.to(x)[:, None].sqrt()
+            found = leading_directions(scaled, n_components).to(x)
+        elif method == "vertices":
+            found = vertices(x, min(n_components, *x.shape), weight)
+        return torch.cat([found, _data(x, n_components - len(found), generator, weight)])

@@ -26,7 +26,6 @@ auto-encoders for natural exponential-family distributions", ICML 2020.
 
 from dataclasses import dataclass
 from math import inf
-from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -159,24 +158,9 @@ class Binomial:
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
 
-LOSSES = {"gaussian": Gaussian, "poisson": Poisson, "binomial": Binomial}
-
-
-def loss_named(name, n_trials=1):
-    """Return the loss of this name; ``n_trials`` is for the binomial one.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or the number of trials is below 1 or not finite.
-    """
-    if not isinstance(name, str) or name not in LOSSES:
-        raise ValueError(f"loss={name!r:.50} is unknown. Pass one of {sorted(LOSSES)}.")
-    if name != "binomial":
-        return LOSSES[name]()
-    if not isinstance(n_trials, Real) or not 1 <= n_trials < inf:
-        raise ValueError(f"n_trials={n_trials!r:.50} is no number of trials. Pass one from 1 on.")
-    return Binomial(float(n_trials))
+def loss_named(name, n_trials):
+    """Return the loss of counts of this name; ``n_trials`` is for the binomial one."""
+    return Binomial(float(n_trials)) if name == "binomial" else Poisson()
 
 
 _LEAST_SQUARES = Gaussian()

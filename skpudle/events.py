@@ -29,13 +29,14 @@ _LEAST = 1 / 3
 
 
 def _typical(amplitudes):
-    """Return the amplitude above which events, none larger than nine tenths, have half the energy.
+    """Return the amplitude above which events, none larger than 98 %, have half the energy.
 
     The median of an electrocardiogram with little noise is that of waves between the beats.
     """
     sizes = np.sort(np.abs(amplitudes))
-    # share of events that are no artefacts
-    energy = np.cumsum(np.minimum(sizes, sizes[int(0.9 * (len(sizes) - 1))]) ** 2)
+    # Share of events that are no artefacts. Beats are 9 % of the events of an electrocardiogram in
+    # little noise; with .9 the 468 waves between them count as well.
+    energy = np.cumsum(np.minimum(sizes, sizes[int(0.98 * (len(sizes) - 1))]) ** 2)
     return sizes[np.searchsorted(energy, energy[-1] / 2)]
 
 
@@ -105,7 +106,7 @@ def find_events(
         Signals, as `transform` takes them.
     least : float, default=1/3
         The smallest amplitude of an event as a share of its atom's typical amplitude, above which
-        events have half of the energy; the largest tenth counts with the size of the next. 0 keeps
+        events have half of the energy; the largest 2 % count with the size of the next. 0 keeps
         all.
     sampling_rate : float, default=None
         Samples in a second, which gives times in seconds. None: times are numbers of samples.

@@ -839,8 +839,7 @@ def atom_support(
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
         found = _found_twice(filled, fits, level, rng)
     if len(found):
-        match = match_atoms(found, atoms)
-        coherence[match.reference_indices] = match.coherences
+        coherence = atom_coherence(found, atoms)
     # An atom is the same from this cosine on. Sums of two orthogonal atoms have .71; at 10 dB atoms
     # of fits with twice the atoms have at least .91.
     return Bunch(supported=coherence >= 0.8, found=found, coherence=coherence)

@@ -50,7 +50,6 @@ __all__ = [
     "StabilityDisplay",
 ]
 
-_KINDS = [StrOptions({"auto", "images", "lines", "spectra", "waveforms"})]
 # height over width of a cell of lines, the share of the cell that lines fill, and its margin
 _FLATNESS, _FILLED = 0.5, 0.9
 _MARGIN = (1 - _FILLED) / 2
@@ -58,8 +57,6 @@ _MARGIN = (1 - _FILLED) / 2
 _HEIGHT = 0.85
 # approximate largest number of bins in a histogram of numbers of atoms
 _BINS = 50
-# dash styles of successive curves: a curve shows through the gaps of a curve drawn on it
-_DASHES = "-", (0, (4, 4)), (0, (1, 3))
 
 
 def matplotlib():
@@ -109,9 +106,6 @@ class Display:
 
     def _size(self, **options):
         """Return width and height of a new figure in inches; None is matplotlib's default."""
-
-    def _draw(self, **options):
-        raise NotImplementedError
 
 
 def _as_pictures(atoms, kind="auto", image_shape=None):
@@ -230,7 +224,8 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
-        validate_parameter_constraints({"kind": _KINDS}, {"kind": kind}, "from_estimator")
+        kinds = StrOptions({"auto", "images", "lines", "spectra", "waveforms"})
+        validate_parameter_constraints({"kind": [kinds]}, {"kind": kind}, "from_estimator")
         supported = None
         if isinstance(estimator, AtomIntervals):
             parts, supported = estimator[:3], estimator.supported
@@ -605,7 +600,7 @@ class ActivationsDisplay(Display):
             beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)  # x in widths
             beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
             # the thumbnails of atoms, right of a signal, in widths of the axes
-            x = np.linspace(*(1.02, 1.17), len(wave))
+            x = np.linspace(1.02, 1.17, len(wave))
             self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
         ticks = -np.arange(len(names) + 1)
         self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
@@ -749,8 +744,9 @@ class LossCurveDisplay(Display):
         return cls(curves, dict(zip(names, searched))).plot(**options)
 
     def _draw(self, **style):
-        self.lines_ = []
-        for (name, curve), dashes in zip(self.curves.items(), cycle(_DASHES)):
+        # a curve shows through the gaps of a curve drawn on it
+        self.lines_, styles = [], cycle(["-", (0, (4, 4)), (0, (1, 3))])
+        for (name, curve), dashes in zip(self.curves.items(), styles):
             n, epochs = self.n_searched[name], np.arange(1, len(curve) + 1)
             best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
             own = {"linestyle": dashes, "label": name} | style

@@ -15,27 +15,27 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2294,
+    ".": 2274,
     "_data": 924,
     "_denoiser": 595,
     "_fit": 1356,
-    "_learners": 2608,
-    "_nmf": 736,
+    "_learners": 2606,
+    "_nmf": 731,
     "_operators": 259,
-    "_optimizers": 211,
-    "encoding": 1232,
+    "_optimizers": 197,
+    "encoding": 1138,
     "inspection": 545,
     "lasso": 1099,
     "omp": 228,
     "pretrained": 70,
     "search": 2924,
-    "all of the package": 15081,
+    "all of the package": 14946,
     "tests": 14645,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
 MOST_PUBLIC_NAMES = 70
-MOST_CONSTANTS = 216  # in capitals at the top of modules
+MOST_CONSTANTS = 212  # in capitals at the top of modules
 MOST_NAMES_OF_SEVERAL_CONSTANTS = 4
 MOST_PARAMETERS = 8
 MOST_FUNCTIONS_OF_MORE_PARAMETERS = 7

@@ -57,12 +57,12 @@ def covering_positions(size, kernel, stride):  # -> tuple of int
     return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
 
 
-def covered(x, kernel, stride, end=0.0):  # (..., *size) -> (..., *larger size)
-    """Extend images to a size that copies of an atom cover."""
+def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
+    """Extend images by zeros to a size that copies of an atom cover."""
     axes = zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
     missing = [max(k - n, (k - n) % s) for n, k, s in axes]
     ends = [n for m in reversed(missing) for n in (0, m)]
-    return torch.nn.functional.pad(x, ends, value=end) if any(ends) else x
+    return torch.nn.functional.pad(x, ends) if any(ends) else x
 
 
 @dataclass(frozen=True)

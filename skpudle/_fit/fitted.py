@@ -22,7 +22,7 @@ from skpudle.search.stream import Held, Stream
 from skpudle.search.units import CENTRED, Units
 
 
-def _as_arrays(path):  # -> Bunch of ndarray, None for None
+def as_arrays(path):  # -> Bunch of ndarray, None for None
     """Return the tried numbers of atoms, or penalties, as arrays for users."""
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
 
@@ -169,8 +169,8 @@ class Fitted:
                 "debias_": debias,
                 "noise_std_": noise_std,
                 "search_alpha_": self.search_alpha,
-                "size_path_": _as_arrays(self.size_path),
-                "penalty_path_": _as_arrays(self.penalty_path),
+                "size_path_": as_arrays(self.size_path),
+                "penalty_path_": as_arrays(self.penalty_path),
             }
         )
 

@@ -87,8 +87,8 @@ def warn_of_step(step_size, dictionary):
 def warn_of_early_end(learner):
     """Warn that training ended too early to have converged."""
     warn(
-        f"Training of {type(learner).__name__} ended after {learner.n_steps_} updates "
-        f"(max_iter={learner.max_iter!r}), before its objective had stalled for "
+        f"Training of {type(learner).__name__} ended after max_iter={learner.max_iter!r} epochs, "
+        "before its objective had stalled for "
         f"{learner.n_iter_no_change} checks in a row. Increase max_iter, or raise tol (now "
         f"{learner.tol}); tol=None trains as long without this warning.",
         ConvergenceWarning,

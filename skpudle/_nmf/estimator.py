@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_non_negative
 from torch import Tensor
 from torch.special import xlogy
 
@@ -114,15 +115,6 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     return events, int((places >= 0).sum())
 
 
-def _refuse_negative(atoms, name):  # -> atoms
-    if (atoms < 0).any():
-        raise ValueError(
-            f"The least entry of {name} is {atoms.min():.3g}, and rates of counts are not "
-            "negative. Pass atoms that are not negative."
-        )
-    return atoms
-
-
 def _given(learner, unit=1.0):  # -> Chosen
     alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
     return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain)
@@ -158,8 +150,8 @@ class _Phases:
     def _fixed_atoms(self, given):  # -> (n_fixed, n_features), of sum 1
         if given is None:
             return np.empty((0, self.x.shape[1]))
-        atoms = given_atoms(given, None, self.x.double(), name="fixed_components")
-        atoms = _refuse_negative(to_numpy(atoms), "fixed_components")
+        atoms = to_numpy(given_atoms(given, None, self.x.double(), name="fixed_components"))
+        check_non_negative(atoms, "fixed_components")
         return atoms / atoms.sum(1, keepdims=True)
 
     def _first_atoms(self, n, dict_init):  # -> (n_components, n_features)
@@ -495,7 +487,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         array([[4., 2.]])
         """
         atoms = to_tensor(check_rows(dictionary_of(components)))
-        learner = cls(len(_refuse_negative(atoms, "components")), **params)
+        check_non_negative(to_numpy(atoms), "components")
+        learner = cls(len(atoms), **params)
         learner._validate_params()
         fitted = Fitted(model=_given(learner).without_data(), rows=atoms)
         data = Data(None, Samples(atoms), atoms.device, input_attributes(to_numpy(atoms)))

@@ -1,6 +1,5 @@
 """Make an optimiser from a learner's parameters."""
 
-import inspect
 from contextlib import contextmanager
 from functools import partial
 
@@ -64,8 +63,8 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     Raises
     ------
     ValueError
-        If the optimiser is no such class, if its step needs a closure, if it does not take these
-        parameters, or if it cannot make a step along a gradient.
+        If the optimiser does not take these parameters, or makes no step along a gradient, as one
+        that needs a closure.
     """
     if name == "surrogate":
         return SurrogateOptimizer(atoms, project, curvature=curvature)
@@ -86,17 +85,4 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
             extra = {"gradient_unit": unit}
             extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
             extra |= {} if "fused" in given else {"fused": "foreach" not in given}
-    if isinstance(kind, type) and not issubclass(kind, torch.optim.Optimizer):
-        raise ValueError(
-            f"optimizer={kind.__name__} is no subclass of torch.optim.Optimizer. Pass "
-            "one, or 'adam', 'sgd' or 'surrogate'."
-        )
-    step = inspect.signature(kind.step) if isinstance(kind, type) else None
-    closure = step and step.parameters.get("closure")
-    if closure and closure.default is not None:
-        raise ValueError(
-            f"optimizer={kind.__name__} evaluates the loss by itself (its step needs a "
-            "closure). Pass an optimiser that takes one gradient at a time, such as 'adam'."
-        )
-    with _named(name, learning_rate):
         return GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)

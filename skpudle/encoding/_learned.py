@@ -15,12 +15,14 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import frexp
 from os import PathLike
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from skpudle._operators._atoms import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
@@ -323,24 +325,15 @@ def _first_encoder(lasso, x, mask, n_unfoldings, *, penalty, separate, positive)
     rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
     x, mask = x[rows], None if mask is None else mask[rows]
     z = x.new_zeros(len(x), len(lasso.atoms))
-    how = dict(penalty=penalty, positive=positive)
-    if separate:
-        steps = []
-        for _ in range(n_unfoldings):
-            *step, z = _best_step(lasso, x, mask, z, 1, **how)
-            steps.append(step)
-    else:
-        *step, _ = _best_step(lasso, x, mask, z, n_unfoldings, **how)
-        steps = [step] * n_unfoldings
-    analysis = torch.stack([rows for rows, _ in (steps if separate else steps[:1])])
-    n_syntheses = n_unfoldings - 1 if separate else 1
-    return LearnedEncoder(
-        analysis,
-        lasso.atoms.repeat(n_syntheses, 1, 1),
-        torch.stack([level.expand(len(lasso.atoms)) for _, level in steps]),
-        positive,
-        not separate,
-    )
+    n_steps, depth = (n_unfoldings, 1) if separate else (1, n_unfoldings)
+    analyses, levels = [], []
+    for _ in range(n_steps):
+        rows, level, z = _best_step(lasso, x, mask, z, depth, penalty=penalty, positive=positive)
+        analyses.append(rows)
+        levels.append(level.expand(len(lasso.atoms)))
+    synthesis = lasso.atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1)
+    thresholds = torch.stack(levels).repeat(depth, 1)
+    return LearnedEncoder(torch.stack(analyses), synthesis, thresholds, positive, not separate)
 
 
 def _power_of_two(x):
@@ -390,6 +383,33 @@ def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_siz
     # updates 5 %
     affordable = min(3000, 3 * n_samples, 3e12 // products)
     return int(max(300, affordable))
+
+
+def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
+    """Return the encoder after an update of Adam for each batch, of parts in their own units."""
+    given = [getattr(start, name) for name in _LEARNED]
+    units = list(map(_root_mean_square, given))
+    parts = [part / unit for part, unit in zip(given, units, strict=True)]
+    trained = [0, 1, 2] if of_synthesis else [0, 2]
+    # Learning rates of the analysis, the synthesis and the thresholds, as shares of the root mean
+    # square of each. For 1,200 digits and three unfoldings the held-out objective is 0.0950, and
+    # 0.0952 and 0.0947 with 0.4 times and twice these rates (exact minimum 0.0925).
+    rates = 0.05, 0.02, 0.05
+    groups = [{"params": [parts[i].requires_grad_()], "lr": rates[i]} for i in trained]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    schedule = LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1))))
+
+    def encoder():
+        return replace(start, **{n: p * unit for n, p, unit in zip(_LEARNED, parts, units)})
+
+    for batch, known in takewhile(lambda _: not stopped(), batches):
+        optimizer.zero_grad()
+        lasso(batch, known, encoder().encode(batch, known)).backward()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            parts[2].clamp_min_(0)
+    return replace(found := encoder(), **{n: getattr(found, n).detach() for n in _LEARNED})
 
 
 @in_own_precision
@@ -478,7 +498,6 @@ def learn_encoder(
     x = x if mask is None else x * mask
     size = _power_of_two(x)
     atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
-    lasso = _Lasso(atoms, alpha if penalised else 0.0)
     if n_updates == "auto":
         n_updates = default_updates(len(x), *atoms.shape, n_unfoldings, batch_size)
     if start is None:
@@ -486,38 +505,8 @@ def learn_encoder(
         start = _first_encoder(_Lasso(atoms, alpha), x, mask, n_unfoldings, **how)
     else:
         start = replace(start, thresholds=start.thresholds / size)
-    given = start.analysis, start.synthesis, start.thresholds
-    trained = [True, separate and n_unfoldings > 1, True]
-    units = [_root_mean_square(part) for part in given]
-    parts = [
-        (part / unit).requires_grad_(is_trained)
-        for part, unit, is_trained in zip(given, units, trained, strict=True)
-    ]
-
-    def encoder():
-        return replace(start, **{n: p * unit for n, p, unit in zip(_LEARNED, parts, units)})
-
-    # Learning rates of the analysis, the synthesis and the thresholds, as shares of the root mean
-    # square of each. For 1,200 digits and three unfoldings the held-out objective is 0.0950, and
-    # 0.0952 and 0.0947 with 0.4 times and twice these rates (exact minimum 0.0925).
-    groups = [
-        {"params": [part], "lr": rate, "rate": rate}
-        for part, rate, is_trained in zip(parts, (0.05, 0.02, 0.05), trained, strict=True)
-        if is_trained
-    ]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    lasso = _Lasso(atoms, alpha if penalised else 0.0)
+    batches = (_draw_batch(x, mask, weight, batch_size, generator) for _ in range(n_updates))
     with torch.enable_grad():
-        for update in range(n_updates):
-            if stopped():
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * min(1.0, 2 * (1 - update / n_updates))
-            batch, known = _draw_batch(x, mask, weight, batch_size, generator)
-            optimizer.zero_grad()
-            lasso(batch, known, encoder().encode(batch, known)).backward()
-            optimizer.step()
-            with torch.no_grad():
-                parts[2].clamp_min_(0)
-    found = encoder()
-    parts = {name: getattr(found, name).detach() for name in _LEARNED}
-    return replace(found, **parts | {"thresholds": parts["thresholds"] * size})
+        found = _train(start, lasso, batches, n_updates, stopped, separate and n_unfoldings > 1)
+    return replace(found, thresholds=found.thresholds * size)

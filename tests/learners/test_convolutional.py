@@ -180,7 +180,7 @@ def test_a_fit_that_fails_changes_nothing(images, frame, kind, monkeypatch):
     learner = learner_of(kind, **LINES).fit(frame)
     before = dict(vars(learner))
     monkeypatch.setattr(Training, "run_epoch", stop(RuntimeError("out of luck")))
-    monkeypatch.setattr(estimator, "learn", stop(RuntimeError("out of luck")))
+    monkeypatch.setattr(estimator.learn, "learn", stop(RuntimeError("out of luck")))
     for X in (images, frame.rename(columns=str.upper).iloc[:, ::-1]):
         with pytest.raises(RuntimeError, match="out of luck"):
             learner.fit(X)

@@ -78,8 +78,8 @@ OWN = {
         "channel_noise": "auto",
         "dict_init": np.eye(9)[:2].reshape(2, 3, 3),
         "channels_first": True,  # one image with the channels that were images
-        "rank": 1,
-        "stride": 1,
+        "detrend": "slow",
+        **dict.fromkeys(("rank", "stride"), 1),
     },
     ConvDenoiser: {
         "atom_shape": (3, 2),

@@ -386,7 +386,7 @@ def signatures(rng, p, n, counts):
 
 def sized(events, **given):
     """Choose a number of atoms."""
-    given = Chosen(1.0, 0.0, 0.0)._replace(**given)
+    given = replace(Chosen(1.0, 0.0, 0.0), **given)
     none = np.empty((0, events.counts.shape[1]))
     return choose_size(events, given, np.random.default_rng(0), none)
 
@@ -398,9 +398,9 @@ def test_the_number_of_atoms_is_found(rng, p, gaps):
     exposure = rng.uniform(0.5, 2, len(x)) if gaps else 1.0
     found, path = sized(Events.of(x, gaps_of(rng, x, gaps), exposure))
     assert len(found) == p
-    assert (np.diff(path["n_components"]) > 0).all()
-    assert path["score"].max() <= 1
-    assert path["score"][path["n_components"] == p] > path["score"].max() - 0.01
+    assert (path.n_components.diff() > 0).all()
+    assert path.score.max() <= 1
+    assert path.score[path.n_components == p] > path.score.max() - 0.01
     found, atoms = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, atoms))
     assert (found @ atoms.T).max(0).min() > 0.95
 

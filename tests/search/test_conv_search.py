@@ -10,7 +10,7 @@ from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search.find import noise_level, search_above_noise
+from skpudle.search.find import search_above_noise
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -130,17 +130,6 @@ def test_planted_shapes_are_found(seed):
 
 
 # ---------------------------------------------------------------- the level of the noise
-
-
-def test_the_level_of_white_noise_is_the_universal_threshold(generator):
-    """Without codes, correlations of unit atoms with white noise have its deviation."""
-    x = 3 * draw(generator, 40, 2, 1, 80)
-    problem = ConvProblem(x, (1, 6), (1, 1), 1e9)
-    atoms = project_atoms(draw(generator, 3, 2, 1, 6))
-    expected = 3 * np.sqrt(2 * np.log(40 * 75))
-    assert noise_level(problem, atoms) == pytest.approx(expected, rel=0.05)
-    scaled = ConvProblem(2 * x, (1, 6), (1, 1), 1e9)
-    assert noise_level(scaled, atoms) == pytest.approx(2 * noise_level(problem, atoms), rel=1e-12)
 
 
 def test_a_search_below_slow_noise_begins_again_at_its_level(generator):

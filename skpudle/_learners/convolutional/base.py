@@ -109,13 +109,13 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
         ValueError
             If their shape is another one.
         """
-        options = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
-        atoms, own = check_array(dictionary_of(self.dict_init), **options), images.channel_axis
-        expected = (n_components, *self._kernel, *[images.n_channels][:own])
+        how = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+        atoms = check_array(dictionary_of(self.dict_init), **how)
+        expected = (n_components, *self._kernel, *[images.n_channels][: images.channel_axis])
         if atoms.shape != expected:
             raise ValueError(
-                f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape"
-                f"{', n_channels' if own else ''}) = {expected}."
+                f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape) = "
+                f"{expected}, with channels last where images have an axis of them."
             )
         return atoms_inside(atoms, len(self._kernel), images.tensors[0])
 
@@ -156,8 +156,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
                     epoch.call_on_fit_task_begin(**given)
                     if self.verbose:
                         print(note, flush=True)
-                    hooks = given | {"reconstruction_attributes": attributes}
-                    if epoch.call_on_fit_task_end(**hooks):
+                    if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
                         ended_by = {"ended_by_": "callback"}
                         break
             except KeyboardInterrupt:  # a second Ctrl-C

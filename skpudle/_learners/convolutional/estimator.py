@@ -11,33 +11,23 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Bunch
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import input_attributes, make_generator, to_numpy, to_tensor, wide
-from skpudle._data.batches import Samples
 from skpudle._data.images import covered, covering_positions, read_images, split_gaps
 from skpudle._data.names import explain_names, fit_context
-from skpudle._fit.messages import nothing_known, warn, warn_of_unused, warn_of_zero_codes
+from skpudle._fit.fitted import as_arrays
+from skpudle._fit.messages import (
+    nothing_known,
+    warn,
+    warn_of_early_end,
+    warn_of_unused,
+    warn_of_zero_codes,
+)
 from skpudle._fit.team import refuse_several
-from skpudle._learners.convolutional.base import (
-    COUNT,
-    ImageEstimator,
-    atoms_inside,
-    parts_of_images,
-    stride_of,
-)
-from skpudle._learners.convolutional.learn import (
-    TrainingImages,
-    largest_correlation,
-    learn,
-    noise_of_channels,
-    unfoldings_of,
-)
-from skpudle._learners.convolutional.train import code_images, train
-from skpudle._losses import FromMeans
+from skpudle._learners.convolutional import base, learn
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
@@ -46,12 +36,8 @@ from skpudle.search._maps import combine_channels, map_directions
 _TURNS = 10  # in which pixels are hidden for a score
 
 
-def _as_arrays(path):  # -> Bunch of ndarray, None for None
-    return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
-
-
 class ConvPUDLEDictionaryLearning(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.ImageEstimator
 ):
     r"""Sparse convolutional dictionary learning.
 
@@ -99,6 +85,12 @@ class ConvPUDLEDictionaryLearning(
         "auto" fits in units of the estimated noise of each channel; ``components_`` are in the
         units of the data.
 
+    detrend : {"auto", "constant", "slow"} or None, default="auto"
+        What is taken off each channel before atoms see it. "constant": its median, since events are
+        short and rare. "slow": also what medians in windows of two atoms see, drift that is slower
+        than atoms; it is not in reconstructions. "auto" takes either if it saves a third of the
+        codes, and "slow" for signals alone. None: nothing, as for events that overlap everywhere.
+
     optimizer : {"adam", "sgd"} or callable, default="adam"
         Its rate is 1e-3. A callable takes parameters and ``lr``, as
         ``partial(torch.optim.Adam, lr=0.01)``.
@@ -134,6 +126,12 @@ class ConvPUDLEDictionaryLearning(
     alpha_, debias_, search_alpha_, noise_std_ : float
         Penalty of codes, share of bias removed, penalty of the search, and noise of a pixel if the
         data chose the penalty of codes.
+
+    intercept_ : ndarray of shape (n_channels,)
+        The baseline of each channel, which `inverse_transform` adds; zeros if there is none.
+
+    detrend_ : str
+        "slow" if drift is taken off.
 
     channel_noise_ : ndarray of shape (n_channels,)
         Noise of each channel, unless ``channel_noise="equal"``.
@@ -181,6 +179,7 @@ class ConvPUDLEDictionaryLearning(
         rank: Literal[1] | None = None,
         channels_first: bool = False,
         channel_noise: Literal["equal", "auto"] = "equal",
+        detrend: Literal["auto", "constant", "slow"] | None = "auto",
         optimizer: Literal["adam", "sgd"] | Callable = "adam",
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int = 100,
@@ -192,21 +191,22 @@ class ConvPUDLEDictionaryLearning(
         """Set the parameters."""
 
     _parameter_constraints = {
-        "n_components": [COUNT, StrOptions({"auto"})],
-        "atom_shape": [COUNT, tuple, list],
-        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
+        "n_components": [base.COUNT, StrOptions({"auto"})],
+        "atom_shape": [base.COUNT, tuple, list],
+        "stride": [base.COUNT, tuple, list, StrOptions({"auto"})],
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "gradient": [StrOptions({"ae-ls", "ae-lasso", "dec"}), None],
-        "n_unfoldings": [COUNT, StrOptions({"auto"}), None],
+        "n_unfoldings": [base.COUNT, StrOptions({"auto"}), None],
         "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "batch_size": [COUNT, StrOptions({"auto"})],
-        "max_iter": [COUNT],
+        "batch_size": [base.COUNT, StrOptions({"auto"})],
+        "max_iter": [base.COUNT],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
         "positive_code": ["boolean"],
         "rank": [Options(Integral, {1}), None],
         "channels_first": ["boolean"],
         "channel_noise": [StrOptions({"equal", "auto"})],
+        "detrend": [StrOptions({"auto", "constant", "slow"}), None],
         "dict_init": [StrOptions({"search", "random"}), "array-like", HasMethods("fit")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -237,11 +237,11 @@ class ConvPUDLEDictionaryLearning(
             If the data or parameters are unfit.
         """
         refuse_several(type(self).__name__)
-        images, start, noise = self._read_training(X, allow_nan=True), None, None
+        images = self._read_training(X, allow_nan=True)
         inputs = input_attributes(X if images.kind == "rows" else None)
         inputs["_channel_axis"], same = images.channel_axis, images.kind != "list"
         inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
-        unused, unfolds = [], unfoldings_of(self) is not None
+        unused, unfolds = [], learn.unfoldings_of(self) is not None
         if self.gradient is None:
             training = "optimizer", "batch_size", "max_iter", "tol"
             unused.append((training, "a gradient, such as gradient='ae-ls'"))
@@ -260,87 +260,76 @@ class ConvPUDLEDictionaryLearning(
         if images.n_channels == 1:
             unused.append((("rank", "channel_noise"), "signals with more than one channel"))
         warn_of_unused(self, unused)
-        if images.n_channels > 1 and self.channel_noise == "auto":
-            noise = noise_of_channels(images.tensors)
-            images = images.map(lambda x: x / self._units(x, noise))
+        channels = learn.choose_channels(images, self)
+        images = images.map(channels.enter)
         generator, is_named = make_generator(self.random_state), isinstance(self.dict_init, str)
-        if not is_named or self.dict_init == "random":
-            if self.n_components == "auto":
-                raise ValueError(
-                    "n_components='auto' begins with patches, but dict_init is given. Pass "
-                    "dict_init='search', or a number of atoms."
-                )
-            if is_named:
-                shape = self.n_components, images.n_channels, *self._kernel
-                start = torch.randn(shape, generator=generator, dtype=torch.float64)
-                start = start.to(images.tensors[0])
-            else:
-                start = self._given_atoms(self.n_components, images)
-                start = start if noise is None else start / self._units(start, noise)
-        data = TrainingImages.of(images, self._kernel, stride_of(self))
+        if self.n_components == "auto" and not (is_named and self.dict_init == "search"):
+            raise ValueError(
+                "n_components='auto' begins with patches, but dict_init is given. Pass "
+                "dict_init='search', or a number of atoms."
+            )
+        start = None if is_named else self._given_atoms(self.n_components, images)
+        start = start if is_named else start / channels.noise.to(start)
+        data = learn.TrainingImages.of(images, self._kernel, base.stride_of(self))
         if data.masks and not any(mask.any() for mask in data.masks):
             raise nothing_known(self)
-        records = learn(data, self, generator, start)
+        records = learn.learn(data, self, generator, start)
         if self.gradient is not None:
-            records = train(records, data, self, generator)
+            records = learn.train(records, data, self, generator)
 
         def epochs(interrupts):
             for one in records:
-                found = partial(self._attributes_of, one, noise, images.channel_axis)
-                yield one.note, lambda found=found: inputs | found()
+                yield one.note, partial(self._attributes_of, one, channels, inputs)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
         if self.ended_by_ == "max_iter" and self.tol is not None:
-            warn(
-                f"Training ended after max_iter={self.max_iter} epochs, before its objective had "
-                "stalled. Increase max_iter, raise tol, or pass tol=None.",
-                ConvergenceWarning,
-            )
+            warn_of_early_end(self)
         dictionary = self._dictionary(data.images[0])
-        if not any(largest_correlation(x, dictionary) > self.alpha_ for x in data.images) and not (
-            all((x == x.flatten()[0]).all() for x in data.images)  # a baseline explains constants
-        ):
+        found = (learn.largest_correlation(x, dictionary) > self.alpha_ for x in data.images)
+        if any(x.any() for x in data.images) and not any(found):  # a baseline explains constants
             warn_of_zero_codes(self)
         return self
 
-    def _attributes_of(self, fitted, noise, channel_axis):
+    def _attributes_of(self, fitted, channels, inputs):
         """Return the fitted attributes of a record."""
-        atoms, factors = fitted.atoms, (None, None)
-        atoms = atoms if noise is None else atoms * self._units(atoms, noise)
-        if self.rank is not None:
-            factors = map(to_numpy, factor_atoms(atoms))
-        maps, waveforms = factors
-        return {
-            "components_": to_numpy(atoms.movedim(1, -1) if channel_axis else atoms[:, 0]),
+        atoms = fitted.atoms * channels.noise.to(fitted.atoms)
+        maps, waveforms = map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
+        kept = "alpha", "debias", "noise_std", "search_alpha", "ended_by"
+        found = {f"{name}_": getattr(fitted, name) for name in kept}
+        noise = channels.noise if (channels.noise != 1).any() else None
+        found |= {
+            "components_": to_numpy(
+                atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
+            ),
             "spatial_components_": maps,
             "temporal_components_": waveforms,
-            "channel_noise_": None if noise is None else to_numpy(noise),
-            "alpha_": fitted.alpha,
-            "debias_": fitted.debias,
-            "noise_std_": fitted.noise_std,
-            "search_alpha_": fitted.search_alpha,
+            "intercept_": to_numpy(channels.intercept.flatten()),
+            "detrend_": None if channels.kernel is None else "slow",
+            "channel_noise_": None if noise is None else to_numpy(noise.flatten()),
             "n_components_": len(atoms),
-            "size_path_": _as_arrays(fitted.size_path),
-            "penalty_path_": _as_arrays(fitted.penalty_path),
+            "size_path_": as_arrays(fitted.size_path),
+            "penalty_path_": as_arrays(fitted.penalty_path),
             "n_iter_": max(len(fitted.losses), 1),
             "loss_curve_": np.array(fitted.losses, dtype=np.float64),
-            "ended_by_": fitted.ended_by,
         }
+        return inputs | found
 
     # ------------------------------------------------------------------ using the dictionary
 
     _image_size = None  # of images of several sizes
+    n_iter_no_change = learn.PATIENCE
 
     @property
     def _n_channels(self):
         return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
 
-    def _units(self, x, noise=None):  # (..., n_channels, *size) -> divisors
-        """Return the units of channels, the noise of a fit or of attributes; 1 if equal."""
-        noise = getattr(self, "channel_noise_", None) if noise is None else noise
-        if noise is None:
-            return x.new_ones(())
-        return to_tensor(noise).to(x).reshape(-1, *[1] * len(self._kernel))
+    @property
+    def _channels(self):
+        noise = getattr(self, "channel_noise_", np.ones(self._n_channels))
+        kernel = self._kernel if hasattr(self, "detrend_") else None
+        wide = (-1, *[1] * len(self._kernel))
+        parts = (to_tensor(part).reshape(wide) for part in (self.intercept_, noise))
+        return learn.Channels(*parts, kernel)
 
     def _dictionary(self, like):  # -> ConvDictionary in units of the noise
         """Return the dictionary, of the dtype and on the device of a tensor.
@@ -357,16 +346,16 @@ class ConvPUDLEDictionaryLearning(
                 f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
                 f"{found}. Set the parameter as it was, or fit again."
             )
-        atoms = atoms_inside(self.components_, len(self._kernel), like)
-        return ConvDictionary(atoms / self._units(atoms), stride_of(self))
+        atoms = base.atoms_inside(self.components_, len(self._kernel), like)
+        return ConvDictionary(atoms / self._channels.noise.to(atoms), base.stride_of(self))
 
     def _read_known(self, X, **options):  # -> Images in units of the noise
         check_is_fitted(self)
         self._validate_params()  # they may have been set since `fit`
-        return super()._read_known(X, **options).map(lambda x: x / self._units(x))
+        return super()._read_known(X, **options).map(self._channels.enter)
 
-    def _cover(self, x, end=0.0):  # (..., *size) -> extended until atoms cover it
-        return covered(x, self._kernel, stride_of(self), end)
+    def _cover(self, x):  # (..., *size) -> extended by zeros until atoms cover it
+        return covered(x, self._kernel, base.stride_of(self))
 
     def _encode(self, dictionary, x, mask=None):  # -> (n, n_components, *positions)
         """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss.
@@ -381,11 +370,11 @@ class ConvPUDLEDictionaryLearning(
                 dictionary = ConvDictionary(atoms, dictionary.stride)
         debias = self.debias_ if self.debias == "auto" else float(self.debias)
         options = dict(learner=self, alpha=self.alpha_, debias=debias)
-        codes, solved = code_images(dictionary, x, mask, **options)
+        codes, solved = learn.code_images(dictionary, x, mask, **options)
         if not solved.all():
             warn(
                 f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
-                "converged. Take an offset or a slow background off first, or raise alpha, which "
+                "converged. Pass detrend='slow', or raise alpha, which "
                 f"is {self.alpha_:.3g}.",
                 ConvergenceWarning,
             )
@@ -412,11 +401,8 @@ class ConvPUDLEDictionaryLearning(
         images = self._read_known(X, allow_nan=True)
         dictionary, codes = self._dictionary(images.tensors[0]), []
         for x in images.tensors:
-            parts = (split_gaps(part, len(self._kernel)) for part in parts_of_images(x))
-            parts = (
-                (self._cover(x), mask if mask is None else self._cover(mask, 1.0))
-                for x, mask in parts
-            )
+            parts = (self._cover(part) for part in base.parts_of_images(x))
+            parts = (split_gaps(part, len(self._kernel)) for part in parts)
             codes.append(torch.cat([self._encode(dictionary, *part) for part in parts]))
         return images.hand_back(codes, channels=True)
 
@@ -437,7 +423,7 @@ class ConvPUDLEDictionaryLearning(
         """
         check_is_fitted(self)
         size, n_components = self._image_size, len(self.components_)
-        positions = covering_positions(size, self._kernel, stride_of(self)) if size else None
+        positions = covering_positions(size, self._kernel, base.stride_of(self)) if size else None
         shape = (*positions, n_components) if size else None
         codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)
         if codes.n_channels != n_components:
@@ -447,8 +433,8 @@ class ConvPUDLEDictionaryLearning(
             )
         dictionary, images = self._dictionary(codes.tensors[0]), []
         for z in codes.tensors:
-            x = torch.cat([dictionary.synthesis(part) for part in parts_of_images(z)])
-            x = x * self._units(x)
+            x = [dictionary.synthesis(part) for part in base.parts_of_images(z)]
+            x = self._channels.leave(torch.cat(x))
             is_whole = size and tuple(z.shape[2:]) == positions
             images.append(x[(..., *map(slice, size))] if is_whole else x)
         options = dict(channels=self._channel_axis, channels_first=self.channels_first)
@@ -480,21 +466,21 @@ class ConvPUDLEDictionaryLearning(
             known = self._cover(torch.ones_like(x[0, 0]))
             options = dict(generator=generator.manual_seed(0), device="cpu")
             turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
-            for part in parts_of_images(self._cover(x)):
+            for part in base.parts_of_images(self._cover(x)):
                 for i in range(_TURNS):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
                     predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
                     error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
-        pixels = torch.cat([x.transpose(0, 1).flatten(1).mT for x in images.tensors])
-        total = FromMeans.of(Samples(wide(pixels))).total()
+        pixels = wide(torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1))
+        total = float((pixels - pixels.mean(1, keepdim=True)).square().sum())
         return 1 - error / total if total else 0.0
 
     @property
     def _n_features_out(self):
         check_is_fitted(self)
         size = self._image_size
-        positions = covering_positions(size, self._kernel, stride_of(self)) if size else ()
+        positions = covering_positions(size, self._kernel, base.stride_of(self)) if size else ()
         return len(self.components_) * prod(positions)
 
     def __sklearn_tags__(self):

@@ -23,14 +23,11 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
             details = _shifted_sum(details, axis, scale, -1)
         details = details / comb(2 * order, order) ** 0.5
     side = round(256 ** (1 / max(1, sum(n > 1 for n in x.shape[2:]))))
-    for axis in reversed(range(2, x.ndim)):
+    for axis in range(2, x.ndim):
         n = details.shape[axis]
-        n_blocks = max(1, n // side)
-        length = n // n_blocks
-        details = details.narrow(axis, 0, n_blocks * length).unflatten(axis, (n_blocks, length))
-    within = [3 + 2 * axis for axis in range(n_axes)]
-    blocks = details.abs().movedim(within, list(range(-n_axes, 0))).flatten(-n_axes)
-    medians = blocks.median(-1).values.flatten(1)
+        length = n // max(1, n // side)
+        details = details.unfold(axis, length, length)
+    medians = details.abs().flatten(-n_axes).median(-1).values.flatten(1)
     # the relative distance of the lower quartile of medians of many such blocks below their mean,
     # for white noise
     smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])  # approximately, for white noise

@@ -262,7 +262,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples,)
             Labels; a tensor if ``X`` is one and labels are numbers.
         """
-        labels = self.classes_[to_numpy(class_decisions(self._decisions(X)).argmax(1))]
+        indices = class_decisions(self._decisions(X)).argmax(1)
+        labels = self.classes_[to_numpy(indices)]
         numbers = isinstance(X, torch.Tensor) and labels.dtype.kind in "iufb"
         return to_tensor(labels, X.device) if numbers else labels
 

@@ -192,8 +192,7 @@ class TaskLearner(DenseLearner):
     def _attributes(self, plan, data, fitted):
         if not isinstance(fitted.model, TaskModel):
             fitted = add_head(self, fitted, data)
-        found = super()._attributes(plan, data, fitted)
-        return found | {"_fitted_task": fitted.model.task}
+        return super()._attributes(plan, data, fitted) | {"_fitted_task": fitted.model.task}
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")
