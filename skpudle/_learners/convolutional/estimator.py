@@ -48,55 +48,49 @@ class ConvPUDLEDictionaryLearning(
     Parameters
     ----------
     n_components : int or "auto", default=64
-        Number of atoms. "auto" is the smallest number that predicts hidden pixels as well as any.
+        Number of atoms. "auto": the smallest that predicts hidden pixels as well as any.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies. "auto" is 1 for signals, and 4 for pictures or the size of
-        a smaller atom.
+        Distance of neighbouring copies. "auto": 1 for signals, for pictures 4 or a smaller atom's
+        size.
 
     alpha : float or "auto", default="auto"
-        Penalty of the lasso, in the units of the data. "auto" lets the noise and predictions of
-        hidden pixels choose ``search_alpha_`` and ``alpha_``.
+        Penalty of the lasso, in the units of the data. "auto": by predictions of hidden pixels.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default=None
         Trains the atoms of the search. None: no training.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Depth of the encoder. None: codes of the lasso, for "dec" alone. "auto" is 15 with a
-        ``gradient``, else None.
+        Depth of the encoder. None: codes of the lasso. "auto" is 15 with a ``gradient``, else None.
 
     debias : float or "auto", default="auto"
-        Share of the lasso's bias to remove from codes; unfolded codes keep it.
+        Share of the lasso's bias to remove from codes.
 
     positive_code : bool, default=False
         Whether codes are non-negative.
 
     rank : {1, None}, default=None
-        1: an atom is a map over the channels times one waveform, as a source of EEG.
+        1: an atom is a map over channels times a waveform.
 
     channels_first : bool, default=False
         Whether data are (n, n_channels, length), or one recording (n_channels, length).
-        ``components_`` have channels last.
 
     channel_noise : {"equal", "auto"}, default="equal"
-        "auto" fits in units of the estimated noise of each channel; ``components_`` are in the
-        units of the data.
+        "auto" fits in units of the estimated noise of each channel.
 
     detrend : {"auto", "constant", "slow"} or None, default="auto"
-        What is taken off each channel before atoms see it. "constant": its median, since events are
-        short and rare. "slow": also what medians in windows of two atoms see, drift that is slower
-        than atoms; it is not in reconstructions. "auto" takes either if it saves a third of the
-        codes, and "slow" for signals alone. None: nothing, as for events that overlap everywhere.
+        What is taken off each channel: "constant", its median; "slow", drift that is slower than
+        atoms, too, which reconstructions lack; "auto", either if it saves a third of the codes,
+        "slow" for signals alone. None: nothing, as for events that overlap everywhere.
 
     optimizer : {"adam", "sgd"} or callable, default="adam"
-        Its rate is 1e-3. A callable takes parameters and ``lr``, as
-        ``partial(torch.optim.Adam, lr=0.01)``.
+        Its rate is 1e-3. A callable takes parameters and ``lr``.
 
     batch_size : int or "auto", default="auto"
-        Images, or pieces of large images, in an update.
+        Images, or pieces of images, in an update.
 
     max_iter : int, default=100
         Largest number of epochs of training.
@@ -105,8 +99,7 @@ class ConvPUDLEDictionaryLearning(
         Relative progress that counts. None: ``max_iter`` epochs.
 
     dict_init : {"search", "random"}, array-like or learner, default="search"
-        First atoms of the search: patches, an array, or a fitted learner. "random": training from
-        random directions, without a search.
+        First atoms of the search: patches, an array, or a fitted learner. "random": no search.
 
     random_state : int, RandomState instance or None, default=None
         Determines the first atoms, and the order of training.
@@ -120,24 +113,22 @@ class ConvPUDLEDictionaryLearning(
         The atoms.
 
     spatial_components_, temporal_components_ : ndarray
-        With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length) of
-        norm 1.
+        With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length).
 
     alpha_, debias_, search_alpha_, noise_std_ : float
-        Penalty of codes, share of bias removed, penalty of the search, and noise of a pixel if the
-        data chose the penalty of codes.
+        Penalty of codes, share of bias removed, penalty of the search, noise of a pixel.
 
     intercept_ : ndarray of shape (n_channels,)
-        The baseline of each channel, which `inverse_transform` adds; zeros if there is none.
+        The baseline of each channel, which `inverse_transform` adds.
 
     detrend_ : str
-        "slow" if drift is taken off.
+        "slow": drift is taken off.
 
     channel_noise_ : ndarray of shape (n_channels,)
         Noise of each channel, unless ``channel_noise="equal"``.
 
     n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_, n_features_in_
-        As in `PUDLEDictionaryLearning`.
+        See `PUDLEDictionaryLearning`.
 
     See Also
     --------
@@ -148,8 +139,8 @@ class ConvPUDLEDictionaryLearning(
     Notes
     -----
     Input is an array (n_images, height, width[, n_channels]) or (n_signals, length[, n_channels]),
-    a list of images, or rows (a row is a signal, or an image of one line). Unsigned integers become
-    fractions of their largest value, except in rows. NaN is a missing pixel. It runs on the CPU.
+    a list of images, or rows, each a signal. Unsigned integers become fractions of their largest
+    value, except in rows. NaN is a missing pixel.
 
     Examples
     --------
