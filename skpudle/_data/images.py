@@ -125,10 +125,6 @@ class Images:
         return like(results[0][0] if self.kind == "image" else results[0], self.source)
 
 
-def _is_array(value):
-    return isinstance(value, np.ndarray | torch.Tensor) or hasattr(value, "__array__")
-
-
 def largest_unsigned(X):
     """Return the largest integer of the dtype of an array or tensor, None if it has a sign."""
     name = str(getattr(X, "dtype", "")).removeprefix("torch.")
@@ -347,9 +343,9 @@ def read_images(
         If the input is no such images.
     """
     X, kind = unpacked(X), "array"
-    if isinstance(X, list | tuple) and len(X) and _is_array(X[0]) and np.ndim(X[0]) >= n_axes:
+    if isinstance(X, list | tuple) and len(X) and len(getattr(X[0], "shape", ())) >= n_axes:
         X, kind = list(X), "list"
-    elif not hasattr(X, "shape") and np.ndim(X) > 2:
+    elif not hasattr(X, "shape") and np.asarray(X).ndim > 2:
         X = np.asarray(X)
     shape = tuple(getattr(X, "shape", ()))
     has_colours = len(shape) > 2 and shape[-1] == n_channels > 1
@@ -379,7 +375,8 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
     if y is None:
         return None
     many = isinstance(y, list | tuple) and len(y) > 0
-    if np.ndim(y[0] if many else y) + many < 2:
+    first = y[0] if many else y  # without NumPy's protocol, which arrays may refuse
+    if len(getattr(first, "shape", ()) or np.asarray(first).shape) + many < 2:
         return None  # labels
     targets = read(y, n_channels=images.n_channels).singles()
     got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
