@@ -681,8 +681,7 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
         units = sample.separate(*suspects) if sample.are_outliers(*suspects) else None
         if units is not None:
             return units
-        sample.scale = torch.ones_like(sample.scale)
-        sample.counts = sample.known
+        sample.scale, sample.counts = torch.ones_like(sample.scale), sample.known
         sample.take_mean(intercept)
     if named in ("features", "rows", "both") and len(sample.x) > 1:
         return sample.learn_noise(noise)
@@ -713,7 +712,8 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     residual = _residuals(*given)[0].square().sum(0) / sample.counts[rows].sum(0).clamp_min(1)
     if residual.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
         return units
-    atoms = _settle(sample.problem(), sample.n_components).atoms
+    problem = sample.problem()  # its atoms miss none: else more epochs would gain, not the units
+    atoms = _find_missing(problem, _settle(problem, sample.n_components).atoms)
     return units if sample.learn_features(atoms) is None else sample.units()
 
 

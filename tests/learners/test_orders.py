@@ -101,10 +101,11 @@ def test_partial_fit_takes_a_share_of_the_bias_that_was_set(debias):
 def test_another_loss_is_refused_until_the_next_fit(before, now):
     learner = CountDictionaryLearning(6, **SEED)
     X = data_of(learner)[0].clip(0, 8)
-    learner.set_params(loss=before, n_trials=8 if before == "binomial" else 1)
+    trials = {"poisson": 1, "binomial": 8}
+    learner.set_params(loss=before, n_trials=trials[before])
     learner.set_params(dict_init="data", max_iter=2, tol=None)
     codes = learner.fit(X).transform(X)
-    learner.set_params(loss=now)
+    learner.set_params(loss=now, n_trials=trials[now])
     calls = [
         learner.transform,
         learner.score,
@@ -117,8 +118,9 @@ def test_another_loss_is_refused_until_the_next_fit(before, now):
             ValueError, match=f"loss='{now}' .* were set after fit, .*learned for {before.title()}"
         ):
             call(X)
-    assert_array_equal(learner.set_params(loss=before).transform(X), codes)
-    learner.set_params(loss=now, n_trials=8 if now == "binomial" else 1)
+    learner.set_params(loss=before, n_trials=trials[before])
+    assert_array_equal(learner.transform(X), codes)
+    learner.set_params(loss=now, n_trials=trials[now])
     assert learner.fit(X).transform(X).shape == codes.shape
 
 

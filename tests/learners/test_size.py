@@ -145,15 +145,16 @@ def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
     assert not hasattr(learner, "size_path_")
 
 
+@pytest.mark.parametrize("n", [1, 4])  # one recording has held-out stretches
 @pytest.mark.parametrize(("shape", "size"), [((5, 5), (40, 40)), ((12,), (800,))])
-def test_atoms_of_images_and_signals(shape, size):
+def test_atoms_of_images_and_signals(shape, size, n):
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((4, *shape))
     atoms /= np.sqrt(np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True))
-    X = np.zeros((4, *size))
+    X = np.zeros((n, *(round((4 / n) ** (1 / len(size)) * side) for side in size)))
     for image in X:
         for _ in range(int(0.02 * image.size)):
-            corner = [rng.integers(n - k + 1) for n, k in zip(size, shape, strict=True)]
+            corner = [rng.integers(n - k + 1) for n, k in zip(image.shape, shape, strict=True)]
             window = tuple(slice(a, a + k) for a, k in zip(corner, shape, strict=True))
             image[window] += rng.choice([-1, 1]) * rng.uniform(1, 2) * atoms[rng.integers(4)]
     X += 0.1 * X.std() * rng.standard_normal(X.shape)

@@ -58,8 +58,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     _doc_link_template = (
         "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
     )
-    device = "auto"
-    _allows_nan = True
+    device, _allows_nan = "auto", True
 
     @property
     def _kernel(self):

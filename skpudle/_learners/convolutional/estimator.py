@@ -307,8 +307,7 @@ class ConvPUDLEDictionaryLearning(
 
     # ------------------------------------------------------------------ using the dictionary
 
-    _image_size = None  # of images of several sizes
-    n_iter_no_change = learn.PATIENCE
+    _image_size, n_iter_no_change = None, learn.PATIENCE  # no size: of images of several sizes
 
     @property
     def _n_channels(self):
