@@ -71,10 +71,6 @@ _WORTH = 0.1
 # Codes a row that a baseline saves, and the epochs after which it does: an offset is an atom in all
 # rows, and costs each row a code; later atoms have grown into it.
 _SAVED, _BRIEF = 0.5, 10
-# The least gain as a share of the variance of logarithms of the noise's variances, by which weights
-# could lower the noise. It is .26 to 1.4 where noise differs (10 of 11 draws of 12 to 60 features),
-# .04 to .26 where atoms miss signal (7 of 8 draws of 6 atoms in 6 features).
-_GAINED = 0.25
 # Standard errors of a gain: one in a thousand by chance.
 _SURE = 3.0
 # Noise hides signals if log(noise) correlates so with log(noise / signal): it differs 4 / 3 as much
@@ -396,11 +392,6 @@ def _differs(noise, signal, n):  # (m,) each -> bool
     return float(torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]) > _HIDES
 
 
-def _weights_pay(before, noise, n):  # (m,) each -> bool
-    """Return whether the noise is less than before by a quarter of what weights could gain."""
-    return _is_worse(before, noise, max(_WORTH, _GAINED * _shrink(before, n)[2]))
-
-
 # ------------------------------------------------------------------ learning
 
 
@@ -569,7 +560,7 @@ class _Sample:
                 first = noise if first is None else first
                 scale = self.scale * _shrink(noise / self.scale**2, n)[0]
                 if i + 1 == _ROBUST and not (
-                    _differs(noise, signal, n) and _weights_pay(first, noise, n)
+                    _differs(noise, signal, n) and _is_worse(first, noise)
                 ):
                     scale = torch.ones_like(scale)
                 atoms, self.scale = _unit(atoms * self.scale / scale), scale
@@ -608,27 +599,26 @@ class _Sample:
     def learn_features(self, atoms, *, asked=False):  # -> atoms, or None if noise stays equal
         """Take the noise of features from hidden entries, while atoms settle in its units.
 
-        Weights lower variances of noise by exp(-v), with v the variance of the logarithms of its
-        variances. Signal that atoms miss differs, too, and weights gain less than a quarter of v.
-        Half of the rows tell the noise, and the other half whether its units gain.
+        Half of the rows tell the noise. Its units have to predict the other half better by the same
+        atoms: atoms that settle longer predict better in any units.
         """
         half = torch.arange(len(self.x)) % 2 == 0
         # all rows if asked: a column may differ from zero in a single row
         told = dict(n_rows=len(self.x)) if asked else dict(among=half)
         noise, signal, n = self.hidden(atoms, **told)
-        if not asked:
-            if not _differs(noise, signal, n):
-                return None
-            before = self.hidden(atoms, among=~half)[0]
+        if not (asked or _differs(noise, signal, n)):
+            return None
+        before = None if asked else self.hidden(atoms, among=~half)[0]
         for _ in range(_ROUNDS):
             scale = self.scale * _shrink(noise / self.scale**2, n)[0]
             if float((scale / self.scale).log().abs().max()) < _STILL:
                 break
             atoms, self.scale = _unit(atoms * self.scale / scale), scale
-            atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
+            if before is not None and not _is_worse(before, self.hidden(atoms, among=~half)[0]):
+                return None
+            atoms, before = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms, None
             noise, _, n = self.hidden(atoms, **told)
-        pays = asked or _weights_pay(before, *self.hidden(atoms, among=~half)[::2])
-        return atoms if pays else None
+        return atoms
 
     def learn_noise(self, noise):  # -> Units
         """Learn the noise of "features", "rows", or "both", whether or not it differs."""
@@ -712,8 +702,6 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     residual = _residuals(*given)[0].square().sum(0) / sample.counts[rows].sum(0).clamp_min(1)
     if residual.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
         return units
-    problem = sample.problem()  # its atoms miss none: else more epochs would gain, not the units
-    atoms = _find_missing(problem, _settle(problem, sample.n_components).atoms)
     return units if sample.learn_features(atoms) is None else sample.units()
 
 
