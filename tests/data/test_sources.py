@@ -310,7 +310,7 @@ HOLDERS = (SOURCES | TABLES) | {
     "dictionaries": lambda X: Numbered([{"x": row, "label": 1} for row in X]),
     "csr": sparse.csr_array,
     "csc": sparse.csc_matrix,
-    "coo": sparse.coo_array,
+    "triples": sparse.coo_array,
     "sparse batches": lambda X: Given([sparse.csr_array(rows) for rows in in_batches(X).parts]),
 }
 
@@ -344,7 +344,7 @@ def test_what_holds_rows_gives_what_their_array_gives(kind, X, tmp_path, monkeyp
     torch.set_rng_state(state)  # a loader draws from it; that is its owner's choice
 
 
-@pytest.mark.parametrize("kind", ["map", "numbered", "dataset of tensors", "csr", "coo"])
+@pytest.mark.parametrize("kind", ["map", "numbered", "dataset of tensors", "csr", "triples"])
 def test_exposures_go_with_their_rows_whatever_holds_them(
     kind, small_windows, tmp_path, monkeypatch
 ):
