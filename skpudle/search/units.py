@@ -481,13 +481,11 @@ class _Sample:
             asked = n_codes[1] - n_codes[0] > _SAVED
         self.centre = mean if asked is True else 0 * mean
 
-    def hidden(
-        self, atoms, n_rows=_JUDGES, alpha=None, among=None
-    ):  # -> noise, signal, n: (m,) each
-        """Return mean squares of errors and of predictions of hidden entries, and numbers of rows.
+    def hidden(self, atoms, n_rows=_JUDGES, alpha=None, among=None):  # -> three of (m,)
+        """Return the noise and the signal of hidden entries, and the number of rows behind each.
 
-        They are the noise and the signal. A mean square of errors with heavy tails varies as that
-        of fewer normal errors.
+        They are mean squares of errors and of predictions. A mean square of errors with heavy tails
+        varies as that of fewer normal errors.
         """
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
@@ -539,8 +537,7 @@ class _Sample:
 
     def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
-        atoms = _settle(self.problem(), self.n_components).atoms
-        first = None
+        atoms, first = _settle(self.problem(), self.n_components).atoms, None
         for i in range(_ROBUST + 1):
             problem = self.problem()
             how = problem.alpha, self.positive

@@ -400,8 +400,8 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
 
         # Fewer than four pieces hold nothing out. Of 8 stretches two kinds of beats have 2 or 3
         # atoms, however they are cut, of 16 and 24 up to 9 and 15, of one 64.
-        area = inf if len(problem.x) >= 4 else sum(x[0].numel() for x in seen.images) / 8
-        parts = seen.problem(alpha, given.positive_code, area)
+        area, positive = sum(x[0].numel() for x in seen.images) / 8, given.positive_code
+        parts = problem if len(problem.x) >= 4 else seen.problem(alpha, positive, area)
         for trial in try_sizes(parts, generator, start=begin):
             start, n_tried = trial.atoms, len(trial.path.n_components)
             note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
