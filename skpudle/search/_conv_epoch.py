@@ -168,7 +168,7 @@ class ConvEpoch:
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
         self._n_positions = problem.n_positions
-        x, arrays = np.asarray(problem.x), codes.arrays()
+        x = np.asarray(problem.x)
         self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code
         self._residual, found = np.empty_like(x), [None] * n
@@ -177,16 +177,14 @@ class ConvEpoch:
 
         def solve(first, last):
             for i in range(first, last):
-                count, index, value = (array[i] for array in arrays)
                 found[i] = loops.solve_image(
                     x[i], self._mask[i], own, self._grid, *self._options,
-                    tolerance * problem.alpha, *effort, index[:count], value[:count],
-                    self._residual[i],
+                    tolerance * problem.alpha, *effort, *codes.of_row(i), self._residual[i],
                 )  # fmt: skip
 
         in_parts(solve, n, 1)
-        self.codes = _packed(found)
-        self.n_entries = float(sum(len(index) for index, *_ in found))
+        self.codes = _joined(found)
+        self.n_entries = float(len(self.codes.value))
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         square = float(np.square(self._residual).sum())
@@ -204,15 +202,12 @@ class ConvEpoch:
         """
         residual, codes = self._residual, replace(self.codes, value=self.codes.value.clone())
         tolerance, grid = tolerance * self.problem.alpha, self._grid
-        arrays, atoms = codes.arrays(), np.asarray(self.atoms)
+        atoms = np.asarray(self.atoms)
 
         def refit(first, last):
             for i in range(first, last):
-                count, index, value = (array[i] for array in arrays)
-                loops.refit_image(
-                    self._mask[i], atoms, grid, tolerance, n_sweeps,
-                    index[:count], value[:count], residual[i],
-                )  # fmt: skip
+                how = self._mask[i], atoms, grid, tolerance, n_sweeps
+                loops.refit_image(*how, *codes.of_row(i), residual[i])
 
         in_parts(refit, len(residual), 1)
         return codes
@@ -224,14 +219,13 @@ class ConvEpoch:
 
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
-        count, index, value = self.fitting.arrays()
-        used = np.arange(index.shape[1]) < count[:, None]
-        image = np.repeat(np.arange(len(count), dtype=np.int32), count)
-        atom, place = np.divmod(index[used], self._n_positions)
+        _, index, value = self.fitting.arrays()
+        image = np.asarray(self.fitting.rows.int())
+        atom, place = np.divmod(index, self._n_positions)
         order = np.argsort(atom, kind="stable")
         first = np.cumsum(np.bincount(atom, minlength=len(self.atoms)))
         start = np.concatenate([[0], first])
-        return start, image[order], place[order].astype(np.int32), value[used][order]
+        return start, image[order], place[order].astype(np.int32), value[order]
 
     @property
     def uses(self):  # -> (p,)
@@ -281,17 +275,16 @@ class ConvEpoch:
         return self.problem.project(atoms), self._shifted(shift)
 
     def _shifted(self, shift):  # (2, p) positions -> Codes
-        count, index, value = self.codes.arrays()
         rows, columns = self.problem.positions
         found = []
-        for n, places, values in zip(count, index, value):
-            atom, place = np.divmod(places[:n], self._n_positions)
+        for places, values in map(self.codes.of_row, range(len(self.codes))):
+            atom, place = np.divmod(places, self._n_positions)
             y, x = (v + s[atom] for v, s in zip(np.divmod(place, columns), shift))
             inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
             places = (atom * self._n_positions + y * columns + x)[inside].astype(np.int32)
             order = np.argsort(places)
-            found.append((places[order], values[:n][inside][order]))
-        return _packed(found)
+            found.append((places[order], values[inside][order]))
+        return _joined(found)
 
     def common_directions(self, seed):  # -> (p,), (p, *shape)
         """Return for each atom the largest energy of its users' residuals, and its direction."""
@@ -350,9 +343,8 @@ class ConvEpoch:
         return torch.as_tensor(cost), torch.as_tensor(taken_over).topk(min(HEIRS, p)).indices
 
 
-def _packed(found):  # list of (index, value, ...) -> Codes
-    blocks = [(i, len(one), one[None], value[None]) for i, (one, value, *_) in enumerate(found)]
-    return Codes.of_blocks(blocks, len(found))
+def _joined(found):  # list of (index, value, ...) -> Codes
+    return Codes.joined(([len(index)], index, value) for index, value, *_ in found)
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
@@ -429,12 +421,11 @@ def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, w
     """Return the images of codes, with the channels of the atoms."""
     grid = np.array([*problem.stride, *problem.positions])
     images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
-    atoms, arrays = np.ascontiguousarray(atoms), codes.arrays()
+    atoms = np.ascontiguousarray(atoms)
 
     def add(first, last):
         for i in range(first, last):
-            count, index, value = (array[i] for array in arrays)
-            loops.synthesise(atoms, grid, index[:count], value[:count], images[i])
+            loops.synthesise(atoms, grid, *codes.of_row(i), images[i])
 
     in_parts(add, len(images), 1)
     return torch.as_tensor(images)

@@ -55,7 +55,7 @@ class DeviceEpoch(rules.RowEpoch):
             weighted, self._residual[rows] = fitted * self._weight[rows, None], residual
             a += weighted.mT @ fitted
             b += weighted.mT @ residual
-        self.codes = rules.Codes.packed(index, value)
+        self.codes = rules.Codes.of_places(index, value)
         self._support, self._z = self.codes.padded(p)
         b += a @ self._dictionary  # X filled by D z in gaps: majorises the masked objective
         self._a, self._b = problem.total(a[:p, :p], b[:p])
@@ -140,6 +140,9 @@ class DeviceEpoch(rules.RowEpoch):
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
         return self._a.diagonal().cpu().double()
+
+    def _sum_residuals(self):  # -> (m,), times weights
+        return self._weight @ self._residual
 
     @in_own_precision
     def improved_atoms(self, earlier=None):

@@ -440,7 +440,7 @@ class _Tiles(HeldOut):
                 error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
                 pairs = (error, error), (error, step), (step, step)
                 products.append(torch.stack([self._of_tiles(a * b) for a, b in pairs], 1))
-                entries[i] += torch.stack([z.count.sum() for z in codes])
+                entries[i] += torch.tensor([float(len(z.value)) for z in codes])
             sums = sums + torch.stack(products)
         return sums, entries / (len(self._hidden) * len(self.x))
 
@@ -451,7 +451,7 @@ class _Tiles(HeldOut):
     def noise(self, atoms, found):  # -> float
         alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
-        left = float(self.known.sum() - codes[debias == 1].count.sum())
+        left = float(self.known.sum()) - len(codes[debias == 1].value)
         residual = (self.x - torch.lerp(*images, debias)) * self.known
         return float(residual.square().sum()) / left if left > 0 else 0.0
 

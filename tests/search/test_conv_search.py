@@ -76,9 +76,7 @@ def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, gene
 
 
 def dense(problem, codes, n_atoms):
-    z = torch.zeros(len(problem.x), n_atoms * np.prod(problem.positions), dtype=torch.float64)
-    for row, count, index, value in zip(z, codes.count, codes.index, codes.value, strict=True):
-        row[index[:count].long()] = value[:count]
+    z = codes.dense(n_atoms * problem.n_positions)
     return z.unflatten(1, (n_atoms, *problem.positions))
 
 
