@@ -20,21 +20,19 @@ from math import prod
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._conv_compiled import loops
 from skpudle.search._epoch import (
-    HEIRS,
-    POWER_ITERATIONS,
     SWEEPS,
     SWEEPS_OF_CODES,
     TOLERANCE,
     USERS,
+    Coded,
     Codes,
-    spread_rows,
 )
+from skpudle.search.problem import Problem
 
 # Effort of an epoch: working sets, and sweeps over each.
 _EFFORT = 1, SWEEPS_OF_CODES
@@ -54,49 +52,28 @@ _REFIT_OF_PATH = _SOLVED_OF_PATH, 20
 
 
 @dataclass(frozen=True, eq=False)
-class ConvProblem:
+class ConvProblem(Problem):
     """Images of one size, in the form of the compiled loops, and the objective.
 
     Parameters
     ----------
     x : Tensor of shape (n_images, n_channels, height, width)
         Data, with any number in missing pixels; a signal is an image of height 1.
+    alpha, positive_code, mask, unit, held_out, held_rows
+        As in `skpudle.search.Problem`, of images.
     kernel, stride : tuple of int
         Size of an atom and distance of its positions along both axes.
-    alpha : float
-        Penalty.
-    positive_code : bool
-        Whether codes are non-negative.
-    mask : Tensor of the shape of ``x``, default=None
-        1 for known pixels, 0 for missing ones.
-    unit : float, default=1.0
-        As in `skpudle.search.Problem`.
-    held_out, held_rows
-        As in `skpudle.search.Problem`, of images.
     rank : {1, None}, default=None
         1: an atom is a map over the channels times one waveform. None: any atom.
     """
 
-    x: Tensor
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    alpha: float
-    positive_code: bool = False
-    mask: Tensor | None = None
-    unit: float = 1.0
-    held_out: object = None
-    held_rows: Tensor | None = None
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
     rank: int | None = None
 
-    has_baseline, baseline = False, None
-
     def __post_init__(self):
-        x = self.x.detach().to("cpu", torch.float64)
-        if self.mask is not None:
-            mask = self.mask.detach().to("cpu", torch.float64).contiguous()
-            object.__setattr__(self, "mask", mask)
-            x = torch.where(mask > 0, x, 0.0)
-        object.__setattr__(self, "x", x.contiguous())
+        object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
+        super().__post_init__()
 
     @property
     def n_samples(self):
@@ -114,27 +91,6 @@ class ConvProblem:
         """The number of positions of an atom."""
         return prod(self.positions)
 
-    def thinned(self, stride, *, whole=True, alpha=None):
-        """Return the problem with one of ``stride`` images and another penalty.
-
-        `spread_rows` draws the images, from those that are not held out unless ``whole``.
-        """
-        whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
-        if whole and (stride, alpha) == (1, self.alpha):
-            return self
-        rows = torch.arange(len(self.x)) if whole else (~self.held_rows).nonzero().flatten()
-        rows = rows[spread_rows(len(rows), -(-len(rows) // stride))]
-        return replace(self.of_rows(rows), alpha=alpha)
-
-    def of_rows(self, rows):  # a mask, indices or a slice
-        """Return the problem for these images, without held-out images."""
-        mask = None if self.mask is None else self.mask[rows]
-        return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
-
-    def no_codes(self):
-        """Return zero codes."""
-        return Codes.none(len(self.x))
-
     def first_codes(self, atoms):
         """Return codes to begin with: zeros."""
         return self.no_codes()
@@ -146,17 +102,12 @@ class ConvProblem:
         """
         return ConvEpoch(self, atoms, codes, **effort)
 
-    @staticmethod
-    def total(*tensors):
-        """Return sums over all processes as they are, since images have one process."""
-        return tensors
-
     def project(self, atoms):
         """Return the nearest atoms of norm 1 and of the rank."""
         return project_atoms(atoms, rank=self.rank)
 
 
-class ConvEpoch:
+class ConvEpoch(Coded):
     """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`."""
 
     # Splits that do not have to pay: an atom that mixes two shifted copies leaves little energy in
@@ -211,11 +162,6 @@ class ConvEpoch:
 
         in_parts(refit, len(residual), 1)
         return codes
-
-    def refitted_residual(self):  # -> Tensor of the shape of the data
-        """Return the residual of least squares on the supports of the codes."""
-        self.refit_codes(*_REFIT_OF_PATH)
-        return torch.as_tensor(self._residual)
 
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
@@ -286,24 +232,15 @@ class ConvEpoch:
             found.append((places[order], values[inside][order]))
         return _joined(found)
 
-    def common_directions(self, seed):  # -> (p,), (p, *shape)
-        """Return for each atom the largest energy of its users' residuals, and its direction."""
-        generator = torch.Generator().manual_seed(seed)
-        image = torch.randn(self.atoms.shape, generator=generator, dtype=torch.float64)
-        atoms = self.atoms.flatten(1)
-        start, where, place, _ = self._entries
-        for _ in range(POWER_ITERATIONS):
-            direction = project_atoms(image.flatten(1))
-            image = torch.zeros_like(image)
-            shaped = np.asarray(direction.view_as(image))
-            loops.add_second_moments(
-                start, where, place, self._grid, self._residual, shaped, np.asarray(image)
-            )
-            image = image.flatten(1)
-            image -= (image * atoms).sum(1, keepdim=True) * atoms
-            image = image.view_as(self.atoms)
-        image = image.flatten(1)
-        return (image * direction).sum(1), project_atoms(image).view_as(self.atoms)
+    def residuals(self):  # -> array of the shape of the data
+        """Return the residuals of the codes that atoms adapt to."""
+        return self._residual
+
+    def _second_moments(self, residuals, direction):  # (p, n_pixels) -> the same
+        moments, direction = np.zeros(self.atoms.shape), direction.view_as(self.atoms)
+        given = *self._entries[:3], self._grid, residuals, np.asarray(direction)
+        loops.add_second_moments(*given, moments)
+        return torch.as_tensor(moments).flatten(1)
 
     def _rivals(self):  # -> (p, n, 3) atom, row and column of the shifted atoms most like each
         p, _, height, width = self.atoms.shape
@@ -331,16 +268,15 @@ class ConvEpoch:
             rivals.append(torch.stack([atom, y, x], dim=2))
         return np.asarray(torch.cat(rivals))
 
-    def costs(self):  # -> (p,), (p, n)
-        """Return the rise of the objective without each atom, and the atoms that take over most."""
+    def _removals(self):  # -> (p,), (p, p), (p, p)
         p = len(self.atoms)
-        cost, taken_over = np.zeros(p), np.zeros((p, p))
+        cost, taken_over = torch.zeros(p).double(), torch.zeros(p, p).double()
         loops.removals(
             *self._entries, self._rivals(), USERS, 3, self._mask,
             np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
-            self._residual, cost, taken_over,
+            self._residual, np.asarray(cost), np.asarray(taken_over),
         )  # fmt: skip
-        return torch.as_tensor(cost), torch.as_tensor(taken_over).topk(min(HEIRS, p)).indices
+        return cost, taken_over, torch.arange(p).expand(p, p)
 
 
 def _joined(found):  # list of (index, value, ...) -> Codes
@@ -381,10 +317,9 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
     stride = dictionary.stride
     stride = (stride, stride) if isinstance(stride, int) else (1, *stride)[-2:]
-    problem = ConvProblem(
-        as_pictures(x), tuple(atoms.shape[2:]), stride, alpha, positive_code,
-        None if mask is None else as_pictures(mask.expand_as(x)),
-    )  # fmt: skip
+    how = dict(mask=None if mask is None else as_pictures(mask.expand_as(x)), stride=stride)
+    kernel = tuple(atoms.shape[2:])
+    problem = ConvProblem(as_pictures(x), alpha, positive_code, kernel=kernel, **how)
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)
     shape = len(atoms), *dictionary.positions(x.shape[2:])
     z = epoch.codes.dense(prod(shape))

@@ -218,22 +218,47 @@ def _least(operations, task=_TASK):
     return max(1, int(task / max(operations, 1)))
 
 
-class RowEpoch:
-    """What epochs of rows have in common, compiled or not."""
+class Coded:
+    """What data with codes for given atoms have in common: rows, on all devices, and images."""
 
     n_always_split = 0  # least number of atoms to split, whatever it costs
 
     def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restrict(kept)
+        return self.codes.restrict(kept, self.problem.n_positions)
 
     def move_atoms(self):
         """Return None: rows have no neighbours that an atom could move to."""
         return None
 
+    def common_directions(self, seed):  # -> (p,), (p, *shape)
+        """Return for each atom the largest energy of its users' residuals, and its direction."""
+        generator, atoms = torch.Generator().manual_seed(seed), self.atoms.flatten(1)
+        image = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
+        residuals = self.residuals()
+        for _ in range(POWER_ITERATIONS):
+            direction = project_atoms(image)
+            (image,) = self.problem.total(self._second_moments(residuals, direction))
+            along = torch.einsum("jf,jf->j", image, atoms)
+            image.addcmul_(along[:, None], atoms, value=-1)  # in place, to save memory
+        energy = torch.einsum("jf,jf->j", image, direction)
+        return energy, project_atoms(image).view_as(self.atoms)
+
+    def costs(self):  # -> (p,), (p, n)
+        """Return the rise of the objective without each atom, and the atoms that take over most."""
+        cost, taken_over, near = self._removals()
+        cost, taken_over = self.problem.total(cost, taken_over)
+        return cost, near.gather(1, taken_over.topk(min(HEIRS, near.shape[1])).indices)
+
+    def _measure(self, sums):  # of half squared residuals, moduli, ... and rows
+        loss, size, unbiased, self.n_entries, self._n = sums.tolist()
+        self.objective = loss + self.problem.alpha * size
+        # means of |x - D z|^2 / 2, before and after a refit
+        self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
+
     def mean_residual(self):  # -> (m,)
         """Return the mean residual of known entries: the step of the best baseline."""
-        problem, total = self.problem, self._sum_residuals()
+        problem, total = self.problem, self._sum_of_residuals()
         counts = torch.full_like(total, problem.total_weight)
         if problem.mask is not None:
             counts = problem.weighted(problem.mask).sum(0).to(total)
@@ -241,7 +266,7 @@ class RowEpoch:
         return (total / counts.clamp_min(1e-300)).cpu().double()
 
 
-class Epoch(RowEpoch):
+class Epoch(Coded):
     """Codes for the atoms of an epoch, and statistics of both.
 
     Fewer than 1,024 atoms and rows without missing entries are coded from products of atoms with
@@ -264,11 +289,8 @@ class Epoch(RowEpoch):
         self._loss, self._size, self._unbiased = np.zeros((3, n))
         self._code(codes, refit, turn)
         of_rows = self._loss, self._size, self._unbiased, np.diff(self.codes.start), np.ones(n)
-        (sums,) = problem.total(self.atoms.new_tensor([self._weight @ part for part in of_rows]))
-        loss, size, unbiased, self.n_entries, n = sums.tolist()
-        self.objective = loss + problem.alpha * size
-        # means of |x - D z|^2 / 2, before and after a refit
-        self.loss, self.unbiased_loss = loss / n, unbiased / n
+        sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
+        self._measure(*problem.total(sums))
 
     def _code(self, codes, refit, turn):
         """Solve for all codes, block by block.
@@ -396,7 +418,7 @@ class Epoch(RowEpoch):
         weight = np.repeat(self._weight, np.diff(start))
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 
-    def _residuals(self):  # -> (n, m)
+    def residuals(self):  # -> (n, m)
         """Return the residuals of the codes that atoms adapt to, times the roots of weights."""
         residuals, (begin, *entries) = np.empty_like(self._x), self.fitting.arrays()
 
@@ -411,8 +433,8 @@ class Epoch(RowEpoch):
         in_parts(subtract, len(residuals), max(_ROWS, _least(self._atoms.size)))
         return residuals
 
-    def _sum_residuals(self):  # -> (m,), times weights
-        return torch.as_tensor(self._roots[:, 0] @ self._residuals())
+    def _sum_of_residuals(self):  # -> (m,), times weights
+        return torch.as_tensor(self._roots[:, 0] @ self.residuals())
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
@@ -426,7 +448,7 @@ class Epoch(RowEpoch):
         if self._few:
             a, b = (np.asarray(sums) for sums in self.statistics)
         else:
-            residual = self._residuals()
+            residual = self.residuals()
         with one_blas_thread():
             for _ in range(SWEEPS["few" if p < MANY else "many"]):
                 for first in range(0, p, _ATOMS):
@@ -457,22 +479,15 @@ class Epoch(RowEpoch):
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
-    def common_directions(self, seed):  # -> (p,), (p, m)
-        """Return for each atom the largest energy of its users' residuals, and its direction."""
-        residuals, (p, m) = self._residuals(), self.atoms.shape
-        least = _least(2 * m * self._gathering)
-        generator = torch.Generator().manual_seed(seed)
-        image = torch.randn(p, m, generator=generator, dtype=torch.float64)
-        for _ in range(POWER_ITERATIONS):
-            direction = project_atoms(image)
-            image = torch.zeros_like(image)
-            arrays = (*self._entries[:2], residuals, np.asarray(direction), np.asarray(image))
-            # in_parts returns when all parts are done, so arrays are still of this round
-            in_parts(lambda first, last: loops.add_second_moments(first, last, *arrays), p, least)  # noqa: B023
-            (image,) = self.problem.total(image)
-            along = torch.einsum("jf,jf->j", image, self.atoms)
-            image.addcmul_(along[:, None], self.atoms, value=-1)  # in place, to save memory
-        return torch.einsum("jf,jf->j", image, direction), project_atoms(image)
+    def _second_moments(self, residuals, direction):  # (p, m) -> the same
+        moments, m = torch.zeros_like(direction), self._x.shape[1]
+        given = *self._entries[:2], residuals, np.asarray(direction), np.asarray(moments)
+
+        def add(first, last):
+            loops.add_second_moments(first, last, *given)
+
+        in_parts(add, len(moments), _least(2 * m * self._gathering))
+        return moments
 
     def _near(self):  # -> (p, n) int32
         """Return the atoms most like each."""
@@ -492,8 +507,7 @@ class Epoch(RowEpoch):
             in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
         return near
 
-    def costs(self):  # -> (p,), (p, n)
-        """Return the rise of the objective without each atom, and the atoms that take over most."""
+    def _removals(self):  # -> (p,), (p, n), (p, n)
         (p, m), (start, row, _), near = self.atoms.shape, self._entries, self._near()
         cost, taken_over = np.zeros(p), np.zeros(near.shape)
         given = start, row, USERS, near, self._atoms, self._known, self._weight, *self._options
@@ -503,6 +517,4 @@ class Epoch(RowEpoch):
             loops.removals(first, last, *given, cost, taken_over)
 
         in_parts(remove, p, _least(2 * USERS * NEAR * m))
-        cost, taken_over = self.problem.total(torch.as_tensor(cost), torch.as_tensor(taken_over))
-        best = taken_over.topk(min(HEIRS, near.shape[1])).indices
-        return cost, torch.as_tensor(near).gather(1, best)
+        return torch.as_tensor(cost), torch.as_tensor(taken_over), torch.as_tensor(near).long()

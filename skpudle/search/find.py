@@ -490,8 +490,8 @@ def noise_level(problem, atoms):  # -> float
     """
     # samples of signals whose residuals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
-    residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
-    correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
+    residual = solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
+    correlations = ConvDictionary(atoms, problem.stride).analysis(torch.as_tensor(residual))
     noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
 

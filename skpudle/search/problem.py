@@ -163,10 +163,6 @@ class Problem:
         options = dict(positive=self.positive_code, mask=self.mask, certify=False)
         return Codes.of_dense(solve_lasso(atoms, self.x.double(), self.alpha, **options)[0])
 
-    def on_host(self) -> Self:
-        """Return the problem with its data on the CPU."""
-        return replace(self, x=self.x.cpu())
-
     def epoch(
         self, atoms: Tensor, codes: Codes, *, refit: bool = False, turn: int | None = None
     ) -> Epoch | DeviceEpoch:

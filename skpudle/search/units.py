@@ -45,7 +45,14 @@ from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
-from skpudle.search.held_out import Prediction, hide_in_turn, match_equal_rows, worse
+from skpudle.search.held_out import (
+    Prediction,
+    gaps_in,
+    hide_in_turn,
+    match_equal_rows,
+    residuals_of,
+    worse,
+)
 from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
@@ -218,10 +225,6 @@ class Units:
         gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
         return gains.nan_to_num(1.0, 1.0).flatten()
 
-    def as_dict(self):
-        """Return the fields that are not None."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 CENTRED = Units()  # equal noise around zero
 
@@ -236,22 +239,7 @@ def _unit(atoms):
     return atoms / torch.where(norms > 0, norms, 1.0)
 
 
-def _given(known):
-    return None if bool(known.all()) else known
-
-
 # ------------------------------------------------------------------ rows and their atoms
-
-
-def _residuals(x, known, atoms, alpha, positive):  # -> residuals (n, m), numbers of codes (n,)
-    """Return residuals of least squares on the lasso's supports."""
-    residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
-    for rows in blocks_of_rows(len(x), len(atoms)):
-        options = dict(positive=positive, mask=_given(known[rows]))
-        _, (codes,) = lasso_path(atoms, x[rows], [alpha], **options)
-        residuals[rows] = (x[rows] - codes @ atoms) * known[rows]
-        n_codes[rows] = (codes != 0).sum(1).to(x)
-    return residuals, n_codes
 
 
 def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
@@ -264,7 +252,7 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
     n, best = known.sum(1), torch.full_like(x[:, 0], inf)
     variances, free = torch.zeros_like(best), torch.zeros_like(best)
     for factor in _PENALTIES_OF_ROWS:
-        residuals, k = _residuals(x, known, atoms, factor * alpha, positive)
+        residuals, k = residuals_of(x, known, atoms, factor * alpha, positive)
         squares = residuals.square().sum(1)
         cost = k * (n.clamp_min(1) * len(atoms) ** 2).log()
         criterion = n * squares.clamp_min(1e-300).log() + cost
@@ -284,7 +272,7 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     alpha = min(alpha, float(limit.min()) / _DEARER)
     own = torch.diag(alpha / limit)
     both = torch.cat([atoms, own, -own] if positive else [atoms, own])
-    options = dict(positive=positive, mask=_given(known), certify=False, debias=1.0)
+    options = dict(positive=positive, mask=gaps_in(known), certify=False, debias=1.0)
     codes, _ = solve_lasso(both, x, alpha, **options)
     errors = codes[:, len(atoms) :].reshape(len(x), -1, len(own)).abs().amax(1)
     return known * (errors * alpha <= limit.square())
@@ -309,7 +297,7 @@ def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIE
     """
     found = x.new_zeros(2 * len(factors), *x.shape)
     for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
-        options = dict(positive=positive, mask=_given(known[:, seen]))
+        options = dict(positive=positive, mask=gaps_in(known[:, seen]))
         alphas = [factor * alpha for factor in factors]
         codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], alphas, **options))
         found[:, :, hidden] = codes @ atoms[:, hidden]
@@ -456,7 +444,7 @@ class _Sample:
         """Return the problem of some rows with entries that count."""
         rows = self.rows(n or self._n_settle, among)
         weight = None if self.weight is None else self.weight[rows]
-        x, given = self.in_units(rows), dict(mask=_given(self.counts[rows]), weight=weight)
+        x, given = self.in_units(rows), dict(mask=gaps_in(self.counts[rows]), weight=weight)
         return Problem(x, auto_alpha(x, **given), **given, **self._signs)
 
     def mean(self):  # -> (m,), bool
@@ -490,7 +478,7 @@ class _Sample:
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
         factors = _PENALTIES if alpha is None else (1.0,)
-        alpha = auto_alpha(x, mask=_given(known)) if alpha is None else alpha
+        alpha = auto_alpha(x, mask=gaps_in(known)) if alpha is None else alpha
         errors, found = _predict(x, known, atoms, alpha, self.positive, factors=factors)
         n, sums = known.sum(0).clamp_min(1), (errors.sum(0), found.square().sum(0))
         n_normal = 3 * sums[0].square() / errors.square().sum(0).clamp_min(1e-300)
@@ -550,7 +538,7 @@ class _Sample:
                 energies = (x.square() * usual).sum(1)
                 known[long] *= (errors <= _UNPREDICTED * energies)[:, None]
             x = self.in_units()
-            limit = _limit(_residuals(x, self.counts, atoms, *how)[0], self.counts)
+            limit = _limit(residuals_of(x, self.counts, atoms, *how)[0], self.counts)
             self.counts = _usual_entries(x, known, atoms, *how, limit)
             if i < _ROBUST:
                 noise, signal, n = self.hidden(atoms)
@@ -696,7 +684,7 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     atoms, alpha, rows = atoms.cpu().double(), alpha / sample.unit, sample.rows(_SCREENED)
     noise, signal, n = sample.hidden(atoms, _SCREENED, alpha)
     given = sample.in_units(rows), sample.counts[rows], atoms, alpha, sample.positive
-    residual = _residuals(*given)[0].square().sum(0) / sample.counts[rows].sum(0).clamp_min(1)
+    residual = residuals_of(*given)[0].square().sum(0) / sample.counts[rows].sum(0).clamp_min(1)
     if residual.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
         return units
     return units if sample.learn_features(atoms) is None else sample.units()
@@ -716,7 +704,7 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     sample.enter(units)
     unit, counts = sample.unit, sample.counts
     given = sample.in_units(), counts, atoms, alpha / unit, sample.positive
-    residuals, _ = _residuals(*given)
+    residuals, _ = residuals_of(*given)
     changes = dict(atoms=atoms)
     if units.intercept is not None:
         weights = sample.weigh(counts / sample.row_scale.square())

@@ -83,8 +83,6 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
             continue  # rows that descend to least squares end at a tolerance, or at seven digits
         torch.testing.assert_close(found.improved_atoms(), atoms, **close)
         torch.testing.assert_close(found.uses, compiled.uses, **close)
-        if problem.mask is None:
-            torch.testing.assert_close(found.statistics, compiled.statistics, **close)
         torch.testing.assert_close(found.energies(), compiled.energies(), **close)
         energy, direction = found.common_directions(3)
         expected = compiled.common_directions(3)  # residuals in single precision

@@ -109,7 +109,9 @@ class TrainingImages:
         unit = unit_of(float(x.square().mean()) * prod(self.kernel))
         sizes = (*flat, *self.kernel), (*flat, *self.stride)
         how = dict(mask=masks, unit=unit)
-        return ConvProblem(as_pictures(x / unit), *sizes, alpha / unit, positive_code, **how)
+        kernel, stride = sizes
+        how |= dict(kernel=kernel, stride=stride)
+        return ConvProblem(as_pictures(x / unit), alpha / unit, positive_code, **how)
 
 
 # ---------------------------------------------------------------------------- first atoms, penalty
