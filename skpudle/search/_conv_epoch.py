@@ -23,19 +23,12 @@ import torch
 
 from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle._operators._atoms import project_atoms
+from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
-from skpudle.search._epoch import (
-    SWEEPS,
-    SWEEPS_OF_CODES,
-    TOLERANCE,
-    USERS,
-    Coded,
-    Codes,
-)
 from skpudle.search.problem import Problem
 
 # Effort of an epoch: working sets, and sweeps over each.
-_EFFORT = 1, SWEEPS_OF_CODES
+_EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
 # Least gain of a move: an atom moves to a window with at least this multiple of its energy. All 58
 # atoms of seven synthetic problems are found with 1.003 or 1.01, two thirds with 1.05; in other
@@ -107,14 +100,14 @@ class ConvProblem(Problem):
         return project_atoms(atoms, rank=self.rank)
 
 
-class ConvEpoch(Coded):
+class ConvEpoch(rules.Coded):
     """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`."""
 
     # Splits that do not have to pay: an atom that mixes two shifted copies leaves little energy in
     # any single direction.
     n_always_split = 1
 
-    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=TOLERANCE):
+    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
@@ -178,17 +171,13 @@ class ConvEpoch(Coded):
         """The number of places where each atom is used."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
-    def restrict(self, kept):  # (p,) bool -> Codes
-        """Return the codes of the kept atoms."""
-        return self.codes.restrict(kept, self._n_positions)
-
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
         atoms, residual = self.atoms.clone(), self._residual.copy()
         # five steps of an atom in each sweep
         options = self._grid, self._mask, False, 5, np.asarray(atoms), residual
         # steps of an atom are cheap compared with its residuals
-        for _ in range(SWEEPS["few"]):
+        for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
@@ -272,7 +261,7 @@ class ConvEpoch(Coded):
         p = len(self.atoms)
         cost, taken_over = torch.zeros(p).double(), torch.zeros(p, p).double()
         loops.removals(
-            *self._entries, self._rivals(), USERS, 3, self._mask,
+            *self._entries, self._rivals(), rules.USERS, 3, self._mask,
             np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
             self._residual, np.asarray(cost), np.asarray(taken_over),
         )  # fmt: skip
@@ -280,7 +269,7 @@ class ConvEpoch(Coded):
 
 
 def _joined(found):  # list of (index, value, ...) -> Codes
-    return Codes.joined(([len(index)], index, value) for index, value, *_ in found)
+    return rules.Codes.joined(([len(index)], index, value) for index, value, *_ in found)
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height

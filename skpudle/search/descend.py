@@ -193,7 +193,7 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
             previous = atoms
 
 
-def settle(problem, atoms, stride, most, *, alpha=None, codes=None):
+def settle(problem, atoms, stride, most=ADAPT, *, alpha=None, codes=None):
     """Descend on a sample that grows until each atom has enough uses.
 
     Parameters
@@ -204,7 +204,7 @@ def settle(problem, atoms, stride, most, *, alpha=None, codes=None):
         Unit atoms.
     stride : int
         One in ``stride`` samples begins.
-    most : int
+    most : int, default=30
         Largest number of epochs on each sample.
     alpha : float, default=None
         The penalty; None is the problem's.
