@@ -353,7 +353,7 @@ class Epoch(Coded):
         """The entries of codes, sorted by atom, then by row; values have the roots of weights."""
         start, index, _ = self.fitting.arrays()
         shape = len(self._x), len(self.atoms)
-        by_atom = csr_array((self._values, index, start), shape=shape).tocsc()
+        by_atom = csr_array((self._values, index, start.astype(np.int32)), shape=shape).tocsc()
         return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @property
@@ -467,6 +467,7 @@ class Epoch(Coded):
                     if not self._few:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
+        vars(self).pop("_entries", None)  # descent keeps an epoch for its codes
         return torch.as_tensor(atoms)
 
     def _follow(self, first, change, residual):
