@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.names import users_level
+from skpudle._operators._atoms import DenseDictionary
 
 
 def warn(message, category=UserWarning):
@@ -72,9 +73,9 @@ def warn_of_l0(n_entries, l0):
     )
 
 
-def warn_of_step(step_size, dictionary):
-    """Warn if the encoder may diverge with this step and dictionary."""
-    bound = float(dictionary.squared_norm_bound())
+def warn_of_step(step_size, atoms):
+    """Warn if the encoder may diverge with this step and atoms."""
+    bound = float(DenseDictionary(atoms).squared_norm_bound())
     if step_size * bound > 2:
         warn(
             f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "

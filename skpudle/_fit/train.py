@@ -18,7 +18,6 @@ A model has
 from dataclasses import replace
 from itertools import chain, islice, repeat
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import torch
 
@@ -100,13 +99,6 @@ def _worst(losses, samples, n):  # -> (k,), (k, ...)
 # ---------------------------------------------------------------------------- the trainer
 
 
-class EpochSummary(NamedTuple):
-    """The mean reconstruction loss of an epoch, and whether the objective has stalled."""
-
-    loss: float
-    converged: bool
-
-
 def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
     """Return a round's results on the host: the only wait for a device, once a round."""
     rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
@@ -142,8 +134,10 @@ class Trainer:
 
     # ------------------------------------------------------------------ an epoch
 
-    def run_epoch(self, source, stopping):
+    def run_epoch(self, source, stopping):  # -> bool
         """Go through the source once, or until ``stopping`` or Ctrl-C ends it.
+
+        Return whether the objective has stalled.
 
         Raises
         ------
@@ -171,11 +165,12 @@ class Trainer:
             loss, objective, n_samples = sums.double().sum(0).tolist()
             self._commit(n_samples, loss, unused, n_unused, seen)
             if interrupted:
-                return self._end_epoch()
+                break
             converged = stopping.check(objective, n_samples, self.n_steps)
             if converged or len(sums) < length:
                 break
-        return self._end_epoch(converged=converged)
+        self.loss_curve.append(self._epoch["loss"] / self._epoch["n_samples"])
+        return converged
 
     def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and samples
         sums, unused, seen = [], self._epoch["unused"], []
@@ -247,11 +242,6 @@ class Trainer:
         epoch |= {name: epoch[name][:n_unused] for name in ("losses", "samples")}
         epoch |= dict(unused=unused, n_samples=epoch["n_samples"] + n_samples)
         epoch["loss"] += loss
-
-    def _end_epoch(self, *, converged=False):
-        summary = EpochSummary(self._epoch["loss"] / self._epoch["n_samples"], converged)
-        self.loss_curve.append(summary.loss)
-        return summary
 
     def idle(self, before):  # (n_components,) -> the same, on the host
         """Return the number of samples since each atom was used, given the number before."""

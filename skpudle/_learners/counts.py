@@ -25,7 +25,7 @@ from skpudle._gradients import Evaluation, average
 from skpudle._learners import exposed
 from skpudle._learners.exposed import OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, of_features
+from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
 from skpudle._learners.transformer import hidden_errors
 from skpudle._losses import Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
@@ -245,10 +245,11 @@ class _CountPhases(RowPhases):
 
     beginning, passes = _StabilisedRows, False
 
-    def before_training(self):
-        found = [one for one in super().before_training() if one.name != "penalty of codes"]
-        searches = self.plan.searches
-        return *found, Phase("baseline", self.settle, lambda _: searches, ends_search=True)
+    def table(self, fitted):
+        *found, training, coding = super().table(fitted)
+        found = [one for one in found if one.name != "penalty of codes"]
+        baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
+        return *found, baseline, training, coding
 
     def rows_of(self, fitted, atoms):
         return torch.cat([atoms.to(fitted.rows), fitted.rows[-1:]])
@@ -444,7 +445,7 @@ class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
                 "Counts have a baseline, and got none: pass it as intercept, or pass the atoms as "
                 "dict_init and fit, which learns it from data."
             )
-        return torch.cat([atoms, to_tensor(of_features(intercept, atoms)[None])]), CENTRED
+        return torch.cat([atoms, check_intercept(intercept, atoms)[None]]), CENTRED
 
     def _plan(self):
         return CountPlan(self)

@@ -23,7 +23,7 @@ from skpudle._fit.messages import warn_of_l0, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._learners.rows import DenseLearner, RowPhases, collect, read_rows
+from skpudle._learners.rows import DenseLearner, RowPhases, collect
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import SHRINKAGES
@@ -147,9 +147,9 @@ def _with_encoder(plan, fitted, data, interrupts, **options):  # -> Fitted, int
 class _WithEncoder(RowPhases):
     """The phases of a fit that ends with an encoder of its own."""
 
-    def table(self):  # -> tuple of Phase
+    def table(self, fitted):  # -> tuple of Phase
         """Return all phases; without updates, after Ctrl-C, the encoder is the initial one."""
-        return *super().table(), Phase("encoder", self.train_encoder, ends_search=True)
+        return *super().table(fitted), Phase("encoder", self.train_encoder, ends_search=True)
 
     def train_encoder(self, fitted):
         """Train the encoder for the atoms."""
@@ -584,9 +584,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self._validate_params()
         plan = self._plan()
         _check_choice(self, plan, l0, criterion)
-        data = read_rows(self, plan, open_source(X, self), known=True)
         units = units_of(self)
-        rows = in_units(units, data.samples)
+        rows = in_units(units, super(DenseLearner, self)._read(plan, X, known=True).samples)
         unit, penalty = unit_of(mean_square(rows.x)), auto_alpha(rows.x, mask=rows.mask)
         problem = plan.problem(rows, penalty, unit)
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)

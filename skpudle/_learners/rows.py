@@ -7,21 +7,21 @@ an earlier process has found is in its record, and coded data are solved anew.
 from dataclasses import replace
 from itertools import islice
 from math import ceil
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
+from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import fit_context
-from skpudle._data.sources import Reader, open_source
-from skpudle._data.weights import check_sample_weight, known_samples, merge_samples
+from skpudle._data.weights import merge_samples
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
@@ -169,7 +169,7 @@ def _warn_of_units(samples):
 
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, outliers, and the noise that is named."""
-    if isinstance(plan.noise, str) and plan.noise in ("auto", "outliers"):
+    if plan.noise in ("auto", "outliers"):
         _warn_of_units(samples[spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
     refuse(
@@ -196,8 +196,7 @@ def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
 def check_known_entries(learner, data):
     """Raise ValueError unless a process knows an entry."""
     mask = data.samples.mask
-    (known,) = current_team().any(mask is None or mask.any())
-    if not known:
+    if not any(current_team().any(mask is None or mask.any())):
         raise messages.nothing_known(learner)
 
 
@@ -228,48 +227,25 @@ class RowPhases:
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
         self._beginning = None
 
-    def before_training(self):  # -> tuple of Phase
-        """Return the phases that find the atoms."""
-        plan = self.plan
-        learns_noise = plan.searches and plan.learns_noise
-        chooses_noise = learns_noise and isinstance(plan.noise, str) and plan.noise == "auto"
-
-        def is_whole(fitted):  # neither a callback nor Ctrl-C has ended the search
-            return fitted.ended_by is None
-
-        def judges(fitted):
-            return plan.codes_follow_data and fitted.trial and fitted.searched.is_done
-
-        def has_units(fitted):
-            found = fitted.noise.intercept is not None or fitted.noise.looks_at_rows
-            return learns_noise and is_whole(fitted) and found
-
-        def passes(fitted):
-            return plan.searches and self._in_parts and is_whole(fitted)
-
-        return (
-            Phase("units", self.find_units, lambda _: plan.learns_noise),
-            Phase("size", self.choose_size, lambda _: self._decides, "number of atoms"),
-            Phase("search", self.search, lambda _: plan.searches, "epoch of the search"),
-            Phase("pass", self.pass_over, passes, "block"),
-            Phase(
-                "unbiased atoms",
-                self.refit,
-                lambda f: f.trial is not None and f.trial.unbiased,
-                ends_search=True,
-            ),
-            Phase("penalty of codes", self.choose_unseen_coding, judges),
-            Phase("noise", self.learn_scales, lambda f: chooses_noise and is_whole(f)),
-            Phase("units again", self.refine_units, has_units),
-        )
-
-    def table(self):  # -> tuple of Phase
+    def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
-        trains, follows = self.run.n_updates > 0, self.plan.codes_follow_data
+        plan, trial, noise = self.plan, fitted.trial, fitted.noise
+        is_whole = plan.searches and fitted.ended_by is None  # until a callback or Ctrl-C ends it
+        follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
+        finds_units = noise.intercept is not None or noise.looks_at_rows
+        is_biased = trial is not None and trial.unbiased
+        is_judged = trial is not None and fitted.searched.is_done
         return (
-            *self.before_training(),
-            Phase("training", self.train, lambda _: trains, "epoch"),
-            Phase("penalty of codes", self.choose_coding, lambda _: follows),
+            Phase("units", self.find_units, plan.learns_noise),
+            Phase("size", self.choose_size, self._decides, "number of atoms"),
+            Phase("search", self.search, plan.searches, "epoch of the search"),
+            Phase("pass", self.pass_over, is_whole and self._in_parts, "block"),
+            Phase("unbiased atoms", self.refit, is_biased, ends_search=True),
+            Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
+            Phase("noise", self.learn_scales, learns and plan.noise == "auto"),
+            Phase("units again", self.refine_units, learns and finds_units),
+            Phase("training", self.train, self.run.n_updates > 0, "epoch"),
+            Phase("penalty of codes", self.choose_coding, follows),
         )
 
     # ------------------------------------------------------------------ the first atoms
@@ -496,10 +472,8 @@ class RowPhases:
                 note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}"
                 how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
                 yield replace(now, training=state, is_done=done, **how)
-            if ended_by is not None:
-                return
             trainer.replace_unused()
-            if trainer.run_epoch(source, stopping).converged:
+            if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
             if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
                 state = trainer.state(source, stopping)
@@ -513,73 +487,18 @@ class RowPhases:
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
 
-def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
-    """Check numbers for each feature."""
-    known = np.asarray(host_array(values))
-    numbers = known.dtype.kind in "iuf" and known.shape == atoms.shape[1:]
+def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like atoms
+    """Check the baseline of given atoms."""
+    how = dict(dtype=np.float64, ensure_2d=False, input_name="intercept")
+    numbers = check_array(host_array(given), **how)
     refuse(
-        not (numbers and np.isfinite(known).all()),
-        f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
-        f"{atoms.shape[1]} numbers, one for each feature.",
+        numbers.shape != atoms.shape[1:],
+        f"intercept has shape {numbers.shape}; pass {atoms.shape[1]} numbers, one a feature.",
     )
-    return known.astype(to_numpy(atoms[:0]).dtype)
+    return to_tensor(numbers).to(atoms)
 
 
 # ------------------------------------------------------------------ the learner
-
-
-def read_rows(
-    learner, plan, given, *, known=False, part=False, sample_weight=None, target=None, largest=None
-):
-    """Check the rows of a learner, with ``known`` against its fitted attributes.
-
-    Parameters
-    ----------
-    learner : estimator
-        The learner.
-    plan : Plan
-        Its plan.
-    given : InMemory or source
-        The user's X, see `skpudle._data.sources.open_source`.
-    known : bool, default=False
-        Whether the learner is fitted.
-    part : bool, default=False
-        Whether the rows are one part of several, of `partial_fit`.
-    sample_weight : array-like of shape (n_samples,), default=None
-        How often each row counts.
-    target : Tensor of shape (n_samples, ...), default=None
-        What the learner knows of each row beside its numbers, checked.
-    largest : float, default=None
-        The largest value of rows that start at 0; by default they may have any numbers.
-
-    Returns
-    -------
-    Data
-        The rows.
-    """
-    device = arrays.resolve_device(learner.device, given.data)
-    reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
-    if sample_weight is not None:
-        sample_weight = check_sample_weight(sample_weight, given.n_rows)
-    if given.in_parts:
-        source = given.read_by(reader)
-        source.weight, source.target = sample_weight, target
-        seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
-        samples = source.sample(plan.n_components, int(seed), whole=not part)
-        samples, n_given = known_samples(samples), None
-    else:
-        if not known:
-            arrays.check_no_picture(given.data)
-        x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
-        of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
-        samples = reader.samples(x, **of_rows)
-        samples = source = known_samples(samples) if part else samples
-        n_given = round(samples.total_weight)
-    if known:
-        if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
-            raise messages.wrong_atoms(learner, samples.x.shape[1])
-        source = source.to(to_tensor(learner.components_).dtype)
-    return Data(source, samples, device, {} if known else reader.attributes, n_given=n_given)
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -644,15 +563,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         plan = learner._plan()
         rows, noise = learner._with_intercept(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
-        pursuit = (
-            ", or transform_algorithm='omp'" if hasattr(learner, "transform_algorithm") else ""
-        )
         refuse(
             alpha == "auto" and plan.given.transform_algorithm != "omp",
-            f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}.",
+            f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, None, atoms.device, arrays.input_attributes(to_numpy(atoms)))
+        data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         fitted = Fitted(model=model, rows=rows, noise=noise)
         learner._take(learner._attributes(plan, data, fitted))
         return learner
@@ -661,11 +577,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Return the parameters of given atoms and a given baseline."""
         if intercept is None:
             return atoms, CENTRED
-        return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
+        return atoms, Units(intercept=check_intercept(intercept, atoms))
 
-    def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
-        how = dict(part=part, sample_weight=sample_weight, largest=self._largest)
-        data = read_rows(self, plan, open_source(X, self), **how, **options)
+    def _read(self, plan, X, y=None, *, part=False, **options):
+        data = super()._read(plan, X, part=part, **options)
         if part or data.source is not data.samples:
             return data
         samples, places = merge_samples(data.samples)
@@ -762,13 +677,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _phases(self, plan, data, run):  # -> RowPhases
         return RowPhases(self, plan, data, run)
 
-    def _begin(self, plan, data, generator):  # -> Fitted
+    def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""
         check_known_entries(self, data)
-        samples, noise = data.samples, CENTRED
-        if plan.learns_noise:
-            noise = learn_noise(plan, samples)
-        begun = self._beginning(plan, samples, noise)
+        noise = learn_noise(plan, data.samples) if plan.learns_noise else CENTRED
+        begun = self._beginning(plan, data.samples, noise)
+        generator = arrays.make_generator(self.random_state)
         fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
         return fitted.with_model(from_samples=plan.searches)
 
@@ -808,11 +722,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if known["data_scale"] == 0:
             coding = None  # of zeros
         model = plan.model(**known)
-        atoms = kept.noise.from_user(to_tensor(self.components_, data.device))
+        atoms = kept.noise.from_user(to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
         if not model.data_scale:  # first data after `from_components` or zeros
             begun = self._beginning(plan, data.samples, noise)
-            model = replace(model, data_scale=begun.model.data_scale)
+            # zeros leave it open, and not what was chosen before
+            model = replace(model, data_scale=begun.model.data_scale or None)
             if given == "auto":
                 model = replace(model, alpha=begun.code_penalty(atoms))
         return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)

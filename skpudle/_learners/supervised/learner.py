@@ -175,8 +175,8 @@ class TaskLearner(DenseLearner):
     def _phases(self, plan, data, run):  # -> RowPhases
         return _TaskPhases(self, plan, data, run)
 
-    def _begin(self, plan, data, generator):  # -> Fitted
-        fitted = super()._begin(plan, data, generator)
+    def _begin(self, plan, data):  # -> Fitted
+        fitted = super()._begin(plan, data)
         n_weights = len(fitted.rows) * (1 + self.split_sign)
         blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
