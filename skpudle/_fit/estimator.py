@@ -1,7 +1,7 @@
 """Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
-A subclass has ``_plan()``; ``_phases(plan, data, run)``, see `skpudle._fit.run`; and for
+A subclass has ``_plan()``; ``_phases``, a class, see `skpudle._fit.run`; and for
 `partial_fit` ``_begin(plan, data)``, the record before the first call, and ``_resume(plan, data)``,
 that of the fitted attributes.
 """
@@ -294,8 +294,7 @@ class GradientLearner(CallbackSupportMixin):
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
-        batches = Batches(data.source, plan.batch_size()).changed(fitted.in_units)
-        trainer.run_epoch(batches, Stopping(None, 1))
+        trainer.run_epoch(Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if interrupts.pending:
             return trainer.fitted
         unused = trainer.idle(unused)

@@ -174,6 +174,8 @@ def _project_atoms(rows, *, project):
 class CountModel(DenseModel):
     """Atoms and, as the last row of parameters, the baseline; see `DenseModel`."""
 
+    rule = staticmethod(likelihood)
+
     def atoms(self, rows):
         """Return the atoms in rows."""
         return rows[:-1]
@@ -208,10 +210,6 @@ class CountPlan(Plan):
         super().__init__(learner, noise="equal", fit_intercept=False, **constants)
         self.loss = loss_named(learner.loss, learner.n_trials)
         self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
-
-    def rule(self, name):
-        """Return the gradient of training."""
-        return likelihood
 
     def encoder(self, alpha, **of_training):
         """Return the encoder with a penalty; it has a step of its own."""
@@ -419,7 +417,7 @@ class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
     }
 
-    n_iter_no_change, _beginning = 5, _StabilisedRows
+    n_iter_no_change, _phases = 5, _CountPhases
 
     @property
     def _largest(self):
@@ -457,9 +455,6 @@ class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
 
     def _loss_of_baseline(self, fitted, data):
         return 0.5 * self._from_means(data.samples).total() / data.samples.total_weight + 1e-9
-
-    def _phases(self, plan, data, run):
-        return _CountPhases(self, plan, data, run)
 
     def _resume(self, plan, data):
         fitted = super()._resume(plan, data)

@@ -23,7 +23,7 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import fit_context
 from skpudle._data.weights import merge_samples
 from skpudle._fit import messages
-from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
+from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
@@ -34,6 +34,7 @@ from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
 from skpudle._precision import training_mode
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import auto_alpha
 from skpudle.search._epoch import spread_rows
 from skpudle.search.choose import best_coding, judged, try_sizes
@@ -152,25 +153,10 @@ def _warn_of_samples(plan, begun, data, n_components):
         messages.warn_of_few_samples(int(has_values.sum()), n_components)
 
 
-def _warn_of_units(samples):
-    """Warn of a column that has nearly all of the variance: its unit differs from the others'."""
-    x = arrays.with_gaps(samples.x, samples.mask).double()
-    low, high = x.nanquantile(x.new_tensor([0.1, 0.9]), 0)
-    parts = (x - x.nanmean(0)).square().nanmean(0).nan_to_num(), (high - low).square().nan_to_num()
-    column = int(parts[0].argmax())
-    share, usual = (float(part[column] / part.sum()) for part in parts)
-    # The share is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and
-    # diabetes. A single entry can have the variance of a column, so that the share of the squared
-    # distances of the 10 % and 90 % quantiles counts, too: it is .998 and .69 for wine and cancer,
-    # .17 for normal columns with one entry of 100 deviations in 100 rows.
-    if x.shape[1] >= 4 and share > 0.7 and usual > 0.5:
-        messages.warn_of_units(column, share)
-
-
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, outliers, and the noise that is named."""
     if plan.noise in ("auto", "outliers"):
-        _warn_of_units(samples[spread_rows(len(samples), 1024)])
+        messages.warn_of_units(samples[spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
     refuse(
         not isinstance(plan.noise, str) and len(plan.noise) != n_features,
@@ -205,21 +191,19 @@ class RowPhases:
 
     Parameters
     ----------
-    learner : estimator
-        The learner.
     plan : Plan
-        Its plan.
+        The plan.
     data : Data
-        Its data.
+        The data.
     run : Run
-        The fit.
+        The fit of a learner.
     """
 
     beginning = Beginning  # the rows to search in
     passes = True  # whether all rows follow a search in a sample of them
 
-    def __init__(self, learner, plan, data, run):
-        self.learner, self.plan, self.data, self.run = learner, plan, data, run
+    def __init__(self, plan, data, run):
+        self.plan, self.data, self.run = plan, data, run
         self._problem = self._coded = None
         self._decides = plan.given.n_components == "auto"
         self.samples = collect(data.samples)
@@ -268,7 +252,7 @@ class RowPhases:
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
-        check_known_entries(self.learner, self.data)
+        check_known_entries(self.run.learner, self.data)
         fitted = self._with_first_atoms(CENTRED)
         n_components = 0 if self._decides else len(fitted.atoms)
         _warn_of_samples(self.plan, self._beginning, self.data, n_components)
@@ -454,7 +438,7 @@ class RowPhases:
         fitted = replace(fitted.with_model(n_updates=run.n_updates), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
-        source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
+        source, given, n_updates = run.source, plan.given, run.n_updates
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)  # before its last value
         rule = dict(first_update=first, n_updates=n_updates)
         stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
@@ -509,7 +493,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     }
 
     _penalty = "alpha"  # name of the parameter for `alpha_`
-    _beginning = Beginning  # the rows to search in
+    _phases = RowPhases
 
     @classmethod
     def from_components(
@@ -674,14 +658,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
-    def _phases(self, plan, data, run):  # -> RowPhases
-        return RowPhases(self, plan, data, run)
-
     def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""
         check_known_entries(self, data)
         noise = learn_noise(plan, data.samples) if plan.learns_noise else CENTRED
-        begun = self._beginning(plan, data.samples, noise)
+        begun = self._phases.beginning(plan, data.samples, noise)
         generator = arrays.make_generator(self.random_state)
         fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
         return fitted.with_model(from_samples=plan.searches)
@@ -704,7 +685,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _transform_encoder(self):
         """Return the encoder of rows without their baseline."""
         encoder, noise = self._encoder(), units_of(self).of_new_rows()
-        if isinstance(encoder, Learned):  # it limits residuals itself
+        if isinstance(encoder, LearnedEncoder):  # it limits residuals itself
             noise = replace(noise, limit=None)
         if noise.is_equal:
             return encoder
@@ -725,7 +706,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         atoms = kept.noise.from_user(to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
         if not model.data_scale:  # first data after `from_components` or zeros
-            begun = self._beginning(plan, data.samples, noise)
+            begun = self._phases.beginning(plan, data.samples, noise)
             # zeros leave it open, and not what was chosen before
             model = replace(model, data_scale=begun.model.data_scale or None)
             if given == "auto":

@@ -127,16 +127,17 @@ class _Phases:
 
     Parameters
     ----------
-    learner : PoissonNMF
-        The learner.
+    plan : object
+        The plan.
     data : Data
-        Its data.
+        The data.
     run : Run
-        The fit.
+        The fit of a `PoissonNMF`.
     """
 
-    def __init__(self, learner, data, run):
-        self.learner, self.x, self.seed = learner, data.samples.x, run.generator.initial_seed()
+    def __init__(self, plan, data, run):
+        self.learner, self.seed = run.learner, run.generator.initial_seed()
+        self.x, learner = data.samples.x, run.learner
         events, self.n_samples = _read_events(data.source)
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
@@ -371,7 +372,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _largest, _loss = inf, KullbackLeibler()
+    _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -433,9 +434,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         refuse_several(type(self).__name__)
         of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
         return super()._read(plan, X, **of_rows)
-
-    def _phases(self, plan, data, run):
-        return _Phases(self, data, run)
 
     def _attributes(self, plan, data, fitted):
         n = len(fitted.losses)
