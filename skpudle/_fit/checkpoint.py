@@ -9,7 +9,7 @@ import io
 import time
 import warnings
 import zipfile
-from numbers import Integral, Real
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from pickle import PicklingError, UnpicklingError
@@ -19,18 +19,12 @@ import joblib
 import numpy as np
 import torch
 from sklearn.callback import FitCallback
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import users_level
 
-_CONSTRAINTS = {
-    "path": [str, PathLike],
-    "every_seconds": [Interval(Real, 0, None, closed="left"), None],
-    "resume": ["boolean"],
-}
 # parameters that may change between an interrupted fit and the resumed one
 _FREE = {
     "device", "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm",
@@ -86,11 +80,6 @@ class Checkpoint(FitCallback):
     resume : bool, default=True
         Whether `fit` resumes from an existing file. Otherwise it replaces it.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is invalid.
-
     Notes
     -----
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
@@ -139,7 +128,6 @@ class Checkpoint(FitCallback):
         self, path: str | PathLike[str], *, every_seconds: float = 60.0, resume: bool = True
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
-        validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
 
     # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
     def setup(self, estimator: Any, context: Any) -> None:

@@ -174,10 +174,6 @@ class GradientLearner(CallbackSupportMixin):
         """Return the mean loss of a sample without codes."""
         return 0.5 * fitted.model.data_scale
 
-    def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
-        """Return the record after training in a `partial_fit`."""
-        return fitted
-
     # ------------------------------------------------------------------ fitting
 
     def _fit(self, X, y, **of_samples):
@@ -249,7 +245,6 @@ class GradientLearner(CallbackSupportMixin):
                 fitted, error = diverged.fitted, messages.divergence(self, diverged.update)
             if interrupts.pending:
                 error = _interruption(fitted)
-            fitted = self._finish_part(plan, fitted, data, interrupts)
             attributes = self._attributes(plan, data, fitted)
             attributes["n_samples_seen_"] += getattr(self, "n_samples_seen_", 0)
             self._take(attributes)
@@ -303,15 +298,6 @@ class GradientLearner(CallbackSupportMixin):
         trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         return replace(fitted, training=fitted.training | {"unused": unused})
-
-    def _take_coding(self, coding, unit):
-        """Take a penalty of codes and the share of its bias to remove, for `partial_fit` too."""
-        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
-        kept, noise_std = self._fitted, (self._fitted.coding or (None,) * 3)[2]
-        model = kept.model | {"data_scale": kept.model["data_scale"] or None}  # it stays chosen
-        chosen = self.alpha_, self.debias_, noise_std
-        self._fitted = replace(kept, coding=chosen, model=model)
-        return self
 
     def _attributes(self, plan, data, fitted):
         """Return the fitted attributes, arrays and numbers of Python, and what is kept beside."""

@@ -232,7 +232,7 @@ class Plan(Codes):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
         positive = self.given.positive_code and self.given.positive_dict
         # the purest rows of mixtures are near the atoms
-        return positive and n_components <= 0.25 * n_features
+        return positive and (n_components or n_features) <= 0.25 * n_features
 
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients.

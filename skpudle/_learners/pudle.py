@@ -595,7 +595,12 @@ class PUDLEDictionaryLearning(DenseLearner):
         unit, penalty = unit_of(mean_square(rows.x)), auto_alpha(rows.x, mask=rows.mask)
         problem = plan.problem(rows, penalty, unit)
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
-        return self._take_coding(coding, unit)
+        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
+        kept = self._fitted
+        chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]  # for `partial_fit`
+        model = kept.model | {"data_scale": kept.model["data_scale"] or None}  # it stays chosen
+        self._fitted = replace(kept, coding=chosen, model=model)
+        return self
 
     def _plan(self):
         return Plan(self)
@@ -664,7 +669,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
         return codes.encoder(penalty_of(self), **how, solves=codes.converges)
 
-    def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
+    def _train_part(self, plan, fitted, data, interrupts):  # -> Fitted
+        fitted = super()._train_part(plan, fitted, data, interrupts)
         if not self.separate_atoms:
             return fitted
         rows, n_samples = fitted.rows, len(data.samples)

@@ -36,7 +36,7 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._precision import training_mode
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import auto_alpha
-from skpudle.search._epoch import spread_rows
+from skpudle.search._epoch import own, spread_rows
 from skpudle.search.choose import best_coding, judged, try_sizes
 from skpudle.search.descend import refit_atoms, solve_codes
 from skpudle.search.find import find_atoms, penalty_of_mixtures, penalty_path
@@ -94,15 +94,19 @@ class Beginning:
         self.model = plan.model(data_scale=square)  # without a penalty
         self.penalty = auto_alpha(x, mask=mask, weight=weight)
 
-    def first_atoms(self, n_components, generator):
-        """Return initial atoms: given ones, or for a search samples or the vertices of mixtures."""
+    def first(self, generator):  # -> Fitted
+        """Return the record of initial atoms: given ones, or samples or vertices of mixtures."""
         plan, given, samples = self._plan, self._plan.given, self.samples
         start = given.dict_init
         if plan.searches:
-            mixes = n_components and plan.mixes_few(n_components, samples.x.shape[1])
-            start = "vertices" if mixes else "data"
+            start = "vertices" if plan.mixes_few(plan.n_components, samples.x.shape[1]) else "data"
         how = dict(positive=given.positive_dict, weight=samples.weight)
-        return choose_atoms(start, n_components, samples.x, generator, **how)
+        return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
+
+    def problem(self, alpha, samples=None, total=own):  # -> Problem
+        """Return the problem of the rows, or of samples of this process, in their unit."""
+        samples = self.samples if samples is None else samples
+        return self._plan.problem(samples, alpha, self.unit, total)
 
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
@@ -245,15 +249,10 @@ class RowPhases:
         generator = self.run.generator
         return generator.manual_seed(generator.initial_seed())
 
-    def _with_first_atoms(self, noise):  # -> Fitted
-        """Return the record with initial atoms in units of the noise."""
-        begun = self._begin(noise)
-        return begun.fitted(begun.first_atoms(self.plan.n_components, self._restarted()))
-
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
         check_known_entries(self.run.learner, self.data)
-        fitted = self._with_first_atoms(CENTRED)
+        fitted = self._begin(CENTRED).first(self._restarted())
         n_components = 0 if self._decides else len(fitted.atoms)
         _warn_of_samples(self.plan, self._beginning, self.data, n_components)
         return fitted
@@ -261,12 +260,13 @@ class RowPhases:
     def find_units(self, fitted):
         """Learn the units of the data."""
         noise = learn_noise(self.plan, self.samples)
-        yield fitted if noise.changes_nothing else self._with_first_atoms(noise)
+        changes = not noise.changes_nothing
+        yield self._begin(noise).first(self._restarted()) if changes else fitted
 
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
-        problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
+        problem = begun.problem(begun.search_penalty())
         fixed = self.plan.given.alpha != "auto"
         trials = try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
@@ -284,16 +284,14 @@ class RowPhases:
     def make_problem(self, fitted):  # -> Problem
         """Return the problem of the search of a record, with rows that are held out."""
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
-        samples, n_components = begun.samples, len(fitted.atoms)
-        if not run.team.is_alone:  # initial values are from samples of all processes
-            samples = fitted.in_units(self.data.samples)
-        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
+        # initial values are from samples of all processes
+        samples = begun.samples if run.team.is_alone else fitted.in_units(self.data.samples)
+        problem = begun.problem(fitted.penalty, samples, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
-        mixes = plan.mixes_few(n_components, samples.x.shape[1])
-        mixes = mixes and problem.mask is None and run.team.is_alone
+        mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
         if mixes and not fixed:
-            problem = replace(problem, alpha=penalty_of_mixtures(problem, n_components))
+            problem = replace(problem, alpha=penalty_of_mixtures(problem, len(fitted.atoms)))
         return hold_out(problem, fixed=fixed, mixes=mixes, learn=not self._in_parts)
 
     def rows_of(self, fitted, atoms):  # -> rows of parameters
@@ -315,28 +313,24 @@ class RowPhases:
             fitted = replace(fitted, penalty=fitted.search_alpha or begun.search_penalty())
         problem = self.make_problem(fitted)
         for found in find_atoms(problem, atoms):
-            losses = (*fitted.losses, *found.losses)
-            yield replace(self._with_search(fitted, problem, found), losses=losses)
-
-    def _with_search(self, fitted, problem, found):  # -> Fitted
-        """Return the record with what its search has found so far, and with its baseline."""
-        self._problem, self._coded, noise = problem, found.coded, fitted.noise
-        if (baseline := found.coded.problem.baseline) is not None:
-            self._problem = problem.around(baseline)
-            shift = baseline.to(noise.intercept) * problem.unit
-            noise = replace(noise, intercept=noise.intercept + shift)
-        note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
-        return replace(
-            fitted,
-            rows=self.rows_of(fitted, found.atoms),
-            noise=noise,
-            searched=replace(found, coded=None, losses=(), path=()),
-            search_alpha=found.alpha * problem.unit,
-            penalty_path=penalty_path(problem, found.path, problem.unit),
-            stream=after_search(found.coded, float(self.data.n_seen)),
-            is_done=found.is_done,
-            note=f"{note}  loss {found.losses[-1]:.6g}",
-        )
+            self._problem, self._coded, now = problem, found.coded, noise
+            if (baseline := found.coded.problem.baseline) is not None:
+                self._problem = problem.around(baseline)
+                shift = baseline.to(noise.intercept) * problem.unit
+                now = replace(noise, intercept=noise.intercept + shift)
+            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
+            yield replace(
+                fitted,
+                rows=self.rows_of(fitted, found.atoms),
+                noise=now,
+                searched=replace(found, coded=None, losses=(), path=()),
+                search_alpha=found.alpha * problem.unit,
+                penalty_path=penalty_path(problem, found.path, problem.unit),
+                losses=(*fitted.losses, *found.losses),
+                stream=after_search(found.coded, float(self.data.n_seen)),
+                is_done=found.is_done,
+                note=f"{note}  loss {found.losses[-1]:.6g}",
+            )
 
     def found(self, fitted):  # -> Problem, Epoch
         """Return the problem of the search, and its data with codes for the atoms."""
@@ -663,8 +657,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         check_known_entries(self, data)
         noise = learn_noise(plan, data.samples) if plan.learns_noise else CENTRED
         begun = self._phases.beginning(plan, data.samples, noise)
-        generator = arrays.make_generator(self.random_state)
-        fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
+        fitted = begun.first(arrays.make_generator(self.random_state))
         return fitted.with_model(from_samples=plan.searches)
 
     def _attributes(self, plan, data, fitted):

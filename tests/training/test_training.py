@@ -113,7 +113,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
         losses.append(0.5 * (batch.x - z @ twin.optimizer.atoms.detach()).square().sum(1))
         twin.run_epoch(Batches(Samples(batch.x), 5), NEVER)
     trainer.run_epoch(Batches(Samples(x), 5), NEVER)
-    assert trainer.loss_curve == [pytest.approx(float(torch.cat(losses).mean()), rel=1e-12)]
+    assert trainer.loss_curve == (pytest.approx(float(torch.cat(losses).mean()), rel=1e-12),)
     assert trainer.n_steps == len(losses) == 5
     assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
 
@@ -124,7 +124,7 @@ def test_a_long_epoch_is_left_as_soon_as_the_objective_has_stalled(atoms, genera
     trainer = make_trainer(atoms, alpha=1e3)  # zero codes, a constant objective
     assert trainer.run_epoch(Batches(Samples(x), 1), Stopping(1e-4, 2))
     assert trainer.n_steps < 500
-    assert trainer.loss_curve == [pytest.approx(0.5 * float(x[0].square().sum()))]
+    assert trainer.loss_curve == (pytest.approx(0.5 * float(x[0].square().sum())),)
 
 
 @pytest.mark.parametrize("n_updates", [3, 10, 13])
