@@ -22,9 +22,7 @@ from sklearn.callback import FitCallback
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.files import named_errors, replace_file
-from skpudle._data.foreign import dictionary_of
-from skpudle._data.names import users_level
+from skpudle._data.foreign import dictionary_of, named_errors, replace_file, users_level
 
 _CONSTRAINTS = {
     "path": [str, os.PathLike],

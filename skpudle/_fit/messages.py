@@ -6,7 +6,7 @@ from inspect import signature
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.names import users_level
+from skpudle._data.foreign import users_level
 
 
 def warn(message, category=UserWarning):

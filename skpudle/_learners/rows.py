@@ -18,8 +18,8 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
-from skpudle._data.foreign import dictionary_of, given_atoms
-from skpudle._data.names import fit_context
+from skpudle._data.foreign import dictionary_of, fit_context, given_atoms
+from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
 from skpudle._data.weights import check_sample_weight, known_samples, merge_samples
 from skpudle._fit import messages
@@ -569,7 +569,7 @@ def read_rows(
         samples, n_given = known_samples(samples), None
     else:
         if not known:
-            arrays.check_no_picture(given.data)
+            check_no_picture(given.data)
         x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
         of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
         samples = reader.samples(x, **of_rows)

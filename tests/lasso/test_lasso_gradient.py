@@ -12,8 +12,7 @@ from skpudle._fit.plan import Plan
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import _gradient_compiled
-from skpudle.lasso._gradient_compiled import lasso_gradient
-from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._implicit import converged_codes, lasso_gradient
 
 ALPHA = 0.3
 
