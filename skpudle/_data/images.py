@@ -13,14 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import (
-    check_rows,
-    host_array,
-    like_input,
-    to_numpy,
-    to_tensor,
-    unpacked,
-)
+from skpudle._data.arrays import check_rows, host_array, like_input, to_numpy, to_tensor, unpacked
 from skpudle._data.foreign import users_level
 
 # The largest float64 that fits into 64 unsigned bits.
