@@ -10,10 +10,8 @@ with :math:`D_t = D` and one ``W`` for all it is the coupled form of Chen et al.
 unfolding is a sparse autoencoder; three to five do the work of a solver.
 """
 
-import logging
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import frexp
@@ -86,7 +84,7 @@ class LearnedEncoder:
             residual = x if z is None else _subtract(x, z, synthesis)
             residual = residual if mask is None else residual * mask
             if self.limit is not None:
-                residual = torch.maximum(torch.minimum(residual, self.limit), -self.limit)
+                residual = residual.clamp(-self.limit, self.limit)
             z = residual @ analysis.mT if z is None else torch.addmm(z, residual, analysis.mT)
             z = _SHRINK[self.shrinkage](z, threshold)
             z = z.clamp_min(0) if self.positive_code else z
@@ -111,10 +109,8 @@ class LearnedEncoder:
 
     def to(self, x):
         """Return the encoder in the dtype and on the device of a tensor."""
-        parts = {name: getattr(self, name) for name in (*_LEARNED, "limit")}
-        return replace(
-            self, **{name: part.to(x) for name, part in parts.items() if part is not None}
-        )
+        limit = None if self.limit is None else self.limit.to(x)
+        return replace(self, limit=limit, **{n: getattr(self, n).to(x) for n in _LEARNED})
 
 
 def _root_mean_square(part):  # one number for each unfolding
@@ -130,10 +126,8 @@ def _subtract(x, z, atoms):  # -> x - z @ atoms; a constant without the products
 
 
 def _soft(z, threshold):  # differentiable in both; overwrites codes that nobody differentiates
-    if torch.is_grad_enabled():
-        return z - torch.maximum(torch.minimum(z, threshold), -threshold)
-    clipped = torch.minimum(z, threshold)
-    return z.sub_(torch.maximum(clipped, -threshold, out=clipped))
+    clipped = z.clamp(-threshold, threshold)
+    return z - clipped if torch.is_grad_enabled() else z.sub_(clipped)
 
 
 def _hard(z, threshold):
@@ -141,20 +135,6 @@ def _hard(z, threshold):
 
 
 _SHRINK = {"soft": _soft, "hard": _hard}
-
-
-@contextmanager
-def _quiet_exporter():
-    """Silence warnings of torch's exporter about its own code and torchvision's operators."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
 
 
 class EncoderModule(torch.nn.Module):
@@ -188,13 +168,14 @@ class EncoderModule(torch.nn.Module):
         super().__init__()
         for name in _LEARNED:
             setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
-        self.decoder = torch.nn.Parameter(atoms.clone())
-        self.split_sign = split_sign
-        self.register_buffer("intercept", None if intercept is None else intercept.to(atoms))
-        self.register_buffer("scale", None if scale is None else scale.to(atoms))
-        gains = None if scale is None else atom_norms(atoms / self.scale) / atom_norms(atoms)
-        self.register_buffer("gains", None if gains is None else gains.flatten().nan_to_num(1.0))
-        self.register_buffer("limit", None if encoder.limit is None else encoder.limit.to(atoms))
+        self.decoder, self.split_sign = torch.nn.Parameter(atoms.clone()), split_sign
+        gains = None
+        if scale is not None:
+            gains = atom_norms(atoms / scale.to(atoms)) / atom_norms(atoms)
+            gains = gains.flatten().nan_to_num(1.0)
+        constants = dict(intercept=intercept, scale=scale, gains=gains, limit=encoder.limit)
+        for name, part in constants.items():
+            self.register_buffer(name, None if part is None else part.to(atoms))
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
     def forward(self, x: Tensor) -> Tensor:
@@ -264,7 +245,8 @@ class EncoderModule(torch.nn.Module):
         rows = self.decoder.new_zeros(2, self.decoder.shape[1])
         names = dict(input_names=["x"], output_names=["codes"])
         options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)
-        with _quiet_exporter():
+        with warnings.catch_warnings():  # the exporter warns of torch's own code
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 

@@ -19,7 +19,7 @@ from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import DenseLearner, RowPhases
-from skpudle._learners.supervised.model import TaskModel
+from skpudle._learners.supervised.tasks import TaskModel
 from skpudle._precision import own_precision, training_mode
 
 
@@ -157,8 +157,8 @@ class TaskLearner(DenseLearner):
         refuse_several(name)
         X, y = open_source(X, self).array(), self._check_target(host_array(y))
         check_consistent_length(X, y)
-        sample_weight = 1.0 if sample_weight is None else sample_weight
-        weight = to_numpy(check_sample_weight(sample_weight, len(y)))
+        given = 1.0 if sample_weight is None else sample_weight
+        weight = to_numpy(check_sample_weight(given, len(y)))
         used = weight > 0
         weight[used] *= self._class_weights(y[used], weight[used], part)
         used = to_numpy(check_sample_weight(weight, len(y))) > 0  # the rest may have other labels
@@ -192,7 +192,7 @@ class TaskLearner(DenseLearner):
     def _attributes(self, plan, data, fitted):
         if not isinstance(fitted.model, TaskModel):
             fitted = add_head(self, fitted, data)
-        return super()._attributes(plan, data, fitted) | {"_fitted_task": fitted.model.task}
+        return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")
