@@ -110,12 +110,6 @@ class Events:
         lost = self.lost.T @ codes if self.lost.nnz else np.zeros((self.lost.shape[1], 1))
         return (codes.sum(0) - lost).clip(0)
 
-    def without(self, hidden):  # (n, n_features) bool -> Events
-        """Return the events, without weights of entries, of the entries that are not hidden."""
-        counts = sparse.csr_array(np.where(hidden, 0.0, self.counts.toarray()))
-        lost = sparse.csr_array(np.maximum(self.lost.toarray(), hidden))
-        return replace(self, counts=counts, lost=lost, saturated=_saturated(counts))
-
     def weighed(self, atoms, codes, dispersion):  # -> Events
         """Return events without weights with the weights of their rates."""
         if dispersion == 0:
@@ -150,12 +144,6 @@ def _by_rows(loop, counts, atoms, loads, *given):
     in_parts(lambda a, b: loop(a, b, *arrays, *given), counts.shape[0], _LEAST_ROWS_OF_THREAD)
 
 
-def _first_codes(events, loads):  # -> (n, n_components)
-    """Share the events of each row among its atoms."""
-    total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
-    return np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
-
-
 def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     """Return the codes of most likely rates.
 
@@ -166,7 +154,8 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components), default=None
-        Codes to start from; the result does not depend on them where it is unique.
+        Codes to start from, by default equal shares of the events of each row; the result does not
+        depend on them where it is unique.
     tol : float, default=1e-5
         By how much the log-likelihood of a row may be below its maximum.
     sweeps : int, default=2000
@@ -180,7 +169,10 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
         Half the deviance of each row.
     """
     loads = events.loads(atoms)
-    z = _first_codes(events, loads) if codes is None else codes.copy()
+    if codes is None:
+        total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
+        codes = np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
+    z = codes.copy()
     explained, rows = np.empty(len(z)), (loops.solve_rows, events.counts, atoms, loads)
     _by_rows(*rows, np.zeros(len(z)), sweeps, tol, z, explained)
     return z, (loads * z).sum(1) - explained + events.saturated
@@ -325,7 +317,7 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
     new = np.where(sums > 0, new / np.where(sums > 0, sums, 1.0), events.mean)
     new = (1 - _SHARE_OF_MEAN) * new + _SHARE_OF_MEAN * events.mean
     atoms = np.concatenate([atoms[:n_fixed], new])
-    return Progress.at(atoms, _first_codes(events, events.loads(atoms)), n_fixed)
+    return Progress.at(atoms, solve_codes(events, atoms, sweeps=0)[0], n_fixed)
 
 
 def advance(events, state, smoothing):

@@ -20,7 +20,7 @@ from scipy.special import gammaln, xlogy
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._nmf import alternate
-from skpudle._nmf.alternate import Progress, begin, converge, solve_codes
+from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
 from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, worse
@@ -84,9 +84,10 @@ class Hidden:
 
     def __init__(self, events, masks):
         known = events.lost.toarray() < 1
-        self.plain = [events, *(events.without(mask) for mask in masks)]
-        self.places = [np.nonzero(mask & known) for mask in masks]
         self.counts, self.often = events.counts.toarray(), events.often[:, 0]
+        rows = [(self.counts, known & ~mask, self.often) for mask in masks]
+        self.plain = [events, *(Events.of(*part) for part in rows)]
+        self.places = [np.nonzero(mask & known) for mask in masks]
         size = events.visible(np.ones((len(self.often), 1)))[:, 0]
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
 

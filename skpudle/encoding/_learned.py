@@ -10,6 +10,7 @@ with :math:`D_t = D` and one ``W`` for all it is the coupled form of Chen et al.
 unfolding is a sparse autoencoder; three to five do the work of a solver.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -245,9 +246,13 @@ class EncoderModule(torch.nn.Module):
         rows = self.decoder.new_zeros(2, self.decoder.shape[1])
         names = dict(input_names=["x"], output_names=["codes"])
         options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)
-        with warnings.catch_warnings():  # the exporter warns of torch's own code
+        log = logging.getLogger("torch.onnx._internal.exporter._registration")
+        level = log.level
+        with warnings.catch_warnings():  # of torch's own code and torchvision's operators
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            log.setLevel(logging.ERROR)
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
+            log.setLevel(level)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,19 +32,14 @@ class TaskPlan(Plan):
     alpha_share = 0.5
 
     def __init__(self, learner):
-        super().__init__(learner, supervision=learner.supervision)
+        most = {"max_iter": 100} if learner.supervision and learner.max_iter == "auto" else {}
+        super().__init__(learner, **most)
         # Neither codes that predict held-out features nor units of the noise of features suit a
         # task: columns that are nearly sums of columns have a noise near zero, and would dominate
         # the atoms.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
         self.name = "supervised" if learner.supervision else self.gradient
-
-    def n_updates(self, n_batches, batch_size, data):
-        """Return the number of updates that training may take."""
-        if self.given.supervision and self.given.max_iter == "auto":
-            return 100 * n_batches
-        return super().n_updates(n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
         """Return True: decisions are trained by gradients."""
