@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable, validation
+from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
 from skpudle._data.arrays import host_array
 from skpudle._data.names import explain_names, fit_context, users_level
@@ -37,7 +37,7 @@ def _fit_rows(estimator, X, params, rows):
     """Fit an estimator to all samples, or to the given rows."""
     if rows is None:
         return estimator.fit(X, **params)
-    params = validation._check_method_params(X, params, indices=rows)
+    params = _check_method_params(X, params, indices=rows)
     return estimator.fit(_safe_indexing(X, rows), **params)
 
 
@@ -287,7 +287,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _draw_rows(self, X, random_state):  # -> rows of a replicate, None for all
         if self.resample == "seeds":
             return None
-        n = validation._num_samples(X)
+        n = np.shape(X)[0]
         if self.resample == "bootstrap":
             return random_state.randint(n, size=n)
         return random_state.permutation(n)[: (n + 1) // 2]
@@ -321,7 +321,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self, "estimator_")
         return self.estimator_.transform(X)
 
-    @available_if(validation._estimator_has("inverse_transform"))
+    @available_if(_estimator_has("inverse_transform"))
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """Return the data that codes stand for, by the estimator's own `inverse_transform`.
 
@@ -338,7 +338,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         check_is_fitted(self, "estimator_")
         return self.estimator_.inverse_transform(X)
 
-    @available_if(validation._estimator_has("score"))
+    @available_if(_estimator_has("score"))
     def score(self, X: ArrayLike, y: None = None, **of_samples: Any) -> float:
         """Return the score of data by the consensus, which is the estimator's own.
 

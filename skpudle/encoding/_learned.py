@@ -13,6 +13,7 @@ unfolding is a sparse autoencoder; three to five do the work of a solver.
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from math import frexp
@@ -247,12 +248,11 @@ class EncoderModule(torch.nn.Module):
         names = dict(input_names=["x"], output_names=["codes"])
         options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)
         log = logging.getLogger("torch.onnx._internal.exporter._registration")
-        level = log.level
-        with warnings.catch_warnings():  # of torch's own code and torchvision's operators
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        with warnings.catch_warnings(), ExitStack() as then:  # warnings of torch's own code
+            then.callback(log.setLevel, log.level)
             log.setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
-            log.setLevel(level)
 
 
 @dataclass(frozen=True, eq=False)
