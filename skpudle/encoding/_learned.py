@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from math import frexp
 from os import PathLike
@@ -63,7 +64,7 @@ class LearnedEncoder:
     shrinkage: str = "soft"
     limit: Tensor | None = None
 
-    def encode(self, x, mask=None):
+    def encode(self, x, mask=None, z=None):
         """Return codes; differentiable.
 
         Parameters
@@ -72,13 +73,14 @@ class LearnedEncoder:
             Data.
         mask : Tensor of shape (n_samples, n_features), default=None
             1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` is finite).
+        z : Tensor of shape (n_samples, n_components), default=None
+            Codes to begin with; None are zeros.
 
         Returns
         -------
         Tensor of shape (n_samples, n_components)
             Codes.
         """
-        z = None
         for t, threshold in enumerate(self.thresholds):
             analysis = self.analysis[t % len(self.analysis)]
             if z is not None:
@@ -255,72 +257,38 @@ class EncoderModule(torch.nn.Module):
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 
-@dataclass(frozen=True, eq=False)
-class _Lasso:
-    """The objective of codes: squared error of known entries, and the penalty."""
-
-    atoms: Tensor
-    alpha: float
-
-    def residual(self, x, mask, z):
-        left = x - z @ self.atoms
-        return left if mask is None else left * mask
-
-    def __call__(self, x, mask, z):  # -> ()
-        penalty = self.alpha * z.abs().sum(1).mean() if self.alpha else 0.0
-        return self.residual(x, mask, z).square().sum(1).mean() / 2 + penalty
-
-
-def _pseudoinverses(atoms):  # yields (n_components, n_features)
-    """Yield rows whose product with their own atom is 1, and ever smaller with other atoms."""
-    yield atoms
-    gram = atoms.mT @ atoms
-    largest = torch.linalg.matrix_norm(gram, 2)
-    # shares of the largest eigenvalue of the Gram matrix
-    for ridge in (0.3, 0.03, 0.003, 0.0003):
-        regular = gram.clone()
-        regular.diagonal().add_(ridge * largest)
-        rows = torch.linalg.solve(regular, atoms.mT).mT
-        inner = (rows * atoms).sum(1, keepdim=True)
-        yield torch.where(inner > 0, rows / inner, 0.0)
-
-
-def _best_step(lasso, x, mask, z, n_unfoldings, *, penalty, positive):
-    """Return the best rows of an analysis times their step, the threshold, and the codes."""
-    best = None
-    for rows in _pseudoinverses(lasso.atoms):
-        norm = float(torch.linalg.matrix_norm(rows @ lasso.atoms.mT, 2))
-        step, before = 0.25 / norm if norm > 0 else 1.0, None
-        while before is None or step <= 4.0:
-            code, level = z, x.new_tensor(step * penalty)
-            for _ in range(n_unfoldings):
-                code = _soft(code + step * (lasso.residual(x, mask, code) @ rows.mT), level)
-                code = code.clamp_min(0) if positive else code
-            value = float(lasso(x, mask, code))
-            if best is None or value < best[0]:
-                best = value, step * rows, level, code
-            if before is not None and not value <= before:
-                break
-            step, before = step * 2**0.5, value
-    return best[1:]
+def _lasso(x, mask, z, atoms, alpha):  # -> (), the mean objective of codes
+    left = x - z @ atoms
+    left = left if mask is None else left * mask
+    return left.square().sum(1).mean() / 2 + (alpha * z.abs().sum(1).mean() if alpha else 0.0)
 
 
 @torch.no_grad()
-def _first_encoder(lasso, x, mask, n_unfoldings, *, penalty, separate, positive):
-    """Initialise each unfolding with the best single-matrix step."""
+def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
+    """Initialise each unfolding with the dictionary and the step of the least objective."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
     x, mask = x[rows], None if mask is None else mask[rows]
-    z = x.new_zeros(len(x), len(lasso.atoms))
     n_steps, depth = (n_unfoldings, 1) if separate else (1, n_unfoldings)
-    analyses, levels = [], []
+    norm = float(torch.linalg.matrix_norm(atoms, 2)) ** 2 or 1.0
+    z, found = None, []
     for _ in range(n_steps):
-        rows, level, z = _best_step(lasso, x, mask, z, depth, penalty=penalty, positive=positive)
-        analyses.append(rows)
-        levels.append(level.expand(len(lasso.atoms)))
-    synthesis = lasso.atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1)
-    thresholds = torch.stack(levels).repeat(depth, 1)
-    return LearnedEncoder(torch.stack(analyses), synthesis, thresholds, positive, not separate)
+        best = None
+        for step in (0.25 / norm * 2 ** (0.5 * i) for i in range(20)):
+            levels = atoms.new_full((depth, len(atoms)), step * alpha)
+            one = LearnedEncoder(step * atoms[None], atoms[None], levels, positive)
+            codes = one.encode(x, mask, z)
+            value = float(_lasso(x, mask, codes, atoms, alpha))
+            if best is not None and not value <= best[0]:
+                break
+            best = value, one, codes
+        _, one, z = best
+        found.append(one)
+    analysis, levels = (
+        torch.cat([getattr(one, n) for one in found]) for n in ("analysis", "thresholds")
+    )
+    synthesis = atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1)
+    return LearnedEncoder(analysis, synthesis, levels, positive, not separate)
 
 
 def _power_of_two(x):
@@ -445,7 +413,7 @@ def learn_encoder(
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` is finite).
     start : LearnedEncoder, default=None
-        Where to begin; by default with matrices close to pseudoinverses, and the best steps.
+        Where to begin; by default with the matrix of the dictionary, and the best steps.
     n_updates : int or "auto", default="auto"
         Number of updates; "auto" is 3000, or three for each row, or as few as take
         :math:`3 \cdot 10^{12}` operations, but 300 at least.
@@ -488,11 +456,11 @@ def learn_encoder(
     if n_updates == "auto":
         n_updates = default_updates(len(x), *atoms.shape, n_unfoldings, batch_size)
     if start is None:
-        how = dict(penalty=alpha, separate=separate, positive=bool(positive_code))
-        start = _first_encoder(_Lasso(atoms, alpha), x, mask, n_unfoldings, **how)
+        how = dict(separate=separate, positive=bool(positive_code))
+        start = _first_encoder(atoms, alpha, x, mask, n_unfoldings, **how)
     else:
         start = replace(start, thresholds=start.thresholds / size)
-    lasso = _Lasso(atoms, alpha if penalised else 0.0)
+    lasso = partial(_lasso, atoms=atoms, alpha=alpha if penalised else 0.0)
     batches = (_draw_batch(x, mask, weight, batch_size, generator) for _ in range(n_updates))
     with torch.enable_grad():
         found = _train(start, lasso, batches, n_updates, stopped, separate and n_unfoldings > 1)
