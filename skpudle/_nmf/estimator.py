@@ -17,16 +17,15 @@ from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import open_source
 from skpudle._data.weights import merge_copies
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.fitted import Fitted, on_host
+from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._learners.counts import ExposedTransformer, OfRows
-from skpudle._learners.rows import DICT_INIT, read_rows
+from skpudle._learners.rows import DICT_INIT
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -127,16 +126,17 @@ class _Phases:
 
     Parameters
     ----------
-    learner : PoissonNMF
-        The learner.
+    plan : object
+        The plan.
     data : Data
-        Its data.
+        The data.
     run : Run
-        The fit.
+        The fit of a `PoissonNMF`.
     """
 
-    def __init__(self, learner, data, run):
-        self.learner, self.x, self.most = learner, data.samples.x, run.n_updates
+    def __init__(self, plan, data, run):
+        learner = self.learner = run.learner
+        self.x, self.most = data.samples.x, run.n_updates
         events, self.n_samples = _read_events(data.source)
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
@@ -182,10 +182,10 @@ class _Phases:
         rows = to_tensor(np.concatenate([self.fixed, new])).to(self.x)
         return Fitted(model=self.given.without_data(), rows=rows)
 
-    def table(self):  # -> tuple of Phase
+    def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
         decides = self.learner.n_components == "auto"
-        choices = Phase("size", self.choose_size, lambda _: decides), Phase("prior", self.choose)
+        choices = Phase("size", self.choose_size, decides), Phase("prior", self.choose)
         return *choices, Phase("training", self.train, unit="epoch")
 
     def choose_size(self, fitted):
@@ -220,9 +220,10 @@ class _Phases:
             ended_by = fitted.ended_by or ("tol" if state.has_stalled(*stops) else ended_by)
             note = f"alternation, epoch {n}/{self.most}  loss {state.losses[-1]:.6g}"
             now = dict(losses=state.losses, is_done=ended_by is not None, ended_by=ended_by)
-            training = on_host(state._asdict() | {"first": first})
-            rows = to_tensor(state.atoms)
-            yield replace(fitted, rows=rows, training=training, note=note, **now)
+            training = state._asdict() | {"first": first}
+            tensors = {n: to_tensor(v) for n, v in training.items() if isinstance(v, np.ndarray)}
+            now |= dict(rows=to_tensor(state.atoms), training=training | tensors, note=note)
+            yield replace(fitted, **now)
             state = alternate.advance(events, state, chosen.alpha)
 
 
@@ -361,7 +362,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _largest, _loss = inf, KullbackLeibler()
+    _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -418,10 +419,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     def _read(self, plan, X, y, *, exposure, sample_weight):
         refuse_several(type(self).__name__)
         of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
-        return read_rows(self, plan, open_source(X, self), largest=self._largest, **of_rows)
-
-    def _phases(self, plan, data, run):
-        return _Phases(self, data, run)
+        return super()._read(plan, X, **of_rows)
 
     def _attributes(self, plan, data, fitted):
         n, fitted = len(fitted.losses), replace(fitted, rows=fitted.rows.to(data.samples.x))
@@ -468,6 +466,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         learner = cls(len(atoms), **params)
         learner._validate_params()
         fitted = Fitted(model=_given(learner).without_data(), rows=atoms)
-        data = Data(None, Samples(atoms), atoms.device, arrays.input_attributes(to_numpy(atoms)))
+        data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(None, data, fitted))
         return learner
