@@ -6,7 +6,6 @@ and left out of the median. This is consensus NMF, with an assignment instead of
 of one replicate never fall into one cluster, and signs are free.
 """
 
-import warnings
 from numbers import Integral
 from typing import Any, Literal, Self
 
@@ -21,7 +20,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.names import explain_names, fit_context, users_level
+from skpudle._data.names import explain_names, fit_context
+from skpudle._fit.messages import warn
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 
@@ -262,11 +262,10 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
-            warnings.warn(
+            warn(
                 f"All replicates of {type(self.estimator).__name__} are the same, so their "
                 "agreement means little: its fit does not depend on random_state. Pass "
-                "resample='bootstrap'.",
-                stacklevel=users_level(),
+                "resample='bootstrap'."
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]
