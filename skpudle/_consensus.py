@@ -20,7 +20,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.foreign import explain_names, fit_context
 from skpudle._fit.messages import warn
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, wide
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import DenseModel, Plan
