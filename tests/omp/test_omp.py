@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from naive import ill_posed, normal, unit
 from scipy.optimize import nnls
 
-from skpudle.omp import _pursuit as omp
+from skpudle import omp
 from skpudle.omp import solve_omp
 
 STOPS = [{"n_nonzero_coefs": 1}, {"n_nonzero_coefs": 5}, {"tol": 0.3}, {"tol": 0.02}]
