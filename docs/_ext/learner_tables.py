@@ -34,7 +34,7 @@ MEASURES = {
     "Relative error of the matched dictionary": ("matched error", None, min),
     "Density of the learner's own codes": ("density", None, None),
     "Atoms that no lasso code uses": ("dead atoms", None, None),
-    "Seconds of the fit": ("seconds", None, None),
+    "Seconds of the processor for the fit": ("seconds", None, None),
 }
 
 
