@@ -248,5 +248,3 @@ def test_steps_are_looked_for_only_where_there_is_no_bound(generator):
     for loss in (None, Gaussian(), Binomial()):
         with pytest.raises(ValueError, match="Got no step"):
             unfold(dictionary, x, levels, None, loss=loss)
-    with pytest.raises(ValueError, match="least squares"):
-        unfold(dictionary, x, levels, None, loss=Poisson(), path="active")
