@@ -675,7 +675,7 @@ def test_the_score_of_a_stream_with_gaps_is_that_of_its_rows(stream, X):
 def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     """All of them may be too many for it: "meta" stands for a GPU without memory."""
     learner = make_learner().fit(X)
-    monkeypatch.setattr(learner, "_transform_device", lambda X: torch.device("meta"))
+    monkeypatch.setattr(transformer.arrays, "resolve_device", lambda *_, **__: torch.device("meta"))
     ((rows, dictionary),) = learner._read_parts(open_source(np.where(X > 1, np.nan, X)))
     assert {rows.x.device, rows.mask.device} == {CPU}
     device = dictionary.atoms.device
