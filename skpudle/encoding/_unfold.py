@@ -71,7 +71,7 @@ class _Unfolding(torch.autograd.Function):
 
 def _is_confined(path, dictionary, x, levels, *, plain):
     """Return whether to confine iterations of sparse codes to working sets."""
-    if path != "auto" or not (plain and x.device.type == "cpu"):
+    if path != "auto" or not plain or x.device.type != "cpu":
         return path == "active"
     n_components, n_features = dictionary.atoms.shape
     iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
@@ -155,13 +155,11 @@ def unfold(
     Raises
     ------
     ValueError
-        If there are no levels or no step.
+        If there are no levels.
     """
     loss = Gaussian() if loss is None else loss
     if loss.is_quadratic and offset is not None:
         x, offset = x - offset, None
-    if step is None and isfinite(loss.curvature):
-        raise ValueError("Got no step. Pass a number, such as default_step(dictionary, loss).")
     if not len(levels):
         raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
     is_dense = isinstance(dictionary, DenseDictionary) and analysis is None
