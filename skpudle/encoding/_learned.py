@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from skpudle._operators._atoms import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
-from skpudle.encoding._products import multiply
+from skpudle.encoding._compiled import multiply
 
 _LEARNED = "analysis", "synthesis", "thresholds"
 
@@ -62,6 +62,10 @@ class LearnedEncoder:
     shares_atoms: bool = False
     shrinkage: str = "soft"
     limit: Tensor | None = None
+
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes of rows of any dtype and device; the encoder has its own dictionary."""
+        return self.to(x).encode(x, mask)
 
     def encode(self, x, mask=None):
         """Return codes; differentiable.
