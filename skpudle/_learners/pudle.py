@@ -162,12 +162,9 @@ class _WithEncoder(RowPhases):
         plan, run, n_samples = self.plan, self.run, len(self.data.samples)
         size = plan.batch_size(n_samples)
         n_batches = -(-n_samples // size)
-        n_updates = plan.given.max_iter
-        if n_updates == "auto":
-            shape = fitted.rows.shape
-            n_updates = default_updates(n_samples, *shape, plan.n_unfoldings, size)
-        else:
-            n_updates *= n_batches
+        auto = default_updates(n_samples, *fitted.rows.shape, plan.n_unfoldings, size)
+        most = plan.given.max_iter
+        n_updates = auto if most == "auto" else most * n_batches
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
         options = dict(n_updates=n_updates, generator=generator)
         fitted, n_made = _with_encoder(plan, fitted, self.data, run.interrupts, **options)
