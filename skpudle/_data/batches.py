@@ -4,7 +4,7 @@ A source of samples has a number of samples ``n_samples``, and ``blocks(n_rows, 
 yields all samples once, some at a time, in a random order if there is a generator.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class Samples:
 
     def map(self, function):
         """Return the samples with all tensors changed by a function."""
-        parts = (getattr(self, part.name) for part in fields(self))
+        parts = vars(self).values()
         return Samples(*(None if part is None else function(part) for part in parts))
 
     @property

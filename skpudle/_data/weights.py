@@ -86,9 +86,7 @@ def merge_samples(samples):  # -> Samples, places (n,)
     return samples, places
 
 
-def scale_weights(
-    weight, n, total=own
-):  # -> Tensor (n,) or None, mean of the given weights or None
+def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or None
     """Divide weights by their mean.
 
     Parameters

@@ -14,22 +14,16 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import (
-    check_no_picture,
-    resolve_device,
-    split_missing,
-    to_tensor,
-    unit_of,
-    with_gaps,
-)
+from skpudle._data import arrays
 from skpudle._data.batches import Batches, Samples
 from skpudle._data.sources import Reader, open_source
 from skpudle._data.weights import check_sample_weight, known_samples, scale_weights
 from skpudle._fit import messages
-from skpudle._fit.checkpoint import describe, pack, unpack
+from skpudle._fit.checkpoint import pack, unpack
 from skpudle._fit.encoders import refuse
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
@@ -89,6 +83,14 @@ def _interruption(fitted):
     return KeyboardInterrupt(f"the fit was interrupted after {last}")
 
 
+def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features), bool, or None
+    if fitted.outliers is None or not len(fitted.outliers):
+        return None
+    shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
+    values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
+    return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
+
+
 def _checksum(atoms):
     """Return a number that tells whether a user has put other atoms into ``components_``."""
     return crc32(np.ascontiguousarray(atoms))
@@ -145,7 +147,7 @@ class GradientLearner(CallbackSupportMixin):
             The rows.
         """
         given = open_source(X, self)
-        device, checks = resolve_device(self.device, given.data), dict(largest=self._largest)
+        device, checks = arrays.resolve_device(self.device, given.data), dict(largest=self._largest)
         reader = Reader(self, device, known=known, allow_nan=True, **checks)
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, given.n_rows)
@@ -158,7 +160,7 @@ class GradientLearner(CallbackSupportMixin):
             samples, n_given = known_samples(samples), None
         else:
             if not known:
-                check_no_picture(given.data)
+                arrays.check_no_picture(given.data)
             x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
             of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
             samples = reader.samples(x, **of_rows)
@@ -167,7 +169,7 @@ class GradientLearner(CallbackSupportMixin):
         if known:
             if np.shape(self.components_)[1:] != (samples.x.shape[1],):
                 raise messages.wrong_atoms(self, samples.x.shape[1])
-            source = source.to(to_tensor(self.components_).dtype)
+            source = source.to(arrays.to_tensor(self.components_).dtype)
         return Data(source, samples, {} if known else reader.attributes, n_given=n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
@@ -256,7 +258,7 @@ class GradientLearner(CallbackSupportMixin):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
         model, rows = fitted.model, fitted.rows
         # atoms in a row, assumed before the first block
-        unit, size = unit_of(model.data_scale or 0.0), block_rows(4.0, *rows.shape)
+        unit, size = arrays.unit_of(model.data_scale or 0.0), block_rows(4.0, *rows.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = rows.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
@@ -266,9 +268,9 @@ class GradientLearner(CallbackSupportMixin):
             if interrupts.pending:
                 break
             n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
-            new = with_gaps(block.x, block.mask).cpu(), weight.cpu()
+            new = arrays.with_gaps(block.x, block.mask).cpu(), weight.cpu()
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
-            x, mask = split_missing(recent[0].to(rows))
+            x, mask = arrays.split_missing(recent[0].to(rows))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
             problem = plan.problem(Samples(x, mask, weight=weight), model.alpha, unit)
             how = dict(forgetting=FORGETTING, final=len(x) >= size)
@@ -282,10 +284,9 @@ class GradientLearner(CallbackSupportMixin):
     def _train_part(self, plan, fitted, data, interrupts):
         """Train by gradients, and replace atoms that no code has used for long."""
         rows, before = fitted.rows, fitted.training
-        optimizer, moments = plan.make_optimizer(fitted.model, rows), before.get("moments", {})
-        if moments and self._fit_given["optimizer"] != describe(plan.optimizer_for(len(rows))):
-            moments = {}
-        optimizer.resume(rows, moments)
+        now, moments = messages.describe(plan.optimizer_for(len(rows))), before.get("moments", {})
+        optimizer = plan.make_optimizer(fitted.model, rows)
+        optimizer.resume(rows, moments if moments and self._fit_given["optimizer"] == now else {})
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
@@ -307,7 +308,7 @@ class GradientLearner(CallbackSupportMixin):
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | fitted.attributes()
         given = {name: getattr(plan.given, name) for name in ("alpha", "n_components")}
-        given["optimizer"] = describe(plan.optimizer_for(n_atoms))
+        given["optimizer"] = messages.describe(plan.optimizer_for(n_atoms))
         given["atoms"] = _checksum(attributes["components_"])
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
@@ -316,6 +317,7 @@ class GradientLearner(CallbackSupportMixin):
             "n_steps_": fitted.n_steps,
             "n_samples_seen_": data.source and data.n_seen,  # unknown without data
             "loss_curve_": np.array(curve, dtype=np.float64),
+            "outliers_": _mark_outliers(data, fitted),
             "ended_by_": fitted.ended_by,
             "phases_": phases,
             "fit_seconds_": None,  # set at the end of a fit, after its hooks

@@ -2,11 +2,14 @@
 
 import warnings
 from inspect import signature
+from pickle import PicklingError
 
+import joblib
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.arrays import with_gaps
+from skpudle._data.arrays import to_numpy, with_gaps
 from skpudle._data.names import users_level
 from skpudle._operators._atoms import DenseDictionary
 
@@ -14,6 +17,17 @@ from skpudle._operators._atoms import DenseDictionary
 def warn(message, category=UserWarning):
     """Warn at the user's line."""
     warnings.warn(message, category, stacklevel=users_level())
+
+
+def describe(value):  # -> str
+    """Return a parameter as a short text: the same for equal values, whatever their order."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    try:
+        return joblib.hash(to_numpy(value) if isinstance(value, torch.Tensor) else value)
+    except PicklingError:  # a function without a name
+        return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def nothing_known(learner):

@@ -1,5 +1,7 @@
 """Weights of samples: a weight of two is a repetition, and a weight of zero is absence."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -20,9 +22,10 @@ from skpudle import (
 )
 from skpudle._data import sources
 from skpudle._data.batches import Samples
-from skpudle._fit.encoders import Converged, Unfolded
+from skpudle._fit.encoders import Converged
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
+from skpudle.encoding import encode
 from skpudle.metrics import recovery_rate
 
 N, M, P = 90, 8, 6
@@ -125,7 +128,7 @@ def test_a_weighted_gradient_is_that_of_repeated_rows(rule, converged):
     X, atoms = planted(n=20)
     often = torch.tensor(weighted(n=20)[0])
     x, atoms = torch.tensor(X), torch.tensor(atoms, requires_grad=True)
-    encoder = Converged(0.1) if converged else Unfolded(0.1, 5)
+    encoder = Converged(0.1) if converged else partial(encode, alpha=0.1, n_unfoldings=5)
     given = dict(encoder=encoder, penalty=0.1)
     whole = Samples(x.repeat_interleave(often, 0))
     expected, one = differentiate(rule, DenseDictionary(atoms), atoms, whole, **given)
