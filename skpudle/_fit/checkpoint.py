@@ -20,8 +20,7 @@ import torch
 from sklearn.callback import FitCallback
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.files import named_errors, replace_file
-from skpudle._data.foreign import dictionary_of
+from skpudle._data.foreign import dictionary_of, named_errors, replace_file
 from skpudle._fit.messages import describe, warn
 
 # parameters that may change between an interrupted fit and the resumed one

@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.batches import Batches, Samples
+from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
 from skpudle._data.weights import check_sample_weight, known_samples, scale_weights
 from skpudle._fit import messages
@@ -160,7 +161,7 @@ class GradientLearner(CallbackSupportMixin):
             samples, n_given = known_samples(samples), None
         else:
             if not known:
-                arrays.check_no_picture(given.data)
+                check_no_picture(given.data)
             x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
             of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
             samples = reader.samples(x, **of_rows)

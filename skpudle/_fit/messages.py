@@ -10,7 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.arrays import to_numpy, with_gaps
-from skpudle._data.names import users_level
+from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
 
 

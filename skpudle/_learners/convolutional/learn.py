@@ -26,7 +26,7 @@ from skpudle._learners.convolutional.base import stride_of
 from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode
 from skpudle.search import _maps
 from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
