@@ -135,26 +135,17 @@ class Fitted:
 
     def attributes(self):
         """Return the fitted attributes that do not depend on the history of the fit."""
-        found = self.model.attributes(self.rows)
-        scale, baseline = self.noise.scale, self.noise.intercept
+        found, noise, rows = self.model.attributes(self.rows), self.noise, self.rows
         alpha, debias, noise_std = self.coding or (found["alpha_"], found["debias_"], None)
-        if baseline is not None:
-            found[self.model.name_of_baseline] = to_numpy(baseline.to(self.rows))
-        if scale is not None:
-            found["components_"] = to_numpy(self.noise.to_user(self.atoms))
-            noise_std = None if noise_std is None else noise_std * to_numpy(scale)
-        return (
-            found
-            | _arrays_of(self.learned)
-            | {
-                "alpha_": alpha,
-                "debias_": debias,
-                "noise_std_": noise_std,
-                "search_alpha_": self.search_alpha,
-                "size_path_": as_arrays(self.size_path),
-                "penalty_path_": as_arrays(self.penalty_path),
-            }
-        )
+        if noise.intercept is not None:
+            found[self.model.name_of_baseline] = to_numpy(noise.intercept.to(rows))
+        if noise.scale is not None:
+            found["components_"] = to_numpy(noise.to_user(self.atoms))
+            noise_std = None if noise_std is None else noise_std * to_numpy(noise.scale)
+        found |= dict(alpha_=alpha, debias_=debias, noise_std_=noise_std)
+        found |= dict(search_alpha_=self.search_alpha) | _arrays_of(self.learned)
+        paths = dict(size_path_=self.size_path, penalty_path_=self.penalty_path)
+        return found | {name: as_arrays(path) for name, path in paths.items()}
 
     def pack(self):  # -> Fitted
         """Return the record with the numbers that data have decided in place of its model."""

@@ -481,11 +481,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     @classmethod
     def from_components(
-        cls,
-        components: Any,
-        *,
-        intercept: ArrayLike | None = None,
-        **params: Any,
+        cls, components: Any, *, intercept: ArrayLike | None = None, **params: Any
     ) -> Self:
         """Return a learner that is fitted to given atoms, without data.
 
