@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
+from skpudle._fit.checkpoint import pack, unpack
 from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
@@ -159,13 +160,14 @@ class Fitted:
     def kept(self):  # -> Fitted
         """Return what the fitted attributes do not hold, for a later `partial_fit`."""
         names = "search_alpha", "coding", "stream", "recent"
-        return Fitted(
+        kept = Fitted(
             model=self.pack().model,
             rows=None,
             noise=replace(self.noise, atoms=None),  # the fitted atoms replace them
             training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
             **{name: getattr(self, name) for name in names},
         )
+        return kept if self.rows.device.type == "cpu" else unpack(pack(kept))  # on the host
 
 
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.
