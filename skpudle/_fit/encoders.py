@@ -157,11 +157,9 @@ def units_of(learner):  # -> Units
     New rows get their noise from codes of the learner's atoms.
     """
     noise, baseline = getattr(learner, "_fitted", _UNKNOWN).noise, baseline_of(learner)
-    return replace(
-        noise,
-        intercept=None if baseline is None else to_tensor(baseline),
-        atoms=noise.from_user(to_tensor(learner.components_)),
-    )
+    intercept = None if baseline is None else to_tensor(baseline)
+    atoms = noise.from_user(to_tensor(learner.components_))
+    return replace(noise, intercept=intercept, atoms=atoms)
 
 
 def in_units(noise, samples):

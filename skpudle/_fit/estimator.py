@@ -308,7 +308,7 @@ class GradientLearner(CallbackSupportMixin):
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | fitted.attributes()
-        given = {name: getattr(plan.given, name) for name in ("alpha", "n_components")}
+        given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
         given["optimizer"] = messages.describe(plan.optimizer_for(n_atoms))
         given["atoms"] = _checksum(attributes["components_"])
         return attributes | {

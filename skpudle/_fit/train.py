@@ -274,13 +274,9 @@ class Trainer:
     @property
     def fitted(self):
         """The record of the fit at present."""
-        return replace(
-            self._begun,
-            rows=self.optimizer.atoms.detach(),
-            loss_curve=self.loss_curve,
-            n_steps=self.n_steps,
-            training=self._begun.training | {"moments": self.optimizer.state()},
-        )
+        training = self._begun.training | {"moments": self.optimizer.state()}
+        known = dict(loss_curve=self.loss_curve, n_steps=self.n_steps, training=training)
+        return replace(self._begun, rows=self.optimizer.atoms.detach(), **known)
 
     def state(self, source, stopping):  # -> dict
         """Return the state between two epochs, which includes the source's generator."""

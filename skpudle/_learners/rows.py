@@ -425,11 +425,9 @@ class RowPhases:
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)  # before its last value
         rule = dict(first_update=first, n_updates=n_updates)
         stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
-        if state:
-            trainer.load(state, source, stopping)
-            ended_by = ended_by or ("tol" if stopping.is_over else None)
-        else:
-            state = trainer.state(source, stopping)
+        state = state or trainer.state(source, stopping)
+        trainer.load(state, source, stopping)
+        ended_by = ended_by or ("tol" if stopping.is_over else None)
         while True:
             n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
             if ended_by is None and (full or n_epochs >= run.max_iter):
@@ -480,11 +478,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     @classmethod
     def from_components(
-        cls,
-        components: Any,
-        *,
-        intercept: ArrayLike | None = None,
-        **params: Any,
+        cls, components: Any, *, intercept: ArrayLike | None = None, **params: Any
     ) -> Self:
         """Return a learner that is fitted to given atoms, without data.
 
