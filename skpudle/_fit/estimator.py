@@ -209,8 +209,8 @@ class GradientLearner(CallbackSupportMixin):
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
                     ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                     messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
-                if not any(run.team.any(self._has_codes(data))):
-                    messages.warn_of_zero_codes(self)
+                if fitted.n_codes == 0:
+                    messages.warn_of_zero_codes(self, data.samples)
         self.fit_seconds_ = run.seconds
         # with "auto" the limit is the expected end
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":

@@ -70,6 +70,9 @@ class Fitted:
         Mean losses of the epochs of training.
     n_steps : int, default=0
         Number of updates by gradients.
+    n_codes : float, default=None
+        Number of nonzero codes in the last epoch of a search, of atoms with codes in that of
+        training.
     training : dict, default={}
         The state of training, see `Trainer.state`; empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
@@ -105,6 +108,7 @@ class Fitted:
     losses: tuple = ()
     loss_curve: tuple = ()
     n_steps: int = 0
+    n_codes: float | None = None
     training: dict = field(default_factory=dict)
     outliers: Tensor | None = None
     stream: Stream | None = None

@@ -150,15 +150,16 @@ def warn_of_unused(learner, unused, where="in this fit"):
         )
 
 
-def warn_of_zero_codes(learner):
-    """Warn that a fitted learner has no codes for its own data."""
-    name = getattr(learner, "_penalty", "alpha")
-    warn(
-        f"All codes of {type(learner).__name__} are zero: alpha_={np.max(learner.alpha_):.3g} "
-        "leaves nothing of these data, or they are noise alone. Pass a smaller number as "
-        f"{name} (now {getattr(learner, name)!r:.50}), 'auto', which follows the data, or more "
-        "samples."
-    )
+def warn_of_zero_codes(learner, samples=None):
+    """Warn that a fitted learner has no codes for its own data, unless they are constant."""
+    name, x = getattr(learner, "_penalty", "alpha"), None if samples is None else samples.x
+    if x is None or (x.any() and not (len(x) > 1 and (x == x[0]).all())):
+        warn(
+            f"All codes of {type(learner).__name__} are zero: alpha_={np.max(learner.alpha_):.3g} "
+            "leaves nothing of these data, or they are noise alone. Pass a smaller number as "
+            f"{name} (now {getattr(learner, name)!r:.50}), 'auto', which follows the data, or more "
+            "samples."
+        )
 
 
 def _gentler(learner):

@@ -316,6 +316,7 @@ class RowPhases:
                 search_alpha=found.alpha * problem.unit,
                 penalty_path=find.penalty_path(problem, found.path, problem.unit),
                 losses=(*fitted.losses, *found.losses),
+                n_codes=found.coded.n_entries,
                 stream=stream.after_search(found.coded, float(self.data.n_seen)),
                 is_done=found.is_done,
                 note=f"{note}  loss {found.losses[-1]:.6g}",
@@ -436,6 +437,7 @@ class RowPhases:
                 now, done = trainer.fitted, ended_by is not None
                 note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}"
                 how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
+                how["n_codes"] = len(now.atoms) - int(trainer.epoch["unused"].sum())
                 yield replace(now, training=state, is_done=done, **how)
             trainer.replace_unused()
             if trainer.run_epoch(source, stopping):
