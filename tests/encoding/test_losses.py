@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from test_encoding import unit_atoms
 
 from skpudle._data.batches import Samples
-from skpudle._learners.counts import CountDictionaryLearning, CountPlan, likelihood
+from skpudle._learners.counts import CountDictionaryLearning, CountPlan
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -149,7 +149,7 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     model = plan.model(alpha=0.3)
     dictionary, encoder, penalty = model.network(rows, 0)
     batch = Samples(x, known if masked else None, exposure.exp())
-    found = likelihood(dictionary, batch, encoder=encoder, penalty=penalty)
+    found = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
     z = found.codes
     assert (z[:, -1] == 1).all()
     value = (known * loss.half_deviance(z @ rows + exposure, x)).sum(1)

@@ -24,6 +24,9 @@ def test_a_fit_says_its_decisions(rows):
     codes = learner.transform(rows + offset)
     assert f"by {(codes != 0).sum(1).mean():.1f} codes a row" in said
     assert "ended by search" in said
+    assert "constant" not in said
+    odd = np.stack([np.zeros(12), np.full(12, 7.0), rows[0]])
+    assert "2 rows are zero or constant" in learner.summary(odd)
 
 
 def test_a_fit_that_prints_ends_with_its_summary(rows, capsys):
