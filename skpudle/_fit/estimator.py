@@ -18,11 +18,9 @@ from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data import arrays
-from skpudle._data.batches import Batches, Samples
+from skpudle._data import arrays, batches
 from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
-from skpudle._data.weights import check_sample_weight, known_samples, scale_weights
 from skpudle._fit import messages
 from skpudle._fit.checkpoint import pack, unpack
 from skpudle._fit.encoders import refuse
@@ -66,7 +64,7 @@ class Data(NamedTuple):
     def scaled(self, total):  # -> Data
         """Return the data with weights of mean 1 over all processes, or without equal weights."""
         source, samples = self.source, self.samples
-        weight, mean = scale_weights(source.weight, source.n_samples, total)
+        weight, mean = batches.scale_weights(source.weight, source.n_samples, total)
         if mean is None:
             return self
         if source is samples:
@@ -151,21 +149,21 @@ class GradientLearner(CallbackSupportMixin):
         device, checks = arrays.resolve_device(self.device, given.data), dict(largest=self._largest)
         reader = Reader(self, device, known=known, allow_nan=True, **checks)
         if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, given.n_rows)
+            sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
         if given.in_parts:
             source = given.read_by(reader)
             source.weight, source.target = sample_weight, target
             draws = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if draws else 0
             samples = source.sample(plan.n_components, seed, whole=not part)
-            samples, n_given = known_samples(samples), None
+            samples, n_given = batches.known_samples(samples), None
         else:
             if not known:
                 check_no_picture(given.data)
             x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
             of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
             samples = reader.samples(x, **of_rows)
-            samples = source = known_samples(samples) if part else samples
+            samples = source = batches.known_samples(samples) if part else samples
             n_given = round(samples.total_weight)
         if known:
             if np.shape(self.components_)[1:] != (samples.x.shape[1],):
@@ -273,7 +271,7 @@ class GradientLearner(CallbackSupportMixin):
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
             x, mask = arrays.split_missing(recent[0].to(rows))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
-            problem = plan.problem(Samples(x, mask, weight=weight), model.alpha, unit)
+            problem = plan.problem(batches.Samples(x, mask, weight=weight), model.alpha, unit)
             how = dict(forgetting=FORGETTING, final=len(x) >= size)
             state, over = advance_stream(problem, state, **how)
             loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
@@ -291,7 +289,7 @@ class GradientLearner(CallbackSupportMixin):
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
-        trainer.run_epoch(Batches(data.source, plan.batch_size()), Stopping(None, 1))
+        trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if interrupts.pending:
             return trainer.fitted
         unused = trainer.idle(unused)

@@ -16,9 +16,8 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from skpudle._data import arrays
-from skpudle._data.batches import Samples
+from skpudle._data.batches import Samples, merge_samples
 from skpudle._data.foreign import dictionary_of, fit_context, given_atoms
-from skpudle._data.weights import merge_samples
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from skpudle._data import arrays
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
-from skpudle._data.batches import Samples
+from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
-from skpudle._data.weights import check_sample_weight
 from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
 from skpudle._fit.messages import wrong_atoms
 from skpudle._losses import FromMeans
