@@ -102,10 +102,12 @@ def test_drift_makes_no_events():
 def test_wrong_calls_are_refused():
     signals = signals_with_events()
     learner = learner_of(alpha=0.1).fit(signals)
-    with pytest.raises(ValueError, match="least == 2, must be <= 1"):
-        find_events(learner, signals, least=2)
-    with pytest.raises(ValueError, match="sampling_rate == -1, must be > 0"):
-        find_events(learner, signals, sampling_rate=-1)
+    for least in (2, -0.1, True, np.nan, "a"):
+        with pytest.raises(ValueError, match=f"least={least!r} is no share. Pass a number from 0"):
+            find_events(learner, signals, least=least)
+    for rate in (-1, 0, True, np.inf):
+        with pytest.raises(ValueError, match=f"sampling_rate={rate!r} is no number of samples in"):
+            find_events(learner, signals, sampling_rate=rate)
     rows = np.random.default_rng(0).normal(size=(30, 5))
     of_rows = PUDLEDictionaryLearning(3, random_state=0).fit(rows)
     with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):

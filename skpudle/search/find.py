@@ -288,6 +288,8 @@ class Found:
         The chosen penalty, from the polish on, in data with held-out rows.
     stride : int, default=1
         From the polish on: the atoms adapt to one in ``stride`` samples.
+    problem : Problem or ConvProblem
+        Data and objective of the search, with what it holds out.
     """
 
     stage: str
@@ -299,6 +301,7 @@ class Found:
     path: tuple = ()
     trial: Trial | None = None
     stride: int = 1
+    problem: Any = None
 
     @property
     def is_done(self):
@@ -329,7 +332,8 @@ class _Log:
             if self.coded is None or len(coded.atoms) == self.n_components:
                 self.coded = coded
             known = self.coded.atoms, self.coded.problem.alpha, len(coded.atoms)
-            yield Found(name, self.coded, *known, self.losses, self.path)
+            found = self.losses, self.path
+            yield Found(name, self.coded, *known, *found, problem=self.problem)
 
     def note(self, trial):
         """Add a trial to the path."""
@@ -374,7 +378,22 @@ def climb(problem, first, stride, note, leader=()):
     return trials, best, stride
 
 
-def find_atoms(problem, atoms):
+def noise_level(problem, atoms):  # -> float
+    """Return the universal threshold of the correlations of atoms and residuals of signals.
+
+    Differences of neighbours measure the level of white noise. Slow noise has small differences,
+    and large correlations with slow atoms. Codes of a penalty below the level follow the noise, and
+    hide some of it from the residual.
+    """
+    # samples of signals whose residuals measure the noise
+    rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
+    residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
+    correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
+    noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
+    return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
+
+
+def find_atoms(problem, atoms, n_raises=0):
     """Search for the atoms that minimise the objective, and for their penalty.
 
     Parameters
@@ -384,19 +403,30 @@ def find_atoms(problem, atoms):
     atoms : Tensor of shape (n_components, ...)
         Initial atoms of any norm in different directions, such as samples; the same in all
         processes.
+    n_raises : int, default=0
+        How often the search of signals may begin again with a penalty at the level of the noise.
 
     Yields
     ------
     Found
         The search after each epoch; the last one is done.
     """
-    best_atoms = problem.project(atoms.detach().cpu().double())
+    best_atoms = begin = problem.project(atoms.detach().cpu().double())
     stride, alpha, trials, least = first_stride(problem, len(atoms)), problem.alpha, (), inf
     log, chosen = _Log(problem, len(atoms)), None
     while True:
         steps = settle(problem, best_atoms, stride, _SETTLES, alpha=alpha)
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", play_rounds(best))
+        level = noise_level(replace(problem, alpha=alpha), best.atoms) if n_raises else 0.0
+        # The level of the noise is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in
+        # autoregressive noise of coefficient 0.9.
+        if level > 1.25 * alpha:
+            plain = replace(problem, alpha=level, held_out=None, held_rows=None)
+            problem = log.problem = hold_out(plain, fixed=True)
+            alpha, best_atoms, n_raises = level, begin, n_raises - 1
+            stride, trials = first_stride(problem, len(atoms)), ()
+            continue
         if problem.held_out is None:
             break
         steps = climb(problem, best, stride, log.note, trials)
@@ -480,45 +510,3 @@ def noise_penalty(problem, atoms):  # -> float
     more = finds_more(trials, problem)
     leader = min(trials, key=error_of) if more else chosen_trial(trials, problem)
     return penalty_above_noise(trials[0], leader, problem)
-
-
-def noise_level(problem, atoms):  # -> float
-    """Return the universal threshold of the correlations of atoms and residuals of signals.
-
-    Differences of neighbours measure the level of white noise. Slow noise has small differences,
-    and large correlations with slow atoms.
-    """
-    # samples of signals whose residuals measure the noise
-    rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
-    residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
-    correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
-    noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
-    return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
-
-
-def search_above_noise(problem, atoms, found):  # -> ConvProblem, Found
-    """Repeat a search of signals with a penalty above the noise, if its penalty was below.
-
-    Codes then follow the noise, and hide some of it from the residual; so a search follows until
-    the level of the noise is not exceeded.
-
-    Parameters
-    ----------
-    problem : ConvProblem
-        Data and objective of the search, with what it held out.
-    atoms : Tensor of shape (n_components, n_channels, height, width)
-        Initial atoms.
-    found : Found
-        The result of that search.
-    """
-    for _ in range(4):
-        level = noise_level(replace(problem, alpha=found.alpha), found.atoms)
-        # A new search follows at most four times. The level of the noise is .5 to 1.2 of the
-        # penalty in white noise, and 1.2 to 2.2 in autoregressive noise of coefficient 0.9; there
-        # it still rises after four searches, but a larger penalty loses atoms.
-        if level <= 1.25 * found.alpha:
-            break
-        plain = replace(problem, alpha=level, held_out=None, held_rows=None)
-        problem = hold_out(plain, fixed=True)
-        found = search(problem, atoms)
-    return problem, found

@@ -15,10 +15,9 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import input_attributes, make_generator, to_numpy, to_tensor, wide
+from skpudle._data.arrays import input_attributes, make_generator, to_numpy, wide
 from skpudle._data.images import covered, covering_positions, read_images, split_gaps
 from skpudle._data.names import explain_names, fit_context
-from skpudle._fit.fitted import as_arrays
 from skpudle._fit.messages import (
     nothing_known,
     warn,
@@ -230,37 +229,19 @@ class ConvPUDLEDictionaryLearning(
         refuse_several(type(self).__name__)
         images = self._read_training(X, allow_nan=True)
         inputs = input_attributes(X if images.kind == "rows" else None)
-        inputs["_channel_axis"], same = images.channel_axis, images.kind != "list"
-        inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
-        unused, unfolds = [], learn.unfoldings_of(self) is not None
-        if self.gradient is None:
-            training = "optimizer", "batch_size", "max_iter", "tol"
-            unused.append((training, "a gradient, such as gradient='ae-ls'"))
-        elif self.gradient != "dec" and not unfolds:
-            raise ValueError(
-                "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
-                f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings."
-            )
-        if self.gradient is None and isinstance(self.dict_init, str) and self.dict_init == "random":
-            raise ValueError(
-                "dict_init='random' begins training, but there is no gradient. Pass a gradient, "
-                "such as gradient='ae-ls', or dict_init='search'."
-            )
-        if unfolds and self.debias != 0:
-            unused.append((("debias",), "codes of the lasso, n_unfoldings=None"))
-        if images.n_channels == 1:
-            unused.append((("rank", "channel_noise"), "signals with more than one channel"))
-        warn_of_unused(self, unused)
+        is_list, start = images.kind == "list", None
+        inputs["_channel_axis"] = images.channel_axis
+        inputs["_image_size"] = None if is_list else tuple(images.tensors[0].shape[2:])
+        self._check_combinations(images.n_channels)
         channels = learn.choose_channels(images, self)
-        images = images.map(channels.enter)
-        generator, is_named = make_generator(self.random_state), isinstance(self.dict_init, str)
-        if self.n_components == "auto" and not (is_named and self.dict_init == "search"):
-            raise ValueError(
-                "n_components='auto' begins with patches, but dict_init is given. Pass "
-                "dict_init='search', or a number of atoms."
-            )
-        start = None if is_named else self._given_atoms(self.n_components, images)
-        start = start if is_named else start / channels.noise.to(start)
+        noise = to_numpy(channels.noise.flatten())
+        inputs["channel_noise_"] = noise if (noise != 1).any() else None
+        inputs["intercept_"] = to_numpy(channels.intercept.flatten())
+        inputs |= {"_channels": channels, "detrend_": channels.kernel and "slow"}
+        images, generator = images.map(channels.enter), make_generator(self.random_state)
+        if not isinstance(self.dict_init, str):
+            start = self._given_atoms(self.n_components, images)
+            start = start / channels.noise.to(start)
         data = learn.TrainingImages.of(images, self._kernel, base.stride_of(self))
         if data.masks and not any(mask.any() for mask in data.masks):
             raise nothing_known(self)
@@ -270,9 +251,11 @@ class ConvPUDLEDictionaryLearning(
 
         def epochs(interrupts):
             for one in records:
-                yield one.note, partial(self._attributes_of, one, channels, inputs)
+                yield one["note"], partial(self._attributes_of, one, inputs)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
+        if self.verbose:
+            print(self.summary())
         if self.ended_by_ == "max_iter" and self.tol is not None:
             warn_of_early_end(self)
         dictionary = self._dictionary(data.images[0])
@@ -281,29 +264,73 @@ class ConvPUDLEDictionaryLearning(
             warn_of_zero_codes(self)
         return self
 
-    def _attributes_of(self, fitted, channels, inputs):
+    def _check_combinations(self, n_channels):
+        """Warn of parameters that have no effect on this fit, and refuse those that contradict."""
+        unused, unfolds = [], learn.unfoldings_of(self) is not None
+        start = self.dict_init if isinstance(self.dict_init, str) else "an array"
+        if self.gradient is None:
+            training = "optimizer", "batch_size", "max_iter", "tol"
+            unused.append((training, "a gradient, such as gradient='ae-ls'"))
+        elif self.gradient != "dec" and not unfolds:
+            raise ValueError(
+                "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
+                f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings."
+            )
+        counts, trains = self.n_components != "auto", self.gradient is not None
+        if start != "search" and not (counts and (trains or start != "random")):
+            raise ValueError(
+                f"dict_init is {start}, which needs a number of atoms, and a gradient if they are "
+                "random. Pass dict_init='search', or n_components=64 with gradient='ae-ls'."
+            )
+        if unfolds and self.debias != 0:
+            unused.append((("debias",), "codes of the lasso, n_unfoldings=None"))
+        if n_channels == 1:
+            unused.append((("rank", "channel_noise"), "signals with more than one channel"))
+        warn_of_unused(self, unused)
+
+    def _attributes_of(self, record, inputs):
         """Return the fitted attributes of a record."""
-        atoms = fitted.atoms * channels.noise.to(fitted.atoms)
+        found, noise = dict(record), inputs["_channels"].noise
+        atoms, losses, _ = (found.pop(name) for name in ("atoms", "losses", "note"))
+        atoms = atoms * noise.to(atoms)
         maps, waveforms = map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
-        kept = "alpha", "debias", "noise_std", "search_alpha", "ended_by"
-        found = {f"{name}_": getattr(fitted, name) for name in kept}
-        noise = channels.noise if (channels.noise != 1).any() else None
-        found |= {
-            "components_": to_numpy(
-                atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
-            ),
-            "spatial_components_": maps,
-            "temporal_components_": waveforms,
-            "intercept_": to_numpy(channels.intercept.flatten()),
-            "detrend_": None if channels.kernel is None else "slow",
-            "channel_noise_": None if noise is None else to_numpy(noise.flatten()),
-            "n_components_": len(atoms),
-            "size_path_": as_arrays(fitted.size_path),
-            "penalty_path_": as_arrays(fitted.penalty_path),
-            "n_iter_": max(len(fitted.losses), 1),
-            "loss_curve_": np.array(fitted.losses, dtype=np.float64),
-        }
-        return inputs | found
+        atoms = atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
+        return (
+            found
+            | inputs
+            | {
+                "components_": to_numpy(atoms),
+                "spatial_components_": maps,
+                "temporal_components_": waveforms,
+                "n_components_": len(atoms),
+                "n_iter_": max(len(losses), 1),
+                "loss_curve_": np.array(losses, dtype=np.float64),
+            }
+        )
+
+    def summary(self) -> str:
+        """Say in a few lines what `fit` has decided.
+
+        Returns
+        -------
+        str
+            Lines: atoms, baselines and drift, noise, penalties, and the end of the fit.
+        """
+        check_is_fitted(self)
+        how = "chosen by hidden pixels" if hasattr(self, "size_path_") else "as named"
+        baseline = np.array2string(self.intercept_, precision=3, threshold=9)
+        baseline = baseline if self.intercept_.any() else "none"
+        drift = "slower than two atoms, taken off" if hasattr(self, "detrend_") else "kept"
+        noise, debias = getattr(self, "noise_std_", np.nan), float(self.debias_)
+        lines = (
+            f"{type(self).__name__}: {len(self.components_)} atoms of {self._kernel}, {how}",
+            f"baseline of channels: {baseline}; drift: {drift}",
+            f"noise of a pixel: {'not estimated' if np.isnan(noise) else f'{noise:.3g}'}",
+            f"penalty of the search: {self.search_alpha_:.3g}; of codes: {self.alpha_:.3g}, with "
+            f"{debias:.0%} of its bias removed",
+            f"ended by {self.ended_by_} after {self.n_iter_} epochs",
+        )
+        return "\n  ".join(lines)
 
     # ------------------------------------------------------------------ using the dictionary
 
@@ -312,14 +339,6 @@ class ConvPUDLEDictionaryLearning(
     @property
     def _n_channels(self):
         return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
-
-    @property
-    def _channels(self):
-        noise = getattr(self, "channel_noise_", np.ones(self._n_channels))
-        kernel = self._kernel if hasattr(self, "detrend_") else None
-        wide = (-1, *[1] * len(self._kernel))
-        parts = (to_tensor(part).reshape(wide) for part in (self.intercept_, noise))
-        return learn.Channels(*parts, kernel)
 
     def _dictionary(self, like):  # -> ConvDictionary in units of the noise
         """Return the dictionary, of the dtype and on the device of a tensor.

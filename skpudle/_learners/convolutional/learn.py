@@ -20,6 +20,7 @@ from torch import Tensor
 from skpudle._data.arrays import check_range, to_tensor, unit_of
 from skpudle._data.batches import Samples
 from skpudle._data.images import covered, sizes, split_gaps
+from skpudle._fit.fitted import as_arrays
 from skpudle._fit.train import Stopping
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._learners.convolutional.base import stride_of
@@ -31,9 +32,9 @@ from skpudle.encoding import encode
 from skpudle.search import _maps
 from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
 from skpudle.search._epoch import spread_rows
-from skpudle.search.choose import SizePath, best_coding, judged, try_sizes
+from skpudle.search.choose import best_coding, try_sizes
 from skpudle.search.descend import descend, exhaust, refit_atoms
-from skpudle.search.find import PenaltyPath, find_atoms, penalty_path, search_above_noise
+from skpudle.search.find import find_atoms, penalty_path
 from skpudle.search.held_out import hold_out
 
 # Places of an atom, along the last axis of an image, with correlations in memory at a time.
@@ -140,6 +141,7 @@ def draw_patches(images, n_components, kernel, generator):
         for axis, k in enumerate(kernel):
             squares = squares.unfold(axis, k, 1).sum(-1)
         energies.append(squares.cpu())
+    ends = np.cumsum([energy.numel() for energy in energies])
     options = dict(generator=generator, dtype=torch.float64, device="cpu")
     atoms = torch.randn(n_components, len(images[0]), *kernel, **options).to(images[0])
     total = torch.cat([energy.flatten() for energy in energies]).cumsum(0)
@@ -147,10 +149,8 @@ def draw_patches(images, n_components, kernel, generator):
     places = torch.searchsorted(total, drawn, right=True).clamp_max(len(total) - 1)
     places = list(dict.fromkeys(places.tolist()))[:n_components] if total[-1] > 0 else []
     for k, place in enumerate(places):
-        i = 0
-        while place >= energies[i].numel():
-            place, i = place - energies[i].numel(), i + 1
-        starts = np.unravel_index(place, energies[i].shape)
+        i = int(np.searchsorted(ends, place, side="right"))
+        starts = np.unravel_index(place - ends[i], energies[i].shape)
         window = (slice(a, a + n) for a, n in zip(starts, kernel, strict=True))
         atoms[k] = images[i][(..., *window)]
     return project_atoms(atoms)
@@ -274,7 +274,7 @@ def choose_channels(images, given):  # Images, learner -> Channels
     """
     kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
     x = torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
-    medians = x.nanmedian(1).values.nan_to_num(0.0).reshape(-1, *[1] * len(kernel))
+    medians = x.nanmedian(1).values.nan_to_num(0.0).reshape(-1, *[1] * len(kernel)).cpu()
     zeros, ones = torch.zeros_like(medians), torch.ones_like(medians)
     named = {None: Channels(zeros, ones), "constant": Channels(medians, ones)}
     named["slow"] = Channels(medians, ones, kernel)
@@ -297,47 +297,11 @@ def choose_channels(images, given):  # Images, learner -> Channels
         if n_after < 2 / 3 * _count_codes(data[0], given, alpha)[0]:
             best, before = named[name], after
     if given.channel_noise == "auto" and images.n_channels > 1:
-        best = replace(best, noise=noise_of_channels(images.tensors).view_as(ones))
+        best = replace(best, noise=noise_of_channels(images.tensors).view_as(ones).cpu())
     return best
 
 
 # ---------------------------------------------------------------------------- the fit
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A fit so far, in units of the noise of channels.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, n_channels, *kernel)
-        Atoms.
-    alpha, debias, noise_std : float
-        Penalty of codes, share of its bias to remove, and noise, if the data have chosen them.
-    search_alpha : float
-        Penalty of the search.
-    size_path : SizePath, default=None
-        The numbers of atoms that were tried.
-    penalty_path : PenaltyPath, default=None
-        The penalties that were tried.
-    losses : tuple of float, default=()
-        Mean squared errors of the epochs.
-    ended_by : {"search", "tol", "max_iter"}, default="search"
-        What the fit ended by.
-    note : str, default=""
-        A line of progress.
-    """
-
-    atoms: Tensor
-    alpha: float
-    debias: float
-    search_alpha: float
-    noise_std: float | None = None
-    size_path: SizePath | None = None
-    penalty_path: PenaltyPath | None = None
-    losses: tuple = ()
-    ended_by: str = "search"
-    note: str = ""
 
 
 def unfoldings_of(learner):  # -> int, or None for codes of the lasso
@@ -346,8 +310,19 @@ def unfoldings_of(learner):  # -> int, or None for codes of the lasso
     return usual if learner.n_unfoldings == "auto" else learner.n_unfoldings
 
 
-def learn(data, given, generator, start=None) -> Iterator[Fitted]:
+def _in_patterns(data, n_components):  # -> TrainingImages, Tensor (n_channels, n_directions)
+    """Return images in few combinations of channels, in which atoms of rank one are found."""
+    flat = (piece.double().flatten(1).cpu() for piece in data.pieces())
+    directions = _maps.principal_directions(sum(x @ x.mT for x in flat), n_components)
+    images = [_maps.combine_channels(image[None], directions)[0] for image in data.images]
+    return replace(data, images=images), directions
+
+
+def learn(data, given, generator, start=None) -> Iterator[dict]:
     """Learn atoms, their number, and penalties; yield a record after every epoch.
+
+    A record has fitted attributes, the ``atoms`` in units of the noise of channels, the ``losses``
+    of epochs, and a line of progress as ``note``.
 
     Parameters
     ----------
@@ -361,15 +336,11 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
         Atoms to begin with; by default patches.
     """
     decides, rank, is_auto = given.n_components == "auto", given.rank, given.alpha == "auto"
-    of_lasso = unfoldings_of(given) is None
     # atoms that are chosen from the data, before their number is
     n_components = 64 if decides else given.n_components
     seen, directions, like = data, None, data.images[0]
     if rank is not None and data.masks is None and len(like) > n_components:
-        flat = (piece.double().flatten(1).cpu() for piece in data.pieces())
-        directions = _maps.principal_directions(sum(x @ x.mT for x in flat), n_components)
-        combined = [_maps.combine_channels(image[None], directions)[0] for image in data.images]
-        seen = replace(data, images=combined)
+        seen, directions = _in_patterns(data, n_components)
     is_random = isinstance(given.dict_init, str) and given.dict_init == "random"
     if start is None:  # patches of zeros are random directions
         pool = [torch.zeros_like(x) if is_random else x for x in seen.images]
@@ -379,8 +350,7 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
     start, alpha = project_atoms(start.contiguous()), given.alpha
     if is_auto:
         alpha = penalty_of_correlations(seen.images, start, data.stride)
-        alpha = max(alpha, universal_threshold(data)) if of_lasso else alpha
-    debias = None if given.debias == "auto" else float(given.debias)
+        alpha = max(alpha, universal_threshold(data)) if unfoldings_of(given) is None else alpha
 
     def in_channels(atoms):  # of the problem -> of all channels, (n, n_channels, *kernel)
         atoms = atoms.reshape(len(atoms), -1, *data.kernel).to(like)
@@ -388,9 +358,12 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
             atoms = _maps.spread_channels(atoms, directions.to(atoms))
         return project_atoms(atoms, atom_norm=None, rank=rank)
 
-    fitted = Fitted(in_channels(start), float(alpha), debias or 0.0, float(alpha))
+    record = dict.fromkeys(("noise_std_", "size_path_", "penalty_path_"))
+    record |= dict(atoms=in_channels(start), alpha_=float(alpha), search_alpha_=float(alpha))
+    record["debias_"] = 0.0 if given.debias == "auto" else float(given.debias)
+    record |= dict(losses=(), ended_by_="search", note="random directions")
     if is_random:
-        yield replace(fitted, note="random directions")
+        yield record
         return
     problem, start = seen.problem(alpha, given.positive_code), as_pictures(start)
     if decides:
@@ -405,48 +378,38 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
         for trial in try_sizes(parts, generator, start=begin):
             start, n_tried = trial.atoms, len(trial.path.n_components)
             note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
-            yield replace(fitted, atoms=in_channels(start), size_path=trial.path, note=note)
-        fitted = replace(fitted, size_path=trial.path)
-
-    def with_search(problem, found):
-        note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
-        return replace(
-            fitted,
-            atoms=in_channels(found.atoms),
-            search_alpha=found.alpha * problem.unit,
-            penalty_path=penalty_path(problem, found.path, problem.unit),
-            losses=found.losses,
-            note=f"{note}  loss {found.losses[-1]:.6g}",
-        )
-
-    problem = hold_out(problem, fixed=not is_auto)
-    for found in find_atoms(problem, start):
-        yield with_search(problem, found)
-    losses = found.losses
-    if is_auto and data.masks is None and len(data.kernel) == 1:
-        problem, found = search_above_noise(problem, start, found)
-    fitted = replace(with_search(problem, found), losses=losses, note="penalty of codes")
+            record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
+            yield dict(record)
+    # Codes below the level of the noise follow it. In autoregressive noise the level still rises
+    # after four searches, but a larger penalty loses atoms.
+    n_raises = 4 * (is_auto and data.masks is None and len(data.kernel) == 1)
+    for found in find_atoms(hold_out(problem, fixed=not is_auto), start, n_raises):
+        unit, losses = found.problem.unit, found.losses
+        note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
+        record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
+        record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
+        record["penalty_path_"] = as_arrays(penalty_path(found.problem, found.path, unit))
+        yield dict(record)
     if rank is not None:
         rows = spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
         part = replace(problem.of_rows(rows), alpha=found.alpha)
         pieces = [data.pieces()[i] for i in rows.tolist()]
-        atoms = _maps.refine_products(part, found.atoms, pieces, directions)
-        fitted = replace(fitted, atoms=in_channels(atoms))
+        record["atoms"] = in_channels(_maps.refine_products(part, found.atoms, pieces, directions))
     elif found.is_unbiased:
         atoms = refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
-        fitted = replace(fitted, atoms=in_channels(atoms))
-    if is_auto and of_lasso:  # unfolded codes keep the penalty of the start
-        if found.trial is not None:  # atoms that have not seen the held-out images
-            held_out, place = problem.held_out, found.trial.prediction.place
-            atoms = found.trial.judged
-            atoms = atoms if rank is None else project_atoms(atoms, rank=rank)
-        else:
-            problem = data.problem(fitted.alpha, given.positive_code)
-            held_out, atoms, place = judged(problem), as_pictures(fitted.atoms), None
-        coding = best_coding(held_out, atoms, debias=debias, place=place)
-        alpha, debias, noise_std = coding.in_units(problem.unit)
-        fitted = replace(fitted, alpha=alpha, debias=debias, noise_std=noise_std)
-    yield fitted
+        record["atoms"] = in_channels(atoms)
+    if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
+        record |= _choose_codes(given, found)
+    yield record | dict(note="penalty of codes")
+
+
+def _choose_codes(given, found):  # -> dict
+    """Return the penalty of codes, the share of its bias to remove, and the noise of a pixel."""
+    problem, debias = found.problem, None if given.debias == "auto" else float(given.debias)
+    atoms, place = found.trial.judged, found.trial.prediction.place  # without the held-out images
+    atoms = atoms if given.rank is None else project_atoms(atoms, rank=given.rank)
+    coding = best_coding(problem.held_out, atoms, debias=debias, place=place).in_units(problem.unit)
+    return dict(zip(("alpha_", "debias_", "noise_std_"), coding, strict=True))
 
 
 # ---------------------------------------------------------------------------- training
@@ -474,13 +437,13 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
     return codes, torch.ones(len(x), dtype=torch.bool)
 
 
-def train(records, data, given, generator) -> Iterator[Fitted]:
+def train(records, data, given, generator) -> Iterator[dict]:
     """Train the atoms of a search; yield its records, and one after every epoch of training.
 
     Parameters
     ----------
-    records : iterator of Fitted
-        The search.
+    records : iterator of dict
+        The search, from `learn`.
     data : TrainingImages
         Images.
     given : ConvPUDLEDictionaryLearning
@@ -493,18 +456,18 @@ def train(records, data, given, generator) -> Iterator[Fitted]:
     ValueError
         If training diverges.
     """
-    for fitted in records:
-        yield fitted
+    for record in records:
+        yield record
     x = torch.stack(data.pieces())
     samples = Samples(x, data.masks and torch.stack(data.pieces(data.masks)))
     project = partial(project_atoms, rank=given.rank)
     how = dict(learning_rate=None, data_scale=float(x.square().mean()) * prod(x.shape[1:]))
-    optimizer = make_optimizer(given.optimizer, fitted.atoms, project, **how)
+    optimizer = make_optimizer(given.optimizer, record["atoms"], project, **how)
 
     def encoder(dictionary, x, mask):
-        return code_images(dictionary, x, mask, learner=given, alpha=fitted.alpha)[0]
+        return code_images(dictionary, x, mask, learner=given, alpha=record["alpha_"])[0]
 
-    how, rule = dict(encoder=encoder, penalty=fitted.alpha), GRADIENT_RULES[given.gradient]
+    how, rule = dict(encoder=encoder, penalty=record["alpha_"]), GRADIENT_RULES[given.gradient]
     stopping = Stopping(given.tol, PATIENCE)
     # codes of all unfoldings, which the derivative needs, take half a gigabyte for 64 atoms
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
@@ -524,13 +487,9 @@ def train(records, data, given, generator) -> Iterator[Fitted]:
                 "optimizer=partial(torch.optim.Adam, lr=1e-4)."
             )
         is_over = stopping.check(objective, len(x), epoch, n_judged=256)  # that of few is too noisy
-        fitted = replace(
-            fitted,
-            atoms=optimizer.atoms.detach().clone(),
-            losses=(*fitted.losses, loss / len(x)),
-            note=f"{given.gradient}, epoch {epoch}  loss {loss / len(x):.6g}",
-            ended_by="tol" if is_over else "max_iter",
-        )
-        yield fitted
+        ended_by, losses = "tol" if is_over else "max_iter", (*record["losses"], loss / len(x))
+        record |= dict(atoms=optimizer.atoms.detach().clone(), losses=losses, ended_by_=ended_by)
+        record["note"] = f"{given.gradient}, epoch {epoch}  loss {losses[-1]:.6g}"
+        yield dict(record)
         if is_over:
             break
