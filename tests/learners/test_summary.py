@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +51,16 @@ def test_before_a_fit_and_after_a_part(rows):
     said = PUDLEDictionaryLearning(5, random_state=0).partial_fit(rows).summary()
     assert "ended" not in said
     assert "400 rows" in said
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.7])
+def test_signals_say_what_was_taken_off_them(drift, capsys):
+    signals = 0.05 * np.random.default_rng(0).standard_normal((6, 400)) - 2
+    signals[:, 50:66] += np.hanning(16)
+    signals += drift * np.sin(np.arange(400) / 60)
+    learner = ConvPUDLEDictionaryLearning(1, atom_shape=16, random_state=0, verbose=1).fit(signals)
+    said = learner.summary()
+    assert "ConvPUDLEDictionaryLearning: 1 atoms of (16,), as named\n  baseline of" in said
+    assert f"[{learner.intercept_[0]:.3f}]; drift: {'slower than' if drift else 'kept'}" in said
+    assert f"penalty of the search: {learner.search_alpha_:.3g}; of codes: " in said
+    assert capsys.readouterr().out.endswith(f"{said}\n")

@@ -279,8 +279,8 @@ class ConvPUDLEDictionaryLearning(
         counts, trains = self.n_components != "auto", self.gradient is not None
         if start != "search" and not (counts and (trains or start != "random")):
             raise ValueError(
-                f"dict_init is {start}, which needs a number of atoms, and a gradient if they are "
-                "random. Pass dict_init='search', or n_components=64 with gradient='ae-ls'."
+                f"dict_init is {start}: given atoms need a number, and random ones a gradient. "
+                "Pass dict_init='search', or n_components=64 with gradient='ae-ls'."
             )
         if unfolds and self.debias != 0:
             unused.append((("debias",), "codes of the lasso, n_unfoldings=None"))
@@ -295,18 +295,10 @@ class ConvPUDLEDictionaryLearning(
         atoms = atoms * noise.to(atoms)
         maps, waveforms = map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
         atoms = atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
-        return (
-            found
-            | inputs
-            | {
-                "components_": to_numpy(atoms),
-                "spatial_components_": maps,
-                "temporal_components_": waveforms,
-                "n_components_": len(atoms),
-                "n_iter_": max(len(losses), 1),
-                "loss_curve_": np.array(losses, dtype=np.float64),
-            }
-        )
+        found |= inputs | {"spatial_components_": maps, "temporal_components_": waveforms}
+        found |= {"components_": to_numpy(atoms), "n_components_": len(atoms)}
+        found |= {"n_iter_": max(len(losses), 1), "loss_curve_": np.array(losses, np.float64)}
+        return found
 
     def summary(self) -> str:
         """Say in a few lines what `fit` has decided.
@@ -431,8 +423,7 @@ class ConvPUDLEDictionaryLearning(
             of the size that the copies of the atoms cover.
         """
         check_is_fitted(self)
-        size, n_components = self._image_size, len(self.components_)
-        positions = covering_positions(size, self._kernel, base.stride_of(self)) if size else None
+        size, positions, n_components = self._image_size, self._positions, len(self.components_)
         shape = (*positions, n_components) if size else None
         codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)
         if codes.n_channels != n_components:
@@ -486,11 +477,14 @@ class ConvPUDLEDictionaryLearning(
         return 1 - error / total if total else 0.0
 
     @property
+    def _positions(self):  # of the images of the fit, if they had one size
+        size = self._image_size
+        return covering_positions(size, self._kernel, base.stride_of(self)) if size else ()
+
+    @property
     def _n_features_out(self):
         check_is_fitted(self)
-        size = self._image_size
-        positions = covering_positions(size, self._kernel, base.stride_of(self)) if size else ()
-        return len(self.components_) * prod(positions)
+        return len(self.components_) * prod(self._positions)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

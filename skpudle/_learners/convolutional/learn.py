@@ -141,7 +141,7 @@ def draw_patches(images, n_components, kernel, generator):
         for axis, k in enumerate(kernel):
             squares = squares.unfold(axis, k, 1).sum(-1)
         energies.append(squares.cpu())
-    ends = np.cumsum([energy.numel() for energy in energies])
+    first = np.cumsum([0, *(energy.numel() for energy in energies)])
     options = dict(generator=generator, dtype=torch.float64, device="cpu")
     atoms = torch.randn(n_components, len(images[0]), *kernel, **options).to(images[0])
     total = torch.cat([energy.flatten() for energy in energies]).cumsum(0)
@@ -149,8 +149,8 @@ def draw_patches(images, n_components, kernel, generator):
     places = torch.searchsorted(total, drawn, right=True).clamp_max(len(total) - 1)
     places = list(dict.fromkeys(places.tolist()))[:n_components] if total[-1] > 0 else []
     for k, place in enumerate(places):
-        i = int(np.searchsorted(ends, place, side="right"))
-        starts = np.unravel_index(place - ends[i], energies[i].shape)
+        i = int(np.searchsorted(first, place, side="right")) - 1
+        starts = np.unravel_index(place - first[i], energies[i].shape)
         window = (slice(a, a + n) for a, n in zip(starts, kernel, strict=True))
         atoms[k] = images[i][(..., *window)]
     return project_atoms(atoms)
