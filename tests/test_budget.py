@@ -5,7 +5,6 @@ figure here, and none raises one.
 """
 
 import ast
-import re
 from collections import Counter
 from inspect import ismodule
 from pathlib import Path
@@ -30,16 +29,13 @@ BUDGET = {
     "pretrained": 70,
     "search": 2916,
     "all of the package": 14937,
-    "tests": 14645,
+    "tests": 14416,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
 MOST_PUBLIC_NAMES = 70
 MOST_CONSTANTS = 212  # in capitals at the top of modules
 MOST_NAMES_OF_SEVERAL_CONSTANTS = 4
-MOST_PARAMETERS = 8
-MOST_FUNCTIONS_OF_MORE_PARAMETERS = 7
-OF_SCIKIT_LEARN = {"_parameter_constraints"}  # by which subclasses go on from their parent's
 
 PACKAGE = Path(skpudle.__file__).parent
 TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
@@ -70,36 +66,10 @@ def measure_lines():
     return lines
 
 
-def compare_lines(lines, budget):
-    """Return a sentence for each folder that is over its figure, or on one side only."""
-    grown = [
-        f"{name} has {n} lines of code, {n - budget[name]} more than its {budget[name]}."
-        for name, n in lines.items()
-        if n > budget.get(name, n)
-    ]
-    grown += [f"{name} with {lines[name]} lines has no figure." for name in lines.keys() - budget]
-    return grown + [f"{name} has a figure and no files." for name in budget.keys() - lines]
-
-
 def test_no_folder_has_more_lines_than_before():
-    grown = compare_lines(measure_lines(), BUDGET)
-    assert not grown, " ".join(grown)
-
-
-def test_growth_and_folders_on_one_side_are_named():
-    said = compare_lines({"old": 3, "new": 1, "same": 2}, {"old": 2, "gone": 5, "same": 2})
-    assert said == [
-        "old has 3 lines of code, 1 more than its 2.",
-        "new with 1 lines has no figure.",
-        "gone has a figure and no files.",
-    ]
-
-
-def test_lines_of_code_are_no_comments_and_no_docstrings(tmp_path):
-    path = tmp_path / "module.py"
-    text = '"""Two\n\nlines."""\n\n# comment\ndef f():\n    """One."""\n    return """\n"""\n'
-    path.write_text(text)
-    assert count_lines(path) == 3
+    lines = measure_lines()
+    assert lines.keys() == BUDGET.keys()
+    assert not {name: n - BUDGET[name] for name, n in lines.items() if n > BUDGET[name]}
 
 
 def test_learners_are_short_chains_of_classes():
@@ -120,10 +90,6 @@ def test_users_meet_few_names():
 # ---------------------------------------------------------------------------- source
 
 
-def where(path, node):
-    return f"{path.relative_to(PACKAGE).as_posix()}:{node.lineno}"
-
-
 def test_constants_are_few_and_their_names_differ():
     statements = [node for tree in TREES.values() for node in tree.body]
     targets = [node.targets for node in statements if isinstance(node, ast.Assign)]
@@ -131,71 +97,3 @@ def test_constants_are_few_and_their_names_differ():
     names = [node.id for node in found if isinstance(node, ast.Name) and node.id.isupper()]
     assert len(names) <= MOST_CONSTANTS
     assert len(names) - len(set(names)) <= MOST_NAMES_OF_SEVERAL_CONSTANTS, Counter(names)
-
-
-def assigned(kind):  # names in the body of a class
-    targets = (node.targets for node in kind.body if isinstance(node, ast.Assign))
-    return {name.id for group in targets for name in group if isinstance(name, ast.Name)}
-
-
-def test_functions_have_few_parameters():
-    """Of estimators parameters are the users', and compiled functions take no objects."""
-    found = []
-    for path, tree in TREES.items():
-        if path.stem.endswith("_compiled"):
-            continue
-        of_estimators = {
-            id(node)
-            for kind in ast.walk(tree)
-            if isinstance(kind, ast.ClassDef)
-            and (kind.name in skpudle.__all__ or "_parameter_constraints" in assigned(kind))
-            for node in kind.body
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, FUNCTIONS) and id(node) not in of_estimators:
-                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-                n = len([arg for arg in given if arg.arg not in ("self", "cls")])
-                found += [f"{where(path, node)} {node.name}"] * (n > MOST_PARAMETERS)
-    assert len(found) <= MOST_FUNCTIONS_OF_MORE_PARAMETERS, found
-
-
-def own_private_names():
-    """Return underscored names that the package defines; NamedTuple._replace is none of them."""
-    found = set()
-    for node in (node for tree in TREES.values() for node in ast.walk(tree)):
-        if isinstance(node, FUNCTIONS):
-            found.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            found.add(node.attr)
-    return {name for name in found if re.match(r"_(?!_)", name)} - OF_SCIKIT_LEARN
-
-
-def of_new_instances(tree):
-    """Yield the attributes of what a class method has made of its class, ``new = cls(...)``."""
-    for function in (node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)):
-        assignments = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
-        made = {
-            target.id
-            for node in assignments
-            if ast.unparse(node.value).startswith("cls(")
-            for target in node.targets
-        }
-        for node in ast.walk(function) if made else ():
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in made:
-                yield node
-
-
-def test_what_is_private_to_an_object_is_left_to_it():
-    found, private = [], own_private_names()
-    for path, tree in TREES.items():
-        new = set(map(id, of_new_instances(tree)))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node.attr in private and id(node) not in new:
-                owner = node.value
-                mine = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
-                parent = isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "super"
-                if not (mine or parent):
-                    found.append(f"{where(path, node)} {ast.unparse(node)}")
-    assert not found
