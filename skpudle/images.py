@@ -361,15 +361,15 @@ def inpaint(
     mixing, units = (to_tensor(array).to(given) for array in (mixing, units))
     # chosen on photographs of the Berkeley data set and the flower of the example
     for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter):
+        if unit == 0:  # interpolation is exact
+            break
         if denoise is None:
             mixed = torch.tensordot(mixing, filled, 1)
             mixed = _denoise_by_cosines(mixed, level * units, corners)
             denoised = torch.tensordot(mixing.mT, mixed, 1)
-        elif unit > 0:
+        else:
             noisy = _image_of(filled[None], image, like=like_input)
             denoised = to_tensor(denoise(noisy, float(level * unit))).to(filled)
             denoised = denoised.movedim(-1, 0) if denoised.ndim == 3 else denoised[None]
-        else:  # interpolation is exact
-            break
         filled = torch.where(known, given, denoised)
     return _image_of(filled[None], image)

@@ -120,14 +120,10 @@ def make_optimizer(make, network, learning_rate, state=None):
     """
     make = torch.optim.Adam if make == "adam" else make
     optimizer = make(list(network.parameters()), lr=learning_rate)
-    if state and state["name"] == _name_of(optimizer):
+    if state and state["name"] == str(type(optimizer)):
         now = optimizer.state_dict()
         optimizer.load_state_dict(now | {"state": deepcopy(state["state"])})
     return optimizer
-
-
-def _name_of(optimizer):
-    return str(getattr(optimizer, "func", type(optimizer)))
 
 
 @dataclass(eq=False)
@@ -176,7 +172,7 @@ class Training:
             "n_steps_": self.n_steps,
             "loss_curve_": np.array(self.losses, dtype=np.float64),
             "ended_by_": ended_by,
-            "_optimizer_state": {"name": _name_of(self.optimizer), "state": state},
+            "_optimizer_state": {"name": str(type(self.optimizer)), "state": state},
         }
 
     @torch.no_grad()

@@ -18,13 +18,7 @@ from torch import Tensor
 from skpudle._data.arrays import input_attributes, make_generator, to_numpy, wide
 from skpudle._data.images import covered, covering_positions, read_images, split_gaps
 from skpudle._data.names import explain_names, fit_context
-from skpudle._fit.messages import (
-    nothing_known,
-    warn,
-    warn_of_early_end,
-    warn_of_unused,
-    warn_of_zero_codes,
-)
+from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
 from skpudle._operators._atoms import atom_norms, factor_atoms
@@ -244,7 +238,7 @@ class ConvPUDLEDictionaryLearning(
             start = start / channels.noise.to(start)
         data = learn.TrainingImages.of(images, self._kernel, base.stride_of(self))
         if data.masks and not any(mask.any() for mask in data.masks):
-            raise nothing_known(self)
+            raise messages.nothing_known(self)
         records = learn.learn(data, self, generator, start)
         if self.gradient is not None:
             records = learn.train(records, data, self, generator)
@@ -257,11 +251,11 @@ class ConvPUDLEDictionaryLearning(
         if self.verbose:
             print(self.summary())
         if self.ended_by_ == "max_iter" and self.tol is not None:
-            warn_of_early_end(self)
+            messages.warn_of_early_end(self)
         dictionary = self._dictionary(data.images[0])
         found = (learn.largest_correlation(x, dictionary) > self.alpha_ for x in data.images)
         if any(x.any() for x in data.images) and not any(found):  # a baseline explains constants
-            warn_of_zero_codes(self)
+            messages.warn_of_zero_codes(self)
         return self
 
     def _check_combinations(self, n_channels):
@@ -286,7 +280,7 @@ class ConvPUDLEDictionaryLearning(
             unused.append((("debias",), "codes of the lasso, n_unfoldings=None"))
         if n_channels == 1:
             unused.append((("rank", "channel_noise"), "signals with more than one channel"))
-        warn_of_unused(self, unused)
+        messages.warn_of_unused(self, unused)
 
     def _attributes_of(self, record, inputs):
         """Return the fitted attributes of a record."""
@@ -373,7 +367,7 @@ class ConvPUDLEDictionaryLearning(
         options = dict(learner=self, alpha=self.alpha_, debias=debias)
         codes, solved = learn.code_images(dictionary, x, mask, **options)
         if not solved.all():
-            warn(
+            messages.warn(
                 f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
                 "converged. Pass detrend='slow', or raise alpha, which "
                 f"is {self.alpha_:.3g}.",

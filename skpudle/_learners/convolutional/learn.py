@@ -204,16 +204,6 @@ def penalty_of_correlations(images, atoms, stride):
 # ---------------------------------------------------------------------------- units of channels
 
 
-def slow_part(x, kernel):  # (n, n_channels, *size) -> the same
-    """Return what is slower than two atoms, by medians and those of the rest; NaN are gaps."""
-    size, slow = [2 * k for k in kernel], torch.empty_like(x)
-    for one, into in zip(x.flatten(0, 1), slow.flatten(0, 1), strict=True):
-        known = np.asarray(one.nan_to_num(0.0).cpu())
-        medians = median_filter(known, size)
-        into[...] = to_tensor(medians + median_filter(known - medians, size))
-    return slow
-
-
 @dataclass(frozen=True, eq=False)
 class Channels:
     """Units of the channels of images, tensors of shape (n_channels, 1[, 1]).
@@ -231,9 +221,15 @@ class Channels:
     kernel: tuple[int, ...] | None = None
 
     def enter(self, x):  # (n, n_channels, *size) -> the same
-        """Return images in units of the channels."""
-        x = x - self.intercept.to(x)
-        x = x if self.kernel is None else x - slow_part(x, self.kernel)
+        """Return images in units of the channels; NaN are gaps.
+
+        Drift is what medians of two atoms see, and medians of the rest.
+        """
+        x = (x - self.intercept.to(x)).contiguous()
+        for one in x.flatten(0, 1) if self.kernel else ():
+            known, size = np.asarray(one.nan_to_num(0.0).cpu()), [2 * k for k in self.kernel]
+            medians = median_filter(known, size)
+            one -= to_tensor(medians + median_filter(known - medians, size)).to(one)
         return x / self.noise.to(x)
 
     def leave(self, x):  # (n, n_channels, *size) -> the same
@@ -275,12 +271,12 @@ def choose_channels(images, given):  # Images, learner -> Channels
     kernel, stride = sizes(given.atom_shape, 1), stride_of(given)
     x = torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
     medians = x.nanmedian(1).values.nan_to_num(0.0).reshape(-1, *[1] * len(kernel)).cpu()
-    zeros, ones = torch.zeros_like(medians), torch.ones_like(medians)
-    named = {None: Channels(zeros, ones), "constant": Channels(medians, ones)}
-    named["slow"] = Channels(medians, ones, kernel)
-    chooses = given.detrend == "auto"
-    best, before = named[None if chooses else given.detrend], images
-    for name in ("constant", "slow")[: 3 - len(kernel)] if chooses else ():
+    constant = Channels(medians, torch.ones_like(medians))
+    named = {None: replace(constant, intercept=torch.zeros_like(medians)), "constant": constant}
+    named["slow"] = replace(constant, kernel=kernel)
+    tried = ("constant", "slow")[: 3 - len(kernel)] if given.detrend == "auto" else ()
+    best, before = named[None if tried else given.detrend], images
+    for name in tried:
         after, is_slow = images.map(named[name].enter), name == "slow"
         pairs = list(zip(before.tensors, after.tensors, strict=True))
         removed = sum(float((y - z).square().nansum()) for y, z in pairs)
@@ -297,7 +293,7 @@ def choose_channels(images, given):  # Images, learner -> Channels
         if n_after < 2 / 3 * _count_codes(data[0], given, alpha)[0]:
             best, before = named[name], after
     if given.channel_noise == "auto" and images.n_channels > 1:
-        best = replace(best, noise=noise_of_channels(images.tensors).view_as(ones).cpu())
+        best = replace(best, noise=noise_of_channels(images.tensors).cpu().view_as(medians))
     return best
 
 
