@@ -98,7 +98,7 @@ def initialise(network, alpha, images, generator):
     if alpha == "auto":
         # as in the paper's denoiser (0.16 for 25 / 255)
         alpha = 1.6 * (noise.typical if noise.is_range else noise.high)
-        alpha = alpha or penalty_of_correlations(images, atoms, network.stride)
+        alpha = alpha or penalty_of_correlations([x[None] for x in images], atoms, network.stride)
     for layers in (network.analysis, network.synthesis):
         layers.copy_(atoms * step**0.5)
     network.levels[-1].fill_(alpha * step**0.5)

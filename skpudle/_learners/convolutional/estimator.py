@@ -252,9 +252,10 @@ class ConvPUDLEDictionaryLearning(
             print(self.summary())
         if self.ended_by_ == "max_iter" and self.tol is not None:
             messages.warn_of_early_end(self)
-        dictionary = self._dictionary(data.images[0])
-        found = (learn.largest_correlation(x, dictionary) > self.alpha_ for x in data.images)
-        if any(x.any() for x in data.images) and not any(found):  # a baseline explains constants
+        dictionary = self._dictionary(data.tensors[0])
+        found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in data.tensors)
+        # a baseline explains constants
+        if any(x.any() for x in data.tensors) and not any(one.any() for one in found):
             messages.warn_of_zero_codes(self)
         return self
 

@@ -23,7 +23,7 @@ from skpudle._data.images import covered, sizes, split_gaps
 from skpudle._fit.fitted import as_arrays
 from skpudle._fit.train import Stopping
 from skpudle._gradients import GRADIENT_RULES, differentiate
-from skpudle._learners.convolutional.base import stride_of
+from skpudle._learners.convolutional.base import parts_of_images, stride_of
 from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
@@ -53,15 +53,15 @@ class TrainingImages:
 
     Parameters
     ----------
-    images : list of Tensor of shape (n_channels, *size)
-        Images, which have no piece without an atom.
+    tensors : list of Tensor of shape (n, n_channels, *size)
+        Images of one size each, which have no piece without an atom.
     masks : list of Tensor or None
-        For each image 1 for known pixels, 0 for missing ones. None: all are known.
+        For each tensor 1 for known pixels, 0 for missing ones. None: all are known.
     kernel, stride : tuple of int
         Size and distance of atoms.
     """
 
-    images: list[Tensor]
+    tensors: list[Tensor]
     masks: list[Tensor] | None
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -69,30 +69,35 @@ class TrainingImages:
     @classmethod
     def of(cls, images, kernel, stride):  # Images -> TrainingImages
         """Return the images of a user; rows are continued by zeros until atoms cover them."""
-        x = images.singles()
+        x = images.tensors
         if images.kind == "rows":
             x = [covered(one, kernel, stride) for one in x]
         x, masks = zip(*(split_gaps(one, len(kernel)) for one in x), strict=True)
         pairs, gaps = zip(x, masks, strict=True), any(mask is not None for mask in masks)
         masks = [torch.ones_like(one) if m is None else m for one, m in pairs] if gaps else None
         mean_square = statistics.mean(float(one.square().mean()) for one in x)
-        check_range(mean_square * len(x[0]) * prod(kernel), x)
+        check_range(mean_square * images.n_channels * prod(kernel), x)
         return cls(list(x), masks, kernel, stride)
 
-    def pieces(self, images=None, area=inf):  # -> list of (n_channels, *size)
+    @property
+    def images(self):
+        """The images one by one, (n_channels, *size)."""
+        return [image for x in self.tensors for image in x]
+
+    def pieces(self, tensors=None, area=inf):  # -> list of (n_channels, *size)
         """Return pieces of one size, which atoms cover exactly, and which cover all images.
 
         They overlap where an image is no multiple of them. No piece is copied. A piece has at most
         the area, or four atoms in each direction.
         """
-        images = self.images if images is None else images
+        tensors = self.tensors if tensors is None else tensors
         # the correlations of a piece with some atoms stay in a cache
         side = min(2**14, area) ** (1 / len(self.kernel))
-        smallest = (min(axis) for axis in zip(*(image.shape[1:] for image in images), strict=True))
+        smallest = (min(axis) for axis in zip(*(x.shape[2:] for x in tensors), strict=True))
         axes = zip(smallest, self.kernel, self.stride, strict=True)
         size = [k + s * ((max(k, min(n, max(round(side), 4 * k))) - k) // s) for n, k, s in axes]
         pieces = []
-        for image in images:
+        for image in (image for x in tensors for image in x):
             axes = []
             for n, length in zip(image.shape[1:], size, strict=True):
                 last, n_parts = n - length, ceil(n / length)
@@ -166,37 +171,42 @@ def universal_threshold(data):
     """
     if data.masks is not None:
         return 0.0
-    noise = torch.cat([estimate_noise(image[None]) for image in data.images])
-    axes = (zip(image.shape[1:], data.kernel, data.stride, strict=True) for image in data.images)
-    n = sum(prod((size - k) // s + 1 for size, k, s in each) for each in axes)
-    return float(noise.median()) * sqrt(2 * log(max(n, 2)))
+    noise, n = [], 0
+    for x in data.tensors:
+        noise += map(estimate_noise, parts_of_images(x))
+        axes = zip(x.shape[2:], data.kernel, data.stride, strict=True)
+        n += len(x) * prod((size - k) // s + 1 for size, k, s in axes)
+    return float(torch.cat(noise).median()) * sqrt(2 * log(max(n, 2)))
 
 
-def largest_correlation(image, dictionary):  # (n_channels, *size), ConvDictionary -> float
-    """Return the largest modulus of correlations of an image with atoms, at places inside."""
+def largest_correlations(x, dictionary):  # (n, n_channels, *size), ConvDictionary -> (n,)
+    """Return the largest modulus of correlations of each image with atoms, at places inside."""
     kernel, stride = dictionary.atoms.shape[2:], dictionary.stride
-    axes = zip(image.shape[1:], kernel, stride, strict=True)
-    image = image[(..., *(slice(n - (n - k) % s) for n, k, s in axes))]
-    k, s = kernel[-1], stride[-1]
-    starts = range(0, max(image.shape[-1] - k + s, 1), _PLACES_AT_A_TIME * s)
-    parts = (image[None, ..., start : start + (_PLACES_AT_A_TIME - 1) * s + k] for start in starts)
-    return max(float(dictionary.analysis(part).abs().max()) for part in parts)
+    axes = zip(x.shape[2:], kernel, stride, strict=True)
+    x, k, s = x[(..., *(slice(n - (n - k) % s) for n, k, s in axes))], kernel[-1], stride[-1]
+    starts = range(0, max(x.shape[-1] - k + s, 1), _PLACES_AT_A_TIME * s)
+    ends = (start + (_PLACES_AT_A_TIME - 1) * s + k for start in starts)
+    found = []
+    for start, end in zip(starts, ends, strict=True):
+        parts = map(dictionary.analysis, parts_of_images(x[..., start:end]))
+        found.append(torch.cat([part.abs().flatten(1).amax(1) for part in parts]))
+    return torch.stack(found).amax(0)
 
 
-def penalty_of_correlations(images, atoms, stride):
+def penalty_of_correlations(tensors, atoms, stride):
     """Return the penalty of ``alpha="auto"``, in the units of the images.
 
     Parameters
     ----------
-    images : list of Tensor of shape (n_channels, *size)
+    tensors : list of Tensor of shape (n, n_channels, *size)
         Images.
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         Initial atoms.
     stride : tuple of int
         Distance of atoms.
     """
-    dictionary = ConvDictionary(atoms, stride)
-    found = [v for image in images if (v := largest_correlation(image, dictionary)) > 0]
+    found = torch.cat([largest_correlations(x, ConvDictionary(atoms, stride)) for x in tensors])
+    found = found[found > 0].tolist()
     # alpha="auto" is a tenth of the median over images of the largest correlation
     return 0.1 * (statistics.median_low(found) if found else 1.0)
 
@@ -253,7 +263,7 @@ def _count_codes(data, given, alpha=None):  # -> float, float
     """Return the number of codes of a piece of images after a brief search, and the penalty."""
     n_atoms = 4 if given.n_components == "auto" else given.n_components
     atoms = draw_patches(data.images, n_atoms, data.kernel, torch.Generator().manual_seed(0))
-    usual = penalty_of_correlations(data.images, atoms, data.stride)
+    usual = penalty_of_correlations(data.tensors, atoms, data.stride)
     problem = data.problem(alpha or max(usual, universal_threshold(data)), given.positive_code)
     problem = problem.thinned(-(-problem.x.numel() // 2**17))
     steps = descend(problem, as_pictures(atoms).double(), problem.no_codes(), 10)
@@ -286,7 +296,7 @@ def choose_channels(images, given):  # Images, learner -> Channels
             continue
         data = [TrainingImages.of(each, kernel, stride) for each in (before, after)]
         n_after, alpha = _count_codes(data[1], given)
-        n_numbers = sum(x.numel() for x in data[1].images) / prod(kernel)
+        n_numbers = sum(x.numel() for x in data[1].tensors) / prod(kernel)
         n_after += is_slow * n_numbers / len(data[1].pieces())
         # A constant of six deviations of the noise in an electrocardiogram saves .90 of the codes,
         # drift of one and a half .46, medians of dense events -.08 to .37.
@@ -310,8 +320,8 @@ def _in_patterns(data, n_components):  # -> TrainingImages, Tensor (n_channels, 
     """Return images in few combinations of channels, in which atoms of rank one are found."""
     flat = (piece.double().flatten(1).cpu() for piece in data.pieces())
     directions = _maps.principal_directions(sum(x @ x.mT for x in flat), n_components)
-    images = [_maps.combine_channels(image[None], directions)[0] for image in data.images]
-    return replace(data, images=images), directions
+    combined = [_maps.combine_channels(x, directions) for x in data.tensors]
+    return replace(data, tensors=combined), directions
 
 
 def learn(data, given, generator, start=None) -> Iterator[dict]:
@@ -334,7 +344,7 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
     decides, rank, is_auto = given.n_components == "auto", given.rank, given.alpha == "auto"
     # atoms that are chosen from the data, before their number is
     n_components = 64 if decides else given.n_components
-    seen, directions, like = data, None, data.images[0]
+    seen, directions, like = data, None, data.tensors[0][0]
     if rank is not None and data.masks is None and len(like) > n_components:
         seen, directions = _in_patterns(data, n_components)
     is_random = isinstance(given.dict_init, str) and given.dict_init == "random"
@@ -345,7 +355,7 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
         start = _maps.combine_channels(start, directions)
     start, alpha = project_atoms(start.contiguous()), given.alpha
     if is_auto:
-        alpha = penalty_of_correlations(seen.images, start, data.stride)
+        alpha = penalty_of_correlations(seen.tensors, start, data.stride)
         alpha = max(alpha, universal_threshold(data)) if unfoldings_of(given) is None else alpha
 
     def in_channels(atoms):  # of the problem -> of all channels, (n, n_channels, *kernel)
@@ -369,7 +379,7 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
 
         # Fewer than four pieces hold nothing out. Of 8 stretches two kinds of beats have 2 or 3
         # atoms, however they are cut, of 16 and 24 up to 9 and 15, of one 64.
-        area, positive = sum(x[0].numel() for x in seen.images) / 8, given.positive_code
+        area, positive = sum(x[:, 0].numel() for x in seen.tensors) / 8, given.positive_code
         parts = problem if len(problem.x) >= 4 else seen.problem(alpha, positive, area)
         for trial in try_sizes(parts, generator, start=begin):
             start, n_tried = trial.atoms, len(trial.path.n_components)
