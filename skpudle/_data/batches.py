@@ -4,7 +4,6 @@ A source of samples has a number of samples ``n_samples``, and ``blocks(n_rows, 
 yields all samples once, some at a time, in a random order if there is a generator.
 """
 
-from copy import copy
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -36,23 +35,12 @@ class Batches:
         Number of samples in a batch; the last one of an epoch may be smaller.
     generator : torch.Generator, default=None
         Draws a new order for every epoch; by default samples come in their own order.
-
-    Attributes
-    ----------
-    change : callable
-        Changes the samples of every batch, for example to other units.
     """
 
     def __init__(self, source, batch_size=1, generator=None):
-        self.source, self.change = source, lambda samples: samples
+        self.source = source
         self.generator = getattr(source, "generator", generator)  # a loader has its own
         self.batch_size = min(batch_size, source.n_samples or batch_size)
-
-    def changed(self, change):  # -> Batches
-        """Return the batches with their samples changed by a function."""
-        batches = copy(self)
-        batches.change = change
-        return batches
 
     @property
     def n_batches(self):
@@ -62,7 +50,7 @@ class Batches:
 
     def batches(self):
         """Return an iterator over the batches of an epoch."""
-        return map(self.change, self.source.blocks(self.batch_size, self.generator))
+        return self.source.blocks(self.batch_size, self.generator)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ the old one, forced to disk, and then renamed: a complete file exists at every m
 """
 
 import io
-import os
 import time
 import warnings
 import zipfile
-from numbers import Real
+from numbers import Integral
 from os import PathLike
+from pathlib import Path
 from pickle import PicklingError, UnpicklingError
 from typing import Any
 
@@ -19,25 +19,16 @@ import joblib
 import numpy as np
 import torch
 from sklearn.callback import FitCallback
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from skpudle._data.arrays import to_numpy
 from skpudle._data.files import named_errors, replace_file
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.names import users_level
 
-_CONSTRAINTS = {
-    "path": [str, os.PathLike],
-    "every_seconds": [Interval(Real, 0, None, closed="left"), None],
-    "resume": ["boolean"],
-}
-# parameters that may differ between processes that train one dictionary
-_OWN = {"device", "random_state", "verbose"}
-# parameters that may change between an interrupted fit and the resumed one; random_state is
-# compared if it is a number
-_FREE = _OWN | {
-    "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm", "transform_alpha",
-    "transform_min_gain", "transform_n_nonzero_coefs",
+# parameters that may change between an interrupted fit and the resumed one
+_FREE = {
+    "device", "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm",
+    "transform_alpha", "transform_min_gain", "transform_n_nonzero_coefs", "verbose",
 }  # fmt: skip
 
 
@@ -55,34 +46,18 @@ def describe(value):  # -> str
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _parameters_of(estimator, without):  # -> dict of str to str
-    parameters = estimator.get_params(deep=False)
-    if "dict_init" in parameters:
-        parameters["dict_init"] = dictionary_of(parameters["dict_init"])
-    return {name: describe(value) for name, value in parameters.items() if name not in without}
-
-
-def task_of(estimator, data):  # -> str
-    """Return what processes that fit one dictionary must have in common."""
-    x, names = data.samples.x, data.inputs.get("feature_names_in_")
-    listed = "" if names is None else ", ".join(map(str, names))
-    given = f"{x.shape[1]} features of {x.dtype} {listed}"
-    return f"{type(estimator).__name__}({_parameters_of(estimator, _OWN)}) to {given}"
-
-
 def identity_of(estimator, data):  # -> dict of str to str
     """Return what a fit and a file must have in common: parameters, shape, first and last rows."""
-    source, samples = data.source, data.samples
-    parts = samples.x, samples.mask, samples.target, samples.weight
-    ends = [part[end] for part in parts if part is not None for end in (0, -1)]
-    shape = f"{source.n_samples} rows of {samples.x.shape[1]} features in {type(source).__name__}"
-    checksum = joblib.hash([*map(to_numpy, ends)])
-    about = {"learner": type(estimator).__name__}
-    about["data"] = f"{shape}, checksum of the first and last {checksum}"
-    seed = describe(estimator.random_state)
-    if seed.isdigit():
-        about["random_state"] = seed
-    return _parameters_of(estimator, _FREE) | about
+    given, source = estimator.get_params(deep=False), data.source
+    given["dict_init"] = dictionary_of(given["dict_init"])
+    if not isinstance(given["random_state"], Integral):  # the file has the seed
+        del given["random_state"]
+    ends = vars(data.samples[[0, -1]]).values()
+    checksum = joblib.hash([to_numpy(part) for part in ends if part is not None])
+    shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
+    shape = f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
+    about = {"learner": type(estimator).__name__, "data": shape}
+    return {name: describe(value) for name, value in given.items() if name not in _FREE} | about
 
 
 # ------------------------------------------------------------------ the callback and its file
@@ -105,11 +80,6 @@ class Checkpoint(FitCallback):
     resume : bool, default=True
         Whether `fit` resumes from an existing file. Otherwise it replaces it.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is invalid.
-
     Notes
     -----
     The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
@@ -119,9 +89,9 @@ class Checkpoint(FitCallback):
     memory; of a stream by the number of its batches, too. An array, a memory map, a dataset and a
     stream of the same rows count as different data.
 
-    A fit has one file: a second `Checkpoint` is refused. A file is for one fit: two fits at a time
-    would overwrite each other's file. A search over parameters makes many fits, and its second one
-    is refused: search without a `Checkpoint`.
+    A file is for one fit: two fits at a time would overwrite each other's file. A search over
+    parameters makes many fits, and its second one is refused: search without a `Checkpoint`. A fit
+    with several callbacks goes on from the first file that exists, and writes all.
 
     Fits of several processes, see `data_parallel`, refuse this callback.
 
@@ -158,7 +128,6 @@ class Checkpoint(FitCallback):
         self, path: str | PathLike[str], *, every_seconds: float = 60.0, resume: bool = True
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
-        validate_parameter_constraints(_CONSTRAINTS, vars(self), type(self).__name__)
 
     # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
     def setup(self, estimator: Any, context: Any) -> None:
@@ -233,32 +202,24 @@ class Recorder:
     """
 
     def __init__(self, checkpoint, estimator, data):
-        self._path, self._every = os.path.realpath(checkpoint.path), checkpoint.every_seconds
-        self._written_at, self.stored = time.monotonic(), None
-        self._identity, folder = identity_of(estimator, data), os.path.dirname(self._path)
-        if os.path.isdir(self._path) or not os.access(folder, os.W_OK):
-            raise ValueError(
-                f"The checkpoint {checkpoint.path} cannot be written: it is a directory, or its "
-                f"directory is missing or not yours. Pass the path of a file, such as fit.pt."
-            )
-        if not (checkpoint.resume and os.path.exists(self._path)):
+        self._checkpoint, self._written_at = checkpoint, time.monotonic()
+        self._identity, self.stored = identity_of(estimator, data), None
+        if not (checkpoint.resume and Path(checkpoint.path).exists()):
             return
-        self.stored, now = read_checkpoint(self._path), self._identity
-        stored = self.stored["identity"]
-        if differ := [name for name in now if now[name] != stored.get(name)]:
-            pairs = "; ".join(f"{n}: {stored.get(n)}, now {now[n]}" for n in differ)
+        self.stored = read_checkpoint(checkpoint.path)
+        pairs = [(n, self.stored["identity"].get(n), now) for n, now in self._identity.items()]
+        if differ := [f"{n}: {before}, now {now}" for n, before, now in pairs if before != now]:
             raise ValueError(
-                f"The checkpoint {checkpoint.path} belongs to another fit ({pairs}). Use another "
-                "path, remove the file to train from the start, or pass resume=False to replace it."
+                f"The checkpoint {checkpoint.path} belongs to another fit ({'; '.join(differ)}). "
+                "Use another path, remove the file to train from the start, or pass resume=False "
+                "to replace it."
             )
 
-    def note(self, phase, record, generator, *, ends):
+    def note(self, record, generator, *, ends):
         """Write a record at the end of a phase, or if it is time.
 
         Parameters
         ----------
-        phase : str
-            Name of its phase.
         record : record
             The record.
         generator : torch.Generator
@@ -266,14 +227,14 @@ class Recorder:
         ends : bool
             Whether the phase ends.
         """
-        now = time.monotonic()
-        if not (ends or (self._every is not None and now - self._written_at >= self._every)):
+        now, every = time.monotonic(), self._checkpoint.every_seconds
+        if not (ends or (every is not None and now - self._written_at >= every)):
             return
         self._written_at = now
         random = {"seed": generator.initial_seed(), "generator": generator.get_state()}
-        state = {"identity": self._identity, "phase": phase, "record": record.pack(), **random}
+        state = {"identity": self._identity, "record": record, **random}
         try:
-            write_checkpoint(self._path, state)
+            write_checkpoint(self._checkpoint.path, state)
         except (OSError, PicklingError, ValueError) as error:
             warnings.warn(
                 f"The checkpoint could not be written: {error}. Training goes on; an older "

@@ -6,7 +6,6 @@ An encoder is called with dictionary, samples and mask, and returns codes.
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,33 +34,21 @@ _UNKNOWN = SimpleNamespace(noise=CENTRED)  # the record of a learner that no dat
 _GAP = 1e-6
 
 
-class Decay(NamedTuple):
-    """``lambda_decay`` over training: a staircase of ten equal parts (figure 5)."""
+def check_decay(lambda_decay):  # -> first, last
+    """Return ``lambda_decay``, one number or a pair, as a pair.
 
-    first: float
-    last: float
-
-    @classmethod
-    def of(cls, lambda_decay):
-        """Return the decay of a parameter, one number or a pair.
-
-        Raises
-        ------
-        ValueError
-            If a tuple is no pair of numbers in (0, 1].
-        """
-        pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
-        if len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair):
-            raise ValueError(
-                f"lambda_decay={lambda_decay!r:.80} is not a pair (first, last) of numbers in "
-                "(0, 1]; pass such a pair, or one number."
-            )
-        return cls(*map(float, pair))
-
-    def at(self, update, n_updates=1):
-        """Return the value in an update, counted from 0, of ``n_updates``; by default the last."""
-        decays = np.linspace(self.last, self.first, min(10, n_updates))[::-1]
-        return float(decays[min(len(decays) * update // n_updates, len(decays) - 1)])
+    Raises
+    ------
+    ValueError
+        If a tuple is no pair of numbers in (0, 1].
+    """
+    pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
+    refuse(
+        len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair),
+        f"lambda_decay={lambda_decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; pass "
+        "such a pair, or one number.",
+    )
+    return pair
 
 
 def fixed(value):  # -> float or None
@@ -152,48 +139,9 @@ class Unfolded:
         return self.alpha * self.lambda_decay ** (self.n_unfoldings - 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Pursuit:
-    """Codes of orthogonal matching pursuit.
-
-    Parameters
-    ----------
-    n_nonzero_coefs : int or None
-        Number of atoms for a sample; None is a tenth of the features.
-    tol : float or None
-        Squared norm of the residual at which to stop instead.
-    positive : bool, default=False
-        Whether codes are restricted to non-negative values.
-    """
-
-    n_nonzero_coefs: int | None
-    tol: float | None
-    positive: bool = False
-
-    def __call__(self, dictionary, x, mask=None):
-        """Return codes."""
-        return solve_omp(dictionary.atoms, x, mask=mask, **vars(self))
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """Codes of an encoder with a fixed graph.
-
-    Parameters
-    ----------
-    graph : LearnedEncoder
-        The encoder, of rows in units of the noise.
-    """
-
-    graph: object
-
-    def __call__(self, dictionary, x, mask=None):
-        """Return codes."""
-        return self.graph.to(x).encode(x, mask)
-
-    def of_features(self, features):
-        """Return the encoder for some of the features."""
-        return Learned(self.graph.of_features(features))
+def pursue(dictionary, x, mask=None, **limits):
+    """Return codes of orthogonal matching pursuit; see `skpudle.omp.solve_omp` for its limits."""
+    return solve_omp(dictionary.atoms, x, mask=mask, **limits)
 
 
 def learned_encoder(learner, atoms):  # -> LearnedEncoder
@@ -333,8 +281,8 @@ class Codes:
     ----------
     given : SimpleNamespace
         The parameters, with defaults for those that the learner lacks.
-    decay : Decay
-        The decay of penalties over training.
+    decay : tuple (first, last)
+        The decay of penalties at the beginning and at the end of training.
     debias, step_size : float or None
         Share of the lasso's bias to remove, None where data decide; and the step, None where it
         follows the atoms.
@@ -354,7 +302,7 @@ class Codes:
     def __init__(self, learner, **constants):
         named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
         self.given = given = SimpleNamespace(**_DEFAULTS | named | constants)
-        self.decay, self.debias = Decay.of(given.lambda_decay), fixed(given.debias)
+        self.decay, self.debias = check_decay(given.lambda_decay), fixed(given.debias)
         self.step_size = fixed(given.step_size)
         depth, learns = given.n_unfoldings, given.separate_atoms
         is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)

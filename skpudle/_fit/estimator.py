@@ -1,10 +1,9 @@
 """Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
-A subclass has ``_plan()``; ``_read(plan, X, y, *, known=False, part=False)``, which checks the
-input, with ``known`` against the fitted attributes, and in ``part`` of several; ``_phases(plan,
-data, run)``; and for `partial_fit` ``_begin(plan, data, generator)``, the record before the first
-call, and ``_resume(plan, data)``, that of the fitted attributes.
+A subclass has ``_plan()``; ``_phases``, a class, see `skpudle._fit.run`; and for
+`partial_fit` ``_begin(plan, data)``, the record before the first call, and ``_resume(plan, data)``,
+that of the fitted attributes.
 """
 
 from dataclasses import replace
@@ -18,16 +17,23 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import make_generator, split_missing, unit_of, with_gaps
+from skpudle._data.arrays import (
+    check_no_picture,
+    resolve_device,
+    split_missing,
+    to_tensor,
+    unit_of,
+    with_gaps,
+)
 from skpudle._data.batches import Batches, Samples
-from skpudle._data.weights import scale_weights
+from skpudle._data.sources import Reader, open_source
+from skpudle._data.weights import check_sample_weight, known_samples, scale_weights
 from skpudle._fit import messages
-from skpudle._fit.checkpoint import describe, pack, task_of, unpack
+from skpudle._fit.checkpoint import describe, pack, unpack
 from skpudle._fit.encoders import refuse
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
-from skpudle._operators._atoms import DenseDictionary
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
 
@@ -40,8 +46,6 @@ class Data(NamedTuple):
         Source of samples, see `skpudle._data.batches`.
     samples : Samples
         Samples that choose the initial model and identify the data: all, or a sample of all rows.
-    device : torch.device
-        Device of the fit.
     inputs : dict
         Attributes that scikit-learn asks for: the number of features, and their names.
     task : object or None
@@ -54,7 +58,6 @@ class Data(NamedTuple):
 
     source: object
     samples: object
-    device: torch.device
     inputs: dict
     task: object = None
     places: object = None
@@ -81,11 +84,9 @@ class Data(NamedTuple):
 
 def _interruption(fitted):
     """Return the error of an interrupted fit."""
-    n_epochs = len(fitted.losses) or len(fitted.loss_curve)
-    said = f"the search was interrupted after epoch {n_epochs}"
-    if fitted.n_steps:
-        said = f"training was interrupted after update {fitted.n_steps}"
-    return KeyboardInterrupt(said)
+    epoch, update = len(fitted.losses) or len(fitted.loss_curve), fitted.n_steps
+    last = f"update {update}" if update else f"epoch {epoch}"
+    return KeyboardInterrupt(f"the fit was interrupted after {last}")
 
 
 def _checksum(atoms):
@@ -122,13 +123,56 @@ class GradientLearner(CallbackSupportMixin):
         read = {"_fitted": unpack(state["_fitted"])} if "_fitted" in state else {}
         super().__setstate__(state | read)
 
+    def _read(self, plan, X, y=None, *, known=False, part=False, sample_weight=None, target=None):
+        """Check rows.
+
+        Parameters
+        ----------
+        plan : Plan
+            The plan.
+        X, y, sample_weight : object
+            The user's input.
+        known : bool, default=False
+            Whether the learner is fitted, so that rows have to be as in `fit`.
+        part : bool, default=False
+            Whether the rows are one part of several, of `partial_fit`.
+        target : Tensor of shape (n_samples, ...), default=None
+            What the learner knows of each row beside its numbers, checked.
+
+        Returns
+        -------
+        Data
+            The rows.
+        """
+        given = open_source(X, self)
+        device, checks = resolve_device(self.device, given.data), dict(largest=self._largest)
+        reader = Reader(self, device, known=known, allow_nan=True, **checks)
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, given.n_rows)
+        if given.in_parts:
+            source = given.read_by(reader)
+            source.weight, source.target = sample_weight, target
+            draws = isinstance(self.random_state, Integral) and not part
+            seed = int(self.random_state) if draws else 0
+            samples = source.sample(plan.n_components, seed, whole=not part)
+            samples, n_given = known_samples(samples), None
+        else:
+            if not known:
+                check_no_picture(given.data)
+            x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
+            of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
+            samples = reader.samples(x, **of_rows)
+            samples = source = known_samples(samples) if part else samples
+            n_given = round(samples.total_weight)
+        if known:
+            if np.shape(self.components_)[1:] != (samples.x.shape[1],):
+                raise messages.wrong_atoms(self, samples.x.shape[1])
+            source = source.to(to_tensor(self.components_).dtype)
+        return Data(source, samples, {} if known else reader.attributes, n_given=n_given)
+
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample without codes."""
         return 0.5 * fitted.model.data_scale
-
-    def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
-        """Return the record after training in a `partial_fit`."""
-        return fitted
 
     # ------------------------------------------------------------------ fitting
 
@@ -138,29 +182,27 @@ class GradientLearner(CallbackSupportMixin):
             plan = self._plan()
             data = self._read(plan, X, y, **of_samples)
             messages.warn_of_unused(self, plan.without_effect(data))
-            run.team.check_same(partial(task_of, self, data))
             if not plan.counts_events:
                 data = data.scaled(run.team.sum)
             run.open(data, plan)
             attributes_of = partial(self._attributes, plan, data)
             with run.interrupts:
-                phases = self._phases(plan, data, run)
+                phases, error = self._phases(plan, data, run), None
+                run.record = phases.first()
                 try:
-                    fitted = run.through(phases.table(), phases.first(), attributes_of)
-                except Diverged as error:
-                    self._take(attributes_of(replace(error.fitted, ended_by="divergence")))
-                    raise messages.divergence(self, error.update) from error
+                    run.through(phases, attributes_of)
+                except Diverged as diverged:
+                    run.record = replace(diverged.fitted, ended_by="divergence")
+                    error = messages.divergence(self, diverged.update)
                 except KeyboardInterrupt:  # a second Ctrl-C
-                    if run.record is not None:
-                        self._take(attributes_of(replace(run.record, ended_by="interrupt")))
-                    raise
-                pressed, ended_by = run.interrupts.pending, fitted.ended_by or "search"
-                fitted = replace(fitted, ended_by="interrupt" if pressed else ended_by)
+                    run.interrupts.pending = True
+                pressed, ended_by = run.interrupts.pending, run.record.ended_by or "search"
+                fitted = replace(run.record, ended_by="interrupt" if pressed else ended_by)
                 self._take(attributes_of(fitted))
-                if pressed:
-                    raise _interruption(fitted)
+                if error or pressed:
+                    raise error or _interruption(fitted)
                 if plan.step_size is not None:
-                    messages.warn_of_step(plan.step_size, DenseDictionary(fitted.atoms))
+                    messages.warn_of_step(plan.step_size, fitted.atoms)
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
                     ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                     messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
@@ -188,10 +230,7 @@ class GradientLearner(CallbackSupportMixin):
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
         replaced = known and self._fit_given["atoms"] != _checksum(self.components_)
         resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
-        if resumes:
-            fitted = self._resume(plan, data)
-        else:
-            fitted = self._begin(plan, data, make_generator(self.random_state))
+        fitted = (self._resume if resumes else self._begin)(plan, data)
         if replaced:
             rows = fitted.model.project(fitted.rows.contiguous())
             fitted = replace(fitted, rows=rows, training={})
@@ -206,12 +245,8 @@ class GradientLearner(CallbackSupportMixin):
                 fitted, error = diverged.fitted, messages.divergence(self, diverged.update)
             if interrupts.pending:
                 error = _interruption(fitted)
-            fitted = self._finish_part(plan, fitted, data, interrupts)
             attributes = self._attributes(plan, data, fitted)
             attributes["n_samples_seen_"] += getattr(self, "n_samples_seen_", 0)
-            if resumes:  # atoms and penalty do not wait for data that are not zero
-                model = attributes["_fitted"].model
-                model["data_scale"] = model["data_scale"] or None
             self._take(attributes)
             if error is not None:
                 raise error
@@ -221,7 +256,7 @@ class GradientLearner(CallbackSupportMixin):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
         model, rows = fitted.model, fitted.rows
         # atoms in a row, assumed before the first block
-        unit, size = unit_of(model.data_scale), block_rows(4.0, *rows.shape)
+        unit, size = unit_of(model.data_scale or 0.0), block_rows(4.0, *rows.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = rows.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
@@ -254,8 +289,7 @@ class GradientLearner(CallbackSupportMixin):
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
-        batches = Batches(data.source, plan.batch_size()).changed(fitted.in_units)
-        trainer.run_epoch(batches, Stopping(None, 1))
+        trainer.run_epoch(Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if interrupts.pending:
             return trainer.fitted
         unused = trainer.idle(unused)
@@ -264,15 +298,6 @@ class GradientLearner(CallbackSupportMixin):
         trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         return replace(fitted, training=fitted.training | {"unused": unused})
-
-    def _take_coding(self, coding, unit):
-        """Take a penalty of codes and the share of its bias to remove, for `partial_fit` too."""
-        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
-        kept, noise_std = self._fitted, (self._fitted.coding or (None,) * 3)[2]
-        model = kept.model | {"data_scale": kept.model["data_scale"] or None}  # it stays chosen
-        chosen = self.alpha_, self.debias_, noise_std
-        self._fitted = replace(kept, coding=chosen, model=model)
-        return self
 
     def _attributes(self, plan, data, fitted):
         """Return the fitted attributes, arrays and numbers of Python, and what is kept beside."""
@@ -286,7 +311,7 @@ class GradientLearner(CallbackSupportMixin):
         given["atoms"] = _checksum(attributes["components_"])
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
-            "device_": str(data.device),
+            "device_": str(data.samples.x.device),
             "n_iter_": max(len(curve), 1),
             "n_steps_": fitted.n_steps,
             "n_samples_seen_": data.source and data.n_seen,  # unknown without data

@@ -5,14 +5,13 @@ attributes: `Fitted.attributes` makes them, and a learner keeps the record witho
 from which `partial_fit` goes on. A checkpoint holds the record as it is.
 """
 
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from sklearn.utils import Bunch
 from torch import Tensor
 
-from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy
 from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
@@ -25,23 +24,6 @@ from skpudle.search.units import CENTRED, Units
 def as_arrays(path):  # -> Bunch of ndarray, None for None
     """Return the tried numbers of atoms, or penalties, as arrays for users."""
     return path and Bunch(**{name: to_numpy(values) for name, values in path._asdict().items()})
-
-
-def on_host(value):
-    """Return copies of tensors on the CPU, also inside of records and dictionaries."""
-    if isinstance(value, np.ndarray):
-        return to_tensor(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {name: on_host(part) for name, part in value.items()}
-    if hasattr(value, "_asdict"):
-        return type(value)(*map(on_host, value))
-    if isinstance(value, tuple | list):
-        return tuple(map(on_host, value))
-    return replace(value, **on_host(vars(value))) if is_dataclass(value) else value
 
 
 def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
@@ -185,17 +167,14 @@ class Fitted:
 
     def kept(self):  # -> Fitted
         """Return what the fitted attributes do not hold, for a later `partial_fit`."""
-        kept = Fitted(
+        names = "search_alpha", "coding", "stream", "recent"
+        return Fitted(
             model=self.pack().model,
             rows=None,
             noise=replace(self.noise, atoms=None),  # the fitted atoms replace them
-            search_alpha=self.search_alpha,
-            coding=self.coding,
-            stream=self.stream,
-            recent=self.recent,
             training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
+            **{name: getattr(self, name) for name in names},
         )
-        return on_host(kept)
 
 
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.

@@ -10,6 +10,7 @@ from math import ceil
 
 import numpy as np
 import torch
+from sklearn.utils import check_array
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._fit.encoders import Codes, refuse
@@ -71,11 +72,13 @@ class DenseModel:
     @property
     def rule(self):
         """The gradient rule; from samples other gradients than "dec" fail."""
-        return self.plan.rule("dec" if self.from_samples else self.plan.gradient)
+        return GRADIENT_RULES["dec" if self.from_samples else self.plan.gradient]
 
     def decay(self, update):  # -> float
-        """Return the decay of penalties in an update."""
-        return self.plan.decay.at(update, self.n_updates)
+        """Return the decay of penalties in an update: a staircase of ten equal parts (figure 5)."""
+        (first, last), n = self.plan.decay, self.n_updates
+        steps = np.linspace(last, first, min(10, n))[::-1]
+        return float(steps[min(len(steps) * update // n, len(steps) - 1)])
 
     def network(self, rows, update):
         """Return the dictionary, its encoder and the penalty of an update."""
@@ -122,14 +125,12 @@ def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometri
     ValueError
         If they are not positive numbers.
     """
-    try:
-        numbers = np.asarray(host_array(values), dtype=np.float64)
-    except (TypeError, ValueError):  # not numbers
-        numbers = np.empty((0, 0))
+    how = dict(dtype=np.float64, ensure_2d=False, input_name="noise")
+    numbers = check_array(host_array(values), **how)
     refuse(
-        numbers.ndim != 1 or not len(numbers) or not (np.isfinite(numbers) & (numbers > 0)).all(),
-        f"noise={' '.join(f'{values!r:.60}'.split())} is no array of positive standard "
-        "deviations. Pass one for each feature, or noise='auto'.",
+        numbers.ndim != 1 or not (numbers > 0).all(),
+        f"noise of shape {numbers.shape} is no array of positive standard deviations. Pass one for "
+        "each feature, or noise='auto'.",
     )
     return to_tensor(numbers / np.exp(np.log(numbers).mean()))
 
@@ -203,10 +204,6 @@ class Plan(Codes):
         """Return the model of the parameters, with values that data decide."""
         return DenseModel(self, **known)
 
-    def rule(self, name):
-        """Return the gradient rule with this name."""
-        return GRADIENT_RULES[name]
-
     def problem(self, samples, penalty, unit, total=own):  # -> Problem
         """Return the problem of a search in rows, divided by a unit."""
         given = self.given
@@ -235,7 +232,7 @@ class Plan(Codes):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
         positive = self.given.positive_code and self.given.positive_dict
         # the purest rows of mixtures are near the atoms
-        return positive and n_components <= 0.25 * n_features
+        return positive and (n_components or n_features) <= 0.25 * n_features
 
     def trains_in_parts(self, learner):
         """Return whether `partial_fit` of the learner trains by gradients.

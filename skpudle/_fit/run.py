@@ -2,6 +2,9 @@
 
 A phase is a generator function of records: ``steps(record)`` yields a record for each epoch, and
 each of them is a usable learner. `Run.through` is the only driver of phases.
+
+The phases of a fit are an object with ``first()``, the record before all phases, and
+``table(record)``, all phases in their order, as they are due for a record.
 """
 
 import signal
@@ -60,8 +63,8 @@ class Phase(NamedTuple):
         whole fit.
     steps : callable
         ``steps(record)`` yields records.
-    is_due : callable
-        ``is_due(record)`` returns whether the fit needs the phase, if it is not ``done``.
+    is_due : bool, default=True
+        Whether the fit needs the phase, if it is not ``done``.
     unit : str, default="step"
         The callbacks' name of an epoch.
     ends_search : bool, default=False
@@ -70,7 +73,7 @@ class Phase(NamedTuple):
 
     name: str
     steps: Callable
-    is_due: Callable = lambda record: True
+    is_due: bool = True
     unit: str = "step"
     ends_search: bool = False
 
@@ -89,8 +92,8 @@ class Run(AbstractContextManager):
 
     Attributes
     ----------
-    recorder : Recorder or None
-        The checkpoint, if there is one among the callbacks.
+    recorders : list of Recorder
+        The checkpoints among the callbacks.
     team : Team
         The processes that train together.
     interrupts : Interrupts
@@ -117,12 +120,7 @@ class Run(AbstractContextManager):
         found = [c for c in getattr(learner, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
         if found:
             refuse_several("A fit with a Checkpoint")
-        if len(found) > 1:
-            paths = ", ".join(str(checkpoint.path) for checkpoint in found)
-            raise ValueError(
-                f"A fit writes one checkpoint, but got {len(found)}: {paths:.300}. Pass one."
-            )
-        self._checkpoints, self.recorder, self.record = found, None, None
+        self._checkpoints = found
 
     def __exit__(self, kind, error, traceback):
         if kind is None:
@@ -144,11 +142,9 @@ class Run(AbstractContextManager):
         self._ended = time.perf_counter()
         self.seconds["reading"] = self._ended - self._started
         team, generator = self.team, make_generator(self.learner.random_state)
-        if self._checkpoints:
-            self.recorder = Recorder(*self._checkpoints, self.learner, data)
-            if (stored := self.recorder.stored) is not None:
-                generator.manual_seed(stored["seed"])
-        seed = team.largest(generator.initial_seed())
+        self.recorders = [Recorder(one, self.learner, data) for one in self._checkpoints]
+        self._stored = next((one.stored for one in self.recorders if one.stored), None)
+        seed = team.largest((self._stored or {}).get("seed", generator.initial_seed()))
         self.generator = self.own = generator.manual_seed(seed)
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(seed + team.rank)
@@ -158,40 +154,34 @@ class Run(AbstractContextManager):
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
 
-    def through(self, phases, record, attributes_of):
-        """Make the first phase that is due, again and again; return the last record.
+    def through(self, phases, attributes_of):
+        """Make the first phase that is due, again and again, until none is.
 
-        After Ctrl-C only phases that end a search follow.
+        After Ctrl-C only phases that end a search follow. If a checkpoint has a record, the fit
+        goes on from there.
 
         Parameters
         ----------
-        phases : sequence of Phase
-            All phases that the fit may need.
-        record : Fitted
-            The record to begin with; if the checkpoint has a record, the fit goes on from there.
+        phases : object
+            The phases.
         attributes_of : callable
             ``attributes_of(record)`` returns the fitted attributes, for callbacks.
         """
-        n_before = sum(phase.name != "training" for phase in phases)
-        self.root = self.learner._init_callback_context(max_subtasks=self.max_iter + n_before)
+        n_tasks = self.max_iter + len(phases.table(self.record)) - 1  # epochs of training are tasks
+        self.root = self.learner._init_callback_context(max_subtasks=n_tasks)
         self.root.call_on_fit_task_begin(**self.given)
-        self.record = record
-        if self.recorder is not None and (stored := self.recorder.stored) is not None:
-            found, last = record.restore(stored["record"]), stored["phase"]
+        if self._stored is not None:
+            found = self.record.restore(self._stored["record"])
             # rules that ended training may be others now
             stays = "callback" if found.ended_by == "callback" else None
-            ended = found.is_done and last != "training"
-            done = (*found.done, last) if ended else found.done
-            self.record = replace(found, ended_by=stays, done=done)
-            self.generator.set_state(stored["generator"])
-        while (phase := next(filter(self._is_due, phases), None)) is not None:
+            self.record = replace(found, ended_by=stays)
+            self.generator.set_state(self._stored["generator"])
+        while (phase := next(filter(self._is_due, phases.table(self.record)), None)) is not None:
             self._make(phase, attributes_of)
-        return self.record
 
     def _is_due(self, phase):
-        if phase.name in self.record.done or not phase.is_due(self.record):
-            return False
-        return phase.ends_search or not self.interrupts.pending
+        is_next = phase.is_due and phase.name not in self.record.done
+        return is_next and (phase.ends_search or not self.interrupts.pending)
 
     def _make(self, phase, attributes_of):
         """Make the epochs of a phase with all hooks."""
@@ -200,7 +190,7 @@ class Run(AbstractContextManager):
             task = self.root.subcontext(task_name=phase.name, max_subtasks=None)
             task.call_on_fit_task_begin(**self.given)
         steps = phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True))
-        notes, done = self.recorder is not None and not self.interrupts.pending, False
+        recorders, done = [] if self.interrupts.pending else self.recorders, False
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
             epoch.call_on_fit_task_begin(**self.given)
@@ -214,12 +204,15 @@ class Run(AbstractContextManager):
             if not self.record.is_done and done:
                 ended_by = "interrupt" if pressed else "callback"
                 self.record = replace(self.record, ended_by=ended_by, is_done=not pressed)
-            if notes:
-                self.recorder.note(phase.name, self.record, self.generator, ends=done)
-        self.record = replace(self.record, done=(*self.record.done, phase.name))
+            names = (*self.record.done, phase.name)
+            if self.record.is_done and not trains:  # a file can train on
+                self.record = replace(self.record, done=names)
+            for recorder in recorders:
+                recorder.note(self.record.pack(), self.generator, ends=done)
+        self.record = replace(self.record, done=names)
         if not trains:
             task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
         else:  # the file of the last epoch can train on
-            self.recorder = None
+            self.recorders = []
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began

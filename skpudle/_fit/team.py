@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
-from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -22,39 +21,16 @@ if dist.is_available():
     import torch.distributed.nn
 
 
-class Alone:
-    """A team of one, the operations of `Team` without exchange and copies."""
-
-    rank, size, is_alone = 0, 1, True
-    largest = gather = check_same = staticmethod(lambda value: value)
-    sum = any = staticmethod(lambda *values: values)
-
-
-ALONE = Alone()
-_TEAM = ContextVar("skpudle_team", default=ALONE)
-
-
-def current_team():
-    """Return the team that `data_parallel` made for this thread, or `ALONE`."""
-    return _TEAM.get()
-
-
-def refuse_several(task):
-    """Raise ValueError inside of `data_parallel`; the task begins the message."""
-    if not current_team().is_alone:
-        raise ValueError(f"{task} runs in one process. Call it outside of data_parallel.")
-
-
 class Team:
-    """The processes of a group of `torch.distributed`, and their sums."""
+    """Processes of a group of `torch.distributed`, and their sums; by default one process."""
 
-    is_alone = False  # a group of one computes as any group
-
-    def __init__(self, group=None):
-        self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
+    def __init__(self, group=None, rank=0, size=1):
+        self.group, self.rank, self.size, self.is_alone = group, rank, size, size == 1
 
     def sum(self, *tensors):
         """Return sums over all processes, by one all-reduce in the dtype of the last tensor."""
+        if self.is_alone:
+            return tensors
         flat = torch.cat([tensor.reshape(-1).to(tensors[-1].dtype) for tensor in tensors])
         dist.all_reduce(flat, group=self.group)
         parts = flat.split([tensor.numel() for tensor in tensors])
@@ -80,14 +56,16 @@ class Team:
         padded[: len(tensor)] = tensor
         return torch.cat([part[:n] for part, n in zip(self._table(padded), lengths)])
 
-    def check_same(self, describe):
-        """Raise ValueError in every process unless ``describe()`` is one text in all of them."""
-        number = crc32((text := describe()).encode())
-        if self.any(number != self.largest(number))[0]:
-            raise ValueError(
-                "The processes do not agree. Call fit of the same learner, with the same "
-                f"parameters and features, in all of them. This one fits {text:.1000}"
-            )
+
+ALONE = Team()
+_TEAM = ContextVar("skpudle_team", default=ALONE)
+current_team = _TEAM.get  # the team that `data_parallel` made for this thread, or `ALONE`
+
+
+def refuse_several(task):
+    """Raise ValueError with several processes; the task begins the message."""
+    if not current_team().is_alone:
+        raise ValueError(f"{task} runs in one process. Call it outside of data_parallel.")
 
 
 @contextmanager
@@ -119,17 +97,17 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
     RuntimeError
         From torch, if another process stopped or took too long.
     ValueError
-        If the processes were not started together. In every process, from `fit`, if they differ in
-        class, parameters, dtype, number or names of features. From `partial_fit`, `choose_alpha`, a
-        fit with a `Checkpoint`, and learners of images, of targets and of events, all of which run
-        in one process.
+        If the processes were not started together. From `partial_fit`, `choose_alpha`, a fit with a
+        `Checkpoint`, and learners of images, of targets and of events, all of which run in one
+        process.
 
     Notes
     -----
-    Initial atoms and penalties are chosen from rows of all processes, at most 16384 of each. The
-    largest of the seeds counts, so that ``random_state=None`` works; each process has its own
-    ``device`` and ``verbose``. Shares may differ in size: a process that runs out of rows in an
-    epoch waits for the end of the epoch. Any process may have callbacks.
+    Parameters and features are not compared: processes that differ in them wait for each other, or
+    learn something else. Initial atoms and penalties are chosen from rows of all processes, at most
+    16384 of each. The largest of the seeds counts, so that ``random_state=None`` works; each
+    process has its own ``device`` and ``verbose``. Shares may differ in size: a process that runs
+    out of rows in an epoch waits for the end of the epoch. Any process may have callbacks.
 
     Examples
     --------
@@ -145,7 +123,7 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
             torch.cuda.set_device(here)
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    token = _TEAM.set(Team(group))
+    token = _TEAM.set(Team(group, dist.get_rank(group), dist.get_world_size(group)))
     try:
         yield _TEAM.get()
     finally:

@@ -18,7 +18,6 @@ A model has
 from dataclasses import replace
 from itertools import chain, islice, repeat
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import torch
 
@@ -29,6 +28,8 @@ from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
 
 _UNDISTURBED = SimpleNamespace(pending=False)
+# what training goes on from, beside the atoms and the states of optimiser, rule and source
+_OF_TRAINER = "n_steps", "loss_curve", "epoch", "halved", "finite"
 
 
 class Diverged(ArithmeticError):
@@ -100,13 +101,6 @@ def _worst(losses, samples, n):  # -> (k,), (k, ...)
 # ---------------------------------------------------------------------------- the trainer
 
 
-class EpochSummary(NamedTuple):
-    """The mean reconstruction loss of an epoch, and whether the objective has stalled."""
-
-    loss: float
-    converged: bool
-
-
 def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
     """Return a round's results on the host: the only wait for a device, once a round."""
     rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
@@ -132,18 +126,20 @@ class Trainer:
 
     def __init__(self, fitted, optimizer, *, team=ALONE, interrupts=_UNDISTURBED):
         self._begun, self.model, self.optimizer = fitted, fitted.model, optimizer
-        self.n_steps, self.loss_curve = fitted.n_steps, list(fitted.loss_curve)
+        self.n_steps, self.loss_curve = fitted.n_steps, fitted.loss_curve
         self.team, self._interrupts = team, interrupts
         # of the current or latest epoch: sums of samples and losses, atoms that no code has used,
         # and at most one sample for each, those with the largest losses
-        self._epoch = None
-        self._halved = False
-        self._finite = None  # the latest finite (atoms, optimiser's state, number of updates)
+        self.epoch = None
+        self.halved = False
+        self.finite = None  # the latest finite (atoms, optimiser's state, number of updates)
 
     # ------------------------------------------------------------------ an epoch
 
-    def run_epoch(self, source, stopping):
+    def run_epoch(self, source, stopping):  # -> bool
         """Go through the source once, or until ``stopping`` or Ctrl-C ends it.
+
+        Return whether the objective has stalled.
 
         Raises
         ------
@@ -163,22 +159,23 @@ class Trainer:
             sums, n_unused, atoms_are_finite = _on_host(sums, unused, atoms)
             (interrupted,) = self.team.any(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
-            if finite[0] or self._finite is None:
-                self._finite = start  # finite, as its next loss was
+            if finite[0] or self.finite is None:
+                self.finite = start  # finite, as its next loss was
             if not (finite.all() and atoms_are_finite):
                 self._go_back(start[-1] + min(int(finite.sum()) + 1, len(sums)))
                 return self.run_epoch(source, stopping)
             loss, objective, n_samples = sums.double().sum(0).tolist()
             self._commit(n_samples, loss, unused, n_unused, seen)
             if interrupted:
-                return self._end_epoch()
+                break
             converged = stopping.check(objective, n_samples, self.n_steps)
             if converged or len(sums) < length:
                 break
-        return self._end_epoch(converged=converged)
+        self.loss_curve = *self.loss_curve, self.epoch["loss"] / self.epoch["n_samples"]
+        return converged
 
     def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and samples
-        sums, unused, seen = [], self._epoch["unused"], []
+        sums, unused, seen = [], self.epoch["unused"], []
         for batch in batches:
             total, used, losses = self._update(batch)
             sums.append(total)
@@ -191,19 +188,19 @@ class Trainer:
 
     def _go_back(self, first_bad):
         """Return to the last finite state, once, with smaller steps."""
-        *start, self.n_steps = self._finite
+        *start, self.n_steps = self.finite
         self.optimizer.load(*start)
-        if self._halved:
+        if self.halved:
             raise Diverged(first_bad, self.fitted)
-        self._halved = True
+        self.halved = True
         self.optimizer.halve_learning_rate()
 
     def _begin(self, source):  # -> the batches of the epoch
         atoms = self.optimizer.atoms.detach()
         unused = torch.ones(len(atoms), dtype=torch.bool, device=atoms.device)
-        self._epoch = dict(unused=unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
-        self._epoch |= dict(n_samples=0.0, loss=0.0)
-        batches = source.batches()
+        self.epoch = dict(unused=unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
+        self.epoch |= dict(n_samples=0.0, loss=0.0)
+        batches = map(self._begun.in_units, source.batches())
         if self.team.is_alone:  # a stream tells its end itself
             return batches
         n_batches = self.team.largest(source.n_batches)  # all processes share every update
@@ -239,7 +236,7 @@ class Trainer:
 
     def _commit(self, n_samples, loss, unused, n_unused, seen):
         """End a round; `seen` has the worst samples of each of its batches, with their losses."""
-        epoch = self._epoch
+        epoch = self.epoch
         if n_unused and seen:
             pairs = [(epoch["losses"], epoch["samples"]), *seen] if len(epoch["losses"]) else seen
             losses, samples = (torch.cat(part) for part in zip(*pairs))
@@ -248,14 +245,9 @@ class Trainer:
         epoch |= dict(unused=unused, n_samples=epoch["n_samples"] + n_samples)
         epoch["loss"] += loss
 
-    def _end_epoch(self, *, converged=False):
-        summary = EpochSummary(self._epoch["loss"] / self._epoch["n_samples"], converged)
-        self.loss_curve.append(summary.loss)
-        return summary
-
     def idle(self, before):  # (n_components,) -> the same, on the host
         """Return the number of samples since each atom was used, given the number before."""
-        epoch = self._epoch
+        epoch = self.epoch
         return torch.where(epoch["unused"].cpu(), before + epoch["n_samples"], 0.0)
 
     def replace_unused(self, *, among=None):
@@ -263,19 +255,17 @@ class Trainer:
 
         ``among``, (n_components,) bool on the host, marks the atoms that may be replaced.
         """
-        if self._epoch is None:
+        if self.epoch is None:
             return
-        losses, samples = self._epoch["losses"], self._epoch["samples"]
+        atoms, names = self.optimizer.atoms.detach(), ("unused", "losses", "samples")
+        unused, losses, samples = (self.epoch[name].to(atoms.device) for name in names)
         if not self.team.largest(len(losses)):  # all atoms are used
             return
-        (used,) = self.team.sum((~self._epoch["unused"]).int())
-        unused = used == 0
-        if among is not None:
-            unused = unused & among.to(unused.device)
+        (used,) = self.team.sum((~unused).int())
+        unused = used == 0 if among is None else (used == 0) & among.to(used.device)
         unused = unused.nonzero().squeeze(1)
         losses = losses[: len(unused)]
         losses = losses[losses > 0]
-        atoms = self.optimizer.atoms.detach()
         samples = samples[: len(losses)] if len(losses) else atoms[:0]
         losses, samples = map(self.team.gather, (losses, samples))
         samples = samples[losses.topk(min(len(unused), len(losses))).indices]
@@ -293,43 +283,27 @@ class Trainer:
         return replace(
             self._begun,
             rows=self.optimizer.atoms.detach(),
-            loss_curve=tuple(self.loss_curve),
+            loss_curve=self.loss_curve,
             n_steps=self.n_steps,
             training=self._begun.training | {"moments": self.optimizer.state()},
         )
 
     def state(self, source, stopping):  # -> dict
         """Return the state between two epochs, which includes the source's generator."""
-        return {
+        return {name: getattr(self, name) for name in _OF_TRAINER} | {
             "atoms": self.optimizer.atoms.detach().clone(),
             "moments": self.optimizer.state(),
-            "n_steps": self.n_steps,
-            "loss_curve": tuple(self.loss_curve),
             "stopping": stopping.course,
-            "epoch": self._epoch and dict(self._epoch),
             "generator": None if source.generator is None else source.generator.get_state(),
-            "halved": self._halved,
-            "finite": self._finite,
         }
 
     def load(self, state, source, stopping):
-        """Return to a state.
-
-        Raises
-        ------
-        ValueError
-            If it is the state of other atoms, or of another optimiser.
-        """
-        if state["halved"]:
-            self._halved = True
+        """Return to a state."""
+        for name in _OF_TRAINER:
+            setattr(self, name, state[name])
+        if self.halved:
             self.optimizer.halve_learning_rate()
-        device, finite, epoch = self.optimizer.atoms.device, state["finite"], state["epoch"]
-        self.optimizer.load(state["atoms"].to(device), state["moments"])
-        self.n_steps, self.loss_curve = state["n_steps"], list(state["loss_curve"])
+        self.optimizer.load(state["atoms"], state["moments"])
         stopping.course = state["stopping"]
-        self._finite = finite and (finite[0].to(device), *finite[1:])
-        if epoch is not None:
-            tensors = {name: epoch[name].to(device) for name in ("unused", "losses", "samples")}
-            self._epoch = epoch | tensors
         if source.generator is not None:
             source.generator.set_state(state["generator"])

@@ -25,7 +25,7 @@ from skpudle._gradients import Evaluation, average
 from skpudle._learners import exposed
 from skpudle._learners.exposed import OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, of_features
+from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
 from skpudle._learners.transformer import hidden_errors
 from skpudle._losses import Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
@@ -174,6 +174,8 @@ def _project_atoms(rows, *, project):
 class CountModel(DenseModel):
     """Atoms and, as the last row of parameters, the baseline; see `DenseModel`."""
 
+    rule = staticmethod(likelihood)
+
     def atoms(self, rows):
         """Return the atoms in rows."""
         return rows[:-1]
@@ -209,10 +211,6 @@ class CountPlan(Plan):
         self.loss = loss_named(learner.loss, learner.n_trials)
         self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
 
-    def rule(self, name):
-        """Return the gradient of training."""
-        return likelihood
-
     def encoder(self, alpha, **of_training):
         """Return the encoder with a penalty; it has a step of its own."""
         return CountCodes(self.loss, self.n_unfoldings, bool(self.given.positive_code), alpha)
@@ -245,10 +243,11 @@ class _CountPhases(RowPhases):
 
     beginning, passes = _StabilisedRows, False
 
-    def before_training(self):
-        found = [one for one in super().before_training() if one.name != "penalty of codes"]
-        searches = self.plan.searches
-        return *found, Phase("baseline", self.settle, lambda _: searches, ends_search=True)
+    def table(self, fitted):
+        *found, training, coding = super().table(fitted)
+        found = [one for one in found if one.name != "penalty of codes"]
+        baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
+        return *found, baseline, training, coding
 
     def rows_of(self, fitted, atoms):
         return torch.cat([atoms.to(fitted.rows), fitted.rows[-1:]])
@@ -418,7 +417,7 @@ class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
     }
 
-    n_iter_no_change, _beginning = 5, _StabilisedRows
+    n_iter_no_change, _phases = 5, _CountPhases
 
     @property
     def _largest(self):
@@ -444,7 +443,7 @@ class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
                 "Counts have a baseline, and got none: pass it as intercept, or pass the atoms as "
                 "dict_init and fit, which learns it from data."
             )
-        return torch.cat([atoms, to_tensor(of_features(intercept, atoms)[None])]), CENTRED
+        return torch.cat([atoms, check_intercept(intercept, atoms)[None]]), CENTRED
 
     def _plan(self):
         return CountPlan(self)
@@ -456,9 +455,6 @@ class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
 
     def _loss_of_baseline(self, fitted, data):
         return 0.5 * self._from_means(data.samples).total() / data.samples.total_weight + 1e-9
-
-    def _phases(self, plan, data, run):
-        return _CountPhases(self, plan, data, run)
 
     def _resume(self, plan, data):
         fitted = super()._resume(plan, data)

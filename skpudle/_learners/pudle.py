@@ -1,8 +1,8 @@
 """Dictionary learning by backpropagation through an unfolded sparse encoder."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -19,11 +19,11 @@ from skpudle._data.names import explain_names
 from skpudle._data.sources import InMemory, open_source
 from skpudle._fit import encoders
 from skpudle._fit.encoders import Codes, baseline_of, in_units, learned_encoder, refuse, units_of
-from skpudle._fit.messages import warn_of_l0, warn_of_unused
+from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._learners.rows import DenseLearner, RowPhases, collect, read_rows
+from skpudle._learners.rows import DenseLearner, RowPhases, collect
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import SHRINKAGES
@@ -109,7 +109,11 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
     if l0 is not None:
         coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
         if not is_met:
-            warn_of_l0(coding.n_entries, l0)
+            warn(
+                f"Rows have {coding.n_entries:.4g} codes on average instead of l0={l0:g}: their "
+                "number jumps from one penalty to the next, as where rows are alike. Pass a number "
+                "that rows can have."
+            )
         return coding
     predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
@@ -145,11 +149,13 @@ def _with_encoder(plan, fitted, data, interrupts, **options):  # -> Fitted, int
 
 
 class _WithEncoder(RowPhases):
-    """The phases of a fit that ends with an encoder of its own."""
+    """The phases of a fit that may end with an encoder of its own."""
 
-    def table(self):  # -> tuple of Phase
+    def table(self, fitted):  # -> tuple of Phase
         """Return all phases; without updates, after Ctrl-C, the encoder is the initial one."""
-        return *super().table(), Phase("encoder", self.train_encoder, ends_search=True)
+        learns = bool(self.plan.given.separate_atoms)
+        encoder = Phase("encoder", self.train_encoder, learns, ends_search=True)
+        return *super().table(fitted), encoder
 
     def train_encoder(self, fitted):
         """Train the encoder for the atoms."""
@@ -413,6 +419,7 @@ class PUDLEDictionaryLearning(DenseLearner):
     }
 
     n_iter_no_change = 5  # checks without improvement that end training
+    _phases = _WithEncoder
 
     # ------------------------------------------------------------------ fit and score
 
@@ -477,10 +484,9 @@ class PUDLEDictionaryLearning(DenseLearner):
             "The noise of the data is unknown: partial_fit does not estimate it. Call fit.",
         )
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
-            warnings.warn(
+            warn(
                 f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "
-                'strange rows too. Pass n_components="auto", or a smaller number.',
-                stacklevel=2,
+                'strange rows too. Pass n_components="auto", or a smaller number.'
             )
         ((samples, _),) = self._read_parts(InMemory(open_source(X, self).array()))
         codes = np.asarray(host_array(self.transform(X)))
@@ -584,13 +590,17 @@ class PUDLEDictionaryLearning(DenseLearner):
         self._validate_params()
         plan = self._plan()
         _check_choice(self, plan, l0, criterion)
-        data = read_rows(self, plan, open_source(X, self), known=True)
         units = units_of(self)
-        rows = in_units(units, data.samples)
+        rows = in_units(units, super(DenseLearner, self)._read(plan, X, known=True).samples)
         unit, penalty = unit_of(mean_square(rows.x)), auto_alpha(rows.x, mask=rows.mask)
         problem = plan.problem(rows, penalty, unit)
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
-        return self._take_coding(coding, unit)
+        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
+        kept = self._fitted
+        chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]  # for `partial_fit`
+        model = kept.model | {"data_scale": kept.model["data_scale"] or None}  # it stays chosen
+        self._fitted = replace(kept, coding=chosen, model=model)
+        return self
 
     def _plan(self):
         return Plan(self)
@@ -650,20 +660,17 @@ class PUDLEDictionaryLearning(DenseLearner):
         if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
-            limits = self.transform_n_nonzero_coefs, self.transform_alpha
-            return encoders.Pursuit(*limits, bool(self.positive_code))
+            how = dict(n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha)
+            return partial(encoders.pursue, **how, positive=bool(self.positive_code))
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
-            return encoders.Learned(_graph_of(self, codes, units))
+            return _graph_of(self, codes, units)
         how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
         return codes.encoder(penalty_of(self), **how, solves=codes.converges)
 
-    def _phases(self, plan, data, run):  # -> RowPhases
-        kind = _WithEncoder if self.separate_atoms else RowPhases
-        return kind(self, plan, data, run)
-
-    def _finish_part(self, plan, fitted, data, interrupts):  # -> Fitted
+    def _train_part(self, plan, fitted, data, interrupts):  # -> Fitted
+        fitted = super()._train_part(plan, fitted, data, interrupts)
         if not self.separate_atoms:
             return fitted
         rows, n_samples = fitted.rows, len(data.samples)

@@ -7,23 +7,23 @@ an earlier process has found is in its record, and coded data are solved anew.
 from dataclasses import replace
 from itertools import islice
 from math import ceil
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
+from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import fit_context
-from skpudle._data.sources import Reader, open_source
-from skpudle._data.weights import check_sample_weight, known_samples, merge_samples
+from skpudle._data.weights import merge_samples
 from skpudle._fit import messages
-from skpudle._fit.encoders import InUnits, Learned, in_units, refuse, units_of
+from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
@@ -34,8 +34,9 @@ from skpudle._initialization import INITIALIZATIONS, initial_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
 from skpudle._precision import training_mode
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import auto_alpha
-from skpudle.search._epoch import spread_rows
+from skpudle.search._epoch import own, spread_rows
 from skpudle.search.choose import best_coding, judged, try_sizes
 from skpudle.search.descend import refit_atoms, solve_codes
 from skpudle.search.find import find_atoms, penalty_of_mixtures, penalty_path
@@ -93,15 +94,19 @@ class Beginning:
         self.model = plan.model(data_scale=square)  # without a penalty
         self.penalty = auto_alpha(x, mask=mask, weight=weight)
 
-    def first_atoms(self, n_components, generator):
-        """Return initial atoms: given ones, or for a search samples or the vertices of mixtures."""
+    def first(self, generator):  # -> Fitted
+        """Return the record of initial atoms: given ones, or samples or vertices of mixtures."""
         plan, given, samples = self._plan, self._plan.given, self.samples
         start = given.dict_init
         if plan.searches:
-            mixes = n_components and plan.mixes_few(n_components, samples.x.shape[1])
-            start = "vertices" if mixes else "data"
+            start = "vertices" if plan.mixes_few(plan.n_components, samples.x.shape[1]) else "data"
         how = dict(positive=given.positive_dict, weight=samples.weight)
-        return choose_atoms(start, n_components, samples.x, generator, **how)
+        return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
+
+    def problem(self, alpha, samples=None, total=own):  # -> Problem
+        """Return the problem of the rows, or of samples of this process, in their unit."""
+        samples = self.samples if samples is None else samples
+        return self._plan.problem(samples, alpha, self.unit, total)
 
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
@@ -152,25 +157,10 @@ def _warn_of_samples(plan, begun, data, n_components):
         messages.warn_of_few_samples(int(has_values.sum()), n_components)
 
 
-def _warn_of_units(samples):
-    """Warn of a column that has nearly all of the variance: its unit differs from the others'."""
-    x = arrays.with_gaps(samples.x, samples.mask).double()
-    low, high = x.nanquantile(x.new_tensor([0.1, 0.9]), 0)
-    parts = (x - x.nanmean(0)).square().nanmean(0).nan_to_num(), (high - low).square().nan_to_num()
-    column = int(parts[0].argmax())
-    share, usual = (float(part[column] / part.sum()) for part in parts)
-    # The share is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and
-    # diabetes. A single entry can have the variance of a column, so that the share of the squared
-    # distances of the 10 % and 90 % quantiles counts, too: it is .998 and .69 for wine and cancer,
-    # .17 for normal columns with one entry of 100 deviations in 100 rows.
-    if x.shape[1] >= 4 and share > 0.7 and usual > 0.5:
-        messages.warn_of_units(column, share)
-
-
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, outliers, and the noise that is named."""
-    if isinstance(plan.noise, str) and plan.noise in ("auto", "outliers"):
-        _warn_of_units(samples[spread_rows(len(samples), 1024)])
+    if plan.noise in ("auto", "outliers"):
+        messages.warn_of_units(samples[spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
     refuse(
         not isinstance(plan.noise, str) and len(plan.noise) != n_features,
@@ -196,8 +186,7 @@ def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
 def check_known_entries(learner, data):
     """Raise ValueError unless a process knows an entry."""
     mask = data.samples.mask
-    (known,) = current_team().any(mask is None or mask.any())
-    if not known:
+    if not any(current_team().any(mask is None or mask.any())):
         raise messages.nothing_known(learner)
 
 
@@ -206,21 +195,19 @@ class RowPhases:
 
     Parameters
     ----------
-    learner : estimator
-        The learner.
     plan : Plan
-        Its plan.
+        The plan.
     data : Data
-        Its data.
+        The data.
     run : Run
-        The fit.
+        The fit of a learner.
     """
 
     beginning = Beginning  # the rows to search in
     passes = True  # whether all rows follow a search in a sample of them
 
-    def __init__(self, learner, plan, data, run):
-        self.learner, self.plan, self.data, self.run = learner, plan, data, run
+    def __init__(self, plan, data, run):
+        self.plan, self.data, self.run = plan, data, run
         self._problem = self._coded = None
         self._decides = plan.given.n_components == "auto"
         self.samples = collect(data.samples)
@@ -228,48 +215,25 @@ class RowPhases:
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
         self._beginning = None
 
-    def before_training(self):  # -> tuple of Phase
-        """Return the phases that find the atoms."""
-        plan = self.plan
-        learns_noise = plan.searches and plan.learns_noise
-        chooses_noise = learns_noise and isinstance(plan.noise, str) and plan.noise == "auto"
-
-        def is_whole(fitted):  # neither a callback nor Ctrl-C has ended the search
-            return fitted.ended_by is None
-
-        def judges(fitted):
-            return plan.codes_follow_data and fitted.trial and fitted.searched.is_done
-
-        def has_units(fitted):
-            found = fitted.noise.intercept is not None or fitted.noise.looks_at_rows
-            return learns_noise and is_whole(fitted) and found
-
-        def passes(fitted):
-            return plan.searches and self._in_parts and is_whole(fitted)
-
-        return (
-            Phase("units", self.find_units, lambda _: plan.learns_noise),
-            Phase("size", self.choose_size, lambda _: self._decides, "number of atoms"),
-            Phase("search", self.search, lambda _: plan.searches, "epoch of the search"),
-            Phase("pass", self.pass_over, passes, "block"),
-            Phase(
-                "unbiased atoms",
-                self.refit,
-                lambda f: f.trial is not None and f.trial.unbiased,
-                ends_search=True,
-            ),
-            Phase("penalty of codes", self.choose_unseen_coding, judges),
-            Phase("noise", self.learn_scales, lambda f: chooses_noise and is_whole(f)),
-            Phase("units again", self.refine_units, has_units),
-        )
-
-    def table(self):  # -> tuple of Phase
+    def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
-        trains, follows = self.run.n_updates > 0, self.plan.codes_follow_data
+        plan, trial, noise = self.plan, fitted.trial, fitted.noise
+        is_whole = plan.searches and fitted.ended_by is None  # until a callback or Ctrl-C ends it
+        follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
+        finds_units = noise.intercept is not None or noise.looks_at_rows
+        is_biased = trial is not None and trial.unbiased
+        is_judged = trial is not None and fitted.searched.is_done
         return (
-            *self.before_training(),
-            Phase("training", self.train, lambda _: trains, "epoch"),
-            Phase("penalty of codes", self.choose_coding, lambda _: follows),
+            Phase("units", self.find_units, plan.learns_noise),
+            Phase("size", self.choose_size, self._decides, "number of atoms"),
+            Phase("search", self.search, plan.searches, "epoch of the search"),
+            Phase("pass", self.pass_over, is_whole and self._in_parts, "block"),
+            Phase("unbiased atoms", self.refit, is_biased, ends_search=True),
+            Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
+            Phase("noise", self.learn_scales, learns and plan.noise == "auto"),
+            Phase("units again", self.refine_units, learns and finds_units),
+            Phase("training", self.train, self.run.n_updates > 0, "epoch"),
+            Phase("penalty of codes", self.choose_coding, follows),
         )
 
     # ------------------------------------------------------------------ the first atoms
@@ -285,15 +249,10 @@ class RowPhases:
         generator = self.run.generator
         return generator.manual_seed(generator.initial_seed())
 
-    def _with_first_atoms(self, noise):  # -> Fitted
-        """Return the record with initial atoms in units of the noise."""
-        begun = self._begin(noise)
-        return begun.fitted(begun.first_atoms(self.plan.n_components, self._restarted()))
-
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
-        check_known_entries(self.learner, self.data)
-        fitted = self._with_first_atoms(CENTRED)
+        check_known_entries(self.run.learner, self.data)
+        fitted = self._begin(CENTRED).first(self._restarted())
         n_components = 0 if self._decides else len(fitted.atoms)
         _warn_of_samples(self.plan, self._beginning, self.data, n_components)
         return fitted
@@ -301,12 +260,13 @@ class RowPhases:
     def find_units(self, fitted):
         """Learn the units of the data."""
         noise = learn_noise(self.plan, self.samples)
-        yield fitted if noise.changes_nothing else self._with_first_atoms(noise)
+        changes = not noise.changes_nothing
+        yield self._begin(noise).first(self._restarted()) if changes else fitted
 
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
-        problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
+        problem = begun.problem(begun.search_penalty())
         fixed = self.plan.given.alpha != "auto"
         trials = try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
@@ -324,16 +284,14 @@ class RowPhases:
     def make_problem(self, fitted):  # -> Problem
         """Return the problem of the search of a record, with rows that are held out."""
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
-        samples, n_components = begun.samples, len(fitted.atoms)
-        if not run.team.is_alone:  # initial values are from samples of all processes
-            samples = fitted.in_units(self.data.samples)
-        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
+        # initial values are from samples of all processes
+        samples = begun.samples if run.team.is_alone else fitted.in_units(self.data.samples)
+        problem = begun.problem(fitted.penalty, samples, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
-        mixes = plan.mixes_few(n_components, samples.x.shape[1])
-        mixes = mixes and problem.mask is None and run.team.is_alone
+        mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
         if mixes and not fixed:
-            problem = replace(problem, alpha=penalty_of_mixtures(problem, n_components))
+            problem = replace(problem, alpha=penalty_of_mixtures(problem, len(fitted.atoms)))
         return hold_out(problem, fixed=fixed, mixes=mixes, learn=not self._in_parts)
 
     def rows_of(self, fitted, atoms):  # -> rows of parameters
@@ -355,28 +313,24 @@ class RowPhases:
             fitted = replace(fitted, penalty=fitted.search_alpha or begun.search_penalty())
         problem = self.make_problem(fitted)
         for found in find_atoms(problem, atoms):
-            losses = (*fitted.losses, *found.losses)
-            yield replace(self._with_search(fitted, problem, found), losses=losses)
-
-    def _with_search(self, fitted, problem, found):  # -> Fitted
-        """Return the record with what its search has found so far, and with its baseline."""
-        self._problem, self._coded, noise = problem, found.coded, fitted.noise
-        if (baseline := found.coded.problem.baseline) is not None:
-            self._problem = problem.around(baseline)
-            shift = baseline.to(noise.intercept) * problem.unit
-            noise = replace(noise, intercept=noise.intercept + shift)
-        note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
-        return replace(
-            fitted,
-            rows=self.rows_of(fitted, found.atoms),
-            noise=noise,
-            searched=replace(found, coded=None, losses=(), path=()),
-            search_alpha=found.alpha * problem.unit,
-            penalty_path=penalty_path(problem, found.path, problem.unit),
-            stream=after_search(found.coded, float(self.data.n_seen)),
-            is_done=found.is_done,
-            note=f"{note}  loss {found.losses[-1]:.6g}",
-        )
+            self._problem, self._coded, now = problem, found.coded, noise
+            if (baseline := found.coded.problem.baseline) is not None:
+                self._problem = problem.around(baseline)
+                shift = baseline.to(noise.intercept) * problem.unit
+                now = replace(noise, intercept=noise.intercept + shift)
+            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
+            yield replace(
+                fitted,
+                rows=self.rows_of(fitted, found.atoms),
+                noise=now,
+                searched=replace(found, coded=None, losses=(), path=()),
+                search_alpha=found.alpha * problem.unit,
+                penalty_path=penalty_path(problem, found.path, problem.unit),
+                losses=(*fitted.losses, *found.losses),
+                stream=after_search(found.coded, float(self.data.n_seen)),
+                is_done=found.is_done,
+                note=f"{note}  loss {found.losses[-1]:.6g}",
+            )
 
     def found(self, fitted):  # -> Problem, Epoch
         """Return the problem of the search, and its data with codes for the atoms."""
@@ -478,7 +432,7 @@ class RowPhases:
         fitted = replace(fitted.with_model(n_updates=run.n_updates), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
-        source, given, n_updates = run.source.changed(fitted.in_units), plan.given, run.n_updates
+        source, given, n_updates = run.source, plan.given, run.n_updates
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)  # before its last value
         rule = dict(first_update=first, n_updates=n_updates)
         stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
@@ -496,10 +450,8 @@ class RowPhases:
                 note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}"
                 how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
                 yield replace(now, training=state, is_done=done, **how)
-            if ended_by is not None:
-                return
             trainer.replace_unused()
-            if trainer.run_epoch(source, stopping).converged:
+            if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
             if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
                 state = trainer.state(source, stopping)
@@ -513,73 +465,18 @@ class RowPhases:
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
 
-def of_features(values, atoms):  # -> ndarray of shape (n_features,), in the atoms' dtype
-    """Check numbers for each feature."""
-    known = np.asarray(host_array(values))
-    numbers = known.dtype.kind in "iuf" and known.shape == atoms.shape[1:]
+def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like atoms
+    """Check the baseline of given atoms."""
+    how = dict(dtype=np.float64, ensure_2d=False, input_name="intercept")
+    numbers = check_array(host_array(given), **how)
     refuse(
-        not (numbers and np.isfinite(known).all()),
-        f"intercept has shape {known.shape} and dtype {known.dtype}, or is not finite; pass "
-        f"{atoms.shape[1]} numbers, one for each feature.",
+        numbers.shape != atoms.shape[1:],
+        f"intercept has shape {numbers.shape}; pass {atoms.shape[1]} numbers, one a feature.",
     )
-    return known.astype(to_numpy(atoms[:0]).dtype)
+    return to_tensor(numbers).to(atoms)
 
 
 # ------------------------------------------------------------------ the learner
-
-
-def read_rows(
-    learner, plan, given, *, known=False, part=False, sample_weight=None, target=None, largest=None
-):
-    """Check the rows of a learner, with ``known`` against its fitted attributes.
-
-    Parameters
-    ----------
-    learner : estimator
-        The learner.
-    plan : Plan
-        Its plan.
-    given : InMemory or source
-        The user's X, see `skpudle._data.sources.open_source`.
-    known : bool, default=False
-        Whether the learner is fitted.
-    part : bool, default=False
-        Whether the rows are one part of several, of `partial_fit`.
-    sample_weight : array-like of shape (n_samples,), default=None
-        How often each row counts.
-    target : Tensor of shape (n_samples, ...), default=None
-        What the learner knows of each row beside its numbers, checked.
-    largest : float, default=None
-        The largest value of rows that start at 0; by default they may have any numbers.
-
-    Returns
-    -------
-    Data
-        The rows.
-    """
-    device = arrays.resolve_device(learner.device, given.data)
-    reader = Reader(learner, device, known=known, allow_nan=True, largest=largest)
-    if sample_weight is not None:
-        sample_weight = check_sample_weight(sample_weight, given.n_rows)
-    if given.in_parts:
-        source = given.read_by(reader)
-        source.weight, source.target = sample_weight, target
-        seed = 0 if part or not isinstance(learner.random_state, Integral) else learner.random_state
-        samples = source.sample(plan.n_components, int(seed), whole=not part)
-        samples, n_given = known_samples(samples), None
-    else:
-        if not known:
-            arrays.check_no_picture(given.data)
-        x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
-        of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
-        samples = reader.samples(x, **of_rows)
-        samples = source = known_samples(samples) if part else samples
-        n_given = round(samples.total_weight)
-    if known:
-        if np.shape(learner.components_)[1:] != (samples.x.shape[1],):
-            raise messages.wrong_atoms(learner, samples.x.shape[1])
-        source = source.to(to_tensor(learner.components_).dtype)
-    return Data(source, samples, device, {} if known else reader.attributes, n_given=n_given)
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
@@ -590,7 +487,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     }
 
     _penalty = "alpha"  # name of the parameter for `alpha_`
-    _beginning = Beginning  # the rows to search in
+    _phases = RowPhases
 
     @classmethod
     def from_components(
@@ -644,15 +541,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         plan = learner._plan()
         rows, noise = learner._with_intercept(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
-        pursuit = (
-            ", or transform_algorithm='omp'" if hasattr(learner, "transform_algorithm") else ""
-        )
         refuse(
             alpha == "auto" and plan.given.transform_algorithm != "omp",
-            f"{cls._penalty}='auto' needs data, and there are none: pass a number{pursuit}.",
+            f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, None, atoms.device, arrays.input_attributes(to_numpy(atoms)))
+        data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         fitted = Fitted(model=model, rows=rows, noise=noise)
         learner._take(learner._attributes(plan, data, fitted))
         return learner
@@ -661,11 +555,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Return the parameters of given atoms and a given baseline."""
         if intercept is None:
             return atoms, CENTRED
-        return atoms, Units(intercept=to_tensor(of_features(intercept, atoms)))
+        return atoms, Units(intercept=check_intercept(intercept, atoms))
 
-    def _read(self, plan, X, y=None, *, part=False, sample_weight=None, **options):
-        how = dict(part=part, sample_weight=sample_weight, largest=self._largest)
-        data = read_rows(self, plan, open_source(X, self), **how, **options)
+    def _read(self, plan, X, y=None, *, part=False, **options):
+        data = super()._read(plan, X, part=part, **options)
         if part or data.source is not data.samples:
             return data
         samples, places = merge_samples(data.samples)
@@ -759,17 +652,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
-    def _phases(self, plan, data, run):  # -> RowPhases
-        return RowPhases(self, plan, data, run)
-
-    def _begin(self, plan, data, generator):  # -> Fitted
+    def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""
         check_known_entries(self, data)
-        samples, noise = data.samples, CENTRED
-        if plan.learns_noise:
-            noise = learn_noise(plan, samples)
-        begun = self._beginning(plan, samples, noise)
-        fitted = begun.fitted(begun.first_atoms(plan.n_components, generator))
+        noise = learn_noise(plan, data.samples) if plan.learns_noise else CENTRED
+        begun = self._phases.beginning(plan, data.samples, noise)
+        fitted = begun.first(arrays.make_generator(self.random_state))
         return fitted.with_model(from_samples=plan.searches)
 
     def _attributes(self, plan, data, fitted):
@@ -790,7 +678,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _transform_encoder(self):
         """Return the encoder of rows without their baseline."""
         encoder, noise = self._encoder(), units_of(self).of_new_rows()
-        if isinstance(encoder, Learned):  # it limits residuals itself
+        if isinstance(encoder, LearnedEncoder):  # it limits residuals itself
             noise = replace(noise, limit=None)
         if noise.is_equal:
             return encoder
@@ -808,11 +696,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if known["data_scale"] == 0:
             coding = None  # of zeros
         model = plan.model(**known)
-        atoms = kept.noise.from_user(to_tensor(self.components_, data.device))
+        atoms = kept.noise.from_user(to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
         if not model.data_scale:  # first data after `from_components` or zeros
-            begun = self._beginning(plan, data.samples, noise)
-            model = replace(model, data_scale=begun.model.data_scale)
+            begun = self._phases.beginning(plan, data.samples, noise)
+            # zeros leave it open, and not what was chosen before
+            model = replace(model, data_scale=begun.model.data_scale or None)
             if given == "auto":
                 model = replace(model, alpha=begun.code_penalty(atoms))
         return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)

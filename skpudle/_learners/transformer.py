@@ -25,7 +25,7 @@ from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight
-from skpudle._fit.encoders import baseline_of, in_units, units_of
+from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
 from skpudle._fit.messages import wrong_atoms
 from skpudle._losses import FromMeans
 from skpudle._operators._atoms import DenseDictionary
@@ -100,6 +100,10 @@ def in_chunks(function, samples, device, size):
     for start in range(0, len(samples), size):
         part = slice(start, start + size)
         yield function(samples.map(lambda given, part=part: given[part].to(device)))
+
+
+def _parts(given):  # yields the name of a place, and rows
+    return given.parts(PART) if given.in_parts else [(None, given.array())]
 
 
 def _join(chunks, given):
@@ -286,27 +290,27 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         check_is_fitted(self)
         given = open_source(X)
-        if given.in_parts:
-            parts = given.parts(PART)
-            return np.concatenate([self.inverse_transform(rows) for _, rows in parts])
-        codes = check_rows(given.array())
-        codes = codes if isinstance(codes, torch.Tensor) else to_tensor(codes)
-        if codes.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
-                f"{self._n_features_out}; pass codes as transform returns them."
-            )
-        atoms = to_tensor(self.components_, self._transform_device(X), codes.dtype)
+        device = arrays.resolve_device(self.device, X, fitted=True)
 
         def decode(samples):
-            rows = samples.x
+            rows, atoms = samples.x, to_tensor(self.components_, device, samples.x.dtype)
             if self.split_sign:
                 rows = rows[:, : len(atoms)] - rows[:, len(atoms) :]
             with own_precision():
                 rows = rows @ atoms
             return self._decode_rows(rows)
 
-        return _join(in_chunks(decode, Samples(codes), atoms.device, PART), given)
+        def decoded():
+            for _, rows in _parts(given):
+                codes = check_rows(rows)
+                refuse(
+                    codes.shape[1] != self._n_features_out,
+                    f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
+                    f"{self._n_features_out}; pass codes as transform returns them.",
+                )
+                yield from in_chunks(decode, Samples(to_tensor(codes)), device, PART)
+
+        return _join(decoded(), given)
 
     # ------------------------------------------------------------------ the score
 
@@ -375,11 +379,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``of_rows`` are fields of the samples beside their numbers, one entry for each row.
         """
         check_is_fitted(self)
-        first, device = 0, self._transform_device(given.data)  # X decides, before its parts do
+        first = 0
+        device = arrays.resolve_device(self.device, given.data, fitted=True)  # X decides
         checks = dict(allow_nan=self._allows_nan, largest=self._largest)
         reader, baseline = Reader(self, device, known=True, **checks), baseline_of(self)
-        parts = given.parts(PART) if given.in_parts else [(None, given.array())]
-        for where, rows in parts:
+        for where, rows in _parts(given):
             # rows stay on their device, since another device may be too small for all of them
             x = reader(rows, where)
             x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
@@ -396,9 +400,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
         return x, self._encode_rows(self._transform_encoder(), dictionary, Samples(x))
-
-    def _transform_device(self, X):
-        return arrays.resolve_device(self.device, X, fitted=True)
 
     @property
     def _n_features_out(self):

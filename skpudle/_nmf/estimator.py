@@ -17,16 +17,15 @@ from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tens
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._data.names import explain_names, fit_context
-from skpudle._data.sources import open_source
 from skpudle._data.weights import merge_copies
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.fitted import Fitted, on_host
+from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._learners.exposed import ExposedTransformer, OfRows
-from skpudle._learners.rows import DICT_INIT, read_rows
+from skpudle._learners.rows import DICT_INIT
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -128,16 +127,17 @@ class _Phases:
 
     Parameters
     ----------
-    learner : PoissonNMF
-        The learner.
+    plan : object
+        The plan.
     data : Data
-        Its data.
+        The data.
     run : Run
-        The fit.
+        The fit of a `PoissonNMF`.
     """
 
-    def __init__(self, learner, data, run):
-        self.learner, self.x, self.seed = learner, data.samples.x, run.generator.initial_seed()
+    def __init__(self, plan, data, run):
+        self.learner, self.seed = run.learner, run.generator.initial_seed()
+        self.x, learner = data.samples.x, run.learner
         events, self.n_samples = _read_events(data.source)
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
@@ -186,10 +186,10 @@ class _Phases:
             messages.warn_of_few_samples(self.n_samples, len(atoms))
         return Fitted(model=_given(learner).without_data(), rows=to_tensor(atoms).to(self.x))
 
-    def table(self):  # -> tuple of Phase
+    def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
         return (
-            Phase("size", self.choose_size, lambda _: self.learner.n_components == "auto"),
+            Phase("size", self.choose_size, self.learner.n_components == "auto"),
             Phase("prior", self.choose_prior),
             Phase("training", self.train, unit="epoch"),
         )
@@ -228,8 +228,9 @@ class _Phases:
             ends = fitted.ended_by or ends
             note = f"alternation, epoch {n}/{self.most}  loss {state.losses[-1]:.6g}"
             now = dict(rows=to_tensor(state.atoms), losses=state.losses, is_done=ends is not None)
-            training = on_host(state._asdict() | {"first": first})
-            yield replace(fitted, **now, training=training, ended_by=ends, note=note)
+            training = state._asdict() | {"first": first}
+            arrays = {n: to_tensor(v) for n, v in training.items() if isinstance(v, np.ndarray)}
+            yield replace(fitted, **now, training=training | arrays, ended_by=ends, note=note)
             state = alternate.advance(events, state, alpha)
 
 
@@ -371,7 +372,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _largest, _loss = inf, KullbackLeibler()
+    _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
@@ -432,10 +433,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     def _read(self, plan, X, y, *, exposure, sample_weight):
         refuse_several(type(self).__name__)
         of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
-        return read_rows(self, plan, open_source(X, self), largest=self._largest, **of_rows)
-
-    def _phases(self, plan, data, run):
-        return _Phases(self, data, run)
+        return super()._read(plan, X, **of_rows)
 
     def _attributes(self, plan, data, fitted):
         n = len(fitted.losses)
@@ -491,6 +489,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         learner = cls(len(atoms), **params)
         learner._validate_params()
         fitted = Fitted(model=_given(learner).without_data(), rows=atoms)
-        data = Data(None, Samples(atoms), atoms.device, input_attributes(to_numpy(atoms)))
+        data = Data(None, Samples(atoms), input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(None, data, fitted))
         return learner

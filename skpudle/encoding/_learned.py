@@ -63,6 +63,10 @@ class LearnedEncoder:
     shrinkage: str = "soft"
     limit: Tensor | None = None
 
+    def __call__(self, dictionary, x, mask=None):
+        """Return codes of rows of any dtype and device; the encoder has its own dictionary."""
+        return self.to(x).encode(x, mask)
+
     def encode(self, x, mask=None):
         """Return codes; differentiable.
 

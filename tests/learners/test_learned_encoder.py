@@ -235,7 +235,7 @@ class InterruptsTheSearch(FitCallback):
 @pytest.mark.parametrize("separate", KINDS)
 def test_an_interrupted_search_leaves_the_initial_encoder(separate, handler):
     learner = learner_of(separate).set_callbacks(InterruptsTheSearch())
-    with pytest.raises(KeyboardInterrupt, match="search was interrupted after epoch 1"):
+    with pytest.raises(KeyboardInterrupt, match="fit was interrupted after epoch 1"):
         learner.fit(TRAIN)
     assert learner.ended_by_ == "interrupt"
     assert learner.phases_ == {"search": 1}

@@ -254,7 +254,7 @@ def test_a_baseline_is_given_to_atoms():
     [
         ({"noise": np.ones(N_FEATURES + 1)}, "25 standard deviations, but X has 24"),
         ({"noise": np.zeros(N_FEATURES)}, "no array of positive standard deviations"),
-        ({"noise": [1.0, np.nan]}, "no array of positive standard deviations"),
+        ({"noise": [1.0, np.nan]}, "Input noise contains NaN"),
     ],
 )
 def test_wrong_noise_is_refused(planted, params, match):

@@ -64,10 +64,10 @@ class _TaskPhases(RowPhases):
 
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
-        if self.learner.supervision:
+        if self.run.learner.supervision:
             atoms = fitted.rows[:, : self.data.samples.x.shape[1]]  # a checkpoint's rows have heads
             fitted = replace(fitted, rows=atoms)
-            fitted = add_head(self.learner, fitted, self.data)
+            fitted = add_head(self.run.learner, fitted, self.data)
         return super().train(fitted)
 
 
@@ -144,6 +144,8 @@ class TaskLearner(DenseLearner):
         """
         return self._fit(X, y, sample_weight=sample_weight)
 
+    _phases = _TaskPhases
+
     def _plan(self):
         return TaskPlan(self)
 
@@ -172,11 +174,8 @@ class TaskLearner(DenseLearner):
         task = replace(task, total_weight=task.total_weight + samples.total_weight)
         return data._replace(source=samples, samples=samples, task=task, places=None)
 
-    def _phases(self, plan, data, run):  # -> RowPhases
-        return _TaskPhases(self, plan, data, run)
-
-    def _begin(self, plan, data, generator):  # -> Fitted
-        fitted = super()._begin(plan, data, generator)
+    def _begin(self, plan, data):  # -> Fitted
+        fitted = super()._begin(plan, data)
         n_weights = len(fitted.rows) * (1 + self.split_sign)
         blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
         return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))

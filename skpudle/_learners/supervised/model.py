@@ -88,7 +88,7 @@ class TaskModel(DenseModel):
 
     def unit(self, n_components):  # -> float
         """Return the unit of codes."""
-        return (self.data_scale / n_components) ** 0.5 or 1.0
+        return ((self.data_scale or 0.0) / n_components) ** 0.5 or 1.0
 
     def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
         """Return features of codes for a head; positive sides come first."""
