@@ -102,12 +102,10 @@ def test_drift_makes_no_events():
 def test_wrong_calls_are_refused():
     signals = signals_with_events()
     learner = learner_of(alpha=0.1).fit(signals)
-    for least in (2, -0.1, True, np.nan, "a"):
-        with pytest.raises(ValueError, match=f"least={least!r} is no share. Pass a number from 0"):
-            find_events(learner, signals, least=least)
-    for rate in (-1, 0, True, np.inf):
-        with pytest.raises(ValueError, match=f"sampling_rate={rate!r} is no number of samples in"):
-            find_events(learner, signals, sampling_rate=rate)
+    wrong = dict(least=(2, np.nan, True, "a"), sampling_rate=(0, np.inf, True))
+    for name, value in [(name, value) for name, values in wrong.items() for value in values]:
+        with pytest.raises(ValueError, match=f"{name}={value!r} is no .* Pass a "):
+            find_events(learner, signals, **{name: value})
     rows = np.random.default_rng(0).normal(size=(30, 5))
     of_rows = PUDLEDictionaryLearning(3, random_state=0).fit(rows)
     with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):
