@@ -236,14 +236,13 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in ga
     holds no known pixel, so each corner of a triangle with a gap inside is a neighbour of a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
-    places, values, filled = np.argwhere(border), x[border], x.copy()
+    given, filled = (np.argwhere(border), x[border], np.argwhere(gap)), x.copy()
+    nearest = griddata(*given, method="nearest")
     try:
-        filled[gap] = griddata(places, values, np.argwhere(gap), method="linear")
+        linear = griddata(*given, method="linear")
     except (QhullError, ValueError):  # few known pixels, or all of them in one line
-        filled[gap] = np.nan
-    outside = gap & np.isnan(filled).any(2)
-    if outside.any():
-        filled[outside] = griddata(places, values, np.argwhere(outside), method="nearest")
+        linear = np.nan
+    filled[gap] = np.where(np.isnan(linear), nearest, linear)
     return filled
 
 

@@ -239,12 +239,10 @@ class ConvPUDLEDictionaryLearning(
         data = learn.TrainingImages.of(images, self._kernel, base.stride_of(self))
         if data.masks and not any(mask.any() for mask in data.masks):
             raise messages.nothing_known(self)
-        records = learn.learn(data, self, generator, start)
-        if self.gradient is not None:
-            records = learn.train(records, data, self, generator)
+        learns = learn.learn if self.gradient is None else learn.train
 
         def epochs(interrupts):
-            for one in records:
+            for one in learns(data, self, generator, start):
                 yield one["note"], partial(self._attributes_of, one, inputs)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})

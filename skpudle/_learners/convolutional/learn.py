@@ -369,8 +369,8 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
     record["debias_"] = 0.0 if given.debias == "auto" else float(given.debias)
     record |= dict(losses=(), ended_by_="search", note="random directions")
     if is_random:
-        yield record
-        return
+        yield dict(record)
+        return record
     problem, start = seen.problem(alpha, given.positive_code), as_pictures(start)
     if decides:
 
@@ -406,7 +406,9 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
         record["atoms"] = in_channels(atoms)
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
         record |= _choose_codes(given, found)
-    yield record | dict(note="penalty of codes")
+    record["note"] = "penalty of codes"
+    yield dict(record)
+    return record
 
 
 def _choose_codes(given, found):  # -> dict
@@ -443,27 +445,20 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
     return codes, torch.ones(len(x), dtype=torch.bool)
 
 
-def train(records, data, given, generator) -> Iterator[dict]:
+def train(data, given, generator, start=None) -> Iterator[dict]:
     """Train the atoms of a search; yield its records, and one after every epoch of training.
 
     Parameters
     ----------
-    records : iterator of dict
-        The search, from `learn`.
-    data : TrainingImages
-        Images.
-    given : ConvPUDLEDictionaryLearning
-        The learner, with its parameters.
-    generator : torch.Generator
-        Random numbers.
+    data, given, generator, start
+        As in `learn`.
 
     Raises
     ------
     ValueError
         If training diverges.
     """
-    for record in records:
-        yield record
+    record = yield from learn(data, given, generator, start)
     x = torch.stack(data.pieces())
     samples = Samples(x, data.masks and torch.stack(data.pieces(data.masks)))
     project = partial(project_atoms, rank=given.rank)
