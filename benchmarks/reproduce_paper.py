@@ -30,7 +30,7 @@ from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDict
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, project_atoms
-from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers import make_optimizer
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 from skpudle.encoding import encode
 from skpudle.metrics import dictionary_error

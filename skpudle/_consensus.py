@@ -32,7 +32,7 @@ from sklearn.utils.validation import (
 )
 
 from skpudle._data.arrays import host_array
-from skpudle._data.names import explain_names, fit_context, users_level
+from skpudle._data.foreign import explain_names, fit_context, users_level
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 

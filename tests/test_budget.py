@@ -14,22 +14,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2274,
-    "_data": 918,
+    ".": 2677,
+    "_data": 909,
     "_denoiser": 595,
-    "_fit": 1267,
-    "_learners": 2532,
-    "_nmf": 730,
+    "_fit": 1258,
+    "_learners": 2533,
+    "_nmf": 729,
     "_operators": 259,
-    "_optimizers": 197,
-    "encoding": 1140,
-    "inspection": 545,
-    "lasso": 1099,
-    "omp": 228,
+    "encoding": 1139,
+    "inspection": 544,
+    "lasso": 1094,
     "pretrained": 70,
-    "search": 2916,
-    "all of the package": 14770,
-    "tests": 14407,
+    "search": 2826,
+    "all of the package": 14633,
+    "tests": 14398,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

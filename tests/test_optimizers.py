@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from skpudle._operators._atoms import project_atoms
-from skpudle._optimizers._make import make_optimizer
-from skpudle._optimizers._surrogate import SurrogateOptimizer
+from skpudle._optimizers import SurrogateOptimizer, make_optimizer
 
 OPTIMIZERS = {
     "adam": ("adam", {}),

@@ -8,7 +8,7 @@ import torch
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._operators._atoms import project_atoms
-from skpudle._optimizers._surrogate import SurrogateOptimizer
+from skpudle._optimizers import SurrogateOptimizer
 
 
 @pytest.fixture

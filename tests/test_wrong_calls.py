@@ -27,7 +27,7 @@ from skpudle import (
     images,
     metrics,
 )
-from skpudle._data.names import COUNTERPARTS
+from skpudle._data.foreign import COUNTERPARTS
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)

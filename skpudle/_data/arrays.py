@@ -1,6 +1,5 @@
 """The boundary between NumPy and torch: the only module that converts between them."""
 
-import warnings
 from math import frexp
 from os import PathLike
 
@@ -11,7 +10,6 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data.names import users_level
 from skpudle._precision import kept_by_autograd
 
 # Factor between the range of data and the range of their squares, since training squares residuals
@@ -194,64 +192,6 @@ def unpacked(X):
             "image.convert('RGB')."
         )
     return np.asarray(X)
-
-
-def _neighbours_agree(x, axis):  # (n, m) -> bool
-    """Return whether neighbours along an axis correlate as in pictures."""
-    x = x - x.mean(axis, keepdims=True)
-    first, second = x.take(range(1, x.shape[axis]), axis), x.take(range(x.shape[axis] - 1), axis)
-    energy = (np.square(first).sum() * np.square(second).sum()) ** 0.5
-    # neighbours in 13 pictures correlate by at least 0.69; digits sorted by class correlate by 0.44
-    # along one axis
-    return energy > 0 and (first * second).sum() > 0.5 * energy
-
-
-def looks_like_picture(X):
-    """Return whether a matrix looks like one grey picture, not like rows that are samples.
-
-    Sides are alike, numbers are unsigned integers or from 0 to 1, and neighbours are similar along
-    both axes. Samples in any order are not similar to their neighbours.
-    """
-    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
-    shape = tuple(X.shape) if in_memory else ()
-    if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
-        return False
-    corner = host_array(X[:512, :512])
-    if corner.dtype.kind not in "uf":
-        return False
-    in_units = corner.dtype.kind == "u" or (corner.min() >= 0 and corner.max() <= 1)
-    corner = corner.astype(np.float64)
-    return bool(in_units and _neighbours_agree(corner, 0) and _neighbours_agree(corner, 1))
-
-
-def check_no_picture(X):
-    """Refuse a grey picture where each row is a sample: X, the input of a fit.
-
-    Raises
-    ------
-    ValueError
-        If the matrix looks like a picture and holds unsigned integers.
-
-    Warns
-    -----
-    UserWarning
-        If it looks like one and holds numbers from 0 to 1.
-    """
-    if not looks_like_picture(X):
-        return
-    rows, columns = X.shape
-    found = f"X looks like one grey picture, and each of its {rows} rows would be a sample"
-    mend = (
-        f"of {columns} features. Pass its patches, skpudle.images.extract(X), or [X] to "
-        "ConvPUDLEDictionaryLearning"
-    )
-    if "uint" in str(X.dtype):
-        raise ValueError(f"{found} {mend}; if each row is a sample, pass X.astype(float).")
-    warnings.warn(
-        f"{found} {mend}; if each row is a sample, pass rows in any order, "
-        "sklearn.utils.shuffle(X), which does not look like one.",
-        stacklevel=users_level(),
-    )
 
 
 def refuse_texts(X):

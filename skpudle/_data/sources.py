@@ -42,7 +42,7 @@ from skpudle._data.arrays import (
     unpacked,
 )
 from skpudle._data.batches import Samples, draw_order, send
-from skpudle._data.names import users_level
+from skpudle._data.foreign import users_level
 
 # Largest table that is read at once, with the bits of its array.
 IN_MEMORY_BYTES = 2**28

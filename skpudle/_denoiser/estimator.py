@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_range, input_attributes, make_generator
+from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.images import is_one_image, read_targets
-from skpudle._data.names import explain_names, fit_context
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
 from skpudle._denoiser.train import Crops, Training, crop_shape, initialise, make_optimizer

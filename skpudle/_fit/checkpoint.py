@@ -21,9 +21,7 @@ import torch
 from sklearn.callback import FitCallback
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.files import named_errors, replace_file
-from skpudle._data.foreign import dictionary_of
-from skpudle._data.names import users_level
+from skpudle._data.foreign import dictionary_of, named_errors, replace_file, users_level
 
 # parameters that may change between an interrupted fit and the resumed one
 _FREE = {

@@ -13,13 +13,12 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.names import users_level
+from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.lasso._gap import warn_about_gaps
-from skpudle.lasso._gradient_compiled import lasso_gradient
-from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._implicit import converged_codes, lasso_gradient
+from skpudle.lasso._solve import warn_about_gaps
 from skpudle.omp import solve_omp
 from skpudle.search.units import CENTRED, Units
 
@@ -89,7 +88,7 @@ class Converged:
     def gradient(self, atoms, x, mask=None, *, through_encoder):
         """Return codes, losses and the derivative of their mean without a graph.
 
-        None where this is not possible; see `skpudle.lasso._gradient_compiled.lasso_gradient`.
+        None where this is not possible; see `skpudle.lasso._implicit.lasso_gradient`.
         """
         if self.debias:
             return None

@@ -17,15 +17,9 @@ import torch
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import (
-    check_no_picture,
-    resolve_device,
-    split_missing,
-    to_tensor,
-    unit_of,
-    with_gaps,
-)
+from skpudle._data.arrays import resolve_device, split_missing, to_tensor, unit_of, with_gaps
 from skpudle._data.batches import Batches, Samples
+from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
 from skpudle._data.weights import check_sample_weight, known_samples, scale_weights
 from skpudle._fit import messages

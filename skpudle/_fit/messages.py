@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.arrays import with_gaps
-from skpudle._data.names import users_level
+from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
 
 

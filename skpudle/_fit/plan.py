@@ -17,7 +17,7 @@ from skpudle._fit.encoders import Codes, refuse
 from skpudle._fit.messages import any_named
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
-from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers import make_optimizer
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem
 from skpudle.search._epoch import own

@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.foreign import explain_names, fit_context
 from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.names import explain_names
+from skpudle._data.foreign import explain_names
 from skpudle._fit.plan import Plan
 from skpudle._learners.rows import DenseLearner
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
-from skpudle._data.names import explain_names
+from skpudle._data.foreign import explain_names
 from skpudle._data.sources import InMemory, open_source
 from skpudle._fit import encoders
 from skpudle._fit.encoders import Codes, baseline_of, in_units, learned_encoder, refuse, units_of

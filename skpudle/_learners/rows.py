@@ -19,8 +19,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
 from skpudle._data.batches import Samples
-from skpudle._data.foreign import dictionary_of, given_atoms
-from skpudle._data.names import fit_context
+from skpudle._data.foreign import dictionary_of, fit_context, given_atoms
 from skpudle._data.weights import merge_samples
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, in_units, refuse, units_of

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._fit.encoders import Converged

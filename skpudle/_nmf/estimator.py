@@ -15,8 +15,7 @@ from torch.special import xlogy
 
 from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tensor, with_gaps
 from skpudle._data.batches import Samples
-from skpudle._data.foreign import dictionary_of, given_atoms
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.foreign import dictionary_of, explain_names, fit_context, given_atoms
 from skpudle._data.weights import merge_copies
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse

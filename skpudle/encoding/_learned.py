@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from skpudle._operators._atoms import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
-from skpudle.encoding._products import multiply
+from skpudle.encoding._compiled import multiply
 
 _LEARNED = "analysis", "synthesis", "thresholds"
 

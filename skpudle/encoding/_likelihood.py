@@ -28,8 +28,7 @@ from torch import Tensor
 
 from skpudle._compilation import in_parts
 from skpudle._shrinkage import shrinkage_function
-from skpudle.encoding._compiled import loops
-from skpudle.encoding._products import multiply
+from skpudle.encoding._compiled import loops, multiply
 from skpudle.encoding._steps import Steps, mask_by
 
 # Growth of the step after an accepted iteration; 1 iteration in 20 is then undone. After 100

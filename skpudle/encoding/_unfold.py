@@ -17,10 +17,8 @@ from skpudle._precision import (
     kept_by_autograd,
 )
 from skpudle.encoding._compiled import unfold_few
-from skpudle.encoding._conv_steps import ConvSteps
-from skpudle.encoding._dense_steps import DenseSteps
 from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
-from skpudle.encoding._steps import Iterations
+from skpudle.encoding._steps import ConvSteps, DenseSteps, Iterations
 from skpudle.encoding._working_sets import Run, WorkingSets
 
 

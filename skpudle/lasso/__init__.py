@@ -30,8 +30,7 @@ certifies: any ``u`` with :math:`\langle d_j, u \rangle \le 0` bounds the minimu
 :math:`\langle x, u \rangle - \tfrac12 |u|^2`.
 """
 
-from skpudle.lasso._gap import duality_gap
 from skpudle.lasso._nnls import solve_nnls
-from skpudle.lasso._solve import solve_lasso
+from skpudle.lasso._solve import duality_gap, solve_lasso
 
 __all__ = ["duality_gap", "solve_lasso", "solve_nnls"]

@@ -12,8 +12,13 @@ from torch import Tensor
 
 from skpudle._precision import check_tensors
 from skpudle.lasso._compiled import solver_on
-from skpudle.lasso._gap import descent_direction, nonnegative_gap, warn_about_gaps
-from skpudle.lasso._solve import gram_matrix, rows_of_block
+from skpudle.lasso._solve import (
+    descent_direction,
+    gram_matrix,
+    nonnegative_gap,
+    rows_of_block,
+    warn_about_gaps,
+)
 
 
 def _as_tensor(values):

@@ -30,35 +30,16 @@ atoms.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf, log, sqrt
+from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from skpudle._operators._conv import ConvDictionary
-from skpudle.search._epoch import own, spread_rows
-from skpudle.search.descend import (
-    ADAPT,
-    descend,
-    exhaust,
-    first_stride,
-    play_rounds,
-    refit_atoms,
-    settle,
-    solve_codes,
-    stride_of_uses,
-)
-from skpudle.search.held_out import (
-    CHANCE,
-    MEDIAN_OF_NORMAL,
-    SURE,
-    Prediction,
-    hold_out,
-    loss_and_chance,
-    worse,
-)
+from skpudle.search import descend
+from skpudle.search._epoch import own
+from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
 
 # Most epochs on a sample before rounds.
 _SETTLES = 100
@@ -351,7 +332,7 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         begin = last.prediction.place, steps
     for unbiased in kinds:
         # four epochs without the lasso's bias
-        judged = refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
+        judged = descend.refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
@@ -370,7 +351,7 @@ def climb(problem, first, stride, note, leader=()):
         turns = (alpha < trials[-1].alpha) != (trials[-1].alpha < trials[0].alpha)
         begin = best if turns else last
         given = dict(alpha=alpha, codes=begin.codes)
-        last, stride = yield from settle(problem, begin.atoms, stride, ADAPT, **given)
+        last, stride = yield from descend.settle(problem, begin.atoms, stride, **given)
         trial = note(judge(problem, last, trials, (trials[-1].unbiased,)))
         if not any(worse(trial.prediction, one.prediction, total=problem.total) for one in trials):
             best = last
@@ -378,22 +359,7 @@ def climb(problem, first, stride, note, leader=()):
     return trials, best, stride
 
 
-def noise_level(problem, atoms):  # -> float
-    """Return the universal threshold of the correlations of atoms and residuals of signals.
-
-    Differences of neighbours measure the level of white noise. Slow noise has small differences,
-    and large correlations with slow atoms. Codes of a penalty below the level follow the noise, and
-    hide some of it from the residual.
-    """
-    # samples of signals whose residuals measure the noise
-    rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
-    residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
-    correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
-    noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
-    return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
-
-
-def find_atoms(problem, atoms, n_raises=0):
+def find_atoms(problem, atoms, level=None):
     """Search for the atoms that minimise the objective, and for their penalty.
 
     Parameters
@@ -403,8 +369,9 @@ def find_atoms(problem, atoms, n_raises=0):
     atoms : Tensor of shape (n_components, ...)
         Initial atoms of any norm in different directions, such as samples; the same in all
         processes.
-    n_raises : int, default=0
-        How often the search of signals may begin again with a penalty at the level of the noise.
+    level : callable, default=None
+        ``level(problem, atoms)`` returns a penalty at the level of the noise, at which a search of
+        signals begins again if its own is smaller. It does so at most four times.
 
     Yields
     ------
@@ -412,20 +379,21 @@ def find_atoms(problem, atoms, n_raises=0):
         The search after each epoch; the last one is done.
     """
     best_atoms = begin = problem.project(atoms.detach().cpu().double())
-    stride, alpha, trials, least = first_stride(problem, len(atoms)), problem.alpha, (), inf
-    log, chosen = _Log(problem, len(atoms)), None
+    stride, alpha, trials, least = descend.first_stride(problem, len(atoms)), problem.alpha, (), inf
+    log, chosen, n_raises = _Log(problem, len(atoms)), None, 0
     while True:
-        steps = settle(problem, best_atoms, stride, _SETTLES, alpha=alpha)
+        steps = descend.settle(problem, best_atoms, stride, _SETTLES, alpha=alpha)
         best, stride = yield from log.stage("settle", steps)
-        best = yield from log.stage("split and remove", play_rounds(best))
-        level = noise_level(replace(problem, alpha=alpha), best.atoms) if n_raises else 0.0
-        # The level of the noise is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in
-        # autoregressive noise of coefficient 0.9.
-        if level > 1.25 * alpha:
-            plain = replace(problem, alpha=level, held_out=None, held_rows=None)
+        best = yield from log.stage("split and remove", descend.play_rounds(best))
+        noise = level(replace(problem, alpha=alpha), best.atoms) if level and n_raises < 4 else 0.0
+        # The level is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in autoregressive
+        # noise of coefficient 0.9; there it still rises after four searches, but a larger penalty
+        # loses atoms.
+        if noise > 1.25 * alpha:
+            plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
             problem = log.problem = hold_out(plain, fixed=True)
-            alpha, best_atoms, n_raises = level, begin, n_raises - 1
-            stride, trials = first_stride(problem, len(atoms)), ()
+            alpha, best_atoms, n_raises = noise, begin, n_raises + 1
+            stride, trials = descend.first_stride(problem, len(atoms)), ()
             continue
         if problem.held_out is None:
             break
@@ -442,14 +410,14 @@ def find_atoms(problem, atoms, n_raises=0):
     alpha = best.problem.alpha if chosen is None else chosen.alpha
     # For 256 atoms of 178,000 patches a third of the patches has so many uses of an atom, in 6
     # instead of 18 s, with an objective of 0.2728 instead of 0.2722 on held-out patches.
-    wanted = min(stride, stride_of_uses(best, stride, 2000))
+    wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
     # with half of this share 8 x 8 patches take a tenth longer for 0.002 of the objective
-    steps, last, best = descend(whole, atoms, codes, 60, stall=2e-4), None, None
+    steps, last, best = descend.descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):
         if last is not None:
             yield last
@@ -505,8 +473,9 @@ def noise_penalty(problem, atoms):  # -> float
     if problem.held_out is None:
         return problem.alpha
     atoms = problem.project(atoms.detach().cpu().double())
-    best, stride = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
-    trials, *_ = exhaust(climb(problem, best, stride, lambda trial: trial))
+    steps = descend.settle(problem, atoms, descend.first_stride(problem, len(atoms)), _SETTLES)
+    best, stride = descend.exhaust(steps)
+    trials, *_ = descend.exhaust(climb(problem, best, stride, lambda trial: trial))
     more = finds_more(trials, problem)
     leader = min(trials, key=error_of) if more else chosen_trial(trials, problem)
     return penalty_above_noise(trials[0], leader, problem)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skpudle._operators._atoms import DenseDictionary
-from skpudle.encoding._products import multiply
+from skpudle.encoding._compiled import multiply
 from skpudle.encoding._unfold import threshold_levels, unfold
 
 # above the size from which zeros are left out, of an odd number of entries in a row

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from skpudle.lasso import _batched, _compiled, _gap, _nnls, _solve
+from skpudle.lasso import _batched, _compiled, _nnls, _solve
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,7 @@ def using():
     def use(name):
         chosen = {"batched": _batched, "compiled": _compiled}[name].solve
         with pytest.MonkeyPatch.context() as patch:
-            for module in (_gap, _nnls, _solve):
+            for module in (_nnls, _solve):
                 patch.setattr(module, "solver_on", lambda device: chosen)
             yield name
 

@@ -13,8 +13,8 @@ from sklearn.linear_model import Lasso
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import _implicit, _solve, duality_gap, solve_lasso
-from skpudle.lasso._gap import warn_about_gaps
 from skpudle.lasso._implicit import converged_codes
+from skpudle.lasso._solve import warn_about_gaps
 
 
 def make_problem(generator, n=20, m=12, p=40, *, alpha=0.15, dtype=torch.float64, device="cpu"):

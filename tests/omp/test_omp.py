@@ -12,7 +12,7 @@ from naive import ill_posed
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
 
-from skpudle.omp import _pursuit as omp
+from skpudle import omp
 from skpudle.omp import solve_omp
 
 STOPS = [{"n_nonzero_coefs": 1}, {"n_nonzero_coefs": 5}, {"tol": 0.3}, {"tol": 0.02}]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skpudle._operators._atoms import DenseDictionary, atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle.encoding._dense_steps import DenseSteps
+from skpudle.encoding._steps import DenseSteps
 
 CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "1-D": ((3, 1, 4), 1, (1, 9)),

@@ -10,7 +10,7 @@ from skpudle._fit.fitted import Fitted
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._gradients import ae_ls
 from skpudle._operators._atoms import DenseDictionary, project_atoms
-from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode
 
 NEVER = Stopping(None, 1)

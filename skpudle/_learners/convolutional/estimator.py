@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import input_attributes, make_generator, to_numpy, wide
+from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.images import covered, covering_positions, read_images, split_gaps
-from skpudle._data.names import explain_names, fit_context
 from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn

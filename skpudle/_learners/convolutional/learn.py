@@ -27,7 +27,7 @@ from skpudle._learners.convolutional.base import parts_of_images, stride_of
 from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._optimizers._make import make_optimizer
+from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode
 from skpudle.search import _maps
 from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
@@ -115,7 +115,9 @@ class TrainingImages:
         unit = unit_of(float(x.square().mean()) * prod(self.kernel))
         sizes = (*flat, *self.kernel), (*flat, *self.stride)
         how = dict(mask=masks, unit=unit)
-        return ConvProblem(as_pictures(x / unit), *sizes, alpha / unit, positive_code, **how)
+        kernel, stride = sizes
+        how |= dict(kernel=kernel, stride=stride)
+        return ConvProblem(as_pictures(x / unit), alpha / unit, positive_code, **how)
 
 
 # ---------------------------------------------------------------------------- first atoms, penalty
@@ -386,10 +388,9 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
             note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
             record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
             yield dict(record)
-    # Codes below the level of the noise follow it. In autoregressive noise the level still rises
-    # after four searches, but a larger penalty loses atoms.
-    n_raises = 4 * (is_auto and data.masks is None and len(data.kernel) == 1)
-    for found in find_atoms(hold_out(problem, fixed=not is_auto), start, n_raises):
+    is_raised = is_auto and data.masks is None and len(data.kernel) == 1
+    level = _maps.noise_level if is_raised else None
+    for found in find_atoms(hold_out(problem, fixed=not is_auto), start, level):
         unit, losses = found.problem.unit, found.losses
         note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
         record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.names import explain_names, fit_context
+from skpudle._data.foreign import explain_names, fit_context
 from skpudle._fit.encoders import refuse
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions

@@ -11,7 +11,7 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input
-from skpudle._data.names import fit_context
+from skpudle._data.foreign import fit_context
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Regression
 from skpudle._precision import training_mode

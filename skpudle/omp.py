@@ -1,0 +1,370 @@
+r"""Orthogonal matching pursuit: choose atoms one by one, with least squares codes.
+
+A pursuit starts from the residual ``r = x`` and an empty support. A round
+
+1. admits the atom with the correlation ``c_j = <d_j, r>`` of largest modulus;
+2. takes the least squares codes on the support, and their residual.
+
+It ends at the requested number of atoms, or squared norm of the residual.
+
+A pursuit needs only products with atoms (batch OMP, Rubinstein, Zibulevsky and Elad, 2008), nearly
+all of them once. Let ``q_1, ..., q_k`` be the atoms of the support made orthonormal in the order of
+their choice. With ``Q_i = D^T q_i`` and ``y_i = <q_i, x>``, a round with the new atom j is
+
+.. math::
+    \ell_i = Q_{i j}, \qquad \pi = G_{jj} - |\ell|^2, \qquad
+    Q_k = (G_j - \sum_{i<k} \ell_i Q_i) / \sqrt\pi, \qquad y_k = c_j / \sqrt\pi,
+
+.. math:: c \leftarrow c - y_k Q_k, \qquad |r|^2 \leftarrow |r|^2 - y_k^2,
+
+so the ``Q_i`` are rows of a Cholesky factor of the whole Gram matrix, with pivots that the data
+choose. On the support they are the factor L of ``G_SS``, and the codes solve ``L^T z_S = y``, once,
+at the end. A round needs one row of the Gram matrix: one product, without the matrix or where
+samples miss different features.
+
+Non-negative codes come from non-negative orthogonal matching pursuit (Bruckstein, Elad and
+Zibulevsky, 2008; "NNOMP" in Nguyen, Idier, Soussen and Djermoune, 2019). It chooses the largest
+*positive* correlation and takes the non-negative least squares codes on the support, which an
+active set method finds from the codes of the previous round. Atoms leave when their code reaches
+zero, so there can be more rounds than atoms.
+
+Everything here is computed in float64, then rounded to the dtype of the data. In float32 a round
+takes two thirds of the time, but of 10,000 natural patches of unit norm, with 45 atoms each up to a
+squared error of 0.005, 11 had another support and 2 a larger error.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skpudle._compilation import Loops, blocks_of_rows, entries_of_block, in_parts, threads_for
+from skpudle._precision import check_tensors
+
+__all__ = ["solve_omp"]
+
+# Length of a run of atoms: the largest correlation is found among runs, then inside one run.
+_RUN = 32
+# A Gram matrix pays if it has at most one row for each atom that enters a code. It costs
+# n_components products with all atoms in one efficient call, and saves an inefficient product per
+# round. Above 10,000 atoms it takes gigabytes.
+_GRAM_ATOMS = 10_000
+# Relative difference of tied correlations. The first of tied atoms enters, so that codes do not
+# depend on rounding.
+_TIE = 1e-10
+# Squared cosine of the sample and the best atom at which a pursuit ends, and least share of an atom
+# outside of the support: the epsilon of float64, as in scikit-learn for data and atoms of unit
+# norm.
+_RESOLUTION = 2.0**-52
+
+
+def _largest(c, positive, peaks):
+    """Return the first of the atoms tied for the largest correlation; -1 if it is 0.
+
+    The length of ``c`` is a multiple of the length of a run. Four independent maxima take half the
+    time of one (50 instead of 100 ns for 256 atoms).
+    """
+    best = 0.0
+    for run in range(len(peaks)):
+        peak0 = peak1 = peak2 = peak3 = 0.0
+        for j in range(run * _RUN, (run + 1) * _RUN, 4):
+            c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+            if not positive:
+                c0, c1, c2, c3 = abs(c0), abs(c1), abs(c2), abs(c3)
+            peak0, peak1 = max(peak0, c0), max(peak1, c1)
+            peak2, peak3 = max(peak2, c2), max(peak3, c3)
+        peaks[run] = max(max(peak0, peak1), max(peak2, peak3))
+        best = max(best, peaks[run])
+    if best == 0.0:
+        return -1
+    least = (1 - _TIE) * best
+    run = 0
+    while peaks[run] < least:
+        run += 1
+    j = run * _RUN
+    while (c[j] if positive else abs(c[j])) < least:
+        j += 1
+    return j
+
+
+def _correlate(atoms, gram, seen, new, row):
+    """Set ``row`` to the products of all atoms with atom ``new``, over known features."""
+    if len(gram) > 0:
+        for j in range(len(row)):
+            row[j] = gram[new, j]
+        return
+    for j in range(len(row)):
+        total = 0.0
+        if len(seen) == 0:
+            for feature in range(atoms.shape[1]):
+                total += atoms[new, feature] * atoms[j, feature]
+        else:
+            for feature in range(atoms.shape[1]):
+                total += seen[feature] * atoms[new, feature] * atoms[j, feature]
+        row[j] = total
+
+
+def _enter(k, c, amount, directions, factor, support):
+    """Make row ``k`` of ``directions`` orthogonal to earlier ones; take its part out of ``c``."""
+    row = directions[k]
+    i = 0
+    while i + 3 < k:  # four rows at a time: fewer passes over the new one
+        a0, a1, a2, a3 = factor[k, i], factor[k, i + 1], factor[k, i + 2], factor[k, i + 3]
+        row0, row1 = directions[i], directions[i + 1]
+        row2, row3 = directions[i + 2], directions[i + 3]
+        for j in range(len(row)):
+            row[j] -= a0 * row0[j] + a1 * row1[j] + a2 * row2[j] + a3 * row3[j]
+        i += 4
+    while i < k:
+        a0, row0 = factor[k, i], directions[i]
+        for j in range(len(row)):
+            row[j] -= a0 * row0[j]
+        i += 1
+    scale = 1 / factor[k, k]
+    for j in range(len(row)):
+        row[j] *= scale
+        c[j] -= amount * row[j]
+    for i in range(k + 1):
+        c[support[i]] = 0.0
+
+
+def _least_squares(k, amounts, factor, z):
+    """Set ``z`` to the codes of the support: ``factor.T @ z = amounts``."""
+    for i in range(k):
+        z[i] = amounts[i]
+    for i in range(k - 1, -1, -1):
+        z[i] /= factor[i, i]
+        for j in range(i):
+            z[j] -= factor[i, j] * z[i]
+
+
+def _remove(out, k, c, amounts, directions, factor, support, z):
+    """Take entry ``out`` from the support of size ``k``.
+
+    Rotations of neighbouring directions mend the factor, and the last direction leaves. Return the
+    increase of the squared norm of the residual.
+    """
+    for i in range(out, k - 1):
+        support[i], z[i] = support[i + 1], z[i + 1]
+        for j in range(i + 2):
+            factor[i, j] = factor[i + 1, j]
+    for j in range(out, k - 1):  # rows moved up, so row j has an extra entry in column j + 1
+        radius = np.sqrt(factor[j, j] ** 2 + factor[j, j + 1] ** 2)
+        cosine, sine = factor[j, j] / radius, factor[j, j + 1] / radius
+        for i in range(j, k - 1):
+            left, right = factor[i, j], factor[i, j + 1]
+            factor[i, j] = cosine * left + sine * right
+            factor[i, j + 1] = cosine * right - sine * left
+        left, right = amounts[j], amounts[j + 1]
+        amounts[j] = cosine * left + sine * right
+        amounts[j + 1] = cosine * right - sine * left
+        row, after = directions[j], directions[j + 1]
+        for i in range(len(row)):
+            left, right = row[i], after[i]
+            row[i] = cosine * left + sine * right
+            after[i] = cosine * right - sine * left
+    amount, row = amounts[k - 1], directions[k - 1]
+    for i in range(len(row)):
+        c[i] += amount * row[i]
+    for i in range(k - 1):
+        c[support[i]] = 0.0
+    return amount * amount
+
+
+def _keep_positive(k, c, amounts, directions, factor, support, z, trial):
+    """Move ``z`` to the non-negative least squares codes of the support.
+
+    Return the size that is left of it, and the increase of the squared norm of the residual.
+    """
+    returned = 0.0
+    while k > 0:
+        _least_squares(k, amounts, factor, trial)
+        share = 2.0
+        for i in range(k):
+            if trial[i] <= 0:
+                share = min(share, z[i] / (z[i] - trial[i]) if z[i] > 0 else 0.0)
+        if share == 2.0:
+            for i in range(k):
+                z[i] = trial[i]
+            break
+        for i in range(k - 1, -1, -1):
+            reach = z[i] / (z[i] - trial[i]) if z[i] > 0 else 0.0
+            stops = trial[i] <= 0 and reach <= share
+            z[i] += share * (trial[i] - z[i])
+            if stops:
+                returned += _remove(i, k, c, amounts, directions, factor, support, z)
+                k -= 1
+    return k, returned
+
+
+def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
+    """Turn ``codes`` from ``D^T x`` into the codes of the rows of ``x``."""
+    n_components = codes.shape[1]
+    peaks = np.empty((n_components + _RUN - 1) // _RUN)
+    c = np.zeros(len(peaks) * _RUN)
+    directions, factor = np.empty((room, n_components)), np.empty((room, room))
+    support = np.empty(room, np.int64)
+    amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)
+    for row in range(len(codes)):
+        for j in range(n_components):
+            c[j] = codes[row, j]
+            codes[row, j] = 0.0 if energy[row] < np.inf else np.nan
+        left = energy[row]
+        k = np.int64(0)  # a literal 0 would have every function compiled twice
+        # As customary for Lawson and Hanson's method. Each round lowers the error, so the number of
+        # rounds is finite anyway.
+        for _ in range(room * (3 if positive else 1)):
+            if k == room or not left > tol[row] or not left < np.inf:
+                break
+            new = _largest(c, positive, peaks)
+            if new < 0:
+                break
+            _correlate(atoms, gram, mask[row], new, directions[k])
+            square = directions[k, new]
+            if not (c[new] * c[new] > _RESOLUTION * square * energy[row]):
+                break
+            pivot = square
+            for i in range(k):
+                factor[k, i] = directions[i, new]
+                pivot -= factor[k, i] ** 2
+            if pivot <= _RESOLUTION * square:
+                break
+            factor[k, k] = np.sqrt(pivot)
+            support[k], amounts[k], z[k] = new, c[new] / factor[k, k], 0.0
+            left -= amounts[k] ** 2
+            if positive or k + 1 < room:
+                _enter(k, c, amounts[k], directions, factor, support)
+            k += 1
+            if positive:
+                k, returned = _keep_positive(k, c, amounts, directions, factor, support, z, trial)
+                left += returned
+        if not positive:
+            _least_squares(k, amounts, factor, z)
+        for i in range(k):
+            codes[row, support[i]] = z[i]
+
+
+loops = Loops(globals())
+
+
+@torch.no_grad()
+def solve_omp(
+    atoms: Tensor,
+    x: Tensor,
+    *,
+    n_nonzero_coefs: int | None = None,
+    tol: float | None = None,
+    positive: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Encode every row of the data by orthogonal matching pursuit.
+
+    A row has the same codes alone and among other rows. The first of tied atoms is chosen.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms, of unit norm as a rule: a pursuit compares products with the atoms as they are, so it
+        prefers longer ones. Zero and repeated atoms are allowed. If a value is not finite, all
+        codes are NaN.
+    x : Tensor of shape (n_samples, n_features)
+        Data, of the dtype and on the device of the atoms. Every device is computed on the CPU. If
+        a value of a row is not finite, its codes are NaN.
+    n_nonzero_coefs : int, default=None
+        Number of atoms of each code; a tenth of ``n_features``, at least one, if neither this nor
+        ``tol`` is given. A code has fewer if they explain the row: if the residual is orthogonal to
+        all atoms up to a cosine of 1.5e-8.
+    tol : float, default=None
+        Squared norm of the residual to stop at, in squared units of the data; overrides
+        ``n_nonzero_coefs``. A row of at most this squared norm has a zero code. A squared error
+        below the rounding of float64, 2.2e-16 times the squared norm of the row, is not reached.
+    positive : bool, default=False
+        Whether codes are restricted to non-negative values. They are then the non-negative least
+        squares codes on their support.
+    mask : Tensor that broadcasts to (n_samples, n_features), default=None
+        Nonzero where a value is known. The pursuit of a row uses its known features alone, of the
+        atoms too: their norms are the norms of their known parts.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_components)
+        Codes, of the dtype of the data.
+
+    Raises
+    ------
+    ValueError
+        If ``n_nonzero_coefs`` is not between 1 and ``n_components``, or ``tol`` is negative.
+
+    Notes
+    -----
+    Codes are the same as by scikit-learn's `sklearn.linear_model.orthogonal_mp_gram` where that is
+    well defined, for atoms of any norm. There a row of at most ``tol`` still gets one atom; the
+    last rule under ``n_nonzero_coefs`` is in absolute units, and warns; of atoms that tie any is
+    chosen.
+
+    References
+    ----------
+    R. Rubinstein, M. Zibulevsky and M. Elad, "Efficient implementation of the K-SVD algorithm using
+    batch orthogonal matching pursuit", Technical report CS-2008-08, Technion, 2008, section 2.
+
+    A. M. Bruckstein, M. Elad and M. Zibulevsky, "On the uniqueness of nonnegative sparse solutions
+    to underdetermined systems of equations", IEEE Transactions on Information Theory, 2008.
+
+    T. T. Nguyen, J. Idier, C. Soussen and E.-H. Djermoune, "Non-negative orthogonal greedy
+    algorithms", IEEE Transactions on Signal Processing, 2019, algorithm 1 (NNOMP).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skpudle.omp import solve_omp
+    >>> x = torch.tensor([[1.0, -0.5, 0.25]])
+    >>> solve_omp(torch.eye(3), x, n_nonzero_coefs=2)
+    tensor([[ 1.0000, -0.5000,  0.0000]])
+    >>> solve_omp(torch.eye(3), x, n_nonzero_coefs=2, positive=True)
+    tensor([[1.0000, 0.0000, 0.2500]])
+    >>> solve_omp(torch.eye(3), x, tol=0.4)
+    tensor([[1., 0., 0.]])
+    """
+    check_tensors(atoms, x)
+    if n_nonzero_coefs is None:
+        n_nonzero_coefs = min(max(x.shape[1] // 10, 1), len(atoms))
+    stop = 0.0 if tol is None else float(tol)
+    if not (1 <= n_nonzero_coefs <= len(atoms) and stop >= 0):
+        raise ValueError(
+            f"n_nonzero_coefs is {n_nonzero_coefs} and tol is {tol}. Pass an integer between 1 and "
+            f"the number of atoms, {len(atoms)}, or a squared norm that is not negative."
+        )
+    # more atoms than features depend on each other
+    room = min(*atoms.shape, n_nonzero_coefs if tol is None else len(atoms))
+    codes = x.new_empty(len(x), len(atoms))
+    if not atoms.isfinite().all():
+        return codes.fill_(torch.nan)
+    atoms = atoms.to("cpu", torch.float64).contiguous()
+    gram = atoms.new_empty(0, 0)
+    if mask is not None:
+        mask = mask.expand_as(x)
+    elif len(atoms) <= min(_GRAM_ATOMS, room * len(x)):
+        with threads_for(atoms, atoms):
+            gram = atoms @ atoms.mT
+    for rows in blocks_of_rows(len(x), len(atoms), entries_of_block()):
+        data = x[rows].to("cpu", torch.float64)
+        known = data.new_empty(len(data), 0)
+        if mask is not None:
+            known = (mask[rows] != 0).to(data)
+            data = data.where(known != 0, 0.0)
+        # dividing by a power of two is exact, and squares then stay in the range of float64
+        exponent = torch.frexp(data.abs().amax(1)).exponent - 1
+        unit = torch.ldexp(torch.ones_like(data[:, 0]), exponent)
+        data = data / unit[:, None]
+        with threads_for(atoms, data):
+            block = data @ atoms.mT
+        of_rows = known, data.square().sum(1), stop / unit / unit, block
+        # the arrays share the memory of the tensors, so codes are solved in place
+        given = [np.asarray(tensor) for tensor in (atoms, gram, *of_rows)]
+
+        def solve_part(first, last, given=given):
+            d, g, *of_rows = given
+            loops.solve_rows(d, g, *(part[first:last] for part in of_rows), room, positive)
+
+        in_parts(solve_part, len(block), 16)  # the least number of rows that pays for a thread
+        codes[rows] = block * unit[:, None]
+    return codes
