@@ -40,7 +40,7 @@ def are_few(x, atoms):
 
 
 def blocks_of_rows(n_rows, n_entries, most=BLOCK):
-    """Yield slices of successive rows that hold at most ``most`` entries, so many a row.
+    """Yield slices of successive rows of ``n_entries`` entries each, at most ``most`` in all.
 
     A slice has at least one row. The only slice of no rows is empty.
     """

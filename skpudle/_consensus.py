@@ -339,7 +339,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     @available_if(_estimator_has("score"))
     def score(self, X: ArrayLike, y: None = None, **of_samples: Any) -> float:
-        """Return the score of data by the consensus, which is the estimator's own.
+        """Score data with the consensus, by the estimator's own `score`.
 
         Parameters
         ----------

@@ -177,7 +177,7 @@ def perturb_dictionary(
 
 
 def _read_gray(path):
-    """Return the luminance of an image file, from 0 to 1."""
+    """Return the luminance of an image file, from 0 to 1; floats as they are."""
     try:
         from PIL import Image
     except ImportError as error:

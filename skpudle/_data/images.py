@@ -452,7 +452,7 @@ def cut_tiles(size, tile, step):
     size : int
         Length of the axis.
     tile : int
-        Largest length of a tile.
+        Largest length of a tile, at least ``step``.
     step : int
         Every start is a multiple of this.
 

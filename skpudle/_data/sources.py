@@ -298,7 +298,7 @@ class Table(InMemory):
             )
         return found
 
-    def _read(self, keys):  # (n,) ascending -> samples
+    def _read(self, keys):  # (n,) ascending -> (n, n_features)
         """Return rows by their numbers; rows that are stored together are read once."""
         ends = (np.diff(keys // self._chunk) > 1) | (np.diff(keys // self._block) > 0)
         start, x = 0, None

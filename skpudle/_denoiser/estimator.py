@@ -245,8 +245,8 @@ class ConvDenoiser(ImageEstimator):
             If the data or parameters are unfit, or if training diverges; the estimator then holds
             the last finite network.
         """
-        # Trained on sixteen pictures of 128 x 128 pixels, noise of 20 / 255, parts of photographs
-        # have 29.8 dB after 31 s (29.5 after 200 epochs).
+        # A network of sixteen pictures of 128 x 128 pixels denoises other photographs, with noise
+        # of 20 / 255, to 29.8 dB after 250 epochs, which take 31 s, and to 29.5 dB after 200.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._begin(X, y)
 

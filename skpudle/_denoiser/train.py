@@ -90,6 +90,8 @@ class Crops(Dataset):
 def initialise(network, alpha, images, generator):
     """Begin with the slowest cosines in all unfoldings, and thresholds of a penalty.
 
+    For a range of noise the penalty sets the slopes, and thresholds without noise stay 0.
+
     The root of the step is a part of the atoms of analysis and of synthesis, so that both have
     entries of equal size.
     """

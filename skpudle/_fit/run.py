@@ -79,9 +79,9 @@ class Phase(NamedTuple):
 
 
 class Run(AbstractContextManager):
-    """One call of `fit`: its hooks, and their data.
+    """One call of `fit`: its callbacks, random numbers, source and record.
 
-    As a context manager it tells callbacks of the end.
+    As a context manager it tells callbacks of the end of a fit without an error.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Run(AbstractContextManager):
     Attributes
     ----------
     recorders : list of Recorder
-        The checkpoints among the callbacks.
+        A writer for each `Checkpoint` among the callbacks; none after training.
     team : Team
         The processes that train together.
     interrupts : Interrupts

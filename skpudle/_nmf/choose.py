@@ -99,9 +99,9 @@ class Hidden:
         self.perfect = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
-        # Least share of the deviance that an atom explains, and that codes of all atoms explain
-        # more than codes of few. Without this bound 8 atoms of noiseless data were counted as 22,
-        # since spare atoms repair the bias of the prior.
+        # An atom has to explain this share of the deviance, and codes of all atoms this share more
+        # than codes of a few. Without it 8 atoms of noiseless data were counted as 22: spare atoms
+        # repair the bias of the prior.
         self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
     def judge(self, rates):  # of each part (n, n_features) -> (n,)

@@ -119,8 +119,8 @@ def _given(learner, unit=1.0):  # -> Chosen
 class _Phases:
     """The phases of a fit: choices, and the alternation between codes and atoms.
 
-    See `skpudle._fit.run`. Choices are those of rows that count about once, so weights and
-    smoothing are divided by a unit.
+    See `skpudle._fit.run`. Weights of rows, and the smoothing, are divided by the mean weight, so
+    that choices do not depend on the unit of weights.
 
     Parameters
     ----------

@@ -369,7 +369,8 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     chain, free, uses = map(np.stack, zip(*sweeps, strict=True))
     free = np.minimum(free.mean(0), 1.0)
     variances = chain.var(0, ddof=1)
-    # factor of variances of nonzero entries by which codes and an atom's other entries raise them
+    # `free` is the variance of an entry if codes and the atom's other entries are known. What is
+    # not known of them raises it by a factor: the median of an atom's entries that stay positive.
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)

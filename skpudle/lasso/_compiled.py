@@ -324,8 +324,8 @@ def solve_rows(
                 slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                 if off > SETTLED * (best - penalty):
                     n_old = 0  # move old entries, too: they are off their minimum
-                # without a penalty, polish only if slopes of the support are as large as slopes of
-                # new atoms
+                # Without a penalty no atom enters while slopes of the support are as large as
+                # slopes of new atoms: this turn only polishes the codes of the support.
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k
                 if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):

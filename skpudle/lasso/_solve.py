@@ -153,8 +153,8 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
-        # smaller correlations of weighted rows count as 0: an atom may have next to no weight in a
-        # row
+        # Correlations of weighted rows are lowered by their rounding errors: the next line divides
+        # them by products, which are almost zero for an atom with next to no weight in a row.
         c -= 1e-14 * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v

@@ -164,9 +164,10 @@ def refine_products(problem, atoms, pieces=None, directions=None):
 def noise_level(problem, atoms):  # -> float
     """Return the universal threshold of the correlations of atoms and residuals of signals.
 
-    Differences of neighbours measure the level of white noise. Slow noise has small differences,
-    and large correlations with slow atoms. Codes of a penalty below the level follow the noise, and
-    hide some of it from the residual.
+    If the penalty of a search is much smaller, the search begins again at this level. Its first
+    penalty comes from differences of neighbouring samples, which are small for slow noise. Slow
+    noise has large correlations with slow atoms. Codes of a penalty below the level hide some of
+    the noise from the residual.
     """
     # samples of signals whose residuals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))

@@ -50,8 +50,8 @@ _LARGER = 2**0.5
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
     """Return whether a walk goes on: fewer than ``patience`` predictions in a row have failed.
 
-    A prediction fails if it is worse than the best before it, with ``gains`` if it is not better,
-    by more than this number of standard errors.
+    A prediction fails if it is worse than the best one before it by more than ``errors`` standard
+    errors. With ``gains`` it fails unless it is better by more than ``errors`` standard errors.
     """
     best, failed = found[0], 0
     for one in found[1:]:
@@ -190,8 +190,8 @@ def chosen_trial(trials, problem):  # -> Trial
 def finds_more(trials, problem, least=inf):
     """Return whether a larger penalty predicts so much better that a search there finds new atoms.
 
-    It has to explain more than the first penalty, and more than the ``least`` error of earlier
-    paths; rounds without a gain are the last rounds.
+    It has to explain a fifth more than the first penalty, and a fifth more than all earlier paths,
+    whose smallest error is ``least``.
     """
     first, best = trials[0], min(trials, key=error_of)
     energy, before = _energy(problem), min(error_of(first), least)

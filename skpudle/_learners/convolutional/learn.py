@@ -379,8 +379,8 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
         def begin(n):
             return as_pictures(draw_patches(seen.images, n, data.kernel, generator))
 
-        # Fewer than four pieces hold nothing out. Of 8 stretches two kinds of beats have 2 or 3
-        # atoms, however they are cut, of 16 and 24 up to 9 and 15, of one 64.
+        # Of fewer than four pieces none is held out, so data are cut into about 8. Two kinds of
+        # beats have 2 or 3 atoms with 8 pieces, up to 9 with 16, up to 15 with 24, and 64 with one.
         area, positive = sum(x[:, 0].numel() for x in seen.tensors) / 8, given.positive_code
         parts = problem if len(problem.x) >= 4 else seen.problem(alpha, positive, area)
         for trial in try_sizes(parts, generator, start=begin):
