@@ -19,11 +19,10 @@ from skpudle.lasso import solve_lasso
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
 
-# The penalty in units of the root mean square norm of a sample (benchmarks/choose_search.py). From
-# 0.05 to 0.07 the search finds all atoms of six synthetic problems, and at most 0.15 of the entries
-# of codes are nonzero on six sets of real data. A share of the median correlation with samples
-# would tolerate outliers, but leaves 0.34 of the entries on patches, where few samples hold the
-# energy.
+# The penalty in units of the root mean square norm of a sample that is not zero. With it the search
+# finds all atoms of seven synthetic problems, and at most 0.15 of the entries of codes are nonzero
+# on real data (benchmarks/choose_search.py). A share of the median correlation with samples would
+# tolerate outliers, but makes 0.34 of the entries nonzero on patches: few samples hold the energy.
 _ALPHA = 0.07
 # Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
 _DEVICES = {"cuda"}
