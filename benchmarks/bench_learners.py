@@ -5,12 +5,12 @@
 
 Data are real, from installed packages (nothing is downloaded), or of the generative model. Each is
 fitted by every learner in one process, at its defaults, for at most a minute of the processor.
-SPAMS, SPORCO and methods named "cd", which need a penalty, get the automatic one of
-`PUDLEDictionaryLearning`: the common alpha. Nothing is tuned for a data set. All dictionaries, with
-atoms of unit norm, are then evaluated alike on held-out rows: by the lasso at the common alpha
-(solved exactly), and by the variance that few atoms explain, chosen by scikit-learn's orthogonal
-matching pursuit (OMP). A data set is stored when all learners are through, so that its times are of
-one run.
+SPAMS, SPORCO and methods named "cd", which need a penalty, get the one at which
+`PUDLEDictionaryLearning` has found its atoms: the common alpha. Nothing is tuned for a data set.
+All dictionaries, with atoms of unit norm, are then evaluated alike on held-out rows: by the lasso
+at the common alpha (solved exactly), and by the variance that few atoms explain, chosen by
+scikit-learn's orthogonal matching pursuit (OMP). A data set is stored when all learners are
+through, so that its times are of one run.
 """
 
 import signal
@@ -319,7 +319,7 @@ def rows_of(name, learners):
                 raise  # ... unless the others need its penalty
             yield row | {"note": str(error)}
             continue
-        alpha = float(learner.alpha_) if alpha is None else alpha
+        alpha = float(learner.search_alpha_) if alpha is None else alpha
         row |= {"alpha": alpha} | judge(learner, train, test, truth, alpha, positive)
         yield row | {"seconds": seconds}
 

@@ -51,6 +51,11 @@ def sets_where_spams_is_faster():
     return sum(theirs[data] < ours[data] for data in ours if theirs.get(data))
 
 
+def the_row(*name, **wanted):
+    (row,) = rows_of(*name, **wanted)
+    return row
+
+
 def denoised(method):
     return the_row("colour_denoising", sigma=25, method=method)
 
