@@ -6,8 +6,9 @@ coordinate descent works on products: of atoms with atoms, and of a sample with 
 two passes over an atom, whatever the number of atoms, and no matrix of atoms by atoms is needed. A
 BLAS multiplies many samples with all atoms, which selects the atoms that enter a working set.
 
-Codes are sparse: row ``i`` has ``count[i]`` entries, ``value[i, :count[i]]`` at the atoms
-``index[i, :count[i]]``. Every function writes into its last arguments, releases the GIL and works
+Codes are sparse: row ``i`` has the entries from ``start[i]`` to ``start[i + 1]``, with a ``value``
+at the atom ``index``. Loops over atoms take the entries sorted by atom, with the ``row`` and the
+``value`` of each. Every function writes into its last arguments, releases the GIL and works
 on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number of
 threads. A ``mask`` has a row for each sample, without entries if all entries are known; residuals
 are zero where entries are missing.
@@ -35,12 +36,12 @@ def _subtract(step, atom, mask, residual):
             residual[f] -= step * mask[f] * atom[f]
 
 
-def subtract_synthesis(count, index, value, atoms, mask, residual):
+def subtract_synthesis(start, index, value, atoms, mask, residual):
     """Subtract ``D z`` from the known entries of the rows of ``residual``."""
-    for i in range(len(count)):
+    for i in range(len(residual)):
         known, left = mask[i], residual[i]
-        for e in range(count[i]):
-            z, atom = value[i, e], atoms[index[i, e]]
+        for e in range(start[i], start[i + 1]):
+            z, atom = value[e], atoms[index[e]]
             for f in range(len(left)):
                 left[f] -= z * atom[f]
         for f in range(len(known)):
@@ -180,32 +181,33 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
 
 
 def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
-                    refit, dependent, refit_tolerance, refit_sweeps,
-                    count, index, value, loss, size, fitted, unbiased):  # fmt: skip
+                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
+                    count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
     """Improve the codes of rows on one working set each, from ``slope = D^T (x - D z)``.
 
-    ``residual`` has ``x - D z`` and is updated with the codes. ``loss`` becomes half of its square,
-    and ``size`` the sum of the moduli of the codes.
+    Row ``i`` gets ``count[i]`` codes ``code[i]`` at the atoms ``atom[i]``. ``residual`` has
+    ``x - D z`` and is updated with the codes. ``loss`` becomes half of its square, and ``size`` the
+    sum of the moduli of the codes.
 
     With ``refit`` the rows of ``fitted`` become least squares on the supports, ``residual`` is
     theirs, and ``unbiased`` half of its square. (Coordinate descent takes ten times as long for
     five correlated atoms.)
     """
-    room = index.shape[1]
+    room = atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
     z, beyond, work = np.empty(room), np.empty(len(atoms), np.int64), np.empty(room)
     inner, factor = np.empty((room if refit else 0, room)), np.empty((room if refit else 0, room))
     for row in range(len(residual)):
         known, left = mask[row], residual[row]
-        k = np.int64(count[row])
+        k = start[row + 1] - start[row]
         for i in range(k):
-            support[i], z[i] = index[row, i], value[row, i]
+            support[i], z[i] = index[start[row] + i], value[start[row] + i]
         w = _enter(slope[row], positive, alpha + tolerance, share, k, inside, beyond, support, z)
         _descend(w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left)
         k, length = np.int64(0), 0.0
         for i in range(w):
             if z[i] != 0.0:
-                index[row, k], value[row, k] = support[i], z[i]
+                atom[row, k], code[row, k] = support[i], z[i]
                 length += abs(z[i])
                 support[k], z[k] = support[i], z[i]
                 k += 1
@@ -217,7 +219,7 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
                     inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
             if _solve(k, inner, positive, dependent, factor, work, z):
                 for i in range(k):
-                    _subtract(z[i] - value[row, i], atoms[support[i]], known, left)
+                    _subtract(z[i] - code[row, i], atoms[support[i]], known, left)
             else:  # descent on the support alone, without a penalty
                 _descend(
                     k, support, atoms, known, 0.0, positive, refit_tolerance, refit_sweeps, work, z,
@@ -229,8 +231,8 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
 
 
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
-                   refit, dependent, refit_tolerance, refit_sweeps,
-                   count, index, value, loss, size, fitted, unbiased):  # fmt: skip
+                   refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
+                   count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
     """Improve the codes of rows on one working set each, from products alone.
 
     ``gram`` has the products of atoms, ``c = D^T x`` those of rows with atoms, and ``square`` the
@@ -240,17 +242,17 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
     With ``refit`` the rows of ``fitted`` become least squares on the supports, and ``unbiased``
     half of its squared residual.
     """
-    n_atoms, room = len(gram), index.shape[1]
+    n_atoms, room = len(gram), atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
     z, beyond, slopes = np.empty(room), np.empty(n_atoms, np.int64), np.empty(n_atoms)
     slope, inner, step = np.empty(room), np.empty((room, room)), np.empty(room)
     factor = np.empty((room if refit else 0, room))
     for row in range(len(c)):
-        k = np.int64(count[row])
+        k = start[row + 1] - start[row]
         for j in range(n_atoms):
             slopes[j] = c[row, j]
         for i in range(k):
-            support[i], z[i] = index[row, i], value[row, i]
+            support[i], z[i] = index[start[row] + i], value[start[row] + i]
         i = np.int64(0)
         while i + 3 < k:  # four atoms at a time: slopes are written a quarter as often
             z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
@@ -273,7 +275,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
         k, length, left = np.int64(0), 0.0, square[row]
         for i in range(w):
             if z[i] != 0.0:
-                index[row, k], value[row, k] = support[i], z[i]
+                atom[row, k], code[row, k] = support[i], z[i]
                 length += abs(z[i])
                 left -= z[i] * (c[row, support[i]] + slope[i])
                 support[k], z[k], slope[k] = support[i], z[i], slope[i]
@@ -287,7 +289,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
             if _solve(k, inner, positive, dependent, factor, step, z):
                 fall = 0.0
                 for i in range(k):
-                    fall += 0.5 * (z[i] - value[row, i]) * slope[i]
+                    fall += 0.5 * (z[i] - code[row, i]) * slope[i]
             else:  # descent on the support alone, without a penalty
                 fall = _sweep_codes(
                     k, inner, 0.0, positive, refit_tolerance, refit_sweeps, slope, z
@@ -297,40 +299,40 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
             unbiased[row] = max(loss[row] - fall, 0.0)
 
 
-def add_statistics(count, index, value, weight, x, a, b):
+def add_statistics(start, index, value, weight, x, a, b):
     """Add ``Z^T W Z``, of each pair one of both entries, and ``Z^T W X``, with weights of rows."""
-    for i in range(len(count)):
-        for e in range(count[i]):
-            z, j = weight[i] * value[i, e], index[i, e]
+    for i in range(len(x)):
+        for e in range(start[i], start[i + 1]):
+            z, j = weight[i] * value[e], index[e]
             for f in range(x.shape[1]):
                 b[j, f] += z * x[i, f]
-            for k in range(e + 1):
-                a[j, index[i, k]] += z * value[i, k]
+            for k in range(start[i], e + 1):
+                a[j, index[k]] += z * value[k]
 
 
-def removals(first, last, start, row, most, near, atoms, mask, weight, alpha, positive, tolerance,
-             share, max_sweeps, x, count, index, value, loss, size, cost, taken_over):  # fmt: skip
+def removals(first, last, by_atom, row, most, near, atoms, mask, weight, alpha, positive, tolerance,
+             share, max_sweeps, x, start, index, value, loss, size, cost, taken_over):  # fmt: skip
     """Estimate the rise of the objective without each atom, and the growth of other codes then.
 
     At most ``most`` users of an atom, at regular distances, stand for all of them. Their other
     atoms, and the atoms ``near`` the removed one, replace it. ``loss`` and ``size`` are those of
     `solve_residuals`.
     """
-    n_atoms, room = len(atoms), index.shape[1] + near.shape[1]
+    n_atoms, room = len(atoms), len(index) + near.shape[1]  # pages that are not used cost nothing
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
     z, beyond, work = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
     slope, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
     for j in range(first, last):
-        n_users = start[j + 1] - start[j]
+        n_users = by_atom[j + 1] - by_atom[j]
         n_asked = min(n_users, most)
         for asked in range(n_asked):
-            i, k = row[start[j] + asked * n_users // n_asked], np.int64(0)
+            i, k = row[by_atom[j] + asked * n_users // n_asked], np.int64(0)
             rise, known = -loss[i] - alpha * size[i], mask[i]
             for f in range(len(left)):
                 left[f] = x[i, f]
-            for e in range(count[i]):
-                if index[i, e] != j:
-                    support[k], z[k] = index[i, e], value[i, e]
+            for e in range(start[i], start[i + 1]):
+                if index[e] != j:
+                    support[k], z[k] = index[e], value[e]
                     growth[support[k]] = -abs(z[k])
                     _subtract(z[k], atoms[support[k]], known, left)
                     k += 1
@@ -352,17 +354,16 @@ def removals(first, last, start, row, most, near, atoms, mask, weight, alpha, po
                 growth[support[e]] = 0.0
 
 
-def add_moments(first, last, start, row, place, value, x, b):
+def add_moments(first, last, start, row, value, x, b):
     """Add the rows ``first:last`` of ``Z^T X`` to ``b``."""
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
-            i = row[e]
-            z = value[i, place[e]]
+            i, z = row[e], value[e]
             for f in range(x.shape[1]):
                 b[j - first, f] += z * x[i, f]
 
 
-def subtract_changes(low, high, first, start, row, place, value, change, residual):
+def subtract_changes(low, high, first, start, row, value, change, residual):
     """Subtract ``Z`` times the change of the atoms from ``first`` on, in the rows ``low:high``."""
     for j in range(first, first + len(change)):
         begin, end = start[j], start[j + 1]
@@ -373,24 +374,21 @@ def subtract_changes(low, high, first, start, row, place, value, change, residua
             else:
                 end = middle
         while begin < start[j + 1] and row[begin] < high:
-            i = row[begin]
-            z = value[i, place[begin]]
+            i, z = row[begin], value[begin]
             for f in range(residual.shape[1]):
                 residual[i, f] -= z * change[j - first, f]
             begin += 1
 
 
-def add_products(first, last, low, start, row, place, count, index, value, a):
+def add_products(first, last, low, by_atom, row, code, start, index, value, a):
     """Add the rows ``first:last`` of ``Z^T Z`` to ``a``, whose columns begin at ``low``."""
-    width, whole = a.shape[1], a.shape[1] == len(start) - 1
     for j in range(first, last):
-        for e in range(start[j], start[j + 1]):
-            i = row[e]
-            z = value[i, place[e]]
-            for k in range(count[i]):
-                column = index[i, k] - low
-                if whole or 0 <= column < width:
-                    a[j - first, column] += z * value[i, k]
+        for e in range(by_atom[j], by_atom[j + 1]):
+            i, z = row[e], code[e]
+            for k in range(start[i], start[i + 1]):
+                column = index[k] - low
+                if 0 <= column < a.shape[1]:
+                    a[j - first, column] += z * value[k]
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):

@@ -314,14 +314,14 @@ def _with_rivals(n, y, x, rivals, atoms, shape, who, where, z):
 
 
 def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, grid, alpha, positive,
-             counts, indices, values, residual, cost, taken_over):  # fmt: skip
+             starts, indices, values, residual, cost, taken_over):  # fmt: skip
     """Estimate the rise of the objective without each atom, and the growth of other codes then.
 
     The estimates use at most ``most`` users of an atom, at regular distances. Neighbouring codes
     and the ``rivals`` of the atom replace a code; ``rivals`` are (atom, row, column) of the shifted
     atoms most like the atom. The residual is restored at the end.
     """
-    room = indices.shape[1] + rivals.shape[1]
+    room = len(indices) + rivals.shape[1]
     who, where = np.empty(room, np.int64), np.empty((room, 2), np.int64)
     z, before = np.empty(room), np.empty(room)
     for k in range(len(atoms)):
@@ -331,7 +331,7 @@ def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, gr
             e = start[k] + asked * n_users // n_asked
             t, (y, x) = image[e], _corner(place[e], grid)
             patches, known = residual[t], mask[t]
-            codes = indices[t, : counts[t]], values[t, : counts[t]]
+            codes = indices[starts[t] : starts[t + 1]], values[starts[t] : starts[t + 1]]
             n = _neighbours(k, y, x, atoms, grid, *codes, who, where, z)
             n = _with_rivals(n, y, x, rivals[k], atoms, patches.shape, who, where, z)
             before[:n] = z[:n]

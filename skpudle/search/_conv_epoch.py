@@ -20,24 +20,15 @@ from math import prod
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle._operators._atoms import project_atoms
+from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
-from skpudle.search._epoch import (
-    HEIRS,
-    POWER_ITERATIONS,
-    SWEEPS,
-    SWEEPS_OF_CODES,
-    TOLERANCE,
-    USERS,
-    Codes,
-    spread_rows,
-)
+from skpudle.search.problem import Problem
 
 # Effort of an epoch: working sets, and sweeps over each.
-_EFFORT = 1, SWEEPS_OF_CODES
+_EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
 # Least gain of a move: an atom moves to a window with at least this multiple of its energy. All 58
 # atoms of seven synthetic problems are found with 1.003 or 1.01, two thirds with 1.05; in other
@@ -54,49 +45,28 @@ _REFIT_OF_PATH = _SOLVED_OF_PATH, 20
 
 
 @dataclass(frozen=True, eq=False)
-class ConvProblem:
+class ConvProblem(Problem):
     """Images of one size, in the form of the compiled loops, and the objective.
 
     Parameters
     ----------
     x : Tensor of shape (n_images, n_channels, height, width)
         Data, with any number in missing pixels; a signal is an image of height 1.
+    alpha, positive_code, mask, unit, held_out, held_rows
+        As in `skpudle.search.Problem`, of images.
     kernel, stride : tuple of int
         Size of an atom and distance of its positions along both axes.
-    alpha : float
-        Penalty.
-    positive_code : bool
-        Whether codes are non-negative.
-    mask : Tensor of the shape of ``x``, default=None
-        1 for known pixels, 0 for missing ones.
-    unit : float, default=1.0
-        As in `skpudle.search.Problem`.
-    held_out, held_rows
-        As in `skpudle.search.Problem`, of images.
     rank : {1, None}, default=None
         1: an atom is a map over the channels times one waveform. None: any atom.
     """
 
-    x: Tensor
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    alpha: float
-    positive_code: bool = False
-    mask: Tensor | None = None
-    unit: float = 1.0
-    held_out: object = None
-    held_rows: Tensor | None = None
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
     rank: int | None = None
 
-    has_baseline, baseline = False, None
-
     def __post_init__(self):
-        x = self.x.detach().to("cpu", torch.float64)
-        if self.mask is not None:
-            mask = self.mask.detach().to("cpu", torch.float64).contiguous()
-            object.__setattr__(self, "mask", mask)
-            x = torch.where(mask > 0, x, 0.0)
-        object.__setattr__(self, "x", x.contiguous())
+        object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
+        super().__post_init__()
 
     @property
     def n_samples(self):
@@ -114,27 +84,6 @@ class ConvProblem:
         """The number of positions of an atom."""
         return prod(self.positions)
 
-    def thinned(self, stride, *, whole=True, alpha=None):
-        """Return the problem with one of ``stride`` images and another penalty.
-
-        `spread_rows` draws the images, from those that are not held out unless ``whole``.
-        """
-        whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
-        if whole and (stride, alpha) == (1, self.alpha):
-            return self
-        rows = torch.arange(len(self.x)) if whole else (~self.held_rows).nonzero().flatten()
-        rows = rows[spread_rows(len(rows), -(-len(rows) // stride))]
-        return replace(self.of_rows(rows), alpha=alpha)
-
-    def of_rows(self, rows):  # a mask, indices or a slice
-        """Return the problem for these images, without held-out images."""
-        mask = None if self.mask is None else self.mask[rows]
-        return replace(self, x=self.x[rows], mask=mask, held_out=None, held_rows=None)
-
-    def no_codes(self):
-        """Return zero codes."""
-        return Codes.none(len(self.x))
-
     def first_codes(self, atoms):
         """Return codes to begin with: zeros."""
         return self.no_codes()
@@ -146,29 +95,24 @@ class ConvProblem:
         """
         return ConvEpoch(self, atoms, codes, **effort)
 
-    @staticmethod
-    def total(*tensors):
-        """Return sums over all processes as they are, since images have one process."""
-        return tensors
-
     def project(self, atoms):
         """Return the nearest atoms of norm 1 and of the rank."""
         return project_atoms(atoms, rank=self.rank)
 
 
-class ConvEpoch:
+class ConvEpoch(rules.Coded):
     """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`."""
 
     # Splits that do not have to pay: an atom that mixes two shifted copies leaves little energy in
     # any single direction.
     n_always_split = 1
 
-    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=TOLERANCE):
+    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
         self._n_positions = problem.n_positions
-        x, arrays = np.asarray(problem.x), codes.arrays()
+        x = np.asarray(problem.x)
         self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code
         self._residual, found = np.empty_like(x), [None] * n
@@ -177,16 +121,14 @@ class ConvEpoch:
 
         def solve(first, last):
             for i in range(first, last):
-                count, index, value = (array[i] for array in arrays)
                 found[i] = loops.solve_image(
                     x[i], self._mask[i], own, self._grid, *self._options,
-                    tolerance * problem.alpha, *effort, index[:count], value[:count],
-                    self._residual[i],
+                    tolerance * problem.alpha, *effort, *codes.of_row(i), self._residual[i],
                 )  # fmt: skip
 
         in_parts(solve, n, 1)
-        self.codes = _packed(found)
-        self.n_entries = float(sum(len(index) for index, *_ in found))
+        self.codes = _joined(found)
+        self.n_entries = float(len(self.codes.value))
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         square = float(np.square(self._residual).sum())
@@ -204,43 +146,30 @@ class ConvEpoch:
         """
         residual, codes = self._residual, replace(self.codes, value=self.codes.value.clone())
         tolerance, grid = tolerance * self.problem.alpha, self._grid
-        arrays, atoms = codes.arrays(), np.asarray(self.atoms)
+        atoms = np.asarray(self.atoms)
 
         def refit(first, last):
             for i in range(first, last):
-                count, index, value = (array[i] for array in arrays)
-                loops.refit_image(
-                    self._mask[i], atoms, grid, tolerance, n_sweeps,
-                    index[:count], value[:count], residual[i],
-                )  # fmt: skip
+                how = self._mask[i], atoms, grid, tolerance, n_sweeps
+                loops.refit_image(*how, *codes.of_row(i), residual[i])
 
         in_parts(refit, len(residual), 1)
         return codes
 
-    def refitted_residual(self):  # -> Tensor of the shape of the data
-        """Return the residual of least squares on the supports of the codes."""
-        self.refit_codes(*_REFIT_OF_PATH)
-        return torch.as_tensor(self._residual)
-
     @cached_property
     def _entries(self):  # sorted by atom, and then by image and position
-        count, index, value = self.fitting.arrays()
-        used = np.arange(index.shape[1]) < count[:, None]
-        image = np.repeat(np.arange(len(count), dtype=np.int32), count)
-        atom, place = np.divmod(index[used], self._n_positions)
+        _, index, value = self.fitting.arrays()
+        image = np.asarray(self.fitting.rows.int())
+        atom, place = np.divmod(index, self._n_positions)
         order = np.argsort(atom, kind="stable")
         first = np.cumsum(np.bincount(atom, minlength=len(self.atoms)))
         start = np.concatenate([[0], first])
-        return start, image[order], place[order].astype(np.int32), value[used][order]
+        return start, image[order], place[order].astype(np.int32), value[order]
 
     @property
     def uses(self):  # -> (p,)
         """The number of places where each atom is used."""
         return torch.as_tensor(np.diff(self._entries[0]))
-
-    def restrict(self, kept):  # (p,) bool -> Codes
-        """Return the codes of the kept atoms."""
-        return self.codes.restrict(kept, self._n_positions)
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
@@ -248,7 +177,7 @@ class ConvEpoch:
         # five steps of an atom in each sweep
         options = self._grid, self._mask, False, 5, np.asarray(atoms), residual
         # steps of an atom are cheap compared with its residuals
-        for _ in range(SWEEPS["few"]):
+        for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
@@ -281,36 +210,26 @@ class ConvEpoch:
         return self.problem.project(atoms), self._shifted(shift)
 
     def _shifted(self, shift):  # (2, p) positions -> Codes
-        count, index, value = self.codes.arrays()
         rows, columns = self.problem.positions
         found = []
-        for n, places, values in zip(count, index, value):
-            atom, place = np.divmod(places[:n], self._n_positions)
+        for places, values in map(self.codes.of_row, range(len(self.codes))):
+            atom, place = np.divmod(places, self._n_positions)
             y, x = (v + s[atom] for v, s in zip(np.divmod(place, columns), shift))
             inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
             places = (atom * self._n_positions + y * columns + x)[inside].astype(np.int32)
             order = np.argsort(places)
-            found.append((places[order], values[:n][inside][order]))
-        return _packed(found)
+            found.append((places[order], values[inside][order]))
+        return _joined(found)
 
-    def common_directions(self, seed):  # -> (p,), (p, *shape)
-        """Return for each atom the largest energy of its users' residuals, and its direction."""
-        generator = torch.Generator().manual_seed(seed)
-        image = torch.randn(self.atoms.shape, generator=generator, dtype=torch.float64)
-        atoms = self.atoms.flatten(1)
-        start, where, place, _ = self._entries
-        for _ in range(POWER_ITERATIONS):
-            direction = project_atoms(image.flatten(1))
-            image = torch.zeros_like(image)
-            shaped = np.asarray(direction.view_as(image))
-            loops.add_second_moments(
-                start, where, place, self._grid, self._residual, shaped, np.asarray(image)
-            )
-            image = image.flatten(1)
-            image -= (image * atoms).sum(1, keepdim=True) * atoms
-            image = image.view_as(self.atoms)
-        image = image.flatten(1)
-        return (image * direction).sum(1), project_atoms(image).view_as(self.atoms)
+    def residuals(self):  # -> array of the shape of the data
+        """Return the residuals of the codes that atoms adapt to."""
+        return self._residual
+
+    def _second_moments(self, residuals, direction):  # (p, n_pixels) -> the same
+        moments, direction = np.zeros(self.atoms.shape), direction.view_as(self.atoms)
+        given = *self._entries[:3], self._grid, residuals, np.asarray(direction)
+        loops.add_second_moments(*given, moments)
+        return torch.as_tensor(moments).flatten(1)
 
     def _rivals(self):  # -> (p, n, 3) atom, row and column of the shifted atoms most like each
         p, _, height, width = self.atoms.shape
@@ -338,21 +257,19 @@ class ConvEpoch:
             rivals.append(torch.stack([atom, y, x], dim=2))
         return np.asarray(torch.cat(rivals))
 
-    def costs(self):  # -> (p,), (p, n)
-        """Return the rise of the objective without each atom, and the atoms that take over most."""
+    def _removals(self):  # -> (p,), (p, p), (p, p)
         p = len(self.atoms)
-        cost, taken_over = np.zeros(p), np.zeros((p, p))
+        cost, taken_over = torch.zeros(p).double(), torch.zeros(p, p).double()
         loops.removals(
-            *self._entries, self._rivals(), USERS, 3, self._mask,
+            *self._entries, self._rivals(), rules.USERS, 3, self._mask,
             np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
-            self._residual, cost, taken_over,
+            self._residual, np.asarray(cost), np.asarray(taken_over),
         )  # fmt: skip
-        return torch.as_tensor(cost), torch.as_tensor(taken_over).topk(min(HEIRS, p)).indices
+        return cost, taken_over, torch.arange(p).expand(p, p)
 
 
-def _packed(found):  # list of (index, value, ...) -> Codes
-    blocks = [(i, len(one), one[None], value[None]) for i, (one, value, *_) in enumerate(found)]
-    return Codes.of_blocks(blocks, len(found))
+def _joined(found):  # list of (index, value, ...) -> Codes
+    return rules.Codes.joined(([len(index)], index, value) for index, value, *_ in found)
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
@@ -389,10 +306,9 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
     stride = dictionary.stride
     stride = (stride, stride) if isinstance(stride, int) else (1, *stride)[-2:]
-    problem = ConvProblem(
-        as_pictures(x), tuple(atoms.shape[2:]), stride, alpha, positive_code,
-        None if mask is None else as_pictures(mask.expand_as(x)),
-    )  # fmt: skip
+    how = dict(mask=None if mask is None else as_pictures(mask.expand_as(x)), stride=stride)
+    kernel = tuple(atoms.shape[2:])
+    problem = ConvProblem(as_pictures(x), alpha, positive_code, kernel=kernel, **how)
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)
     shape = len(atoms), *dictionary.positions(x.shape[2:])
     z = epoch.codes.dense(prod(shape))
@@ -429,12 +345,11 @@ def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, w
     """Return the images of codes, with the channels of the atoms."""
     grid = np.array([*problem.stride, *problem.positions])
     images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
-    atoms, arrays = np.ascontiguousarray(atoms), codes.arrays()
+    atoms = np.ascontiguousarray(atoms)
 
     def add(first, last):
         for i in range(first, last):
-            count, index, value = (array[i] for array in arrays)
-            loops.synthesise(atoms, grid, index[:count], value[:count], images[i])
+            loops.synthesise(atoms, grid, *codes.of_row(i), images[i])
 
     in_parts(add, len(images), 1)
     return torch.as_tensor(images)

@@ -25,7 +25,7 @@ from skpudle.search import _epoch as rules
 _SWEEPS, _OTHERS = 2, 0.5
 
 
-class DeviceEpoch(rules.RowEpoch):
+class DeviceEpoch(rules.Coded):
     """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`.
 
     Atoms, and numbers per atom, are on the host in float64, as in an `Epoch`; data and codes stay
@@ -46,25 +46,22 @@ class DeviceEpoch(rules.RowEpoch):
             places = self._support[rows], self._z[rows]
             support, z, slope, inner = self._solve(rows, *places, rules.SWEEPS_OF_CODES)
             index[rows, : z.shape[1]], value[rows, : z.shape[1]] = support.int(), z
-            fitted, residual, loss = self._measure(rows, support, z)
+            fitted, residual, loss = self._residuals_of(rows, support, z)
             of_rows[rows, :4] = torch.stack([loss, z.abs().sum(1), loss, (z != 0).sum(1)], 1)
             uses += self._weight[rows] @ (fitted != 0).to(x.dtype)
             if refit:
                 z = self._refit(inner, slope, z)
-                fitted, residual, of_rows[rows, 2] = self._measure(rows, support, z)
+                fitted, residual, of_rows[rows, 2] = self._residuals_of(rows, support, z)
             weighted, self._residual[rows] = fitted * self._weight[rows, None], residual
             a += weighted.mT @ fitted
             b += weighted.mT @ residual
-        self.codes = rules.Codes.packed(index, value)
+        self.codes = rules.Codes.of_places(index, value)
         self._support, self._z = self.codes.padded(p)
         b += a @ self._dictionary  # X filled by D z in gaps: majorises the masked objective
         self._a, self._b = problem.total(a[:p, :p], b[:p])
         self.uses = uses[:p].cpu().double()
         self._objectives = of_rows[:, 0] + problem.alpha * of_rows[:, 1]
-        (sums,) = problem.total((self._weight @ of_rows).cpu().double())
-        loss, size, unbiased, self.n_entries, self._n = sums.tolist()
-        self.objective = loss + problem.alpha * size
-        self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
+        self._measure(*problem.total((self._weight @ of_rows).cpu().double()))
 
     # ------------------------------------------------------------------ codes
 
@@ -77,7 +74,7 @@ class DeviceEpoch(rules.RowEpoch):
     def _dense(self, support, z):  # (n, longest) -> (n, p + 1)
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)
 
-    def _measure(self, rows, support, z):  # -> dense codes, residuals (n, m), losses (n,)
+    def _residuals_of(self, rows, support, z):  # -> dense codes, residuals (n, m), losses (n,)
         dense, mask = self._dense(support, z), self.problem.mask
         residual = self.problem.x[rows] - dense @ self._dictionary
         residual = residual if mask is None else residual * mask[rows].to(residual)
@@ -89,7 +86,7 @@ class DeviceEpoch(rules.RowEpoch):
         If ``near``, (n, n_near), is given, only these atoms enter.
         """
         (none, m), mask, alpha = self.atoms.shape, self.problem.mask, self.problem.alpha
-        slope = self._measure(rows, support, z)[1] @ self._dictionary.mT
+        slope = self._residuals_of(rows, support, z)[1] @ self._dictionary.mT
         excess = (slope if self.problem.positive_code else slope.abs()).scatter(1, support, 0.0)
         if near is not None:
             excess = torch.zeros_like(excess).scatter_(1, near, excess.gather(1, near))
@@ -132,14 +129,12 @@ class DeviceEpoch(rules.RowEpoch):
 
     # ------------------------------------------------------------------ atoms
 
-    @property
-    def statistics(self):  # -> (p, p), (p, m)
-        """``A = Z^T Z`` and ``B = Z^T X``; see `_epoch.Epoch.statistics`."""
-        return self._a.cpu().double(), self._b.cpu().double()
-
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
         return self._a.diagonal().cpu().double()
+
+    def _sum_of_residuals(self):  # -> (m,), times weights
+        return self._weight @ self._residual
 
     @in_own_precision
     def improved_atoms(self, earlier=None):
@@ -159,27 +154,22 @@ class DeviceEpoch(rules.RowEpoch):
         return project_atoms(atoms.cpu().double())
 
     @in_own_precision
-    def common_directions(self, seed):  # -> (p,), (p, m)
-        """Return for each atom the largest energy of its users' residuals, and its direction."""
-        atoms, blocks = self._dictionary[:-1], self._blocks(len(self._z))
-        generator = torch.Generator().manual_seed(seed)
-        image = torch.randn(self.atoms.shape, generator=generator, dtype=torch.float64).to(atoms)
-        for _ in range(rules.POWER_ITERATIONS):
-            direction, image = project_atoms(image), torch.zeros_like(image)
-            for rows in blocks:
-                residual, weight = self._residual[rows], self._weight[rows, None]
-                users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))[:, :-1]
-                image += (weight * users * (residual @ direction.mT)).mT @ residual
-            (image,) = self.problem.total(image)
-            image = image - (image * atoms).sum(1, keepdim=True) * atoms
-        return (image * direction).sum(1).cpu().double(), project_atoms(image.cpu().double())
+    def _second_moments(self, residuals, direction):  # (p, m) -> the same
+        direction = direction.to(self._dictionary)
+        moments = torch.zeros_like(direction)
+        for rows in self._blocks(len(self._z)):
+            residual, weight = residuals[rows], self._weight[rows, None]
+            users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))[:, :-1]
+            moments += (weight * users * (residual @ direction.mT)).mT @ residual
+        return moments.cpu().double()
+
+    def residuals(self):  # -> (n, m)
+        """Return the residuals of the codes that atoms adapt to."""
+        return self._residual
 
     @in_own_precision
-    def costs(self):  # -> (p,), (p, n)
-        """Return the rise of the objective without each atom, and the atoms that take over most.
-
-        Evenly spaced users of an atom stand for all of them.
-        """
+    def _removals(self):  # -> (p,), (p, n), (p, n)
+        """Let evenly spaced users of an atom stand for all of them."""
         atoms, number = self._dictionary[:-1], torch.arange(rules.USERS, device=self._z.device)
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))
         n_users = self._support.flatten().bincount(minlength=len(self._dictionary))[:-1, None]
@@ -198,10 +188,8 @@ class DeviceEpoch(rules.RowEpoch):
             before, out = self._dense(support, z.abs()), support == who[part, None]
             places = support.masked_fill(out, len(near)), z.masked_fill(out, 0.0)
             support, z, *_ = self._solve(rows, *places, rules.SWEEPS_OF_COSTS, nearest)
-            after, _, loss = self._measure(rows, support, z)
+            after, _, loss = self._residuals_of(rows, support, z)
             change[part, 0] = loss + self.problem.alpha * z.abs().sum(1) - self._objectives[rows]
             change[part, 1:] = (after.abs() - before).gather(1, nearest)
         change = (weights[:, None] * change).view(len(near), rules.USERS, -1).sum(1)
-        cost, taken_over = self.problem.total(change)[0].split([1, near.shape[1]], 1)
-        best = taken_over.topk(min(rules.HEIRS, near.shape[1])).indices
-        return cost[:, 0].cpu().double(), near.gather(1, best).cpu()
+        return change[:, 0].cpu().double(), change[:, 1:].cpu(), near.cpu()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
+from torch.nn.functional import pad
 
 from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle._operators._atoms import project_atoms
@@ -56,76 +57,93 @@ NEAR, HEIRS = 64, 3
 POWER_ITERATIONS = 8
 
 
+def _starts(counts):  # (n,) -> (n + 1,)
+    return pad(counts.cumsum(0), (1, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Sparse codes: row ``i`` has ``value[i, :count[i]]`` at the atoms ``index[i, :count[i]]``."""
+    """Sparse codes: row ``i`` has the entries from ``start[i]`` to ``start[i + 1]``."""
 
-    count: Tensor  # (n,) int64
-    index: Tensor  # (n, longest) int32
-    value: Tensor  # (n, longest) float64; of a `DeviceEpoch` in the dtype of the data
+    start: Tensor  # (n + 1,) int64
+    index: Tensor  # (n_entries,) int32, atoms
+    value: Tensor  # (n_entries,) float64; of a `DeviceEpoch` in the dtype of the data
 
     @classmethod
     def none(cls, n):
         """Return zero codes of ``n`` rows."""
-        index = torch.zeros(n, 0, dtype=torch.int32)
-        return cls(torch.zeros(n, dtype=torch.int64), index, index.double())
+        return cls.of_dense(torch.zeros(n, 0, dtype=torch.float64))
 
     @classmethod
     def of_dense(cls, z):  # (n, p)
         """Return the nonzero entries of codes."""
-        return cls.packed(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
+        return cls.of_places(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
 
     @classmethod
-    def packed(cls, index, value):  # (n, longest) each
+    def of_places(cls, index, value):  # (n, longest) each
         """Return the nonzero values at these atoms."""
-        count, order = (value != 0).sum(1), (value == 0).byte().argsort(dim=1, stable=True)
-        order = order[:, : int(count.max()) if len(count) else 0]
-        return cls(count, index.gather(1, order).int(), value.gather(1, order))
+        used = value != 0
+        return cls(_starts(used.sum(1)), index[used].int(), value[used])
 
     @classmethod
-    def of_blocks(cls, blocks, n):  # of (rows, count, index, value)
-        """Return the codes of ``n`` rows from those of blocks of rows."""
-        longest = max((index.shape[1] for _, _, index, _ in blocks), default=0)
-        count = torch.zeros(n, dtype=torch.int64)
-        index = torch.zeros(n, longest, dtype=torch.int32)
-        codes = cls(count, index, torch.zeros(n, longest, dtype=torch.float64))
-        whole_count, *wholes = codes.arrays()
-        for rows, count, *parts in blocks:
-            whole_count[rows] = count
-            for whole, part in zip(wholes, parts, strict=True):
-                whole[rows, : part.shape[1]] = part
-        return codes
+    def joined(cls, parts):  # arrays (count, index, value) of successive rows
+        """Return the codes of all parts."""
+        parts = [(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)), *parts]
+        count, index, value = (torch.as_tensor(np.concatenate(of)) for of in zip(*parts))
+        return cls(_starts(count), index, value)
+
+    def __len__(self):
+        """Return the number of rows."""
+        return len(self.start) - 1
+
+    @property
+    def longest(self):
+        """The largest number of entries of a row."""
+        return int(self.start.diff().max()) if len(self) else 0
+
+    @property
+    def rows(self):  # -> (n_entries,)
+        """The rows of entries."""
+        rows = torch.arange(len(self), device=self.start.device)
+        return rows.repeat_interleave(self.start.diff())
 
     def padded(self, none):  # -> (n, longest) int64, (n, longest)
         """Return atoms and values, with the atom ``none`` and the value 0 at empty places."""
-        empty = torch.arange(self.index.shape[1], device=self.count.device) >= self.count[:, None]
-        return self.index.long().masked_fill(empty, none), self.value.masked_fill(empty, 0.0)
+        used = torch.arange(self.longest, device=self.start.device) < self.start.diff()[:, None]
+        value = self.value.new_zeros(used.shape)
+        index = torch.full_like(value, none, dtype=torch.int64)
+        index[used], value[used] = self.index.long(), self.value
+        return index, value
 
     def dense(self, n_atoms):  # -> (n, n_atoms)
         """Return the codes with their zeros."""
-        return self.value.new_zeros(len(self.count), n_atoms).scatter_add_(1, *self.padded(0))
+        z = self.value.new_zeros(len(self), n_atoms)
+        z[self.rows, self.index.long()] = self.value
+        return z
 
     def arrays(self):
         """Return the memory of the tensors as arrays."""
-        return np.asarray(self.count), np.asarray(self.index), np.asarray(self.value)
+        return np.asarray(self.start), np.asarray(self.index), np.asarray(self.value)
+
+    def of_row(self, i):  # -> index, value
+        """Return the memory of one row as arrays."""
+        start, *entries = self.arrays()
+        return [array[start[i] : start[i + 1]] for array in entries]
 
     def like(self, x):
         """Return the codes on the device and in the dtype of a tensor."""
-        return Codes(self.count.to(x.device), self.index.to(x.device), self.value.to(x))
-
-    def of_rows(self, rows):  # a mask, indices or a slice
-        """Return the codes of these rows."""
-        return Codes(self.count[rows], self.index[rows], self.value[rows])
+        return Codes(self.start.to(x.device), self.index.to(x.device), self.value.to(x))
 
     def restrict(self, kept, n_positions=1):  # (p,) bool
         """Return the codes of the kept atoms, numbered anew.
 
         An index is ``atom * n_positions + position``.
         """
-        (index, value), kept = self.padded(0), kept.to(self.index.device)
+        kept, index = kept.to(self.index.device), self.index.long()
         atom, place = index // n_positions, index % n_positions
-        index = (kept.cumsum(0) - 1)[atom] * n_positions + place
-        return Codes.packed(index, value.masked_fill(~kept[atom], 0.0))
+        index, used = (kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom]
+        start = _starts(used)[self.start]
+        return Codes(start, index[used].int(), self.value[used])
 
 
 def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
@@ -200,21 +218,55 @@ def _least(operations, task=_TASK):
     return max(1, int(task / max(operations, 1)))
 
 
-class RowEpoch:
-    """What epochs of rows have in common, compiled or not."""
+class Coded:
+    """What data with codes for given atoms have in common: rows, on all devices, and images."""
 
     n_always_split = 0  # least number of atoms to split, whatever it costs
 
     def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
-        return self.codes.restrict(kept)
+        return self.codes.restrict(kept, self.problem.n_positions)
 
     def move_atoms(self):
         """Return None: rows have no neighbours that an atom could move to."""
         return None
 
+    def common_directions(self, seed):  # -> (p,), (p, *shape)
+        """Return for each atom the largest energy of its users' residuals, and its direction."""
+        generator, atoms = torch.Generator().manual_seed(seed), self.atoms.flatten(1)
+        image = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
+        residuals = self.residuals()
+        for _ in range(POWER_ITERATIONS):
+            direction = project_atoms(image)
+            (image,) = self.problem.total(self._second_moments(residuals, direction))
+            along = torch.einsum("jf,jf->j", image, atoms)
+            image.addcmul_(along[:, None], atoms, value=-1)  # in place, to save memory
+        energy = torch.einsum("jf,jf->j", image, direction)
+        return energy, project_atoms(image).view_as(self.atoms)
 
-class Epoch(RowEpoch):
+    def costs(self):  # -> (p,), (p, n)
+        """Return the rise of the objective without each atom, and the atoms that take over most."""
+        cost, taken_over, near = self._removals()
+        cost, taken_over = self.problem.total(cost, taken_over)
+        return cost, near.gather(1, taken_over.topk(min(HEIRS, near.shape[1])).indices)
+
+    def _measure(self, sums):  # of half squared residuals, moduli, ... and rows
+        loss, size, unbiased, self.n_entries, self._n = sums.tolist()
+        self.objective = loss + self.problem.alpha * size
+        # means of |x - D z|^2 / 2, before and after a refit
+        self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
+
+    def mean_residual(self):  # -> (m,)
+        """Return the mean residual of known entries: the step of the best baseline."""
+        problem, total = self.problem, self._sum_of_residuals()
+        counts = torch.full_like(total, problem.total_weight)
+        if problem.mask is not None:
+            counts = problem.weighted(problem.mask).sum(0).to(total)
+        total, counts = problem.total(total, counts)
+        return (total / counts.clamp_min(1e-300)).cpu().double()
+
+
+class Epoch(Coded):
     """Codes for the atoms of an epoch, and statistics of both.
 
     Fewer than 1,024 atoms and rows without missing entries are coded from products of atoms with
@@ -235,60 +287,52 @@ class Epoch(RowEpoch):
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size, self._unbiased = np.zeros((3, n))
-        self._residual = None if self._few else np.empty_like(self._x)
         self._code(codes, refit, turn)
-        of_rows = self._loss, self._size, self._unbiased, np.asarray(self.codes.count), np.ones(n)
-        (sums,) = problem.total(self.atoms.new_tensor([self._weight @ part for part in of_rows]))
-        loss, size, unbiased, self.n_entries, n = sums.tolist()
-        self.objective = loss + problem.alpha * size
-        # means of |x - D z|^2 / 2, before and after a refit
-        self.loss, self.unbiased_loss = loss / n, unbiased / n
+        of_rows = self._loss, self._size, self._unbiased, np.diff(self.codes.start), np.ones(n)
+        sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
+        self._measure(*problem.total(sums))
 
     def _code(self, codes, refit, turn):
-        """Solve for all codes, block by block, and keep residuals of the codes that atoms adapt to.
+        """Solve for all codes, block by block.
 
         A block of few atoms is a cache of products of rows with atoms. With a ``turn`` every second
         block has no slopes.
         """
-        (p, m), n, given = self.atoms.shape, len(self._x), codes.arrays()
-        longest = given[1].shape[1]
-        room, found = max(min(p, m + ROOM), longest), []
+        (p, m), n, (begin, *given) = self.atoms.shape, len(self._x), codes.arrays()
+        room = max(min(p, m + ROOM), codes.longest)
         n_rows = min(max(_ROWS, 2**16 // p), max(n, 1)) if self._few else _ROWS
+        found = [None] * -(-n // n_rows)
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
         options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
 
         def work(first, last):
             c = np.empty((n_rows, p), np.float64 if self._few else np.float32)
-            index, value = np.empty((n_rows, room), np.int32), np.empty((n_rows, room))
-            fitted = np.empty((n_rows if refit else 1, room))
-            for start in range(first * n_rows, min(last * n_rows, n), n_rows):
-                part = slice(start, min(start + n_rows, n))
-                k, count, x = part.stop - start, given[0][part].copy(), self._x[part]
-                index[:k, :longest], value[:k, :longest] = given[1][part], given[2][part]
-                sparse = count, index[:k], value[:k]
-                arrays = self._loss[part], self._size[part], fitted[:k], self._unbiased[part]
+            index, (value, fitted) = np.empty((n_rows, room), np.int32), np.empty((2, n_rows, room))
+            for block in range(first, last):
+                part = slice(block * n_rows, min((block + 1) * n_rows, n))
+                k, x = part.stop - part.start, self._x[part]
+                count, sparse = np.empty(k, np.int64), (begin[part.start : part.stop + 1], *given)
+                arrays = self._loss[part], self._size[part], self._unbiased[part]
+                arrays = *sparse, count, index, value, fitted, *arrays
                 if self._few:
                     np.matmul(x.astype(np.float64, copy=False), self._atoms.T, out=c[:k])
-                    products = gram, squares[part], c[:k]
-                    loops.solve_products(*products, *options, *sparse, *arrays)
+                    loops.solve_products(gram, squares[part], c[:k], *options, *arrays)
                 else:
                     residual, known = x.astype(np.float64), self._known[part]
                     loops.subtract_synthesis(*sparse, self._atoms, known, residual)
-                    is_skipped = turn is not None and start // n_rows % 2 != turn
+                    is_skipped = turn is not None and block % 2 != turn
                     slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
-                    solved = self._atoms, known, residual, slope
-                    loops.solve_residuals(*solved, *options, *sparse, *arrays)
-                    self._residual[part] = residual * self._roots[part]
-                values = (index, value, fitted)[: 2 + refit]
-                found.append((part, count, *(v[:k, : count.max()].copy() for v in values)))
+                    loops.solve_residuals(self._atoms, known, residual, slope, *options, *arrays)
+                used = np.arange(room) < count[:, None]
+                found[block] = count, *(v[:k][used] for v in (index, value, fitted)[: 2 + refit])
 
         with one_blas_thread(), threads_for():
             if self._few:
                 gram, squares = self._atoms @ self._atoms.T, np.asarray(self.problem.squares)
-            in_parts(work, -(-n // n_rows), _least(n_rows * self._atoms.size, _PART))
-        self.codes = self.fitting = Codes.of_blocks([block[:4] for block in found], n)
+            in_parts(work, len(found), _least(n_rows * self._atoms.size, _PART))
+        self.codes = self.fitting = Codes.joined(block[:3] for block in found)
         if refit:  # atoms adapt to these codes
-            self.fitting = Codes.of_blocks([(*block[:3], block[4]) for block in found], n)
+            self.fitting = Codes.joined((*block[:2], block[3]) for block in found)
 
     def _slopes(self, residual, out):
         """Return products with all atoms; they have few digits, since they only select atoms."""
@@ -298,21 +342,19 @@ class Epoch(RowEpoch):
         return out
 
     @cached_property
-    def _entries(self):  # starts (p + 1,), rows and places (n_entries,)
-        """The entries of codes, sorted by atom, then by row."""
-        count, index, _ = self.fitting.arrays()
-        places = np.broadcast_to(np.arange(index.shape[1], dtype=np.int32), index.shape)
-        used, starts = places < count[:, None], np.append(0, count.cumsum()).astype(np.int32)
-        shape = len(count), len(self.atoms)
-        by_atom = csr_array((places[used], index[used], starts), shape=shape).tocsc()
-        return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
+    def _values(self):  # (n_entries,)
+        """The codes that atoms adapt to, times the roots of weights."""
+        start, _, value = self.fitting.arrays()
+        weighted = self.problem.weight is not None
+        return value * np.repeat(self._roots[:, 0], np.diff(start)) if weighted else value
 
     @cached_property
-    def _values(self):  # (n, longest)
-        """The codes that atoms adapt to, times the roots of weights."""
-        count, index, value = self.fitting.arrays()
-        used = np.arange(index.shape[1]) < count[:, None]
-        return np.where(used, value, 0.0) * self._roots
+    def _entries(self):  # starts (p + 1,), rows and values (n_entries,)
+        """The entries of codes, sorted by atom, then by row; values have the roots of weights."""
+        start, index, _ = self.fitting.arrays()
+        shape = len(self._x), len(self.atoms)
+        by_atom = csr_array((self._values, index, start.astype(np.int32)), shape=shape).tocsc()
+        return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @property
     def _gathering(self):
@@ -331,30 +373,25 @@ class Epoch(RowEpoch):
 
     def _moments(self, x, first, last):  # -> (last - first, m)
         """Return rows of ``Z^T X``; codes and ``x`` have the roots of the weights."""
-        m, arrays = x.shape[1], (*self._entries, self._values, x)
-        return self._sums(loops.add_moments, first, last, m, m, *arrays)
+        m = x.shape[1]
+        return self._sums(loops.add_moments, first, last, m, m, *self._entries, x)
 
     @property
     def statistics(self):  # -> (p, p), (p, m) float64
-        """``A = Z^T Z`` and ``B = Z^T X``, of all processes.
-
-        Missing entries of X are those of D Z: the objective then majorises that of known entries.
-        """
+        """``A = Z^T Z`` and ``B = Z^T X``, of all processes, if all entries are known."""
         p, m = self.atoms.shape
-        if not self._few:
-            a, b = self.products(0, p), self._moments(self._residuals(), 0, p)
-            return torch.as_tensor(a), torch.as_tensor(b + a @ self._atoms)
-        n, given = len(self._x), (*self.fitting.arrays(), self._weight, self._x)
+        n, (start, *entries) = len(self._x), self.fitting.arrays()
         # parts do not depend on the number of threads, and neither do sums
         # each part has a matrix of its own
-        n_parts = min(8, 1 + int(given[0].sum() * m / _TASK))
+        n_parts = min(8, 1 + int(start[-1] * m / _TASK))
         ends = np.arange(n_parts + 1) * n // n_parts
         sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
 
         def add(first, last):
             for part in range(first, last):
-                rows = slice(ends[part], ends[part + 1])
-                loops.add_statistics(*(array[rows] for array in given), *sums[part])
+                rows, known = slice(*ends[part : part + 2]), start[ends[part] : ends[part + 1] + 1]
+                given = known, *entries, self._weight[rows], self._x[rows]
+                loops.add_statistics(*given, *sums[part])
 
         in_parts(add, n_parts, 1)
         a, b = map(sum, zip(*sums, strict=True))
@@ -362,41 +399,42 @@ class Epoch(RowEpoch):
         np.fill_diagonal(a, a.diagonal() / 2)
         return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))
 
-    def products(self, first, last, among=None):  # -> (last - first, p) or the columns among
-        """Return rows of ``A = Z^T Z``."""
-        low, high = among or (0, len(self.atoms))
-        arrays = low, *self._entries, *self.fitting.arrays()[:2], self._values
+    def products(self, first, last):  # -> (last - first, last - first)
+        """Return a block of ``A = Z^T Z``, of all processes."""
+        arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
         n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of atoms in a row
-        return self._sums(loops.add_products, first, last, high - low, n_used, *arrays)
+        return self._sums(loops.add_products, first, last, last - first, n_used, *arrays)
 
     def energies(self):  # -> (p,)
         """Return the sum of squares of the codes of each atom, of all processes."""
-        count, index, _ = self.fitting.arrays()
-        used = np.arange(index.shape[1]) < count[:, None]
-        sums = np.bincount(index[used], np.square(self._values[used]), minlength=len(self.atoms))
+        _, index, _ = self.fitting.arrays()
+        sums = np.bincount(index, np.square(self._values), minlength=len(self.atoms))
         return self.problem.total(torch.as_tensor(sums))[0]
 
     @property
     def uses(self):  # -> (p,)
         """The number of samples that use each atom, of this process; a sum of weights."""
-        sums = np.concatenate([[0.0], self._weight[self._entries[1]].cumsum()])
-        return torch.as_tensor(np.diff(sums[self._entries[0]]))
+        start, index, _ = self.fitting.arrays()
+        weight = np.repeat(self._weight, np.diff(start))
+        return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 
-    def _residuals(self):  # -> (n, m)
+    def residuals(self):  # -> (n, m)
         """Return the residuals of the codes that atoms adapt to, times the roots of weights."""
-        if self._residual is not None:
-            return self._residual
-        residuals, codes = np.empty_like(self._x), self.fitting.arrays()
+        residuals, (begin, *entries) = np.empty_like(self._x), self.fitting.arrays()
 
         def subtract(first, last):
             for start in range(first, last, _ROWS):
                 part = slice(start, min(start + _ROWS, last))
-                residual, sparse = self._x[part].astype(np.float64), (c[part] for c in codes)
-                loops.subtract_synthesis(*sparse, self._atoms, self._known[part], residual)
+                residual, sparse = self._x[part].astype(np.float64), begin[start : part.stop + 1]
+                how = self._atoms, self._known[part], residual
+                loops.subtract_synthesis(sparse, *entries, *how)
                 residuals[part] = residual * self._roots[part]
 
         in_parts(subtract, len(residuals), max(_ROWS, _least(self._atoms.size)))
         return residuals
+
+    def _sum_of_residuals(self):  # -> (m,), times weights
+        return torch.as_tensor(self._roots[:, 0] @ self.residuals())
 
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of block coordinate descent.
@@ -410,8 +448,7 @@ class Epoch(RowEpoch):
         if self._few:
             a, b = (np.asarray(sums) for sums in self.statistics)
         else:
-            residual = self._residuals()
-            self._residual = None  # out of date once atoms change
+            residual = self.residuals()
         with one_blas_thread():
             for _ in range(SWEEPS["few" if p < MANY else "many"]):
                 for first in range(0, p, _ATOMS):
@@ -421,7 +458,7 @@ class Epoch(RowEpoch):
                         target, own = b[part] - a[part] @ atoms, a[part, part].copy()
                     else:
                         target = self._moments(residual, first, last)
-                        own = self.products(first, last, (first, last))
+                        own = self.products(first, last)
                     if earlier is not None:
                         pulled = map(np.asarray, earlier.pull(atoms, part))
                         target, own = map(np.add, (target, own), pulled)
@@ -430,11 +467,12 @@ class Epoch(RowEpoch):
                     if not self._few:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
+        vars(self).pop("_entries", None)  # descent keeps an epoch for its codes
         return torch.as_tensor(atoms)
 
     def _follow(self, first, change, residual):
         """Subtract from residuals what the atoms from ``first`` on have changed."""
-        arrays = *self._entries, self._values, change, residual
+        arrays = *self._entries, change, residual
 
         def subtract(low, high):
             loops.subtract_changes(low, high, first, *arrays)
@@ -442,22 +480,15 @@ class Epoch(RowEpoch):
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
-    def common_directions(self, seed):  # -> (p,), (p, m)
-        """Return for each atom the largest energy of its users' residuals, and its direction."""
-        residuals, (p, m) = self._residuals(), self.atoms.shape
-        least = _least(2 * m * self._gathering)
-        generator = torch.Generator().manual_seed(seed)
-        image = torch.randn(p, m, generator=generator, dtype=torch.float64)
-        for _ in range(POWER_ITERATIONS):
-            direction = project_atoms(image)
-            image = torch.zeros_like(image)
-            arrays = (*self._entries[:2], residuals, np.asarray(direction), np.asarray(image))
-            # in_parts returns when all parts are done, so arrays are still of this round
-            in_parts(lambda first, last: loops.add_second_moments(first, last, *arrays), p, least)  # noqa: B023
-            (image,) = self.problem.total(image)
-            along = torch.einsum("jf,jf->j", image, self.atoms)
-            image.addcmul_(along[:, None], self.atoms, value=-1)  # in place, to save memory
-        return torch.einsum("jf,jf->j", image, direction), project_atoms(image)
+    def _second_moments(self, residuals, direction):  # (p, m) -> the same
+        moments, m = torch.zeros_like(direction), self._x.shape[1]
+        given = *self._entries[:2], residuals, np.asarray(direction), np.asarray(moments)
+
+        def add(first, last):
+            loops.add_second_moments(first, last, *given)
+
+        in_parts(add, len(moments), _least(2 * m * self._gathering))
+        return moments
 
     def _near(self):  # -> (p, n) int32
         """Return the atoms most like each."""
@@ -477,8 +508,7 @@ class Epoch(RowEpoch):
             in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
         return near
 
-    def costs(self):  # -> (p,), (p, n)
-        """Return the rise of the objective without each atom, and the atoms that take over most."""
+    def _removals(self):  # -> (p,), (p, n), (p, n)
         (p, m), (start, row, _), near = self.atoms.shape, self._entries, self._near()
         cost, taken_over = np.zeros(p), np.zeros(near.shape)
         given = start, row, USERS, near, self._atoms, self._known, self._weight, *self._options
@@ -488,6 +518,4 @@ class Epoch(RowEpoch):
             loops.removals(first, last, *given, cost, taken_over)
 
         in_parts(remove, p, _least(2 * USERS * NEAR * m))
-        cost, taken_over = self.problem.total(torch.as_tensor(cost), torch.as_tensor(taken_over))
-        best = taken_over.topk(min(HEIRS, near.shape[1])).indices
-        return cost, torch.as_tensor(near).gather(1, best)
+        return torch.as_tensor(cost), torch.as_tensor(taken_over), torch.as_tensor(near).long()

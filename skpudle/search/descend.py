@@ -20,7 +20,6 @@ the result.
 
 import torch
 
-from skpudle._compilation import blocks_of_rows
 from skpudle.search._epoch import MANY
 
 # Descent ends when the objective falls by less than this share per epoch, three epochs in a row.
@@ -99,20 +98,6 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
         if float((atoms - before).square().flatten(1).sum(1).mean()) < still**2:
             break
     return atoms
-
-
-def mean_residual(coded):  # -> (m,)
-    """Return the mean residual of known entries, the step of the best baseline for the codes."""
-    problem, codes, atoms = coded.problem, coded.codes, coded.atoms
-    sums = atoms.new_zeros(2, atoms.shape[1])
-    for rows in blocks_of_rows(len(problem.x), len(atoms)):
-        fitted = codes.of_rows(rows).like(atoms).dense(len(atoms)) @ atoms
-        counts = torch.ones_like(fitted) if problem.mask is None else problem.mask[rows].to(atoms)
-        weight = 1.0 if problem.weight is None else problem.weight[rows, None].to(atoms)
-        left = (problem.x[rows].to(atoms) - fitted) * counts
-        sums += torch.stack([(weight * part).sum(0) for part in (left, counts)])
-    ((total, n),) = problem.total(sums)
-    return total / n.clamp_min(1e-300)
 
 
 def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shape), (n,) that split
@@ -202,13 +187,13 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
         if len(curve) >= most or has_stalled(curve, stall):
             return coded
         if problem.baseline is not None:
-            problem = problem.around(mean_residual(coded))
+            problem = problem.around(coded.mean_residual())
         previous, atoms, codes = atoms, coded.improved_atoms(earlier), coded.codes
         if len(curve) > 1 and curve[-1] > curve[-2]:
             previous = atoms
 
 
-def settle(problem, atoms, stride, most, *, alpha=None, codes=None):
+def settle(problem, atoms, stride, most=ADAPT, *, alpha=None, codes=None):
     """Descend on a sample that grows until each atom has enough uses.
 
     Parameters
@@ -219,7 +204,7 @@ def settle(problem, atoms, stride, most, *, alpha=None, codes=None):
         Unit atoms.
     stride : int
         One in ``stride`` samples begins.
-    most : int
+    most : int, default=30
         Largest number of epochs on each sample.
     alpha : float, default=None
         The penalty; None is the problem's.
@@ -233,7 +218,7 @@ def settle(problem, atoms, stride, most, *, alpha=None, codes=None):
     """
     while True:
         part = problem.thinned(stride, whole=False, alpha=alpha)
-        if codes is None or len(codes.count) != len(part.x):
+        if codes is None or len(codes) != len(part.x):
             codes = part.first_codes(atoms)
         coded = yield from descend(part, atoms, codes, most)
         if stride == 1 or coded.n_entries >= USES * len(atoms):

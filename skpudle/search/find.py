@@ -30,35 +30,16 @@ atoms.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf, log, sqrt
+from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from skpudle._operators._conv import ConvDictionary
-from skpudle.search._epoch import own, spread_rows
-from skpudle.search.descend import (
-    ADAPT,
-    descend,
-    exhaust,
-    first_stride,
-    play_rounds,
-    refit_atoms,
-    settle,
-    solve_codes,
-    stride_of_uses,
-)
-from skpudle.search.held_out import (
-    CHANCE,
-    MEDIAN_OF_NORMAL,
-    SURE,
-    Prediction,
-    hold_out,
-    loss_and_chance,
-    worse,
-)
+from skpudle.search import descend
+from skpudle.search._epoch import own
+from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
 
 # Most epochs on a sample before rounds.
 _SETTLES = 100
@@ -347,7 +328,7 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         begin = last.prediction.place, steps
     for unbiased in kinds:
         # four epochs without the lasso's bias
-        judged = refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
+        judged = descend.refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
@@ -366,7 +347,7 @@ def climb(problem, first, stride, note, leader=()):
         turns = (alpha < trials[-1].alpha) != (trials[-1].alpha < trials[0].alpha)
         begin = best if turns else last
         given = dict(alpha=alpha, codes=begin.codes)
-        last, stride = yield from settle(problem, begin.atoms, stride, ADAPT, **given)
+        last, stride = yield from descend.settle(problem, begin.atoms, stride, **given)
         trial = note(judge(problem, last, trials, (trials[-1].unbiased,)))
         if not any(worse(trial.prediction, one.prediction, total=problem.total) for one in trials):
             best = last
@@ -391,12 +372,12 @@ def find_atoms(problem, atoms):
         The search after each epoch; the last one is done.
     """
     best_atoms = problem.project(atoms.detach().cpu().double())
-    stride, alpha, trials, least = first_stride(problem, len(atoms)), problem.alpha, (), inf
+    stride, alpha, trials, least = descend.first_stride(problem, len(atoms)), problem.alpha, (), inf
     log, chosen = _Log(problem, len(atoms)), None
     while True:
-        steps = settle(problem, best_atoms, stride, _SETTLES, alpha=alpha)
+        steps = descend.settle(problem, best_atoms, stride, _SETTLES, alpha=alpha)
         best, stride = yield from log.stage("settle", steps)
-        best = yield from log.stage("split and remove", play_rounds(best))
+        best = yield from log.stage("split and remove", descend.play_rounds(best))
         if problem.held_out is None:
             break
         steps = climb(problem, best, stride, log.note, trials)
@@ -412,14 +393,14 @@ def find_atoms(problem, atoms):
     alpha = best.problem.alpha if chosen is None else chosen.alpha
     # For 256 atoms of 178,000 patches a third of the patches has so many uses of an atom, in 6
     # instead of 18 s, with an objective of 0.2728 instead of 0.2722 on held-out patches.
-    wanted = min(stride, stride_of_uses(best, stride, 2000))
+    wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
     # with half of this share 8 x 8 patches take a tenth longer for 0.002 of the objective
-    steps, last, best = descend(whole, atoms, codes, 60, stall=2e-4), None, None
+    steps, last, best = descend.descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):
         if last is not None:
             yield last
@@ -475,50 +456,9 @@ def noise_penalty(problem, atoms):  # -> float
     if problem.held_out is None:
         return problem.alpha
     atoms = problem.project(atoms.detach().cpu().double())
-    best, stride = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
-    trials, *_ = exhaust(climb(problem, best, stride, lambda trial: trial))
+    steps = descend.settle(problem, atoms, descend.first_stride(problem, len(atoms)), _SETTLES)
+    best, stride = descend.exhaust(steps)
+    trials, *_ = descend.exhaust(climb(problem, best, stride, lambda trial: trial))
     more = finds_more(trials, problem)
     leader = min(trials, key=error_of) if more else chosen_trial(trials, problem)
     return penalty_above_noise(trials[0], leader, problem)
-
-
-def noise_level(problem, atoms):  # -> float
-    """Return the universal threshold of the correlations of atoms and residuals of signals.
-
-    Differences of neighbours measure the level of white noise. Slow noise has small differences,
-    and large correlations with slow atoms.
-    """
-    # samples of signals whose residuals measure the noise
-    rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
-    residual = solve_codes(problem.of_rows(rows), atoms, 4).refitted_residual()
-    correlations = ConvDictionary(atoms, problem.stride).analysis(residual)
-    noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
-    return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
-
-
-def search_above_noise(problem, atoms, found):  # -> ConvProblem, Found
-    """Repeat a search of signals with a penalty above the noise, if its penalty was below.
-
-    Codes then follow the noise, and hide some of it from the residual; so a search follows until
-    the level of the noise is not exceeded.
-
-    Parameters
-    ----------
-    problem : ConvProblem
-        Data and objective of the search, with what it held out.
-    atoms : Tensor of shape (n_components, n_channels, height, width)
-        Initial atoms.
-    found : Found
-        The result of that search.
-    """
-    for _ in range(4):
-        level = noise_level(replace(problem, alpha=found.alpha), found.atoms)
-        # A new search follows at most four times. The level of the noise is .5 to 1.2 of the
-        # penalty in white noise, and 1.2 to 2.2 in autoregressive noise of coefficient 0.9; there
-        # it still rises after four searches, but a larger penalty loses atoms.
-        if level <= 1.25 * found.alpha:
-            break
-        plain = replace(problem, alpha=level, held_out=None, held_rows=None)
-        problem = hold_out(plain, fixed=True)
-        found = search(problem, atoms)
-    return problem, found

@@ -173,6 +173,25 @@ def hide_in_turn(places, n_groups=_TENTHS):
     return turns
 
 
+def gaps_in(known):
+    """Return the mask of known entries, None if all are known."""
+    return None if bool(known.all()) else known
+
+
+def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> residuals (n, m), counts (n,)
+    """Return residuals of known entries, and the numbers of codes.
+
+    Codes are a ``share`` of the way from the lasso's to least squares on their supports.
+    """
+    residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
+    for rows in blocks_of_rows(len(x), len(atoms)):
+        options = dict(positive=positive, mask=gaps_in(known[rows]))
+        (codes,) = torch.lerp(*lasso_path(atoms, x[rows], [alpha], **options), share)
+        residuals[rows] = (x[rows] - codes @ atoms) * known[rows]
+        n_codes[rows] = (codes != 0).sum(1).to(x)
+    return residuals, n_codes
+
+
 class HeldOut:
     """Held-out data with entries that are hidden in turn.
 
@@ -285,7 +304,7 @@ class _Rows(HeldOut):
         return 0
 
     def _hide(self, problem, n_codings):
-        self.problem = problem = problem.on_host()
+        self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.mask, len(problem.x)
         self._often = np.asarray(problem.weighted(self.x.new_ones(n)))
         known = None if self.known is None else self.known.mT
@@ -361,14 +380,11 @@ class _Rows(HeldOut):
 
         It is the mean square for each known entry without a code.
         """
-        alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
-        atoms, x, known = atoms.detach().to(self.x), self.x, self.known
-        paths = lasso_path(atoms, x, [alpha], positive=self.problem.positive_code, mask=known)
-        (codes,) = torch.lerp(*paths, debias)
-        residual = x - codes @ atoms
-        residual = residual if known is None else residual * known
-        n_known = x.shape[1] if known is None else known.sum(1)
-        left = (n_known - (codes != 0).sum(1)).clamp_min(0).to(x)
+        alpha, positive = self.alpha * 2 ** (0.5 * found.place), self.problem.positive_code
+        known = torch.ones_like(self.x) if self.known is None else self.known
+        how = atoms.detach().to(self.x), alpha, positive, found.share
+        residual, n_codes = residuals_of(self.x, known, *how)
+        left = (known.sum(1) - n_codes).clamp_min(0)
         sums = torch.stack([residual.square().sum(1) * (left > 0), left], 1)
         (sums,) = self.total(torch.as_tensor(self._often) @ sums)
         squares, left = sums.tolist()
@@ -440,7 +456,7 @@ class _Tiles(HeldOut):
                 error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
                 pairs = (error, error), (error, step), (step, step)
                 products.append(torch.stack([self._of_tiles(a * b) for a, b in pairs], 1))
-                entries[i] += torch.stack([z.count.sum() for z in codes])
+                entries[i] += torch.tensor([float(len(z.value)) for z in codes])
             sums = sums + torch.stack(products)
         return sums, entries / (len(self._hidden) * len(self.x))
 
@@ -451,7 +467,7 @@ class _Tiles(HeldOut):
     def noise(self, atoms, found):  # -> float
         alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
-        left = float(self.known.sum() - codes[debias == 1].count.sum())
+        left = float(self.known.sum()) - len(codes[debias == 1].value)
         residual = (self.x - torch.lerp(*images, debias)) * self.known
         return float(residual.square().sum()) / left if left > 0 else 0.0
 
@@ -460,25 +476,18 @@ def _n_pixels(problem):
     return min(2**14, 2 * 2**14 // problem.x.shape[1])
 
 
-def measure_evenness(problem):  # -> float, float
-    """Return the number of rows and their evenness.
-
-    The evenness is the share of rows of equal energy that would have the same information.
-    """
+def count_codings(problem):
+    """Return the number of rows, each with one group of features hidden, that choose a penalty."""
     squares = problem.weighted(problem.squares)
     sums = torch.stack([squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()])
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()
-    return n, energy**2 / (n * fourth) if fourth > 0 else 1.0
-
-
-def count_codings(problem):
-    """Return the number of rows, each with one group of features hidden, that choose a penalty."""
-    (n, evenness), (least, most) = measure_evenness(problem), (400, 1000)
-    # Hidden entries to predict. A coding is a row with one group hidden.
-    n_codings = min(max(ceil(10_000 * _TENTHS / problem.x.shape[1]), least), most)
-    # With a third of the codings the penalty of patches varies by a factor of two between draws of
-    # the held-out rows. The evenness of the rows' energy is 0.1 to 0.25 for patches of photographs.
+    # 400 to 1000, to predict 10,000 entries. A coding is a row with one group hidden.
+    n_codings = min(max(ceil(10_000 * _TENTHS / problem.x.shape[1]), 400), 1000)
+    # The evenness is the share of rows of equal energy that would have the same information: 0.1 to
+    # 0.25 for patches of photographs. With a third of the codings the penalty of patches varies by
+    # a factor of two between draws of the held-out rows.
+    evenness = energy**2 / (n * fourth) if fourth > 0 else 1.0
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 

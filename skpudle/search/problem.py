@@ -75,7 +75,7 @@ class Problem:
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
-    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # last thinned problem
+    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last sample
 
     n_positions = 1  # positions of an atom in a row
 
@@ -108,17 +108,18 @@ class Problem:
         `draw_rows` draws the samples, from those that are not held out unless ``whole``.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
-        if whole and (stride, alpha) == (1, self.alpha):
-            return self
-        key = stride, whole, alpha
-        if key not in self._thinned:
-            self._thinned.clear()
+        if whole and stride == 1:
+            part = self
+        elif (part := self._thinned.get((stride, whole))) is None:
             rows = torch.arange(len(self.x)) if whole else (~self.held_rows).nonzero().flatten()
             weight = None if self.weight is None else self.weight[rows]
             drawn, weight = draw_rows(len(rows), -(-len(rows) // stride), weight)
-            part = replace(self.of_rows(rows[drawn]), alpha=alpha, weight=weight)
-            self._thinned[key] = part
-        return self._thinned[key]
+            part = replace(self.of_rows(rows[drawn]), weight=weight)
+            self._thinned.clear()
+            self._thinned[stride, whole] = part
+        if alpha == part.alpha:
+            return part
+        return replace(part, alpha=alpha, held_out=None, held_rows=None)
 
     def of_rows(self, rows: Tensor) -> Self:  # a mask, indices or a slice
         """Return the problem for these samples, without held-out samples."""
@@ -162,10 +163,6 @@ class Problem:
             return self.no_codes()
         options = dict(positive=self.positive_code, mask=self.mask, certify=False)
         return Codes.of_dense(solve_lasso(atoms, self.x.double(), self.alpha, **options)[0])
-
-    def on_host(self) -> Self:
-        """Return the problem with its data on the CPU."""
-        return replace(self, x=self.x.cpu())
 
     def epoch(
         self, atoms: Tensor, codes: Codes, *, refit: bool = False, turn: int | None = None

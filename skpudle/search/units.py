@@ -42,10 +42,11 @@ from torch import Tensor
 from skpudle._compilation import blocks_of_rows
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import atom_norms
+from skpudle.encoding._unfold import encode
 from skpudle.lasso._solve import lasso_path, solve_lasso
+from skpudle.search import held_out
 from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
-from skpudle.search.held_out import Prediction, hide_in_turn, match_equal_rows, worse
 from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
@@ -59,8 +60,8 @@ _DEARER = 1.5
 _LONG = 3.0
 # At most a tenth are outliers, which is the breakdown point of the deviations; more are the data.
 _MOST = 0.1
-# Quantiles of |e| for normal noise: of a half, and of 1 - _MOST.
-_HALF, _TENTH = 0.6745, 1.645
+# The quantile of 1 - _MOST of |e| for normal noise.
+_TENTH = 1.645
 # The least unpredicted share of the energy of an outlying row, which varies: it is 1.0 to 1.3 on
 # average. Of all suspects together nine tenths are unpredicted: .80 to 2.0 in planted outliers, at
 # most .88 in 9 of 460 random families of clean rows, whose fits without these suspects have 1.1 to
@@ -218,10 +219,6 @@ class Units:
         gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
         return gains.nan_to_num(1.0, 1.0).flatten()
 
-    def as_dict(self):
-        """Return the fields that are not None."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 CENTRED = Units()  # equal noise around zero
 
@@ -236,22 +233,7 @@ def _unit(atoms):
     return atoms / torch.where(norms > 0, norms, 1.0)
 
 
-def _given(known):
-    return None if bool(known.all()) else known
-
-
 # ------------------------------------------------------------------ rows and their atoms
-
-
-def _residuals(x, known, atoms, alpha, positive):  # -> residuals (n, m), numbers of codes (n,)
-    """Return residuals of least squares on the lasso's supports."""
-    residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
-    for rows in blocks_of_rows(len(x), len(atoms)):
-        options = dict(positive=positive, mask=_given(known[rows]))
-        _, (codes,) = lasso_path(atoms, x[rows], [alpha], **options)
-        residuals[rows] = (x[rows] - codes @ atoms) * known[rows]
-        n_codes[rows] = (codes != 0).sum(1).to(x)
-    return residuals, n_codes
 
 
 def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
@@ -264,7 +246,7 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
     n, best = known.sum(1), torch.full_like(x[:, 0], inf)
     variances, free = torch.zeros_like(best), torch.zeros_like(best)
     for factor in _PENALTIES_OF_ROWS:
-        residuals, k = _residuals(x, known, atoms, factor * alpha, positive)
+        residuals, k = held_out.residuals_of(x, known, atoms, factor * alpha, positive)
         squares = residuals.square().sum(1)
         cost = k * (n.clamp_min(1) * len(atoms) ** 2).log()
         criterion = n * squares.clamp_min(1e-300).log() + cost
@@ -284,7 +266,7 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     alpha = min(alpha, float(limit.min()) / _DEARER)
     own = torch.diag(alpha / limit)
     both = torch.cat([atoms, own, -own] if positive else [atoms, own])
-    options = dict(positive=positive, mask=_given(known), certify=False, debias=1.0)
+    options = dict(positive=positive, mask=held_out.gaps_in(known), certify=False, debias=1.0)
     codes, _ = solve_lasso(both, x, alpha, **options)
     errors = codes[:, len(atoms) :].reshape(len(x), -1, len(own)).abs().amax(1)
     return known * (errors * alpha <= limit.square())
@@ -308,8 +290,8 @@ def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIE
     entries that are ``judged``.
     """
     found = x.new_zeros(2 * len(factors), *x.shape)
-    for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
-        options = dict(positive=positive, mask=_given(known[:, seen]))
+    for seen, hidden in held_out.hide_in_turn(torch.arange(x.shape[1])):
+        options = dict(positive=positive, mask=held_out.gaps_in(known[:, seen]))
         alphas = [factor * alpha for factor in factors]
         codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], alphas, **options))
         found[:, :, hidden] = codes @ atoms[:, hidden]
@@ -332,7 +314,7 @@ def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (m,) each, 0 without
 def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
     """Return standard deviations by two quantiles of distances; infinite where most are zero."""
     half, outer = _quantiles(distances, 0.5, 1 - _MOST)
-    found = torch.maximum(half / _HALF, outer / _TENTH)
+    found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _TENTH)
     return torch.where(found > 0, found, inf)
 
 
@@ -353,7 +335,7 @@ def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
     y = torch.where(known > 0, x, torch.nan)
     y = y - _quantiles(y, 0.5)[0] if centres else y
     distances = y.abs() / _deviations(y.abs())
-    of_row = (_quantiles(distances.mT, 0.5)[0] / _HALF).clamp_min(1)
+    of_row = (_quantiles(distances.mT, 0.5)[0] / held_out.MEDIAN_OF_NORMAL).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
     far &= bool(far.sum() <= _MOST * known.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
@@ -379,8 +361,8 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
 def _is_worse(one, other, least=_WORTH):
     """Return whether logarithms of errors are larger on average, by so much and beyond chance."""
     logs = [(errors + 1e-300).log() for errors in (one, other)]
-    predictions = (Prediction(errors, float(errors.sum())) for errors in logs)
-    return float((logs[0] - logs[1]).mean()) > least and worse(*predictions, _SURE)
+    predictions = (held_out.Prediction(errors, float(errors.sum())) for errors in logs)
+    return float((logs[0] - logs[1]).mean()) > least and held_out.worse(*predictions, _SURE)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
@@ -426,7 +408,8 @@ class _Sample:
         weight = None if problem.weight is None else problem.weight.cpu().double()
         rows, weight = draw_rows(n_rows, min(n, max(_ENTRIES // m, 1024)), weight)
         mask = None if problem.mask is None else problem.mask[rows]
-        distinct = match_equal_rows(problem.x[rows], mask).unique()  # judges have no copies
+        # judges have no copies
+        distinct = held_out.match_equal_rows(problem.x[rows], mask).unique()
         rows, self.weight = rows[distinct], None if weight is None else weight[distinct]
         self.unit, self.positive = problem.unit, problem.positive_code
         self.is_large = len(rows) >= max(_LEAST_ROWS, _FEW * n_components)
@@ -456,7 +439,8 @@ class _Sample:
         """Return the problem of some rows with entries that count."""
         rows = self.rows(n or self._n_settle, among)
         weight = None if self.weight is None else self.weight[rows]
-        x, given = self.in_units(rows), dict(mask=_given(self.counts[rows]), weight=weight)
+        x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
+        given = dict(mask=mask, weight=weight)
         return Problem(x, auto_alpha(x, **given), **given, **self._signs)
 
     def mean(self):  # -> (m,), bool
@@ -467,18 +451,30 @@ class _Sample:
         errors = (weight * (self.x - mean).square()).sum(0) / n / self.counts.sum(0).clamp_min(1)
         return mean, float(mean.square().sum()) > _NEAR * float(errors.sum())
 
-    def take_mean(self, asked):
-        """Take the mean as the baseline if it is asked for, or saves codes."""
+    def take_mean(self, asked, n_unfoldings):
+        """Take the mean as the baseline if it is asked for, saves codes, or halves the residuals.
+
+        Residuals are those of a number of unfoldings, which may not reach the codes of a mean.
+        """
         mean, is_far = self.mean()
         if asked == "auto" and is_far and not self.positive and self.is_large:
-            n, alpha, n_codes = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean)), None, []
+            n, alpha = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean)), None
+            n_codes, left = [], []
             for self.centre in (mean, 0 * mean):
                 problem = self.problem(n=n)
                 alpha = problem.alpha if alpha is None else alpha
                 problem = replace(problem, alpha=alpha)
                 epoch = _settle(problem, self.n_components, n_epochs=_BRIEF)
                 n_codes.append(epoch.n_entries / problem.total_weight)
+                if n_unfoldings:
+                    how = dict(alpha=alpha, n_unfoldings=n_unfoldings)
+                    residual = problem.x - encode(epoch.atoms, problem.x, **how) @ epoch.atoms
+                    left.append((residual * self.counts[self.rows(n)]).square().sum(1))
             asked = n_codes[1] - n_codes[0] > _SAVED
+            if n_unfoldings and not asked:
+                # Three unfoldings leave .34 of the variance of digits without a baseline, .12 with
+                # it, and equal shares of sums of positive codes, whose atoms a baseline bends.
+                asked = _is_worse(left[1], left[0], log(2))
         self.centre = mean if asked is True else 0 * mean
 
     def hidden(self, atoms, n_rows=_JUDGES, alpha=None, among=None):  # -> three of (m,)
@@ -490,7 +486,7 @@ class _Sample:
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
         factors = _PENALTIES if alpha is None else (1.0,)
-        alpha = auto_alpha(x, mask=_given(known)) if alpha is None else alpha
+        alpha = auto_alpha(x, mask=held_out.gaps_in(known)) if alpha is None else alpha
         errors, found = _predict(x, known, atoms, alpha, self.positive, factors=factors)
         n, sums = known.sum(0).clamp_min(1), (errors.sum(0), found.square().sum(0))
         n_normal = 3 * sums[0].square() / errors.square().sum(0).clamp_min(1e-300)
@@ -550,7 +546,7 @@ class _Sample:
                 energies = (x.square() * usual).sum(1)
                 known[long] *= (errors <= _UNPREDICTED * energies)[:, None]
             x = self.in_units()
-            limit = _limit(_residuals(x, self.counts, atoms, *how)[0], self.counts)
+            limit = _limit(held_out.residuals_of(x, self.counts, atoms, *how)[0], self.counts)
             self.counts = _usual_entries(x, known, atoms, *how, limit)
             if i < _ROBUST:
                 noise, signal, n = self.hidden(atoms)
@@ -640,7 +636,7 @@ class _Sample:
         return mean + 2 * log(self.unit), variance, float(scales.quantile(_LEAST_SCALE))
 
 
-def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # -> Units
+def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfoldings=None):
     """Learn the baseline, outliers, and the noise that is named, before a search.
 
     Parameters
@@ -655,6 +651,8 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
         "equal", "features", "rows" or "both": which noise is unequal. "auto" and "outliers" look
         for outliers; with "auto" `learn_scales` decides on the noise of features after the search.
         A tensor of shape (n_features,) is the noise of features, of geometric mean 1.
+    n_unfoldings : int, default=None
+        Number of unfoldings of the codes, if they do not converge.
     """
     sample, named = _Sample(problem, n_components), noise if isinstance(noise, str) else None
     if named is None:
@@ -663,13 +661,13 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto"):  # ->
     if named in ("auto", "outliers") and len(sample.x) >= _LEAST_ROWS and bool(sample.x.any()):
         centres = intercept is True or (intercept == "auto" and not sample.positive)
         suspects = sample.find_suspects(n_components, centres=centres)
-    sample.take_mean(intercept)
+    sample.take_mean(intercept, n_unfoldings)
     if suspects is not None:
         units = sample.separate(*suspects) if sample.are_outliers(*suspects) else None
         if units is not None:
             return units
         sample.scale, sample.counts = torch.ones_like(sample.scale), sample.known
-        sample.take_mean(intercept)
+        sample.take_mean(intercept, n_unfoldings)
     if named in ("features", "rows", "both") and len(sample.x) > 1:
         return sample.learn_noise(noise)
     return sample.units()
@@ -696,7 +694,8 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     atoms, alpha, rows = atoms.cpu().double(), alpha / sample.unit, sample.rows(_SCREENED)
     noise, signal, n = sample.hidden(atoms, _SCREENED, alpha)
     given = sample.in_units(rows), sample.counts[rows], atoms, alpha, sample.positive
-    residual = _residuals(*given)[0].square().sum(0) / sample.counts[rows].sum(0).clamp_min(1)
+    squares = held_out.residuals_of(*given)[0].square().sum(0)
+    residual = squares / sample.counts[rows].sum(0).clamp_min(1)
     if residual.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
         return units
     return units if sample.learn_features(atoms) is None else sample.units()
@@ -716,7 +715,7 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     sample.enter(units)
     unit, counts = sample.unit, sample.counts
     given = sample.in_units(), counts, atoms, alpha / unit, sample.positive
-    residuals, _ = _residuals(*given)
+    residuals, _ = held_out.residuals_of(*given)
     changes = dict(atoms=atoms)
     if units.intercept is not None:
         weights = sample.weigh(counts / sample.row_scale.square())

@@ -5,13 +5,12 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data
 
 
 @pytest.fixture(scope="module")
 def rows():
-    rng = np.random.default_rng(0)
-    codes = rng.standard_normal((400, 10)) * (rng.random((400, 10)) < 0.2)
-    return codes @ rng.standard_normal((10, 12)) + 0.05 * rng.standard_normal((400, 12))
+    return make_dictionary_data(400, 12, 10, 2, snr_db=30, random_state=0)[0]
 
 
 def test_a_fit_says_its_decisions(rows):

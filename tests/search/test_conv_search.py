@@ -1,5 +1,7 @@
 """The search for atoms with positions: its codes, its statistics, its moves, what it finds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search.find import search_above_noise
+from skpudle.search._maps import search_above_noise
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -29,7 +31,8 @@ def problem_of(generator, shapes, *, alpha=0.8, **options):
     x, d = draw(generator, *images), project_atoms(draw(generator, *atoms))
     if x.ndim == 3:
         x, d, stride = x[:, :, None], d[:, :, None], (1, *stride)
-    return ConvProblem(x, tuple(d.shape[2:]), tuple(stride), alpha, **options), d
+    sizes = dict(kernel=tuple(d.shape[2:]), stride=tuple(stride))
+    return ConvProblem(x, alpha, **sizes, **options), d
 
 
 def solved(problem, atoms):
@@ -59,7 +62,7 @@ def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, gene
     """The new atoms are unit, and by naive synthesis the error of the codes falls."""
     problem, atoms = problem_of(generator, shapes)
     mask = (draw(generator, *problem.x.shape) > -0.5).double() if masked else None
-    problem = ConvProblem(problem.x, problem.kernel, problem.stride, 0.8, mask=mask)
+    problem = replace(problem, alpha=0.8, mask=mask)
     epoch = solved(problem, atoms)
     z = dense(problem, epoch.codes, len(atoms))
 
@@ -76,9 +79,7 @@ def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, gene
 
 
 def dense(problem, codes, n_atoms):
-    z = torch.zeros(len(problem.x), n_atoms * np.prod(problem.positions), dtype=torch.float64)
-    for row, count, index, value in zip(z, codes.count, codes.index, codes.value, strict=True):
-        row[index[:count].long()] = value[:count]
+    z = codes.dense(n_atoms * problem.n_positions)
     return z.unflatten(1, (n_atoms, *problem.positions))
 
 
@@ -93,7 +94,7 @@ def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place
     for image in z:
         image[:, 0, 15::25] = 1 + draw(generator, 4, 2).abs()
     x = ConvDictionary(atoms).synthesis(z) + 0.01 * draw(generator, 4, 1, 1, 60)
-    problem = ConvProblem(x, (1, 8), (1, 1), 0.1)
+    problem = ConvProblem(x, 0.1, kernel=(1, 8))
     epoch = solved(problem, atoms)
     before, codes = epoch._residual.copy(), dense(problem, epoch.codes, 4)
     cost, _ = epoch.costs()
@@ -118,7 +119,7 @@ def test_planted_shapes_are_found(seed):
         for shape in (*shapes, *shapes):
             start = rng.integers(177)
             trace[start : start + 24] += rng.uniform(0.5, 1.5) * shape
-    problem = ConvProblem(torch.as_tensor(x)[:, None, None], (1, 24), (1, 1), 0.1)
+    problem = ConvProblem(torch.as_tensor(x)[:, None, None], 0.1, kernel=(1, 24))
     starts = rng.integers(177, size=4)
     first = np.stack([x[i, a : a + 24] for i, a in enumerate(starts)])
     atoms = search(problem, torch.as_tensor(first)[:, None, None]).atoms[:, 0, 0].numpy()
@@ -137,12 +138,12 @@ def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
     for t in range(1, 120):  # an autoregression
         slow[..., t] += 0.9 * slow[..., t - 1]
     atoms = project_atoms(draw(generator, 2, 1, 1, 12))
-    problem = ConvProblem(slow, (1, 12), (1, 1), 5.0, positive_code=True)
+    problem = ConvProblem(slow, 5.0, positive_code=True, kernel=(1, 12))
     state = search(problem, atoms)
     again, found = search_above_noise(problem, atoms, state)
     assert again.alpha > 1.25 * problem.alpha
     assert found.alpha == again.alpha
     assert found.is_done
-    enough = ConvProblem(slow, (1, 12), (1, 1), 1e3)
+    enough = ConvProblem(slow, 1e3, kernel=(1, 12))
     state = search(enough, atoms)
     assert search_above_noise(enough, atoms, state) == (enough, state)

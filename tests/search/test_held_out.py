@@ -239,7 +239,7 @@ def pictures(n=4, size=(14, 12), *, masked=False, positive=False):
     x = ConvDictionary(atoms, 1).synthesis(z)
     x = x + 0.05 * torch.randn(x.shape, **options)
     mask = gaps_in(x, 0.1) if masked else None
-    return ConvProblem(x, (3, 3), (1, 1), 0.3, positive, mask=mask), atoms
+    return ConvProblem(x, 0.3, positive, mask=mask, kernel=(3, 3)), atoms
 
 
 @pytest.mark.parametrize("positive", [False, True])

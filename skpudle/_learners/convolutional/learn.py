@@ -33,7 +33,7 @@ from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
 from skpudle.search._epoch import spread_rows
 from skpudle.search.choose import SizePath, best_coding, judged, try_sizes
 from skpudle.search.descend import descend, exhaust, refit_atoms
-from skpudle.search.find import PenaltyPath, find_atoms, penalty_path, search_above_noise
+from skpudle.search.find import PenaltyPath, find_atoms, penalty_path
 from skpudle.search.held_out import hold_out
 
 # Places of an atom, along the last axis of an image, with correlations in memory at a time.
@@ -109,7 +109,9 @@ class TrainingImages:
         unit = unit_of(float(x.square().mean()) * prod(self.kernel))
         sizes = (*flat, *self.kernel), (*flat, *self.stride)
         how = dict(mask=masks, unit=unit)
-        return ConvProblem(as_pictures(x / unit), *sizes, alpha / unit, positive_code, **how)
+        kernel, stride = sizes
+        how |= dict(kernel=kernel, stride=stride)
+        return ConvProblem(as_pictures(x / unit), alpha / unit, positive_code, **how)
 
 
 # ---------------------------------------------------------------------------- first atoms, penalty
@@ -424,7 +426,7 @@ def learn(data, given, generator, start=None) -> Iterator[Fitted]:
         yield with_search(problem, found)
     losses = found.losses
     if is_auto and data.masks is None and len(data.kernel) == 1:
-        problem, found = search_above_noise(problem, start, found)
+        problem, found = _maps.search_above_noise(problem, start, found)
     fitted = replace(with_search(problem, found), losses=losses, note="penalty of codes")
     if rank is not None:
         rows = spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
