@@ -14,7 +14,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2641,
+    ".": 2636,
     "_data": 873,
     "_denoiser": 581,
     "_fit": 1228,
@@ -22,11 +22,11 @@ BUDGET = {
     "_nmf": 673,
     "_operators": 254,
     "encoding": 1101,
-    "inspection": 530,
+    "inspection": 529,
     "lasso": 1056,
     "pretrained": 63,
     "search": 2835,
-    "all of the package": 14271,
+    "all of the package": 14265,
     "tests": 13738,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
