@@ -283,7 +283,13 @@ class RowPhases:
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
         if mixes and not fixed:
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
-        return held_out.hold_out(problem, fixed=fixed, mixes=mixes, learn=not self._in_parts)
+        how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
+        if noise.norm is not None:
+            # A row that is outlying by half has most of the held-out error. Without rows beyond
+            # twice the median norm the error of fits with 5 % of rows of 3.5 times the norm falls
+            # from .60 to .26 of the noise, in the mean of six draws.
+            how["largest"] = (2 * noise.norm / problem.unit) ** 2
+        return held_out.hold_out(problem, **how)
 
     def rows_of(self, fitted, atoms):  # -> rows of parameters
         """Return the rows of the record with other atoms."""

@@ -491,7 +491,7 @@ def count_codings(problem):
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 
-def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
+def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  # -> Problem
     """Hold out rows of a problem, which choose the penalty of its search.
 
     Parameters
@@ -505,6 +505,8 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     learn : bool, default=True
         Whether the atoms adapt to the held-out rows in the end. Otherwise the problem goes on
         without them.
+    largest : float, default=None
+        Largest mean square of the known entries of a row that is held out.
 
     Returns
     -------
@@ -515,6 +517,9 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True):  # -> Problem
     """
     first = match_equal_rows(problem.x, problem.mask)
     distinct = first.unique()
+    if largest is not None:
+        n_known = problem.x.shape[1] if problem.mask is None else problem.mask.sum(1)
+        distinct = distinct[(problem.squares <= largest * n_known)[distinct]]
     n, n_features = len(distinct), problem.x.shape[1:].numel()
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
     n_codings = None

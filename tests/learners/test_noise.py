@@ -603,3 +603,21 @@ def test_few_unfoldings_of_digits_have_a_baseline_that_converged_codes_need_not(
     residual = test - learner.inverse_transform(learner.transform(test))  # .34 without a baseline
     assert np.square(residual).sum() < 0.2 * np.square(test - train.mean(0)).sum()
     assert PUDLEDictionaryLearning(30, random_state=0).fit(train).intercept_ == 0.0
+
+
+def test_rows_that_are_outlying_by_half_choose_no_penalty():
+    rng = np.random.default_rng(1006)
+    atoms = rng.standard_normal((30, 20))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((4000, 30))
+    for code in codes:
+        code[rng.choice(30, 2, replace=False)] = rng.standard_normal(2)
+    clean = codes @ atoms
+    noise = 0.1 * clean.std()
+    X = clean + noise * rng.standard_normal(clean.shape)
+    outlying = rng.random(2666) < 0.05
+    spread = 3.5 * np.sqrt(np.square(X[:2666]).mean())
+    X[:2666][outlying] = spread * rng.standard_normal((outlying.sum(), 20))
+    learner = PUDLEDictionaryLearning(30, random_state=6).fit(X[:2666])
+    residual = learner.inverse_transform(learner.transform(X[2666:])) - clean[2666:]
+    assert np.square(residual / noise).mean() < 0.35  # 1.2 if all rows choose
