@@ -17,6 +17,7 @@ References
    11, 1985.
 """
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from skpudle._data.arrays import check_rows, split_missing, to_numpy, to_tensor, unpacked
 from skpudle._data.batches import Samples, draw_order, send
+from skpudle._data.foreign import users_level
 
 # Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
@@ -393,6 +395,12 @@ class Stream(InMemory):
             yield where, rows
         if number < 0:
             raise _nothing()
+        if number + 1 == length and next(batches, self) is not self:
+            warnings.warn(
+                f"X has the length {length} and yields more batches, which are left out. Let "
+                "__len__ return the number of all batches of a stream with an end.",
+                stacklevel=users_level(),
+            )
 
     def _read(self):  # yields (n, n_features)
         n_rows = 0

@@ -487,6 +487,14 @@ def test_a_length_that_is_too_large_changes_nothing(learner, X):
         assert found.n_samples_seen_ == 70
 
 
+def test_a_length_that_is_too_small_is_told(X):
+    parts = in_batches(X).parts
+    for learner in (make_learner(), PUDLEDictionaryLearning(8, random_state=0)):
+        with pytest.warns(UserWarning, match="length 3 and yields more batches"):
+            clone(learner).fit(Sized(parts, 3))
+        assert clone(learner).fit(Sized(parts, len(parts))).n_samples_seen_ == 70
+
+
 class Shrinking:
     """A table that is cut after some slices."""
 
@@ -599,7 +607,8 @@ class SizedEndless(Sized):
 
 
 def test_an_endless_stream_says_how_long_an_epoch_is(X):
-    learner = make_learner(max_iter=3).fit(SizedEndless([X], 5))
+    with pytest.warns(UserWarning, match="length 5 and yields more batches.*__len__"):
+        learner = make_learner(max_iter=3).fit(SizedEndless([X], 5))
     assert learner.n_steps_ == 3 * -(-5 * 70 // 16)
 
 
