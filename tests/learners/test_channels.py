@@ -64,6 +64,21 @@ def test_atoms_of_every_fit_are_products(options):
     assert_products(learner)
 
 
+def test_a_source_is_not_found_twice():
+    """A first search explains the events of one source by two shifted copies."""
+    rng, time = np.random.default_rng(6), np.arange(40)
+    waves = np.sin(2 * np.pi * time / 13) * np.hanning(40), np.exp(-(((time - 10) / 3) ** 2))
+    waves[1][:] -= 0.5 * np.exp(-(((time - 24) / 6) ** 2))
+    maps, recordings = rng.normal(size=(2, 6)), 0.1 * rng.normal(size=(8, 6, 400))
+    for recording in recordings:
+        for start in range(0, 390, 65):
+            place, k = start + rng.integers(20), start // 65 % 2
+            recording[:, place : place + 40] += rng.uniform(0.7, 1.3) * np.outer(maps[k], waves[k])
+    learner = learner_of(atom_shape=40, channels_first=True, positive_code=False).fit(recordings)
+    cosines = np.abs(learner.spatial_components_ @ maps.T) / np.linalg.norm(maps, axis=1)
+    assert cosines.max(0).min() > 0.95
+
+
 # ---------------------------------------------------------------- axes
 
 

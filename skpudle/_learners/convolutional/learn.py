@@ -388,15 +388,19 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
             note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
             record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
             yield dict(record)
-    is_raised = is_auto and data.masks is None and len(data.kernel) == 1
-    level = _maps.noise_level if is_raised else None
-    for found in find_atoms(hold_out(problem, fixed=not is_auto), start, level):
-        unit, losses = found.problem.unit, found.losses
-        note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
-        record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
-        record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
-        record["penalty_path_"] = as_arrays(penalty_path(found.problem, found.path, unit))
-        yield dict(record)
+    is_signal, now = len(data.kernel) == 1, hold_out(problem, fixed=not is_auto)
+    level = _maps.noise_level if is_auto and data.masks is None and is_signal else None
+    for is_last in (not is_signal, True):
+        for found in find_atoms(now, start, level):
+            unit, losses = found.problem.unit, found.losses
+            note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
+            record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
+            record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
+            record["penalty_path_"] = as_arrays(penalty_path(found.problem, found.path, unit))
+            yield dict(record)
+        now, start = found.problem, None if is_last else _without_twin(found, generator)
+        if start is None:
+            break
     if rank is not None:
         rows = spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
         part = replace(problem.of_rows(rows), alpha=found.alpha)
@@ -410,6 +414,24 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
     record["note"] = "penalty of codes"
     yield dict(record)
     return record
+
+
+def _without_twin(found, generator):  # -> (n_components, n_channels, height, width) or None
+    """Return the atoms of a stuck search, with an unexplained patch in place of a shifted copy.
+
+    Two atoms that share the events of one source are no local minimum of moves and splits if the
+    events of another source are elsewhere. Without shifted copies return None.
+    """
+    atoms, problem = found.atoms.clone(), found.problem
+    ends = [k - 1 for k in reversed(problem.kernel) for _ in range(2)]
+    alike = ConvDictionary(atoms).analysis(torch.nn.functional.pad(atoms, ends)).flatten(2)
+    alike = (alike if problem.positive_code else alike.abs()).amax(2).triu(1).amax(0)
+    twin = int(alike.argmax())
+    if alike[twin] < 0.95:
+        return None
+    residuals = list(torch.as_tensor(found.coded.residuals()))
+    atoms[twin] = draw_patches(residuals, 1, problem.kernel, generator)[0]
+    return atoms
 
 
 def _choose_codes(given, found):  # -> dict
