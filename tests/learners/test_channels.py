@@ -26,8 +26,8 @@ def planted(n_channels=6, noise=0.05, seed=0):
 
 
 def learner_of(n_components=2, **options):
-    known = dict(atom_shape=LENGTH, rank=1, positive_code=True, random_state=0) | options
-    return ConvPUDLEDictionaryLearning(n_components, **known)
+    known = dict(atom_shape=LENGTH, rank=1, positive_code=True, random_state=0)
+    return ConvPUDLEDictionaryLearning(n_components, **known | options)
 
 
 def assert_products(learner):
@@ -104,7 +104,6 @@ def test_one_recording_has_channels_and_times():
     np.testing.assert_array_equal(learner.components_, expected.components_)
     codes = learner.transform(recording)
     np.testing.assert_array_equal(codes, expected.transform(signals[:1])[0])
-    assert learner.transform(torch.as_tensor(recording)).shape == codes.shape
 
 
 def test_pictures_may_have_their_channels_first():
