@@ -15,19 +15,19 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 2653,
-    "_data": 905,
+    "_data": 873,
     "_denoiser": 581,
     "_fit": 1228,
     "_learners": 2436,
     "_nmf": 673,
     "_operators": 254,
-    "encoding": 1096,
+    "encoding": 1095,
     "inspection": 530,
-    "lasso": 1094,
+    "lasso": 1068,
     "pretrained": 63,
     "search": 2835,
-    "all of the package": 14348,
-    "tests": 13869,
+    "all of the package": 14289,
+    "tests": 13862,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
