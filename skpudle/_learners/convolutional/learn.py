@@ -422,7 +422,7 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
     twin = int(alike.argmax())
     if alike[twin] < 0.95:
         return None
-    residuals = [torch.as_tensor(found.coded.residuals())]
+    residuals = [to_tensor(found.coded.residuals())]
     atoms[twin] = draw_patches(residuals, 1, problem.kernel, generator)[0]
     return atoms
 
