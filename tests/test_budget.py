@@ -15,19 +15,19 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 2632,
-    "_data": 873,
+    "_data": 881,
     "_denoiser": 576,
     "_fit": 1225,
-    "_learners": 2441,
+    "_learners": 2444,
     "_nmf": 673,
     "_operators": 254,
     "encoding": 1101,
     "inspection": 529,
     "lasso": 1056,
     "pretrained": 63,
-    "search": 2834,
-    "all of the package": 14257,
-    "tests": 13753,
+    "search": 2837,
+    "all of the package": 14271,
+    "tests": 13776,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
