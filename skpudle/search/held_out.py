@@ -214,7 +214,7 @@ class HeldOut:
     places : tuple of int
         The smallest and largest penalty of codes, as powers of ``2 ** 0.5`` in units of ``alpha``.
     smallest, largest : float
-        The smallest and largest penalty of a search, in units of ``alpha``.
+        The smallest and largest penalty of a search, in units of ``alpha``; 1 if it is given.
     mean_square : float
         The mean square of known entries.
     n_known, n_hidden : float
@@ -231,6 +231,8 @@ class HeldOut:
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
         self.alpha, self.total, self.fixed, self.mixes = problem.alpha, problem.total, fixed, mixes
+        if fixed:
+            self.smallest = self.largest = 1.0
         self._of, self._sums = torch.empty(0), {}
         self._hide(problem, n_codings)
 

@@ -45,7 +45,7 @@ from skpudle._operators._atoms import atom_norms
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search import held_out
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.descend import SETTLES, descend, exhaust, first_stride, play_rounds, settle
 from skpudle.search.problem import Problem, auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
@@ -89,9 +89,9 @@ _ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 # Least rows, and rows for each atom, that decide. Atoms of fewer rows do not predict, and all harm
 # among 160 families of clean rows came from families with 0.7 to 2.5 rows for an atom.
 _LEAST_ROWS, _FEW = 60, 4
-# Epochs in which atoms settle, and settle again; rounds of outliers, of features and of rows; the
+# Epochs in which atoms settle again; rounds of outliers, of features and of rows; the
 # change that ends rounds.
-_SETTLES, _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 100, 8, 4, 8, 3, 0.05
+_AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 8, 4, 8, 3, 0.05
 # Factors on the penalty of codes that predict hidden entries.
 _PENALTIES = 2.0, 1.0, 0.5
 # Factors on the penalty of codes whose residuals are the noise of a row. With the first alone quiet
@@ -376,7 +376,7 @@ def _differs(noise, signal, n):  # (m,) each -> bool
 # ------------------------------------------------------------------ learning
 
 
-def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
+def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
     """Return the epoch of atoms that have settled, by default from the same rows for all seeds."""
     if atoms is None:  # in some of the rows, and then in all of them
         n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
@@ -390,7 +390,7 @@ def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
 
 def _find_missing(problem, atoms):  # -> atoms
     """Return atoms after the rounds of a search, which find missing ones."""
-    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
+    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms))))
     return exhaust(play_rounds(settled)).atoms
 
 
