@@ -244,8 +244,9 @@ class Coded:
         energy = torch.einsum("jf,jf->j", image, direction)
         return energy, project_atoms(image).view_as(self.atoms)
 
+    @cached_property
     def costs(self):  # -> (p,), (p, n)
-        """Return the rise of the objective without each atom, and the atoms that take over most."""
+        """The rise of the objective without each atom, and the atoms that take over most."""
         cost, taken_over, near = self._removals()
         cost, taken_over = self.problem.total(cost, taken_over)
         return cost, near.gather(1, taken_over.topk(min(HEIRS, near.shape[1])).indices)
