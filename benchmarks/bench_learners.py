@@ -4,21 +4,22 @@
     python benchmarks/bench_learners.py --only digits faces  # these again
 
 Data are real, from installed packages (nothing is downloaded), or of the generative model. Each is
-fitted by every learner in one process, at its defaults. SPAMS, SPORCO and methods named "cd", which
-need a penalty, get the automatic one of `PUDLEDictionaryLearning`: the common alpha. Nothing is
-tuned for a data set. All dictionaries, with atoms of unit norm, are then evaluated alike on
-held-out rows: by the lasso at the common alpha (solved exactly), and by the variance that few atoms
-explain, chosen by scikit-learn's orthogonal matching pursuit (OMP). A data set is stored when all
-learners are through, so that its times are of one run.
+fitted by every learner in one process, at its defaults, for at most a minute of the processor.
+SPAMS, SPORCO and methods named "cd", which need a penalty, get the automatic one of
+`PUDLEDictionaryLearning`: the common alpha. Nothing is tuned for a data set. All dictionaries, with
+atoms of unit norm, are then evaluated alike on held-out rows: by the lasso at the common alpha
+(solved exactly), and by the variance that few atoms explain, chosen by scikit-learn's orthogonal
+matching pursuit (OMP). A data set is stored when all learners are through, so that its times are of
+one run.
 """
 
+import signal
 import warnings
 from functools import partial
 
 import numpy as np
 import torch
-from common import Report, halves, parse, spams_atoms, unit
-from common import perf_timed as timed
+from common import Report, halves, parse, spams_atoms, timed, unit
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images, load_wine
 from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
@@ -37,6 +38,8 @@ from skpudle.search import Problem, search
 N_PATCHES, N_HELD_OUT = 10_000, 2000
 # rows in which to count atoms that the lasso never uses
 N_COUNTED = 5000
+# of the processor, of a fit: a learner that takes longer has no entry
+LIMIT_SECONDS = 60
 
 
 # ---------------------------------------------------------------------------- data
@@ -235,13 +238,28 @@ LEARNERS = {  # the first one chooses the common alpha
 }
 
 
+def stop(*of_signal):
+    raise TimeoutError(f"stopped after {LIMIT_SECONDS} s")
+
+
 def timed_fit(learner, X):
-    """Return a fitted learner and the time, without compilation and imports."""
+    """Return a fitted learner and the time, without compilation and imports.
+
+    Raises
+    ------
+    TimeoutError
+        If the fit has taken `LIMIT_SECONDS` of the processor.
+    """
     first = clone(learner)
     if "max_iter" in learner.get_params():
         first.set_params(max_iter=1)
     first.fit(X[: 2 * learner.n_components])
-    return timed(learner.fit, X)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_SECONDS)
+    try:
+        return timed(learner.fit, X)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 # ---------------------------------------------------------------------------- judgement

@@ -6,33 +6,22 @@ and left out of the median. This is consensus NMF, with an assignment instead of
 of one replicate never fall into one cluster, and signs are free.
 """
 
-import warnings
 from numbers import Integral
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    MetaEstimatorMixin,
-    TransformerMixin,
-    clone,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import (
-    _check_method_params,
-    _estimator_has,
-    _num_samples,
-    check_is_fitted,
-)
+from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import explain_names, fit_context, users_level
+from skpudle._data.foreign import explain_names, fit_context
+from skpudle._fit.messages import warn
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 
@@ -119,9 +108,7 @@ def _find_consensus(replicates):
     return medoid, reference, indices, dense, _measure_agreement(aligned)
 
 
-class ConsensusDictionary(
-    ClassNamePrefixFeaturesOutMixin, MetaEstimatorMixin, TransformerMixin, BaseEstimator
-):
+class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
     By default `fit` makes 20 replicates from different seeds, matches their atoms up to order and
@@ -275,11 +262,10 @@ class ConsensusDictionary(
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
-            warnings.warn(
+            warn(
                 f"All replicates of {type(self.estimator).__name__} are the same, so their "
                 "agreement means little: its fit does not depend on random_state. Pass "
-                "resample='bootstrap'.",
-                stacklevel=users_level(),
+                "resample='bootstrap'."
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]
@@ -300,7 +286,7 @@ class ConsensusDictionary(
     def _draw_rows(self, X, random_state):  # -> rows of a replicate, None for all
         if self.resample == "seeds":
             return None
-        n = _num_samples(X)
+        n = np.shape(X)[0]
         if self.resample == "bootstrap":
             return random_state.randint(n, size=n)
         return random_state.permutation(n)[: (n + 1) // 2]

@@ -39,6 +39,12 @@ def normal(generator, *shape):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+def unit(generator, *shape):
+    """Return rows, or atoms of more axes, of norm 1."""
+    rows = normal(generator, *shape)
+    return torch.nn.functional.normalize(rows.flatten(1)).view(shape)
+
+
 def make_mask(generator, x):
     return (torch.rand(x.shape, generator=generator) < 0.7).to(x.dtype)
 

@@ -1,11 +1,20 @@
 """Small learners and data, and how to compare what they hold."""
 
+import signal
 from functools import partial
 
 import numpy as np
 import torch
+from sklearn.callback import FitCallback
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import (
+    CountDictionaryLearning,
+    NOODLDictionaryLearning,
+    PoissonNMF,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    PUDLERegressor,
+)
 from skpudle.encoding import encode
 
 GRADIENTS = ["dec", "ae-lasso", "ae-ls"]
@@ -27,6 +36,50 @@ VARIANTS = {
 ABSURD = dict(optimizer=partial(torch.optim.SGD, weight_decay=1e300), learning_rate=1e300)
 
 
+_TRAINED = dict(dict_init="data", n_unfoldings=10, max_iter=2, tol=None)
+_TAUGHT = dict(max_iter=2, tol=None)
+KINDS = {  # class, and parameters that make it small
+    "search": (PUDLEDictionaryLearning, {}),
+    "positive": (PUDLEDictionaryLearning, dict(positive_code=True)),
+    "split signs": (PUDLEDictionaryLearning, dict(positive_code=True, split_sign=True)),
+    "lasso": (PUDLEDictionaryLearning, _TRAINED | dict(gradient="ae-ls", n_unfoldings=None)),
+    "lasso of unfolded": (PUDLEDictionaryLearning, _TRAINED | dict(transform_algorithm="lasso")),
+    "unfolded": (PUDLEDictionaryLearning, _TRAINED | dict(gradient="ae-ls", split_sign=True)),
+    "dec": (PUDLEDictionaryLearning, _TRAINED | dict(gradient="dec", batch_size=16)),
+    "surrogate": (
+        PUDLEDictionaryLearning, _TRAINED | dict(gradient="ae-lasso", optimizer="surrogate")
+    ),
+    "hard": (PUDLEDictionaryLearning, _TRAINED | dict(shrinkage="hard")),
+    "decay": (PUDLEDictionaryLearning, _TRAINED | dict(lambda_decay=0.95)),
+    "omp": (
+        PUDLEDictionaryLearning, dict(transform_algorithm="omp", transform_n_nonzero_coefs=3)
+    ),
+    "omp to a tolerance": (
+        PUDLEDictionaryLearning,
+        dict(transform_algorithm="omp", transform_alpha=0.1, positive_code=True),
+    ),
+    "noodl": (NOODLDictionaryLearning, _TRAINED | dict(initial_threshold=0.1)),
+    "poisson": (CountDictionaryLearning, _TRAINED),
+    "binomial": (CountDictionaryLearning, _TRAINED | dict(loss="binomial", n_trials=30)),
+    "counts that add": (PoissonNMF, dict(max_iter=20, tol=None)),
+    "encoder": (
+        PUDLEDictionaryLearning, dict(separate_atoms="unfolding", n_unfoldings=3, max_iter=2)
+    ),
+    "encoder, one analysis": (
+        PUDLEDictionaryLearning, dict(separate_atoms=True, split_sign=True, max_iter=2)
+    ),
+    "classifier": (PUDLEClassifier, _TAUGHT),
+    "unsupervised classifier": (PUDLEClassifier, dict(supervision=0)),
+    "regressor": (PUDLERegressor, _TAUGHT),
+}  # fmt: skip
+
+
+def learner_of(name, n_components=6, **params):
+    """Return a small learner of a kind."""
+    kind, own = KINDS[name]
+    return kind(n_components, random_state=0, **own | params)
+
+
 def make(**params):
     """Return a small learner that trains for a fixed number of epochs."""
     small = dict(n_components=6, n_unfoldings=8, max_iter=4, tol=None, random_state=0)
@@ -42,6 +95,33 @@ def make_data(seed=0, n_samples=60, n_features=8, n_components=6):
     codes = rng.normal(size=(n_samples, n_components))
     codes *= rng.random(codes.shape) < 0.4
     return codes @ atoms + 0.01 * rng.normal(size=(n_samples, n_features)), atoms
+
+
+class Batches:
+    """Batches that can be iterated again, and nothing else; rows are cut into them."""
+
+    def __init__(self, X, batch_size=16):
+        rows = getattr(X, "iloc", X)
+        self.parts = [rows[i : i + batch_size] for i in range(0, len(X), batch_size)]
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+class EndsTheFit(FitCallback):
+    """A callback that acts after some tasks of a name, and keeps the atoms of each."""
+
+    def __init__(self, name, n_tasks=1, act=lambda: True):
+        self.name, self.n_tasks, self.act, self.seen = name, n_tasks, act, []
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if context.task_name == self.name:
+            self.seen.append(getattr(fitted_estimator, "components_", None))
+            return len(self.seen) == self.n_tasks and self.act()
 
 
 def perturbed(atoms, size=0.3, seed=1):

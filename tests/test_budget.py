@@ -14,20 +14,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2677,
+    ".": 2663,
     "_data": 909,
     "_denoiser": 595,
-    "_fit": 1258,
-    "_learners": 2533,
-    "_nmf": 729,
+    "_fit": 1259,
+    "_learners": 2513,
+    "_nmf": 674,
     "_operators": 259,
-    "encoding": 1139,
-    "inspection": 544,
+    "encoding": 1096,
+    "inspection": 543,
     "lasso": 1094,
     "pretrained": 70,
-    "search": 2826,
-    "all of the package": 14633,
-    "tests": 14398,
+    "search": 2834,
+    "all of the package": 14509,
+    "tests": 13874,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

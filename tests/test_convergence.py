@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from convergence import code_convergence, gradient_convergence, lasso_dictionary
-from sklearn.decomposition import sparse_encode
 
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 
@@ -116,21 +115,3 @@ def test_ae_lasso_ends_nearest_to_the_gradient_of_the_minimiser():
 
 
 # ---------------------------------------------------------------- the diagnostics
-
-
-@pytest.mark.draws_from_numpy
-def test_lasso_dictionary_is_a_minimiser():
-    """No small change of the dictionary lowers the lasso risk, and its codes solve the lasso."""
-    x, truth, _ = make_dictionary_data(200, 12, 16, 2, sign="sample", random_state=0)
-    best = lasso_dictionary(x, truth, alpha=ALPHA)
-
-    def risk(atoms):
-        z = sparse_encode(x, atoms, algorithm="lasso_cd", alpha=ALPHA, max_iter=10_000)
-        return 0.5 * np.square(x - z @ atoms).sum() + ALPHA * np.abs(z).sum()
-
-    value = 0.5 * np.square(x - best.code @ best.components).sum() + ALPHA * np.abs(best.code).sum()
-    np.testing.assert_allclose(value, risk(best.components), rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(best.components, axis=1), 1)
-    assert value < risk(truth)
-    for seed in range(5):
-        assert value < risk(unit_rows(perturb_dictionary(best.components, 0.05, random_state=seed)))

@@ -24,7 +24,6 @@ from skpudle import (
     DictionaryImputer,
     PoissonNMF,
     PUDLEDictionaryLearning,
-    images,
     metrics,
 )
 from skpudle._data.foreign import COUNTERPARTS
@@ -77,10 +76,6 @@ def table(**columns):
     return pd.DataFrame(rows()).add_prefix("f").assign(**columns)
 
 
-def damaged():
-    return np.arange(grey().size).reshape(grey().shape) % 7 == 0
-
-
 def fit(data, n_components=4, **params):
     return PUDLEDictionaryLearning(n_components, random_state=0, **params).fit(data)
 
@@ -103,11 +98,6 @@ REFUSED = {
         "64 images of one line of 80 pixels",
         r"\[image\]",
     ),
-    "one picture with colours without a list": (
-        lambda: Conv(4).fit(photograph()),
-        r"shape \(64, 80, 3\)",
-        r"\[image\]",
-    ),
     "one number for atoms of pictures": (
         lambda: Conv(4, atom_shape=8).fit([grey() / 255]),
         "64 samples and 80 channels",
@@ -118,17 +108,11 @@ REFUSED = {
         r"\(70, 70\) are larger than an image of the size \(64, 80\)",
         "smaller atom_shape",
     ),
-    "atoms longer than signals": (
-        lambda: Conv(4, atom_shape=31).fit(brain(30, 2)),
-        r"\(31,\) are larger than an image of the size \(30,\)",
-        "smaller atom_shape",
-    ),
     "pictures with colours for atoms of signals": (
         lambda: Conv(4, atom_shape=9).fit([photograph()]),
         "Images of 1 axes are expected",
         "pass an array or a list of such images",
     ),
-    "inpainting of nothing": (lambda: images.inpaint(grey()), "No pixel is missing", "Pass mask"),
     "an unknown denoiser": (
         lambda: load_denoiser("gaussian-colour"),
         "'gaussian-colour'",
@@ -267,10 +251,3 @@ def test_measures_take_learners():
         measure = getattr(metrics, name)
         expected = measure(ours.components_, other.components_)
         np.testing.assert_array_equal(measure(ours, other), expected)
-
-
-def test_the_mask_of_inpaint_is_second():
-    expected = images.inpaint(np.where(damaged(), np.nan, grey() / 255), n_iter=2)
-    found = images.inpaint(grey() / 255, damaged(), n_iter=2)
-    np.testing.assert_array_equal(found, expected)
-    assert not np.array_equal(found, grey() / 255)

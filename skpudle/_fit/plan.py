@@ -169,6 +169,7 @@ class Plan(Codes):
         given = self.given
         self.searches = isinstance(given.dict_init, str) and given.dict_init == "search"
         noise, baseline = given.noise, given.fit_intercept
+        baseline = baseline if baseline == "auto" else bool(baseline)  # also of numpy's booleans
         noise = noise if isinstance(noise, str) else _noise_of_features(noise)
         refuse(
             given.n_components == "auto" and not self.searches,

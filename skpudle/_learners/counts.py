@@ -1,5 +1,9 @@
 """Dictionaries of counts and fractions: `CountDictionaryLearning`.
 
+Counts may have exposures, factors of the expectations of rows. They are the ``target`` of samples,
+what a learner knows beside the counts. Counts of an exposure ``e`` have the deviance of their
+rates, ``x / e``, times ``e``, whether effects add or multiply (`skpudle.PoissonNMF`).
+
 The search works on stabilised counts, which have a variance of about 1, less the stabilised
 baseline. Their lasso is close to the penalised likelihood if counts are not too small. Training
 then minimises the likelihood itself: rows of parameters are the atoms, and the baseline.
@@ -13,21 +17,25 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.arrays import host_array, to_numpy, to_tensor, wide
 from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.sources import open_source, refuse_shuffled
+from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners import exposed
-from skpudle._learners.exposed import OfRows
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
-from skpudle._learners.transformer import hidden_errors
-from skpudle._losses import Poisson, loss_named
+from skpudle._learners.transformer import DictionaryTransformer, hidden_errors
+from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision, training_mode
 from skpudle.encoding import encode
@@ -40,6 +48,171 @@ from skpudle.search.units import CENTRED
 # penalties join features by single events: the explained share of held-out deviance fell from -0.03
 # to -700 (planted topics).
 _ONE_EVENT = 1.0
+
+
+# ------------------------------------------------------------------ exposures
+
+
+OfRows = ArrayLike | None  # one number for each row
+
+
+def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
+    """Check the exposures of samples, of this number.
+
+    Raises
+    ------
+    ValueError
+        If they are not positive numbers, one for each sample, or if the loss takes none.
+    """
+    refuse(
+        getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
+        "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
+    )
+    exposure = host_array(exposure)
+    values = check_array(exposure, ensure_2d=False, dtype=np.float64, input_name="exposure")
+    refuse(
+        values.shape != (n_samples,) or not (values > 0).all(),
+        f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each of "
+        f"the {n_samples} rows of X, and leave out samples that were not observed.",
+    )
+    return to_tensor(values)[:, None]
+
+
+def exposure_of(samples):  # -> Tensor of shape (n_samples, 1), or 1
+    """Return the exposures of samples."""
+    return 1.0 if samples.target is None else wide(samples.target)
+
+
+def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
+    """Return codes of counts, of some features if they are not all."""
+    encoder = encoder if features is None else encoder.of_features(features)
+    return encoder(dictionary, samples.x, mask=samples.mask, exposure=samples.target)
+
+
+def deviances(natural, samples, features, *, loss, intercept=None):  # -> (n, len(features))
+    """Return the deviance of each entry of features from its prediction without the intercept."""
+    exposure, natural = exposure_of(samples), wide(natural)
+    natural = natural if intercept is None else natural + intercept.to(natural)[features]
+    return 2 * exposure * loss.half_deviance(natural, wide(samples.x) / exposure)
+
+
+class ExposedTransformer(DictionaryTransformer):
+    """Encode counts that may have exposures; a subclass has a ``_loss`` and an encoder of counts.
+
+    The encoder is called as ``encoder(dictionary, x, mask=None, exposure=None)``, and that of some
+    features is ``encoder.of_features(features)``.
+    """
+
+    _intercept = None  # natural parameters of rows without codes
+    _encode_rows = staticmethod(encode_rows)
+
+    def _decode_rows(self, rows):
+        rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
+        return self._loss.mean(rows)
+
+    def _from_means(self, samples):
+        return FromMeans.of(samples.map(wide), self._loss, exposure_of(samples))
+
+    def _of_rows(self, X, exposure):  # -> dict of fields of samples
+        if exposure is None:
+            return {}
+        return {"target": check_exposure(exposure, open_source(X, self).n_rows, self)}
+
+    def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
+        """Encode data with the learned dictionary.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, or a dataset, batches or a sparse array as for `fit`. NaN marks missing entries,
+            and the codes of a row are inferred from its known ones; `inverse_transform` then fills
+            the gaps.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, in the dtype of ``X``; a tensor, on the same device, if ``X`` is one. With
+            ``split_sign=True`` positive parts come first, then negative parts. Of `PoissonNMF`
+            they are numbers of events.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform(X, **self._of_rows(X, exposure))
+
+    def transform_sparse(self, X: Any, exposure: OfRows = None) -> csr_array:
+        """Encode data part by part, and return only the codes that are not zero.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, dataset or iterable of batches
+            Data, as for `transform` or, of any size, as for `fit`.
+        exposure : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of shape (n_samples, n_features_out)
+            Codes.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+        """
+        return self._transform_sparse(X, **self._of_rows(X, exposure))
+
+    def fit_transform(
+        self, X: Any, y: Any = None, exposure: OfRows = None, sample_weight: OfRows = None
+    ) -> np.ndarray | Tensor:
+        """Learn atoms, and return the codes of the same data.
+
+        Parameters
+        ----------
+        X, y, exposure, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_features_out)
+            Codes, as of `transform`.
+        """
+        refuse_shuffled(X)
+        return self.fit(X, y, exposure, sample_weight).transform(X, exposure)
+
+    def score(
+        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
+    ) -> float:
+        """Return the explained share of the deviance of held-out features.
+
+        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
+        inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
+        penalties and numbers of atoms by it.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Counts, or a dataset, batches or a sparse array as for `fit`.
+        y : None
+            Ignored.
+        exposure, sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            Explained share of the deviance, pooled over all known entries, against the mean rates
+            times exposures. At most 1, larger is better. 0 for constant data. Of a single feature
+            the explained share of the reconstruction. `PoissonNMF` gives a row without any event
+            outside of the held-out features half an event, since a rate of 0 would exclude any.
+        """
+        check_is_fitted(self)
+        measure = partial(deviances, loss=self._loss, intercept=self._intercept)
+        return self._score(X, sample_weight, measure, **self._of_rows(X, exposure))
 
 
 # ------------------------------------------------------------------ stabilised counts
@@ -75,7 +248,7 @@ class _StabilisedRows(Beginning):
 
     def __init__(self, plan, samples, units):
         loss, x, counts = plan.loss, samples.x, _known(samples)
-        exposure, n_known = exposed.exposure_of(samples), counts.sum().clamp_min(1)
+        exposure, n_known = exposure_of(samples), counts.sum().clamp_min(1)
         # half an event more keeps the baseline finite without events
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
         self.intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
@@ -154,36 +327,28 @@ class CountCodes:
         return encode(dictionary, x, alpha=self.penalty, offset=offset, mask=mask, **how)
 
 
-@in_own_precision
-def likelihood(dictionary, batch, *, encoder, penalty):  # -> Evaluation
-    """Half the deviance, differentiated through the decoder alone; see `skpudle._gradients`."""
-    with torch.no_grad():
-        z = encoder(dictionary, batch.x, mask=batch.mask, exposure=batch.target)
-    natural = dictionary.synthesis(z) + _logarithm(batch.target)
-    losses = encoder.loss.half_deviance(natural, batch.x)
-    losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
-    surrogate = average(losses, batch.weight)
-    penalties = average(penalty * z[:, :-1].abs().sum(1), batch.weight)
-    return Evaluation(surrogate, surrogate.detach() + penalties, losses.detach(), z)
-
-
-def _project_atoms(rows, *, project):
-    return torch.cat([project(rows[:-1]), rows[-1:]])
-
-
 class CountModel(DenseModel):
     """Atoms and, as the last row of parameters, the baseline; see `DenseModel`."""
-
-    rule = staticmethod(likelihood)
 
     def atoms(self, rows):
         """Return the atoms in rows."""
         return rows[:-1]
 
-    @property
-    def project(self):
+    @in_own_precision
+    def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
+        """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
+        with torch.no_grad():
+            z = encoder(dictionary, batch.x, mask=batch.mask, exposure=batch.target)
+        natural = dictionary.synthesis(z) + _logarithm(batch.target)
+        losses = encoder.loss.half_deviance(natural, batch.x)
+        losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
+        surrogate = average(losses, batch.weight)
+        penalties = average(penalty * z[:, :-1].abs().sum(1), batch.weight)
+        return Evaluation(surrogate, surrogate.detach() + penalties, losses.detach(), z)
+
+    def project(self, rows):
         """Return the nearest rows that satisfy the constraints; a baseline has none."""
-        return partial(_project_atoms, project=super().project)
+        return torch.cat([super().project(rows[:-1]), rows[-1:]])
 
     def replacements(self, rows, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""
@@ -266,7 +431,7 @@ class _CountPhases(RowPhases):
         for _ in range(5):
             sums = rows.new_zeros(3, rows.shape[1])
             for part in samples.blocks(1024):
-                codes = exposed.encode_rows(encoder, dictionary, part)
+                codes = encode_rows(encoder, dictionary, part)
                 mean = loss.mean(dictionary.synthesis(codes) + _logarithm(part.target))
                 known = _known(part)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
@@ -282,12 +447,12 @@ class _CountPhases(RowPhases):
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
-        measure = partial(exposed.deviances, loss=self.plan.loss, intercept=intercept)
+        measure = partial(deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
         # penalties above the search's were never better
         for penalty in [alpha * 0.5**i for i in range(5)]:
             encoder = replace(self.plan.encoder(penalty), intercept=intercept)
-            codes = partial(exposed.encode_rows, encoder)
+            codes = partial(encode_rows, encoder)
             found = hidden_errors(some, dictionary, codes, measure, places)
             if not found < 0.99 * least:
                 break
@@ -295,7 +460,7 @@ class _CountPhases(RowPhases):
         yield replace(fitted, coding=(alpha, 0.0, None))
 
 
-class CountDictionaryLearning(exposed.ExposedTransformer, DenseLearner):
+class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     r"""Dictionary learning of counts and fractions, whose effects multiply.
 
     Counts have the expectation :math:`\exp(D z + b)`, and successes in ``n_trials`` the odds

@@ -172,6 +172,9 @@ def learn_noise(plan, samples):  # -> Units
         # most atoms per feature, and least rows per atom, of the dictionary that estimates the
         # noise before the number of atoms is chosen
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
+    solves = plan.of_lasso or plan.converges or plan.given.separate_atoms
+    if not solves and plan.given.shrinkage == "soft":
+        asked["n_unfoldings"] = plan.n_unfoldings
     return learn_units(raw_problem(plan, samples), n_components, **asked)
 
 

@@ -31,7 +31,9 @@ def _codes(learner, X):
     x = host_array(check_rows(open_source(X).array(), allow_nan=True))
     left = np.nansum((x - host_array(learner.inverse_transform(codes))) ** 2)
     share = 1 - left / np.nansum((x - np.nanmean(x, axis=0)) ** 2)
-    return f"rows: R^2 {share:.3f} by {(codes != 0).sum(axis=1).mean():.1f} codes a row"
+    n_constant = int((np.fmax.reduce(x, axis=1) == np.fmin.reduce(x, axis=1)).sum())
+    said = f"rows: R^2 {share:.3f} by {(codes != 0).sum(axis=1).mean():.1f} codes a row"
+    return f"{said}; {n_constant} rows are zero or constant" if n_constant else said
 
 
 def describe_fit(learner, X=None):  # -> str

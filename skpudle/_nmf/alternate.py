@@ -42,6 +42,7 @@ class Events:
 
     Weights of entries are those of the dispersion, and codes depend on them. ``often`` is how often
     a row counts in sums over rows: the objective, the events of atoms, errors of hidden entries.
+    Codes count events, so that exposures of rows, which only divide codes, play no part.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ class Events:
         Known counts, float64, times the weights of entries.
     lost : scipy.sparse.csr_array of shape (n_samples, n_features)
         1 where entries are missing, else 1 minus the weights of entries.
-    exposure, often : ndarray of shape (n_samples, 1)
-        Factors of the expectations; how often each row counts, above 0.
+    often : ndarray of shape (n_samples, 1)
+        How often each row counts, above 0.
     saturated : ndarray of shape (n_samples,)
         Weighted log-likelihoods of rows whose rates are the counts.
     allowed : ndarray of shape (n_samples, 1) or (n_samples, n_components)
@@ -59,22 +60,17 @@ class Events:
 
     counts: sparse.csr_array
     lost: sparse.csr_array
-    exposure: np.ndarray
     often: np.ndarray
     saturated: np.ndarray
     allowed: np.ndarray
 
     @classmethod
-    def of(cls, x, known=None, exposure=1.0, often=1.0):
+    def of(cls, x, known=None, often=None):
         """Return the events of a dense array, with a mask of known entries, 1 or 0."""
-        known = np.ones_like(x) if known is None else known
+        known, allowed = np.ones_like(x) if known is None else known, np.full((len(x), 1), True)
         counts = sparse.csr_array(np.where(known > 0, x, 0.0).astype(np.float64))
-        exposure, often = (
-            np.broadcast_to(np.reshape(given, (-1, 1)), (len(x), 1)).astype(np.float64)
-            for given in (exposure, often)
-        )
-        lost, allowed = sparse.csr_array(1.0 - known), np.ones((len(x), 1), dtype=bool)
-        return cls(counts, lost, exposure, often, _saturated(counts, exposure), allowed)
+        often = np.ones((len(x), 1)) if often is None else np.reshape(often, (-1, 1)) * 1.0
+        return cls(counts, sparse.csr_array(1.0 - known), often, _saturated(counts), allowed)
 
     @classmethod
     def joined(cls, parts):
@@ -106,42 +102,21 @@ class Events:
     def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
         """Return the events that a unit of each code is expected to show in each row."""
         lost = self.lost @ atoms.T if self.lost.nnz else 0.0
-        return (atoms.sum(1) - lost).clip(0) * self.allowed * self.exposure
+        return (atoms.sum(1) - lost).clip(0) * self.allowed
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
-        """Return the sum of each atom's codes, times exposures, over rows that know a feature."""
-        codes = codes * self.exposure * self.often
+        """Return the sum of each atom's codes over rows that know a feature."""
+        codes = codes * self.often
         lost = self.lost.T @ codes if self.lost.nnz else np.zeros((self.lost.shape[1], 1))
         return (codes.sum(0) - lost).clip(0)
-
-    def rates(self, atoms, codes):  # yields rows, expectations of all their entries
-        """Yield dense expectations of some rows at a time."""
-        for rows in blocks_of_rows(len(codes), atoms.shape[1]):
-            yield rows, self.exposure[rows] * (codes[rows] @ atoms)
-
-    def unexplained(self, atoms):  # -> Events
-        """Return the events beyond the expectations of atoms, for initial atoms."""
-        codes, _ = solve_codes(self, atoms)
-        rest = [
-            sparse.csr_array((self.counts[rows].toarray() - rates).clip(0))
-            for rows, rates in self.rates(atoms, codes)
-        ]
-        return replace(self, counts=sparse.vstack(rest, format="csr"))
-
-    def without(self, hidden):  # (n, n_features) bool -> Events
-        """Return the events, without weights of entries, of the entries that are not hidden."""
-        counts = sparse.csr_array(np.where(hidden, 0.0, self.counts.toarray()))
-        lost = sparse.csr_array(np.maximum(self.lost.toarray(), hidden))
-        saturated = _saturated(counts, self.exposure)
-        return replace(self, counts=counts, lost=lost, saturated=saturated)
 
     def weighed(self, atoms, codes, dispersion):  # -> Events
         """Return events without weights with the weights of their rates."""
         if dispersion == 0:
             return self
         lost, shares = [], []
-        for rows, rates in self.rates(atoms, codes):
-            share, part = 1 / (1 + dispersion * rates), self.counts[rows]
+        for rows in blocks_of_rows(len(codes), atoms.shape[1]):
+            share, part = 1 / (1 + dispersion * (codes[rows] @ atoms)), self.counts[rows]
             # Sparse counts then have sparse weights. Weights that are 2 % wrong raise the variance
             # of least squares by 0.04 %.
             share[share > 1 - 0.02] = 1.0
@@ -149,8 +124,7 @@ class Events:
             lost.append(sparse.csr_array(1 - (1 - self.lost[rows].toarray()) * share))
         counts, shares = self.counts.copy(), np.concatenate(shares)
         counts.data *= shares
-        saturated = _saturated(self.counts, self.exposure, shares)
-        lost = sparse.vstack(lost, format="csr")
+        lost, saturated = sparse.vstack(lost, format="csr"), _saturated(self.counts, shares)
         return replace(self, counts=counts, lost=lost, saturated=saturated)
 
 
@@ -158,26 +132,16 @@ def _rows_of(array):  # CSR -> (n_entries,)
     return np.repeat(np.arange(array.shape[0]), np.diff(array.indptr))
 
 
-def _saturated(counts, exposure, weights=1.0):  # -> (n,)
-    rows, x = _rows_of(counts), counts.data
-    entries = weights * (xlogy(x, x / exposure[rows, 0]) - x)
-    return np.bincount(rows, entries, minlength=counts.shape[0])
+def _saturated(counts, weights=1.0):  # -> (n,)
+    entries = weights * (xlogy(counts.data, counts.data) - counts.data)
+    return np.bincount(_rows_of(counts), entries, minlength=counts.shape[0])
 
 
-def _solve(counts, atoms, loads, prior, z, sweeps, tol):  # -> (n,), sum x log mu; changes z
-    """Solve for rows; see `skpudle._nmf._compiled.solve_rows`."""
-    explained = np.empty(len(z))
+def _by_rows(loop, counts, atoms, loads, *given):
+    """Call a loop of `skpudle._nmf._compiled` over rows, which changes its last arrays."""
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
-    given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), prior, sweeps, tol
-    solve = loops.solve_rows
-    in_parts(lambda a, b: solve(a, b, *arrays, *given, z, explained), len(z), _LEAST_ROWS_OF_THREAD)
-    return explained
-
-
-def _first_codes(events, loads):  # -> (n, n_components)
-    """Share the events of each row among its atoms."""
-    total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
-    return np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
+    given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
+    in_parts(lambda a, b: loop(a, b, *arrays, *given), counts.shape[0], _LEAST_ROWS_OF_THREAD)
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
@@ -190,7 +154,8 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components), default=None
-        Codes to start from; the result does not depend on them where it is unique.
+        Codes to start from, by default equal shares of the events of each row; the result does not
+        depend on them where it is unique.
     tol : float, default=1e-5
         By how much the log-likelihood of a row may be below its maximum.
     sweeps : int, default=2000
@@ -199,13 +164,17 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     Returns
     -------
     codes : ndarray of shape (n_samples, n_components)
-        Codes: rates at exposure 1 are ``codes @ atoms``.
+        Codes: expectations are ``codes @ atoms``.
     losses : ndarray of shape (n_samples,)
         Half the deviance of each row.
     """
     loads = events.loads(atoms)
-    z = _first_codes(events, loads) if codes is None else codes.copy()
-    explained = _solve(events.counts, atoms, loads, np.zeros(len(z)), z, sweeps, tol)
+    if codes is None:
+        total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
+        codes = np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
+    z = codes.copy()
+    explained, rows = np.empty(len(z)), (loops.solve_rows, events.counts, atoms, loads)
+    _by_rows(*rows, np.zeros(len(z)), sweeps, tol, z, explained)
     return z, (loads * z).sum(1) - explained + events.saturated
 
 
@@ -247,22 +216,19 @@ def prune_codes(events, atoms, codes, min_gain):
     min_gain : float
         The least gain of log-likelihood, in nats, by which an atom stays.
     """
-    counts, z = events.counts, codes.copy()
-    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
-    loads = np.array(events.loads(atoms), order="C")
-    given = np.ascontiguousarray(atoms.T), loads, float(min_gain), _MOST_SWEEPS, _TOL
-    prune = loops.prune_rows
-    in_parts(lambda a, b: prune(a, b, *arrays, *given, z), len(z), _LEAST_ROWS_OF_THREAD)
+    z, rows = codes.copy(), (loops.prune_rows, events.counts, atoms, events.loads(atoms))
+    _by_rows(*rows, float(min_gain), _MOST_SWEEPS, _TOL, z)
     return z
 
 
-def first_atoms(events, n_components):  # -> (n_components, n_features)
+def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features)
     """Return samples of different shapes, without most of their noise.
 
-    Counts are divided by the roots of the means of rows and columns, which makes their noise even.
-    In the subspace of the leading singular vectors the successive projection algorithm takes, one
-    by one, the row farthest from the span of the rows taken before. Rows with many events come
-    first, since they are precise. Where no more shapes differ, atoms are single features.
+    Events that fixed atoms explain are left out. Counts are divided by the roots of the means of
+    rows and columns, which makes their noise even. In the subspace of the leading singular vectors
+    the successive projection algorithm takes, one by one, the row farthest from the span of the
+    rows taken before. Rows with many events come first, since they are precise. Where no more
+    shapes differ, atoms are single features.
 
     References
     ----------
@@ -274,6 +240,8 @@ def first_atoms(events, n_components):  # -> (n_components, n_features)
     # the cost of initial atoms grows with the cube of the smaller side
     some = events.sample(2000)
     x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
+    if len(fixed):
+        x = (x - solve_codes(some, fixed)[0] @ fixed).clip(0)
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
     x = np.where(known, x, of_rows * of_columns)  # fill gaps by the product of means
@@ -349,7 +317,7 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
     new = np.where(sums > 0, new / np.where(sums > 0, sums, 1.0), events.mean)
     new = (1 - _SHARE_OF_MEAN) * new + _SHARE_OF_MEAN * events.mean
     atoms = np.concatenate([atoms[:n_fixed], new])
-    return Progress.at(atoms, _first_codes(events, events.loads(atoms)), n_fixed)
+    return Progress.at(atoms, solve_codes(events, atoms, sweeps=0)[0], n_fixed)
 
 
 def advance(events, state, smoothing):
@@ -378,11 +346,8 @@ def advance(events, state, smoothing):
     A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
     extrapolation", Neural Computation 31, 2019.
     """
-    n_rows, n_fixed, n_pseudo = (
-        float(events.often.sum()),
-        state.n_fixed,
-        smoothing * len(events.mean),
-    )
+    n_rows, n_fixed = float(events.often.sum()), state.n_fixed
+    n_pseudo = smoothing * len(events.mean)
     pseudo = n_pseudo * events.mean
 
     def adapt_codes(atoms, codes):  # -> codes, mean loss, mean objective
@@ -407,7 +372,8 @@ def advance(events, state, smoothing):
     loads = events.visible(codes) + n_pseudo
     loads[:, :n_fixed] = 0.0  # fixed atoms
     columns = np.ascontiguousarray(atoms.T)
-    _solve(events.by_feature, codes.T, loads, pseudo, columns, 1, 0.0)
+    features = loops.solve_rows, events.by_feature, codes.T, loads
+    _by_rows(*features, pseudo, 1, 0.0, columns, np.empty(len(columns)))
     sums = columns.sum(0)
     sums[:n_fixed] = 1.0
     sizes = np.where(sums > 0, sums, 1.0)

@@ -20,7 +20,7 @@ from scipy.special import gammaln, xlogy
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._nmf import alternate
-from skpudle._nmf.alternate import Progress, begin, converge, solve_codes
+from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
 from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, worse
@@ -37,23 +37,25 @@ _NATS = 0.01
 class Chosen:
     """Values of parameters that may be "auto", the model of a fit; see `skpudle.PoissonNMF`."""
 
-    alpha: float
+    alpha: float  # over the unit of weights of rows
     dispersion: float
     min_gain: float
+    unit: float = 1.0
 
-    decided = "alpha", "dispersion", "min_gain"
+    decided = "alpha", "dispersion", "min_gain", "unit"
 
     def without_data(self):  # -> Chosen
         """Return the parameters without data that choose them."""
         # The prior of data without events. For planted spectra (benchmarks/bench_additive.py) the
         # best number is 0.4 to 13, and 0.5 is never worse than 0.
-        values = zip(astuple(self), (0.5, 0.0, 0.0), strict=True)
+        values = zip(astuple(self), (0.5, 0.0, 0.0, 1.0), strict=True)
         return Chosen(*(default if value == "auto" else value for value, default in values))
 
     def attributes(self, rows):
         """Return the fitted attributes; None is no attribute."""
+        values = {f"{name}_": float(getattr(self, name)) for name in ("dispersion", "min_gain")}
         atoms = {"components_": to_numpy(rows), "n_components_": len(rows), "debias_": None}
-        return atoms | {f"{name}_": float(value) for name, value in vars(self).items()}
+        return atoms | values | {"alpha_": float(self.unit * self.alpha)}
 
 
 def negative_log(x, rates, dispersion):  # -> as x
@@ -82,9 +84,10 @@ class Hidden:
 
     def __init__(self, events, masks):
         known = events.lost.toarray() < 1
-        self.plain = [events, *(events.without(mask) for mask in masks)]
-        self.places = [np.nonzero(mask & known) for mask in masks]
         self.counts, self.often = events.counts.toarray(), events.often[:, 0]
+        rows = [(self.counts, known & ~mask, self.often) for mask in masks]
+        self.plain = [events, *(Events.of(*part) for part in rows)]
+        self.places = [np.nonzero(mask & known) for mask in masks]
         size = events.visible(np.ones((len(self.often), 1)))[:, 0]
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
 
@@ -93,7 +96,7 @@ class Hidden:
         self.dispersion = dispersion
         found = [alternate.solve_dispersed(part, atoms, dispersion, _NATS) for part in self.plain]
         (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
-        self.perfect = self.judge([self.counts / self.events.exposure] * len(self.seen)).sum()
+        self.perfect = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
         # Least share of the deviance that an atom explains, and that codes of all atoms explain
@@ -102,10 +105,10 @@ class Hidden:
         self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
     def judge(self, rates):  # of each part (n, n_features) -> (n,)
-        """Return negative log-likelihoods of rows' hidden entries for rates at exposure 1."""
+        """Return negative log-likelihoods of rows' hidden entries for rates."""
         total = 0.0
         for (rows, columns), mu in zip(self.places, rates, strict=True):
-            mu, often = (self.plain[0].exposure * mu)[rows, columns], self.often[rows]
+            mu, often = mu[rows, columns], self.often[rows]
             # the least rate of a hidden entry, in mean rates
             mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
@@ -158,13 +161,10 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     float
         The dispersion; 0 if the counts vary no more than Poisson's.
     """
-    parts = []
-    for rows, mu in events.rates(atoms, codes):
-        known = (mu > 0) & (events.lost[rows].toarray() == 0)
-        often = np.broadcast_to(events.often[rows], mu.shape)
-        squares = np.square(events.counts[rows].toarray() - mu)
-        parts.append(np.stack([part[known] for part in (mu, squares, often)]))
-    mu, squares, often = np.concatenate(parts, 1)
+    mu = codes @ atoms
+    known = (mu > 0) & (events.lost.toarray() == 0)
+    parts = mu, np.square(events.counts.toarray() - mu), np.broadcast_to(events.often, mu.shape)
+    mu, squares, often = (part[known] for part in parts)
     unit = np.square(events.often).sum() / events.often.sum()
     n_fitted = (events.often * (codes > 0)).sum() + (atoms.size - len(atoms)) * unit
     n_known = often.sum()
@@ -251,10 +251,10 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     group, held = rng.permutation(m) % _GROUPS, events.take(np.sort(order[:n_held]))
     hidden = Hidden(held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))])
     events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, 256)
-    rest = events.unexplained(fixed)
 
     def grown(n):  # -> Progress, weighted Events, dispersion
-        state = begin(events, np.concatenate([fixed, alternate.first_atoms(rest, n)]), n_fixed)
+        new = alternate.first_atoms(events, n, fixed)
+        state = begin(events, np.concatenate([fixed, new]), n_fixed)
         # steps after growth; 40 after a removal
         how = smoothing, given.dispersion, 60, _IMPROVED
         return converge_dispersed(events, state, *how)
@@ -286,21 +286,19 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     state, weighted, dispersion = sizes[spare][0]
     hidden.weigh(state.atoms, dispersion)
     # removal ends so many standard errors above the best error
-    trials = list(walk(state, smaller, predict, errors=4.0))[::-1]
-    best, scale = _best(trials), 1 / (hidden.range or 1.0)
-    chosen = next(state.atoms for state, found in trials if not worse(found, best))
-    errors = scale * np.array([to_numpy(found.errors) for _, found in trials])
-    path = (
-        np.array([len(state.atoms) for state, _ in trials]),
-        1 + scale * hidden.perfect - errors.sum(1),
-        np.array([state.objectives[-1] for state, _ in trials]),
-        n_held**0.5 * (errors - scale * to_numpy(best.errors)).std(1),
-    )
-    return chosen, SizePath(*map(to_tensor, path))
+    trials, scale = list(walk(state, smaller, predict, errors=4.0)), 1 / (hidden.range or 1.0)
+    errors = scale * np.array([to_numpy(found.errors) for _, found in trials[::-1]])
+    numbers = [(len(state.atoms), state.objectives[-1]) for state, _ in trials[::-1]]
+    sums, (numbers, objectives) = errors.sum(1), map(np.array, zip(*numbers, strict=True))
+    scores, chance = 1 + scale * hidden.perfect - sums, (errors - errors[sums.argmin()]).std(1)
+    path = numbers, scores, objectives, n_held**0.5 * chance
+    return _last_as_good(trials)[0].atoms, SizePath(*map(to_tensor, path))
 
 
-def _best(trials):  # of (trial, Prediction) -> Prediction
-    return min((found for _, found in trials), key=lambda found: found.total)
+def _last_as_good(trials, errors=1.0):  # of `walk` -> trial, Prediction
+    """Return the last trial of a walk that is no worse than the best, by chance."""
+    best = min((found for _, found in trials), key=lambda found: found.total)
+    return [trial for trial in trials if not worse(trial[1], best, errors)][-1]
 
 
 def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
@@ -328,14 +326,14 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
-    events, (alpha, dispersion, min_gain) = events.sample(4096), astuple(given)
+    events, (alpha, dispersion, min_gain, unit) = events.sample(4096), astuple(given)
     if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
         min_gain = 0.0
     if dispersion:
         now = begin(events, atoms, n_fixed), _sizing_prior(events, alpha), dispersion
         (atoms, *_), _, dispersion = converge_dispersed(events, *now)
     if "auto" not in (alpha, min_gain):
-        return Chosen(alpha, dispersion, min_gain), atoms
+        return Chosen(alpha, dispersion, min_gain, unit), atoms
     known = np.flatnonzero(events.lost.toarray() < 1)
     mask = rng.random(events.counts.shape) < 0.1
     mask.flat[rng.choice(known)] = True  # at least one entry
@@ -357,8 +355,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
             return hidden.predict(trial[1].atoms)
 
         begun = first, converge(events, state, first)
-        trials = list(walk(begun, larger, score, errors=0.0, patience=2))
-        return [trial for trial in trials if not worse(trial[1], _best(trials), CHANCE)][-1]
+        return _last_as_good(list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE)
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
     # nats that an atom gains in a row at least, if rows have few atoms
@@ -370,5 +367,5 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         (other, few), others = smoothest(limited, few)
         allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
         if min_gain != "auto" or not worse(others, allowed, CHANCE):
-            return Chosen(other, dispersion, gain), few.atoms
-    return Chosen(value, dispersion, 0.0), state.atoms
+            return Chosen(other, dispersion, gain, unit), few.atoms
+    return Chosen(value, dispersion, 0.0, unit), state.atoms

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_non_negative
-from torch import Tensor
 from torch.special import xlogy
 
-from skpudle._data.arrays import check_rows, input_attributes, to_numpy, to_tensor, with_gaps
+from skpudle._data import arrays
+from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
 from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, explain_names, fit_context, given_atoms
 from skpudle._data.weights import merge_copies
@@ -23,7 +23,7 @@ from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._learners.exposed import ExposedTransformer, OfRows
+from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.rows import DICT_INIT
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
@@ -33,6 +33,7 @@ from skpudle.search.held_out import hash_rows
 
 # the least number of rows of n_components="auto"
 _LEAST_ROWS_OF_AUTO = 8
+_NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
 
 
 class KullbackLeibler(Poisson):
@@ -74,26 +75,25 @@ class _Encoder:
         return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
-        """Return codes."""
-        if x.requires_grad:
-            raise ValueError(
-                "Codes of PoissonNMF have no derivatives. Pass a CountDictionaryLearning, "
-                "which is for counts too."
-            )
-        events, atoms = _events_of(x, mask, exposure), to_numpy(dictionary.atoms.double())
+        """Return codes, the numbers of events over exposures."""
+        refuse(
+            x.requires_grad,
+            "Codes of PoissonNMF have no derivatives. Pass a CountDictionaryLearning, which is for "
+            "counts too.",
+        )
+        events, atoms = _events_of(Samples(x, mask)), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
             codes = alternate.prune_codes(events, atoms, codes, self.min_gain)
         sizes = events.loads(atoms).sum(1, keepdims=True)
         empty = self.least * (~codes.any(1, keepdims=True) & (sizes > 0))
-        return to_tensor(codes + empty / np.where(sizes > 0, sizes, 1.0)).to(x)
+        codes = to_tensor(codes + empty / np.where(sizes > 0, sizes, 1.0))
+        return (codes if exposure is None else codes / exposure.cpu()).to(x)
 
 
-def _events_of(x, mask=None, exposure=None, weight=None):  # -> Events
-    exposure = 1.0 if exposure is None else to_numpy(exposure.double())
-    often = 1.0 if weight is None else to_numpy(weight.double())
-    known = None if mask is None else to_numpy(mask)
-    return Events.of(to_numpy(x.double()), known, exposure, often)
+def _events_of(samples):  # -> Events
+    given = samples.x, samples.mask, samples.weight
+    return Events.of(*(None if part is None else to_numpy(part.double()) for part in given))
 
 
 def _read_events(source):  # -> Events of rows that differ, number of rows
@@ -104,9 +104,8 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
     """
     parts, keys = [], []
     for batch in source.blocks(4096):
-        parts.append(_events_of(batch.x, batch.mask, batch.target, batch.weight))
-        rows = with_gaps(batch.x.double(), batch.mask)
-        keys.append(hash_rows(torch.cat([rows, to_tensor(parts[-1].exposure)], 1)))
+        parts.append(_events_of(batch))
+        keys.append(hash_rows(with_gaps(batch.x.double(), batch.mask)))
     events = Events.joined(parts)
     rows, often, places = merge_copies(torch.cat(keys), to_tensor(events.often[:, 0]))
     events = replace(events.take(to_numpy(rows)), often=to_numpy(often)[:, None])
@@ -115,7 +114,7 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
 
 def _given(learner, unit=1.0):  # -> Chosen
     alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
-    return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain)
+    return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain, unit)
 
 
 class _Phases:
@@ -135,34 +134,37 @@ class _Phases:
     """
 
     def __init__(self, plan, data, run):
-        self.learner, self.seed = run.learner, run.generator.initial_seed()
-        self.x, learner = data.samples.x, run.learner
+        learner = self.learner = run.learner
+        self.x, self.most = data.samples.x, run.n_updates
         events, self.n_samples = _read_events(data.source)
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
             raise messages.nothing_known(learner)
         messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
-        self.unit = float(np.square(events.often).sum() / events.often.sum())
-        self.events = replace(events, often=events.often / self.unit)
-        self.fixed, self.most = self._fixed_atoms(learner.fixed_components), run.n_updates
+        if 0 < events.counts.max() < 1:
+            messages.warn(
+                "All values of X are below 1: fractions are no counts of events, whose noise "
+                "follows from their size. Pass counts, or fractions times numbers of events."
+            )
+        unit = float(np.square(events.often).sum() / events.often.sum())
+        self.given, self.events = _given(learner, unit), replace(events, often=events.often / unit)
+        self.seed, self.fixed = run.generator.initial_seed(), np.empty((0, self.x.shape[1]))
+        if learner.fixed_components is not None:
+            atoms = self._check_atoms(learner.fixed_components, None, "fixed_components")
+            check_non_negative(atoms, "fixed_components")
+            self.fixed = atoms / atoms.sum(1, keepdims=True)
 
-    def _fixed_atoms(self, given):  # -> (n_fixed, n_features), of sum 1
-        if given is None:
-            return np.empty((0, self.x.shape[1]))
-        atoms = to_numpy(given_atoms(given, None, self.x.double(), name="fixed_components"))
-        check_non_negative(atoms, "fixed_components")
-        return atoms / atoms.sum(1, keepdims=True)
+    def _check_atoms(self, given, n, name):  # -> ndarray of shape (n, n_features)
+        return to_numpy(given_atoms(given, n, self.x.double(), name))
 
-    def _first_atoms(self, n, dict_init):  # -> (n_components, n_features)
-        n_fixed, n_rows, searches = (
-            len(self.fixed),
-            len(self.events.often),
-            isinstance(dict_init, str),
-        )
+    def first(self):  # -> Fitted
+        """Return the record before all phases, with initial atoms."""
+        n, start, n_fixed = self.learner.n_components, self.learner.dict_init, len(self.fixed)
+        n_rows, searches = len(self.events.often), isinstance(start, str)
         refuse(
             n == "auto" and (not searches or n_rows < _LEAST_ROWS_OF_AUTO),
             "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
-            f"dict_init={dict_init!r:.50}, and {n_rows} rows that differ. Pass a number, or "
+            f"dict_init={start!r:.50}, and {n_rows} rows that differ. Pass a number, or "
             f"dict_init='search' and {_LEAST_ROWS_OF_AUTO} rows or more.",
         )
         n_new = 1 if n == "auto" else (n or self.x.shape[1]) - n_fixed
@@ -172,65 +174,56 @@ class _Phases:
             f"{n_fixed} on.",
         )
         if searches:
-            new = alternate.first_atoms(self.events.unexplained(self.fixed), n_new)
+            new = alternate.first_atoms(self.events, n_new, self.fixed)
+            messages.warn_of_few_samples(self.n_samples, 1 if n == "auto" else n_fixed + n_new)
         else:
-            new = to_numpy(given_atoms(dict_init, n and n_new, self.x.double()))
-        return np.concatenate([self.fixed, new])
-
-    def first(self):  # -> Fitted
-        """Return the record before all phases, with initial atoms."""
-        learner = self.learner
-        atoms = self._first_atoms(learner.n_components, learner.dict_init)
-        if isinstance(learner.dict_init, str) and learner.n_components != "auto":
-            messages.warn_of_few_samples(self.n_samples, len(atoms))
-        return Fitted(model=_given(learner).without_data(), rows=to_tensor(atoms).to(self.x))
+            new = self._check_atoms(start, n and n_new, "dict_init")
+        rows = to_tensor(np.concatenate([self.fixed, new])).to(self.x)
+        return Fitted(model=self.given.without_data(), rows=rows)
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
-        return (
-            Phase("size", self.choose_size, self.learner.n_components == "auto"),
-            Phase("prior", self.choose_prior),
-            Phase("training", self.train, unit="epoch"),
-        )
+        decides = self.learner.n_components == "auto"
+        choices = Phase("size", self.choose_size, decides), Phase("prior", self.choose)
+        return *choices, Phase("training", self.train, unit="epoch")
 
     def choose_size(self, fitted):
         """Choose the number of atoms."""
-        how = _given(self.learner, self.unit), np.random.default_rng(self.seed), self.fixed
+        how = self.given, np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
         yield replace(fitted, rows=to_tensor(atoms), size_path=path)
 
-    def choose_prior(self, fitted):
+    def choose(self, fitted):
         """Choose dispersion, smoothing, and whether rows have few atoms."""
-        how = np.random.default_rng(self.seed), to_numpy(fitted.rows.double()), len(self.fixed)
-        chosen, atoms = choose.choose_prior(self.events, _given(self.learner, self.unit), *how)
-        model = replace(chosen, alpha=self.unit * chosen.alpha)
+        atoms, rng = to_numpy(fitted.rows.double()), np.random.default_rng(self.seed)
+        how = self.given, rng, atoms, len(self.fixed)
+        model, atoms = choose.choose_prior(self.events, *how)
         yield replace(fitted, rows=to_tensor(atoms), model=model)
 
     def train(self, fitted):
         """Alternate between codes and atoms: yield a record for each step."""
-        chosen, events, tol = fitted.model, self.events, self.learner.tol
-        state, alpha = dict(fitted.training), chosen.alpha / self.unit
+        chosen, state = fitted.model, dict(fitted.training)
         first = state.pop("first", fitted.rows)  # the atoms that it began with
         atoms = to_numpy(first.double())
-        codes, events = alternate.solve_dispersed(events, atoms, chosen.dispersion)
+        codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
         if chosen.min_gain:  # atoms were learned with pruned codes
             events, _ = alternate.limit_atoms(events, atoms, codes, chosen.min_gain)
         if state:
-            held = {n: to_numpy(v) if isinstance(v, Tensor) else v for n, v in state.items()}
-            state = Progress(**held)
+            state = Progress(**{name: host_array(value) for name, value in state.items()})
         else:
             state = alternate.begin(events, atoms, len(self.fixed))
-            state = alternate.advance(events, state, alpha)
+            state = alternate.advance(events, state, chosen.alpha)
         while True:
-            n, stalled = len(state.losses), state.has_stalled(tol, self.learner.n_iter_no_change)
-            ends = "tol" if stalled else "max_iter" if n >= self.most else None
-            ends = fitted.ended_by or ends
+            n, stops = len(state.losses), (self.learner.tol, self.learner.n_iter_no_change)
+            ended_by = "max_iter" if n >= self.most else None
+            ended_by = fitted.ended_by or ("tol" if state.has_stalled(*stops) else ended_by)
             note = f"alternation, epoch {n}/{self.most}  loss {state.losses[-1]:.6g}"
-            now = dict(rows=to_tensor(state.atoms), losses=state.losses, is_done=ends is not None)
+            now = dict(losses=state.losses, is_done=ended_by is not None, ended_by=ended_by)
             training = state._asdict() | {"first": first}
-            arrays = {n: to_tensor(v) for n, v in training.items() if isinstance(v, np.ndarray)}
-            yield replace(fitted, **now, training=training | arrays, ended_by=ends, note=note)
-            state = alternate.advance(events, state, alpha)
+            tensors = {n: to_tensor(v) for n, v in training.items() if isinstance(v, np.ndarray)}
+            now |= dict(rows=to_tensor(state.atoms), training=training | tensors, note=note)
+            yield replace(fitted, **now)
+            state = alternate.advance(events, state, chosen.alpha)
 
 
 class PoissonNMF(ExposedTransformer, GradientLearner):
@@ -355,18 +348,15 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
+    _parameter_constraints = GradientLearner._parameter_constraints | {
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "dispersion": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"}), None],
-        "min_gain": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "alpha": [_NOT_NEGATIVE, StrOptions({"auto"})],
+        "dispersion": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
+        "min_gain": [_NOT_NEGATIVE, StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
         "dict_init": [StrOptions({"search"}), *DICT_INIT[1:]],
         "fixed_components": ["array-like", None],
-        "transform_min_gain": [Interval(Real, 0, None, closed="left")],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
+        "transform_min_gain": [_NOT_NEGATIVE],
     }
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
@@ -389,7 +379,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
             Ignored.
         exposure : array-like of shape (n_samples,), default=None
             Factors of the expectations of each sample: times of observation, volumes or
-            opportunities. By default 1 for all.
+            opportunities. By default 1 for all. Codes of `transform` are events over exposures;
+            atoms do not depend on exposures.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts in sums over rows; its codes do not depend on it. Weights
             equal repetitions, and a weight of zero equals absence. Their unit is one row, next to
@@ -413,21 +404,16 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         ConvergenceWarning
             If ``max_iter`` is a number, and the fit ended before the objective had stalled.
         UserWarning
-            If named parameters have no effect in this fit, if there are fewer samples than atoms,
-            or features without a known value.
+            If there are fewer samples than atoms, features without a known value, or fractions
+            instead of counts.
         """
         return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     def _plan(self):
         n, most = self.n_components, 1000 if self.max_iter == "auto" else self.max_iter
-        return SimpleNamespace(
-            n_components=None if n == "auto" else n,
-            counts_events=True,
-            step_size=None,
-            without_effect=lambda data: (),
-            batch_size=lambda n_samples: n_samples,
-            n_updates=lambda n_batches, batch_size, data: most,
-        )
+        numbers = dict(n_components=None if n == "auto" else n, counts_events=True, step_size=None)
+        updates = dict(batch_size=lambda n_samples: n_samples, n_updates=lambda *batches: most)
+        return SimpleNamespace(**numbers, **updates, without_effect=lambda data: ())
 
     def _read(self, plan, X, y, *, exposure, sample_weight):
         refuse_several(type(self).__name__)
@@ -435,19 +421,10 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return super()._read(plan, X, **of_rows)
 
     def _attributes(self, plan, data, fitted):
-        n = len(fitted.losses)
-        fitted = replace(fitted, rows=fitted.rows.to(data.samples.x))
-        return (
-            fitted.attributes()
-            | data.inputs
-            | {
-                "n_iter_": n,
-                "n_steps_": n,
-                "loss_curve_": np.array(fitted.losses),
-                "ended_by_": fitted.ended_by,
-                "phases_": fitted.ended_by and {"alternation": n},
-            }
-        )
+        n, fitted = len(fitted.losses), replace(fitted, rows=fitted.rows.to(data.samples.x))
+        curve = {"n_iter_": n, "n_steps_": n, "loss_curve_": np.array(fitted.losses)}
+        end = {"ended_by_": fitted.ended_by, "phases_": fitted.ended_by and {"alternation": n}}
+        return fitted.attributes() | data.inputs | curve | end
 
     def _transform_encoder(self):
         self._validate_params()  # it may have been set since `fit`
@@ -483,11 +460,11 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
         array([[4., 2.]])
         """
-        atoms = to_tensor(check_rows(dictionary_of(components)))
+        atoms = to_tensor(arrays.check_rows(dictionary_of(components)))
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()
         fitted = Fitted(model=_given(learner).without_data(), rows=atoms)
-        data = Data(None, Samples(atoms), input_attributes(to_numpy(atoms)))
+        data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(None, data, fitted))
         return learner

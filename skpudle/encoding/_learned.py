@@ -13,8 +13,9 @@ unfolding is a sparse autoencoder; three to five do the work of a solver.
 import logging
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from math import frexp
 from os import PathLike
@@ -67,7 +68,7 @@ class LearnedEncoder:
         """Return codes of rows of any dtype and device; the encoder has its own dictionary."""
         return self.to(x).encode(x, mask)
 
-    def encode(self, x, mask=None):
+    def encode(self, x, mask=None, z=None):
         """Return codes; differentiable.
 
         Parameters
@@ -76,13 +77,14 @@ class LearnedEncoder:
             Data.
         mask : Tensor of shape (n_samples, n_features), default=None
             1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` is finite).
+        z : Tensor of shape (n_samples, n_components), default=None
+            Codes to begin with; None are zeros.
 
         Returns
         -------
         Tensor of shape (n_samples, n_components)
             Codes.
         """
-        z = None
         for t, threshold in enumerate(self.thresholds):
             analysis = self.analysis[t % len(self.analysis)]
             if z is not None:
@@ -90,7 +92,7 @@ class LearnedEncoder:
             residual = x if z is None else _subtract(x, z, synthesis)
             residual = residual if mask is None else residual * mask
             if self.limit is not None:
-                residual = torch.maximum(torch.minimum(residual, self.limit), -self.limit)
+                residual = residual.clamp(-self.limit, self.limit)
             z = residual @ analysis.mT if z is None else torch.addmm(z, residual, analysis.mT)
             z = _SHRINK[self.shrinkage](z, threshold)
             z = z.clamp_min(0) if self.positive_code else z
@@ -115,10 +117,8 @@ class LearnedEncoder:
 
     def to(self, x):
         """Return the encoder in the dtype and on the device of a tensor."""
-        parts = {name: getattr(self, name) for name in (*_LEARNED, "limit")}
-        return replace(
-            self, **{name: part.to(x) for name, part in parts.items() if part is not None}
-        )
+        limit = None if self.limit is None else self.limit.to(x)
+        return replace(self, limit=limit, **{n: getattr(self, n).to(x) for n in _LEARNED})
 
 
 def _root_mean_square(part):  # one number for each unfolding
@@ -134,10 +134,8 @@ def _subtract(x, z, atoms):  # -> x - z @ atoms; a constant without the products
 
 
 def _soft(z, threshold):  # differentiable in both; overwrites codes that nobody differentiates
-    if torch.is_grad_enabled():
-        return z - torch.maximum(torch.minimum(z, threshold), -threshold)
-    clipped = torch.minimum(z, threshold)
-    return z.sub_(torch.maximum(clipped, -threshold, out=clipped))
+    clipped = z.clamp(-threshold, threshold)
+    return z - clipped if torch.is_grad_enabled() else z.sub_(clipped)
 
 
 def _hard(z, threshold):
@@ -145,20 +143,6 @@ def _hard(z, threshold):
 
 
 _SHRINK = {"soft": _soft, "hard": _hard}
-
-
-@contextmanager
-def _quiet_exporter():
-    """Silence warnings of torch's exporter about its own code and torchvision's operators."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
 
 
 class EncoderModule(torch.nn.Module):
@@ -192,13 +176,14 @@ class EncoderModule(torch.nn.Module):
         super().__init__()
         for name in _LEARNED:
             setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
-        self.decoder = torch.nn.Parameter(atoms.clone())
-        self.split_sign = split_sign
-        self.register_buffer("intercept", None if intercept is None else intercept.to(atoms))
-        self.register_buffer("scale", None if scale is None else scale.to(atoms))
-        gains = None if scale is None else atom_norms(atoms / self.scale) / atom_norms(atoms)
-        self.register_buffer("gains", None if gains is None else gains.flatten().nan_to_num(1.0))
-        self.register_buffer("limit", None if encoder.limit is None else encoder.limit.to(atoms))
+        self.decoder, self.split_sign = torch.nn.Parameter(atoms.clone()), split_sign
+        gains = None
+        if scale is not None:
+            gains = atom_norms(atoms / scale.to(atoms)) / atom_norms(atoms)
+            gains = gains.flatten().nan_to_num(1.0)
+        constants = dict(intercept=intercept, scale=scale, gains=gains, limit=encoder.limit)
+        for name, part in constants.items():
+            self.register_buffer(name, None if part is None else part.to(atoms))
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
     def forward(self, x: Tensor) -> Tensor:
@@ -268,76 +253,46 @@ class EncoderModule(torch.nn.Module):
         rows = self.decoder.new_zeros(2, self.decoder.shape[1])
         names = dict(input_names=["x"], output_names=["codes"])
         options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)
-        with _quiet_exporter():
+        log = logging.getLogger("torch.onnx._internal.exporter._registration")
+        with warnings.catch_warnings(), ExitStack() as then:  # warnings of torch's own code
+            then.callback(log.setLevel, log.level)
+            log.setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 
-@dataclass(frozen=True, eq=False)
-class _Lasso:
-    """The objective of codes: squared error of known entries, and the penalty."""
-
-    atoms: Tensor
-    alpha: float
-
-    def residual(self, x, mask, z):
-        left = x - z @ self.atoms
-        return left if mask is None else left * mask
-
-    def __call__(self, x, mask, z):  # -> ()
-        penalty = self.alpha * z.abs().sum(1).mean() if self.alpha else 0.0
-        return self.residual(x, mask, z).square().sum(1).mean() / 2 + penalty
-
-
-def _pseudoinverses(atoms):  # yields (n_components, n_features)
-    """Yield rows whose product with their own atom is 1, and ever smaller with other atoms."""
-    yield atoms
-    gram = atoms.mT @ atoms
-    largest = torch.linalg.matrix_norm(gram, 2)
-    # shares of the largest eigenvalue of the Gram matrix
-    for ridge in (0.3, 0.03, 0.003, 0.0003):
-        regular = gram.clone()
-        regular.diagonal().add_(ridge * largest)
-        rows = torch.linalg.solve(regular, atoms.mT).mT
-        inner = (rows * atoms).sum(1, keepdim=True)
-        yield torch.where(inner > 0, rows / inner, 0.0)
-
-
-def _best_step(lasso, x, mask, z, n_unfoldings, *, penalty, positive):
-    """Return the best rows of an analysis times their step, the threshold, and the codes."""
-    best = None
-    for rows in _pseudoinverses(lasso.atoms):
-        norm = float(torch.linalg.matrix_norm(rows @ lasso.atoms.mT, 2))
-        step, before = 0.25 / norm if norm > 0 else 1.0, None
-        while before is None or step <= 4.0:
-            code, level = z, x.new_tensor(step * penalty)
-            for _ in range(n_unfoldings):
-                code = _soft(code + step * (lasso.residual(x, mask, code) @ rows.mT), level)
-                code = code.clamp_min(0) if positive else code
-            value = float(lasso(x, mask, code))
-            if best is None or value < best[0]:
-                best = value, step * rows, level, code
-            if before is not None and not value <= before:
-                break
-            step, before = step * 2**0.5, value
-    return best[1:]
+def _lasso(x, mask, z, atoms, alpha):  # -> (), the mean objective of codes
+    left = x - z @ atoms
+    left = left if mask is None else left * mask
+    return left.square().sum(1).mean() / 2 + (alpha * z.abs().sum(1).mean() if alpha else 0.0)
 
 
 @torch.no_grad()
-def _first_encoder(lasso, x, mask, n_unfoldings, *, penalty, separate, positive):
-    """Initialise each unfolding with the best single-matrix step."""
+def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
+    """Initialise each unfolding with the dictionary and the step of the least objective."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
     x, mask = x[rows], None if mask is None else mask[rows]
-    z = x.new_zeros(len(x), len(lasso.atoms))
     n_steps, depth = (n_unfoldings, 1) if separate else (1, n_unfoldings)
-    analyses, levels = [], []
+    norm = float(torch.linalg.matrix_norm(atoms, 2)) ** 2 or 1.0
+    z, found = None, []
     for _ in range(n_steps):
-        rows, level, z = _best_step(lasso, x, mask, z, depth, penalty=penalty, positive=positive)
-        analyses.append(rows)
-        levels.append(level.expand(len(lasso.atoms)))
-    synthesis = lasso.atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1)
-    thresholds = torch.stack(levels).repeat(depth, 1)
-    return LearnedEncoder(torch.stack(analyses), synthesis, thresholds, positive, not separate)
+        best = None
+        for step in (0.25 / norm * 2 ** (0.5 * i) for i in range(20)):
+            levels = atoms.new_full((depth, len(atoms)), step * alpha)
+            one = LearnedEncoder(step * atoms[None], atoms[None], levels, positive)
+            codes = one.encode(x, mask, z)
+            value = float(_lasso(x, mask, codes, atoms, alpha))
+            if best is not None and not value <= best[0]:
+                break
+            best = value, one, codes
+        _, one, z = best
+        found.append(one)
+    analysis, levels = (
+        torch.cat([getattr(one, n) for one in found]) for n in ("analysis", "thresholds")
+    )
+    synthesis = atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1)
+    return LearnedEncoder(analysis, synthesis, levels, positive, not separate)
 
 
 def _power_of_two(x):
@@ -462,7 +417,7 @@ def learn_encoder(
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` is finite).
     start : LearnedEncoder, default=None
-        Where to begin; by default with matrices close to pseudoinverses, and the best steps.
+        Where to begin; by default with the matrix of the dictionary, and the best steps.
     n_updates : int or "auto", default="auto"
         Number of updates; "auto" is 3000, or three for each row, or as few as take
         :math:`3 \cdot 10^{12}` operations, but 300 at least.
@@ -505,11 +460,11 @@ def learn_encoder(
     if n_updates == "auto":
         n_updates = default_updates(len(x), *atoms.shape, n_unfoldings, batch_size)
     if start is None:
-        how = dict(penalty=alpha, separate=separate, positive=bool(positive_code))
-        start = _first_encoder(_Lasso(atoms, alpha), x, mask, n_unfoldings, **how)
+        how = dict(separate=separate, positive=bool(positive_code))
+        start = _first_encoder(atoms, alpha, x, mask, n_unfoldings, **how)
     else:
         start = replace(start, thresholds=start.thresholds / size)
-    lasso = _Lasso(atoms, alpha if penalised else 0.0)
+    lasso = partial(_lasso, atoms=atoms, alpha=alpha if penalised else 0.0)
     batches = (_draw_batch(x, mask, weight, batch_size, generator) for _ in range(n_updates))
     with torch.enable_grad():
         found = _train(start, lasso, batches, n_updates, stopped, separate and n_unfoldings > 1)

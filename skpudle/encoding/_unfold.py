@@ -71,15 +71,7 @@ class _Unfolding(torch.autograd.Function):
 
 def _is_confined(path, dictionary, x, levels, *, plain):
     """Return whether to confine iterations of sparse codes to working sets."""
-    if path not in ("auto", "dense", "active"):
-        raise ValueError(f"path is {path!r}. Pass 'auto', 'dense' or 'active'.")
-    possible = plain and x.device.type == "cpu"
-    if path == "active" and not possible:
-        raise ValueError(
-            "path='active' is for least squares on the CPU in a DenseDictionary without a mask. "
-            "Use 'auto'."
-        )
-    if path != "auto" or not possible:
+    if path != "auto" or not plain or x.device.type != "cpu":
         return path == "active"
     n_components, n_features = dictionary.atoms.shape
     iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
@@ -164,13 +156,11 @@ def unfold(
     Raises
     ------
     ValueError
-        If there are no levels or no step, or if the path is unknown or not for these arguments.
+        If there are no levels.
     """
     loss = Gaussian() if loss is None else loss
     if loss.is_quadratic and offset is not None:
         x, offset = x - offset, None
-    if step is None and isfinite(loss.curvature):
-        raise ValueError("Got no step. Pass a number, such as default_step(dictionary, loss).")
     if not len(levels):
         raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
     is_dense = isinstance(dictionary, DenseDictionary) and analysis is None

@@ -41,8 +41,7 @@ from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit.encoders import centre, units_of
 from skpudle._fitted import check_learner_of_rows, encode_parts
-from skpudle._learners.counts import CountDictionaryLearning
-from skpudle._learners.exposed import check_exposure
+from skpudle._learners.counts import CountDictionaryLearning, check_exposure
 from skpudle.inspection._posterior import (
     Rows,
     keep_above_rounding,

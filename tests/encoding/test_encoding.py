@@ -6,17 +6,16 @@ The oracle is the encoder as the paper writes it, differentiated by torch step b
 import numpy as np
 import pytest
 import torch
-from naive import make_mask, naive_encode, normal
+from naive import make_mask, naive_encode, normal, unit
 from sklearn.decomposition import sparse_encode
 
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding import encode
 from skpudle.encoding._compiled import unfold_few
 from skpudle.encoding._unfold import default_step, unfold
 
 # (n_samples, n_components, n_features), by whether steps go through the Gram matrix
-SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4)}
+SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4), "gram, several buffers": (600, 6, 9)}
 
 VARIANTS = {
     "soft": {},
@@ -30,14 +29,10 @@ VARIANTS = {
 }
 
 
-def unit_atoms(generator, n_components, n_features):
-    return torch.nn.functional.normalize(normal(generator, n_components, n_features))
-
-
 def make_problem(generator, shape="gram"):  # atoms, data
     n_samples, n_components, n_features = SHAPES[shape]
     x = 1.5 * normal(generator, n_samples, n_features)
-    return unit_atoms(generator, n_components, n_features), x
+    return unit(generator, n_components, n_features), x
 
 
 def value_and_gradients(encoder, inputs, weights, **options):
@@ -151,48 +146,25 @@ def test_many_unfoldings_solve_the_lasso_of_scikit_learn(alpha, positive, shape,
     np.testing.assert_allclose(codes, reference, rtol=0, atol=1e-6)
 
 
-def test_alpha_above_every_correlation_gives_zero_codes(shape, n_unfoldings, generator):
-    atoms, x = make_problem(generator, shape)
-    largest = (x @ atoms.T).abs().max()
-    options = dict(n_unfoldings=n_unfoldings)
-    assert not encode(atoms, x, alpha=largest * (1 + 1e-12), **options).any()
-    assert encode(atoms, x, alpha=largest * 0.999, **options).any()
-
-
-@pytest.mark.parametrize("scale", [2.0**-30, 2.0**20])
-def test_scaling_data_and_alpha_scales_codes(variant, scale, generator):
-    """By powers of two, so exactly."""
+def test_codes_follow_the_units_the_order_and_the_signs_of_atoms(variant, generator):
+    """Units exactly, by powers of two. A penalty above every correlation leaves no codes."""
     atoms, x = make_problem(generator)
-    scaled = dict(variant)
-    if "initial_threshold" in variant:
-        scaled["initial_threshold"] = scale * variant["initial_threshold"]
     codes = encode(atoms, x, alpha=0.3, **variant)
-    assert torch.equal(encode(atoms, scale * x, alpha=scale * 0.3, **scaled), scale * codes)
+    for scale in (2.0**-30, 2.0**20):
+        first = variant.get("initial_threshold")
+        given = variant if first is None else variant | {"initial_threshold": scale * first}
+        assert torch.equal(encode(atoms, scale * x, alpha=scale * 0.3, **given), scale * codes)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    signs = torch.ones(6, 1) if variant.get("positive_code") else torch.tensor([[1.0], [-1]] * 3)
+    changed = encode(signs * atoms[order], x, alpha=0.3, **variant)
+    torch.testing.assert_close(changed * signs.mT, codes[:, order], rtol=0, atol=1e-12)
 
 
-def test_permuting_atoms_permutes_codes(variant, generator):
-    atoms, x = make_problem(generator)
-    order = torch.randperm(len(atoms), generator=generator)
-    codes = encode(atoms, x, alpha=0.3, **variant)
-    permuted = encode(atoms[order], x, alpha=0.3, **variant)
-    torch.testing.assert_close(permuted, codes[:, order], rtol=0, atol=1e-12)
-    torch.testing.assert_close(permuted @ atoms[order], codes @ atoms, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("shrinkage", SHRINKAGES)
-def test_flipping_atoms_flips_signed_codes(shrinkage, generator):
-    atoms, x = make_problem(generator)
-    signs = torch.tensor([1.0, -1, 1, 1, -1, -1], dtype=x.dtype)
-    codes = encode(atoms, x, alpha=0.3, shrinkage=shrinkage)
-    flipped = encode(signs[:, None] * atoms, x, alpha=0.3, shrinkage=shrinkage)
-    torch.testing.assert_close(flipped, signs * codes, rtol=0, atol=1e-12)
-
-
-def test_a_row_alone_is_coded_as_in_its_batch(variant, shape, generator):
+@pytest.mark.parametrize("share", [1 + 1e-12, 0.999])
+def test_alpha_above_every_correlation_gives_zero_codes(share, shape, n_unfoldings, generator):
     atoms, x = make_problem(generator, shape)
-    together = encode(atoms, x, alpha=0.3, **variant)
-    alone = torch.cat([encode(atoms, row[None], alpha=0.3, **variant) for row in x])
-    torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
+    alpha = share * (x @ atoms.T).abs().max()
+    assert encode(atoms, x, alpha=alpha, n_unfoldings=n_unfoldings).any() == (share < 1)
 
 
 def test_float32_is_computed_in_float32(variant, shape, generator):
@@ -221,7 +193,7 @@ def test_few_rows_have_the_codes_of_the_iterations(
     variant, n_samples, per_atom, dtype, generator, monkeypatch
 ):
     """Compiled loops, which have no derivatives, agree with torch's."""
-    atoms, x = unit_atoms(generator, 11, 7).to(dtype), 2 * normal(generator, n_samples, 7).to(dtype)
+    atoms, x = unit(generator, 11, 7).to(dtype), 2 * normal(generator, n_samples, 7).to(dtype)
     alpha = (0.1 + 0.4 * torch.rand(11, generator=generator)).to(dtype) if per_atom else 0.3
     calls = []
     monkeypatch.setattr(
@@ -239,7 +211,7 @@ def test_few_rows_have_the_codes_of_the_iterations(
 
 
 def test_few_rows_that_are_not_finite_have_codes_that_are_not(generator, variant):
-    atoms, x = unit_atoms(generator, 5, 4), normal(generator, 4, 4)
+    atoms, x = unit(generator, 5, 4), normal(generator, 4, 4)
     x[0, 1], x[1, 2] = torch.nan, torch.inf
     codes = encode(atoms, x, alpha=0.1, n_unfoldings=5, **variant)
     torch.testing.assert_close(codes.isfinite().all(1), torch.tensor([False, False, True, True]))

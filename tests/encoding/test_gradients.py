@@ -97,39 +97,30 @@ def test_with_converged_codes_dec_is_ae_lasso(shape, generator):
     assert (ls - dec).abs().max() > 0.1  # while least squares pays
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
-@pytest.mark.parametrize("gradient", GRADIENT_RULES)
-def test_autocast_and_the_default_dtype_change_nothing(gradient, kind, dtype, generator):
-    """Rules and operators compute in the dtype of the data."""
-    make_dictionary, atoms, x = {
-        "dense": (DenseDictionary, torch.randn(9, 6, generator=generator), (5, 6)),
-        "convolution": (ConvDictionary, torch.randn(4, 1, 3, 3, generator=generator), (5, 1, 7, 6)),
-    }[kind]
-    x = torch.randn(x, generator=generator)
-    atoms.requires_grad_()
+def test_autocast_and_the_default_dtype_change_nothing(kind, generator):
+    """The encoder, rules and operators compute in the dtype of the data."""
+    shape, sample = {"dense": ((9, 6), (5, 6)), "convolution": ((4, 1, 3, 3), (5, 1, 7, 6))}[kind]
+    atoms, x = (torch.randn(one, generator=generator) for one in (shape, sample))
+    make_dictionary = DenseDictionary if kind == "dense" else ConvDictionary
+    options = dict(encoder=partial(encode, alpha=0.1, n_unfoldings=5), penalty=0.1)
 
     def results():
-        def encoder(dictionary, x, mask=None):
-            return encode(dictionary, x, alpha=0.1, n_unfoldings=5, mask=mask)
+        dictionary, batch = make_dictionary(atoms.requires_grad_()), Samples(x)
+        for rule in GRADIENT_RULES.values():
+            derivative, evaluation = differentiate(rule, dictionary, atoms, batch, **options)
+            yield from (derivative, *evaluation)
+        z = torch.ones_like(dictionary.analysis(x))
+        yield from (dictionary.synthesis(z), dictionary.analysis(x), dictionary.outer(z, x))
 
-        dictionary, options = make_dictionary(atoms), dict(encoder=encoder, penalty=0.1)
-        rule, batch = GRADIENT_RULES[gradient], Samples(x)
-        evaluation, z = rule(dictionary, batch, **options), torch.ones_like(dictionary.analysis(x))
-        maps = dictionary.synthesis(z), dictionary.analysis(x), dictionary.outer(z, x)
-        derivative, _ = differentiate(rule, dictionary, atoms, batch, **options)
-        return derivative, *evaluation, *maps
-
-    expected = results()
-    with torch.autocast("cpu", dtype=dtype):
-        under_autocast = results()
-    default = torch.get_default_dtype()
+    expected = [*results()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = [*results()]
     torch.set_default_dtype(torch.float64)
     try:
-        under_default = results()
+        under_default = [*results()]
     finally:
-        torch.set_default_dtype(default)
-    for found in (under_autocast, under_default):
-        for one, other in zip(found, expected, strict=True):
-            assert one.dtype == torch.float32
-            assert torch.equal(one, other)
+        torch.set_default_dtype(torch.float32)
+    for one, *others in zip(expected, under_autocast, under_default, strict=True):
+        assert one.dtype == torch.float32
+        assert all(torch.equal(other, one) and other.dtype == one.dtype for other in others)

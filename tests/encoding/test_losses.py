@@ -2,19 +2,16 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from naive import make_mask, naive_shrink, normal
-from sklearn.linear_model import LogisticRegression
-from test_encoding import unit_atoms
+from naive import make_mask, naive_shrink, normal, unit
 
 from skpudle._data.batches import Samples
-from skpudle._learners.counts import CountDictionaryLearning, CountPlan, likelihood
+from skpudle._learners.counts import CountDictionaryLearning, CountPlan
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
-from skpudle.encoding._unfold import default_step, threshold_levels, unfold
+from skpudle.encoding._unfold import default_step, unfold
 
 FAMILIES = {"poisson": Poisson(), "binomial": Binomial(5), "bernoulli": Binomial()}
 ENCODERS = {
@@ -45,7 +42,7 @@ def draw(generator, loss, natural):
 
 def make_problem(generator, loss, shape=(12, 11, 7)):  # atoms, data, offset
     n_samples, n_components, n_features = shape
-    atoms = unit_atoms(generator, n_components, n_features)
+    atoms = unit(generator, n_components, n_features)
     offset = 0.5 * normal(generator, n_features)
     codes = normal(generator, n_samples, n_components)
     codes *= torch.rand(codes.shape, generator=generator) < 0.3
@@ -149,7 +146,7 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     model = plan.model(alpha=0.3)
     dictionary, encoder, penalty = model.network(rows, 0)
     batch = Samples(x, known if masked else None, exposure.exp())
-    found = likelihood(dictionary, batch, encoder=encoder, penalty=penalty)
+    found = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
     z = found.codes
     assert (z[:, -1] == 1).all()
     value = (known * loss.half_deviance(z @ rows + exposure, x)).sum(1)
@@ -176,7 +173,7 @@ def test_gradcheck(loss, generator):
 
 
 def test_least_squares_are_least_squares(generator):
-    atoms, x = unit_atoms(generator, 6, 9), normal(generator, 20, 9)
+    atoms, x = unit(generator, 6, 9), normal(generator, 20, 9)
     offset = normal(generator, 9)
     same = partial(encode, atoms, alpha=0.3)
     assert torch.equal(same(x, loss=Gaussian()), same(x))
@@ -215,38 +212,3 @@ def test_codes_become_those_of_the_penalised_likelihood(loss, generator):
     z = encode(atoms, x, alpha=0.3, n_unfoldings=20_000, loss=loss, offset=offset)
     assert 0 < z.count_nonzero() < z.numel()
     assert violation(loss, atoms, x, z, 0.3, offset) < 1e-6
-
-
-def test_codes_of_binary_data_are_those_of_logistic_regression(generator):
-    """Every sample is a regression on the atoms, with the offset as an atom of code 1."""
-    loss, alpha = Binomial(), 0.3
-    atoms, x, _ = make_problem(generator, loss, (4, 5, 30))
-    z = encode(atoms, x, alpha=alpha, n_unfoldings=20_000, loss=loss)
-    for row, code in zip(x.numpy(), z.numpy()):
-        regression = LogisticRegression(
-            l1_ratio=1.0, C=1 / alpha, solver="liblinear", fit_intercept=False, tol=1e-12,
-            max_iter=10_000, random_state=0,
-        )  # fmt: skip
-        regression.fit(atoms.T.numpy(), row)
-        np.testing.assert_allclose(code, regression.coef_[0], rtol=0, atol=1e-6)
-
-
-@pytest.mark.uncompiled
-def test_a_sample_does_not_depend_on_its_neighbours(loss, generator):
-    """Steps are looked for by every sample for itself."""
-    atoms, x, offset = make_problem(generator, loss)
-    x[0] *= 50 if isinstance(loss, Poisson) else 1
-    z = encode(atoms, x, alpha=0.3, loss=loss, offset=offset)
-    alone = encode(atoms, x[3:5], alpha=0.3, loss=loss, offset=offset)
-    torch.testing.assert_close(alone, z[3:5], rtol=0, atol=1e-10)
-
-
-def test_steps_are_looked_for_only_where_there_is_no_bound(generator):
-    atoms, x, _ = make_problem(generator, Binomial())
-    dictionary = DenseDictionary(atoms)
-    levels = threshold_levels(dictionary, 0.3, 4, None)
-    for loss in (None, Gaussian(), Binomial()):
-        with pytest.raises(ValueError, match="Got no step"):
-            unfold(dictionary, x, levels, None, loss=loss)
-    with pytest.raises(ValueError, match="least squares"):
-        unfold(dictionary, x, levels, None, loss=Poisson(), path="active")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from naive import naive_shrink, normal, unit
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._compiled import multiply
@@ -53,12 +54,9 @@ def test_encoder_and_adjoint_are_those_of_automatic_differentiation(
 ):
     """Of products large enough to leave out zeros, from codes of zeros and from given ones."""
     n, p, n_unfoldings, step = 40, 500, 12, 0.05
-    atoms, x, first = (
-        torch.randn(*shape, generator=generator, dtype=torch.float64)
-        for shape in ((p, n_features), (n, n_features), (n, p))
-    )
-    atoms = torch.nn.functional.normalize(atoms)
-    first = first * (torch.rand(n, p, generator=generator) < 0.05) if given else None
+    atoms, x, first = unit(generator, p, n_features), normal(generator, n, n_features), None
+    if given:
+        first = normal(generator, n, p) * (torch.rand(n, p, generator=generator) < 0.05)
     leaves = [t.requires_grad_() for t in (atoms, x, first) if t is not None]
     dictionary, step = DenseDictionary(atoms), torch.tensor(step, dtype=torch.float64)
     levels = threshold_levels(dictionary, alpha, n_unfoldings, step, shrinkage=shrinkage)
@@ -66,9 +64,7 @@ def test_encoder_and_adjoint_are_those_of_automatic_differentiation(
     def naive():
         z = torch.zeros(n, p, dtype=torch.float64) if first is None else first
         for level in levels:
-            v = z + step * (x - z @ atoms) @ atoms.mT
-            magnitude = v.abs()
-            z = v * (magnitude >= level) if shrinkage == "hard" else v - v.clamp(-level, level)
+            z = naive_shrink(z + step * (x - z @ atoms) @ atoms.mT, level, shrinkage, False)
         return z
 
     codes = [
@@ -77,6 +73,6 @@ def test_encoder_and_adjoint_are_those_of_automatic_differentiation(
     ]
     assert 0.005 < (codes[1] != 0).double().mean() < 0.33
     torch.testing.assert_close(*codes, rtol=1e-12, atol=1e-12)
-    weight = torch.randn(n, p, generator=generator, dtype=torch.float64)
+    weight = normal(generator, n, p)
     found, expected = (torch.autograd.grad((weight * z).sum(), leaves) for z in codes)
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from naive import normal
 
 from skpudle._initialization import INITIALIZATIONS, initial_atoms
 
 METHODS = sorted(INITIALIZATIONS)
-
-
-def normal(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def seeded(seed=0):

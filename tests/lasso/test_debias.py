@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from naive import make_mask, unit
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import solve_lasso
@@ -10,18 +11,12 @@ from skpudle.lasso._implicit import converged_codes
 from skpudle.lasso._solve import lasso_path
 
 
-def make_problem(generator, n=30, m=12, p=25):
-    atoms, x = (
-        torch.nn.functional.normalize(
-            torch.randn(size, m, generator=generator, dtype=torch.float64), dim=1
-        )
-        for size in (p, n)
-    )
-    return atoms, x, 0.1
+def make_problem(generator, n=30):
+    return unit(generator, 25, 12), unit(generator, n, 12), 0.1
 
 
-def make_mask(generator, x):
-    mask = (torch.rand(x.shape, generator=generator, dtype=torch.float64) < 0.7).to(x)
+def mask_of_some(generator, x):
+    mask = make_mask(generator, x)
     mask[::2] = 1
     return mask
 
@@ -50,7 +45,7 @@ def towards_least_squares(atoms, x, z):
 @pytest.mark.parametrize("positive", [False, True])
 def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive, masked):
     atoms, x, alpha = make_problem(generator)
-    mask = make_mask(generator, x) if masked else torch.ones_like(x)
+    mask = mask_of_some(generator, x) if masked else torch.ones_like(x)
     options = dict(positive=positive, mask=mask)
     codes, gaps = solve_lasso(atoms, x, alpha, **options)
     found, found_gaps = solve_lasso(atoms, x, alpha, debias=1, **options)
@@ -72,7 +67,7 @@ def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive,
 def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
     atoms, x, _ = make_problem(generator)
     atoms[7], atoms[9] = -2 * atoms[3], 0  # one that nothing needs, and none
-    mask = make_mask(generator, x) if masked else None
+    mask = mask_of_some(generator, x) if masked else None
     alphas = [0.8, 0.4, 0.2, 0.1, 0.05]
     codes, refits = lasso_path(atoms, x, alphas, mask=mask)
     for alpha, z, refit in zip(alphas, codes, refits, strict=True):
@@ -85,7 +80,7 @@ def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradient_of_debiased_codes_agrees_with_finite_differences(generator, masked, debias):
     atoms, x, alpha = make_problem(generator, n=4)
-    mask = make_mask(generator, x) if masked else None
+    mask = mask_of_some(generator, x) if masked else None
     alpha = torch.tensor(alpha, dtype=torch.float64)
 
     def codes(atoms, x, alpha):

@@ -13,8 +13,7 @@ from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
 from skpudle._fit.plan import Plan
 from skpudle._gradients import differentiate
-from skpudle._learners.supervised.model import TaskModel, joint
-from skpudle._learners.supervised.tasks import Classification, Regression
+from skpudle._learners.supervised.tasks import Classification, Regression, TaskModel
 
 
 def make_data(seed=0, n=240, m=10, n_classes=3):
@@ -106,7 +105,7 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     batch = Samples(x, target=target, weight=weights)
     dictionary, encoder, penalty = model.network(rows, 0)
     options = dict(encoder=encoder, penalty=penalty)
-    gradient, evaluation = differentiate(joint, dictionary, rows, batch, **options)
+    gradient, evaluation = differentiate(model.rule, dictionary, rows, batch, **options)
 
     leaves = [t.clone().requires_grad_() for t in (atoms, *head)]
     if n_unfoldings is None:

@@ -8,22 +8,18 @@ import torch
 
 from skpudle import ConvPUDLEDictionaryLearning, CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._operators._conv import ConvDictionary
+from skpudle.datasets import make_dictionary_data
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search.choose import best_coding
 from skpudle.search.held_out import HeldOut, hold_out
 
 
-def noisy_sums(level, n=400, m=20, p=25, k=2):
+def noisy_sums(level, n=400):
     """Return clean and noisy sums of two of 25 atoms, and the atoms."""
-    rng = np.random.default_rng(0)
-    atoms = rng.standard_normal((p, m))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = np.zeros((n, p))
-    for row in codes:
-        row[rng.choice(p, k, replace=False)] = rng.uniform(0.5, 1.5, k) * rng.choice([-1, 1], k)
-    clean = codes @ atoms
-    return clean, clean + level * clean.std() * rng.standard_normal(clean.shape), atoms
+    how = dict(snr_db=-20 * np.log10(level), random_state=0)
+    X, atoms, codes = make_dictionary_data(n, 20, 25, 2, **how)
+    return codes @ atoms, X, atoms
 
 
 @pytest.fixture(scope="module", params=[0.6, 0.1, 0.01], ids="{} of the signal".format)

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from small import Batches
 
 from skpudle import Checkpoint, CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data import sources
@@ -221,7 +222,7 @@ def test_data_outside_of_the_domain_are_refused(loss, X):
         with pytest.raises(ValueError, match="Negative values in data"):
             getattr(learner, method)(wrong)
     with pytest.raises(ValueError, match="In batch 0 of X: Negative values"):
-        learner.fit(Batches([wrong]))
+        learner.fit(Batches(wrong))
     if loss == "binomial":
         wrong[3, 2] = N_TRIALS + 1
         with pytest.raises(ValueError, match="values above 20"):
@@ -251,16 +252,6 @@ def test_missing_entries_count_for_nothing(loss, X):
 
 
 # ---------------------------------------------------------------------------- sources
-
-
-class Batches:
-    """Batches that can be iterated again."""
-
-    def __init__(self, batches):
-        self.batches = batches
-
-    def __iter__(self):
-        return iter(self.batches)
 
 
 def test_a_large_sparse_array_is_never_dense(monkeypatch):

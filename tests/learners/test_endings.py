@@ -5,8 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.callback import FitCallback
-from small import make, make_data
+from small import EndsTheFit, make, make_data
 
 from skpudle import (
     Checkpoint,
@@ -20,17 +19,8 @@ from skpudle import (
 X, _ = make_data()
 
 
-class AtTheEndOf(FitCallback):
-    """A callback that ends the fit after the first task of a name."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def on_fit_task_end(self, estimator, context):
-        return context.task_name == self.name
-
-
-STOPS_SEARCH = AtTheEndOf("epoch of the search")
+STOPS_SEARCH = EndsTheFit("epoch of the search")
+CONV = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0)
 SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
 
 
@@ -40,19 +30,14 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
         (PUDLEDictionaryLearning(6, random_state=0), "search"),
         (make(tol=None), "max_iter"),
         (make(tol=0.9, max_iter=12), "tol"),
-        (make().set_callbacks(AtTheEndOf("epoch")), "callback"),
+        (make().set_callbacks(EndsTheFit("epoch")), "callback"),
         (PUDLEDictionaryLearning(6, random_state=0).set_callbacks(STOPS_SEARCH), "callback"),
         (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),
-        (
-            ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).set_callbacks(
-                AtTheEndOf("epoch")
-            ),
-            "callback",
-        ),
+        (CONV.set_callbacks(EndsTheFit("epoch")), "callback"),
         (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
         (SPORCO, "max_iter"),
-        (clone(SPORCO).set_callbacks(AtTheEndOf("iteration")), "callback"),
+        (clone(SPORCO).set_callbacks(EndsTheFit("iteration")), "callback"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -74,7 +59,7 @@ def test_what_goes_on_has_not_ended():
 def test_a_checkpoint_knows_what_ended_its_fit(tmp_path):
     recording = Checkpoint(tmp_path / "fit.npz")
     learner = make()
-    learner.set_callbacks(AtTheEndOf("epoch"), recording).fit(X)
+    learner.set_callbacks(EndsTheFit("epoch"), recording).fit(X)
     again = clone(learner).set_callbacks(recording).fit(X)
     assert again.ended_by_ == "callback"
     assert again.n_iter_ == 1

@@ -97,7 +97,7 @@ OWN = {
 # What makes defaults small enough for a test. It is no change that is tested.
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
-    CountDictionaryLearning: {"n_components": 6},
+    CountDictionaryLearning: {"n_components": 6, "max_iter": 20, "tol": 1e-2},
     PUDLEClassifier: {"n_components": 6, "tol": 5e-4},
     PUDLERegressor: {"n_components": 6, "tol": 1e-2},
     NOODLDictionaryLearning: {"n_components": 6},
@@ -129,6 +129,8 @@ def outcome(learner):
     """Return what there is to see of a learner that has been fitted."""
     rows, y = data_for(learner)
     learner.fit(rows, y)
+    numbers = (getattr(learner, name, None) for name in ("alpha_", "step_size_"))
+    assert {type(number) for number in numbers if number is not None} <= {float}
     if isinstance(learner, ConvDenoiser):
         return [learner.network_.synthesis.detach().numpy(), learner.denoise(rows), learner.n_iter_]
     seen = [learner.components_, learner.transform(rows), learner.n_iter_]
@@ -149,6 +151,8 @@ def test_parameters_act_or_a_warning_names_them(kind):
     default = outcome(kind(**SMALL[kind], random_state=0))
     for name in signature(kind).parameters.keys() - _EXEMPT:
         value = (SHARED | OWN[kind])[name]
+        if isinstance(value, int | float):  # as it comes out of np.linspace in a grid of a search
+            value = np.asarray(value)[()]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             changed = outcome(kind(**SMALL[kind] | {"random_state": 0, name: value}))
@@ -171,31 +175,19 @@ def told(learner, X=X, y=None):
     return [str(w.message) for w in caught if w.category is UserWarning]
 
 
-OF_TRAINING = {
-    name: SHARED[name]
-    for name in (
-        "optimizer",
-        "learning_rate",
-        "batch_size",
-        "max_iter",
-        "tol",
-    )
-}
+OF_OMP = dict(transform_algorithm="omp", transform_n_nonzero_coefs=3)
+OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol"
 
 
 @pytest.mark.parametrize(
     ("named", "unused", "remedy"),
     [
-        (OF_TRAINING, [*OF_TRAINING], "gradient='ae-ls'"),
+        ({name: SHARED[name] for name in OF_TRAINING}, OF_TRAINING, "gradient='ae-ls'"),
         (dict(gradient="dec", learning_rate=0.1), ["learning_rate"], "optimizer='adam'"),
         (dict(step_size=0.1), ["step_size"], "n_unfoldings"),
         (dict(shrinkage="hard", lambda_decay=0.9), ["lambda_decay"], "shrinkage='soft'"),
-        (dict(transform_n_nonzero_coefs=3), ["transform_n_nonzero_coefs"], "='omp'"),
-        (
-            dict(transform_algorithm="omp", transform_alpha=1.0, transform_n_nonzero_coefs=3),
-            ["transform_n_nonzero_coefs"],
-            "transform_alpha=None",
-        ),
+        (dict(transform_n_nonzero_coefs=3), [*OF_OMP][1:], "='omp'"),
+        (OF_OMP | dict(transform_alpha=1.0), [*OF_OMP][1:], "transform_alpha=None"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from small import Batches
 
 from skpudle import (
     ConsensusDictionary,
@@ -32,17 +33,6 @@ X = np.abs((RNG.random((60, 4)) < 0.4) @ np.abs(ATOMS) + 0.01 * RNG.normal(size=
 FRAME = pd.DataFrame(X, columns=list("abcdef"))
 REVERSED = FRAME[FRAME.columns[::-1]]
 SHORT = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)
-
-
-class Batches:
-    """Some rows of a frame or an array at a time, anew each time."""
-
-    def __init__(self, X):
-        self.X = X
-
-    def __iter__(self):
-        rows = getattr(self.X, "iloc", self.X)
-        return (rows[i : i + 16] for i in range(0, 60, 16))
 
 
 ROWS = PUDLEDictionaryLearning(4, positive_code=True, random_state=0)
@@ -99,8 +89,9 @@ def check(call):
     with pytest.raises(ValueError, match="feature names should match.*\n.*same order"):
         call(REVERSED)
     call(FRAME)  # warnings are errors
-    with pytest.warns(UserWarning, match="X does not have valid feature names, but"):
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but") as told:
         call(X)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("method", STREAMED)

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.datasets import (
     load_diabetes,
+    load_digits,
     load_wine,
 )
 from sklearn.linear_model import LinearRegression
@@ -599,3 +600,14 @@ def test_many_unfoldings_minimise_the_loss_of_huber(spiked):
     slope = np.clip(X[750:] - codes @ atoms, -limit, limit) @ atoms.T
     np.testing.assert_allclose(slope[codes != 0], 0.1 * np.sign(codes[codes != 0]), atol=1e-3)
     assert np.abs(slope).max() < 0.1 + 1e-3
+
+
+def test_few_unfoldings_of_digits_have_a_baseline_that_converged_codes_need_not():
+    X = load_digits().data
+    train, test = X[:1000], X[1000:]
+    few = dict(n_unfoldings=3, max_iter=5, tol=None, random_state=0)
+    learner = PUDLEDictionaryLearning(30, **few).fit(train)
+    assert np.ndim(learner.intercept_) == 1
+    residual = test - learner.inverse_transform(learner.transform(test))  # .34 without a baseline
+    assert np.square(residual).sum() < 0.2 * np.square(test - train.mean(0)).sum()
+    assert PUDLEDictionaryLearning(30, random_state=0).fit(train).intercept_ == 0.0

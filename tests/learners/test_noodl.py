@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from naive import naive_encode
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
@@ -15,68 +17,34 @@ def problem():
     return atoms, initial / np.linalg.norm(initial, axis=1, keepdims=True), x
 
 
-def hard_thresholding(x, atoms, *, threshold, step_size, n_unfoldings, initial_threshold=None):
+def naive_codes(x, atoms, threshold=0.1, **options):
     """Encode by the loop, as it is written in the paper."""
-
-    def shrink(v, level):
-        return np.where(np.abs(v) >= level, v, 0)
-
-    z = np.zeros((len(x), len(atoms)))
-    if initial_threshold is not None:
-        z = shrink(x @ atoms.T, initial_threshold)
-    for _ in range(n_unfoldings):
-        z = shrink(z + step_size * (x - z @ atoms) @ atoms.T, threshold)
-    return z
-
-
-def test_codes_are_those_of_pudle_with_hard_shrinkage(problem):
-    """One encoder: with one dictionary and one threshold, the codes are equal to the last bit."""
-    atoms, _, x = problem
-    shared = dict(
-        n_unfoldings=30, step_size=0.2, dict_init=atoms, max_iter=1, tol=None, random_state=0
-    )
-    noodl = NOODLDictionaryLearning(threshold=0.1, **shared).fit(x)
-    pudle = PUDLEDictionaryLearning(alpha=0.1, shrinkage="hard", **shared).fit(x)
-    pudle.components_ = noodl.components_
-    np.testing.assert_array_equal(noodl.transform(x), pudle.transform(x))
+    given = dict(alpha=threshold, step_size=0.2, shrinkage="hard") | options
+    return naive_encode(torch.tensor(atoms), torch.tensor(x), **given).numpy()
 
 
 @pytest.mark.parametrize("initial_threshold", [None, 0.7])
-def test_codes_are_those_of_the_loop(problem, initial_threshold):
+def test_codes_are_those_of_the_loop_and_of_pudle_with_hard_shrinkage(problem, initial_threshold):
     atoms, _, x = problem
-    learner = NOODLDictionaryLearning(
-        threshold=0.1,
-        initial_threshold=initial_threshold,
-        n_unfoldings=4,
-        step_size=0.2,
-        dict_init=atoms,
-        max_iter=1,
-        tol=None,
-        random_state=0,
+    shared = dict(n_unfoldings=4, step_size=0.2, dict_init=atoms, max_iter=1, tol=None)
+    noodl = NOODLDictionaryLearning(
+        threshold=0.1, initial_threshold=initial_threshold, random_state=0, **shared
     ).fit(x)
-    expected = hard_thresholding(
-        x,
-        learner.components_,
-        threshold=0.1,
-        step_size=0.2,
-        n_unfoldings=4,
-        initial_threshold=initial_threshold,
-    )
-    np.testing.assert_allclose(learner.transform(x), expected, atol=1e-12)
+    how = dict(n_unfoldings=4, initial_threshold=initial_threshold)
+    expected = naive_codes(x, noodl.components_, **how)
+    np.testing.assert_allclose(noodl.transform(x), expected, atol=1e-12)
+    if initial_threshold is None:
+        pudle = PUDLEDictionaryLearning(alpha=0.1, shrinkage="hard", random_state=0, **shared)
+        pudle.fit(x).components_ = noodl.components_
+        np.testing.assert_array_equal(noodl.transform(x), pudle.transform(x))
 
 
 def test_an_update_is_the_sign_gradient_step(problem):
     r"""``D <- D - eta mean (D z - x) sign(z)^T``, then every atom has norm 1."""
     _, initial, x = problem
-    learner = NOODLDictionaryLearning(
-        threshold=0.1,
-        step_size=0.2,
-        learning_rate=0.4,
-        dict_init=initial,
-        batch_size=len(x),
-        random_state=0,
-    ).partial_fit(x)
-    z = hard_thresholding(x, initial, threshold=0.1, step_size=0.2, n_unfoldings=100)
+    how = dict(threshold=0.1, step_size=0.2, learning_rate=0.4, batch_size=len(x), random_state=0)
+    learner = NOODLDictionaryLearning(dict_init=initial, **how).partial_fit(x)
+    z = naive_codes(x, initial, n_unfoldings=100)
     updated = initial - 0.4 * np.sign(z).T @ (z @ initial - x) / len(x)
     updated /= np.linalg.norm(updated, axis=1, keepdims=True)
     np.testing.assert_allclose(learner.components_, updated, atol=1e-10)
@@ -85,16 +53,8 @@ def test_an_update_is_the_sign_gradient_step(problem):
 def test_the_dictionary_is_recovered_from_nearby(problem):
     """Hard thresholding does not shrink codes, so that the error vanishes."""
     atoms, initial, x = problem
-    learner = NOODLDictionaryLearning(
-        threshold=0.2,
-        n_unfoldings=50,
-        learning_rate=10,
-        dict_init=initial,
-        batch_size=200,
-        max_iter=20,
-        tol=None,
-        random_state=0,
-    )
+    how = dict(threshold=0.2, n_unfoldings=50, learning_rate=10, batch_size=200, max_iter=20)
+    learner = NOODLDictionaryLearning(dict_init=initial, tol=None, random_state=0, **how)
     scale = np.linalg.norm(atoms)
     assert np.linalg.norm(initial - atoms) > 0.1 * scale
     assert np.linalg.norm(learner.fit(x).components_ - atoms) < 1e-4 * scale

@@ -66,19 +66,6 @@ def test_the_number_of_atoms_does_not_drown_in_noise():
     assert 20 <= PUDLEDictionaryLearning("auto", random_state=0).fit(X).n_components_ <= 28
 
 
-def test_purest_spectra_begin_a_search_of_mixtures(rng):
-    axis = np.linspace(0, 1, 60)
-    spectra = np.exp(-np.square(axis - rng.random((4, 1))) / 0.01) + 0.1 * rng.random((4, 1))
-    spectra /= np.linalg.norm(spectra, axis=1, keepdims=True)
-    mixtures = np.vstack([np.eye(4), rng.dirichlet(np.ones(4), 200)]) @ spectra
-    mixtures += 1e-3 * rng.normal(size=mixtures.shape)
-    options = dict(positive_code=True, positive_dict=True)
-    learner = PUDLEDictionaryLearning(4, random_state=0, **options).fit(mixtures)
-    other = PUDLEDictionaryLearning(4, random_state=1, **options).fit(mixtures)
-    assert ((learner.components_ @ spectra.T).max(axis=0) > np.cos(np.radians(1.0))).all()
-    np.testing.assert_array_equal(other.components_, learner.components_)  # nothing is drawn
-
-
 # ------------------------------------------------------------------ images and signals
 
 

@@ -103,18 +103,6 @@ def test_verbose_training_prints_a_line_an_epoch(X, capsys):
     assert not capsys.readouterr().out
 
 
-def test_the_default_device_of_torch_does_not_matter(X):
-    """Nothing is made there: on the device "meta" numbers do not exist."""
-    options = dict(batch_size=16, device="cpu")
-    expected = make(**options).fit(X)
-    with torch.device("meta"):
-        found = make(**options).fit(X)
-        codes, score = found.transform(X), found.score(X)
-    assert_same(vars(found), vars(expected))
-    np.testing.assert_array_equal(codes, expected.transform(X))
-    assert score == expected.score(X)
-
-
 def test_a_data_error_on_the_way_leaves_a_fitted_estimator_as_it_was(X):
     class Breaks:
         def __iter__(self):
@@ -136,38 +124,3 @@ def test_partial_fit_replaces_atoms_that_are_not_used(X):
     np.testing.assert_array_equal(learner.components_[5:], unused)
     learner.partial_fit(X[40:])
     assert learner.components_[5, -1] == 0
-
-
-NUMPY = [
-    ("n_components", np.int64(5)),
-    ("alpha", np.float64(0.3)),
-    ("alpha", np.float32(0.3)),
-    ("n_unfoldings", np.int32(3)),
-    ("step_size", np.float32(0.1)),
-    ("lambda_decay", np.float64(0.9)),
-    ("lambda_decay", (np.float64(1.0), np.float32(0.5))),
-    ("positive_code", np.bool_(True)),
-    ("positive_dict", np.bool_(True)),
-    ("learning_rate", np.float64(0.01)),
-    ("batch_size", np.int64(8)),
-    ("max_iter", np.int64(2)),
-    ("tol", np.float64(0.9)),
-    ("transform_alpha", np.float64(0.2)),
-    ("split_sign", np.bool_(True)),
-    ("random_state", np.int64(0)),
-    ("verbose", np.int64(0)),
-]
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_every_parameter_may_be_a_scalar_of_numpy(X):
-    """As it comes out of ``np.linspace`` in a grid of a search; fitted attributes are Python's."""
-    few = dict(tol=1e-4)
-    for name, value in NUMPY:
-        learner = make(**few | {name: value}).fit(X)
-        value = tuple(map(float, value)) if isinstance(value, tuple) else value.item()
-        plain = make(**few | {name: value})
-        np.testing.assert_array_equal(learner.components_, plain.fit(X).components_, name)
-        assert {
-            type(learner.__dict__[f"{n}_"]) for n in ("alpha", "step_size", "lambda_decay")
-        } == {float}

@@ -3,7 +3,6 @@
 import socket
 import threading
 import warnings
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from small import learner_of
 
-from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import PUDLEDictionaryLearning
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -25,23 +25,16 @@ pytestmark = [
 RNG = np.random.default_rng(0)
 PLAIN = RNG.normal(size=(30, 6))
 COHERENT = np.ones((8, 6)) + 1e-6 * RNG.normal(size=(8, 6))
-FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 SMALL = dict(n_components=8, n_unfoldings=10, max_iter=3, tol=None, random_state=0)
 
-LEARNERS = {
-    "search": PUDLEDictionaryLearning(8, random_state=0),
-    "soft": PUDLEDictionaryLearning(gradient="ae-ls", **SMALL),
-    "hard": PUDLEDictionaryLearning(gradient="ae-ls", shrinkage="hard", **SMALL),
-    "dec": PUDLEDictionaryLearning(gradient="dec", **SMALL),
-    "surrogate": PUDLEDictionaryLearning(gradient="ae-ls", optimizer="surrogate", **SMALL),
-    "lasso": PUDLEDictionaryLearning(gradient="ae-ls", **SMALL | {"n_unfoldings": None}),
-    "more atoms than features": PUDLEDictionaryLearning(
-        gradient="ae-ls", **SMALL | {"n_components": 60}
-    ),
+LEARNERS = {name: learner_of(name, 8) for name in ("search", "unfolded", "hard", "dec", "lasso")}
+LEARNERS |= {
+    "surrogate": learner_of("surrogate", 8, gradient="ae-ls"),
+    "more atoms than features": learner_of("unfolded", 60),
     "coherent atoms": PUDLEDictionaryLearning(dict_init=COHERENT, **SMALL),
     "no penalty": PUDLEDictionaryLearning(alpha=0.0, **SMALL),
     "penalty beyond its maximum": PUDLEDictionaryLearning(alpha=1e12, **SMALL),
-    "noodl": NOODLDictionaryLearning(**SMALL, learning_rate=1e-20),  # scales with 1 / the data
+    "noodl": learner_of("noodl", 8, learning_rate=1e-20),  # scales with 1 / the data
 }
 
 DATA = {
@@ -65,7 +58,7 @@ DATA = {
 def combinations():
     """All data with two learners, all learners with data that are hard, and the rest weekly."""
     for name, data in product(LEARNERS, DATA):
-        usual = name in ("search", "soft") or data in ("huge", "duplicates", "zero rows")
+        usual = name in ("search", "unfolded") or data in ("huge", "duplicates", "zero rows")
         yield pytest.param(name, data, marks=[] if usual else pytest.mark.slow)
 
 

@@ -5,37 +5,32 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from small import learner_of
+from torch.utils.data import TensorDataset
 
 from skpudle import (
     ConsensusDictionary,
     CountDictionaryLearning,
     DictionaryImputer,
-    NOODLDictionaryLearning,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
 from skpudle._data import sources
-from skpudle._data.batches import Samples
-from skpudle._fit.encoders import Converged, Unfolded
-from skpudle._gradients import GRADIENT_RULES, differentiate
-from skpudle._operators._atoms import DenseDictionary
+from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import recovery_rate
 
 N, M, P = 90, 8, 6
 
 
-def planted(seed=0, n=N, m=M, p=P, noise=0.02):
+def planted(seed=0, n=N, m=M, p=P):
     """Return rows with two planted atoms each, and the atoms."""
-    rng = np.random.default_rng(seed)
-    atoms = rng.normal(size=(p, m))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = np.zeros((n, p))
-    np.put_along_axis(codes, rng.random((n, p)).argsort(1)[:, :2], rng.normal(size=(n, 2)) * 2, 1)
-    return codes @ atoms + noise * rng.normal(size=(n, m)), atoms
+    how = dict(amplitude=(0.1, 3.0), snr_db=35, random_state=seed)
+    return make_dictionary_data(n, m, p, 2, **how)[:2]
 
 
 def weighted(seed=0, most=4, n=N):
@@ -44,25 +39,14 @@ def weighted(seed=0, most=4, n=N):
     return rng.integers(0, most, n), rng.permutation(n)
 
 
-LEARNERS = {
-    "default": PUDLEDictionaryLearning(P, random_state=0),
-    "non-negative": PUDLEDictionaryLearning(P, positive_code=True, random_state=0),
-    "size": PUDLEDictionaryLearning("auto", random_state=0),
-    "alpha": PUDLEDictionaryLearning(P, alpha=0.1, random_state=0),
-    "training": PUDLEDictionaryLearning(
-        P, gradient="ae-lasso", max_iter=2, tol=None, random_state=0
-    ),
-    "batches": PUDLEDictionaryLearning(
-        P, gradient="dec", n_unfoldings=5, batch_size=16, max_iter=2, tol=None, random_state=0
-    ),
-    "samples": PUDLEDictionaryLearning(
-        P, gradient="ae-ls", dict_init="data", max_iter=2, tol=None, random_state=0
-    ),
-    "encoder": PUDLEDictionaryLearning(
-        P, n_unfoldings=2, separate_atoms="unfolding", max_iter=2, random_state=0
-    ),
-    "noise": PUDLEDictionaryLearning(P, noise="both", fit_intercept=True, random_state=0),
-    "noodl": NOODLDictionaryLearning(P, max_iter=2, tol=None, n_unfoldings=5, random_state=0),
+LEARNERS = {name: learner_of(name) for name in ("search", "positive", "lasso", "encoder")}
+LEARNERS |= {
+    "size": learner_of("search", "auto"),
+    "alpha": learner_of("search", alpha=0.1),
+    "batches": learner_of("dec", dict_init="search"),
+    "training": learner_of("surrogate", dict_init="search", n_unfoldings=None),
+    "noise": learner_of("search", noise="both", fit_intercept=True),
+    "noodl": learner_of("noodl", dict_init="search"),
 }
 
 
@@ -71,10 +55,6 @@ def assert_same(one, other):
     for name in ("alpha_", "intercept_", "noise_std_", "debias_", "loss_curve_", "n_samples_seen_"):
         if hasattr(one, name):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
-
-
-def fitted(learner, *given, **weights):
-    return type(learner)(**learner.get_params(deep=False)).fit(*given, **weights)
 
 
 # ---------------------------------------------------------------------------- fit
@@ -89,15 +69,15 @@ def test_weights_are_repetitions_in_any_order(learner, gaps):
         X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
     repeated = np.repeat(X, often, axis=0)
     repeated = repeated[np.random.default_rng(2).permutation(len(repeated))]
-    one = fitted(learner, repeated)
-    other = fitted(learner, X[order], sample_weight=often[order])
+    one = clone(learner).fit(repeated)
+    other = clone(learner).fit(X[order], sample_weight=often[order])
     assert_same(one, other)
 
 
 def test_the_unit_of_weights_does_not_matter():
     X, _ = planted()
     weight = np.random.default_rng(0).random(N)
-    one, other = (fitted(LEARNERS["default"], X, sample_weight=w) for w in (weight, 8 * weight))
+    one, other = (learner_of("search").fit(X, sample_weight=w) for w in (weight, 8 * weight))
     np.testing.assert_array_equal(one.components_, other.components_)
     assert one.alpha_ == other.alpha_
 
@@ -108,73 +88,30 @@ def test_outliers_are_at_all_copies_of_their_row():
     X = np.where(spikes, 30.0, X)
     often = np.random.default_rng(1).integers(0, 3, len(X))
     learner = PUDLEDictionaryLearning(8, random_state=0)
-    repeated = fitted(learner, np.repeat(X, often, axis=0)).outliers_
-    found = fitted(learner, X, sample_weight=often).outliers_
+    repeated = clone(learner).fit(np.repeat(X, often, axis=0)).outliers_
+    found = clone(learner).fit(X, sample_weight=often).outliers_
     assert found.shape == X.shape
     assert repeated.nnz > 0
     assert (np.repeat(found.toarray(), often, axis=0) == repeated.toarray()).all()
     assert not found.toarray()[often == 0].any()
 
 
-# ---------------------------------------------------------------------------- training
-
-
-@pytest.mark.parametrize("rule", GRADIENT_RULES.values(), ids=GRADIENT_RULES)
-@pytest.mark.parametrize("converged", [False, True])
-def test_a_weighted_gradient_is_that_of_repeated_rows(rule, converged):
-    X, atoms = planted(n=20)
-    often = torch.tensor(weighted(n=20)[0])
-    x, atoms = torch.tensor(X), torch.tensor(atoms, requires_grad=True)
-    encoder = Converged(0.1) if converged else Unfolded(0.1, 5)
-    given = dict(encoder=encoder, penalty=0.1)
-    whole = Samples(x.repeat_interleave(often, 0))
-    expected, one = differentiate(rule, DenseDictionary(atoms), atoms, whole, **given)
-    batch = Samples(x, weight=often.double())
-    found, other = differentiate(rule, DenseDictionary(atoms), atoms, batch, **given)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(other.objective, one.objective)
-
-
 # ---------------------------------------------------------------------------- parts
 
 
-def test_weights_of_partial_fit_are_repetitions():
+@pytest.mark.parametrize("name", ["search", "surrogate", "unfolded"])
+def test_weights_of_partial_fit_are_repetitions(name):
     X, _ = planted(n=300)
     often, _ = weighted(n=300)
-    one, other = (fitted(LEARNERS["default"], X) for _ in range(2))
+    given = {} if name == "search" else dict(batch_size=1000)
+    one, other = (learner_of(name, **given).fit(X) for _ in range(2))
     for part in range(2):
         rows = slice(150 * part, 150 * (part + 1))
         one.partial_fit(np.repeat(X[rows], often[rows], axis=0))
         other.partial_fit(X[rows], sample_weight=often[rows])
     np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-8)
-    assert one.n_samples_seen_ == other.n_samples_seen_ == len(X) + often.sum()
+    assert one.n_samples_seen_ == other.n_samples_seen_
     assert one.loss_curve_[-1] == pytest.approx(other.loss_curve_[-1])
-
-
-@pytest.mark.parametrize("optimizer", ["surrogate", "sgd"])
-def test_a_weighted_update_is_that_of_repeated_rows(optimizer):
-    X, _ = planted(n=40)
-    often, _ = weighted(n=40)
-    params = dict(gradient="dec", n_unfoldings=5, batch_size=1000, optimizer=optimizer, alpha=0.1)
-    learner = PUDLEDictionaryLearning(
-        P, dict_init=X[:P], random_state=0, max_iter=2, tol=None, **params
-    )
-    one, other = (fitted(learner, X) for _ in range(2))
-    one.partial_fit(np.repeat(X, often, axis=0))
-    other.partial_fit(X, sample_weight=often)
-    np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-8)
-    assert one.loss_curve_[-1] == pytest.approx(other.loss_curve_[-1])
-
-
-class Numbered(torch.utils.data.Dataset):
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, number):
-        return self.rows[number]
 
 
 @pytest.mark.parametrize("kind", ["dataset", "table", "sparse"])
@@ -185,7 +122,7 @@ def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
     weight = np.tile([1.0, 0.0], 900)
     monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
     if kind == "dataset":
-        rows = Numbered(torch.tensor(rows))
+        rows = TensorDataset(torch.tensor(rows))
     elif kind == "sparse":
         rows = sparse.csr_array(rows)
     else:
@@ -205,7 +142,7 @@ def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
     (X, atoms), (Y, _) = planted(0, 1200, p=6), planted(1, 1200, p=6)
     rows = np.stack([X, Y], axis=1).reshape(-1, M)
     learner = PUDLEDictionaryLearning(6, noise="equal", fit_intercept=False, random_state=0)
-    learner.fit(Numbered(torch.tensor(rows)), sample_weight=np.tile([1.0, 1e-3], 1200))
+    learner.fit(TensorDataset(torch.tensor(rows)), sample_weight=np.tile([1.0, 1e-3], 1200))
     assert "pass" in learner.fit_seconds_
     assert recovery_rate(atoms, learner.components_) == 1
 
@@ -248,13 +185,13 @@ def test_weights_reach_all_replicates():
     X, _ = planted()
     often, order = weighted()
     consensus = ConsensusDictionary(PUDLEDictionaryLearning(P), 3, random_state=0)
-    one = fitted(consensus, np.repeat(X, often, axis=0))
-    other = fitted(consensus, X[order], sample_weight=often[order])
+    one = clone(consensus).fit(np.repeat(X, often, axis=0))
+    other = clone(consensus).fit(X[order], sample_weight=often[order])
     np.testing.assert_array_equal(one.components_, other.components_)
     expected = one.score(np.repeat(X, often, axis=0))
     assert other.score(X, sample_weight=often) == pytest.approx(expected)
     halves = ConsensusDictionary(PUDLEDictionaryLearning(P), 3, resample="halves", random_state=0)
-    assert np.isfinite(fitted(halves, X, sample_weight=often + 1).components_).all()
+    assert np.isfinite(clone(halves).fit(X, sample_weight=often + 1).components_).all()
 
 
 @pytest.mark.parametrize("supervision", [0.0, 0.5])
@@ -280,7 +217,7 @@ def test_weights_are_routed():
         learner = PUDLEDictionaryLearning(P, random_state=0)
         learner.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
         pipeline = make_pipeline(FunctionTransformer(), learner).fit(X, sample_weight=often)
-        expected = fitted(LEARNERS["default"], X, sample_weight=often)
+        expected = learner_of("search").fit(X, sample_weight=often)
         np.testing.assert_array_equal(pipeline[-1].components_, expected.components_)
         search = GridSearchCV(learner, {"alpha": [0.1, 0.3]}, cv=2).fit(X, sample_weight=often + 1)
         assert np.isfinite(search.best_score_)

@@ -5,13 +5,12 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle.datasets import make_dictionary_data
 
 
 @pytest.fixture(scope="module")
 def rows():
-    rng = np.random.default_rng(0)
-    codes = rng.standard_normal((400, 10)) * (rng.random((400, 10)) < 0.2)
-    return codes @ rng.standard_normal((10, 12)) + 0.05 * rng.standard_normal((400, 12))
+    return make_dictionary_data(400, 12, 10, 2, snr_db=30, random_state=0)[0]
 
 
 def test_a_fit_says_its_decisions(rows):
@@ -24,6 +23,9 @@ def test_a_fit_says_its_decisions(rows):
     codes = learner.transform(rows + offset)
     assert f"by {(codes != 0).sum(1).mean():.1f} codes a row" in said
     assert "ended by search" in said
+    assert "constant" not in said
+    odd = np.stack([np.zeros(12), np.full(12, 7.0), rows[0]])
+    assert "2 rows are zero or constant" in learner.summary(odd)
 
 
 def test_a_fit_that_prints_ends_with_its_summary(rows, capsys):

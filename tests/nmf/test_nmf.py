@@ -1,4 +1,4 @@
-"""Steps and choices of counts that add: optimality, priors, exposures, gaps, weights."""
+"""Steps and choices of counts that add: optimality, priors, gaps, weights."""
 
 import warnings
 from dataclasses import replace
@@ -52,15 +52,15 @@ def gaps_of(rng, x, gaps):
     return (rng.random(x.shape) < 0.8).astype(float) if gaps else np.ones_like(x)
 
 
-def objective(x, atoms, z, known, exposure):
-    mu = exposure[:, None] * (z @ atoms)
+def objective(x, atoms, z, known):
+    mu = z @ atoms
     return (known * (mu - xlogy(x, np.maximum(mu, 1e-300)))).sum(1)
 
 
-def by_multiplication(x, atoms, known, exposure, n_steps=30_000):
+def by_multiplication(x, atoms, known, n_steps=30_000):
     """Solve by the steps of Lee and Seung, the oracle: slow, obvious and monotone."""
     z = np.full((len(x), len(atoms)), x.sum() / x.size)
-    loads = (exposure[:, None] * known) @ atoms.T
+    loads = known @ atoms.T
     for _ in range(n_steps):
         ratio = known * x / np.maximum(z @ atoms, 1e-300)
         z *= ratio @ atoms.T / loads
@@ -71,16 +71,14 @@ def by_multiplication(x, atoms, known, exposure, n_steps=30_000):
 
 
 @pytest.mark.parametrize("gaps", [False, True])
-@pytest.mark.parametrize("exposed", [False, True])
-def test_codes_are_the_most_likely(rng, gaps, exposed):
+def test_codes_are_the_most_likely(rng, gaps):
     """Their losses are half the deviance."""
     x, _, atoms = planted(rng)
     known = gaps_of(rng, x, gaps)
-    exposure = rng.uniform(0.2, 3, len(x)) if exposed else np.ones(len(x))
-    codes, losses = solve_codes(Events.of(x, known, exposure), atoms)
-    oracle = by_multiplication(x, atoms, known, exposure)
-    found = objective(x, atoms, codes, known, exposure)
-    assert (found <= objective(x, atoms, oracle, known, exposure) + 1e-6).all()
+    codes, losses = solve_codes(Events.of(x, known), atoms)
+    oracle = by_multiplication(x, atoms, known)
+    found = objective(x, atoms, codes, known)
+    assert (found <= objective(x, atoms, oracle, known) + 1e-6).all()
     np.testing.assert_allclose(codes @ atoms, oracle @ atoms, rtol=0, atol=0.02)
     np.testing.assert_allclose(losses, found + (known * (xlogy(x, x) - x)).sum(1))
 
@@ -112,13 +110,13 @@ def test_a_row_without_events_has_no_codes(rng):
     assert not solve_codes(Events.of(np.zeros((3, M))), atoms)[0].any()
 
 
-def prune_one(x, atoms, min_gain, known, exposure):
+def prune_one(x, atoms, min_gain, known):
     """Remove atoms of a row by solving every smaller set anew: slow and obvious."""
-    events = Events.of(x, known, exposure)
+    events = Events.of(x, known)
 
     def best(some):
         codes, _ = solve_codes(events, atoms[some])
-        return objective(x, atoms[some], codes, known, exposure)[0], codes[0]
+        return objective(x, atoms[some], codes, known)[0], codes[0]
 
     active = np.flatnonzero(solve_codes(events, atoms)[0])
     while len(active) > 1:
@@ -136,13 +134,13 @@ def prune_one(x, atoms, min_gain, known, exposure):
 def test_atoms_leave_rows_as_by_solving_all_smaller_sets(rng, min_gain, gaps):
     x, _, atoms = planted(rng, n=15, p=6, counts=100.0)
     x[0] = 0
-    known, exposure = gaps_of(rng, x, gaps), rng.uniform(0.5, 2, len(x))
-    events = Events.of(x, known, exposure)
+    known = gaps_of(rng, x, gaps)
+    events = Events.of(x, known)
     codes, _ = solve_codes(events, atoms)
     pruned = prune_codes(events, atoms, codes, min_gain)
     for i in range(len(x)):
         row = slice(i, i + 1)
-        expected = prune_one(x[row], atoms, min_gain, known[row], exposure[row])
+        expected = prune_one(x[row], atoms, min_gain, known[row])
         np.testing.assert_array_equal(pruned[i] > 0, expected > 0)
         np.testing.assert_allclose(pruned[i], expected, rtol=0, atol=0.5)
     assert ((pruned > 0) <= (codes > 0)).all()
@@ -289,17 +287,17 @@ def dispersed(rng, size, **options):
 def test_weights_multiply_known_entries(rng, gaps):
     """Loads, visible events and the deviance are sums over weighted entries."""
     x, _, atoms = dispersed(rng, 3.0, counts=500.0)
-    known, exposure = gaps_of(rng, x, gaps), rng.uniform(0.5, 2, N)
-    events = Events.of(x, known, exposure)
+    known = gaps_of(rng, x, gaps)
+    events = Events.of(x, known)
     codes = rng.random((N, P)) * x.sum(1, keepdims=True)
     weighted = events.weighed(atoms, codes, 0.3)
-    mu = exposure[:, None] * (codes @ atoms)
+    mu = codes @ atoms
     w = known / (1 + 0.3 * mu)
     np.testing.assert_allclose(weighted.counts.toarray(), w * x, rtol=0.021)
     w = 1 - weighted.lost.toarray()  # the smallest corrections are left out
     np.testing.assert_allclose(w * x, weighted.counts.toarray())
-    np.testing.assert_allclose(weighted.loads(atoms), exposure[:, None] * (w @ atoms.T))
-    np.testing.assert_allclose(weighted.visible(codes), w.T @ (exposure[:, None] * codes))
+    np.testing.assert_allclose(weighted.loads(atoms), w @ atoms.T)
+    np.testing.assert_allclose(weighted.visible(codes), w.T @ codes)
     expected = (w * (mu - xlogy(x, mu) + xlogy(x, x) - x)).sum(1)
     np.testing.assert_allclose(solve_codes(weighted, atoms, codes, sweeps=0)[1], expected)
     rows = np.arange(5)
@@ -395,8 +393,7 @@ def sized(events, **given):
 @pytest.mark.parametrize("gaps", [False, True])
 def test_the_number_of_atoms_is_found(rng, p, gaps):
     x, atoms = signatures(rng, p, 80, 500.0)
-    exposure = rng.uniform(0.5, 2, len(x)) if gaps else 1.0
-    found, path = sized(Events.of(x, gaps_of(rng, x, gaps), exposure))
+    found, path = sized(Events.of(x, gaps_of(rng, x, gaps)))
     assert len(found) == p
     assert (path.n_components.diff() > 0).all()
     assert path.score.max() <= 1
@@ -432,7 +429,7 @@ def test_growth_goes_on_after_a_number_that_predicts_no_better():
 def repeated_and_weighted(rng, gaps=False, **options):
     """Return events with weights of rows, and the same with repeated rows, and their atoms."""
     x, _, atoms = planted(rng, **options)
-    rows = x, gaps_of(rng, x, gaps), rng.uniform(0.5, 2, len(x))
+    rows = x, gaps_of(rng, x, gaps)
     often = rng.integers(1, 4, len(x))
     return Events.of(*rows, often), Events.of(*(np.repeat(t, often, axis=0) for t in rows)), atoms
 

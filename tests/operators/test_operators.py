@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import normal
 
 from skpudle._operators._atoms import DenseDictionary, atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle.encoding._steps import DenseSteps
 
 CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "1-D": ((3, 1, 4), 1, (1, 9)),
@@ -33,10 +33,6 @@ DICTIONARIES |= {
 CONSTRAINTS = [(norm, positive) for norm in ("unit", "ball", None) for positive in (False, True)]
 
 SHAPES = [(3, 8), (8, 3), (5, 5), (1, 4), (4, 1), (1, 1)]  # (n_components, n_features)
-
-
-def normal(generator, *shape, dtype=torch.float64):
-    return torch.randn(*shape, generator=generator, dtype=dtype)
 
 
 def spectral_norm_squared(atoms):
@@ -145,32 +141,6 @@ def test_bound_scales_with_the_square_of_the_atoms(dtype, generator):
     for scale in (1e-12, 1e-6, 1e6, 1e12):
         scaled = DenseDictionary(atoms * scale).squared_norm_bound()
         torch.testing.assert_close(scaled / scale**2, bound)
-
-
-@pytest.mark.parametrize("n_samples", [4, 600])
-def test_steps_by_the_gram_matrix_are_those_without(n_samples, generator):
-    """Steps, transposed steps and the derivatives; 600 rows fill a buffer, 4 do not."""
-    dictionary = DenseDictionary(normal(generator, 6, 9))
-    x, step = normal(generator, n_samples, 9), torch.tensor(0.05, dtype=torch.float64)
-    both = [
-        DenseSteps(dictionary, x, step, n_steps=1000, adjoint=True),
-        DenseSteps(dictionary, x, step, n_steps=1000, adjoint=True, mask=torch.ones_like(x)),
-    ]
-    assert [steps.transition is None for steps in both] == [False, True]
-    sums = [steps.sums() for steps in both]
-    for z in [*(normal(generator, n_samples, 6) for _ in range(3)), None]:
-        u, pulled = normal(generator, n_samples, 6), []
-        for steps, total in zip(both, sums, strict=True):
-            pushed, residual = steps.push(z)
-            pulled.append((pushed, total.pull(u, z, residual)))
-        for one, other in zip(*pulled, strict=True):
-            if one is not None:
-                torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
-    for one, other in zip(
-        *(total.gradients(of_x=True, of_step=True) for total in sums), strict=True
-    ):
-        if one is not None:
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("atom_norm", "positive"), CONSTRAINTS)

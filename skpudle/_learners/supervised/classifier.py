@@ -280,7 +280,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples, n_classes)
             Probabilities.
         """
-        return like_input(self._log_probabilities(X).exp(), X)
+        return like_input(class_decisions(self._decisions(X)).softmax(1), X)
 
     def predict_log_proba(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Return the logarithms of the probabilities.
@@ -295,10 +295,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples, n_classes)
             Logarithms of the probabilities of `predict_proba`.
         """
-        return like_input(self._log_probabilities(X), X)
-
-    def _log_probabilities(self, X):
-        return class_decisions(self._decisions(X)).log_softmax(1)
+        return like_input(class_decisions(self._decisions(X)).log_softmax(1), X)
 
     def score(self, X: Any, y: Any, sample_weight: OfRows = None) -> float:
         """Return the accuracy.

@@ -19,7 +19,7 @@ from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import DenseLearner, RowPhases
-from skpudle._learners.supervised.model import TaskModel
+from skpudle._learners.supervised.tasks import TaskModel
 from skpudle._precision import own_precision, training_mode
 
 
@@ -32,19 +32,14 @@ class TaskPlan(Plan):
     alpha_share = 0.5
 
     def __init__(self, learner):
-        super().__init__(learner, supervision=learner.supervision)
+        most = {"max_iter": 100} if learner.supervision and learner.max_iter == "auto" else {}
+        super().__init__(learner, **most)
         # Neither codes that predict held-out features nor units of the noise of features suit a
         # task: columns that are nearly sums of columns have a noise near zero, and would dominate
         # the atoms.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
         self.name = "supervised" if learner.supervision else self.gradient
-
-    def n_updates(self, n_batches, batch_size, data):
-        """Return the number of updates that training may take."""
-        if self.given.supervision and self.given.max_iter == "auto":
-            return 100 * n_batches
-        return super().n_updates(n_batches, batch_size, data)
 
     def trains_in_parts(self, learner):
         """Return True: decisions are trained by gradients."""
@@ -159,8 +154,8 @@ class TaskLearner(DenseLearner):
         refuse_several(name)
         X, y = open_source(X, self).array(), self._check_target(host_array(y))
         check_consistent_length(X, y)
-        sample_weight = 1.0 if sample_weight is None else sample_weight
-        weight = to_numpy(check_sample_weight(sample_weight, len(y)))
+        given = 1.0 if sample_weight is None else sample_weight
+        weight = to_numpy(check_sample_weight(given, len(y)))
         used = weight > 0
         weight[used] *= self._class_weights(y[used], weight[used], part)
         used = to_numpy(check_sample_weight(weight, len(y))) > 0  # the rest may have other labels
@@ -191,7 +186,7 @@ class TaskLearner(DenseLearner):
     def _attributes(self, plan, data, fitted):
         if not isinstance(fitted.model, TaskModel):
             fitted = add_head(self, fitted, data)
-        return super()._attributes(plan, data, fitted) | {"_fitted_task": fitted.model.task}
+        return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
         check_is_fitted(self, "coef_")
