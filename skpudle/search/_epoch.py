@@ -222,6 +222,7 @@ class Coded:
     """What data with codes for given atoms have in common: rows, on all devices, and images."""
 
     n_always_split = 0  # least number of atoms to split, whatever it costs
+    _costs = None
 
     def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
@@ -244,12 +245,14 @@ class Coded:
         energy = torch.einsum("jf,jf->j", image, direction)
         return energy, project_atoms(image).view_as(self.atoms)
 
-    @cached_property
     def costs(self):  # -> (p,), (p, n)
-        """The rise of the objective without each atom, and the atoms that take over most."""
-        cost, taken_over, near = self._removals()
-        cost, taken_over = self.problem.total(cost, taken_over)
-        return cost, near.gather(1, taken_over.topk(min(HEIRS, near.shape[1])).indices)
+        """Return the rise of the objective without each atom, and the atoms that take over most."""
+        if self._costs is None:
+            cost, taken_over, near = self._removals()
+            cost, taken_over = self.problem.total(cost, taken_over)
+            best = taken_over.topk(min(HEIRS, near.shape[1])).indices
+            self._costs = cost, near.gather(1, best)
+        return self._costs
 
     def _measure(self, sums):  # of half squared residuals, moduli, ... and rows
         loss, size, unbiased, self.n_entries, self._n = sums.tolist()

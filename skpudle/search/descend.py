@@ -110,7 +110,7 @@ def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
     """
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
-    costs = coded.costs[0] if costs is None else costs
+    costs = coded.costs()[0] if costs is None else costs
     n_worth = int((costs.sort().values < energy).cumprod(0).sum())
     n_splits = min(n_splits, max(coded.n_always_split, n_worth))
     if n_splits == 0:
@@ -132,7 +132,7 @@ def remaining(
 
     ``earlier`` are costs in other data.
     """
-    cost, heirs = coded.costs
+    cost, heirs = coded.costs()
     cost = cost + earlier
     cost, heirs = cost / coded.uses.clamp_min(1) if per_use else cost, heirs.tolist()
     kept, removed = set(), set()

@@ -177,7 +177,7 @@ def _adapt(coded, held, most):  # -> coded data
 
 def _play_round(coded, held, n_splits, seed):
     """Return coded data, what holds them, and the fall of the objective; None without a round."""
-    costs = coded.costs[0] + held.cost
+    costs = coded.costs()[0] + held.cost
     found = split(coded, n_splits, seed, costs=costs, keep=True)
     if found is None:
         return None
@@ -248,7 +248,7 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         coded = _adapt(coded, held, n_epochs)
     cost = held.cost * max(weight, 1.0) / n
     if p <= _MOST_ATOMS:
-        cost = cost + coded.costs[0]
+        cost = cost + coded.costs()[0]
     mean = new if state.mean == inf else state.mean + (new - state.mean) * n / n_rows
     held = Held(coded.atoms, held.energy + coded.energies(), cost)
     n_blocks = state.n_blocks + 1

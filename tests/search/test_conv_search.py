@@ -97,7 +97,7 @@ def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place
     problem = ConvProblem(x, 0.1, kernel=(1, 8))
     epoch = solved(problem, atoms)
     before, codes = epoch._residual.copy(), dense(problem, epoch.codes, 4)
-    cost, _ = epoch.costs
+    cost, _ = epoch.costs()
     np.testing.assert_allclose(epoch._residual, before, rtol=0, atol=1e-12)
     for k in range(4):
         kept = torch.arange(4) != k

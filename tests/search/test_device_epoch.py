@@ -89,7 +89,7 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
         torch.testing.assert_close(energy, expected[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(direction, expected[1], rtol=0, atol=1e-3)
         if problem.mask is None:  # with gaps compiled loops take the slopes of whole atoms
-            (cost, heirs), expected = found.costs, compiled.costs
+            (cost, heirs), expected = found.costs(), compiled.costs()
             torch.testing.assert_close(cost, expected[0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(heirs, expected[1].long())
 
@@ -135,7 +135,7 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
     for _ in range(60):
         epoch = DeviceEpoch(problem, atoms, epoch.codes)
     known = known if problem.mask is None else problem.mask
-    cost, heirs = epoch.costs
+    cost, heirs = epoch.costs()
     before = dense(epoch.codes, len(atoms))
     for j, users in enumerate((before != 0).mT):
         kept = torch.arange(len(atoms)) != j
@@ -175,7 +175,7 @@ def test_a_process_without_rows_has_the_sums_of_others():
     for part, team in ((problem, Recorder()), (nothing, Others())):
         part = replace(part, total=team.sum)
         epoch = DeviceEpoch(part, atoms, part.no_codes())
-        found.append((epoch.objective, epoch.improved_atoms(), *epoch.costs))
+        found.append((epoch.objective, epoch.improved_atoms(), *epoch.costs()))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
 

@@ -124,7 +124,7 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
     torch.testing.assert_close(dense(many.codes, 20), dense(few.codes, 20))
     for name in ("objective", "loss", "unbiased_loss", "n_entries"):
         assert getattr(many, name) == pytest.approx(getattr(few, name), rel=1e-12)
-    for found, expected in zip(many.costs, few.costs, strict=True):
+    for found, expected in zip(many.costs(), few.costs(), strict=True):
         torch.testing.assert_close(found, expected)
 
 
@@ -139,7 +139,7 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
     mask = gaps_in(x) if masked else None
     codes, objectives = solved(atoms, x, 0.1, mask=mask)
     epoch = Problem(x, 0.1, mask=mask).epoch(atoms, codes)
-    cost, heirs = epoch.costs
+    cost, heirs = epoch.costs()
     z = dense(codes, p := len(atoms))
     for j in range(p):
         without, others = solved(atoms, x, 0.1, banned=j, mask=mask)
@@ -377,7 +377,7 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
         np.testing.assert_allclose(other.products(2, 7), one.products(2, 7), **close)
         torch.testing.assert_close(other.common_directions(0), one.common_directions(0), **close)
     monkeypatch.setattr(_epoch, "USERS", 10**3)  # of few of them, others would be asked
-    torch.testing.assert_close(other.costs[0], one.costs[0], **close)
+    torch.testing.assert_close(other.costs()[0], one.costs()[0], **close)
 
 
 @pytest.mark.parametrize("masked", [False, True])
