@@ -263,10 +263,7 @@ class Coded:
     def mean_residual(self):  # -> (m,)
         """Return the mean residual of known entries: the step of the best baseline."""
         problem, total = self.problem, self._sum_of_residuals()
-        counts = torch.full_like(total, problem.total_weight)
-        if problem.mask is not None:
-            counts = problem.weighted(problem.mask).sum(0).to(total)
-        total, counts = problem.total(total, counts)
+        total, counts = problem.total(total, problem.weighted(problem.known).sum(0).to(total))
         return (total / counts.clamp_min(1e-300)).cpu().double()
 
 

@@ -413,7 +413,7 @@ class _Sample:
         self._part = part = replace(part, x=part.x.cpu().double())
         self.x, self.unit, self.positive = part.x, part.unit, part.positive_code
         self.weighted = part.weighted
-        self.known = torch.ones_like(part.x) if part.mask is None else part.mask
+        self.known = part.known
         self.is_large = len(distinct) >= max(_LEAST_ROWS, _FEW * n_components)
         self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _ATOMS))
         self.counts, self.row_scale = self.known, torch.ones_like(part.x[:, :1])
