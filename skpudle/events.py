@@ -10,12 +10,11 @@ largest usual events.
 """
 
 from copy import copy
-from math import log, sqrt
+from math import inf, log, sqrt
 from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_scalar
 
 from skpudle._data.images import sizes
 from skpudle._fitted import encode_samples, find_learner, read_samples
@@ -74,6 +73,10 @@ def _at_level_of_noise(learner, X):
     return known
 
 
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
     """Return where each waveform has its largest magnitude, which is the norm of its channels."""
     energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
@@ -121,7 +124,7 @@ def find_events(
     Raises
     ------
     ValueError
-        If the learner is not for signals, or ``least`` is no share.
+        If the learner is not for signals, ``least`` no share, or ``sampling_rate`` not positive.
 
     Examples
     --------
@@ -136,11 +139,16 @@ def find_events(
     3
     """
     found = find_learner_of_signals(estimator)
-    learner = found.learner
-    check_scalar(least, "least", Real, min_val=0, max_val=1)
+    if not (_is_number(least) and 0 <= least <= 1):
+        raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3.")
     rate = 1 if sampling_rate is None else sampling_rate
-    check_scalar(rate, "sampling_rate", Real, min_val=0, include_boundaries="neither")
-    X, (stride,) = found.prepare(X), stride_of(learner)
+    if not (_is_number(rate) and 0 < rate < inf):
+        raise ValueError(
+            f"sampling_rate={rate!r:.50} is no number of samples in a second. Pass a positive "
+            "number, as 360, or None for times in samples."
+        )
+    learner, X = found.learner, found.prepare(X)
+    (stride,) = stride_of(learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
     atoms, events = learner.components_, []

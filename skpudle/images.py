@@ -236,14 +236,13 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in ga
     holds no known pixel, so each corner of a triangle with a gap inside is a neighbour of a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
-    places, values, filled = np.argwhere(border), x[border], x.copy()
+    given, filled = (np.argwhere(border), x[border], np.argwhere(gap)), x.copy()
+    nearest = griddata(*given, method="nearest")
     try:
-        filled[gap] = griddata(places, values, np.argwhere(gap), method="linear")
+        linear = griddata(*given, method="linear")
     except (QhullError, ValueError):  # few known pixels, or all of them in one line
-        filled[gap] = np.nan
-    outside = gap & np.isnan(filled).any(2)
-    if outside.any():
-        filled[outside] = griddata(places, values, np.argwhere(outside), method="nearest")
+        linear = np.nan
+    filled[gap] = np.where(np.isnan(linear), nearest, linear)
     return filled
 
 
@@ -361,15 +360,15 @@ def inpaint(
     mixing, units = (to_tensor(array).to(given) for array in (mixing, units))
     # chosen on photographs of the Berkeley data set and the flower of the example
     for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter):
+        if unit == 0:  # interpolation is exact
+            break
         if denoise is None:
             mixed = torch.tensordot(mixing, filled, 1)
             mixed = _denoise_by_cosines(mixed, level * units, corners)
             denoised = torch.tensordot(mixing.mT, mixed, 1)
-        elif unit > 0:
+        else:
             noisy = _image_of(filled[None], image, like=like_input)
             denoised = to_tensor(denoise(noisy, float(level * unit))).to(filled)
             denoised = denoised.movedim(-1, 0) if denoised.ndim == 3 else denoised[None]
-        else:  # interpolation is exact
-            break
         filled = torch.where(known, given, denoised)
     return _image_of(filled[None], image)

@@ -14,19 +14,19 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2663,
-    "_data": 909,
-    "_denoiser": 595,
-    "_fit": 1259,
-    "_learners": 2513,
-    "_nmf": 674,
-    "_operators": 259,
+    ".": 2668,
+    "_data": 905,
+    "_denoiser": 581,
+    "_fit": 1228,
+    "_learners": 2436,
+    "_nmf": 673,
+    "_operators": 254,
     "encoding": 1096,
     "inspection": 543,
     "lasso": 1094,
-    "pretrained": 70,
-    "search": 2834,
-    "all of the package": 14509,
+    "pretrained": 63,
+    "search": 2835,
+    "all of the package": 14376,
     "tests": 13874,
 }
 MOST_CLASSES_OF_A_LEARNER = 5

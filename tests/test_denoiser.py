@@ -12,6 +12,7 @@ from small import EndsTheFit
 
 from skpudle import ConvDenoiser
 from skpudle._data.images import covered
+from skpudle._denoiser import network
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle._operators._atoms import project_atoms
@@ -167,22 +168,21 @@ def test_photons_are_mixed_by_the_variance_of_counts(generator):
 
 def test_the_network_sees_nothing_that_it_was_not_trained_for(trained, images, monkeypatch):
     """Pixels as large as in training, and a level of its range, whatever the noise and units."""
-    seen, levels, encode = [], [], DenoisingNetwork.encode
+    seen, levels, own, unfold = [], [], trained.network_, network.unfold
 
-    def listen(network, x, sigma=None, **options):
+    def listen(synthesis, x, level, *how, **options):
         seen.append(float(x.abs().max()))
-        levels.append(network._levels(sigma, x))
-        return encode(network, x, sigma, **options)
+        levels.append(level)
+        return unfold(synthesis, x, level, *how, **options)
 
-    monkeypatch.setattr(DenoisingNetwork, "encode", listen)
+    monkeypatch.setattr(network, "unfold", listen)
     for unit in (1 / 64, 1.0, 255.0):
         for level in (0.001, 0.09, 0.1, 0.5, 0.51, 3.0):
             trained.denoise(unit * images, noise_std=unit * level)
-    assert max(seen) <= trained.network_.peak + 6 * 0.5  # images and their noise
-    one = torch.ones(1, dtype=torch.float64)
-    ends = [trained.network_._levels(level * one, one) for level in RANGE]
-    inside = ((ends[0] - 1e-12 <= found) & (found <= ends[1] + 1e-12) for found in levels)
-    assert all(found.all() for found in inside)
+    assert max(seen) <= own.peak + 6 * 0.5  # images and their noise
+    shares = [level / (RANGE[0] * RANGE[1]) ** 0.5 for level in RANGE]
+    ends = [(own.thresholds + share * own.slopes)[:, None, :, None, None] for share in shares]
+    assert all(((ends[0] - 1e-7 <= x) & (x <= ends[1] + 1e-7)).all() for x in levels)
 
 
 # ---------------------------------------------------------------- denoising

@@ -39,12 +39,6 @@ def _each(values, x):  # (n,) -> broadcast to images
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _signs(like):  # (n, ...) -> (1, ...), 1 or -1 at random, the same for every image of a size
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    bits = torch.randint(2, (1, *like.shape[1:]), generator=generator, device="cpu")
-    return (2 * bits - 1).to(like)
-
-
 def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
     r"""Return the share of the denoised image in the mix with the smallest estimated error.
 
@@ -122,17 +116,12 @@ class DenoisingNetwork(nn.Module):
 
     def __init__(self, shape, stride, noise_std, *, peak=1.0):
         super().__init__()
-        self.stride, self.noise_std, self.peak = tuple(stride), noise_std, peak
-        self.noise = Noise.of(noise_std)
+        self.stride, self.kernel, self.peak = tuple(stride), tuple(shape[3:]), peak
+        self.noise_std, self.noise = noise_std, Noise.of(noise_std)
         zeros = [torch.zeros(size, device="cpu") for size in (shape, shape, shape[:2], shape[:2])]
         self.analysis, self.synthesis, self.thresholds, slopes = map(nn.Parameter, zeros)
         slopes = slopes if self.noise.is_range else None
         self.register_parameter("slopes", slopes)
-
-    @property
-    def kernel(self):
-        """Size of an atom."""
-        return tuple(self.analysis.shape[3:])
 
     @property
     def levels(self):
@@ -150,13 +139,6 @@ class DenoisingNetwork(nn.Module):
 
     # ------------------------------------------------------------------ codes
 
-    def _levels(self, sigma, x):  # (n,) or None -> (n_unfoldings, n or 1, n_components, 1, ...)
-        levels = self.thresholds.to(x)[:, None]
-        if self.slopes is not None:
-            share = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
-            levels = levels + share[:, None] * self.slopes.to(x)[:, None]
-        return levels.reshape(*levels.shape, *[1] * len(self.stride))
-
     def encode(self, x, sigma=None):  # (n, n_channels, *size) -> code maps
         """Return code maps, (n, n_components, *positions), of images that atoms cover exactly.
 
@@ -164,8 +146,11 @@ class DenoisingNetwork(nn.Module):
         `noise_of`.
         """
         sigma = self.noise_of(x) if sigma is None else sigma
-        levels = self._levels(sigma, x)
-        levels = levels if self.slopes is not None else levels[:, 0]
+        levels = self.thresholds.to(x)  # (n_unfoldings, n_components), or one for each image
+        if self.slopes is not None:
+            share = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
+            levels = levels[:, None] + share[:, None] * self.slopes.to(x)[:, None]
+        levels = levels.reshape(*levels.shape, *[1] * len(self.stride))
         analysis, synthesis = (
             ConvLayers(atoms.to(x), self.stride) for atoms in (self.analysis, self.synthesis)
         )
@@ -294,8 +279,12 @@ class DenoisingNetwork(nn.Module):
             return self._reconstruct(x / unit, levels, shift, shifts[-1], tell) * unit
 
         images = noise.leave(x)
-        deviation = noise.deviation(images, sigma)
-        probe = _signs(images) * deviation
+        # counts need no level
+        deviation = images.sqrt() if noise.of_photons else _each(sigma, images).expand_as(images)
+        # 1 or -1 at random, the same for every image of a size
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        bits = torch.randint(2, (1, *images.shape[1:]), generator=generator, device="cpu")
+        probe = (2 * bits - 1).to(images) * deviation
         parts = [reconstruct(x, shift) for shift in shifts]
         denoised, first = noise.leave(sum(parts) / len(parts)), noise.leave(parts[0])
         beside = noise.leave(reconstruct(noise.enter(images + _STEP * probe), shifts[0]))

@@ -59,12 +59,6 @@ class Noise(NamedTuple):
         """Return the images of the network's output, the inverse of `enter`."""
         return Poisson().of_response(x) if self.of_photons else x
 
-    def deviation(self, images, sigma):  # (n, ...), (n,) -> (n, ...)
-        """Return the standard deviation of the noise of each pixel; counts need no level."""
-        if self.of_photons:
-            return images.sqrt()
-        return sigma.reshape(-1, *[1] * (images.ndim - 1)).expand_as(images)
-
     def added_to(self, x, generator, sigma=None):
         """Return images with noise, and its levels (n,).
 

@@ -98,7 +98,7 @@ def initialise(network, alpha, images, generator):
     if alpha == "auto":
         # as in the paper's denoiser (0.16 for 25 / 255)
         alpha = 1.6 * (noise.typical if noise.is_range else noise.high)
-        alpha = alpha or penalty_of_correlations(images, atoms, network.stride)
+        alpha = alpha or penalty_of_correlations([x[None] for x in images], atoms, network.stride)
     for layers in (network.analysis, network.synthesis):
         layers.copy_(atoms * step**0.5)
     network.levels[-1].fill_(alpha * step**0.5)
@@ -120,14 +120,10 @@ def make_optimizer(make, network, learning_rate, state=None):
     """
     make = torch.optim.Adam if make == "adam" else make
     optimizer = make(list(network.parameters()), lr=learning_rate)
-    if state and state["name"] == _name_of(optimizer):
+    if state and state["name"] == str(type(optimizer)):
         now = optimizer.state_dict()
         optimizer.load_state_dict(now | {"state": deepcopy(state["state"])})
     return optimizer
-
-
-def _name_of(optimizer):
-    return str(getattr(optimizer, "func", type(optimizer)))
 
 
 @dataclass(eq=False)
@@ -176,7 +172,7 @@ class Training:
             "n_steps_": self.n_steps,
             "loss_curve_": np.array(self.losses, dtype=np.float64),
             "ended_by_": ended_by,
-            "_optimizer_state": {"name": _name_of(self.optimizer), "state": state},
+            "_optimizer_state": {"name": str(type(self.optimizer)), "state": state},
         }
 
     @torch.no_grad()

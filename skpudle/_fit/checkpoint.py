@@ -7,7 +7,6 @@ the old one, forced to disk, and then renamed: a complete file exists at every m
 
 import io
 import time
-import warnings
 import zipfile
 from numbers import Integral
 from os import PathLike
@@ -21,7 +20,8 @@ import torch
 from sklearn.callback import FitCallback
 
 from skpudle._data.arrays import to_numpy
-from skpudle._data.foreign import dictionary_of, named_errors, replace_file, users_level
+from skpudle._data.foreign import dictionary_of, named_errors, replace_file
+from skpudle._fit.messages import describe, warn
 
 # parameters that may change between an interrupted fit and the resumed one
 _FREE = {
@@ -31,17 +31,6 @@ _FREE = {
 
 
 # ------------------------------------------------------------------ which fit a file belongs to
-
-
-def describe(value):  # -> str
-    """Return a parameter as a short text: the same for equal values, whatever their order."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)
-    try:
-        return joblib.hash(to_numpy(value) if isinstance(value, torch.Tensor) else value)
-    except PicklingError:  # a function without a name
-        return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def identity_of(estimator, data):  # -> dict of str to str
@@ -234,9 +223,5 @@ class Recorder:
         try:
             write_checkpoint(self._checkpoint.path, state)
         except (OSError, PicklingError, ValueError) as error:
-            warnings.warn(
-                f"The checkpoint could not be written: {error}. Training goes on; an older "
-                "checkpoint is unchanged.",
-                RuntimeWarning,
-                stacklevel=users_level(),
-            )
+            said = f"The checkpoint could not be written: {error}. Training goes on; an older "
+            warn(f"{said}checkpoint is unchanged.", RuntimeWarning)

@@ -4,6 +4,7 @@ An encoder is called with dictionary, samples and mask, and returns codes.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 from types import SimpleNamespace
 
@@ -96,48 +97,6 @@ class Converged:
         return lasso_gradient(atoms, x, self.penalty, **options)
 
 
-@dataclass(frozen=True, eq=False)
-class Unfolded:
-    """Codes after some iterations; see `skpudle.encoding.encode` for all parameters.
-
-    Parameters
-    ----------
-    alpha : float or Tensor
-        Penalty or threshold.
-    n_unfoldings : int
-        Number of iterations.
-    step_size : float or Tensor, default=None
-        The step; None follows the dictionary.
-    lambda_decay : float, default=1.0
-        Factor of the penalty from one iteration to the next.
-    shrinkage : {"soft", "hard"}, default="soft"
-        The shrinkage.
-    positive_code : bool, default=False
-        Whether codes are restricted to non-negative values.
-    initial_threshold : float, default=None
-        Start from thresholded correlations, as NOODL does.
-    """
-
-    alpha: float
-    n_unfoldings: int
-    step_size: float | None = None
-    lambda_decay: float = 1.0
-    shrinkage: str = "soft"
-    positive_code: bool = False
-    initial_threshold: float | None = None
-
-    def __call__(self, dictionary, x, mask=None):
-        """Return codes."""
-        return encode(dictionary, x, mask=mask, **vars(self))
-
-    @property
-    def penalty(self):
-        """The penalty of the last unfolding; 0 for hard thresholds, which have no derivative."""
-        if self.shrinkage == "hard":
-            return 0.0
-        return self.alpha * self.lambda_decay ** (self.n_unfoldings - 1)
-
-
 def pursue(dictionary, x, mask=None, **limits):
     """Return codes of orthogonal matching pursuit; see `skpudle.omp.solve_omp` for its limits."""
     return solve_omp(dictionary.atoms, x, mask=mask, **limits)
@@ -198,11 +157,9 @@ def units_of(learner):  # -> Units
     New rows get their noise from codes of the learner's atoms.
     """
     noise, baseline = getattr(learner, "_fitted", _UNKNOWN).noise, baseline_of(learner)
-    return replace(
-        noise,
-        intercept=None if baseline is None else to_tensor(baseline),
-        atoms=noise.from_user(to_tensor(learner.components_)),
-    )
+    intercept = None if baseline is None else to_tensor(baseline)
+    atoms = noise.from_user(to_tensor(learner.components_))
+    return replace(noise, intercept=intercept, atoms=atoms)
 
 
 def in_units(noise, samples):
@@ -313,15 +270,10 @@ class Codes:
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto
         refuse(
-            learns and given.shrinkage != "soft",
-            f"separate_atoms={learns!r} is for soft shrinkage, got shrinkage={given.shrinkage!r}. "
-            "Pass separate_atoms=False.",
-        )
-        refuse(
-            learns and (depth is None or given.gradient == "dec"),
-            f"separate_atoms={learns!r} trains unfoldings, got n_unfoldings={depth!r} and "
-            f"gradient={given.gradient!r}. Pass a number of unfoldings, and gradient='ae-lasso' or "
-            "'auto'.",
+            learns and (depth is None or given.gradient == "dec" or given.shrinkage != "soft"),
+            f"separate_atoms={learns!r} trains unfoldings, got n_unfoldings={depth!r}, "
+            f"gradient={given.gradient!r} and shrinkage={given.shrinkage!r}. Pass a number of "
+            "unfoldings, gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
         )
         refuse(
             self.converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
@@ -335,7 +287,7 @@ class Codes:
     def encoder(
         self, alpha, *, step_size=None, lambda_decay=1.0, solves=False, debias=None, warn=False
     ):
-        """Return the encoder, `Converged` or `Unfolded`, with these numbers.
+        """Return the encoder, `Converged` or `encode` with these numbers.
 
         ``solves`` asks for converged codes where the parameters leave the choice.
         """
@@ -346,8 +298,15 @@ class Codes:
         if solves or depth is None or (given.separate_atoms and given.alpha):
             debias = self.debias or 0.0 if debias is None else debias
             return Converged(alpha, given.positive_code, debias, warn)
-        how = given.shrinkage, given.positive_code, given.initial_threshold
-        return Unfolded(alpha, depth, step_size, lambda_decay, *how)
+        names = "shrinkage", "positive_code", "initial_threshold"
+        how = dict(alpha=alpha, step_size=step_size, lambda_decay=lambda_decay)
+        how |= {name: getattr(given, name) for name in names}
+        return partial(encode, n_unfoldings=depth, **how)
+
+    def last_penalty(self, alpha, lambda_decay):
+        """Return the penalty of the last unfolding; 0 for hard thresholds without a derivative."""
+        is_hard = self.given.shrinkage == "hard"
+        return 0.0 if is_hard else alpha * lambda_decay ** (self.n_unfoldings - 1)
 
     def unused_by_codes(self):  # yields names, setting
         """Yield parameters that have no effect on codes, and a setting that would use them."""

@@ -14,16 +14,15 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.arrays import resolve_device, split_missing, to_tensor, unit_of, with_gaps
-from skpudle._data.batches import Batches, Samples
+from skpudle._data import arrays, batches
 from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
-from skpudle._data.weights import check_sample_weight, known_samples, scale_weights
 from skpudle._fit import messages
-from skpudle._fit.checkpoint import describe, pack, unpack
+from skpudle._fit.checkpoint import pack, unpack
 from skpudle._fit.encoders import refuse
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
@@ -65,7 +64,7 @@ class Data(NamedTuple):
     def scaled(self, total):  # -> Data
         """Return the data with weights of mean 1 over all processes, or without equal weights."""
         source, samples = self.source, self.samples
-        weight, mean = scale_weights(source.weight, source.n_samples, total)
+        weight, mean = batches.scale_weights(source.weight, source.n_samples, total)
         if mean is None:
             return self
         if source is samples:
@@ -81,6 +80,14 @@ def _interruption(fitted):
     epoch, update = len(fitted.losses) or len(fitted.loss_curve), fitted.n_steps
     last = f"update {update}" if update else f"epoch {epoch}"
     return KeyboardInterrupt(f"the fit was interrupted after {last}")
+
+
+def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features), bool, or None
+    if fitted.outliers is None or not len(fitted.outliers):
+        return None
+    shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
+    values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
+    return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
 
 
 def _checksum(atoms):
@@ -139,29 +146,29 @@ class GradientLearner(CallbackSupportMixin):
             The rows.
         """
         given = open_source(X, self)
-        device, checks = resolve_device(self.device, given.data), dict(largest=self._largest)
+        device, checks = arrays.resolve_device(self.device, given.data), dict(largest=self._largest)
         reader = Reader(self, device, known=known, allow_nan=True, **checks)
         if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, given.n_rows)
+            sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
         if given.in_parts:
             source = given.read_by(reader)
             source.weight, source.target = sample_weight, target
             draws = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if draws else 0
             samples = source.sample(plan.n_components, seed, whole=not part)
-            samples, n_given = known_samples(samples), None
+            samples, n_given = batches.known_samples(samples), None
         else:
             if not known:
                 check_no_picture(given.data)
             x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
             of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
             samples = reader.samples(x, **of_rows)
-            samples = source = known_samples(samples) if part else samples
+            samples = source = batches.known_samples(samples) if part else samples
             n_given = round(samples.total_weight)
         if known:
             if np.shape(self.components_)[1:] != (samples.x.shape[1],):
                 raise messages.wrong_atoms(self, samples.x.shape[1])
-            source = source.to(to_tensor(self.components_).dtype)
+            source = source.to(arrays.to_tensor(self.components_).dtype)
         return Data(source, samples, {} if known else reader.attributes, n_given=n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
@@ -200,8 +207,8 @@ class GradientLearner(CallbackSupportMixin):
                 if fitted.n_steps and data.task is None:  # a task has an objective of its own
                     ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                     messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
-                if not any(run.team.any(self._has_codes(data))):
-                    messages.warn_of_zero_codes(self)
+                if fitted.n_codes == 0:
+                    messages.warn_of_zero_codes(self, data.samples)
         self.fit_seconds_ = run.seconds
         # with "auto" the limit is the expected end
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
@@ -250,7 +257,7 @@ class GradientLearner(CallbackSupportMixin):
         """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
         model, rows = fitted.model, fitted.rows
         # atoms in a row, assumed before the first block
-        unit, size = unit_of(model.data_scale or 0.0), block_rows(4.0, *rows.shape)
+        unit, size = arrays.unit_of(model.data_scale or 0.0), block_rows(4.0, *rows.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = rows.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
@@ -260,11 +267,11 @@ class GradientLearner(CallbackSupportMixin):
             if interrupts.pending:
                 break
             n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
-            new = with_gaps(block.x, block.mask).cpu(), weight.cpu()
+            new = arrays.with_gaps(block.x, block.mask).cpu(), weight.cpu()
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
-            x, mask = split_missing(recent[0].to(rows))
+            x, mask = arrays.split_missing(recent[0].to(rows))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
-            problem = plan.problem(Samples(x, mask, weight=weight), model.alpha, unit)
+            problem = plan.problem(batches.Samples(x, mask, weight=weight), model.alpha, unit)
             how = dict(forgetting=FORGETTING, final=len(x) >= size)
             state, over = advance_stream(problem, state, **how)
             loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
@@ -276,14 +283,13 @@ class GradientLearner(CallbackSupportMixin):
     def _train_part(self, plan, fitted, data, interrupts):
         """Train by gradients, and replace atoms that no code has used for long."""
         rows, before = fitted.rows, fitted.training
-        optimizer, moments = plan.make_optimizer(fitted.model, rows), before.get("moments", {})
-        if moments and self._fit_given["optimizer"] != describe(plan.optimizer_for(len(rows))):
-            moments = {}
-        optimizer.resume(rows, moments)
+        now, moments = messages.describe(plan.optimizer_for(len(rows))), before.get("moments", {})
+        optimizer = plan.make_optimizer(fitted.model, rows)
+        optimizer.resume(rows, moments if moments and self._fit_given["optimizer"] == now else {})
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
-        trainer.run_epoch(Batches(data.source, plan.batch_size()), Stopping(None, 1))
+        trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if interrupts.pending:
             return trainer.fitted
         unused = trainer.idle(unused)
@@ -300,8 +306,8 @@ class GradientLearner(CallbackSupportMixin):
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | fitted.attributes()
-        given = {name: getattr(plan.given, name) for name in ("alpha", "n_components")}
-        given["optimizer"] = describe(plan.optimizer_for(n_atoms))
+        given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
+        given["optimizer"] = messages.describe(plan.optimizer_for(n_atoms))
         given["atoms"] = _checksum(attributes["components_"])
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
@@ -310,6 +316,7 @@ class GradientLearner(CallbackSupportMixin):
             "n_steps_": fitted.n_steps,
             "n_samples_seen_": data.source and data.n_seen,  # unknown without data
             "loss_curve_": np.array(curve, dtype=np.float64),
+            "outliers_": _mark_outliers(data, fitted),
             "ended_by_": fitted.ended_by,
             "phases_": phases,
             "fit_seconds_": None,  # set at the end of a fit, after its hooks

@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
+from skpudle._fit.checkpoint import pack, unpack
 from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
@@ -69,6 +70,9 @@ class Fitted:
         Mean losses of the epochs of training.
     n_steps : int, default=0
         Number of updates by gradients.
+    n_codes : float, default=None
+        Number of nonzero codes in the last epoch of a search, of atoms with codes in that of
+        training.
     training : dict, default={}
         The state of training, see `Trainer.state`; empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
@@ -104,6 +108,7 @@ class Fitted:
     losses: tuple = ()
     loss_curve: tuple = ()
     n_steps: int = 0
+    n_codes: float | None = None
     training: dict = field(default_factory=dict)
     outliers: Tensor | None = None
     stream: Stream | None = None
@@ -135,26 +140,17 @@ class Fitted:
 
     def attributes(self):
         """Return the fitted attributes that do not depend on the history of the fit."""
-        found = self.model.attributes(self.rows)
-        scale, baseline = self.noise.scale, self.noise.intercept
+        found, noise, rows = self.model.attributes(self.rows), self.noise, self.rows
         alpha, debias, noise_std = self.coding or (found["alpha_"], found["debias_"], None)
-        if baseline is not None:
-            found[self.model.name_of_baseline] = to_numpy(baseline.to(self.rows))
-        if scale is not None:
-            found["components_"] = to_numpy(self.noise.to_user(self.atoms))
-            noise_std = None if noise_std is None else noise_std * to_numpy(scale)
-        return (
-            found
-            | _arrays_of(self.learned)
-            | {
-                "alpha_": alpha,
-                "debias_": debias,
-                "noise_std_": noise_std,
-                "search_alpha_": self.search_alpha,
-                "size_path_": as_arrays(self.size_path),
-                "penalty_path_": as_arrays(self.penalty_path),
-            }
-        )
+        if noise.intercept is not None:
+            found[self.model.name_of_baseline] = to_numpy(noise.intercept.to(rows))
+        if noise.scale is not None:
+            found["components_"] = to_numpy(noise.to_user(self.atoms))
+            noise_std = None if noise_std is None else noise_std * to_numpy(noise.scale)
+        found |= dict(alpha_=alpha, debias_=debias, noise_std_=noise_std)
+        found |= dict(search_alpha_=self.search_alpha) | _arrays_of(self.learned)
+        paths = dict(size_path_=self.size_path, penalty_path_=self.penalty_path)
+        return found | {name: as_arrays(path) for name, path in paths.items()}
 
     def pack(self):  # -> Fitted
         """Return the record with the numbers that data have decided in place of its model."""
@@ -168,13 +164,14 @@ class Fitted:
     def kept(self):  # -> Fitted
         """Return what the fitted attributes do not hold, for a later `partial_fit`."""
         names = "search_alpha", "coding", "stream", "recent"
-        return Fitted(
+        kept = Fitted(
             model=self.pack().model,
             rows=None,
             noise=replace(self.noise, atoms=None),  # the fitted atoms replace them
             training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
             **{name: getattr(self, name) for name in names},
         )
+        return kept if self.rows.device.type == "cpu" else unpack(pack(kept))  # on the host
 
 
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.

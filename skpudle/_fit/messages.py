@@ -2,11 +2,14 @@
 
 import warnings
 from inspect import signature
+from pickle import PicklingError
 
+import joblib
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.arrays import with_gaps
+from skpudle._data.arrays import to_numpy, with_gaps
 from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
 
@@ -14,6 +17,17 @@ from skpudle._operators._atoms import DenseDictionary
 def warn(message, category=UserWarning):
     """Warn at the user's line."""
     warnings.warn(message, category, stacklevel=users_level())
+
+
+def describe(value):  # -> str
+    """Return a parameter as a short text: the same for equal values, whatever their order."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    try:
+        return joblib.hash(to_numpy(value) if isinstance(value, torch.Tensor) else value)
+    except PicklingError:  # a function without a name
+        return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def nothing_known(learner):
@@ -136,15 +150,16 @@ def warn_of_unused(learner, unused, where="in this fit"):
         )
 
 
-def warn_of_zero_codes(learner):
-    """Warn that a fitted learner has no codes for its own data."""
-    name = getattr(learner, "_penalty", "alpha")
-    warn(
-        f"All codes of {type(learner).__name__} are zero: alpha_={np.max(learner.alpha_):.3g} "
-        "leaves nothing of these data, or they are noise alone. Pass a smaller number as "
-        f"{name} (now {getattr(learner, name)!r:.50}), 'auto', which follows the data, or more "
-        "samples."
-    )
+def warn_of_zero_codes(learner, samples=None):
+    """Warn that a fitted learner has no codes for its own data, unless they are constant."""
+    name, x = getattr(learner, "_penalty", "alpha"), None if samples is None else samples.x
+    if x is None or (x.any() and not (len(x) > 1 and (x == x[0]).all())):
+        warn(
+            f"All codes of {type(learner).__name__} are zero: alpha_={np.max(learner.alpha_):.3g} "
+            "leaves nothing of these data, or they are noise alone. Pass a smaller number as "
+            f"{name} (now {getattr(learner, name)!r:.50}), 'auto', which follows the data, or more "
+            "samples."
+        )
 
 
 def _gentler(learner):

@@ -82,9 +82,9 @@ class DenseModel:
 
     def network(self, rows, update):
         """Return the dictionary, its encoder and the penalty of an update."""
-        how = dict(step_size=self.plan.step_size, lambda_decay=self.decay(update))
-        encoder = self.plan.encoder(self.alpha, **how)
-        return DenseDictionary(rows), encoder, encoder.penalty
+        plan, decay = self.plan, self.decay(update)
+        encoder = plan.encoder(self.alpha, step_size=plan.step_size, lambda_decay=decay)
+        return DenseDictionary(rows), encoder, plan.last_penalty(self.alpha, decay)
 
     def atoms(self, rows):  # -> (n_components, n_features)
         """Return the atoms in rows."""
@@ -185,14 +185,12 @@ class Plan(Codes):
             self.gradient = "dec" if ends_with_search else "ae-ls"
         self.name = self.gradient
         if not self.searches:  # the data decide about "auto" after a search alone
-            noise = "equal" if isinstance(noise, str) and noise == "auto" else noise
-            baseline = baseline is True
-        is_equal = isinstance(noise, str) and noise == "equal"
+            noise, baseline = "equal" if noise == "auto" else noise, baseline is True
         self.trains = not (ends_with_search or given.separate_atoms)
         self.codes_follow_data = given.alpha == "auto" and self.of_lasso
         self.n_components = None if given.n_components == "auto" else given.n_components
         self.fit_intercept, self.noise = baseline, noise
-        self.learns_noise = not (is_equal and baseline is False)
+        self.learns_noise = not (noise == "equal" and baseline is False)
 
     @property
     def curvature_share(self):
@@ -220,14 +218,9 @@ class Plan(Codes):
 
     def make_optimizer(self, model, rows):
         """Return the optimiser of rows of parameters."""
-        return make_optimizer(
-            self.optimizer_for(len(rows)),
-            rows,
-            model.project,
-            learning_rate=self.given.learning_rate,
-            data_scale=model.data_scale,
-            curvature=model.curvature,
-        )
+        units = dict(data_scale=model.data_scale, curvature=model.curvature)
+        how = dict(learning_rate=self.given.learning_rate) | units
+        return make_optimizer(self.optimizer_for(len(rows)), rows, model.project, **how)
 
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""

@@ -117,10 +117,10 @@ class Run(AbstractContextManager):
         self._started, self.seconds = time.perf_counter(), {}
         self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
         self.given = {"estimator": learner, "X": X, "y": y}
-        found = [c for c in getattr(learner, "_skl_callbacks", []) if isinstance(c, Checkpoint)]
-        if found:
+        callbacks = getattr(learner, "_skl_callbacks", [])
+        self._checkpoints = [one for one in callbacks if isinstance(one, Checkpoint)]
+        if self._checkpoints:
             refuse_several("A fit with a Checkpoint")
-        self._checkpoints = found
 
     def __exit__(self, kind, error, traceback):
         if kind is None:

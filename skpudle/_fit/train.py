@@ -17,6 +17,7 @@ A model has
 
 from dataclasses import replace
 from itertools import chain, islice, repeat
+from math import inf
 from types import SimpleNamespace
 
 import torch
@@ -54,19 +55,15 @@ class Stopping:
         Number of checks without improvement.
     first_update : int, default=0
         Updates before this one do not count.
-    n_updates : int, default=None
+    n_updates : int, default=inf
         Stop after this number in any case, in the middle of an epoch if need be.
     """
 
-    def __init__(self, tol, patience, *, first_update=0, n_updates=None):
+    def __init__(self, tol, patience, *, first_update=0, n_updates=inf):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates = n_updates
         # checks without a fall; smoothed objective, its least value; sums since the last check
         self.course = 0, None, None, 0.0, 0
-
-    def limit(self, length, update):
-        """Return the number of the next ``length`` updates to make."""
-        return length if self.n_updates is None else min(length, self.n_updates - update)
 
     @property
     def is_over(self):
@@ -150,7 +147,7 @@ class Trainer:
         batches, converged = self._begin(source), False
         # updates between two reads of the loss: a GPU does not idle, and training can stop within a
         # first epoch of a hundred thousand samples
-        while length := stopping.limit(10, self.n_steps):
+        while length := min(10, stopping.n_updates - self.n_steps):
             start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
             sums, unused, seen = self._round(islice(batches, length))
             if not sums:
@@ -162,7 +159,13 @@ class Trainer:
             if finite[0] or self.finite is None:
                 self.finite = start  # finite, as its next loss was
             if not (finite.all() and atoms_are_finite):
-                self._go_back(start[-1] + min(int(finite.sum()) + 1, len(sums)))
+                first_bad = start[-1] + min(int(finite.sum()) + 1, len(sums))
+                *start, self.n_steps = self.finite  # return to it, once, with smaller steps
+                self.optimizer.load(*start)
+                if self.halved:
+                    raise Diverged(first_bad, self.fitted)
+                self.halved = True
+                self.optimizer.halve_learning_rate()
                 return self.run_epoch(source, stopping)
             loss, objective, n_samples = sums.double().sum(0).tolist()
             self._commit(n_samples, loss, unused, n_unused, seen)
@@ -185,15 +188,6 @@ class Trainer:
             if self.team.is_alone and self._interrupts.pending:
                 break
         return sums, unused, seen
-
-    def _go_back(self, first_bad):
-        """Return to the last finite state, once, with smaller steps."""
-        *start, self.n_steps = self.finite
-        self.optimizer.load(*start)
-        if self.halved:
-            raise Diverged(first_bad, self.fitted)
-        self.halved = True
-        self.optimizer.halve_learning_rate()
 
     def _begin(self, source):  # -> the batches of the epoch
         atoms = self.optimizer.atoms.detach()
@@ -280,13 +274,9 @@ class Trainer:
     @property
     def fitted(self):
         """The record of the fit at present."""
-        return replace(
-            self._begun,
-            rows=self.optimizer.atoms.detach(),
-            loss_curve=self.loss_curve,
-            n_steps=self.n_steps,
-            training=self._begun.training | {"moments": self.optimizer.state()},
-        )
+        training = self._begun.training | {"moments": self.optimizer.state()}
+        known = dict(loss_curve=self.loss_curve, n_steps=self.n_steps, training=training)
+        return replace(self._begun, rows=self.optimizer.atoms.detach(), **known)
 
     def state(self, source, stopping):  # -> dict
         """Return the state between two epochs, which includes the source's generator."""

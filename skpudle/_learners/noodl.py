@@ -106,11 +106,7 @@ class NOODLDictionaryLearning(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        name: constraint
-        for name, constraint in DenseLearner._parameter_constraints.items()
-        if name != "optimizer"
-    } | {
+    _parameter_constraints = DenseLearner._parameter_constraints | {
         "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "initial_threshold": [Interval(Real, 0, None, closed="left"), None],
         "n_unfoldings": [Interval(Integral, 1, None, closed="left")],

@@ -14,11 +14,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
+from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
 from skpudle._data.foreign import explain_names
-from skpudle._data.sources import InMemory, open_source
+from skpudle._data.sources import open_source
 from skpudle._fit import encoders
-from skpudle._fit.encoders import Codes, baseline_of, in_units, learned_encoder, refuse, units_of
+from skpudle._fit.encoders import Codes, in_units, learned_encoder, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
@@ -162,12 +162,9 @@ class _WithEncoder(RowPhases):
         plan, run, n_samples = self.plan, self.run, len(self.data.samples)
         size = plan.batch_size(n_samples)
         n_batches = -(-n_samples // size)
-        n_updates = plan.given.max_iter
-        if n_updates == "auto":
-            shape = fitted.rows.shape
-            n_updates = default_updates(n_samples, *shape, plan.n_unfoldings, size)
-        else:
-            n_updates *= n_batches
+        auto = default_updates(n_samples, *fitted.rows.shape, plan.n_unfoldings, size)
+        most = plan.given.max_iter
+        n_updates = auto if most == "auto" else most * n_batches
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
         options = dict(n_updates=n_updates, generator=generator)
         fitted, n_made = _with_encoder(plan, fitted, self.data, run.interrupts, **options)
@@ -488,20 +485,17 @@ class PUDLEDictionaryLearning(DenseLearner):
                 f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "
                 'strange rows too. Pass n_components="auto", or a smaller number.'
             )
-        ((samples, _),) = self._read_parts(InMemory(open_source(X, self).array()))
+        x = host_array(check_rows(open_source(X, self).array(), allow_nan=True))
         codes = np.asarray(host_array(self.transform(X)))
-        fitted = encoders.centre(self, self.inverse_transform(codes))
-        noise = np.maximum(self.noise_std_, np.finfo(fitted.dtype).tiny)
-        residual = np.abs(to_numpy(samples.x) - fitted) / noise
-        usual = residual
+        noise = np.maximum(self.noise_std_, np.finfo(x.dtype).tiny)
+        usual = residual = np.abs(x - self.inverse_transform(codes)) / noise
         if (units := units_of(self)).limit is not None:
             usual = np.minimum(residual, to_numpy(units.limit_in_data()) / noise)
-        known = np.ones_like(residual) if samples.mask is None else to_numpy(samples.mask)
         entries = usual * (0.5 * usual - residual) - 0.5 * np.log(2 * np.pi) - np.log(noise)
-        n_known = known.sum(axis=1)
+        n_known = (~np.isnan(entries)).sum(axis=1)
         cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
         with np.errstate(invalid="ignore"):
-            return ((entries * known).sum(axis=1) - cost) / n_known
+            return (np.nansum(entries, axis=1) - cost) / n_known
 
     def summary(self, X: ArrayLike | Tensor | None = None) -> str:
         """Say in some ten lines what `fit` has decided, and which decisions were close.
@@ -649,9 +643,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             "Each row is coded in units of its own noise, which takes several codings and is no "
             "fixed graph. Pass noise='features' or 'equal', and fit again.",
         )
-        how = dict(split_sign=self.split_sign, scale=units.scale)
-        if (baseline := baseline_of(self)) is not None:
-            how["intercept"] = to_tensor(baseline)
+        how = dict(split_sign=self.split_sign, scale=units.scale, intercept=units.intercept)
         return EncoderModule(_graph_of(self, codes, units), decoder, **how).eval()
 
     def _encoder(self):

@@ -12,15 +12,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from skpudle._data import arrays
-from skpudle._data.arrays import host_array, mean_square, to_numpy, to_tensor, unit_of
-from skpudle._data.batches import Samples
+from skpudle._data.batches import Samples, merge_samples
 from skpudle._data.foreign import dictionary_of, fit_context, given_atoms
-from skpudle._data.weights import merge_samples
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
@@ -34,14 +31,7 @@ from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
 from skpudle._precision import training_mode
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import auto_alpha
-from skpudle.search._epoch import own, spread_rows
-from skpudle.search.choose import best_coding, judged, try_sizes
-from skpudle.search.descend import refit_atoms, solve_codes
-from skpudle.search.find import find_atoms, penalty_of_mixtures, penalty_path
-from skpudle.search.held_out import hold_out
-from skpudle.search.stream import advance_stream, after_search, block_rows, objective
-from skpudle.search.units import CENTRED, Units, learn_scales, learn_units, refine_units
+from skpudle.search import _epoch, auto_alpha, choose, descend, find, held_out, stream, units
 
 # Epochs that solve the codes of atoms from zero.
 REPEATS = 3
@@ -68,7 +58,7 @@ def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weigh
 
 def raw_problem(plan, samples):  # -> Problem
     """Return the problem of the rows of a fit as they are, with a penalty of one unit."""
-    unit = unit_of(mean_square(samples.x, samples.weight))
+    unit = arrays.unit_of(arrays.mean_square(samples.x, samples.weight))
     return plan.problem(samples, unit, unit)
 
 
@@ -88,8 +78,8 @@ class Beginning:
     def __init__(self, plan, samples, noise):
         self.samples, self.units, self._plan = in_units(noise, samples), noise, plan
         x, mask, weight = self.samples.x, self.samples.mask, self.samples.weight
-        square = mean_square(x, weight)
-        self.unit = unit_of(square)
+        square = arrays.mean_square(x, weight)
+        self.unit = arrays.unit_of(square)
         self.model = plan.model(data_scale=square)  # without a penalty
         self.penalty = auto_alpha(x, mask=mask, weight=weight)
 
@@ -102,7 +92,7 @@ class Beginning:
         how = dict(positive=given.positive_dict, weight=samples.weight)
         return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
 
-    def problem(self, alpha, samples=None, total=own):  # -> Problem
+    def problem(self, alpha, samples=None, total=_epoch.own):  # -> Problem
         """Return the problem of the rows, or of samples of this process, in their unit."""
         samples = self.samples if samples is None else samples
         return self._plan.problem(samples, alpha, self.unit, total)
@@ -138,14 +128,13 @@ def collect(samples):  # -> Samples
     team = current_team()
     if team.is_alone:
         return samples
-    if any(team.any(samples.weight is not None)):
-        samples = replace(samples, weight=samples.weigh(torch.ones_like(samples.x[:, 0])))
-    # at most so many of each process, to choose initial atoms and alpha from
-    return replace(samples, mask=None)[spread_rows(len(samples), 2**14)].map(team.gather)
+    # at most so many of each process, to choose initial atoms and alpha from; all have weights, or
+    # none has any
+    return replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)].map(team.gather)
 
 
-def _warn_of_samples(plan, begun, data, n_components):
-    x, mask = begun.samples.x, begun.samples.mask
+def _warn_of_samples(plan, samples, data, n_components):
+    x, mask = samples.x, samples.mask
     known = x.new_ones(len(x), 1) if mask is None else mask
     unknown = (~known.any(0)).nonzero().flatten().tolist()
     messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
@@ -159,7 +148,7 @@ def _warn_of_samples(plan, begun, data, n_components):
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, outliers, and the noise that is named."""
     if plan.noise in ("auto", "outliers"):
-        messages.warn_of_units(samples[spread_rows(len(samples), 1024)])
+        messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
     refuse(
         not isinstance(plan.noise, str) and len(plan.noise) != n_features,
@@ -175,7 +164,7 @@ def learn_noise(plan, samples):  # -> Units
     solves = plan.of_lasso or plan.converges or plan.given.separate_atoms
     if not solves and plan.given.shrinkage == "soft":
         asked["n_unfoldings"] = plan.n_unfoldings
-    return learn_units(raw_problem(plan, samples), n_components, **asked)
+    return units.learn_units(raw_problem(plan, samples), n_components, **asked)
 
 
 def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
@@ -254,9 +243,9 @@ class RowPhases:
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
         check_known_entries(self.run.learner, self.data)
-        fitted = self._begin(CENTRED).first(self._restarted())
+        fitted = self._begin(units.CENTRED).first(self._restarted())
         n_components = 0 if self._decides else len(fitted.atoms)
-        _warn_of_samples(self.plan, self._beginning, self.data, n_components)
+        _warn_of_samples(self.plan, self.samples, self.data, n_components)
         return fitted
 
     def find_units(self, fitted):
@@ -270,7 +259,7 @@ class RowPhases:
         begun = self._begin(fitted.noise)
         problem = begun.problem(begun.search_penalty())
         fixed = self.plan.given.alpha != "auto"
-        trials = try_sizes(problem, self._restarted(), fixed=fixed)
+        trials = choose.try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
             n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
             note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
@@ -293,8 +282,8 @@ class RowPhases:
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
         if mixes and not fixed:
-            problem = replace(problem, alpha=penalty_of_mixtures(problem, len(fitted.atoms)))
-        return hold_out(problem, fixed=fixed, mixes=mixes, learn=not self._in_parts)
+            problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
+        return held_out.hold_out(problem, fixed=fixed, mixes=mixes, learn=not self._in_parts)
 
     def rows_of(self, fitted, atoms):  # -> rows of parameters
         """Return the rows of the record with other atoms."""
@@ -314,7 +303,7 @@ class RowPhases:
         else:
             fitted = replace(fitted, penalty=fitted.search_alpha or begun.search_penalty())
         problem = self.make_problem(fitted)
-        for found in find_atoms(problem, atoms):
+        for found in find.find_atoms(problem, atoms):
             self._problem, self._coded, now = problem, found.coded, noise
             if (baseline := found.coded.problem.baseline) is not None:
                 self._problem = problem.around(baseline)
@@ -327,9 +316,10 @@ class RowPhases:
                 noise=now,
                 searched=replace(found, coded=None, losses=(), path=()),
                 search_alpha=found.alpha * problem.unit,
-                penalty_path=penalty_path(problem, found.path, problem.unit),
+                penalty_path=find.penalty_path(problem, found.path, problem.unit),
                 losses=(*fitted.losses, *found.losses),
-                stream=after_search(found.coded, float(self.data.n_seen)),
+                n_codes=found.coded.n_entries,
+                stream=stream.after_search(found.coded, float(self.data.n_seen)),
                 is_done=found.is_done,
                 note=f"{note}  loss {found.losses[-1]:.6g}",
             )
@@ -339,7 +329,7 @@ class RowPhases:
         if self._problem is None:  # an earlier process has searched
             searched, self._problem = fitted.searched, self.make_problem(fitted)
             part = self._problem.thinned(searched.stride, alpha=searched.alpha)
-            self._coded = solve_codes(part, searched.atoms, REPEATS)
+            self._coded = descend.solve_codes(part, searched.atoms, REPEATS)
         return self._problem, self._coded
 
     def pass_over(self, fitted):
@@ -350,8 +340,8 @@ class RowPhases:
         """
         (problem, coded), run = self.found(fitted), self.run
         alpha, unit = fitted.searched.alpha, problem.unit
-        begun = after_search(coded)
-        size = block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
+        begun = stream.after_search(coded)
+        size = stream.block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
         source = self.data.source
         n_blocks = run.team.largest(ceil(source.n_samples / size))
         state, losses, loss = begun, fitted.losses, 0.0
@@ -363,7 +353,7 @@ class RowPhases:
             block = next(blocks, self.data.samples[:0])  # other processes still have rows
             part = self.plan.problem(block, alpha * unit, unit, run.team.sum)
             part = replace(part, baseline=problem.baseline)
-            before, (state, _) = state, advance_stream(part, state, final=True)
+            before, (state, _) = state, stream.advance_stream(part, state, final=True)
             n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
             atoms, is_last = state.atoms, state.n_blocks >= n_blocks
@@ -371,13 +361,13 @@ class RowPhases:
             if is_last:
                 if problem.held_out is not None:
                     judges = replace(problem.held_out.problem, alpha=alpha)
-                    if not objective(judges, atoms) < objective(judges, begun.atoms):
+                    if not stream.objective(judges, atoms) < stream.objective(judges, begun.atoms):
                         atoms = begun.atoms
                 if atoms is not begun.atoms:
-                    self._coded = solve_codes(coded.problem, atoms, REPEATS)
+                    self._coded = descend.solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
-                stream = after_search(self._coded, float(self.data.n_seen))
-                now = replace(now, searched=searched, stream=stream, passed=None)
+                rest = stream.after_search(self._coded, float(self.data.n_seen))
+                now = replace(now, searched=searched, stream=rest, passed=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
             yield replace(now, rows=self.rows_of(fitted, atoms), note=note)
 
@@ -385,20 +375,20 @@ class RowPhases:
         """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
         problem, coded = self.found(fitted)
         if fitted.passed is not None:  # a callback has ended the pass
-            coded = self._coded = solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
-        atoms = refit_atoms(coded.problem, coded.atoms, coded.codes)
+            coded = self._coded = descend.solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
+        atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
             # atoms of all rows have less noise than atoms that are refitted on a sample: with
             # 1,843 rows of 4,096 features these have an objective that is 0.4 % larger
             judges, both = problem.held_out.problem, (atoms, coded.atoms)
-            atoms = min(both, key=lambda one: objective(judges, one, unbiased=True))
+            atoms = min(both, key=lambda one: stream.objective(judges, one, unbiased=True))
         yield replace(fitted, rows=self.rows_of(fitted, atoms))
 
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
         (problem, _), trial, plan = self.found(fitted), fitted.trial, self.plan
         how = dict(debias=plan.debias, place=trial.prediction.place)
-        coding = best_coding(problem.held_out, trial.judged, **how)
+        coding = choose.best_coding(problem.held_out, trial.judged, **how)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     # ------------------------------------------------------------------ after the search
@@ -410,7 +400,7 @@ class RowPhases:
 
     def learn_scales(self, fitted):
         """Learn the noise of features that atoms leave; if it differs, a second search is due."""
-        noise = learn_scales(*self._of_residuals(fitted))
+        noise = units.learn_scales(*self._of_residuals(fitted))
         if noise is fitted.noise:
             yield fitted
             return
@@ -420,7 +410,7 @@ class RowPhases:
 
     def refine_units(self, fitted):
         """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
-        yield replace(fitted, noise=refine_units(*self._of_residuals(fitted)))
+        yield replace(fitted, noise=units.refine_units(*self._of_residuals(fitted)))
 
     # ------------------------------------------------------------------ training and codes
 
@@ -438,11 +428,9 @@ class RowPhases:
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)  # before its last value
         rule = dict(first_update=first, n_updates=n_updates)
         stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
-        if state:
-            trainer.load(state, source, stopping)
-            ended_by = ended_by or ("tol" if stopping.is_over else None)
-        else:
-            state = trainer.state(source, stopping)
+        state = state or trainer.state(source, stopping)
+        trainer.load(state, source, stopping)
+        ended_by = ended_by or ("tol" if stopping.is_over else None)
         while True:
             n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
             if ended_by is None and (full or n_epochs >= run.max_iter):
@@ -451,6 +439,7 @@ class RowPhases:
                 now, done = trainer.fitted, ended_by is not None
                 note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}"
                 how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
+                how["n_codes"] = len(now.atoms) - int(trainer.epoch["unused"].sum())
                 yield replace(now, training=state, is_done=done, **how)
             trainer.replace_unused()
             if trainer.run_epoch(source, stopping):
@@ -461,21 +450,21 @@ class RowPhases:
     def choose_coding(self, fitted):
         """Choose the penalty of the codes of `transform`, which follows the data."""
         model, samples = fitted.model, fitted.in_units(self.data.samples)
-        unit, total = unit_of(model.data_scale), self.run.team.sum
+        unit, total = arrays.unit_of(model.data_scale), self.run.team.sum
         problem = self.plan.problem(samples, model.alpha, unit, total)
-        coding = best_coding(judged(problem), fitted.rows, debias=self.plan.debias)
+        coding = choose.best_coding(choose.judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
 
 def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like atoms
     """Check the baseline of given atoms."""
     how = dict(dtype=np.float64, ensure_2d=False, input_name="intercept")
-    numbers = check_array(host_array(given), **how)
+    numbers = check_array(arrays.host_array(given), **how)
     refuse(
         numbers.shape != atoms.shape[1:],
         f"intercept has shape {numbers.shape}; pass {atoms.shape[1]} numbers, one a feature.",
     )
-    return to_tensor(numbers).to(atoms)
+    return arrays.to_tensor(numbers).to(atoms)
 
 
 # ------------------------------------------------------------------ the learner
@@ -493,11 +482,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     @classmethod
     def from_components(
-        cls,
-        components: Any,
-        *,
-        intercept: ArrayLike | None = None,
-        **params: Any,
+        cls, components: Any, *, intercept: ArrayLike | None = None, **params: Any
     ) -> Self:
         """Return a learner that is fitted to given atoms, without data.
 
@@ -537,7 +522,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls.__name__} learns decisions, and the encoder of separate_atoms, from data, and "
             "got none. Pass the atoms as dict_init, and fit.",
         )
-        atoms = to_tensor(arrays.check_rows(dictionary_of(components)))
+        atoms = arrays.to_tensor(arrays.check_rows(dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()
         plan = learner._plan()
@@ -548,7 +533,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
+        data = Data(None, Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
         fitted = Fitted(model=model, rows=rows, noise=noise)
         learner._take(learner._attributes(plan, data, fitted))
         return learner
@@ -556,8 +541,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _with_intercept(self, atoms, intercept):  # -> rows of parameters, Units
         """Return the parameters of given atoms and a given baseline."""
         if intercept is None:
-            return atoms, CENTRED
-        return atoms, Units(intercept=check_intercept(intercept, atoms))
+            return atoms, units.CENTRED
+        return atoms, units.Units(intercept=check_intercept(intercept, atoms))
 
     def _read(self, plan, X, y=None, *, part=False, **options):
         data = super()._read(plan, X, part=part, **options)
@@ -657,19 +642,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""
         check_known_entries(self, data)
-        noise = learn_noise(plan, data.samples) if plan.learns_noise else CENTRED
+        noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
         begun = self._phases.beginning(plan, data.samples, noise)
         fitted = begun.first(arrays.make_generator(self.random_state))
         return fitted.with_model(from_samples=plan.searches)
-
-    def _attributes(self, plan, data, fitted):
-        attributes = super()._attributes(plan, data, fitted)
-        attributes["outliers_"] = None
-        if fitted.outliers is not None and len(fitted.outliers):
-            shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
-            values = np.ones(len(fitted.outliers), bool), to_numpy(fitted.outliers).T
-            attributes["outliers_"] = csr_array(values, shape=shape)[to_numpy(data.places)]
-        return attributes
 
     def _encoder(self):
         """Return the encoder of rows in units of their noise."""
@@ -679,13 +655,11 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _transform_encoder(self):
         """Return the encoder of rows without their baseline."""
-        encoder, noise = self._encoder(), units_of(self).of_new_rows()
+        encoder, noise = self._encoder(), replace(units_of(self).of_new_rows(), intercept=None)
         if isinstance(encoder, LearnedEncoder):  # it limits residuals itself
             noise = replace(noise, limit=None)
-        if noise.is_equal:
-            return encoder
-        noise = replace(noise, intercept=None)
-        return InUnits(encoder, noise, noise.gains(to_tensor(self.components_)))
+        gains = noise.gains(arrays.to_tensor(self.components_))
+        return encoder if noise.is_equal else InUnits(encoder, noise, gains)
 
     def _resume(self, plan, data):  # -> Fitted
         """Return the record of the fitted attributes."""
@@ -698,7 +672,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if known["data_scale"] == 0:
             coding = None  # of zeros
         model = plan.model(**known)
-        atoms = kept.noise.from_user(to_tensor(self.components_, data.samples.x.device))
+        atoms = kept.noise.from_user(arrays.to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
         if not model.data_scale:  # first data after `from_components` or zeros
             begun = self._phases.beginning(plan, data.samples, noise)

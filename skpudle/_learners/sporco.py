@@ -10,10 +10,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.batches import Samples
+from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
 from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.sources import open_source
-from skpudle._data.weights import check_sample_weight, merge_samples, scale_weights
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
 from skpudle._learners.rows import DICT_INIT, choose_atoms

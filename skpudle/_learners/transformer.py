@@ -4,7 +4,6 @@
 for data of any size.
 """
 
-import warnings
 from dataclasses import replace
 from functools import cache, partial, reduce
 from inspect import signature
@@ -22,15 +21,13 @@ from torch import Tensor
 
 from skpudle._data import arrays
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
-from skpudle._data.batches import Samples
+from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
-from skpudle._data.weights import check_sample_weight
 from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
 from skpudle._fit.messages import wrong_atoms
 from skpudle._losses import FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
-from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import hide_in_turn
 
 # rows of a part: data outside of memory to encode, or codes to decode
@@ -235,19 +232,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             device = dictionary.atoms.device
             size = chunk_size(self, samples.x, device)
             yield from in_chunks(encode, samples, device, min(size, most or size))
-
-    def _has_codes(self, data):  # -> bool
-        """Return whether some rows of a fit have nonzero codes, or all rows are constant."""
-        samples = data.samples[spread_rows(len(data.samples), 1024)]
-        x = arrays.with_gaps(samples.x, samples.mask)
-        constant = not samples.x.any() or (len(x) > 1 and (samples.x == samples.x[0]).all())
-        if constant or getattr(self, "transform_algorithm", None) == "omp":
-            return True  # a baseline explains constant rows, and a pursuit has no penalty
-        of_rows = {} if samples.target is None else {"target": samples.target}
-        with warnings.catch_warnings():  # `fit` has named parameters without effect
-            warnings.simplefilter("ignore", UserWarning)
-            # a few at a time until one has some
-            return any(codes.any() for codes in self._codes(InMemory(x), 16, **of_rows))
 
     def transform_sparse(self, X: Any) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.

@@ -14,9 +14,8 @@ from torch.special import xlogy
 
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
-from skpudle._data.batches import Samples
+from skpudle._data.batches import Samples, merge_copies
 from skpudle._data.foreign import dictionary_of, explain_names, fit_context, given_atoms
-from skpudle._data.weights import merge_copies
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner

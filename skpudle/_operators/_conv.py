@@ -28,33 +28,27 @@ from skpudle._precision import in_own_precision
 # ---------------------------------------------------------------------------- geometry
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, y, phases):
-        ctx.phases, ctx.n = phases, y.shape[1 + len(phases.kernel)]
-        patches = phases.empty_patches(y)
-        for patch, pixels in phases.pieces(patches, y):
-            patch.copy_(pixels)
-        return patches
+class _Copies(torch.autograd.Function):
+    """Gather patches of phases, or add up those of ``n`` images: each is the other's transpose."""
 
     @staticmethod
-    def backward(ctx, gradient):
-        return _Add.apply(gradient, ctx.n, ctx.phases), None
-
-
-class _Add(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, patches, n, phases):
+    def forward(ctx, values, phases, n=None):
         ctx.phases = phases
-        n_channels = len(patches) // prod(phases.kernel)
-        y = patches.new_zeros(n_channels, *phases.stride, n, *phases.blocks)
-        for patch, pixels in phases.pieces(patches, y):
+        ctx.n = values.shape[1 + len(phases.kernel)] if n is None else None
+        if n is None:
+            patches = phases.empty_patches(values)
+            for patch, pixels in phases.pieces(patches, values):
+                patch.copy_(pixels)
+            return patches
+        n_channels = len(values) // prod(phases.kernel)
+        y = values.new_zeros(n_channels, *phases.stride, n, *phases.blocks)
+        for patch, pixels in phases.pieces(values, y):
             pixels += patch
         return y
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Gather.apply(gradient.contiguous(), ctx.phases), None, None
+        return _Copies.apply(gradient.contiguous(), ctx.phases, ctx.n), None, None
 
 
 class Phases:
@@ -87,15 +81,14 @@ class Phases:
         self._reach = offset  # blocks from the first to the last pixel of an atom
         n_axes = len(axes)
         self._to_phases = [1, *range(3, 3 + 2 * n_axes, 2), 0, *range(2, 2 + 2 * n_axes, 2)]
-        self._to_image = [1 + n_axes, 0]
-        self._in_blocks, self._beyond_image, self._beyond_positions = [], [], []
-        for axis, (_, s, h) in enumerate(axes):
-            block = self.blocks[axis]
-            self._to_image += [2 + n_axes + axis, 1 + axis]
-            self._in_blocks += [block, s]
-            # `pad` takes the last axis first
-            self._beyond_image = [0, block * s - self.size[axis], *self._beyond_image]
-            self._beyond_positions = [0, block - h, *self._beyond_positions]
+        self._to_image = sorted(range(2 + 2 * n_axes), key=self._to_phases.__getitem__)
+        self._in_blocks = [n for pair in zip(self.blocks, stride) for n in pair]
+        ends = zip(self.blocks, stride, self.size, positions)
+        missing = [(b * s - n, b - h) for b, s, n, h in ends][
+            ::-1
+        ]  # `pad` takes the last axis first
+        self._beyond_image = [n for image, _ in missing for n in (0, image)]
+        self._beyond_positions = [n for _, codes in missing for n in (0, codes)]
         self._image = (..., *map(slice, self.size))
         self._at_positions = (..., *map(slice, positions))
 
@@ -113,11 +106,11 @@ class Phases:
 
     def gather(self, y):  # (c, *stride, n, *blocks) -> (c * prod(kernel), n_columns)
         """Return the patches at all positions, one per column."""
-        return _Gather.apply(y, self)
+        return _Copies.apply(y, self)
 
     def add(self, patches, n):  # (c * prod(kernel), n_columns) -> (c, *stride, n, *blocks)
         """Return the sum of the patches of ``n`` images, the transpose of `gather`."""
-        return _Add.apply(patches, n, self)
+        return _Copies.apply(patches, self, n)
 
     def n_columns(self, n):
         """Return the number of columns for ``n`` images."""

@@ -36,9 +36,9 @@ from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor
+from skpudle._data.batches import check_sample_weight, merge_copies
 from skpudle._data.foreign import drop_names, users_level
 from skpudle._data.sources import open_source, refuse_shuffled
-from skpudle._data.weights import check_sample_weight, merge_copies
 from skpudle._fit.encoders import centre, units_of
 from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.counts import CountDictionaryLearning, check_exposure

@@ -63,16 +63,14 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
         If it has numbers beyond float32.
     """
     check_is_fitted(learner)
-    state = deepcopy(learner.network_).float().state_dict()
+    state, stored = deepcopy(learner.network_).float().state_dict(), io.BytesIO()
     with named_errors(learner, "denoiser that a file can hold", "Its numbers must be of float32."):
         _network_of(state)
-    stored = io.BytesIO()
     torch.save(state, stored)
     if hasattr(file, "write"):
         file.write(stored.getbuffer())
-        return
-    name = os.fspath(file)
-    replace_file(name if name.endswith(".pt") else f"{name}.pt", stored.getbuffer())
+    else:
+        replace_file(os.fspath(file).removesuffix(".pt") + ".pt", stored.getbuffer())
 
 
 def load_denoiser(
@@ -129,11 +127,6 @@ def load_denoiser(
     if not hasattr(file, "read"):
         own = resources.files("skpudle.pretrained")
         path = own / _PACKAGED[file] if file in _PACKAGED else Path(file)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
-                f"{[*_PACKAGED]}, or a file of save_denoiser."
-            )
         with path.open("rb") as opened:
             return load_denoiser(opened, shift_average=shift_average, device=device)
     content, name = file.read(), getattr(file, "name", file)

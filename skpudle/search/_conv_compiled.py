@@ -94,15 +94,14 @@ def _correlate(residual, atoms, grid, q):
                             j += 1
 
 
-def _sweep(active, n, atoms, squares, grid, mask, alpha, positive, residual, z):
+def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, residual, z):
     """Minimise over each of ``n`` coordinates; return the largest change and the number left."""
     largest, kept, n_positions = 0.0, 0, grid[2] * grid[3]
     for e in range(n):
         index = active[e]
         atom = atoms[index // n_positions]
         y, x = _corner(index % n_positions, grid)
-        curvature = _curvature(mask, atom, y, x) if mask.size else squares[index // n_positions]
-        new = 0.0
+        curvature, new = curvatures[index], 0.0
         if curvature > 0.0:
             target = _slope(residual, atom, y, x) + curvature * z[index]
             new = _shrink(target, alpha, positive) / curvature
@@ -126,16 +125,15 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     """
     n_positions = grid[2] * grid[3]
     z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
-    active, n = np.empty(len(q), np.int32), len(index)
-    squares, solved, largest = np.empty(len(atoms)), False, 0.0
-    for k in range(len(atoms)):
-        squares[k] = _curvature(mask[:0], atoms[k], 0, 0)
+    active, n, solved, largest = np.empty(len(q), np.int32), len(index), False, 0.0
+    curvatures = np.full(len(q), -1.0)  # of coordinates that have been active
     residual[:] = x
     for e in range(n):
         active[e], z[index[e]] = index[e], value[e]
-        y, x0 = _corner(index[e] % n_positions, grid)
-        _subtract(value[e], atoms[index[e] // n_positions], y, x0, mask, residual)
-    options = atoms, squares, grid, mask, alpha, positive, residual, z
+        atom, (y, x0) = atoms[index[e] // n_positions], _corner(index[e] % n_positions, grid)
+        _subtract(value[e], atom, y, x0, mask, residual)
+        curvatures[index[e]] = _curvature(mask, atom, y, x0)
+    options = atoms, curvatures, grid, mask, alpha, positive, residual, z
     if n > 0:
         _, n = _sweep(active, n, *options)
     for _ in range(max_rounds):
@@ -146,6 +144,9 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
             if size > alpha + tolerance and z[i] == 0.0:
                 active[m] = i
                 m += 1
+                if curvatures[i] < 0.0:
+                    y, x0 = _corner(i % n_positions, grid)
+                    curvatures[i] = _curvature(mask, atoms[i // n_positions], y, x0)
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
         entered, n = m > n, m
         for _ in range(max_sweeps):
@@ -161,15 +162,15 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
 
 def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
     """Turn codes into least squares on their support, by coordinate descent that keeps signs."""
-    n_positions, sign = grid[2] * grid[3], value.copy()
+    n_positions, sign, curvatures = grid[2] * grid[3], value.copy(), np.empty(len(index))
+    for e in range(len(index)):
+        y, x = _corner(index[e] % n_positions, grid)
+        curvatures[e] = _curvature(mask, atoms[index[e] // n_positions], y, x)
     for _ in range(max_sweeps):
         largest = 0.0
-        for e in range(len(index)):
-            atom = atoms[index[e] // n_positions]
+        for e in np.flatnonzero(curvatures):
+            atom, curvature = atoms[index[e] // n_positions], curvatures[e]
             y, x = _corner(index[e] % n_positions, grid)
-            curvature = _curvature(mask, atom, y, x)
-            if curvature == 0.0:
-                continue
             new = value[e] + _slope(residual, atom, y, x) / curvature
             new = max(new, 0.0) if sign[e] > 0.0 else min(new, 0.0)
             step = new - value[e]

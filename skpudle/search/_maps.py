@@ -20,7 +20,7 @@ from skpudle.search._conv_epoch import as_pictures, conv_synthesis
 from skpudle.search._epoch import spread_rows
 from skpudle.search.descend import descend, exhaust, solve_codes
 from skpudle.search.find import search
-from skpudle.search.held_out import MEDIAN_OF_NORMAL, hold_out
+from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
 # Epochs of a round, and epochs that solve for codes before it.
 _EPOCHS_OF_CODES = 4
@@ -165,7 +165,8 @@ def noise_level(problem, atoms):  # -> float
     """Return the universal threshold of the correlations of atoms and residuals of signals.
 
     Differences of neighbours measure the level of white noise. Slow noise has small differences,
-    and large correlations with slow atoms.
+    and large correlations with slow atoms. Codes of a penalty below the level follow the noise, and
+    hide some of it from the residual.
     """
     # samples of signals whose residuals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
@@ -173,31 +174,3 @@ def noise_level(problem, atoms):  # -> float
     correlations = ConvDictionary(atoms, problem.stride).analysis(torch.as_tensor(residual))
     noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
-
-
-def search_above_noise(problem, atoms, found):  # -> ConvProblem, Found
-    """Repeat a search of signals with a penalty above the noise, if its penalty was below.
-
-    Codes then follow the noise, and hide some of it from the residual; so a search follows until
-    the level of the noise is not exceeded.
-
-    Parameters
-    ----------
-    problem : ConvProblem
-        Data and objective of the search, with what it held out.
-    atoms : Tensor of shape (n_components, n_channels, height, width)
-        Initial atoms.
-    found : Found
-        The result of that search.
-    """
-    for _ in range(4):
-        level = noise_level(replace(problem, alpha=found.alpha), found.atoms)
-        # A new search follows at most four times. The level of the noise is .5 to 1.2 of the
-        # penalty in white noise, and 1.2 to 2.2 in autoregressive noise of coefficient 0.9; there
-        # it still rises after four searches, but a larger penalty loses atoms.
-        if level <= 1.25 * found.alpha:
-            break
-        plain = replace(problem, alpha=level, held_out=None, held_rows=None)
-        problem = hold_out(plain, fixed=True)
-        found = search(problem, atoms)
-    return problem, found

@@ -101,7 +101,7 @@ def test_training_ends_by_its_objective_or_warns(images):
     ("options", "message"),
     [
         (dict(n_unfoldings=None), "are not differentiated"),
-        (dict(gradient=None), "there is no gradient"),
+        (dict(gradient=None), "random ones a gradient"),
         (dict(optimizer=lambda parameters, lr: torch.optim.SGD(parameters, np.inf)), "diverged"),
     ],
     ids=["lasso", "no gradient", "steps"],

@@ -191,7 +191,7 @@ def test_one_unfolding_is_a_sparse_autoencoder(separate):
     [
         ({"n_unfoldings": None}, "trains unfoldings, got n_unfoldings=None"),
         ({"gradient": "dec"}, "trains unfoldings, .*gradient=.dec"),
-        ({"shrinkage": "hard"}, "is for soft shrinkage"),
+        ({"shrinkage": "hard"}, "trains unfoldings, .*shrinkage=.hard"),
     ],
 )
 def test_contradictions_are_refused(params, text):

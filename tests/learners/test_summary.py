@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 
 
@@ -53,3 +53,12 @@ def test_before_a_fit_and_after_a_part(rows):
     said = PUDLEDictionaryLearning(5, random_state=0).partial_fit(rows).summary()
     assert "ended" not in said
     assert "400 rows" in said
+
+
+def test_signals_say_what_was_taken_off_them(capsys):
+    signals = 0.05 * np.random.default_rng(0).standard_normal((6, 400)) - 2
+    signals[:, 50:66] += np.hanning(16)
+    given = dict(atom_shape=16, random_state=0, verbose=1, detrend="slow")
+    said = ConvPUDLEDictionaryLearning(1, **given).fit(signals).summary()
+    assert "1 atoms of (16,), as named\n  baseline of channels: [-2.]; drift: slower than" in said
+    assert capsys.readouterr().out.endswith(f"{said}\n")

@@ -12,7 +12,8 @@ from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._maps import search_above_noise
+from skpudle.search._maps import noise_level
+from skpudle.search.find import find_atoms
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((4, 1, 5, 4), (2, 1, 13, 16), (1, 1)),
@@ -139,11 +140,7 @@ def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
         slow[..., t] += 0.9 * slow[..., t - 1]
     atoms = project_atoms(draw(generator, 2, 1, 1, 12))
     problem = ConvProblem(slow, 5.0, positive_code=True, kernel=(1, 12))
-    state = search(problem, atoms)
-    again, found = search_above_noise(problem, atoms, state)
-    assert again.alpha > 1.25 * problem.alpha
-    assert found.alpha == again.alpha
-    assert found.is_done
+    *_, found = find_atoms(problem, atoms, noise_level)
+    assert found.alpha == found.problem.alpha > 1.25 * problem.alpha
     enough = ConvProblem(slow, 1e3, kernel=(1, 12))
-    state = search(enough, atoms)
-    assert search_above_noise(enough, atoms, state) == (enough, state)
+    assert [*find_atoms(enough, atoms, noise_level)][-1].problem is enough

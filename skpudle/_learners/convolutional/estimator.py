@@ -15,17 +15,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import input_attributes, make_generator, to_numpy, to_tensor, wide
+from skpudle._data.arrays import input_attributes, make_generator, to_numpy, wide
 from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.images import covered, covering_positions, read_images, split_gaps
-from skpudle._fit.fitted import as_arrays
-from skpudle._fit.messages import (
-    nothing_known,
-    warn,
-    warn_of_early_end,
-    warn_of_unused,
-    warn_of_zero_codes,
-)
+from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
 from skpudle._operators._atoms import atom_norms, factor_atoms
@@ -230,9 +223,44 @@ class ConvPUDLEDictionaryLearning(
         refuse_several(type(self).__name__)
         images = self._read_training(X, allow_nan=True)
         inputs = input_attributes(X if images.kind == "rows" else None)
-        inputs["_channel_axis"], same = images.channel_axis, images.kind != "list"
-        inputs["_image_size"] = tuple(images.tensors[0].shape[2:]) if same else None
+        is_list, start = images.kind == "list", None
+        inputs["_channel_axis"] = images.channel_axis
+        inputs["_image_size"] = None if is_list else tuple(images.tensors[0].shape[2:])
+        self._check_combinations(images.n_channels)
+        channels = learn.choose_channels(images, self)
+        noise = to_numpy(channels.noise.flatten())
+        inputs["channel_noise_"] = noise if (noise != 1).any() else None
+        inputs["intercept_"] = to_numpy(channels.intercept.flatten())
+        inputs |= {"_channels": channels, "detrend_": channels.kernel and "slow"}
+        images, generator = images.map(channels.enter), make_generator(self.random_state)
+        if not isinstance(self.dict_init, str):
+            start = self._given_atoms(self.n_components, images)
+            start = start / channels.noise.to(start)
+        data = learn.TrainingImages.of(images, self._kernel, base.stride_of(self))
+        if data.masks and not any(mask.any() for mask in data.masks):
+            raise messages.nothing_known(self)
+        learns = learn.learn if self.gradient is None else learn.train
+
+        def epochs(interrupts):
+            for one in learns(data, self, generator, start):
+                yield one["note"], partial(self._attributes_of, one, inputs)
+
+        self._follow(epochs, {"estimator": self, "X": X, "y": y})
+        if self.verbose:
+            print(self.summary())
+        if self.ended_by_ == "max_iter" and self.tol is not None:
+            messages.warn_of_early_end(self)
+        dictionary = self._dictionary(data.tensors[0])
+        found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in data.tensors)
+        # a baseline explains constants
+        if any(x.any() for x in data.tensors) and not any(one.any() for one in found):
+            messages.warn_of_zero_codes(self)
+        return self
+
+    def _check_combinations(self, n_channels):
+        """Warn of parameters that have no effect on this fit, and refuse those that contradict."""
         unused, unfolds = [], learn.unfoldings_of(self) is not None
+        start = self.dict_init if isinstance(self.dict_init, str) else "an array"
         if self.gradient is None:
             training = "optimizer", "batch_size", "max_iter", "tol"
             unused.append((training, "a gradient, such as gradient='ae-ls'"))
@@ -241,69 +269,53 @@ class ConvPUDLEDictionaryLearning(
                 "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
                 f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings."
             )
-        if self.gradient is None and isinstance(self.dict_init, str) and self.dict_init == "random":
+        counts, trains = self.n_components != "auto", self.gradient is not None
+        if start != "search" and not (counts and (trains or start != "random")):
             raise ValueError(
-                "dict_init='random' begins training, but there is no gradient. Pass a gradient, "
-                "such as gradient='ae-ls', or dict_init='search'."
+                f"dict_init is {start}: given atoms need a number, and random ones a gradient. "
+                "Pass dict_init='search', or n_components=64 with gradient='ae-ls'."
             )
         if unfolds and self.debias != 0:
             unused.append((("debias",), "codes of the lasso, n_unfoldings=None"))
-        if images.n_channels == 1:
+        if n_channels == 1:
             unused.append((("rank", "channel_noise"), "signals with more than one channel"))
-        warn_of_unused(self, unused)
-        channels = learn.choose_channels(images, self)
-        images = images.map(channels.enter)
-        generator, is_named = make_generator(self.random_state), isinstance(self.dict_init, str)
-        if self.n_components == "auto" and not (is_named and self.dict_init == "search"):
-            raise ValueError(
-                "n_components='auto' begins with patches, but dict_init is given. Pass "
-                "dict_init='search', or a number of atoms."
-            )
-        start = None if is_named else self._given_atoms(self.n_components, images)
-        start = start if is_named else start / channels.noise.to(start)
-        data = learn.TrainingImages.of(images, self._kernel, base.stride_of(self))
-        if data.masks and not any(mask.any() for mask in data.masks):
-            raise nothing_known(self)
-        records = learn.learn(data, self, generator, start)
-        if self.gradient is not None:
-            records = learn.train(records, data, self, generator)
+        messages.warn_of_unused(self, unused)
 
-        def epochs(interrupts):
-            for one in records:
-                yield one.note, partial(self._attributes_of, one, channels, inputs)
-
-        self._follow(epochs, {"estimator": self, "X": X, "y": y})
-        if self.ended_by_ == "max_iter" and self.tol is not None:
-            warn_of_early_end(self)
-        dictionary = self._dictionary(data.images[0])
-        found = (learn.largest_correlation(x, dictionary) > self.alpha_ for x in data.images)
-        if any(x.any() for x in data.images) and not any(found):  # a baseline explains constants
-            warn_of_zero_codes(self)
-        return self
-
-    def _attributes_of(self, fitted, channels, inputs):
+    def _attributes_of(self, record, inputs):
         """Return the fitted attributes of a record."""
-        atoms = fitted.atoms * channels.noise.to(fitted.atoms)
+        found, noise = dict(record), inputs["_channels"].noise
+        atoms, losses, _ = (found.pop(name) for name in ("atoms", "losses", "note"))
+        atoms = atoms * noise.to(atoms)
         maps, waveforms = map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
-        kept = "alpha", "debias", "noise_std", "search_alpha", "ended_by"
-        found = {f"{name}_": getattr(fitted, name) for name in kept}
-        noise = channels.noise if (channels.noise != 1).any() else None
-        found |= {
-            "components_": to_numpy(
-                atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
-            ),
-            "spatial_components_": maps,
-            "temporal_components_": waveforms,
-            "intercept_": to_numpy(channels.intercept.flatten()),
-            "detrend_": None if channels.kernel is None else "slow",
-            "channel_noise_": None if noise is None else to_numpy(noise.flatten()),
-            "n_components_": len(atoms),
-            "size_path_": as_arrays(fitted.size_path),
-            "penalty_path_": as_arrays(fitted.penalty_path),
-            "n_iter_": max(len(fitted.losses), 1),
-            "loss_curve_": np.array(fitted.losses, dtype=np.float64),
-        }
-        return inputs | found
+        atoms = atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
+        found |= inputs | {"spatial_components_": maps, "temporal_components_": waveforms}
+        found |= {"components_": to_numpy(atoms), "n_components_": len(atoms)}
+        found |= {"n_iter_": max(len(losses), 1), "loss_curve_": np.array(losses, np.float64)}
+        return found
+
+    def summary(self) -> str:
+        """Say in a few lines what `fit` has decided.
+
+        Returns
+        -------
+        str
+            Lines: atoms, baselines and drift, noise, penalties, and the end of the fit.
+        """
+        check_is_fitted(self)
+        how = "chosen by hidden pixels" if hasattr(self, "size_path_") else "as named"
+        baseline = np.array2string(self.intercept_, precision=3, threshold=9)
+        baseline = baseline if self.intercept_.any() else "none"
+        drift = "slower than two atoms, taken off" if hasattr(self, "detrend_") else "kept"
+        noise, debias = getattr(self, "noise_std_", np.nan), float(self.debias_)
+        lines = (
+            f"{type(self).__name__}: {len(self.components_)} atoms of {self._kernel}, {how}",
+            f"baseline of channels: {baseline}; drift: {drift}",
+            f"noise of a pixel: {'not estimated' if np.isnan(noise) else f'{noise:.3g}'}",
+            f"penalty of the search: {self.search_alpha_:.3g}; of codes: {self.alpha_:.3g}, with "
+            f"{debias:.0%} of its bias removed",
+            f"ended by {self.ended_by_} after {self.n_iter_} epochs",
+        )
+        return "\n  ".join(lines)
 
     # ------------------------------------------------------------------ using the dictionary
 
@@ -312,14 +324,6 @@ class ConvPUDLEDictionaryLearning(
     @property
     def _n_channels(self):
         return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
-
-    @property
-    def _channels(self):
-        noise = getattr(self, "channel_noise_", np.ones(self._n_channels))
-        kernel = self._kernel if hasattr(self, "detrend_") else None
-        wide = (-1, *[1] * len(self._kernel))
-        parts = (to_tensor(part).reshape(wide) for part in (self.intercept_, noise))
-        return learn.Channels(*parts, kernel)
 
     def _dictionary(self, like):  # -> ConvDictionary in units of the noise
         """Return the dictionary, of the dtype and on the device of a tensor.
@@ -362,7 +366,7 @@ class ConvPUDLEDictionaryLearning(
         options = dict(learner=self, alpha=self.alpha_, debias=debias)
         codes, solved = learn.code_images(dictionary, x, mask, **options)
         if not solved.all():
-            warn(
+            messages.warn(
                 f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
                 "converged. Pass detrend='slow', or raise alpha, which "
                 f"is {self.alpha_:.3g}.",
@@ -412,8 +416,7 @@ class ConvPUDLEDictionaryLearning(
             of the size that the copies of the atoms cover.
         """
         check_is_fitted(self)
-        size, n_components = self._image_size, len(self.components_)
-        positions = covering_positions(size, self._kernel, base.stride_of(self)) if size else None
+        size, positions, n_components = self._image_size, self._positions, len(self.components_)
         shape = (*positions, n_components) if size else None
         codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)
         if codes.n_channels != n_components:
@@ -467,11 +470,14 @@ class ConvPUDLEDictionaryLearning(
         return 1 - error / total if total else 0.0
 
     @property
+    def _positions(self):  # of the images of the fit, if they had one size
+        size = self._image_size
+        return covering_positions(size, self._kernel, base.stride_of(self)) if size else ()
+
+    @property
     def _n_features_out(self):
         check_is_fitted(self)
-        size = self._image_size
-        positions = covering_positions(size, self._kernel, base.stride_of(self)) if size else ()
-        return len(self.components_) * prod(positions)
+        return len(self.components_) * prod(self._positions)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

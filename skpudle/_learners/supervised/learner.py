@@ -11,9 +11,9 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
+from skpudle._data.batches import check_sample_weight
 from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.sources import open_source
-from skpudle._data.weights import check_sample_weight
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
