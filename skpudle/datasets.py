@@ -123,14 +123,13 @@ def make_dictionary_data(
             f"The dictionary has the shape {dictionary.shape}, n_components and n_features ask for "
             f"{wanted}. Leave the sizes out."
         )
-    n_components, _ = dictionary.shape
-    supports = _random_supports(n_samples, n_components, n_nonzero, random_state)
+    supports = _random_supports(n_samples, len(dictionary), n_nonzero, random_state)
     values = random_state.uniform(*amplitude, size=supports.shape)
     n_signs = {"entry": n_nonzero, "sample": 1, None: 0}[sign]
     if n_signs:
         values *= random_state.choice([-1.0, 1.0], size=(n_samples, n_signs))
     rows = np.arange(0, supports.size + 1, n_nonzero)
-    code = csr_array((values.ravel(), supports.ravel(), rows), shape=(n_samples, n_components))
+    code = csr_array((values.ravel(), supports.ravel(), rows), shape=(n_samples, len(dictionary)))
     data = code @ dictionary
     if snr_db is not None:
         noise = random_state.standard_normal(data.shape)
@@ -275,15 +274,14 @@ def extract_patches(
     images = [check_array(as_fractions(x), dtype=np.float64, input_name="image") for x in images]
     images = [image for image in images if image.shape[0] >= height and image.shape[1] >= width]
     windows = [np.lib.stride_tricks.sliding_window_view(image, patch_size) for image in images]
-    counts = [math.prod(window.shape[:2]) for window in windows]
-    ends = np.cumsum(counts)
-    places = np.arange(sum(counts))
+    starts = np.cumsum([0, *(math.prod(window.shape[:2]) for window in windows)])
+    places = np.arange(starts[-1])
     if n_patches is not None:
         places = sample_without_replacement(len(places), n_patches, random_state=random_state)
-    patches = np.empty((len(places), height, width))
-    for window, count, end in zip(windows, counts, ends):
-        inside = (places >= end - count) & (places < end)
-        patches[inside] = window[np.unravel_index(places[inside] - (end - count), window.shape[:2])]
+    patches, number = np.empty((len(places), height, width)), starts.searchsorted(places, "right")
+    for i, window in enumerate(windows):
+        inside = number == i + 1
+        patches[inside] = window[np.unravel_index(places[inside] - starts[i], window.shape[:2])]
     return _normalize_patches(patches.reshape(len(places), -1), center, normalize)
 
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil, exp, lgamma, pi, sqrt
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,14 +23,8 @@ from scipy.optimize import linear_sum_assignment, nnls
 from scipy.stats import norm
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import normalize
-from sklearn.utils import (
-    Bunch,
-    check_array,
-    check_consistent_length,
-    check_random_state,
-    check_scalar,
-)
-from sklearn.utils.validation import check_non_negative
+from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
+from sklearn.utils.validation import check_consistent_length, check_non_negative
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of, drop_names
@@ -197,24 +192,25 @@ class ComponentMatch(NamedTuple):
     mixture_cosine: float
 
 
-def _mix(atom, reference):  # -> cosine of the mixture, shares
-    shares, _ = nnls(reference.T, atom)
-    return float(atom_cosines(atom[None], (shares @ reference)[None])[0, 0]), shares
+def _mix(atom, reference, terms):  # -> cosine of the mixture, its terms, their shares
+    shares, _ = nnls(reference[terms].T, atom)
+    mixture = shares @ reference[terms]
+    return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
 
 
 def _match_component(atom, reference, names):  # -> ComponentMatch
-    terms, cosines = [], [-1.0]
-    while len(terms) < min(3, len(reference)):
-        others = [[*terms, k] for k in range(len(reference)) if k not in terms]
-        mixed = [_mix(atom, reference[some]) for some in others]
-        best = int(np.argmax([cosine for cosine, _ in mixed]))
+    mixtures, rest = [(-1.0, [], [])], set(range(len(reference)))
+    while rest and len(mixtures) <= 3:
+        terms = mixtures[-1][1]
+        found = max((_mix(atom, reference, [*terms, k]) for k in sorted(rest)), key=itemgetter(0))
         # a reference joins a mixture if the cosine rises so much
-        if mixed[best][0] < cosines[-1] + 0.01:
+        if found[0] < mixtures[-1][0] + 0.01:
             break
-        terms, shares = others[best], mixed[best][1]
-        cosines.append(mixed[best][0])
+        mixtures.append(found)
+        rest -= set(found[1])
+    cosine, terms, shares = mixtures[-1]
     named = {names[terms[i]]: float(shares[i]) for i in np.argsort(-shares) if shares[i] > 0}
-    return ComponentMatch(names[terms[0]], cosines[1], named, cosines[-1])
+    return ComponentMatch(names[terms[0]], mixtures[1][0], named, cosine)
 
 
 def match_components(
@@ -429,16 +425,10 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
     """
     dictionaries = [host_array(dictionary_of(one)) for one in dictionaries]
-    n = len(dictionaries)
-    atoms = np.mean(
-        [
-            [atom_coherence(dictionaries[i - k], dictionaries[i]) for i in range(n)]
-            for k in range(1, n)
-        ],
-        axis=0,
-    )
-    pairs = zip(dictionaries, [*dictionaries[1:], dictionaries[0]], strict=True)
-    by_chance = float(np.mean([chance_coherence(other, one).mean() for one, other in pairs]))
+    turns = [dictionaries[k:] + dictionaries[:k] for k in range(len(dictionaries))]
+    found = [list(map(atom_coherence, turn, dictionaries)) for turn in turns[:0:-1]]
+    atoms, chances = np.mean(found, axis=0), map(chance_coherence, turns[1], dictionaries)
+    by_chance = float(np.mean([chance.mean() for chance in chances]))
     return Bunch(
         atoms=atoms,
         stability=float(atoms.mean()),
@@ -489,9 +479,8 @@ def lasso_objective(
 
 def code_and_compare(estimator, X):
     """Return data in the units of the codes, the codes, and their reconstructions, as arrays."""
-    code, reconstruction = map(host_array, code_and_reconstruct(estimator, X))
-    X = host_array(X if np.ndim(X) == 2 else as_fractions(X))
-    return X, np.asarray(code), np.asarray(reconstruction)
+    found = X if np.ndim(X) == 2 else as_fractions(X), *code_and_reconstruct(estimator, X)
+    return tuple(np.asarray(host_array(array)) for array in found)
 
 
 def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float:
@@ -513,7 +502,7 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
         mean of the data. It does not reward sparsity.
     """
     X, _, reconstruction = code_and_compare(estimator, X)
-    pair = (np.asarray(array).reshape(len(array), -1) for array in (X, reconstruction))
+    pair = (array.reshape(len(array), -1) for array in (X, reconstruction))
     return float(r2_score(*pair, multioutput="variance_weighted"))
 
 
@@ -521,9 +510,8 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     X, code, reconstruction = code_and_compare(estimator, X)
     X, reconstruction = check_pair(X, reconstruction, same_length=True)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
-    n_entries = X[0].size
     n_used = np.count_nonzero(code.reshape(len(X), -1), axis=1)
-    share = float(np.minimum(n_used, n_entries).mean()) / n_entries
+    share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
     # codes with one entry per entry of the data fit any data: their score is that of the mean

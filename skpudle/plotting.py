@@ -62,9 +62,7 @@ _BINS = 50
 def matplotlib():
     """Import what displays use of matplotlib."""
     try:
-        import matplotlib.colors
         import matplotlib.pyplot
-        import matplotlib.ticker
     except ImportError as error:
         raise ImportError(
             "Drawing needs matplotlib, which is not installed. Install it with "
@@ -389,8 +387,7 @@ class AtomsDisplay(Display):
 
 
 def _draw_topography(ax, map_, x, y):
-    largest = np.abs(map_).max() or 1.0
-    levels = np.linspace(-largest, largest, 15)
+    levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
     contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
     ax.plot(x, y, "k.", markersize=2)
     ax.set_aspect("equal")
@@ -466,16 +463,15 @@ class ContributionsDisplay(Display):
         found = find_learner(estimator)
         X_train, learner = found.prepare(X_train), found.learner
         samples = check_array(host_array(X_train), input_name="X_train")
-        n_largest = min(6, len(samples))
         if X is None:
             name, targets = "atom", learner.components_
-            made = atom_contributions(learner, X_train, n_largest=n_largest)
+            made = atom_contributions(learner, X_train, n_largest=6)
             n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
             rows = np.argsort(-n_uses, kind="stable")[:6]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
-            made = reconstruction_contributions(learner, X_train, X, n_largest=n_largest)
+            made = reconstruction_contributions(learner, X_train, X, n_largest=6)
             rows = np.arange(len(targets))
         values = made.values[rows]
         made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]

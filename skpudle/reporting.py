@@ -26,9 +26,6 @@ _SINGLE_SHARE = 0.5
 # entries) each of its two searches takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
 
-# Values of ``ended_by_`` of fits that were cut short.
-_BROKEN = "interrupt", "divergence"
-
 
 class _Look(NamedTuple):
     """A learner, samples, and their codes.
@@ -125,17 +122,16 @@ def _single_events(look):
         return
     (length,), (stride,) = sizes(learner.atom_shape, 1), stride_of(learner)
     reach = -(-length // stride)  # copies that overlap
-    found = []
+    found, numbers = [], look.numbers
     for atom, energy in enumerate(np.square(look.codes).T):
         place = energy.argmax()
         near = np.abs(np.arange(len(energy)) - place) < reach
-        near &= look.numbers == look.numbers[place]
-        if energy[near].sum() > _SINGLE_SHARE * energy.sum():
+        if energy[near & (numbers == numbers[place])].sum() > _SINGLE_SHARE * energy.sum():
             found.append((energy[place], place, atom))
     if found:
         _, place, atom = max(found)
-        signal = look.numbers[place]
-        start = stride * (place - np.searchsorted(look.numbers, signal))
+        signal = numbers[place]
+        start = stride * (place - np.searchsorted(numbers, signal))
         yield (
             f"{_some(found, look.codes.shape[1])} single events: more than half of the energy of "
             f"atom {atom} is at one place, samples {start} to {start + length - 1} of signal "
@@ -147,24 +143,23 @@ def _single_events(look):
 def _cosines(look):  # -> (n_components, n_components), the largest over all shifts
     atoms = look.learner.components_.astype(np.float64, copy=False)
     atoms = unit_atoms(atoms).reshape(atoms.shape)
-    either = (lambda x: x) if look.given.get("positive_code") else np.abs
-    if not look.is_convolutional:
-        return either(atoms @ atoms.T)
-    axes = tuple(range(1, 1 + np.size(look.learner.atom_shape)))
-    size = [2 * atoms.shape[axis] for axis in axes]
-    spectra = np.fft.rfftn(atoms, size, axes)
-    products = [np.fft.irfftn(spectra * spectrum, size, axes) for spectrum in spectra.conj()]
-    products = np.reshape(products, (len(atoms), len(atoms), np.prod(size), -1)).sum(axis=-1)
-    return either(products).max(axis=2)
+    if look.is_convolutional:
+        axes = tuple(range(1, 1 + np.size(look.learner.atom_shape)))
+        size = [2 * atoms.shape[axis] for axis in axes]
+        spectra = np.fft.rfftn(atoms, size, axes)
+        products = [np.fft.irfftn(spectra * spectrum, size, axes) for spectrum in spectra.conj()]
+        products = np.reshape(products, (len(atoms), len(atoms), np.prod(size), -1)).sum(axis=-1)
+    else:
+        products = (atoms @ atoms.T)[..., None]
+    return (products if look.given.get("positive_code") else np.abs(products)).max(axis=2)
 
 
 def _same_atoms(look):
     # Two atoms count as the same from this cosine on. They then differ by less than sqrt(2 - 2 *
     # 0.99) = 14 %, as by noise at 17 dB.
     pairs = np.argwhere(np.tril(_cosines(look) > 0.99, -1))[:, ::-1]
-    up_to = [] if look.given.get("positive_code") else ["sign"]
-    up_to += ["shift"] if look.is_convolutional else []
-    up_to = f" up to {' and '.join(up_to)}" if up_to else ""
+    free = {"sign": not look.given.get("positive_code"), "shift": look.is_convolutional}
+    up_to = " up to " * any(free.values()) + " and ".join(name for name in free if free[name])
     more = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
     for one, other in pairs[:1]:
         yield f"Atoms {one} and {other} are the same{up_to}{more}: learn fewer atoms."
@@ -178,7 +173,7 @@ def _unsupported_atoms(look):
     learner, p = look.learner, look.codes.shape[1]
     if (
         type(learner) is not PUDLEDictionaryLearning
-        or getattr(learner, "ended_by_", "interrupt") in _BROKEN  # None: given atoms, no fit
+        or getattr(learner, "ended_by_", "interrupt") in ("interrupt", "divergence")
         or look.loss != "gaussian"
         or len(look.samples) < p
         or look.samples.size > _MOST_NUMBERS

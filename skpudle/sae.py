@@ -17,6 +17,9 @@ from skpudle._data.arrays import check_rows, to_numpy, to_tensor
 from skpudle._fit.encoders import centre
 from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle.search._epoch import spread_rows
+from skpudle.search.held_out import CHANCE, HeldOut, worse
+from skpudle.search.problem import Problem, auto_alpha
 
 __all__ = ["feature_directions", "from_sae"]
 
@@ -74,26 +77,23 @@ def _unit(atoms):
     return np.divide(atoms, norms, out=atoms.copy(), where=norms > 0)
 
 
-def _implying(features):
-    """Return the number of atoms that imply other atoms."""
-    return int((np.diff(features.implied.indptr) > 0).sum())
-
-
-def _refined(features, X):
-    """Return the features of a second search if they are better, else the given features."""
-    first, n_atoms, n_implying = features.learner, len(features.directions), _implying(features)
+def _refined(features, X, rows):
+    """Return the features of a second search if its atoms predict better, else the given ones."""
+    first, x = features.learner, to_tensor(rows)
     # a second search runs if more than a tenth of the atoms imply other atoms
-    if n_implying <= 0.1 * n_atoms:
+    if (np.diff(features.implied.indptr) > 0).mean() <= 0.1:
         return features
-    again = clone(first).set_params(alpha=3.0 * first.search_alpha_)
-    again = again.fit(X).choose_alpha(X, criterion="support")
-    again.alpha_ = max(again.alpha_, 2.0 * again.search_alpha_)
-    found = feature_directions(again, X)
-    left = n_atoms - _implying(found)
-    # The result is kept if less than half as many atoms imply no other atom as in the first search.
-    # In seven kinds of data of benchmarks/bench_synthsae.py the ratio is .03 to .21, and F1 rises
-    # by .04 to .12; with ratios above .65, F1 or the correlation falls.
-    return found if left < 0.5 * (n_atoms - n_implying) else features
+    # Three times the penalty that a search begins with. A search follows a path from there, and
+    # ends at 0.25 to 4 times this penalty: three times its end loses paths where it is larger.
+    alpha = 3 * auto_alpha(x)
+    again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
+    again.alpha_ = max(again.alpha_, 2 * alpha)
+    held_out = HeldOut(Problem(x, 2 * alpha, positive_code=True))
+    one, two = (
+        held_out.at(to_tensor(learner.components_).to(x), 0, share=0.0)
+        for learner in (first, again)
+    )
+    return feature_directions(again, X) if worse(one, two, CHANCE) else features
 
 
 def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> FeatureDirections:
@@ -115,11 +115,11 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     X : array-like, memory map, dataset or iterable of batches
         Samples, (n_samples, n_features), such as the training samples, read a part at a time.
     refine : bool, default=False
-        Search once more, with three times the penalty, where more than a tenth of the directions
-        are not the atoms: a larger penalty finds the paths of a hierarchy better. The atoms of the
-        second search are kept if less than half the number of them imply no other atom. ``X`` are
-        then the training samples, and the learner has found its own penalty (``alpha="auto"``). It
-        stays as it is.
+        Search once more, with three times the penalty that a search begins with, where more than a
+        tenth of the directions are not the atoms: a larger penalty finds the paths of a hierarchy
+        better. Its atoms are kept if they predict hidden entries better than the given ones, both
+        with codes of twice this penalty. ``X`` are then the training samples. The learner stays as
+        it is.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     learner = check_learner_of_rows(learner)
     atoms = _unit(np.asarray(learner.components_, dtype=np.float64))
     n, uses, mean = 0, np.zeros(len(atoms)), np.zeros(atoms.shape[1])
-    users, squares = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2)
+    users, squares, judges = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2), []
     for rows, codes in encode_parts(learner, X):
         if codes.min(initial=0) < 0:
             raise ValueError(
@@ -178,6 +178,8 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows
+        if len(judges) < 8:  # at most 16,000 rows
+            judges.append(rows[spread_rows(len(rows), 2000)])
     mean /= n
     users = users / np.maximum(uses, 1)[:, None] - mean * (uses > 0)[:, None]
     left, weights = _innovations(atoms, (users * atoms).sum(axis=1))
@@ -198,7 +200,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
     directions = np.where(taken[:, None], left, atoms)
     found = FeatureDirections(directions, implied, prominence, thresholds, learner)
-    return _refined(found, X) if refine else found
+    return _refined(found, X, np.concatenate(judges)) if refine else found
 
 
 def from_sae(

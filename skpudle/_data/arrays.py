@@ -1,7 +1,6 @@
 """The boundary between NumPy and torch: the only module that converts between them."""
 
 from math import frexp
-from os import PathLike
 
 import numpy as np
 import torch
@@ -19,17 +18,6 @@ _ROOM = 1e4
 
 # words that names of dtypes of dates begin with, in NumPy, pandas and Polars
 _DATES = "date", "time", "duration"
-
-# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
-_OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
-_IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
-
-
-def is_in_memory(X):
-    """Return whether X is an array, a tensor, a frame, or an object of Python that lists rows."""
-    if isinstance(X, np.memmap):
-        return False
-    return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
 
 
 def resolve_device(device, X=None, *, fitted=False):
@@ -117,17 +105,19 @@ def like_input(tensor, X):
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.detach().cpu().numpy()
 
 
-def split_missing(x):  # (n, m) -> (n, m), mask (n, m) or None
+def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
     """Return data without NaN, and their mask, 1 for known entries; None if all are known.
 
-    Gaps get the mean of their column, for code that ignores the mask.
+    Gaps get the mean of their column, or of the last ``n_axes`` of images, for code that ignores
+    the mask.
     """
     if not torch.isnan(x.sum()):  # without gaps, one pass
         return x, None
-    missing = x.isnan()
+    missing, axes = x.isnan(), 0 if n_axes is None else tuple(range(-n_axes, 0))
     mask = torch.ones_like(x).masked_fill_(missing, 0)
     x = x.masked_fill(missing, 0)
-    return torch.where(missing, x.sum(0) / mask.sum(0).clamp_min(1), x, out=x), mask
+    n_known = mask.sum(axes, keepdim=True).clamp_min(1)
+    return torch.where(missing, x.sum(axes, keepdim=True) / n_known, x, out=x), mask
 
 
 def with_gaps(x, mask):  # the inverse of `split_missing`
@@ -194,26 +184,6 @@ def unpacked(X):
     return np.asarray(X)
 
 
-def refuse_texts(X):
-    """Raise TypeError for texts, such as names of files."""
-    first = X[0] if isinstance(X, list | tuple) and len(X) else X
-    if isinstance(first, str | bytes | PathLike):
-        raise TypeError(
-            f"X holds the text {str(first)!r:.80}, and files are not opened here. Pass what they "
-            "hold: numpy.load(path), pandas.read_csv(path), or numpy.asarray(PIL.Image.open(path)) "
-            "for a picture."
-        )
-
-
-def _check_range_of_counts(X, largest):
-    """Raise ValueError if data are negative or above the largest value; NaN passes."""
-    if (X < 0).any() or (largest < X).any():
-        raise ValueError(
-            f"Negative values in data passed as X, or values above {largest:g}, are no counts or "
-            "fractions of this learner. Pass other data."
-        )
-
-
 def _refuse_dates(X):
     kinds = X.dtypes if hasattr(X, "dtypes") else [getattr(X, "dtype", "")]
     if any(str(kind).lower().startswith(_DATES) for kind in kinds):
@@ -257,8 +227,11 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
         X = X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
     tensor = isinstance(X, torch.Tensor)
     X = _check_tensor(X, options, allow_nan) if tensor else check_array(X, **options)
-    if largest is not None:
-        _check_range_of_counts(X, largest)
+    if largest is not None and ((X < 0).any() or (largest < X).any()):  # NaN passes
+        raise ValueError(
+            f"Negative values in data passed as X, or values above {largest:g}, are no counts or "
+            "fractions of this learner. Pass other data."
+        )
     return X
 
 

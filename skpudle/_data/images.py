@@ -32,15 +32,16 @@ def check_sizes(kernel, stride):
     """Raise ValueError unless sizes of atoms and strides fit together."""
     numbers = (*kernel, *stride)
     positive = all(isinstance(n, Integral) and n >= 1 for n in numbers)
-    if len(kernel) not in (1, 2) or len(stride) != len(kernel) or not positive:
+    if (
+        len(kernel) not in (1, 2)
+        or len(stride) != len(kernel)
+        or not positive
+        or any(s > k for s, k in zip(stride, kernel, strict=True))
+    ):
         raise ValueError(
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
-            "positive integers, one for each of one or two axes of an atom."
-        )
-    if any(s > k for s, k in zip(stride, kernel, strict=True)):
-        raise ValueError(
-            f"stride={stride!r} leaves gaps between atoms of {kernel!r} pixels. Pass at most the "
-            "size of an atom along each axis."
+            "positive integers, one for each of one or two axes of an atom, and strides of at most "
+            "its size, which leave no gaps."
         )
 
 
@@ -203,6 +204,12 @@ def looks_like_picture(X):
     return bool(in_units and _neighbours_agree(corner, 0) and _neighbours_agree(corner, 1))
 
 
+def _refuse(text, *, surely):
+    if surely:
+        raise ValueError(text)
+    warnings.warn(text, stacklevel=users_level())
+
+
 def check_no_picture(X):
     """Refuse a grey picture where each row is a sample: X, the input of a fit.
 
@@ -219,17 +226,12 @@ def check_no_picture(X):
     if not looks_like_picture(X):
         return
     rows, columns = X.shape
-    found = f"X looks like one grey picture, and each of its {rows} rows would be a sample"
-    mend = (
-        f"of {columns} features. Pass its patches, skpudle.images.extract(X), or [X] to "
-        "ConvPUDLEDictionaryLearning"
-    )
-    if "uint" in str(X.dtype):
-        raise ValueError(f"{found} {mend}; if each row is a sample, pass X.astype(float).")
-    warnings.warn(
-        f"{found} {mend}; if each row is a sample, pass rows in any order, "
-        "sklearn.utils.shuffle(X), which does not look like one.",
-        stacklevel=users_level(),
+    _refuse(
+        f"X looks like one grey picture, and each of its {rows} rows would be a sample of "
+        f"{columns} features. Pass its patches, skpudle.images.extract(X), or [X] to "
+        "ConvPUDLEDictionaryLearning; if each row is a sample, pass X.astype(float) instead of "
+        "integers, or rows in any order, sklearn.utils.shuffle(X), which look like none.",
+        surely="uint" in str(X.dtype),
     )
 
 
@@ -323,12 +325,6 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
                 f"{tuple(x.shape[2:])}. Pass a smaller atom_shape.",
                 surely=images.kind != "rows" or max(x.shape[2:]) >= 16,
             )
-
-
-def _refuse(text, *, surely):
-    if surely:
-        raise ValueError(text)
-    warnings.warn(text, stacklevel=users_level())
 
 
 def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, channel_axis
@@ -437,17 +433,6 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
             f"{expected[0]} with channels first, for each of the {len(expected)} noisy ones."
         )
     return [x.to(images.tensors[0]) for x in targets]
-
-
-def split_gaps(x, n_axes):  # (..., n_channels, *size) -> the same, mask or None
-    """Return images without NaN, and their mask, 1 for known pixels; None if all are known.
-
-    Gaps get the mean of their channel, for code that ignores the mask.
-    """
-    if not torch.isnan(x.sum()):
-        return x, None
-    means = x.nanmean(tuple(range(-n_axes, 0)), keepdim=True).nan_to_num(0.0)
-    return torch.where(x.isnan(), means, x), (~x.isnan()).to(x)
 
 
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after

@@ -17,13 +17,13 @@ References
    11, 1985.
 """
 
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import islice
 from math import isnan, prod
 from operator import length_hint
+from os import PathLike
 
 import numpy as np
 import torch
@@ -32,17 +32,12 @@ from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from skpudle._data.arrays import (
-    check_rows,
-    is_in_memory,
-    refuse_texts,
-    split_missing,
-    to_numpy,
-    to_tensor,
-    unpacked,
-)
+from skpudle._data.arrays import check_rows, split_missing, to_numpy, to_tensor, unpacked
 from skpudle._data.batches import Samples, draw_order, send
-from skpudle._data.foreign import users_level
+
+# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
+_OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
+_IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 
 # Largest table that is read at once, with the bits of its array.
 IN_MEMORY_BYTES = 2**28
@@ -62,6 +57,24 @@ _LEAST_SAMPLE = 2**14
 _PLACES = 2048
 # Rows that begin `partial_fit` of a stream, and samples that are read at a time if they come alone.
 _FIRST_ROWS = 2**14
+
+
+def is_in_memory(X):
+    """Return whether X is an array, a tensor, a frame, or an object of Python that lists rows."""
+    if isinstance(X, np.memmap):
+        return False
+    return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
+
+
+def refuse_texts(X):
+    """Raise TypeError for texts, such as names of files."""
+    first = X[0] if isinstance(X, list | tuple) and len(X) else X
+    if isinstance(first, str | bytes | PathLike):
+        raise TypeError(
+            f"X holds the text {str(first)!r:.80}, and files are not opened here. Pass what they "
+            "hold: numpy.load(path), pandas.read_csv(path), or numpy.asarray(PIL.Image.open(path)) "
+            "for a picture."
+        )
 
 
 @contextmanager
@@ -343,11 +356,14 @@ class Stream(InMemory):
     n_samples = None  # the number of rows in the longest of all passes
 
     def array(self):
-        """Refuse rows that come in batches where an array is required."""
+        """Refuse rows that come in batches where all of them, or their number, are required."""
         raise TypeError(
-            f"X is a {type(self.data).__name__}, which is read in batches, and rows in memory are "
-            "required. Pass an array."
+            f"X is a {type(self.data).__name__}, whose rows come in batches, and numbered rows are "
+            "required, as for sample_weight and exposure. Pass an array, a table or a dataset, or "
+            "the batches to partial_fit, each with its numbers."
         )
+
+    n_rows = property(array)
 
     def read_by(self, reader):
         """Return this source of samples, read by a reader."""
@@ -365,15 +381,6 @@ class Stream(InMemory):
         """The generator of a loader's order, or None."""
         return getattr(self.data, "generator", None)
 
-    @property
-    def n_rows(self):
-        """Refuse weights and exposures of rows, since the number of rows is unknown."""
-        raise ValueError(
-            f"sample_weight and exposure are for numbered rows, but X is a "
-            f"{type(self.data).__name__}. Pass its batches to partial_fit, each with its numbers, "
-            "or an array, a table or a dataset."
-        )
-
     def parts(self, n_rows):
         """Yield the stream's own batches, each with its name; single samples in batches."""
         batches = samples = iter(self.data)
@@ -386,12 +393,6 @@ class Stream(InMemory):
             yield where, rows
         if number < 0:
             raise _nothing()
-        if number + 1 == length and next(batches, self) is not self:
-            warnings.warn(
-                f"X has the length {length} and yields more batches, which are left out. Let "
-                "__len__ return the number of all batches of a stream with an end.",
-                stacklevel=users_level(),
-            )
 
     def _read(self):  # yields (n, n_features)
         n_rows = 0

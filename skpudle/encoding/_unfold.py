@@ -78,8 +78,7 @@ def _is_confined(path, dictionary, x, levels, *, plain):
     # In five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long as working sets
     # (soft shrinkage) and 2.6 to 6.6 times (hard shrinkage); with 20 unfoldings working sets took
     # 1.1 times as long.
-    pays = len(levels) > 32 and n_components >= 128
-    pays = pays and iteration > 4e7
+    pays = len(levels) > 32 and n_components >= 128 and iteration > 4e7
     return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 
 

@@ -42,15 +42,9 @@ from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import centre, units_of
 from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.counts import CountDictionaryLearning, check_exposure
-from skpudle.inspection._posterior import (
-    Rows,
-    keep_above_rounding,
-    sample_atoms,
-    sample_noise,
-    sample_rates,
-)
+from skpudle.inspection._posterior import Rows, sample_atoms, sample_noise, sample_rates
 from skpudle.search._epoch import spread_rows
-from skpudle.search.held_out import MEDIAN_OF_NORMAL, hash_rows
+from skpudle.search.held_out import hash_rows
 
 __all__ = [
     "atom_contributions",
@@ -60,9 +54,6 @@ __all__ = [
     "error_bound",
     "reconstruction_contributions",
 ]
-
-# draws of each row of counts
-_DRAWS = 100
 
 
 class Contributions(NamedTuple):
@@ -125,15 +116,14 @@ def _contributions(learner, X_train, X, ridge, n_largest):
         weights, targets, estimates = codes @ weights, codes @ targets, codes @ estimates
 
     # the largest entries in modulus of each row of ``weights @ codes.T``
-    indices, values, start = [], [], 0
+    largest, start = [], 0
     for rows, codes in encode_parts(learner, X_train):
         found = weights @ codes.T
         n_kept = min(n_largest or len(rows), len(rows))
         kept = np.argpartition(-np.abs(found), n_kept - 1, axis=1)[:, :n_kept]
-        indices.append(start + kept)
-        values.append(np.take_along_axis(found, kept, 1))
+        largest.append((start + kept, np.take_along_axis(found, kept, 1)))
         start += len(rows)
-    indices, values = np.hstack(indices), np.hstack(values)
+    indices, values = map(np.hstack, zip(*largest, strict=True))
     order = np.lexsort((indices, -np.abs(values)))[:, :n_largest]  # ties in the order of samples
     indices, values = (np.take_along_axis(array, order, 1) for array in (indices, values))
     errors = np.linalg.norm(targets - estimates, axis=1)
@@ -285,16 +275,16 @@ def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high
     rng : RandomState
         Draws counts.
     """
-    coder, ends = drop_names(learner), np.empty((3, *codes.shape))
+    coder, ends, n_draws = drop_names(learner), np.empty((3, *codes.shape)), 100
     places = 0.5 + np.array([-level, 0.0, level]) / 2
     for part in gen_batches(len(codes), 81):  # 8,100 drawn rows
         rates = np.asarray(learner.inverse_transform(codes[part])) * exposure[part, None]
-        rates = np.tile(rates, (_DRAWS, 1))
+        rates = np.tile(rates, (n_draws, 1))
         if spread := learner.dispersion_:
             rates = rates * rng.gamma(1 / spread, spread, rates.shape)
-        drawn = np.where(np.tile(gaps[part], (_DRAWS, 1)), np.nan, rng.poisson(rates))
-        found = coder.transform(drawn, exposure=np.tile(exposure[part], _DRAWS))
-        found = found.reshape(_DRAWS, -1, codes.shape[1])
+        drawn = np.where(np.tile(gaps[part], (n_draws, 1)), np.nan, rng.poisson(rates))
+        found = coder.transform(drawn, exposure=np.tile(exposure[part], n_draws))
+        found = found.reshape(n_draws, -1, codes.shape[1])
         ends[:, part] = np.quantile(found, places, axis=0, method="weibull")
     return np.maximum(ends[[0, 2]] + codes - ends[1], 0.0)
 
@@ -327,17 +317,14 @@ class AtomIntervals(NamedTuple):
 
     def __str__(self) -> str:
         """Return how sure the atoms are, in words."""
-        norms = np.maximum(np.linalg.norm(self.estimate, axis=1), np.finfo(float).tiny)
-        errors = np.square(self.standard_error).sum(1) / norms**2
         some = self.supported
         words = f"The data support {np.count_nonzero(some)} of {len(some)} atoms."
         if not some.any():
             return words
-        ratio = errors[some].sum() / self.limit[some].sum()
-        return (
-            f"{words} Their expected squared error is {errors[some].mean():.2g}, "
-            f"{ratio:.2f} times the limit of any method."
-        )
+        squares, norms = (np.square(part[some]).sum(1) for part in (self[3], self[0]))
+        mean, limit = (squares / norms).mean(), self.limit[some].mean()
+        words += f" Their expected squared error is {mean:.2g}, "
+        return words + f"{mean / limit:.2f} times the limit of any method."
 
 
 class CodeIntervals(NamedTuple):
@@ -362,10 +349,6 @@ class CodeIntervals(NamedTuple):
     upper: NDArray
     standard_error: NDArray
     supported: NDArray
-
-
-# Least number of rows of X that replace the fit's estimate of the noise.
-_ROWS_OF_NOISE = 200
 
 
 def _read(learner, X, level, exposure):
@@ -419,25 +402,6 @@ def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upp
     return *ends, standard_error
 
 
-def _without_outliers(rows, atoms):  # -> Rows, noise of features
-    """Leave out long rows, and entries far from their median that codes do not explain."""
-    x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
-    noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
-    sizes = np.linalg.norm(x, axis=1)
-    # a row of 5 times the length that 95 % of the rows keep below may have an atom of its own
-    kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
-    away = np.abs(x - np.median(x, axis=0))
-    deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
-    # outliers are 8 deviations away from the median of their feature and from the fit
-    far = (away > 8 * deviations) & (residual > 8 * noise)
-    rows = rows._replace(missing=missing | far).take(kept)
-    n_known = (~rows.missing).sum(0)
-    squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
-    variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
-    free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
-    return rows, keep_above_rounding(variances / max(free, 0.1), rows.x)
-
-
 def _least_squares(rows, atoms, noise):  # -> codes, their variances
     """Return least squares on the supports of codes, for the noise of features."""
     codes, known = rows.codes, ~rows.missing
@@ -448,18 +412,18 @@ def _least_squares(rows, atoms, noise):  # -> codes, their variances
         for block in blocks_of_rows(len(same), size * max(size, atoms.shape[1])):
             part = same[block]
             support = np.nonzero(codes[part])[1].reshape(-1, size)
-            chosen = atoms[support]
+            chosen, place = atoms[support], (part[:, None], support)
             seen = chosen if known.all() else chosen * known[part, None]
-            inverse = np.linalg.pinv(seen @ chosen.swapaxes(1, 2), hermitian=True) @ seen
-            found = inverse @ rows.x[part, :, None]
-            values[part[:, None], support] = found[..., 0]
-            variances[part[:, None], support] = inverse**2 @ noise
+            inverse = np.linalg.pinv(seen @ chosen.mT, hermitian=True) @ seen
+            values[place] = (inverse @ rows.x[part, :, None])[..., 0]
+            variances[place] = inverse**2 @ noise
     return values, variances
 
 
 def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     """Return the variances of the noise of features: of X if it has many rows, else of the fit."""
-    if len(rows.x) < _ROWS_OF_NOISE and getattr(learner, "noise_std_", None) is not None:
+    # least number of rows of X that replace the fit's estimate of the noise
+    if len(rows.x) < 200 and getattr(learner, "noise_std_", None) is not None:
         return np.broadcast_to(np.square(learner.noise_std_ / units), rows.x.shape[1])
     n_known, n_codes = np.count_nonzero(~rows.missing), np.count_nonzero(rows.codes)
     if n_known <= n_codes:
@@ -467,16 +431,10 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
             f"The fit did not estimate the noise, and X has {n_known} entries for {n_codes} codes. "
             "Pass more rows, or fit with alpha='auto'."
         )
-    rows, variances = _without_outliers(rows, atoms)
-    if len(rows.x) < _ROWS_OF_NOISE:
-        return np.full(rows.x.shape[1], variances.mean())
-    rows = rows.take(np.asarray(spread_rows(len(rows.x), 2000)))
-    return sample_noise(rows, atoms, variances, _generator(random_state))
+    return sample_noise(rows, atoms, _generator(random_state))
 
 
-def _atoms_of_counts(
-    learner, rows, codes, exposure, random_state
-):  # -> AtomPosterior, sizes of atoms
+def _atoms_of_counts(learner, rows, codes, exposure, random_state):  # -> AtomPosterior, sizes
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
     # Rows may lack atoms if so many codes are below a thousandth of the mean. The share is .03 to
@@ -496,8 +454,7 @@ def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPoster
     spread = np.asarray(spread_rows(len(first), wanted))
     first = to_numpy(first)[spread]
     rows, atoms, units, _ = _in_units(learner, rows[first], codes[first], weight[spread])
-    rows, variances = _without_outliers(rows, atoms)
-    found = sample_atoms(rows, atoms, variances, units, _generator(random_state))
+    found = sample_atoms(rows, atoms, units, _generator(random_state))
     if found.hidden > 0.15:  # the share of the variance in slow changes of the draws
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
@@ -653,9 +610,8 @@ def code_intervals(
         errors = (high - low) / (2 * stats.norm.ppf(0.5 + level / 2))
         return CodeIntervals(codes, low, high, errors, codes > 0)
     rows, atoms, units, gains = _in_units(learner, rows, codes)
-    values, variances = _least_squares(
-        rows, atoms, _noise(learner, rows, atoms, units, random_state)
-    )
+    noise = _noise(learner, rows, atoms, units, random_state)
+    values, variances = _least_squares(rows, atoms, noise)
     ends = _ends(values / gains, np.sqrt(variances) / gains, level, rows.positive)
     return CodeIntervals(*ends, codes != 0)
 

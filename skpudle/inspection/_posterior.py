@@ -38,6 +38,8 @@ from scipy import sparse, stats
 
 from skpudle._compilation import blocks_of_rows, in_parts
 from skpudle.inspection._posterior_compiled import loops
+from skpudle.search._epoch import spread_rows
+from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
 # Sweeps before the first that counts, and numbers of sweeps after which the chain may end; the last
 # two thirds of the chain count.
@@ -101,11 +103,30 @@ class AtomPosterior(NamedTuple):
     hidden: float = 0.0
 
 
-def keep_above_rounding(variances, x):
+def _keep_above_rounding(variances, x):
     """Raise variances that are negligible compared with their mean, or with the data."""
     # a constant feature would otherwise dominate; the second bound is for data without noise
     least = max(1e-3 * variances.mean(), 1e-10 * float(np.square(x).mean()))
     return np.maximum(variances, max(least, np.finfo(float).tiny))
+
+
+def _without_outliers(rows, atoms):  # -> Rows, noise of features
+    """Leave out long rows, and entries far from their median that codes do not explain."""
+    x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
+    noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
+    sizes = np.linalg.norm(x, axis=1)
+    # a row of 5 times the length that 95 % of the rows keep below may have an atom of its own
+    kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
+    away = np.abs(x - np.median(x, axis=0))
+    deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
+    # outliers are 8 deviations away from the median of their feature and from the fit
+    far = (away > 8 * deviations) & (residual > 8 * noise)
+    rows = rows._replace(missing=missing | far).take(kept)
+    n_known = (~rows.missing).sum(0)
+    squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
+    variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
+    free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
+    return rows, _keep_above_rounding(variances / max(free, 0.1), rows.x)
 
 
 def _strong(codes, variances):  # -> CSR
@@ -214,16 +235,20 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     return x, sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
 
 
-def sample_noise(rows, atoms, variances, rng):
+def sample_noise(rows, atoms, rng):  # -> (n_features,)
     """Return the variances of the noise of features for given atoms; see `sample_atoms`."""
+    rows, variances = _without_outliers(rows, atoms)
+    if len(rows.x) < 200:  # too few rows for the variance of each feature
+        return np.full(rows.x.shape[1], variances.mean())
+    rows = rows.take(np.asarray(spread_rows(len(rows.x), 2000)))
     codes = _strong(rows.codes, variances)
     for _ in range(10):
         x, codes = _draw_rows(rows, codes @ atoms, codes, atoms, variances, rng)
-        variances = keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
+        variances = _keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
     return variances
 
 
-def sample_atoms(rows, atoms, variances, scale, rng):
+def sample_atoms(rows, atoms, scale, rng):
     """Sample atoms and codes; the chain starts at the atoms and codes of a fit.
 
     Parameters
@@ -232,8 +257,6 @@ def sample_atoms(rows, atoms, variances, scale, rng):
         Rows without a baseline, in units of their noise, with codes.
     atoms : ndarray of shape (n_components, n_features)
         Unit atoms in these units.
-    variances : ndarray of shape (n_features,)
-        First estimate of the noise of features.
     scale : float or ndarray of shape (n_features,)
         The units of features.
     rng : numpy.random.Generator
@@ -244,28 +267,29 @@ def sample_atoms(rows, atoms, variances, scale, rng):
     AtomPosterior
         The atoms in the units of the data.
     """
-    (n, m), p = rows.x.shape, len(atoms)
+    rows, variances = _without_outliers(rows, atoms)
+    (n, m), p, has_weights = rows.x.shape, len(atoms), bool((rows.weight != 1).any())
     ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
     first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])  # atoms, and the baseline
     # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
     information = m * (np.arange(len(first)) < p)
     codes, sweeps = _strong(rows.codes, variances), []
     while True:
-        fitted = sparse.hstack([codes, ones]) @ drawn
+        fitted = codes @ drawn[:p] + drawn[p:].sum(0)
         x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
         regressors = sparse.hstack([codes, ones], format="csr")
-        weighted = regressors.multiply(rows.weight).tocsr()
+        weighted = regressors.multiply(rows.weight).tocsr() if has_weights else regressors
         gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
         prior = variances.mean() * information
-        inverse = np.linalg.inv(gram + np.diag(prior))
-        # a row of weight 2 has the noise of one row, not of two
-        excess = (weighted.T @ weighted).toarray() - gram
-        covariance = inverse + inverse @ excess @ inverse
+        covariance = inverse = np.linalg.inv(gram + np.diag(prior))
+        if has_weights:  # a row of weight 2 has the noise of one row, not of two
+            excess = (weighted.T @ weighted).toarray() - gram
+            covariance = inverse + inverse @ excess @ inverse
         means = inverse @ (pull + prior[:, None] * first)
         # Sums of squared residuals x - z D, without another pass over the rows.
         squares = np.einsum("ij,ij->j", rows.weight * x, x)
         squares += ((gram @ means - 2 * pull) * means).sum(0)
-        variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
+        variances = _keep_above_rounding(squares / max(n - len(means), n / 2), x)
         drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
         drawn = means + np.linalg.cholesky(covariance) @ drawn
         norms = np.linalg.norm(drawn[:p], axis=1)

@@ -23,11 +23,10 @@ from bisect import bisect_right
 import torch
 
 from skpudle._compilation import blocks_of_rows
+from skpudle.lasso import _compiled
 
 # Entries of the codes of a block: enough work for a device, little memory compared with the data.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
-# Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
-MOST_ROUNDS = 1000
 
 # Supports are padded to multiples of this.
 _SUPPORT_STEP = 8
@@ -53,27 +52,6 @@ def parts(sizes, n_features, device):  # in ascending order -> first, last, widt
         first = last
 
 
-# Length of a run: a round takes the largest correlation in each run of neighbouring atoms. One pass
-# then finds several candidates, at most one of a group of similar neighbours.
-RUN = 32
-CANDIDATES = 8
-# Least correlation of a candidate, as a share of the largest, whose atom may explain smaller ones.
-LEAST_SHARE = 0.8
-# Least share of its squared norm by which an atom is independent of the support. A dependent atom
-# enters alone: its step runs along a direction that changes only the penalty term.
-DEPENDENT = 1e-12
-# Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
-# plus ROUNDING times the sum of the moduli of the terms of c_j.
-RESOLUTION = 1e-12
-ROUNDING = 1e-15
-# Relative difference of tied correlations in a run. The first of tied atoms enters, so that codes
-# do not depend on rounding.
-TIE = 1e-10
-# Polish: codes that miss the optimality condition by less than NEARLY times the penalty (without a
-# penalty, a hundredth of the largest correlation) get POLISHES more Newton steps at most.
-NEARLY = 1e-9
-POLISHES = 4
-
 # Rounds between two counts of the solved samples. Most samples take some 5; with 6 rounds, empty
 # places double the time of the factors where supports are large (CPU).
 LOOK = 4
@@ -98,16 +76,16 @@ def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empt
 def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     """Return atoms with correlations above ``least``, or ``none``; and the largest correlation."""
     excess = c if positive else c.abs()
-    excess = excess.unflatten(1, (-1, RUN))  # (n, n_runs, RUN)
+    excess = excess.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
     peaks = excess.amax(2)
     best = peaks.amax(1)
-    runs = peaks.topk(min(CANDIDATES, peaks.shape[1]), dim=1).indices.sort(dim=1).values
+    runs = peaks.topk(min(_compiled.CANDIDATES, peaks.shape[1]), dim=1).indices.sort(dim=1).values
     values = peaks.gather(1, runs)
-    in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, RUN))
+    in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, _compiled.RUN))
     # argmax of a boolean tensor is its first True
-    offsets = (in_runs >= (1 - TIE) * values[:, :, None]).to(torch.int8).argmax(2)
-    accepted = (values > least[:, None]) & (values >= LEAST_SHARE * best[:, None])
-    return (runs * RUN + offsets).masked_fill(~accepted, none), best
+    offsets = (in_runs >= (1 - _compiled.TIE) * values[:, :, None]).to(torch.int8).argmax(2)
+    accepted = (values > least[:, None]) & (values >= _compiled.LEAST_SHARE * best[:, None])
+    return (runs * _compiled.RUN + offsets).masked_fill(~accepted, none), best
 
 
 def _factor(inner, theta):
@@ -121,7 +99,7 @@ def _factor(inner, theta):
     diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    return factor, active & ((pivots <= DEPENDENT * scale) | (failed > 0)[:, None])
+    return factor, active & ((pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None])
 
 
 def _reach(z, theta, step):
@@ -203,7 +181,7 @@ class _Batch:
 
         self.scale = torch.maximum(self.scale, c.abs().amax(1))
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
-        slack = RESOLUTION * penalty + ROUNDING * (self.scale + terms)
+        slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * (self.scale + terms)
         noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(1)
         # Without a penalty the step of an atom that enters by rounding has no bound.
         least = penalty + slack if penalty > 0 else torch.maximum(slack, noise)
@@ -211,11 +189,11 @@ class _Batch:
         fresh, best = _candidates(c, least, positive, none)
         off = torch.maximum(best - penalty, noise)
         if penalty > 0:
-            self.polished = self.polished + (off <= NEARLY * penalty)
+            self.polished = self.polished + (off <= _compiled.NEARLY * penalty)
         else:
-            by_rounding = self.settled & (best <= noise)
-            self.polished = self.polished + (by_rounding | (off <= 0.01 * NEARLY * self.scale))
-        self.solved = self.solved | ~((off > slack) & (self.polished <= POLISHES))
+            nearly = off <= 0.01 * _compiled.NEARLY * self.scale
+            self.polished = self.polished + (nearly | self.settled & (best <= noise))
+        self.solved = self.solved | ~((off > slack) & (self.polished <= _compiled.POLISHES))
 
         fresh = fresh.masked_fill(self.solved[:, None], none)
         found = c.gather(1, fresh)
@@ -249,7 +227,8 @@ class _Batch:
 def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
     """Solve for rows that all use the Gram matrix, or all have a mask."""
     n_components = len(atoms)
-    none = -(-(n_components + 1) // RUN) * RUN - 1  # the last of the zero atoms that fill a run
+    # the last of the zero atoms that fill a run
+    none = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
     batch = _Batch(atoms, gram, x, mask, penalty, positive)
     codes = x.new_empty(len(x), n_components)
@@ -330,7 +309,8 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):
 
 
 def solve(
-    atoms, gram, x, *, penalties, positive, max_iter, mask=None, out=None, refits=None, gaps=None,
+    atoms, gram, x, *, penalties, positive, max_iter=_compiled.MOST_ROUNDS, mask=None, out=None,
+    refits=None, gaps=None,
 ):  # fmt: skip
     """Return lasso codes of the rows of ``x``.
 
@@ -378,3 +358,8 @@ def solve(
     if refits is not None:
         torch.stack([_refit(atoms, x, codes, mask) for codes in out], out=refits)
     return out
+
+
+def solver_on(device):
+    """Return the faster solver on a device: compiled loops, or batches in torch."""
+    return _compiled.solve if device.type == "cpu" else solve

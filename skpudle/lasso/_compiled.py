@@ -17,28 +17,34 @@ import numpy as np
 import torch
 
 from skpudle._compilation import Loops, in_parts, threads_for
-from skpudle.lasso._batched import (
-    CANDIDATES,
-    DEPENDENT,
-    LEAST_SHARE,
-    NEARLY,
-    POLISHES,
-    RESOLUTION,
-    ROUNDING,
-    RUN,
-    TIE,
-)
-from skpudle.lasso._batched import solve as solve_batched
 
+# Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
+MOST_ROUNDS = 1000
+# Length of a run: a round takes the largest correlation in each run of neighbouring atoms. One pass
+# then finds several candidates, at most one of a group of similar neighbours.
+RUN = 32
+CANDIDATES = 8
+# Least correlation of a candidate, as a share of the largest, whose atom may explain smaller ones.
+LEAST_SHARE = 0.8
+# Least share of its squared norm by which an atom is independent of the support. A dependent atom
+# enters alone: its step runs along a direction that changes only the penalty term.
+DEPENDENT = 1e-12
+# Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
+# plus ROUNDING times the sum of the moduli of the terms of c_j.
+RESOLUTION = 1e-12
+ROUNDING = 1e-15
+# Relative difference of tied correlations in a run. The first of tied atoms enters, so that codes
+# do not depend on rounding.
+TIE = 1e-10
+# Polish: codes that miss the optimality condition by less than NEARLY times the penalty (without a
+# penalty, a hundredth of the largest correlation) get POLISHES more Newton steps at most.
+NEARLY = 1e-9
+POLISHES = 4
 # Slopes of the support that wait for the next round: up to this share of the largest new slope.
 SETTLED = 1e-6
 # Factor of the margins of rounding for an atom that depends on the support, if there is no penalty:
 # its step has no bound and amplifies rounding.
 UNBOUNDED = 1000
-# Constants as an argument of the compiled functions. As globals they would go stale: numba compiles
-# a module anew only when the module's own file changes.
-RULES = (RUN, CANDIDATES, LEAST_SHARE, TIE, DEPENDENT, RESOLUTION, ROUNDING, NEARLY, POLISHES,
-         SETTLED, UNBOUNDED)  # fmt: skip
 
 
 def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c):
@@ -73,7 +79,7 @@ def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
         i += 1
 
 
-def _border(atoms, gram, has_gram, support, k, squares, factor, dependent):
+def _border(atoms, gram, has_gram, support, k, squares, factor):
     """Extend the factor by ``support[k]``; return the share of its squared norm that is left."""
     new = support[k]
     for i in range(k + 1):
@@ -106,7 +112,7 @@ def _border(atoms, gram, has_gram, support, k, squares, factor, dependent):
         pivot -= last * last
     # An atom that depends on the support takes a long step along the direction that changes only
     # the penalty term, up to the first code that reaches zero.
-    least = 0.1 * dependent * squares[k]
+    least = 0.1 * DEPENDENT * squares[k]
     factor[k, k] = 1 / np.sqrt(pivot if pivot > least else least)
     return pivot / squares[k]
 
@@ -184,14 +190,14 @@ def _minimise(k, support, z, theta, squares, step, y, factor):
     return k
 
 
-def _peaks(c, positive, peaks, length):
+def _peaks(c, positive, peaks):
     """Set the largest correlation of every run of atoms; return the largest of all.
 
     Four independent maxima take half the time of one.
     """
     best = 0.0
     for run in range(len(peaks)):
-        first, last = run * length, min((run + 1) * length, len(c))
+        first, last = run * RUN, min((run + 1) * RUN, len(c))
         peak0 = peak1 = peak2 = peak3 = 0.0
         j = first
         while j + 3 < last:
@@ -210,20 +216,20 @@ def _peaks(c, positive, peaks, length):
 
 
 def _admit(
-    atoms, gram, has_gram, c, penalty, positive, peaks, run_length, weakest, tie, n_candidates,
-    dependent, least_dependent, k, support, z, theta, slope, squares, factor,
+    atoms, gram, has_gram, c, penalty, positive, peaks, weakest, least_dependent, k, support, z,
+    theta, slope, squares, factor,
 ):  # fmt: skip
     """Admit the largest of each run if above ``weakest``; return the size of the support."""
     n_old = k
     for run in range(len(peaks)):
-        if peaks[run] < weakest or k == n_old + n_candidates:
+        if peaks[run] < weakest or k == n_old + CANDIDATES:
             continue
-        j = run * run_length
-        while (c[j] if positive else abs(c[j])) < (1 - tie) * peaks[run]:
+        j = run * RUN
+        while (c[j] if positive else abs(c[j])) < (1 - TIE) * peaks[run]:
             j += 1
         support[k] = j
-        left = _border(atoms, gram, has_gram, support, k, squares, factor, dependent)
-        if left > dependent or (k == n_old and abs(c[j]) > least_dependent):
+        left = _border(atoms, gram, has_gram, support, k, squares, factor)
+        if left > DEPENDENT or (k == n_old and abs(c[j]) > least_dependent):
             z[k], theta[k] = 0.0, 1.0 if c[j] > 0.0 else -1.0
             slope[k] = c[j] - penalty * theta[k]
             k += 1
@@ -273,7 +279,7 @@ def _weigh(atoms, mask, row, seen):
 
 def solve_rows(
     first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, codes, refits, gaps,
-    rules, support, z, theta, slope, squares, step, y, factor, c, residual, peaks,
+    support, z, theta, slope, squares, step, y, factor, c, residual, peaks,
     seen,
 ):  # fmt: skip
     """Set ``codes[i]`` to the codes of rows of ``x`` for each of the falling ``penalties``.
@@ -287,19 +293,6 @@ def solve_rows(
     The last arguments are room to work in. Return ``last``, or the first row whose support needs
     more room, which has to be solved again.
     """
-    (
-        run_length,
-        n_candidates,
-        share,
-        tie,
-        dependent,
-        resolution,
-        rounding,
-        nearly,
-        polishes,
-        settled,
-        unbounded,
-    ) = rules
     n_components, n_penalties = len(whole_atoms), len(penalties)
     start = codes[n_penalties - 1]
     for row in range(first, last):
@@ -318,7 +311,7 @@ def solve_rows(
             while not refits_now:
                 if is_stale:
                     _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
-                if k + n_candidates > len(support):
+                if k + CANDIDATES > len(support):
                     return row
                 off, size, n_old = 0.0, 0.0, k
                 for i in range(k):
@@ -326,24 +319,23 @@ def solve_rows(
                     c[support[i]] = 0.0
                     off = max(off, abs(slope[i]))
                     size += abs(z[i]) * squares[i]
-                best = _peaks(c, positive, peaks, run_length)
+                best = _peaks(c, positive, peaks)
                 scale = max(scale, best)
-                slack = resolution * penalty + rounding * (scale + size)
-                if off > settled * (best - penalty):
+                slack = RESOLUTION * penalty + ROUNDING * (scale + size)
+                if off > SETTLED * (best - penalty):
                     n_old = 0  # move old entries, too: they are off their minimum
                 # without a penalty, polish only if slopes of the support are as large as slopes of
                 # new atoms
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k
-                if off <= nearly * (penalty if penalty > 0.0 else 0.01 * scale):
+                if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
                     polished += 1
-                if off > slack and polished <= polishes and turn < max_iter:
-                    weakest = np.inf if by_rounding else max(penalty + slack, share * best)
-                    least_dependent = 0.0 if penalty > 0.0 else unbounded * slack
+                if off > slack and polished <= POLISHES and turn < max_iter:
+                    weakest = np.inf if by_rounding else max(penalty + slack, LEAST_SHARE * best)
+                    least_dependent = 0.0 if penalty > 0.0 else UNBOUNDED * slack
                     k = _admit(
-                        atoms, gram, has_gram, c, penalty, positive, peaks, run_length, weakest,
-                        tie, n_candidates, dependent, least_dependent, k, support, z, theta, slope,
-                        squares, factor,
+                        atoms, gram, has_gram, c, penalty, positive, peaks, weakest,
+                        least_dependent, k, support, z, theta, slope, squares, factor,
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
                     if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
@@ -381,8 +373,8 @@ loops = Loops(globals())
 
 
 def solve(
-    atoms, gram, x, *, penalties, positive, max_iter, mask=None, out=None, refits=None, gaps=None,
-    of_products=False,
+    atoms, gram, x, *, penalties, positive, max_iter=MOST_ROUNDS, mask=None, out=None, refits=None,
+    gaps=None, of_products=False,
 ):  # fmt: skip
     """Return codes of the rows of ``x`` for each penalty, as `skpudle.lasso._batched.solve` does.
 
@@ -415,15 +407,10 @@ def solve(
         while first < last:  # again with twice the room if a support is too large
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
-            first, room = loops.solve_rows(first, last, *how, RULES, *work), 2 * room
+            first, room = loops.solve_rows(first, last, *how, *work), 2 * room
 
     # Smallest task of a thread: 16 rows, and 2e6 multiplications (3 ms). Two threads for less are
     # no faster on idle cores, and take twice the time on busy cores.
     least = max(16, int(2e6 / max(atoms.numel(), 1)))
     in_parts(solve_part, len(x), least)
     return out
-
-
-def solver_on(device):
-    """Return the faster solver on a device: compiled loops, or batches in torch."""
-    return solve if device.type == "cpu" else solve_batched

@@ -15,7 +15,7 @@ import torch
 
 from skpudle._compilation import Loops
 from skpudle._precision import differentiable_once, kept_by_autograd
-from skpudle.lasso._batched import MOST_ROUNDS, parts, supports_of
+from skpudle.lasso._batched import parts, supports_of
 from skpudle.lasso._compiled import solve
 from skpudle.lasso._solve import known_entries, solve_lasso
 
@@ -161,7 +161,7 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     d, data, m, g = (np.asarray(t) for t in (wide, rows, known, gram))
     if not loops.are_distinct(g):
         return None
-    how = dict(penalties=[alpha], positive=positive, max_iter=MOST_ROUNDS, mask=known)
+    how = dict(penalties=[alpha], positive=positive, mask=known)
     (codes,) = solve(wide, gram, rows, **how)
     z = np.asarray(codes)
     sums = np.asarray(losses), np.asarray(gradient)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skpudle._precision import check_tensors
-from skpudle.lasso._compiled import solver_on
+from skpudle.lasso._batched import solver_on
 from skpudle.lasso._solve import (
     descent_direction,
     gram_matrix,

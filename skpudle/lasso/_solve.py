@@ -8,9 +8,9 @@ from torch import Tensor
 
 from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import as_scalars, check_tensors
-from skpudle.lasso._batched import BLOCK_ENTRIES, MOST_ROUNDS, lasso_gaps
+from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solver_on
+from skpudle.lasso._compiled import MOST_ROUNDS
 from skpudle.lasso._compiled import solve as solve_compiled
-from skpudle.lasso._compiled import solver_on
 
 # Largest distance of parallel directions: their cosine is 1 to rounding, which alone would decide
 # on the codes of both. Leaving one atom out costs a gap of about 1e-8 at most.
@@ -486,7 +486,7 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
     kept = atoms if len(needed) == len(atoms) else atoms[needed]
     refits = x.new_empty(len(alphas), len(x), len(kept))
     how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
-    how |= dict(positive=positive, max_iter=MOST_ROUNDS, refits=refits)
+    how |= dict(positive=positive, refits=refits)
     codes = solver_on(x.device)(kept, gram_matrix(kept, len(x)), x, **how)
     return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))
 
@@ -504,5 +504,5 @@ def path_from_products(gram, products, alphas, *, positive=False):
         As in `lasso_path`, positive.
     """
     refits = products.new_empty(len(alphas), *products.shape)
-    options = dict(positive=positive, max_iter=MOST_ROUNDS, refits=refits, of_products=True)
+    options = dict(positive=positive, refits=refits, of_products=True)
     return solve_compiled(gram, gram, products, penalties=alphas, **options), refits

@@ -15,9 +15,9 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import input_attributes, make_generator, to_numpy, wide
+from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
 from skpudle._data.foreign import explain_names, fit_context
-from skpudle._data.images import covered, covering_positions, read_images, split_gaps
+from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
@@ -396,7 +396,7 @@ class ConvPUDLEDictionaryLearning(
         dictionary, codes = self._dictionary(images.tensors[0]), []
         for x in images.tensors:
             parts = (self._cover(part) for part in base.parts_of_images(x))
-            parts = (split_gaps(part, len(self._kernel)) for part in parts)
+            parts = (split_missing(part, len(self._kernel)) for part in parts)
             codes.append(torch.cat([self._encode(dictionary, *part) for part in parts]))
         return images.hand_back(codes, channels=True)
 

@@ -17,9 +17,9 @@ import torch
 from scipy.ndimage import median_filter
 from torch import Tensor
 
-from skpudle._data.arrays import check_range, to_tensor, unit_of
+from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of
 from skpudle._data.batches import Samples
-from skpudle._data.images import covered, sizes, split_gaps
+from skpudle._data.images import covered, sizes
 from skpudle._fit.fitted import as_arrays
 from skpudle._fit.train import Stopping
 from skpudle._gradients import GRADIENT_RULES, differentiate
@@ -72,7 +72,7 @@ class TrainingImages:
         x = images.tensors
         if images.kind == "rows":
             x = [covered(one, kernel, stride) for one in x]
-        x, masks = zip(*(split_gaps(one, len(kernel)) for one in x), strict=True)
+        x, masks = zip(*(split_missing(one, len(kernel)) for one in x), strict=True)
         pairs, gaps = zip(x, masks, strict=True), any(mask is not None for mask in masks)
         masks = [torch.ones_like(one) if m is None else m for one, m in pairs] if gaps else None
         mean_square = statistics.mean(float(one.square().mean()) for one in x)
@@ -252,7 +252,7 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
 
     It is the median over images, and at least a tenth of the median over channels.
     """
-    whole = (split_gaps(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
+    whole = (split_missing(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
     noise = torch.cat([*map(estimate_noise, whole)]).view(-1, images[0].shape[1]).median(0).values
     # estimates of channels with a strong signal may be 0
     least = 0.1 * noise.median()
