@@ -58,6 +58,7 @@ KINDS = {  # class, and parameters that make it small
         PUDLEDictionaryLearning,
         dict(transform_algorithm="omp", transform_alpha=0.1, positive_code=True),
     ),
+    "noise": (PUDLEDictionaryLearning, dict(noise="both", fit_intercept=True)),
     "noodl": (NOODLDictionaryLearning, _TRAINED | dict(initial_threshold=0.1)),
     "poisson": (CountDictionaryLearning, _TRAINED),
     "binomial": (CountDictionaryLearning, _TRAINED | dict(loss="binomial", n_trials=30)),

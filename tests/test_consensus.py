@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from joblib import parallel_config
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.decomposition import NMF, PCA, FastICA, MiniBatchDictionaryLearning
+from sklearn.decomposition import NMF, PCA, FastICA
 from sklearn.utils.estimator_checks import check_estimator
 
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
@@ -31,10 +31,8 @@ class Given(TransformerMixin, BaseEstimator):
         return X @ self.components_.T
 
 
-def planted(noise=0.1, seed=0):
-    X, atoms, _ = make_dictionary_data(600, 16, 12, n_nonzero=2, random_state=seed)
-    rng = np.random.default_rng(seed)
-    return X + noise * X.std() * rng.standard_normal(X.shape), atoms
+def planted():
+    return make_dictionary_data(600, 16, 12, n_nonzero=2, snr_db=20, random_state=0)[:2]
 
 
 ATOMS = 3 * np.random.default_rng(0).standard_normal((6, 30))
@@ -105,13 +103,7 @@ def test_learned_encoders_belong_to_the_consensus():
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
-    "estimator",
-    [
-        NMF(4, init="random", max_iter=50),
-        FastICA(4, whiten="unit-variance"),
-        PUDLEDictionaryLearning(4),
-    ],
-    ids=lambda estimator: type(estimator).__name__,
+    "estimator", [NMF(4, init="random", max_iter=50), FastICA(4, whiten="unit-variance")]
 )
 def test_estimators_with_components(estimator):
     """Codes are those of the estimator with the consensus as its components."""
@@ -157,4 +149,4 @@ def test_a_seed_gives_the_same_bits_on_any_number_of_jobs():
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")
 def test_scikit_learn_accepts_it():
-    check_estimator(ConsensusDictionary(MiniBatchDictionaryLearning(2, max_iter=3), 2))
+    check_estimator(ConsensusDictionary(PCA(1), 2, resample="bootstrap"))

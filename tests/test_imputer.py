@@ -32,7 +32,8 @@ def damaged():
 
 
 def test_scikit_learn_accepts_it():
-    check_estimator(DictionaryImputer(PUDLEDictionaryLearning(2)))
+    learner = PUDLEDictionaryLearning(2, alpha=0.1, noise="equal", fit_intercept=False)
+    check_estimator(DictionaryImputer(learner))
 
 
 def test_gaps_are_the_reconstruction_and_known_values_stay(damaged):
@@ -82,7 +83,8 @@ def test_by_default_units_of_features_do_not_matter(damaged):
 
 def test_its_seed_is_that_of_the_estimator(damaged):
     _, X = damaged
-    for estimator in (None, make_pipeline(StandardScaler(), PUDLEDictionaryLearning(4))):
+    learner = PUDLEDictionaryLearning(4, alpha=0.5, noise="equal")
+    for estimator in (None, make_pipeline(StandardScaler(), learner)):
         one, same, other = (DictionaryImputer(estimator, random_state=k).fit(X) for k in (1, 1, 2))
         np.testing.assert_array_equal(one.transform(X), same.transform(X))
         seeds = [imputer.estimator_[-1].random_state for imputer in (one, same, other)]
@@ -105,7 +107,7 @@ def test_an_estimator_without_a_way_back_is_refused(damaged):
 
 
 def test_it_is_a_step_of_pipelines_and_searches():
-    X, y = load_breast_cancer(return_X_y=True)
+    X, y = (values[:200] for values in load_breast_cancer(return_X_y=True))
     X = np.where(np.random.default_rng(0).random(X.shape) < 0.2, np.nan, X)
     learner = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
     steps = DictionaryImputer(learner), StandardScaler(), LogisticRegression()

@@ -9,6 +9,7 @@ import torch
 from skpudle import PUDLEDictionaryLearning
 from skpudle._operators._atoms import project_atoms
 from skpudle._optimizers import SurrogateOptimizer
+from skpudle.datasets import make_dictionary_data
 
 
 @pytest.fixture
@@ -50,33 +51,19 @@ def test_without_forgetting_batches_add_up(problem):
     )
 
 
-def planted(rng, n_samples, n_features=40, n_components=60, n_nonzero=3):
-    atoms = rng.standard_normal((n_components, n_features))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = np.zeros((n_samples, n_components))
-    support = np.argsort(rng.random(codes.shape), axis=1)[:, :n_nonzero]
-    np.put_along_axis(codes, support, rng.uniform(1, 2, support.shape), axis=1)
-    codes *= rng.choice([-1.0, 1.0], (n_samples, 1))
-    return atoms, codes @ atoms
-
-
-def learn(X, initial, **options):
-    return PUDLEDictionaryLearning(
-        len(initial), dict_init=initial, batch_size=50, tol=None, random_state=0, **options
-    ).fit(X)
-
-
 @pytest.mark.parametrize("gradient", ["dec", "ae-lasso", "ae-ls"])
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 @pytest.mark.parametrize("n_samples", [30, 1500])
 def test_the_surrogate_ends_at_least_as_low_as_adam(gradient, shrinkage, n_samples):
     """Also where samples are fewer than atoms, and the model is rank deficient."""
-    rng = np.random.default_rng(0)
-    truth, X = planted(rng, n_samples)
-    initial = truth + 0.02 * rng.standard_normal(truth.shape)
+    X, truth, _ = make_dictionary_data(n_samples, 40, 60, 3, sign="sample", random_state=0)
+    initial = truth + 0.02 * np.random.default_rng(0).standard_normal(truth.shape)
     options = dict(gradient=gradient, shrinkage=shrinkage, alpha=0.1, n_unfoldings=30)
+    options |= dict(dict_init=initial, batch_size=50, tol=None, random_state=0)
     options["max_iter"] = 2 if n_samples > 1000 else 30
-    surrogate = learn(X, initial, optimizer="surrogate", **options)
-    adam = learn(X, initial, optimizer="adam", **options)
+    surrogate, adam = (
+        PUDLEDictionaryLearning(60, optimizer=name, **options).fit(X)
+        for name in ("surrogate", "adam")
+    )
     assert np.isfinite(surrogate.loss_curve_).all()
     assert surrogate.loss_curve_[-1] <= adam.loss_curve_[-1]

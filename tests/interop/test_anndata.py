@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from skpudle import CountDictionaryLearning
 from skpudle.metrics import recovery_rate
@@ -51,21 +50,3 @@ def test_the_recipe_puts_codes_into_obsm_and_atoms_into_varm(cells, tmp_path):
         alpha=float(again.uns["pudle"]["alpha"]),
     )
     np.testing.assert_allclose(coder.transform(some.X), some.obsm["X_pudle"], atol=1e-3)
-
-
-@pytest.fixture
-def threads():
-    """Restore torch's number of threads, which scanpy's search for neighbours changes."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
-def test_scanpy_finds_neighbours_by_the_codes(cells):
-    scanpy = pytest.importorskip("scanpy")
-    cells = cells[0].copy()
-    learner = CountDictionaryLearning(6, positive_code=True, random_state=0)
-    cells.obsm["X_pudle"] = learner.fit_transform(cells.to_df())
-    scanpy.pp.neighbors(cells, use_rep="X_pudle", transformer="sklearn", method="gauss")
-    assert cells.obsp["distances"].shape == (800, 800)

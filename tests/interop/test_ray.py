@@ -31,17 +31,3 @@ def test_a_search_on_workers_is_the_search():
         far = search.fit(X).cv_results_["mean_test_score"]
     near = search.fit(X).cv_results_["mean_test_score"]
     np.testing.assert_allclose(far, near, rtol=1e-10)
-
-
-def test_tasks_share_one_learner(tmp_path):
-    @ray.remote
-    def encode(learner, path):
-        return learner.transform_sparse(np.load(path, mmap_mode="r"))
-
-    learner = PUDLEDictionaryLearning(4, random_state=0).fit(X)
-    paths = [tmp_path / f"{i}.npy" for i in range(2)]
-    for path, part in zip(paths, np.split(X, 2), strict=True):
-        np.save(path, part)
-    shared = ray.put(learner)
-    codes = ray.get([encode.remote(shared, path) for path in paths])
-    np.testing.assert_allclose(np.vstack([c.toarray() for c in codes]), learner.transform(X))

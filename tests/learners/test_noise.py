@@ -146,14 +146,6 @@ def test_scaling_data_scales_codes(planted, noise, fit_intercept):
     np.testing.assert_allclose(two.transform(4 * X), 4 * one.transform(X), atol=1e-5)
 
 
-@pytest.mark.parametrize("noise", ["features", "rows", "both"])
-def test_a_row_is_coded_alone(planted, noise):
-    X = noise_of(planted[0])[:300] + OFFSET
-    fitted = learner(noise=noise, fit_intercept=True).fit(X)
-    whole, alone = fitted.transform(X[:5]), [fitted.transform(X[i : i + 1])[0] for i in range(5)]
-    np.testing.assert_allclose(alone, whole, atol=1e-10)
-
-
 def test_features_in_other_units_are_a_noise_array(planted):
     """Weights that are known are the change of units that users would make by hand."""
     X = noise_of(planted[0])[:400]

@@ -39,13 +39,12 @@ def weighted(seed=0, most=4, n=N):
     return rng.integers(0, most, n), rng.permutation(n)
 
 
-LEARNERS = {name: learner_of(name) for name in ("search", "positive", "lasso", "encoder")}
+LEARNERS = {name: learner_of(name) for name in ("search", "positive", "lasso", "encoder", "noise")}
 LEARNERS |= {
     "size": learner_of("search", "auto"),
     "alpha": learner_of("search", alpha=0.1),
     "batches": learner_of("dec", dict_init="search"),
     "training": learner_of("surrogate", dict_init="search", n_unfoldings=None),
-    "noise": learner_of("search", noise="both", fit_intercept=True),
     "noodl": learner_of("noodl", dict_init="search"),
 }
 

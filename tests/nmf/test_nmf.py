@@ -83,18 +83,6 @@ def test_codes_are_the_most_likely(rng, gaps):
     np.testing.assert_allclose(losses, found + (known * (xlogy(x, x) - x)).sum(1))
 
 
-def test_codes_satisfy_the_conditions_of_optimality(rng):
-    """The slope is 0 where a code is positive, and not negative where it is 0."""
-    x, _, atoms = planted(rng)
-    codes, _ = solve_codes(Events.of(x), atoms)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        slopes = 1 - np.nan_to_num(x / (codes @ atoms)) @ atoms.T
-    assert np.abs(slopes[codes > 1e-3]).max() < 1e-3
-    assert slopes[codes == 0].min() > -1e-6
-    assert (codes == 0).mean() > 0.1
-    np.testing.assert_allclose(codes.sum(1), x.sum(1), atol=1e-3)  # they count events
-
-
 def test_a_row_does_not_depend_on_others(rng):
     x, _, atoms = planted(rng)
     events, alone = Events.of(x), Events.of(x[7:8])
@@ -473,16 +461,6 @@ def test_the_dispersion_is_that_of_heavy_rows(rng):
         found = estimate_dispersion(events, atoms, codes)
         assert found == pytest.approx(expected, rel=0.15)
         assert estimate_dispersion(scaled, atoms, codes) == pytest.approx(found)
-
-
-def test_codes_do_not_depend_on_weights(rng):
-    weighted, _, atoms = repeated_and_weighted(rng)
-    plain = replace(weighted, often=np.ones((N, 1)))
-    codes, _ = solve_codes(weighted, atoms)
-    np.testing.assert_array_equal(codes, solve_codes(plain, atoms)[0])
-    np.testing.assert_array_equal(
-        *(solve_dispersed(events, atoms, 0.2)[0] for events in (weighted, plain))
-    )
 
 
 def test_the_number_of_atoms_is_that_of_heavy_rows(rng):

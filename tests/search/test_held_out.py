@@ -395,16 +395,6 @@ def test_all_rows_are_searched_in_at_last_and_the_rest_before():
     assert {"penalty", "polish"} <= {found.stage for found in records}
 
 
-def test_equal_data_hold_out_the_same_rows_and_hide_the_same_entries():
-    x, truth = planted(300)
-    one, other = (hold_out(Problem(x, 0.1)).held_out for _ in range(2))
-    assert torch.equal(one.x, other.x)
-    ((expected, _),) = one.sums(truth, [0])
-    assert torch.equal(other.sums(truth, [0])[0][0], expected)
-    larger = hold_out(Problem(1024 * x, 102.4)).held_out
-    assert torch.equal(larger.sums(truth, [0])[0][0], 2**20 * expected)
-
-
 @pytest.mark.parametrize("kind", ["zeros", "few rows", "unknown"])
 def test_of_few_rows_with_copies_none_is_held_out(kind):
     x = planted(40)[0]

@@ -268,13 +268,6 @@ def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     assert value == pytest.approx(float(objective(z, last.atoms, x, 0.1)), rel=1e-4)
 
 
-def test_scaling_data_and_penalty_by_a_power_of_two_changes_no_bit():
-    x, truth = planted()
-    atoms = start(x, len(truth))
-    expected = search(Problem(x, 0.1), atoms).atoms
-    assert torch.equal(search(Problem(64 * x, 6.4), atoms).atoms, expected)
-
-
 @pytest.mark.parametrize("many", [False, True])
 def test_threads_change_no_bit(many, monkeypatch):
     monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
@@ -288,13 +281,6 @@ def test_threads_change_no_bit(many, monkeypatch):
         found.append(refit_atoms(problem, state.atoms, state.coded.codes))
     torch.set_num_threads(before)
     assert torch.equal(*found)
-
-
-def test_float32_is_searched_as_what_it_is_in_float64():
-    x, _ = planted()
-    x, atoms = x.float(), start(x, 20)
-    expected = search(Problem(x.double(), 0.1), atoms).atoms
-    torch.testing.assert_close(search(Problem(x, 0.1), atoms).atoms, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
