@@ -314,7 +314,7 @@ class RowPhases:
                 fitted,
                 rows=self.rows_of(fitted, found.atoms),
                 noise=now,
-                searched=replace(found, coded=None, losses=(), path=()),
+                searched=replace(found, coded=None, problem=None, losses=(), path=()),
                 search_alpha=found.alpha * problem.unit,
                 penalty_path=find.penalty_path(problem, found.path, problem.unit),
                 losses=(*fitted.losses, *found.losses),
