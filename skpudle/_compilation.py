@@ -23,22 +23,6 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def are_few(x, atoms):
-    """Return whether the data have few enough rows for compiled loops to beat torch.
-
-    Parameters
-    ----------
-    x, atoms : Tensor of shape (n_samples, n_features), (n_components, n_features)
-        Data and atoms, detached or not.
-    """
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return False
-    # Compiled loops take 0.4 to 0.8 of the time of torch up to so many multiplications. For a
-    # single row loops always win, since memory is the limit: 0.5 to 0.6 of the time for 1500 x 1000
-    # atoms.
-    return len(x) == 1 or len(x) * atoms.numel() <= 2**16
-
-
 def blocks_of_rows(n_rows, n_entries, most=BLOCK):
     """Yield slices of successive rows that hold at most ``most`` entries, so many a row.
 
@@ -209,7 +193,31 @@ def in_parts(function, n, least):
             part.result()  # re-raises an error
 
 
-_entered, _limits = threading.Lock(), []
+class SharedSetting:
+    """A setting of the process that differs while at least one block is open, in any thread.
+
+    Blocks may be nested. The last one that ends restores the setting from before the first.
+
+    Parameters
+    ----------
+    change : callable
+        Changes the setting, and returns a callable that restores it.
+    """
+
+    def __init__(self, change):
+        self._change, self._lock, self._n_blocks = change, threading.Lock(), 0
+
+    def __enter__(self):
+        with self._lock:
+            if not self._n_blocks:
+                self._restore = self._change()
+            self._n_blocks += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._n_blocks -= 1
+            if not self._n_blocks:
+                self._restore()
 
 
 @cache
@@ -217,22 +225,8 @@ def _controller():
     return ThreadpoolController()
 
 
-@contextmanager
-def one_blas_thread():
-    """Give NumPy's products one thread each, for `in_parts` to share them among threads.
-
-    A product then has the same bits on any number of threads, and threads of a BLAS do not wait for
-    each other. Blocks may be nested and run in several threads: the last one that ends restores the
-    number of threads.
-    """
-    with _entered:
-        limit = _controller().limit(limits=1, user_api="blas") if not _limits else None
-        _limits.append(limit)
-    try:
-        yield
-    finally:
-        with _entered:
-            first = _limits[0]
-            _limits.pop()
-            if not _limits:
-                first.restore_original_limits()
+# NumPy's products take one thread each, for `in_parts` to share them among threads. A product then
+# has the same bits on any number of threads, and threads of a BLAS do not wait for each other.
+one_blas_thread = SharedSetting(
+    lambda: _controller().limit(limits=1, user_api="blas").restore_original_limits
+)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from numbers import Real
-from threading import Lock, local
+from threading import local
 from typing import TypeVar
 
 import torch
 
-from skpudle._compilation import threads_for
+from skpudle._compilation import SharedSetting, threads_for
 
 F = TypeVar("F", bound=Callable)
 
@@ -48,32 +48,15 @@ def _set_product_precision(values):
             backend.fp32_precision = value
 
 
-class _FullProducts:
-    """Compute float32 products in float32 while at least one block is open.
-
-    The setting holds for the whole process: other threads compute in float32 too until the last
-    block ends, which restores the setting from before the first.
-    """
-
-    def __init__(self):
-        self._lock, self._n_blocks, self._before = Lock(), 0, None
-
-    def __enter__(self):
-        with self._lock:
-            if self._n_blocks == 0:
-                self._before = _product_precision()
-                if not _REDUCED.isdisjoint(self._before):
-                    _set_product_precision([_FULL if p in _REDUCED else p for p in self._before])
-            self._n_blocks += 1
-
-    def __exit__(self, *error):
-        with self._lock:
-            self._n_blocks -= 1
-            if self._n_blocks == 0 and _product_precision() != self._before:
-                _set_product_precision(self._before)
+def _compute_in_full():  # -> callable that restores the setting
+    before = _product_precision()
+    if not _REDUCED.isdisjoint(before):
+        _set_product_precision([_FULL if p in _REDUCED else p for p in before])
+    return lambda: _set_product_precision(before)
 
 
-_full_products = _FullProducts()
+# Products of float32 are in float32 while a block is open, in all threads of the process.
+_full_products = SharedSetting(_compute_in_full)
 _thread = local()  # `is_inside`: inside `in_own_precision`
 
 

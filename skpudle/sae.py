@@ -17,6 +17,7 @@ from skpudle._data.arrays import check_rows, to_numpy, to_tensor
 from skpudle._fit.encoders import centre
 from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle.metrics import unit_atoms
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import CHANCE, HeldOut, worse
 from skpudle.search.problem import Problem, auto_alpha
@@ -69,12 +70,7 @@ def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> rests of norm 1, we
             # smaller weights are rounding
             kept = found > 1e-9
             weights[i, near[kept]] = found[kept]
-    return _unit(left), weights.tocsr()
-
-
-def _unit(atoms):
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    return np.divide(atoms, norms, out=atoms.copy(), where=norms > 0)
+    return unit_atoms(left), weights.tocsr()
 
 
 def _refined(features, X, rows):
@@ -89,10 +85,8 @@ def _refined(features, X, rows):
     again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
     again.alpha_ = max(again.alpha_, 2 * alpha)
     held_out = HeldOut(Problem(x, 2 * alpha, positive_code=True))
-    one, two = (
-        held_out.at(to_tensor(learner.components_).to(x), 0, share=0.0)
-        for learner in (first, again)
-    )
+    atoms = (to_tensor(learner.components_).to(x) for learner in (first, again))
+    one, two = (held_out.at(given, place=0, share=0.0) for given in atoms)
     return feature_directions(again, X) if worse(one, two, CHANCE) else features
 
 
@@ -166,7 +160,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
            [0., 1.]])
     """
     learner = check_learner_of_rows(learner)
-    atoms = _unit(np.asarray(learner.components_, dtype=np.float64))
+    atoms = unit_atoms(np.asarray(learner.components_, dtype=np.float64))
     n, uses, mean = 0, np.zeros(len(atoms)), np.zeros(atoms.shape[1])
     users, squares, judges = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2), []
     for rows, codes in encode_parts(learner, X):
@@ -186,8 +180,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     variances = ((left @ (squares / n - np.outer(mean, mean))) * left).sum(axis=1)
     spread = np.sqrt(np.maximum(variances, 0))
     implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (spread > 0)
-    prominence = np.zeros(len(atoms))
-    np.divide((users * left).sum(axis=1), spread, out=prominence, where=implies)
+    prominence = np.where(implies, (users * left).sum(axis=1) / np.where(implies, spread, 1), 0.0)
     # in hierarchies all but 5 % of the directions stand out by more than 2.9 standard deviations;
     # in data without one, all but 5 % by less
     taken = prominence >= 3.0
@@ -253,7 +246,7 @@ def from_sae(
     """
     rows = to_numpy(to_tensor(check_rows(decoder)))
     largest = np.abs(rows).max(axis=1, keepdims=True)  # squares of rows may overflow
-    atoms = _unit(rows / np.where(largest > 0, largest, 1))
+    atoms = unit_atoms(rows / np.where(largest > 0, largest, 1))
     params = {"positive_code": True, "alpha": "auto"} | params
     automatic = isinstance(params["alpha"], str) and params["alpha"] == "auto"
     if automatic == (X is None) or (X is None and l0 is not None):
@@ -261,9 +254,9 @@ def from_sae(
             f"alpha={params['alpha']!r:.50} and l0={l0!r:.50} came with{'out' * (X is None)} data. "
             "Pass activations as X, with or without l0, or a number as alpha and neither."
         )
+    given = params if X is None else params | {"alpha": 1.0}
+    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **given)
     if X is None:
-        return PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **params)
-    params["alpha"] = 1.0
-    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **params)
+        return learner
     criterion = "support" if learner.positive_code else "prediction"
     return learner.set_params(alpha="auto").choose_alpha(X, l0=l0, criterion=criterion)

@@ -57,7 +57,7 @@ class Rows(NamedTuple):
         Rows without a baseline.
     missing : ndarray of shape (n_samples, n_features), bool
         Entries that do not count.
-    codes : ndarray of shape (n_samples, n_components)
+    codes : ndarray or sparse array of shape (n_samples, n_components)
         Codes for unit atoms.
     weight : ndarray of shape (n_samples, 1)
         Weights, of mean 1.
@@ -111,7 +111,10 @@ def _keep_above_rounding(variances, x):
 
 
 def _without_outliers(rows, atoms):  # -> Rows, noise of features
-    """Leave out long rows, and entries far from their median that codes do not explain."""
+    """Leave out long rows, entries far from their median that codes do not explain, and weak codes.
+
+    The codes that are left, well above the noise, are those of the first sweep.
+    """
     x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
     noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
     sizes = np.linalg.norm(x, axis=1)
@@ -126,13 +129,9 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
-    return rows, _keep_above_rounding(variances / max(free, 0.1), rows.x)
-
-
-def _strong(codes, variances):  # -> CSR
-    """Return the codes of the first sweep, well above the noise."""
-    is_sure = np.abs(codes) > 3 * np.sqrt(variances.mean())
-    return sparse.csr_array(np.where(is_sure, codes, 0.0))
+    variances = _keep_above_rounding(variances / max(free, 0.1), rows.x)
+    is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
+    return rows._replace(codes=sparse.csr_array(np.where(is_sure, rows.codes, 0.0))), variances
 
 
 def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of odds (2, p)
@@ -241,7 +240,7 @@ def sample_noise(rows, atoms, rng):  # -> (n_features,)
     if len(rows.x) < 200:  # too few rows for the variance of each feature
         return np.full(rows.x.shape[1], variances.mean())
     rows = rows.take(np.asarray(spread_rows(len(rows.x), 2000)))
-    codes = _strong(rows.codes, variances)
+    codes = rows.codes
     for _ in range(10):
         x, codes = _draw_rows(rows, codes @ atoms, codes, atoms, variances, rng)
         variances = _keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
@@ -273,7 +272,7 @@ def sample_atoms(rows, atoms, scale, rng):
     first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])  # atoms, and the baseline
     # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
     information = m * (np.arange(len(first)) < p)
-    codes, sweeps = _strong(rows.codes, variances), []
+    codes, sweeps = rows.codes, []
     while True:
         fitted = codes @ drawn[:p] + drawn[p:].sum(0)
         x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)

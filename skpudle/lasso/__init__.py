@@ -30,7 +30,6 @@ certifies: any ``u`` with :math:`\langle d_j, u \rangle \le 0` bounds the minimu
 :math:`\langle x, u \rangle - \tfrac12 |u|^2`.
 """
 
-from skpudle.lasso._nnls import solve_nnls
-from skpudle.lasso._solve import duality_gap, solve_lasso
+from skpudle.lasso._solve import duality_gap, solve_lasso, solve_nnls
 
 __all__ = ["duality_gap", "solve_lasso", "solve_nnls"]

@@ -327,7 +327,7 @@ class Epoch(Coded):
                 used = np.arange(room) < count[:, None]
                 found[block] = count, *(v[:k][used] for v in (index, value, fitted)[: 2 + refit])
 
-        with one_blas_thread(), threads_for():
+        with one_blas_thread, threads_for():
             if self._few:
                 gram, squares = self._atoms @ self._atoms.T, np.asarray(self.problem.squares)
             in_parts(work, len(found), _least(n_rows * self._atoms.size, _PART))
@@ -450,7 +450,7 @@ class Epoch(Coded):
             a, b = (np.asarray(sums) for sums in self.statistics)
         else:
             residual = self.residuals()
-        with one_blas_thread():
+        with one_blas_thread:
             for _ in range(SWEEPS["few" if p < MANY else "many"]):
                 for first in range(0, p, _ATOMS):
                     last = min(first + _ATOMS, p)
@@ -505,7 +505,7 @@ class Epoch(Coded):
                 order[np.arange(len(order)), np.arange(part.start, part.stop)] = -np.inf
                 near[part] = np.argpartition(-order, n, axis=1)[:, :n]
 
-        with one_blas_thread():
+        with one_blas_thread:
             in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
         return near
 

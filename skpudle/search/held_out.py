@@ -332,7 +332,7 @@ class _Rows(HeldOut):
         """Code visible entries; a hidden group leaves by products, where all entries are known."""
         d, k, options = np.asarray(atoms), len(alphas), dict(positive=self.problem.positive_code)
         sums, entries, gram = np.zeros((k, len(self.x), 3)), np.zeros((k, 2)), None
-        with one_blas_thread():
+        with one_blas_thread:
             if self.problem.mask is None and len(d) <= _MOST_PRODUCTS:
                 gram = atoms @ atoms.mT
             for rows, seen, hidden, x, counts in self._turns:

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from skpudle.lasso import _batched, _compiled, _nnls, _solve
+from skpudle.lasso import _batched, _compiled, _solve
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +15,7 @@ def using():
     def use(name):
         chosen = {"batched": _batched, "compiled": _compiled}[name].solve
         with pytest.MonkeyPatch.context() as patch:
-            for module in (_nnls, _solve):
-                patch.setattr(module, "solver_on", lambda device: chosen)
+            patch.setattr(_solve, "solver_on", lambda device: chosen)
             yield name
 
     return use

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from skpudle.lasso import _nnls, duality_gap, solve_lasso, solve_nnls
+from skpudle.lasso import _solve, duality_gap, solve_lasso, solve_nnls
 from skpudle.lasso._solve import lasso_path
 
 
@@ -236,7 +236,7 @@ def test_both_solvers_agree_and_blocks_do_not_matter(rng, using, monkeypatch):
     for more in (dict(), dict(weights=weights), dict(free=np.arange(len(atoms)) < 3)):
         compiled, _ = solve_nnls(atoms, x, **more)
         with using("batched"), monkeypatch.context() as patch:
-            patch.setattr(_nnls, "rows_of_block", lambda x, n_components: 7)
+            patch.setattr(_solve, "rows_of_block", lambda x, n_components: 7)
             batched, _ = solve_nnls(atoms, x, **more)
         np.testing.assert_allclose(compiled, batched, atol=1e-7)
         np.testing.assert_allclose(compiled @ atoms, batched @ atoms, atol=1e-10)
