@@ -147,8 +147,7 @@ def find_events(
             f"sampling_rate={rate!r:.50} is no number of samples in a second. Pass a positive "
             "number, as 360, or None for times in samples."
         )
-    learner, X = found.learner, found.prepare(X)
-    (stride,) = stride_of(learner)
+    learner, X, (stride,) = found.learner, found.prepare(X), stride_of(found.learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
     atoms, events = learner.components_, []

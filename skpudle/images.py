@@ -246,15 +246,6 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in ga
     return filled
 
 
-def _errors_of_interpolation(x, gap):  # -> (n_hidden, c)
-    """Hide some known pixels; return the errors of their interpolation."""
-    known = np.flatnonzero(~gap)
-    hidden = np.zeros_like(gap)
-    # about so many pixels measure interpolation errors
-    hidden.flat[known[5 :: max(10, len(known) // 500)]] = True
-    return (_interpolate(x, gap | hidden) - x)[hidden]
-
-
 def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> denoised in gaps
     """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
@@ -348,7 +339,10 @@ def inpaint(
             "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is missing, or "
             "an image with NaN there."
         )
-    errors = _errors_of_interpolation(x, gap)
+    # some known pixels are hidden and interpolated, to measure the errors
+    places, hidden = np.flatnonzero(~gap), np.zeros_like(gap)
+    hidden.flat[places[5 :: max(10, len(places) // 500)]] = True
+    errors = (_interpolate(x, gap | hidden) - x)[hidden]
     mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)  # of colours: a mean and differences
     units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
     unit, ends = np.sqrt(np.mean(units**2)), _SIDE - 1

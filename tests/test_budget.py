@@ -14,20 +14,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2636,
+    ".": 2632,
     "_data": 873,
-    "_denoiser": 581,
-    "_fit": 1228,
-    "_learners": 2436,
+    "_denoiser": 576,
+    "_fit": 1225,
+    "_learners": 2441,
     "_nmf": 673,
     "_operators": 254,
     "encoding": 1101,
     "inspection": 529,
     "lasso": 1056,
     "pretrained": 63,
-    "search": 2835,
-    "all of the package": 14265,
-    "tests": 13738,
+    "search": 2834,
+    "all of the package": 14257,
+    "tests": 13753,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

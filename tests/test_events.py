@@ -9,9 +9,8 @@ from sklearn.preprocessing import FunctionTransformer
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.events import find_events
 
-WAVE = np.exp(-(((np.arange(16) - 5) / 2.0) ** 2)) - 0.4 * np.exp(
-    -(((np.arange(16) - 10) / 3.0) ** 2)
-)
+TIME = np.arange(16)
+WAVE = np.exp(-(((TIME - 5) / 2.0) ** 2)) - 0.4 * np.exp(-(((TIME - 10) / 3.0) ** 2))
 WAVE /= np.linalg.norm(WAVE)
 EVENTS = [(0, 20, 1.0), (0, 80, 1.5), (0, 130, 0.8), (1, 40, 1.2), (1, 90, -1.0), (2, 10, 0.9)]
 
@@ -27,8 +26,7 @@ def signals_with_events(n_channels=1, noise=0.01):
 
 
 def learner_of(**options):
-    known = dict(atom_shape=16, random_state=0) | options
-    return ConvPUDLEDictionaryLearning(1, **known)
+    return ConvPUDLEDictionaryLearning(1, **dict(atom_shape=16, random_state=0) | options)
 
 
 @pytest.mark.parametrize(("n_channels", "offset"), [(1, 0.0), (4, 0.0), (1, 0.6), (4, -2.0)])
@@ -43,8 +41,7 @@ def test_planted_events_are_found_at_their_peaks(n_channels, offset):
     amplitudes = np.array([amplitude for *_, amplitude in EVENTS])
     found = table["amplitude"] * np.sign(table["amplitude"][0])
     np.testing.assert_allclose(found, amplitudes, atol=0.1)
-    frame = pd.DataFrame(table)
-    assert list(frame.columns) == ["signal", "time", "atom", "amplitude"]
+    assert list(pd.DataFrame(table).columns) == ["signal", "time", "atom", "amplitude"]
     seconds = find_events(learner, signals, sampling_rate=50)
     np.testing.assert_allclose(seconds["time"], table["time"] / 50)
 
@@ -107,6 +104,5 @@ def test_wrong_calls_are_refused():
         with pytest.raises(ValueError, match=f"{name}={value!r} is no .* Pass a "):
             find_events(learner, signals, **{name: value})
     rows = np.random.default_rng(0).normal(size=(30, 5))
-    of_rows = PUDLEDictionaryLearning(3, random_state=0).fit(rows)
     with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):
-        find_events(of_rows, rows)
+        find_events(PUDLEDictionaryLearning(3, random_state=0).fit(rows), rows)

@@ -6,7 +6,6 @@ import torch
 from scipy.fft import dct
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
-from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle import images as images_module
@@ -241,8 +240,6 @@ def test_colours_are_denoised_together_by_patches_with_colours():
 def test_wrong_calls_are_refused(image):
     with pytest.raises(ValueError, match=r"No pixel is missing.*Pass mask"):
         inpaint(image)
-    with pytest.raises(ValueError, match="'weights' parameter"):
-        denoise_patches(FunctionTransformer(), image, weights="few")
 
 
 def _pictures():  # by name, parts of photographs and what is drawn

@@ -4,6 +4,7 @@ import re
 from importlib.metadata import metadata
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
@@ -122,6 +123,23 @@ def test_codes_in_a_frame_lead_back_to_rows(library, X):
     codes = learner.transform(X)
     expected = np.asarray(codes) @ learner.components_
     np.testing.assert_allclose(learner.inverse_transform(codes), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, ConvDenoiser])
+def test_an_array_after_a_frame_warns_once_that_it_has_no_names(kind, X):
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
+    conv = dict(atom_shape=3, stride=1) if kind is not PUDLEDictionaryLearning else {}
+    learner = kind(4, n_unfoldings=5, **conv, **SETTINGS).fit(frame)
+    use = "denoise" if kind is ConvDenoiser else "transform"
+    for method in (use, "score", "partial_fit"):
+        with pytest.warns(UserWarning, match="valid feature names") as warned:
+            getattr(learner, method)(X)
+        assert len(warned) == 1
+        with (
+            pytest.warns(UserWarning, match="names"),
+            pytest.raises(ValueError, match="10 features"),
+        ):
+            getattr(learner, method)(X[:, :9])
 
 
 # ---------------------------------------------------------------------------- HTML

@@ -214,9 +214,8 @@ class ConvDenoiser(ImageEstimator):
         return learner
 
     def _read(self, X, **options):
-        if self.noise_std == "poisson":
-            options["largest"] = inf
-        return super()._read(X, **options)
+        counts = {"largest": inf} if self.noise_std == "poisson" else {}
+        return super()._read(X, **options, **counts)
 
     # ------------------------------------------------------------------ training
 
@@ -249,9 +248,9 @@ class ConvDenoiser(ImageEstimator):
         # have 29.8 dB after 31 s (29.5 after 200 epochs).
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._begin(X, y)
+        losses, n_crops = training.losses, len(training.loader.dataset)
 
         def epochs(interrupts):
-            losses, n_crops = training.losses, len(training.loader.dataset)
             stopping, began = Stopping(self.tol, self.n_iter_no_change), time.perf_counter()
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
             ended_by = None
@@ -269,7 +268,6 @@ class ConvDenoiser(ImageEstimator):
                 yield f"{note}  at most {left:.0f} s left", partial(training.attributes, ended_by)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
-        losses = training.losses
         if training.unchanged:  # pairs may be equal
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # with "auto" the limit is the expected end
@@ -409,8 +407,8 @@ class ConvDenoiser(ImageEstimator):
         levels = noise.levels(noise_std, images)
         noise.warn_of_units(images.tensors, levels)
         denoised = list(self._denoised(images.map(noise.enter).tensors, levels))
-        pixels = not noise.of_photons  # counts are not fractions
-        options = dict(pixels=pixels, channels_first=self.channels_first)
+        # counts are not fractions
+        options = dict(pixels=not noise.of_photons, channels_first=self.channels_first)
         return images.hand_back([noise.leave(x) for x in denoised], **options)
 
     def _denoised(self, tensors, levels):  # yields (n, n_channels, *size)

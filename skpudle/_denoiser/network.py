@@ -120,8 +120,7 @@ class DenoisingNetwork(nn.Module):
         self.noise_std, self.noise = noise_std, Noise.of(noise_std)
         zeros = [torch.zeros(size, device="cpu") for size in (shape, shape, shape[:2], shape[:2])]
         self.analysis, self.synthesis, self.thresholds, slopes = map(nn.Parameter, zeros)
-        slopes = slopes if self.noise.is_range else None
-        self.register_parameter("slopes", slopes)
+        self.register_parameter("slopes", slopes if self.noise.is_range else None)
 
     @property
     def levels(self):
@@ -237,8 +236,8 @@ class DenoisingNetwork(nn.Module):
         sizes = zip(x.shape[2:], self.stride, strict=True)
         of_grid = prod(len(cut_tiles(n, self.tile, s)) for n, s in sizes)
         n_channels = 3 if x.shape[1] == 3 > self.analysis.shape[2] else 1
-        n_grids = len(self._shifts(shift_average))
-        return of_grid * (n_grids + (self.noise.high > 0)) * n_channels  # with the probe
+        # with the probe
+        return of_grid * (len(self._shifts(shift_average)) + (self.noise.high > 0)) * n_channels
 
     def forward(self, x, sigma=None, *, shift_average=False, tell=lambda: None):
         """Denoise images, and keep their size.

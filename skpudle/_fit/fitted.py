@@ -121,11 +121,6 @@ class Fitted:
     note: str = ""
 
     @property
-    def trial(self):
-        """The trial that the search has chosen, None before."""
-        return self.searched and self.searched.trial
-
-    @property
     def atoms(self):
         """The atoms in the rows."""
         return self.model.atoms(self.rows)

@@ -5,6 +5,7 @@ an earlier process has found is in its record, and coded data are solved anew.
 """
 
 from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import islice
 from math import ceil
 from typing import Any, Self
@@ -204,11 +205,12 @@ class RowPhases:
         self.samples = collect(data.samples)
         in_parts = self.passes and data.source is not data.samples
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
-        self._beginning = None
+        # the rows in units of the noise
+        self._begin = lru_cache(1)(partial(self.beginning, plan, self.samples))
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
-        plan, trial, noise = self.plan, fitted.trial, fitted.noise
+        plan, noise, trial = self.plan, fitted.noise, fitted.searched and fitted.searched.trial
         is_whole = plan.searches and fitted.ended_by is None  # until a callback or Ctrl-C ends it
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
@@ -228,12 +230,6 @@ class RowPhases:
         )
 
     # ------------------------------------------------------------------ the first atoms
-
-    def _begin(self, noise):  # -> Beginning
-        """Return the rows in units of the noise."""
-        if self._beginning is None or self._beginning.units is not noise:
-            self._beginning = self.beginning(self.plan, self.samples, noise)
-        return self._beginning
 
     def _restarted(self):  # -> torch.Generator
         """Return the generator at its seed, so that all units draw the same atoms."""
@@ -386,8 +382,8 @@ class RowPhases:
 
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
-        (problem, _), trial, plan = self.found(fitted), fitted.trial, self.plan
-        how = dict(debias=plan.debias, place=trial.prediction.place)
+        (problem, _), trial = self.found(fitted), fitted.searched.trial
+        how = dict(debias=self.plan.debias, place=trial.prediction.place)
         coding = choose.best_coding(problem.held_out, trial.judged, **how)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 

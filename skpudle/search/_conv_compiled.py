@@ -126,7 +126,7 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     n_positions = grid[2] * grid[3]
     z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
     active, n, solved, largest = np.empty(len(q), np.int32), len(index), False, 0.0
-    curvatures = np.full(len(q), -1.0)  # of coordinates that have been active
+    curvatures = np.empty(len(q))  # of active coordinates
     residual[:] = x
     for e in range(n):
         active[e], z[index[e]] = index[e], value[e]
@@ -144,9 +144,8 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
             if size > alpha + tolerance and z[i] == 0.0:
                 active[m] = i
                 m += 1
-                if curvatures[i] < 0.0:
-                    y, x0 = _corner(i % n_positions, grid)
-                    curvatures[i] = _curvature(mask, atoms[i // n_positions], y, x0)
+                y, x0 = _corner(i % n_positions, grid)
+                curvatures[i] = _curvature(mask, atoms[i // n_positions], y, x0)
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
         entered, n = m > n, m
         for _ in range(max_sweeps):

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     # by default there are as many atoms as features, whatever the number of samples
     pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
-    pytest.mark.filterwarnings("ignore:All values of X are below 1: fractions:UserWarning"),
+    pytest.mark.filterwarnings("ignore:All values of X are below 1:UserWarning"),
     # rows for a convolutional learner of default parameters are images of one line
     pytest.mark.filterwarnings("ignore:Two-dimensional input means rows:UserWarning"),
     # rows for another one have fewer features than its atoms

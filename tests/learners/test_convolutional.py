@@ -143,13 +143,9 @@ def test_wrong_images_are_refused(images, kind):
         use(np.zeros((2, 3, 4, 5, 6)))
     with pytest.warns(UserWarning, match="rows of pixels as X.reshape"):
         learner_of(kind).fit(images.reshape(5, -1))
-    if kind is ConvDenoiser:
-        return
-    with pytest.raises(ValueError, match="Codes have 3 maps"):
-        learner.inverse_transform(np.zeros((2, 5, 5, 3)))
-    rows = learner_of(kind, atom_shape=5, stride=2).fit(images.reshape(5, -1))
-    with pytest.raises(RuntimeError, match="invalid for input of size 18"):
-        rows.inverse_transform(np.zeros((2, 9)))
+    if kind is not ConvDenoiser:
+        with pytest.raises(ValueError, match="Codes have 3 maps"):
+            learner.inverse_transform(np.zeros((2, 5, 5, 3)))
 
 
 @pytest.mark.parametrize("how", ["fit", "interrupted"])

@@ -89,9 +89,8 @@ def check(call):
     with pytest.raises(ValueError, match="feature names should match.*\n.*same order"):
         call(REVERSED)
     call(FRAME)  # warnings are errors
-    with pytest.warns(UserWarning, match="X does not have valid feature names, but") as told:
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but"):
         call(X)
-    assert len(told) == 1
 
 
 @pytest.mark.parametrize("method", STREAMED)

@@ -27,11 +27,10 @@ def stride_of(learner):  # -> tuple of int
     copies at every fourth pixel of both axes.
     """
     kernel = sizes(learner.atom_shape, 1)
-    if isinstance(learner.stride, str):
-        # pixels between neighbouring copies of an atom in pictures
-        of_pictures = getattr(learner, "_stride_of_pictures", 4)
-        return (1,) if len(kernel) == 1 else tuple(min(of_pictures, k) for k in kernel)
-    return sizes(learner.stride, len(kernel))
+    if not isinstance(learner.stride, str):
+        return sizes(learner.stride, len(kernel))
+    usual = 1 if len(kernel) == 1 else getattr(learner, "_stride_of_pictures", 4)
+    return tuple(min(usual, k) for k in kernel)
 
 
 def parts_of_images(x):  # (n, ...) -> tensors of some images each
@@ -121,9 +120,8 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     def _take(self, attributes):
         """Set fitted attributes; None removes an attribute that this fit does not have."""
         vars(self).update(attributes)
-        for name, value in attributes.items():
-            if value is None:
-                delattr(self, name)
+        for name in [name for name, value in attributes.items() if value is None]:
+            delattr(self, name)
 
     def _follow(self, epochs, given, n_epochs=None):
         """Take the attributes of the last epoch of a fit, with all hooks.

@@ -304,7 +304,6 @@ class ConvPUDLEDictionaryLearning(
         check_is_fitted(self)
         how = "chosen by hidden pixels" if hasattr(self, "size_path_") else "as named"
         baseline = np.array2string(self.intercept_, precision=3, threshold=9)
-        baseline = baseline if self.intercept_.any() else "none"
         drift = "slower than two atoms, taken off" if hasattr(self, "detrend_") else "kept"
         noise, debias = getattr(self, "noise_std_", np.nan), float(self.debias_)
         lines = (

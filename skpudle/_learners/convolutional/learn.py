@@ -79,11 +79,6 @@ class TrainingImages:
         check_range(mean_square * images.n_channels * prod(kernel), x)
         return cls(list(x), masks, kernel, stride)
 
-    @property
-    def images(self):
-        """The images one by one, (n_channels, *size)."""
-        return [image for x in self.tensors for image in x]
-
     def pieces(self, tensors=None, area=inf):  # -> list of (n_channels, *size)
         """Return pieces of one size, which atoms cover exactly, and which cover all images.
 
@@ -121,12 +116,12 @@ class TrainingImages:
 # ---------------------------------------------------------------------------- first atoms, penalty
 
 
-def draw_patches(images, n_components, kernel, generator):
+def draw_patches(tensors, n_components, kernel, generator):
     """Return random patches of norm 1, more often those of more energy.
 
     Parameters
     ----------
-    images : list of Tensor of shape (n_channels, *size)
+    tensors : list of Tensor of shape (n, n_channels, *size)
         Images at least as large as an atom.
     n_components : int
         Number of patches; if too few are not zero, random directions complete it.
@@ -140,7 +135,7 @@ def draw_patches(images, n_components, kernel, generator):
     Tensor of shape (n_components, n_channels, *kernel)
         The patches, of the dtype and on the device of the images.
     """
-    energies = []
+    energies, images = [], [image for x in tensors for image in x]
     for image in images:
         squares = image.detach().double().square().sum(0)
         for axis, k in enumerate(kernel):
@@ -184,11 +179,9 @@ def largest_correlations(x, dictionary):  # (n, n_channels, *size), ConvDictiona
     kernel, stride = dictionary.atoms.shape[2:], dictionary.stride
     axes = zip(x.shape[2:], kernel, stride, strict=True)
     x, k, s = x[(..., *(slice(n - (n - k) % s) for n, k, s in axes))], kernel[-1], stride[-1]
-    starts = range(0, max(x.shape[-1] - k + s, 1), _PLACES_AT_A_TIME * s)
-    ends = (start + (_PLACES_AT_A_TIME - 1) * s + k for start in starts)
-    found = []
-    for start, end in zip(starts, ends, strict=True):
-        parts = map(dictionary.analysis, parts_of_images(x[..., start:end]))
+    found, step = [], _PLACES_AT_A_TIME * s
+    for start in range(0, max(x.shape[-1] - k + s, 1), step):
+        parts = map(dictionary.analysis, parts_of_images(x[..., start : start + step - s + k]))
         found.append(torch.cat([part.abs().flatten(1).amax(1) for part in parts]))
     return torch.stack(found).amax(0)
 
@@ -262,7 +255,7 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
 def _count_codes(data, given, alpha=None):  # -> float, float
     """Return the number of codes of a piece of images after a brief search, and the penalty."""
     n_atoms = 4 if given.n_components == "auto" else given.n_components
-    atoms = draw_patches(data.images, n_atoms, data.kernel, torch.Generator().manual_seed(0))
+    atoms = draw_patches(data.tensors, n_atoms, data.kernel, torch.Generator().manual_seed(0))
     usual = penalty_of_correlations(data.tensors, atoms, data.stride)
     problem = data.problem(alpha or max(usual, universal_threshold(data)), given.positive_code)
     problem = problem.thinned(-(-problem.x.numel() // 2**17))
@@ -349,7 +342,7 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
         seen, directions = _in_patterns(data, n_components)
     is_random = isinstance(given.dict_init, str) and given.dict_init == "random"
     if start is None:  # patches of zeros are random directions
-        pool = [torch.zeros_like(x) if is_random else x for x in seen.images]
+        pool = [torch.zeros_like(x) if is_random else x for x in seen.tensors]
         start = draw_patches(pool, n_components, data.kernel, generator)
     elif directions is not None:
         start = _maps.combine_channels(start, directions)
@@ -375,7 +368,7 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
     if decides:
 
         def begin(n):
-            return as_pictures(draw_patches(seen.images, n, data.kernel, generator))
+            return as_pictures(draw_patches(seen.tensors, n, data.kernel, generator))
 
         # Fewer than four pieces hold nothing out. Of 8 stretches two kinds of beats have 2 or 3
         # atoms, however they are cut, of 16 and 24 up to 9 and 15, of one 64.
@@ -386,15 +379,19 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
             note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
             record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
             yield dict(record)
-    is_raised = is_auto and data.masks is None and len(data.kernel) == 1
-    level = _maps.noise_level if is_raised else None
-    for found in find_atoms(hold_out(problem, fixed=not is_auto), start, level):
-        unit, losses = found.problem.unit, found.losses
-        note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
-        record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
-        record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
-        record["penalty_path_"] = as_arrays(penalty_path(found.problem, found.path, unit))
-        yield dict(record)
+    is_signal, now = len(data.kernel) == 1, hold_out(problem, fixed=not is_auto)
+    level = _maps.noise_level if is_auto and data.masks is None and is_signal else None
+    for is_last in (not is_signal, True):
+        for found in find_atoms(now, start, level):
+            unit, losses = found.problem.unit, found.losses
+            note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
+            record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
+            record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
+            record["penalty_path_"] = as_arrays(penalty_path(found.problem, found.path, unit))
+            yield dict(record)
+        now, start = found.problem, None if is_last else _without_twin(found, generator)
+        if start is None:
+            break
     if rank is not None:
         rows = spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
         part = replace(problem.of_rows(rows), alpha=found.alpha)
@@ -408,6 +405,24 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
     record["note"] = "penalty of codes"
     yield dict(record)
     return record
+
+
+def _without_twin(found, generator):  # -> (n_components, n_channels, height, width) or None
+    """Return the atoms of a stuck search, with an unexplained patch in place of a shifted copy.
+
+    Two atoms that share the events of one source are no local minimum of moves and splits if the
+    events of another source are elsewhere. Without shifted copies return None.
+    """
+    atoms, problem = found.atoms.clone(), found.problem
+    ends = [k - 1 for k in reversed(problem.kernel) for _ in range(2)]
+    alike = ConvDictionary(atoms).analysis(torch.nn.functional.pad(atoms, ends)).flatten(2)
+    alike = (alike if problem.positive_code else alike.abs()).amax(2).triu(1).amax(0)
+    twin = int(alike.argmax())
+    if alike[twin] < 0.95:
+        return None
+    residuals = [to_tensor(found.coded.residuals())]
+    atoms[twin] = draw_patches(residuals, 1, problem.kernel, generator)[0]
+    return atoms
 
 
 def _choose_codes(given, found):  # -> dict
