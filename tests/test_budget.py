@@ -18,16 +18,16 @@ BUDGET = {
     "_data": 873,
     "_denoiser": 576,
     "_fit": 1225,
-    "_learners": 2441,
+    "_learners": 2439,
     "_nmf": 673,
     "_operators": 254,
     "encoding": 1101,
     "inspection": 529,
-    "lasso": 1056,
+    "lasso": 1052,
     "pretrained": 63,
-    "search": 2834,
-    "all of the package": 14257,
-    "tests": 13753,
+    "search": 2830,
+    "all of the package": 14247,
+    "tests": 13747,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
