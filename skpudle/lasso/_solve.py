@@ -461,7 +461,7 @@ def solve_lasso(
 
 
 @torch.no_grad()
-def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
+def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
     r"""Solve the lasso for several penalties, each from the codes of the one before.
 
     Parameters
@@ -477,8 +477,6 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
         Whether codes are restricted to non-negative values.
     mask
         As in `solve_lasso`.
-    gram : Tensor of shape (n_components, n_components), default=None
-        The products of the atoms, in float64, where they are known already; see `gram_matrix`.
 
     Returns
     -------
@@ -493,14 +491,10 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
     atoms = atoms.double()
     needed = _necessary_atoms(atoms, positive)
     kept = atoms if len(needed) == len(atoms) else atoms[needed]
-    if gram is None:
-        gram = gram_matrix(kept, len(x))
-    elif len(kept) < len(atoms):
-        gram = gram[needed][:, needed]
     refits = x.new_empty(len(alphas), len(x), len(kept))
     how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
     how |= dict(positive=positive, refits=refits)
-    codes = solver_on(x.device)(kept, gram, x, **how)
+    codes = solver_on(x.device)(kept, gram_matrix(kept, len(x)), x, **how)
     return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))
 
 

@@ -222,6 +222,7 @@ class Coded:
     """What data with codes for given atoms have in common: rows, on all devices, and images."""
 
     n_always_split = 0  # least number of atoms to split, whatever it costs
+    _costs = None
 
     def restrict(self, kept):  # (p,) bool -> Codes
         """Return the codes of the kept atoms."""
@@ -246,9 +247,12 @@ class Coded:
 
     def costs(self):  # -> (p,), (p, n)
         """Return the rise of the objective without each atom, and the atoms that take over most."""
-        cost, taken_over, near = self._removals()
-        cost, taken_over = self.problem.total(cost, taken_over)
-        return cost, near.gather(1, taken_over.topk(min(HEIRS, near.shape[1])).indices)
+        if self._costs is None:
+            cost, taken_over, near = self._removals()
+            cost, taken_over = self.problem.total(cost, taken_over)
+            best = taken_over.topk(min(HEIRS, near.shape[1])).indices
+            self._costs = cost, near.gather(1, best)
+        return self._costs
 
     def _measure(self, sums):  # of half squared residuals, moduli, ... and rows
         loss, size, unbiased, self.n_entries, self._n = sums.tolist()
@@ -259,10 +263,7 @@ class Coded:
     def mean_residual(self):  # -> (m,)
         """Return the mean residual of known entries: the step of the best baseline."""
         problem, total = self.problem, self._sum_of_residuals()
-        counts = torch.full_like(total, problem.total_weight)
-        if problem.mask is not None:
-            counts = problem.weighted(problem.mask).sum(0).to(total)
-        total, counts = problem.total(total, counts)
+        total, counts = problem.total(total, problem.weighted(problem.known).sum(0).to(total))
         return (total / counts.clamp_min(1e-300)).cpu().double()
 
 

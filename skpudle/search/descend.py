@@ -34,6 +34,8 @@ SPLIT = {"few": 20, "many": 10}
 PROGRESS = 1e-3
 # Most epochs with the number of atoms that is wanted.
 ADAPT = 30
+# Most epochs on a sample before rounds.
+SETTLES = 100
 
 # Mean uses of an atom in the subsample of rounds. With 80, up to 3 of 100 planted atoms are lost;
 # with all samples, colour patches take twice as long for 0.003 of the objective.
@@ -193,7 +195,7 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
             previous = atoms
 
 
-def settle(problem, atoms, stride, most=ADAPT, *, alpha=None, codes=None):
+def settle(problem, atoms, stride, most=SETTLES, *, alpha=None, codes=None):
     """Descend on a sample that grows until each atom has enough uses.
 
     Parameters
@@ -204,7 +206,7 @@ def settle(problem, atoms, stride, most=ADAPT, *, alpha=None, codes=None):
         Unit atoms.
     stride : int
         One in ``stride`` samples begins.
-    most : int, default=30
+    most : int, default=100
         Largest number of epochs on each sample.
     alpha : float, default=None
         The penalty; None is the problem's.

@@ -41,8 +41,6 @@ from skpudle.search import descend
 from skpudle.search._epoch import own
 from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
 
-# Most epochs on a sample before rounds.
-_SETTLES = 100
 # Factor from one penalty to the next larger one.
 _LARGER = 2**0.5
 
@@ -151,23 +149,15 @@ def predicts(prediction, held_out):
     return worse(zeros(held_out), prediction, SURE, held_out.total)
 
 
-def limits_of_path(problem):  # -> the smallest and the largest penalty
-    """Return the least and largest penalty of a search; a given penalty is both."""
-    held_out = problem.held_out
-    if held_out is None or held_out.fixed:
-        return problem.alpha, problem.alpha
-    return problem.alpha * held_out.smallest, problem.alpha * held_out.largest
-
-
 def next_penalty(trials, problem):  # -> float or None
     """Return the next penalty to try after some trials; None at the end of the path."""
-    first, (smallest, largest), total = trials[0], limits_of_path(problem), problem.total
-    mixes = problem.held_out.mixes
+    first, held, total = trials[0], problem.held_out, problem.total
+    smallest, largest, mixes = held.smallest * held.alpha, held.largest * held.alpha, held.mixes
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
     downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
     alpha, smaller = trials[-1].alpha * _LARGER, min(t.alpha for t in trials)
     smaller *= 0.5 if first.alpha <= problem.alpha else 1 / _LARGER
-    goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=_total), problem.held_out)
+    goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=_total), held)
     if len(downs) == 1 and alpha <= largest and goes_up:
         return alpha
     turns = mixes or len(downs) > 1 or (len(ups) <= 2 and min(trials, key=error_of) is first)
@@ -351,7 +341,8 @@ def climb(problem, first, stride, note, leader=()):
         turns = (alpha < trials[-1].alpha) != (trials[-1].alpha < trials[0].alpha)
         begin = best if turns else last
         given = dict(alpha=alpha, codes=begin.codes)
-        last, stride = yield from descend.settle(problem, begin.atoms, stride, **given)
+        steps = descend.settle(problem, begin.atoms, stride, descend.ADAPT, **given)
+        last, stride = yield from steps
         trial = note(judge(problem, last, trials, (trials[-1].unbiased,)))
         if not any(worse(trial.prediction, one.prediction, total=problem.total) for one in trials):
             best = last
@@ -382,7 +373,7 @@ def find_atoms(problem, atoms, level=None):
     stride, alpha, trials, least = descend.first_stride(problem, len(atoms)), problem.alpha, (), inf
     log, chosen, n_raises = _Log(problem, len(atoms)), None, 0
     while True:
-        steps = descend.settle(problem, best_atoms, stride, _SETTLES, alpha=alpha)
+        steps = descend.settle(problem, best_atoms, stride, alpha=alpha)
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", descend.play_rounds(best))
         noise = level(replace(problem, alpha=alpha), best.atoms) if level and n_raises < 4 else 0.0
@@ -473,7 +464,7 @@ def noise_penalty(problem, atoms):  # -> float
     if problem.held_out is None:
         return problem.alpha
     atoms = problem.project(atoms.detach().cpu().double())
-    steps = descend.settle(problem, atoms, descend.first_stride(problem, len(atoms)), _SETTLES)
+    steps = descend.settle(problem, atoms, descend.first_stride(problem, len(atoms)))
     best, stride = descend.exhaust(steps)
     trials, *_ = descend.exhaust(climb(problem, best, stride, lambda trial: trial))
     more = finds_more(trials, problem)

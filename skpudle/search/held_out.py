@@ -214,7 +214,7 @@ class HeldOut:
     places : tuple of int
         The smallest and largest penalty of codes, as powers of ``2 ** 0.5`` in units of ``alpha``.
     smallest, largest : float
-        The smallest and largest penalty of a search, in units of ``alpha``.
+        The smallest and largest penalty of a search, in units of ``alpha``; 1 if it is given.
     mean_square : float
         The mean square of known entries.
     n_known, n_hidden : float
@@ -231,6 +231,8 @@ class HeldOut:
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
         self.alpha, self.total, self.fixed, self.mixes = problem.alpha, problem.total, fixed, mixes
+        if fixed:
+            self.smallest = self.largest = 1.0
         self._of, self._sums = torch.empty(0), {}
         self._hide(problem, n_codings)
 
@@ -305,16 +307,15 @@ class _Rows(HeldOut):
 
     def _hide(self, problem, n_codings):
         self.problem = problem = replace(problem, x=problem.x.cpu())
-        self.x, self.known, n = problem.x.double(), problem.mask, len(problem.x)
+        self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
         self._often = np.asarray(problem.weighted(self.x.new_ones(n)))
-        known = None if self.known is None else self.known.mT
-        features = hide_in_turn(match_equal_rows(self.x.mT, known)) if n else []
+        gaps = gaps_in(self.known.mT)
+        features = hide_in_turn(match_equal_rows(self.x.mT, gaps)) if n else []
         self.is_predictable = len(features) > 1
         (n_rows,) = self.total(self.x.new_tensor([float(n)]))
         n_codings = n_codings or count_codings(problem)
         n_turns = max(1, min(len(features), ceil(n_codings / max(float(n_rows), 1))))
-        known = torch.ones(1, 1).expand(self.x.shape) if self.known is None else self.known
-        x, known, self._turns = np.asarray(self.x), np.asarray(known), []
+        x, known, self._turns = np.asarray(self.x), np.asarray(self.known), []
         for i, (seen, hidden) in enumerate(features):
             rows = np.flatnonzero((np.arange(n) + i) % len(features) < n_turns)
             at = np.ix_(rows, np.asarray(hidden))
@@ -332,7 +333,7 @@ class _Rows(HeldOut):
         d, k, options = np.asarray(atoms), len(alphas), dict(positive=self.problem.positive_code)
         sums, entries, gram = np.zeros((k, len(self.x), 3)), np.zeros((k, 2)), None
         with one_blas_thread:
-            if self.known is None and len(d) <= _MOST_PRODUCTS:
+            if self.problem.mask is None and len(d) <= _MOST_PRODUCTS:
                 gram = atoms @ atoms.mT
             for rows, seen, hidden, x, counts in self._turns:
                 part = np.ascontiguousarray(d[:, hidden])
@@ -344,7 +345,7 @@ class _Rows(HeldOut):
                         start = torch.as_tensor(np.asarray(self.x)[row] @ d.T - given @ part.T)
                         codes, refits = path_from_products(gram, start, alphas, **options)
                     else:
-                        mask = None if self.known is None else self.known[row][:, seen]
+                        mask = gaps_in(self.known[row][:, seen])
                         what = atoms[:, seen], self.x[row][:, seen], alphas
                         codes, refits = lasso_path(*what, mask=mask, **options)
                     for i, z in enumerate((codes, refits)):
@@ -364,9 +365,8 @@ class _Rows(HeldOut):
 
     @cached_property
     def deviations(self):
-        known = torch.ones_like(self.x) if self.known is None else self.known
         often = torch.as_tensor(self._often)
-        sums, counts = self.total(often @ (known * self.x), often @ known)
+        sums, counts = self.total(often @ self.x, often @ self.known)
         return self._of_hidden(np.asarray(sums / counts.clamp_min(1)))
 
     def _of_hidden(self, centre):  # -> (n_rows,)
@@ -381,10 +381,9 @@ class _Rows(HeldOut):
         It is the mean square for each known entry without a code.
         """
         alpha, positive = self.alpha * 2 ** (0.5 * found.place), self.problem.positive_code
-        known = torch.ones_like(self.x) if self.known is None else self.known
         how = atoms.detach().to(self.x), alpha, positive, found.share
-        residual, n_codes = residuals_of(self.x, known, *how)
-        left = (known.sum(1) - n_codes).clamp_min(0)
+        residual, n_codes = residuals_of(self.x, self.known, *how)
+        left = (self.known.sum(1) - n_codes).clamp_min(0)
         sums = torch.stack([residual.square().sum(1) * (left > 0), left], 1)
         (sums,) = self.total(torch.as_tensor(self._often) @ sums)
         squares, left = sums.tolist()
@@ -416,7 +415,7 @@ class _Tiles(HeldOut):
         mask = None if problem.mask is None else problem.mask[window]
         self.problem = replace(problem, x=problem.x[window], mask=mask, held_out=None)
         self.x = x = self.problem.x
-        self.known = torch.ones_like(x) if mask is None else self.problem.mask
+        self.known = self.problem.known
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
         drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
         turn = torch.floor(drawn * _TENTHS)

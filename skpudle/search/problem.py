@@ -132,6 +132,11 @@ class Problem:
         return replace(self, x=self.x - baseline.to(self.x), baseline=before + baseline)
 
     @property
+    def known(self) -> Tensor:  # of the shape of the data
+        """1 for known entries, 0 for missing ones."""
+        return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
+
+    @property
     def n_samples(self) -> int:
         """The number of samples of this process."""
         return len(self.x)

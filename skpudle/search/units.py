@@ -46,8 +46,8 @@ from skpudle.encoding._unfold import encode
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search import held_out
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search.descend import descend, exhaust, first_stride, play_rounds, settle
-from skpudle.search.problem import Problem, auto_alpha
+from skpudle.search.descend import SETTLES, descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.problem import auto_alpha
 
 # An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
 _FAR = 5.0
@@ -90,9 +90,9 @@ _ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 # Least rows, and rows for each atom, that decide. Atoms of fewer rows do not predict, and all harm
 # among 160 families of clean rows came from families with 0.7 to 2.5 rows for an atom.
 _LEAST_ROWS, _FEW = 60, 4
-# Epochs in which atoms settle, and settle again; rounds of outliers, of features and of rows; the
+# Epochs in which atoms settle again; rounds of outliers, of features and of rows; the
 # change that ends rounds.
-_SETTLES, _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 100, 8, 4, 8, 3, 0.05
+_AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 8, 4, 8, 3, 0.05
 # Factors on the penalty of codes that predict hidden entries.
 _PENALTIES = 2.0, 1.0, 0.5
 # Factors on the penalty of codes whose residuals are the noise of a row. With the first alone quiet
@@ -377,7 +377,7 @@ def _differs(noise, signal, n):  # (m,) each -> bool
 # ------------------------------------------------------------------ learning
 
 
-def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
+def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
     """Return the epoch of atoms that have settled, by default from the same rows for all seeds."""
     if atoms is None:  # in some of the rows, and then in all of them
         n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
@@ -391,7 +391,7 @@ def _settle(problem, n_components, atoms=None, n_epochs=_SETTLES):  # -> Epoch
 
 def _find_missing(problem, atoms):  # -> atoms
     """Return atoms after the rounds of a search, which find missing ones."""
-    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms)), _SETTLES))
+    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms))))
     return exhaust(play_rounds(settled)).atoms
 
 
@@ -405,29 +405,24 @@ class _Sample:
     def __init__(self, problem, n_components):
         n_rows, m = problem.x.shape
         n = max(_ROWS, _ROWS_PER_ATOM * max(min(n_components, _ATOMS), m))
-        weight = None if problem.weight is None else problem.weight.cpu().double()
-        rows, weight = draw_rows(n_rows, min(n, max(_ENTRIES // m, 1024)), weight)
-        mask = None if problem.mask is None else problem.mask[rows]
-        # judges have no copies
-        distinct = held_out.match_equal_rows(problem.x[rows], mask).unique()
-        rows, self.weight = rows[distinct], None if weight is None else weight[distinct]
-        self.unit, self.positive = problem.unit, problem.positive_code
-        self.is_large = len(rows) >= max(_LEAST_ROWS, _FEW * n_components)
-        self.n_components = max(1, min(n_components, len(rows) // (2 * _FEW), _ATOMS))
-        x = problem.x[rows].cpu().double()
-        known = torch.ones_like(x) if problem.mask is None else problem.mask[rows].cpu().double()
-        self.x, self.known = torch.where(known > 0, x, 0.0), known
-        self._signs = dict(positive_code=self.positive, positive_atoms=problem.positive_atoms)
-        self.counts, self.row_scale = known, torch.ones_like(x[:, :1])
-        self.centre, self.scale, self._n_settle = 0 * x[0], torch.ones_like(x[0]), n // 2
+        n_drawn = min(n, max(_ENTRIES // m, 1024))
+        rows, weight = draw_rows(n_rows, n_drawn, problem.weight)
+        part = replace(problem.of_rows(rows), weight=weight)
+        distinct = held_out.match_equal_rows(part.x, part.mask).unique()  # judges have no copies
+        part = part.of_rows(distinct)
+        self._part = part = replace(part, x=part.x.cpu().double())
+        self.x, self.unit, self.positive = part.x, part.unit, part.positive_code
+        self.weighted = part.weighted
+        self.known = part.known
+        self.is_large = len(distinct) >= max(_LEAST_ROWS, _FEW * n_components)
+        self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _ATOMS))
+        self.counts, self.row_scale = self.known, torch.ones_like(part.x[:, :1])
+        self.centre, self.scale = torch.zeros_like(part.x[0]), torch.ones_like(part.x[0])
+        self._n_settle = n // 2
 
     def in_units(self, rows=slice(None)):
         """Return some rows in the present units."""
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
-
-    def weigh(self, entries):  # (n, m) -> the same
-        """Return entries times the weights of their rows."""
-        return entries if self.weight is None else entries * self.weight[:, None]
 
     def rows(self, n, among=None):
         """Return the numbers of some rows with entries that count."""
@@ -438,14 +433,13 @@ class _Sample:
     def problem(self, among=None, n=None):
         """Return the problem of some rows with entries that count."""
         rows = self.rows(n or self._n_settle, among)
-        weight = None if self.weight is None else self.weight[rows]
         x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
-        given = dict(mask=mask, weight=weight)
-        return Problem(x, auto_alpha(x, **given), **given, **self._signs)
+        part = replace(self._part.of_rows(rows), x=x, mask=mask)
+        return replace(part, alpha=auto_alpha(x, mask=mask, weight=part.weight))
 
     def mean(self):  # -> (m,), bool
         """Return the mean of the entries that count, and whether it is far from zero."""
-        weight = self.weigh(self.counts)
+        weight = self.weighted(self.counts)
         n = weight.sum(0).clamp_min(1e-300)
         mean = (weight * self.x).sum(0) / n
         errors = (weight * (self.x - mean).square()).sum(0) / n / self.counts.sum(0).clamp_min(1)
@@ -498,7 +492,7 @@ class _Sample:
         """Mark suspects and let the other entries count, if suspects hold the energy of an atom."""
         far, long = _suspects(self.x, self.known, centres=centres)
         self.counts = self.known * ~(far | long[:, None])
-        squares = self.weigh((self.x - self.mean()[0] * centres).square())
+        squares = self.weighted((self.x - self.mean()[0] * centres).square())
         of_suspects = float((squares * (self.known - self.counts)).sum())
         if of_suspects * n_components > float((squares * self.known).sum()):
             return far, long
@@ -559,7 +553,7 @@ class _Sample:
                 atoms, self.scale = _unit(atoms * self.scale / scale), scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
-        squares = self.weigh(x.square() * known)
+        squares = self.weighted(x.square() * known)
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
         norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
         return replace(
@@ -718,7 +712,7 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     residuals, _ = held_out.residuals_of(*given)
     changes = dict(atoms=atoms)
     if units.intercept is not None:
-        weights = sample.weigh(counts / sample.row_scale.square())
+        weights = sample.weighted(counts / sample.row_scale.square())
         errors = (weights * residuals * sample.row_scale * sample.scale).sum(0) * unit
         changes["intercept"] = units.intercept + errors / weights.sum(0).clamp_min(1e-300)
     if units.limit is not None:

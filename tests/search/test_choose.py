@@ -21,7 +21,6 @@ from skpudle.search.find import (
     chosen_trial,
     find_atoms,
     finds_more,
-    limits_of_path,
     next_penalty,
     penalty_of_mixtures,
 )
@@ -45,14 +44,12 @@ def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
 PARTS = 100
 
 
-def rows_held_out(
-    n_parts=PARTS, *, alpha=1.0, smallest=1 / 16, largest=12, fixed=False, mixes=False
-):
+def rows_held_out(n_parts=PARTS, *, smallest=1 / 16, mixes=False):
     """Return what the path asks of a problem; each part has the energy 4."""
     energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
-    limits = dict(smallest=smallest, largest=largest)
-    held_out = SimpleNamespace(energies=energies, fixed=fixed, mixes=mixes, total=own, **limits)
-    return SimpleNamespace(alpha=alpha, held_out=held_out, total=own)
+    given = dict(alpha=1.0, smallest=smallest, largest=12, mixes=mixes)
+    held_out = SimpleNamespace(energies=energies, total=own, **given)
+    return SimpleNamespace(alpha=1.0, held_out=held_out, total=own)
 
 
 def trial_of(alpha, error, n_parts=PARTS):
@@ -121,10 +118,7 @@ def test_a_path_finds_no_more_than_earlier_paths():
 def test_a_path_stays_within_its_limits(smallest):
     problem = rows_held_out(smallest=smallest)
     trials, _ = path_of(lambda alpha: alpha, problem)
-    assert limits_of_path(problem) == (smallest, 12)
     assert min(trial.alpha for trial in trials) == smallest
-    fixed = rows_held_out(alpha=3.0, fixed=True)
-    assert limits_of_path(fixed) == (3, 3)
 
 
 # ---------------------------------------------------------------------------- searches

@@ -119,7 +119,7 @@ def test_a_pass_that_does_not_help_is_given_up(X, small_samples, monkeypatch):
         noise = torch.randn(state.atoms.shape, generator=torch.Generator().manual_seed(0))
         return state._replace(held=state.held._replace(atoms=problem.project(noise.double()))), over
 
-    monkeypatch.setattr("skpudle._learners.rows.advance_stream", spoiled)
+    monkeypatch.setattr("skpudle.search.stream.advance_stream", spoiled)
     found = make().fit(Stream(X))
     assert found.score(X) == pytest.approx(expected.score(X), abs=0.02)
 
@@ -142,7 +142,7 @@ def test_a_fit_that_ended_at_the_beginning_of_the_pass_goes_on_and_ends_as_good(
         raise OSError("disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr("skpudle._learners.rows.advance_stream", broken)
+        patch.setattr("skpudle.search.stream.advance_stream", broken)
         with pytest.raises(OSError, match="disk"):
             make().set_callbacks(Checkpoint(path, every_seconds=1000)).fit(Stream(X))
     found = make().set_callbacks(Checkpoint(path, every_seconds=1000)).fit(Stream(X))

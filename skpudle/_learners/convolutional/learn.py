@@ -108,10 +108,8 @@ class TrainingImages:
         x = torch.stack(self.pieces(area=area)).double()
         # a power of two, which divides data and penalty in the search
         unit = unit_of(float(x.square().mean()) * prod(self.kernel))
-        sizes = (*flat, *self.kernel), (*flat, *self.stride)
-        how = dict(mask=masks, unit=unit)
-        kernel, stride = sizes
-        how |= dict(kernel=kernel, stride=stride)
+        how = dict(mask=masks, unit=unit, kernel=(*flat, *self.kernel))
+        how |= dict(stride=(*flat, *self.stride))
         return ConvProblem(as_pictures(x / unit), alpha / unit, positive_code, **how)
 
 
