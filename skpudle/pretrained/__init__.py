@@ -127,6 +127,11 @@ def load_denoiser(
     if not hasattr(file, "read"):
         own = resources.files("skpudle.pretrained")
         path = own / _PACKAGED[file] if file in _PACKAGED else Path(file)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
+                f"{[*_PACKAGED]}, or a file of save_denoiser."
+            )
         with path.open("rb") as opened:
             return load_denoiser(opened, shift_average=shift_average, device=device)
     content, name = file.read(), getattr(file, "name", file)
