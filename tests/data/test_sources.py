@@ -87,12 +87,11 @@ def small_windows(monkeypatch):
     monkeypatch.setattr(sources, "_WINDOW_BYTES", 20 * 8 * 6)
 
 
-FIXED = dict(n_unfoldings=5, max_iter=3, tol=None, batch_size=16, random_state=0)
-FIXED |= dict(dict_init="data", optimizer="adam")
+FIXED = dict(n_unfoldings=5, max_iter=3, tol=None, batch_size=16, random_state=0, dict_init="data")
 
 
 def make_learner(**params):
-    return PUDLEDictionaryLearning(8, **FIXED | params)
+    return PUDLEDictionaryLearning(8, **dict(optimizer="adam") | FIXED | params)
 
 
 def make_learner_of_counts(**params):
