@@ -361,8 +361,8 @@ class Stream(InMemory):
         """Refuse rows that come in batches where all of them, or their number, are required."""
         raise TypeError(
             f"X is a {type(self.data).__name__}, whose rows come in batches, and numbered rows are "
-            "required, as for sample_weight and exposure. Pass an array, a table or a dataset, or "
-            "the batches to partial_fit, each with its numbers."
+            "required, as for y, sample_weight and exposure. Pass an array, a table or a dataset, "
+            "or the batches to partial_fit, each with its numbers."
         )
 
     n_rows = property(array)

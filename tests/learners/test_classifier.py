@@ -286,7 +286,7 @@ def test_errors_say_what_to_do(fitted):
         clone(fitted).fit(X, Y).partial_fit(X, Y, classes=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="needs all labels at once"):
         classifier_of(class_weight="balanced").partial_fit(X, Y, classes=[0, 1, 2])
-    with pytest.raises(TypeError, match="in memory"):
+    with pytest.raises(TypeError, match="numbered rows .* as for y"):
         classifier_of().fit(iter([X]), Y)
 
 
