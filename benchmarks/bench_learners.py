@@ -5,8 +5,8 @@
 
 Data are real, from installed packages (nothing is downloaded), or of the generative model. Each is
 fitted by every learner in one process, at its defaults, for at most a minute of the processor.
-SPAMS, SPORCO and methods named "cd", which need a penalty, get the one at which
-`PUDLEDictionaryLearning` has found its atoms: the common alpha. Nothing is tuned for a data set.
+SPAMS, SPORCO and methods named "cd", which need a penalty, get the one with which a
+search of `PUDLEDictionaryLearning` begins: the common alpha. Nothing is tuned for a data set.
 All dictionaries, with atoms of unit norm, are then evaluated alike on held-out rows: by the lasso
 at the common alpha (solved exactly), and by the variance that few atoms explain, chosen by
 scikit-learn's orthogonal matching pursuit (OMP). A data set is stored when all learners are
@@ -22,7 +22,7 @@ import torch
 from common import Report, halves, parse, spams_atoms, timed, unit
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images, load_wine
-from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
+from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.feature_extraction.image import extract_patches_2d
 from sklearn.linear_model import orthogonal_mp_gram
 from sklearn.metrics import r2_score
@@ -33,7 +33,7 @@ from skpudle._initialization import initial_atoms
 from skpudle.datasets import extract_patches, make_dictionary_data
 from skpudle.lasso import solve_lasso
 from skpudle.metrics import dictionary_error, recovery_rate
-from skpudle.search import Problem, search
+from skpudle.search import Problem, auto_alpha, search
 
 N_PATCHES, N_HELD_OUT = 10_000, 2000
 # rows in which to count atoms that the lasso never uses
@@ -222,16 +222,14 @@ def k_svd(k, alpha, positive):
     return dictlearn.DictionaryLearning(k, random_state=0)
 
 
-OURS = "skpudle"
 BOTH_SIGNS = "SPORCO", "dictlearn K-SVD"  # no non-negative codes of atoms of any sign
-LEARNERS = {  # the first one chooses the common alpha
-    OURS: ours,
+LEARNERS = {
+    "skpudle": ours,
     "skpudle, search alone": partial(at_the_penalty, learn=searched_atoms),
     "scikit-learn MiniBatch": partial(scikit_learn, learner=MiniBatchDictionaryLearning),
     "scikit-learn MiniBatch, cd": partial(
         scikit_learn, learner=MiniBatchDictionaryLearning, common_alpha=True
     ),
-    "scikit-learn": partial(scikit_learn, learner=DictionaryLearning),
     "SPAMS": partial(at_the_penalty, learn=spams_atoms),
     "SPORCO": sporco,
     "dictlearn K-SVD": k_svd,
@@ -306,7 +304,7 @@ def judge(learner, train, test, truth, alpha, positive):
 def rows_of(name, learners):
     """Yield one row for each learner that supports these data; a failure becomes a row, too."""
     train, test, k, truth = load(name)
-    positive, alpha = name.startswith("concepts"), None
+    positive, alpha = name.startswith("concepts"), float(auto_alpha(torch.tensor(train)))
     data = {"data": name, "size": " x ".join(map(str, train.shape)), "atoms": k}
     for learner_name in learners:
         row = data | {"learner": learner_name}
@@ -314,12 +312,9 @@ def rows_of(name, learners):
             continue
         try:
             learner, seconds = timed_fit(LEARNERS[learner_name](k, alpha, positive), train)
-        except Exception as error:  # one failure does not end the comparison ...
-            if learner_name == OURS:
-                raise  # ... unless the others need its penalty
+        except Exception as error:  # one failure does not end the comparison
             yield row | {"note": str(error)}
             continue
-        alpha = float(learner.search_alpha_) if alpha is None else alpha
         row |= {"alpha": alpha} | judge(learner, train, test, truth, alpha, positive)
         yield row | {"seconds": seconds}
 
@@ -328,14 +323,13 @@ def main():
     names = [*REAL, *SYNTHETIC]
     choices = {"learners": LEARNERS, "only": names}
     options = parse(__doc__, "learners.json", choices=choices, only=[], learners=list(LEARNERS))
-    learners = [OURS, *(name for name in options.learners if name != OURS)]
     report = Report(options.out, "data", "learner", title="Dictionary learners")
     warnings.simplefilter("ignore")  # of convergence: evaluate the result anyway
     for name in names:
         if name in options.only:
-            report.extend(rows_of(name, learners))
+            report.extend(rows_of(name, options.learners))
         elif not options.only:
-            report.measure(partial(rows_of, learners=learners), name)
+            report.measure(partial(rows_of, learners=options.learners), name)
 
 
 if __name__ == "__main__":
