@@ -215,8 +215,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         scikit-learn or SPORCO. All but "search" train.
 
     fit_intercept : bool or "auto", default="auto"
-        Whether rows have a baseline, ``intercept_``. "auto" adds one if it makes codes sparser, but
-        none to non-negative codes, or with a ``dict_init`` other than "search".
+        Whether rows have a baseline, ``intercept_``. "auto" adds one that makes codes sparser or
+        halves residuals, but none to non-negative codes, or with a ``dict_init`` other than
+        "search".
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of an entry depends on. An array has the standard deviation of each feature.

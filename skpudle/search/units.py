@@ -461,7 +461,7 @@ class _Sample:
                 epoch = _settle(problem, self.n_components, n_epochs=_BRIEF)
                 n_codes.append(epoch.n_entries / problem.total_weight)
                 if n_unfoldings:
-                    how = dict(alpha=alpha, n_unfoldings=n_unfoldings)
+                    how = dict(alpha=alpha, n_unfoldings=n_unfoldings, mask=problem.mask)
                     residual = problem.x - encode(epoch.atoms, problem.x, **how) @ epoch.atoms
                     left.append((residual * self.counts[self.rows(n)]).square().sum(1))
             asked = n_codes[1] - n_codes[0] > _SAVED
