@@ -41,7 +41,7 @@ from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows
 from skpudle._initialization import initial_atoms
-from skpudle._operators._atoms import atom_norms
+from skpudle._operators._atoms import atom_norms, project_atoms
 from skpudle.encoding._unfold import encode
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search import held_out
@@ -228,11 +228,6 @@ def _with_norms(atoms, others):
     return atoms * torch.where(norms > 0, atom_norms(others) / norms, 1.0)
 
 
-def _unit(atoms):
-    norms = atom_norms(atoms)
-    return atoms / torch.where(norms > 0, norms, 1.0)
-
-
 # ------------------------------------------------------------------ rows and their atoms
 
 
@@ -358,11 +353,11 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
     return scales / scales.log().mean().exp(), float(mean), float(variance)
 
 
-def _is_worse(one, other, least=_WORTH):
+def _is_worse(one, other, least=_WORTH, errors=_SURE):
     """Return whether logarithms of errors are larger on average, by so much and beyond chance."""
-    logs = [(errors + 1e-300).log() for errors in (one, other)]
-    predictions = (held_out.Prediction(errors, float(errors.sum())) for errors in logs)
-    return float((logs[0] - logs[1]).mean()) > least and held_out.worse(*predictions, _SURE)
+    logs = [(squares + 1e-300).log() for squares in (one, other)]
+    predictions = (held_out.Prediction(squares, float(squares.sum())) for squares in logs)
+    return float((logs[0] - logs[1]).mean()) > least and held_out.worse(*predictions, errors)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
@@ -383,7 +378,7 @@ def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
         n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
         part = problem.thinned(max(1, len(problem.x) // n))
         given = part.x, n_components, "data", torch.Generator().manual_seed(0)
-        atoms = problem.project(_unit(initial_atoms(*given, weight=part.weight)))
+        atoms = problem.project(project_atoms(initial_atoms(*given, weight=part.weight)))
         if part is not problem:
             atoms = _settle(part, n_components, atoms).atoms
     return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
@@ -499,31 +494,37 @@ class _Sample:
         self.counts = self.known
 
     def are_outliers(self, far, long):
-        """Return whether suspects are not predicted, and usual entries are predicted better."""
+        """Return whether suspects are not predicted, and usual entries are predicted better.
+
+        Atoms of each half of the rows predict rows of the other half. The first half decides alone
+        if it predicts half of the suspects, or gains twice as surely as both halves have to.
+        """
         usual = self.known * ~(far | long[:, None])
-        suspected = self.known - usual
+        suspected, sums, errors = self.known - usual, 0.0, []
         half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
 
-        def learn(counts):  # -> atoms of each half
+        def learn(rows, counts):  # -> atoms, penalty
             self.counts = counts
-            problems = [self.problem(rows) for rows in (half, ~half)]
-            return [(_settle(one, self.n_components).atoms, one.alpha) for one in problems]
+            problem = self.problem(rows)
+            return _settle(problem, self.n_components).atoms, problem.alpha
 
-        def judge(learned, known, judged, among):  # -> errors and energies of rows of other halves
-            sums = []
-            for atoms, other in zip(learned, (~half, half), strict=True):
-                rows = self.rows(_JUDGES, other & among)
-                x, given = self.in_units(rows), dict(judged=judged[rows])
-                errors, _ = _predict(x, known[rows], *atoms, self.positive, **given)
-                sums.append(torch.stack([errors, x.square() * judged[rows]]).sum(2))
-            return torch.cat(sums, 1)
+        def judge(atoms, known, judged, rows):  # -> errors and energies of rows
+            rows = self.rows(_JUDGES, rows)
+            x, given = self.in_units(rows), dict(judged=judged[rows])
+            found, _ = _predict(x, known[rows], *atoms, self.positive, **given)
+            return torch.stack([found, x.square() * judged[rows]]).sum(2)
 
-        before = learn(self.known)
-        errors, energies = judge(before, self.known, suspected, suspected.any(1)).sum(1)
-        if not errors > (1 - _WORTH) * energies:
-            return False
-        after = learn(usual)
-        return _is_worse(*(judge(atoms, usual, usual, ~long)[0] for atoms in (before, after)))
+        for rows, least in ((half, _UNPREDICTED), (~half, 1 - _WORTH)):
+            before = learn(rows, self.known)
+            sums = sums + judge(before, self.known, suspected, ~rows & suspected.any(1)).sum(1)
+            if sums[0] < least * sums[1]:
+                return False
+            after = learn(rows, usual)
+            errors.append([judge(one, usual, usual, ~rows & ~long)[0] for one in (before, after)])
+            gain = [torch.cat(of_halves) for of_halves in zip(*errors, strict=True)]
+            if sums[0] > (1 - _WORTH) * sums[1] and _is_worse(*gain, errors=2 * _SURE):
+                return True
+        return _is_worse(*gain)
 
     def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
         """Let outliers follow from atoms of the usual entries, in units of the features."""
@@ -550,7 +551,7 @@ class _Sample:
                     _differs(noise, signal, n) and _is_worse(first, noise)
                 ):
                     scale = torch.ones_like(scale)
-                atoms, self.scale = _unit(atoms * self.scale / scale), scale
+                atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
         squares = self.weighted(x.square() * known)
@@ -600,7 +601,7 @@ class _Sample:
             scale = self.scale * _shrink(noise / self.scale**2, n)[0]
             if float((scale / self.scale).log().abs().max()) < _STILL:
                 break
-            atoms, self.scale = _unit(atoms * self.scale / scale), scale
+            atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
             if before is not None and not _is_worse(before, self.hidden(atoms, among=~half)[0]):
                 return None
             atoms, before = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms, None
