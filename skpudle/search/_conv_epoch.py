@@ -128,15 +128,12 @@ class ConvEpoch(rules.Coded):
 
         in_parts(solve, n, 1)
         self.codes = _joined(found)
-        self.n_entries = float(len(self.codes.value))
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
-        square = float(np.square(self._residual).sum())
-        self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
-        self.fitting = (
-            self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
-        )  # atoms adapt to these codes
-        self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
+        loss = float(np.square(self._residual).sum()) / 2
+        # atoms adapt to these codes
+        self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
+        self._measure(atoms.new_tensor([loss, size, loss, len(self.codes.value), n]))
 
     def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual.
@@ -175,7 +172,7 @@ class ConvEpoch(rules.Coded):
         """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
         atoms, residual = self.atoms.clone(), self._residual.copy()
         # five steps of an atom in each sweep
-        options = self._grid, self._mask, False, 5, np.asarray(atoms), residual
+        options = self._grid, self._mask, 5, np.asarray(atoms), residual
         # steps of an atom are cheap compared with its residuals
         for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -363,15 +362,7 @@ class ConvPUDLEDictionaryLearning(
                 dictionary = ConvDictionary(atoms, dictionary.stride)
         debias = self.debias_ if self.debias == "auto" else float(self.debias)
         options = dict(learner=self, alpha=self.alpha_, debias=debias)
-        codes, solved = learn.code_images(dictionary, x, mask, **options)
-        if not solved.all():
-            messages.warn(
-                f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
-                "converged. Pass detrend='slow', or raise alpha, which "
-                f"is {self.alpha_:.3g}.",
-                ConvergenceWarning,
-            )
-        return codes
+        return learn.code_images(dictionary, x, mask, **options)
 
     # ------------------------------------------------------------------ codes
 
