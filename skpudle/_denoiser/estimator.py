@@ -59,35 +59,32 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
     return project_atoms(atoms)
 
 
-def crop_shape(images, kernel, stride, size):  # -> list of int
-    """Return the size of crops: that of images, or ``size``, rounded down to what atoms cover.
-
-    Crops have at least one pixel that all atoms reach, beside a margin.
-    """
-    shape = []
-    for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=1):
-        n = min(image.shape[axis] for image in images)
-        # of signals and pictures: many positions, but far smaller than a photograph
-        n = min(n, (129, 49)[len(kernel) - 1]) if size == "auto" else size
-        shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
-    return shape
-
-
 class Crops(Dataset):
     """Random crops of images, of all channels; those of pictures are mirrored and transposed.
+
+    Crops have the size of images, or the given one, rounded down to what atoms cover. They have at
+    least one pixel that all atoms reach, beside a margin.
 
     Parameters
     ----------
     images : list of Tensor of shape (n_channels, *size)
         Images, which are continued by reflection if they are smaller than a crop.
-    shape, kernel : sequence of int
-        Size of a crop and of an atom.
+    network : DenoisingNetwork
+        The network.
+    size : int or "auto"
+        Size of a crop.
     generator : torch.Generator
         Random numbers.
     """
 
-    def __init__(self, images, shape, kernel, generator):
-        self.shape, self.margin = tuple(shape), tuple(k - 1 for k in kernel)
+    def __init__(self, images, network, size, generator):
+        shape = []
+        for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
+            n = min(image.shape[axis] for image in images)
+            # of signals and pictures: many positions, but far smaller than a photograph
+            n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
+            shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
+        self.shape, self.margin = tuple(shape), tuple(k - 1 for k in network.kernel)
         self.generator, self.images = generator, list(map(self._enlarge, images))
 
     def _enlarge(self, image):
@@ -538,10 +535,9 @@ class ConvDenoiser(ImageEstimator):
             network = network.to(singles[0])
             initialise(network, self.alpha, singles, generator)
             inputs = input_attributes(X if images.kind == "rows" else None)
-        shape = crop_shape(singles, network.kernel, network.stride, self.crop_size)
         if targets is not None:
             singles = [torch.cat(pair) for pair in zip(singles, targets, strict=True)]
-        crops = Crops(singles, shape, network.kernel, generator)
+        crops = Crops(singles, network, self.crop_size, generator)
         # images in an update: updates of twice the rate from 2 images destroy the network
         size = min(len(crops), 4 if self.batch_size == "auto" else int(self.batch_size))
         loader = DataLoader(crops, size, shuffle=True, generator=generator)

@@ -62,10 +62,10 @@ class Noise(NamedTuple):
         """
         if noise_std == "poisson":
             return cls(1.0, 1.0, of_photons=True)
-        pair = noise_std if isinstance(noise_std, tuple) else (noise_std, noise_std)
-        numbers = all(isinstance(level, Real) and 0 <= level < inf for level in pair)
         is_range = isinstance(noise_std, tuple)
-        if len(pair) != 2 or not numbers or pair[0] > pair[1] or (is_range and not pair[0]):
+        pair = noise_std if is_range else (noise_std, noise_std)
+        numbers = len(pair) == 2 and all(isinstance(level, Real) for level in pair)
+        if not (numbers and 0 <= pair[0] <= pair[1] < inf and (pair[0] or not is_range)):
             raise ValueError(
                 f"noise_std={noise_std!r:.80} is neither a standard deviation nor a pair "
                 "(low, high) of positive ones. Pass one number, such a pair, or 'poisson'."
@@ -136,8 +136,7 @@ class Noise(NamedTuple):
                 f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number "
                 f"that is not negative, or one for each of {len(images)} images."
             )
-        levels = to_tensor(levels, images.tensors[0].device, images.dtype)
-        return levels.split([len(x) for x in images.tensors])
+        return to_tensor(levels).to(images.tensors[0]).split([len(x) for x in images.tensors])
 
     def warn_of_units(self, images, levels=None):  # images: tensors
         """Warn if the noise, given as `levels` or by training, has other units than images."""
