@@ -493,8 +493,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         components : array-like of shape (n_components, n_features), Tensor or learner
             Atoms as rows, or a fitted learner of this package, scikit-learn or SPORCO. They are
             not projected on the constraints.
-        intercept : array-like of shape (n_features,), default=None
-            The baseline of rows, ``intercept_``, by default none.
+        intercept : array-like of shape (n_features,) or 0, default=None
+            The baseline of rows, such as ``intercept_`` of a learner; None and 0 are no baseline.
         **params : dict
             Parameters of the learner. Without data the penalty or threshold must be a number, not
             "auto", unless ``transform_algorithm="omp"`` needs none.
@@ -542,7 +542,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _with_intercept(self, atoms, intercept):  # -> rows of parameters, Units
         """Return the parameters of given atoms and a given baseline."""
-        if intercept is None:
+        if intercept is None or (np.ndim(intercept) == 0 and intercept == 0):
             return atoms, units.CENTRED
         return atoms, units.Units(intercept=check_intercept(intercept, atoms))
 

@@ -240,6 +240,9 @@ def test_a_baseline_is_given_to_atoms():
     made = PUDLEDictionaryLearning.from_components(atoms, intercept=[1.0, 2.0, 3.0], alpha=0.5)
     np.testing.assert_allclose(made.transform([[2.0, 2.0, 3.0]]), [[0.5, 0.0, 0.0]])
     np.testing.assert_allclose(made.inverse_transform([[0.0, 0.0, 1.0]]), [[1.0, 2.0, 4.0]])
+    without = PUDLEDictionaryLearning.from_components(atoms, alpha=0.5)  # intercept_ is 0
+    again = without.from_components(atoms, intercept=without.intercept_, alpha=0.5)
+    assert again.intercept_ == without.intercept_ == 0
 
 
 @pytest.mark.parametrize(
