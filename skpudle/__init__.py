@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import search as search
     from skpudle._consensus import ConsensusDictionary as ConsensusDictionary
     from skpudle._denoiser.estimator import ConvDenoiser as ConvDenoiser
-    from skpudle._fit.checkpoint import Checkpoint as Checkpoint
+    from skpudle._fit.run import Checkpoint as Checkpoint
     from skpudle._fit.team import data_parallel as data_parallel
     from skpudle._imputer import DictionaryImputer as DictionaryImputer
     from skpudle._learners.convolutional.estimator import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Checkpoint": "_fit.checkpoint",
+    "Checkpoint": "_fit.run",
     "ConsensusDictionary": "_consensus",
     "ConvDenoiser": "_denoiser.estimator",
     "ConvPUDLEDictionaryLearning": "_learners.convolutional.estimator",

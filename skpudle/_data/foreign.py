@@ -12,15 +12,20 @@ from contextlib import contextmanager
 from copy import copy
 from functools import wraps
 from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context
 from sklearn.decomposition import SparseCoder
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._initialization import INITIALIZATIONS
 from skpudle._precision import F
 
 _PAGE = "https://skpudle.readthedocs.io/en/stable/coming_from.html"
@@ -64,6 +69,45 @@ def explain_names(init: F) -> F:
         vars(self).update({name: given.arguments[name] for name in known})
 
     return checked
+
+
+# What a dictionary may be given as, see `dictionary_of`.
+ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
+_COUNT = Interval(Integral, 1, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+_SHARE, _SIZES = Interval(Real, 0, 1, closed="both"), [_COUNT, tuple, list]
+# What the types of parameters leave open: their names mean the same in all learners.
+_RANGES = {
+    "atom_shape": _SIZES, "C": [POSITIVE], "debias": [_SHARE, "boolean"], "device": [str],
+    "dict_init": [StrOptions({"search", *INITIALIZATIONS}), *ATOMS], "learning_rate": [POSITIVE],
+    "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple], "n_jobs": [Integral],
+    "n_replicates": [Interval(Integral, 2, None, closed="left")], "step_size": [POSITIVE],
+    "n_trials": [Interval(Real, 1, None, closed="left")], "random_state": ["random_state"],
+    "stride": _SIZES, "supervision": [_SHARE], "verbose": ["verbose"],
+}  # fmt: skip
+_NUMBER = Interval(Real, 0, None, closed="left")
+_OF_TYPES = {bool: "boolean", int: _COUNT, float: _NUMBER, Callable: callable}
+
+
+def constraints_of(init: Callable, **ranges: list) -> dict[str, list]:
+    """Return scikit-learn's constraints of the parameters of a constructor, from their types.
+
+    ``ranges`` has the constraints of parameters that their types do not tell, beside the texts
+    that they may be, and None.
+    """
+    found, ranges = {}, _RANGES | ranges
+    for name, parameter in [*signature(init).parameters.items()][1:]:
+        union = get_origin(kind := parameter.annotation) in (Union, UnionType)
+        kinds = get_args(kind) if union else (kind,)
+        texts = [get_args(kind) for kind in kinds if get_origin(kind) is Literal]
+        known = ranges.get(name) or [
+            _OF_TYPES.get(kind, get_origin(kind) or kind)
+            for kind in kinds
+            if get_origin(kind) is not Literal and kind is not NoneType
+        ]
+        found[name] = [*known, *(StrOptions({*text}) for text in texts)]
+        found[name] += [None] * (NoneType in kinds and name != "random_state")
+    return found
 
 
 def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[F], F]:

@@ -12,13 +12,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_range, input_attributes, make_generator
-from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fit_context
 from skpudle._data.images import is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
@@ -26,12 +25,10 @@ from skpudle._denoiser.train import Crops, Training, crop_shape, initialise, mak
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
-from skpudle._learners.convolutional.base import COUNT, ImageEstimator, parts_of_images, stride_of
+from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
 from skpudle._precision import training_mode
 
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
-
-_SIZE = Interval(Real, 0, None, closed="left")
 
 
 class ConvDenoiser(ImageEstimator):
@@ -162,25 +159,7 @@ class ConvDenoiser(ImageEstimator):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        "n_components": [COUNT],
-        "atom_shape": [COUNT, tuple, list],
-        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
-        "noise_std": [_SIZE, tuple, StrOptions({"poisson", "auto"})],
-        "alpha": [_SIZE, StrOptions({"auto"})],
-        "n_unfoldings": [COUNT],
-        "crop_size": [COUNT, StrOptions({"auto"})],
-        "shift_average": ["boolean"],
-        "channels_first": ["boolean"],
-        "optimizer": [StrOptions({"adam"}), callable],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [COUNT, StrOptions({"auto"})],
-        "max_iter": [COUNT, StrOptions({"auto"})],
-        "tol": [_SIZE, None],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints = constraints_of(__init__)
 
     _allows_nan, _stride_of_pictures = False, 2
     n_iter_no_change = 5

@@ -8,7 +8,7 @@ that of the fitted attributes.
 
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from typing import NamedTuple
 from zlib import crc32
 
@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data import arrays, batches
 from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
-from skpudle._fit import messages
-from skpudle._fit.checkpoint import pack, unpack
+from skpudle._fit import encoders, messages
 from skpudle._fit.encoders import refuse
+from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
@@ -97,20 +96,6 @@ def _checksum(atoms):
 
 class GradientLearner(CallbackSupportMixin):
     """A learner whose model is trained by gradients; see the subclasses for its parameters."""
-
-    _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "step_size": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), callable],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
 
     _writes_checkpoints = True
 
@@ -210,6 +195,8 @@ class GradientLearner(CallbackSupportMixin):
                 if fitted.n_codes == 0:
                     messages.warn_of_zero_codes(self, data.samples)
         self.fit_seconds_ = run.seconds
+        if self.verbose and hasattr(self, "summary"):
+            print(self.summary())
         # with "auto" the limit is the expected end
         if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
             messages.warn_of_early_end(self)
@@ -290,14 +277,20 @@ class GradientLearner(CallbackSupportMixin):
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
-        if interrupts.pending:
-            return trainer.fitted
-        unused = trainer.idle(unused)
-        # An atom that one in n_components samples uses stays unused for 10 times n_components
-        # samples with the probability exp(-10).
-        trainer.replace_unused(among=unused >= 10 * len(unused))
+        if not interrupts.pending:
+            unused = trainer.idle(unused)
+            # An atom that one in n_components samples uses stays unused for 10 times n_components
+            # samples with the probability exp(-10).
+            trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
-        return replace(fitted, training=fitted.training | {"unused": unused})
+        fitted = replace(fitted, training=fitted.training | {"unused": unused})
+        if plan.given.separate_atoms:
+            samples, start = fitted.in_units(data.samples), None
+            if hasattr(self, "thresholds_"):
+                start = encoders.learned_encoder(self, fitted.rows)
+            how = dict(n_updates=-(-len(samples) // plan.batch_size(len(samples))), start=start)
+            fitted, _ = encoders.train_encoder(plan, fitted, samples, interrupts, **how)
+        return fitted
 
     def _attributes(self, plan, data, fitted):
         """Return the fitted attributes, arrays and numbers of Python, and what is kept beside."""

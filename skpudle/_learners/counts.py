@@ -12,7 +12,6 @@ then minimises the likelihood itself: rows of parameters are the atoms, and the 
 from dataclasses import dataclass, replace
 from functools import partial
 from math import exp, expm1, inf, isfinite
-from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -20,19 +19,17 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, wide
-from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fit_context
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
 from skpudle._learners.transformer import DictionaryTransformer, hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named
@@ -409,9 +406,10 @@ class _CountPhases(RowPhases):
     beginning, passes = _StabilisedRows, False
 
     def table(self, fitted):
-        *found, training, coding = super().table(fitted)
-        found = [one for one in found if one.name != "penalty of codes"]
+        of_rows = [one for one in super().table(fitted) if one.name != "penalty of codes"]
+        *found, training, _ = of_rows
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
+        coding = Phase("penalty of codes", self.choose_coding, self.plan.codes_follow_data)
         return *found, baseline, training, coding
 
     def rows_of(self, fitted, atoms):
@@ -576,11 +574,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = PUDLEDictionaryLearning._parameter_constraints | {
-        "loss": [StrOptions({"poisson", "binomial"})],
-        "n_trials": [Interval(Real, 1, None, closed="left")],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
-    }
+    _parameter_constraints = constraints_of(__init__)
 
     n_iter_no_change, _phases = 5, _CountPhases
 

@@ -1,12 +1,10 @@
 """NOODL: dictionary learning with iterative hard thresholding and the sign of the codes."""
 
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.foreign import explain_names
+from skpudle._data.foreign import constraints_of, explain_names
 from skpudle._fit.plan import Plan
 from skpudle._learners.rows import DenseLearner
 
@@ -106,11 +104,7 @@ class NOODLDictionaryLearning(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = DenseLearner._parameter_constraints | {
-        "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "initial_threshold": [Interval(Real, 0, None, closed="left"), None],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
-    }
+    _parameter_constraints = constraints_of(__init__)
 
     _penalty = "threshold"
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.metaestimators import available_if
@@ -15,20 +14,18 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
-from skpudle._data.foreign import explain_names
+from skpudle._data.foreign import constraints_of, explain_names
 from skpudle._data.sources import open_source
 from skpudle._fit import encoders
 from skpudle._fit.encoders import Codes, in_units, learned_encoder, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
-from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._learners.rows import DenseLearner, RowPhases, collect
+from skpudle._learners.rows import DenseLearner
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._shrinkage import SHRINKAGES
-from skpudle.encoding import EncoderModule, learn_encoder
-from skpudle.encoding._learned import LearnedEncoder, default_updates
+from skpudle.encoding import EncoderModule
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
@@ -120,56 +117,6 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         return predicting
     found = coding_of_support(problem, atoms, debias=debias)
     return max(found, predicting, key=lambda coding: coding.alpha)
-
-
-def _with_encoder(plan, fitted, data, interrupts, **options):  # -> Fitted, int
-    """Return the record with a trained encoder, and the number of updates."""
-    samples, given, n_made = fitted.in_units(collect(data.samples)), plan.given, 0
-
-    def stopped():  # called before each update
-        nonlocal n_made
-        n_made += not interrupts.pending
-        return interrupts.pending
-
-    learned = learn_encoder(
-        fitted.rows,
-        samples.x,
-        float(fitted.model.alpha),
-        n_unfoldings=plan.n_unfoldings,
-        separate=given.separate_atoms == "unfolding",
-        penalised=given.gradient != "ae-ls",
-        positive_code=given.positive_code,
-        mask=samples.mask,
-        weight=samples.weight,
-        batch_size=plan.batch_size(len(samples)),
-        stopped=stopped,
-        **options,
-    )
-    return replace(fitted, learned=learned), n_made
-
-
-class _WithEncoder(RowPhases):
-    """The phases of a fit that may end with an encoder of its own."""
-
-    def table(self, fitted):  # -> tuple of Phase
-        """Return all phases; without updates, after Ctrl-C, the encoder is the initial one."""
-        learns = bool(self.plan.given.separate_atoms)
-        encoder = Phase("encoder", self.train_encoder, learns, ends_search=True)
-        return *super().table(fitted), encoder
-
-    def train_encoder(self, fitted):
-        """Train the encoder for the atoms."""
-        plan, run, n_samples = self.plan, self.run, len(self.data.samples)
-        size = plan.batch_size(n_samples)
-        n_batches = -(-n_samples // size)
-        auto = default_updates(n_samples, *fitted.rows.shape, plan.n_unfoldings, size)
-        most = plan.given.max_iter
-        n_updates = auto if most == "auto" else most * n_batches
-        generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
-        options = dict(n_updates=n_updates, generator=generator)
-        fitted, n_made = _with_encoder(plan, fitted, self.data, run.interrupts, **options)
-        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        yield replace(fitted, later=later, is_done=n_made >= n_updates)
 
 
 class PUDLEDictionaryLearning(DenseLearner):
@@ -395,37 +342,11 @@ class PUDLEDictionaryLearning(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = DenseLearner._parameter_constraints | {
-        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
-        "fit_intercept": ["boolean", StrOptions({"auto"})],
-        "noise": [StrOptions({"auto", "equal", "features", "rows", "both"}), "array-like"],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), callable],
-        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "separate_atoms": ["boolean", StrOptions({"unfolding"})],
-        "shrinkage": [StrOptions(set(SHRINKAGES))],
-        "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
-        "positive_code": ["boolean"],
-        "positive_dict": ["boolean"],
-        "transform_algorithm": [StrOptions({"unfolded", "lasso", "omp"})],
-        "transform_n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
-        "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
-        "split_sign": ["boolean"],
-    }
+    _parameter_constraints = constraints_of(__init__, noise=["array-like"])
 
     n_iter_no_change = 5  # checks without improvement that end training
-    _phases = _WithEncoder
 
-    # ------------------------------------------------------------------ fit and score
-
-    def _fit(self, X, y, **of_rows):
-        super()._fit(X, y, **of_rows)
-        if self.verbose:
-            print(self.summary())
-        return self
+    # ------------------------------------------------------------------ the fit and its score
 
     @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:
@@ -661,12 +582,3 @@ class PUDLEDictionaryLearning(DenseLearner):
         how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
         return codes.encoder(penalty_of(self), **how, solves=codes.converges)
-
-    def _train_part(self, plan, fitted, data, interrupts):  # -> Fitted
-        fitted = super()._train_part(plan, fitted, data, interrupts)
-        if not self.separate_atoms:
-            return fitted
-        rows, n_samples = fitted.rows, len(data.samples)
-        start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
-        options = dict(n_updates=-(-n_samples // plan.batch_size(n_samples)), start=start)
-        return _with_encoder(plan, fitted, data, interrupts, **options)[0]

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.batches import Samples, merge_samples
 from skpudle._data.foreign import dictionary_of, fit_context, given_atoms
-from skpudle._fit import messages
+from skpudle._fit import encoders, messages
 from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
@@ -27,23 +26,15 @@ from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
 from skpudle._fit.team import current_team
 from skpudle._fit.train import Stopping, Trainer
-from skpudle._initialization import INITIALIZATIONS, initial_atoms
+from skpudle._initialization import initial_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
 from skpudle._precision import training_mode
-from skpudle.encoding._learned import LearnedEncoder
+from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.search import _epoch, auto_alpha, choose, descend, find, held_out, stream, units
 
 # Epochs that solve the codes of atoms from zero.
 REPEATS = 3
-
-
-DICT_INIT = [
-    StrOptions(set(INITIALIZATIONS)),
-    "array-like",
-    HasMethods("transform"),  # fitted learners
-    HasMethods("getdict"),  # SPORCO's learners
-]
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
@@ -216,6 +207,7 @@ class RowPhases:
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
         is_judged = trial is not None and fitted.searched.is_done
+        learns_encoder = bool(plan.given.separate_atoms)
         return (
             Phase("units", self.find_units, plan.learns_noise),
             Phase("size", self.choose_size, self._decides, "number of atoms"),
@@ -225,8 +217,9 @@ class RowPhases:
             Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
             Phase("noise", self.learn_scales, learns and plan.noise == "auto"),
             Phase("units again", self.refine_units, learns and finds_units),
-            Phase("training", self.train, self.run.n_updates > 0, "epoch"),
+            Phase("training", self.train, self.run.n_updates > 0, "epoch", most=self.run.max_iter),
             Phase("penalty of codes", self.choose_coding, follows),
+            Phase("encoder", self.train_encoder, learns_encoder, ends_search=True),
         )
 
     # ------------------------------------------------------------------ the first atoms
@@ -457,6 +450,20 @@ class RowPhases:
         coding = choose.best_coding(choose.judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
+    def train_encoder(self, fitted):
+        """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
+        plan, run, n_samples = self.plan, self.run, len(self.data.samples)
+        size, most = plan.batch_size(n_samples), plan.given.max_iter
+        n_batches = -(-n_samples // size)
+        auto = default_updates(n_samples, *fitted.rows.shape, plan.n_unfoldings, size)
+        n_updates = auto if most == "auto" else most * n_batches
+        generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
+        given = fitted, fitted.in_units(collect(self.data.samples)), run.interrupts
+        options = dict(n_updates=n_updates, generator=generator)
+        fitted, n_made = encoders.train_encoder(plan, *given, **options)
+        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
+        yield replace(fitted, later=later, is_done=n_made >= n_updates)
+
 
 def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like atoms
     """Check the baseline of given atoms."""
@@ -474,10 +481,6 @@ def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like ato
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows in units of their noise; see the subclasses for its parameters."""
-
-    _parameter_constraints = GradientLearner._parameter_constraints | {
-        "dict_init": [StrOptions({"search"}), *DICT_INIT]
-    }
 
     _penalty = "alpha"  # name of the parameter for `alpha_`
     _phases = RowPhases

@@ -1,21 +1,19 @@
 """SPORCO's dictionary learning behind the interface of scikit-learn."""
 
-from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
-from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.foreign import ATOMS, POSITIVE, constraints_of, explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
-from skpudle._learners.rows import DICT_INIT, choose_atoms
+from skpudle._learners.rows import choose_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
 
@@ -128,22 +126,14 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         *,
         alpha: float | Literal["auto"] = "auto",
         max_iter: int = 200,
-        dict_init: Literal["data", "random", "svd"] | ArrayLike = "data",
+        dict_init: Literal["data", "random", "svd", "vertices"] | ArrayLike = "data",
         options: dict | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "dict_init": DICT_INIT,
-        "options": [dict, None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints = constraints_of(__init__, alpha=[POSITIVE], dict_init=ATOMS)
 
     def _begin(self, X, sample_weight):  # -> rows, weights or None, first atoms, penalty
         x = to_tensor(arrays.check_rows(open_source(X, self).array(), estimator=self))

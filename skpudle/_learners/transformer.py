@@ -6,7 +6,6 @@ for data of any size.
 
 from dataclasses import replace
 from functools import cache, partial, reduce
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -142,13 +141,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     _allows_nan = True  # whether NaN marks missing entries
     _largest = None  # the largest value of data that start at 0; None if they may be any numbers
-
-    def __init_subclass__(cls, **options):
-        """Keep the constraints of the parameters that a learner has, of those of its parents."""
-        super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            names, known = signature(cls.__init__).parameters, cls._parameter_constraints
-            cls._parameter_constraints = {name: known[name] for name in known if name in names}
 
     # ------------------------------------------------------------------ for subclasses
 

@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass, replace
 from math import inf
-from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_non_negative
 from torch.special import xlogy
 
-from skpudle._data import arrays
+from skpudle._data import arrays, foreign
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
 from skpudle._data.batches import Samples, merge_copies
-from skpudle._data.foreign import dictionary_of, explain_names, fit_context, given_atoms
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
@@ -23,7 +21,6 @@ from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._learners.counts import ExposedTransformer, OfRows
-from skpudle._learners.rows import DICT_INIT
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -32,7 +29,6 @@ from skpudle.search.held_out import hash_rows
 
 # the least number of rows of n_components="auto"
 _LEAST_ROWS_OF_AUTO = 8
-_NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
 
 
 class KullbackLeibler(Poisson):
@@ -154,7 +150,7 @@ class _Phases:
             self.fixed = atoms / atoms.sum(1, keepdims=True)
 
     def _check_atoms(self, given, n, name):  # -> ndarray of shape (n, n_features)
-        return to_numpy(given_atoms(given, n, self.x.double(), name))
+        return to_numpy(foreign.given_atoms(given, n, self.x.double(), name))
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
@@ -329,7 +325,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     True
     """
 
-    @explain_names
+    @foreign.explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -347,22 +343,17 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = GradientLearner._parameter_constraints | {
-        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "alpha": [_NOT_NEGATIVE, StrOptions({"auto"})],
-        "dispersion": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
-        "min_gain": [_NOT_NEGATIVE, StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "dict_init": [StrOptions({"search"}), *DICT_INIT[1:]],
-        "fixed_components": ["array-like", None],
-        "transform_min_gain": [_NOT_NEGATIVE],
-    }
+    _parameter_constraints = foreign.constraints_of(
+        __init__,
+        dict_init=[StrOptions({"search"}), *foreign.ATOMS],
+        fixed_components=["array-like"],
+    )
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
-    @fit_context(prefer_skip_nested_validation=True)
+    @foreign.fit_context(prefer_skip_nested_validation=True)
     @training_mode()
     def fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
@@ -459,7 +450,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
         array([[4., 2.]])
         """
-        atoms = to_tensor(arrays.check_rows(dictionary_of(components)))
+        atoms = to_tensor(arrays.check_rows(foreign.dictionary_of(components)))
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()

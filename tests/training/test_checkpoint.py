@@ -14,8 +14,8 @@ from sklearn.base import clone
 from sklearn.callback import FitCallback
 
 from skpudle import Checkpoint, NOODLDictionaryLearning
-from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
 from skpudle._fit.fitted import Fitted
+from skpudle._fit.run import read_checkpoint, write_checkpoint
 from skpudle._fit.train import Trainer
 from skpudle.search.units import Units
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Literal, Self
 
 import numpy as np
@@ -11,12 +11,12 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils._param_validation import HasMethods, Options
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
-from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.foreign import POSITIVE, constraints_of, explain_names, fit_context
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
@@ -174,27 +174,12 @@ class ConvPUDLEDictionaryLearning(
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        "n_components": [base.COUNT, StrOptions({"auto"})],
-        "atom_shape": [base.COUNT, tuple, list],
-        "stride": [base.COUNT, tuple, list, StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"ae-ls", "ae-lasso", "dec"}), None],
-        "n_unfoldings": [base.COUNT, StrOptions({"auto"}), None],
-        "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "batch_size": [base.COUNT, StrOptions({"auto"})],
-        "max_iter": [base.COUNT],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
-        "positive_code": ["boolean"],
-        "rank": [Options(Integral, {1}), None],
-        "channels_first": ["boolean"],
-        "channel_noise": [StrOptions({"equal", "auto"})],
-        "detrend": [StrOptions({"auto", "constant", "slow"}), None],
-        "dict_init": [StrOptions({"search", "random"}), "array-like", HasMethods("fit")],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints = constraints_of(
+        __init__,
+        alpha=[POSITIVE],
+        rank=[Options(Integral, {1})],
+        dict_init=["array-like", HasMethods("fit")],
+    )
 
     # ------------------------------------------------------------------ a fit
 

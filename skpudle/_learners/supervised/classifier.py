@@ -8,14 +8,13 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fit_context
 from skpudle._fit.encoders import refuse
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
@@ -37,8 +36,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     Parameters
     ----------
-    n_components : int, default=None
-        Number of atoms: by default that of ``dict_init``, or of features.
+    n_components : int or "auto", default=None
+        Number of atoms: by default that of ``dict_init``, or of features; "auto" as in
+        `PUDLEDictionaryLearning`.
 
     alpha : float or "auto", default="auto"
         The penalty of the lasso, in the units of the data; "auto" is half of its value in
@@ -140,7 +140,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     @explain_names
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: int | Literal["auto"] | None = None,
         *,
         alpha: float | Literal["auto"] = "auto",
         supervision: float = 0.5,
@@ -161,9 +161,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = TaskLearner._parameter_constraints | {
-        "class_weight": [StrOptions({"balanced"}), dict, None]
-    }
+    _parameter_constraints = constraints_of(__init__)
 
     # ------------------------------------------------------------------ fitting
 

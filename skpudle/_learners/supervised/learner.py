@@ -1,23 +1,20 @@
 """Learn a dictionary for a task: read data and targets, and build a joint model."""
 
 from dataclasses import replace
-from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.batches import check_sample_weight
-from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
-from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.tasks import TaskModel
 from skpudle._precision import own_precision, training_mode
@@ -80,7 +77,7 @@ class TaskLearner(DenseLearner):
     @explain_names
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: int | Literal["auto"] | None = None,
         *,
         alpha: float | Literal["auto"] = "auto",
         supervision: float = 0.5,
@@ -100,11 +97,7 @@ class TaskLearner(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = PUDLEDictionaryLearning._parameter_constraints | {
-        "n_iter_no_change": DenseLearner._parameter_constraints["n_iter_no_change"],
-        "supervision": [Interval(Real, 0, 1, closed="both")],
-        "C": [Interval(Real, 0, None, closed="neither")],
-    }
+    _parameter_constraints = constraints_of(__init__)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()
