@@ -373,8 +373,7 @@ class Run(AbstractContextManager):
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
                 print(self.record.note or f"{phase.name}, done", flush=True)
-            hooks = {"reconstruction_attributes": partial(attributes_of, self.record)}
-            stopped = bool(epoch.call_on_fit_task_end(**self.given | hooks))
+            stopped = bool(epoch.call_on_fit_task_end(**self._hooks(attributes_of)))
             stopped, pressed = self.team.any(stopped, self.interrupts.pending)
             done = stopped or pressed or self.record.is_done
             if not self.record.is_done and done:
@@ -388,9 +387,12 @@ class Run(AbstractContextManager):
         self.record = replace(self.record, done=names)
         if trains:
             self.checkpoints = {}
-        task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+        task.call_on_fit_task_end(**self._hooks(attributes_of))
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
+
+    def _hooks(self, attributes_of):
+        return self.given | {"reconstruction_attributes": partial(attributes_of, self.record)}
 
     def _write(self, *, ends):
         """Write the record to files, at the end of a phase or if it is time."""

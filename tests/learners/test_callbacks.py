@@ -76,6 +76,13 @@ def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
         assert scores[-1] == reconstruction_r2_scorer(learner, X)
 
 
+def test_the_scoring_monitor_follows_all_phases_of_a_search(X):
+    monitor = ScoringMonitor(scoring={"r2": reconstruction_r2_scorer})
+    learner = PUDLEDictionaryLearning(6, random_state=0).set_callbacks(monitor)
+    learner.fit(X, np.zeros(len(X)))
+    assert monitor.get_logs().data[-1]["r2"] == reconstruction_r2_scorer(learner, X)
+
+
 def test_a_callback_can_stop_any_training(learner, X):
     """It sees the learner as if training had ended there."""
     stop = EndsTheFit("iteration" if isinstance(learner, SporcoDictionaryLearning) else "epoch", 2)
