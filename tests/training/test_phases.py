@@ -94,8 +94,7 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
         found = clone(learner).set_callbacks(presses)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(KeyboardInterrupt):
-                found.fit(*data())
+            pytest.raises(KeyboardInterrupt, found.fit, *data())
         assert signal.getsignal(signal.SIGINT) is handler
         assert kind == "spectra" or found.ended_by_ == "interrupt"
         X = data()[0]
