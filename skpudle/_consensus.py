@@ -19,7 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import constraints_of, explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fits
 from skpudle._fit.messages import warn
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
@@ -219,7 +219,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     _parameter_constraints = constraints_of(__init__, estimator=[HasMethods(["fit", "transform"])])
 
-    @fit_context(prefer_skip_nested_validation=False)
+    @fits(validates_nested=True)
     def fit(self, X: ArrayLike, y: None = None, **fit_params: Any) -> Self:
         """Fit the replicates, and match their atoms.
 

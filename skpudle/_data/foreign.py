@@ -26,7 +26,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._initialization import INITIALIZATIONS
-from skpudle._precision import F
+from skpudle._precision import F, training_mode
 
 _PAGE = "https://skpudle.readthedocs.io/en/stable/coming_from.html"
 
@@ -110,9 +110,13 @@ def constraints_of(init: Callable, **ranges: list) -> dict[str, list]:
     return found
 
 
-def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[F], F]:
-    """Return scikit-learn's decorator of methods that fit; its own has no type."""
-    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
+def fits(*, validates_nested: bool = False) -> Callable[[F], F]:
+    """Return the decorator of methods that fit: scikit-learn's, in the mode of training.
+
+    ``validates_nested`` is whether estimators inside check their parameters, too.
+    """
+    decorate = _fit_context(prefer_skip_nested_validation=not validates_nested)
+    return lambda method: decorate(training_mode()(method))
 
 
 def users_level():

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_range, input_attributes, make_generator
-from skpudle._data.foreign import constraints_of, explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fits
 from skpudle._data.images import is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
@@ -26,7 +26,6 @@ from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
-from skpudle._precision import training_mode
 
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 
@@ -198,8 +197,7 @@ class ConvDenoiser(ImageEstimator):
 
     # ------------------------------------------------------------------ training
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(self, X: ImagesLike, y: ImagesLike | None = None) -> Self:
         """Train a denoiser.
 
@@ -254,8 +252,7 @@ class ConvDenoiser(ImageEstimator):
             warn_of_early_end(self)
         return self
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train by one random crop of each image.
 

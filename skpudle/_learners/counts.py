@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, wide
-from skpudle._data.foreign import constraints_of, explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fits
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import DenseModel, Plan
@@ -34,7 +34,7 @@ from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_int
 from skpudle._learners.transformer import DictionaryTransformer, hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._precision import in_own_precision, training_mode
+from skpudle._precision import in_own_precision
 from skpudle.encoding import encode
 from skpudle.search._epoch import draw_rows
 from skpudle.search.held_out import match_equal_rows
@@ -626,8 +626,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         how = self.n_unfoldings, bool(self.positive_code), self.alpha_, self._intercept
         return CountCodes(self._loss, *how)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:
@@ -664,8 +663,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         """
         return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:

@@ -17,7 +17,7 @@ from sklearn.utils import check_array
 
 from skpudle._data import arrays
 from skpudle._data.batches import Samples, merge_samples
-from skpudle._data.foreign import dictionary_of, fit_context, given_atoms
+from skpudle._data.foreign import dictionary_of, fits, given_atoms
 from skpudle._fit import encoders, messages
 from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
 from skpudle._fit.estimator import Data, GradientLearner
@@ -29,7 +29,6 @@ from skpudle._fit.train import Stopping, Trainer
 from skpudle._initialization import initial_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
-from skpudle._precision import training_mode
 from skpudle.encoding._learned import LearnedEncoder, default_updates
 from skpudle.search import _epoch, auto_alpha, choose, descend, find, held_out, stream, units
 
@@ -556,8 +555,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         samples, places = merge_samples(data.samples)
         return data._replace(source=samples, samples=samples, places=places)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 
@@ -604,8 +602,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._fit(X, y, sample_weight=sample_weight)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 

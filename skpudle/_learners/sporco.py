@@ -9,7 +9,7 @@ from sklearn.callback import CallbackSupportMixin
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
-from skpudle._data.foreign import ATOMS, POSITIVE, constraints_of, explain_names, fit_context
+from skpudle._data.foreign import ATOMS, POSITIVE, constraints_of, explain_names, fits
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
@@ -150,7 +150,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
         return x, weight, atoms, alpha
 
-    @fit_context(prefer_skip_nested_validation=True)
+    @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 

@@ -24,7 +24,6 @@ from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
-from skpudle._precision import training_mode
 from skpudle.search.held_out import hash_rows
 
 # the least number of rows of n_components="auto"
@@ -353,8 +352,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
-    @foreign.fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @foreign.fits()
     def fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:

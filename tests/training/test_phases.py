@@ -92,9 +92,8 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
             phase, -(-n_epochs // 2), at_begin=lambda: signal.raise_signal(signal.SIGINT)
         )
         found = clone(learner).set_callbacks(presses)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pytest.raises(KeyboardInterrupt, found.fit, *data())
+        with warnings.catch_warnings(action="ignore"), pytest.raises(KeyboardInterrupt):
+            found.fit(*data())
         assert signal.getsignal(signal.SIGINT) is handler
         assert kind == "spectra" or found.ended_by_ == "interrupt"
         X = data()[0]

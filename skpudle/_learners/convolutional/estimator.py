@@ -16,14 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
-from skpudle._data.foreign import POSITIVE, constraints_of, explain_names, fit_context
+from skpudle._data.foreign import POSITIVE, constraints_of, explain_names, fits
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._precision import training_mode
 from skpudle.search._maps import combine_channels, map_directions
 
 _TURNS = 10  # in which pixels are hidden for a score
@@ -183,8 +182,7 @@ class ConvPUDLEDictionaryLearning(
 
     # ------------------------------------------------------------------ a fit
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> Self:
         """Learn a dictionary.
 

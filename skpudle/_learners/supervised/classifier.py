@@ -14,11 +14,10 @@ from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.foreign import constraints_of, explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fits
 from skpudle._fit.encoders import refuse
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
-from skpudle._precision import training_mode
 
 
 class PUDLEClassifier(ClassifierMixin, TaskLearner):
@@ -189,8 +188,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         found = super()._attributes(plan, data, fitted)
         return found | {"classes_": data.task.classes}
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(
         self, X: Any, y: Any, classes: ArrayLike | None = None, sample_weight: OfRows = None
     ) -> Self:

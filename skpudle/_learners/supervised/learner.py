@@ -10,14 +10,14 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.batches import check_sample_weight
-from skpudle._data.foreign import constraints_of, explain_names, fit_context
+from skpudle._data.foreign import constraints_of, explain_names, fits
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.tasks import TaskModel
-from skpudle._precision import own_precision, training_mode
+from skpudle._precision import own_precision
 
 
 class TaskPlan(Plan):
@@ -99,8 +99,7 @@ class TaskLearner(DenseLearner):
 
     _parameter_constraints = constraints_of(__init__)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
         """Learn a dictionary, and the decisions from its codes.
 

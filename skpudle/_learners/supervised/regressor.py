@@ -11,10 +11,9 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input
-from skpudle._data.foreign import fit_context
+from skpudle._data.foreign import fits
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Regression
-from skpudle._precision import training_mode
 
 
 class PUDLERegressor(RegressorMixin, TaskLearner):
@@ -141,8 +140,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
         return Regression(units.mean_, units.scale_, y.ndim == 1)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
         """Update dictionary and regression by one pass over the data, in their order.
 
