@@ -161,12 +161,11 @@ class Reader:
         self.dtype = self.dtype or x.dtype
         return x.to(self.dtype)
 
-    def samples(self, x, **of_rows):  # -> Samples
+    def samples(self, x, target=None, weight=None):  # -> Samples
         """Return rows, and what is known of each, as samples on the device."""
         x, mask = split_missing(x)  # the host looks for gaps, without a wait
-        parts = dict(x=x, mask=mask, **of_rows)
-        known = {name: part for name, part in parts.items() if part is not None}
-        return Samples(**{name: send(part, self.device) for name, part in known.items()})
+        samples = Samples(x, mask, target, weight).map(lambda part: part.to(x))
+        return samples.map(lambda part: send(part, self.device))
 
 
 def _read_ahead(parts):
@@ -312,9 +311,8 @@ class Table(InMemory):
         return x
 
     def _samples(self, keys, x):  # -> Samples
-        of_rows = dict(weight=self.weight, target=self.target)
-        of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
-        return self.reader.samples(x, **of_rows)
+        parts = (self.target, self.weight)
+        return self.reader.samples(x, *(None if part is None else part[keys] for part in parts))
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
         """Return a sample of all rows, to begin with, or all of them if they are few."""

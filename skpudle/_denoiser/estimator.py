@@ -248,8 +248,7 @@ class ConvDenoiser(ImageEstimator):
         if training.unchanged:  # pairs may be equal
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # with "auto" the limit is the expected end
-        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self)
+        warn_of_early_end(self, self.ended_by_)
         return self
 
     @fits()

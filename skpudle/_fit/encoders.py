@@ -329,11 +329,6 @@ class Codes:
         how |= {name: getattr(given, name) for name in names}
         return partial(encode, n_unfoldings=depth, **how)
 
-    def last_penalty(self, alpha, lambda_decay):
-        """Return the penalty of the last unfolding; 0 for hard thresholds without a derivative."""
-        is_hard = self.given.shrinkage == "hard"
-        return 0.0 if is_hard else alpha * lambda_decay ** (self.n_unfoldings - 1)
-
     def unused_by_codes(self):  # yields names, setting
         """Yield parameters that have no effect on codes, and a setting that would use them."""
         given, debiases = self.given, bool(self.debias)  # 0 removes no bias

@@ -131,8 +131,8 @@ class GradientLearner(CallbackSupportMixin):
             The rows.
         """
         given = open_source(X, self)
-        device, checks = arrays.resolve_device(self.device, given.data), dict(largest=self._largest)
-        reader = Reader(self, device, known=known, allow_nan=True, **checks)
+        device = arrays.resolve_device(self.device, given.data)
+        reader = Reader(self, device, known=known, allow_nan=True, largest=self._largest)
         if sample_weight is not None:
             sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
         if given.in_parts:
@@ -145,9 +145,7 @@ class GradientLearner(CallbackSupportMixin):
         else:
             if not known:
                 check_no_picture(given.data)
-            x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
-            of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
-            samples = reader.samples(x, **of_rows)
+            samples = reader.samples(reader(given.array()), target, sample_weight)
             samples = source = batches.known_samples(samples) if part else samples
             n_given = round(samples.total_weight)
         if known:
@@ -197,9 +195,7 @@ class GradientLearner(CallbackSupportMixin):
         self.fit_seconds_ = run.seconds
         if self.verbose and hasattr(self, "summary"):
             print(self.summary())
-        # with "auto" the limit is the expected end
-        if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            messages.warn_of_early_end(self)
+        messages.warn_of_early_end(self, fitted.ended_by)
         return self
 
     def _partial_fit(self, X, y, **of_samples):

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import host_array, to_numpy, to_tensor, wide
+from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
 from skpudle._data.foreign import constraints_of, explain_names, fits
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
@@ -30,7 +29,7 @@ from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
+from skpudle._learners.rows import Beginning, DenseLearner, RowPhases
 from skpudle._learners.transformer import DictionaryTransformer, hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
@@ -65,14 +64,7 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
         getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
         "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
     )
-    exposure = host_array(exposure)
-    values = check_array(exposure, ensure_2d=False, dtype=np.float64, input_name="exposure")
-    refuse(
-        values.shape != (n_samples,) or not (values > 0).all(),
-        f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each of "
-        f"the {n_samples} rows of X, and leave out samples that were not observed.",
-    )
-    return to_tensor(values)[:, None]
+    return check_numbers(exposure, "exposure", n_samples, positive=True)[:, None]
 
 
 def exposure_of(samples):  # -> Tensor of shape (n_samples, 1), or 1
@@ -602,7 +594,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
                 "Counts have a baseline, and got none: pass it as intercept, or pass the atoms as "
                 "dict_init and fit, which learns it from data."
             )
-        return torch.cat([atoms, check_intercept(intercept, atoms)[None]]), CENTRED
+        intercept = check_numbers(intercept, "intercept", atoms.shape[1])
+        return torch.cat([atoms, intercept.to(atoms)[None]]), CENTRED
 
     def _plan(self):
         return CountPlan(self)

@@ -10,10 +10,8 @@ from itertools import islice
 from math import ceil
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import check_array
 
 from skpudle._data import arrays
 from skpudle._data.batches import Samples, merge_samples
@@ -82,11 +80,6 @@ class Beginning:
             start = "vertices" if plan.mixes_few(plan.n_components, samples.x.shape[1]) else "data"
         how = dict(positive=given.positive_dict, weight=samples.weight)
         return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
-
-    def problem(self, alpha, samples=None, total=_epoch.own):  # -> Problem
-        """Return the problem of the rows, or of samples of this process, in their unit."""
-        samples = self.samples if samples is None else samples
-        return self._plan.problem(samples, alpha, self.unit, total)
 
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
@@ -245,7 +238,7 @@ class RowPhases:
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
-        problem = begun.problem(begun.search_penalty())
+        problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
         trials = choose.try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
@@ -265,7 +258,7 @@ class RowPhases:
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
         # initial values are from samples of all processes
         samples = begun.samples if run.team.is_alone else fitted.in_units(self.data.samples)
-        problem = begun.problem(fitted.penalty, samples, run.team.sum)
+        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
@@ -286,7 +279,10 @@ class RowPhases:
     def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
         plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
-        fitted = fitted.with_model(curvature=plan.curvature_share * begun.model.curvature)
+        # The curvature for the surrogate falls because codes respond to a change of atoms. With
+        # -0.25 hard codes became denser; with 0 training took twice as long.
+        share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
+        fitted = fitted.with_model(curvature=share * begun.model.curvature)
         atoms = fitted.atoms
         if self.run.n_updates:
             plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
@@ -464,17 +460,6 @@ class RowPhases:
         yield replace(fitted, later=later, is_done=n_made >= n_updates)
 
 
-def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like atoms
-    """Check the baseline of given atoms."""
-    how = dict(dtype=np.float64, ensure_2d=False, input_name="intercept")
-    numbers = check_array(arrays.host_array(given), **how)
-    refuse(
-        numbers.shape != atoms.shape[1:],
-        f"intercept has shape {numbers.shape}; pass {atoms.shape[1]} numbers, one a feature.",
-    )
-    return arrays.to_tensor(numbers).to(atoms)
-
-
 # ------------------------------------------------------------------ the learner
 
 
@@ -546,7 +531,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Return the parameters of given atoms and a given baseline."""
         if intercept is None:
             return atoms, units.CENTRED
-        return atoms, units.Units(intercept=check_intercept(intercept, atoms))
+        intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
+        return atoms, units.Units(intercept=intercept.to(atoms))
 
     def _read(self, plan, X, y=None, *, part=False, **options):
         data = super()._read(plan, X, part=part, **options)

@@ -246,7 +246,7 @@ def test_a_baseline_is_given_to_atoms():
     ("params", "match"),
     [
         ({"noise": np.ones(N_FEATURES + 1)}, "25 standard deviations, but X has 24"),
-        ({"noise": np.zeros(N_FEATURES)}, "no array of positive standard deviations"),
+        ({"noise": np.zeros(N_FEATURES)}, "no array of positive numbers"),
         ({"noise": [1.0, np.nan]}, "Input noise contains NaN"),
     ],
 )

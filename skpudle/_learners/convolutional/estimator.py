@@ -231,8 +231,7 @@ class ConvPUDLEDictionaryLearning(
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
         if self.verbose:
             print(self.summary())
-        if self.ended_by_ == "max_iter" and self.tol is not None:
-            messages.warn_of_early_end(self)
+        messages.warn_of_early_end(self, self.ended_by_)
         dictionary = self._dictionary(data.tensors[0])
         found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in data.tensors)
         # a baseline explains constants
