@@ -64,7 +64,8 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
         getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
         "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
     )
-    return check_numbers(exposure, "exposure", n_samples, positive=True)[:, None]
+    how = dict(positive=True, of="row of X, and leave out rows that were not observed")
+    return check_numbers(exposure, "exposure", n_samples, **how)[:, None]
 
 
 def exposure_of(samples):  # -> Tensor of shape (n_samples, 1), or 1
