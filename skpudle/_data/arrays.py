@@ -247,8 +247,8 @@ def check_numbers(values, name, n=None, *, positive=False, of="feature"):  # -> 
     kind, wanted = "positive numbers" if positive else "numbers", numbers.size if n is None else n
     if numbers.shape != (wanted,) or (positive and not (numbers > 0).all()):
         raise ValueError(
-            f"{name} of shape {numbers.shape} is no array of {kind}. Pass an array of {wanted}, one "
-            f"for each {of}."
+            f"{name} of shape {numbers.shape} is no array of {kind}. Pass an array of {wanted}, "
+            f"one for each {of}."
         )
     return to_tensor(numbers)
 
