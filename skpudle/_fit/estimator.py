@@ -20,8 +20,8 @@ from sklearn.callback import CallbackSupportMixin
 from skpudle._data import arrays, batches
 from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
-from skpudle._fit import encoders, messages
-from skpudle._fit.encoders import refuse
+from skpudle._fit import messages
+from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
@@ -283,9 +283,9 @@ class GradientLearner(CallbackSupportMixin):
         if plan.given.separate_atoms:
             samples, start = fitted.in_units(data.samples), None
             if hasattr(self, "thresholds_"):
-                start = encoders.learned_encoder(self, fitted.rows)
+                start = learned_encoder(self, fitted.rows)
             how = dict(n_updates=-(-len(samples) // plan.batch_size(len(samples))), start=start)
-            fitted, _ = encoders.train_encoder(plan, fitted, samples, interrupts, **how)
+            fitted, _ = train_encoder(plan, fitted, samples, interrupts, **how)
         return fitted
 
     def _attributes(self, plan, data, fitted):

@@ -16,8 +16,7 @@ from torch import Tensor
 from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
 from skpudle._data.foreign import constraints_of, explain_names
 from skpudle._data.sources import open_source
-from skpudle._fit import encoders
-from skpudle._fit.encoders import Codes, in_units, learned_encoder, refuse, units_of
+from skpudle._fit.encoders import Codes, in_units, learned_encoder, pursue, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
@@ -575,7 +574,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
             how = dict(n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha)
-            return partial(encoders.pursue, **how, positive=bool(self.positive_code))
+            return partial(pursue, **how, positive=bool(self.positive_code))
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
             return _graph_of(self, codes, units)

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from skpudle._data import arrays
 from skpudle._data.batches import Samples, merge_samples
 from skpudle._data.foreign import dictionary_of, fits, given_atoms
-from skpudle._fit import encoders, messages
-from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
+from skpudle._fit import messages
+from skpudle._fit.encoders import InUnits, in_units, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
@@ -455,7 +455,7 @@ class RowPhases:
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
         given = fitted, fitted.in_units(collect(self.data.samples)), run.interrupts
         options = dict(n_updates=n_updates, generator=generator)
-        fitted, n_made = encoders.train_encoder(plan, *given, **options)
+        fitted, n_made = train_encoder(plan, *given, **options)
         later = {"encoder": -(-n_made // n_batches)} if n_made else {}
         yield replace(fitted, later=later, is_done=n_made >= n_updates)
 
