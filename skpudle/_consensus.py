@@ -19,7 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import constraints_of, explain_names, fits
+from skpudle._data.foreign import fits, sets_parameters
 from skpudle._fit.messages import warn
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
@@ -107,6 +107,7 @@ def _find_consensus(replicates):
     return medoid, reference, indices, dense, _measure_agreement(aligned)
 
 
+@sets_parameters(estimator=[HasMethods(["fit", "transform"])])
 class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
@@ -205,7 +206,6 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     ((1797, 16), (16,))
     """
 
-    @explain_names
     def __init__(
         self,
         estimator: Any,
@@ -216,8 +216,6 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__, estimator=[HasMethods(["fit", "transform"])])
 
     @fits(validates_nested=True)
     def fit(self, X: ArrayLike, y: None = None, **fit_params: Any) -> Self:

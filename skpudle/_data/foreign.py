@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from copy import copy
 from functools import wraps
-from inspect import signature
+from inspect import Signature, signature
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -22,13 +22,15 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.decomposition import SparseCoder
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, make_constraint
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._initialization import INITIALIZATIONS
 from skpudle._precision import F, training_mode
 
-_PAGE = "https://skpudle.readthedocs.io/en/stable/coming_from.html"
+_DOCS = "https://skpudle.readthedocs.io/en/stable/"
+_PAGE = f"{_DOCS}coming_from.html"
+_PAGE_OF_ESTIMATOR = _DOCS + "generated/skpudle.{estimator_name}.html"
 
 # Our parameters, and their names in scikit-learn, SPAMS, SPORCO, alphacsc and networks.
 _NAMES = {
@@ -50,27 +52,6 @@ COUNTERPARTS = {theirs: ours for ours, names in _NAMES.items() for theirs in nam
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
 
-def explain_names(init: F) -> F:
-    """Let a constructor set its parameters as attributes, and answer unknown names by its own."""
-    taken = signature(init)
-    known = [*taken.parameters][1:]
-
-    @wraps(init)
-    def checked(self, *args, **kwargs):
-        for name in kwargs.keys() - known:
-            mend = f" Pass {COUNTERPARTS[name]}." if COUNTERPARTS.get(name) in known else ""
-            raise TypeError(
-                f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} lists "
-                "names of other packages and their counterparts."
-            )
-        init(self, *args, **kwargs)
-        given = taken.bind(self, *args, **kwargs)
-        given.apply_defaults()
-        vars(self).update({name: given.arguments[name] for name in known})
-
-    return checked
-
-
 # What a dictionary may be given as, see `dictionary_of`.
 ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
 _COUNT = Interval(Integral, 1, None, closed="left")
@@ -89,14 +70,14 @@ _NUMBER = Interval(Real, 0, None, closed="left")
 _OF_TYPES = {bool: "boolean", int: _COUNT, float: _NUMBER, Callable: callable}
 
 
-def constraints_of(init: Callable, **ranges: list) -> dict[str, list]:
-    """Return scikit-learn's constraints of the parameters of a constructor, from their types.
+def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
+    """Return scikit-learn's constraints of the parameters of a signature, from their types.
 
     ``ranges`` has the constraints of parameters that their types do not tell, beside the texts
     that they may be, and None.
     """
     found, ranges = {}, _RANGES | ranges
-    for name, parameter in [*signature(init).parameters.items()][1:]:
+    for name, parameter in taken.parameters.items():
         union = get_origin(kind := parameter.annotation) in (Union, UnionType)
         kinds = get_args(kind) if union else (kind,)
         texts = [get_args(kind) for kind in kinds if get_origin(kind) is Literal]
@@ -108,6 +89,43 @@ def constraints_of(init: Callable, **ranges: list) -> dict[str, list]:
         found[name] = [*known, *(StrOptions({*text}) for text in texts)]
         found[name] += [None] * (NoneType in kinds and name != "random_state")
     return found
+
+
+def sets_parameters(**ranges: list) -> Callable[[F], F]:
+    """Return the decorator of estimators: their constructors set the parameters as attributes.
+
+    Names of other packages are answered by ours. Parameters have the constraints of their types and
+    of ``ranges``, see `constraints_of`. The HTML view of an estimator links to its page.
+    """
+
+    def decorate(kind):
+        init = kind.__init__
+        taken = signature(init)
+        known = [*taken.parameters][1:]
+
+        @wraps(init)
+        def checked(self, *args, **kwargs):
+            for name in kwargs.keys() - known:
+                mend = f" Pass {COUNTERPARTS[name]}." if COUNTERPARTS.get(name) in known else ""
+                raise TypeError(
+                    f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} "
+                    "lists names of other packages and their counterparts."
+                )
+            init(self, *args, **kwargs)
+            given = taken.bind(self, *args, **kwargs)
+            given.apply_defaults()
+            vars(self).update({name: given.arguments[name] for name in known})
+
+        given = constraints_of(taken, **ranges)
+        del given["self"]
+        made = {name: [*map(make_constraint, constraints)] for name, constraints in given.items()}
+        of_class = dict(__init__=checked, _parameter_constraints=given, _constraints=made)
+        of_class |= dict(_doc_link_module="skpudle", _doc_link_template=_PAGE_OF_ESTIMATOR)
+        for name, value in of_class.items():
+            setattr(kind, name, value)
+        return kind
+
+    return decorate
 
 
 def fits(*, validates_nested: bool = False) -> Callable[[F], F]:

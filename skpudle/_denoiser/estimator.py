@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_range, input_attributes, make_generator
-from skpudle._data.foreign import constraints_of, explain_names, fits
+from skpudle._data.foreign import fits, sets_parameters
 from skpudle._data.images import is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
@@ -30,6 +30,7 @@ from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 
 
+@sets_parameters()
 class ConvDenoiser(ImageEstimator):
     """Denoising network of convolutions, trained by backpropagation through its encoder.
 
@@ -134,7 +135,6 @@ class ConvDenoiser(ImageEstimator):
     (65, 97)
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int = 64,
@@ -157,8 +157,6 @@ class ConvDenoiser(ImageEstimator):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__)
 
     _allows_nan, _stride_of_pictures = False, 2
     n_iter_no_change = 5

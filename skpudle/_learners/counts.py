@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
-from skpudle._data.foreign import constraints_of, explain_names, fits
+from skpudle._data.foreign import fits, sets_parameters
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import DenseModel, Plan
@@ -451,6 +451,7 @@ class _CountPhases(RowPhases):
         yield replace(fitted, coding=(alpha, 0.0, None))
 
 
+@sets_parameters()
 class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     r"""Dictionary learning of counts and fractions, whose effects multiply.
 
@@ -545,7 +546,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     True
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -566,8 +566,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__)
 
     n_iter_no_change, _phases = 5, _CountPhases
 

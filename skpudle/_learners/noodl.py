@@ -4,11 +4,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skpudle._data.foreign import constraints_of, explain_names
+from skpudle._data.foreign import sets_parameters
 from skpudle._fit.plan import Plan
 from skpudle._learners.rows import DenseLearner
 
 
+@sets_parameters()
 class NOODLDictionaryLearning(DenseLearner):
     r"""Dictionary learning with iterative hard thresholding and a sign gradient (NOODL).
 
@@ -83,7 +84,6 @@ class NOODLDictionaryLearning(DenseLearner):
     (1797, 32)
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | None = None,
@@ -103,8 +103,6 @@ class NOODLDictionaryLearning(DenseLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__)
 
     _penalty = "threshold"
 

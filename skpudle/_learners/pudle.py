@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from numbers import Real
+from inspect import signature
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
-from skpudle._data.foreign import constraints_of, explain_names
+from skpudle._data.foreign import POSITIVE, constraints_of, sets_parameters
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Codes, in_units, learned_encoder, pursue, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
@@ -29,11 +29,6 @@ from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
-# of `choose_alpha`
-_CHOICES = {
-    "l0": [Interval(Real, 0, None, closed="neither"), None],
-    "criterion": [StrOptions({"prediction", "support"})],
-}
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
 
@@ -91,8 +86,8 @@ def _check_choice(learner, codes, l0, criterion):
         learner.transform_alpha is not None,
         f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass None.",
     )
-    given = dict(l0=l0, criterion=criterion)
-    validate_parameter_constraints(_CHOICES, given, "choose_alpha")
+    known = constraints_of(signature(learner.choose_alpha), l0=[POSITIVE])
+    validate_parameter_constraints(known, dict(l0=l0, criterion=criterion), "choose_alpha")
     refuse(
         criterion == "support" and l0 is None and not learner.positive_code,
         "criterion='support' takes negative codes for mistakes, and positive_code=False allows "
@@ -118,6 +113,7 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
     return max(found, predicting, key=lambda coding: coding.alpha)
 
 
+@sets_parameters(noise=["array-like"])
 class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
@@ -308,7 +304,6 @@ class PUDLEDictionaryLearning(DenseLearner):
     ((1797, 32), (32, 64))
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -340,8 +335,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__, noise=["array-like"])
 
     n_iter_no_change = 5  # checks without improvement that end training
 

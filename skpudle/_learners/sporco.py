@@ -9,7 +9,7 @@ from sklearn.callback import CallbackSupportMixin
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
-from skpudle._data.foreign import ATOMS, POSITIVE, constraints_of, explain_names, fits
+from skpudle._data.foreign import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
@@ -39,6 +39,7 @@ def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
     return options
 
 
+@sets_parameters(alpha=[POSITIVE], dict_init=ATOMS)
 class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
 
@@ -119,7 +120,6 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     (300, 32)
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | None = None,
@@ -132,8 +132,6 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__, alpha=[POSITIVE], dict_init=ATOMS)
 
     def _begin(self, X, sample_weight):  # -> rows, weights or None, first atoms, penalty
         x = to_tensor(arrays.check_rows(open_source(X, self).array(), estimator=self))

@@ -220,6 +220,9 @@ class _Phases:
             state = alternate.advance(events, state, chosen.alpha)
 
 
+@foreign.sets_parameters(
+    dict_init=[StrOptions({"search"}), *foreign.ATOMS], fixed_components=["array-like"]
+)
 class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
@@ -324,7 +327,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     True
     """
 
-    @foreign.explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -341,12 +343,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = foreign.constraints_of(
-        __init__,
-        dict_init=[StrOptions({"search"}), *foreign.ATOMS],
-        fixed_components=["array-like"],
-    )
 
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5

@@ -48,11 +48,6 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     ``verbose``, and ``_n_channels`` of its fit.
     """
 
-    # the page that scikit-learn's HTML view of an estimator links to
-    _doc_link_module = "skpudle"
-    _doc_link_template = (
-        "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
-    )
     device, _allows_nan = "auto", True
 
     @property

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
-from skpudle._data.foreign import POSITIVE, constraints_of, explain_names, fits
+from skpudle._data.foreign import POSITIVE, fits, sets_parameters
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
@@ -28,6 +28,9 @@ from skpudle.search._maps import combine_channels, map_directions
 _TURNS = 10  # in which pixels are hidden for a score
 
 
+@sets_parameters(
+    alpha=[POSITIVE], rank=[Options(Integral, {1})], dict_init=["array-like", HasMethods("fit")]
+)
 class ConvPUDLEDictionaryLearning(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.ImageEstimator
 ):
@@ -147,7 +150,6 @@ class ConvPUDLEDictionaryLearning(
     ((1, 20), (10, 181))
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] = 64,
@@ -172,13 +174,6 @@ class ConvPUDLEDictionaryLearning(
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(
-        __init__,
-        alpha=[POSITIVE],
-        rank=[Options(Integral, {1})],
-        dict_init=["array-like", HasMethods("fit")],
-    )
 
     # ------------------------------------------------------------------ a fit
 

@@ -14,12 +14,13 @@ from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.foreign import constraints_of, explain_names, fits
+from skpudle._data.foreign import fits, sets_parameters
 from skpudle._fit.encoders import refuse
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 
 
+@sets_parameters()
 class PUDLEClassifier(ClassifierMixin, TaskLearner):
     r"""A linear classifier of sparse codes, and a dictionary learned for it.
 
@@ -136,7 +137,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     True
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -159,8 +159,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__)
 
     # ------------------------------------------------------------------ fitting
 

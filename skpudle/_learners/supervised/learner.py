@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.batches import check_sample_weight
-from skpudle._data.foreign import constraints_of, explain_names, fits
+from skpudle._data.foreign import fits, sets_parameters
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
@@ -66,6 +66,7 @@ class _TaskPhases(RowPhases):
 OfRows = ArrayLike | None  # one number for each row
 
 
+@sets_parameters()
 class TaskLearner(DenseLearner):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
@@ -74,7 +75,6 @@ class TaskLearner(DenseLearner):
     task.
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -96,8 +96,6 @@ class TaskLearner(DenseLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = constraints_of(__init__)
 
     @fits()
     def fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
