@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 
 from skpudle._consensus import seed_clone
 from skpudle._data.arrays import check_rows, host_array
-from skpudle._data.foreign import sets_parameters
 from skpudle._fit.messages import listed
+from skpudle._learners.parameters import sets_parameters
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 

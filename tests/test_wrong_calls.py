@@ -26,7 +26,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     metrics,
 )
-from skpudle._data.foreign import COUNTERPARTS
+from skpudle._learners.parameters import COUNTERPARTS
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)

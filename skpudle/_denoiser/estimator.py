@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skpudle._data.arrays import check_range, input_attributes, make_generator
-from skpudle._data.foreign import fits, sets_parameters
 from skpudle._data.images import is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._denoiser.noise import Noise, deviation_of
@@ -26,6 +25,7 @@ from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
+from skpudle._learners.parameters import fits, sets_parameters
 
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 

@@ -22,13 +22,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
-from skpudle._data.foreign import fits, sets_parameters
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
+from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import Beginning, DenseLearner, RowPhases
 from skpudle._learners.transformer import DictionaryTransformer, hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named

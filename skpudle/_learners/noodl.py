@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skpudle._data.foreign import sets_parameters
 from skpudle._fit.plan import Plan
+from skpudle._learners.parameters import sets_parameters
 from skpudle._learners.rows import DenseLearner
 
 

@@ -14,12 +14,12 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
-from skpudle._data.foreign import POSITIVE, constraints_of, sets_parameters
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Codes, in_units, learned_encoder, pursue, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
+from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
 from skpudle._learners.rows import DenseLearner
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary

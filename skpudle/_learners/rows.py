@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from skpudle._data import arrays
 from skpudle._data.batches import Samples, merge_samples
-from skpudle._data.foreign import dictionary_of, fits, given_atoms
+from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, in_units, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
@@ -25,6 +25,7 @@ from skpudle._fit.run import Phase
 from skpudle._fit.team import current_team
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._initialization import initial_atoms
+from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
 from skpudle.encoding._learned import LearnedEncoder, default_updates

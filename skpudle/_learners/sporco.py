@@ -9,10 +9,10 @@ from sklearn.callback import CallbackSupportMixin
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
-from skpudle._data.foreign import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
+from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.rows import choose_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha

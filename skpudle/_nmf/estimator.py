@@ -11,9 +11,10 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_non_negative
 from torch.special import xlogy
 
-from skpudle._data import arrays, foreign
+from skpudle._data import arrays
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
 from skpudle._data.batches import Samples, merge_copies
+from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
@@ -21,6 +22,7 @@ from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._learners.counts import ExposedTransformer, OfRows
+from skpudle._learners.parameters import ATOMS, fits, sets_parameters
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -149,7 +151,7 @@ class _Phases:
             self.fixed = atoms / atoms.sum(1, keepdims=True)
 
     def _check_atoms(self, given, n, name):  # -> ndarray of shape (n, n_features)
-        return to_numpy(foreign.given_atoms(given, n, self.x.double(), name))
+        return to_numpy(given_atoms(given, n, self.x.double(), name))
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
@@ -220,9 +222,7 @@ class _Phases:
             state = alternate.advance(events, state, chosen.alpha)
 
 
-@foreign.sets_parameters(
-    dict_init=[StrOptions({"search"}), *foreign.ATOMS], fixed_components=["array-like"]
-)
+@sets_parameters(dict_init=[StrOptions({"search"}), *ATOMS], fixed_components=["array-like"])
 class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
@@ -348,7 +348,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
-    @foreign.fits()
+    @fits()
     def fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:
@@ -444,7 +444,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
         array([[4., 2.]])
         """
-        atoms = to_tensor(arrays.check_rows(foreign.dictionary_of(components)))
+        atoms = to_tensor(arrays.check_rows(dictionary_of(components)))
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()

@@ -16,11 +16,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
-from skpudle._data.foreign import POSITIVE, fits, sets_parameters
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
+from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.search._maps import combine_channels, map_directions

@@ -14,8 +14,8 @@ from sklearn.utils.validation import _check_y
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.foreign import fits, sets_parameters
 from skpudle._fit.encoders import refuse
+from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Classification, class_decisions
 

@@ -10,11 +10,11 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.batches import check_sample_weight
-from skpudle._data.foreign import fits, sets_parameters
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
+from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._learners.supervised.tasks import TaskModel
 from skpudle._precision import own_precision

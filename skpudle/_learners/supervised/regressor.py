@@ -11,7 +11,7 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from skpudle._data.arrays import host_array, like_input
-from skpudle._data.foreign import fits
+from skpudle._learners.parameters import fits
 from skpudle._learners.supervised.learner import OfRows, TaskLearner
 from skpudle._learners.supervised.tasks import Regression
 
