@@ -34,8 +34,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     Parameters
     ----------
     n_components : int or "auto", default=None
-        Number of atoms: by default that of ``dict_init``, or of features; "auto" as in
-        `PUDLEDictionaryLearning`.
+        Number of atoms: by default that of ``dict_init``, or of features.
 
     alpha : float or "auto", default="auto"
         The penalty of the lasso, in the units of the data; "auto" is half of its value in
