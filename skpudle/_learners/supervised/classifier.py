@@ -88,7 +88,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the first atoms, and of the order of samples.
+        Seed of first atoms and of the order of samples.
 
     verbose : int, default=0
         Whether to print a line per epoch.
