@@ -235,7 +235,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     return X
 
 
-def check_numbers(values, name, n=None, *, positive=False, of="feature"):  # -> Tensor (n,)
+def check_numbers(values, name, n=None, *, positive=False, of="features"):  # -> Tensor (n,)
     """Check numbers that a user gives for all features, or all rows.
 
     Raises
@@ -247,8 +247,8 @@ def check_numbers(values, name, n=None, *, positive=False, of="feature"):  # -> 
     kind, wanted = "positive numbers" if positive else "numbers", numbers.size if n is None else n
     if numbers.shape != (wanted,) or (positive and not (numbers > 0).all()):
         raise ValueError(
-            f"{name} of shape {numbers.shape} is no array of {kind}. Pass an array of {wanted}, "
-            f"one for each {of}."
+            f"{name} of shape {numbers.shape} is no array of {kind}. Pass one for each of "
+            f"the {wanted} {of}."
         )
     return to_tensor(numbers)
 

@@ -64,7 +64,7 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
         getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
         "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
     )
-    how = dict(positive=True, of="row of X, and leave out rows that were not observed")
+    how = dict(positive=True, of="rows of X, and leave out rows that were not observed")
     return check_numbers(exposure, "exposure", n_samples, **how)[:, None]
 
 
