@@ -7,8 +7,10 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin
 
+from numpy.random import RandomState
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, make_constraint
+from sklearn.utils import _param_validation as validation
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
 from skpudle._initialization import INITIALIZATIONS
 from skpudle._precision import F, training_mode
@@ -44,11 +46,20 @@ _RANGES = {
     "dict_init": [StrOptions({"search", *INITIALIZATIONS}), *ATOMS], "learning_rate": [POSITIVE],
     "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple], "n_jobs": [Integral],
     "n_replicates": [Interval(Integral, 2, None, closed="left")], "step_size": [POSITIVE],
-    "n_trials": [Interval(Real, 1, None, closed="left")], "random_state": ["random_state"],
+    "n_trials": [Interval(Real, 1, None, closed="left")],
+    "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both"), RandomState],
     "stride": _SIZES, "supervision": [_SHARE], "verbose": ["verbose"],
 }  # fmt: skip
 _NUMBER = Interval(Real, 0, None, closed="left")
-_OF_TYPES = {bool: "boolean", int: _COUNT, float: _NUMBER, Callable: callable}
+_OF_TYPES = {bool: "boolean", int: _COUNT, float: _NUMBER, Callable: callable, NoneType: None}
+
+
+def _constraint(kind):
+    """Return the constraint of a type, or of the values of a Literal."""
+    if get_origin(kind) is not Literal:
+        return _OF_TYPES.get(kind, get_origin(kind) or kind)
+    first, *_ = values = get_args(kind)
+    return StrOptions({*values}) if isinstance(first, str) else Options(Integral, {*values})
 
 
 def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
@@ -59,16 +70,11 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
     """
     found, ranges = {}, _RANGES | ranges
     for name, parameter in taken.parameters.items():
-        union = get_origin(kind := parameter.annotation) in (Union, UnionType)
-        kinds = get_args(kind) if union else (kind,)
-        texts = [get_args(kind) for kind in kinds if get_origin(kind) is Literal]
-        known = ranges.get(name) or [
-            _OF_TYPES.get(kind, get_origin(kind) or kind)
-            for kind in kinds
-            if get_origin(kind) is not Literal and kind is not NoneType
-        ]
-        found[name] = [*known, *(StrOptions({*text}) for text in texts)]
-        found[name] += [None] * (NoneType in kinds and name != "random_state")
+        kind = parameter.annotation
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        told = [kind for kind in kinds if get_origin(kind) is Literal or kind is NoneType]
+        rest = [_constraint(kind) for kind in kinds if kind not in told]
+        found[name] = [*ranges.get(name, rest), *map(_constraint, told)]
     return found
 
 
@@ -99,7 +105,10 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
 
         given = constraints_of(taken, **ranges)
         del given["self"]
-        made = {name: [*map(make_constraint, constraints)] for name, constraints in given.items()}
+        made = {
+            name: [*map(validation.make_constraint, constraints)]
+            for name, constraints in given.items()
+        }
         of_class = dict(__init__=checked, _parameter_constraints=given, _constraints=made)
         of_class |= dict(_doc_link_module="skpudle", _doc_link_template=_PAGE_OF_ESTIMATOR)
         for name, value in of_class.items():
