@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from skpudle._operators._atoms import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
+from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
 _LEARNED = "analysis", "synthesis", "thresholds"
@@ -89,13 +90,12 @@ class LearnedEncoder:
             analysis = self.analysis[t % len(self.analysis)]
             if z is not None:
                 synthesis = self.synthesis[(t - 1) % len(self.synthesis)]
-            residual = x if z is None else _subtract(x, z, synthesis)
+            residual = x if z is None else multiply(x, z, synthesis, scale=-1)
             residual = residual if mask is None else residual * mask
             if self.limit is not None:
                 residual = residual.clamp(-self.limit, self.limit)
             z = residual @ analysis.mT if z is None else torch.addmm(z, residual, analysis.mT)
-            z = _SHRINK[self.shrinkage](z, threshold)
-            z = z.clamp_min(0) if self.positive_code else z
+            z = shrink(z, threshold, self.shrinkage, positive=self.positive_code)
         return z
 
     def of_features(self, features):
@@ -125,24 +125,6 @@ def _root_mean_square(part):  # one number for each unfolding
     axes = tuple(range(1, part.ndim))
     size = part.square().mean(axes, keepdim=True).sqrt()
     return torch.where(size > 0, size, 1.0)
-
-
-def _subtract(x, z, atoms):  # -> x - z @ atoms; a constant without the products of zeros
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return torch.addmm(x, z, atoms, alpha=-1)
-    return multiply(x, z, atoms, scale=-1)
-
-
-def _soft(z, threshold):  # differentiable in both; overwrites codes that nobody differentiates
-    clipped = z.clamp(-threshold, threshold)
-    return z - clipped if torch.is_grad_enabled() else z.sub_(clipped)
-
-
-def _hard(z, threshold):
-    return torch.where(z.abs() < threshold, 0.0, z)
-
-
-_SHRINK = {"soft": _soft, "hard": _hard}
 
 
 class EncoderModule(torch.nn.Module):
