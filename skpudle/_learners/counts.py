@@ -34,7 +34,7 @@ from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
-from skpudle._learners.transformer import DictionaryTransformer, hidden_errors
+from skpudle._learners.transformer import DictionaryTransformer, deviances, hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision, training_mode
@@ -78,22 +78,10 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
     return to_tensor(values)[:, None]
 
 
-def exposure_of(samples):  # -> Tensor of shape (n_samples, 1), or 1
-    """Return the exposures of samples."""
-    return 1.0 if samples.target is None else wide(samples.target)
-
-
 def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
     """Return codes of counts, of some features if they are not all."""
     encoder = encoder if features is None else encoder.of_features(features)
     return encoder(dictionary, samples.x, mask=samples.mask, exposure=samples.target)
-
-
-def deviances(natural, samples, features, *, loss, intercept=None):  # -> (n, len(features))
-    """Return the deviance of each entry of features from its prediction without the intercept."""
-    exposure, natural = exposure_of(samples), wide(natural)
-    natural = natural if intercept is None else natural + intercept.to(natural)[features]
-    return 2 * exposure * loss.half_deviance(natural, wide(samples.x) / exposure)
 
 
 class ExposedTransformer(DictionaryTransformer):
@@ -109,9 +97,6 @@ class ExposedTransformer(DictionaryTransformer):
     def _decode_rows(self, rows):
         rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
         return self._loss.mean(rows)
-
-    def _from_means(self, samples):
-        return FromMeans.of(samples.map(wide), self._loss, exposure_of(samples))
 
     def _of_rows(self, X, exposure):  # -> dict of fields of samples
         if exposure is None:
@@ -248,7 +233,8 @@ class _StabilisedRows(Beginning):
 
     def __init__(self, plan, samples, units):
         loss, x, counts = plan.loss, samples.x, _known(samples)
-        exposure, n_known = exposure_of(samples), counts.sum().clamp_min(1)
+        exposure = 1.0 if samples.target is None else wide(samples.target)
+        n_known = counts.sum().clamp_min(1)
         # half an event more keeps the baseline finite without events
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
         self.intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
@@ -284,10 +270,6 @@ class _StabilisedRows(Beginning):
 # ------------------------------------------------------------------ the likelihood
 
 
-def _logarithm(exposure):
-    return 0.0 if exposure is None else exposure.log()
-
-
 @dataclass(frozen=True, eq=False)
 class CountCodes:
     """The encoder of counts: unfolded gradient descent on their likelihood.
@@ -303,7 +285,7 @@ class CountCodes:
     penalty : float
         The penalty.
     intercept : Tensor of shape (n_features,), default=None
-        The baseline; None if it is the last atom of dictionaries, whose code is then 1.
+        The baseline; None before it is known.
     """
 
     loss: object
@@ -316,14 +298,15 @@ class CountCodes:
         """Return the encoder for some of the features."""
         return replace(self, intercept=self.intercept[features])
 
-    def __call__(self, dictionary, x, mask=None, exposure=None):  # -> (n, len(dictionary.atoms))
+    def offset(self, exposure):  # -> Tensor that broadcasts against the data
+        """Return the natural parameters without codes."""
+        known = self.intercept
+        return known if exposure is None else known.to(exposure) + exposure.log()
+
+    def __call__(self, dictionary, x, mask=None, exposure=None):
         """Return codes."""
-        if self.intercept is None:
-            *atoms, intercept = dictionary.atoms.split([len(dictionary.atoms) - 1, 1])
-            z = replace(self, intercept=intercept[0])(DenseDictionary(*atoms), x, mask, exposure)
-            return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
-        offset = self.intercept.to(x) + _logarithm(exposure)
         how = dict(loss=self.loss, n_unfoldings=self.n_unfoldings, positive_code=self.positive_code)
+        offset = self.offset(exposure).to(x)
         return encode(dictionary, x, alpha=self.penalty, offset=offset, mask=mask, **how)
 
 
@@ -338,13 +321,19 @@ class CountModel(DenseModel):
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
         """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
         with torch.no_grad():
-            z = encoder(dictionary, batch.x, mask=batch.mask, exposure=batch.target)
-        natural = dictionary.synthesis(z) + _logarithm(batch.target)
+            z = encode_rows(encoder, dictionary, batch)
+        natural = dictionary.synthesis(z) + encoder.offset(batch.target)
         losses = encoder.loss.half_deviance(natural, batch.x)
         losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
         surrogate = average(losses, batch.weight)
-        penalties = average(penalty * z[:, :-1].abs().sum(1), batch.weight)
-        return Evaluation(surrogate, surrogate.detach() + penalties, losses.detach(), z)
+        objective = surrogate.detach() + average(penalty * z.abs().sum(1), batch.weight)
+        z = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)  # the code of the baseline is 1
+        return Evaluation(surrogate, objective, losses.detach(), z)
+
+    def network(self, rows, update):
+        """Return the dictionary, its encoder with the baseline, and the penalty of an update."""
+        dictionary, encoder, penalty = super().network(rows[:-1], update)
+        return dictionary, replace(encoder, intercept=rows[-1]), penalty
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints; a baseline has none."""
@@ -427,12 +416,12 @@ class _CountPhases(RowPhases):
         overflow.
         """
         rows, samples, loss = fitted.rows.clone(), self.data.samples, self.plan.loss
-        dictionary, encoder, _ = fitted.model.network(rows, 0)
+        dictionary, encoder, _ = fitted.model.network(rows, 0)  # follows changes of rows
         for _ in range(5):
             sums = rows.new_zeros(3, rows.shape[1])
             for part in samples.blocks(1024):
                 codes = encode_rows(encoder, dictionary, part)
-                mean = loss.mean(dictionary.synthesis(codes) + _logarithm(part.target))
+                mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
                 known = _known(part)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
             # half an event more keeps the parameter finite where a feature has no events
@@ -619,7 +608,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return super()._read(plan, X, known=known, **of_rows, **options)
 
     def _loss_of_baseline(self, fitted, data):
-        return 0.5 * self._from_means(data.samples).total() / data.samples.total_weight + 1e-9
+        means = FromMeans(self._loss).add(data.samples.map(wide))
+        return 0.5 * means.total() / data.samples.total_weight + 1e-9
 
     def _resume(self, plan, data):
         fitted = super()._resume(plan, data)

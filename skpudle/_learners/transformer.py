@@ -5,7 +5,7 @@ for data of any size.
 """
 
 from dataclasses import replace
-from functools import cache, partial, reduce
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -25,7 +25,7 @@ from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
 from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
 from skpudle._fit.messages import wrong_atoms
-from skpudle._losses import FromMeans
+from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search.held_out import hide_in_turn
@@ -83,13 +83,19 @@ def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> floa
     return float(total)  # one wait for the device
 
 
-def squared_errors(predicted, samples, features, *, limit=None):  # -> (n, len(features))
-    """Return squared errors; an entry counts at most by its ``limit``."""
-    values = samples.x
+def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None):
+    """Return the deviance of each entry of features from its prediction without the intercept.
+
+    Targets of samples are exposures. A squared error counts at most by the ``limit`` of an entry.
+    """
+    exposure = 1.0 if samples.target is None else wide(samples.target)
+    x, natural = wide(samples.x) / exposure, wide(predicted)
+    if intercept is not None:
+        natural = natural + intercept.to(natural)[features]
     if limit is not None:
-        most = limit.to(predicted)[features]
-        values = predicted + (values - predicted).clamp(-most, most)
-    return (wide(predicted) - wide(values)).square()
+        most = limit.to(natural)[features]
+        x = natural + (x - natural).clamp(-most, most)
+    return 2 * exposure * loss.half_deviance(natural, x)
 
 
 def in_chunks(function, samples, device, size):
@@ -141,6 +147,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries
+    _loss = LEAST_SQUARES  # of a score
     _largest = None  # the largest value of data that start at 0; None if they may be any numbers
 
     def __init_subclass__(cls, **options):
@@ -169,10 +176,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return the data of rows that codes decode to."""
         baseline = baseline_of(self)
         return rows if baseline is None else rows.add_(to_tensor(baseline, rows.device, rows.dtype))
-
-    def _from_means(self, samples):  # -> FromMeans
-        """Return the errors of predicting samples by the means of columns."""
-        return FromMeans.of(samples.map(wide))
 
     # ------------------------------------------------------------------ codes and rows
 
@@ -328,8 +331,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         units = units_of(self).of_new_rows()
         if units.limit is None:
-            return self._score(X, sample_weight, squared_errors)
-        measure = partial(squared_errors, limit=units.limit_in_data())
+            return self._score(X, sample_weight, deviances)
+        measure = partial(deviances, limit=units.limit_in_data())
 
         def without_outliers(samples):
             return replace(samples, mask=in_units(units, samples).mask)
@@ -342,7 +345,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
         entries have errors of their means.
         """
-        given, error, sums = open_source(X, self), 0.0, []
+        given, error, means = open_source(X, self), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
         encode = partial(self._encode_rows, self._transform_encoder())
@@ -351,8 +354,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             size = chunk_size(self, samples.x, device)
             how = dict(dictionary=dictionary, encode=encode, measure=measure)
             error += sum(in_chunks(partial(hidden_errors, **how), samples, device, size))
-            sums += in_chunks(self._from_means, counted(samples), samples.x.device, PART)
-        total = reduce(FromMeans.add, sums).total()
+            for part in counted(samples).blocks(PART):
+                means.add(part.map(wide))
+        total = means.total()
         return 1 - error / total if total else 0.0
 
     # ------------------------------------------------------------------ reading
