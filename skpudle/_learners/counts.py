@@ -276,22 +276,13 @@ class CountCodes:
 
     Parameters
     ----------
-    loss : object of `skpudle._losses`
-        The loss.
-    n_unfoldings : int
-        Number of iterations.
-    positive_code : bool
-        Whether codes are restricted to non-negative values.
-    penalty : float
-        The penalty.
+    options : dict
+        Arguments of `skpudle.encoding.encode`.
     intercept : Tensor of shape (n_features,), default=None
         The baseline; None before it is known.
     """
 
-    loss: object
-    n_unfoldings: int
-    positive_code: bool
-    penalty: float
+    options: dict
     intercept: Tensor | None = None
 
     def of_features(self, features):
@@ -305,9 +296,8 @@ class CountCodes:
 
     def __call__(self, dictionary, x, mask=None, exposure=None):
         """Return codes."""
-        how = dict(loss=self.loss, n_unfoldings=self.n_unfoldings, positive_code=self.positive_code)
         offset = self.offset(exposure).to(x)
-        return encode(dictionary, x, alpha=self.penalty, offset=offset, mask=mask, **how)
+        return encode(dictionary, x, offset=offset, mask=mask, **self.options)
 
 
 class CountModel(DenseModel):
@@ -323,7 +313,7 @@ class CountModel(DenseModel):
         with torch.no_grad():
             z = encode_rows(encoder, dictionary, batch)
         natural = dictionary.synthesis(z) + encoder.offset(batch.target)
-        losses = encoder.loss.half_deviance(natural, batch.x)
+        losses = self.plan.loss.half_deviance(natural, batch.x)
         losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
         surrogate = average(losses, batch.weight)
         objective = surrogate.detach() + average(penalty * z.abs().sum(1), batch.weight)
@@ -367,7 +357,8 @@ class CountPlan(Plan):
 
     def encoder(self, alpha, **of_training):
         """Return the encoder with a penalty; it has a step of its own."""
-        return CountCodes(self.loss, self.n_unfoldings, bool(self.given.positive_code), alpha)
+        how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
+        return CountCodes(dict(loss=self.loss, alpha=alpha) | how)
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
@@ -619,8 +610,9 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     def _transform_encoder(self):
         self._validate_params()
-        how = self.n_unfoldings, bool(self.positive_code), self.alpha_, self._intercept
-        return CountCodes(self._loss, *how)
+        plan = CountPlan(self)
+        plan.loss = self._loss
+        return replace(plan.encoder(self.alpha_), intercept=self._intercept)
 
     @fit_context(prefer_skip_nested_validation=True)
     @training_mode()

@@ -306,32 +306,6 @@ def _draw_batch(x, mask, weight, n_rows, generator):  # -> rows, their mask
     return (x, None) if mask is None else (x * mask[rows], mask[rows])
 
 
-def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_size):
-    """Return the number of updates that `learn_encoder` makes by default.
-
-    Parameters
-    ----------
-    n_samples : int
-        Rows to learn from.
-    n_components, n_features : int
-        Shape of the dictionary.
-    n_unfoldings : int
-        Unfoldings of the encoder.
-    batch_size : int
-        Rows in an update.
-
-    Returns
-    -------
-    int
-        The number of updates.
-    """
-    products = 3 * 2 * batch_size * n_components * n_features * (2 * n_unfoldings)
-    # for 1,200 digits and three unfoldings 3,000 updates end 3 % above the exact minimum, 1,000
-    # updates 5 %
-    affordable = min(3000, 3 * n_samples, 3e12 // products)
-    return int(max(300, affordable))
-
-
 def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     """Return the encoder after an update of Adam for each batch, of parts in their own units."""
     given = [getattr(start, name) for name in _LEARNED]
@@ -446,7 +420,10 @@ def learn_encoder(
     size = _power_of_two(x)
     atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
     if n_updates == "auto":
-        n_updates = default_updates(len(x), *atoms.shape, n_unfoldings, batch_size)
+        products = 3 * 2 * batch_size * atoms.numel() * (2 * n_unfoldings)
+        # for 1,200 digits and three unfoldings 3,000 updates end 3 % above the exact minimum, 1,000
+        # updates 5 %
+        n_updates = int(max(300, min(3000, 3 * len(x), 3e12 // products)))
     if start is None:
         how = dict(separate=separate, positive=bool(positive_code))
         start = _first_encoder(atoms, alpha, x, mask, n_unfoldings, **how)
