@@ -32,9 +32,9 @@ from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
+from skpudle._learners import transformer
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
-from skpudle._learners.transformer import DictionaryTransformer, deviances, hidden_errors
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision, training_mode
@@ -78,13 +78,7 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
     return to_tensor(values)[:, None]
 
 
-def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
-    """Return codes of counts, of some features if they are not all."""
-    encoder = encoder if features is None else encoder.of_features(features)
-    return encoder(dictionary, samples.x, mask=samples.mask, exposure=samples.target)
-
-
-class ExposedTransformer(DictionaryTransformer):
+class ExposedTransformer(transformer.DictionaryTransformer):
     """Encode counts that may have exposures; a subclass has a ``_loss`` and an encoder of counts.
 
     The encoder is called as ``encoder(dictionary, x, mask=None, exposure=None)``, and that of some
@@ -92,7 +86,6 @@ class ExposedTransformer(DictionaryTransformer):
     """
 
     _intercept = None  # natural parameters of rows without codes
-    _encode_rows = staticmethod(encode_rows)
 
     def _decode_rows(self, rows):
         rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
@@ -102,6 +95,10 @@ class ExposedTransformer(DictionaryTransformer):
         if exposure is None:
             return {}
         return {"target": check_exposure(exposure, open_source(X, self).n_rows, self)}
+
+    def _read(self, plan, X, y=None, *, exposure=None, **options):
+        refuse_several(type(self).__name__)
+        return super()._read(plan, X, **options, **self._of_rows(X, exposure))
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
@@ -196,7 +193,7 @@ class ExposedTransformer(DictionaryTransformer):
             outside of the held-out features half an event, since a rate of 0 would exclude any.
         """
         check_is_fitted(self)
-        measure = partial(deviances, loss=self._loss, intercept=self._intercept)
+        measure = partial(transformer.deviances, loss=self._loss, intercept=self._intercept)
         return self._score(X, sample_weight, measure, **self._of_rows(X, exposure))
 
 
@@ -311,7 +308,7 @@ class CountModel(DenseModel):
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
         """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
         with torch.no_grad():
-            z = encode_rows(encoder, dictionary, batch)
+            z = transformer.encode_rows(encoder, dictionary, batch)
         natural = dictionary.synthesis(z) + encoder.offset(batch.target)
         losses = self.plan.loss.half_deviance(natural, batch.x)
         losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
@@ -411,7 +408,7 @@ class _CountPhases(RowPhases):
         for _ in range(5):
             sums = rows.new_zeros(3, rows.shape[1])
             for part in samples.blocks(1024):
-                codes = encode_rows(encoder, dictionary, part)
+                codes = transformer.encode_rows(encoder, dictionary, part)
                 mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
                 known = _known(part)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
@@ -427,13 +424,13 @@ class _CountPhases(RowPhases):
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
-        measure = partial(deviances, loss=self.plan.loss, intercept=intercept)
+        measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
         # penalties above the search's were never better
         for penalty in [alpha * 0.5**i for i in range(5)]:
             encoder = replace(self.plan.encoder(penalty), intercept=intercept)
-            codes = partial(encode_rows, encoder)
-            found = hidden_errors(some, dictionary, codes, measure, places)
+            codes = partial(transformer.encode_rows, encoder)
+            found = transformer.hidden_errors(some, dictionary, codes, measure, places)
             if not found < 0.99 * least:
                 break
             alpha, least = penalty, found
@@ -592,11 +589,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     def _plan(self):
         return CountPlan(self)
-
-    def _read(self, plan, X, y=None, *, known=False, exposure=None, sample_weight=None, **options):
-        refuse_several(type(self).__name__)
-        of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
-        return super()._read(plan, X, known=known, **of_rows, **options)
 
     def _loss_of_baseline(self, fitted, data):
         means = FromMeans(self._loss).add(data.samples.map(wide))

@@ -51,6 +51,14 @@ def chunk_size(learner, x, device):
     return max(1024, 2**17 // max(learner.n_components_, *x.shape[1:]))
 
 
+def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
+    """Encode rows, of some features if they are not all; targets of samples are exposures."""
+    if features is not None and hasattr(encoder, "of_features"):
+        encoder = encoder.of_features(features)
+    known = {} if samples.target is None else {"exposure": samples.target}
+    return encoder(dictionary, samples.x, mask=samples.mask, **known)
+
+
 def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> float
     """Return the summed errors of all features, each predicted from features of other groups.
 
@@ -166,12 +174,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         raise NotImplementedError
 
-    def _encode_rows(self, encoder, dictionary, samples, features=None):  # -> codes
-        """Encode rows, of some features if they are not all."""
-        if features is not None and hasattr(encoder, "of_features"):
-            encoder = encoder.of_features(features)
-        return encoder(dictionary, samples.x, mask=samples.mask)
-
     def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
         """Return the data of rows that codes decode to."""
         baseline = baseline_of(self)
@@ -227,7 +229,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         for samples, dictionary in self._read_parts(given, **of_rows):
 
             def encode(samples, dictionary=dictionary):
-                codes = self._encode_rows(encoder, dictionary, samples)
+                codes = encode_rows(encoder, dictionary, samples)
                 if self.split_sign:
                     codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
                 return codes
@@ -348,7 +350,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         given, error, means = open_source(X, self), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        encode = partial(self._encode_rows, self._transform_encoder())
+        encode = partial(encode_rows, self._transform_encoder())
         for samples, dictionary in self._read_parts(given, **of_rows):
             device = dictionary.atoms.device
             size = chunk_size(self, samples.x, device)
@@ -387,7 +389,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return data as a tensor, and their signed codes, differentiable in the data."""
         ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-        return x, self._encode_rows(self._transform_encoder(), dictionary, Samples(x))
+        return x, encode_rows(self._transform_encoder(), dictionary, Samples(x))
 
     @property
     def _n_features_out(self):
