@@ -161,21 +161,19 @@ def unfold(
         x, offset = x - offset, None
     if not len(levels):
         raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
-    x, few_threads = (
-        kept_by_autograd(x),
-        threads_for(dictionary.atoms, x, getattr(dictionary, "stride", 1)),
-    )
+    x, atoms = kept_by_autograd(x), dictionary.atoms
+    threads = threads_for(atoms, x, getattr(dictionary, "stride", 1))
     if not loss.is_quadratic:
         offset = x.new_zeros(()) if offset is None else offset
-        z = x.new_zeros(len(x), len(dictionary.atoms)) if initial is None else initial
+        z = x.new_zeros(len(x), len(atoms)) if initial is None else initial
         objective = Likelihood(dictionary, x, loss, offset, mask, shrinkage, positive_code)
-        has_graph = is_recorded(dictionary.atoms, x, levels, step, z, offset)
-        with few_threads, torch.set_grad_enabled(has_graph):
+        has_graph = is_recorded(atoms, x, levels, step, z, offset)
+        with threads, torch.set_grad_enabled(has_graph):
             return objective.codes(z, levels, step)
     is_dense = isinstance(dictionary, DenseDictionary) and analysis is None
     plain = is_dense and mask is None
     sparse = _is_confined(path, dictionary, x, levels, plain=plain)
-    given = dictionary.atoms, x, levels, step, initial
+    given = atoms, x, levels, step, initial
     if plain and path == "auto" and _are_few_constants(*given):
         return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
     fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
@@ -187,18 +185,11 @@ def unfold(
             return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
         return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
 
-    has_graph = torch.is_grad_enabled()
-    with few_threads:
-        return _Unfolding.apply(
-            make_steps,
-            (shrinkage, positive_code, path == "active" if sparse else None, has_graph),
-            dictionary.atoms,
-            None if analysis is None else analysis.atoms,
-            x,
-            levels,
-            step,
-            initial,
-        )
+    forced = path == "active" if sparse else None
+    options = shrinkage, positive_code, forced, torch.is_grad_enabled()
+    given = atoms, None if analysis is None else analysis.atoms, x, levels, step, initial
+    with threads:
+        return _Unfolding.apply(make_steps, options, *given)
 
 
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
@@ -359,15 +350,5 @@ def encode(
         residual = residual if mask is None else residual * mask
         correlation = dictionary.analysis(residual)
         initial = _largest_of(correlation, initial_threshold, positive_code)
-    return unfold(
-        dictionary,
-        x,
-        levels,
-        step,
-        shrinkage=shrinkage,
-        positive_code=positive_code,
-        initial=initial,
-        mask=mask,
-        loss=loss,
-        offset=offset,
-    )
+    how = dict(positive_code=positive_code, mask=mask, loss=loss, offset=offset)
+    return unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=initial, **how)
