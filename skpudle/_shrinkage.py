@@ -56,7 +56,7 @@ def shrink(v, level, name, *, positive=False):
 
     Without derivatives ``v`` is overwritten.
     """
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
         return SHRINKAGES[name](v, level, positive=positive)
     v = torch.where(v.abs() < level, 0.0, v) if name == "hard" else v - v.clamp(-level, level)
     return v.clamp_min(0) if positive else v
