@@ -18,7 +18,6 @@ from skpudle import (
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
-from skpudle._data.foreign import dictionary_of
 from skpudle.datasets import make_dictionary_data
 
 SETTINGS = dict(max_iter=2, tol=None, random_state=0)
@@ -87,13 +86,6 @@ def test_an_unfitted_learner_says_what_clone_does(X):
         clone(learner).fit(X)
     frozen = clone(make(dict_init=FrozenEstimator(source))).fit(X)
     np.testing.assert_array_equal(frozen.components_, learner.fit(X).components_)
-
-
-def test_a_learner_without_atoms_is_called_what_it_is(X):
-    """Whoever asks for its dictionary."""
-    with pytest.raises(ValueError, match="^MiniBatchDictionaryLearning is not fitted") as error:
-        dictionary_of(MiniBatchDictionaryLearning(7))
-    assert "dict_init" not in str(error.value)
 
 
 # ---------------------------------------------------------------------------- persistence

@@ -1,7 +1,5 @@
 """What convolutional learners share: images of any form go in, and results have the same form."""
 
-import pickle
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -183,15 +181,6 @@ def test_a_fit_that_fails_changes_nothing(images, frame, kind, monkeypatch):
         after = vars(learner)
         assert all(after[name] is value for name, value in before.items() if name.endswith("_"))
     assert not [name for name in after.keys() - before.keys() if name.endswith("_")]
-
-
-def test_partial_fit_goes_on_after_pickling(images):
-    learner = learner_of(ConvDenoiser).fit(images)
-    stored = pickle.loads(pickle.dumps(learner)).partial_fit(images)
-    torch.testing.assert_close(
-        stored.network_.synthesis, learner.partial_fit(images).network_.synthesis, rtol=0, atol=0
-    )
-    assert stored.n_steps_ == 3
 
 
 @pytest.mark.parametrize("n_components", [2, "auto"])

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from small import Batches
 
-from skpudle import Checkpoint, CountDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data import sources
 from skpudle._losses import Binomial, Poisson
 from skpudle.encoding import encode
@@ -383,24 +383,6 @@ def test_partial_fit_goes_on(loss, X):
     same = pickle.loads(pickle.dumps(learner))
     np.testing.assert_array_equal(same.transform(X), learner.transform(X))
     np.testing.assert_array_equal(same.partial_fit(X).intercept_, learner.partial_fit(X).intercept_)
-
-
-def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(loss, X, tmp_path):
-    options = dict(batch_size=50, dict_init="data")
-    whole = make(loss, **options | dict(max_iter=5)).fit(X)
-    checkpoint = Checkpoint(tmp_path / "fit.npz")
-    make(loss, **options).set_callbacks(checkpoint).fit(X)
-    found = make(loss, **options | dict(max_iter=5)).set_callbacks(checkpoint).fit(X)
-    np.testing.assert_array_equal(found.components_, whole.components_)
-    np.testing.assert_array_equal(found.intercept_, whole.intercept_)
-
-
-def test_tensors_in_tensors_out(loss, X):
-    learner = make(loss, dict_init="data").fit(torch.tensor(X))
-    codes = learner.transform(torch.tensor(X))
-    assert isinstance(codes, torch.Tensor)
-    np.testing.assert_array_equal(codes.numpy(), learner.transform(X))
-    assert isinstance(learner.inverse_transform(codes), torch.Tensor)
 
 
 @pytest.mark.parametrize("n_samples", [40, 77, 200])

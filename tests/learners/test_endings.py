@@ -9,6 +9,7 @@ from small import EndsTheFit, make, make_data
 
 from skpudle import (
     Checkpoint,
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -21,6 +22,7 @@ X, _ = make_data()
 
 STOPS_SEARCH = EndsTheFit("epoch of the search")
 CONV = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0)
+DENOISER = ConvDenoiser(2, atom_shape=4, stride=1, n_unfoldings=2, tol=None, random_state=0)
 SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
 
 
@@ -36,6 +38,7 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
         (CONV.set_callbacks(EndsTheFit("epoch")), "callback"),
         (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
+        (DENOISER.set_callbacks(EndsTheFit("epoch")), "callback"),
         (SPORCO, "max_iter"),
         (clone(SPORCO).set_callbacks(EndsTheFit("iteration")), "callback"),
     ],

@@ -16,6 +16,7 @@ from skpudle import (
     ConsensusDictionary,
     CountDictionaryLearning,
     DictionaryImputer,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -149,7 +150,7 @@ def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
 # ---------------------------------------------------------------------------- score
 
 
-@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, CountDictionaryLearning])
+@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, CountDictionaryLearning, PoissonNMF])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_weights_of_a_score_are_repetitions(kind, gaps):
     rng = np.random.default_rng(0)
@@ -230,9 +231,11 @@ def test_weights_are_routed():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_weights_that_are_none_are_refused(weight, message):
-    X, _ = planted()
+    X = np.abs(planted()[0])
     learner = PUDLEDictionaryLearning.from_components(np.eye(M), alpha=0.1)
-    for call in (learner.fit, learner.partial_fit, learner.score):
+    counts = PoissonNMF.from_components(np.eye(M))
+    for call in (learner.fit, learner.partial_fit, learner.score, counts.fit, counts.score):
         with pytest.raises(ValueError, match=message):
             call(X, sample_weight=weight)
-        np.testing.assert_array_equal(learner.components_, np.eye(M))
+    for one in (learner, counts):
+        np.testing.assert_array_equal(one.components_, np.eye(M))

@@ -83,15 +83,6 @@ def test_codes_are_the_most_likely(rng, gaps):
     np.testing.assert_allclose(losses, found + (known * (xlogy(x, x) - x)).sum(1))
 
 
-def test_a_row_does_not_depend_on_others(rng):
-    x, _, atoms = planted(rng)
-    events, alone = Events.of(x), Events.of(x[7:8])
-    codes, _ = solve_codes(events, atoms)
-    np.testing.assert_array_equal(solve_codes(alone, atoms)[0][0], codes[7])
-    pruned = prune_codes(events, atoms, codes, 3.0)
-    np.testing.assert_array_equal(prune_codes(alone, atoms, codes[7:8], 3.0)[0], pruned[7])
-
-
 @pytest.mark.uncompiled
 def test_a_row_without_events_has_no_codes(rng):
     _, _, atoms = planted(rng)
