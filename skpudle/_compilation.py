@@ -82,9 +82,6 @@ def threads_for(atoms=None, x=None, stride=1):
         _thread.allowed = outer
 
 
-_unsaved = set()  # modules whose compiled functions are lost with the process
-
-
 @cache
 def _watch_compilation():
     """Log one line when the first function is compiled, not loaded from the cache.
@@ -95,24 +92,19 @@ def _watch_compilation():
     from numba.core import event
 
     class Watch(event.Listener):  # numba compiles in one thread at a time
-        def __init__(self):
-            self.said, self.pauses = False, []
+        said, pauses = False, []
 
         def on_start(self, event):
-            module = event.data["dispatcher"].py_func.__module__
-            is_own = module.startswith("skpudle.")
+            is_own = event.data["dispatcher"].py_func.__module__.startswith("skpudle.")
             self.pauses.append(is_own and gc.isenabled())
             if self.pauses[-1]:
                 gc.disable()
             if is_own and not self.said:
-                self.said, when = True, "once on this machine"
-                if module in _unsaved:
-                    when = (
-                        "in every process, because no folder that could keep them is writable (set "
-                        "NUMBA_CACHE_DIR to one that is)"
-                    )
+                self.said = True
                 logging.getLogger("skpudle").warning(
-                    f"skpudle compiles its loops, {when}: the first calls take some seconds more."
+                    "skpudle compiles its loops, once on this machine: the first calls take some "
+                    "seconds more. If each process says so, no folder could keep them: set "
+                    "NUMBA_CACHE_DIR to a writable one."
                 )
 
         def on_end(self, event):
@@ -159,7 +151,6 @@ class Loops:
             try:
                 result = numba.njit(cache=True, **options)(function)
             except RuntimeError:  # no folder for the cache is writable
-                _unsaved.add(function.__module__)
                 result = numba.njit(**options)(function)
             # numba looks up the functions that a function calls in the namespace of its module
             self._module[function.__name__] = result

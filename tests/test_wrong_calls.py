@@ -27,6 +27,7 @@ from skpudle import (
     metrics,
 )
 from skpudle._data.foreign import COUNTERPARTS
+from skpudle.datasets import make_dictionary_data
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
@@ -46,9 +47,7 @@ def grey():  # (64, 80), uint8
 
 @cache
 def rows():  # (60, 16)
-    rng = np.random.default_rng(0)
-    codes = rng.standard_normal((60, 4)) * (rng.random((60, 4)) < 0.4)
-    return codes @ rng.standard_normal((4, 16)) + 0.01 * rng.standard_normal((60, 16))
+    return make_dictionary_data(60, 16, 4, 2, snr_db=40, random_state=0)[0]
 
 
 @cache

@@ -55,17 +55,22 @@ class Streamed(IterableDataset):
         return iter(self.x)
 
 
-class Rows(Dataset):
-    """A dataset of NumPy rows that come with a label."""
+class Numbered(Dataset):
+    """Rows by number."""
 
-    def __init__(self, x):
-        self.x = x
+    def __init__(self, rows):
+        self.rows = rows
 
     def __len__(self):
-        return len(self.x)
+        return len(self.rows)
 
-    def __getitem__(self, index):
-        return self.x[index], index
+    def __getitem__(self, row):
+        return self.rows[row]
+
+
+def labelled(X):
+    """Return a dataset of NumPy rows that come with a label."""
+    return Numbered([*zip(X, range(len(X)))])
 
 
 @pytest.fixture
@@ -116,14 +121,14 @@ STREAMS = {
 }
 
 
-class Tensors(Rows):
+class Tensors(Numbered):
     """A dataset of tensors that are made where torch makes them by default."""
 
-    def __getitem__(self, index):
-        return torch.tensor(self.x[index])
+    def __getitem__(self, row):
+        return torch.tensor(self.rows[row])
 
 
-@pytest.mark.parametrize("wrap", [np.asarray, Rows, Tensors, STREAMS["iterable dataset"]])
+@pytest.mark.parametrize("wrap", [np.asarray, labelled, Tensors, STREAMS["iterable dataset"]])
 def test_the_default_device_of_torch_does_not_matter(wrap, X):
     """Nothing is made there: on the device "meta" numbers do not exist."""
     expected = make_learner(device="cpu").fit(wrap(X))
@@ -137,7 +142,7 @@ def test_the_default_device_of_torch_does_not_matter(wrap, X):
 
 
 SOURCES = STREAMS | {
-    "dataset": Rows,
+    "dataset": labelled,
     "dataset of tensors": lambda X: TensorDataset(torch.from_numpy(X)),
     "map": lambda X: np.load("X.npy", mmap_mode="r"),
 }
@@ -278,19 +283,6 @@ def of_safetensors(X):
 def of_hugging_face(X):
     data = pytest.importorskip("datasets").Dataset.from_dict({"x": X, "label": range(len(X))})
     return data.with_format("numpy")
-
-
-class Numbered:
-    """Rows by number, and nothing else."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, row):
-        return self.rows[row]
 
 
 TABLES = {
@@ -562,7 +554,7 @@ def test_a_stream_that_ends_for_good_is_refused(X):
         make_learner().fit(Once())
 
 
-@pytest.mark.parametrize("wrap", [Rows, lambda X: TensorDataset(torch.from_numpy(X)), Given])
+@pytest.mark.parametrize("wrap", [labelled, lambda X: TensorDataset(torch.from_numpy(X)), Given])
 def test_what_has_no_samples_is_refused(wrap, X):
     for method in ("fit", "transform", "score"):
         learner = make_learner().fit(X)

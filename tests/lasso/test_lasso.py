@@ -178,11 +178,6 @@ def test_gaps_in_one_row_change_no_bit_of_the_others(generator, n_samples, dtype
     assert torch.equal(gaps[others], certified[others])
 
 
-def test_a_mask_has_the_shape_of_the_data(generator):
-    with pytest.raises(ValueError, match=r"shape \(3, 12\), the data \(20, 12\)"):
-        solve_lasso(*make_problem(generator), mask=torch.ones(3, 12))
-
-
 # What the certificate says.
 
 

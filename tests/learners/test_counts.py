@@ -14,9 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from small import Batches
 
-from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import CountDictionaryLearning
 from skpudle._data import sources
 from skpudle._losses import Binomial, Poisson
+from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
 
 OPTIONS = dict(n_unfoldings=20, max_iter=2, tol=None, random_state=0)
@@ -31,16 +32,11 @@ def make(loss, n_components=12, **options):
     return CountDictionaryLearning(n_components, **loss_of(loss), **(OPTIONS | options))
 
 
-def make_counts(loss, n_samples=300, n_features=10, n_components=12, n_nonzero=2, seed=0):
+def make_counts(loss, n_samples=300, n_features=10, n_components=12, seed=0):
     """Return data, atoms and codes: one row of each the sample, atom or code."""
+    how = dict(amplitude=(1.5, 3.0), random_state=seed)
+    natural, atoms, codes = make_dictionary_data(n_samples, n_features, n_components, 2, **how)
     rng = np.random.default_rng(seed)
-    atoms = rng.normal(size=(n_components, n_features))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = np.zeros((n_samples, n_components))
-    for row in codes:
-        support = rng.choice(n_components, n_nonzero, replace=False)
-        row[support] = rng.uniform(1.5, 3, n_nonzero) * rng.choice([-1, 1], n_nonzero)
-    natural = codes @ atoms
     if loss == "poisson":
         return rng.poisson(np.exp(natural + 1)).astype(float), atoms, codes
     return rng.binomial(N_TRIALS, 1 / (1 + np.exp(-natural))).astype(float), atoms, codes
@@ -228,15 +224,6 @@ def test_data_outside_of_the_domain_are_refused(loss, X):
         with pytest.raises(ValueError, match="values above 20"):
             learner.fit(wrong)
     np.testing.assert_array_equal(learner.components_, before)
-
-
-def test_tags_say_what_data_may_be(loss):
-    tags = make(loss).__sklearn_tags__().input_tags
-    assert tags.positive_only
-    assert tags.sparse
-    tags = PUDLEDictionaryLearning().__sklearn_tags__().input_tags
-    assert not tags.positive_only
-    assert tags.sparse
 
 
 def test_missing_entries_count_for_nothing(loss, X):

@@ -8,7 +8,6 @@ from sklearn.base import clone
 from small import EndsTheFit, make, make_data
 
 from skpudle import (
-    Checkpoint,
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
@@ -57,12 +56,3 @@ def test_what_goes_on_has_not_ended():
     assert not hasattr(learner.partial_fit(X), "ended_by_")
     atoms = learner.components_
     assert not hasattr(PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_")
-
-
-def test_a_checkpoint_knows_what_ended_its_fit(tmp_path):
-    recording = Checkpoint(tmp_path / "fit.npz")
-    learner = make()
-    learner.set_callbacks(EndsTheFit("epoch"), recording).fit(X)
-    again = clone(learner).set_callbacks(recording).fit(X)
-    assert again.ended_by_ == "callback"
-    assert again.n_iter_ == 1

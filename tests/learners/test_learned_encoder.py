@@ -1,6 +1,5 @@
 """Learned encoders: a few unfoldings with matrices of their own, for a dictionary that stays."""
 
-import pickle
 import sys
 
 import numpy as np
@@ -84,19 +83,6 @@ def test_the_dictionary_is_that_of_the_search(separate):
     given = learner_of(separate, dict_init=search.components_, alpha=learner.alpha_).fit(TRAIN)
     np.testing.assert_allclose(given.components_, search.components_, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(given.transform(TEST), learner.transform(TEST), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("separate", KINDS)
-def test_pickles_and_missing_entries(separate):
-    learner = learner_of(separate).fit(TRAIN)
-    codes = learner.transform(TEST)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(learner)).transform(TEST), codes)
-    gaps = TEST.copy()
-    gaps[0, 20:30] = np.nan
-    with_gaps = learner.transform(gaps)
-    assert np.isfinite(with_gaps).all()
-    np.testing.assert_allclose(with_gaps[1:], codes[1:], rtol=1e-9, atol=1e-9)
-    assert np.isfinite(learner.score(TEST))
 
 
 @pytest.mark.parametrize("separate", KINDS)

@@ -89,8 +89,9 @@ def check(call):
     with pytest.raises(ValueError, match="feature names should match.*\n.*same order"):
         call(REVERSED)
     call(FRAME)  # warnings are errors
-    with pytest.warns(UserWarning, match="X does not have valid feature names, but"):
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but") as record:
         call(X)
+    assert len(record) == 1
 
 
 @pytest.mark.parametrize("method", STREAMED)

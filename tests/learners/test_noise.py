@@ -25,13 +25,8 @@ def unit(rows):
 @pytest.fixture(scope="module")
 def planted():
     """Return clean rows, three atoms in each, and these atoms."""
-    random = np.random.default_rng(0)
-    atoms = unit(random.standard_normal((N_ATOMS, N_FEATURES)))
-    codes = np.zeros((1500, N_ATOMS))
-    places = np.argsort(random.random(codes.shape), axis=1)[:, :3]
-    values = random.uniform(0.5, 1.5, places.shape) * random.choice([-1, 1], places.shape)
-    np.put_along_axis(codes, places, values, axis=1)
-    return codes @ atoms, atoms
+    how = dict(amplitude=(0.5, 1.5), random_state=0)
+    return make_dictionary_data(1500, N_FEATURES, N_ATOMS, 3, **how)[:2]
 
 
 def noise_of(clean, scale=0.03, seed=1):
@@ -80,12 +75,8 @@ def test_an_offset_becomes_the_baseline(planted, size):
 def test_quiet_rows_keep_their_atoms(noise):
     """In units of each row's noise, errors are less than the noise."""
     random = np.random.default_rng(0)
-    codes = random.uniform(0.5, 1.5, (1500, 45)) * random.choice([-1, 1], (1500, 45))
-    clean = (
-        codes
-        * (random.random(codes.shape).argsort(1) < 4)
-        @ unit(random.standard_normal((45, N_FEATURES)))
-    )
+    how = dict(amplitude=(0.5, 1.5), random_state=0)
+    clean = make_dictionary_data(1500, N_FEATURES, 45, 4, **how)[0]
     scale = clean.std() * 10 ** -random.uniform(1, 2.5, (len(clean), 1))
     X = clean + scale * random.standard_normal(clean.shape)
     fitted = PUDLEDictionaryLearning(45, noise=noise, random_state=0).fit(X[:1000])

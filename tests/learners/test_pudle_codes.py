@@ -39,14 +39,6 @@ def test_split_codes_are_the_positive_and_the_negative_parts(X):
     assert split.inverse_transform(parts).shape == X.shape
 
 
-@pytest.mark.parametrize("split_sign", [False, True])
-def test_every_code_has_a_name(split_sign, X):
-    estimator = make(split_sign=split_sign).set_output(transform="pandas").fit(X)
-    names = [f"pudledictionarylearning{j}" for j in range(12 if split_sign else 6)]
-    assert estimator.get_feature_names_out().tolist() == names
-    assert estimator.transform(X).columns.tolist() == names
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("split_sign", [False, True])
 def test_dtype_of_the_data_is_that_of_codes_and_reconstructions(split_sign, dtype, X):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -112,27 +111,6 @@ def test_weights_of_partial_fit_are_repetitions(name):
     np.testing.assert_allclose(one.components_, other.components_, rtol=0, atol=1e-8)
     assert one.n_samples_seen_ == other.n_samples_seen_
     assert one.loss_curve_[-1] == pytest.approx(other.loss_curve_[-1])
-
-
-@pytest.mark.parametrize("kind", ["dataset", "table", "sparse"])
-def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
-    """Rows of weight zero have no atoms, wherever they lie among the others."""
-    (X, atoms), (Y, others) = planted(0, 900, p=6), planted(1, 900, p=6)
-    rows = np.stack([X, Y], axis=1).reshape(-1, M)
-    weight = np.tile([1.0, 0.0], 900)
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
-    if kind == "dataset":
-        rows = TensorDataset(torch.tensor(rows))
-    elif kind == "sparse":
-        rows = sparse.csr_array(rows)
-    else:
-        np.save(tmp_path / "rows.npy", rows)
-        rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    params = dict(noise="equal", fit_intercept=False, random_state=0)
-    found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=weight).components_
-    assert recovery_rate(atoms, found) == 1
-    found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=1 - weight).components_
-    assert recovery_rate(others, found) == 1
 
 
 def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):

@@ -297,15 +297,6 @@ def test_the_negative_binomial_likelihood_is_scipys(rng):
     )
 
 
-@pytest.mark.parametrize("size", [2.0, 20.0])
-@pytest.mark.parametrize("gaps", [False, True])
-def test_the_dispersion_is_that_of_the_residuals(rng, size, gaps):
-    x, _, atoms = dispersed(rng, size, n=300, counts=1500.0)
-    events = Events.of(x, gaps_of(rng, x, gaps))
-    codes, _ = solve_dispersed(events, atoms, 1 / size)
-    assert estimate_dispersion(events, atoms, codes) == pytest.approx(1 / size, rel=0.15)
-
-
 @pytest.mark.parametrize("counts", [2.0, 60.0, 2000.0])
 def test_poissons_counts_have_no_dispersion(counts):
     for seed in range(5):

@@ -1,11 +1,13 @@
 """Blocks of rows, one after the other, lead where a search of all rows leads."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from planted import share_found
+from small import Batches
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._data import sources
@@ -30,12 +32,7 @@ def directions(n, m, generator):
 # ---------------------------------------------------------------------------- learners
 
 
-class Stream:
-    def __init__(self, X, size=100):
-        self.X, self.size = X, size
-
-    def __iter__(self):
-        return iter(np.split(self.X, range(self.size, len(self.X), self.size)))
+Stream = partial(Batches, batch_size=100)
 
 
 @pytest.fixture
