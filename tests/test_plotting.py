@@ -69,13 +69,6 @@ def test_every_atom_is_drawn_scaled_to_its_largest_modulus(learner):
         np.testing.assert_allclose(image.ravel(), atom / np.abs(atom).max(), rtol=1e-12)
 
 
-def test_atoms_come_in_the_order_of_their_use(learner, X):
-    usage = (learner.transform(X) != 0).sum(0)
-    display = AtomsDisplay.from_estimator(learner, X, image_shape=(3, 4))
-    most = learner.components_[usage.argmax()]
-    np.testing.assert_array_equal(display.atoms[0].ravel(), most)
-
-
 def test_colours_are_kept_and_zero_is_grey():
     atoms = np.random.default_rng(0).normal(size=(4, 5 * 6 * 3))
     display = AtomsDisplay.from_estimator(atoms, image_shape=(5, 6, 3))
@@ -276,14 +269,6 @@ def test_two_channels_of_convolutional_images_stand_side_by_side():
 
 
 # ---------------------------------------------------------------------------- codes
-
-
-@pytest.mark.parametrize("split_sign", [False, True])
-def test_usage_is_the_share_of_samples_in_falling_order(split_sign, learner, X):
-    display = CodesDisplay.from_estimator(learner.set_params(split_sign=split_sign), X)
-    learner.set_params(split_sign=False)
-    expected = np.sort((learner.transform(X) != 0).mean(0))[::-1]
-    np.testing.assert_allclose(display.heights_, expected)
 
 
 # ---------------------------------------------------------------------------- curves

@@ -112,11 +112,6 @@ REFUSED = {
         "Images of 1 axes are expected",
         "pass an array or a list of such images",
     ),
-    "an unknown denoiser": (
-        lambda: load_denoiser("gaussian-colour"),
-        "'gaussian-colour'",
-        r"'gaussian', 'gaussian-small', 'poisson'",
-    ),
     # signals
     "trials of a brain for atoms of signals": (
         lambda: Conv(4, atom_shape=25).fit(brain()),

@@ -53,8 +53,3 @@ def test_channels_that_come_first_are_refused(n_channels):
     if n_channels > 1:
         with pytest.raises(ValueError, match="channels are the last axis"):
             learner.denoise(images[0])
-
-
-def test_one_grey_image_is_not_silently_rows():
-    with pytest.warns(UserWarning, match=r"rows: 21 images of one line.* one image as \[image\]"):
-        learner_of().fit(RGB[..., 0])

@@ -30,7 +30,8 @@ def inside(components):  # components_ -> ConvDictionary whose atoms have a grad
 
 def naive(dictionary, x, **_):
     step = 1 / dictionary.squared_norm_bound()
-    how = dict(alpha=torch.tensor(ALPHA), step_size=step, n_unfoldings=DEPTH)
+    alpha = torch.tensor(ALPHA, dtype=torch.float64)
+    how = dict(alpha=alpha, step_size=step, n_unfoldings=DEPTH)
     return torch_encode(dictionary.atoms, x, stride=SMALL["stride"], **how)
 
 
@@ -83,6 +84,8 @@ def test_atoms_of_rank_one_stay_of_rank_one(start):
 
 
 def test_training_ends_by_its_objective_or_warns(images):
+    """Also where pixels are missing."""
+    images[np.random.default_rng(1).random(images.shape) < 0.2] = np.nan
     with pytest.warns(ConvergenceWarning, match="max_iter=2"):
         assert learner_of(max_iter=2, tol=1e-4).fit(images).ended_by_ == "max_iter"
     assert learner_of(max_iter=500, tol=0.5).fit(images).ended_by_ == "tol"

@@ -101,7 +101,7 @@ MODULES = [
     dict(separate_atoms=True, noise="features", fit_intercept=True),
     dict(separate_atoms="unfolding", split_sign=True),
     dict(separate_atoms="unfolding", positive_code=True),
-    dict(separate_atoms=False, noise="both", fit_intercept=True),
+    dict(separate_atoms=False, noise="features", fit_intercept=True),
     dict(separate_atoms=False, lambda_decay=0.9, split_sign=True),
     dict(separate_atoms=False, shrinkage="hard"),
     dict(separate_atoms=False, transform_alpha=2.0),

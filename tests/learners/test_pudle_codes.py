@@ -37,6 +37,7 @@ def test_split_codes_are_the_positive_and_the_negative_parts(X):
     assert not (parts[:, :6] * parts[:, 6:]).any()
     np.testing.assert_array_equal(split.inverse_transform(parts), plain.inverse_transform(codes))
     assert split.inverse_transform(parts).shape == X.shape
+    assert len(split.get_feature_names_out()) == 12
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

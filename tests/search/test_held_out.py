@@ -339,17 +339,16 @@ def test_rows_with_one_feature_predict_nothing():
     assert hold_out(Problem(planted(100)[0][:, :1], 0.1)).held_out is None
 
 
-def test_processes_hold_out_shares_of_their_rows():
-    x = planted(600)[0]
+@pytest.mark.parametrize(("n", "n_first", "held"), [(600, 200, [34, 67]), (200, 0, [0, 50])])
+def test_processes_hold_out_shares_of_their_rows(n, n_first, held):
+    x = planted(n)[0]
 
     def run(rank, total):
-        part = (x[:0], x[:200], x[200:])[rank + 1]
-        return hold_out(Problem(part, 0.1, total=total))
+        return hold_out(Problem((x[:n_first], x[n_first:])[rank], 0.1, total=total)).held_out
 
-    first, second = in_two_processes(run)
-    assert len(first.held_out.x) == 34
-    assert len(second.held_out.x) == 67
-    assert first.held_out.n_known == second.held_out.n_known == 101 * 16
+    found = in_two_processes(run)
+    assert [len(one.x) for one in found] == held
+    assert [one.n_known for one in found] == [sum(held) * 16] * 2
 
 
 def test_all_rows_are_searched_in_at_last_and_the_rest_before():

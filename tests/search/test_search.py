@@ -234,6 +234,13 @@ def test_the_dictionary_is_found_from_samples(positive, dtype):
     assert not positive or atoms.min() >= 0
 
 
+def test_the_dictionary_is_found_from_what_is_known():
+    x, truth = planted(n=1000)
+    known = gaps_in(x) > 0
+    problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
+    assert share_found(search(problem, start(x, len(truth))).atoms, truth) == 1
+
+
 def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     x, _ = planted()
     problem = Problem(x, 0.1)
@@ -384,22 +391,6 @@ def test_rows_are_drawn_by_their_weight(n_places):
     equal, none = draw_rows(50, n_places)
     assert none is None
     assert torch.equal(equal, spread_rows(50, n_places))
-
-
-def test_processes_with_their_own_samples_end_with_the_same_bits():
-    x, truth = planted()
-    atoms = start(x, len(truth))
-
-    def run(rank, total):
-        problem = Problem(x[rank * 240 :][: (240, 360)[rank]], 0.1, total=total)
-        return search(problem, atoms).atoms
-
-    results = in_two_processes(run)
-    assert torch.equal(*results)
-    assert share_found(results[0], truth) == 1
-    alone = search(Problem(x, 0.1), atoms).atoms  # begins with other rows: in another order
-    cosines = (results[0] @ alone.mT).abs().amax(1)
-    torch.testing.assert_close(cosines, torch.ones_like(cosines), atol=1e-5, rtol=0)
 
 
 def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():

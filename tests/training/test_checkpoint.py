@@ -35,11 +35,11 @@ def shuffled_loader():
 
 
 CASES = {
-    "adam": (FromData(10, batch_size=8, max_iter=4, **UNITS, **FIXED), lambda: ROWS + 3),
+    "adam": (FromData(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
     "counts": (CountDictionaryLearning(4, batch_size=8, dict_init="data", **FIXED), counts),
     "surrogate": (
-        FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **FIXED),
-        lambda: ROWS,
+        FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **UNITS, **FIXED),
+        lambda: ROWS + 3,
     ),
     "unused atoms": (FromData(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
     "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
