@@ -310,46 +310,61 @@ def add_statistics(start, index, value, weight, x, a, b):
                 a[j, index[k]] += z * value[k]
 
 
-def removals(first, last, by_atom, row, most, near, atoms, mask, weight, alpha, positive, tolerance,
-             share, max_sweeps, x, start, index, value, loss, size, cost, taken_over):  # fmt: skip
+def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, alpha, positive,
+             tolerance, share, max_sweeps, x, start, index, value, cost, taken_over):  # fmt: skip
     """Estimate the rise of the objective without each atom, and the growth of other codes then.
 
     At most ``most`` users of an atom, at regular distances, stand for all of them. Their other
-    atoms, and the atoms ``near`` the removed one, replace it. ``loss`` and ``size`` are those of
-    `solve_residuals`.
+    atoms, and the atoms ``near`` the removed one, replace it, by coordinate descent: on products
+    of atoms, or on residuals if ``gram`` is empty.
     """
     n_atoms, room = len(atoms), len(index) + near.shape[1]  # pages that are not used cost nothing
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
-    z, beyond, work = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
-    slope, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
+    z, beyond, slope = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
+    slopes, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
+    inner = np.empty((len(gram), len(gram)))
     for j in range(first, last):
         n_users = by_atom[j + 1] - by_atom[j]
         n_asked = min(n_users, most)
         for asked in range(n_asked):
-            i, k = row[by_atom[j] + asked * n_users // n_asked], np.int64(0)
-            rise, known = -loss[i] - alpha * size[i], mask[i]
+            i, k, own = row[by_atom[j] + asked * n_users // n_asked], np.int64(0), 0.0
+            known, rise = mask[i], 0.0
             for f in range(len(left)):
                 left[f] = x[i, f]
             for e in range(start[i], start[i + 1]):
-                if index[e] != j:
+                if index[e] == j:
+                    own = value[e]
+                else:
                     support[k], z[k] = index[e], value[e]
                     growth[support[k]] = -abs(z[k])
+                    rise += alpha * growth[support[k]]
                     _subtract(z[k], atoms[support[k]], known, left)
                     k += 1
+            # half of the squared residual without the atom, less that with it
+            rise += own * _product(atoms[j], left) - alpha * abs(own)
+            rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
             for c in range(near.shape[1]):
-                slope[near[j, c]] = _product(atoms[near[j, c]], left)
-            w = _enter(slope, positive, alpha + tolerance, share, k, inside, beyond, support, z)
-            _descend(
-                w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left
-            )
-            rise += 0.5 * _product(left, left)
+                slopes[near[j, c]] = _product(atoms[near[j, c]], left)
+            w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
+            if len(gram) > 0:
+                for a in range(w):
+                    slope[a] = slopes[support[a]] if a >= k else _product(atoms[support[a]], left)
+                    for b in range(w):
+                        inner[a, b] = gram[support[a], support[b]]
+                rise -= _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
+            else:
+                rise -= 0.5 * _product(left, left)
+                _descend(
+                    w, support, atoms, known, alpha, positive, tolerance, max_sweeps, slope, z, left
+                )
+                rise += 0.5 * _product(left, left)
             for e in range(w):
                 rise += alpha * abs(z[e])
                 growth[support[e]] += abs(z[e])
             cost[j] += weight[i] * rise * n_users / n_asked
             for c in range(near.shape[1]):
                 taken_over[j, c] += weight[i] * growth[near[j, c]] * n_users / n_asked
-                slope[near[j, c]] = 0.0
+                slopes[near[j, c]] = 0.0
             for e in range(w):
                 growth[support[e]] = 0.0
 

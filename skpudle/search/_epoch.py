@@ -317,7 +317,7 @@ class Epoch(Coded):
                 arrays = *sparse, count, index, value, fitted, *arrays
                 if self._few:
                     np.matmul(x.astype(np.float64, copy=False), self._atoms.T, out=c[:k])
-                    loops.solve_products(gram, squares[part], c[:k], *options, *arrays)
+                    loops.solve_products(self._gram, squares[part], c[:k], *options, *arrays)
                 else:
                     residual, known = x.astype(np.float64), self._known[part]
                     loops.subtract_synthesis(*sparse, self._atoms, known, residual)
@@ -328,12 +328,16 @@ class Epoch(Coded):
                 found[block] = count, *(v[:k][used] for v in (index, value, fitted)[: 2 + refit])
 
         with one_blas_thread, threads_for():
-            if self._few:
-                gram, squares = self._atoms @ self._atoms.T, np.asarray(self.problem.squares)
+            squares = np.asarray(self.problem.squares) if self._few else None
             in_parts(work, len(found), _least(n_rows * self._atoms.size, _PART))
         self.codes = self.fitting = Codes.joined(block[:3] for block in found)
         if refit:  # atoms adapt to these codes
             self.fitting = Codes.joined((*block[:2], block[3]) for block in found)
+
+    @cached_property
+    def _gram(self):  # (p, p), empty if there are many atoms
+        atoms = self._atoms if self._few else self._atoms[:0]
+        return atoms @ atoms.T
 
     def _slopes(self, residual, out):
         """Return products with all atoms; they have few digits, since they only select atoms."""
@@ -512,8 +516,8 @@ class Epoch(Coded):
     def _removals(self):  # -> (p,), (p, n), (p, n)
         (p, m), (start, row, _), near = self.atoms.shape, self._entries, self._near()
         cost, taken_over = np.zeros(p), np.zeros(near.shape)
-        given = start, row, USERS, near, self._atoms, self._known, self._weight, *self._options
-        given = *given, SWEEPS_OF_COSTS, self._x, *self.codes.arrays(), self._loss, self._size
+        given = start, row, USERS, near, self._atoms, self._gram, self._known, self._weight
+        given = *given, *self._options, SWEEPS_OF_COSTS, self._x, *self.codes.arrays()
 
         def remove(first, last):
             loops.removals(first, last, *given, cost, taken_over)

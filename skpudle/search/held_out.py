@@ -290,7 +290,12 @@ class HeldOut:
 
         top = best(*sorted({place, *(place + step for step in steps)}, reverse=True))
         for step in steps:
+            n_ahead = 1
             while least <= top + step <= most and top + step not in found:
+                if top + step not in self._sums:  # each from the larger penalty, twice as many
+                    ahead = np.clip(top + step * np.arange(1, n_ahead + 1), least, most)
+                    self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
+                    n_ahead *= 2
                 top = best(top + step)
         return found[top]
 
