@@ -129,9 +129,8 @@ class Loops:
     """
 
     def __init__(self, module):
-        name = module["__name__"]
-        own = [f for f in module.values() if isfunction(f) and f.__module__ == name]
-        self._module, self._functions = module, own
+        self._module, name = module, module["__name__"]
+        self._functions = [f for f in module.values() if isfunction(f) and f.__module__ == name]
 
     def __getattr__(self, name):
         if name not in {function.__name__ for function in self._functions}:
@@ -174,8 +173,7 @@ def in_parts(function, n, least):
     n_threads = _thread.allowed or torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
     parts = [(first, min(first + length, n)) for first in range(0, n, length)]
-    n_threads = min(n_threads, len(parts))
-    if n_threads < 2:
+    if min(n_threads, len(parts)) < 2:
         for part in parts:
             function(*part)
         return
@@ -211,10 +209,7 @@ class SharedSetting:
                 self._restore()
 
 
-@cache
-def _controller():
-    return ThreadpoolController()
-
+_controller = cache(ThreadpoolController)
 
 # NumPy's products take one thread each, for `in_parts` to share them among threads. A product then
 # has the same bits on any number of threads, and threads of a BLAS do not wait for each other.

@@ -81,10 +81,7 @@ def check_rate(sampling_rate):
     """Return the number of samples in a unit of time: in a second, or 1 for None."""
     rate = 1 if sampling_rate is None else sampling_rate
     if not (_is_number(rate) and 0 < rate < inf):
-        raise ValueError(
-            f"sampling_rate={rate!r:.50} is no number of samples in a second. Pass a positive "
-            "number, as 360, or None for times in samples."
-        )
+        raise ValueError(f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None.")
     return rate
 
 

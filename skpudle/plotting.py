@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass
 from itertools import cycle, groupby
 from numbers import Integral
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -64,10 +64,8 @@ def matplotlib():
     try:
         import matplotlib.pyplot
     except ImportError as error:
-        raise ImportError(
-            "Drawing needs matplotlib, which is not installed. Install it with "
-            "`pip install skpudle[plot]`."
-        ) from error
+        words = "Drawing needs matplotlib. Install it with `pip install skpudle[plot]`."
+        raise ImportError(words) from error
     return matplotlib
 
 
@@ -77,20 +75,19 @@ def tick_whole_numbers(*axes):
         axis.set_major_locator(matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def check_kind(kind, *kinds):
-    """Raise ValueError for a kind of picture that there is not."""
+def check_kind(kind, annotation, *more):
+    """Raise ValueError for a kind of picture that neither an annotation has nor is one of more."""
+    kinds = *more, *get_args(annotation)
     if kind not in kinds:
         raise ValueError(f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}.")
 
 
 class Display:
-    """Arrays, which `plot` draws; a subclass says how in ``_draw``, and which kinds it has."""
-
-    _kinds = ()
+    """Arrays, which `plot` draws; a subclass says how in ``_draw``."""
 
     def __post_init__(self):
-        if self._kinds:
-            check_kind(self.kind, *self._kinds)
+        if hasattr(self, "kind"):
+            check_kind(self.kind, self.__annotations__["kind"])
 
     def plot(self, *, ax: Any = None, **options: Any) -> Self:
         """Draw.
@@ -188,8 +185,6 @@ class AtomsDisplay(Display):
     `matplotlib.axes.Axes`.
     """
 
-    _kinds = "images", "lines", "spectra", "waveforms"
-
     atoms: np.ndarray
     kind: Literal["images", "lines", "spectra", "waveforms"] = "images"
     lower: np.ndarray | None = None
@@ -236,7 +231,7 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
-        check_kind(kind, "auto", *cls._kinds)
+        check_kind(kind, cls.__annotations__["kind"], "auto")
         if X is not None and not hasattr(estimator, "fit"):
             raise ValueError("X orders atoms of a learner, and these are arrays. Pass the learner.")
         supported = None
@@ -441,8 +436,6 @@ class ContributionsDisplay(Display):
         The pictures.
     """
 
-    _kinds = "images", "lines"
-
     pictures: np.ndarray
     values: np.ndarray
     row_labels: list[str]
@@ -500,8 +493,7 @@ class ContributionsDisplay(Display):
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        names = [f"{name} {row}" for row in rows]
-        return cls(pictures, values, names, kind).plot(**options)
+        return cls(pictures, values, [f"{name} {row}" for row in rows], kind).plot(**options)
 
     def _size(self, **_):
         n_rows, n_columns = self.pictures.shape[:2]
@@ -686,7 +678,7 @@ class CodesDisplay(Display):
         return cls(*encode_samples(found.learner, found.prepare(X))).plot(**options)
 
     def _draw(self, *, kind="usage", **style):
-        check_kind(kind, "usage", "count", "magnitude")
+        check_kind(kind, Literal["usage", "count", "magnitude"])
         used, ax = self.codes != 0, self.ax_
         if kind == "usage":
             self.heights_ = np.sort(used.sum(axis=0) / (self.samples[-1] + 1))[::-1]
@@ -814,16 +806,12 @@ class PathDisplay(Display):
     Options of `plot` go to `matplotlib.axes.Axes.plot` for the trials.
     """
 
-    _kinds = "size", "penalty"
-
     path: Any
     chosen: float
     kind: Literal["size", "penalty"]
 
     @classmethod
-    def from_estimator(
-        cls, estimator: Any, *, kind: Literal["size", "penalty"] = "size", **options: Any
-    ) -> Self:
+    def from_estimator(cls, estimator: Any, *, kind: str = "size", **options: Any) -> Self:
         """Draw how a fitted learner chose.
 
         Parameters
@@ -841,7 +829,7 @@ class PathDisplay(Display):
         PathDisplay
             The display, drawn.
         """
-        check_kind(kind, *cls._kinds)
+        check_kind(kind, cls.__annotations__["kind"])
         learner = find_learner(estimator, f"{kind}_path_").learner
         path = getattr(learner, f"{kind}_path_")
         chosen = learner.n_components_ if kind == "size" else learner.search_alpha_
