@@ -94,7 +94,7 @@ REFUSED = {
     "a palette": (lambda: Conv(4).fit([pillow("P")]), "mode 'P'", r"convert\('RGB'\)"),
     "one picture without a list": (
         lambda: Conv(4).fit(grey() / 255),
-        "64 images of one line of 80 pixels",
+        r"of the size \(1, 80\)",
         r"\[image\]",
     ),
     "one number for atoms of pictures": (
@@ -120,7 +120,7 @@ REFUSED = {
     ),
     "trials of a heart for atoms of signals": (
         lambda: Conv(4, atom_shape=25).fit(brain(3)),
-        r"shape \(3, 1000\) have their channels first",
+        r"\[3\] pixels and 1000 channels",
         "channels_first=True",
     ),
     "trials of a brain for atoms of pictures": (
@@ -152,8 +152,8 @@ WARNED = {
     ),
     "a tall picture for atoms of signals": (
         lambda: Conv(2, atom_shape=8, alpha=1e6).fit([grey().T / 255]),
-        r"shape \(80, 64\), looks like one grey picture",
-        "Pass two numbers",
+        "80 samples and 64 channels",
+        "pass two numbers",
     ),
     "an empty column": (lambda: fit(table(empty=np.nan)), "'empty'.*no known value", "Leave.*out"),
     "too large a penalty": (

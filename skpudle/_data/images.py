@@ -88,11 +88,6 @@ class Images:
         """Number of channels."""
         return self.tensors[0].shape[1]
 
-    @property
-    def dtype(self):
-        """Floating-point type."""
-        return self.tensors[0].dtype
-
     def map(self, function):
         """Return the images with a function applied to each tensor."""
         return replace(self, tensors=[function(x) for x in self.tensors])
@@ -249,17 +244,14 @@ def check_axes(images):
         If columns, or rows, are so few that they must be channels.
     """
     n, n_channels, *size = images.tensors[0].shape
-    if images.kind == "array" and not images.channel_axis and (
-        size[-1] <= _CHANNELS < min(n, *size[:-1])
-    ):  # fmt: skip
+    is_one = images.kind == "array" and not images.channel_axis
+    is_one = is_one and size[-1] <= _CHANNELS < min(n, *size[:-1])
+    is_first = images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]])
+    if is_one or is_first:
         raise ValueError(
-            f"An array of shape {(n, *size)} means {n} grey images of {size[0]} x {size[1]} "
-            "pixels. Pass one image with channels as [image]."
-        )
-    if images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]]):
-        raise ValueError(
-            f"Images of shape {(*size, n_channels)} have their channels first, and they are "
-            "expected last. Pass channels_first=True, or np.moveaxis(image, 0, -1) for each."
+            f"{n} images of {size} pixels and {n_channels} channels are read, so that one axis of "
+            "pixels must be channels. Pass one image as [image], and channels_first=True if they "
+            "are its first axis."
         )
 
 
@@ -286,32 +278,18 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
         If the input is small and may be meant so.
     """
     n, n_channels, *size = images.tensors[0].shape
-    if images.kind == "rows" and len(kernel) == 2:
-        if size[0] == 1 < kernel[0]:
-            # least sides of a matrix that is a picture, not rows
-            _refuse(
-                f"Two-dimensional input means rows: {n} images of one line of {size[1]} pixels, "
-                f"and atoms are {kernel[0]} lines high. Pass one image as [image], and rows of "
-                "pixels as X.reshape(-1, height, width).",
-                surely=min(n, size[1]) >= 32,
-            )
-        return
-    if len(kernel) == 1 and images.kind != "rows":
-        if n_channels >= max(*size, 2) and not channels_first:
-            raise ValueError(
-                f"Signals of {size[0]} samples and {n_channels} channels are read, since channels "
-                "are the last axis. For arrays (n_signals, n_channels, n_samples) pass "
-                "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9)."
-            )
-        if looks_like_picture(first := images.source[0]):
-            _refuse(
-                f"X[0], of shape {tuple(first.shape)}, looks like one grey picture, and atom_shape="
-                f"{kernel[0]} is one number, for signals with channels. Pass two numbers for "
-                f"pictures, such as atom_shape={2 * kernel}.",
-                surely="uint" in str(first.dtype),
-            )
+    is_rows, is_signal = images.kind == "rows", len(kernel) == 1
+    has_many_channels = n_channels >= max(*size, 2) and not channels_first
+    if is_signal and not is_rows and (has_many_channels or looks_like_picture(images.source[0])):
+        _refuse(
+            f"Signals of {size[0]} samples and {n_channels} channels are read, since channels are "
+            "the last axis. For arrays (n_signals, n_channels, n_samples) pass "
+            "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9).",
+            surely=has_many_channels or "uint" in str(images.source[0].dtype),
+        )
     # panoramas are flatter
-    elif images.kind == "array" and not images.channel_axis and max(size) >= 4 * min(size):
+    is_grey = images.kind == "array" and not images.channel_axis
+    if not is_signal and is_grey and max(size) >= 4 * min(size):
         raise ValueError(
             f"An array of shape {(n, *size)} means {n} grey pictures of {size[0]} x {size[1]} "
             f"pixels. For signals with {size[0]} channels pass channels_first=True and one number "
@@ -319,11 +297,13 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
         )
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
-            # shorter rows are a table, as in scikit-learn's checks
+            # smaller rows are a table, as in scikit-learn's checks
+            sides = (size[0],) if is_signal else (len(x), size[-1])
             _refuse(
                 f"Atoms of the size {kernel} are larger than an image of the size "
-                f"{tuple(x.shape[2:])}. Pass a smaller atom_shape.",
-                surely=images.kind != "rows" or max(x.shape[2:]) >= 16,
+                f"{tuple(x.shape[2:])}. Pass a smaller atom_shape, one image as [image], and rows "
+                "of pixels as X.reshape(-1, height, width).",
+                surely=not is_rows or min(sides) >= 16 * len(kernel),
             )
 
 

@@ -1,11 +1,15 @@
-"""Train networks of convolutions that remove noise from images."""
+"""Train networks of convolutions that remove noise from images.
+
+An optimiser of torch trains a network on random crops of clean or noisy images.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from math import inf, log10
+from math import ceil, inf, log2, log10, pi
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -15,23 +19,214 @@ from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from skpudle._compilation import threads_for
 from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.foreign import explain_names, fit_context
-from skpudle._data.images import is_one_image, read_targets
-from skpudle._denoiser.network import DenoisingNetwork
-from skpudle._denoiser.noise import Noise, deviation_of
-from skpudle._denoiser.train import Crops, Training, crop_shape, initialise, make_optimizer
+from skpudle._data.images import extend, is_one_image, read_targets
+from skpudle._denoiser.network import DenoisingNetwork, Noise, deviation_of
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
 from skpudle._learners.convolutional.base import COUNT, ImageEstimator, parts_of_images, stride_of
+from skpudle._learners.convolutional.learn import penalty_of_correlations
+from skpudle._operators._atoms import project_atoms
+from skpudle._operators._conv import ConvDictionary
 from skpudle._precision import training_mode
+from skpudle.encoding._unfold import default_step
 
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 
 _SIZE = Interval(Real, 0, None, closed="left")
+
+
+# ---------------------------------------------------------------- training
+
+
+def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the shape
+    """Return atoms of norm 1: products of cosines along all axes, channels too, the slowest first.
+
+    Random directions follow if there are too few.
+    """
+    options = dict(dtype=torch.float64, device="cpu")
+    sizes = torch.tensor(shape[1:], **options)
+    places = torch.cartesian_prod(*(torch.arange(n, **options) for n in shape[1:]))
+    slowest = places[(places / sizes).sum(1).argsort(stable=True)][: shape[0]]
+    cosines = torch.cos(pi * slowest[:, None] * (places + 0.5) / sizes).prod(2)
+    atoms = torch.randn(shape, generator=generator, **options)
+    atoms[: len(cosines)] = cosines.unflatten(1, shape[1:])
+    return project_atoms(atoms)
+
+
+class Crops(Dataset):
+    """Random crops of images, of all channels; those of pictures are mirrored and transposed.
+
+    Crops have the size of images, or the given one, rounded down to what atoms cover. They have at
+    least one pixel that all atoms reach, beside a margin.
+
+    Parameters
+    ----------
+    images : list of Tensor of shape (n_channels, *size)
+        Images, which are continued by reflection if they are smaller than a crop.
+    network : DenoisingNetwork
+        The network.
+    size : int or "auto"
+        Size of a crop.
+    generator : torch.Generator
+        Random numbers.
+    """
+
+    def __init__(self, images, network, size, generator):
+        shape = []
+        for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
+            n = min(image.shape[axis] for image in images)
+            # of signals and pictures: many positions, but far smaller than a photograph
+            n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
+            shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
+        self.shape, self.margin = tuple(shape), tuple(k - 1 for k in network.kernel)
+        self.generator, self.images = generator, list(map(self._enlarge, images))
+
+    def _enlarge(self, image):
+        missing = [max(crop - n, 0) for crop, n in zip(self.shape, image.shape[1:], strict=True)]
+        before = list(map(min, self.margin, missing))
+        after = [m - b for m, b in zip(missing, before, strict=True)]
+        return extend(image[None], before, after)[0]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        """Return a random crop of image ``i``."""
+        crop, options = self.images[i], dict(generator=self.generator, device="cpu")
+        for axis, (n, k) in enumerate(zip(crop.shape[1:], self.shape, strict=True), start=1):
+            if n > k:
+                crop = crop.narrow(axis, int(torch.randint(n - k + 1, (), **options)), k)
+        if len(self.shape) == 2:  # pictures
+            *flips, transposed = torch.randint(2, (3,), **options).tolist()
+            crop = crop.flip([axis for axis, flip in zip((-1, -2), flips, strict=True) if flip])
+            if transposed and self.shape[0] == self.shape[1]:
+                crop = crop.mT
+        return crop.contiguous()
+
+
+@torch.no_grad()
+def initialise(network, alpha, images, generator):
+    """Begin with the slowest cosines in all unfoldings, and thresholds of a penalty.
+
+    For a range of noise the penalty sets the slopes, and thresholds without noise stay 0.
+
+    The root of the step is a part of the atoms of analysis and of synthesis, so that both have
+    entries of equal size.
+    """
+    atoms = draw_cosines(network.analysis.shape[1:], generator).to(images[0])
+    step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
+    if alpha == "auto":
+        # as in the paper's denoiser (0.16 for 25 / 255)
+        alpha = 1.6 * (noise.typical if noise.is_range else noise.high)
+        alpha = alpha or penalty_of_correlations([x[None] for x in images], atoms, network.stride)
+    for layers in (network.analysis, network.synthesis):
+        layers.copy_(atoms * step**0.5)
+    network.levels[-1].fill_(alpha * step**0.5)
+
+
+@dataclass(eq=False)
+class Training:
+    """A network in training.
+
+    Attributes
+    ----------
+    network : DenoisingNetwork
+        The network, which changes.
+    loader : DataLoader
+        Batches of `Crops`.
+    optimizer : Optimizer
+        An optimiser of torch.
+    pairs : bool
+        Whether the second half of the channels of crops is the target; otherwise updates add noise.
+    n_steps, losses : int, list of float
+        Updates so far, and mean losses of epochs.
+    """
+
+    network: DenoisingNetwork
+    loader: DataLoader
+    optimizer: torch.optim.Optimizer
+    pairs: bool
+    n_steps: int
+    losses: list
+
+    @property
+    def unit(self):
+        """The divisor of images and thresholds in updates: a learning rate has no unit."""
+        return 2.0 ** ceil(log2(self.network.peak))
+
+    def attributes(self, ended_by=None, **inputs):
+        """Return the fitted attributes, on the CPU: for machines without the device of training."""
+        state = deepcopy(self.optimizer.state_dict()["state"])
+        for values in state.values():
+            for name, value in values.items():
+                values[name] = value.cpu() if isinstance(value, torch.Tensor) else value
+        return inputs | {
+            "network_": deepcopy(self.network).cpu(),
+            "training_noise_std_": self.network.noise_std,
+            "n_iter_": len(self.losses),
+            "n_steps_": self.n_steps,
+            "loss_curve_": np.array(self.losses, dtype=np.float64),
+            "ended_by_": ended_by,
+            "_optimizer_state": {"name": str(type(self.optimizer)), "state": state},
+        }
+
+    @torch.no_grad()
+    def _scale_thresholds(self, factor):
+        for levels in self.network.levels:
+            levels.mul_(factor)
+
+    def _update(self, images):  # -> summed loss of the crops, and of images as they are
+        network, crops, sigma = self.network, self.loader.dataset, None
+        images, targets = images.chunk(2, dim=1) if self.pairs else (images, images)
+        if not self.pairs:
+            images, sigma = network.noise.added_to(images, crops.generator)
+        elif network.slopes is not None:
+            sigma = network.noise_of(images)
+        inside = (..., *(slice(m, -m or None) for m in crops.margin))
+        x, target = images / self.unit, (targets / self.unit)[inside]
+        self.optimizer.zero_grad()
+        with threads_for(network.analysis[0], x, network.stride):
+            found = network.decode(network.encode(x, sigma))
+            loss = 0.5 * (found[inside] - target).square().sum()
+            (loss / len(x)).backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for levels in network.levels:
+                levels.clamp_min_(0)
+        self.n_steps += 1
+        unchanged = 0.5 * (x[inside] - target).square().sum()
+        return np.array([loss.item(), unchanged.item()])
+
+    def run_epoch(self, interrupts):
+        """Update by one crop of each image; note the mean loss, in the units of the images.
+
+        After Ctrl-C the epoch ends with the present update. Return whether the network is finite;
+        if training diverged, it is the last finite one.
+        """
+        before, total, n_crops = deepcopy(self.network.state_dict()), np.zeros(2), 0
+        self._scale_thresholds(1 / self.unit)
+        with torch.enable_grad(), torch.device("cpu"):  # of the loader's random numbers
+            for images in self.loader:
+                total, n_crops = total + self._update(images), n_crops + len(images)
+                if interrupts.pending or not np.isfinite(total).all():
+                    break
+        self._scale_thresholds(self.unit)
+        parameters = all(bool(value.isfinite().all()) for value in self.network.parameters())
+        if not (parameters and np.isfinite(total).all()):
+            self.network.load_state_dict(before)
+            return False
+        loss, self.unchanged = total * self.unit**2 / n_crops
+        self.losses.append(loss)
+        return True
+
+
+# ---------------------------------------------------------------- the estimator
 
 
 class ConvDenoiser(ImageEstimator):
@@ -247,11 +442,13 @@ class ConvDenoiser(ImageEstimator):
         # A network of sixteen pictures of 128 x 128 pixels denoises other photographs, with noise
         # of 20 / 255, to 29.8 dB after 250 epochs, which take 31 s, and to 29.5 dB after 200.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
-        training = self._begin(X, y)
+        training, inputs = self._begin(X, y)
         losses, n_crops = training.losses, len(training.loader.dataset)
 
         def epochs(interrupts):
-            stopping, began = Stopping(self.tol, self.n_iter_no_change), time.perf_counter()
+            # crops whose mean loss decides if training has stalled
+            stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
+            began = time.perf_counter()
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
             ended_by = None
             while ended_by is None:
@@ -259,13 +456,12 @@ class ConvDenoiser(ImageEstimator):
                 schedule.step()
                 left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
                 note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
-                judged = n_crops * losses[-1], n_crops, training.n_steps
-                # crops whose mean loss decides if training has stalled
-                if stopping.check(*judged, n_judged=256):
+                if stopping.check(n_crops * losses[-1], n_crops, training.n_steps):
                     ended_by = "tol"
                 elif len(losses) == n_epochs:
                     ended_by = "max_iter"
-                yield f"{note}  at most {left:.0f} s left", partial(training.attributes, ended_by)
+                attributes = partial(training.attributes, ended_by, **inputs)
+                yield f"{note}  at most {left:.0f} s left", attributes
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
         if training.unchanged:  # pairs may be equal
@@ -293,10 +489,10 @@ class ConvDenoiser(ImageEstimator):
         self
             The estimator.
         """
-        training = self._begin(X, y, known=hasattr(self, "network_"))
+        training, inputs = self._begin(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
             self._run_epoch(training, interrupts)
-            self._take(training.attributes())
+            self._take(training.attributes(**inputs))
         return self
 
     def _run_epoch(self, training, interrupts):
@@ -308,15 +504,13 @@ class ConvDenoiser(ImageEstimator):
                 f"learning_rate (now {self.learning_rate}), or scale the data."
             )
 
-    def _read_pairs(self, X, y, known):  # -> Images, targets, both of the network, noise_std
+    def _begin(self, X, y, known=False):  # -> Training, attributes of the input
+        images, noise_std = (self._read_known if known else self._read_training)(X), self.noise_std
         if known:
-            images = self._read_known(X).map(lambda x: x.to(self.network_.analysis.dtype))
-        else:
-            images = self._read_training(X)
-        targets, noise_std = read_targets(y, images, self._read), self.noise_std
-        if noise_std == "auto" and known:
-            noise_std = self.training_noise_std_
-        elif noise_std == "auto" and targets is None:
+            images = images.map(lambda x: x.to(self.network_.analysis.dtype))
+            noise_std = self.training_noise_std_ if noise_std == "auto" else noise_std
+        targets, inputs = read_targets(y, images, self._read), {}
+        if noise_std == "auto" and targets is None:
             # sigma 25 of 255 for photographs, whose pixels have deviations of about 55
             noise_std = 0.45 * deviation_of(images.tensors)
         elif noise_std == "auto":
@@ -325,34 +519,34 @@ class ConvDenoiser(ImageEstimator):
         noise = Noise.of(noise_std)
         if not known:
             noise.warn_of_units(images.tensors)
-        return images.map(noise.enter), targets and list(map(noise.enter, targets)), noise_std
-
-    def _begin(self, X, y, known=False):  # -> Training
-        images, targets, noise_std = self._read_pairs(X, y, known)
-        singles, generator = images.singles(), make_generator(self.random_state)
+        singles, generator = images.map(noise.enter).singles(), make_generator(self.random_state)
+        targets = targets and list(map(noise.enter, targets))
         peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
         check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
+        n_steps, losses, past = 0, [], None
         if known:
-            generator.manual_seed(generator.initial_seed() + self.n_steps_)  # new crops
+            n_steps, losses, past = self.n_steps_, list(self.loss_curve_), self._optimizer_state
+            generator.manual_seed(generator.initial_seed() + n_steps)  # new crops
             network = deepcopy(self.network_).to(singles[0])
             network.peak = max(peak, network.peak)
-            past = {}, self.n_steps_, list(self.loss_curve_)
         else:
             shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
             network = DenoisingNetwork(shape, stride_of(self), noise_std, peak=peak)
             network = network.to(singles[0])
             initialise(network, self.alpha, singles, generator)
-            past = input_attributes(X if images.kind == "rows" else None), 0, []
-        shape = crop_shape(singles, network.kernel, network.stride, self.crop_size)
+            inputs = input_attributes(X if images.kind == "rows" else None)
         if targets is not None:
             singles = [torch.cat(pair) for pair in zip(singles, targets, strict=True)]
-        crops = Crops(singles, shape, network.kernel, generator)
+        crops = Crops(singles, network, self.crop_size, generator)
         # images in an update: updates of twice the rate from 2 images destroy the network
         size = min(len(crops), 4 if self.batch_size == "auto" else int(self.batch_size))
         loader = DataLoader(crops, size, shuffle=True, generator=generator)
-        state = self._optimizer_state if known else None
-        optimizer = make_optimizer(self.optimizer, network, self.learning_rate, state)
-        return Training(network, loader, optimizer, targets is not None, *past)
+        make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
+        optimizer = make(list(network.parameters()), lr=self.learning_rate)
+        if past and past["name"] == str(type(optimizer)):
+            state = optimizer.state_dict() | {"state": deepcopy(past["state"])}
+            optimizer.load_state_dict(state)
+        return Training(network, loader, optimizer, targets is not None, n_steps, losses), inputs
 
     # ------------------------------------------------------------------ denoising
 

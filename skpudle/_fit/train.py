@@ -33,11 +33,14 @@ _UNDISTURBED = SimpleNamespace(pending=False)
 _OF_TRAINER = "n_steps", "loss_curve", "epoch", "halved", "finite"
 
 
-class Diverged(ArithmeticError):
+class Diverged(ValueError):
     """Training diverged, also after the learning rate was halved."""
 
     def __init__(self, update, fitted):
-        super().__init__(f"training diverged at update {update}")
+        super().__init__(
+            f"Training diverged at update {update}. Pass a smaller learning rate, such as "
+            "optimizer=partial(torch.optim.Adam, lr=1e-4)."
+        )
         self.update, self.fitted = update, fitted
 
 
@@ -57,11 +60,13 @@ class Stopping:
         Updates before this one do not count.
     n_updates : int, default=inf
         Stop after this number in any case, in the middle of an epoch if need be.
+    n_judged : int, default=1
+        Least number of new samples in a check.
     """
 
-    def __init__(self, tol, patience, *, first_update=0, n_updates=inf):
+    def __init__(self, tol, patience, *, first_update=0, n_updates=inf, n_judged=1):
         self.tol, self.patience, self.first_update = tol, patience, first_update
-        self.n_updates = n_updates
+        self.n_updates, self.n_judged = n_updates, n_judged
         # checks without a fall; smoothed objective, its least value; sums since the last check
         self.course = 0, None, None, 0.0, 0
 
@@ -70,13 +75,13 @@ class Stopping:
         """Whether the objective has stalled for long enough."""
         return self.tol is not None and self.course[0] >= self.patience
 
-    def check(self, total, n_samples, update, *, n_judged=1):
-        """Return whether to stop, by the summed objective of ``n_judged`` or more new samples."""
+    def check(self, total, n_samples, update):
+        """Return whether to stop, by the summed objective of new samples."""
         if self.tol is None or update < self.first_update:
             return False
         stalled, smoothed, best, *waiting = self.course
         total, n_samples = total + waiting[0], n_samples + waiting[1]
-        if n_samples < n_judged:
+        if n_samples < self.n_judged:
             self.course = stalled, smoothed, best, total, n_samples
             return False
         objective = total / n_samples
@@ -225,7 +230,8 @@ class Trainer:
         with threads_for(rows, rows):
             self.optimizer.update(gradient, codes, **how)
         self.n_steps += 1
-        used = codes.abs().sum(0) != 0  # several times as fast as any()
+        # several times as fast as any()
+        used = codes.abs().sum([axis for axis in range(codes.ndim) if axis != 1]) != 0
         return total, used, losses
 
     def _commit(self, n_samples, loss, unused, n_unused, seen):

@@ -227,11 +227,11 @@ class ConvDictionary:
         ValueError
             If atoms at these positions do not cover the image exactly.
         """
-        axes = list(zip(size, self.atoms.shape[2:], self._strides, strict=True))
+        axes = list(zip(size, self.atoms.shape[2:], self.strides, strict=True))
         if any(n < k or (n - k) % s for n, k, s in axes):
             covered = tuple(k + s * ceil(max(n - k, 0) / s) for n, k, s in axes)
             raise ValueError(
-                f"Atoms of size {tuple(self.atoms.shape[2:])} at every {self._strides} pixels do "
+                f"Atoms of size {tuple(self.atoms.shape[2:])} at every {self.strides} pixels do "
                 f"not cover an image of size {tuple(size)} exactly. Pad it to {covered}, for "
                 "example, or pass another stride."
             )
@@ -258,7 +258,7 @@ class ConvDictionary:
            Mathematische Zeitschrift 86, 1964.
         """
         atoms, scale = scaled(self.atoms.detach())
-        phases, padding, n_samples, factors = _sampling(tuple(atoms.shape[2:]), self._strides)
+        phases, padding, n_samples, factors = _sampling(tuple(atoms.shape[2:]), self.strides)
         blocks = phases.split(torch.nn.functional.pad(atoms, padding))
         # blocks: (n_channels, *stride, n_components, *blocks), transformed along the last ones
         symbol = torch.fft.fftn(blocks.flatten(0, len(n_samples)), s=n_samples)
@@ -268,13 +268,14 @@ class ConvDictionary:
         return eigenvalues.max() * scale
 
     @property
-    def _strides(self):
+    def strides(self):  # -> tuple of int
+        """The distance of neighbouring positions along each axis."""
         n_axes = self.atoms.ndim - 2
         return (self.stride,) * n_axes if isinstance(self.stride, int) else tuple(self.stride)
 
     def phases(self, positions):  # tuple of int -> Phases
         """Return the geometry for these numbers of positions along each axis."""
-        return _phases(tuple(self.atoms.shape[2:]), self._strides, tuple(positions))
+        return _phases(tuple(self.atoms.shape[2:]), self.strides, tuple(positions))
 
 
 @dataclass(frozen=True, eq=False)

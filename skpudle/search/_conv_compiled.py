@@ -205,7 +205,7 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
                 overlap[height - 1 + y - y1, width - 1 + x - x1] += product
 
 
-def _descend_atom(pull, overlap, positive, n_steps, atom):
+def _descend_atom(pull, overlap, n_steps, atom):
     """Minimise over one atom on the sphere, with steps from a bound of the curvature."""
     n_channels, height, width = atom.shape
     old, moved, bound = atom.copy(), np.empty_like(atom), np.abs(overlap).sum()
@@ -223,15 +223,13 @@ def _descend_atom(pull, overlap, positive, n_steps, atom):
                         for j in range(width):
                             out[j] -= change * row[width - 1 + j - j1]
                 for j in range(width):
-                    if positive:
-                        out[j] = max(out[j], 0.0)
                     norm += out[j] ** 2
         if norm == 0.0:
             break
         atom[:] = moved / np.sqrt(norm)
 
 
-def sweep_atoms(start, image, place, value, grid, mask, positive, n_steps, atoms, residual):
+def sweep_atoms(start, image, place, value, grid, mask, n_steps, atoms, residual):
     """Minimise over the atoms on the sphere, one by one; ``start`` splits the codes by atom.
 
     Missing pixels count as if the dictionary explained them, which bounds the objective from above.
@@ -245,7 +243,7 @@ def sweep_atoms(start, image, place, value, grid, mask, positive, n_steps, atoms
             y, x = _corner(place[e], grid)
             _add_patch(value[e], residual[image[e]], y, x, pull)
         old = atoms[k].copy()
-        _descend_atom(pull, overlap, positive, n_steps, atoms[k])
+        _descend_atom(pull, overlap, n_steps, atoms[k])
         change = atoms[k] - old
         for e in range(start[k], start[k + 1]):
             y, x = _corner(place[e], grid)

@@ -128,15 +128,12 @@ class ConvEpoch(rules.Coded):
 
         in_parts(solve, n, 1)
         self.codes = _joined(found)
-        self.n_entries = float(len(self.codes.value))
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
-        square = float(np.square(self._residual).sum())
-        self.objective, self.loss = square / 2 + problem.alpha * size, square / 2 / n
-        self.fitting = (
-            self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
-        )  # atoms adapt to these codes
-        self.unbiased_loss = float(np.square(self._residual).sum()) / 2 / n if refit else 0.0
+        loss = float(np.square(self._residual).sum()) / 2
+        # atoms adapt to these codes
+        self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
+        self._measure(atoms.new_tensor([loss, size, loss, len(self.codes.value), n]))
 
     def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual.
@@ -175,7 +172,7 @@ class ConvEpoch(rules.Coded):
         """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
         atoms, residual = self.atoms.clone(), self._residual.copy()
         # five steps of an atom in each sweep
-        options = self._grid, self._mask, False, 5, np.asarray(atoms), residual
+        options = self._grid, self._mask, 5, np.asarray(atoms), residual
         # steps of an atom are cheap compared with its residuals
         for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
@@ -195,14 +192,12 @@ class ConvEpoch(rules.Coded):
         windows = windows[:, starts[0] :: steps[0], starts[1] :: steps[1]]
         energy = windows.sum((3, 4))
         centre = (height - 1) // steps[0], (width - 1) // steps[1]
-        best = energy.flatten(1).argmax(1)
-        largest = energy.flatten(1).gather(1, best[:, None])[:, 0]
+        largest, best = energy.flatten(1).max(1)
         moves = largest > _GAIN * energy[:, centre[0], centre[1]]
         if not moves.any():
             return None
         best = torch.where(moves, best, centre[0] * energy.shape[2] + centre[1])
-        rows, columns = best // energy.shape[2], best % energy.shape[2]
-        atoms = self.atoms.clone()
+        atoms, (rows, columns) = self.atoms.clone(), torch.unravel_index(best, energy.shape[1:])
         for k in moves.nonzero()[:, 0].tolist():
             y, x = (int(v[k]) * s + a for v, s, a in zip((rows, columns), steps, starts))
             atoms[k] = wide[k, :, y : y + height, x : x + width]
@@ -246,15 +241,11 @@ class ConvEpoch(rules.Coded):
             grams = grams if self.problem.positive_code else grams.abs()
             own = torch.arange(len(part))
             grams[own, some.start + own] = -1.0
-            shape = grams.shape[1:]
             # the most similar ones
-            best = grams.flatten(1).topk(min(16, prod(shape))).indices
-            atom, y, x = best // prod(shape[1:]), best // shape[2] % shape[1], best % shape[2]
-            y, x = (
-                v * s + a - (k - 1)
-                for v, s, a, k in zip((y, x), self.problem.stride, starts, (height, width))
-            )
-            rivals.append(torch.stack([atom, y, x], dim=2))
+            best = grams.flatten(1).topk(min(16, grams[0].numel())).indices
+            atom, *places = torch.unravel_index(best, grams.shape[1:])
+            axes = zip(places, self.problem.stride, starts, (height, width), strict=True)
+            rivals.append(torch.stack([atom, *(v * s + a - (k - 1) for v, s, a, k in axes)], 2))
         return np.asarray(torch.cat(rivals))
 
     def _removals(self):  # -> (p,), (p, p), (p, p)
@@ -304,9 +295,8 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
         True for images with codes within 1e-8 alpha of the optimality conditions of the lasso.
     """
     atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
-    stride = dictionary.stride
-    stride = (stride, stride) if isinstance(stride, int) else (1, *stride)[-2:]
-    how = dict(mask=None if mask is None else as_pictures(mask.expand_as(x)), stride=stride)
+    how = dict(stride=(1, *dictionary.strides)[-2:])
+    how["mask"] = None if mask is None else as_pictures(mask.expand_as(x))
     kernel = tuple(atoms.shape[2:])
     problem = ConvProblem(as_pictures(x), alpha, positive_code, kernel=kernel, **how)
     epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=_SOLVED)

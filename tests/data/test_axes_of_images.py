@@ -23,7 +23,7 @@ def test_one_colour_image_is_not_many_grey_ones(image):
     """Without an error it was: 21 images of 18 x 3 pixels."""
     grey = learner_of().fit([RGB[..., 0]])
     for method in (grey.fit, grey.partial_fit, grey.score):
-        with pytest.raises(ValueError, match=r"means 21 grey .* image with channels as \[image\]"):
+        with pytest.raises(ValueError, match=r"21 images of .* Pass one image as \[image\]"):
             method(image)
 
 
@@ -48,8 +48,13 @@ def test_channels_that_come_first_are_refused(n_channels):
     learner = learner_of().fit(np.moveaxis(images, 1, -1))
     for wrong in (images, list(images), torch.tensor(images)):
         for method in (learner.fit, learner.denoise):
-            with pytest.raises(ValueError, match="channels first, and they are expected last"):
+            with pytest.raises(ValueError, match="channels_first=True if they are its first"):
                 method(wrong)
     if n_channels > 1:
         with pytest.raises(ValueError, match="channels are the last axis"):
             learner.denoise(images[0])
+
+
+def test_one_grey_image_is_not_silently_rows():
+    with pytest.warns(UserWarning, match=r"of the size \(1, 18\).* one image as \[image\]"):
+        learner_of().fit(RGB[..., 0])

@@ -30,9 +30,7 @@ pytestmark = [
     # by default there are as many atoms as features, whatever the number of samples
     pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
     pytest.mark.filterwarnings("ignore:All values of X are below 1:UserWarning"),
-    # rows for a convolutional learner of default parameters are images of one line
-    pytest.mark.filterwarnings("ignore:Two-dimensional input means rows:UserWarning"),
-    # rows for another one have fewer features than its atoms
+    # rows for a convolutional learner are images of one line, which atoms are higher or wider than
     pytest.mark.filterwarnings("ignore:Atoms of the size:UserWarning"),
     # atoms that learn rows of few pixels come close to one another, so that their norm grows
     pytest.mark.filterwarnings("ignore:step_size=0.1 is beyond:RuntimeWarning"),

@@ -11,7 +11,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
 from skpudle._data.images import read_images
-from skpudle._denoiser.train import Training
+from skpudle._denoiser.estimator import Training
 from skpudle._learners.convolutional import estimator
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), random_state=0)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -19,6 +18,7 @@ from skpudle._data.arrays import input_attributes, make_generator, split_missing
 from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
+from skpudle._fit.encoders import refuse
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
 from skpudle._operators._atoms import atom_norms, factor_atoms
@@ -226,7 +226,7 @@ class ConvPUDLEDictionaryLearning(
         is_list, start = images.kind == "list", None
         inputs["_channel_axis"] = images.channel_axis
         inputs["_image_size"] = None if is_list else tuple(images.tensors[0].shape[2:])
-        self._check_combinations(images.n_channels)
+        messages.warn_of_unused(self, self._without_effect(images.n_channels))
         channels = learn.choose_channels(images, self)
         noise = to_numpy(channels.noise.flatten())
         inputs["channel_noise_"] = noise if (noise != 1).any() else None
@@ -257,29 +257,28 @@ class ConvPUDLEDictionaryLearning(
             messages.warn_of_zero_codes(self)
         return self
 
-    def _check_combinations(self, n_channels):
-        """Warn of parameters that have no effect on this fit, and refuse those that contradict."""
-        unused, unfolds = [], learn.unfoldings_of(self) is not None
+    def _without_effect(self, n_channels):  # yields names, setting
+        """Yield parameters without effect, and what uses them; refuse contradictions."""
+        trains, unfolds = self.gradient is not None, learn.unfoldings_of(self) is not None
+        refuse(
+            self.gradient in ("ae-ls", "ae-lasso") and not unfolds,
+            "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
+            f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings.",
+        )
         start = self.dict_init if isinstance(self.dict_init, str) else "an array"
-        if self.gradient is None:
+        takes_start = self.n_components != "auto" and (trains or start != "random")
+        refuse(
+            start != "search" and not takes_start,
+            f"dict_init is {start}: given atoms need a number, and random ones a gradient. "
+            "Pass dict_init='search', or n_components=64 with gradient='ae-ls'.",
+        )
+        if not trains:
             training = "optimizer", "batch_size", "max_iter", "tol"
-            unused.append((training, "a gradient, such as gradient='ae-ls'"))
-        elif self.gradient != "dec" and not unfolds:
-            raise ValueError(
-                "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
-                f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings."
-            )
-        counts, trains = self.n_components != "auto", self.gradient is not None
-        if start != "search" and not (counts and (trains or start != "random")):
-            raise ValueError(
-                f"dict_init is {start}: given atoms need a number, and random ones a gradient. "
-                "Pass dict_init='search', or n_components=64 with gradient='ae-ls'."
-            )
+            yield training, "a gradient, such as gradient='ae-ls'"
         if unfolds and self.debias != 0:
-            unused.append((("debias",), "codes of the lasso, n_unfoldings=None"))
+            yield ("debias",), "codes of the lasso, n_unfoldings=None"
         if n_channels == 1:
-            unused.append((("rank", "channel_noise"), "signals with more than one channel"))
-        messages.warn_of_unused(self, unused)
+            yield ("rank", "channel_noise"), "signals with more than one channel"
 
     def _attributes_of(self, record, inputs):
         """Return the fitted attributes of a record."""
@@ -363,15 +362,7 @@ class ConvPUDLEDictionaryLearning(
                 dictionary = ConvDictionary(atoms, dictionary.stride)
         debias = self.debias_ if self.debias == "auto" else float(self.debias)
         options = dict(learner=self, alpha=self.alpha_, debias=debias)
-        codes, solved = learn.code_images(dictionary, x, mask, **options)
-        if not solved.all():
-            messages.warn(
-                f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
-                "converged. Pass detrend='slow', or raise alpha, which "
-                f"is {self.alpha_:.3g}.",
-                ConvergenceWarning,
-            )
-        return codes
+        return learn.code_images(dictionary, x, mask, **options)
 
     # ------------------------------------------------------------------ codes
 
@@ -415,6 +406,9 @@ class ConvPUDLEDictionaryLearning(
             of the size that the copies of the atoms cover.
         """
         check_is_fitted(self)
+        of_images = getattr(self, "n_features_in_", None) is None
+        if of_images and len(getattr(X, "shape", ())) == 1 + len(self._kernel):  # of one image
+            return self.inverse_transform(X[None])[0]
         size, positions, n_components = self._image_size, self._positions, len(self.components_)
         shape = (*positions, n_components) if size else None
         codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)

@@ -10,32 +10,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from math import ceil, inf, isfinite, log, pi, prod, sqrt
+from math import ceil, inf, log, pi, prod, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from scipy.ndimage import median_filter
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of
-from skpudle._data.batches import Samples
+from skpudle._data.batches import Batches, Samples
 from skpudle._data.images import covered, sizes
-from skpudle._fit.fitted import as_arrays
-from skpudle._fit.train import Stopping
-from skpudle._gradients import GRADIENT_RULES, differentiate
+from skpudle._fit.encoders import fixed
+from skpudle._fit.fitted import Fitted, as_arrays
+from skpudle._fit.messages import warn
+from skpudle._fit.train import Stopping, Trainer
+from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.base import parts_of_images, stride_of
 from skpudle._learners.convolutional.noise import estimate_noise
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode
-from skpudle.search import _maps
+from skpudle.search import _epoch, _maps, choose, descend, find, held_out
 from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
-from skpudle.search._epoch import spread_rows
-from skpudle.search.choose import best_coding, try_sizes
-from skpudle.search.descend import descend, exhaust, refit_atoms
-from skpudle.search.find import find_atoms, penalty_path
-from skpudle.search.held_out import hold_out
 
 # Places of an atom, along the last axis of an image, with correlations in memory at a time.
 _PLACES_AT_A_TIME = 2**14
@@ -259,8 +258,8 @@ def _count_codes(data, given, alpha=None):  # -> float, float
     usual = penalty_of_correlations(data.tensors, atoms, data.stride)
     problem = data.problem(alpha or max(usual, universal_threshold(data)), given.positive_code)
     problem = problem.thinned(-(-problem.x.numel() // 2**17))
-    steps = descend(problem, as_pictures(atoms).double(), problem.no_codes(), 10)
-    return exhaust(steps).n_entries / len(problem.x), problem.alpha * problem.unit
+    steps = descend.descend(problem, as_pictures(atoms).double(), problem.no_codes(), 10)
+    return descend.exhaust(steps).n_entries / len(problem.x), problem.alpha * problem.unit
 
 
 def choose_channels(images, given):  # Images, learner -> Channels
@@ -317,6 +316,20 @@ def _in_patterns(data, n_components):  # -> TrainingImages, Tensor (n_channels, 
     return replace(data, tensors=combined), directions
 
 
+def _try_sizes(data, problem, generator):  # yields SizeTrial
+    """Choose the number of atoms, see `skpudle.search.choose`."""
+
+    def begin(n):
+        return as_pictures(draw_patches(data.tensors, n, data.kernel, generator))
+
+    # Of fewer than four pieces none is held out, so data are cut into about 8. Two kinds of beats
+    # have 2 or 3 atoms with 8 pieces, up to 9 with 16, up to 15 with 24, and 64 with one.
+    if len(problem.x) < 4:
+        area = sum(x[:, 0].numel() for x in data.tensors) / 8
+        problem = data.problem(problem.alpha * problem.unit, problem.positive_code, area)
+    return choose.try_sizes(problem, generator, start=begin)
+
+
 def learn(data, given, generator, start=None) -> Iterator[dict]:
     """Learn atoms, their number, and penalties; yield a record after every epoch.
 
@@ -359,46 +372,37 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
 
     record = dict.fromkeys(("noise_std_", "size_path_", "penalty_path_"))
     record |= dict(atoms=in_channels(start), alpha_=float(alpha), search_alpha_=float(alpha))
-    record["debias_"] = 0.0 if given.debias == "auto" else float(given.debias)
+    record["debias_"] = fixed(given.debias) or 0.0
     record |= dict(losses=(), ended_by_="search", note="random directions")
     if is_random:
         yield dict(record)
         return record
     problem, start = seen.problem(alpha, given.positive_code), as_pictures(start)
-    if decides:
-
-        def begin(n):
-            return as_pictures(draw_patches(seen.tensors, n, data.kernel, generator))
-
-        # Of fewer than four pieces none is held out, so data are cut into about 8. Two kinds of
-        # beats have 2 or 3 atoms with 8 pieces, up to 9 with 16, up to 15 with 24, and 64 with one.
-        area, positive = sum(x[:, 0].numel() for x in seen.tensors) / 8, given.positive_code
-        parts = problem if len(problem.x) >= 4 else seen.problem(alpha, positive, area)
-        for trial in try_sizes(parts, generator, start=begin):
-            start, n_tried = trial.atoms, len(trial.path.n_components)
-            note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
-            record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
-            yield dict(record)
-    is_signal, now = len(data.kernel) == 1, hold_out(problem, fixed=not is_auto)
+    for trial in _try_sizes(seen, problem, generator) if decides else ():
+        start, n_tried = trial.atoms, len(trial.path.n_components)
+        note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
+        record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
+        yield dict(record)
+    is_signal, now = len(data.kernel) == 1, held_out.hold_out(problem, fixed=not is_auto)
     level = _maps.noise_level if is_auto and data.masks is None and is_signal else None
     for is_last in (not is_signal, True):
-        for found in find_atoms(now, start, level):
+        for found in find.find_atoms(now, start, level):
             unit, losses = found.problem.unit, found.losses
             note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
             record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
             record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
-            record["penalty_path_"] = as_arrays(penalty_path(found.problem, found.path, unit))
+            record["penalty_path_"] = as_arrays(find.penalty_path(found.problem, found.path, unit))
             yield dict(record)
         now, start = found.problem, None if is_last else _without_twin(found, generator)
         if start is None:
             break
     if rank is not None:
-        rows = spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
+        rows = _epoch.spread_rows(len(problem.x), -(-len(problem.x) // found.stride))
         part = replace(problem.of_rows(rows), alpha=found.alpha)
         pieces = [data.pieces()[i] for i in rows.tolist()]
         record["atoms"] = in_channels(_maps.refine_products(part, found.atoms, pieces, directions))
     elif found.is_unbiased:
-        atoms = refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
+        atoms = descend.refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
         record["atoms"] = in_channels(atoms)
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
         record |= _choose_codes(given, found)
@@ -427,10 +431,11 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
 
 def _choose_codes(given, found):  # -> dict
     """Return the penalty of codes, the share of its bias to remove, and the noise of a pixel."""
-    problem, debias = found.problem, None if given.debias == "auto" else float(given.debias)
-    atoms, place = found.trial.judged, found.trial.prediction.place  # without the held-out images
-    atoms = atoms if given.rank is None else project_atoms(atoms, rank=given.rank)
-    coding = best_coding(problem.held_out, atoms, debias=debias, place=place).in_units(problem.unit)
+    problem, trial = found.problem, found.trial
+    # atoms that have not seen the held-out images
+    atoms = trial.judged if given.rank is None else project_atoms(trial.judged, rank=given.rank)
+    how = dict(debias=fixed(given.debias), place=trial.prediction.place)
+    coding = choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
     return dict(zip(("alpha_", "debias_", "noise_std_"), coding, strict=True))
 
 
@@ -438,7 +443,7 @@ def _choose_codes(given, found):  # -> dict
 
 
 def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
-    """Return code maps of images that atoms cover, and whether each image has converged codes.
+    """Return code maps of images that atoms cover; warn if they have not converged.
 
     Parameters
     ----------
@@ -452,11 +457,17 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
         The penalty, and the share of the lasso's bias to remove.
     """
     options = dict(alpha=alpha, positive_code=learner.positive_code)
-    mask, depth = None if mask is None else mask.expand_as(x), unfoldings_of(learner)
-    if depth is None:
-        return conv_codes(dictionary, x, mask=mask, debias=debias, **options)
-    codes = encode(dictionary, x, mask=mask, n_unfoldings=depth, **options)
-    return codes, torch.ones(len(x), dtype=torch.bool)
+    options["mask"] = None if mask is None else mask.expand_as(x)
+    if (depth := unfoldings_of(learner)) is not None:
+        return encode(dictionary, x, n_unfoldings=depth, **options)
+    codes, solved = conv_codes(dictionary, x, debias=debias, **options)
+    if not solved.all():
+        warn(
+            f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
+            f"converged. Pass detrend='slow', or raise alpha, which is {alpha:.3g}.",
+            ConvergenceWarning,
+        )
+    return codes
 
 
 def train(data, given, generator, start=None) -> Iterator[dict]:
@@ -479,32 +490,23 @@ def train(data, given, generator, start=None) -> Iterator[dict]:
     how = dict(learning_rate=None, data_scale=float(x.square().mean()) * prod(x.shape[1:]))
     optimizer = make_optimizer(given.optimizer, record["atoms"], project, **how)
 
-    def encoder(dictionary, x, mask):
-        return code_images(dictionary, x, mask, learner=given, alpha=record["alpha_"])[0]
+    encoder = partial(code_images, learner=given, alpha=record["alpha_"])
 
-    how, rule = dict(encoder=encoder, penalty=record["alpha_"]), GRADIENT_RULES[given.gradient]
-    stopping = Stopping(given.tol, PATIENCE)
+    def network(atoms, update):
+        return ConvDictionary(atoms, data.stride), encoder, record["alpha_"]
+
+    model = SimpleNamespace(network=network, rule=GRADIENT_RULES[given.gradient])
+    trainer = Trainer(Fitted(model=model, rows=record["atoms"]), optimizer)
     # codes of all unfoldings, which the derivative needs, take half a gigabyte for 64 atoms
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
-    batch_size = usual if given.batch_size == "auto" else given.batch_size
+    source = Batches(samples, usual if given.batch_size == "auto" else given.batch_size, generator)
+    # one check in an epoch; that of few pieces is too noisy
+    stopping = Stopping(given.tol, PATIENCE, n_judged=max(256, len(x)))
     for epoch in range(1, given.max_iter + 1):
-        loss = objective = 0.0
-        for rows in torch.randperm(len(x), generator=generator).split(batch_size):
-            batch, atoms = samples[rows], optimizer.atoms
-            with torch.enable_grad():  # whichever mode the caller set
-                step = differentiate(rule, ConvDictionary(atoms, data.stride), atoms, batch, **how)
-            optimizer.update(step[0])
-            loss += float(step[1].losses.sum())
-            objective += float(step[1].objective) * len(rows)
-        if not (isfinite(objective) and optimizer.atoms.isfinite().all()):
-            raise ValueError(
-                f"Training diverged in epoch {epoch}. Pass a smaller learning rate, such as "
-                "optimizer=partial(torch.optim.Adam, lr=1e-4)."
-            )
-        is_over = stopping.check(objective, len(x), epoch, n_judged=256)  # that of few is too noisy
-        ended_by, losses = "tol" if is_over else "max_iter", (*record["losses"], loss / len(x))
+        ended_by = "tol" if trainer.run_epoch(source, stopping) else "max_iter"
+        losses = *record["losses"], trainer.loss_curve[-1]
         record |= dict(atoms=optimizer.atoms.detach().clone(), losses=losses, ended_by_=ended_by)
         record["note"] = f"{given.gradient}, epoch {epoch}  loss {losses[-1]:.6g}"
         yield dict(record)
-        if is_over:
+        if ended_by == "tol":
             break
