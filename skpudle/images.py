@@ -57,8 +57,7 @@ def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> in the f
 
 
 def _cover(size, patch_shape, stride):  # -> numbers of patches, size that they cover
-    strides = (stride,) * 2
-    positions = covering_positions(size, patch_shape, strides)
+    positions = covering_positions(size, patch_shape, (stride, stride))
     return positions, [(n - 1) * stride + k for n, k in zip(positions, patch_shape)]
 
 

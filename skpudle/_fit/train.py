@@ -37,10 +37,7 @@ class Diverged(ValueError):
     """Training diverged, also after the learning rate was halved."""
 
     def __init__(self, update, fitted):
-        super().__init__(
-            f"Training diverged at update {update}. Pass a smaller learning rate, such as "
-            "optimizer=partial(torch.optim.Adam, lr=1e-4)."
-        )
+        super().__init__(f"Training diverged at update {update}. Pass a smaller learning rate.")
         self.update, self.fitted = update, fitted
 
 

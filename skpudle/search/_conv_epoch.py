@@ -111,7 +111,6 @@ class ConvEpoch(rules.Coded):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
         self._grid = np.array([*problem.stride, *problem.positions])
-        self._n_positions = problem.n_positions
         x = np.asarray(problem.x)
         self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code
@@ -157,7 +156,7 @@ class ConvEpoch(rules.Coded):
     def _entries(self):  # sorted by atom, and then by image and position
         _, index, value = self.fitting.arrays()
         image = np.asarray(self.fitting.rows.int())
-        atom, place = np.divmod(index, self._n_positions)
+        atom, place = np.divmod(index, self.problem.n_positions)
         order = np.argsort(atom, kind="stable")
         first = np.cumsum(np.bincount(atom, minlength=len(self.atoms)))
         start = np.concatenate([[0], first])
@@ -208,10 +207,10 @@ class ConvEpoch(rules.Coded):
         rows, columns = self.problem.positions
         found = []
         for places, values in map(self.codes.of_row, range(len(self.codes))):
-            atom, place = np.divmod(places, self._n_positions)
+            atom, place = np.divmod(places, self.problem.n_positions)
             y, x = (v + s[atom] for v, s in zip(np.divmod(place, columns), shift))
             inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
-            places = (atom * self._n_positions + y * columns + x)[inside].astype(np.int32)
+            places = (atom * self.problem.n_positions + y * columns + x)[inside].astype(np.int32)
             order = np.argsort(places)
             found.append((places[order], values[inside][order]))
         return _joined(found)

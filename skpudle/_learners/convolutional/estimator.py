@@ -317,7 +317,8 @@ class ConvPUDLEDictionaryLearning(
 
     # ------------------------------------------------------------------ using the dictionary
 
-    _image_size, n_iter_no_change = None, learn.PATIENCE  # no size: of images of several sizes
+    # no size, of images of several sizes; checks without progress that end training
+    _image_size, n_iter_no_change = None, 5
 
     @property
     def _n_channels(self):

@@ -36,13 +36,6 @@ from skpudle.encoding import encode
 from skpudle.search import _epoch, _maps, choose, descend, find, held_out
 from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
 
-# Places of an atom, along the last axis of an image, with correlations in memory at a time.
-_PLACES_AT_A_TIME = 2**14
-
-# Checks without progress that end training.
-PATIENCE = 5
-
-
 # ---------------------------------------------------------------------------- images
 
 
@@ -178,7 +171,8 @@ def largest_correlations(x, dictionary):  # (n, n_channels, *size), ConvDictiona
     kernel, stride = dictionary.atoms.shape[2:], dictionary.stride
     axes = zip(x.shape[2:], kernel, stride, strict=True)
     x, k, s = x[(..., *(slice(n - (n - k) % s) for n, k, s in axes))], kernel[-1], stride[-1]
-    found, step = [], _PLACES_AT_A_TIME * s
+    # places of an atom, along the last axis, with correlations in memory at a time
+    found, step = [], 2**14 * s
     for start in range(0, max(x.shape[-1] - k + s, 1), step):
         parts = map(dictionary.analysis, parts_of_images(x[..., start : start + step - s + k]))
         found.append(torch.cat([part.abs().flatten(1).amax(1) for part in parts]))
@@ -501,7 +495,7 @@ def train(data, given, generator, start=None) -> Iterator[dict]:
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
     source = Batches(samples, usual if given.batch_size == "auto" else given.batch_size, generator)
     # one check in an epoch; that of few pieces is too noisy
-    stopping = Stopping(given.tol, PATIENCE, n_judged=max(256, len(x)))
+    stopping = Stopping(given.tol, given.n_iter_no_change, n_judged=max(256, len(x)))
     for epoch in range(1, given.max_iter + 1):
         ended_by = "tol" if trainer.run_epoch(source, stopping) else "max_iter"
         losses = *record["losses"], trainer.loss_curve[-1]
