@@ -28,7 +28,7 @@ from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._shrinkage import SHRINKAGES
 from skpudle.encoding import EncoderModule, learn_encoder
-from skpudle.encoding._learned import LearnedEncoder, default_updates
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
@@ -160,16 +160,14 @@ class _WithEncoder(RowPhases):
     def train_encoder(self, fitted):
         """Train the encoder for the atoms."""
         plan, run, n_samples = self.plan, self.run, len(self.data.samples)
-        size = plan.batch_size(n_samples)
-        n_batches = -(-n_samples // size)
-        auto = default_updates(n_samples, *fitted.rows.shape, plan.n_unfoldings, size)
+        n_batches = -(-n_samples // plan.batch_size(n_samples))
         most = plan.given.max_iter
-        n_updates = auto if most == "auto" else most * n_batches
+        n_updates = most if most == "auto" else most * n_batches
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
         options = dict(n_updates=n_updates, generator=generator)
         fitted, n_made = _with_encoder(plan, fitted, self.data, run.interrupts, **options)
         later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        yield replace(fitted, later=later, is_done=n_made >= n_updates)
+        yield replace(fitted, later=later, is_done=not run.interrupts.pending)
 
 
 class PUDLEDictionaryLearning(DenseLearner):

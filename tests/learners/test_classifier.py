@@ -14,7 +14,7 @@ from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
 from skpudle._fit.plan import Plan
 from skpudle._gradients import differentiate
-from skpudle._learners.supervised.tasks import Classification, Regression, TaskModel
+from skpudle._learners.tasks import Classification, Regression, TaskModel
 
 
 def make_data(seed=0, n=240, m=10, n_classes=3):
