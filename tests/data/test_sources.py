@@ -107,10 +107,6 @@ def opened(X, **checks):
     return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks))
 
 
-def epoch(source):
-    return list(source.batches())
-
-
 # ---------------------------------------------------------------------------- same as an array
 
 
@@ -181,7 +177,7 @@ def test_an_epoch_visits_every_row_once(
 ):
     source = opened(memory_map) if kind == "map" else Samples(torch.from_numpy(X))
     source = Batches(source, batch_size, generator if shuffle else None)
-    batches = epoch(source)
+    batches = list(source.batches())
     assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
     assert len(batches) == source.n_batches
     seen = torch.cat([b.x for b in batches]).numpy()

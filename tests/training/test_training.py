@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from naive import normal
 
 from skpudle._data.batches import Batches, Samples
 from skpudle._fit.fitted import Fitted
@@ -14,14 +15,6 @@ from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode
 
 NEVER = Stopping(None, 1)
-
-
-def normal(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def epoch(source):
-    return source.batches()
 
 
 class FailsAt:
@@ -108,7 +101,7 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
     """Each at the atoms of its update, also where the last batch is smaller."""
     trainer, twin = make_trainer(atoms), make_trainer(atoms)
     losses = []
-    for batch in epoch(Batches(Samples(x), 5)):
+    for batch in Batches(Samples(x), 5).batches():
         z = encode(twin.optimizer.atoms.detach(), batch.x, alpha=0.1, n_unfoldings=5)
         losses.append(0.5 * (batch.x - z @ twin.optimizer.atoms.detach()).square().sum(1))
         twin.run_epoch(Batches(Samples(batch.x), 5), NEVER)
