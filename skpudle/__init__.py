@@ -34,8 +34,8 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle._learners.noodl import NOODLDictionaryLearning as NOODLDictionaryLearning
     from skpudle._learners.pudle import PUDLEDictionaryLearning as PUDLEDictionaryLearning
     from skpudle._learners.sporco import SporcoDictionaryLearning as SporcoDictionaryLearning
-    from skpudle._learners.supervised.classifier import PUDLEClassifier as PUDLEClassifier
-    from skpudle._learners.supervised.regressor import PUDLERegressor as PUDLERegressor
+    from skpudle._learners.supervised import PUDLEClassifier as PUDLEClassifier
+    from skpudle._learners.supervised import PUDLERegressor as PUDLERegressor
     from skpudle._nmf.estimator import PoissonNMF as PoissonNMF
 
 __version__ = "0.1.0"
@@ -48,9 +48,9 @@ _HOMES = {
     "CountDictionaryLearning": "_learners.counts",
     "DictionaryImputer": "_imputer",
     "NOODLDictionaryLearning": "_learners.noodl",
-    "PUDLEClassifier": "_learners.supervised.classifier",
+    "PUDLEClassifier": "_learners.supervised",
     "PUDLEDictionaryLearning": "_learners.pudle",
-    "PUDLERegressor": "_learners.supervised.regressor",
+    "PUDLERegressor": "_learners.supervised",
     "PoissonNMF": "_nmf.estimator",
     "SporcoDictionaryLearning": "_learners.sporco",
     "data_parallel": "_fit.team",

@@ -122,9 +122,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         learner = clone(default if self.estimator is None else self.estimator)
         if self.random_state is not None:
             learner = seed_clone(learner, self.random_state)
-        given = {}
-        if sample_weight is not None:
-            given = _weigh(learner, sample_weight)
+        given = {} if sample_weight is None else _weigh(learner, sample_weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
         # of standardised features the means are zero, and so they explain none of the energy

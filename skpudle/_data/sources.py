@@ -33,6 +33,7 @@ from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import check_rows, split_missing, to_numpy, to_tensor, unpacked
 from skpudle._data.batches import Samples, draw_order, send
 from skpudle._data.foreign import users_level
@@ -216,9 +217,8 @@ class InMemory:
 
     def parts(self, n_rows):
         """Yield raw parts of the rows, each with the name of its place."""
-        for first in range(0, max(self.n_rows, 1), n_rows):  # one part of no rows, to be refused
-            last = min(first + n_rows, self.n_rows)
-            yield f"rows {first} to {last}", self._raw(first, last)
+        for rows in blocks_of_rows(self.n_rows, 1, n_rows):  # one part of no rows, to be refused
+            yield f"rows {rows.start} to {rows.stop}", self._raw(rows.start, rows.stop)
 
     def read_by(self, reader):
         """Return this source of samples, read by a reader."""

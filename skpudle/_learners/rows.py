@@ -28,7 +28,7 @@ from skpudle._initialization import initial_atoms
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
-from skpudle.encoding._learned import LearnedEncoder, default_updates
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import _epoch, auto_alpha, choose, descend, find, held_out, stream, units
 
 # Epochs that solve the codes of atoms from zero.
@@ -449,16 +449,14 @@ class RowPhases:
     def train_encoder(self, fitted):
         """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
         plan, run, n_samples = self.plan, self.run, len(self.data.samples)
-        size, most = plan.batch_size(n_samples), plan.given.max_iter
-        n_batches = -(-n_samples // size)
-        auto = default_updates(n_samples, *fitted.rows.shape, plan.n_unfoldings, size)
-        n_updates = auto if most == "auto" else most * n_batches
+        n_batches, most = -(-n_samples // plan.batch_size(n_samples)), plan.given.max_iter
+        n_updates = most if most == "auto" else most * n_batches
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
         given = fitted, fitted.in_units(collect(self.data.samples)), run.interrupts
         options = dict(n_updates=n_updates, generator=generator)
         fitted, n_made = train_encoder(plan, *given, **options)
         later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        yield replace(fitted, later=later, is_done=n_made >= n_updates)
+        yield replace(fitted, later=later, is_done=not run.interrupts.pending)
 
 
 # ------------------------------------------------------------------ the learner

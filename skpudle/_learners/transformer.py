@@ -5,7 +5,7 @@ for data of any size.
 """
 
 from dataclasses import replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
 from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
 from skpudle._fit.messages import wrong_atoms
-from skpudle._losses import FromMeans
+from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search.held_out import hide_in_turn
@@ -47,6 +47,14 @@ def chunk_size(learner, x, device):
     # Codes of 1,024 rows stay in the cache of a core. Short rows come in larger chunks: for 218,567
     # rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
     return max(1024, 2**17 // max(learner.n_components_, *x.shape[1:]))
+
+
+def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
+    """Encode rows, of some features if they are not all; targets of samples are exposures."""
+    if features is not None and hasattr(encoder, "of_features"):
+        encoder = encoder.of_features(features)
+    known = {} if samples.target is None else {"exposure": samples.target}
+    return encoder(dictionary, samples.x, mask=samples.mask, **known)
 
 
 def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> float
@@ -81,13 +89,19 @@ def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> floa
     return float(total)  # one wait for the device
 
 
-def squared_errors(predicted, samples, features, *, limit=None):  # -> (n, len(features))
-    """Return squared errors; an entry counts at most by its ``limit``."""
-    values = samples.x
+def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None):
+    """Return the deviance of each entry of features from its prediction without the intercept.
+
+    Targets of samples are exposures. A squared error counts at most by the ``limit`` of an entry.
+    """
+    exposure = 1.0 if samples.target is None else wide(samples.target)
+    x, natural = wide(samples.x) / exposure, wide(predicted)
+    if intercept is not None:
+        natural = natural + intercept.to(natural)[features]
     if limit is not None:
-        most = limit.to(predicted)[features]
-        values = predicted + (values - predicted).clamp(-most, most)
-    return (wide(predicted) - wide(values)).square()
+        most = limit.to(natural)[features]
+        x = natural + (x - natural).clamp(-most, most)
+    return 2 * exposure * loss.half_deviance(natural, x)
 
 
 def in_chunks(function, samples, device, size):
@@ -124,6 +138,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries
+    _loss = LEAST_SQUARES  # of a score
     _largest = None  # the largest value of data that start at 0; None if they may be any numbers
 
     # ------------------------------------------------------------------ for subclasses
@@ -135,20 +150,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         raise NotImplementedError
 
-    def _encode_rows(self, encoder, dictionary, samples, features=None):  # -> codes
-        """Encode rows, of some features if they are not all."""
-        if features is not None and hasattr(encoder, "of_features"):
-            encoder = encoder.of_features(features)
-        return encoder(dictionary, samples.x, mask=samples.mask)
-
     def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
         """Return the data of rows that codes decode to."""
         baseline = baseline_of(self)
         return rows if baseline is None else rows.add_(to_tensor(baseline, rows.device, rows.dtype))
-
-    def _from_means(self, samples):  # -> FromMeans
-        """Return the errors of predicting samples by the means of columns."""
-        return FromMeans.of(samples.map(wide))
 
     # ------------------------------------------------------------------ codes and rows
 
@@ -203,7 +208,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         for samples, dictionary in self._read_parts(given, **of_rows):
 
             def encode(samples, dictionary=dictionary):
-                codes = self._encode_rows(encoder, dictionary, samples)
+                codes = encode_rows(encoder, dictionary, samples)
                 if self.split_sign:
                     codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
                 return codes
@@ -307,8 +312,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         units = units_of(self).of_new_rows()
         if units.limit is None:
-            return self._score(X, sample_weight, squared_errors)
-        measure = partial(squared_errors, limit=units.limit_in_data())
+            return self._score(X, sample_weight, deviances)
+        measure = partial(deviances, limit=units.limit_in_data())
 
         def without_outliers(samples):
             return replace(samples, mask=in_units(units, samples).mask)
@@ -321,17 +326,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
         entries have errors of their means.
         """
-        given, error, sums = open_source(X, self), 0.0, []
+        given, error, means = open_source(X, self), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        encode = partial(self._encode_rows, self._transform_encoder())
+        encode = partial(encode_rows, self._transform_encoder())
         for samples, dictionary in self._read_parts(given, **of_rows):
             device = dictionary.atoms.device
             size = chunk_size(self, samples.x, device)
             how = dict(dictionary=dictionary, encode=encode, measure=measure)
             error += sum(in_chunks(partial(hidden_errors, **how), samples, device, size))
-            sums += in_chunks(self._from_means, counted(samples), samples.x.device, PART)
-        total = reduce(FromMeans.add, sums).total()
+            for part in counted(samples).blocks(PART):
+                means.add(part.map(wide))
+        total = means.total()
         return 1 - error / total if total else 0.0
 
     # ------------------------------------------------------------------ reading
@@ -362,7 +368,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return data as a tensor, and their signed codes, differentiable in the data."""
         ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-        return x, self._encode_rows(self._transform_encoder(), dictionary, Samples(x))
+        return x, encode_rows(self._transform_encoder(), dictionary, Samples(x))
 
     @property
     def _n_features_out(self):

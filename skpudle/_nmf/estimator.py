@@ -20,7 +20,6 @@ from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
-from skpudle._fit.team import refuse_several
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, fits, sets_parameters
 from skpudle._losses import Poisson
@@ -398,11 +397,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         numbers = dict(n_components=None if n == "auto" else n, counts_events=True, step_size=None)
         updates = dict(batch_size=lambda n_samples: n_samples, n_updates=lambda *batches: most)
         return SimpleNamespace(**numbers, **updates, without_effect=lambda data: ())
-
-    def _read(self, plan, X, y, *, exposure, sample_weight):
-        refuse_several(type(self).__name__)
-        of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
-        return super()._read(plan, X, **of_rows)
 
     def _attributes(self, plan, data, fitted):
         n, fitted = len(fitted.losses), replace(fitted, rows=fitted.rows.to(data.samples.x))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.callback import ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -47,18 +47,6 @@ def in_a_search(learner):
     return GridSearchCV(
         learner, {"max_iter": [2, N_EPOCHS]}, cv=2, scoring=reconstruction_r2_scorer
     )
-
-
-@pytest.mark.parametrize("place", [alone, in_a_pipeline, in_a_search])
-def test_the_progress_bar_shows_every_fit(place, learner, X, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    estimator = place(learner).set_callbacks(ProgressBar(max_propagation_depth=None))
-    name = type(estimator).__name__
-    estimator.fit(X)
-    shown = capsys.readouterr().out
-    assert f"{name} - fit" in shown
-    assert type(learner).__name__ in shown
-    assert "100%" in shown
 
 
 @pytest.mark.parametrize("place", [alone, in_a_pipeline, in_a_search])

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 from numpy.testing import assert_array_equal
+from small import Batches
 
 from skpudle import CountDictionaryLearning, PoissonNMF, PUDLEClassifier, PUDLEDictionaryLearning
 
@@ -14,14 +15,6 @@ FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 
 class Killed(BaseException):
     """Stands for SIGKILL: nobody catches it."""
-
-
-class Given:
-    def __init__(self, parts):
-        self.parts = parts
-
-    def __iter__(self):
-        return iter(self.parts)
 
 
 def planted(n_samples=120, n_features=8, n_components=6, noise=0.3, seed=0):
@@ -63,7 +56,7 @@ KINDS = {
     "gradient": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
     "unfoldings": (Rows(6, n_unfoldings=3, max_iter=3), lambda: (planted(),)),
     "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
-    "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
+    "stream": (Rows(6), lambda: (Batches(planted(400), 50),)),
     "table": (Rows(6), lambda: (Table(planted(400)),)),
     "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
