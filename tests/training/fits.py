@@ -1,11 +1,9 @@
 """Fits of all kinds, small ones, and how two of them are compared."""
 
-from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
-from numpy.testing import assert_array_equal
-from small import Batches
+from small import Batches, assert_same
 
 from skpudle import CountDictionaryLearning, PoissonNMF, PUDLEClassifier, PUDLEDictionaryLearning
 
@@ -64,26 +62,9 @@ KINDS = {
 }  # fmt: skip
 
 
-def flat(tree, path=""):
-    """Return the values of nested dictionaries and tuples by their places."""
-    tree = vars(tree) if is_dataclass(tree) else tree
-    if isinstance(tree, dict):
-        parts = [flat(value, f"{path}.{name}") for name, value in tree.items()]
-    elif isinstance(tree, tuple | list):
-        parts = [flat(value, f"{path}.{i}") for i, value in enumerate(tree)]
-    else:
-        return {path: tree}
-    return {place: value for part in parts for place, value in part.items()}
-
-
 def assert_equal(found, expected):
     """Compare all that `fit` left, private attributes too."""
-    of_calls = {*expected.get_params(), "fit_seconds_", "_skl_callbacks", "_parent_callback_ctx"}
-    found, expected = (
-        flat({name: value for name, value in vars(learner).items() if name not in of_calls})
-        for learner in (found, expected)
+    of_calls = {*expected.get_params(), "_skl_callbacks", "_parent_callback_ctx"}
+    assert_same(
+        *({k: v for k, v in vars(one).items() if k not in of_calls} for one in (found, expected))
     )
-    assert found.keys() == expected.keys()
-    for place, value in expected.items():
-        assert np.asarray(found[place]).dtype == np.asarray(value).dtype, place
-        assert_array_equal(found[place], value, err_msg=place)
