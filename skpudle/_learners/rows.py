@@ -528,7 +528,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _with_intercept(self, atoms, intercept):  # -> rows of parameters, Units
         """Return the parameters of given atoms and a given baseline."""
-        if intercept is None or (np.ndim(intercept) == 0 and intercept == 0):
+        if intercept is None or (isinstance(intercept, float | int) and intercept == 0):
             return atoms, units.CENTRED
         intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
         return atoms, units.Units(intercept=intercept.to(atoms))
