@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle import search as search
     from skpudle._consensus import ConsensusDictionary as ConsensusDictionary
     from skpudle._denoiser.estimator import ConvDenoiser as ConvDenoiser
-    from skpudle._fit.checkpoint import Checkpoint as Checkpoint
+    from skpudle._fit.run import Checkpoint as Checkpoint
     from skpudle._fit.team import data_parallel as data_parallel
     from skpudle._imputer import DictionaryImputer as DictionaryImputer
     from skpudle._learners.convolutional.estimator import (
@@ -34,23 +34,23 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle._learners.noodl import NOODLDictionaryLearning as NOODLDictionaryLearning
     from skpudle._learners.pudle import PUDLEDictionaryLearning as PUDLEDictionaryLearning
     from skpudle._learners.sporco import SporcoDictionaryLearning as SporcoDictionaryLearning
-    from skpudle._learners.supervised.classifier import PUDLEClassifier as PUDLEClassifier
-    from skpudle._learners.supervised.regressor import PUDLERegressor as PUDLERegressor
+    from skpudle._learners.supervised import PUDLEClassifier as PUDLEClassifier
+    from skpudle._learners.supervised import PUDLERegressor as PUDLERegressor
     from skpudle._nmf.estimator import PoissonNMF as PoissonNMF
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Checkpoint": "_fit.checkpoint",
+    "Checkpoint": "_fit.run",
     "ConsensusDictionary": "_consensus",
     "ConvDenoiser": "_denoiser.estimator",
     "ConvPUDLEDictionaryLearning": "_learners.convolutional.estimator",
     "CountDictionaryLearning": "_learners.counts",
     "DictionaryImputer": "_imputer",
     "NOODLDictionaryLearning": "_learners.noodl",
-    "PUDLEClassifier": "_learners.supervised.classifier",
+    "PUDLEClassifier": "_learners.supervised",
     "PUDLEDictionaryLearning": "_learners.pudle",
-    "PUDLERegressor": "_learners.supervised.regressor",
+    "PUDLERegressor": "_learners.supervised",
     "PoissonNMF": "_nmf.estimator",
     "SporcoDictionaryLearning": "_learners.sporco",
     "data_parallel": "_fit.team",

@@ -82,9 +82,6 @@ def threads_for(atoms=None, x=None, stride=1):
         _thread.allowed = outer
 
 
-_unsaved = set()  # modules whose compiled functions are lost with the process
-
-
 @cache
 def _watch_compilation():
     """Log one line when the first function is compiled, not loaded from the cache.
@@ -95,24 +92,19 @@ def _watch_compilation():
     from numba.core import event
 
     class Watch(event.Listener):  # numba compiles in one thread at a time
-        def __init__(self):
-            self.said, self.pauses = False, []
+        said, pauses = False, []
 
         def on_start(self, event):
-            module = event.data["dispatcher"].py_func.__module__
-            is_own = module.startswith("skpudle.")
+            is_own = event.data["dispatcher"].py_func.__module__.startswith("skpudle.")
             self.pauses.append(is_own and gc.isenabled())
             if self.pauses[-1]:
                 gc.disable()
             if is_own and not self.said:
-                self.said, when = True, "once on this machine"
-                if module in _unsaved:
-                    when = (
-                        "in every process, because no folder that could keep them is writable (set "
-                        "NUMBA_CACHE_DIR to one that is)"
-                    )
+                self.said = True
                 logging.getLogger("skpudle").warning(
-                    f"skpudle compiles its loops, {when}: the first calls take some seconds more."
+                    "skpudle compiles its loops, once on this machine: the first calls take some "
+                    "seconds more. If each process says so, no folder could keep them: set "
+                    "NUMBA_CACHE_DIR to a writable one."
                 )
 
         def on_end(self, event):
@@ -137,9 +129,8 @@ class Loops:
     """
 
     def __init__(self, module):
-        name = module["__name__"]
-        own = [f for f in module.values() if isfunction(f) and f.__module__ == name]
-        self._module, self._functions = module, own
+        self._module, name = module, module["__name__"]
+        self._functions = [f for f in module.values() if isfunction(f) and f.__module__ == name]
 
     def __getattr__(self, name):
         if name not in {function.__name__ for function in self._functions}:
@@ -159,7 +150,6 @@ class Loops:
             try:
                 result = numba.njit(cache=True, **options)(function)
             except RuntimeError:  # no folder for the cache is writable
-                _unsaved.add(function.__module__)
                 result = numba.njit(**options)(function)
             # numba looks up the functions that a function calls in the namespace of its module
             self._module[function.__name__] = result
@@ -183,8 +173,7 @@ def in_parts(function, n, least):
     n_threads = _thread.allowed or torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
     parts = [(first, min(first + length, n)) for first in range(0, n, length)]
-    n_threads = min(n_threads, len(parts))
-    if n_threads < 2:
+    if min(n_threads, len(parts)) < 2:
         for part in parts:
             function(*part)
         return
@@ -220,10 +209,7 @@ class SharedSetting:
                 self._restore()
 
 
-@cache
-def _controller():
-    return ThreadpoolController()
-
+_controller = cache(ThreadpoolController)
 
 # NumPy's products take one thread each, for `in_parts` to share them among threads. A product then
 # has the same bits on any number of threads, and threads of a BLAS do not wait for each other.

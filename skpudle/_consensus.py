@@ -6,7 +6,6 @@ and left out of the median. This is consensus NMF, with an assignment instead of
 of one replicate never fall into one cluster, and signs are free.
 """
 
-from numbers import Integral
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,14 +13,14 @@ from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
 from skpudle._data.arrays import host_array
-from skpudle._data.foreign import explain_names, fit_context
 from skpudle._fit.messages import warn
+from skpudle._learners.parameters import fits, sets_parameters
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 
@@ -108,6 +107,7 @@ def _find_consensus(replicates):
     return medoid, reference, indices, dense, _measure_agreement(aligned)
 
 
+@sets_parameters(estimator=[HasMethods(["fit", "transform"])])
 class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The dictionary that many fits of an estimator agree on, and how stable each atom is.
 
@@ -206,7 +206,6 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     ((1797, 16), (16,))
     """
 
-    @explain_names
     def __init__(
         self,
         estimator: Any,
@@ -218,15 +217,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        "estimator": [HasMethods(["fit", "transform"])],
-        "n_replicates": [Interval(Integral, 2, None, closed="left")],
-        "resample": [StrOptions({"seeds", "bootstrap", "halves"})],
-        "n_jobs": [Integral, None],
-        "random_state": ["random_state"],
-    }
-
-    @fit_context(prefer_skip_nested_validation=False)
+    @fits(validates_nested=True)
     def fit(self, X: ArrayLike, y: None = None, **fit_params: Any) -> Self:
         """Fit the replicates, and match their atoms.
 

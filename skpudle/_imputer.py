@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 
 from skpudle._consensus import seed_clone
 from skpudle._data.arrays import check_rows, host_array
-from skpudle._data.foreign import explain_names
 from skpudle._fit.messages import listed
+from skpudle._learners.parameters import sets_parameters
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 
@@ -27,6 +27,7 @@ def _weigh(estimator, weight):  # -> dict, parameters of fit
     return {f"{name}__sample_weight": weight for name in takes}
 
 
+@sets_parameters(estimator=[HasMethods(["fit", "transform", "inverse_transform"]), None])
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill missing values by patterns that samples share.
 
@@ -78,12 +79,6 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints = {
-        "estimator": [HasMethods(["fit", "transform", "inverse_transform"]), None],
-        "random_state": ["random_state"],
-    }
-
-    @explain_names
     def __init__(
         self, estimator: Any = None, *, random_state: int | np.random.RandomState | None = None
     ) -> None:
@@ -127,9 +122,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         learner = clone(default if self.estimator is None else self.estimator)
         if self.random_state is not None:
             learner = seed_clone(learner, self.random_state)
-        given = {}
-        if sample_weight is not None:
-            given = _weigh(learner, sample_weight)
+        given = {} if sample_weight is None else _weigh(learner, sample_weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
         # of standardised features the means are zero, and so they explain none of the energy

@@ -26,10 +26,8 @@ auto-encoders for natural exponential-family distributions", ICML 2020.
 
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.special import xlogy
 
@@ -163,64 +161,51 @@ def loss_named(name, n_trials):
     return Binomial(float(n_trials)) if name == "binomial" else Poisson()
 
 
-_LEAST_SQUARES = Gaussian()
+LEAST_SQUARES = Gaussian()
 
 
-class FromMeans(NamedTuple):
-    """The deviance of columns of data from their means, or from their rates times exposures.
+class FromMeans:
+    r"""The deviance of columns of data from their means, or from their rates times exposures.
 
-    Parts of the data add up: the deviance of all is that of the parts, and that of their means.
+    Data come part by part. With a reference :math:`r` for each column, and the mean :math:`m` of
+    its :math:`n` entries :math:`x`, the deviance from :math:`m` is :math:`\sum_x d(x, r) - n d(m,
+    r)` for the deviances :math:`d` of every loss.
 
-    Attributes
+    Parameters
     ----------
-    size : Tensor of shape (n_features,)
-        Known entries or exposures.
-    mean, deviance : Tensor of shape (n_features,)
-        Their mean or rate, and the deviance from it.
     loss : object of this module
-        The loss of the deviance.
+        The loss.
     """
 
-    size: Tensor
-    mean: Tensor
-    deviance: Tensor
-    loss: object
+    def __init__(self, loss):
+        self._loss, self._reference, self._sums = loss, None, 0.0
 
-    @classmethod
-    def of(cls, samples, loss=_LEAST_SQUARES, exposure=1.0):
-        """Return the deviance of the known entries of samples; exposures are factors."""
-        known = torch.ones_like(samples.x) if samples.mask is None else samples.mask
-        x, known = samples.x / exposure, samples.weigh(known) * exposure
-        size = known.sum(0)
-        # zero for constant columns, even with a rounded mean
-        origin = x.masked_fill(known == 0, inf).amin(0)
-        origin = origin.masked_fill(origin.isinf(), 0.0)
-        mean = origin + (known * (x - origin)).sum(0) / torch.where(size > 0, size, 1.0)
-        deviance = 2 * (known * loss.half_deviance(_natural(loss, mean), x)).sum(0)
-        return cls(size.cpu(), mean.cpu(), deviance.cpu(), loss)
+    def add(self, samples):
+        """Add the known entries of samples; their targets are exposures."""
+        x, exposure = samples.x, 1.0 if samples.target is None else samples.target
+        known = torch.ones_like(x) if samples.mask is None else samples.mask
+        x, known = x / exposure, samples.weigh(known) * exposure
+        if self._reference is None:  # with an entry of the column a constant one is exact
+            least = x.masked_fill(known == 0, inf).amin(0)
+            self._reference = least.masked_fill(least.isinf(), 0.0)
+        above = known * (x - self._reference)
+        parts = known, above, known * self._from_reference(x)
+        self._sums += torch.stack([part.sum(0) for part in parts])
+        return self
 
-    def add(self, other):
-        """Return the deviance of both parts together."""
-        size = self.size + other.size
-        share = other.size / torch.where(size > 0, size, 1.0)
-        mean, deviance = self.mean + (other.mean - self.mean) * share, self.deviance
-        for part in (self, other):
-            between = self.loss.half_deviance(_natural(self.loss, mean), part.mean)
-            deviance = deviance + 2 * torch.where(part.size > 0, part.size * between, 0.0)
-        return FromMeans(size, mean, deviance + other.deviance, self.loss)
+    def _from_reference(self, x):
+        natural = self._reference
+        if not self._loss.is_quadratic:  # a number at the ends of the range of means, too
+            precision = torch.finfo(natural.dtype)
+            largest = self._loss.largest * (1 - precision.eps)
+            natural = self._loss.natural(natural.clamp(precision.tiny, largest))
+        return 2 * self._loss.half_deviance(natural, x)
 
     def total(self):  # -> float
         """Return the sum over columns; rounding of constant columns is no deviance."""
-        rounding = 0.0
-        if not self.loss.is_quadratic:
-            eps = torch.finfo(self.mean.dtype).eps
-            rounding = self.size * eps * self.size.clamp_min(1).sqrt() * (1 + self.mean)
-        return float(torch.where(self.deviance > rounding, self.deviance, 0.0).sum())
-
-
-def _natural(loss, mean):
-    """Return the natural parameter of a mean, a number at the ends of the range of means, too."""
-    if loss.is_quadratic:
-        return mean
-    precision = torch.finfo(mean.dtype)
-    return loss.natural(mean.clamp(precision.tiny, loss.largest * (1 - precision.eps)))
+        size, above, deviance = self._sums
+        mean = self._reference + above / torch.where(size > 0, size, 1.0)
+        rounding = deviance + (0.0 if self._loss.is_quadratic else size * (1 + mean))
+        rounding = torch.finfo(mean.dtype).eps * size.clamp_min(1).sqrt() * rounding
+        deviance = deviance - size * self._from_reference(mean)
+        return float(torch.where(deviance > rounding, deviance, 0.0).sum())

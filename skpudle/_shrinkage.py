@@ -51,6 +51,17 @@ def _hard_(v, level, scratch=None, *, positive):
 SHRINKAGES = {"soft": _soft_, "hard": _hard_}
 
 
+def shrink(v, level, name, *, positive=False):
+    """Return shrunk values, differentiable; see `shrinkage_function`.
+
+    Without derivatives ``v`` is overwritten.
+    """
+    if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        return SHRINKAGES[name](v, level, positive=positive)
+    v = torch.where(v.abs() < level, 0.0, v) if name == "hard" else v - v.clamp(-level, level)
+    return v.clamp_min(0) if positive else v
+
+
 def shrinkage_function(name, *, positive=False):
     """Return the in-place shrinkage called ``name``.
 

@@ -77,6 +77,14 @@ def _is_number(value):
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def check_rate(sampling_rate):
+    """Return the number of samples in a unit of time: in a second, or 1 for None."""
+    rate = 1 if sampling_rate is None else sampling_rate
+    if not (_is_number(rate) and 0 < rate < inf):
+        raise ValueError(f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None.")
+    return rate
+
+
 def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
     """Return where each waveform has its largest magnitude, which is the norm of its channels."""
     energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
@@ -141,12 +149,7 @@ def find_events(
     found = find_learner_of_signals(estimator)
     if not (_is_number(least) and 0 <= least <= 1):
         raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3.")
-    rate = 1 if sampling_rate is None else sampling_rate
-    if not (_is_number(rate) and 0 < rate < inf):
-        raise ValueError(
-            f"sampling_rate={rate!r:.50} is no number of samples in a second. Pass a positive "
-            "number, as 360, or None for times in samples."
-        )
+    rate = check_rate(sampling_rate)
     learner, X, (stride,) = found.learner, found.prepare(X), stride_of(found.learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)

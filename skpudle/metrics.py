@@ -250,14 +250,12 @@ def match_components(
     >>> match.nearest, {name: round(share, 2) for name, share in match.shares.items()}
     ('A', {'A': 0.7, 'B': 0.3})
     """
-    components, reference = check_pair(components, reference)
+    pair = check_pair(components, reference)
+    for atoms in pair:
+        check_non_negative(atoms, "match_components")
+    components, reference = (normalize(atoms.astype(np.float64), norm="l1") for atoms in pair)
     names = range(len(reference)) if names is None else list(names)
     check_consistent_length(reference, names)
-    for atoms in (components, reference):
-        check_non_negative(atoms, "match_components")
-    components, reference = (
-        normalize(atoms.astype(np.float64), norm="l1") for atoms in (components, reference)
-    )
     return [_match_component(atom, reference, names) for atom in components]
 
 
@@ -812,8 +810,7 @@ def atom_support(
             f"Codes of {type(learner).__name__} need not be sparse, by which atoms are told from "
             "noise here. Compare halves, by ConsensusDictionary(learner, resample='halves')."
         )
-    bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
-    check_scalar(level, "level", float, **bounds)
+    check_scalar(level, "level", float, min_val=0, max_val=1, include_boundaries="neither")
     X = check_array(host_array(X), dtype=_FLOATS, ensure_all_finite="allow-nan", input_name="X")
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))

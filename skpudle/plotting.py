@@ -22,12 +22,12 @@ and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], for images 
 import math
 from dataclasses import dataclass
 from itertools import cycle, groupby
-from typing import Any, Literal, Self
+from numbers import Integral
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import _safe_indexing, check_array
-from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
+from sklearn.utils import _safe_indexing, check_array, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
@@ -35,7 +35,7 @@ from skpudle._data.foreign import dictionary_of
 from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import stride_of
 from skpudle._operators._atoms import factor_atoms
-from skpudle.events import find_learner_of_signals, find_peaks
+from skpudle.events import check_rate, find_learner_of_signals, find_peaks
 from skpudle.inspection import AtomIntervals, atom_contributions, reconstruction_contributions
 from skpudle.metrics import atom_cosines, dictionary_stability, match_atoms
 
@@ -64,10 +64,8 @@ def matplotlib():
     try:
         import matplotlib.pyplot
     except ImportError as error:
-        raise ImportError(
-            "Drawing needs matplotlib, which is not installed. Install it with "
-            "`pip install skpudle[plot]`."
-        ) from error
+        words = "Drawing needs matplotlib. Install it with `pip install skpudle[plot]`."
+        raise ImportError(words) from error
     return matplotlib
 
 
@@ -77,8 +75,19 @@ def tick_whole_numbers(*axes):
         axis.set_major_locator(matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
+def check_kind(kind, annotation, *more):
+    """Raise ValueError for a kind of picture that neither an annotation has nor is one of more."""
+    kinds = *more, *get_args(annotation)
+    if kind not in kinds:
+        raise ValueError(f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}.")
+
+
 class Display:
     """Arrays, which `plot` draws; a subclass says how in ``_draw``."""
+
+    def __post_init__(self):
+        if hasattr(self, "kind"):
+            check_kind(self.kind, self.__annotations__["kind"])
 
     def plot(self, *, ax: Any = None, **options: Any) -> Self:
         """Draw.
@@ -222,8 +231,9 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
-        kinds = StrOptions({"auto", "images", "lines", "spectra", "waveforms"})
-        validate_parameter_constraints({"kind": [kinds]}, {"kind": kind}, "from_estimator")
+        check_kind(kind, cls.__annotations__["kind"], "auto")
+        if X is not None and not hasattr(estimator, "fit"):
+            raise ValueError("X orders atoms of a learner, and these are arrays. Pass the learner.")
         supported = None
         if isinstance(estimator, AtomIntervals):
             parts, supported = estimator[:3], estimator.supported
@@ -245,7 +255,9 @@ class AtomsDisplay(Display):
 
     def _grid(self, n_columns):  # -> numbers of rows and columns, by default of about a square
         flatness = _FLATNESS if self.kind == "lines" else 1
-        n_columns = n_columns or math.ceil(math.sqrt(len(self.atoms) * flatness))
+        if n_columns is None:
+            n_columns = math.ceil(math.sqrt(len(self.atoms) * flatness))
+        check_scalar(n_columns, "n_columns", Integral, min_val=1)
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):
@@ -326,7 +338,8 @@ class AtomsDisplay(Display):
             bar = dict(color="0.3", linewidth=1.5, clip_on=False)
             self.ax_.plot([_MARGIN, 1 - _MARGIN], [n_rows, n_rows], **bar)
             place = {"ha": "center", "va": "top", "fontsize": "small", "linespacing": 0.3}
-            self.ax_.text(0.5, n_rows, f"\n{(length - 1) / sampling_rate:.3g} s", **place)
+            seconds = (length - 1) / check_rate(sampling_rate)
+            self.ax_.text(0.5, n_rows, f"\n{seconds:.3g} s", **place)
         self._finish_grid(n_rows, n_columns, row_labels)
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
@@ -372,7 +385,7 @@ class AtomsDisplay(Display):
         self.axes_ = self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
         self.ax_.set_axis_off()
         names = [f"atom {k}" for k in range(len(maps))] if row_labels is None else row_labels
-        times = np.arange(waves.shape[1]) / (sampling_rate or 1)
+        times = np.arange(waves.shape[1]) / check_rate(sampling_rate)
         self.maps_, self.lines_ = [], []
         for (left, right), map_, wave, name in zip(self.axes_, maps, waves, names, strict=True):
             if positions is None:
@@ -480,8 +493,7 @@ class ContributionsDisplay(Display):
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        names = [f"{name} {row}" for row in rows]
-        return cls(pictures, values, names, kind).plot(**options)
+        return cls(pictures, values, [f"{name} {row}" for row in rows], kind).plot(**options)
 
     def _size(self, **_):
         n_rows, n_columns = self.pictures.shape[:2]
@@ -570,6 +582,7 @@ class ActivationsDisplay(Display):
         ActivationsDisplay
             The display, drawn.
         """
+        check_scalar(n_atoms, "n_atoms", Integral, min_val=1)
         found = find_learner_of_signals(estimator)
         learner, X = found.learner, found.prepare(X)
         samples = read_samples(learner, X)
@@ -584,7 +597,7 @@ class ActivationsDisplay(Display):
 
     def _draw(self, *, sampling_rate=None, **style):
         names, values = np.unique(self.atoms), _scale(self.values)
-        rate, name = (1, "Sample") if sampling_rate is None else (sampling_rate, "Seconds")
+        rate, name = check_rate(sampling_rate), "Sample" if sampling_rate is None else "Seconds"
         times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
         self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
         for row, atom in enumerate(names, start=1):
@@ -665,6 +678,7 @@ class CodesDisplay(Display):
         return cls(*encode_samples(found.learner, found.prepare(X))).plot(**options)
 
     def _draw(self, *, kind="usage", **style):
+        check_kind(kind, Literal["usage", "count", "magnitude"])
         used, ax = self.codes != 0, self.ax_
         if kind == "usage":
             self.heights_ = np.sort(used.sum(axis=0) / (self.samples[-1] + 1))[::-1]
@@ -797,9 +811,7 @@ class PathDisplay(Display):
     kind: Literal["size", "penalty"]
 
     @classmethod
-    def from_estimator(
-        cls, estimator: Any, *, kind: Literal["size", "penalty"] = "size", **options: Any
-    ) -> Self:
+    def from_estimator(cls, estimator: Any, *, kind: str = "size", **options: Any) -> Self:
         """Draw how a fitted learner chose.
 
         Parameters
@@ -817,10 +829,11 @@ class PathDisplay(Display):
         PathDisplay
             The display, drawn.
         """
-        chosen = {"size": "n_components_", "penalty": "search_alpha_"}[kind]
+        check_kind(kind, cls.__annotations__["kind"])
         learner = find_learner(estimator, f"{kind}_path_").learner
         path = getattr(learner, f"{kind}_path_")
-        return cls(path, getattr(learner, chosen), kind).plot(**options)
+        chosen = learner.n_components_ if kind == "size" else learner.search_alpha_
+        return cls(path, chosen, kind).plot(**options)
 
     def _draw(self, **style):
         draw = self._draw_sizes if self.kind == "size" else self._draw_penalties
@@ -906,6 +919,8 @@ class StabilityDisplay(Display):
             The display, drawn.
         """
         if hasattr(estimator, "fit"):
+            if scores is not None:
+                raise ValueError("scores are of several sizes, not of one learner. Pass the fits.")
             check_is_fitted(estimator, "stability_")
             order = np.argsort(-estimator.stability_, kind="stable")
             agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)

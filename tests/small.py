@@ -1,6 +1,7 @@
 """Small learners and data, and how to compare what they hold."""
 
 import signal
+from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
@@ -145,10 +146,16 @@ def numpy_codes(estimator, X, **options):
 def assert_same(actual, expected):
     """Compare nested containers, bit for bit."""
     assert type(actual) is type(expected)
+    if is_dataclass(expected):
+        actual, expected = vars(actual), vars(expected)
     if isinstance(expected, dict):
-        assert list(actual) == list(expected)
+        assert actual.keys() == expected.keys()
         for name in expected.keys() - {"fit_seconds_"}:
             assert_same(actual[name], expected[name])
+    elif isinstance(expected, tuple | list):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected):
+            assert_same(one, other)
     elif isinstance(expected, np.ndarray):
         assert actual.dtype == expected.dtype
         np.testing.assert_array_equal(actual, expected)

@@ -14,20 +14,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2631,
-    "_data": 864,
-    "_denoiser": 552,
-    "_fit": 1225,
-    "_learners": 2430,
-    "_nmf": 673,
-    "_operators": 254,
-    "encoding": 1101,
+    ".": 2611,
+    "_data": 833,
+    "_denoiser": 527,
+    "_fit": 1224,
+    "_learners": 2301,
+    "_nmf": 654,
+    "_operators": 266,
+    "encoding": 1001,
     "inspection": 529,
-    "lasso": 1052,
+    "lasso": 1041,
     "pretrained": 68,
-    "search": 2840,
-    "all of the package": 14219,
-    "tests": 13772,
+    "search": 2842,
+    "all of the package": 13897,
+    "tests": 13137,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -8,7 +8,6 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from sklearn.datasets import load_sample_image
 from sklearn.exceptions import ConvergenceWarning
-from small import EndsTheFit
 
 from skpudle import ConvDenoiser
 from skpudle._data.images import covered
@@ -401,13 +400,6 @@ def test_without_a_level_the_noise_follows_the_images(images):
     assert pairs.network_.peak == np.abs(images).max()
     learners = [learner_of(**s, alpha=0.2).fit(images, images) for s in ({}, dict(noise_std=0.5))]
     np.testing.assert_array_equal(*map(atoms_of, learners))
-
-
-def test_a_callback_sees_every_epoch_and_can_stop_training(images):
-    stop = EndsTheFit("epoch", 2)
-    learner = learner_of(max_iter=3).set_callbacks(stop).fit(images)
-    assert learner.n_iter_ == len(learner.loss_curve_) == len(stop.seen) == 2
-    assert learner.ended_by_ == "callback"
 
 
 def test_training_that_diverges_leaves_a_finite_network(images):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -241,11 +240,3 @@ def test_reconstructions_may_be_farther_from_the_data_than_zero():
     assert any("no better than the baseline" in sentence for sentence in findings(learner, X))
     learner.set_params(n_unfoldings="auto")
     assert not any("no better" in sentence for sentence in findings(learner, X))
-
-
-def test_what_is_found_is_found_inside_of_pipelines_and_searches():
-    X = sparse(300, 12, 9)
-    X -= X.mean(0)
-    search = GridSearchCV(PUDLEDictionaryLearning(12, random_state=0), {"alpha": [9.0]}, cv=2)
-    sentence = only(findings(make_pipeline(StandardScaler(with_std=False), search).fit(X), X))
-    assert sentence.startswith("All codes are zero: alpha=9 ")

@@ -92,13 +92,6 @@ def test_its_seed_is_that_of_the_estimator(damaged):
     assert DictionaryImputer().fit(X).estimator_[-1].random_state == 0
 
 
-def test_a_feature_without_known_values_is_named(damaged):
-    _, X = damaged
-    X[:, 3] = np.nan
-    with pytest.raises(ValueError, match=r"Features \[3\] have no known value.* Leave them out"):
-        DictionaryImputer().fit(X)
-
-
 def test_an_estimator_without_a_way_back_is_refused(damaged):
     with pytest.raises(ValueError, match="estimator"):
         DictionaryImputer(LogisticRegression()).fit(damaged[1])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import MiniBatchDictionaryLearning
+from small import Batches
 
 import skpudle.inspection
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
@@ -74,17 +75,13 @@ def test_an_atom_made_by_ten_samples_names_these_first():
     assert (makers[new.indices] == makers[:5, None]).all()
 
 
-@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, lambda X: np.array_split(X, 7)])
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, Batches])
 def test_parts_change_nothing(learner, kind, monkeypatch):
     X = samples()
     whole = atom_contributions(learner, X)
     nine = partial(skpudle.inspection.encode_parts, n_rows=9)
     monkeypatch.setattr("skpudle.inspection.encode_parts", nine)
-    data = kind(X)
-    if isinstance(data, list):
-        parts = data
-        data = type("Stream", (), {"__iter__": lambda self: iter(parts)})()
-    found = atom_contributions(learner, data)
+    found = atom_contributions(learner, kind(X))
     np.testing.assert_array_equal(found.indices, whole.indices)
     np.testing.assert_allclose(found.values, whole.values, atol=1e-12)
     assert (np.diff(np.abs(found.values)) <= 0).all()
@@ -137,14 +134,11 @@ def test_an_encoder_without_a_derivative_is_refused():
 
 def test_errors_say_what_to_do(learner):
     X = samples()
-    with pytest.raises(ValueError, match="ridge"):
-        atom_contributions(learner, X, ridge=-1.0)
-    with pytest.raises(ValueError, match="n_largest"):
-        atom_contributions(learner, X, n_largest=0)
-    with pytest.raises(ValueError, match="NaN"):
-        atom_contributions(learner, np.where(X > 2, np.nan, X))
-    with pytest.raises(ValueError, match="features"):
-        atom_contributions(learner, X[:, :5])
+    for given, options in [
+        (X, dict(ridge=-1.0)), (X, dict(n_largest=0)), (np.where(X > 2, np.nan, X), {}),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match="|".join([*options, "NaN"])):
+            atom_contributions(learner, given, **options)
 
 
 # ---------------------------------------------------------------------------- features that imply

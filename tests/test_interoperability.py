@@ -4,7 +4,6 @@ import re
 from importlib.metadata import metadata
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
@@ -13,12 +12,9 @@ from sklearn.pipeline import make_pipeline
 
 from skpudle import (
     ConvDenoiser,
-    ConvPUDLEDictionaryLearning,
-    NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
 )
-from skpudle._data.foreign import dictionary_of
 from skpudle.datasets import make_dictionary_data
 
 SETTINGS = dict(max_iter=2, tol=None, random_state=0)
@@ -89,13 +85,6 @@ def test_an_unfitted_learner_says_what_clone_does(X):
     np.testing.assert_array_equal(frozen.components_, learner.fit(X).components_)
 
 
-def test_a_learner_without_atoms_is_called_what_it_is(X):
-    """Whoever asks for its dictionary."""
-    with pytest.raises(ValueError, match="^MiniBatchDictionaryLearning is not fitted") as error:
-        dictionary_of(MiniBatchDictionaryLearning(7))
-    assert "dict_init" not in str(error.value)
-
-
 # ---------------------------------------------------------------------------- persistence
 
 
@@ -125,23 +114,6 @@ def test_codes_in_a_frame_lead_back_to_rows(library, X):
     np.testing.assert_allclose(learner.inverse_transform(codes), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, ConvDenoiser])
-def test_an_array_after_a_frame_warns_once_that_it_has_no_names(kind, X):
-    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
-    conv = dict(atom_shape=3, stride=1) if kind is not PUDLEDictionaryLearning else {}
-    learner = kind(4, n_unfoldings=5, **conv, **SETTINGS).fit(frame)
-    use = "denoise" if kind is ConvDenoiser else "transform"
-    for method in (use, "score", "partial_fit"):
-        with pytest.warns(UserWarning, match="valid feature names") as warned:
-            getattr(learner, method)(X)
-        assert len(warned) == 1
-        with (
-            pytest.warns(UserWarning, match="names"),
-            pytest.raises(ValueError, match="10 features"),
-        ):
-            getattr(learner, method)(X[:, :9])
-
-
 # ---------------------------------------------------------------------------- HTML
 
 
@@ -158,16 +130,7 @@ def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
     assert "components_" in page
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        PUDLEDictionaryLearning,
-        ConvDenoiser,
-        ConvPUDLEDictionaryLearning,
-        NOODLDictionaryLearning,
-        SporcoDictionaryLearning,
-    ],
-)
+@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, ConvDenoiser, SporcoDictionaryLearning])
 def test_the_html_of_an_estimator_links_to_its_page(kind):
     """The address is that of `autosummary`, for names that docs/api.rst lists."""
     home = metadata("skpudle").get_all("Project-URL")[0].split(", ")[1]

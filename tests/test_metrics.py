@@ -13,7 +13,6 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import (
     atom_coherence,
     dictionary_error,
@@ -73,15 +72,6 @@ def test_matching_undoes_permutation_and_signs(atom_shape, rng):
     assert_array_equal(match.align_dictionary(shuffled), dictionary)
 
 
-def test_aligned_codes_are_those_of_the_reference(rng):
-    data, dictionary, code = make_dictionary_data(20, 10, 15, 3, random_state=0)
-    shuffled, permutation, signs = flipped_and_permuted(dictionary, rng)
-    shuffled_code = code[:, permutation] * signs
-    assert_allclose(shuffled_code @ shuffled, data)
-    match = match_atoms(shuffled, dictionary)
-    assert_array_equal(shuffled_code[:, match.indices] * match.signs, code)
-
-
 def test_matched_error_is_the_smallest_over_all_permutations_and_signs(rng):
     """By trying them all, with atoms of any length."""
     dictionary, reference = rng.normal(size=(2, 4, 3))
@@ -137,8 +127,6 @@ def test_atoms_of_different_shapes_are_refused(measure):
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match="atoms or samples of one shape"):
-        dictionary_error(np.ones((3, 4)), np.ones((2, 4)))
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[3, 2\]"):
         lasso_objective(np.ones((3, 4)), np.ones((2, 5)), np.ones((3, 4)), 0.1)
 

@@ -124,13 +124,3 @@ def test_halving_the_learning_rate_halves_a_step(kind, atoms, gradients):
         # weight decay and the like apart, a first step is proportional to the learning rate
         steps.append(train(optimizer, gradients[:1]) - atoms)
     torch.testing.assert_close(2 * steps[1], steps[0], rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("parameter", ["foo", "lr"])
-def test_parameters_that_an_optimiser_does_not_have_are_named(parameter, generator):
-    atoms = normal(generator, 3, 4)
-    options = dict(learning_rate=0.1, data_scale=1.0)
-    with pytest.raises(ValueError, match=f"Adam.*makes no steps.*{parameter}"):
-        make_optimizer(
-            partial(torch.optim.Adam, **{parameter: 1.0}), atoms, project_atoms, **options
-        )

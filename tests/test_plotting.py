@@ -1,6 +1,7 @@
 """Displays: what is drawn is what the arrays say."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from sklearn.preprocessing import Normalizer, PowerTransformer, StandardScaler
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._fitted import find_learner
 from skpudle.datasets import make_dictionary_data
-from skpudle.events import find_events
 from skpudle.inspection import AtomIntervals, atom_contributions
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
@@ -26,6 +26,7 @@ from skpudle.plotting import (
     CodesDisplay,
     ContributionsDisplay,
     LossCurveDisplay,
+    PathDisplay,
     RecoveryDisplay,
     StabilityDisplay,
 )
@@ -66,13 +67,6 @@ def test_every_atom_is_drawn_scaled_to_its_largest_modulus(learner):
     assert len(drawn) == 9
     for atom, image in zip(learner.components_, drawn):
         np.testing.assert_allclose(image.ravel(), atom / np.abs(atom).max(), rtol=1e-12)
-
-
-def test_atoms_come_in_the_order_of_their_use(learner, X):
-    usage = (learner.transform(X) != 0).sum(0)
-    display = AtomsDisplay.from_estimator(learner, X, image_shape=(3, 4))
-    most = learner.components_[usage.argmax()]
-    np.testing.assert_array_equal(display.atoms[0].ravel(), most)
 
 
 def test_colours_are_kept_and_zero_is_grey():
@@ -155,7 +149,6 @@ def test_channels_are_lines_on_one_scale():
 @pytest.mark.parametrize(
     ("atoms", "options", "message"),
     [
-        (np.eye(6), dict(kind="curves"), "'kind' parameter of .*'lines'"),
         (np.ones((2, 3, 4, 3)), dict(kind="lines"), "too many values"),
         (np.eye(6), dict(image_shape=(2, 2)), "cannot reshape"),
         (np.eye(6), dict(n_columns=4, row_labels=["a"]), r"locations \(2\).* of labels \(1\)"),
@@ -171,6 +164,33 @@ def test_what_does_not_fit_the_atoms_is_refused(atoms, options, message):
 def test_options_of_another_kind_are_refused():
     with pytest.raises(AttributeError, match="unexpected keyword argument 'sampling_rate'"):
         AtomsDisplay.from_estimator(np.ones((9, 3, 3)), sampling_rate=20)
+
+
+def test_what_no_display_has_is_refused(learner, X):
+    """A kind, which lists all kinds; numbers without a meaning; what another input would need."""
+    kind, atoms, activity = dict(kind="curves"), AtomsDisplay.from_estimator, np.zeros((4, 1))
+    activations = ActivationsDisplay(activity, *np.zeros((3, 0)), activity).plot
+    for draw, wrong, words in [
+        (lambda **o: AtomsDisplay(np.eye(3)[..., None], **o), kind, "images, lines, spectra, wave"),
+        (partial(atoms, learner), kind, "auto, images, lines, spectra, waveforms"),
+        (partial(CodesDisplay.from_estimator, learner, X), kind, "usage, count, magnitude"),
+        (partial(PathDisplay.from_estimator, learner), kind, "size, penalty"),
+        (partial(PathDisplay, None, 1.0), kind, "size, penalty"),
+        (partial(ContributionsDisplay, None, None, []), kind, "images, lines"),
+        (activations, dict(sampling_rate=0), "sampling_rate=0 is no rate"),
+        (partial(atoms, np.eye(3)), dict(sampling_rate=-1), "sampling_rate=-1 is no rate"),
+        (
+            partial(atoms, np.ones((1, 4, 2)), kind="waveforms"),
+            dict(sampling_rate=0),
+            "sampling_rate=0 is no rate",
+        ),
+        (partial(atoms, learner), dict(n_columns=0), "n_columns == 0"),
+        (partial(ActivationsDisplay.from_estimator, learner, X), dict(n_atoms=0), "n_atoms == 0"),
+        (partial(atoms, np.eye(3)), dict(X=X), "X orders atoms of a learner"),
+        (partial(StabilityDisplay.from_estimator, learner), dict(scores=[1]), "scores are of"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            draw(**wrong)
 
 
 # ---------------------------------------------------------------------------- pipelines
@@ -249,14 +269,6 @@ def test_two_channels_of_convolutional_images_stand_side_by_side():
 
 
 # ---------------------------------------------------------------------------- codes
-
-
-@pytest.mark.parametrize("split_sign", [False, True])
-def test_usage_is_the_share_of_samples_in_falling_order(split_sign, learner, X):
-    display = CodesDisplay.from_estimator(learner.set_params(split_sign=split_sign), X)
-    learner.set_params(split_sign=False)
-    expected = np.sort((learner.transform(X) != 0).mean(0))[::-1]
-    np.testing.assert_allclose(display.heights_, expected)
 
 
 # ---------------------------------------------------------------------------- curves
@@ -399,21 +411,6 @@ def test_bars_are_as_high_as_codes_at_peaks():
     assert display.ax_.get_xlabel() == "Seconds"
 
 
-def test_the_bar_of_an_event_is_at_its_time():
-    rng = np.random.default_rng(0)
-    signal, starts = 0.02 * rng.normal(size=(300, 2)), np.array([40, 130, 220])
-    wave = np.hanning(30)[:, None] * np.exp(-np.arange(30) / 5)[:, None] * [1.0, -2.0]
-    for start in starts:
-        signal[start : start + 30] += wave
-    options = dict(atom_shape=40, positive_code=True, random_state=0)
-    learner = ConvPUDLEDictionaryLearning(1, **options).fit([signal])
-    display = ActivationsDisplay.from_estimator(learner, [signal])
-    times = find_events(learner, [signal])["time"]
-    assert set(times) <= set(display.places)
-    np.testing.assert_allclose(times, starts + np.square(wave).sum(1).argmax(), atol=2)
-    assert [len(lines) for lines in display.thumbnails_] == [2]  # a line for each channel
-
-
 @pytest.mark.parametrize("one", [False, True])
 def test_activations_of_signals_with_channels_first(one):
     """The default stride of signals is one sample; one recording is its only signal."""
@@ -423,6 +420,7 @@ def test_activations_of_signals_with_channels_first(one):
     given = signals[1] if one else signals
     display = ActivationsDisplay.from_estimator(learner, given, index=0 if one else 1)
     np.testing.assert_array_equal(display.sample, signals[1].T)
+    assert {len(lines) for lines in display.thumbnails_} == {3}
     codes = learner.transform(signals)[1]
     assert len(display.values) == np.count_nonzero(codes)
     positions, atoms = np.nonzero(codes)

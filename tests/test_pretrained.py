@@ -72,7 +72,9 @@ def test_a_denoiser_goes_into_an_open_file(learner, file):
     file.write_bytes(b"nothing")
     with file.open("rb") as opened, pytest.raises(ValueError, match=f"{file} is no denoiser"):
         load_denoiser(opened)
-    with pytest.raises(FileNotFoundError, match="neither a packaged denoiser"):
+    with pytest.raises(
+        FileNotFoundError, match="neither a packaged denoiser.*'gaussian', 'gaussian-small'"
+    ):
         load_denoiser(f"{file}.gone")
 
 
@@ -140,12 +142,3 @@ def test_plug_and_play_of_deepinv_restores_a_blurred_photograph():
         restored = deepinv.optim.DPIR(sigma=sigma, denoiser=module)(blurred, physics)
     before, after = (float((x - clean).square().mean()) for x in (blurred, restored))
     assert after < 0.85 * before
-
-
-@pytest.mark.parametrize("unit", [1.0, 255.0])
-def test_images_of_any_unit_bring_no_warning_where_nobody_told_their_noise(learner, unit):
-    """A network for a range of levels estimates the noise in the units of the image."""
-    image = np.random.default_rng(1).uniform(size=(13, 16))
-    np.testing.assert_allclose(
-        learner.denoise([unit * image])[0], unit * learner.denoise([image])[0], rtol=1e-5
-    )

@@ -26,7 +26,8 @@ from skpudle import (
     PUDLEDictionaryLearning,
     metrics,
 )
-from skpudle._data.foreign import COUNTERPARTS
+from skpudle._learners.parameters import COUNTERPARTS
+from skpudle.datasets import make_dictionary_data
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
@@ -46,9 +47,7 @@ def grey():  # (64, 80), uint8
 
 @cache
 def rows():  # (60, 16)
-    rng = np.random.default_rng(0)
-    codes = rng.standard_normal((60, 4)) * (rng.random((60, 4)) < 0.4)
-    return codes @ rng.standard_normal((4, 16)) + 0.01 * rng.standard_normal((60, 16))
+    return make_dictionary_data(60, 16, 4, 2, snr_db=40, random_state=0)[0]
 
 
 @cache
@@ -112,11 +111,6 @@ REFUSED = {
         lambda: Conv(4, atom_shape=9).fit([photograph()]),
         "Images of 1 axes are expected",
         "pass an array or a list of such images",
-    ),
-    "an unknown denoiser": (
-        lambda: load_denoiser("gaussian-colour"),
-        "'gaussian-colour'",
-        r"'gaussian', 'gaussian-small', 'poisson'",
     ),
     # signals
     "trials of a brain for atoms of signals": (

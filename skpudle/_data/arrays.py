@@ -235,6 +235,24 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     return X
 
 
+def check_numbers(values, name, n=None, *, positive=False, of="features"):  # -> Tensor (n,)
+    """Check numbers that a user gives for all features, or all rows.
+
+    Raises
+    ------
+    ValueError
+        Unless they are finite, in one dimension, of the number ``n`` and ``positive`` if asked for.
+    """
+    numbers = check_array(host_array(values), dtype=np.float64, ensure_2d=False, input_name=name)
+    kind, wanted = "positive numbers" if positive else "numbers", numbers.size if n is None else n
+    if numbers.shape != (wanted,) or (positive and not (numbers > 0).all()):
+        raise ValueError(
+            f"{name} of shape {numbers.shape} is no array of {kind}. Pass one for each of "
+            f"the {wanted} {of}."
+        )
+    return to_tensor(numbers)
+
+
 def _check_tensor(X, options, allow_nan):
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")

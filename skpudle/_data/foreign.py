@@ -1,4 +1,4 @@
-"""What comes from elsewhere: names of other packages' parameters, their learners, and files.
+"""What comes from elsewhere: learners of other packages, and files.
 
 Learners of scikit-learn and SPORCO are recognised by their attributes, so that neither package has
 to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as
@@ -7,68 +7,19 @@ columns. Warnings are placed at the user's line, and files are whole at every mo
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import contextmanager
 from copy import copy
-from functools import wraps
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
 from sklearn.decomposition import SparseCoder
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._precision import F
-
-_PAGE = "https://skpudle.readthedocs.io/en/stable/coming_from.html"
-
-# Our parameters, and their names in scikit-learn, SPAMS, SPORCO, alphacsc and networks.
-_NAMES = {
-    "alpha": "l1_coefficient lambda1 lmbd_max lmbda reg",
-    "atom_shape": "kernel_size n_times_atom patch_size",
-    "batch_size": "batchsize",
-    "dict_init": "D D0 D_init dictionary init",
-    "learning_rate": "lr",
-    "max_iter": "epochs iter n_iter",
-    "n_components": "K d_sae n_atoms",
-    "positive_code": "posAlpha",
-    "positive_dict": "posD",
-    "random_state": "seed",
-    "transform_n_nonzero_coefs": "n_nonzero_coefs",
-}
-COUNTERPARTS = {theirs: ours for ours, names in _NAMES.items() for theirs in names.split()}
 
 # Packages whose frames are not the user's: this package, and packages that wrap its methods.
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
-
-
-def explain_names(init: F) -> F:
-    """Let a constructor set its parameters as attributes, and answer unknown names by its own."""
-    taken = signature(init)
-    known = [*taken.parameters][1:]
-
-    @wraps(init)
-    def checked(self, *args, **kwargs):
-        for name in kwargs.keys() - known:
-            mend = f" Pass {COUNTERPARTS[name]}." if COUNTERPARTS.get(name) in known else ""
-            raise TypeError(
-                f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} lists "
-                "names of other packages and their counterparts."
-            )
-        init(self, *args, **kwargs)
-        given = taken.bind(self, *args, **kwargs)
-        given.apply_defaults()
-        vars(self).update({name: given.arguments[name] for name in known})
-
-    return checked
-
-
-def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[F], F]:
-    """Return scikit-learn's decorator of methods that fit; its own has no type."""
-    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
 
 
 def users_level():

@@ -33,6 +33,7 @@ from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import check_rows, split_missing, to_numpy, to_tensor, unpacked
 from skpudle._data.batches import Samples, draw_order, send
 from skpudle._data.foreign import users_level
@@ -161,12 +162,11 @@ class Reader:
         self.dtype = self.dtype or x.dtype
         return x.to(self.dtype)
 
-    def samples(self, x, **of_rows):  # -> Samples
+    def samples(self, x, target=None, weight=None):  # -> Samples
         """Return rows, and what is known of each, as samples on the device."""
         x, mask = split_missing(x)  # the host looks for gaps, without a wait
-        parts = dict(x=x, mask=mask, **of_rows)
-        known = {name: part for name, part in parts.items() if part is not None}
-        return Samples(**{name: send(part, self.device) for name, part in known.items()})
+        samples = Samples(x, mask, target, weight).map(lambda part: part.to(x))
+        return samples.map(lambda part: send(part, self.device))
 
 
 def _read_ahead(parts):
@@ -217,9 +217,8 @@ class InMemory:
 
     def parts(self, n_rows):
         """Yield raw parts of the rows, each with the name of its place."""
-        for first in range(0, max(self.n_rows, 1), n_rows):  # one part of no rows, to be refused
-            last = min(first + n_rows, self.n_rows)
-            yield f"rows {first} to {last}", self._raw(first, last)
+        for rows in blocks_of_rows(self.n_rows, 1, n_rows):  # one part of no rows, to be refused
+            yield f"rows {rows.start} to {rows.stop}", self._raw(rows.start, rows.stop)
 
     def read_by(self, reader):
         """Return this source of samples, read by a reader."""
@@ -312,9 +311,8 @@ class Table(InMemory):
         return x
 
     def _samples(self, keys, x):  # -> Samples
-        of_rows = dict(weight=self.weight, target=self.target)
-        of_rows = {name: part[keys].to(x) for name, part in of_rows.items() if part is not None}
-        return self.reader.samples(x, **of_rows)
+        parts = (self.target, self.weight)
+        return self.reader.samples(x, *(None if part is None else part[keys] for part in parts))
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
         """Return a sample of all rows, to begin with, or all of them if they are few."""

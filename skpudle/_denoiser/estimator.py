@@ -16,29 +16,25 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from skpudle._compilation import threads_for
 from skpudle._data.arrays import check_range, input_attributes, make_generator
-from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork, Noise, deviation_of
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Stopping
-from skpudle._learners.convolutional.base import COUNT, ImageEstimator, parts_of_images, stride_of
+from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
 from skpudle._learners.convolutional.learn import penalty_of_correlations
+from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._precision import training_mode
 from skpudle.encoding._unfold import default_step
 
 ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
-
-_SIZE = Interval(Real, 0, None, closed="left")
 
 
 # ---------------------------------------------------------------- training
@@ -229,6 +225,7 @@ class Training:
 # ---------------------------------------------------------------- the estimator
 
 
+@sets_parameters()
 class ConvDenoiser(ImageEstimator):
     """Denoising network of convolutions, trained by backpropagation through its encoder.
 
@@ -333,7 +330,6 @@ class ConvDenoiser(ImageEstimator):
     (65, 97)
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int = 64,
@@ -356,26 +352,6 @@ class ConvDenoiser(ImageEstimator):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = {
-        "n_components": [COUNT],
-        "atom_shape": [COUNT, tuple, list],
-        "stride": [COUNT, tuple, list, StrOptions({"auto"})],
-        "noise_std": [_SIZE, tuple, StrOptions({"poisson", "auto"})],
-        "alpha": [_SIZE, StrOptions({"auto"})],
-        "n_unfoldings": [COUNT],
-        "crop_size": [COUNT, StrOptions({"auto"})],
-        "shift_average": ["boolean"],
-        "channels_first": ["boolean"],
-        "optimizer": [StrOptions({"adam"}), callable],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [COUNT, StrOptions({"auto"})],
-        "max_iter": [COUNT, StrOptions({"auto"})],
-        "tol": [_SIZE, None],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
 
     _allows_nan, _stride_of_pictures = False, 2
     n_iter_no_change = 5
@@ -414,8 +390,7 @@ class ConvDenoiser(ImageEstimator):
 
     # ------------------------------------------------------------------ training
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(self, X: ImagesLike, y: ImagesLike | None = None) -> Self:
         """Train a denoiser.
 
@@ -467,12 +442,10 @@ class ConvDenoiser(ImageEstimator):
         if training.unchanged:  # pairs may be equal
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # with "auto" the limit is the expected end
-        if self.ended_by_ == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            warn_of_early_end(self)
+        warn_of_early_end(self, self.ended_by_)
         return self
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train by one random crop of each image.
 

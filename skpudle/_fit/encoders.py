@@ -16,7 +16,7 @@ from torch import Tensor
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
-from skpudle.encoding import encode
+from skpudle.encoding import encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso._implicit import converged_codes, lasso_gradient
 from skpudle.lasso._solve import warn_about_gaps
@@ -128,6 +128,32 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
         analysis, synthesis = analysis[None], to_numpy(atoms)[None]
     parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
     return LearnedEncoder(*parts, bool(learner.positive_code), shares)
+
+
+def train_encoder(plan, fitted, samples, interrupts, **options):  # -> Fitted, int
+    """Return the record with a trained encoder, and the number of updates."""
+    given, n_made = plan.given, 0
+
+    def stopped():  # called before each update
+        nonlocal n_made
+        n_made += not interrupts.pending
+        return interrupts.pending
+
+    learned = learn_encoder(
+        fitted.rows,
+        samples.x,
+        float(fitted.model.alpha),
+        n_unfoldings=plan.n_unfoldings,
+        separate=given.separate_atoms == "unfolding",
+        penalised=given.gradient != "ae-ls",
+        positive_code=given.positive_code,
+        mask=samples.mask,
+        weight=samples.weight,
+        batch_size=plan.batch_size(len(samples)),
+        stopped=stopped,
+        **options,
+    )
+    return replace(fitted, learned=learned), n_made
 
 
 # ------------------------------------------------------------------ rows in units of their noise
@@ -302,11 +328,6 @@ class Codes:
         how = dict(alpha=alpha, step_size=step_size, lambda_decay=lambda_decay)
         how |= {name: getattr(given, name) for name in names}
         return partial(encode, n_unfoldings=depth, **how)
-
-    def last_penalty(self, alpha, lambda_decay):
-        """Return the penalty of the last unfolding; 0 for hard thresholds without a derivative."""
-        is_hard = self.given.shrinkage == "hard"
-        return 0.0 if is_hard else alpha * lambda_decay ** (self.n_unfoldings - 1)
 
     def unused_by_codes(self):  # yields names, setting
         """Yield parameters that have no effect on codes, and a setting that would use them."""

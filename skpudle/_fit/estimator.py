@@ -8,7 +8,7 @@ that of the fitted attributes.
 
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from typing import NamedTuple
 from zlib import crc32
 
@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data import arrays, batches
 from skpudle._data.images import check_no_picture
 from skpudle._data.sources import Reader, open_source
 from skpudle._fit import messages
-from skpudle._fit.checkpoint import pack, unpack
-from skpudle._fit.encoders import refuse
+from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
+from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
@@ -98,20 +97,6 @@ def _checksum(atoms):
 class GradientLearner(CallbackSupportMixin):
     """A learner whose model is trained by gradients; see the subclasses for its parameters."""
 
-    _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "step_size": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "optimizer": [StrOptions({"adam", "sgd", "surrogate"}), callable],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "device": [str],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
     _writes_checkpoints = True
 
     def __getstate__(self):
@@ -146,8 +131,8 @@ class GradientLearner(CallbackSupportMixin):
             The rows.
         """
         given = open_source(X, self)
-        device, checks = arrays.resolve_device(self.device, given.data), dict(largest=self._largest)
-        reader = Reader(self, device, known=known, allow_nan=True, **checks)
+        device = arrays.resolve_device(self.device, given.data)
+        reader = Reader(self, device, known=known, allow_nan=True, largest=self._largest)
         if sample_weight is not None:
             sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
         if given.in_parts:
@@ -160,9 +145,7 @@ class GradientLearner(CallbackSupportMixin):
         else:
             if not known:
                 check_no_picture(given.data)
-            x, of_rows = reader(given.array()), dict(weight=sample_weight, target=target)
-            of_rows = {name: values.to(x) for name, values in of_rows.items() if values is not None}
-            samples = reader.samples(x, **of_rows)
+            samples = reader.samples(reader(given.array()), target, sample_weight)
             samples = source = batches.known_samples(samples) if part else samples
             n_given = round(samples.total_weight)
         if known:
@@ -210,9 +193,9 @@ class GradientLearner(CallbackSupportMixin):
                 if fitted.n_codes == 0:
                     messages.warn_of_zero_codes(self, data.samples)
         self.fit_seconds_ = run.seconds
-        # with "auto" the limit is the expected end
-        if fitted.ended_by == "max_iter" and self.tol is not None and self.max_iter != "auto":
-            messages.warn_of_early_end(self)
+        if self.verbose and hasattr(self, "summary"):
+            print(self.summary())
+        messages.warn_of_early_end(self, fitted.ended_by)
         return self
 
     def _partial_fit(self, X, y, **of_samples):
@@ -290,14 +273,20 @@ class GradientLearner(CallbackSupportMixin):
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
-        if interrupts.pending:
-            return trainer.fitted
-        unused = trainer.idle(unused)
-        # An atom that one in n_components samples uses stays unused for 10 times n_components
-        # samples with the probability exp(-10).
-        trainer.replace_unused(among=unused >= 10 * len(unused))
+        if not interrupts.pending:
+            unused = trainer.idle(unused)
+            # An atom that one in n_components samples uses stays unused for 10 times n_components
+            # samples with the probability exp(-10).
+            trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
-        return replace(fitted, training=fitted.training | {"unused": unused})
+        fitted = replace(fitted, training=fitted.training | {"unused": unused})
+        if plan.given.separate_atoms:
+            samples, start = fitted.in_units(data.samples), None
+            if hasattr(self, "thresholds_"):
+                start = learned_encoder(self, fitted.rows)
+            how = dict(n_updates=-(-len(samples) // plan.batch_size(len(samples))), start=start)
+            fitted, _ = train_encoder(plan, fitted, samples, interrupts, **how)
+        return fitted
 
     def _attributes(self, plan, data, fitted):
         """Return the fitted attributes, arrays and numbers of Python, and what is kept beside."""

@@ -5,14 +5,16 @@ attributes: `Fitted.attributes` makes them, and a learner keeps the record witho
 from which `partial_fit` goes on. A checkpoint holds the record as it is.
 """
 
+import io
 from dataclasses import dataclass, field, replace
+from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
-from skpudle._fit.checkpoint import pack, unpack
 from skpudle._fit.encoders import OF_LEARNED, in_units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
@@ -20,6 +22,26 @@ from skpudle.search.find import Found, PenaltyPath, Trial
 from skpudle.search.held_out import Prediction
 from skpudle.search.stream import Held, Stream
 from skpudle.search.units import CENTRED, Units
+
+
+def load_record(file):
+    """Return the record in a file of `torch.save`; nothing in it is executed."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # its text advises to execute the file
+        raise ValueError("it holds more than records, tensors, numbers and texts") from None
+
+
+def pack(record):  # -> ndarray of uint8
+    """Return a record as the bytes of a file."""
+    content = io.BytesIO()
+    torch.save(record, content)
+    return np.frombuffer(content.getvalue(), np.uint8)
+
+
+def unpack(content):  # ndarray of uint8 -> record
+    """Return the record of some bytes."""
+    return load_record(io.BytesIO(content.tobytes()))
 
 
 def as_arrays(path):  # -> Bunch of ndarray, None for None

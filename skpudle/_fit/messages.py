@@ -102,15 +102,16 @@ def warn_of_step(step_size, atoms):
         )
 
 
-def warn_of_early_end(learner):
-    """Warn that training ended too early to have converged."""
-    warn(
-        f"Training of {type(learner).__name__} ended after max_iter={learner.max_iter!r} epochs, "
-        "before its objective had stalled for "
-        f"{learner.n_iter_no_change} checks in a row. Increase max_iter, or raise tol (now "
-        f"{learner.tol}); tol=None trains as long without this warning.",
-        ConvergenceWarning,
-    )
+def warn_of_early_end(learner, ended_by):
+    """Warn if training ended too early to have converged; "auto" is the expected end."""
+    if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
+        warn(
+            f"Training of {type(learner).__name__} ended after max_iter={learner.max_iter!r} "
+            f"epochs, before its objective had stalled for {learner.n_iter_no_change} checks in a "
+            f"row. Increase max_iter, or raise tol (now {learner.tol}); tol=None trains as long "
+            "without this warning.",
+            ConvergenceWarning,
+        )
 
 
 def any_named(learner, names):

@@ -10,9 +10,8 @@ from math import ceil
 
 import numpy as np
 import torch
-from sklearn.utils import check_array
 
-from skpudle._data.arrays import host_array, to_numpy, to_tensor
+from skpudle._data.arrays import check_numbers, to_numpy
 from skpudle._fit.encoders import Codes, refuse
 from skpudle._fit.messages import any_named
 from skpudle._gradients import GRADIENT_RULES
@@ -84,7 +83,10 @@ class DenseModel:
         """Return the dictionary, its encoder and the penalty of an update."""
         plan, decay = self.plan, self.decay(update)
         encoder = plan.encoder(self.alpha, step_size=plan.step_size, lambda_decay=decay)
-        return DenseDictionary(rows), encoder, plan.last_penalty(self.alpha, decay)
+        # of the last unfolding; hard thresholds have no derivative
+        is_hard = plan.given.shrinkage == "hard"
+        penalty = 0.0 if is_hard else self.alpha * decay ** (plan.n_unfoldings - 1)
+        return DenseDictionary(rows), encoder, penalty
 
     def atoms(self, rows):  # -> (n_components, n_features)
         """Return the atoms in rows."""
@@ -115,24 +117,6 @@ class DenseModel:
             "debias_": self.plan.debias or 0.0,
             "step_size_": self.step(atoms),
         }
-
-
-def _noise_of_features(values):  # -> Tensor of shape (n_features,), of geometric mean 1
-    """Check the standard deviations of features.
-
-    Raises
-    ------
-    ValueError
-        If they are not positive numbers.
-    """
-    how = dict(dtype=np.float64, ensure_2d=False, input_name="noise")
-    numbers = check_array(host_array(values), **how)
-    refuse(
-        numbers.ndim != 1 or not (numbers > 0).all(),
-        f"noise of shape {numbers.shape} is no array of positive standard deviations. Pass one for "
-        "each feature, or noise='auto'.",
-    )
-    return to_tensor(numbers / np.exp(np.log(numbers).mean()))
 
 
 class Plan(Codes):
@@ -170,7 +154,9 @@ class Plan(Codes):
         self.searches = isinstance(given.dict_init, str) and given.dict_init == "search"
         noise, baseline = given.noise, given.fit_intercept
         baseline = baseline if baseline == "auto" else bool(baseline)  # also of numpy's booleans
-        noise = noise if isinstance(noise, str) else _noise_of_features(noise)
+        if not isinstance(noise, str):  # of features, of geometric mean 1
+            noise = check_numbers(noise, "noise", positive=True)
+            noise = noise / np.exp(np.log(to_numpy(noise)).mean())
         refuse(
             given.n_components == "auto" and not self.searches,
             "n_components='auto' is chosen by a search, but dict_init is given. Pass "
@@ -191,13 +177,6 @@ class Plan(Codes):
         self.n_components = None if given.n_components == "auto" else given.n_components
         self.fit_intercept, self.noise = baseline, noise
         self.learns_noise = not (noise == "equal" and baseline is False)
-
-    @property
-    def curvature_share(self):
-        """The curvature for the surrogate after a search, as a share of the loss's."""
-        # The curvature falls because codes respond to a change of atoms. With -0.25 hard codes
-        # became denser; with 0 training took twice as long.
-        return self.n_unfoldings**-0.22 if self.gradient == "ae-ls" else 1.0
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""

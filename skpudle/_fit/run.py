@@ -5,23 +5,46 @@ each of them is a usable learner. `Run.through` is the only driver of phases.
 
 The phases of a fit are an object with ``first()``, the record before all phases, and
 ``table(record)``, all phases in their order, as they are due for a record.
+
+A checkpoint is a file with a dictionary of records, tensors, numbers and texts, written by
+`torch.save`, and read with ``weights_only=True``, which executes nothing of what it reads. A new
+file is written next to the old one, forced to disk, and then renamed: a complete file exists at
+every moment.
 """
 
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from numbers import Integral
+from os import PathLike
+from pathlib import Path
+from pickle import PicklingError
+from typing import Any, NamedTuple
 
+import joblib
 import torch
+from sklearn.callback import FitCallback
 
-from skpudle._data.arrays import make_generator
+from skpudle._data.arrays import make_generator, to_numpy
 from skpudle._data.batches import Batches
-from skpudle._fit.checkpoint import Checkpoint, Recorder
+from skpudle._data.foreign import dictionary_of, named_errors, replace_file
+from skpudle._fit.fitted import load_record, pack, unpack
+from skpudle._fit.messages import describe, warn
 from skpudle._fit.team import current_team, refuse_several
+
+# parameters that may change between an interrupted fit and the resumed one
+_FREE = {
+    "device", "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm",
+    "transform_alpha", "transform_min_gain", "transform_n_nonzero_coefs", "verbose",
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------ Ctrl-C
 
 
 class Interrupts:
@@ -53,14 +76,162 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+# ------------------------------------------------------------------ checkpoints
+
+
+class Checkpoint(FitCallback):
+    """Write the state of a fit between two epochs to a file, and resume from it.
+
+    A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit`
+    resumes from it: training ends with the bits of a fit that was never interrupted, a search as
+    good. If the fit in the file is complete, `fit` returns its result without training.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file, in a directory that exists. A link is followed.
+    every_seconds : float, default=60.0
+        Write after an epoch if the last writing is this number of seconds ago; 0 writes after every
+        epoch, None only at the end of a phase.
+    resume : bool, default=True
+        Whether `fit` resumes from an existing file. Otherwise it replaces it.
+
+    Notes
+    -----
+    The file is refused, with a ValueError that names it, if it is damaged, or if it belongs to
+    another learner, other parameters or other data. ``max_iter``, ``tol`` and ``n_iter_no_change``
+    may change, to train longer, and so may parameters that do not affect training. Data are
+    compared by their shape and a checksum of two rows, the first and the last that `fit` keeps in
+    memory; of a stream by the number of its batches, too. An array, a memory map, a dataset and a
+    stream of the same rows count as different data.
+
+    A file is for one fit: two fits at a time would overwrite each other's file. A search over
+    parameters makes many fits, and its second one is refused: search without a `Checkpoint`. A fit
+    with several callbacks goes on from the first file that exists, and writes all.
+
+    Fits of several processes, see `data_parallel`, refuse this callback.
+
+    Learners that write no checkpoints, such as SPORCO's, refuse this callback.
+
+    The file holds what the phases that have ended found, and what the running phase has found at
+    the end of an epoch: a resumed fit repeats the epoch that was cut off. An epoch is an epoch of a
+    search or of training, a block of rows of the pass over all rows, or a step of `PoissonNMF`;
+    other phases, such as the choice of the penalty, begin again. What follows training is made
+    again, too.
+
+    The file is written at the end of a phase too, and after Ctrl-C. If it cannot be written,
+    because the disk is full for example, a warning says so, the last file stays, and training
+    continues.
+
+    The file is one of `torch.save`, whose tensors, numbers and texts are read without executing any
+    code.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import Checkpoint, PUDLEDictionaryLearning
+    >>> X = load_digits().data
+    >>> learner = PUDLEDictionaryLearning(32, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoint = Checkpoint(os.path.join(folder, "digits.npz"), every_seconds=10)
+    ...     learner = learner.set_callbacks(checkpoint).fit(X)
+    ...     sorted(os.listdir(folder))
+    ['digits.npz']
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], *, every_seconds: float = 60.0, resume: bool = True
+    ) -> None:
+        self.path, self.every_seconds, self.resume = path, every_seconds, resume
+
+    # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Refuse estimators that write no checkpoints."""
+        if not getattr(estimator, "_writes_checkpoints", False):
+            raise ValueError(
+                f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
+                "of skpudle, in a pipeline to the learner inside; SPORCO's has none, and the many "
+                "fits of a search cannot share a file."
+            )
+
+
+def identity_of(estimator, data):  # -> dict of str to str
+    """Return what a fit and a file must have in common: parameters, shape, first and last rows."""
+    given, source = estimator.get_params(deep=False), data.source
+    given["dict_init"] = dictionary_of(given["dict_init"])
+    if not isinstance(given["random_state"], Integral):  # the file has the seed
+        del given["random_state"]
+    ends = vars(data.samples[[0, -1]]).values()
+    checksum = joblib.hash([to_numpy(part) for part in ends if part is not None])
+    shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
+    shape = f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
+    about = {"learner": type(estimator).__name__, "data": shape}
+    return {name: describe(value) for name, value in given.items() if name not in _FREE} | about
+
+
+def write_checkpoint(path, state):
+    """Write a state to a file, if it can be read again.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an older one then stays.
+    ValueError
+        If the state holds more than records, tensors, numbers and texts.
+    """
+    content = pack(state)
+    unpack(content)
+    replace_file(path, content.data)
+
+
+def read_checkpoint(path):
+    """Return the state in a file, its tensors on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If it is no complete checkpoint; the message names it.
+    """
+    advice = "Restore it, or remove it to train from the start."
+    with named_errors(path, "whole checkpoint", advice):
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                raise ValueError("its checksum is wrong")
+        return load_record(path)
+
+
+def stored_state(checkpoint, identity):  # -> dict or None
+    """Return the state that a fit of this identity goes on from, if there is a file.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or of another fit.
+    """
+    if not (checkpoint.resume and Path(checkpoint.path).exists()):
+        return None
+    state = read_checkpoint(checkpoint.path)
+    pairs = [(name, state["identity"].get(name), now) for name, now in identity.items()]
+    if differ := [f"{n}: {before}, now {now}" for n, before, now in pairs if before != now]:
+        raise ValueError(
+            f"The checkpoint {checkpoint.path} belongs to another fit ({'; '.join(differ)}). Use "
+            "another path, remove the file to train from the start, or pass resume=False to "
+            "replace it."
+        )
+    return state
+
+
+# ------------------------------------------------------------------ the driver
+
+
 class Phase(NamedTuple):
     """An entry of the table of phases of a fit.
 
     Attributes
     ----------
     name : str
-        Its name, for callbacks, seconds and progress. The epochs of "training" are tasks of the
-        whole fit.
+        Its name, for callbacks, seconds and progress.
     steps : callable
         ``steps(record)`` yields records.
     is_due : bool, default=True
@@ -69,6 +240,8 @@ class Phase(NamedTuple):
         The callbacks' name of an epoch.
     ends_search : bool, default=False
         Whether it makes atoms of a search usable, also after Ctrl-C.
+    most : int, default=None
+        The largest number of epochs, if it is known.
     """
 
     name: str
@@ -76,6 +249,7 @@ class Phase(NamedTuple):
     is_due: bool = True
     unit: str = "step"
     ends_search: bool = False
+    most: int | None = None
 
 
 class Run(AbstractContextManager):
@@ -92,8 +266,9 @@ class Run(AbstractContextManager):
 
     Attributes
     ----------
-    recorders : list of Recorder
-        A writer for each `Checkpoint` among the callbacks; none after training.
+    checkpoints : dict of Checkpoint to float
+        Those among the callbacks, with the time of the last file; none after training, since the
+        last file can train on.
     team : Team
         The processes that train together.
     interrupts : Interrupts
@@ -118,8 +293,9 @@ class Run(AbstractContextManager):
         self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
         self.given = {"estimator": learner, "X": X, "y": y}
         callbacks = getattr(learner, "_skl_callbacks", [])
-        self._checkpoints = [one for one in callbacks if isinstance(one, Checkpoint)]
-        if self._checkpoints:
+        found = [one for one in callbacks if isinstance(one, Checkpoint)]
+        self.checkpoints = dict.fromkeys(found, time.monotonic())
+        if self.checkpoints:
             refuse_several("A fit with a Checkpoint")
 
     def __exit__(self, kind, error, traceback):
@@ -142,8 +318,9 @@ class Run(AbstractContextManager):
         self._ended = time.perf_counter()
         self.seconds["reading"] = self._ended - self._started
         team, generator = self.team, make_generator(self.learner.random_state)
-        self.recorders = [Recorder(one, self.learner, data) for one in self._checkpoints]
-        self._stored = next((one.stored for one in self.recorders if one.stored), None)
+        self._identity = self.checkpoints and identity_of(self.learner, data)
+        stored = [stored_state(one, self._identity) for one in self.checkpoints]
+        self._stored = next(filter(None, stored), None)
         seed = team.largest((self._stored or {}).get("seed", generator.initial_seed()))
         self.generator = self.own = generator.manual_seed(seed)
         if team.rank > 0:
@@ -167,8 +344,8 @@ class Run(AbstractContextManager):
         attributes_of : callable
             ``attributes_of(record)`` returns the fitted attributes, for callbacks.
         """
-        n_tasks = self.max_iter + len(phases.table(self.record)) - 1  # epochs of training are tasks
-        self.root = self.learner._init_callback_context(max_subtasks=n_tasks)
+        n_phases = len(phases.table(self.record))
+        self.root = self.learner._init_callback_context(max_subtasks=n_phases)
         self.root.call_on_fit_task_begin(**self.given)
         if self._stored is not None:
             found = self.record.restore(self._stored["record"])
@@ -185,20 +362,18 @@ class Run(AbstractContextManager):
 
     def _make(self, phase, attributes_of):
         """Make the epochs of a phase with all hooks."""
-        began, trains, task = time.perf_counter(), phase.name == "training", self.root
-        if not trains:
-            task = self.root.subcontext(task_name=phase.name, max_subtasks=None)
-            task.call_on_fit_task_begin(**self.given)
+        began, trains = time.perf_counter(), phase.name == "training"
+        task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
+        task.call_on_fit_task_begin(**self.given)
         steps = phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True))
-        recorders, done = [] if self.interrupts.pending else self.recorders, False
+        is_whole, done = not self.interrupts.pending, False
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
             epoch.call_on_fit_task_begin(**self.given)
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
                 print(self.record.note or f"{phase.name}, done", flush=True)
-            hooks = {"reconstruction_attributes": partial(attributes_of, self.record)}
-            stopped = bool(epoch.call_on_fit_task_end(**self.given | hooks))
+            stopped = bool(epoch.call_on_fit_task_end(**self._hooks(attributes_of)))
             stopped, pressed = self.team.any(stopped, self.interrupts.pending)
             done = stopped or pressed or self.record.is_done
             if not self.record.is_done and done:
@@ -207,12 +382,30 @@ class Run(AbstractContextManager):
             names = (*self.record.done, phase.name)
             if self.record.is_done and not trains:  # a file can train on
                 self.record = replace(self.record, done=names)
-            for recorder in recorders:
-                recorder.note(self.record.pack(), self.generator, ends=done)
+            if is_whole:
+                self._write(ends=done)
         self.record = replace(self.record, done=names)
-        if not trains:
-            task.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-        else:  # the file of the last epoch can train on
-            self.recorders = []
+        if trains:
+            self.checkpoints = {}
+        task.call_on_fit_task_end(**self._hooks(attributes_of))
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
+
+    def _hooks(self, attributes_of):
+        return self.given | {"reconstruction_attributes": partial(attributes_of, self.record)}
+
+    def _write(self, *, ends):
+        """Write the record to files, at the end of a phase or if it is time."""
+        generator = self.generator
+        random = {"seed": generator.initial_seed(), "generator": generator.get_state()}
+        for one, written_at in self.checkpoints.items():
+            now, every = time.monotonic(), one.every_seconds
+            if not (ends or (every is not None and now - written_at >= every)):
+                continue
+            self.checkpoints[one] = now
+            state = {"identity": self._identity, "record": self.record.pack(), **random}
+            try:
+                write_checkpoint(one.path, state)
+            except (OSError, PicklingError, ValueError) as error:
+                said = f"The checkpoint could not be written: {error}. Training goes on; an older "
+                warn(f"{said}checkpoint is unchanged.", RuntimeWarning)

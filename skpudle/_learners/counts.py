@@ -12,32 +12,28 @@ then minimises the likelihood itself: rows of parameters are the atoms, and the 
 from dataclasses import dataclass, replace
 from functools import partial
 from math import exp, expm1, inf, isfinite
-from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import host_array, to_numpy, to_tensor, wide
-from skpudle._data.foreign import explain_names, fit_context
+from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import DenseModel, Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
-from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle._learners.rows import Beginning, DenseLearner, RowPhases, check_intercept
-from skpudle._learners.transformer import DictionaryTransformer, hidden_errors
+from skpudle._learners import transformer
+from skpudle._learners.parameters import fits, sets_parameters
+from skpudle._learners.rows import Beginning, DenseLearner, RowPhases
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._precision import in_own_precision, training_mode
+from skpudle._precision import in_own_precision
 from skpudle.encoding import encode
 from skpudle.search._epoch import draw_rows
 from skpudle.search.held_out import match_equal_rows
@@ -68,35 +64,11 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
         getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
         "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
     )
-    exposure = host_array(exposure)
-    values = check_array(exposure, ensure_2d=False, dtype=np.float64, input_name="exposure")
-    refuse(
-        values.shape != (n_samples,) or not (values > 0).all(),
-        f"exposure of shape {values.shape} is no array of positive numbers. Pass one for each of "
-        f"the {n_samples} rows of X, and leave out samples that were not observed.",
-    )
-    return to_tensor(values)[:, None]
+    how = dict(positive=True, of="rows of X, and leave out rows that were not observed")
+    return check_numbers(exposure, "exposure", n_samples, **how)[:, None]
 
 
-def exposure_of(samples):  # -> Tensor of shape (n_samples, 1), or 1
-    """Return the exposures of samples."""
-    return 1.0 if samples.target is None else wide(samples.target)
-
-
-def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
-    """Return codes of counts, of some features if they are not all."""
-    encoder = encoder if features is None else encoder.of_features(features)
-    return encoder(dictionary, samples.x, mask=samples.mask, exposure=samples.target)
-
-
-def deviances(natural, samples, features, *, loss, intercept=None):  # -> (n, len(features))
-    """Return the deviance of each entry of features from its prediction without the intercept."""
-    exposure, natural = exposure_of(samples), wide(natural)
-    natural = natural if intercept is None else natural + intercept.to(natural)[features]
-    return 2 * exposure * loss.half_deviance(natural, wide(samples.x) / exposure)
-
-
-class ExposedTransformer(DictionaryTransformer):
+class ExposedTransformer(transformer.DictionaryTransformer):
     """Encode counts that may have exposures; a subclass has a ``_loss`` and an encoder of counts.
 
     The encoder is called as ``encoder(dictionary, x, mask=None, exposure=None)``, and that of some
@@ -104,19 +76,19 @@ class ExposedTransformer(DictionaryTransformer):
     """
 
     _intercept = None  # natural parameters of rows without codes
-    _encode_rows = staticmethod(encode_rows)
 
     def _decode_rows(self, rows):
         rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
         return self._loss.mean(rows)
 
-    def _from_means(self, samples):
-        return FromMeans.of(samples.map(wide), self._loss, exposure_of(samples))
-
     def _of_rows(self, X, exposure):  # -> dict of fields of samples
         if exposure is None:
             return {}
         return {"target": check_exposure(exposure, open_source(X, self).n_rows, self)}
+
+    def _read(self, plan, X, y=None, *, exposure=None, **options):
+        refuse_several(type(self).__name__)
+        return super()._read(plan, X, **options, **self._of_rows(X, exposure))
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
@@ -211,7 +183,7 @@ class ExposedTransformer(DictionaryTransformer):
             outside of the held-out features half an event, since a rate of 0 would exclude any.
         """
         check_is_fitted(self)
-        measure = partial(deviances, loss=self._loss, intercept=self._intercept)
+        measure = partial(transformer.deviances, loss=self._loss, intercept=self._intercept)
         return self._score(X, sample_weight, measure, **self._of_rows(X, exposure))
 
 
@@ -248,7 +220,8 @@ class _StabilisedRows(Beginning):
 
     def __init__(self, plan, samples, units):
         loss, x, counts = plan.loss, samples.x, _known(samples)
-        exposure, n_known = exposure_of(samples), counts.sum().clamp_min(1)
+        exposure = 1.0 if samples.target is None else wide(samples.target)
+        n_known = counts.sum().clamp_min(1)
         # half an event more keeps the baseline finite without events
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
         self.intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
@@ -284,47 +257,34 @@ class _StabilisedRows(Beginning):
 # ------------------------------------------------------------------ the likelihood
 
 
-def _logarithm(exposure):
-    return 0.0 if exposure is None else exposure.log()
-
-
 @dataclass(frozen=True, eq=False)
 class CountCodes:
     """The encoder of counts: unfolded gradient descent on their likelihood.
 
     Parameters
     ----------
-    loss : object of `skpudle._losses`
-        The loss.
-    n_unfoldings : int
-        Number of iterations.
-    positive_code : bool
-        Whether codes are restricted to non-negative values.
-    penalty : float
-        The penalty.
+    options : dict
+        Arguments of `skpudle.encoding.encode`.
     intercept : Tensor of shape (n_features,), default=None
-        The baseline; None if it is the last atom of dictionaries, whose code is then 1.
+        The baseline; None before it is known.
     """
 
-    loss: object
-    n_unfoldings: int
-    positive_code: bool
-    penalty: float
+    options: dict
     intercept: Tensor | None = None
 
     def of_features(self, features):
         """Return the encoder for some of the features."""
         return replace(self, intercept=self.intercept[features])
 
-    def __call__(self, dictionary, x, mask=None, exposure=None):  # -> (n, len(dictionary.atoms))
+    def offset(self, exposure):  # -> Tensor that broadcasts against the data
+        """Return the natural parameters without codes."""
+        known = self.intercept
+        return known if exposure is None else known.to(exposure) + exposure.log()
+
+    def __call__(self, dictionary, x, mask=None, exposure=None):
         """Return codes."""
-        if self.intercept is None:
-            *atoms, intercept = dictionary.atoms.split([len(dictionary.atoms) - 1, 1])
-            z = replace(self, intercept=intercept[0])(DenseDictionary(*atoms), x, mask, exposure)
-            return torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
-        offset = self.intercept.to(x) + _logarithm(exposure)
-        how = dict(loss=self.loss, n_unfoldings=self.n_unfoldings, positive_code=self.positive_code)
-        return encode(dictionary, x, alpha=self.penalty, offset=offset, mask=mask, **how)
+        offset = self.offset(exposure).to(x)
+        return encode(dictionary, x, offset=offset, mask=mask, **self.options)
 
 
 class CountModel(DenseModel):
@@ -338,13 +298,19 @@ class CountModel(DenseModel):
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
         """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
         with torch.no_grad():
-            z = encoder(dictionary, batch.x, mask=batch.mask, exposure=batch.target)
-        natural = dictionary.synthesis(z) + _logarithm(batch.target)
-        losses = encoder.loss.half_deviance(natural, batch.x)
+            z = transformer.encode_rows(encoder, dictionary, batch)
+        natural = dictionary.synthesis(z) + encoder.offset(batch.target)
+        losses = self.plan.loss.half_deviance(natural, batch.x)
         losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
         surrogate = average(losses, batch.weight)
-        penalties = average(penalty * z[:, :-1].abs().sum(1), batch.weight)
-        return Evaluation(surrogate, surrogate.detach() + penalties, losses.detach(), z)
+        objective = surrogate.detach() + average(penalty * z.abs().sum(1), batch.weight)
+        z = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)  # the code of the baseline is 1
+        return Evaluation(surrogate, objective, losses.detach(), z)
+
+    def network(self, rows, update):
+        """Return the dictionary, its encoder with the baseline, and the penalty of an update."""
+        dictionary, encoder, penalty = super().network(rows[:-1], update)
+        return dictionary, replace(encoder, intercept=rows[-1]), penalty
 
     def project(self, rows):
         """Return the nearest rows that satisfy the constraints; a baseline has none."""
@@ -378,7 +344,8 @@ class CountPlan(Plan):
 
     def encoder(self, alpha, **of_training):
         """Return the encoder with a penalty; it has a step of its own."""
-        return CountCodes(self.loss, self.n_unfoldings, bool(self.given.positive_code), alpha)
+        how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
+        return CountCodes(dict(loss=self.loss, alpha=alpha) | how)
 
     def model(self, **known):
         """Return the model of the parameters, with values that data decide."""
@@ -409,9 +376,10 @@ class _CountPhases(RowPhases):
     beginning, passes = _StabilisedRows, False
 
     def table(self, fitted):
-        *found, training, coding = super().table(fitted)
-        found = [one for one in found if one.name != "penalty of codes"]
+        of_rows = [one for one in super().table(fitted) if one.name != "penalty of codes"]
+        *found, training, _ = of_rows
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
+        coding = Phase("penalty of codes", self.choose_coding, self.plan.codes_follow_data)
         return *found, baseline, training, coding
 
     def rows_of(self, fitted, atoms):
@@ -427,12 +395,12 @@ class _CountPhases(RowPhases):
         overflow.
         """
         rows, samples, loss = fitted.rows.clone(), self.data.samples, self.plan.loss
-        dictionary, encoder, _ = fitted.model.network(rows, 0)
+        dictionary, encoder, _ = fitted.model.network(rows, 0)  # follows changes of rows
         for _ in range(5):
             sums = rows.new_zeros(3, rows.shape[1])
             for part in samples.blocks(1024):
-                codes = encode_rows(encoder, dictionary, part)
-                mean = loss.mean(dictionary.synthesis(codes) + _logarithm(part.target))
+                codes = transformer.encode_rows(encoder, dictionary, part)
+                mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
                 known = _known(part)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
             # half an event more keeps the parameter finite where a feature has no events
@@ -447,19 +415,20 @@ class _CountPhases(RowPhases):
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
-        measure = partial(deviances, loss=self.plan.loss, intercept=intercept)
+        measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
         # penalties above the search's were never better
         for penalty in [alpha * 0.5**i for i in range(5)]:
             encoder = replace(self.plan.encoder(penalty), intercept=intercept)
-            codes = partial(encode_rows, encoder)
-            found = hidden_errors(some, dictionary, codes, measure, places)
+            codes = partial(transformer.encode_rows, encoder)
+            found = transformer.hidden_errors(some, dictionary, codes, measure, places)
             if not found < 0.99 * least:
                 break
             alpha, least = penalty, found
         yield replace(fitted, coding=(alpha, 0.0, None))
 
 
+@sets_parameters()
 class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     r"""Dictionary learning of counts and fractions, whose effects multiply.
 
@@ -554,7 +523,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     True
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -575,12 +543,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = PUDLEDictionaryLearning._parameter_constraints | {
-        "loss": [StrOptions({"poisson", "binomial"})],
-        "n_trials": [Interval(Real, 1, None, closed="left")],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
-    }
 
     n_iter_no_change, _phases = 5, _CountPhases
 
@@ -608,18 +570,15 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
                 "Counts have a baseline, and got none: pass it as intercept, or pass the atoms as "
                 "dict_init and fit, which learns it from data."
             )
-        return torch.cat([atoms, check_intercept(intercept, atoms)[None]]), CENTRED
+        intercept = check_numbers(intercept, "intercept", atoms.shape[1])
+        return torch.cat([atoms, intercept.to(atoms)[None]]), CENTRED
 
     def _plan(self):
         return CountPlan(self)
 
-    def _read(self, plan, X, y=None, *, known=False, exposure=None, sample_weight=None, **options):
-        refuse_several(type(self).__name__)
-        of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
-        return super()._read(plan, X, known=known, **of_rows, **options)
-
     def _loss_of_baseline(self, fitted, data):
-        return 0.5 * self._from_means(data.samples).total() / data.samples.total_weight + 1e-9
+        means = FromMeans(self._loss).add(data.samples.map(wide))
+        return 0.5 * means.total() / data.samples.total_weight + 1e-9
 
     def _resume(self, plan, data):
         fitted = super()._resume(plan, data)
@@ -629,11 +588,11 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     def _transform_encoder(self):
         self._validate_params()
-        how = self.n_unfoldings, bool(self.positive_code), self.alpha_, self._intercept
-        return CountCodes(self._loss, *how)
+        plan = CountPlan(self)
+        plan.loss = self._loss
+        return replace(plan.encoder(self.alpha_), intercept=self._intercept)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:
@@ -670,8 +629,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         """
         return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:

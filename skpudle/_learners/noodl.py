@@ -1,16 +1,15 @@
 """NOODL: dictionary learning with iterative hard thresholding and the sign of the codes."""
 
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
 
-from skpudle._data.foreign import explain_names
 from skpudle._fit.plan import Plan
+from skpudle._learners.parameters import sets_parameters
 from skpudle._learners.rows import DenseLearner
 
 
+@sets_parameters()
 class NOODLDictionaryLearning(DenseLearner):
     r"""Dictionary learning with iterative hard thresholding and a sign gradient (NOODL).
 
@@ -85,7 +84,6 @@ class NOODLDictionaryLearning(DenseLearner):
     (1797, 32)
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | None = None,
@@ -105,12 +103,6 @@ class NOODLDictionaryLearning(DenseLearner):
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = DenseLearner._parameter_constraints | {
-        "threshold": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "initial_threshold": [Interval(Real, 0, None, closed="left"), None],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left")],
-    }
 
     _penalty = "threshold"
 

@@ -3,41 +3,32 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
+from inspect import signature
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
-from skpudle._data.foreign import explain_names
 from skpudle._data.sources import open_source
-from skpudle._fit import encoders
-from skpudle._fit.encoders import Codes, in_units, learned_encoder, refuse, units_of
+from skpudle._fit.encoders import Codes, in_units, learned_encoder, pursue, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
-from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._learners.rows import DenseLearner, RowPhases, collect
+from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
+from skpudle._learners.rows import DenseLearner
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._shrinkage import SHRINKAGES
-from skpudle.encoding import EncoderModule, learn_encoder
-from skpudle.encoding._learned import LearnedEncoder, default_updates
+from skpudle.encoding import EncoderModule
+from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
-# of `choose_alpha`
-_CHOICES = {
-    "l0": [Interval(Real, 0, None, closed="neither"), None],
-    "criterion": [StrOptions({"prediction", "support"})],
-}
 # parameters that only some kinds of codes use
 _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
 
@@ -95,8 +86,8 @@ def _check_choice(learner, codes, l0, criterion):
         learner.transform_alpha is not None,
         f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass None.",
     )
-    given = dict(l0=l0, criterion=criterion)
-    validate_parameter_constraints(_CHOICES, given, "choose_alpha")
+    known = constraints_of(signature(learner.choose_alpha), l0=[POSITIVE])
+    validate_parameter_constraints(known, dict(l0=l0, criterion=criterion), "choose_alpha")
     refuse(
         criterion == "support" and l0 is None and not learner.positive_code,
         "criterion='support' takes negative codes for mistakes, and positive_code=False allows "
@@ -122,56 +113,7 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
     return max(found, predicting, key=lambda coding: coding.alpha)
 
 
-def _with_encoder(plan, fitted, data, interrupts, **options):  # -> Fitted, int
-    """Return the record with a trained encoder, and the number of updates."""
-    samples, given, n_made = fitted.in_units(collect(data.samples)), plan.given, 0
-
-    def stopped():  # called before each update
-        nonlocal n_made
-        n_made += not interrupts.pending
-        return interrupts.pending
-
-    learned = learn_encoder(
-        fitted.rows,
-        samples.x,
-        float(fitted.model.alpha),
-        n_unfoldings=plan.n_unfoldings,
-        separate=given.separate_atoms == "unfolding",
-        penalised=given.gradient != "ae-ls",
-        positive_code=given.positive_code,
-        mask=samples.mask,
-        weight=samples.weight,
-        batch_size=plan.batch_size(len(samples)),
-        stopped=stopped,
-        **options,
-    )
-    return replace(fitted, learned=learned), n_made
-
-
-class _WithEncoder(RowPhases):
-    """The phases of a fit that may end with an encoder of its own."""
-
-    def table(self, fitted):  # -> tuple of Phase
-        """Return all phases; without updates, after Ctrl-C, the encoder is the initial one."""
-        learns = bool(self.plan.given.separate_atoms)
-        encoder = Phase("encoder", self.train_encoder, learns, ends_search=True)
-        return *super().table(fitted), encoder
-
-    def train_encoder(self, fitted):
-        """Train the encoder for the atoms."""
-        plan, run, n_samples = self.plan, self.run, len(self.data.samples)
-        size = plan.batch_size(n_samples)
-        n_batches = -(-n_samples // size)
-        auto = default_updates(n_samples, *fitted.rows.shape, plan.n_unfoldings, size)
-        most = plan.given.max_iter
-        n_updates = auto if most == "auto" else most * n_batches
-        generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
-        options = dict(n_updates=n_updates, generator=generator)
-        fitted, n_made = _with_encoder(plan, fitted, self.data, run.interrupts, **options)
-        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        yield replace(fitted, later=later, is_done=n_made >= n_updates)
-
-
+@sets_parameters(noise=["array-like"])
 class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
@@ -362,7 +304,6 @@ class PUDLEDictionaryLearning(DenseLearner):
     ((1797, 32), (32, 64))
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -395,37 +336,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = DenseLearner._parameter_constraints | {
-        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"auto", "dec", "ae-lasso", "ae-ls"})],
-        "fit_intercept": ["boolean", StrOptions({"auto"})],
-        "noise": [StrOptions({"auto", "equal", "features", "rows", "both"}), "array-like"],
-        "n_unfoldings": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "optimizer": [StrOptions({"auto", "adam", "sgd", "surrogate"}), callable],
-        "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "separate_atoms": ["boolean", StrOptions({"unfolding"})],
-        "shrinkage": [StrOptions(set(SHRINKAGES))],
-        "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
-        "positive_code": ["boolean"],
-        "positive_dict": ["boolean"],
-        "transform_algorithm": [StrOptions({"unfolded", "lasso", "omp"})],
-        "transform_n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
-        "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
-        "split_sign": ["boolean"],
-    }
-
     n_iter_no_change = 5  # checks without improvement that end training
-    _phases = _WithEncoder
 
-    # ------------------------------------------------------------------ fit and score
-
-    def _fit(self, X, y, **of_rows):
-        super()._fit(X, y, **of_rows)
-        if self.verbose:
-            print(self.summary())
-        return self
+    # ------------------------------------------------------------------ the fit and its score
 
     @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:
@@ -654,19 +567,10 @@ class PUDLEDictionaryLearning(DenseLearner):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
             how = dict(n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha)
-            return partial(encoders.pursue, **how, positive=bool(self.positive_code))
+            return partial(pursue, **how, positive=bool(self.positive_code))
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
             return _graph_of(self, codes, units)
         how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
         return codes.encoder(penalty_of(self), **how, solves=codes.converges)
-
-    def _train_part(self, plan, fitted, data, interrupts):  # -> Fitted
-        fitted = super()._train_part(plan, fitted, data, interrupts)
-        if not self.separate_atoms:
-            return fitted
-        rows, n_samples = fitted.rows, len(data.samples)
-        start = learned_encoder(self, rows) if hasattr(self, "thresholds_") else None
-        options = dict(n_updates=-(-n_samples // plan.batch_size(n_samples)), start=start)
-        return _with_encoder(plan, fitted, data, interrupts, **options)[0]

@@ -10,40 +10,29 @@ from itertools import islice
 from math import ceil
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import check_array
-from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.batches import Samples, merge_samples
-from skpudle._data.foreign import dictionary_of, fit_context, given_atoms
+from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._fit import messages
-from skpudle._fit.encoders import InUnits, in_units, refuse, units_of
+from skpudle._fit.encoders import InUnits, in_units, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
 from skpudle._fit.team import current_team
 from skpudle._fit.train import Stopping, Trainer
-from skpudle._initialization import INITIALIZATIONS, initial_atoms
+from skpudle._initialization import initial_atoms
+from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
-from skpudle._precision import training_mode
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import _epoch, auto_alpha, choose, descend, find, held_out, stream, units
 
 # Epochs that solve the codes of atoms from zero.
 REPEATS = 3
-
-
-DICT_INIT = [
-    StrOptions(set(INITIALIZATIONS)),
-    "array-like",
-    HasMethods("transform"),  # fitted learners
-    HasMethods("getdict"),  # SPORCO's learners
-]
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
@@ -92,11 +81,6 @@ class Beginning:
             start = "vertices" if plan.mixes_few(plan.n_components, samples.x.shape[1]) else "data"
         how = dict(positive=given.positive_dict, weight=samples.weight)
         return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
-
-    def problem(self, alpha, samples=None, total=_epoch.own):  # -> Problem
-        """Return the problem of the rows, or of samples of this process, in their unit."""
-        samples = self.samples if samples is None else samples
-        return self._plan.problem(samples, alpha, self.unit, total)
 
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
@@ -216,6 +200,7 @@ class RowPhases:
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
         is_judged = trial is not None and fitted.searched.is_done
+        learns_encoder = bool(plan.given.separate_atoms)
         return (
             Phase("units", self.find_units, plan.learns_noise),
             Phase("size", self.choose_size, self._decides, "number of atoms"),
@@ -225,8 +210,9 @@ class RowPhases:
             Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
             Phase("noise", self.learn_scales, learns and plan.noise == "auto"),
             Phase("units again", self.refine_units, learns and finds_units),
-            Phase("training", self.train, self.run.n_updates > 0, "epoch"),
+            Phase("training", self.train, self.run.n_updates > 0, "epoch", most=self.run.max_iter),
             Phase("penalty of codes", self.choose_coding, follows),
+            Phase("encoder", self.train_encoder, learns_encoder, ends_search=True),
         )
 
     # ------------------------------------------------------------------ the first atoms
@@ -253,7 +239,7 @@ class RowPhases:
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
-        problem = begun.problem(begun.search_penalty())
+        problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
         trials = choose.try_sizes(problem, self._restarted(), fixed=fixed)
         for trial in trials:
@@ -273,7 +259,7 @@ class RowPhases:
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
         # initial values are from samples of all processes
         samples = begun.samples if run.team.is_alone else fitted.in_units(self.data.samples)
-        problem = begun.problem(fitted.penalty, samples, run.team.sum)
+        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
@@ -294,7 +280,10 @@ class RowPhases:
     def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
         plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
-        fitted = fitted.with_model(curvature=plan.curvature_share * begun.model.curvature)
+        # The curvature for the surrogate falls because codes respond to a change of atoms. With
+        # -0.25 hard codes became denser; with 0 training took twice as long.
+        share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
+        fitted = fitted.with_model(curvature=share * begun.model.curvature)
         atoms = fitted.atoms
         if self.run.n_updates:
             plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
@@ -457,16 +446,17 @@ class RowPhases:
         coding = choose.best_coding(choose.judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
-
-def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like atoms
-    """Check the baseline of given atoms."""
-    how = dict(dtype=np.float64, ensure_2d=False, input_name="intercept")
-    numbers = check_array(arrays.host_array(given), **how)
-    refuse(
-        numbers.shape != atoms.shape[1:],
-        f"intercept has shape {numbers.shape}; pass {atoms.shape[1]} numbers, one a feature.",
-    )
-    return arrays.to_tensor(numbers).to(atoms)
+    def train_encoder(self, fitted):
+        """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
+        plan, run, n_samples = self.plan, self.run, len(self.data.samples)
+        n_batches, most = -(-n_samples // plan.batch_size(n_samples)), plan.given.max_iter
+        n_updates = most if most == "auto" else most * n_batches
+        generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
+        given = fitted, fitted.in_units(collect(self.data.samples)), run.interrupts
+        options = dict(n_updates=n_updates, generator=generator)
+        fitted, n_made = train_encoder(plan, *given, **options)
+        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
+        yield replace(fitted, later=later, is_done=not run.interrupts.pending)
 
 
 # ------------------------------------------------------------------ the learner
@@ -474,10 +464,6 @@ def check_intercept(given, atoms):  # -> Tensor of shape (n_features,), like ato
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
     """A learner of rows in units of their noise; see the subclasses for its parameters."""
-
-    _parameter_constraints = GradientLearner._parameter_constraints | {
-        "dict_init": [StrOptions({"search"}), *DICT_INIT]
-    }
 
     _penalty = "alpha"  # name of the parameter for `alpha_`
     _phases = RowPhases
@@ -493,8 +479,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         components : array-like of shape (n_components, n_features), Tensor or learner
             Atoms as rows, or a fitted learner of this package, scikit-learn or SPORCO. They are
             not projected on the constraints.
-        intercept : array-like of shape (n_features,), default=None
-            The baseline of rows, ``intercept_``, by default none.
+        intercept : array-like of shape (n_features,) or 0, default=None
+            The baseline of rows, such as ``intercept_`` of a learner; None and 0 are no baseline.
         **params : dict
             Parameters of the learner. Without data the penalty or threshold must be a number, not
             "auto", unless ``transform_algorithm="omp"`` needs none.
@@ -542,9 +528,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _with_intercept(self, atoms, intercept):  # -> rows of parameters, Units
         """Return the parameters of given atoms and a given baseline."""
-        if intercept is None:
+        if intercept is None or (isinstance(intercept, float | int) and intercept == 0):
             return atoms, units.CENTRED
-        return atoms, units.Units(intercept=check_intercept(intercept, atoms))
+        intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
+        return atoms, units.Units(intercept=intercept.to(atoms))
 
     def _read(self, plan, X, y=None, *, part=False, **options):
         data = super()._read(plan, X, part=part, **options)
@@ -553,8 +540,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         samples, places = merge_samples(data.samples)
         return data._replace(source=samples, samples=samples, places=places)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 
@@ -601,8 +587,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._fit(X, y, sample_weight=sample_weight)
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 

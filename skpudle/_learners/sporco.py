@@ -1,21 +1,19 @@
 """SPORCO's dictionary learning behind the interface of scikit-learn."""
 
-from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
-from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
-from skpudle._learners.rows import DICT_INIT, choose_atoms
+from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
+from skpudle._learners.rows import choose_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
 
@@ -41,6 +39,7 @@ def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
     return options
 
 
+@sets_parameters(alpha=[POSITIVE], dict_init=ATOMS)
 class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
 
@@ -121,29 +120,18 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
     (300, 32)
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | None = None,
         *,
         alpha: float | Literal["auto"] = "auto",
         max_iter: int = 200,
-        dict_init: Literal["data", "random", "svd"] | ArrayLike = "data",
+        dict_init: Literal["data", "random", "svd", "vertices"] | ArrayLike = "data",
         options: dict | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         """Set the parameters."""
-
-    _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "dict_init": DICT_INIT,
-        "options": [dict, None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
 
     def _begin(self, X, sample_weight):  # -> rows, weights or None, first atoms, penalty
         x = to_tensor(arrays.check_rows(open_source(X, self).array(), estimator=self))
@@ -160,7 +148,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
         return x, weight, atoms, alpha
 
-    @fit_context(prefer_skip_nested_validation=True)
+    @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
 

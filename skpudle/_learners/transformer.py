@@ -5,8 +5,7 @@ for data of any size.
 """
 
 from dataclasses import replace
-from functools import cache, partial, reduce
-from inspect import signature
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils._param_validation import make_constraint
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -25,7 +23,7 @@ from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
 from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
 from skpudle._fit.messages import wrong_atoms
-from skpudle._losses import FromMeans
+from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search.held_out import hide_in_turn
@@ -49,6 +47,14 @@ def chunk_size(learner, x, device):
     # Codes of 1,024 rows stay in the cache of a core. Short rows come in larger chunks: for 218,567
     # rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
     return max(1024, 2**17 // max(learner.n_components_, *x.shape[1:]))
+
+
+def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
+    """Encode rows, of some features if they are not all; targets of samples are exposures."""
+    if features is not None and hasattr(encoder, "of_features"):
+        encoder = encoder.of_features(features)
+    known = {} if samples.target is None else {"exposure": samples.target}
+    return encoder(dictionary, samples.x, mask=samples.mask, **known)
 
 
 def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> float
@@ -83,13 +89,19 @@ def hidden_errors(samples, dictionary, encode, measure, places=None):  # -> floa
     return float(total)  # one wait for the device
 
 
-def squared_errors(predicted, samples, features, *, limit=None):  # -> (n, len(features))
-    """Return squared errors; an entry counts at most by its ``limit``."""
-    values = samples.x
+def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None):
+    """Return the deviance of each entry of features from its prediction without the intercept.
+
+    Targets of samples are exposures. A squared error counts at most by the ``limit`` of an entry.
+    """
+    exposure = 1.0 if samples.target is None else wide(samples.target)
+    x, natural = wide(samples.x) / exposure, wide(predicted)
+    if intercept is not None:
+        natural = natural + intercept.to(natural)[features]
     if limit is not None:
-        most = limit.to(predicted)[features]
-        values = predicted + (values - predicted).clamp(-most, most)
-    return (wide(predicted) - wide(values)).square()
+        most = limit.to(natural)[features]
+        x = natural + (x - natural).clamp(-most, most)
+    return 2 * exposure * loss.half_deviance(natural, x)
 
 
 def in_chunks(function, samples, device, size):
@@ -119,36 +131,15 @@ def _join(chunks, given):
     return arrays.like_input(result, X)
 
 
-@cache
-def _constraints_of(kind):
-    """Return the constraints of the parameters of a class, by name.
-
-    Scikit-learn makes them in every check, which is an eighth of the time of one row's codes.
-    """
-    return {n: [*map(make_constraint, given)] for n, given in kind._parameter_constraints.items()}
-
-
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
-
-    # the page that scikit-learn's HTML view of an estimator links to
-    _doc_link_module = "skpudle"
-    _doc_link_template = (
-        "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
-    )
 
     # defaults for learners without the parameters
     device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries
+    _loss = LEAST_SQUARES  # of a score
     _largest = None  # the largest value of data that start at 0; None if they may be any numbers
-
-    def __init_subclass__(cls, **options):
-        """Keep the constraints of the parameters that a learner has, of those of its parents."""
-        super().__init_subclass__(**options)
-        if "__init__" in vars(cls):
-            names, known = signature(cls.__init__).parameters, cls._parameter_constraints
-            cls._parameter_constraints = {name: known[name] for name in known if name in names}
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -159,26 +150,19 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         raise NotImplementedError
 
-    def _encode_rows(self, encoder, dictionary, samples, features=None):  # -> codes
-        """Encode rows, of some features if they are not all."""
-        if features is not None and hasattr(encoder, "of_features"):
-            encoder = encoder.of_features(features)
-        return encoder(dictionary, samples.x, mask=samples.mask)
-
     def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
         """Return the data of rows that codes decode to."""
         baseline = baseline_of(self)
         return rows if baseline is None else rows.add_(to_tensor(baseline, rows.device, rows.dtype))
 
-    def _from_means(self, samples):  # -> FromMeans
-        """Return the errors of predicting samples by the means of columns."""
-        return FromMeans.of(samples.map(wide))
-
     # ------------------------------------------------------------------ codes and rows
 
     def _validate_params(self):
-        """Check parameters as scikit-learn does; they may have been set since `fit`."""
-        for name, allowed in _constraints_of(type(self)).items():
+        """Check parameters as scikit-learn does; they may have been set since `fit`.
+
+        Scikit-learn makes constraints in every check, for an eighth of the time of a row's codes.
+        """
+        for name, allowed in self._constraints.items():
             value = getattr(self, name)
             if not any(constraint.is_satisfied_by(value) for constraint in allowed):
                 super()._validate_params()
@@ -224,7 +208,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         for samples, dictionary in self._read_parts(given, **of_rows):
 
             def encode(samples, dictionary=dictionary):
-                codes = self._encode_rows(encoder, dictionary, samples)
+                codes = encode_rows(encoder, dictionary, samples)
                 if self.split_sign:
                     codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
                 return codes
@@ -328,8 +312,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         units = units_of(self).of_new_rows()
         if units.limit is None:
-            return self._score(X, sample_weight, squared_errors)
-        measure = partial(squared_errors, limit=units.limit_in_data())
+            return self._score(X, sample_weight, deviances)
+        measure = partial(deviances, limit=units.limit_in_data())
 
         def without_outliers(samples):
             return replace(samples, mask=in_units(units, samples).mask)
@@ -342,17 +326,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
         entries have errors of their means.
         """
-        given, error, sums = open_source(X, self), 0.0, []
+        given, error, means = open_source(X, self), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        encode = partial(self._encode_rows, self._transform_encoder())
+        encode = partial(encode_rows, self._transform_encoder())
         for samples, dictionary in self._read_parts(given, **of_rows):
             device = dictionary.atoms.device
             size = chunk_size(self, samples.x, device)
             how = dict(dictionary=dictionary, encode=encode, measure=measure)
             error += sum(in_chunks(partial(hidden_errors, **how), samples, device, size))
-            sums += in_chunks(self._from_means, counted(samples), samples.x.device, PART)
-        total = reduce(FromMeans.add, sums).total()
+            for part in counted(samples).blocks(PART):
+                means.add(part.map(wide))
+        total = means.total()
         return 1 - error / total if total else 0.0
 
     # ------------------------------------------------------------------ reading
@@ -383,7 +368,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Return data as a tensor, and their signed codes, differentiable in the data."""
         ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
-        return x, self._encode_rows(self._transform_encoder(), dictionary, Samples(x))
+        return x, encode_rows(self._transform_encoder(), dictionary, Samples(x))
 
     @property
     def _n_features_out(self):

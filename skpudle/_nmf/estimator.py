@@ -2,37 +2,33 @@
 
 from dataclasses import dataclass, replace
 from math import inf
-from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_non_negative
 from torch.special import xlogy
 
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
 from skpudle._data.batches import Samples, merge_copies
-from skpudle._data.foreign import dictionary_of, explain_names, fit_context, given_atoms
+from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
-from skpudle._fit.team import refuse_several
 from skpudle._learners.counts import ExposedTransformer, OfRows
-from skpudle._learners.rows import DICT_INIT
+from skpudle._learners.parameters import ATOMS, fits, sets_parameters
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
-from skpudle._precision import training_mode
 from skpudle.search.held_out import hash_rows
 
 # the least number of rows of n_components="auto"
 _LEAST_ROWS_OF_AUTO = 8
-_NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
 
 
 class KullbackLeibler(Poisson):
@@ -225,6 +221,7 @@ class _Phases:
             state = alternate.advance(events, state, chosen.alpha)
 
 
+@sets_parameters(dict_init=[StrOptions({"search"}), *ATOMS], fixed_components=["array-like"])
 class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
@@ -329,7 +326,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     True
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] | None = None,
@@ -347,23 +343,11 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = GradientLearner._parameter_constraints | {
-        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "alpha": [_NOT_NEGATIVE, StrOptions({"auto"})],
-        "dispersion": [_NOT_NEGATIVE, StrOptions({"auto"}), None],
-        "min_gain": [_NOT_NEGATIVE, StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "dict_init": [StrOptions({"search"}), *DICT_INIT[1:]],
-        "fixed_components": ["array-like", None],
-        "transform_min_gain": [_NOT_NEGATIVE],
-    }
-
     # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> Self:
@@ -413,11 +397,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         numbers = dict(n_components=None if n == "auto" else n, counts_events=True, step_size=None)
         updates = dict(batch_size=lambda n_samples: n_samples, n_updates=lambda *batches: most)
         return SimpleNamespace(**numbers, **updates, without_effect=lambda data: ())
-
-    def _read(self, plan, X, y, *, exposure, sample_weight):
-        refuse_several(type(self).__name__)
-        of_rows = self._of_rows(X, exposure) | {"sample_weight": sample_weight}
-        return super()._read(plan, X, **of_rows)
 
     def _attributes(self, plan, data, fitted):
         n, fitted = len(fitted.losses), replace(fitted, rows=fitted.rows.to(data.samples.x))

@@ -22,6 +22,7 @@ from operator import mul
 import torch
 from torch import Tensor
 
+from skpudle._compilation import BLOCK
 from skpudle._operators._atoms import largest_eigenvalue_bound, scaled, smaller_gram
 from skpudle._precision import in_own_precision
 
@@ -211,6 +212,23 @@ class ConvDictionary:
         """Return the correlations of the images with the atoms, ``D^T x``."""
         phases = self.phases(self.positions(x.shape[2:]))
         return phases.maps(self.atoms.flatten(1) @ phases.gather(phases.split(x)), len(x))
+
+    def analysis_in_blocks(self, x):  # yields (n, n_components, *positions)
+        """Yield the correlations with the atoms, some places along the last axis at a time.
+
+        Patches of all places of a recording of many channels would take its memory times the length
+        of atoms.
+        """
+        kernel = self.atoms.shape[2:]
+        stride = (self.stride,) * len(kernel) if isinstance(self.stride, int) else self.stride
+        inside = (
+            slice(n - (n - k) % s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
+        )
+        x, k, s = x[(..., *inside)], kernel[-1], stride[-1]
+        entries = len(x) * self.atoms[0].numel() * prod(x.shape[2:-1])  # patches of one place
+        step = max(1, BLOCK // max(1, entries)) * s
+        for start in range(0, max(x.shape[-1] - k + s, 1), step):
+            yield self.analysis(x[..., start : start + step - s + k])
 
     @in_own_precision
     def outer(self, z, x):  # -> (n_components, n_channels, *kernel)

@@ -9,10 +9,9 @@ A call of torch takes 4 microseconds even for few numbers, and an iteration make
 makes the same iterations without derivatives, one row after the other. By torch, ``transform`` of a
 row takes 4 times as long (100 unfoldings, 50 atoms of 64 features).
 
-A likelihood has more entrywise loops than least squares. With few atoms a pass over the data takes
-the time of a product: by torch a fit of 1,000 rows, 8 atoms of 500 features, takes 1.6 times as
-long. `judge` and `weigh` work on a slice of samples, so that threads can share the work, and write
-to their last arguments. With a mask of zero rows all entries are known.
+`judge` passes over the data once, which takes the time of a product with few atoms. It works on a
+slice of samples, so that threads can share the work, and writes to its last arguments. With a mask
+of zero rows all entries are known.
 """
 
 import numpy as np
@@ -116,22 +115,13 @@ def judge(first, last, before, natural, mean, variance, new_variance, mask, grow
                 new_natural[i, f], new_mean[i, f] = natural[i, f], mean[i, f]
 
 
-def weigh(first, last, x, mean, variance, mask, residual, image, of_x, of_offset, slope):
-    """Weight an image by the negative variance, and add its terms to the sums of derivatives."""
-    for i in range(first, last):
-        total = 0.0
-        for f in range(x.shape[1]):
-            known = mask[i, f] if len(mask) else 1
-            residual[i, f] = (x[i, f] - mean[i, f]) * known
-            seen = image[i, f] * known
-            of_x[i, f] += seen
-            total += seen * residual[i, f]
-            image[i, f] = -seen * variance[i, f]
-            of_offset[i, f] += image[i, f]
-        slope[i] += total
-
-
 loops = Loops(globals())
+
+
+def is_recorded(*tensors):
+    """Return whether autograd records what is done with tensors; some may be None."""
+    tensors = (tensor for tensor in tensors if tensor is not None)
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def may_leave_out(tensor, n_multiplications):
@@ -179,7 +169,8 @@ def multiply(plus, left, right, *, scale=1, out=None):
         The result.
     """
     n_multiplications = left.numel() * right.shape[1]
-    if not _is_sparse(left, n_multiplications):
+    has_graph = torch.compiler.is_compiling() or is_recorded(plus, left, right)
+    if has_graph or not _is_sparse(left, n_multiplications):
         if plus is None:
             return torch.mm(left, right, out=out)
         return torch.addmm(plus, left, right, alpha=scale, out=out)

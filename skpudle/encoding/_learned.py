@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from skpudle._operators._atoms import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
+from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
 _LEARNED = "analysis", "synthesis", "thresholds"
@@ -89,13 +90,12 @@ class LearnedEncoder:
             analysis = self.analysis[t % len(self.analysis)]
             if z is not None:
                 synthesis = self.synthesis[(t - 1) % len(self.synthesis)]
-            residual = x if z is None else _subtract(x, z, synthesis)
+            residual = x if z is None else multiply(x, z, synthesis, scale=-1)
             residual = residual if mask is None else residual * mask
             if self.limit is not None:
                 residual = residual.clamp(-self.limit, self.limit)
             z = residual @ analysis.mT if z is None else torch.addmm(z, residual, analysis.mT)
-            z = _SHRINK[self.shrinkage](z, threshold)
-            z = z.clamp_min(0) if self.positive_code else z
+            z = shrink(z, threshold, self.shrinkage, positive=self.positive_code)
         return z
 
     def of_features(self, features):
@@ -125,24 +125,6 @@ def _root_mean_square(part):  # one number for each unfolding
     axes = tuple(range(1, part.ndim))
     size = part.square().mean(axes, keepdim=True).sqrt()
     return torch.where(size > 0, size, 1.0)
-
-
-def _subtract(x, z, atoms):  # -> x - z @ atoms; a constant without the products of zeros
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return torch.addmm(x, z, atoms, alpha=-1)
-    return multiply(x, z, atoms, scale=-1)
-
-
-def _soft(z, threshold):  # differentiable in both; overwrites codes that nobody differentiates
-    clipped = z.clamp(-threshold, threshold)
-    return z - clipped if torch.is_grad_enabled() else z.sub_(clipped)
-
-
-def _hard(z, threshold):
-    return torch.where(z.abs() < threshold, 0.0, z)
-
-
-_SHRINK = {"soft": _soft, "hard": _hard}
 
 
 class EncoderModule(torch.nn.Module):
@@ -324,32 +306,6 @@ def _draw_batch(x, mask, weight, n_rows, generator):  # -> rows, their mask
     return (x, None) if mask is None else (x * mask[rows], mask[rows])
 
 
-def default_updates(n_samples, n_components, n_features, n_unfoldings, batch_size):
-    """Return the number of updates that `learn_encoder` makes by default.
-
-    Parameters
-    ----------
-    n_samples : int
-        Rows to learn from.
-    n_components, n_features : int
-        Shape of the dictionary.
-    n_unfoldings : int
-        Unfoldings of the encoder.
-    batch_size : int
-        Rows in an update.
-
-    Returns
-    -------
-    int
-        The number of updates.
-    """
-    products = 3 * 2 * batch_size * n_components * n_features * (2 * n_unfoldings)
-    # for 1,200 digits and three unfoldings 3,000 updates end 3 % above the exact minimum, 1,000
-    # updates 5 %
-    affordable = min(3000, 3 * n_samples, 3e12 // products)
-    return int(max(300, affordable))
-
-
 def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     """Return the encoder after an update of Adam for each batch, of parts in their own units."""
     given = [getattr(start, name) for name in _LEARNED]
@@ -464,7 +420,10 @@ def learn_encoder(
     size = _power_of_two(x)
     atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
     if n_updates == "auto":
-        n_updates = default_updates(len(x), *atoms.shape, n_unfoldings, batch_size)
+        products = 3 * 2 * batch_size * atoms.numel() * (2 * n_unfoldings)
+        # for 1,200 digits and three unfoldings 3,000 updates end 3 % above the exact minimum, 1,000
+        # updates 5 %
+        n_updates = int(max(300, min(3000, 3 * len(x), 3e12 // products)))
     if start is None:
         how = dict(separate=separate, positive=bool(positive_code))
         start = _first_encoder(atoms, alpha, x, mask, n_unfoldings, **how)

@@ -16,8 +16,8 @@ from skpudle._precision import (
     in_own_precision,
     kept_by_autograd,
 )
-from skpudle.encoding._compiled import unfold_few
-from skpudle.encoding._likelihood import LikelihoodIterations, LikelihoodSteps
+from skpudle.encoding._compiled import is_recorded, unfold_few
+from skpudle.encoding._likelihood import Likelihood
 from skpudle.encoding._steps import ConvSteps, DenseSteps, Iterations
 from skpudle.encoding._working_sets import Run, WorkingSets
 
@@ -27,16 +27,12 @@ class _Unfolding(torch.autograd.Function):
     def forward(ctx, make_steps, options, *tensors):
         """Return the codes after the last level."""
         ctx.save_for_backward(*tensors)
-        _, analysis_atoms, x, levels, step, initial, offset = tensors
+        _, analysis_atoms, x, levels, step, initial = tensors
         ctx.separate = analysis_atoms is not None
         shrinkage, positive, forced, has_graph = options
         keep = has_graph and any(ctx.needs_input_grad)  # without a graph these are true, too
-        step = None if step is None else step.detach()
-        offset = None if offset is None else offset.detach()
-        ctx.steps = make_steps(x.detach(), step, offset, adjoint=keep)
-        is_likelihood = isinstance(ctx.steps, LikelihoodSteps)
-        in_turn = LikelihoodIterations if is_likelihood else Iterations
-        iterations = in_turn(ctx.steps, levels.detach(), shrinkage, positive, keep=keep)
+        ctx.steps = make_steps(x.detach(), step.detach(), adjoint=keep)
+        iterations = Iterations(ctx.steps, levels.detach(), shrinkage, positive, keep=keep)
         z = None if initial is None else ctx.steps.enter(initial.detach())
         if forced is None:
             z = iterations.run(z, 0, len(levels))
@@ -49,9 +45,9 @@ class _Unfolding(torch.autograd.Function):
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
     def backward(ctx, delta):
-        """Return the derivatives in atoms, data, levels, step, first codes and offset."""
+        """Return the derivatives in atoms, data, levels, step and first codes."""
         # unpacking raises if a tensor was changed in place
-        _, _, _, levels, _, initial, offset = ctx.saved_tensors
+        _, _, _, levels, _, initial = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
         kept = by_level if ctx.shrinkage == "soft" else None  # hard codes are constant in levels
         delta = ctx.steps.enter(delta.clone(memory_format=torch.contiguous_format))
@@ -60,13 +56,12 @@ class _Unfolding(torch.autograd.Function):
             delta = record.pull(delta, sums, kept, scratch)
             if isinstance(record, Run) and not delta.any():
                 break
-        *_, of_x, _, of_step, _, _ = ctx.needs_input_grad
+        *_, of_x, _, of_step, _ = ctx.needs_input_grad
         atoms, analysis, x, step = sums.gradients(of_x=of_x, of_step=of_step)
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
         delta = None if initial is None else ctx.steps.leave(delta)
-        offset = None if offset is None else sums.offset_gradient()
-        return None, None, atoms, analysis, x, by_level, step, delta, offset
+        return None, None, atoms, analysis, x, by_level, step, delta
 
 
 def _is_confined(path, dictionary, x, levels, *, plain):
@@ -84,8 +79,7 @@ def _is_confined(path, dictionary, x, levels, *, plain):
 
 def _are_few_constants(atoms, x, levels, *others):
     """Return whether compiled loops, which have no derivatives, apply and are faster."""
-    tensors = (t for t in (atoms, x, levels, *others) if t is not None)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if is_recorded(atoms, x, levels, *others):
         return False
     if levels.ndim != 2 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
@@ -167,36 +161,35 @@ def unfold(
         x, offset = x - offset, None
     if not len(levels):
         raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
+    x, atoms = kept_by_autograd(x), dictionary.atoms
+    threads = threads_for(atoms, x, getattr(dictionary, "stride", 1))
+    if not loss.is_quadratic:
+        offset = x.new_zeros(()) if offset is None else offset
+        z = x.new_zeros(len(x), len(atoms)) if initial is None else initial
+        objective = Likelihood(dictionary, x, loss, offset, mask, shrinkage, positive_code)
+        has_graph = is_recorded(atoms, x, levels, step, z, offset)
+        with threads, torch.set_grad_enabled(has_graph):
+            return objective.codes(z, levels, step)
     is_dense = isinstance(dictionary, DenseDictionary) and analysis is None
-    plain = is_dense and mask is None and loss.is_quadratic
+    plain = is_dense and mask is None
     sparse = _is_confined(path, dictionary, x, levels, plain=plain)
-    given = dictionary.atoms, x, levels, step, initial
+    given = atoms, x, levels, step, initial
     if plain and path == "auto" and _are_few_constants(*given):
         return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
     fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
 
-    def make_steps(x, step, offset, adjoint):
-        if not loss.is_quadratic:
-            return LikelihoodSteps(fixed, x, step, mask=mask, loss=loss, offset=offset)
+    def make_steps(x, step, adjoint):
         if is_dense:
             # codes are sparse after 7 to 16 iterations for p = 1500 and p = 512
             n_steps = min(16, len(levels)) if sparse else len(levels)
             return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
         return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
 
-    has_graph = torch.is_grad_enabled()
-    with threads_for(dictionary.atoms, x, getattr(dictionary, "stride", 1)):
-        return _Unfolding.apply(
-            make_steps,
-            (shrinkage, positive_code, path == "active" if sparse else None, has_graph),
-            dictionary.atoms,
-            None if analysis is None else analysis.atoms,
-            kept_by_autograd(x),
-            levels,
-            step,
-            initial,
-            offset,
-        )
+    forced = path == "active" if sparse else None
+    options = shrinkage, positive_code, forced, torch.is_grad_enabled()
+    given = atoms, None if analysis is None else analysis.atoms, x, levels, step, initial
+    with threads:
+        return _Unfolding.apply(make_steps, options, *given)
 
 
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
@@ -357,15 +350,5 @@ def encode(
         residual = residual if mask is None else residual * mask
         correlation = dictionary.analysis(residual)
         initial = _largest_of(correlation, initial_threshold, positive_code)
-    return unfold(
-        dictionary,
-        x,
-        levels,
-        step,
-        shrinkage=shrinkage,
-        positive_code=positive_code,
-        initial=initial,
-        mask=mask,
-        loss=loss,
-        offset=offset,
-    )
+    how = dict(positive_code=positive_code, mask=mask, loss=loss, offset=offset)
+    return unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=initial, **how)

@@ -35,11 +35,6 @@ def checked_alpha(alpha, atoms, positive=False):
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
     alpha = alpha.detach().double()
-    if alpha.shape not in [(), (len(atoms),)]:
-        raise ValueError(
-            f"alpha has shape {tuple(alpha.shape)}. Pass a number, or one for each of the "
-            f"{len(atoms)} atoms."
-        )
     least = float(alpha.min())
     if not (least > 0 or (positive and least == 0 and alpha.ndim == 0)):
         raise ValueError(
@@ -50,22 +45,11 @@ def checked_alpha(alpha, atoms, positive=False):
     return least if alpha.ndim == 0 else alpha.to(atoms.device)
 
 
-def known_entries(x, mask):  # (n, m), mask (n, m) or None -> x, mask
-    """Return the data with 0 for missing entries, and a mask of 1 for known and 0 for missing ones.
-
-    Raises
-    ------
-    ValueError
-        If the mask has another shape than the data.
-    """
+def known_entries(x, mask):  # (n, m), mask that broadcasts to (n, m) or None -> x, mask
+    """Return data with 0 for missing entries, and a mask of 1 for known and 0 for missing ones."""
     if mask is None:
         return x, None
-    if mask.shape != x.shape:
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, the data {tuple(x.shape)}. Pass a mask of the "
-            "shape of the data."
-        )
-    known = mask != 0
+    known = mask.expand_as(x) != 0
     return x.where(known, 0.0), known.to(x.dtype)
 
 
@@ -197,7 +181,7 @@ def duality_gap(
         Penalty, one for all atoms or one for each; positive. It may be 0 for non-negative codes.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
-    mask : Tensor of shape (n_samples, n_features), default=None
+    mask : Tensor that broadcasts to (n_samples, n_features), default=None
         Nonzero where data are known. The lasso is then the lasso of the known entries.
 
     Returns
@@ -261,9 +245,8 @@ def _generic(n_features, device):  # -> (n_features,)
 def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,)
     """Return the distances of directions; of lines if codes may be negative."""
     distances = torch.linalg.vector_norm(one - other, dim=1)
-    if positive:
-        return distances
-    return torch.minimum(distances, torch.linalg.vector_norm(one + other, dim=1))
+    opposite = torch.linalg.vector_norm(one + other, dim=1)
+    return distances if positive else torch.minimum(distances, opposite)
 
 
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
@@ -383,7 +366,7 @@ def solve_lasso(
         entry of the codes. Samples that need more have codes with a large gap.
     certify : bool, default=True
         Whether to compute the duality gaps.
-    mask : Tensor of shape (n_samples, n_features), default=None
+    mask : Tensor that broadcasts to (n_samples, n_features), default=None
         Nonzero where data are known; elsewhere they may have any value. The codes of a row depend
         on its known entries alone, and on no other row; a row without any has the code zero.
 
@@ -400,8 +383,7 @@ def solve_lasso(
     TypeError
         If the atoms or the data are no tensors.
     ValueError
-        If their shapes do not fit, if alpha is not positive, if ``debias`` is not from 0 to 1, or
-        if the mask has another shape than the data.
+        If their shapes do not fit, if alpha is not positive, or if ``debias`` is not from 0 to 1.
 
     References
     ----------

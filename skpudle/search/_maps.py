@@ -172,6 +172,7 @@ def noise_level(problem, atoms):  # -> float
     # samples of signals whose residuals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
     residual = solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
-    correlations = ConvDictionary(atoms, problem.stride).analysis(torch.as_tensor(residual))
-    noise = float(correlations.abs().median()) / MEDIAN_OF_NORMAL
+    blocks = ConvDictionary(atoms, problem.stride).analysis_in_blocks(torch.as_tensor(residual))
+    correlations = torch.cat([block.abs().flatten() for block in blocks])
+    noise = float(correlations.median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))

@@ -104,22 +104,6 @@ def test_rows_are_finite_and_nan_is_let_through_on_demand(bad, make):
         check_rows(make(array), allow_nan=True)
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (np.zeros(3), "Expected 2D array, got 1D array"),
-        (np.zeros((2, 2, 2)), "Found array with dim 3"),
-        (np.zeros((0, 3)), r"0 sample\(s\)"),
-        (np.zeros((3, 0)), r"0 feature\(s\)"),
-        (np.ones((2, 2), dtype=complex), "Complex data not supported"),
-    ],
-    ids=["1-D", "3-D", "no samples", "no features", "complex"],
-)
-def test_rows_of_the_wrong_kind_are_refused(rows, message, make):
-    with pytest.raises(ValueError, match=message):
-        check_rows(make(rows))
-
-
 # ---------------------------------------------------------------------------- the unit of the data
 
 
@@ -128,22 +112,6 @@ def test_the_mean_square_is_that_of_all_rows_at_once(n_numbers, generator, monke
     monkeypatch.setattr(arrays, "blocks_of_rows", partial(blocks_of_rows, most=n_numbers))
     x = torch.randn(50, 3, generator=generator, dtype=torch.float64)
     assert mean_square(x) == float(x.square().sum(1).mean())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_squares_to_nothing_or_to_infinity_has_no_mean_square(dtype, generator):
-    x = torch.randn(20, 3, generator=generator, dtype=dtype)
-    limits = torch.finfo(dtype)
-    for unit, word in [
-        (2 * limits.smallest_normal * limits.eps, "small"),  # denormals
-        (limits.tiny**0.7, "small"),
-        (limits.max**0.7, "large"),
-    ]:
-        with pytest.raises(ValueError, match=f"as {word} as .*scale the data"):
-            mean_square(unit * x)
-    assert mean_square(0 * x) == 0
-    for unit in (limits.tiny**0.4, limits.max**0.4):
-        assert mean_square(unit * x) == pytest.approx(unit**2 * mean_square(x), rel=1e-5)
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -156,6 +124,7 @@ def test_data_that_cannot_be_squared_are_refused(unit, learner):
             getattr(learner, method)(X * np.float32(unit))
         assert not hasattr(learner, "components_")
     learner.fit(X.astype(float) * unit)  # float64 has room
+    learner.fit(X * np.float32(unit**0.6))
 
 
 @pytest.mark.parametrize("unit", [2.0**-90, 2.0**70])

@@ -55,17 +55,22 @@ class Streamed(IterableDataset):
         return iter(self.x)
 
 
-class Rows(Dataset):
-    """A dataset of NumPy rows that come with a label."""
+class Numbered(Dataset):
+    """Rows by number."""
 
-    def __init__(self, x):
-        self.x = x
+    def __init__(self, rows):
+        self.rows = rows
 
     def __len__(self):
-        return len(self.x)
+        return len(self.rows)
 
-    def __getitem__(self, index):
-        return self.x[index], index
+    def __getitem__(self, row):
+        return self.rows[row]
+
+
+def labelled(X):
+    """Return a dataset of NumPy rows that come with a label."""
+    return Numbered([*zip(X, range(len(X)))])
 
 
 @pytest.fixture
@@ -102,10 +107,6 @@ def opened(X, **checks):
     return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks))
 
 
-def epoch(source):
-    return list(source.batches())
-
-
 # ---------------------------------------------------------------------------- same as an array
 
 
@@ -116,14 +117,14 @@ STREAMS = {
 }
 
 
-class Tensors(Rows):
+class Tensors(Numbered):
     """A dataset of tensors that are made where torch makes them by default."""
 
-    def __getitem__(self, index):
-        return torch.tensor(self.x[index])
+    def __getitem__(self, row):
+        return torch.tensor(self.rows[row])
 
 
-@pytest.mark.parametrize("wrap", [np.asarray, Rows, Tensors, STREAMS["iterable dataset"]])
+@pytest.mark.parametrize("wrap", [np.asarray, labelled, Tensors, STREAMS["iterable dataset"]])
 def test_the_default_device_of_torch_does_not_matter(wrap, X):
     """Nothing is made there: on the device "meta" numbers do not exist."""
     expected = make_learner(device="cpu").fit(wrap(X))
@@ -137,7 +138,7 @@ def test_the_default_device_of_torch_does_not_matter(wrap, X):
 
 
 SOURCES = STREAMS | {
-    "dataset": Rows,
+    "dataset": labelled,
     "dataset of tensors": lambda X: TensorDataset(torch.from_numpy(X)),
     "map": lambda X: np.load("X.npy", mmap_mode="r"),
 }
@@ -176,7 +177,7 @@ def test_an_epoch_visits_every_row_once(
 ):
     source = opened(memory_map) if kind == "map" else Samples(torch.from_numpy(X))
     source = Batches(source, batch_size, generator if shuffle else None)
-    batches = epoch(source)
+    batches = list(source.batches())
     assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
     assert len(batches) == source.n_batches
     seen = torch.cat([b.x for b in batches]).numpy()
@@ -278,19 +279,6 @@ def of_safetensors(X):
 def of_hugging_face(X):
     data = pytest.importorskip("datasets").Dataset.from_dict({"x": X, "label": range(len(X))})
     return data.with_format("numpy")
-
-
-class Numbered:
-    """Rows by number, and nothing else."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, row):
-        return self.rows[row]
 
 
 TABLES = {
@@ -486,14 +474,6 @@ def test_a_length_that_is_too_large_changes_nothing(learner, X):
         assert found.n_samples_seen_ == 70
 
 
-def test_a_length_that_is_too_small_is_told(X):
-    parts = in_batches(X).parts
-    for learner in (make_learner(), PUDLEDictionaryLearning(8, random_state=0)):
-        with pytest.warns(UserWarning, match="length 3 and yields more batches"):
-            clone(learner).fit(Sized(parts, 3))
-        assert clone(learner).fit(Sized(parts, len(parts))).n_samples_seen_ == 70
-
-
 class Shrinking:
     """A table that is cut after some slices."""
 
@@ -558,15 +538,6 @@ def test_what_can_be_iterated_only_once_is_refused(X):
         make_learner().fit(part for part in [X])
 
 
-def test_an_error_says_where_in_the_stream(X):
-    bad = X.copy()
-    bad[20, 0] = np.inf
-    with pytest.raises(ValueError, match="In batch 1 of X: Input .* infinity"):
-        make_learner().fit(in_batches(bad))
-    with pytest.raises(ValueError, match="In batch 1 of X: X has 5 features"):
-        make_learner().fit(Given([X, X[:, :5]]))
-
-
 def test_a_stream_that_ends_for_good_is_refused(X):
     class Once:
         def __init__(self):
@@ -579,7 +550,7 @@ def test_a_stream_that_ends_for_good_is_refused(X):
         make_learner().fit(Once())
 
 
-@pytest.mark.parametrize("wrap", [Rows, lambda X: TensorDataset(torch.from_numpy(X)), Given])
+@pytest.mark.parametrize("wrap", [labelled, lambda X: TensorDataset(torch.from_numpy(X)), Given])
 def test_what_has_no_samples_is_refused(wrap, X):
     for method in ("fit", "transform", "score"):
         learner = make_learner().fit(X)
@@ -612,6 +583,8 @@ def test_an_endless_stream_says_how_long_an_epoch_is(X):
 
 
 BAD = {
+    "infinity": lambda rows: np.full_like(rows, np.inf),
+    "other features": lambda rows: rows[:, :5],
     "one sample": lambda rows: rows[0],
     "text": lambda rows: "text",
     "rows of several lengths": lambda rows: ([[1.0], [1.0, 2.0]], [0, 0]),

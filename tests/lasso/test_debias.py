@@ -76,21 +76,6 @@ def test_a_path_is_the_solutions_one_by_one(generator, solver, masked):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("debias", [0.3, 1.0])
-@pytest.mark.parametrize("masked", [False, True])
-def test_gradient_of_debiased_codes_agrees_with_finite_differences(generator, masked, debias):
-    atoms, x, alpha = make_problem(generator, n=4)
-    mask = mask_of_some(generator, x) if masked else None
-    alpha = torch.tensor(alpha, dtype=torch.float64)
-
-    def codes(atoms, x, alpha):
-        dictionary = DenseDictionary(atoms)
-        return converged_codes(dictionary, x, alpha=alpha, debias=debias, mask=mask)[0]
-
-    arguments = [t.clone().requires_grad_() for t in (atoms, x, alpha)]
-    torch.autograd.gradcheck(codes, arguments, eps=1e-7, atol=1e-5)
-
-
 def test_least_squares_do_not_move_the_loss_to_first_order(generator):
     """Their residual is orthogonal to the support: the gradient is the decoder's alone."""
     atoms, x, alpha = make_problem(generator)

@@ -77,13 +77,6 @@ def test_float32_has_its_dtype_and_the_digits_of_it(rule, problem):
 
 
 @pytest.mark.uncompiled
-def test_zero_codes_have_zero_gradient(problem):
-    gradient, evaluation = by_a_learner("ae-ls", *problem, False, alpha=1e3)
-    assert not gradient.any()
-    assert not evaluation.codes.any()
-
-
-@pytest.mark.uncompiled
 @pytest.mark.parametrize("atom", [0.0, 2.0], ids=["a zero atom", "a parallel atom"])
 def test_atoms_that_depend_on_each_other_are_left_to_others(atom, problem):
     atoms, x = problem
@@ -98,9 +91,3 @@ def test_so_are_supports_without_an_inverse(problem):
     for third, has_an_inverse in ((0.0, True), (1.0, False)):
         sums = np.array([[1.0, 1.0, third]]), np.zeros(1), np.zeros_like(atoms)
         assert _implicit.loops.differentiate(*given, *sums) == has_an_inverse
-
-
-def test_a_large_batch_is_left_to_others(problem, monkeypatch):
-    assert lasso_gradient(*problem, ALPHA, through_encoder=False) is not None
-    monkeypatch.setattr(_implicit, "_MOST_WORK", 100)
-    assert lasso_gradient(*problem, ALPHA, through_encoder=False) is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.callback import ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -50,18 +50,6 @@ def in_a_search(learner):
 
 
 @pytest.mark.parametrize("place", [alone, in_a_pipeline, in_a_search])
-def test_the_progress_bar_shows_every_fit(place, learner, X, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    estimator = place(learner).set_callbacks(ProgressBar(max_propagation_depth=None))
-    name = type(estimator).__name__
-    estimator.fit(X)
-    shown = capsys.readouterr().out
-    assert f"{name} - fit" in shown
-    assert type(learner).__name__ in shown
-    assert "100%" in shown
-
-
-@pytest.mark.parametrize("place", [alone, in_a_pipeline, in_a_search])
 def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
     monitor = ScoringMonitor(scoring={"r2": reconstruction_r2_scorer})
     learner.set_callbacks(monitor)
@@ -74,6 +62,13 @@ def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
         assert len(scores) == N_EPOCHS
     if place is alone:
         assert scores[-1] == reconstruction_r2_scorer(learner, X)
+
+
+def test_the_scoring_monitor_follows_all_phases_of_a_search(X):
+    monitor = ScoringMonitor(scoring={"r2": reconstruction_r2_scorer})
+    learner = PUDLEDictionaryLearning(6, random_state=0).set_callbacks(monitor)
+    learner.fit(X, np.zeros(len(X)))
+    assert monitor.get_logs().data[-1]["r2"] == reconstruction_r2_scorer(learner, X)
 
 
 def test_a_callback_can_stop_any_training(learner, X):

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from naive import naive_encode
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
@@ -13,7 +14,7 @@ from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
 from skpudle._fit.plan import Plan
 from skpudle._gradients import differentiate
-from skpudle._learners.supervised.tasks import Classification, Regression, TaskModel
+from skpudle._learners.tasks import Classification, Regression, TaskModel
 
 
 def make_data(seed=0, n=240, m=10, n_classes=3):
@@ -41,14 +42,6 @@ def fitted():
 
 
 # ---------------------------------------------------------------------------- the gradient
-
-
-def unfolded(atoms, x, alpha, step, n_unfoldings):
-    z = x.new_zeros(len(x), len(atoms))
-    for _ in range(n_unfoldings):
-        v = z - step * (z @ atoms - x) @ atoms.mT
-        z = v.sign() * (v.abs() - step * alpha).clamp_min(0)
-    return z
 
 
 def on_support(atoms, x, alpha, codes):
@@ -111,7 +104,8 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     if n_unfoldings is None:
         z = on_support(leaves[0], x, alpha, evaluation.codes)
     else:
-        z = unfolded(leaves[0], x, alpha, step, n_unfoldings)
+        how = dict(alpha=alpha, step_size=step, n_unfoldings=n_unfoldings)
+        z = naive_encode(leaves[0], x, **how)
     torch.testing.assert_close(z.detach(), evaluation.codes, rtol=0, atol=1e-9)
     features = torch.cat([z.relu(), (-z).relu()], dim=1) if sides == 2 else z
     decisions = features / (2.5 / 9) ** 0.5 @ leaves[1].mT + leaves[2]
@@ -200,15 +194,6 @@ def test_the_scale_of_the_data_changes_nothing_but_theirs(fitted):
 
 
 # ---------------------------------------------------------------------------- weights
-
-
-def test_a_weight_is_a_number_of_repetitions():
-    weights = np.random.default_rng(0).integers(0, 4, len(X))
-    order = np.random.default_rng(1).permutation(len(X))
-    weighted = classifier_of().fit(X[order], Y[order], sample_weight=weights[order])
-    repeated = classifier_of().fit(X.repeat(weights, axis=0), Y.repeat(weights))
-    np.testing.assert_array_equal(weighted.components_, repeated.components_)
-    np.testing.assert_array_equal(weighted.coef_, repeated.coef_)
 
 
 @pytest.mark.parametrize("given", [{0: 3.0, 2: 0.5}, "balanced"], ids=str)

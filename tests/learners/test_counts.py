@@ -14,9 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from small import Batches
 
-from skpudle import Checkpoint, CountDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import CountDictionaryLearning
 from skpudle._data import sources
 from skpudle._losses import Binomial, Poisson
+from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
 
 OPTIONS = dict(n_unfoldings=20, max_iter=2, tol=None, random_state=0)
@@ -31,16 +32,11 @@ def make(loss, n_components=12, **options):
     return CountDictionaryLearning(n_components, **loss_of(loss), **(OPTIONS | options))
 
 
-def make_counts(loss, n_samples=300, n_features=10, n_components=12, n_nonzero=2, seed=0):
+def make_counts(loss, n_samples=300, n_features=10, n_components=12, seed=0):
     """Return data, atoms and codes: one row of each the sample, atom or code."""
+    how = dict(amplitude=(1.5, 3.0), random_state=seed)
+    natural, atoms, codes = make_dictionary_data(n_samples, n_features, n_components, 2, **how)
     rng = np.random.default_rng(seed)
-    atoms = rng.normal(size=(n_components, n_features))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = np.zeros((n_samples, n_components))
-    for row in codes:
-        support = rng.choice(n_components, n_nonzero, replace=False)
-        row[support] = rng.uniform(1.5, 3, n_nonzero) * rng.choice([-1, 1], n_nonzero)
-    natural = codes @ atoms
     if loss == "poisson":
         return rng.poisson(np.exp(natural + 1)).astype(float), atoms, codes
     return rng.binomial(N_TRIALS, 1 / (1 + np.exp(-natural))).astype(float), atoms, codes
@@ -232,11 +228,7 @@ def test_data_outside_of_the_domain_are_refused(loss, X):
 
 def test_tags_say_what_data_may_be(loss):
     tags = make(loss).__sklearn_tags__().input_tags
-    assert tags.positive_only
-    assert tags.sparse
-    tags = PUDLEDictionaryLearning().__sklearn_tags__().input_tags
-    assert not tags.positive_only
-    assert tags.sparse
+    assert (tags.positive_only, tags.sparse) == (True, True)
 
 
 def test_missing_entries_count_for_nothing(loss, X):
@@ -383,24 +375,6 @@ def test_partial_fit_goes_on(loss, X):
     same = pickle.loads(pickle.dumps(learner))
     np.testing.assert_array_equal(same.transform(X), learner.transform(X))
     np.testing.assert_array_equal(same.partial_fit(X).intercept_, learner.partial_fit(X).intercept_)
-
-
-def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(loss, X, tmp_path):
-    options = dict(batch_size=50, dict_init="data")
-    whole = make(loss, **options | dict(max_iter=5)).fit(X)
-    checkpoint = Checkpoint(tmp_path / "fit.npz")
-    make(loss, **options).set_callbacks(checkpoint).fit(X)
-    found = make(loss, **options | dict(max_iter=5)).set_callbacks(checkpoint).fit(X)
-    np.testing.assert_array_equal(found.components_, whole.components_)
-    np.testing.assert_array_equal(found.intercept_, whole.intercept_)
-
-
-def test_tensors_in_tensors_out(loss, X):
-    learner = make(loss, dict_init="data").fit(torch.tensor(X))
-    codes = learner.transform(torch.tensor(X))
-    assert isinstance(codes, torch.Tensor)
-    np.testing.assert_array_equal(codes.numpy(), learner.transform(X))
-    assert isinstance(learner.inverse_transform(codes), torch.Tensor)
 
 
 @pytest.mark.parametrize("n_samples", [40, 77, 200])

@@ -53,18 +53,6 @@ def test_codes_after_a_search_satisfy_the_optimality_condition(traces):
     assert np.abs(slopes).max() <= 0.1 + 1e-6
 
 
-@pytest.mark.parametrize("stride", [1, 2, (1, 3)])
-def test_pictures_of_any_size_colour_and_stride(stride):
-    rng = np.random.default_rng(0)
-    images = [rng.random((20, 23, 3)), rng.random((31, 18, 3))]
-    options = SEARCH | dict(stride=stride)
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(4, 5), **options).fit(images)
-    assert learner.components_.shape == (3, 4, 5, 3)
-    np.testing.assert_allclose(np.square(learner.components_).sum((1, 2, 3)), 1)
-    again = ConvPUDLEDictionaryLearning(3, atom_shape=(4, 5), **options).fit(images)
-    np.testing.assert_array_equal(learner.components_, again.components_)
-
-
 def test_black_images_have_a_search_too():
     learner = ConvPUDLEDictionaryLearning(2, atom_shape=3, **SEARCH).fit(np.zeros((3, 12)))
     assert not learner.transform(np.zeros((3, 12))).any()

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from small import EndsTheFit, ctrl_c
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
-from skpudle._fit.checkpoint import read_checkpoint
+from skpudle._fit.run import read_checkpoint
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import dictionary_error, recovery_rate
 

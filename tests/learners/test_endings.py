@@ -8,7 +8,7 @@ from sklearn.base import clone
 from small import EndsTheFit, make, make_data
 
 from skpudle import (
-    Checkpoint,
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     NOODLDictionaryLearning,
     PUDLEClassifier,
@@ -21,6 +21,7 @@ X, _ = make_data()
 
 STOPS_SEARCH = EndsTheFit("epoch of the search")
 CONV = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0)
+DENOISER = ConvDenoiser(2, atom_shape=4, stride=1, n_unfoldings=2, tol=None, random_state=0)
 SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
 
 
@@ -36,6 +37,7 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
         (CONV.set_callbacks(EndsTheFit("epoch")), "callback"),
         (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
+        (DENOISER.set_callbacks(EndsTheFit("epoch")), "callback"),
         (SPORCO, "max_iter"),
         (clone(SPORCO).set_callbacks(EndsTheFit("iteration")), "callback"),
     ],
@@ -54,12 +56,3 @@ def test_what_goes_on_has_not_ended():
     assert not hasattr(learner.partial_fit(X), "ended_by_")
     atoms = learner.components_
     assert not hasattr(PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_")
-
-
-def test_a_checkpoint_knows_what_ended_its_fit(tmp_path):
-    recording = Checkpoint(tmp_path / "fit.npz")
-    learner = make()
-    learner.set_callbacks(EndsTheFit("epoch"), recording).fit(X)
-    again = clone(learner).set_callbacks(recording).fit(X)
-    assert again.ended_by_ == "callback"
-    assert again.n_iter_ == 1

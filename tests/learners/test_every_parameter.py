@@ -13,6 +13,7 @@ from skpudle import (
     ConvPUDLEDictionaryLearning,
     CountDictionaryLearning,
     NOODLDictionaryLearning,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -92,6 +93,14 @@ OWN = {
         "tol": None,
     },
     CountDictionaryLearning: {"tol": None},
+    PoissonNMF: {
+        "alpha": 0.0,
+        "dict_init": np.eye(6, 8) + 0.1,
+        "dispersion": 0.1,
+        "fixed_components": np.ones((1, 8)),
+        "min_gain": 50.0,
+        "transform_min_gain": 6.0,
+    },
     SporcoDictionaryLearning: {"dict_init": "random", "options": {"BPDN": {"rho": 3.0}}},
 }
 # What makes defaults small enough for a test. It is no change that is tested.
@@ -101,6 +110,7 @@ SMALL = {
     PUDLEClassifier: {"n_components": 6, "tol": 5e-4},
     PUDLERegressor: {"n_components": 6, "tol": 1e-2},
     NOODLDictionaryLearning: {"n_components": 6},
+    PoissonNMF: {"n_components": 6},
     ConvPUDLEDictionaryLearning: {"n_components": 2, "atom_shape": (3, 3), "stride": 2},
     ConvDenoiser: {
         "n_components": 2,
@@ -121,6 +131,7 @@ def data_for(learner):
     if isinstance(learner, ConvPUDLEDictionaryLearning):
         return IMAGES, None
     rows = np.abs(X).round().clip(0, 1) if isinstance(learner, CountDictionaryLearning) else X
+    rows = np.abs(20 * X).round() if isinstance(learner, PoissonNMF) else rows
     y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
     return rows, y
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
+from small import Batches
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.lasso import solve_lasso
@@ -158,13 +159,7 @@ def test_codes_of_both_signs_have_no_support_to_tell(decoder):
 
 
 def test_batches_and_arrays_choose_alike(sae, X):
-    class Batches:
-        def __iter__(self):
-            return iter(np.split(X, 4))
-
-    one = sae(X, l0=2)
-    other = sae(Batches(), l0=2)
-    assert other.alpha_ == one.alpha_
+    assert sae(Batches(X, 100), l0=2).alpha_ == sae(X, l0=2).alpha_
 
 
 def test_a_fit_chooses_as_the_method_does_for_its_atoms(X):
@@ -204,19 +199,6 @@ def test_a_mean_is_subtracted_and_added(pair, X):
     np.testing.assert_allclose(with_mean.inverse_transform(codes), expected, atol=1e-5)
     np.testing.assert_allclose(with_mean.score(X), without.score(X - mean), rtol=1e-9)
     assert findings(with_mean, X) == findings(without, X - mean)
-
-
-def test_a_mean_goes_where_it_has_a_place(pair, X):
-    learner, *_ = pair
-    before = learner.intercept_.copy()
-    np.testing.assert_array_equal(learner.partial_fit(X).intercept_, before)
-    module = PUDLEDictionaryLearning.from_components(
-        np.eye(12), intercept=X[0], alpha=0.1, n_unfoldings=3
-    )
-    codes = module.to_module()(torch.from_numpy(X))
-    np.testing.assert_allclose(codes.detach().numpy(), module.transform(X), atol=1e-9)
-    learner.set_params(n_components=5, random_state=0, fit_intercept=False).fit(X)
-    assert learner.intercept_ == 0.0
 
 
 @pytest.mark.parametrize("mean", [np.zeros(11), np.full(12, np.nan), ["a"] * 12])

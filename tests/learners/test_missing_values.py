@@ -17,7 +17,17 @@ from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.reporting import findings
 
-LEARNERS = "search", "unfolded", "dec", "surrogate", "hard", "lasso", "lasso of unfolded", "noodl"
+LEARNERS = (
+    "search",
+    "unfolded",
+    "dec",
+    "surrogate",
+    "hard",
+    "lasso",
+    "lasso of unfolded",
+    "noodl",
+    "encoder",
+)
 
 
 @pytest.fixture(params=LEARNERS)

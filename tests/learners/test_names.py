@@ -106,6 +106,14 @@ def test_functions_compare_names(name, fitted):
     check(lambda X: function(fitted(learner), X))
 
 
+def test_one_call_warns_once_of_an_array_after_a_frame(fitted):
+    for name in ("sparse codes", "learned codes", "learning goes on", "denoised", "imputed"):
+        learner, function = FUNCTIONS[name]
+        with pytest.warns(UserWarning, match="valid feature names") as record:
+            function(fitted(learner), X)
+        assert len(record) == 1
+
+
 class Mixed(Batches):
     """Every second batch has its columns in another order."""
 

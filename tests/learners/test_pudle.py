@@ -209,17 +209,6 @@ def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, 
     assert method == "partial_fit" or estimator.ended_by_ == "divergence"
 
 
-@pytest.mark.parametrize("n_unfoldings", [8, None])
-@pytest.mark.parametrize("gradient", ["dec", "ae-ls"])
-def test_the_last_finite_dictionary_is_that_before_the_divergence(n_unfoldings, gradient, X, atoms):
-    options = dict(n_unfoldings=n_unfoldings, gradient=gradient, alpha=0.1)
-    estimator = make(**ABSURD, **options, dict_init=atoms)
-    with pytest.raises(ValueError, match="stopped being finite"):
-        estimator.fit(X)
-    np.testing.assert_allclose(estimator.components_, atoms, rtol=1e-12)
-    assert estimator.n_steps_ == 0
-
-
 # ---------------------------------------------------------------------------- partial_fit
 
 

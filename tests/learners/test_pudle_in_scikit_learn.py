@@ -45,6 +45,7 @@ NAN[2, 3], INF[2, 3] = np.nan, np.inf
 
 BAD_DATA = {
     "infinite tensor": (torch.tensor(INF), "infinity"),
+    "complex tensor": (torch.ones(3, 8, dtype=torch.complex64), "Complex data not supported"),
     "1-D": (np.ones(8), "Expected 2D array, got 1D array"),
     "words": (np.full((3, 8), "a"), "could not convert string"),
 }

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -16,6 +15,7 @@ from skpudle import (
     ConsensusDictionary,
     CountDictionaryLearning,
     DictionaryImputer,
+    PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
     PUDLERegressor,
@@ -113,27 +113,6 @@ def test_weights_of_partial_fit_are_repetitions(name):
     assert one.loss_curve_[-1] == pytest.approx(other.loss_curve_[-1])
 
 
-@pytest.mark.parametrize("kind", ["dataset", "table", "sparse"])
-def test_weights_go_with_rows_outside_memory(kind, monkeypatch, tmp_path):
-    """Rows of weight zero have no atoms, wherever they lie among the others."""
-    (X, atoms), (Y, others) = planted(0, 900, p=6), planted(1, 900, p=6)
-    rows = np.stack([X, Y], axis=1).reshape(-1, M)
-    weight = np.tile([1.0, 0.0], 900)
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
-    if kind == "dataset":
-        rows = TensorDataset(torch.tensor(rows))
-    elif kind == "sparse":
-        rows = sparse.csr_array(rows)
-    else:
-        np.save(tmp_path / "rows.npy", rows)
-        rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    params = dict(noise="equal", fit_intercept=False, random_state=0)
-    found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=weight).components_
-    assert recovery_rate(atoms, found) == 1
-    found = PUDLEDictionaryLearning(6, **params).fit(rows, sample_weight=1 - weight).components_
-    assert recovery_rate(others, found) == 1
-
-
 def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
     """The search sees a sample of all rows, and the pass the rest."""
     monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
@@ -149,7 +128,7 @@ def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
 # ---------------------------------------------------------------------------- score
 
 
-@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, CountDictionaryLearning])
+@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, CountDictionaryLearning, PoissonNMF])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_weights_of_a_score_are_repetitions(kind, gaps):
     rng = np.random.default_rng(0)
@@ -230,9 +209,11 @@ def test_weights_are_routed():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_weights_that_are_none_are_refused(weight, message):
-    X, _ = planted()
+    X = np.abs(planted()[0])
     learner = PUDLEDictionaryLearning.from_components(np.eye(M), alpha=0.1)
-    for call in (learner.fit, learner.partial_fit, learner.score):
+    counts = PoissonNMF.from_components(np.eye(M))
+    for call in (learner.fit, learner.partial_fit, learner.score, counts.fit, counts.score):
         with pytest.raises(ValueError, match=message):
             call(X, sample_weight=weight)
-        np.testing.assert_array_equal(learner.components_, np.eye(M))
+    for one in (learner, counts):
+        np.testing.assert_array_equal(one.components_, np.eye(M))

@@ -51,14 +51,6 @@ def test_copies_of_features_predict_nothing():
     assert scores.max() < 0.05
 
 
-def test_copies_of_few_samples_decide_nothing():
-    """As few samples do."""
-    X, _ = planted(15, 12, 2, 10)
-    learner = PUDLEDictionaryLearning("auto", random_state=0)
-    expected = learner.fit(X).n_components_
-    assert learner.fit(np.repeat(X, 20, axis=0)).n_components_ == expected
-
-
 PROBLEMS = {
     "no noise": dict(n_atoms=12, n_features=20, n_nonzero=2, n=600),
     "10 dB": dict(n_atoms=20, n_features=30, n_nonzero=3, n=1500, decibels=10),

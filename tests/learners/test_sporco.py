@@ -63,14 +63,3 @@ def test_without_sporco_the_error_names_the_extra(problem, monkeypatch):
     monkeypatch.setitem(sys.modules, "sporco.dictlrn", None)
     with pytest.raises(ImportError, match=r"skpudle\[sporco\]"):
         SporcoDictionaryLearning(random_state=0).fit(problem[0])
-
-
-def test_weights_are_repetitions_in_any_order(problem):
-    x, _, _ = problem
-    rng = np.random.default_rng(0)
-    often, order = rng.integers(0, 3, len(x)), rng.permutation(len(x))
-    learner = SporcoDictionaryLearning(30, max_iter=3, random_state=0)
-    one = clone(learner).fit(np.repeat(x, often, axis=0))
-    other = clone(learner).fit(x[order], sample_weight=often[order])
-    np.testing.assert_array_equal(one.components_, other.components_)
-    np.testing.assert_array_equal(one.loss_curve_, other.loss_curve_)

@@ -83,15 +83,6 @@ def test_codes_are_the_most_likely(rng, gaps):
     np.testing.assert_allclose(losses, found + (known * (xlogy(x, x) - x)).sum(1))
 
 
-def test_a_row_does_not_depend_on_others(rng):
-    x, _, atoms = planted(rng)
-    events, alone = Events.of(x), Events.of(x[7:8])
-    codes, _ = solve_codes(events, atoms)
-    np.testing.assert_array_equal(solve_codes(alone, atoms)[0][0], codes[7])
-    pruned = prune_codes(events, atoms, codes, 3.0)
-    np.testing.assert_array_equal(prune_codes(alone, atoms, codes[7:8], 3.0)[0], pruned[7])
-
-
 @pytest.mark.uncompiled
 def test_a_row_without_events_has_no_codes(rng):
     _, _, atoms = planted(rng)
@@ -304,15 +295,6 @@ def test_the_negative_binomial_likelihood_is_scipys(rng):
     np.testing.assert_allclose(
         negative_log(x, mu, 1e-7), negative_log(x, mu, 0.0), rtol=0, atol=1e-3
     )
-
-
-@pytest.mark.parametrize("size", [2.0, 20.0])
-@pytest.mark.parametrize("gaps", [False, True])
-def test_the_dispersion_is_that_of_the_residuals(rng, size, gaps):
-    x, _, atoms = dispersed(rng, size, n=300, counts=1500.0)
-    events = Events.of(x, gaps_of(rng, x, gaps))
-    codes, _ = solve_dispersed(events, atoms, 1 / size)
-    assert estimate_dispersion(events, atoms, codes) == pytest.approx(1 / size, rel=0.15)
 
 
 @pytest.mark.parametrize("counts", [2.0, 60.0, 2000.0])

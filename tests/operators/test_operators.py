@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import normal
 
+from skpudle._operators import _conv
 from skpudle._operators._atoms import DenseDictionary, atom_norms, factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
 
@@ -68,7 +69,7 @@ def test_synthesis_analysis_and_outer_are_the_partial_derivatives_of_one_form(pr
 
 
 @pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name != "3-D"])
-def test_convolutions_are_those_of_torch(name, generator):
+def test_convolutions_are_those_of_torch(name, generator, monkeypatch):
     atoms, stride, sample = CONVOLUTIONS[name]
     dictionary = ConvDictionary(normal(generator, *atoms), stride)
     x = normal(generator, 3, *sample)
@@ -79,6 +80,10 @@ def test_convolutions_are_those_of_torch(name, generator):
     torch.testing.assert_close(dictionary.analysis(x), z)
     images = transposed(z, dictionary.atoms, stride=stride)
     torch.testing.assert_close(dictionary.synthesis(z), images)
+    monkeypatch.setattr(_conv, "BLOCK", 2 * dictionary.atoms[0].numel() * len(x))
+    blocks = list(dictionary.analysis_in_blocks(x))
+    assert len(blocks) > 1 or z.shape[-1] < 3
+    torch.testing.assert_close(torch.cat(blocks, -1), z)
 
 
 @pytest.mark.parametrize(

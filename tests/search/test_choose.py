@@ -12,6 +12,7 @@ from two_processes import in_two_processes
 from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import project_atoms
+from skpudle.datasets import make_dictionary_data
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search._epoch import own
 from skpudle.search.choose import best_coding
@@ -29,14 +30,8 @@ from skpudle.search.held_out import HeldOut, Prediction, hold_out
 
 def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
     """Return rows of random atoms with this ratio of signal to noise, and the atoms."""
-    rng = np.random.default_rng(seed)
-    atoms = rng.standard_normal((p, m))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = rng.uniform(0.5, 1.5, (n, p)) * rng.choice([-1, 1], (n, p))
-    codes[rng.random((n, p)).argsort(1).argsort(1) >= n_nonzero] = 0
-    x = codes @ atoms
-    x += x.std() * 10 ** (-decibels / 20) * rng.standard_normal(x.shape)
-    return torch.from_numpy(x), torch.from_numpy(atoms)
+    how = dict(amplitude=(0.5, 1.5), snr_db=decibels, random_state=seed)
+    return tuple(map(torch.from_numpy, make_dictionary_data(n, m, p, n_nonzero, **how)[:2]))
 
 
 # ---------------------------------------------------------------------------- trials made by hand

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from naive import normal
 
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
@@ -23,13 +24,9 @@ SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
 ]
 
 
-def draw(generator, *shape):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def problem_of(generator, shapes, *, alpha=0.8, **options):
     atoms, images, stride = shapes
-    x, d = draw(generator, *images), project_atoms(draw(generator, *atoms))
+    x, d = normal(generator, *images), project_atoms(normal(generator, *atoms))
     if x.ndim == 3:
         x, d, stride = x[:, :, None], d[:, :, None], (1, *stride)
     sizes = dict(kernel=tuple(d.shape[2:]), stride=tuple(stride))
@@ -46,9 +43,9 @@ def solved(problem, atoms):
 )
 def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, masked, generator):
     (atoms, images, stride), alpha = shapes, 1.2
-    dictionary = ConvDictionary(project_atoms(draw(generator, *atoms)), stride)
-    x = draw(generator, *images)
-    mask = (draw(generator, *images) > -0.5).double() if masked else None
+    dictionary = ConvDictionary(project_atoms(normal(generator, *atoms)), stride)
+    x = normal(generator, *images)
+    mask = (normal(generator, *images) > -0.5).double() if masked else None
     options = dict(alpha=alpha, positive_code=positive, mask=mask)
     codes, converged = conv_codes(dictionary, x, **options)
     assert converged.all()
@@ -62,7 +59,7 @@ def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, mas
 def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, generator):
     """The new atoms are unit, and by naive synthesis the error of the codes falls."""
     problem, atoms = problem_of(generator, shapes)
-    mask = (draw(generator, *problem.x.shape) > -0.5).double() if masked else None
+    mask = (normal(generator, *problem.x.shape) > -0.5).double() if masked else None
     problem = replace(problem, alpha=0.8, mask=mask)
     epoch = solved(problem, atoms)
     z = dense(problem, epoch.codes, len(atoms))
@@ -90,11 +87,11 @@ def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place
 
     Users are far apart and fewer than are asked.
     """
-    atoms = project_atoms(draw(generator, 4, 1, 1, 8))
+    atoms = project_atoms(normal(generator, 4, 1, 1, 8))
     z = torch.zeros(4, 4, 1, 53, dtype=torch.float64)
     for image in z:
-        image[:, 0, 15::25] = 1 + draw(generator, 4, 2).abs()
-    x = ConvDictionary(atoms).synthesis(z) + 0.01 * draw(generator, 4, 1, 1, 60)
+        image[:, 0, 15::25] = 1 + normal(generator, 4, 2).abs()
+    x = ConvDictionary(atoms).synthesis(z) + 0.01 * normal(generator, 4, 1, 1, 60)
     problem = ConvProblem(x, 0.1, kernel=(1, 8))
     epoch = solved(problem, atoms)
     before, codes = epoch._residual.copy(), dense(problem, epoch.codes, 4)
@@ -135,10 +132,10 @@ def test_planted_shapes_are_found(seed):
 
 
 def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
-    slow = draw(generator, 12, 1, 1, 120)
+    slow = normal(generator, 12, 1, 1, 120)
     for t in range(1, 120):  # an autoregression
         slow[..., t] += 0.9 * slow[..., t - 1]
-    atoms = project_atoms(draw(generator, 2, 1, 1, 12))
+    atoms = project_atoms(normal(generator, 2, 1, 1, 12))
     problem = ConvProblem(slow, 5.0, positive_code=True, kernel=(1, 12))
     *_, found = find_atoms(problem, atoms, noise_level)
     assert found.alpha == found.problem.alpha > 1.25 * problem.alpha

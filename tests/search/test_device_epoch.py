@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from planted import gaps_in, planted, share_found
+from two_processes import in_two_processes
 
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, search
@@ -156,27 +157,15 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
 
 
 def test_a_process_without_rows_has_the_sums_of_others():
-    class Recorder:
-        sums = []
-
-        def sum(self, *tensors):
-            self.sums.append(tensors)
-            return tensors
-
-    class Others:
-        sums = iter(Recorder.sums)
-
-        def sum(self, *tensors):
-            return [own + other for own, other in zip(tensors, next(self.sums), strict=True)]
-
     problem, atoms = make_problem()
     nothing = problem.of_rows(torch.zeros(len(problem.x), dtype=torch.bool))
-    found = []
-    for part, team in ((problem, Recorder()), (nothing, Others())):
-        part = replace(part, total=team.sum)
+
+    def run(rank, total):
+        part = replace((problem, nothing)[rank], total=total)
         epoch = DeviceEpoch(part, atoms, part.no_codes())
-        found.append((epoch.objective, epoch.improved_atoms(), *epoch.costs()))
-    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+        return epoch.objective, epoch.improved_atoms(), *epoch.costs()
+
+    torch.testing.assert_close(*in_two_processes(run), rtol=0, atol=0)
 
 
 # ---------------------------------------------------------------------------- searches

@@ -2,19 +2,11 @@
 
 import re
 
-import numpy as np
 import pytest
+from planted import planted
 from sklearn.callback import FitCallback, ProgressBar
 
 from skpudle import PUDLEDictionaryLearning
-
-
-@pytest.fixture
-def planted():
-    rng = np.random.default_rng(0)
-    atoms = rng.standard_normal((20, 12))
-    codes = rng.standard_normal((1500, 20)) * (rng.random((1500, 20)) < 0.1)
-    return codes @ atoms
 
 
 class Epochs(FitCallback):
@@ -26,11 +18,11 @@ class Epochs(FitCallback):
         self.n += context.task_name == "epoch of the search"
 
 
-def test_each_epoch_of_a_search_is_a_task_and_a_line(planted, capsys):
+def test_each_epoch_of_a_search_is_a_task_and_a_line(capsys):
     pytest.importorskip("rich")
     epochs = Epochs()
     learner = PUDLEDictionaryLearning(24, random_state=0, verbose=True)
-    learner.set_callbacks(ProgressBar(), epochs).fit(planted)
+    learner.set_callbacks(ProgressBar(), epochs).fit(planted(1500, 12)[0].numpy())
     shown = capsys.readouterr().out
     assert "PUDLEDictionaryLearning - search" in shown
     pattern = r"search, epoch (\d+)  ([a-z ]+)  (\d+) atoms  loss \S+"

@@ -1,16 +1,18 @@
 """Blocks of rows, one after the other, lead where a search of all rows leads."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from planted import share_found
+from small import Batches
 
 from skpudle import Checkpoint, PUDLEDictionaryLearning
 from skpudle._data import sources
 from skpudle.search import Problem
-from skpudle.search.stream import advance_stream, begin_stream, objective
+from skpudle.search.stream import advance_stream, objective
 
 
 def rows_of(atoms, n, generator, n_nonzero=3):
@@ -27,37 +29,10 @@ def directions(n, m, generator):
     return atoms / atoms.norm(dim=1, keepdim=True)
 
 
-def through(state, blocks, alpha=0.1):
-    for x in blocks:
-        state, _ = advance_stream(Problem(x, alpha), state, forgetting=3.0, final=True)
-    return state
-
-
-def started(x, p, generator):
-    chosen = x[torch.randperm(len(x), generator=generator)[:p]]
-    return begin_stream(chosen / chosen.norm(dim=1, keepdim=True))
-
-
-def test_blocks_find_the_atoms_of_their_rows(generator):
-    truth = directions(20, 16, generator)
-    x = rows_of(truth, 3000, generator)
-    state = through(started(x[:300], 20, generator), x.split(300))
-    assert share_found(state.atoms, truth) == 1
-    assert state.n_rows == 3000
-    assert state.n_blocks == 10
-    others = Problem(rows_of(truth, 500, generator), 0.1)
-    assert objective(others, state.atoms) < 1.02 * objective(others, truth)
-
-
 # ---------------------------------------------------------------------------- learners
 
 
-class Stream:
-    def __init__(self, X, size=100):
-        self.X, self.size = X, size
-
-    def __iter__(self):
-        return iter(np.split(self.X, range(self.size, len(self.X), self.size)))
+Stream = partial(Batches, batch_size=100)
 
 
 @pytest.fixture

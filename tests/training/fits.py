@@ -1,10 +1,9 @@
 """Fits of all kinds, small ones, and how two of them are compared."""
 
-from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
-from numpy.testing import assert_array_equal
+from small import Batches, assert_same
 
 from skpudle import CountDictionaryLearning, PoissonNMF, PUDLEClassifier, PUDLEDictionaryLearning
 
@@ -14,14 +13,6 @@ FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
 
 class Killed(BaseException):
     """Stands for SIGKILL: nobody catches it."""
-
-
-class Given:
-    def __init__(self, parts):
-        self.parts = parts
-
-    def __iter__(self):
-        return iter(self.parts)
 
 
 def planted(n_samples=120, n_features=8, n_components=6, noise=0.3, seed=0):
@@ -63,7 +54,7 @@ KINDS = {
     "gradient": (Rows(6, gradient="ae-ls", n_unfoldings=4, max_iter=3), lambda: (planted(),)),
     "unfoldings": (Rows(6, n_unfoldings=3, max_iter=3), lambda: (planted(),)),
     "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
-    "stream": (Rows(6), lambda: (Given(np.split(planted(400), 8)),)),
+    "stream": (Rows(6), lambda: (Batches(planted(400), 50),)),
     "table": (Rows(6), lambda: (Table(planted(400)),)),
     "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
@@ -71,26 +62,9 @@ KINDS = {
 }  # fmt: skip
 
 
-def flat(tree, path=""):
-    """Return the values of nested dictionaries and tuples by their places."""
-    tree = vars(tree) if is_dataclass(tree) else tree
-    if isinstance(tree, dict):
-        parts = [flat(value, f"{path}.{name}") for name, value in tree.items()]
-    elif isinstance(tree, tuple | list):
-        parts = [flat(value, f"{path}.{i}") for i, value in enumerate(tree)]
-    else:
-        return {path: tree}
-    return {place: value for part in parts for place, value in part.items()}
-
-
 def assert_equal(found, expected):
     """Compare all that `fit` left, private attributes too."""
-    of_calls = {*expected.get_params(), "fit_seconds_", "_skl_callbacks", "_parent_callback_ctx"}
-    found, expected = (
-        flat({name: value for name, value in vars(learner).items() if name not in of_calls})
-        for learner in (found, expected)
+    of_calls = {*expected.get_params(), "_skl_callbacks", "_parent_callback_ctx"}
+    assert_same(
+        *({k: v for k, v in vars(one).items() if k not in of_calls} for one in (found, expected))
     )
-    assert found.keys() == expected.keys()
-    for place, value in expected.items():
-        assert np.asarray(found[place]).dtype == np.asarray(value).dtype, place
-        assert_array_equal(found[place], value, err_msg=place)

@@ -8,14 +8,15 @@ import threading
 import numpy as np
 import pytest
 import torch
-from fits import KINDS, FromData, Killed, assert_equal
+from fits import KINDS, FromData, Killed, assert_equal, counts
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import FitCallback
+from small import EndsTheFit
 
-from skpudle import Checkpoint, NOODLDictionaryLearning
-from skpudle._fit.checkpoint import read_checkpoint, write_checkpoint
+from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning
 from skpudle._fit.fitted import Fitted
+from skpudle._fit.run import read_checkpoint, write_checkpoint
 from skpudle._fit.train import Trainer
 from skpudle.search.units import Units
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 ROWS = np.random.default_rng(0).normal(size=(120, 6))
 ROWS[3, 2] = np.nan
 FIXED = dict(n_unfoldings=5, random_state=0)
+UNITS = dict(noise="both", fit_intercept=True)
 
 
 def shuffled_loader():
@@ -34,9 +36,10 @@ def shuffled_loader():
 
 CASES = {
     "adam": (FromData(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
+    "counts": (CountDictionaryLearning(4, batch_size=8, dict_init="data", **FIXED), counts),
     "surrogate": (
-        FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **FIXED),
-        lambda: ROWS,
+        FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **UNITS, **FIXED),
+        lambda: ROWS + 3,
     ),
     "unused atoms": (FromData(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
     "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
@@ -208,20 +211,6 @@ def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_p
     np.testing.assert_array_equal(again.components_, first.components_)
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    path = tmp_path / "state.npz"
-    write_checkpoint(path, {"n": 1})
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_checkpoint(path, {"n": 2})
-    assert read_checkpoint(path) == {"n": 1}
-    assert os.listdir(tmp_path) == ["state.npz"]
-
-
 def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
     learner, data = CASES["adam"]
     expected = clone_with(learner).fit(data())
@@ -303,18 +292,11 @@ def test_a_complete_file_makes_nothing_anew(case, tmp_path):
     assert_equal(clone_with(learner, recording, KillsAnyPhase()).fit(*data()), expected)
 
 
-class StopsTheSearch(FitCallback):
-    """A callback that ends a search after three epochs."""
-
-    def on_fit_task_end(self, estimator, context):
-        return context.task_name == "epoch of the search" and context.task_id == 2
-
-
 @pytest.mark.parametrize("case", ["rows", "poisson"])
 def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
     learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
-    expected = clone_with(learner, recording, StopsTheSearch()).fit(*data())
+    expected = clone_with(learner, recording, EndsTheFit("epoch of the search", 3)).fit(*data())
     assert case == "poisson" or expected.ended_by_ == "callback"
     assert expected._fitted.stream.held.energy.all()
     assert_equal(clone_with(learner, recording).fit(*data()), expected)

@@ -36,12 +36,8 @@ def modules_of_updates(learner, X, monkeypatch):
     return met
 
 
-@pytest.mark.parametrize(
-    ("params", "limit"),
-    [({}, 14), ({"shrinkage": "hard"}, 14), ({"lambda_decay": 0.9}, 14)],
-    ids=str,
-)
-def test_one_update_of_rows_passes_few_modules(params, limit, monkeypatch):
+@pytest.mark.parametrize("params", [{}, {"shrinkage": "hard"}, {"lambda_decay": 0.9}], ids=str)
+def test_one_update_of_rows_passes_few_modules(params, monkeypatch):
     X = np.random.default_rng(0).standard_normal((40, 8))
     learner = PUDLEDictionaryLearning(12, optimizer="adam", batch_size=10, **ONE_EPOCH | params)
-    assert len(modules_of_updates(learner, X, monkeypatch)) <= limit
+    assert len(modules_of_updates(learner, X, monkeypatch)) <= 14

@@ -19,11 +19,9 @@ pytestmark = [
 
 def phase_of(context):
     """Return the name of the phase of a task, None for the whole fit."""
-    if context.parent is None:
-        return None
-    while context.parent.parent is not None:
+    while context.parent is not None and context.parent.parent is not None:
         context = context.parent
-    return "training" if context.task_name == "epoch" else context.task_name
+    return context.parent and context.task_name
 
 
 class Follows(FitCallback):
@@ -41,19 +39,16 @@ class Follows(FitCallback):
         self.phase, self.number, self.at_begin, self.at_end = phase, number, at_begin, at_end
         self.n_epochs, self.n_begun = {}, {}
 
-    def _is_epoch(self, context):
-        return context.max_subtasks == 0
-
     def on_fit_task_begin(self, estimator, context):
         phase = phase_of(context)
-        if self._is_epoch(context):
+        if context.max_subtasks == 0:
             self.n_begun[phase] = self.n_begun.get(phase, 0) + 1
             if (phase, self.n_begun[phase]) == (self.phase, self.number):
                 self.at_begin()
 
     def on_fit_task_end(self, estimator, context):
         phase = phase_of(context)
-        if self._is_epoch(context):
+        if context.max_subtasks == 0:
             self.n_epochs[phase] = self.n_epochs.get(phase, 0) + 1
             if (phase, self.n_epochs[phase]) == (self.phase, self.number):
                 self.at_end()
@@ -97,10 +92,8 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
             phase, -(-n_epochs // 2), at_begin=lambda: signal.raise_signal(signal.SIGINT)
         )
         found = clone(learner).set_callbacks(presses)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pytest.raises(KeyboardInterrupt):
-                found.fit(*data())
+        with warnings.catch_warnings(action="ignore"), pytest.raises(KeyboardInterrupt):
+            found.fit(*data())
         assert signal.getsignal(signal.SIGINT) is handler
         assert kind == "spectra" or found.ended_by_ == "interrupt"
         X = data()[0]

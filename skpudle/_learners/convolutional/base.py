@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from math import prod
-from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._compilation import blocks_of_rows
@@ -16,8 +14,6 @@ from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
 from skpudle._fit.run import Interrupts
-
-COUNT = Interval(Integral, 1, None, closed="left")  # a constraint of parameters
 
 
 def stride_of(learner):  # -> tuple of int
@@ -52,11 +48,6 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     ``verbose``, and ``_n_channels`` of its fit.
     """
 
-    # the page that scikit-learn's HTML view of an estimator links to
-    _doc_link_module = "skpudle"
-    _doc_link_template = (
-        "https://skpudle.readthedocs.io/en/stable/generated/skpudle.{estimator_name}.html"
-    )
     device, _allows_nan = "auto", True
 
     @property

@@ -3,32 +3,31 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from numbers import Integral, Real
 from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
-from skpudle._data.foreign import explain_names, fit_context
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
+from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle._precision import training_mode
 from skpudle.search._maps import combine_channels, map_directions
 
 _TURNS = 10  # in which pixels are hidden for a score
 
 
+@sets_parameters(alpha=[POSITIVE], dict_init=["array-like", HasMethods("fit")])
 class ConvPUDLEDictionaryLearning(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.ImageEstimator
 ):
@@ -148,7 +147,6 @@ class ConvPUDLEDictionaryLearning(
     ((1, 20), (10, 181))
     """
 
-    @explain_names
     def __init__(
         self,
         n_components: int | Literal["auto"] = 64,
@@ -174,32 +172,9 @@ class ConvPUDLEDictionaryLearning(
     ) -> None:
         """Set the parameters."""
 
-    _parameter_constraints = {
-        "n_components": [base.COUNT, StrOptions({"auto"})],
-        "atom_shape": [base.COUNT, tuple, list],
-        "stride": [base.COUNT, tuple, list, StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "gradient": [StrOptions({"ae-ls", "ae-lasso", "dec"}), None],
-        "n_unfoldings": [base.COUNT, StrOptions({"auto"}), None],
-        "optimizer": [StrOptions({"adam", "sgd"}), callable],
-        "batch_size": [base.COUNT, StrOptions({"auto"})],
-        "max_iter": [base.COUNT],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "debias": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), "boolean"],
-        "positive_code": ["boolean"],
-        "rank": [Options(Integral, {1}), None],
-        "channels_first": ["boolean"],
-        "channel_noise": [StrOptions({"equal", "auto"})],
-        "detrend": [StrOptions({"auto", "constant", "slow"}), None],
-        "dict_init": [StrOptions({"search", "random"}), "array-like", HasMethods("fit")],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
     # ------------------------------------------------------------------ a fit
 
-    @fit_context(prefer_skip_nested_validation=True)
-    @training_mode()
+    @fits()
     def fit(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> Self:
         """Learn a dictionary.
 
@@ -248,8 +223,7 @@ class ConvPUDLEDictionaryLearning(
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
         if self.verbose:
             print(self.summary())
-        if self.ended_by_ == "max_iter" and self.tol is not None:
-            messages.warn_of_early_end(self)
+        messages.warn_of_early_end(self, self.ended_by_)
         dictionary = self._dictionary(data.tensors[0])
         found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in data.tensors)
         # a baseline explains constants

@@ -168,15 +168,10 @@ def universal_threshold(data):
 
 def largest_correlations(x, dictionary):  # (n, n_channels, *size), ConvDictionary -> (n,)
     """Return the largest modulus of correlations of each image with atoms, at places inside."""
-    kernel, stride = dictionary.atoms.shape[2:], dictionary.stride
-    axes = zip(x.shape[2:], kernel, stride, strict=True)
-    x, k, s = x[(..., *(slice(n - (n - k) % s) for n, k, s in axes))], kernel[-1], stride[-1]
-    # places of an atom, along the last axis, with correlations in memory at a time
-    found, step = [], 2**14 * s
-    for start in range(0, max(x.shape[-1] - k + s, 1), step):
-        parts = map(dictionary.analysis, parts_of_images(x[..., start : start + step - s + k]))
-        found.append(torch.cat([part.abs().flatten(1).amax(1) for part in parts]))
-    return torch.stack(found).amax(0)
+    parts = map(dictionary.analysis_in_blocks, parts_of_images(x))
+    return torch.cat(
+        [torch.stack([z.abs().flatten(1).amax(1) for z in part]).amax(0) for part in parts]
+    )
 
 
 def penalty_of_correlations(tensors, atoms, stride):
@@ -413,7 +408,8 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
     """
     atoms, problem = found.atoms.clone(), found.problem
     ends = [k - 1 for k in reversed(problem.kernel) for _ in range(2)]
-    alike = ConvDictionary(atoms).analysis(torch.nn.functional.pad(atoms, ends)).flatten(2)
+    blocks = ConvDictionary(atoms).analysis_in_blocks(torch.nn.functional.pad(atoms, ends))
+    alike = torch.cat(list(blocks), -1).flatten(2)
     alike = (alike if problem.positive_code else alike.abs()).amax(2).triu(1).amax(0)
     twin = int(alike.argmax())
     if alike[twin] < 0.95:

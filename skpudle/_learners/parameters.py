@@ -1,0 +1,127 @@
+"""Parameters of estimators: their names elsewhere, their constraints, and methods that fit."""
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import Signature, signature
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin
+
+from numpy.random import RandomState
+from sklearn.base import _fit_context
+from sklearn.utils import _param_validation as validation
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+
+from skpudle._initialization import INITIALIZATIONS
+from skpudle._precision import F, training_mode
+
+_DOCS = "https://skpudle.readthedocs.io/en/stable/"
+_PAGE = f"{_DOCS}coming_from.html"
+_PAGE_OF_ESTIMATOR = _DOCS + "generated/skpudle.{estimator_name}.html"
+
+# Our parameters, and their names in scikit-learn, SPAMS, SPORCO, alphacsc and networks.
+_NAMES = {
+    "alpha": "l1_coefficient lambda1 lmbd_max lmbda reg",
+    "atom_shape": "kernel_size n_times_atom patch_size",
+    "batch_size": "batchsize",
+    "dict_init": "D D0 D_init dictionary init",
+    "learning_rate": "lr",
+    "max_iter": "epochs iter n_iter",
+    "n_components": "K d_sae n_atoms",
+    "positive_code": "posAlpha",
+    "positive_dict": "posD",
+    "random_state": "seed",
+    "transform_n_nonzero_coefs": "n_nonzero_coefs",
+}
+COUNTERPARTS = {theirs: ours for ours, names in _NAMES.items() for theirs in names.split()}
+
+# What a dictionary may be given as, see `skpudle._data.foreign.dictionary_of`.
+ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
+_COUNT = Interval(Integral, 1, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+_SHARE, _SIZES = Interval(Real, 0, 1, closed="both"), [_COUNT, tuple, list]
+# What the types of parameters leave open: their names mean the same in all learners.
+_RANGES = {
+    "atom_shape": _SIZES, "C": [POSITIVE], "debias": [_SHARE, "boolean"], "device": [str],
+    "dict_init": [StrOptions({"search", *INITIALIZATIONS}), *ATOMS], "learning_rate": [POSITIVE],
+    "lambda_decay": [Interval(Real, 0, 1, closed="right"), tuple], "n_jobs": [Integral],
+    "n_replicates": [Interval(Integral, 2, None, closed="left")], "step_size": [POSITIVE],
+    "n_trials": [Interval(Real, 1, None, closed="left")],
+    "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both"), RandomState],
+    "stride": _SIZES, "supervision": [_SHARE], "verbose": ["verbose"],
+}  # fmt: skip
+_NUMBER = Interval(Real, 0, None, closed="left")
+_OF_TYPES = {bool: "boolean", int: _COUNT, float: _NUMBER, Callable: callable, NoneType: None}
+
+
+def _constraint(kind):
+    """Return the constraint of a type, or of the values of a Literal."""
+    if get_origin(kind) is not Literal:
+        return _OF_TYPES.get(kind, get_origin(kind) or kind)
+    first, *_ = values = get_args(kind)
+    return StrOptions({*values}) if isinstance(first, str) else Options(Integral, {*values})
+
+
+def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
+    """Return scikit-learn's constraints of the parameters of a signature, from their types.
+
+    ``ranges`` has the constraints of parameters that their types do not tell, beside the texts
+    that they may be, and None.
+    """
+    found, ranges = {}, _RANGES | ranges
+    for name, parameter in taken.parameters.items():
+        kind = parameter.annotation
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        told = [kind for kind in kinds if get_origin(kind) is Literal or kind is NoneType]
+        rest = [_constraint(kind) for kind in kinds if kind not in told]
+        found[name] = [*ranges.get(name, rest), *map(_constraint, told)]
+    return found
+
+
+def sets_parameters(**ranges: list) -> Callable[[F], F]:
+    """Return the decorator of estimators: their constructors set the parameters as attributes.
+
+    Names of other packages are answered by ours. Parameters have the constraints of their types and
+    of ``ranges``, see `constraints_of`. The HTML view of an estimator links to its page.
+    """
+
+    def decorate(kind):
+        init = kind.__init__
+        taken = signature(init)
+        known = [*taken.parameters][1:]
+
+        @wraps(init)
+        def checked(self, *args, **kwargs):
+            for name in kwargs.keys() - known:
+                mend = f" Pass {COUNTERPARTS[name]}." if COUNTERPARTS.get(name) in known else ""
+                raise TypeError(
+                    f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} "
+                    "lists names of other packages and their counterparts."
+                )
+            init(self, *args, **kwargs)
+            given = taken.bind(self, *args, **kwargs)
+            given.apply_defaults()
+            vars(self).update({name: given.arguments[name] for name in known})
+
+        given = constraints_of(taken, **ranges)
+        del given["self"]
+        made = {
+            name: [*map(validation.make_constraint, constraints)]
+            for name, constraints in given.items()
+        }
+        of_class = dict(__init__=checked, _parameter_constraints=given, _constraints=made)
+        of_class |= dict(_doc_link_module="skpudle", _doc_link_template=_PAGE_OF_ESTIMATOR)
+        for name, value in of_class.items():
+            setattr(kind, name, value)
+        return kind
+
+    return decorate
+
+
+def fits(*, validates_nested: bool = False) -> Callable[[F], F]:
+    """Return the decorator of methods that fit: scikit-learn's, in the mode of training.
+
+    ``validates_nested`` is whether estimators inside check their parameters, too.
+    """
+    decorate = _fit_context(prefer_skip_nested_validation=not validates_nested)
+    return lambda method: decorate(training_mode()(method))

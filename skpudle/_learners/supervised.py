@@ -1,0 +1,674 @@
+"""Learn a dictionary for a task: classification or regression, through the encoder."""
+
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.preprocessing import LabelEncoder, StandardScaler
+from sklearn.utils import check_array
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.validation import _check_y, check_consistent_length, check_is_fitted
+from torch import Tensor
+
+from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
+from skpudle._data.batches import check_sample_weight
+from skpudle._data.sources import open_source
+from skpudle._fit.encoders import refuse
+from skpudle._fit.plan import Plan
+from skpudle._fit.team import refuse_several
+from skpudle._learners.parameters import fits, sets_parameters
+from skpudle._learners.rows import DenseLearner, RowPhases
+from skpudle._learners.tasks import Classification, Regression, TaskModel, class_decisions
+from skpudle._precision import own_precision
+
+
+class TaskPlan(Plan):
+    """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
+
+    # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse
+    # codes. Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
+    # benchmarks/bench_classifiers.py).
+    alpha_share = 0.5
+
+    def __init__(self, learner):
+        most = {"max_iter": 100} if learner.supervision and learner.max_iter == "auto" else {}
+        super().__init__(learner, **most)
+        # Neither codes that predict held-out features nor units of the noise of features suit a
+        # task: columns that are nearly sums of columns have a noise near zero, and would dominate
+        # the atoms.
+        self.noise = "outliers" if self.learns_noise else self.noise
+        self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
+        self.name = "supervised" if learner.supervision else self.gradient
+
+    def trains_in_parts(self, learner):
+        """Return True: decisions are trained by gradients."""
+        return True
+
+
+def add_head(learner, fitted, data, head=None):  # -> Fitted
+    """Add a head to atoms, by default the best for them, and the task."""
+    of_task = dict(task=data.task, supervision=float(learner.supervision), C=float(learner.C))
+    model = TaskModel(**vars(fitted.model), **of_task, n_sides=1 + learner.split_sign)
+    head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
+    return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
+
+
+class _TaskPhases(RowPhases):
+    """The phases of a fit for a task: training begins with the best head for the atoms."""
+
+    def train(self, fitted):
+        """Train atoms and head; without supervision the head is fitted last."""
+        if self.run.learner.supervision:
+            atoms = fitted.rows[:, : self.data.samples.x.shape[1]]  # a checkpoint's rows have heads
+            fitted = replace(fitted, rows=atoms)
+            fitted = add_head(self.run.learner, fitted, self.data)
+        return super().train(fitted)
+
+
+OfRows = ArrayLike | None  # one number for each row
+
+
+@sets_parameters()
+class TaskLearner(DenseLearner):
+    """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
+
+    It finds atoms as a dictionary learner does, and adds the task. A subclass has
+    ``_check_target(y)``, which checks targets, and ``_task(y, weight, part)``, which returns the
+    task.
+    """
+
+    def __init__(
+        self,
+        n_components: int | Literal["auto"] | None = None,
+        *,
+        alpha: float | Literal["auto"] = "auto",
+        supervision: float = 0.5,
+        C: float = 1.0,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        positive_code: bool = False,
+        split_sign: bool = True,
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        dict_init: Any = "search",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        """Set the parameters."""
+
+    @fits()
+    def fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
+        """Learn a dictionary, and the decisions from its codes.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data. NaN marks missing entries.
+        y : array-like or Tensor of shape (n_samples,)
+            Labels of a classifier; numbers of a regressor, also of shape (n_samples, n_outputs).
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each sample counts, in the dictionary and in the loss of the task. Weights
+            equal repetitions, and a weight of zero equals absence.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If data, targets or parameters are unfit, such as a single class, which leaves the
+            estimator unchanged; or if training diverges twice.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and training ended before the objective had stalled.
+        """
+        return self._fit(X, y, sample_weight=sample_weight)
+
+    _phases = _TaskPhases
+
+    def _plan(self):
+        return TaskPlan(self)
+
+    def _class_weights(self, y, weight, part):  # -> (n,)
+        """Return the factors of the weights of samples by their targets."""
+        return np.ones(len(y))
+
+    def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
+        name = type(self).__name__
+        refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
+        refuse_several(name)
+        X, y = open_source(X, self).array(), self._check_target(host_array(y))
+        check_consistent_length(X, y)
+        given = 1.0 if sample_weight is None else sample_weight
+        weight = to_numpy(check_sample_weight(given, len(y)))
+        used = weight > 0
+        weight[used] *= self._class_weights(y[used], weight[used], part)
+        used = to_numpy(check_sample_weight(weight, len(y))) > 0  # the rest may have other labels
+        task = self._fitted_task if known else self._task(y[used], weight[used], part)
+        encoded = task.encode(y[used])
+        target = np.zeros((len(y), encoded.shape[1]))
+        target[used] = encoded
+        of_rows = dict(sample_weight=weight, target=to_tensor(target))
+        data = super()._read(plan, X, known=known, part=part, **of_rows)
+        samples = data.source
+        task = replace(task, total_weight=task.total_weight + samples.total_weight)
+        return data._replace(source=samples, samples=samples, task=task, places=None)
+
+    def _begin(self, plan, data):  # -> Fitted
+        fitted = super()._begin(plan, data)
+        n_weights = len(fitted.rows) * (1 + self.split_sign)
+        blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
+        return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
+
+    def _resume(self, plan, data):  # -> Fitted
+        fitted, task = super()._resume(plan, data), data.task
+        unit = TaskModel.unit(fitted.model, len(fitted.rows))
+        weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
+        intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
+        head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
+        return add_head(self, fitted, data, head)
+
+    def _attributes(self, plan, data, fitted):
+        if not isinstance(fitted.model, TaskModel):
+            fitted = add_head(self, fitted, data)
+        return super()._attributes(plan, data, fitted)
+
+    def _decisions(self, X):  # -> (n, n_outputs)
+        check_is_fitted(self, "coef_")
+        codes, head = to_tensor(self.transform(X)), (self.coef_, self.intercept_)
+        coef, intercept = (to_tensor(np.atleast_1d(part)).to(codes) for part in head)
+        with own_precision():
+            return codes @ torch.atleast_2d(coef).mT + intercept
+
+
+@sets_parameters()
+class PUDLEClassifier(ClassifierMixin, TaskLearner):
+    r"""A linear classifier of sparse codes, and a dictionary learned for it.
+
+    By default the dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, and the
+    classifier as logistic regression on its codes. Both are then trained together, and the gradient
+    of the classification passes through the encoder to the atoms:
+
+    .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
+        (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \ell(W z(D) + w_0, y) \right),
+
+    with the supervision :math:`b`, the cross-entropy :math:`\ell`, and the mean squared norm
+    :math:`E` of a sample.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms: by default that of ``dict_init``, or of features.
+
+    alpha : float or "auto", default="auto"
+        The penalty of the lasso, in the units of the data; "auto" is half of its value in
+        `PUDLEDictionaryLearning`: less sparse codes classify better.
+
+    supervision : float, default=0.5
+        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, and the classifier is
+        logistic regression on its codes. 1: only the task counts.
+
+    C : float, default=1.0
+        Inverse strength of the penalty of the classifier's weights, as in
+        `~sklearn.linear_model.LogisticRegression`, for codes in units of :math:`\sqrt{E / p}` with
+        p atoms.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weights of classes by label, which multiply ``sample_weight``; 1 for a label without one.
+
+    n_unfoldings : int, None or "auto", default="auto"
+        Depth of the encoder. None: converged codes. "auto": None, or 100 with ``alpha=0``.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    split_sign : bool, default=True
+        Whether the classifier, and `transform`, see positive and negative parts of a code as two
+        features.
+
+    learning_rate : float, default=1e-3
+        Learning rate of Adam.
+
+    batch_size : int or "auto", default="auto"
+        Samples in an update; "auto" is ``min(256, n_samples)``.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs, after the search; "auto" is 100. Without supervision only a named
+        encoder is trained, as in `PUDLEDictionaryLearning`.
+
+    tol : float or None, default=1e-4
+        Relative improvement that counts. None: ``max_iter`` epochs.
+
+    n_iter_no_change : int, default=10
+        Checks in a row without improvement that end training.
+
+    dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
+        Initial dictionary.
+
+    device : str, default="auto"
+        A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of first atoms and of the order of samples.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The classes.
+
+    coef_ : ndarray of shape (n_classes, n_features_out), or (1, n_features_out) for two classes
+        Weights of the codes that `transform` returns; with ``split_sign`` two per atom.
+
+    intercept_ : ndarray of shape (n_classes,) or (1,)
+        Intercepts of the decisions.
+
+    baseline_ : ndarray of shape (n_features,) or float
+        The baseline of rows, learned as in `PUDLEDictionaryLearning`; 0.0 without one.
+
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
+        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
+
+    fit_seconds_, n_components_, n_features_in_, feature_names_in_
+        As in `PUDLEDictionaryLearning`.
+
+    See Also
+    --------
+    skpudle.inspection.atom_contributions : Which training samples make an atom.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR
+       2022.
+    .. [2] J. Mairal, F. Bach and J. Ponce, "Task-Driven Dictionary Learning", IEEE Transactions on
+       Pattern Analysis and Machine Intelligence 34(4), 2012.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import train_test_split
+    >>> from skpudle import PUDLEClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
+    >>> classifier = PUDLEClassifier(16, max_iter=20, tol=None, random_state=0)
+    >>> classifier.fit(X_train, y_train).score(X_test, y_test) > 0.93
+    True
+    """
+
+    def __init__(
+        self,
+        n_components: int | Literal["auto"] | None = None,
+        *,
+        alpha: float | Literal["auto"] = "auto",
+        supervision: float = 0.5,
+        C: float = 1.0,
+        class_weight: dict | Literal["balanced"] | None = None,
+        n_unfoldings: int | Literal["auto"] | None = "auto",
+        positive_code: bool = False,
+        split_sign: bool = True,
+        learning_rate: float = 1e-3,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 10,
+        dict_init: Any = "search",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        """Set the parameters."""
+
+    # ------------------------------------------------------------------ fitting
+
+    def _class_weights(self, y, weight, part):
+        classes = self.classes_ if part else np.unique(y)
+        given = dict(classes=classes, y=y, sample_weight=weight)
+        of_classes = compute_class_weight(self.class_weight, **given)
+        return of_classes[LabelEncoder().fit(classes).transform(y)]
+
+    def _check_target(self, y):  # -> (n,)
+        y = _check_y(y, estimator=self)
+        check_classification_targets(y)
+        return y
+
+    def _task(self, y, weight, part):
+        classes = self.classes_ if part else np.unique(y)
+        refuse(
+            len(classes) < 2,
+            f"{type(self).__name__} got samples with a weight of {len(classes)} class(es), "
+            f"{classes.tolist()!r:.50}. Pass samples of two or more.",
+        )
+        return Classification(classes)
+
+    def _attributes(self, plan, data, fitted):
+        found = super()._attributes(plan, data, fitted)
+        return found | {"classes_": data.task.classes}
+
+    @fits()
+    def partial_fit(
+        self, X: Any, y: Any, classes: ArrayLike | None = None, sample_weight: OfRows = None
+    ) -> Self:
+        """Update dictionary and classifier by one pass over the data, in their order.
+
+        The first call chooses the initial dictionary from its data without a search, and the
+        classifier starts at zero. After `fit` it continues from the fitted parameters.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, cut into batches of ``batch_size``.
+        y : array-like or Tensor of shape (n_samples,)
+            Labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels of the data to come; needed in the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights in the cross-entropy, in the unit of the weights of the first call.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If data or labels are unfit, or have other features or classes than before, which leaves
+            the estimator unchanged; or if training diverges twice.
+        """
+        refuse(
+            self.class_weight == "balanced",
+            "class_weight='balanced' needs all labels at once, and partial_fit sees some. Pass the "
+            "weights of the classes as a dict.",
+        )
+        _check_partial_fit_first_call(self, None if classes is None else host_array(classes))
+        return self._partial_fit(X, y, sample_weight=sample_weight)
+
+    # ------------------------------------------------------------------ decisions
+
+    def decision_function(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Return the decision function of the classes.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
+            ``transform(X) @ coef_.T + intercept_``; for two classes positive for the second.
+        """
+        decisions = self._decisions(X)
+        return like_input(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
+
+    def predict(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Return the most probable classes.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples,)
+            Labels; a tensor if ``X`` is one and labels are numbers.
+        """
+        indices = class_decisions(self._decisions(X)).argmax(1)
+        labels = self.classes_[to_numpy(indices)]
+        numbers = isinstance(X, torch.Tensor) and labels.dtype.kind in "iufb"
+        return to_tensor(labels, X.device) if numbers else labels
+
+    def predict_proba(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Return the probabilities of the classes, in the order of ``classes_``.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_classes)
+            Probabilities.
+        """
+        return like_input(class_decisions(self._decisions(X)).softmax(1), X)
+
+    def predict_log_proba(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Return the logarithms of the probabilities.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples, n_classes)
+            Logarithms of the probabilities of `predict_proba`.
+        """
+        return like_input(class_decisions(self._decisions(X)).log_softmax(1), X)
+
+    def score(self, X: Any, y: Any, sample_weight: OfRows = None) -> float:
+        """Return the accuracy.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+        y : array-like or Tensor of shape (n_samples,)
+            Labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            Share of the samples with the right class.
+        """
+        labels, weights = host_array(y), host_array(sample_weight)
+        return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)
+
+
+class PUDLERegressor(RegressorMixin, TaskLearner):
+    r"""A linear regression on sparse codes, and a dictionary learned for it.
+
+    By default the dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, and the
+    regression as ridge regression on its codes. Both are then trained together, and the gradient of
+    the squared error passes through the encoder to the atoms:
+
+    .. math:: D \leftarrow D - \eta \frac{\partial}{\partial D} \left(
+        (1 - b) \tfrac12 \|x - D z(D)\|^2 + b\, E\, \tfrac12 \|W z(D) + w_0 - y\|^2 \right),
+
+    with the supervision :math:`b` and the mean squared norm :math:`E` of a sample. Targets
+    :math:`y` are centred and divided by their standard deviation. If a sample has several targets,
+    their squared errors are averaged. Both terms are then :math:`E / 2` times an unexplained share
+    of a variance, and independent of units.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms: by default that of ``dict_init``, or of features.
+
+    alpha : float or "auto", default="auto"
+        The penalty of the lasso, in the units of the data; "auto" is half of its value in
+        `PUDLEDictionaryLearning`: less sparse codes predict better.
+
+    supervision : float, default=0.5
+        :math:`b`, from 0 to 1. 0: the dictionary is the unsupervised one, with ridge regression on
+        its codes. 1: only the task counts.
+
+    C : float, default=1.0
+        Inverse strength of the penalty of the weights: 10 over ``alpha`` of
+        `~sklearn.linear_model.Ridge`, for targets in units of their standard deviation and codes in
+        units of :math:`\sqrt{E / p}` with p atoms.
+
+    n_unfoldings : int, None or "auto", default="auto"
+        Depth of the encoder. None: converged codes. "auto": None, or 100 with ``alpha=0``.
+
+    positive_code : bool, default=False
+        Whether codes are restricted to non-negative values.
+
+    split_sign : bool, default=True
+        Whether the regression, and `transform`, see positive and negative parts of a code as two
+        features.
+
+    learning_rate : float, default=1e-3
+        Learning rate of Adam.
+
+    batch_size : int or "auto", default="auto"
+        Samples in an update; "auto" is ``min(256, n_samples)``.
+
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs, after the search; "auto" is 100. Without supervision only a named
+        encoder is trained, as in `PUDLEDictionaryLearning`.
+
+    tol : float or None, default=1e-4
+        Relative improvement that counts. None: ``max_iter`` epochs.
+
+    n_iter_no_change : int, default=10
+        Checks in a row without improvement that end training.
+
+    dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
+        Initial dictionary.
+
+    device : str, default="auto"
+        A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of first atoms and of the order of samples.
+
+    verbose : int, default=0
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features_out,) or (n_outputs, n_features_out)
+        Weights of the codes that `transform` returns; with ``split_sign`` two per atom.
+
+    intercept_ : float or ndarray of shape (n_outputs,)
+        Intercepts of the predictions.
+
+    baseline_ : ndarray of shape (n_features,) or float
+        The baseline of rows, learned as in `PUDLEDictionaryLearning`; 0.0 without one.
+
+    components_, alpha_, step_size_, loss_curve_, n_iter_, n_steps_, ended_by_, phases_, device_
+        As in `PUDLEDictionaryLearning`; ``loss_curve_`` is the loss of the reconstruction.
+
+    fit_seconds_, n_components_, n_features_in_, feature_names_in_
+        As in `PUDLEDictionaryLearning`.
+
+    See Also
+    --------
+    PUDLEClassifier : The same for classes.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR
+       2022.
+    .. [2] J. Mairal, F. Bach and J. Ponce, "Task-Driven Dictionary Learning", IEEE Transactions on
+       Pattern Analysis and Machine Intelligence 34(4), 2012.
+
+    Examples
+    --------
+    Predict the lower half of a digit from the upper one:
+
+    >>> from sklearn.datasets import load_digits
+    >>> from skpudle import PUDLERegressor
+    >>> X = load_digits().data
+    >>> regressor = PUDLERegressor(16, max_iter=5, tol=None, random_state=0)
+    >>> regressor.fit(X[:1500, :32], X[:1500, 32:]).predict(X[1500:, :32]).shape
+    (297, 32)
+    """
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _check_target(self, y):  # -> (n,) or (n, n_outputs)
+        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+
+    def _task(self, y, weight, part):
+        units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        return Regression(units.mean_, units.scale_, y.ndim == 1)
+
+    @fits()
+    def partial_fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
+        """Update dictionary and regression by one pass over the data, in their order.
+
+        The first call chooses the initial dictionary from its data without a search, and the units
+        of ``y``; the regression starts at the mean of ``y``. After `fit` it continues from the
+        fitted parameters.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, cut into batches of ``batch_size``.
+        y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of squared errors, in the unit of the weights of the first call.
+
+        Returns
+        -------
+        self
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If data or targets are unfit, or of another shape than before, which leaves the
+            estimator unchanged; or if training diverges twice.
+        """
+        return self._partial_fit(X, y, sample_weight=sample_weight)
+
+    def predict(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
+        """Return predicted targets.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            ``transform(X) @ coef_.T + intercept_``.
+        """
+        decisions = self._decisions(X)
+        return like_input(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
+
+    def score(self, X: Any, y: Any, sample_weight: OfRows = None) -> float:
+        """Return the coefficient of determination, :math:`R^2`.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Data, as for `transform`.
+        y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            The explained share of the variance, averaged over outputs.
+        """
+        numbers, weights = host_array(y), host_array(sample_weight)
+        return r2_score(numbers, host_array(self.predict(X)), sample_weight=weights)

@@ -1,1 +1,0 @@
-"""Learn a dictionary for a task: classification or regression."""
