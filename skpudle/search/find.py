@@ -14,7 +14,7 @@ constraint the objective has no minimum.)
 A search has these stages; `find_atoms` is a generator of `Found`, one for each epoch.
 
 1. Atoms *settle* on a sample of the rows and leave local minima in *rounds* of split and remove
-   (`skpudle.search.descend`). *Held-out* rows take no part: a tenth of the rows or more, which only
+   (`skpudle.search.descend`). *Held-out* rows, about a tenth of all rows, take no part: they only
    judge.
 2. The search tries larger and smaller *penalties*, one step apart: a factor of ``2 ** 0.5``. At
    each the atoms adapt, and predict hidden entries of the held-out rows: a *trial*. The first trial
