@@ -101,6 +101,7 @@ class Likelihood:
 
     @torch.no_grad()
     def _search(self, z, levels):  # -> codes, and for each iteration step sizes (n_samples, 1)
+        """Run the iterations with a search for step sizes; 0 stands for an undone iteration."""
         natural, sizes = self._natural(z), []
         mean = self.loss.mean(natural)
         largest = torch.maximum(self._hide(self.x), self._hide(mean)).amax(1, keepdim=True)

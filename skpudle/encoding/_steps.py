@@ -434,6 +434,8 @@ class ConvSteps(Steps):
 
 
 class _ConvSums:
+    """Derivatives of `ConvSteps`, added up over the steps of a backward pass; see `Steps`."""
+
     def __init__(self, steps):
         self.steps = steps
         given = *steps.matrices, steps.x, steps.size

@@ -23,6 +23,8 @@ from skpudle.encoding._working_sets import Run, WorkingSets
 
 
 class _Unfolding(torch.autograd.Function):
+    """All iterations of the encoder as one function of autograd, with the adjoint by hand."""
+
     @staticmethod
     def forward(ctx, make_steps, options, *tensors):
         """Return the codes after one iteration for each level."""

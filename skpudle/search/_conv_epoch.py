@@ -217,7 +217,11 @@ class ConvEpoch(rules.Coded):
         shift = np.stack([np.asarray(rows) - centre[0], np.asarray(columns) - centre[1]])
         return self.problem.project(atoms), self._shifted(shift)
 
-    def _shifted(self, shift):  # (2, p) shifts in positions -> Codes, without those that fall out
+    def _shifted(self, shift):  # (2, p) -> Codes
+        """Return the codes, moved by a number of positions for each atom, along both axes.
+
+        A code that would leave the image is dropped.
+        """
         rows, columns = self.problem.positions
         found = []
         for places, values in map(self.codes.of_row, range(len(self.codes))):

@@ -565,7 +565,11 @@ class Epoch(Coded):
         return near
 
     def _removals(self):
-        # -> rise of the objective (p,), growth of codes at near atoms (p, n), near atoms (p, n)
+        """Return estimates of what the removal of each atom changes.
+
+        They are the rise of the objective (p,), the growth of the moduli of codes at the atoms most
+        like the removed one (p, n), and the numbers of these atoms (p, n).
+        """
         (p, m), (start, row, _), near = self.atoms.shape, self._entries, self._near()
         cost, taken_over = np.zeros(p), np.zeros(near.shape)
         given = start, row, USERS, near, self._atoms, self._gram, self._known, self._weight

@@ -375,7 +375,8 @@ class _Sizes:
         self.energy = float(self.held_out.deviations.sum()) or 1.0
         self._settles = not isinstance(problem, ConvProblem)
 
-    def _judge(self, coded, stride):
+    def _judge(self, coded, stride):  # -> _Tried
+        """Predict held-out data by a dictionary, and keep it if it is the best of its size."""
         place = None
         for tried in self.best.values():
             place = tried.prediction.place
@@ -439,6 +440,7 @@ class _Sizes:
         return None
 
     def path(self):  # -> SizePath
+        """Return the numbers of atoms tried so far, with scores of the best dictionary of each."""
         tried = [self.best[number] for number in sorted(self.best)]
         best, rows = min(tried, key=error_of).prediction.errors, []
         for one in tried:

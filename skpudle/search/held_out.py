@@ -332,6 +332,7 @@ class _Rows(HeldOut):
         return 0
 
     def _hide(self, problem, n_codings):
+        """Cut the features into groups, and choose the rows that each turn codes."""
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
         self._often = np.asarray(problem.weighted(self.x.new_ones(n)))
@@ -433,8 +434,9 @@ class _Tiles(HeldOut):
     places, smallest, largest = (-4, 6), 1.0, 1.5
 
     def _hide(self, problem, n_codings):
+        """Crop the images, and draw the pixels of each turn; ``n_codings`` has no effect."""
         n_pixels = _n_pixels(problem)
-        # at least four images, if there are so many, with a number of pixels in all
+        # crops of at least four images (or all, if there are fewer) have `n_pixels` in all
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
         chosen = spread_rows(len(problem.x), n)
         area, crop = n_pixels // n, []
@@ -478,6 +480,7 @@ class _Tiles(HeldOut):
         return tiles.sum((3, 4)).flatten()
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_tiles, 3), (n_alphas, 2)
+        """Predict hidden pixels in each turn, and add up the products of errors of each tile."""
         sums, entries = 0.0, self.x.new_zeros(len(alphas), 2)
         for hidden in self._hidden:
             products = []

@@ -87,6 +87,7 @@ class Problem:
     n_positions = 1  # an atom has one position in a row, and many in an image
 
     def __post_init__(self):
+        """Bring data, mask and weights to the devices and dtypes of epochs, with 0 in gaps."""
         x = self.x.detach()
         x = x if x.device.type in _DEVICES else x.cpu()
         x = x if x.dtype in (torch.float32, torch.float64) else x.double()
