@@ -147,9 +147,7 @@ def no_support(monkeypatch):
 @pytest.mark.parametrize("name", ["unfolded", "search", "noodl"])
 def test_data_without_a_known_value_are_refused(name, X):
     for method in ("fit", "partial_fit"):
-        with pytest.raises(
-            ValueError, match="All values of X are NaN.*Pass data with known values"
-        ):
+        with pytest.raises(ValueError, match="All values of X are NaN.*Pass"):
             getattr(learner_of(name, 12), method)(np.full_like(X, np.nan))
 
 
