@@ -110,6 +110,19 @@ class Batches:
         return iter(self.parts)
 
 
+class Table:
+    """An array behind slices, as h5py and zarr have it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+
 def ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
@@ -163,6 +176,15 @@ def assert_same(actual, expected):
         assert torch.equal(actual, expected)
     else:
         assert repr(actual) == repr(expected)  # where NaN is NaN
+
+
+def assert_same_fit(one, other):
+    """Compare what two learners hold of the data as a whole, bit for bit."""
+    names = {"components_", "alpha_", "intercept_", "noise_std_", "debias_", "dispersion_"}
+    for name in (names | {"min_gain_", "loss_curve_", "n_samples_seen_", "size_path_"}) & {
+        *dir(one)
+    }:
+        assert_same(getattr(one, name), getattr(other, name))
 
 
 def leaves(value):

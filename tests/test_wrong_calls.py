@@ -188,7 +188,6 @@ NO_ROWS = {
     "a tensor of pictures with colours": lambda: torch.ones(5, 8, 8, 3),
     "nothing": lambda: None,
     "a column of text": lambda: table(name="Ann"),
-    "a column of dates": lambda: table(day=pd.Timestamp("2020-01-01")),
     "a list of arrays": lambda: [rows(), rows()[:5]],
 }
 
