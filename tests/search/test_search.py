@@ -401,14 +401,3 @@ def test_auto_alpha_is_that_of_all_processes():
 
     first, second = in_two_processes(run)
     assert first == second == pytest.approx(auto_alpha(x))
-
-
-def test_without_noise_and_bias_the_dictionary_is_exact():
-    x, truth = planted(noise=0)
-    problem = Problem(x, 0.1)
-    state = search(problem, start(x, len(truth)))
-    before = (state.atoms @ truth.mT).abs().amax(1).min()
-    found = refit_atoms(problem, state.atoms, state.coded.codes, 20)
-    after = (found @ truth.mT).abs().amax(1).min()
-    assert before < 0.9999
-    assert after > 1 - 1e-6
