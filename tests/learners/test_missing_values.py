@@ -17,20 +17,10 @@ from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.reporting import findings
 
-LEARNERS = (
-    "search",
-    "unfolded",
-    "dec",
-    "surrogate",
-    "hard",
-    "lasso",
-    "lasso of unfolded",
-    "noodl",
-    "encoder",
-)
+LEARNERS = ["search", "unfolded", "dec", "surrogate", "hard", "lasso", "lasso of unfolded"]
 
 
-@pytest.fixture(params=LEARNERS)
+@pytest.fixture(params=[*LEARNERS, "noodl", "encoder"])
 def learner(request):
     return learner_of(request.param, 12)
 

@@ -32,7 +32,7 @@ BAD_PARAMETERS = {
 }
 
 NAN, INF = np.eye(8), np.eye(8)
-NAN[2, 3], INF[2, 3] = np.nan, np.inf
+NAN[2, 3], INF[4, 5] = np.nan, np.inf
 
 BAD_DATA = {
     "infinite": (-INF, "infinity"),
