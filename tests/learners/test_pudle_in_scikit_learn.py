@@ -83,6 +83,17 @@ def test_a_wrong_number_of_codes_is_named(X):
         estimator.inverse_transform(estimator.transform(X)[:, :6])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_and_codes_on_any_device_are_finite(value, device, X):
+    """But for NaN in rows, where it marks missing entries."""
+    estimator = make().fit(X)
+    rows, codes = (torch.full((3, n), value, device=device) for n in (8, 6))
+    rows[0, 0] = torch.inf
+    for call, wrong in ((estimator.transform, rows), (estimator.inverse_transform, codes)):
+        with pytest.raises(ValueError, match="NaN|infinity"):
+            call(wrong)
+
+
 # ---------------------------------------------------------------------------- scikit-learn
 
 
