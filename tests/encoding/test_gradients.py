@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from naive import make_mask, naive_encode
-from test_encoding import VARIANTS, make_problem
+from test_encoding import make_problem
 
 from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES, differentiate
@@ -14,7 +14,13 @@ from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 
-ENCODERS = {k: dict(alpha=0.3) | v for k, v in VARIANTS.items() if "initial" not in k}
+ENCODERS = {
+    "soft": dict(alpha=0.3),
+    "soft, positive": dict(alpha=0.3, positive_code=True),
+    "soft, decay": dict(alpha=0.5, lambda_decay=0.95),
+    "hard": dict(alpha=0.3, shrinkage="hard"),
+    "hard, positive": dict(alpha=0.3, shrinkage="hard", positive_code=True),
+}
 
 
 def naive_gradient(rule, atoms, x, mask, penalty, encoder):

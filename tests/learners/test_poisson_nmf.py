@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
-from small import assert_same_fit
+from small import assert_same_values
 
 from skpudle import Checkpoint, PoissonNMF
 from skpudle._nmf.estimator import KullbackLeibler
@@ -331,7 +331,8 @@ def test_weights_are_repetitions_in_any_order(learner, gaps):
     copies = np.random.default_rng(2).permutation(np.repeat(np.arange(len(X)), often))
     one = clone(learner).fit(X[copies], exposure=exposure[copies])
     given = dict(exposure=exposure[order], sample_weight=often[order])
-    assert_same_fit(one, clone(learner).fit(X[order], **given))
+    names = "components_", "alpha_", "dispersion_", "min_gain_", "loss_curve_", "size_path_"
+    assert_same_values(one, clone(learner).fit(X[order], **given), *names)
 
 
 @pytest.mark.parametrize("n_components", [4, "auto"])
@@ -391,6 +392,17 @@ def test_wrong_fixed_atoms_are_refused(n, fixed, words, X):
 def test_an_early_end_is_said(X):
     with pytest.warns(ConvergenceWarning, match="max_iter=2"):
         make(max_iter=2).fit(X)
+
+
+def test_a_checkpoint_goes_on_for_more_steps(X, tmp_path):
+    """A file of 3 steps is one on the way to 8, and a stricter rule goes on where one had ended."""
+    expected = make(max_iter=8, tol=None).fit(X)
+    recording = Checkpoint(tmp_path / "fit.npz")
+    for max_iter in (3, 3, 8):
+        found = make(max_iter=max_iter, tol=None).set_callbacks(recording).fit(X)
+        assert found.n_iter_ == max_iter
+    np.testing.assert_array_equal(found.components_, expected.components_)
+    np.testing.assert_array_equal(found.loss_curve_, expected.loss_curve_)
 
 
 def test_a_checkpoint_of_other_exposures_is_refused(X, tmp_path):

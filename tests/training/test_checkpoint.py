@@ -12,10 +12,9 @@ from fits import KINDS, FromData, Killed, assert_equal, counts
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import FitCallback
-from small import EndsTheFit, ctrl_c
-from test_phases import Follows
+from small import EndsTheFit
 
-from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning, PoissonNMF
+from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import read_checkpoint, write_checkpoint
 from skpudle._fit.train import Trainer
@@ -85,10 +84,10 @@ def test_a_fit_that_is_cut_off_again_and_again_ends_with_the_same_bits(case, tmp
     assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", [*CASES, "counts that add"])
+@pytest.mark.parametrize("case", CASES)
 def test_a_finished_fit_goes_on_for_more_epochs(case, tmp_path):
     """Whatever was drawn between its epochs, and however often nothing was left to train."""
-    learner, data = CASES.get(case, (PoissonNMF(4, max_iter=8, random_state=0), counts))
+    learner, data = CASES[case]
     learner = clone(learner).set_params(tol=None)
     recording = Checkpoint(tmp_path / "fit.npz")
     for _ in range(2):
@@ -236,10 +235,21 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 # ---------------------------------------------------------------------------- Ctrl-C
 
 
+class PressesCtrlC(FitCallback):
+    """A callback that stands for the user, in an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_fit_task_begin(self, estimator, context):
+        if context.task_name == "epoch" and context.task_id == self.epoch:
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(handler, tmp_path):
     learner, data = CASES["adam"]
     path = tmp_path / "fit.npz"
-    found = clone_with(learner, Follows("training", 3, at_begin=ctrl_c), Checkpoint(path))
+    found = clone_with(learner, PressesCtrlC(2), Checkpoint(path))
     with pytest.raises(KeyboardInterrupt, match="interrupted after update 31"):
         found.fit(data())
     assert found.n_steps_ == 31
@@ -251,7 +261,11 @@ def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(handler, tmp_pat
 
 def test_ctrl_c_in_partial_fit(handler, monkeypatch):
     update = Trainer._update
-    monkeypatch.setattr(Trainer, "_update", lambda *given: (ctrl_c(), update(*given))[1])
+    monkeypatch.setattr(
+        Trainer,
+        "_update",
+        lambda self, batch: (signal.raise_signal(signal.SIGINT), update(self, batch))[1],
+    )
     learner = FromData(10, batch_size=8, **FIXED)
     with pytest.raises(KeyboardInterrupt, match="after update 1$"):
         learner.partial_fit(ROWS)
