@@ -1,9 +1,10 @@
 """Fit an estimator many times, and keep the dictionary that its replicates agree on.
 
-The atoms of all replicates are matched one to one with a reference, which is the median of the
-matched atoms and starts as the medoid replicate. Atoms that only one replicate found are outliers,
-and left out of the median. This is consensus NMF, with an assignment instead of k-means: two atoms
-of one replicate never fall into one cluster, and signs are free.
+Each fit is called a replicate. The atoms of every replicate are matched one to one with the atoms
+of a reference. The reference starts as the medoid, the replicate nearest to all replicates, and
+then becomes the median of the matched atoms. Atoms far from the atoms of other replicates are
+outliers and left out of the median. This is consensus NMF with an assignment instead of k-means:
+two atoms of one replicate never fall into one cluster, and atoms are compared up to sign.
 """
 
 from typing import Any, Literal, Self
@@ -41,13 +42,17 @@ def _fit_rows(estimator, X, params, rows):
 
 
 def _measure_isolation(replicates):  # -> list of (n_components,)
-    """Return the mean distance of every unit atom to its nearest atoms, up to sign."""
-    # As in consensus NMF: the number of nearest neighbours of an atom, as a share of the
-    # replicates.
+    """Return the mean distance, up to sign, of every unit atom to its nearest neighbours.
+
+    Neighbours are atoms of any replicate. ``replicates`` is a list of arrays (n_components,
+    n_features).
+    """
+    # The number of neighbours is 0.3 times the number of replicates, as in consensus NMF.
     everything, n_nearest = np.concatenate(replicates), max(1, int(0.3 * len(replicates)))
     distances = []
     for atoms in replicates:
-        # rows of zeros are at distance sqrt(2) from all; the nearest atom is the atom itself
+        # The last cosine in the order is the atom's cosine with itself, which is left out. An atom
+        # of zeros has the distance sqrt(2) to all atoms.
         cosines = np.sort(np.minimum(np.abs(atoms @ everything.T), 1), axis=1)
         nearest = cosines[:, -1 - n_nearest : -1]
         distances.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
@@ -55,7 +60,10 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
 
 
 def _align_atoms(atoms, reference):  # -> (n_reference,), (n_reference, n_features)
-    """Return the matches of a reference, -1 and zero without a match, and their aligned atoms."""
+    """Match atoms with a reference; return the match of each reference atom, and aligned atoms.
+
+    A reference atom without a match has the index -1 and an aligned atom of zeros.
+    """
     match = match_atoms(atoms, reference)
     indices, aligned = np.full(len(reference), -1), np.zeros_like(reference)
     indices[match.reference_indices] = match.indices
@@ -64,7 +72,7 @@ def _align_atoms(atoms, reference):  # -> (n_reference,), (n_reference, n_featur
 
 
 def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_components,)
-    """Return the mean modulus of the cosine over pairs of replicates."""
+    """Return for each atom the mean modulus of the cosine over all pairs of replicates."""
     cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
     pairs = np.abs(cosines[:, ~np.eye(len(aligned), dtype=bool)])
     return np.minimum(pairs.mean(axis=1), 1)
@@ -73,30 +81,35 @@ def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> 
 def _find_consensus(replicates):
     """Match unit atoms of replicates; return medians of matched atoms, and their agreement.
 
+    Parameters
+    ----------
+    replicates : list of ndarray of shape (n_components, n_features)
+        Unit atoms of each replicate; numbers of atoms may differ.
+
     Returns
     -------
     medoid : int
-        The replicate that the reference started as.
+        Number of the replicate that the reference started as.
     components : ndarray of shape (n_components, n_features)
-        Unit atoms, with the order and the signs of that replicate.
+        Unit atoms of the consensus, in the order and with the signs of the medoid.
     indices : ndarray of shape (n_replicates, n_components)
-        Matched atoms, -1 for none.
+        The atom of each replicate that matches each atom of the consensus, -1 for none.
     dense : ndarray of bool of shape (n_replicates, n_components)
-        Whether they are no outliers.
+        True for a matched atom that is no outlier.
     stability : ndarray of shape (n_components,)
-        Mean similarity of the matched atoms.
+        Mean modulus of the cosine between matched atoms of two replicates.
     """
     isolation = _measure_isolation(replicates)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
     reference, indices = replicates[medoid], None
-    # matches stop changing after two or three rounds
+    # At most 20 rounds: matches usually stop changing after two or three.
     for _ in range(20):
         before = indices
         indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
-        # As in consensus NMF: atoms of a larger mean distance to their neighbours are outliers.
-        # Atoms are compared with norm 1 and up to sign, so that distances lie between 0 and 1.41;
-        # .5 is a cosine of .875.
+        # An atom with a mean distance above 0.5 to its neighbours is an outlier, as in consensus
+        # NMF. Distances of unit atoms up to sign lie between 0 and 1.41. The distance 0.5 is a
+        # cosine of 0.875.
         dense = (indices >= 0) & (distances <= 0.5)
         if np.array_equal(before, indices):
             break
@@ -148,9 +161,10 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Mean modulus of the cosine between the matched atoms of two replicates, from 0 to 1.
 
     chance_stability_ : float
-        Mean of ``stability_`` if the atoms of each replicate were random, with the second moments
-        of its atoms. ``stability_ - chance_stability_`` is above chance. Seeds on the same samples
-        agree above chance on noise too; `skpudle.metrics.atom_support` tests which atoms are real.
+        Mean of ``stability_`` for random replicates, whose atoms are random with the mean and the
+        second moments of the replicate's atoms. A positive ``stability_ - chance_stability_`` is
+        agreement above chance. Fits of different seeds to the same samples agree above chance even
+        if the samples are noise; `skpudle.metrics.atom_support` tests which atoms are real.
 
     n_agreeing_ : ndarray of shape (n_components,)
         Number of replicates in the median of an atom: the replicates whose atom is no outlier.
@@ -274,7 +288,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.components_ = self.estimator_.components_
         return self
 
-    def _draw_rows(self, X, random_state):  # -> rows of a replicate, None for all
+    def _draw_rows(self, X, random_state):  # -> indices of a replicate's samples, None for all
         if self.resample == "seeds":
             return None
         n = np.shape(X)[0]
@@ -283,15 +297,20 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return random_state.permutation(n)[: (n + 1) // 2]
 
     def _with_components(self, medoid, components, X, fit_params):
-        """Return the medoid with other components; a learned encoder is trained for them."""
+        """Return the medoid replicate with new components, (n_components, ...).
+
+        A learner with a learned encoder is fitted to ``X`` again with the components as its start,
+        since an encoder learned for the old atoms does not fit the new ones.
+        """
         learned = getattr(medoid, "analysis_components_", None) is not None
         if learned or hasattr(medoid, "network_"):
             given = dict(dict_init=components, n_components=len(components))
-            if np.ndim(getattr(medoid, "intercept_", 0.0)):  # given atoms have none by default
+            # a fit from given atoms has no intercept unless it is told
+            if np.ndim(getattr(medoid, "intercept_", 0.0)):
                 given["fit_intercept"] = True
             return clone(medoid).set_params(**given).fit(X, **fit_params)
         medoid.components_ = components
-        if hasattr(medoid, "mixing_"):  # of FastICA
+        if hasattr(medoid, "mixing_"):  # FastICA, whose inverse_transform uses it
             medoid.mixing_ = np.linalg.pinv(components)
         return medoid
 

@@ -1,4 +1,8 @@
-"""Read fitted learners: find them in pipelines, and read and encode data as they do."""
+"""Use a fitted learner from outside: find it in a pipeline, read and encode data as it does.
+
+Metrics, plots, reports and inspection call these functions. Learners are of this package or of
+scikit-learn.
+"""
 
 from contextlib import suppress
 from typing import NamedTuple
@@ -14,22 +18,22 @@ from skpudle._data.sources import open_source
 
 
 class Found(NamedTuple):
-    """A fitted learner, and the fitted transformers before it."""
+    """A fitted learner, and the fitted transformers before it in a pipeline, in their order."""
 
     learner: object
     steps: tuple
 
     def prepare(self, X):
-        """Return data as the learner gets them."""
+        """Return data of the pipeline as the learner gets them: transformed by all steps."""
         for step in self.steps:
             X = step.transform(X)
         return X
 
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
-        """Return atoms, or any differences of rows, in the features of the data.
+        """Return atoms, or any differences of rows, in the features of the pipeline's data.
 
-        This applies the linear part of the inverse of the steps. If the steps have no affine
-        inverse, or atoms are not rows, `rows` are returned unchanged.
+        The linear part of the inverse of the steps is applied to ``rows``. If the steps have no
+        affine inverse, or the learner's atoms are images, ``rows`` are returned unchanged.
         """
         if not self.steps or hasattr(self.learner, "atom_shape"):
             return rows
@@ -38,11 +42,12 @@ class Found(NamedTuple):
             with np.errstate(all="ignore"):
                 for step in reversed(self.steps):
                     undone = step.inverse_transform(undone)
-        except (AttributeError, ValueError):  # some steps have no inverse, or refuse it
+        except (AttributeError, ValueError):  # a step without an inverse, or one that refuses rows
             return rows
+        # An affine inverse maps 0, r and 2 r to b, A r + b and 2 A r + b.
         origin, once, twice = np.split(np.asarray(undone), 3)
         once, twice = once - origin, twice - origin
-        tolerance = 1e-3 * np.abs(twice).max(initial=0)  # well above rounding in float32
+        tolerance = 1e-3 * np.abs(twice).max(initial=0)  # well above rounding errors of float32
         return once if np.allclose(twice, 2 * once, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
@@ -51,14 +56,15 @@ class Found(NamedTuple):
 
 
 def find_learner(estimator, attribute="components_"):  # -> Found
-    """Return the learner in an estimator: itself, the best of a search, a step of a pipeline.
+    """Return the fitted learner in an estimator: itself, the best of a search, or a step.
 
-    In a pipeline it is the last step with the attribute; steps after it are ignored.
+    In a pipeline the learner is the last step that has ``attribute``. Steps after the learner are
+    ignored.
 
     Raises
     ------
     NotFittedError
-        If there is none.
+        If no estimator in ``estimator`` has the attribute.
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
     if not isinstance(estimator, Pipeline):
@@ -73,7 +79,7 @@ def find_learner(estimator, attribute="components_"):  # -> Found
 
 
 def check_learner_of_rows(learner):
-    """Return a fitted learner, or the one of a consensus; its atoms have to be rows."""
+    """Return a fitted learner, or the learner of a consensus; raise ValueError for image atoms."""
     check_is_fitted(learner, "components_")
     learner = getattr(learner, "estimator_", learner)
     if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
@@ -95,14 +101,15 @@ def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_chann
 
 
 def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_codes,)
-    """Return signed codes, a row for each sample, or for each position of atoms in a sample.
+    """Return signed codes: a row for each sample, or for each position in an image or signal.
 
-    The second array has the number of the sample of each row of codes.
+    The second array holds the number of the sample that each row of codes belongs to. ``of_rows``
+    are keyword arguments of `transform` with one entry per sample, such as ``exposure``.
     """
     codes = learner.transform(X, **of_rows)
     learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     p = len(learner.components_)
-    if isinstance(codes, list):  # of images of different sizes
+    if isinstance(codes, list):  # images of different sizes have a list of code maps
         maps = [to_numpy(to_tensor(of_image)).reshape(-1, p) for of_image in codes]
     else:
         codes = to_numpy(to_tensor(codes))
@@ -115,7 +122,10 @@ def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_cod
 
 
 def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
-    """Yield rows (n, n_features) and their codes (n, n_components), in float64."""
+    """Yield parts of the data: rows (n, n_features) and codes (n, n_components), in float64.
+
+    A part has at most ``n_rows`` rows. ``exposure`` has one entry per row of all data.
+    """
     for _, part in open_source(X).parts(n_rows):
         rows = host_array(check_rows(part, allow_nan=allow_nan)).astype(np.float64, copy=False)
         of_rows = {}
@@ -126,7 +136,7 @@ def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
 
 
 def code_and_reconstruct(estimator, X):
-    """Return the codes of data, and what they stand for: arrays, or tensors for a tensor."""
+    """Return codes and reconstructions of ``X``: arrays, or tensors if ``X`` is a tensor."""
     code = estimator.transform(X)
     if hasattr(estimator, "inverse_transform"):
         return code, estimator.inverse_transform(code)

@@ -19,11 +19,14 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 
 def _weigh(estimator, weight):  # -> dict, parameters of fit
-    """Name weights for an estimator, or for all steps that take them if the last step does."""
+    """Return the keyword arguments that hand ``sample_weight`` to an estimator's `fit`.
+
+    In a pipeline all steps that take weights get them, if the last step takes weights.
+    """
     steps = getattr(estimator, "steps", [])
     takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
     if not takes or takes[-1] != steps[-1][0]:
-        return {"sample_weight": weight}  # scikit-learn refuses them if it has to
+        return {"sample_weight": weight}  # an estimator that takes no weights raises its own error
     return {f"{name}__sample_weight": weight for name in takes}
 
 
@@ -125,7 +128,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         given = {} if sample_weight is None else _weigh(learner, sample_weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
-        # of standardised features the means are zero, and so they explain none of the energy
+        # Scores of the penalty path are explained shares of the energy of hidden entries. Features
+        # are standardised, so that their means explain a share of 0.
         path = None if self.estimator is not None else getattr(learner[-1], "penalty_path_", None)
         self._predicts = path is None or bool(np.max(path.score - path.tolerance) > 0)
         self.means_ = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
@@ -144,12 +148,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n_samples, n_features)
             The samples without gaps.
         """
-        check_is_fitted(self, "means_")  # the last that fit sets
+        check_is_fitted(self, "means_")  # the last attribute that fit sets
         X = self._read(X, reset=False)
         filled, gaps = X.copy(), np.isnan(X)
         if not gaps.any():
             return filled
-        rows = gaps.any(axis=1)  # codes of a row depend on no other row
+        rows = gaps.any(axis=1)  # complete rows are not coded: a row's codes need no other row
         codes = self.estimator_.transform(X[rows])
         restored = np.array(self.estimator_.inverse_transform(codes))
         restored[gaps[rows].all(axis=1) | (not self._predicts)] = self.means_

@@ -1,9 +1,9 @@
 """Data with a known dictionary, and patches of real images.
 
-`make_dictionary_data` draws from the generative model ``x = D z`` (+ noise). It returns the atoms
-and codes too, so that recovery can be measured. `perturb_dictionary` makes the initial dictionaries
-of the published experiments. Images come from your own folder, or are the two photographs shipped
-with scikit-learn; the module never downloads data.
+`make_dictionary_data` draws samples from the generative model ``x = D z`` (+ noise). It returns the
+atoms and codes too, so that recovery can be measured. `perturb_dictionary` makes the initial
+dictionaries of the published experiments. The remaining functions cut patches of images, from the
+user's own folder or from the two photographs shipped with scikit-learn. Nothing is downloaded.
 """
 
 import math
@@ -34,9 +34,10 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 
 
 def _random_supports(n_samples, n_components, n_nonzero, random_state):
-    """Return ``n_nonzero`` different atoms for each sample, uniformly and in increasing order.
+    """Draw a uniformly random subset of ``n_nonzero`` atoms for each sample.
 
-    The atoms with the ``n_nonzero`` smallest of random keys are a uniform subset.
+    Each atom gets a random key. The atoms with the ``n_nonzero`` smallest keys are a uniform
+    subset. The result has the shape (n_samples, n_nonzero), each row in increasing order.
     """
     supports = []
     for rows in blocks_of_rows(n_samples, n_components):
@@ -152,10 +153,11 @@ def perturb_dictionary(
     dictionary : array-like of shape (n_components, n_features) or (n_components, ...)
         Atoms, one per entry of the first axis.
     tau : float
-        Expected distance by which an atom moves, :math:`\tau_B` in [1]_. The text has
-        ``1 / log(1000)`` for figures 5 and 6 and ``0.55 / log(50)`` and ``2.8 / log(50)`` for
-        figures 2 to 4; the experiments published with it add noise of standard deviation 0.005,
-        0.02 and 0.1, which are ``0.005 * sqrt(1000)``, ``0.02 * sqrt(50)`` and ``0.1 * sqrt(50)``.
+        Expected distance by which an atom moves, :math:`\tau_B` in [1]_. The text of the paper has
+        ``1 / log(1000)`` for figures 5 and 6, and ``0.55 / log(50)`` and ``2.8 / log(50)`` for
+        figures 2 to 4. The code published with the paper adds noise of standard deviation 0.005,
+        0.02 and 0.1 instead, for a `tau` of ``0.005 * sqrt(1000)``, ``0.02 * sqrt(50)`` and
+        ``0.1 * sqrt(50)``.
     random_state : int, RandomState instance or None, default=None
         Pass an int for the same noise at every call.
 
@@ -177,7 +179,10 @@ def perturb_dictionary(
 
 
 def _read_gray(path):
-    """Return the luminance of an image file, from 0 to 1; floats as they are."""
+    """Return the luminance of an image file, (height, width), from 0 for black to 1 for white.
+
+    Images of floating-point numbers keep their numbers.
+    """
     try:
         from PIL import Image
     except ImportError as error:
@@ -186,7 +191,8 @@ def _read_gray(path):
             "Install it with `pip install skpudle[images]`, or pass arrays to `extract_patches`."
         ) from error
     with Image.open(path) as image:
-        # of 16 bits, or numbers as they are; Pillow clips the former to 8
+        # Pillow's mode "I" is grey of 16 bits, which Image.convert("L") would clip to 8 bits. Mode
+        # "F" is floating-point grey, which is taken as it is.
         white = {"I": 65535, "F": 1}.get(image.mode[0], 255)
         image = image.convert("L") if white == 255 else image
         return np.asarray(image, dtype=np.float64) / white
@@ -217,7 +223,10 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
 
 
 def _normalize_patches(patches, center, normalize):
-    """Subtract each row's mean and scale it to norm 1; rows of rounding errors become 0."""
+    """Subtract from each patch (a row) its mean, and divide it by its norm, as the flags say.
+
+    A patch that consists of rounding errors after the mean was subtracted becomes 0.
+    """
     norms = np.linalg.norm(patches, axis=1, keepdims=True)
     negligible = 10 * np.finfo(patches.dtype).eps * norms
     if center:

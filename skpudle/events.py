@@ -1,12 +1,16 @@
 r"""Turn codes of signals into a table of events: signal, time, atom and amplitude.
 
-A code map has more nonzero codes than events. An event between two samples, or of a shape that
-differs a little from its atom, has two or three codes side by side; codes at the level of the noise
-are no events. So events are found from codes of a penalty at that level. Codes of one atom and sign
-whose copies of the atom correlate by more than 0.7 are one event, at the place of the largest. Its
-amplitude is the projection of their sum on the atom there. Events much smaller than the atom's
-typical one are left out. An artefact, however large, has no more say in what is typical than the
-largest usual events.
+The codes of a signal have a value for each atom at each position of the signal. More codes are
+nonzero than there are events. An event between two samples, or of a shape that differs a little
+from its atom, has two or three codes side by side, and codes at the level of the noise are no
+events.
+
+So signals are coded again, with a penalty at the level of the noise. Codes of one atom and one sign
+are one event if the copies of the atom at their positions correlate by at least 0.7. The event is
+at the position of the largest of these codes. Its amplitude is the projection of the sum of the
+copies on the copy at that position. Events smaller than a third of the atom's typical amplitude are
+left out. An artefact counts in the typical amplitude as one of the largest usual events, however
+large it is.
 """
 
 from copy import copy
@@ -22,35 +26,43 @@ from skpudle._learners.convolutional.base import stride_of
 
 __all__ = ["find_events"]
 
-# Smallest event, as a share of an atom's typical amplitude. In the electrocardiogram at 0 dB waves
-# other than beats reach .36, and the smallest beat has .77.
+# Amplitude of the smallest event, as a share of the atom's typical amplitude. In an
+# electrocardiogram with noise of 0 dB the smallest beat has a share of .77, and waves that are no
+# beats reach .36.
 _LEAST = 1 / 3
 
 
 def _typical(amplitudes):
-    """Return the amplitude above which events, none larger than 98 %, have half the energy.
+    """Return the typical amplitude of an atom's events, from their amplitudes (n_events,).
 
-    The median of an electrocardiogram with little noise is that of waves between the beats.
+    Events above the typical amplitude have half of the energy of all events. The largest 2 % of the
+    events are artefacts perhaps, and count with the amplitude of the 98 % quantile. A median would
+    not do: in an electrocardiogram with little noise most events are waves between the beats.
     """
     sizes = np.sort(np.abs(amplitudes))
-    # Share of events that are no artefacts. Beats are 9 % of the events of an electrocardiogram in
-    # little noise; with .9 the 468 waves between them count as well.
+    # Share of events that are certainly no artefacts. Beats are 9 % of the events of an
+    # electrocardiogram with little noise. With .9 instead of .98 the quantile falls below the
+    # beats, and the 468 waves between the beats count as events too.
     energy = np.cumsum(np.minimum(sizes, sizes[int(0.98 * (len(sizes) - 1))]) ** 2)
     return sizes[np.searchsorted(energy, energy[-1] / 2)]
 
 
 def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
-    """Return the correlation of an atom with its copies at later places."""
+    """Return the correlations of an atom with its copies 0, 1, 2 ... strides later."""
     shifts = range(0, len(atom), stride)
     products = np.array([(atom[s:] * atom[: len(atom) - s]).sum() for s in shifts])
     return products / (products[0] or 1.0)
 
 
 def _merge(codes, correlation):  # (n_positions,) -> yields places, amplitudes
-    """Merge codes of an atom in a signal that are one event, the largest first."""
-    # Copies of an atom of this correlation are one event. Recall of simulated EEG at 0 dB is .966,
-    # and .957 with .5 and .973 with .8 (benchmarks/bench_waveforms.py); but with .8 some beats of
-    # an electrocardiogram at 0 dB are counted twice.
+    """Merge an atom's codes in one signal that are one event; yield the largest events first.
+
+    ``correlation`` is the result of `_autocorrelation`.
+    """
+    # Two copies with a correlation of at least 0.7 are one event. The share of true events that are
+    # found in simulated EEG with noise of 0 dB is .957, .966 and .973 with correlations of .5, .7
+    # and .8 (benchmarks/bench_waveforms.py). With .8, however, some beats of an electrocardiogram
+    # with noise of 0 dB count twice.
     reach = int(np.argmin(np.append(correlation, 0.0) >= 0.7))
     codes = codes.copy()
     for place in np.argsort(-np.abs(codes), kind="stable")[: np.count_nonzero(codes)]:
@@ -62,7 +74,11 @@ def _merge(codes, correlation):  # (n_positions,) -> yields places, amplitudes
 
 
 def _at_level_of_noise(learner, X):
-    """Return the learner with a penalty at the level of the noise: about one false code in all."""
+    """Return a copy of the learner with a penalty at the level of the noise, if a fit measured it.
+
+    With a penalty of ``noise * sqrt(2 log n)`` about one of n samples of pure noise has a code. The
+    penalty is never raised.
+    """
     noise = getattr(learner, "noise_std_", None)
     if noise is None or np.ndim(learner.alpha_):
         return learner
@@ -78,7 +94,7 @@ def _is_number(value):
 
 
 def check_rate(sampling_rate):
-    """Return the number of samples in a unit of time: in a second, or 1 for None."""
+    """Return the checked sampling rate, a positive number; None becomes 1."""
     rate = 1 if sampling_rate is None else sampling_rate
     if not (_is_number(rate) and 0 < rate < inf):
         raise ValueError(f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None.")
@@ -86,13 +102,13 @@ def check_rate(sampling_rate):
 
 
 def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
-    """Return where each waveform has its largest magnitude, which is the norm of its channels."""
+    """Return the sample at which each waveform has its largest norm over the channels."""
     energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
     return energy.argmax(axis=1)
 
 
 def find_learner_of_signals(estimator):  # -> Found
-    """Return the fitted learner of signals in an estimator."""
+    """Return the fitted learner in an estimator; raise ValueError if it is not for signals."""
     found = find_learner(estimator)
     learner = found.learner
     if len(sizes(getattr(learner, "atom_shape", (0, 0)), 1)) != 1 or hasattr(learner, "denoise"):
@@ -116,18 +132,19 @@ def find_events(
     X : array-like, Tensor or list of signals
         Signals, as `transform` takes them.
     least : float, default=1/3
-        The smallest amplitude of an event as a share of its atom's typical amplitude, above which
-        events have half of the energy; the largest 2 % count with the size of the next. 0 keeps
-        all.
+        The smallest amplitude of an event, as a share of its atom's typical amplitude. Events above
+        the typical amplitude have half of the energy of the atom's events, where the largest 2 %
+        count with the amplitude of the 98 % quantile. 0 keeps all events.
     sampling_rate : float, default=None
-        Samples in a second, which gives times in seconds. None: times are numbers of samples.
+        Number of samples in a second; times are then in seconds. None: times are numbers of
+        samples.
 
     Returns
     -------
     ndarray of shape (n_events,)
-        A structured array, which `pandas.DataFrame` takes, in the order of signals and times:
-        ``signal``, its number; ``time`` of the largest excursion of the waveform; ``atom``, its
-        number; ``amplitude``, the factor of the atom.
+        A structured array, which `pandas.DataFrame` takes, in the order of signals and times. Its
+        fields are ``signal``, the number of the signal; ``time`` of the largest excursion of the
+        waveform; ``atom``, the number of the atom; ``amplitude``, the factor of the atom.
 
     Raises
     ------

@@ -1,12 +1,12 @@
 """Patches of images, denoising, inpainting, and measures of image quality.
 
 Any dictionary learner fitted on rows denoises images: it codes overlapping patches one by one, and
-a pixel becomes the mean of its values in all patches that contain it. A denoiser also fills in
-missing pixels, which NaN or a mask marks.
+a pixel becomes the weighted mean of its values in all patches that contain it. Any function that
+removes noise of a given level also fills in missing pixels, which NaN or a mask marks.
 
-Images are grey, (height, width), or have colours, (height, width, 3). Unsigned integers are read as
-fractions of their largest value, of 255 for uint8, as by convolutional learners; images that are
-returned have the dtype of the input again.
+Images are grey, (height, width), or have colours, (height, width, 3). Images of unsigned integers
+are read as fractions of the largest integer of their dtype (255 for uint8), as convolutional
+learners do. Images that are returned have the dtype of the input.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ from skpudle._fitted import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
-# patches denoised at a time: few enough for their codes to stay in a cache
+# Number of patches denoised at a time, by device. On a CPU it is small enough for the codes of the
+# patches to stay in the cache.
 _PATCHES = {"cpu": 4096, "cuda": 2**17}
 
-# Inpainting: first noise level, in errors of interpolation; ratio of first and last level;
-# threshold of cosines, in noise levels. Chosen on photographs of the Berkeley data set and the
-# flower of the example.
+# Inpainting: the first noise level, as a multiple of the root mean square error of interpolation.
+# Chosen on photographs of the Berkeley data set and the flower of the example.
 _FIRST_LEVEL = 1.5
-# side of the patches of cosines, and about the number of pixels that measure interpolation errors
+# Height and width, in pixels, of the patches that the default denoiser of `inpaint` codes.
 _SIDE = 8
 
 
@@ -51,12 +51,12 @@ def _read_image(image):  # -> (1, 1 or 3, height, width), on the device of the i
     return x
 
 
-def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> in the form of the image
+def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> (height, width[, c])
     x = x[0].movedim(0, -1) if len(np.shape(image)) == 3 else x[0, 0]
     return like(x, image)
 
 
-def _cover(size, patch_shape, stride):  # -> numbers of patches, size that they cover
+def _cover(size, patch_shape, stride):  # -> numbers of patches per axis, size that they cover
     positions = covering_positions(size, patch_shape, (stride, stride))
     return positions, [(n - 1) * stride + k for n, k in zip(positions, patch_shape)]
 
@@ -134,7 +134,11 @@ def reconstruct(
 
 
 def _denoise_rows(learner, patches, like, *, n_channels, weights):
-    """Return denoised patches times their weights, and weights; 0 where no pixel is known."""
+    """Return denoised patches times their weights, and the weights, both (n_patches, n_pixels * c).
+
+    Both are 0 for patches without a known pixel. ``like`` is the user's image: the learner gets an
+    array or a tensor, as the image is.
+    """
     known = ~patches.isnan().all(1)
     denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
     if known.any():
@@ -149,6 +153,7 @@ def _denoise_rows(learner, patches, like, *, n_channels, weights):
 
 
 def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1, c, *size) -> same
+    # One strip of rows of patches at a time, so that memory is proportional to the image.
     n_channels, height, width = x.shape[1:]
     positions, size = _cover((height, width), patch_shape, stride)
     x = _extend(x, size)
@@ -178,10 +183,9 @@ def denoise_patches(
     """Denoise an image by a dictionary of patches.
 
     The mean of each patch and channel, which is hardly noisy, is subtracted before coding and added
-    again.
-    Patches are coded a few thousand at a time: memory is proportional to the image. Patches of an
-    image with colours are coded whole if the learner was fitted on patches with colours, otherwise
-    channel by channel.
+    again. Patches are coded a few thousand at a time, so that memory is proportional to the image.
+    Patches of an image with colours are coded whole if the learner was fitted on patches with
+    colours, otherwise channel by channel.
 
     Parameters
     ----------
@@ -198,10 +202,10 @@ def denoise_patches(
     patch_shape : int or tuple of int, default=(8, 8)
         Height and width of a patch; one number for a square.
     stride : int, default=1
-        Distance of neighbouring patches, in pixels: 1 is best, larger ones are faster.
+        Distance of neighbouring patches, in pixels: 1 denoises best, larger strides are faster.
     weights : {"sparsity", "equal"}, default="sparsity"
-        Weights of overlapping patches: "sparsity" is ``1 / (1 + n_nonzeros)`` of the code, as the
-        more atoms a patch uses, the more noise it contains ([1]_, [2]_).
+        Weights of overlapping patches. "sparsity" is ``1 / (1 + n_nonzeros)`` of a patch's code: a
+        patch that uses more atoms contains more noise ([1]_, [2]_).
 
     Returns
     -------
@@ -229,10 +233,11 @@ def denoise_patches(
 
 
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
-    """Fill gaps from the known pixels next to them.
+    """Fill gaps of ``x`` by linear interpolation, or by the nearest known pixel outside its reach.
 
-    Only known pixels next to gaps are used: the circle through the corners of a Delaunay triangle
-    holds no known pixel, so each corner of a triangle with a gap inside is a neighbour of a gap.
+    Only known pixels next to gaps are used. This changes nothing: the circle through the corners of
+    a Delaunay triangle holds no known pixel, so each corner of a triangle with a gap inside is next
+    to a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
     given, filled = (np.argwhere(border), x[border], np.argwhere(gap)), x.copy()
@@ -246,15 +251,21 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in ga
 
 
 def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> denoised in gaps
-    """Denoise by a hard threshold of the cosines of the patches with these first pixels."""
+    """Denoise by hard thresholds of the cosine transforms of patches of 8 x 8 pixels.
+
+    ``corners`` are the first pixels of the patches to code, as indices into the flattened image
+    with a border of 7 more pixels on each side. Only pixels inside gaps get their whole sum.
+    ``noise_std`` has one level per channel.
+    """
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
     waves, ends = to_tensor(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
-    larger = extend(x[None], ends, ends)[0]  # border pixels, too, are in 64 patches
+    larger = extend(x[None], ends, ends)[0]  # with it also a border pixel is in 64 patches
     pixels, total = larger.flatten(1), torch.zeros_like(larger).flatten(1)
     one = (torch.arange(_SIDE)[:, None] * larger.shape[2] + torch.arange(_SIDE)).flatten()
     for part in corners.split(_PATCHES["cpu"]):
         index = part[:, None] + one
         codes = pixels[:, index] @ waves.mT
+        # The threshold of 2.7 noise levels was chosen like _FIRST_LEVEL.
         small = codes.abs() <= 2.7 * noise_std[:, None, None]
         small[..., 0] = False  # the mean of a patch is hardly noisy
         codes.masked_fill_(small, 0)
@@ -274,8 +285,9 @@ def inpaint(
 
     Missing pixels are interpolated linearly. The image is then denoised ``n_iter`` times at falling
     noise levels, and known pixels get their values back each time ([1]_, [2]_). The first level is
-    1.5 times the error of interpolation, measured on some known pixels, left out for this; the last
-    is a twentieth of the first. Colours are denoised as their mean and two differences.
+    1.5 times the root mean square error of interpolation, measured on known pixels that are left
+    out for the measurement. The last level is a twentieth of the first. By default colours are
+    denoised as their mean and two differences.
 
     Parameters
     ----------
@@ -304,11 +316,12 @@ def inpaint(
 
     Notes
     -----
-    On thirteen parts of pictures of 128 x 128 pixels and more, of which half are missing at random,
-    `inpaint` takes 0.4 s of one core in the median, and at eight scratches 3 pixels wide 0.13 s.
-    scikit-image's ``inpaint_biharmonic`` takes 0.03 s and 0.003 s, and is 1.6 dB behind at random
-    pixels and 1.7 dB at scratches on average. On textures such as grass and gravel both are as
-    good: use scikit-image's there, or where time counts.
+    Measured on thirteen parts of pictures of 128 x 128 pixels and more. With half of the pixels
+    missing at random `inpaint` takes 0.4 s of one core in the median, and with eight scratches 3
+    pixels wide 0.13 s. scikit-image's ``inpaint_biharmonic`` takes 0.03 s and 0.003 s. Its
+    peak signal-to-noise ratio is on average 1.6 dB lower for random pixels and 1.7 dB lower for
+    scratches. On textures such as grass and gravel both functions are equally good: use
+    ``inpaint_biharmonic`` there, or where time counts.
 
     References
     ----------
@@ -338,20 +351,22 @@ def inpaint(
             "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is missing, or "
             "an image with NaN there."
         )
-    # some known pixels are hidden and interpolated, to measure the errors
+    # The errors of interpolation are measured on about 500 known pixels, or one in ten if the image
+    # has fewer than 5,000: they are hidden and interpolated from the rest.
     places, hidden = np.flatnonzero(~gap), np.zeros_like(gap)
     hidden.flat[places[5 :: max(10, len(places) // 500)]] = True
     errors = (_interpolate(x, gap | hidden) - x)[hidden]
-    mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)  # of colours: a mean and differences
+    # An orthogonal matrix that turns three colours into a mean and two differences.
+    mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)
     units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
     unit, ends = np.sqrt(np.mean(units**2)), _SIDE - 1
-    # the first pixels, in the image with wider borders, of all patches that touch a gap
+    # True at the first pixel of each patch that touches a gap, in the image with wider borders.
     touching = binary_dilation(np.pad(gap, ends), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
     corners = to_tensor(np.flatnonzero(touching))
     filled = to_tensor(np.where(known, x, _interpolate(x, gap))).movedim(-1, 0)
     given, known = filled, to_tensor(known).movedim(-1, 0)
     mixing, units = (to_tensor(array).to(given) for array in (mixing, units))
-    # chosen on photographs of the Berkeley data set and the flower of the example
+    # The last level is a twentieth of the first, chosen on the same photographs as _FIRST_LEVEL.
     for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter):
         if unit == 0:  # interpolation is exact
             break

@@ -1,13 +1,14 @@
 """Metrics of dictionaries and codes, and scorers.
 
 A dictionary is known up to the order and the signs of its atoms: permuting or flipping atoms
-permutes or flips the codes and leaves the data as they are. The metrics therefore first match its
-atoms with the reference, by the best assignment of all together. Atoms lie on the first axis, in
-any shape.
+permutes or flips the codes and leaves the data as they are. The metrics therefore first match the
+atoms of a dictionary one to one with the atoms of a reference, by the assignment with the largest
+sum of cosines. Atoms lie on the first axis of an array and may have any shape.
 
-Random atoms are random combinations of the atoms of a dictionary. They share only the mean and the
-second moments of the atoms. Atoms of smooth images, or of data with few large principal components,
-resemble each other even if the data do not determine them, and so do random atoms.
+"By chance" means here: for random atoms. Random atoms are Gaussian combinations of the atoms of a
+dictionary, with the mean and the second moments of the atoms. Atoms of smooth images, or of data
+with few large principal components, resemble each other even if the data do not determine them.
+Random atoms resemble each other to the same degree.
 """
 
 import warnings
@@ -49,14 +50,17 @@ __all__ = [
 ]
 
 _FLOATS = [np.float64, np.float32]
-# Share of the largest singular value below which singular values are rounding errors.
+# Singular values below this share of the largest singular value are rounding errors.
 _RANK = 1e-9
-# Parameters of a learner that its search shares.
+# Parameters that `atom_support` copies from the given learner to the searches that it runs.
 _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept", "noise"
 
 
 def check_pair(first, second, *, same_length=False):
-    """Return two arrays, or the atoms of learners, checked to have rows of one shape."""
+    """Return two arrays of float, from arrays or learners; raise ValueError if shapes differ.
+
+    The shapes are compared without the first axis, and with the first axis if ``same_length``.
+    """
     first, second = (
         check_array(host_array(dictionary_of(given)), dtype=_FLOATS, allow_nd=True)
         for given in (first, second)
@@ -102,18 +106,18 @@ def atom_cosines(dictionary, reference):
 
 
 class AtomMatch(NamedTuple):
-    """The pairs that `match_atoms` found, in the order of the reference.
+    """The pairs of atoms that `match_atoms` found, in the order of the reference.
 
     Attributes
     ----------
     indices : ndarray of shape (min(n_components, n_reference),)
-        Atoms of the dictionary.
-    reference_indices : ndarray of the same shape
-        Atoms of the reference that they match, increasing.
-    signs : ndarray of the same shape
-        1 or -1, the sign by which an atom of the dictionary agrees with its match.
-    coherences : ndarray of the same shape
-        Modulus of the cosine between the two, from 0 to 1.
+        Number of the atom of the dictionary in each pair.
+    reference_indices : ndarray of shape (min(n_components, n_reference),)
+        Number of the atom of the reference in each pair, in increasing order.
+    signs : ndarray of shape (min(n_components, n_reference),)
+        Sign of the cosine between the two atoms of each pair, 1 or -1.
+    coherences : ndarray of shape (min(n_components, n_reference),)
+        Modulus of the cosine between the two atoms of each pair, from 0 to 1.
     """
 
     indices: np.ndarray
@@ -157,8 +161,9 @@ def match_atoms(dictionary: Any, reference: Any) -> AtomMatch:
 
     Notes
     -----
-    The largest sum of matched coherences over all permutations, by the Hungarian method. For atoms
-    of unit norm it has the least sum of squared distances over all permutations and signs.
+    The assignment has the largest sum of coherences over all permutations. It is found by the
+    Hungarian method. For atoms of unit norm it also has the least sum of squared distances over all
+    permutations and signs.
 
     Examples
     --------
@@ -177,11 +182,11 @@ class ComponentMatch(NamedTuple):
     Attributes
     ----------
     nearest : object
-        Name of the reference of the largest cosine.
+        Name of the reference with the largest cosine to the component.
     cosine : float
-        Its cosine.
+        Cosine between the component and the nearest reference.
     shares : dict
-        Names of the references of a mixture, the largest share first, and their shares.
+        Share of each reference in the mixture, by the reference's name, the largest share first.
     mixture_cosine : float
         Cosine of the component and the mixture.
     """
@@ -203,7 +208,7 @@ def _match_component(atom, reference, names):  # -> ComponentMatch
     while rest and len(mixtures) <= 3:
         terms = mixtures[-1][1]
         found = max((_mix(atom, reference, [*terms, k]) for k in sorted(rest)), key=itemgetter(0))
-        # a reference joins a mixture if the cosine rises so much
+        # A reference joins the mixture if it raises the mixture's cosine by at least 0.01.
         if found[0] < mixtures[-1][0] + 0.01:
             break
         mixtures.append(found)
@@ -289,7 +294,7 @@ def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) ->
        backpropagation", arXiv:2106.00058, appendix B.
     """
     dictionary, reference = check_pair(dictionary, reference, same_length=True)
-    if match:  # the largest sum of products has the least sum of distances
+    if match:  # the permutation with the largest sum of products has the least sum of distances
         flat = (atoms.reshape(len(atoms), -1) for atoms in (reference, dictionary))
         dictionary = _assign(np.inner(*flat)).align_dictionary(dictionary)
     return float(np.linalg.norm(dictionary - reference) / np.linalg.norm(reference))
@@ -337,12 +342,13 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
 
 
 def recombine_atoms(atoms, rng):  # (n_components, n_features) -> the same shape
-    """Return Gaussian combinations of unit atoms, with their mean and second moments, and norm 1.
+    """Return random atoms of norm 1, with the mean and the second moments of unit atoms.
 
-    Signs of atoms are aligned with the leading direction of all, since a mean needs signs.
+    The mean of atoms depends on their signs. So each atom first gets the sign that makes its
+    product with the leading principal direction of the atoms positive.
     """
     direction = atoms.sum(axis=0)
-    # the direction that aligns signs need not be exact
+    # 10 power iterations: only signs follow from the direction, which need not be exact.
     for _ in range(10):
         direction = atoms.T @ (atoms @ direction)
         direction /= np.linalg.norm(direction) or 1.0
@@ -354,17 +360,17 @@ def recombine_atoms(atoms, rng):  # (n_components, n_features) -> the same shape
 def chance_coherence(dictionary, reference):  # -> (n_draws, n_reference)
     """Return the `atom_coherence` of a reference in random dictionaries.
 
-    Each random dictionary has the number of atoms of ``dictionary``. The number of draws makes the
-    mean exact to 0.005.
+    Each random dictionary has the number of atoms of ``dictionary`` and is drawn by
+    `recombine_atoms`. The number of draws makes the mean exact to 0.005.
 
-    Random atoms are Gaussian combinations of the atoms of ``dictionary``, with the mean (up to
-    signs) and the second moments of these atoms, and norm 1. Combinations of few atoms lie in their
-    span and match a little worse than independent atoms. If the reference is combined too, the
-    coherence falls by the same amount again, and that difference is added.
+    Combinations of few atoms lie in the span of the atoms, and therefore match the reference a
+    little worse than independent atoms would. If the reference is recombined too, the coherence
+    falls by the same amount a second time. The second fall is measured and added to the coherences.
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
     used, rng = dictionary[dictionary.any(axis=1)], np.random.RandomState(0)
-    # coherences of random atoms vary by 0.1, and the mean of 2,500 coherences by 0.002
+    # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
+    # for the mean of 2,500 coherences.
     n_draws = max(4, ceil(2500 / max(1, min(len(used), len(reference)))))
     if not len(used):
         return np.zeros((n_draws, len(reference)))
@@ -397,9 +403,11 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
         - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
           its match by `match_atoms` in another dictionary, averaged over all other dictionaries,
           from 0 to 1;
-        - ``stability``, the mean of them;
-        - ``by_chance``, the stability of random atoms, and ``above_chance``, the difference;
-        - ``n_stable``, how many atoms of a dictionary reach the threshold, on average.
+        - ``stability``, the mean of ``atoms``;
+        - ``by_chance``, the stability of random atoms;
+        - ``above_chance``, ``stability - by_chance``;
+        - ``n_stable``, the number of atoms of a dictionary with at least the threshold in
+          ``atoms``, averaged over the dictionaries.
 
     Raises
     ------
@@ -409,9 +417,9 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     Notes
     -----
     Random atoms are Gaussian combinations of the atoms of a dictionary. They share only the mean
-    (up to signs) and the second moments of the atoms: fits of noise to the same samples, or from
-    one start, agree beyond this chance. Fit disjoint halves of the samples, from different seeds,
-    or ask `atom_support`.
+    (up to signs) and the second moments of the atoms. Fits to the same samples, or from one start,
+    agree above chance even if the samples are noise. To exclude this, fit disjoint halves of the
+    samples from different seeds, or use `atom_support`.
 
     Examples
     --------
@@ -476,7 +484,10 @@ def lasso_objective(
 
 
 def code_and_compare(estimator, X):
-    """Return data in the units of the codes, the codes, and their reconstructions, as arrays."""
+    """Return data, codes and reconstructions as arrays, all three in the units of the learner.
+
+    Images of unsigned integers become fractions of the largest integer, as the learner reads them.
+    """
     found = X if np.ndim(X) == 2 else as_fractions(X), *code_and_reconstruct(estimator, X)
     return tuple(np.asarray(host_array(array)) for array in found)
 
@@ -512,7 +523,8 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
-    # codes with one entry per entry of the data fit any data: their score is that of the mean
+    # Codes with one nonzero entry per entry of a sample fit any data, so they predict nothing. The
+    # score is then the score of the mean of the samples.
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
@@ -595,10 +607,10 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
 
 
 def _without(learner, atom):
-    """Return a copy of a learner in which no code uses one of the atoms.
+    """Return a copy of a learner whose codes never use the atom of number ``atom``.
 
-    The atom becomes zero. A learned encoder has an analysis of its own, so its thresholds for the
-    atom become infinite.
+    The atom becomes zero in the copy. A learned encoder does not compute codes from the atoms, so
+    the encoder's thresholds for the atom become infinite.
     """
     other = drop_names(learner)
     other.components_ = np.array(learner.components_)
@@ -633,8 +645,9 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
 
         - ``usage``, the share of the samples whose code of the atom is not zero;
         - ``energy``, the share of the sum of :math:`z_{ij}^2 \|d_j\|^2`;
-        - ``r2_loss``, by how much R^2 of the reconstruction falls without the atom, pooled over all
-          known entries and against the column means. Samples that did not use it keep their codes.
+        - ``r2_loss``, the fall of R^2 of the reconstruction without the atom. R^2 is relative to
+          the column means and pooled over all known entries. Samples that did not use the atom keep
+          their codes.
 
     Raises
     ------
@@ -652,7 +665,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     array([1.6, 0.4])
     """
     learner = check_learner_of_rows(learner)
-    given = host_array(X)  # keeps names of columns
+    given = host_array(X)  # a data frame stays a data frame, with the names of its columns
     X = check_array(given, dtype=_FLOATS, ensure_all_finite="allow-nan", input_name="X")
 
     def squares(learner, data, rows):  # -> (n,)
@@ -677,7 +690,10 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
 
 
 def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
-    """Search for any number of atoms, with the constraints of a learner."""
+    """Fit a new learner to ``X`` that chooses its number of atoms, with ``learner``'s constraints.
+
+    ``X`` has the shape (n_samples, n_features).
+    """
     shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
     kind = CountDictionaryLearning if "loss" in shared else PUDLEDictionaryLearning
     found = kind("auto", random_state=seed, **shared).fit(X)
@@ -685,10 +701,11 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
-    """Return moduli of cosines of pairs of unit atoms, the least over one feature left out.
+    """Return for each pair of unit atoms the least modulus of the cosine without one feature.
 
-    Noise with heavy tails has atoms of one feature in every fit, which describe no common
-    variation.
+    The minimum is over the feature that is left out. Every fit to noise with heavy tails finds
+    atoms that consist of a single feature. Two fits share them by accident of the noise, and
+    without the feature their cosine is near 0.
     """
     rest = (first * second).sum(axis=1, keepdims=True) - first * second
     lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
@@ -696,19 +713,24 @@ def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
 
 
 def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
-    """Return mean modulus over root mean square of projections of rows, scaled to equal lengths."""
+    """Return the mean modulus over the root mean square of projections, for each atom.
+
+    Each row's projections are divided by the length of the row first. The ratio is Geary's: 0.80
+    for normal projections, smaller for sparse ones.
+    """
     projections = projections / np.where(lengths > 0, lengths, 1)[:, None]
     size = np.sqrt(np.square(projections).mean(axis=0))
     return np.abs(projections).mean(axis=0) / np.where(size > 0, size, 1)
 
 
 def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
-    """Return the number of standard errors by which projections of rows are sparser than of noise.
+    """Measure for each atom how much sparser the rows' projections on it are than noise would be.
 
-    Projections are products of whitened rows with atoms. For Gaussian noise of any covariance and
-    any lengths, whitened rows of one length are uniform on the sphere. Noise that is independent
-    between features keeps its distribution if each feature is permuted. The result is the smaller
-    of the standard errors from Gaussian and from independent noise.
+    The unit is one standard error. Projections are products of whitened rows with atoms, and
+    `_geary` measures their sparsity. They are compared with two kinds of noise, and the smaller
+    difference is returned. The first kind is Gaussian noise of any covariance and any lengths of
+    rows: whitened rows of one length are then uniform on the sphere. The second kind is independent
+    between features: it keeps its distribution if each feature is permuted over the rows.
     """
     centred = rows - rows.mean(axis=0)
     n, deviations = len(rows), centred.std(axis=0)
@@ -727,7 +749,7 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     def measure(rows):
         return _geary(rows @ directions, np.linalg.norm(rows / scales, axis=1))
 
-    # for a standard deviation of the measure that is exact to 13 %
+    # 30 permutations estimate the standard deviation of the measure to 13 %.
     drawn = [measure(rng.permuted(centred, axis=0)) for _ in range(30)]
     spread = np.std(drawn, axis=0, ddof=1)
     of_features = (np.mean(drawn, axis=0) - measure(centred)) / np.maximum(spread, _RANK)
@@ -735,7 +757,13 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
 
 
 def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
-    """Return the unit atoms that both fits found, and that are sparse in the other half."""
+    """Return the unit atoms that the fits to both halves found, means over the two fits.
+
+    A pair of matched atoms is kept if its cosine is above chance, and if the pair is sparser than
+    noise. Each atom's sparsity is measured in the half that it was not fitted to, and the two
+    measures are added. ``halves`` are two arrays (n, n_features), and ``fits`` two arrays (n_atoms,
+    n_features).
+    """
     match = match_atoms(*fits)
     first, second = match.align_dictionary(fits[0]), fits[1][match.reference_indices]
     quantile = norm.ppf(1 - level / max(1, len(first)))
@@ -755,11 +783,13 @@ def atom_support(
 ) -> Bunch:
     """Return which atoms of a dictionary the samples support.
 
-    Two searches, each for one half of the samples, choose their numbers of atoms independently of
-    the learner's atoms. An atom is supported if both searches find it above chance, if it is
-    sparser in the other half than noise, and if it is the learner's nearest atom to the atom found.
-    Atoms of noise, of too few samples, and superfluous atoms of too large a dictionary are not
-    supported. It takes as long as a fit with ``n_components="auto"``.
+    Each half of the samples is searched for atoms once more. The two searches do not see the
+    learner's atoms and choose their own numbers of atoms. An atom that both searches find counts if
+    its two versions agree above chance, and if their codes in the half that each was not searched
+    in are sparser than codes of noise. Each such atom supports the one atom of the learner that it
+    is matched with, if their cosine is at least 0.8. Atoms of noise, of too few samples, and
+    superfluous atoms of too large a dictionary are not supported. The function takes as long as a
+    fit with ``n_components="auto"``.
 
     Parameters
     ----------
@@ -825,6 +855,7 @@ def atom_support(
         found = _found_twice(filled, fits, level, rng)
     if len(found):
         coherence = atom_coherence(found, atoms)
-    # An atom is the same from this cosine on. Sums of two orthogonal atoms have .71; at 10 dB atoms
-    # of fits with twice the atoms have at least .91.
+    # From a cosine of 0.8 on two atoms count as the same. An atom and its sum with an orthogonal
+    # atom have the cosine 0.71. Known atoms and the atoms of fits with twice the number of atoms
+    # have at least 0.91, on synthetic data with a signal-to-noise ratio of 10 dB.
     return Bunch(supported=coherence >= 0.8, found=found, coherence=coherence)

@@ -1,8 +1,8 @@
 """Pictures of dictionaries, codes and training, by scikit-learn's Display convention.
 
-A Display holds arrays, and `plot` draws them. Make one from an estimator or from arrays by a class
-method, which draws at once; call `plot` again to draw on other axes or in another style. matplotlib
-is imported on the first drawing.
+A Display holds arrays, and its method `plot` draws them. The class method ``from_estimator`` makes
+a Display and draws it at once. Call `plot` again to draw on other axes or in another style.
+matplotlib is imported on the first drawing.
 
 ======================  =======================================================================
 `AtomsDisplay`          the atoms of a dictionary as images, lines, spectra, or maps and waveforms
@@ -50,17 +50,19 @@ __all__ = [
     "StabilityDisplay",
 ]
 
-# height over width of a cell of lines, the share of the cell that lines fill, and its margin
+# A grid of lines: height over width of a cell, and the share of the cell's width and height that
+# the line of an atom fills.
 _FLATNESS, _FILLED = 0.5, 0.9
+# The empty margin on each side of a cell of lines, as a share of the cell's width.
 _MARGIN = (1 - _FILLED) / 2
-# height of the tallest bar, in distances of two spectra
+# Height of the tallest bar of a spectrum, as a share of the distance between two spectra.
 _HEIGHT = 0.85
-# approximate largest number of bins in a histogram of numbers of atoms
+# Number of bins in a histogram of magnitudes, and about the largest number in one of counts.
 _BINS = 50
 
 
 def matplotlib():
-    """Import what displays use of matplotlib."""
+    """Import matplotlib with ``pyplot`` and return it; raise ImportError that names the extra."""
     try:
         import matplotlib.pyplot
     except ImportError as error:
@@ -70,20 +72,20 @@ def matplotlib():
 
 
 def tick_whole_numbers(*axes):
-    """Tick axes that count, of atoms or epochs, at whole numbers only."""
+    """Set the ticks of matplotlib axes that count atoms or epochs at whole numbers only."""
     for axis in axes:
         axis.set_major_locator(matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def check_kind(kind, annotation, *more):
-    """Raise ValueError for a kind of picture that neither an annotation has nor is one of more."""
+    """Raise ValueError if ``kind`` is neither in a Literal ``annotation`` nor in ``more``."""
     kinds = *more, *get_args(annotation)
     if kind not in kinds:
         raise ValueError(f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}.")
 
 
 class Display:
-    """Arrays, which `plot` draws; a subclass says how in ``_draw``."""
+    """Base of all displays: `plot` draws the arrays of a subclass by the subclass's ``_draw``."""
 
     def __post_init__(self):
         if hasattr(self, "kind"):
@@ -112,13 +114,14 @@ class Display:
         return self
 
     def _size(self, **options):
-        """Return width and height of a new figure in inches; None is matplotlib's default."""
+        """Return width and height of a new figure in inches, or None for matplotlib's default."""
 
 
 def _as_pictures(atoms, kind="auto", image_shape=None):
-    """Return the kind of atoms, and atoms with the shape of pictures of this kind.
+    """Return the kind of picture, "auto" resolved, and atoms in the shape of that kind.
 
-    Channels of images that are no colours become images side by side.
+    Images have the shape (n_atoms, height, width[, 3]); all other kinds (n_atoms, length,
+    n_channels). An image with a number of channels other than 3 becomes its channels side by side.
     """
     shape = atoms.shape[1:] if image_shape is None else tuple(image_shape)
     if kind == "auto":
@@ -141,9 +144,10 @@ class AtomsDisplay(Display):
     """Atoms as images or lines in a grid, as bars, or as maps with waveforms.
 
     Every atom is scaled to its own largest modulus, since atoms are defined up to scale. Zero is
-    mid-grey in images, and the thin line behind lines. Channels of a signal are lines of several
-    colours. Spectra are bars, one spectrum below the other. Waveforms are of atoms of rank one, a
-    row each: the map over the channels on the left, the waveform on the right.
+    mid-grey in images. In a grid of lines a thin grey line marks zero, and channels of a signal
+    have different colours. Spectra are bars, one spectrum below the other. The kind "waveforms" is
+    for atoms of rank one, an outer product of a map over channels and a waveform. Each of them has
+    a row, with the map on the left and the waveform on the right.
 
     Parameters
     ----------
@@ -152,8 +156,8 @@ class AtomsDisplay(Display):
     kind : {"images", "lines", "spectra", "waveforms"}, default="images"
         How atoms are drawn. Spectra are not negative and have one channel.
     lower, upper : ndarray of the shape of atoms, default=None
-        Ends of intervals: bands around lines, error bars of spectra. Entries of images whose
-        interval holds 0 are left out, and such bars fade.
+        Ends of intervals of the atoms' entries: bands around lines, error bars of spectra. An entry
+        whose interval holds 0 is drawn as 0 in an image, and its bar fades in a spectrum.
     supported : ndarray of shape (n_atoms,), bool, default=None
         False for the atoms to fade.
 
@@ -253,7 +257,7 @@ class AtomsDisplay(Display):
         ends = dict(zip(("lower", "upper"), pictures[1:]))
         return cls(pictures[0], kinds[0], **ends, supported=supported).plot(**options)
 
-    def _grid(self, n_columns):  # -> numbers of rows and columns, by default of about a square
+    def _grid(self, n_columns):  # -> n_rows, n_columns; None makes the grid about square
         flatness = _FLATNESS if self.kind == "lines" else 1
         if n_columns is None:
             n_columns = math.ceil(math.sqrt(len(self.atoms) * flatness))
@@ -276,10 +280,10 @@ class AtomsDisplay(Display):
         getattr(self, f"_draw_{self.kind}")(**options)
 
     def _finish_grid(self, n_rows, n_columns, row_labels):
-        """Cover atoms without support, and name rows on their left, without ticks or a frame."""
+        """Finish a grid of atoms: fade atoms without support, label rows, remove the frame."""
         if self.supported is not None:
             row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
-            self.ax_.autoscale(False)  # covers change no limits
+            self.ax_.autoscale(False)  # the white bars that fade atoms must not change the limits
             cover = dict(color="white", alpha=0.75, linewidth=0, zorder=3)
             self.ax_.bar(column, 1, 1, row, align="edge", **cover)
         places = [] if row_labels is None else np.arange(n_rows) + 0.5
@@ -298,8 +302,8 @@ class AtomsDisplay(Display):
         grid = np.pad(images, ends, constant_values=np.nan)
         grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
         grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
-        grid = grid[:-1, :-1]  # no line after the last row and column
-        if colours:  # colours from 0 to 1, with white lines between
+        grid = grid[:-1, :-1]  # no separating line after the last row and column
+        if colours:  # matplotlib draws colours from 0 to 1; separating lines become white
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
         right, bottom = n_columns - 1 / (width + 1), n_rows - 1 / (height + 1)
         greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
@@ -313,11 +317,11 @@ class AtomsDisplay(Display):
         row, column = np.divmod(np.arange(n_atoms), n_columns)
         ends = column + _MARGIN, column + 1 - _MARGIN
         self.ax_.hlines(row + 0.5, *ends, color="0.8", linewidth=0.5)
-        gap = np.full((n_atoms, 1), np.nan)  # separates neighbouring atoms
+        gap = np.full((n_atoms, 1), np.nan)  # NaN interrupts the line between two atoms
         x = np.hstack([np.linspace(*ends, length, axis=1), gap]).ravel()
         largest = _largest(self.atoms)
 
-        def heights(values, channel):  # -> ordinates, with gaps
+        def heights(values, channel):  # (n_atoms, length, n_channels) -> (n_atoms * (length + 1),)
             scaled = (values / largest)[:, :, channel]
             return np.hstack([row[:, None] + 0.5 - _FILLED / 2 * scaled, gap]).ravel()
 
@@ -330,11 +334,11 @@ class AtomsDisplay(Display):
                 band = dict(color=own["color"], alpha=0.3, linewidth=0)
                 self.bands_.append(self.ax_.fill_between(x, low, high, **band))
         self.ax_.set(xlim=(0, n_columns), ylim=(n_rows, 0))
-        if 1 < n_channels <= 10:  # matplotlib has ten colours
+        if 1 < n_channels <= 10:  # matplotlib repeats its colours after ten
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
             place |= {"ncols": min(n_channels, 5), "fontsize": "small"}
             self.ax_.legend(handles=self.lines_, **place)
-        if sampling_rate is not None:  # the length of an atom in seconds, below the first line
+        if sampling_rate is not None:  # a bar below the first column: an atom's length in seconds
             bar = dict(color="0.3", linewidth=1.5, clip_on=False)
             self.ax_.plot([_MARGIN, 1 - _MARGIN], [n_rows, n_rows], **bar)
             place = {"ha": "center", "va": "top", "fontsize": "small", "linespacing": 0.3}
@@ -360,7 +364,7 @@ class AtomsDisplay(Display):
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             counts = (low > 0) & self.supported[:, None]
-            # bars without support are faint
+            # a bar is faint if its interval holds 0, or if its atom is not supported
             shades[:, 3] = np.where(counts, 1.0, 0.25).ravel()
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             style = {"yerr": ends, "error_kw": {"ecolor": "0.3", "elinewidth": 0.8}} | style
@@ -376,7 +380,8 @@ class AtomsDisplay(Display):
     def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
-        # the largest entry that a map times a waveform may miss: well above rounding in float32
+        # An atom counts as rank one if no entry of map times waveform misses the atom by more than
+        # 0.001 of the largest entry of all atoms. Rounding errors of float32 are far smaller.
         if missed > 1e-3 * np.abs(self.atoms).max():
             raise ValueError(
                 "These atoms are no maps times waveforms. Pass a ConvPUDLEDictionaryLearning with "
@@ -412,9 +417,11 @@ def _draw_topography(ax, map_, x, y):
 class ContributionsDisplay(Display):
     """Atoms or reconstructions next to the training samples that make them, a row each.
 
-    A row shows an atom or sample, its estimate from all contributions, and the six training samples
-    with the largest contributions. A training sample is drawn with the sign of its contribution,
-    which is written on it. All are images or lines, as in `AtomsDisplay`.
+    A row belongs to one target: an atom, or the reconstruction of a sample. It shows the atom or
+    sample, its estimate from the contributions of all training samples, and the six training
+    samples with the largest contributions. A training sample is drawn with the sign of its
+    contribution, and the contribution is written on it. Pictures are images or lines, as in
+    `AtomsDisplay`.
 
     Parameters
     ----------
@@ -497,7 +504,7 @@ class ContributionsDisplay(Display):
 
     def _size(self, **_):
         n_rows, n_columns = self.pictures.shape[:2]
-        return 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # names included
+        return 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # 0.7 and 0.3 are room for the labels
 
     def _draw(self, **style):
         n_columns = self.pictures.shape[1]
@@ -507,7 +514,7 @@ class ContributionsDisplay(Display):
         names = ["target", "estimate", *range(1, n_columns - 1)]
         self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
-        alpha = 0.8 if self.kind == "images" else 0  # keep lines visible
+        alpha = 0.8 if self.kind == "images" else 0  # a box behind a number would hide lines
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
             self.ax_.text(j + 2, i, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)
@@ -517,10 +524,11 @@ class ContributionsDisplay(Display):
 class ActivationsDisplay(Display):
     """Where in a signal the atoms of a convolutional learner are active.
 
-    The signal is drawn in the first row, and each atom has a row below, with its waveform on the
-    right. A bar marks the peak of each of its copies, where the waveform has its largest magnitude
-    (with several channels, its largest norm), as in `skpudle.events.find_events`. The bar is as
-    high as the code, downwards where the code is negative.
+    The signal is drawn in the first row. Each atom has a row below, with the atom's waveform on the
+    right. A nonzero code places a copy of the atom in the signal. A bar marks the peak of each
+    copy, where the waveform has its largest magnitude (with several channels, its largest norm), as
+    in `skpudle.events.find_events`. The height of the bar is the code, downwards for a negative
+    code.
 
     Parameters
     ----------
@@ -531,7 +539,7 @@ class ActivationsDisplay(Display):
     atoms : ndarray of shape (n_uses,)
         The atom of each copy.
     values : ndarray of shape (n_uses,)
-        Their codes.
+        The code of each copy.
     components : ndarray of shape (n_components, length[, n_channels])
         The atoms.
 
@@ -542,7 +550,7 @@ class ActivationsDisplay(Display):
     marks_ : list of matplotlib LineCollection
         Bars, one object for each atom, in the order of their numbers.
     thumbnails_ : list of list of matplotlib Line2D
-        The waveforms of these atoms, a line for each channel.
+        The waveform of each atom of ``marks_``, a line for each channel.
 
     Notes
     -----
@@ -606,9 +614,9 @@ class ActivationsDisplay(Display):
             bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
             self.marks_.append(bars)
             wave = _scale(self.components[atom]) - row
-            beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)  # x in widths
+            beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)
             beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
-            # the thumbnails of atoms, right of a signal, in widths of the axes
+            # The waveform lies right of the signal; x is in widths of the axes, which end at 1.
             x = np.linspace(1.02, 1.17, len(wave))
             self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
         ticks = -np.arange(len(names) + 1)
@@ -617,8 +625,8 @@ class ActivationsDisplay(Display):
         self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
 
 
-def _scale(wave):  # -> the same, within the reach
-    # the height of the largest bar or wave, in distances of rows
+def _scale(wave):  # -> the same shape, with the largest modulus 0.45
+    # The unit is the distance of two rows, so that neighbouring rows do not overlap.
     return 0.45 * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
 
 
@@ -626,8 +634,8 @@ def _scale(wave):  # -> the same, within the reach
 class CodesDisplay(Display):
     """Which atoms samples use, how many, and how strongly.
 
-    A sample of a convolutional learner, a signal or an image, has codes at many positions: copies
-    of an atom are counted.
+    A sample of a convolutional learner, a signal or an image, has codes at many positions. Every
+    nonzero code counts as one use of an atom.
 
     Parameters
     ----------
@@ -712,7 +720,7 @@ class LossCurveDisplay(Display):
     curves : dict of str to ndarray of shape (n_epochs,)
         Losses of each learner.
     n_searched : dict of str to int
-        Number of first epochs that were of a search, by the same labels.
+        Number of epochs of the search, by learner. The search's epochs come first in a curve.
 
     Attributes
     ----------
@@ -754,7 +762,7 @@ class LossCurveDisplay(Display):
         return cls(curves, dict(zip(names, searched))).plot(**options)
 
     def _draw(self, **style):
-        # a curve shows through the gaps of a curve drawn on it
+        # Dashes differ between curves: where two curves coincide, the lower one shows in the gaps.
         self.lines_, styles = [], cycle(["-", (0, (4, 4)), (0, (1, 3))])
         for (name, curve), dashes in zip(self.curves.items(), styles):
             n, epochs = self.n_searched[name], np.arange(1, len(curve) + 1)
@@ -770,25 +778,25 @@ class LossCurveDisplay(Display):
 
 @dataclass(eq=False, repr=False)
 class PathDisplay(Display):
-    """What a learner tried to choose its number of atoms or the penalty of its search.
+    """The numbers of atoms, or the penalties of its search, that a learner tried, with scores.
 
-    "size" is the loss of score against the best number of atoms. The choice is the smallest number
-    whose loss counts as chance: it lies in the grey band of one standard error, within bounds.
-    (Growth compares numbers on more samples than the score has, so that a smaller number
-    occasionally lies in the band as well.) Losses have a linear scale inside the band and a
-    logarithmic scale above, since the first atoms improve the score hundreds of times more.
+    "size" draws for each number of atoms how far its score lies below the best score. The choice is
+    the smallest number whose distance counts as chance: it lies in the grey band of one standard
+    error, within bounds. (Growth compares numbers on more samples than the score has, so that a
+    smaller number occasionally lies in the band as well.) The scale is linear inside the band and
+    logarithmic above, since the first atoms improve the score hundreds of times more.
 
-    "penalty" is the energy of hidden entries that atoms explain, in the order of the trials: the
-    rounds of a search may begin again at a penalty that was tried.
+    "penalty" draws for each penalty the share of the energy of hidden entries that atoms explain.
+    Points are joined in the order of the trials, in which a penalty may occur more than once.
 
     Parameters
     ----------
     path : object
         ``size_path_`` or ``penalty_path_`` of a learner.
     chosen : float
-        What was chosen.
+        The number of atoms, or the penalty, that the learner chose.
     kind : {"size", "penalty"}
-        Which path this is.
+        Whether ``path`` has numbers of atoms or penalties.
 
     Attributes
     ----------
@@ -812,7 +820,7 @@ class PathDisplay(Display):
 
     @classmethod
     def from_estimator(cls, estimator: Any, *, kind: str = "size", **options: Any) -> Self:
-        """Draw how a fitted learner chose.
+        """Draw how a fitted learner chose its number of atoms, or the penalty of its search.
 
         Parameters
         ----------
@@ -849,7 +857,8 @@ class PathDisplay(Display):
         self.band_ = self.ax_.fill_between(sizes, tolerance, **band)
         loss = f"Loss of score against the best, {best:.3g}"
         self.ax_.set(xlabel="Number of atoms", ylabel=loss)
-        # with fewer than 20 samples the path has no scores, and exact scores have no tolerance
+        # The linear part of the scale must not be empty. With fewer than 20 samples the path has no
+        # scores (NaN), and exact scores have a tolerance of 0.
         self.ax_.set_yscale("symlog", linthresh=np.nanmax(tolerance, initial=1e-9))
         self.ax_.set_ylim(bottom=0)
         tick_whole_numbers(self.ax_.xaxis)
@@ -869,13 +878,14 @@ class StabilityDisplay(Display):
     Parameters
     ----------
     x : ndarray of shape (n,)
-        Places of the values: ranks of atoms, or numbers of atoms.
+        Ranks of the atoms of a consensus, or numbers of atoms of dictionaries.
     stability : ndarray of shape (n,)
-        Stability of each atom, or mean stability of dictionaries.
+        Stability of each atom, or mean stability of the dictionaries of each size, for the left
+        axis.
     second : ndarray of shape (n,)
         Values for the right axis.
     labels : tuple of str
-        Names of both axes of values, and of the axis of their places.
+        Labels of the left, the right and the horizontal axis.
 
     Attributes
     ----------

@@ -1,7 +1,8 @@
 """Find faults of a fitted learner, and suggest the best remedy.
 
-A finding is a function that takes a learner and its codes and returns a sentence, or None without a
-fault. A comment at each threshold has its reason.
+A finding is a generator function that takes a `_Look`, a learner with samples and their codes. It
+yields a sentence for the user, or nothing if it finds no fault. A comment at each threshold gives
+the reason for its value.
 """
 
 from typing import Any, NamedTuple
@@ -18,32 +19,33 @@ from skpudle.metrics import atom_support, unit_atoms
 
 __all__ = ["findings"]
 
-# An atom is a single sample if the sample has more than half of the energy of the atom's codes,
-# which is its weight in least squares, and explains nine tenths of the energy of the atom.
+# An atom is the copy of a single sample, or of a single event, only if more than this share of the
+# energy of the atom's codes is in that sample or event. The energy of a code is the weight of the
+# sample in a least squares fit of the atom.
 _SINGLE_SHARE = 0.5
 
-# Most entries of samples for the finding that searches halves of the samples; for digits (115,000
-# entries) each of its two searches takes 7 s of one core.
+# Largest number of entries of the samples for which `_unsupported_atoms` runs. It searches both
+# halves of the samples: for digits (115,000 entries) each search takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
 
 
 class _Look(NamedTuple):
-    """A learner, samples, and their codes.
+    """What findings look at: a learner, samples, and their codes. Findings change none of them.
 
     Attributes
     ----------
     learner : estimator
-        The learner in the given estimator.
+        The fitted learner in the estimator that the user passed.
     X : object
-        Samples as the learner gets them.
+        Samples as the learner gets them, after the earlier steps of a pipeline.
     samples : ndarray of shape (n_samples, n_features) or list of (n_channels, *size)
-        The same as arrays.
+        ``X`` as arrays, with NaN for missing entries.
     codes : ndarray of shape (n_codes, n_components)
-        Signed codes, a row for each sample, or for each position of atoms.
+        Signed codes: a row for each sample, or for each position in an image or signal.
     numbers : ndarray of shape (n_codes,)
-        Number of the sample of each row of codes.
+        Number of the sample that each row of codes belongs to.
     is_convolutional : bool
-        Whether the learner's atoms have positions.
+        Whether the learner's atoms are placed at positions of images or signals.
     """
 
     learner: object
@@ -80,10 +82,10 @@ def _penalty(look):  # -> name of the parameter, number in use
 
 
 def _unused_atoms(look):
-    """Report more unused atoms than chance leaves.
+    """Report unused atoms, if they are more than chance leaves.
 
-    With p atoms, one used for at least 1 / p of the codes is missed by all n samples with
-    probability (1 - 1 / p)^n < exp(-n / p).
+    With p atoms, an atom that at least a share 1 / p of the codes uses is unused in n codes with
+    probability (1 - 1 / p)^n < exp(-n / p). Chance leaves fewer than p exp(-n / p) atoms.
     """
     n, p = look.codes.shape
     unused = np.flatnonzero(~look.codes.any(axis=0))
@@ -95,6 +97,11 @@ def _unused_atoms(look):
 
 
 def _single_samples(look):
+    """Report atoms that copy a single sample.
+
+    The sample has more than half of the energy of the atom's codes, and their squared cosine is
+    above 0.9, so that the sample explains nine tenths of the energy of the atom.
+    """
     atoms, p = look.learner.components_, look.codes.shape[1]
     if look.is_convolutional or look.loss != "gaussian":
         return
@@ -113,15 +120,16 @@ def _single_samples(look):
 
 
 def _single_events(look):
-    """Report atoms of signals that have most of their energy at one place.
+    """Report atoms of signals whose codes have most of their energy at one place of one signal.
 
-    An artefact is larger than all events: a search gives it an atom, or all of them.
+    Such a place is often an artefact. An artefact is larger than all events, so that a search gives
+    it one atom or even all atoms.
     """
     learner = look.learner
     if not look.is_convolutional or np.size(learner.atom_shape) != 1:
         return
     (length,), (stride,) = sizes(learner.atom_shape, 1), stride_of(learner)
-    reach = -(-length // stride)  # copies that overlap
+    reach = -(-length // stride)  # copies fewer than this number of strides apart overlap
     found, numbers = [], look.numbers
     for atom, energy in enumerate(np.square(look.codes).T):
         place = energy.argmax()
@@ -155,8 +163,9 @@ def _cosines(look):  # -> (n_components, n_components), the largest over all shi
 
 
 def _same_atoms(look):
-    # Two atoms count as the same from this cosine on. They then differ by less than sqrt(2 - 2 *
-    # 0.99) = 14 %, as by noise at 17 dB.
+    """Report pairs of atoms that are equal up to sign or shift."""
+    # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
+    # sqrt(2 - 2 * 0.99) = 14 % of their length, as noise of 17 dB would make them differ.
     pairs = np.argwhere(np.tril(_cosines(look) > 0.99, -1))[:, ::-1]
     free = {"sign": not look.given.get("positive_code"), "shift": look.is_convolutional}
     up_to = " up to " * any(free.values()) + " and ".join(name for name in free if free[name])
@@ -166,9 +175,11 @@ def _same_atoms(look):
 
 
 def _unsupported_atoms(look):
-    """Report atoms that searches of halves of the samples do not both find.
+    """Report atoms that `atom_support` does not find in both halves of the samples.
 
-    Unsupported atoms are of noise or of too few samples, or superfluous: copies, and sums of two.
+    Unsupported atoms come from noise or from too few samples, or are superfluous, such as copies
+    and sums of two atoms. The finding needs a `PUDLEDictionaryLearning` (no subclass) whose fit was
+    neither interrupted nor diverged, and at least one sample per atom.
     """
     learner, p = look.learner, look.codes.shape[1]
     if (
@@ -195,11 +206,12 @@ def _unsupported_atoms(look):
 
 
 def _dense_codes(look):
-    """Report codes with more nonzero entries than half the numbers of a sample, or half the atoms.
+    """Report codes with too many nonzero entries: above half the features, or half the atoms.
 
-    A sparser code can be the unique sparsest one. A denser one never is, in any dictionary, since
-    more atoms than a sample has numbers are linearly dependent (Donoho and Elad 2003). The bound by
-    the atoms defines sparse for dictionaries with fewer atoms than numbers.
+    A code with fewer nonzero entries than half the features of a sample can be the unique sparsest
+    code. A denser code never is, in any dictionary, since more atoms than features are linearly
+    dependent (Donoho and Elad 2003). For dictionaries with fewer atoms than features the bound of
+    half the atoms is the definition of sparse used here.
     """
     n_samples = len(look.samples)
     n_numbers = sum(sample.size for sample in look.samples) / n_samples
@@ -216,10 +228,11 @@ def _dense_codes(look):
 
 
 def _no_better_than_the_baseline(look):
-    """Report a fit that explains no more than its baseline, which has no codes.
+    """Report a fit that explains no more of the samples than its baseline, which uses no codes.
 
-    For least squares the baseline is zero. For counts it is their mean rates, compared on held-out
-    entries, since codes of noise explain the entries that they were fitted to.
+    For the Gaussian loss the baseline is the learner's intercept. For counts the baseline is the
+    mean rate, and the learner's `score` compares on held-out entries, since codes of noise explain
+    the entries that they were fitted to.
     """
     if look.is_convolutional or not np.ptp(look.samples, axis=1).any():
         return
@@ -237,7 +250,7 @@ def _no_better_than_the_baseline(look):
         )
 
 
-# What may be found if some code is not zero.
+# All findings, in the order of the report. They need codes that are not all zero.
 _FINDINGS = _unused_atoms, _single_samples, _single_events, _same_atoms, _unsupported_atoms
 _FINDINGS += _dense_codes, _no_better_than_the_baseline
 

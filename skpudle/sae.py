@@ -1,7 +1,9 @@
 """Dictionaries in the place of sparse autoencoders: exact codes, and directions of features.
 
-In a hierarchy an atom codes a path of features, and the direction of each feature is what the path
-adds to other paths.
+Features of activations may form a hierarchy: the feature "poodle" implies the feature "dog". A
+sparse dictionary then has one atom for a feature together with all features that it implies. Such
+an atom is called a path. The direction of the feature itself is the part of the path's atom that
+other paths do not explain.
 """
 
 from typing import Any, NamedTuple
@@ -33,16 +35,17 @@ class FeatureDirections(NamedTuple):
     directions : ndarray of shape (n_components, n_features)
         The direction of each atom's feature, of norm 1.
     implied : sparse array of shape (n_components, n_components)
-        Row i holds the weights of the atoms that are subtracted from atom i; it is empty if the
-        direction is the atom.
+        Row i holds the weights of the atoms that are subtracted from atom i. The row is empty if
+        direction i equals atom i.
     prominence : ndarray of shape (n_components,)
-        Mean of the samples that use an atom, above the mean of all, along what is left of it, in
-        standard deviations; 0 without near atoms, or uses.
+        How much the samples that use an atom stand out along the atom's residual (the atom minus
+        the atoms near it): their mean minus the mean of all samples, in standard deviations of all
+        samples. It is 0 for an atom without near atoms, or without uses.
     thresholds : ndarray of shape (n_components,)
-        A code is the feature's where ``X @ directions.T`` is above; -inf if the direction is the
-        atom.
+        A nonzero code means that the feature is present if ``X @ directions.T`` is above the
+        threshold. The threshold is -inf if the direction equals the atom.
     learner : estimator
-        The learner of the atoms: the given one, or of the second search.
+        The learner of the atoms: the given learner, or the learner of the second search.
     """
 
     directions: np.ndarray
@@ -53,34 +56,44 @@ class FeatureDirections(NamedTuple):
 
 
 def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> rests of norm 1, weights (p, p)
-    """Subtract from each atom its non-negative least squares on near atoms of about its size."""
+    """Subtract from each atom the near atoms, by non-negative least squares.
+
+    ``sizes`` are the mean projections on each atom of the samples that use it. Near atoms have a
+    size below 1.2 times the size of the atom.
+    """
     left, weights = atoms.copy(), sparse.lil_array((len(atoms), len(atoms)))
-    # Near atoms belong to paths with a common part. Mean correlation of directions and features of
-    # a hierarchy (benchmarks/bench_synthsae.py) with .3, .4 and .5 as the lower bound: .774, .781,
-    # .780.
+    # Atoms with cosines between these bounds belong to paths with a common part. The mean
+    # correlation of directions and true features of a hierarchy (benchmarks/bench_synthsae.py) is
+    # .774, .781 and .780 with the lower bounds .3, .4 and .5.
     low, high = 0.4, 0.97
     for i, atom in enumerate(atoms):
         cosines = atoms @ atom
-        # A feature is smaller than a path through it. With 1.1, 1.2 and 1.4 the correlation is
-        # .769, .779 and .783; a parent that occurs alone and has few children needs the bound.
+        # A feature is smaller than a path through the feature. With a factor of 1.1, 1.2 and 1.4
+        # the mean correlation is .769, .779 and .783. The factor has to be small for a parent
+        # feature that occurs alone and has few children.
         near = np.flatnonzero((cosines > low) & (cosines < high) & (sizes < 1.2 * sizes[i]))
         if len(near):
             found = nnls(atoms[near].T, atom)[0]
             left[i] -= found @ atoms[near]
-            # smaller weights are rounding
+            # weights of at most 1e-9 are rounding errors of nnls
             kept = found > 1e-9
             weights[i, near[kept]] = found[kept]
     return unit_atoms(left), weights.tocsr()
 
 
 def _refined(features, X, rows):
-    """Return the features of a second search if its atoms predict better, else the given ones."""
+    """Return the directions of a second search if its atoms predict better, else ``features``.
+
+    ``X`` are the samples to search, and ``rows`` (n, n_features) the part of them that judges the
+    atoms by the prediction of hidden entries.
+    """
     first, x = features.learner, to_tensor(rows)
-    # a second search runs if more than a tenth of the atoms imply other atoms
+    # The second search runs only if more than a tenth of the atoms imply other atoms.
     if (np.diff(features.implied.indptr) > 0).mean() <= 0.1:
         return features
-    # Three times the penalty that a search begins with. A search follows a path from there, and
-    # ends at 0.25 to 4 times this penalty: three times its end loses paths where it is larger.
+    # The second search has three times the penalty at which an automatic search begins. An
+    # automatic search ends at 0.25 to 4 times its first penalty. Three times its last penalty would
+    # be too large, and lose paths, where the last penalty exceeds the first.
     alpha = 3 * auto_alpha(x)
     again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
     again.alpha_ = max(again.alpha_, 2 * alpha)
@@ -96,11 +109,13 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     Some features imply others: "poodle" implies "dog". The sparsest code of a sample then has one
     atom for a feature and all that it implies, a *path* in the hierarchy, instead of an atom for
     each (the field calls it absorption [1]_). The feature itself is what the path adds to other
-    paths: the residual of the non-negative least squares of the atom on the atoms near it, with
-    cosines of 0.4 to 0.97, whose samples have no larger parts along them.
+    paths: the residual of the non-negative least squares of the atom on the atoms near it. Near
+    atoms have cosines of 0.4 to 0.97 with the atom, and at most 1.2 times its size. The size of an
+    atom is the mean projection on it of the samples that use it, minus the projection of the mean.
 
-    Samples that use the atom have to stand out along that direction, by 3 standard deviations of
-    all samples. Otherwise the direction is the atom: data without a hierarchy keep theirs.
+    The mean of the samples that use the atom has to stand out along the residual, by 3 standard
+    deviations of all samples. Otherwise the direction is the atom itself, as in data without a
+    hierarchy.
 
     Parameters
     ----------
@@ -109,19 +124,19 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     X : array-like, memory map, dataset or iterable of batches
         Samples, (n_samples, n_features), such as the training samples, read a part at a time.
     refine : bool, default=False
-        Search once more, with three times the penalty that a search begins with, where more than a
-        tenth of the directions are not the atoms: a larger penalty finds the paths of a hierarchy
-        better. Its atoms are kept if they predict hidden entries better than the given ones, both
-        with codes of twice this penalty. ``X`` are then the training samples. The learner stays as
-        it is.
+        Whether to search once more if more than a tenth of the directions are not the atoms. The
+        second search has three times the penalty that an automatic search begins with, since a
+        larger penalty finds the paths of a hierarchy better. The new atoms replace the given ones
+        if they predict hidden entries better, with codes of twice the second search's penalty.
+        ``X`` has to be the training samples. The given learner is not changed.
 
     Returns
     -------
     FeatureDirections
         Named tuple of `directions`, `implied`, `prominence`, `thresholds` and `learner`. With
-        ``refine`` the learner may be that of the second search, whose codes have the penalty of
-        ``choose_alpha(X, criterion="support")``, or twice the penalty of that search if this is
-        larger.
+        ``refine`` the learner may be the learner of the second search. The penalty of its codes is
+        the larger of two: the choice of ``choose_alpha(X, criterion="support")``, and twice the
+        penalty of the second search.
 
     Raises
     ------
@@ -132,10 +147,10 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     -----
     Codes stay those of the paths: a nonzero code means that the feature is present, its direction
     is the row of `directions`, and reconstructions (``inverse_transform``) are sums of
-    ``components_``. Samples of a path that has no atom use its siblings instead, and have half of
-    their features at most: ``codes * (X @ directions.T > thresholds)`` leaves these out. Features
-    that a sample has by implication have no codes of their own; `implied` leads to the atoms that
-    share them.
+    ``components_``. A sample of a path without an atom uses the atoms of sibling paths instead, and
+    has at most half of the features of the siblings. ``codes * (X @ directions.T > thresholds)``
+    sets codes of absent features to 0. Features that a sample has by implication have no codes of
+    their own; `implied` leads to the atoms that share them.
 
     Where a parent with :math:`k` children never occurs alone, the data do not separate its part
     from its children's: directions of children of its size have the cosine :math:`\sqrt{k / (k +
@@ -181,14 +196,15 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     spread = np.sqrt(np.maximum(variances, 0))
     implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (spread > 0)
     prominence = np.where(implies, (users * left).sum(axis=1) / np.where(implies, spread, 1), 0.0)
-    # in hierarchies all but 5 % of the directions stand out by more than 2.9 standard deviations;
-    # in data without one, all but 5 % by less
+    # In data with a hierarchy 95 % of the directions stand out by more than 2.9 standard
+    # deviations. In data without a hierarchy 95 % of the directions stand out by less.
     taken = prominence >= 3.0
     implied = sparse.csr_array(weights.multiply(taken[:, None]))
     implied.eliminate_zeros()
-    # The threshold is half of the way from the mean of all samples to the mean of the users.
-    # Samples without the feature may use its path in the place of a path without an atom; it raises
-    # F1 of codes from .77 to .81.
+    # The threshold is halfway between the mean of all samples and the mean of the samples that use
+    # the atom. Samples without the feature may use the feature's path, if their own path has no
+    # atom; the threshold removes such codes. F1 of the codes rises from .77 to .81
+    # (benchmarks/bench_synthsae.py).
     middle = mean - centre(learner, np.zeros_like(mean)) + 0.5 * users
     thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
     directions = np.where(taken[:, None], left, atoms)
@@ -245,7 +261,7 @@ def from_sae(
     array([[0.9, 0. , 0. ]])
     """
     rows = to_numpy(to_tensor(check_rows(decoder)))
-    largest = np.abs(rows).max(axis=1, keepdims=True)  # squares of rows may overflow
+    largest = np.abs(rows).max(axis=1, keepdims=True)  # divided out first: squares may overflow
     atoms = unit_atoms(rows / np.where(largest > 0, largest, 1))
     params = {"positive_code": True, "alpha": "auto"} | params
     automatic = isinstance(params["alpha"], str) and params["alpha"] == "auto"

@@ -62,15 +62,16 @@ class Contributions(NamedTuple):
     Attributes
     ----------
     indices : ndarray of shape (n_targets, n_largest)
-        Training samples with the largest contributions in modulus.
+        Numbers of the training samples with the largest moduli of contributions to each target. A
+        target is an atom or a reconstruction.
     values : ndarray of shape (n_targets, n_largest)
-        Their contributions.
+        Contributions of the samples in ``indices``.
     estimates : ndarray of shape (n_targets, n_features)
-        Sums over all training samples, weighted by contributions.
+        Sum over all training samples, weighted by their contributions.
     distances : ndarray of shape (n_targets,)
-        From estimate to atom or reconstruction, relative to the latter.
+        Distance of each estimate from its target, over the norm of the target.
     distance : float
-        The same for all targets together, in Frobenius norms.
+        Frobenius norm of all estimates minus all targets, over the norm of all targets.
     """
 
     indices: np.ndarray
@@ -86,9 +87,9 @@ class Saliency(NamedTuple):
     Attributes
     ----------
     indices : ndarray of shape (n_samples, n_codes)
-        Atoms, of each sample.
+        Numbers of the atoms with the largest codes of each sample.
     gradients : ndarray of shape (n_samples, n_codes, n_features)
-        Derivatives of their codes in the features.
+        Derivatives of the codes of the atoms in ``indices`` in the features of the sample.
     """
 
     indices: np.ndarray
@@ -96,7 +97,10 @@ class Saliency(NamedTuple):
 
 
 def _contributions(learner, X_train, X, ridge, n_largest):
-    """Return the contributions to the atoms, or to the reconstructions of X if it is not None."""
+    """Return `Contributions` to the atoms if ``X`` is None, else to the reconstructions of ``X``.
+
+    Data are read a part at a time, and neither data nor learner change.
+    """
     learner = check_learner_of_rows(learner)
     refuse_shuffled(X_train)
     refuse_shuffled(X)
@@ -108,14 +112,14 @@ def _contributions(learner, X_train, X, ridge, n_largest):
     for rows, codes in encode_parts(learner, X_train):
         gram += codes.T @ codes
         pull += codes.T @ centre(learner, rows)
-    # the pseudo-inverse is zero for atoms that no sample uses
+    # A pseudo-inverse, since the Gram matrix has rows of zeros for atoms that no sample uses.
     weights = np.linalg.pinv(gram, hermitian=True)
     estimates = weights @ pull
     if X is not None:
         codes = np.concatenate([codes for _, codes in encode_parts(learner, X)])
         weights, targets, estimates = codes @ weights, codes @ targets, codes @ estimates
 
-    # the largest entries in modulus of each row of ``weights @ codes.T``
+    # The contributions are ``weights @ codes.T``. Keep the largest entries in modulus of each row.
     largest, start = [], 0
     for rows, codes in encode_parts(learner, X_train):
         found = weights @ codes.T
@@ -124,7 +128,7 @@ def _contributions(learner, X_train, X, ridge, n_largest):
         largest.append((start + kept, np.take_along_axis(found, kept, 1)))
         start += len(rows)
     indices, values = map(np.hstack, zip(*largest, strict=True))
-    order = np.lexsort((indices, -np.abs(values)))[:, :n_largest]  # ties in the order of samples
+    order = np.lexsort((indices, -np.abs(values)))[:, :n_largest]  # equal values: by sample number
     indices, values = (np.take_along_axis(array, order, 1) for array in (indices, values))
     errors = np.linalg.norm(targets - estimates, axis=1)
     norms = np.maximum(np.linalg.norm(targets, axis=1), np.finfo(float).tiny)
@@ -246,19 +250,21 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
         )
     indices = codes.detach().abs().topk(min(n_codes, codes.shape[1]), dim=1).indices
     chosen = codes.gather(1, indices)
-    # samples are independent: the gradient of the sum holds the gradient of each
+    # The code of a sample depends on that sample alone. So the gradient of the sum over samples
+    # holds the gradient of each sample's code.
     gradients = [torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)]
     return Saliency(to_numpy(indices), to_numpy(torch.stack(gradients, dim=1)))
 
 
 def bootstrap_codes(learner, codes, gaps, exposure, level, rng):  # -> low, high (n, n_components)
-    """Return intervals of the codes of counts.
+    """Return intervals of the codes of counts, by the parametric bootstrap.
 
-    Counts are drawn from the expectations of each row, of Poisson's distribution, or of a negative
-    binomial one if the learner has a dispersion. Their codes vary about the codes of the row as the
-    codes of the row do about the true ones. An interval holds the middle ``level`` of the drawn
-    codes, moved so that their median is the code of the row: codes that cannot be negative take
-    events from larger ones, in the row and once more in the draws.
+    New counts are drawn for each row, with the row's expectations and Poisson's distribution, or a
+    negative binomial one if the learner has a dispersion. The codes of drawn counts vary about the
+    codes of the row as the codes of the row vary about the true codes. An interval holds the middle
+    ``level`` of the drawn codes, shifted so that their median equals the code of the row. The shift
+    removes a bias: codes are non-negative, so that small codes take events from larger codes, in
+    the row and once more in the draws.
 
     Parameters
     ----------
@@ -305,7 +311,7 @@ class AtomIntervals(NamedTuple):
     supported : ndarray of shape (n_components,), bool
         Which atoms the data support.
     limit : ndarray of shape (n_components,)
-        The least squared error of the direction of each atom, of any method.
+        The least expected squared error of the direction of each atom that any method can have.
     """
 
     estimate: NDArray
@@ -341,7 +347,7 @@ class CodeIntervals(NamedTuple):
     standard_error : ndarray of shape (n_samples, n_components)
         Standard errors of the estimates.
     supported : ndarray of shape (n_samples, n_components), bool
-        The support.
+        True where `transform` gives a nonzero code.
     """
 
     estimate: NDArray
@@ -352,7 +358,11 @@ class CodeIntervals(NamedTuple):
 
 
 def _read(learner, X, level, exposure):
-    """Return a learner of rows, rows with NaN for gaps, signed codes, and exposures."""
+    """Check the arguments of `atom_intervals` and `code_intervals`, and read and encode the data.
+
+    Returns the learner of rows, the rows (n, n_features) with NaN for missing entries, their signed
+    codes (n, n_components), and their exposures (n,), 1 by default.
+    """
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
     refuse_shuffled(X)
@@ -379,14 +389,19 @@ def _adds_counts(learner):
 
 
 def _in_units(learner, rows, codes, weight=None):  # -> Rows, unit atoms, units, gains of codes
-    """Subtract the baseline from rows, and divide by their noise."""
+    """Return rows and atoms in units of the noise, as the sampler of the posterior needs them.
+
+    The baseline is subtracted from rows (n, n_features), which are divided by the scales of the
+    learner's noise. Atoms get norm 1 in these units. ``units`` are the scales of features; a code
+    in the learner's units times ``gains`` is the code of the unit atom.
+    """
     noise = units_of(learner)
     x, known, scale = noise.enter(*split_missing(to_tensor(rows)))
     missing = np.zeros(rows.shape, bool) if known is None else to_numpy(known) == 0
     units = 1.0 if noise.scale is None else to_numpy(noise.scale)
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    atoms = np.where(norms > 0, atoms, atoms.shape[1] ** -0.5)  # zero atoms: any direction
+    atoms = np.where(norms > 0, atoms, atoms.shape[1] ** -0.5)  # a zero atom gets any direction
     norms = np.where(norms > 0, norms, 1.0)
     gains = norms.T if scale is None else norms.T / to_numpy(scale)
     weight = np.ones(len(rows)) if weight is None else to_numpy(weight / weight.mean())
@@ -403,7 +418,11 @@ def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upp
 
 
 def _least_squares(rows, atoms, noise):  # -> codes, their variances
-    """Return least squares on the supports of codes, for the noise of features."""
+    """Return codes by least squares on the supports of ``rows.codes``, and their variances.
+
+    ``noise`` are the variances of the noise of features, (n_features,). Rows with supports of one
+    size are solved together.
+    """
     codes, known = rows.codes, ~rows.missing
     values, variances = np.zeros_like(codes), np.zeros_like(codes)
     sizes = np.count_nonzero(codes, axis=1)
@@ -421,8 +440,10 @@ def _least_squares(rows, atoms, noise):  # -> codes, their variances
 
 
 def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
-    """Return the variances of the noise of features: of X if it has many rows, else of the fit."""
-    # least number of rows of X that replace the fit's estimate of the noise
+    """Return the variances of the noise of features, in the units of ``rows``.
+
+    They are estimated from 200 or more rows; for fewer rows the estimate of the fit is used.
+    """
     if len(rows.x) < 200 and getattr(learner, "noise_std_", None) is not None:
         return np.broadcast_to(np.square(learner.noise_std_ / units), rows.x.shape[1])
     n_known, n_codes = np.count_nonzero(~rows.missing), np.count_nonzero(rows.codes)
@@ -437,9 +458,10 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
 def _atoms_of_counts(learner, rows, codes, exposure, random_state):  # -> AtomPosterior, sizes
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
-    # Rows may lack atoms if so many codes are below a thousandth of the mean. The share is .03 to
-    # .22 if all rows have all atoms, in exponential amounts, and .25 to .55 if 0.7 to 0.3 of the
-    # rows have an atom.
+    # Rows may lack atoms if more than a share of .24 of the codes is below a thousandth of the
+    # atom's mean code. On simulated counts the share is .03 to .22 if all rows have all atoms, in
+    # exponentially distributed amounts. It is .25 to .55 if each atom occurs in 70 % to 30 % of the
+    # rows.
     has_lacks = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     given = rows, exposure[:, None], atoms / sums, codes * sums.T
     found = sample_rates(*given, learner.dispersion_, has_lacks, _generator(random_state))
@@ -449,13 +471,13 @@ def _atoms_of_counts(learner, rows, codes, exposure, random_state):  # -> AtomPo
 def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes
     weight = None if weight is None else check_sample_weight(weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
-    # at most so many codes, or entries of rows, for a sweep to draw: 64 MiB
+    # A sweep of the sampler holds at most 2**23 codes, and at most 2**23 entries of rows: 64 MiB.
     wanted = max(1, 2**23 // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(first), wanted))
     first = to_numpy(first)[spread]
     rows, atoms, units, _ = _in_units(learner, rows[first], codes[first], weight[spread])
     found = sample_atoms(rows, atoms, units, _generator(random_state))
-    if found.hidden > 0.15:  # the share of the variance in slow changes of the draws
+    if found.hidden > 0.15:  # share of the variance in changes slower than a quarter of the chain
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
             "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
@@ -488,9 +510,9 @@ def atom_intervals(
         Fitted, with ``components_`` of rows and ``transform``, of this package or another.
     X : array-like, memory map, dataset or iterable of batches
         The training samples, (n_samples, n_features); NaN marks missing entries. At most 8 million
-        codes are drawn, 80,000 rows of 100 atoms: of more rows one in each of equal parts counts.
+        codes are drawn, 80,000 rows for 100 atoms: of more rows an evenly spaced part is used.
     level : float, default=0.9
-        Probability, between 0 and 1.
+        Probability that an interval holds the true entry, between 0 and 1.
     exposure : array-like of shape (n_samples,), default=None
         As for `fit` of a `skpudle.PoissonNMF`.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -539,13 +561,14 @@ def atom_intervals(
         found, sizes = _atoms_of_counts(learner, rows, codes, exposure, random_state)
     else:
         raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
-    # Atoms are supported that are surely near the truth. Of atoms that may be the same the most
-    # frequent counts.
+    # An atom is supported if its expected squared error is small. Of two atoms whose distance is
+    # within their errors, only the atom with more uses is supported.
     errors = found.variances.sum(1)
     distances = 2 - 2 * np.abs(found.atoms @ found.atoms.T)
     repeats = distances <= 4 * (errors[:, None] + errors)
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
-    # a cosine of .95 with the true atom is expected; atoms of pure noise have .16 and more
+    # A squared error of 0.1 is a cosine of .95 with the true atom. Atoms fitted to pure noise have
+    # squared errors of .16 and more.
     supported = (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
     ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
     return AtomIntervals(*ends, supported, found.limit)
@@ -574,7 +597,7 @@ def code_intervals(
     X : array-like of shape (n_samples, n_features)
         Samples, as `transform` takes them; NaN marks missing entries.
     level : float, default=0.9
-        Probability, between 0 and 1.
+        Probability that an interval holds the true code, between 0 and 1.
     exposure : array-like of shape (n_samples,), default=None
         As for `transform` of a `skpudle.PoissonNMF`.
     random_state : int, RandomState instance or None, default=None

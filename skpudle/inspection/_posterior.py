@@ -1,4 +1,8 @@
-r"""Sample atoms, supports and codes from their posterior distribution, from a fit on.
+r"""Sample atoms, supports and codes from their posterior distribution, starting at a fit.
+
+`atom_intervals` and `code_intervals` call `sample_atoms`, `sample_rates` and `sample_noise`. The
+remaining functions are steps of these three. A support is the set of atoms that a row uses. A sweep
+draws every unknown once, and the chain is the sequence of sweeps.
 
 Rows, in units of their noise, are :math:`x_i = z_i D + e_i` with normal noise of variance
 :math:`t_j^2` in feature j. A code is zero, or normal around :math:`\mu_k` or :math:`-\mu_k`, which
@@ -41,10 +45,10 @@ from skpudle.inspection._posterior_compiled import loops
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
-# Sweeps before the first that counts, and numbers of sweeps after which the chain may end; the last
-# two thirds of the chain count.
+# Chain of `sample_atoms`: the number of first sweeps that are discarded, and the numbers of further
+# sweeps after which the chain may end. The last two thirds of the further sweeps count.
 _FIRST_SWEEPS, _ENDS = 5, (21, 54, 108)
-# Of counts: sweeps before the first that counts, and sweeps that count.
+# Chain of `sample_rates`: number of first sweeps that are discarded, and of sweeps that count.
 _UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
 
 
@@ -56,7 +60,7 @@ class Rows(NamedTuple):
     x : ndarray of shape (n_samples, n_features)
         Rows without a baseline.
     missing : ndarray of shape (n_samples, n_features), bool
-        Entries that do not count.
+        True for missing entries and for outliers, which are drawn instead of read from ``x``.
     codes : ndarray or sparse array of shape (n_samples, n_components)
         Codes for unit atoms.
     weight : ndarray of shape (n_samples, 1)
@@ -87,13 +91,14 @@ class AtomPosterior(NamedTuple):
     atoms : ndarray of shape (n_components, n_features)
         Posterior means, of norm 1.
     variances : ndarray of shape (n_components, n_features)
-        Variances of their entries.
+        Posterior variances of the entries of atoms.
     uses : ndarray of shape (n_components,)
-        Expected number of rows with a code of each atom.
+        Expected number of rows with a nonzero code of each atom.
     limit : ndarray of shape (n_components,)
-        Squared error of each atom for known supports.
+        Expected squared error of each atom if supports were known.
     hidden : float
-        Share of the variance in changes slower than a quarter of the chain.
+        Share of the variance in changes slower than a quarter of the chain; a large share means
+        that the chain is too short.
     """
 
     atoms: np.ndarray
@@ -104,25 +109,33 @@ class AtomPosterior(NamedTuple):
 
 
 def _keep_above_rounding(variances, x):
-    """Raise variances that are negligible compared with their mean, or with the data."""
-    # a constant feature would otherwise dominate; the second bound is for data without noise
+    """Raise variances of features (n_features,) to a least value that rounding cannot reach.
+
+    The bounds are relative to the mean variance and to the mean square of the data ``x``.
+    """
+    # Without the first bound a constant feature, with the variance 0, would have infinite weight.
+    # The second bound is for data without any noise.
     least = max(1e-3 * variances.mean(), 1e-10 * float(np.square(x).mean()))
     return np.maximum(variances, max(least, np.finfo(float).tiny))
 
 
 def _without_outliers(rows, atoms):  # -> Rows, noise of features
-    """Leave out long rows, entries far from their median that codes do not explain, and weak codes.
+    """Leave out outliers of rows and entries, and weak codes; estimate the noise of features.
 
-    The codes that are left, well above the noise, are those of the first sweep.
+    Very long rows are removed. Entries far from the median of their feature that codes do not
+    explain become missing. Codes of at most 3 standard deviations of the noise become 0, and the
+    remaining codes are the start of the first sweep.
     """
     x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
     noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
     sizes = np.linalg.norm(x, axis=1)
-    # a row of 5 times the length that 95 % of the rows keep below may have an atom of its own
+    # A row longer than 5 times the 95 % quantile of lengths is an outlier: a fit may have given it
+    # an atom of its own.
     kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
     away = np.abs(x - np.median(x, axis=0))
     deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
-    # outliers are 8 deviations away from the median of their feature and from the fit
+    # An entry is an outlier if it is 8 standard deviations away from the median of its feature and
+    # 8 standard deviations of the noise away from the fit.
     far = (away > 8 * deviations) & (residual > 8 * noise)
     rows = rows._replace(missing=missing | far).take(kept)
     n_known = (~rows.missing).sum(0)
@@ -135,7 +148,11 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
 
 
 def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of odds (2, p)
-    """Estimate moments of the sizes of codes, and log odds that a code is nonzero, by sign."""
+    """Estimate the distribution of the codes of each atom from sparse codes (n, p).
+
+    Nonzero codes are normal around +mean or -mean. The log odds are of a positive code and of a
+    negative code, each against 0.
+    """
     n, p = codes.shape
     atoms, values = codes.indices, codes.data
     used = np.bincount(atoms, minlength=p)
@@ -143,7 +160,8 @@ def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of od
     total = np.bincount(atoms, values**2, minlength=p)
     usual = total.sum() / max(len(values), 1) or 1.0
     squares = np.where(used > 0, total / np.maximum(used, 1), usual)
-    # kurtosis of normal variables around two opposite means: 3 - 2 (mean / root mean square)**4
+    # Normal variables around +mean or -mean have the kurtosis 3 - 2 (mean / root mean square)**4.
+    # ``alike`` is (mean / root mean square)**2, from the kurtosis of the codes of all atoms.
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
@@ -153,20 +171,24 @@ def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of od
 
 
 def _prior(codes, energies, positive):  # -> (4, p), limits (2, p); see `draw_codes`
+    """Return the arguments ``prior`` and ``limits`` of `draw_codes`, from the codes of a sweep.
+
+    ``energies`` are the squared norms of atoms, (p,), in units of the noise.
+    """
     (means, variances), odds = _distribution(codes)
     pull = means / variances
     odds -= 0.5 * np.log(variances) + 0.5 * means * pull
     if positive:
         odds = odds[0] - stats.norm.logcdf(means / np.sqrt(variances)), np.full_like(pull, -np.inf)
     precision = energies + 1 / variances
-    # atoms with odds below exp(-10) stay out of a row without a draw
+    # A code of 0 stays 0 without a draw if the odds of a nonzero code are below exp(-10).
     room = 2 * precision * (-10 - np.stack(odds) + 0.5 * np.log(precision))
     reach = np.where(room > 0, np.sqrt(np.maximum(room, 0)) - pull, -np.inf)
     return np.stack([1 / variances, pull, *odds]), np.stack([-reach[1], reach[0]])
 
 
 def _draw(correlations, grams, prior, limits, positive, z, rng):
-    """Draw codes in their place, see `draw_codes`, on all threads."""
+    """Draw all codes by `draw_codes`, on all threads; the new codes replace the old ones in z."""
     states = rng.integers(1, 2147483398, (len(z), 2))
     given = correlations, grams, prior, limits, positive, states, z
     draw = loops.draw_codes
@@ -174,26 +196,34 @@ def _draw(correlations, grams, prior, limits, positive, z, rng):
 
 
 def _in_units(means, inverse, variances, scale):
-    """Return unit atoms in the units of the data, and the variances of their entries."""
+    """Return unit atoms in the units of the data, and the variances of their entries, both (p, m).
+
+    ``means`` (p, m) are atoms in units of the noise. The covariance of an atom's entries is its
+    entry of ``inverse`` (p,) times the diagonal matrix of ``variances`` (m,). ``scale`` are the
+    units of features.
+    """
     atoms = means * scale
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     atoms, own = atoms / norms, variances * scale**2
     along = atoms**2 @ own
-    # (I - d d^T) T (I - d d^T), on the diagonal
+    # Variances of the unit atom d: the diagonal of (I - d d^T) T (I - d d^T), T = diag(own).
     tangent = own * (1 - 2 * atoms**2) + atoms**2 * along[:, None]
     return atoms, tangent * inverse[:, None] / norms**2
 
 
 def _between(chain):  # (K, p, m) -> (p, m), (p,), (p,)
-    """Return the variance of a stationary chain, and each atom's correlation at a distance.
+    """Return what a chain of K sweeps tells about its variance: three arrays.
 
-    Half the mean squared difference of sweeps grows with their distance towards the variance;
-    distances of a quarter and a half of the chain extrapolate it. Also return the variance of the
-    chain's mean, in variances.
+    The first is the variance of each entry if the chain were infinitely long. Half the mean squared
+    difference of two sweeps grows with their distance in the chain towards this variance, which is
+    extrapolated from distances of a quarter and a half of the chain. The second is each atom's
+    correlation between sweeps at a distance of a quarter of the chain. The third is the variance of
+    the chain's mean, divided by the variance of one sweep.
     """
     lag, tiny = max(1, len(chain) // 4), np.finfo(float).tiny
     near, far = (np.square(chain[h:] - chain[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
-    # the largest correlation caps the estimate of a drifting chain
+    # A chain that still drifts would have a correlation near 1, and an infinite variance: 0.9 is
+    # the largest correlation allowed.
     kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
     found = chain.var(0, ddof=1)
     factor = np.maximum(1.0, near / (1 - kept) / np.maximum(found.mean(1), tiny))
@@ -203,6 +233,7 @@ def _between(chain):  # (K, p, m) -> (p, m), (p,), (p,)
 
 
 def _summary(sweeps, n_rows):  # -> AtomPosterior
+    # A sweep holds unit atoms, the variances of their entries given the codes, and uses of atoms.
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
     within = within.mean(0)
     between, kept, error = _between(atoms)
@@ -210,7 +241,8 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     variances = within + between * (1 + error[:, None])
     n_uses, n_features = uses.mean(0), atoms.shape[2]
-    # fitted codes reduce the information by the share of a row's atoms in its features
+    # Codes are estimated too. This takes a share of the information on atoms: the mean number of
+    # atoms of a row over the number of features.
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
@@ -218,7 +250,11 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
 
 
 def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
-    """Draw missing entries, given what codes and a baseline make of rows, and then the codes."""
+    """Draw the missing entries of rows, and then all codes.
+
+    ``fitted`` (n, n_features) is what the old codes, and a baseline if there is one, predict.
+    ``variances`` are the noise of features.
+    """
     x = rows.x
     if rows.missing.any():
         drawn = fitted + rng.standard_normal(x.shape) * np.sqrt(variances)
@@ -235,7 +271,11 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
 
 
 def sample_noise(rows, atoms, rng):  # -> (n_features,)
-    """Return the variances of the noise of features for given atoms; see `sample_atoms`."""
+    """Return the variances of the noise of features, for fixed unit atoms.
+
+    ``atoms`` has the shape (n_components, n_features). Codes and missing entries of at most 2,000
+    rows are drawn ten times.
+    """
     rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < 200:  # too few rows for the variance of each feature
         return np.full(rows.x.shape[1], variances.mean())
@@ -269,8 +309,10 @@ def sample_atoms(rows, atoms, scale, rng):
     rows, variances = _without_outliers(rows, atoms)
     (n, m), p, has_weights = rows.x.shape, len(atoms), bool((rows.weight != 1).any())
     ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
-    first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])  # atoms, and the baseline
-    # the prior of a unit atom's entries has the variance 1 / m, around the atoms of the fit
+    # The baseline is drawn like an atom whose code is 1 in every row. It starts at 0.
+    first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])
+    # The prior of an atom's entries is normal around the atom of the fit, with the variance 1 / m.
+    # The baseline has no prior.
     information = m * (np.arange(len(first)) < p)
     codes, sweeps = rows.codes, []
     while True:
@@ -285,7 +327,7 @@ def sample_atoms(rows, atoms, scale, rng):
             excess = (weighted.T @ weighted).toarray() - gram
             covariance = inverse + inverse @ excess @ inverse
         means = inverse @ (pull + prior[:, None] * first)
-        # Sums of squared residuals x - z D, without another pass over the rows.
+        # Sums of squares of the residuals x - z D, from products that are known already.
         squares = np.einsum("ij,ij->j", rows.weight * x, x)
         squares += ((gram @ means - 2 * pull) * means).sum(0)
         variances = _keep_above_rounding(squares / max(n - len(means), n / 2), x)
@@ -299,15 +341,17 @@ def sample_atoms(rows, atoms, scale, rng):
         n_sweeps = len(sweeps) - _FIRST_SWEEPS
         if n_sweeps in _ENDS:
             found = _summary(sweeps[_FIRST_SWEEPS + n_sweeps // 3 :], n)
-            # less than a tenth of the variance is in changes slower than a quarter of the chain
+            # The chain is long enough if less than a tenth of the variance is in changes slower
+            # than a quarter of the chain.
             if found.hidden < 0.1 or n_sweeps == _ENDS[-1]:
                 return found
 
 
 def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
-    """Draw rates of rows ``x = z @ atoms``, not negative, whose entries have these precisions.
+    """Draw non-negative codes ``z`` (n, p) of rows ``x = z @ atoms``; return their precisions.
 
-    Their prior is the exponential distribution; with a spike a rate may also be 0.
+    ``weights`` (n, n_features) are the precisions of the entries of ``x``. The prior of a code is
+    the exponential distribution; with a ``spike`` a code may also be 0.
     """
     n, p = z.shape
     used, squares = (z > 0).sum(0), np.empty_like(z)
@@ -315,7 +359,7 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else 1e9
     odds = odds + np.log(rate) + 0.5 * np.log(2 * np.pi)
     prior = np.stack([np.zeros(p), -rate, odds, np.full(p, -np.inf)])
-    limits = np.array([[np.inf], [-np.inf]]).repeat(p, 1)  # each rate is drawn
+    limits = np.array([[np.inf], [-np.inf]]).repeat(p, 1)  # no code of 0 stays without a draw
     products = (atoms[:, None] * atoms).reshape(p * p, -1).T
     for rows in blocks_of_rows(n, p**2, 2**22):
         grams = (weights[rows] @ products).reshape(-1, p, p)
@@ -339,17 +383,17 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     codes : ndarray of shape (n_samples, n_components)
         Codes for an exposure of 1.
     dispersion : float
-        The dispersion.
+        A count of expectation ``mu`` has the variance ``mu + dispersion * mu**2``.
     spike : bool
-        Whether rows may lack atoms; otherwise atoms may lack features.
+        Whether codes may be 0; otherwise entries of atoms may be 0.
     rng : numpy.random.Generator
         Draws.
 
     Returns
     -------
     AtomPosterior
-        Atoms of norm 1. The variance of an entry that may be 0 is the least that an entry has, and
-        the limit is for known sources of all events.
+        Atoms of norm 1. The variances of entries are at least the variances with known codes, times
+        a factor for unknown codes. The limit is for events whose atoms are known.
     """
     x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
     known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
@@ -368,8 +412,9 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     chain, free, uses = map(np.stack, zip(*sweeps, strict=True))
     free = np.minimum(free.mean(0), 1.0)
     variances = chain.var(0, ddof=1)
-    # `free` is the variance of an entry if codes and the atom's other entries are known. What is
-    # not known of them raises it by a factor: the median of an atom's entries that stay positive.
+    # ``free`` is the variance of an entry if all codes and all other entries of the atom were
+    # known. The variance in the chain is larger by a factor. The median of the factor over the
+    # atom's entries that are positive in all sweeps gives the least variance of all its entries.
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)

@@ -1,7 +1,8 @@
 """Gibbs sampling of sparse codes, compiled by numba.
 
-The functions are plain Python until `loops` compiles them. They release the GIL and work on a slice
-of rows that no other slice writes to.
+`draw_codes` is the only function that other modules call, by ``loops.draw_codes``. The functions
+are plain Python until `loops` compiles them. Compiled functions release the GIL. Each thread calls
+`draw_codes` for its own slice of rows, and writes to these rows of ``z`` only.
 """
 
 import math
@@ -12,9 +13,10 @@ from skpudle._compilation import Loops
 
 
 def _uniform(state):
-    """Advance the two states of L'Ecuyer's combined generator; return a number in (0, 1).
+    """Advance L'Ecuyer's combined generator in place; return a uniform number in (0, 1).
 
-    Integers stay below 2**47, so that plain Python and compiled loops draw the same.
+    ``state`` holds two integers. Products stay below 2**47, so that plain Python and compiled loops
+    draw the same numbers.
     """
     state[0] = 40014 * state[0] % 2147483563
     state[1] = 40692 * state[1] % 2147483399
@@ -27,7 +29,11 @@ def _normal(state):
 
 
 def _positive_normal(state, mean, deviation):
-    """Draw a normal number above 0; far in the tail by the exponential distribution."""
+    """Draw a normal number with this mean and standard deviation, given that it is above 0.
+
+    If 0 lies more than one deviation above the mean, an exponential distribution is drawn from, and
+    draws are accepted by Robert's rule.
+    """
     least = -mean / deviation
     for _ in range(200):
         if least < 1:
@@ -49,14 +55,20 @@ def _log_of_tail(x):
 
 
 def draw_codes(first, last, correlations, grams, prior, limits, positive, states, z):
-    """Draw each code of rows given the row's other codes, one atom after the other.
+    """Draw each code of the rows ``first`` to ``last - 1`` given the row's other codes, in ``z``.
 
-    ``correlations`` are of residuals and atoms, and ``grams`` of atoms, for all rows or for each
-    row, in units of the noise. A code is 0, or has a density proportional to ``exp(pull * z -
-    precision * z**2 / 2)`` or the mirrored one. ``prior`` has four rows: these precisions and
-    pulls, and the logarithms of the odds of both signs against 0, but for the integral of the
-    density. A code of 0 whose correlation is within the ``limits`` stays 0, since its odds are
-    negligible.
+    A code is 0, or has a density proportional to ``exp(pull * z - precision * z**2 / 2)`` for
+    positive codes and ``exp(-pull * z - precision * z**2 / 2)`` for negative codes. Arrays are in
+    units of the noise, for n rows and p atoms:
+
+    - ``correlations`` (n, p): products of residuals and atoms at the codes ``z``;
+    - ``grams`` (1 or n, p, p): products of atoms, for all rows or for each row;
+    - ``prior`` (4, p): precisions, pulls, and the logarithms of the odds of a positive and of a
+      negative code against 0, without the integrals of the densities;
+    - ``limits`` (2, p): a code of 0 with a correlation between them stays 0 without a draw;
+    - ``positive``: whether codes are non-negative;
+    - ``states`` (n, 2): seeds of the random numbers of each row;
+    - ``z`` (n, p): old codes, which the new codes replace.
     """
     n_components = z.shape[1]
     left, state = np.empty(n_components), np.empty(2, np.int64)
