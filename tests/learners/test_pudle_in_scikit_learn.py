@@ -83,7 +83,7 @@ def test_a_wrong_number_of_codes_is_named(X):
         estimator.inverse_transform(estimator.transform(X)[:, :6])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_rows_and_codes_on_any_device_are_finite(value, device, X):
     """But for NaN in rows, where it marks missing entries."""
     estimator = make().fit(X)
